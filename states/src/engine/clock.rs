@@ -1,0 +1,34 @@
+//! Wall-clock time that goes with tokio's: so that simulations on paused time work.
+
+use tokio::time::Instant;
+
+use crate::Timestamp;
+
+/// A clock: the wall-clock time at its start plus what has passed on tokio's clock since.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    wall: Timestamp,
+}
+
+impl Clock {
+    /// A clock that shows the system's time now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { start: Instant::now(), wall: Timestamp::now() }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.wall + self.start.elapsed()
+    }
+
+    /// Waits until then; not at all when that has passed.
+    pub async fn until(&self, at: Timestamp) {
+        let wait = at.since(self.now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}

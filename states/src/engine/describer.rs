@@ -1,0 +1,122 @@
+//! Asks ECS about the tasks of many jobs together.
+//!
+//! Jobs queue the task they want described and when it is due. Whoever is due first asks, and takes
+//! along everything that is due soon after, up to 100 tasks a call (the limit of DescribeTasks): a
+//! manager with a thousand jobs makes ten calls a tick, and one with a single job waits for nobody.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::Clock;
+use crate::{ControlError, ControlErrorKind, Described, TaskArn, TaskControl, Timestamp};
+
+/// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
+const AT_ONCE: usize = 100;
+/// How much earlier than it is due a task is described when somebody asks anyway.
+const TAKE_ALONG: Duration = Duration::from_millis(750);
+
+type Answer = Result<Described, ControlError>;
+
+#[derive(Debug)]
+struct Waiting {
+    task: TaskArn,
+    due: Timestamp,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The queue of tasks to be described, by cluster.
+#[derive(Debug)]
+pub(super) struct Describer {
+    waiting: Mutex<HashMap<String, Vec<Waiting>>>,
+}
+
+impl Describer {
+    pub(super) fn new() -> Self {
+        Self { waiting: Mutex::new(HashMap::new()) }
+    }
+
+    /// Describes the task when it is `due`, or a little earlier in somebody else's call. Dropping the future withdraws the wish.
+    pub(super) async fn describe<C: TaskControl>(
+        &self,
+        control: &C,
+        clock: &Clock,
+        cluster: &str,
+        task: &TaskArn,
+        due: Timestamp,
+    ) -> Answer {
+        let (answer, mut answered) = oneshot::channel();
+        self.with(cluster, |waiting| waiting.push(Waiting { task: task.clone(), due, answer }));
+        tokio::select! {
+            biased;
+            answer = &mut answered => return answer.unwrap_or_else(|_| Err(withdrawn())),
+            () = clock.until(due) => {}
+        }
+        let batch = self.take_due(cluster, task, clock.now());
+        if batch.iter().all(|w| w.task != *task) {
+            // Somebody has just taken our wish along and is asking.
+            return answered.await.unwrap_or_else(|_| Err(withdrawn()));
+        }
+        ask(control, cluster, batch).await;
+        answered.await.unwrap_or_else(|_| Err(withdrawn()))
+    }
+
+    /// Takes `task` and what else is due soon, the most urgent first.
+    fn take_due(&self, cluster: &str, task: &TaskArn, now: Timestamp) -> Vec<Waiting> {
+        self.with(cluster, |waiting| {
+            waiting.retain(|w| !w.answer.is_closed());
+            if waiting.iter().all(|w| w.task != *task) {
+                return Vec::new();
+            }
+            waiting.sort_by_key(|w| (w.task != *task, w.due));
+            let soon = waiting.iter().take(AT_ONCE).take_while(|w| w.task == *task || w.due <= now + TAKE_ALONG).count();
+            waiting.drain(..soon).collect()
+        })
+    }
+
+    fn with<R>(&self, cluster: &str, act: impl FnOnce(&mut Vec<Waiting>) -> R) -> R {
+        // The queue is whole after every step, so a panic elsewhere does not spoil it.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        act(waiting.entry(cluster.to_owned()).or_default())
+    }
+}
+
+async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>) {
+    let mut tasks: Vec<TaskArn> = batch.iter().map(|w| w.task.clone()).collect();
+    tasks.sort();
+    tasks.dedup();
+    let answers = control.describe(cluster, &tasks).await;
+    for waiting in batch {
+        let answer = match &answers {
+            Ok(described) => described.iter().find(|d| d.task == waiting.task).cloned().ok_or_else(|| left_out(&waiting.task)),
+            Err(error) => Err(error.clone()),
+        };
+        // Whoever withdrew does not want it any more.
+        let _ = waiting.answer.send(answer);
+    }
+}
+
+fn left_out(task: &TaskArn) -> ControlError {
+    ControlError {
+        operation: "DescribeTasks".to_owned(),
+        kind: ControlErrorKind::BadAnswer,
+        code: None,
+        message: format!("the answer says nothing of task {}", task.task_id()),
+        advice: "It is asked again.".to_owned(),
+    }
+}
+
+/// The job that was asking for us was dropped in the middle of the call.
+fn withdrawn() -> ControlError {
+    ControlError {
+        operation: "DescribeTasks".to_owned(),
+        kind: ControlErrorKind::Unavailable,
+        code: None,
+        message: "the shared call was abandoned".to_owned(),
+        advice: "It is asked again.".to_owned(),
+    }
+}

@@ -1,0 +1,241 @@
+//! The loop: plan, save, act, observe.
+
+use std::time::Duration;
+
+use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
+use crate::{
+    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Snapshot, SnapshotStore, StateName,
+    StopReason, TaskArn, TaskControl, Timestamp, Transport,
+};
+
+/// How often the snapshot is saved while nothing but the journal changes.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// The part of a state that the world may remember: when it changes, the snapshot is saved before anything is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Promise {
+    state: StateName,
+    task: Option<TaskArn>,
+    launch: Option<(u32, bool)>,
+    run: Option<(RunId, bool)>,
+    stop: Option<(bool, bool, bool)>,
+}
+
+impl Promise {
+    fn of(job: &AnyJob) -> Self {
+        let mut promise = Self { state: job.name(), task: job.task().cloned(), launch: None, run: None, stop: None };
+        match job {
+            AnyJob::Provisioning(job) => promise.launch = Some((job.state.launch, job.state.asked.is_some())),
+            AnyJob::Executing(job) => promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some())),
+            AnyJob::Stopping(job) => promise.stop = Some((job.state.asked, job.state.accepted, job.state.over)),
+            AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => {}
+        }
+        promise
+    }
+}
+
+impl<N, L> Work<N, L> {
+    /// Puts the offset reached on record.
+    pub(super) fn note_progress(&mut self, offset: u64, now: Timestamp) {
+        self.snapshot.step(Observation::Progress { offset }, now);
+    }
+}
+
+impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
+    /// Begins a job: nothing is launched yet, and nothing is on disk.
+    pub fn begin(&self, header: Header, lease: S::Lease) -> Work<T::Session, S::Lease> {
+        self.work(
+            Snapshot { version: crate::VERSION, job: Job::<Provisioning>::new(header).into(), journal: crate::Journal::default() },
+            lease,
+        )
+    }
+
+    /// Notes that this process takes the job up. Always the first thing done with a job.
+    pub fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
+        let opened = Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
+        work.snapshot.step(opened, self.clock.now());
+    }
+
+    /// Notes that a script is to run. Takes effect in `Reachable`; in `Executing`, a script equal to
+    /// the one that runs is the same run, retried.
+    ///
+    /// # Errors
+    /// In any other state, or while another script runs.
+    pub fn request_run(&self, work: &mut Work<T::Session, S::Lease>, stage: &str, script: Script) -> Result<(), EngineError> {
+        match &work.snapshot.job {
+            AnyJob::Reachable(_) => {
+                let requested = Observation::RunRequested { stage: stage.to_owned(), digest: script.digest.clone() };
+                work.snapshot.step(requested, self.clock.now());
+            }
+            AnyJob::Executing(job) if job.state.order.stage == stage && job.state.digest == script.digest => {}
+            AnyJob::Executing(job) => {
+                return Err(EngineError::Unsuitable(format!("stage {} is still running in the container", job.state.order.stage)));
+            }
+            other => return Err(EngineError::Unsuitable(format!("the job is {}, not Reachable", other.name()))),
+        }
+        work.script = Some(script);
+        Ok(())
+    }
+
+    /// Notes that the job's task is to end.
+    pub fn request_stop(&self, work: &mut Work<T::Session, S::Lease>, reason: StopReason) {
+        work.snapshot.step(Observation::StopRequested(reason), self.clock.now());
+    }
+
+    /// Notes that the stage, or the run, is to end early.
+    pub fn request_cancel(&self, work: &mut Work<T::Session, S::Lease>) {
+        work.snapshot.step(Observation::CancelRequested, self.clock.now());
+    }
+
+    /// Drives the job towards `goal`.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be saved (nothing that it does not hold has been begun then), or the output not written.
+    pub async fn drive(&self, work: &mut Work<T::Session, S::Lease>, goal: Goal, io: &mut impl JobIo) -> Result<Outcome, EngineError> {
+        let mut pending = Pendings::none();
+        let mut following = None;
+        loop {
+            let now = self.clock.now();
+            let action = work.snapshot.plan(now);
+            self.save_if_due(work)?;
+            if let Some(outcome) = self.reached(work, &action, goal)? {
+                return Ok(outcome);
+            }
+            let saw = match action {
+                Action::Launch { token, spec } => {
+                    // Not abandoned on a cancel: its answer names the task that is then to be stopped.
+                    match self.control.launch(&token, &spec).await {
+                        Ok(report) => Observation::Launched(report),
+                        Err(error) => Observation::LaunchFailed(error),
+                    }
+                }
+                Action::Watch(watch) => tokio::select! {
+                    biased;
+                    () = io.cancelled() => Observation::CancelRequested,
+                    saw = self.watch(watch, work, &mut pending) => saw,
+                },
+                Action::Follow(follow) => self.follow(&follow, work, &mut following, io).await?,
+                Action::Signal { order, signal } => match &work.session {
+                    Some((session, _)) => match session.signal(&order.run, signal).await {
+                        Ok(()) => Observation::Signalled(signal),
+                        Err(error) => {
+                            work.session = None;
+                            following = None;
+                            Observation::RunFailed(error)
+                        }
+                    },
+                    None => Observation::RunFailed(RunError::ConnectionLost("there is no connection".to_owned())),
+                },
+                Action::Find { cluster, started_by } => match self.control.find(&cluster, &started_by).await {
+                    Ok(tasks) => Observation::Found(tasks),
+                    Err(error) => Observation::FindFailed(error),
+                },
+                Action::Stop { cluster, task, reason } => match self.control.stop(&cluster, &task, &reason).await {
+                    Ok(()) => Observation::StopAccepted,
+                    Err(error) => Observation::StopFailed(error),
+                },
+                // `reached` returns for these.
+                Action::Await | Action::Archive | Action::GiveUp => unreachable!("{action:?} ends a drive"),
+            };
+            self.take_in(work, saw, io);
+            if !matches!(work.snapshot.job, AnyJob::Executing(_)) {
+                following = None;
+            }
+        }
+    }
+
+    /// Journals an observation, lets the machine decide, and tells whoever is interested.
+    fn take_in(&self, work: &mut Work<T::Session, S::Lease>, saw: Observation, io: &mut impl JobIo) {
+        let before = work.snapshot.job.name();
+        let was_down = is_down(&work.snapshot.job);
+        if let Observation::Unreachable(error) = &saw {
+            io.note(Note::Unreachable(error));
+        }
+        work.snapshot.step(saw.clone(), self.clock.now());
+        let job = &work.snapshot.job;
+        if job.name() != before {
+            io.note(Note::Entered { state: job.name(), snapshot: &work.snapshot });
+            return;
+        }
+        match (was_down, is_down(job), &saw, job) {
+            (false, true, Observation::RunFailed(error), _) => io.note(Note::ConnectionLost(error.to_string())),
+            (true, false, _, AnyJob::Executing(executing)) if !was_first(was_down, &work.snapshot) => {
+                io.note(Note::Reconnected { offset: executing.state.offset });
+            }
+            _ => io.note(Note::Observed(&saw)),
+        }
+    }
+
+    /// Whether the goal is reached, or nothing more can be done for it here.
+    fn reached(&self, work: &mut Work<T::Session, S::Lease>, action: &Action, goal: Goal) -> Result<Option<Outcome>, EngineError> {
+        let outcome = match (&work.snapshot.job, action) {
+            (AnyJob::Reachable(job), Action::Await) => Outcome::Reachable(job.state.last.clone()),
+            (AnyJob::Stopping(job), Action::Archive) if goal == Goal::End => {
+                let reason = job.state.reason.clone();
+                self.store.archive(&work.snapshot)?;
+                work.saved = None;
+                return Ok(Some(Outcome::Ended(reason)));
+            }
+            (AnyJob::Stopping(job), Action::GiveUp) if goal == Goal::End => Outcome::Unfinished(remains(job)),
+            // Whoever comes next, `cleanup`, sees to the rest.
+            (AnyJob::Stopping(job), _) if goal == Goal::Run => Outcome::MustEnd(job.state.reason.clone()),
+            (AnyJob::Stopping(job), Action::Watch(_) | Action::Archive | Action::GiveUp) if goal == Goal::Reach => {
+                Outcome::MustEnd(job.state.reason.clone())
+            }
+            _ => return Ok(None),
+        };
+        self.save(work)?;
+        Ok(Some(outcome))
+    }
+
+    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+        let promised = Some(Promise::of(&work.snapshot.job)) == work.saved;
+        let recent = work.saved_at.is_some_and(|at| self.clock.now().since(at) < SAVE_EVERY);
+        if promised && recent { Ok(()) } else { self.save(work) }
+    }
+
+    fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+        self.store.save(&work.snapshot)?;
+        work.saved = Some(Promise::of(&work.snapshot.job));
+        work.saved_at = Some(self.clock.now());
+        Ok(())
+    }
+}
+
+fn is_down(job: &AnyJob) -> bool {
+    matches!(job, AnyJob::Executing(job) if matches!(job.state.link, Link::Down { .. }))
+}
+
+/// Whether the connection that has just come up is this stage's first: nothing was lost.
+fn was_first(was_down: bool, snapshot: &Snapshot) -> bool {
+    let lost = |entry: &crate::Entry| matches!(entry.saw, Observation::RunFailed(_));
+    let begins = |entry: &crate::Entry| matches!(entry.saw, Observation::RunRequested { .. } | Observation::Opened { .. });
+    was_down && snapshot.journal.entries.iter().rev().take_while(|e| !begins(e)).all(|e| !lost(e))
+}
+
+/// What a process that gives up leaves behind, for people.
+fn remains(job: &Job<crate::Stopping>) -> String {
+    let state = &job.state;
+    let problem = state.problem.as_ref().map(|p| format!(" Last problem: {p}. {}", p.advice)).unwrap_or_default();
+    match (&state.task, state.accepted) {
+        (Some(task), true) => format!("ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"),
+        (Some(task), false) => format!("task {task} could not be stopped.{problem}"),
+        (None, _) => format!(
+            "it is not known whether a task was launched: look for tasks with startedBy {} in cluster {}.{problem}",
+            job.header.spec.started_by, job.header.spec.cluster
+        ),
+    }
+}
+
+impl StopReason {
+    /// Whose fault it is, as gitlab-runner distinguishes it.
+    #[must_use]
+    pub fn fault(&self, header: &Header) -> Fault {
+        use crate::ControlErrorKind::TaskDefinition;
+        match self {
+            Self::Cleanup => Fault::None,
+            Self::LaunchRefused(error) if error.kind == TaskDefinition && header.definition_from_project => Fault::Job,
+            _ => Fault::System,
+        }
+    }
+}

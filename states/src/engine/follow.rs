@@ -1,0 +1,95 @@
+//! Starting or attaching to a run, and handing its output on.
+
+use std::time::Duration;
+
+use super::{Engine, EngineError, JobIo, Work};
+use crate::{Follow, Observation, Run, RunError, RunEvent, Session, SnapshotStore, TaskControl, Timestamp, Transport};
+
+/// How often the offset reached is put on record while output flows.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+
+/// A run being followed, kept from one observation to the next.
+pub(super) struct Following<R> {
+    run: R,
+    offset: u64,
+    recorded: Timestamp,
+}
+
+impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
+    /// Performs [`crate::Action::Follow`] until there is something for the machine.
+    pub(super) async fn follow(
+        &self,
+        follow: &Follow,
+        work: &mut Work<T::Session, S::Lease>,
+        following: &mut Option<Following<<T::Session as Session>::Run>>,
+        io: &mut impl JobIo,
+    ) -> Result<Observation, EngineError> {
+        let Follow { order, started, from, until } = follow;
+        let from = *from;
+        let Some((session, _)) = &work.session else {
+            let lost = RunError::ConnectionLost("there is no connection".to_owned());
+            return Ok(Observation::RunFailed(lost));
+        };
+        let current = match following {
+            Some(now) => now,
+            None => {
+                let run = match &work.script {
+                    Some(script) if !*started => session.start(order, script.text.clone()).await,
+                    _ => session.attach(&order.run, from).await,
+                };
+                match run {
+                    // A start streams from the first byte; what was handed on already is not handed on again.
+                    Ok(run) => following.insert(Following { run, offset: if *started { from } else { 0 }, recorded: self.clock.now() }),
+                    Err(error) => {
+                        work.session = None;
+                        return Ok(Observation::RunFailed(error));
+                    }
+                }
+            }
+        };
+        let time_is_up = async {
+            match until {
+                Some(at) => self.clock.until(*at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(time_is_up);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = io.cancelled() => return Ok(Observation::CancelRequested),
+                () = &mut time_is_up => return Ok(Observation::TimePassed),
+                event = current.run.next() => event,
+            };
+            match event {
+                Ok(RunEvent::Started) => return Ok(Observation::Delivered),
+                Ok(RunEvent::Output(bytes)) => {
+                    let end = current.offset + bytes.len() as u64;
+                    let skip = usize::try_from(from.saturating_sub(current.offset)).unwrap_or(usize::MAX).min(bytes.len());
+                    if skip < bytes.len() {
+                        io.output(bytes.slice(skip..)).await.map_err(EngineError::Output)?;
+                    }
+                    current.offset = end;
+                    let now = self.clock.now();
+                    if now.since(current.recorded) >= RECORD_EVERY {
+                        current.recorded = now;
+                        return Ok(Observation::Progress { offset: end });
+                    }
+                }
+                Ok(RunEvent::Exited { code, total }) => {
+                    *following = None;
+                    return Ok(Observation::Exited { code, total });
+                }
+                Err(error) => {
+                    let reached = current.offset;
+                    *following = None;
+                    if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
+                        work.session = None;
+                        work.note_progress(reached, self.clock.now());
+                    }
+                    return Ok(Observation::RunFailed(error));
+                }
+            }
+        }
+    }
+}

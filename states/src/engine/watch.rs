@@ -1,0 +1,136 @@
+//! Waiting for several things at once: ECS, EC2, the container, time.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use super::{Engine, Work};
+use crate::{
+    AnyJob, ConnectError, ControlError, Described, Greeting, Observation, Seen, SnapshotStore, Target, TaskControl, Timestamp, Transport,
+    Watch,
+};
+
+/// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is not is asked again.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+/// The same, once a script runs: the network may be slow, and the host is known to be there.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one attempt may take from the first byte to a usable connection.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+type Attempt<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// Attempts that outlast one observation: a connection in the making is not given up because ECS answered.
+pub(super) struct Pendings<'a, N> {
+    probe: Option<Attempt<'a, (N, Greeting), ConnectError>>,
+    describe: Option<Attempt<'a, Described, ControlError>>,
+    described_for: Option<Timestamp>,
+}
+
+impl<N> Pendings<'_, N> {
+    pub(super) fn none() -> Self {
+        Self { probe: None, describe: None, described_for: None }
+    }
+}
+
+impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
+    /// Performs [`crate::Action::Watch`]: the first observation of what is watched.
+    pub(super) async fn watch<'a>(
+        &'a self,
+        watch: Watch,
+        work: &mut Work<T::Session, S::Lease>,
+        pending: &mut Pendings<'a, T::Session>,
+    ) -> Observation {
+        let now = self.clock.now();
+        if watch.probe.is_some()
+            && let Some((_, greeting)) = &work.session
+        {
+            return Observation::Answered(greeting.clone());
+        }
+        if let Some((address, at)) = &watch.probe {
+            if pending.probe.is_none() {
+                let target = self.target(&work.snapshot.job, address);
+                let at = *at;
+                pending.probe = Some(Box::pin(async move {
+                    self.clock.until(at).await;
+                    self.transport.connect(&target).await
+                }));
+            }
+        } else {
+            pending.probe = None;
+        }
+        match &watch.describe {
+            Some((task, at)) => {
+                if pending.describe.is_none() || pending.described_for != Some(*at) {
+                    let (cluster, task, at) = (work.snapshot.job.header().spec.cluster.clone(), task.clone(), *at);
+                    pending.described_for = Some(at);
+                    pending.describe =
+                        Some(Box::pin(async move { self.describer.describe(&*self.control, &self.clock, &cluster, &task, at).await }));
+                }
+            }
+            None => pending.describe = None,
+        }
+        let address = async {
+            match &watch.address {
+                Some((interface, at)) => {
+                    self.clock.until(*at).await;
+                    self.control.public_address(interface).await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // ECS's word first: a dead task is to be noticed before its refused connections.
+            biased;
+            described = optional(&mut pending.describe) => {
+                pending.describe = None;
+                match described {
+                    Ok(Described { seen: Seen::Task(report), .. }) => Observation::Described(report),
+                    Ok(Described { seen: Seen::Missing, .. }) => Observation::Missing,
+                    Err(error) => Observation::DescribeFailed(error),
+                }
+            }
+            probed = optional(&mut pending.probe) => {
+                pending.probe = None;
+                match probed {
+                    Ok((session, greeting)) => {
+                        work.session = Some((session, greeting.clone()));
+                        Observation::Answered(greeting)
+                    }
+                    Err(error) => Observation::Unreachable(error),
+                }
+            }
+            address = address => match address {
+                Ok(address) => Observation::Addressed(address),
+                Err(error) => Observation::AddressFailed(error),
+            },
+            () = self.clock.until(watch.until.max(now)) => Observation::TimePassed,
+        }
+    }
+
+    fn target(&self, job: &AnyJob, address: &str) -> Target {
+        let header = job.header();
+        let place = match job {
+            AnyJob::Reachable(job) => Some(&job.state),
+            AnyJob::Executing(job) => Some(&job.state.place),
+            _ => None,
+        };
+        Target {
+            address: address.to_owned(),
+            cluster: header.spec.cluster.clone(),
+            // The machine asks for a connection only when there is a task.
+            task: job.task().cloned().unwrap_or_else(|| unreachable!("a connection was wanted without a task")),
+            container: header.spec.container.clone(),
+            key: (self.keys)(&header.id),
+            pinned: place.map(|p| p.identity.clone()),
+            facts: place.map(|p| p.facts.clone()),
+            connect_timeout: if place.is_some() { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
+            attempt_timeout: ATTEMPT_TIMEOUT,
+        }
+    }
+}
+
+/// A future that may not be there: then it never completes.
+async fn optional<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

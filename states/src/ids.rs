@@ -1,0 +1,119 @@
+//! The identifiers that cross borders: parsed once, typed ever after.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an identifier of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {kind}: {expected}")]
+pub struct BadId {
+    /// What was wanted, in words.
+    pub kind: &'static str,
+    /// What was given.
+    pub text: String,
+    /// What would have been right.
+    pub expected: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $expected:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parses the identifier.
+            ///
+            /// # Errors
+            /// [`BadId`] when the text is not of this kind.
+            pub fn new(text: impl Into<String>) -> Result<Self, BadId> {
+                let text = text.into();
+                let valid: fn(&str) -> bool = $valid;
+                if valid(&text) {
+                    Ok(Self(text))
+                } else {
+                    Err(BadId { kind: $kind, text, expected: $expected })
+                }
+            }
+
+            /// The identifier as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadId;
+            fn try_from(text: String) -> Result<Self, BadId> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+    };
+}
+
+fn file_name_safe(text: &str, longest: usize) -> bool {
+    !text.is_empty()
+        && text.len() <= longest
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+id!(
+    /// A GitLab job on this runner manager, as the name of its files:
+    /// `<runner short token>-<hash of project URL, pipeline id and job id>`.
+    JobId, "job id", "1 to 200 letters, digits, '-', '_' or '.', not starting with '.'",
+    |t| file_name_safe(t, 200)
+);
+
+id!(
+    /// One delivery of one script. Names the run's directory in the container.
+    RunId, "run id", "1 to 64 letters, digits, '-', '_' or '.', not starting with '.'",
+    |t| file_name_safe(t, 64)
+);
+
+id!(
+    /// The ARN of an ECS task (or, in tests, any text without white space).
+    TaskArn, "task ARN", "1 to 2048 printable ASCII characters without white space",
+    |t| !t.is_empty() && t.len() <= 2048 && t.bytes().all(|b| b.is_ascii_graphic())
+);
+
+impl TaskArn {
+    /// The task's id: what stands behind the last `/` of the ARN.
+    #[must_use]
+    pub fn task_id(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+}
+
+id!(
+    /// RunTask's idempotency token: at most 64 characters, ASCII 33 to 126 (ECS API reference, RunTask).
+    ClientToken, "client token", "1 to 64 characters of ASCII 33 to 126",
+    |t| !t.is_empty() && t.len() <= 64 && t.bytes().all(|b| b.is_ascii_graphic())
+);
+
+id!(
+    /// RunTask's `startedBy`: letters, digits, `-`, `/`, `_`; we stay within the 36 characters of older API versions.
+    StartedBy, "startedBy", "1 to 36 letters, digits, '-', '/' or '_'",
+    |t| !t.is_empty() && t.len() <= 36 && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_'))
+);
+
+id!(
+    /// An elastic network interface, `eni-…`.
+    InterfaceId, "network interface id", "1 to 64 letters, digits or '-'",
+    |t| !t.is_empty() && t.len() <= 64 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+);

@@ -1,0 +1,496 @@
+//! A job and its six states: one struct per state with exactly the data of that state.
+//!
+//! [`Job<S>`] is consumed by a transition that returns the next state, so an illegal edge does not
+//! compile (see `machine`); [`AnyJob`] is the enum of them for the borders: loading, saving, matching.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ClientToken, ConnectError, ControlError, HostIdentity, InterfaceId, JobId, LaunchSpec, RunId, RunOrder, ShellFacts, TaskArn, Timestamp,
+    span,
+};
+
+/// One GitLab job, in state `S`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job<S> {
+    /// What holds for the job in every state.
+    pub header: Header,
+    /// What holds in this state only.
+    pub state: S,
+}
+
+/// What is fixed when a job begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Names the job's files.
+    pub id: JobId,
+    /// For people: whose job it is.
+    pub about: About,
+    /// When the job began.
+    pub created: Timestamp,
+    /// Stem of RunTask's idempotency tokens; `-<n>` is added for the n-th launch that is not a repetition.
+    pub token: ClientToken,
+    /// What to launch.
+    pub spec: LaunchSpec,
+    /// Whether the project's own variables chose the task definition: then it is the job's own fault if that one cannot be launched.
+    pub definition_from_project: bool,
+    /// Which of the task's addresses to connect to.
+    pub connect_to: ConnectTo,
+    /// How long each state may last.
+    pub limits: Limits,
+}
+
+/// Whose job it is. For people and tags; nothing is decided by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct About {
+    /// The project's URL.
+    pub project_url: String,
+    /// The pipeline's id.
+    pub pipeline_id: String,
+    /// The job's id.
+    pub job_id: String,
+    /// The job's name in `.gitlab-ci.yml`, if known.
+    pub job_name: String,
+    /// The runner's short token.
+    pub runner: String,
+}
+
+/// Which of the task's addresses the driver connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConnectTo {
+    /// The private address, which ECS shows in the task's attachments.
+    PrivateAddress,
+    /// The public address, which EC2 knows.
+    PublicAddress,
+    /// None: the transport goes through the ECS API.
+    NoAddress,
+}
+
+/// How long things may take. All are settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Until RunTask has launched the task.
+    #[serde(with = "span")]
+    pub provisioning: Duration,
+    /// From the launch until RUNNING.
+    #[serde(with = "span")]
+    pub pending: Duration,
+    /// From RUNNING until the container answers.
+    #[serde(with = "span")]
+    pub running: Duration,
+    /// How long a lost connection may stay lost while the task lives.
+    #[serde(with = "span")]
+    pub reconnect: Duration,
+    /// From SIGTERM to SIGKILL for a cancelled script.
+    #[serde(with = "span")]
+    pub grace: Duration,
+    /// How long one process waits for a task to be STOPPED.
+    #[serde(with = "span")]
+    pub stop: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            provisioning: Duration::from_secs(10 * 60),
+            pending: Duration::from_secs(15 * 60),
+            running: Duration::from_secs(3 * 60),
+            reconnect: Duration::from_secs(5 * 60),
+            grace: Duration::from_secs(15),
+            stop: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A task is to be launched; RunTask may or may not have happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioning {
+    /// When this state ends in failure.
+    pub deadline: Timestamp,
+    /// Number of the launch: part of its idempotency token. A definite refusal raises it; an unknown outcome does not.
+    pub launch: u32,
+    /// Since when a RunTask with this token may have reached ECS.
+    pub asked: Option<Timestamp>,
+    /// When to ask (again).
+    pub next: Timestamp,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    /// What the last failed attempt said.
+    pub problem: Option<ControlError>,
+}
+
+/// ECS has the task: PROVISIONING, PENDING or ACTIVATING.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The task.
+    pub task: TaskArn,
+    /// When it was launched.
+    pub since: Timestamp,
+    /// When this state ends in failure.
+    pub deadline: Timestamp,
+    /// Its network interface, once known.
+    pub interface: Option<InterfaceId>,
+    /// Where to connect, once known.
+    pub address: Option<String>,
+    /// Whether ECS said RUNNING (while the address is still looked up).
+    pub running: bool,
+    /// Asking ECS.
+    pub describing: Asking,
+    /// Asking EC2 for the public address.
+    pub addressing: Asking,
+    /// Knocking at the container.
+    pub probing: Probing,
+}
+
+/// The task runs (ECS says so, or its container answered); nobody has been identified in the container yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The task.
+    pub task: TaskArn,
+    /// Where to connect.
+    pub address: String,
+    /// Since when it runs, as far as we know.
+    pub since: Timestamp,
+    /// When this state ends in failure.
+    pub deadline: Timestamp,
+    /// Asking ECS.
+    pub describing: Asking,
+    /// Knocking at the container.
+    pub probing: Probing,
+}
+
+/// A shell in the container answered; its identity is pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reachable {
+    /// The task.
+    pub task: TaskArn,
+    /// Where to connect.
+    pub address: String,
+    /// Since when the job is reachable (first contact).
+    pub since: Timestamp,
+    /// Who answered at first contact; nobody else is accepted later.
+    pub identity: HostIdentity,
+    /// What the container's shell can do.
+    pub facts: ShellFacts,
+    /// How many runs there were.
+    pub runs: u32,
+    /// The last run's outcome.
+    pub last: Option<Finished>,
+}
+
+/// A run that ended, with the script's own verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// The run.
+    pub run: RunId,
+    /// Its stage.
+    pub stage: String,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Whether it was ended by a cancel.
+    pub cancelled: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunOutcome {
+    /// The script ended, and this is its own verdict.
+    Exited {
+        /// Its exit status as a shell reports it: 128 + signal number when a signal ended it.
+        code: i32,
+        /// Bytes of output in all.
+        total: u64,
+    },
+    /// It was never started, or ended without a status that anyone could record.
+    Lost(String),
+}
+
+/// One stage's script is, or may be, running in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executing {
+    /// Where it runs; what the job returns to.
+    pub place: Reachable,
+    /// What runs.
+    pub order: RunOrder,
+    /// SHA-256 of the script, hexadecimal: tells a retried stage from another script.
+    pub digest: String,
+    /// When the stage began.
+    pub since: Timestamp,
+    /// Whether the container has confirmed that it has the script.
+    pub started: bool,
+    /// Bytes of output handed on so far.
+    pub offset: u64,
+    /// Times the connection failed since the last byte arrived.
+    pub failures: u32,
+    /// The connection, as this process sees it.
+    pub link: Link,
+    /// Set when the run is being ended early.
+    pub ending: Option<Ending>,
+}
+
+/// The connection to the container while a script runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Link {
+    /// Connected.
+    Up,
+    /// Not connected: the script runs on; we knock, and ask ECS whether the task lives.
+    Down {
+        /// Since when.
+        since: Timestamp,
+        /// When to give up.
+        deadline: Timestamp,
+        /// Whether this is the stage's first connection, not a lost one.
+        first: bool,
+        /// Knocking.
+        probing: Probing,
+        /// Asking ECS.
+        describing: Asking,
+    },
+}
+
+/// A run that is being ended early.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether SIGTERM went out.
+    pub term_sent: bool,
+    /// When SIGKILL follows.
+    pub kill_at: Timestamp,
+    /// Whether SIGKILL went out.
+    pub kill_sent: bool,
+    /// When we stop waiting for the exit status.
+    pub deadline: Timestamp,
+}
+
+/// The task must end; why is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Why.
+    pub reason: StopReason,
+    /// Since when.
+    pub since: Timestamp,
+    /// The task; `None` when none is known to us.
+    pub task: Option<TaskArn>,
+    /// When RunTask may have reached ECS without our learning its answer: look for the task by `startedBy`.
+    pub unsettled: Option<Timestamp>,
+    /// Whether StopTask may have reached ECS.
+    pub asked: bool,
+    /// Whether ECS accepted StopTask, or shows the task's desired status as STOPPED.
+    pub accepted: bool,
+    /// Whether the task is known to be over.
+    pub over: bool,
+    /// When this process stops waiting.
+    pub deadline: Timestamp,
+    /// Calls to ECS.
+    pub describing: Asking,
+    /// What last stood in the way.
+    pub problem: Option<ControlError>,
+    /// More tasks of this job that must end after `task`.
+    pub rest: Vec<TaskArn>,
+}
+
+/// Asking something again and again: its pacing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asking {
+    /// When to ask next.
+    pub next: Timestamp,
+    /// Answers so far that did not settle it: the interval grows with them.
+    pub answers: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// `MISSING` answers in a row, and since when.
+    pub missing: Option<(u32, Timestamp)>,
+}
+
+impl Asking {
+    /// Starting at `next`.
+    #[must_use]
+    pub fn from(next: Timestamp) -> Self {
+        Self { next, answers: 0, failures: 0, missing: None }
+    }
+}
+
+/// Knocking at a container: its pacing and what it met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probing {
+    /// When to knock next.
+    pub next: Timestamp,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// What the last one met.
+    pub problem: Option<ConnectError>,
+    /// Since when the container refuses our key without a break.
+    pub auth_refused: Option<Timestamp>,
+}
+
+impl Probing {
+    /// Starting at `next`.
+    #[must_use]
+    pub fn from(next: Timestamp) -> Self {
+        Self { next, attempts: 0, problem: None, auth_refused: None }
+    }
+}
+
+/// Why a job's task must end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// The job is over: gitlab-runner called `cleanup`.
+    Cleanup,
+    /// gitlab-runner ended the stage (cancel, time-out).
+    Cancelled,
+    /// Someone asked for it by hand or by `reap`.
+    Asked(String),
+    /// ECS refused the launch for good.
+    LaunchRefused(ControlError),
+    /// ECS refused to tell or do something we cannot go on without.
+    ControlFailed(ControlError),
+    /// The task stopped by itself or by others.
+    TaskStopped {
+        /// What happened, in plain words, with ECS's own codes.
+        what: String,
+        /// What to do.
+        advice: String,
+    },
+    /// ECS does not know the task any more.
+    TaskVanished,
+    /// A state lasted too long.
+    Deadline {
+        /// The state.
+        state: StateName,
+        /// How long it was allowed to last.
+        #[serde(with = "span")]
+        limit: Duration,
+        /// What stood in the way last, with advice.
+        problem: String,
+    },
+    /// The container cannot be used.
+    Unusable(ConnectError),
+    /// The run was lost: no exit status will ever be known.
+    RunLost(String),
+}
+
+/// Whose fault an end is, as gitlab-runner distinguishes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody's.
+    None,
+    /// The job's own: a build failure.
+    Job,
+    /// Anybody else's: a system failure.
+    System,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cleanup => f.write_str("the job is over"),
+            Self::Cancelled => f.write_str("the job was cancelled or timed out"),
+            Self::Asked(who) => f.write_str(who),
+            Self::LaunchRefused(e) => write!(f, "ECS did not launch the task: {e}. {}", e.advice),
+            Self::ControlFailed(e) => write!(f, "{e}. {}", e.advice),
+            Self::TaskStopped { what, advice } => write!(f, "{what} {advice}"),
+            Self::TaskVanished => f.write_str(
+                "ECS does not know the task any more: it was deleted, or stopped more than an hour ago. Look for it in CloudTrail (StopTask).",
+            ),
+            Self::Deadline { state, limit, problem } => {
+                write!(f, "the job was {state} for longer than {}: {problem}", humantime::format_duration(*limit))
+            }
+            Self::Unusable(e) => write!(f, "{e}. {}", e.advice),
+            Self::RunLost(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The states' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "documented at the states themselves")]
+pub enum StateName {
+    Provisioning,
+    Pending,
+    Running,
+    Reachable,
+    Executing,
+    Stopping,
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Provisioning => "Provisioning",
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Reachable => "Reachable",
+            Self::Executing => "Executing",
+            Self::Stopping => "Stopping",
+        })
+    }
+}
+
+/// A job in any state: what a snapshot holds and what a loader matches on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "documented at the states themselves")]
+pub enum AnyJob {
+    Provisioning(Job<Provisioning>),
+    Pending(Job<Pending>),
+    Running(Job<Running>),
+    Reachable(Job<Reachable>),
+    Executing(Job<Executing>),
+    Stopping(Job<Stopping>),
+}
+
+impl AnyJob {
+    /// What holds in every state.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        match self {
+            Self::Provisioning(j) => &j.header,
+            Self::Pending(j) => &j.header,
+            Self::Running(j) => &j.header,
+            Self::Reachable(j) => &j.header,
+            Self::Executing(j) => &j.header,
+            Self::Stopping(j) => &j.header,
+        }
+    }
+
+    /// The state's name.
+    #[must_use]
+    pub fn name(&self) -> StateName {
+        match self {
+            Self::Provisioning(_) => StateName::Provisioning,
+            Self::Pending(_) => StateName::Pending,
+            Self::Running(_) => StateName::Running,
+            Self::Reachable(_) => StateName::Reachable,
+            Self::Executing(_) => StateName::Executing,
+            Self::Stopping(_) => StateName::Stopping,
+        }
+    }
+
+    /// The task, once there is one.
+    #[must_use]
+    pub fn task(&self) -> Option<&TaskArn> {
+        match self {
+            Self::Provisioning(_) => None,
+            Self::Pending(j) => Some(&j.state.task),
+            Self::Running(j) => Some(&j.state.task),
+            Self::Reachable(j) => Some(&j.state.task),
+            Self::Executing(j) => Some(&j.state.place.task),
+            Self::Stopping(j) => j.state.task.as_ref(),
+        }
+    }
+}
+
+macro_rules! into_any {
+    ($($state:ident),*) => {$(
+        impl From<Job<$state>> for AnyJob {
+            fn from(job: Job<$state>) -> Self {
+                Self::$state(job)
+            }
+        }
+    )*};
+}
+into_any!(Provisioning, Pending, Running, Reachable, Executing, Stopping);

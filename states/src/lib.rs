@@ -1,0 +1,41 @@
+//! One GitLab job as an explicit state machine: Provisioning → Pending → Running → Reachable ⇄
+//! Executing → Stopping.
+//!
+//! - The machine ([`AnyJob::observe`], [`AnyJob::plan`]) decides. It does no I/O and asks no clock, so
+//!   the same code runs live, in simulations on paused time, in property tests and in replays.
+//! - The [`Engine`] acts, through the traits in [`world`]: it performs one [`Action`], journals the
+//!   [`Observation`], saves the [`Snapshot`] before anything that the world would remember, and goes on.
+//! - [`DirectoryStore`] keeps snapshots as RON files.
+//!
+//! This crate knows neither AWS nor SSH.
+
+mod action;
+mod engine;
+mod ids;
+mod job;
+mod journal;
+mod machine;
+mod observation;
+mod pace;
+mod snapshot;
+mod span;
+pub mod stop_reason;
+mod store;
+mod time;
+pub mod world;
+
+pub use action::{Action, Follow, Watch};
+pub use engine::{Clock, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
+pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
+pub use job::{
+    About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,
+    Reachable, RunOutcome, Running, StateName, StopReason, Stopping,
+};
+pub use journal::{Entry, Journal};
+pub use machine::{State, Step, run_id};
+pub use observation::Observation;
+pub use pace::Pace;
+pub use snapshot::{BadSnapshot, Snapshot, VERSION};
+pub use store::{DirectoryLease, DirectoryStore, Retention, StoreError};
+pub use time::Timestamp;
+pub use world::*;

@@ -1,0 +1,191 @@
+//! `Executing`: the script runs in the container whether we are connected or not. Follow it; when
+//! the connection is lost, knock and ask ECS whether the task lives; end it when asked to.
+
+use super::{DESCRIBE, RECONNECT, Step, knocking};
+use crate::{
+    Action, Asking, ConnectTo, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome,
+    Signal, StopReason, Stopping, Timestamp, Watch,
+};
+
+/// Failed connections without a byte in between that make us believe that the run cannot be followed.
+const HOPELESS: u32 = 50;
+/// How long after SIGKILL an exit status is waited for.
+const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Job<Executing> {
+    pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Executing> {
+        match saw {
+            Observation::Opened { .. } => self.state.link = self.down(true, now),
+            Observation::Answered(_) => self.state.link = Link::Up,
+            Observation::Unreachable(_) | Observation::Described(_) | Observation::Missing | Observation::DescribeFailed(_) => {
+                if let Some(reason) = self.observe_while_down(saw, now) {
+                    return Step::Stop(self.stop(reason, now));
+                }
+            }
+            Observation::Delivered => self.state.started = true,
+            Observation::Progress { offset } => {
+                self.state.started = true;
+                self.state.offset = (*offset).max(self.state.offset);
+                self.state.failures = 0;
+            }
+            Observation::Exited { code, total } => {
+                self.state.offset = *total;
+                return Step::Next(self.finish(RunOutcome::Exited { code: *code, total: *total }, now));
+            }
+            Observation::RunFailed(error) => return self.run_failed(error, now),
+            Observation::Signalled(signal) => {
+                if let Some(ending) = &mut self.state.ending {
+                    ending.term_sent = true;
+                    ending.kill_sent |= *signal == Signal::Kill;
+                }
+            }
+            Observation::CancelRequested => {
+                let grace = self.header.limits.grace;
+                self.state.ending.get_or_insert(Ending {
+                    since: now,
+                    term_sent: false,
+                    kill_at: now + grace,
+                    kill_sent: false,
+                    deadline: now + grace + AFTER_KILL,
+                });
+            }
+            Observation::StopRequested(reason) => {
+                let reason = reason.clone();
+                return Step::Stop(self.stop(reason, now));
+            }
+            _ => {}
+        }
+        self.check_deadlines(now)
+    }
+
+    pub(crate) fn plan(&self, now: Timestamp) -> Action {
+        let state = &self.state;
+        if let Link::Down { deadline, probing, describing, .. } = &state.link {
+            let until = state.ending.as_ref().map_or(*deadline, |ending| ending.deadline.min(*deadline));
+            let address = if self.header.connect_to == ConnectTo::NoAddress { String::new() } else { state.place.address.clone() };
+            return Action::Watch(Watch {
+                describe: Some((state.place.task.clone(), describing.next)),
+                address: None,
+                probe: Some((address, probing.next)),
+                until,
+            });
+        }
+        let order = state.order.clone();
+        let until = match &state.ending {
+            None => None,
+            Some(ending) if !ending.term_sent => return Action::Signal { order, signal: Signal::Term },
+            Some(ending) if !ending.kill_sent && now >= ending.kill_at => return Action::Signal { order, signal: Signal::Kill },
+            Some(ending) if ending.kill_sent => Some(ending.deadline),
+            Some(ending) => Some(ending.kill_at),
+        };
+        Action::Follow(Follow { order, started: state.started, from: state.offset, until })
+    }
+
+    fn observe_while_down(&mut self, saw: &Observation, now: Timestamp) -> Option<StopReason> {
+        let seed = self.seed();
+        // The task's end counts even if the answer came just after the connection did.
+        if let Observation::Described(report) = saw
+            && let Some(reason) = knocking::ending(report, &self.header.spec.container)
+        {
+            return Some(reason);
+        }
+        let Link::Down { probing, describing, .. } = &mut self.state.link else { return None };
+        match saw {
+            Observation::Unreachable(error) => {
+                // Do not wait for the next turn to ask ECS: a refused or reset connection may mean a dead task.
+                if probing.attempts == 0 {
+                    describing.next = describing.next.min(now);
+                }
+                probing.failed(error, RECONNECT, seed, now)
+            }
+            Observation::Described(_) => {
+                describing.answered(DESCRIBE, seed, now);
+                None
+            }
+            Observation::Missing => describing.missing(DESCRIBE, seed, now),
+            Observation::DescribeFailed(error) => {
+                // The script may run on for hours without our asking ECS: a refusal to tell is no reason to end it.
+                let _believed = describing.failed(error, seed, now);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn run_failed(mut self, error: &RunError, now: Timestamp) -> Step<Executing> {
+        match error {
+            RunError::ConnectionLost(_) | RunError::Protocol(_) => {
+                self.state.failures += 1;
+                if self.state.failures >= HOPELESS {
+                    return Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now));
+                }
+                self.state.link = self.down(false, now);
+                Step::Stay(self)
+            }
+            // What never reached the container has nothing to end there.
+            RunError::Unknown(_) if self.state.ending.is_some() && !self.state.started => {
+                Step::Next(self.finish(RunOutcome::Lost("cancelled before it was started".to_owned()), now))
+            }
+            RunError::Unknown(_) => {
+                let reason = StopReason::RunLost(format!(
+                    "{error}: the container was replaced, or the script's files in {} were deleted.",
+                    self.state.place.facts.run_dir
+                ));
+                Step::Stop(self.stop(reason, now))
+            }
+            RunError::NoStatus(_) | RunError::NotStarted(_) => Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now)),
+        }
+    }
+
+    fn check_deadlines(self, now: Timestamp) -> Step<Executing> {
+        if let Some(ending) = &self.state.ending
+            && now >= ending.deadline
+        {
+            return Step::Stop(self.stop(StopReason::Cancelled, now));
+        }
+        if let Link::Down { deadline, probing, .. } = &self.state.link
+            && now >= *deadline
+        {
+            let reason = self.too_long_without_connection(&probing.trouble());
+            return Step::Stop(self.stop(reason, now));
+        }
+        Step::Stay(self)
+    }
+
+    fn too_long_without_connection(&self, trouble: &str) -> StopReason {
+        StopReason::Unusable(crate::ConnectError {
+            kind: crate::ConnectErrorKind::TimedOut,
+            message: format!(
+                "the container could not be reached for {} although ECS shows its task running: {trouble}",
+                humantime::format_duration(self.header.limits.reconnect)
+            ),
+            advice: "Check the network between the runner manager and the task; raise [Deadlines] Reconnect if outages last longer."
+                .to_owned(),
+        })
+    }
+
+    /// The link of a process that has to connect (again). Failures without progress slow it down.
+    fn down(&self, first: bool, now: Timestamp) -> Link {
+        let attempts = self.state.failures.saturating_sub(1);
+        let wait = if attempts == 0 { std::time::Duration::ZERO } else { RECONNECT.interval(attempts, self.seed()) };
+        let describe_in = if first { std::time::Duration::from_secs(2) } else { std::time::Duration::ZERO };
+        Link::Down {
+            since: now,
+            deadline: now + self.header.limits.reconnect,
+            first,
+            probing: Probing::from(now + wait),
+            describing: Asking::from(now + describe_in),
+        }
+    }
+
+    fn finish(self, outcome: RunOutcome, now: Timestamp) -> Job<Reachable> {
+        let last =
+            Finished { run: self.state.order.run, stage: self.state.order.stage, outcome, at: now, cancelled: self.state.ending.is_some() };
+        Job { header: self.header, state: Reachable { last: Some(last), ..self.state.place } }
+    }
+
+    fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
+        let task = self.state.place.task.clone();
+        self.into_stopping(Some(task), None, reason, now)
+    }
+}

@@ -1,0 +1,68 @@
+//! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
+//! container, and telling a bad answer from a final one.
+
+use super::{BELIEVED_REFUSALS, GONE_AFTER, KEY_INSTALLED_WITHIN, RETRY};
+use crate::{
+    Asking, ConnectError, ConnectErrorKind, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp, stop_reason::explain_stop,
+};
+
+/// Why the task will not serve the job any more, if the report says so.
+pub(super) fn ending(report: &TaskReport, container: &str) -> Option<StopReason> {
+    if !(report.stop_desired || report.status.is_ending()) {
+        return None;
+    }
+    let (what, advice) = explain_stop(report, container);
+    Some(StopReason::TaskStopped { what, advice })
+}
+
+impl Asking {
+    /// An ordinary answer: ask again at the pace.
+    pub(super) fn answered(&mut self, pace: Pace, seed: u64, now: Timestamp) {
+        self.next = now + pace.interval(self.answers, seed);
+        self.answers += 1;
+        self.failures = 0;
+        self.missing = None;
+    }
+
+    /// `MISSING`: believed when it lasts.
+    pub(super) fn missing(&mut self, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
+        let (count, since) = self.missing.map_or((1, now), |(count, since)| (count + 1, since));
+        let answers = self.answers;
+        self.answered(pace, seed, now);
+        self.answers = answers;
+        self.missing = Some((count, since));
+        (count >= 3 && now.since(since) >= GONE_AFTER).then_some(StopReason::TaskVanished)
+    }
+
+    /// A failure: ask again later; believed when it is permanent and repeats.
+    pub(super) fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) -> Option<StopReason> {
+        self.next = now + RETRY.interval(self.failures, seed);
+        self.failures += 1;
+        (!error.kind.is_transient() && self.failures >= BELIEVED_REFUSALS).then(|| StopReason::ControlFailed(error.clone()))
+    }
+}
+
+impl Probing {
+    /// An attempt failed: knock again at the pace; some failures are final.
+    pub(super) fn failed(&mut self, error: &ConnectError, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
+        self.next = now + pace.interval(self.attempts, seed);
+        self.attempts += 1;
+        self.problem = Some(error.clone());
+        let final_now = if error.kind == ConnectErrorKind::AuthRefused {
+            let since = *self.auth_refused.get_or_insert(now);
+            now.since(since) >= KEY_INSTALLED_WITHIN
+        } else {
+            self.auth_refused = None;
+            !error.kind.is_transient()
+        };
+        final_now.then(|| StopReason::Unusable(error.clone()))
+    }
+
+    /// What stood in the way last, for people.
+    pub(super) fn trouble(&self) -> String {
+        match &self.problem {
+            Some(error) => format!("{error}. {}", error.advice),
+            None => "no connection was tried yet.".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The machine: `(state, observation, now) → (state, next action)`. No I/O, no clock.
+//!
+//! Each state has a file with its two halves: `observe` consumes the state and returns a [`Step`],
+//! whose type admits only the edges of the table in `docs/architecture.md`; `plan` says what to do
+//! next in a state, and marks in the state what the world may remember of it, so that saving the
+//! state before performing the action is writing ahead.
+
+mod executing;
+mod knocking;
+mod pending;
+mod provisioning;
+mod reachable;
+mod running;
+mod stopping;
+
+use std::time::Duration;
+
+use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job};
+
+pub use reachable::run_id;
+
+/// How ECS is asked about a task that is expected to change soon.
+const DESCRIBE: Pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 130 };
+/// How a call is repeated after failures: throttling needs room.
+const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
+/// How a container is knocked at while it starts: often, it costs one SYN.
+const KNOCK: Pace = Pace { first: Duration::from_millis(80), longest: Duration::from_millis(250), growth: 120 };
+/// How a lost connection is tried again.
+const RECONNECT: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
+/// How long DescribeTasks may answer MISSING for a task that RunTask has just returned.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a task that was seen may be MISSING before we believe that it is gone.
+const GONE_AFTER: Duration = Duration::from_secs(10);
+/// How long a container may refuse our key: its entry point may start sshd before it installs the key.
+const KEY_INSTALLED_WITHIN: Duration = Duration::from_secs(20);
+/// How many permanent-looking refusals in a row to describe a task are believed.
+const BELIEVED_REFUSALS: u32 = 3;
+
+/// A state and its place in the table of edges.
+pub trait State: Sized {
+    /// The one state, besides `Stopping`, that this one may turn into.
+    type Next;
+    /// The state's name.
+    const NAME: StateName;
+}
+
+/// What became of a state.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is taken apart as soon as it is made")]
+pub enum Step<S: State> {
+    /// It stays, perhaps with other data.
+    Stay(Job<S>),
+    /// The edge onward.
+    Next(Job<S::Next>),
+    /// The edge to the end, open to every state.
+    Stop(Job<job::Stopping>),
+}
+
+macro_rules! edges {
+    ($($from:ident => $next:ident),* $(,)?) => {$(
+        impl State for job::$from {
+            type Next = job::$next;
+            const NAME: StateName = StateName::$from;
+        }
+        impl From<Step<job::$from>> for AnyJob {
+            fn from(step: Step<job::$from>) -> Self {
+                match step {
+                    Step::Stay(job) => job.into(),
+                    Step::Next(job) => job.into(),
+                    Step::Stop(job) => job.into(),
+                }
+            }
+        }
+    )*};
+}
+edges! {
+    Provisioning => Pending,
+    Pending => Running,
+    Running => Reachable,
+    Reachable => Executing,
+    Executing => Reachable,
+    Stopping => Stopping,
+}
+
+impl AnyJob {
+    /// What becomes of the job when `saw` is observed at `now`.
+    #[must_use]
+    pub fn observe(self, saw: &Observation, now: Timestamp) -> Self {
+        match self {
+            Self::Provisioning(job) => job.observe(saw, now).into(),
+            Self::Pending(job) => job.observe(saw, now).into(),
+            Self::Running(job) => job.observe(saw, now).into(),
+            Self::Reachable(job) => job.observe(saw, now).into(),
+            Self::Executing(job) => job.observe(saw, now).into(),
+            Self::Stopping(job) => job.observe(saw, now).into(),
+        }
+    }
+
+    /// What to do next; marks in the state what the world may remember of it.
+    pub fn plan(&mut self, now: Timestamp) -> Action {
+        match self {
+            Self::Provisioning(job) => job.plan(now),
+            Self::Pending(job) => job.plan(),
+            Self::Running(job) => job.plan(),
+            Self::Reachable(_) => Action::Await,
+            Self::Executing(job) => job.plan(now),
+            Self::Stopping(job) => job.plan(now),
+        }
+    }
+}

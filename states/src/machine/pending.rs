@@ -1,0 +1,120 @@
+//! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
+//! container may answer before ECS says RUNNING.
+
+use super::{DESCRIBE, KNOCK, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
+use crate::{
+    Action, Asking, ConnectTo, Job, Observation, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
+};
+
+impl Job<Pending> {
+    pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Pending> {
+        let seed = self.seed();
+        let ends = match saw {
+            Observation::Described(report) => {
+                self.state.describing.answered(DESCRIBE, seed, now);
+                self.learn(report);
+                knocking::ending(report, &self.header.spec.container)
+            }
+            Observation::Missing => {
+                let gone = self.state.describing.missing(DESCRIBE, seed, now);
+                gone.filter(|_| now.since(self.state.since) >= VISIBLE_WITHIN)
+            }
+            Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),
+            Observation::Addressed(address) => {
+                self.state.addressing.answered(DESCRIBE, seed, now);
+                self.state.address.clone_from(address);
+                None
+            }
+            Observation::AddressFailed(error) => self.state.addressing.failed(error, seed, now),
+            // The container itself says that it runs: no need to wait until ECS has noticed.
+            Observation::Answered(_) if self.state.address.is_some() || !self.needs_address() => {
+                self.state.running = true;
+                None
+            }
+            Observation::Unreachable(error) => self.state.probing.failed(error, KNOCK, seed, now),
+            Observation::CancelRequested => Some(StopReason::Cancelled),
+            Observation::StopRequested(reason) => Some(reason.clone()),
+            Observation::Opened { .. } => {
+                self.state.describing.next = now;
+                self.state.probing.next = now;
+                None
+            }
+            _ => None,
+        };
+        if let Some(reason) = ends {
+            return Step::Stop(self.stop(reason, now));
+        }
+        if self.state.running
+            && let Some(address) = self.address()
+        {
+            return Step::Next(self.run(address, now));
+        }
+        if now >= self.state.deadline {
+            let reason = self.too_long(self.header.limits.pending, self.trouble());
+            return Step::Stop(self.stop(reason, now));
+        }
+        Step::Stay(self)
+    }
+
+    pub(crate) fn plan(&self) -> Action {
+        let probe_at = self.state.probing.next;
+        let probe = if self.needs_address() { self.state.address.clone().map(|address| (address, probe_at)) } else { None };
+        let address = match (&self.state.interface, self.header.connect_to) {
+            (Some(interface), ConnectTo::PublicAddress) if self.state.address.is_none() => {
+                Some((interface.clone(), self.state.addressing.next))
+            }
+            _ => None,
+        };
+        let describe = Some((self.state.task.clone(), self.state.describing.next));
+        Action::Watch(Watch { describe, address, probe, until: self.state.deadline })
+    }
+
+    fn learn(&mut self, report: &TaskReport) {
+        self.state.running |= report.status == TaskStatus::Running;
+        if let Some(id) = interface_of(report) {
+            self.state.interface = Some(id);
+        }
+        if self.header.connect_to == ConnectTo::PrivateAddress
+            && let Some(address) = report.interface.as_ref().and_then(|i| i.private_address.clone())
+        {
+            self.state.address = Some(address);
+        }
+    }
+
+    fn needs_address(&self) -> bool {
+        self.header.connect_to != ConnectTo::NoAddress
+    }
+
+    /// Where to connect; `None` while it is not known.
+    fn address(&self) -> Option<String> {
+        if self.needs_address() { self.state.address.clone() } else { Some(String::new()) }
+    }
+
+    fn trouble(&self) -> String {
+        match (self.state.running, self.header.connect_to) {
+            (true, ConnectTo::PublicAddress) => {
+                "the task is RUNNING but has no public address. Set EnablePublicIP = true, or use a subnet that assigns one.".to_owned()
+            }
+            (true, _) => "the task is RUNNING but ECS shows no network interface of it. The task definition must use network mode awsvpc.".to_owned(),
+            (false, _) => "ECS did not start it in that time. Usual causes: a large image or a slow registry; raise [Deadlines] Pending, or look at the task in the ECS console.".to_owned(),
+        }
+    }
+
+    fn run(self, address: String, now: Timestamp) -> Job<Running> {
+        let state = Running {
+            task: self.state.task,
+            address,
+            since: now,
+            deadline: now + self.header.limits.running,
+            describing: Asking::from(self.state.describing.next.max(now)),
+            // Knock at once: it runs.
+            probing: Probing { next: now, ..self.state.probing },
+        };
+        Job { header: self.header, state }
+    }
+
+    fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
+        let task = self.state.task.clone();
+        self.into_stopping(Some(task), None, reason, now)
+    }
+}

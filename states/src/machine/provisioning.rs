@@ -1,0 +1,126 @@
+//! `Provisioning`: launching, with an idempotency token per launch.
+
+use super::{DESCRIBE, RETRY, Step};
+use crate::{
+    Action, Asking, ClientToken, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning, StopReason, Stopping, TaskArn,
+    Timestamp, Watch, pace,
+};
+
+impl Job<Provisioning> {
+    /// A new job: nothing has been launched.
+    #[must_use]
+    pub fn new(header: Header) -> Self {
+        let now = header.created;
+        let state =
+            Provisioning { deadline: now + header.limits.provisioning, launch: 0, asked: None, next: now, attempts: 0, problem: None };
+        Self { header, state }
+    }
+
+    pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Provisioning> {
+        match saw {
+            Observation::Launched(report) => {
+                let task = report.task.clone();
+                let interface = report.interface.as_ref();
+                let state = Pending {
+                    since: now,
+                    deadline: now + self.header.limits.pending,
+                    interface: interface.and_then(|i| i.id.clone()),
+                    address: None,
+                    running: false,
+                    describing: Asking::from(now + DESCRIBE.interval(0, self.seed())),
+                    addressing: Asking::from(now),
+                    probing: Probing::from(now),
+                    task,
+                };
+                return Step::Next(Job { header: self.header, state });
+            }
+            Observation::LaunchFailed(error) if error.kind.is_transient() => {
+                // An answer that says "no" settles this launch; silence does not, so its token stays.
+                if error.code.is_some() && error.kind != crate::ControlErrorKind::Unavailable {
+                    self.state.launch += 1;
+                    self.state.asked = None;
+                }
+                self.state.next = now + RETRY.interval(self.state.attempts, self.seed());
+                self.state.attempts += 1;
+                self.state.problem = Some(error.clone());
+            }
+            Observation::LaunchFailed(error) => {
+                self.state.asked = None;
+                return Step::Stop(self.stop(StopReason::LaunchRefused(error.clone()), now));
+            }
+            Observation::CancelRequested => return Step::Stop(self.stop(StopReason::Cancelled, now)),
+            Observation::StopRequested(reason) => return Step::Stop(self.stop(reason.clone(), now)),
+            Observation::Opened { .. } => self.state.next = now,
+            _ => {}
+        }
+        if now >= self.state.deadline {
+            let reason = match self.state.problem.take() {
+                Some(problem) => StopReason::LaunchRefused(problem),
+                None => self.too_long(self.header.limits.provisioning, "RunTask did not answer."),
+            };
+            return Step::Stop(self.stop(reason, now));
+        }
+        Step::Stay(self)
+    }
+
+    pub(crate) fn plan(&mut self, now: Timestamp) -> Action {
+        if now < self.state.next {
+            return Action::Watch(Watch { describe: None, address: None, probe: None, until: self.state.next.min(self.state.deadline) });
+        }
+        self.state.asked.get_or_insert(now);
+        Action::Launch { token: self.token(), spec: Box::new(self.header.spec.clone()) }
+    }
+
+    /// This launch's idempotency token.
+    fn token(&self) -> ClientToken {
+        let numbered = format!("{}-{}", self.header.token, self.state.launch);
+        ClientToken::new(numbered).unwrap_or_else(|_| self.header.token.clone())
+    }
+
+    fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
+        let unsettled = self.state.asked;
+        self.into_stopping(None, unsettled, reason, now)
+    }
+}
+
+impl<S: super::State> Job<S> {
+    /// Seed for this job's jitter.
+    pub(super) fn seed(&self) -> u64 {
+        pace::seed(self.header.id.as_str())
+    }
+
+    /// The edge to `Stopping` that every state has.
+    pub(super) fn into_stopping(
+        self,
+        task: Option<TaskArn>,
+        unsettled: Option<Timestamp>,
+        reason: StopReason,
+        now: Timestamp,
+    ) -> Job<Stopping> {
+        let over = matches!(reason, StopReason::TaskVanished);
+        let state = Stopping {
+            reason,
+            since: now,
+            task,
+            unsettled,
+            asked: false,
+            accepted: over,
+            over,
+            deadline: now + self.header.limits.stop,
+            describing: Asking::from(now),
+            problem: None,
+            rest: Vec::new(),
+        };
+        Job { header: self.header, state }
+    }
+
+    /// The reason of a state that lasted too long.
+    pub(super) fn too_long(&self, limit: std::time::Duration, problem: impl Into<String>) -> StopReason {
+        StopReason::Deadline { state: S::NAME, limit, problem: problem.into() }
+    }
+}
+
+/// The interface's id, if this is new knowledge.
+pub(super) fn interface_of(report: &crate::TaskReport) -> Option<InterfaceId> {
+    report.interface.as_ref().and_then(|i| i.id.clone())
+}

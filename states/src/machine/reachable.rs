@@ -1,0 +1,47 @@
+//! `Reachable`: the container waits for a script, or for the end.
+
+use super::Step;
+use crate::{Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, StopReason, Stopping, Timestamp};
+
+impl Job<Reachable> {
+    pub(crate) fn observe(self, saw: &Observation, now: Timestamp) -> Step<Reachable> {
+        match saw {
+            Observation::RunRequested { stage, digest } => Step::Next(self.execute(stage, digest, now)),
+            Observation::StopRequested(reason) => {
+                let reason = reason.clone();
+                Step::Stop(self.stop(reason, now))
+            }
+            _ => Step::Stay(self),
+        }
+    }
+
+    fn execute(self, stage: &str, digest: &str, now: Timestamp) -> Job<Executing> {
+        let forget = self.state.last.as_ref().map(|last| last.run.clone());
+        let order = RunOrder { run: run_id(self.state.runs, stage), stage: stage.to_owned(), forget };
+        let link = Link::Down {
+            since: now,
+            deadline: now + self.header.limits.reconnect,
+            first: true,
+            probing: Probing::from(now),
+            // The connection usually succeeds at once: ask ECS only when it does not.
+            describing: Asking::from(now + std::time::Duration::from_secs(2)),
+        };
+        let place = Reachable { runs: self.state.runs + 1, ..self.state };
+        let state =
+            Executing { place, order, digest: digest.to_owned(), since: now, started: false, offset: 0, failures: 0, link, ending: None };
+        Job { header: self.header, state }
+    }
+
+    fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
+        let task = self.state.task.clone();
+        self.into_stopping(Some(task), None, reason, now)
+    }
+}
+
+/// The id of a job's `number`-th run: unique within the job, and readable in the container.
+#[must_use]
+pub fn run_id(number: u32, stage: &str) -> RunId {
+    let safe: String = stage.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
+    // Digits, '-' and the characters kept above are all valid, so the fallback is never taken.
+    RunId::new(format!("{number:04}-{safe}")).or_else(|_| RunId::new(format!("{number:04}"))).unwrap_or_else(|e| unreachable!("{e}"))
+}

@@ -1,0 +1,64 @@
+//! `Running`: knock until the container answers, and see that the task still lives.
+
+use super::{DESCRIBE, KNOCK, Step, knocking};
+use crate::{Action, ConnectTo, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
+
+impl Job<Running> {
+    pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Running> {
+        let seed = self.seed();
+        let ends = match saw {
+            Observation::Answered(greeting) => return Step::Next(self.reach(greeting.clone(), now)),
+            Observation::Unreachable(error) => self.state.probing.failed(error, KNOCK, seed, now),
+            Observation::Described(report) => {
+                self.state.describing.answered(DESCRIBE, seed, now);
+                knocking::ending(report, &self.header.spec.container)
+            }
+            Observation::Missing => self.state.describing.missing(DESCRIBE, seed, now),
+            Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),
+            Observation::CancelRequested => Some(StopReason::Cancelled),
+            Observation::StopRequested(reason) => Some(reason.clone()),
+            Observation::Opened { .. } => {
+                self.state.describing.next = now;
+                self.state.probing.next = now;
+                None
+            }
+            _ => None,
+        };
+        if let Some(reason) = ends {
+            return Step::Stop(self.stop(reason, now));
+        }
+        if now >= self.state.deadline {
+            let reason = self.too_long(self.header.limits.running, self.state.probing.trouble());
+            return Step::Stop(self.stop(reason, now));
+        }
+        Step::Stay(self)
+    }
+
+    pub(crate) fn plan(&self) -> Action {
+        let address = if self.header.connect_to == ConnectTo::NoAddress { String::new() } else { self.state.address.clone() };
+        Action::Watch(Watch {
+            describe: Some((self.state.task.clone(), self.state.describing.next)),
+            address: None,
+            probe: Some((address, self.state.probing.next)),
+            until: self.state.deadline,
+        })
+    }
+
+    fn reach(self, greeting: Greeting, now: Timestamp) -> Job<Reachable> {
+        let state = Reachable {
+            task: self.state.task,
+            address: self.state.address,
+            since: now,
+            identity: greeting.identity,
+            facts: greeting.facts,
+            runs: 0,
+            last: None,
+        };
+        Job { header: self.header, state }
+    }
+
+    fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
+        let task = self.state.task.clone();
+        self.into_stopping(Some(task), None, reason, now)
+    }
+}

@@ -1,0 +1,120 @@
+//! `Stopping`: find what may have been launched, stop it, and see that it is over.
+
+use super::{DESCRIBE, GONE_AFTER, RETRY, Step};
+use crate::{Action, Asking, ControlError, Job, Observation, Stopping, Timestamp, Watch};
+
+/// How long after an unanswered RunTask its task may still turn up in ListTasks.
+const SETTLES_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
+/// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
+const REASON_LENGTH: usize = 200;
+
+impl Job<Stopping> {
+    pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Stopping> {
+        let seed = self.seed();
+        match saw {
+            Observation::Opened { .. } | Observation::StopRequested(_) => {
+                // Whoever takes the job up asks again: an earlier process may have been told what did not come true.
+                self.state.accepted = false;
+                self.state.deadline = now + self.header.limits.stop;
+                self.state.describing.next = now;
+                self.state.describing.failures = 0;
+            }
+            Observation::Found(tasks) => self.found(tasks, now),
+            // RunTask's answer may come late, after a cancel: then there is a task after all.
+            Observation::Launched(report) => {
+                self.state.unsettled = None;
+                self.state.task = Some(report.task.clone());
+                self.state.describing = Asking::from(now);
+            }
+            Observation::StopAccepted => {
+                self.state.accepted = true;
+                self.state.problem = None;
+                self.state.describing = Asking::from(now + DESCRIBE.interval(0, seed));
+            }
+            Observation::Described(report) => {
+                self.state.describing.answered(DESCRIBE, seed, now);
+                self.state.accepted |= report.stop_desired;
+                if report.status.is_over() {
+                    self.ended(now);
+                }
+            }
+            Observation::Missing => {
+                let gone = self.state.describing.missing(DESCRIBE, seed, now);
+                // A task that ECS forgot is over; one that it does not show yet was launched moments ago.
+                if gone.is_some() && now.since(self.state.since) >= GONE_AFTER {
+                    self.ended(now);
+                }
+            }
+            Observation::StopFailed(error) => {
+                self.state.asked = false;
+                self.failed(error, seed, now);
+            }
+            Observation::FindFailed(error) | Observation::DescribeFailed(error) => self.failed(error, seed, now),
+            _ => {}
+        }
+        Step::Stay(self)
+    }
+
+    pub(crate) fn plan(&mut self, now: Timestamp) -> Action {
+        let state = &mut self.state;
+        let cluster = self.header.spec.cluster.clone();
+        if state.over || (state.task.is_none() && state.unsettled.is_none()) {
+            return Action::Archive;
+        }
+        if now >= state.deadline {
+            return Action::GiveUp;
+        }
+        let wait = Watch { describe: None, address: None, probe: None, until: state.describing.next.min(state.deadline) };
+        let Some(task) = state.task.clone() else {
+            if now < state.describing.next {
+                return Action::Watch(wait);
+            }
+            return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
+        };
+        if state.accepted {
+            let until = state.deadline;
+            return Action::Watch(Watch { describe: Some((task, state.describing.next)), until, ..wait });
+        }
+        if now < state.describing.next {
+            return Action::Watch(wait);
+        }
+        state.asked = true;
+        let reason: String = format!("fargate driver: {}", state.reason).chars().take(REASON_LENGTH).collect();
+        Action::Stop { cluster, task, reason }
+    }
+
+    fn found(&mut self, tasks: &[crate::TaskArn], now: Timestamp) {
+        let state = &mut self.state;
+        state.problem = None;
+        if let Some((first, rest)) = tasks.split_first() {
+            state.task = Some(first.clone());
+            state.rest = rest.to_vec();
+            state.unsettled = None;
+            state.describing = Asking::from(now);
+        } else if state.unsettled.is_some_and(|asked| now.since(asked) >= SETTLES_WITHIN) {
+            state.unsettled = None;
+        } else {
+            state.describing.next = now + DESCRIBE.interval(state.describing.answers, crate::pace::seed(self.header.id.as_str()));
+            state.describing.answers += 1;
+        }
+    }
+
+    /// One task is over; the next one, if there are more.
+    fn ended(&mut self, now: Timestamp) {
+        let state = &mut self.state;
+        if state.rest.is_empty() {
+            state.over = true;
+        } else {
+            state.task = Some(state.rest.remove(0));
+            state.asked = false;
+            state.accepted = false;
+            state.describing = Asking::from(now);
+        }
+    }
+
+    fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) {
+        self.state.describing.next = now + RETRY.interval(self.state.describing.failures.min(4), seed);
+        self.state.describing.failures += 1;
+        self.state.problem = Some(error.clone());
+    }
+}

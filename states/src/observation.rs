@@ -1,0 +1,83 @@
+//! What the world answered, or what somebody asked for: the machine's only input besides time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConnectError, ControlError, Greeting, RunError, Signal, StopReason, TaskArn, TaskReport};
+
+/// One thing that was observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Observation {
+    /// A process took the job up: all connections of the one before are gone.
+    Opened {
+        /// Its process id.
+        process: u32,
+        /// What it was called for: a custom-executor stage, or a tool's command.
+        purpose: String,
+    },
+    /// RunTask answered with a task.
+    Launched(TaskReport),
+    /// RunTask failed, or answered with failures and no task.
+    LaunchFailed(ControlError),
+    /// DescribeTasks answered.
+    Described(TaskReport),
+    /// DescribeTasks does not know the task (yet, or any more).
+    Missing,
+    /// DescribeTasks failed.
+    DescribeFailed(ControlError),
+    /// EC2 told the interface's public address, or that it has none yet.
+    Addressed(Option<String>),
+    /// EC2 did not tell.
+    AddressFailed(ControlError),
+    /// The container answered, and it is the right one.
+    Answered(Greeting),
+    /// An attempt to reach the container failed.
+    Unreachable(ConnectError),
+    /// gitlab-runner wants a script to run.
+    RunRequested {
+        /// The custom-executor stage.
+        stage: String,
+        /// SHA-256 of the script, hexadecimal.
+        digest: String,
+    },
+    /// The container has the script and runs it.
+    Delivered,
+    /// Output was handed on up to this offset.
+    Progress {
+        /// Bytes from the run's beginning.
+        offset: u64,
+    },
+    /// The script ended, and all of its output was handed on.
+    Exited {
+        /// Exit status as the shell reports it.
+        code: i32,
+        /// Bytes of output in all.
+        total: u64,
+    },
+    /// Starting, following or signalling the run failed.
+    RunFailed(RunError),
+    /// The run's process group got a signal.
+    Signalled(Signal),
+    /// gitlab-runner ends the stage (SIGTERM).
+    CancelRequested,
+    /// The job's task is to end.
+    StopRequested(StopReason),
+    /// ListTasks answered with the tasks of this job's `startedBy`.
+    Found(Vec<TaskArn>),
+    /// ListTasks failed.
+    FindFailed(ControlError),
+    /// StopTask was accepted.
+    StopAccepted,
+    /// StopTask failed.
+    StopFailed(ControlError),
+    /// Nothing, until the time that the action had set.
+    TimePassed,
+}
+
+impl Observation {
+    /// Whether another observation like this one adds nothing but its time, so that the journal
+    /// may keep both as one entry with a count.
+    #[must_use]
+    pub(crate) fn repeats(&self, earlier: &Self) -> bool {
+        matches!((self, earlier), (Self::Progress { .. }, Self::Progress { .. })) || self == earlier
+    }
+}

@@ -1,0 +1,84 @@
+//! A job on disk: its state and journal, versioned, as RON that an engineer can read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp};
+
+/// The format's version. A change of the format raises it and adds a migration and a fixture.
+pub const VERSION: u32 = 1;
+
+/// A job with its journal. Holds no secret: the private key lies beside it in its own file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Always [`VERSION`] once it is loaded.
+    pub version: u32,
+    /// The job.
+    pub job: AnyJob,
+    /// What was observed.
+    pub journal: Journal,
+}
+
+/// Why a text is not a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadSnapshot {
+    /// Written by a newer driver.
+    #[error("it has format version {0}, and this fargate knows {VERSION} at most: it was written by a newer one")]
+    Newer(u32),
+    /// Not a snapshot, or damaged.
+    #[error("it is not a whole snapshot: {0}")]
+    Damaged(String),
+}
+
+impl Snapshot {
+    /// A new job.
+    #[must_use]
+    pub fn new(header: Header) -> Self {
+        Self { version: VERSION, job: Job::new(header).into(), journal: Journal::default() }
+    }
+
+    /// Observes, journals, and says what to do next.
+    pub fn step(&mut self, saw: Observation, now: Timestamp) -> Action {
+        let before = self.job.name();
+        // The machine consumes the state; a clone stands in for it meanwhile, as moving out of
+        // `&mut self` would leave a hole if a transition panicked.
+        self.job = self.job.clone().observe(&saw, now);
+        self.journal.record(saw, now, self.job.name() != before);
+        self.job.plan(now)
+    }
+
+    /// What to do next, with nothing new observed.
+    pub fn plan(&mut self, now: Timestamp) -> Action {
+        self.job.plan(now)
+    }
+
+    /// As RON, for people and for [`Snapshot::parse`].
+    ///
+    /// # Errors
+    /// Never for data that came from the machine; the serializer's word otherwise.
+    pub fn to_ron(&self) -> Result<String, ron::Error> {
+        let style = ron::ser::PrettyConfig::new().depth_limit(7).separate_tuple_members(false).compact_arrays(false);
+        ron::ser::to_string_pretty(self, style)
+    }
+
+    /// Reads what [`Snapshot::to_ron`] wrote, whatever it may have become since.
+    ///
+    /// # Errors
+    /// [`BadSnapshot`] for anything else than a whole snapshot of a known version.
+    pub fn parse(text: &str) -> Result<Self, BadSnapshot> {
+        /// Reads the version alone, so that a newer format is told from a damaged file.
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let damaged = |e: ron::error::SpannedError| BadSnapshot::Damaged(e.to_string());
+        let version = ron::from_str::<Versioned>(text).map_err(damaged)?.version;
+        if version > VERSION {
+            return Err(BadSnapshot::Newer(version));
+        }
+        if version != VERSION {
+            return Err(BadSnapshot::Damaged(format!("format version {version} never existed")));
+        }
+        ron::from_str(text).map_err(damaged)
+    }
+}

@@ -1,0 +1,80 @@
+//! Finished jobs: kept for a while, for whoever asks why.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use super::{DirectoryStore, StoreError, durable};
+use crate::Header;
+
+/// How long finished jobs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Snapshots older than this are removed.
+    pub age: Duration,
+    /// Of the others, only so many of the newest are kept.
+    pub count: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(30 * 24 * 60 * 60), count: 20_000 }
+    }
+}
+
+/// How often the archive is looked through: reading a large directory at every job's end would be waste.
+const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
+
+pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<(), StoreError> {
+    let archive = store.archive_path();
+    match fs::DirBuilder::new().mode(0o700).create(&archive) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io("create the directory", &archive)(e)),
+        _ => {}
+    }
+    let from = store.snapshot_path(&header.id);
+    // A retried job has the same id: the start tells its attempts apart.
+    let to = archive.join(format!("{}.{}.ron", header.id, header.created.as_millis()));
+    fs::rename(&from, &to).map_err(StoreError::io("archive", &from))?;
+    durable::sync_directory(&to)?;
+    durable::sync_directory(&from)
+}
+
+/// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
+pub(super) fn prune(archive: &Path, retention: Retention) {
+    let mark = archive.join(".pruned");
+    let recently = fs::metadata(&mark).and_then(|m| m.modified()).is_ok_and(|at| at.elapsed().unwrap_or_default() < PRUNE_EVERY);
+    if recently {
+        return;
+    }
+    let pruned = fs::write(&mark, b"").and_then(|()| prune_now(archive, retention));
+    if let Err(e) = pruned {
+        tracing::warn!("the archive {} was not pruned: {e}", archive.display());
+    }
+}
+
+fn prune_now(archive: &Path, retention: Retention) -> io::Result<()> {
+    let mut kept: Vec<(SystemTime, std::path::PathBuf)> = Vec::new();
+    for entry in fs::read_dir(archive)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|e| e != "ron") {
+            continue;
+        }
+        // Another process may prune too: a file that is gone is no error.
+        if let Ok(modified) = fs::metadata(&path).and_then(|m| m.modified()) {
+            kept.push((modified, path));
+        }
+    }
+    kept.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
+    for (rank, (modified, path)) in kept.iter().enumerate() {
+        if rank >= retention.count || modified.elapsed().unwrap_or_default() > retention.age {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

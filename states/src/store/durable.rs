@@ -1,0 +1,42 @@
+//! Files that are whole or not there, also after a power cut.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use super::StoreError;
+
+/// Replaces the file's content: written beside it, synced, renamed over it, directory synced. Mode 0600.
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let beside = path.with_extension("tmp");
+    let result = write_new(&beside, content).and_then(|()| fs::rename(&beside, path));
+    if let Err(e) = result {
+        // What is left of it is of no use to anybody; the error that counts is the first one.
+        let _ = fs::remove_file(&beside);
+        return Err(StoreError::io("write", path)(e));
+    }
+    sync_directory(path)
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename or removal of `path` survive a power cut.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|d| d.sync_all()).map_err(StoreError::io("sync the directory of", path))
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_data()
+}

@@ -1,0 +1,76 @@
+//! One process at a time works on a job.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use super::StoreError;
+use crate::JobId;
+
+/// How often a held lock is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
+/// The right to work on a job; the operating system takes it back when the process ends, however it ends.
+#[derive(Debug)]
+pub struct DirectoryLease {
+    _locked: File,
+    path: PathBuf,
+}
+
+impl Drop for DirectoryLease {
+    fn drop(&mut self) {
+        // A lock without a snapshot would lie here for ever. It is still held while its file goes,
+        // and whoever waits for it notices that it is not the current one any more.
+        if !self.path.with_extension("ron").exists() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+pub(super) fn take(path: &Path, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
+    let start = Instant::now();
+    loop {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(StoreError::io("open the lock", path))?;
+        match file.try_lock() {
+            Ok(()) if is_current(&file, path) => {
+                // For people only: a holder that cannot leave its name holds the lock all the same.
+                let _ = sign(&mut file, purpose);
+                return Ok(DirectoryLease { _locked: file, path: path.to_owned() });
+            }
+            // The file was removed while we waited for it: the lock is of a file that nobody else sees.
+            Ok(()) => continue,
+            Err(TryLockError::WouldBlock) if start.elapsed() < wait => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&file).take(200).read_to_string(&mut holder);
+                let holder = if holder.trim().is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
+                return Err(StoreError::Busy { job: job.clone(), holder });
+            }
+            Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),
+        }
+    }
+}
+
+fn is_current(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(theirs)) => (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()),
+        _ => false,
+    }
+}
+
+fn sign(file: &mut File, purpose: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "process {} ({purpose})", std::process::id())
+}

@@ -1,0 +1,176 @@
+//! Snapshots in a directory: a file per job, its key and its lock beside it, an archive below.
+//!
+//! ```text
+//! <directory>/<job>.ron     the snapshot            0600
+//! <directory>/<job>.key     the job's private key   0600, removed when the job is archived
+//! <directory>/<job>.lock    who works on the job    0600, an advisory lock
+//! <directory>/archive/<job>.<start in ms>.ron
+//! ```
+
+mod archive;
+mod durable;
+mod lease;
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use archive::Retention;
+pub use lease::DirectoryLease;
+
+use crate::{BadSnapshot, JobId, Snapshot, SnapshotStore};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process works on the job.
+    #[error("job {job} is being worked on by {holder}. Wait until it is done, or end that process.")]
+    Busy {
+        /// The job.
+        job: JobId,
+        /// What the lock file says of the holder.
+        holder: String,
+    },
+    /// The file system refused.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A file is there, but it is no snapshot this version can use.
+    #[error(
+        "the snapshot {} cannot be used: {why}. Nothing was changed. Move the file away to give the job up; its task, if any, carries the tag fargate-driver:job={job}",
+        path.display()
+    )]
+    Bad {
+        /// The file.
+        path: PathBuf,
+        /// The job.
+        job: JobId,
+        /// What is wrong with it.
+        why: BadSnapshot,
+    },
+    /// The snapshot's file name and content disagree.
+    #[error("the snapshot {} belongs to another job: {found}. Nothing was changed.", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: JobId,
+    },
+}
+
+impl StoreError {
+    fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+/// A directory of snapshots.
+#[derive(Debug, Clone)]
+pub struct DirectoryStore {
+    directory: PathBuf,
+    retention: Retention,
+}
+
+impl DirectoryStore {
+    /// Opens the directory; makes it, with mode 0700, when it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made or is not a directory.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let directory = directory.into();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(StoreError::io("create the directory", &directory))?;
+        Ok(Self { directory, retention: Retention::default() })
+    }
+
+    /// Keeps archived snapshots according to `retention`.
+    #[must_use]
+    pub fn with_retention(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The job's snapshot file.
+    #[must_use]
+    pub fn snapshot_path(&self, job: &JobId) -> PathBuf {
+        self.directory.join(format!("{job}.ron"))
+    }
+
+    /// The job's private key file.
+    #[must_use]
+    pub fn key_path(&self, job: &JobId) -> PathBuf {
+        self.directory.join(format!("{job}.key"))
+    }
+
+    /// The directory of finished jobs.
+    #[must_use]
+    pub fn archive_path(&self) -> PathBuf {
+        self.directory.join("archive")
+    }
+
+    /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
+    ///
+    /// # Errors
+    /// When a file cannot be written and made durable: read-only, full, not ours.
+    pub fn check_writable(&self, job: &JobId) -> Result<(), StoreError> {
+        let path = self.directory.join(format!("{job}.probe"));
+        // As much as a snapshot takes: a full disk often still has room for an empty file.
+        let written = durable::write(&path, &[b' '; 16 * 1024]);
+        let removed = fs::remove_file(&path);
+        written?;
+        removed.map_err(StoreError::io("remove the test file", &path))
+    }
+}
+
+impl SnapshotStore for DirectoryStore {
+    type Lease = DirectoryLease;
+
+    fn lease(&self, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
+        lease::take(&self.directory.join(format!("{job}.lock")), job, purpose, wait)
+    }
+
+    fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
+        let path = self.snapshot_path(job);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("read the snapshot", &path)(e)),
+        };
+        let bad = |why| StoreError::Bad { path: path.clone(), job: job.clone(), why };
+        let text = String::from_utf8(bytes).map_err(|e| bad(BadSnapshot::Damaged(e.to_string())))?;
+        let snapshot = Snapshot::parse(&text).map_err(bad)?;
+        let found = &snapshot.job.header().id;
+        if found != job {
+            return Err(StoreError::Foreign { found: found.clone(), path });
+        }
+        Ok(Some(snapshot))
+    }
+
+    fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let path = self.snapshot_path(&snapshot.job.header().id);
+        let text = snapshot.to_ron().map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
+        durable::write(&path, text.as_bytes())
+    }
+
+    fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.save(snapshot)?;
+        let header = snapshot.job.header();
+        archive::keep(self, header)?;
+        durable::remove(&self.key_path(&header.id))?;
+        archive::prune(&self.archive_path(), self.retention);
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! Task control: launching, describing and stopping ECS tasks.
+
+use std::{fmt, future::Future};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClientToken, InterfaceId, StartedBy, TaskArn};
+
+/// Launches, describes and stops tasks. One implementation speaks to ECS (and to anything that speaks its API).
+///
+/// Implementations make one logical attempt per call and do not hide failures behind long internal
+/// retries: when to try again is the machine's decision, so that it can be seen and replayed.
+pub trait TaskControl: Send + Sync + 'static {
+    /// Launches the task that `spec` describes (ECS: RunTask). With the same token and spec it
+    /// answers with the same task, however often it is called.
+    fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> impl Future<Output = Result<TaskReport, ControlError>> + Send;
+
+    /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry for each task asked for.
+    fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
+
+    /// The tasks, stopped ones included, that were started with this `startedBy` (ECS: ListTasks).
+    fn find(&self, cluster: &str, started_by: &StartedBy) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
+
+    /// Asks for the task's end (ECS: StopTask). A task that is stopped, or not known any more, is a success.
+    fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None` while it has none.
+    fn public_address(&self, interface: &InterfaceId) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
+}
+
+/// Everything RunTask is told. Part of the snapshot, so without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// The cluster's name or ARN.
+    pub cluster: String,
+    /// `family`, `family:revision` or ARN.
+    pub task_definition: String,
+    /// Fargate platform version; `None` leaves it to ECS (`LATEST`).
+    pub platform_version: Option<String>,
+    /// Subnets for the task's network interface, at least one.
+    pub subnets: Vec<String>,
+    /// Security groups of the network interface.
+    pub security_groups: Vec<String>,
+    /// Whether the interface gets a public address.
+    pub assign_public_ip: bool,
+    /// Where the task's capacity comes from.
+    pub capacity: Capacity,
+    /// The container that runs the scripts, by name (`ci-coordinator` unless configured).
+    pub container: String,
+    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. Never a secret.
+    pub environment: Vec<(String, String)>,
+    /// Short, unique per job: ListTasks finds the task by it when RunTask's answer was lost.
+    pub started_by: StartedBy,
+    /// Tags: project, pipeline, job, runner, and the user's own.
+    pub tags: Vec<(String, String)>,
+    /// Whether ECS Exec is enabled on the task (only at RunTask).
+    pub enable_execute_command: bool,
+}
+
+/// Where a task's capacity comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Capacity {
+    /// The cluster's default capacity provider strategy, as with the Go driver.
+    ClusterDefault,
+    /// A launch type: `FARGATE`, `EC2` or `EXTERNAL`.
+    LaunchType(String),
+    /// A capacity provider strategy: at most 20 entries.
+    Strategy(Vec<CapacityProvider>),
+}
+
+/// One entry of a capacity provider strategy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapacityProvider {
+    /// `FARGATE`, `FARGATE_SPOT`, or a provider's name.
+    pub name: String,
+    /// Relative share, 0 to 1000.
+    pub weight: i32,
+    /// Tasks placed here before weights count, 0 to 100000.
+    pub base: i32,
+}
+
+/// What ECS says of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: TaskArn,
+    /// ECS's `lastStatus`: where the task is.
+    pub status: TaskStatus,
+    /// Whether ECS's `desiredStatus` is STOPPED: the task will not run any more, whatever `status` says.
+    pub stop_desired: bool,
+    /// The network interface, from PROVISIONING or PENDING on.
+    pub interface: Option<NetworkInterface>,
+    /// All containers that ECS reports.
+    pub containers: Vec<ContainerReport>,
+    /// Why it stops or stopped, once ECS says so.
+    pub stopped: Option<Stopped>,
+}
+
+impl TaskReport {
+    /// The container of that name.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Option<&ContainerReport> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+}
+
+/// A task's elastic network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInterface {
+    /// `eni-…`.
+    pub id: Option<InterfaceId>,
+    /// Its private IPv4 (or, in IPv6-only subnets, IPv6) address.
+    pub private_address: Option<String>,
+    /// Its subnet.
+    pub subnet: Option<String>,
+}
+
+/// What ECS says of one container of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerReport {
+    /// The container's name in the task definition.
+    pub name: String,
+    /// `PENDING`, `RUNNING`, `STOPPED` …
+    pub status: Option<String>,
+    /// Its exit code, once it exited.
+    pub exit_code: Option<i32>,
+    /// ECS's reason, e.g. `OutOfMemoryError: …` or `CannotPullContainerError: …`.
+    pub reason: Option<String>,
+    /// Status of its ECS Exec agent (`managedAgents`, `ExecuteCommandAgent`).
+    pub exec_agent: Option<String>,
+    /// The container runtime's id of it: another id is another container.
+    pub runtime_id: Option<String>,
+}
+
+/// Why a task stopped, in ECS's own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// `stopCode`: `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `SpotInterruption` …
+    pub code: Option<String>,
+    /// `stoppedReason`.
+    pub reason: Option<String>,
+}
+
+/// ECS's `lastStatus` (Amazon ECS Developer Guide, "Amazon ECS task lifecycle").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// The network interface is being made.
+    Provisioning,
+    /// Images are pulled, containers created.
+    Pending,
+    /// Last steps before RUNNING.
+    Activating,
+    /// Its containers run.
+    Running,
+    /// Steps before it stops.
+    Deactivating,
+    /// Containers get SIGTERM, then SIGKILL.
+    Stopping,
+    /// The network interface is taken away.
+    Deprovisioning,
+    /// It is over.
+    Stopped,
+    /// It is over and about to be forgotten.
+    Deleted,
+    /// A status this version does not know.
+    Other(String),
+}
+
+impl TaskStatus {
+    /// Parses `lastStatus`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "PROVISIONING" => Self::Provisioning,
+            "PENDING" => Self::Pending,
+            "ACTIVATING" => Self::Activating,
+            "RUNNING" => Self::Running,
+            "DEACTIVATING" => Self::Deactivating,
+            "STOPPING" => Self::Stopping,
+            "DEPROVISIONING" => Self::Deprovisioning,
+            "STOPPED" => Self::Stopped,
+            "DELETED" => Self::Deleted,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+
+    /// Whether no container of the task runs any more, nor will.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Deleted)
+    }
+
+    /// Whether the task is past RUNNING, on its way to the end or there.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::Deactivating | Self::Stopping | Self::Deprovisioning | Self::Stopped | Self::Deleted)
+    }
+}
+
+impl fmt::Display for TaskStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Provisioning => "PROVISIONING",
+            Self::Pending => "PENDING",
+            Self::Activating => "ACTIVATING",
+            Self::Running => "RUNNING",
+            Self::Deactivating => "DEACTIVATING",
+            Self::Stopping => "STOPPING",
+            Self::Deprovisioning => "DEPROVISIONING",
+            Self::Stopped => "STOPPED",
+            Self::Deleted => "DELETED",
+            Self::Other(other) => other,
+        })
+    }
+}
+
+/// One entry of DescribeTasks' answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// The task that was asked for.
+    pub task: TaskArn,
+    /// What ECS knows of it.
+    pub seen: Seen,
+}
+
+/// What DescribeTasks knows of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// A task.
+    Task(TaskReport),
+    /// `MISSING`: not visible yet (seconds after RunTask), or forgotten (about an hour after it stopped).
+    Missing,
+}
+
+/// Why task control could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{operation}: {message}")]
+pub struct ControlError {
+    /// The API operation: `RunTask`, `DescribeTasks` …
+    pub operation: String,
+    /// What kind of failure it is: decides whether trying again can help.
+    pub kind: ControlErrorKind,
+    /// The API's error code or failure reason, if it answered.
+    pub code: Option<String>,
+    /// What happened, on what, in one or two sentences, in the API's words where it spoke.
+    pub message: String,
+    /// What to do about it, in one or two sentences.
+    pub advice: String,
+}
+
+/// The kinds of refusal that lead to different behaviour or different advice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ControlErrorKind {
+    /// Rate exceeded: ask again, more slowly.
+    Throttled,
+    /// No capacity now (`RESOURCE:*`, "Capacity is unavailable"): another subnet, or later.
+    Capacity,
+    /// The service could not be reached, or failed (5xx, time-out, connection).
+    Unavailable,
+    /// No credentials, or expired ones: they may come back (an instance profile is refreshed).
+    Credentials,
+    /// The credentials do not allow it (`AccessDenied`, `iam:PassRole`).
+    Denied,
+    /// Cluster, subnet, security group or platform version is wrong.
+    WrongSetting,
+    /// The task definition does not exist, is inactive, or does not fit.
+    TaskDefinition,
+    /// Neither launch type nor any capacity provider strategy: "No Container Instances were found in your cluster".
+    NoCapacityProvider,
+    /// The client token was used before with other parameters.
+    Conflict,
+    /// The answer made no sense.
+    BadAnswer,
+    /// Anything else that is permanent.
+    Other,
+}
+
+impl ControlErrorKind {
+    /// Whether the same call may succeed later without anybody changing a setting.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Throttled | Self::Capacity | Self::Unavailable | Self::Credentials | Self::BadAnswer)
+    }
+}

@@ -1,0 +1,19 @@
+//! What the machine needs from the world, as traits: [`TaskControl`] (ECS, the local cluster),
+//! [`Transport`] (SSH, ECS Exec) and [`SnapshotStore`] (a directory). The engine acts through these alone.
+//!
+//! The vocabulary they answer in is here too, because it is what ends up in journals: plain data,
+//! serializable, free of any SDK's types.
+
+mod control;
+mod snapshots;
+mod transport;
+
+pub use control::{
+    Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described, LaunchSpec, NetworkInterface, Seen, Stopped,
+    TaskControl, TaskReport, TaskStatus,
+};
+pub use snapshots::SnapshotStore;
+pub use transport::{
+    ConnectError, ConnectErrorKind, Greeting, HostIdentity, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target,
+    Transport,
+};

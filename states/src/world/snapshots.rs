@@ -1,0 +1,37 @@
+//! Where snapshots are kept.
+
+use std::time::Duration;
+
+use crate::{JobId, Snapshot, store::StoreError};
+
+/// Keeps snapshots. The machine's word is only as good as this: [`SnapshotStore::save`] returns
+/// when the snapshot would survive a power cut, and a reader sees the old or the new one, never half.
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// Held while a process works on a job; dropping it lets the next one in.
+    type Lease: Send + Sync;
+
+    /// Becomes the only one who works on the job, waiting at most `wait` for whoever does.
+    /// `purpose` is what others are told while they wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] names the holder; others when the store cannot be used.
+    fn lease(&self, job: &JobId, purpose: &str, wait: Duration) -> Result<Self::Lease, StoreError>;
+
+    /// The job's snapshot; `None` when there is none.
+    ///
+    /// # Errors
+    /// A torn, foreign or newer snapshot is an error, never `None`.
+    fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError>;
+
+    /// Replaces the job's snapshot, durably.
+    ///
+    /// # Errors
+    /// When it cannot be made durable; the old one is then still there.
+    fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    /// Moves a finished job's snapshot to the archive and removes its key.
+    ///
+    /// # Errors
+    /// When it cannot be moved; it is then still where it was.
+    fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
+}

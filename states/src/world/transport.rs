@@ -1,0 +1,204 @@
+//! Transports: how a script reaches the container and its output comes back.
+
+use std::{fmt, future::Future, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{RunId, TaskArn};
+
+/// Reaches containers. Configured once (user name, port, …), used for every job.
+pub trait Transport: Send + Sync + 'static {
+    /// An open connection to one container.
+    type Session: Session;
+
+    /// Makes one attempt to reach the container, to pin or check its identity and, where
+    /// `target.facts` is `None`, to learn what its shell can do. No retries inside.
+    /// Dropping the future abandons the attempt.
+    fn connect(&self, target: &Target) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
+}
+
+/// One open connection to a container.
+pub trait Session: Send + Sync + 'static {
+    /// One delivery being followed.
+    type Run: Run;
+
+    /// Delivers `script` and starts it under `order.run`, detached from the connection, then follows
+    /// its output from byte 0. A second start of the same run is an attach: the script runs once.
+    fn start(&self, order: &RunOrder, script: Bytes) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
+
+    /// Follows a run that was started earlier, from byte `from` of its output.
+    fn attach(&self, run: &RunId, from: u64) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
+
+    /// Sends a signal to the whole process group of a run. A run that is over is a success.
+    fn signal(&self, run: &RunId, signal: Signal) -> impl Future<Output = Result<(), RunError>> + Send;
+
+    /// Says goodbye, as far as that is quick; dropping the session is enough otherwise.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A run that is being followed.
+pub trait Run: Send + 'static {
+    /// The next thing that is known of the run. Cancel-safe: a dropped call loses nothing.
+    /// After [`RunEvent::Exited`] it must not be called again.
+    fn next(&mut self) -> impl Future<Output = Result<RunEvent, RunError>> + Send;
+}
+
+/// Where and how to reach a job's container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Host name or IP address; the port is the transport's setting.
+    pub address: String,
+    /// The cluster, for transports that go through ECS.
+    pub cluster: String,
+    /// The task, likewise.
+    pub task: TaskArn,
+    /// The container's name, likewise.
+    pub container: String,
+    /// File with the job's private key (OpenSSH format), for transports that need one.
+    pub key: PathBuf,
+    /// The identity that was pinned at first contact; any other answer is [`ConnectErrorKind::IdentityChanged`].
+    pub pinned: Option<HostIdentity>,
+    /// What is known of the container's shell from first contact.
+    pub facts: Option<ShellFacts>,
+    /// How long this attempt may take until TCP (or its like) is connected.
+    pub connect_timeout: Duration,
+    /// How long this attempt may take altogether.
+    pub attempt_timeout: Duration,
+}
+
+/// Who answered: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the container's runtime id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostIdentity(pub String);
+
+impl fmt::Display for HostIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What first contact learned of the container's shell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellFacts {
+    /// Private directory in the container under which this job's runs live.
+    pub run_dir: String,
+    /// Whether `tail -f` follows a file by notification (GNU coreutils), so that no polling is needed.
+    pub follows_with_tail: bool,
+    /// Whether `setsid` exists; otherwise the connection's own session is the script's.
+    pub has_setsid: bool,
+    /// Whether `bash` exists.
+    pub has_bash: bool,
+}
+
+/// What is learned when a container answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// Who answered.
+    pub identity: HostIdentity,
+    /// What its shell can do.
+    pub facts: ShellFacts,
+}
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOrder {
+    /// The key under which it runs at most once.
+    pub run: RunId,
+    /// The custom-executor stage, for messages.
+    pub stage: String,
+    /// An earlier run whose outcome is recorded: its files in the container may go.
+    pub forget: Option<RunId>,
+}
+
+/// What is known of a followed run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEvent {
+    /// The script is in the container and runs (or ran).
+    Started,
+    /// The next bytes of its output: stdout and stderr in the order they were written.
+    Output(Bytes),
+    /// It ended. Every byte of output before `total` has been handed out.
+    Exited {
+        /// Its exit status as the shell reports it (128 + signal number when a signal ended it).
+        code: i32,
+        /// Bytes of output in all, from the very first.
+        total: u64,
+    },
+}
+
+/// Signals that are sent to a run's process group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// Please end.
+    Term,
+    /// End.
+    Kill,
+}
+
+/// Why an attempt to reach a container failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ConnectError {
+    /// What kind of failure it is.
+    pub kind: ConnectErrorKind,
+    /// What happened, on what address, in one sentence.
+    pub message: String,
+    /// What to do if it stays so.
+    pub advice: String,
+}
+
+/// The kinds of connection failure that lead to different behaviour or advice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ConnectErrorKind {
+    /// Nobody listens yet: normal while the container starts.
+    Refused,
+    /// No answer at all: the address is not up yet, or a security group or route is in the way.
+    TimedOut,
+    /// No route, no such host.
+    Unreachable,
+    /// Somebody answered and the connection ended before it was usable.
+    Interrupted,
+    /// The peer does not speak the protocol.
+    NotOurProtocol,
+    /// The container does not accept our key for that user.
+    AuthRefused,
+    /// Another identity than the pinned one: another container answers at this address.
+    IdentityChanged,
+    /// It answered, but its shell cannot run scripts (no sh, no writable directory).
+    NoShell,
+    /// The job's key file is missing or unreadable on the manager.
+    KeyUnusable,
+    /// ECS Exec's agent is not connected yet.
+    AgentNotConnected,
+    /// The API refused the session for good (permissions, not enabled).
+    Denied,
+}
+
+impl ConnectErrorKind {
+    /// Whether a later attempt may succeed without anybody changing anything. Refused keys count:
+    /// sshd may accept before the container's entry point has installed the key.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        !matches!(self, Self::IdentityChanged | Self::NoShell | Self::KeyUnusable | Self::Denied)
+    }
+}
+
+/// Why a run could not be started, followed or signalled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RunError {
+    /// The connection ended; the script does not care. Connect again and attach.
+    #[error("connection lost: {0}")]
+    ConnectionLost(String),
+    /// The container does not know this run: another container, or its files were deleted.
+    #[error("the container does not know the run: {0}")]
+    Unknown(String),
+    /// The script's processes are gone and left no exit status (killed, out of memory).
+    #[error("the script ended without an exit status: {0}")]
+    NoStatus(String),
+    /// The container could not start it: disk full, read-only, out of processes.
+    #[error("the container could not start the script: {0}")]
+    NotStarted(String),
+    /// The other side said something that is not in the protocol.
+    #[error("unexpected answer from the container: {0}")]
+    Protocol(String),
+}

@@ -1,0 +1,150 @@
+//! The control lines of the supervisor, on its stderr.
+
+use states::ShellFacts;
+
+/// Bytes of other text on stderr that are kept to explain a failure.
+const NOISE_KEPT: usize = 2000;
+/// Longest line that is waited for; a longer one is noise.
+const LONGEST_LINE: usize = 8 * 1024;
+
+/// What the supervisor said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    Ready(ShellFacts),
+    NoPlace,
+    Started,
+    NotStarted,
+    NoInterpreter(String),
+    Truncated(String),
+    Exit { code: i32, total: u64 },
+    Lost(String),
+    Unknown(String),
+    Done,
+    Nonsense(String),
+}
+
+/// Splits stderr into marked lines and noise. Bounded, whatever comes.
+#[derive(Debug)]
+pub(super) struct Control {
+    mark: String,
+    partial: Vec<u8>,
+    replies: std::collections::VecDeque<Reply>,
+    noise: Vec<u8>,
+}
+
+impl Control {
+    pub(super) fn new(nonce: &str) -> Self {
+        Self { mark: format!("{nonce} "), partial: Vec::new(), replies: std::collections::VecDeque::new(), noise: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.partial.len() > LONGEST_LINE {
+                let line = std::mem::take(&mut self.partial);
+                self.line(&line);
+            }
+        }
+    }
+
+    pub(super) fn reply(&mut self) -> Option<Reply> {
+        self.replies.pop_front()
+    }
+
+    /// What else was said, for people.
+    pub(super) fn noise(&self) -> String {
+        let text = String::from_utf8_lossy(&self.noise);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        // A login shell may have left something on the line before it started us.
+        if let Some((_, reply)) = text.split_once(&self.mark) {
+            self.replies.push_back(parse(reply.trim_end()));
+        } else {
+            let room = NOISE_KEPT.saturating_sub(self.noise.len());
+            self.noise.extend_from_slice(&line[..line.len().min(room)]);
+        }
+    }
+}
+
+fn parse(text: &str) -> Reply {
+    let (kind, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let nonsense = || Reply::Nonsense(text.to_owned());
+    match kind {
+        "ready" => facts(rest).map_or_else(nonsense, Reply::Ready),
+        "noplace" => Reply::NoPlace,
+        "started" => Reply::Started,
+        "notstarted" => Reply::NotStarted,
+        "nointerpreter" => Reply::NoInterpreter(rest.to_owned()),
+        "truncated" => Reply::Truncated(rest.to_owned()),
+        "exit" => match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
+            Some((Ok(code), Ok(total))) => Reply::Exit { code, total },
+            _ => nonsense(),
+        },
+        "lost" => Reply::Lost(rest.trim().to_owned()),
+        "unknown" => Reply::Unknown(rest.to_owned()),
+        "done" => Reply::Done,
+        _ => nonsense(),
+    }
+}
+
+fn facts(text: &str) -> Option<ShellFacts> {
+    let mut words = text.splitn(4, ' ');
+    let mut flag = || match words.next()? {
+        "1" => Some(true),
+        "0" => Some(false),
+        _ => None,
+    };
+    let (follows_with_tail, has_setsid, has_bash) = (flag()?, flag()?, flag()?);
+    let run_dir = words.next().filter(|dir| dir.starts_with('/'))?.to_owned();
+    Some(ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn replies(pieces: &[&[u8]]) -> (Vec<Reply>, String) {
+        let mut control = Control::new("n0nce");
+        for piece in pieces {
+            control.push(piece);
+        }
+        (std::iter::from_fn(|| control.reply()).collect(), control.noise())
+    }
+
+    #[test]
+    fn finds_marked_lines_in_noise() {
+        let (replies, noise) = replies(&[b"motd\nn0n", b"ce exit 42 300\nmkdir: No space left on device\nother exit 0 0\n"]);
+        assert_eq!(replies, [Reply::Exit { code: 42, total: 300 }]);
+        assert_eq!(noise, "motd mkdir: No space left on device other exit 0 0");
+    }
+
+    #[test]
+    fn reads_facts() {
+        let (replies, _) = replies(&[b"n0nce ready 1 0 1 /tmp/with space\n"]);
+        let facts = ShellFacts { run_dir: "/tmp/with space".into(), follows_with_tail: true, has_setsid: false, has_bash: true };
+        assert_eq!(replies, [Reply::Ready(facts)]);
+    }
+
+    proptest! {
+        #[test]
+        fn is_bounded_and_never_panics(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 0..20)) {
+            let mut control = Control::new("n0nce");
+            for piece in &pieces {
+                control.push(piece);
+            }
+            prop_assert!(control.partial.len() <= LONGEST_LINE + 3000 && control.noise.len() <= NOISE_KEPT);
+        }
+
+        #[test]
+        fn splitting_changes_nothing(text in "(n0nce (exit -?[0-9]{1,12} [0-9]{1,12}|started|lost x|zzz)\n|[a-z ]{0,9}\n){0,8}", at in 0usize..200) {
+            let bytes = text.as_bytes();
+            let at = at.min(bytes.len());
+            prop_assert_eq!(replies(&[bytes]), replies(&[&bytes[..at], &bytes[at..]]));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What the protocol needs of a transport: commands with an input and two separate outputs.
+
+use std::future::Future;
+
+use bytes::Bytes;
+
+/// Runs commands in the container.
+pub trait Exec: Send + Sync {
+    /// A running command.
+    type Channel: Channel;
+
+    /// Runs `command` by the user's login shell, gives it `input` and then the end of input.
+    /// The error says why the connection is of no use any more.
+    fn exec(&self, command: String, input: Bytes) -> impl Future<Output = Result<Self::Channel, String>> + Send;
+}
+
+/// A running command's outputs.
+pub trait Channel: Send + 'static {
+    /// The next piece of what it says. Cancel-safe. Not called again after `Ended` or `Lost`.
+    fn next(&mut self) -> impl Future<Output = Chunk> + Send;
+}
+
+/// A piece of what a command says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// Bytes of its stdout.
+    Out(Bytes),
+    /// Bytes of its stderr.
+    Err(Bytes),
+    /// Both outputs ended, in order.
+    Ended {
+        /// Its exit status, if the other side told.
+        status: Option<u32>,
+    },
+    /// The connection ended.
+    Lost(String),
+}

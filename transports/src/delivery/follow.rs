@@ -1,0 +1,137 @@
+//! Following a run: its output in order, then its exit status.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use states::{Run, RunError, RunEvent};
+
+use super::{
+    Channel, Chunk,
+    control::{Control, Reply},
+};
+
+/// Longest text before the stream's beginning that is waited through: what start-up files print.
+const LONGEST_PREAMBLE: usize = 64 * 1024;
+
+/// A run that is being followed.
+#[derive(Debug)]
+pub struct Followed<C> {
+    channel: C,
+    control: Control,
+    /// Marks the beginning of the spool's bytes on stdout; `None` once it has come.
+    begin: Option<Vec<u8>>,
+    preamble: BytesMut,
+    /// Offset of the next byte.
+    offset: u64,
+    /// The script's exit status and its output's size, once known.
+    exit: Option<(i32, u64)>,
+    ready: VecDeque<RunEvent>,
+}
+
+impl<C: Channel> Followed<C> {
+    pub(super) fn new(channel: C, nonce: &str, from: u64) -> Self {
+        Self {
+            channel,
+            control: Control::new(nonce),
+            begin: Some(format!("{nonce} begin\n").into_bytes()),
+            preamble: BytesMut::new(),
+            offset: from,
+            exit: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    fn output(&mut self, mut bytes: Bytes) -> Result<(), RunError> {
+        if let Some(begin) = &self.begin {
+            self.preamble.extend_from_slice(&bytes);
+            let Some(at) = find(&self.preamble, begin) else {
+                if self.preamble.len() > LONGEST_PREAMBLE {
+                    return Err(RunError::Protocol("the container's shell prints without end before it runs a command".to_owned()));
+                }
+                return Ok(());
+            };
+            let mut preamble = std::mem::take(&mut self.preamble);
+            bytes = preamble.split_off(at + begin.len()).freeze();
+            self.begin = None;
+        }
+        if let Some((_, total)) = self.exit {
+            // A background process may still write: what the script wrote ended at `total`.
+            let left = usize::try_from(total.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+            bytes.truncate(left);
+        }
+        if !bytes.is_empty() {
+            self.offset += bytes.len() as u64;
+            self.ready.push_back(RunEvent::Output(bytes));
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply) -> Result<(), RunError> {
+        match reply {
+            Reply::Started => self.ready.push_back(RunEvent::Started),
+            Reply::Exit { code, total } => {
+                self.exit = Some((code, total));
+            }
+            Reply::NotStarted => return Err(RunError::NotStarted(self.reason("no reason was given"))),
+            Reply::NoInterpreter(program) => {
+                return Err(RunError::NotStarted(format!(
+                    "the script's first line asks for {program}, which is not in the container: the image must have it, in PATH"
+                )));
+            }
+            Reply::Truncated(size) => return Err(RunError::ConnectionLost(format!("only {size} bytes of the script arrived"))),
+            Reply::Lost(why) => {
+                let why = if why.is_empty() { "its processes are gone (killed, or out of memory)".to_owned() } else { why };
+                return Err(RunError::NoStatus(why));
+            }
+            Reply::Unknown(why) => return Err(RunError::Unknown(why)),
+            other => return Err(RunError::Protocol(format!("{other:?}"))),
+        }
+        Ok(())
+    }
+
+    fn reason(&self, otherwise: &str) -> String {
+        let noise = self.control.noise();
+        if noise.is_empty() { otherwise.to_owned() } else { noise }
+    }
+}
+
+impl<C: Channel> Run for Followed<C> {
+    async fn next(&mut self) -> Result<RunEvent, RunError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            if let Some((code, total)) = self.exit
+                && self.offset >= total
+            {
+                // More than `total` was read if a background process wrote on before we knew that the script had ended.
+                return Ok(RunEvent::Exited { code, total: total.max(self.offset) });
+            }
+            match self.channel.next().await {
+                Chunk::Out(bytes) => self.output(bytes)?,
+                Chunk::Err(bytes) => {
+                    self.control.push(&bytes);
+                    while let Some(reply) = self.control.reply() {
+                        self.reply(reply)?;
+                    }
+                }
+                Chunk::Ended { status } => {
+                    let status = status.map_or_else(|| "without a status".to_owned(), |s| format!("with status {s}"));
+                    let why = match self.exit {
+                        Some((_, total)) => format!("the stream ended at byte {} of {total}", self.offset),
+                        None => format!(
+                            "the command in the container ended {status} before the script did: {}",
+                            self.reason("it gave no reason")
+                        ),
+                    };
+                    return Err(RunError::ConnectionLost(why));
+                }
+                Chunk::Lost(why) => return Err(RunError::ConnectionLost(why)),
+            }
+        }
+    }
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}

@@ -1,0 +1,133 @@
+//! The detached-script protocol: start, attach, signal.
+//!
+//! One command in the container starts a run: a small POSIX shell program, the supervisor
+//! (`supervisor.sh`), reads the script from its input into a private directory named by the run id,
+//! starts it in a session of its own under a wrapper (`wrapper.sh`) that records its exit status, and
+//! streams its output from a spool file. Dropping the connection ends the streaming, never the script.
+//!
+//! ```text
+//! <run dir>/<run id>/script     the script
+//!                    out        the spool: stdout and stderr, in order
+//!                    pid        wrapper's pid, its start time, the script's process group; blank until then
+//!                    exit       exit status and size of the output; blank until the script ended
+//!                    err        what the wrapper itself had to complain about
+//! ```
+//!
+//! On the command's stdout come the spool's bytes, as they are, after a line that marks their
+//! beginning; on its stderr come control lines, each marked with a word that only this command knows,
+//! so that nothing a shell's start-up files print can be mistaken for either.
+//!
+//! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
+//! busybox are enough. Where `tail` is GNU's, output arrives as it is written (by inotify);
+//! elsewhere the spool is looked at every 50 ms.
+
+mod command;
+mod control;
+mod exec;
+mod follow;
+mod interpreter;
+
+use bytes::Bytes;
+use states::{ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal};
+
+pub use exec::{Channel, Chunk, Exec};
+pub use follow::Followed;
+
+use control::{Control, Reply};
+
+/// Learns what the container's shell can do, and makes the job's private directory there.
+///
+/// # Errors
+/// When there is no usable shell, or nowhere to write.
+pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
+    let nonce = nonce();
+    let mut control = Control::new(&nonce);
+    let fail = |kind, message: String, advice: &str| ConnectError { kind, message, advice: advice.to_owned() };
+    let mut channel = exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
+        fail(ConnectErrorKind::Interrupted, format!("the connection ended before a command could be run: {e}"), "It is tried again.")
+    })?;
+    loop {
+        match channel.next().await {
+            Chunk::Out(_) => {}
+            Chunk::Err(bytes) => control.push(&bytes),
+            Chunk::Ended { .. } => {
+                let said = control.noise();
+                return Err(fail(
+                    ConnectErrorKind::NoShell,
+                    format!(
+                        "the container's shell does not run commands{}",
+                        if said.is_empty() { String::new() } else { format!(": {said}") }
+                    ),
+                    "The image needs /bin/sh and the usual small tools (cat, mkdir, mv, tail, wc), and the user a login shell that runs commands.",
+                ));
+            }
+            Chunk::Lost(why) => {
+                return Err(fail(
+                    ConnectErrorKind::Interrupted,
+                    format!("the connection ended during the first command: {why}"),
+                    "It is tried again.",
+                ));
+            }
+        }
+        match control.reply() {
+            Some(Reply::Ready(facts)) => return Ok(facts),
+            Some(Reply::NoPlace) => {
+                return Err(fail(
+                    ConnectErrorKind::NoShell,
+                    format!("the container has no directory that the user can write to: {}", control.noise()),
+                    "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only).",
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Delivers and starts a script, and follows it from its first byte. A run that was started before is followed.
+///
+/// # Errors
+/// When the connection is lost (the script may run or not: attach or start again), or it cannot be started.
+pub async fn start<E: Exec>(exec: &E, facts: &ShellFacts, order: &RunOrder, script: Bytes) -> Result<Followed<E::Channel>, RunError> {
+    let nonce = nonce();
+    let command = command::start(&nonce, facts, order, &script);
+    let channel = exec.exec(command, script).await.map_err(RunError::ConnectionLost)?;
+    Ok(Followed::new(channel, &nonce, 0))
+}
+
+/// Follows a run from byte `from` of its output.
+///
+/// # Errors
+/// When the connection is lost.
+pub async fn attach<E: Exec>(exec: &E, facts: &ShellFacts, run: &RunId, from: u64) -> Result<Followed<E::Channel>, RunError> {
+    let nonce = nonce();
+    let channel = exec.exec(command::attach(&nonce, facts, run, from), Bytes::new()).await.map_err(RunError::ConnectionLost)?;
+    Ok(Followed::new(channel, &nonce, from))
+}
+
+/// Sends a signal to the run's process group. One that is over is a success.
+///
+/// # Errors
+/// When the connection is lost, or the container does not know the run.
+pub async fn signal(exec: &impl Exec, facts: &ShellFacts, run: &RunId, signal: Signal) -> Result<(), RunError> {
+    let nonce = nonce();
+    let mut control = Control::new(&nonce);
+    let mut channel = exec.exec(command::signal(&nonce, facts, run, signal), Bytes::new()).await.map_err(RunError::ConnectionLost)?;
+    loop {
+        match channel.next().await {
+            Chunk::Out(_) => {}
+            Chunk::Err(bytes) => control.push(&bytes),
+            Chunk::Ended { .. } => return Err(RunError::Protocol(format!("no answer to a signal: {}", control.noise()))),
+            Chunk::Lost(why) => return Err(RunError::ConnectionLost(why)),
+        }
+        match control.reply() {
+            Some(Reply::Done) => return Ok(()),
+            Some(Reply::Unknown(why)) => return Err(RunError::Unknown(why)),
+            _ => {}
+        }
+    }
+}
+
+/// A word that nobody else can know: 128 random bits.
+fn nonce() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

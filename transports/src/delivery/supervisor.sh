@@ -1,0 +1,119 @@
+w=$1 v=$2 k=$3 d=$4 r=$4/$5
+shift 5
+say() { printf "%s %s\n" "$k" "$*" >&2; }
+nap() { sleep 0.05 2>/dev/null || sleep 1; }
+# pid and exit are written in one piece over blanks; the last word tells that it is there.
+placed() { { read -r p s g <"$r/pid"; } 2>/dev/null && [ -n "$g" ]; }
+ended() { { read -r c n e <"$r/exit"; } 2>/dev/null && [ "$e" = . ]; }
+# The same process, not another one that has got its number; a zombie is none.
+alive() {
+  { IFS= read -r l <"/proc/$p/stat"; } 2>/dev/null || return 1
+  set -- ${l##*) }
+  [ "$1" != Z ] && [ "${20}" = "$s" ]
+}
+follow() {
+  printf "%s begin\n" "$k"
+  if [ "$2" = 1 ]; then
+    exec tail -c "+$(($1 + 1))" -s 0.1 "--pid=$p" -f "$r/out"
+  fi
+  exec 5<"$r/out"
+  # dd leaves the offset of the shared descriptor where it is to be read from.
+  [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
+  while :; do
+    o=0
+    if ended || ! alive; then o=1; fi
+    cat <&5 || exit
+    [ "$o" = 0 ] || exit 0
+    nap
+  done
+}
+verdict() {
+  if ended; then say "exit $c $n"; else say "lost $(tail -n 3 "$r/err" 2>/dev/null | tr "\n" " ")"; fi
+}
+attach() {
+  i=0
+  until placed || [ "$i" -ge 100 ]; do nap; i=$((i + 1)); done
+  placed || { say "lost it was interrupted before it could start the script"; exit 0; }
+  n=$(wc -c <"$r/out") || n=0
+  [ "$((n))" -ge "$1" ] || { say "unknown its output is shorter ($((n)) bytes) than what was read of it ($1)"; exit 0; }
+  say started
+  follow "$1" "$2" &
+  until ended || ! alive; do nap; done
+  verdict
+}
+# A script that asks for a shell that is not there gets another one; any other program cannot be replaced.
+interpreter() {
+  [ -n "$i" ] || i=${SHELL:-/bin/sh}
+  command -v "$i" >/dev/null 2>&1 && return
+  case ${i##*/} in
+  sh | ash | bash | dash | ksh | mksh | zsh) i=${i##*/} && command -v "$i" >/dev/null 2>&1 || i=/bin/sh ;;
+  *) return 1 ;;
+  esac
+}
+case $v in
+probe)
+  for b in "$TMPDIR" /tmp /var/tmp "$HOME" /dev/shm; do
+    case $b in /*) ;; *) continue ;; esac
+    [ -d "$b" ] || continue
+    d=$b/fargate-$1
+    mkdir -m 700 "$d" || continue
+    (echo ok >"$d/probe") && rm "$d/probe" || { rm -rf "$d"; continue; }
+    t=0 s=0 i=0
+    case $(tail --version 2>&1) in *GNU*) t=1 ;; esac
+    if command -v setsid >/dev/null 2>&1; then s=1; fi
+    if command -v bash >/dev/null 2>&1; then i=1; fi
+    say "ready $t $s $i $d"
+    exit 0
+  done
+  say "noplace"
+  ;;
+start)
+  f=$1 z=$2 t=$3 o=$4 i=$5
+  shift 5
+  [ -z "$f" ] || rm -rf "${d:?}/$f"
+  [ -d "$d" ] || mkdir -p -m 700 "$d"
+  u=$d/upload.$$
+  cat >"$u" || { rm -f "$u"; say notstarted; exit 0; }
+  n=$(wc -c <"$u")
+  [ "$((n))" = "$z" ] || { rm -f "$u"; say "truncated $((n))"; exit 0; }
+  interpreter || { rm -f "$u"; say nointerpreter "$i"; exit 0; }
+  if ! mkdir "$r" 2>/dev/null; then
+    rm -f "$u"
+    [ -d "$r" ] || { mkdir "$r"; say notstarted; exit 0; }
+    attach 0 "$t"
+    exit 0
+  fi
+  # Room for what must be written even if the script fills the disk.
+  printf "%80s\n" "" >"$r/pid" && printf "%80s\n" "" >"$r/exit" && printf "" >"$r/out" && mv "$u" "$r/script" || {
+    rm -rf "$r" "$u"
+    say notstarted
+    exit 0
+  }
+  # A foreground pipeline: what a shell starts with & could never receive SIGINT or SIGQUIT again.
+  # Its end of file tells that the wrapper is gone.
+  if [ "$o" = 1 ]; then
+    setsid /bin/sh -c "$w" fargate-run "$r" setsid "$i" "$@" </dev/null 2>"$r/err"
+  else
+    /bin/sh -c "$w" fargate-run "$r" "$i" "$@" </dev/null 2>"$r/err"
+  fi | {
+    read -r p s || { cat "$r/err" >&2; rm -rf "$r"; say notstarted; exit 0; }
+    say started
+    follow 0 "$t" &
+    read -r l
+    verdict
+  }
+  ;;
+attach)
+  [ -d "$r" ] || { say "unknown there is no $r"; exit 0; }
+  attach "$1" "$2"
+  ;;
+signal)
+  [ -d "$r" ] || { say "unknown there is no $r"; exit 0; }
+  i=0
+  until placed || ended || [ "$i" -ge 100 ]; do nap; i=$((i + 1)); done
+  if placed && ! ended; then
+    kill "-$1" "-$g" 2>/dev/null || kill "-$1" "$g" 2>/dev/null
+  fi
+  say done
+  ;;
+esac

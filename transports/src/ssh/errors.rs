@@ -1,0 +1,103 @@
+//! What can go wrong on the way to a container, in words for whoever reads the job log.
+
+use std::{io, time::Duration};
+
+use states::{ConnectError, ConnectErrorKind};
+
+pub(super) fn error(kind: ConnectErrorKind, message: String, advice: &str) -> ConnectError {
+    ConnectError { kind, message, advice: advice.to_owned() }
+}
+
+/// Nothing came back at all.
+pub(super) fn silent(address: &str, port: u16, waited: Duration) -> ConnectError {
+    error(
+        ConnectErrorKind::TimedOut,
+        format!("{address} port {port} did not answer within {}", humantime(waited)),
+        "Check that the task's security group lets the runner manager in on that port, and that there is a route between them (UsePublicIP decides which address is used).",
+    )
+}
+
+pub(super) fn too_slow(address: &str, port: u16, what: &str) -> ConnectError {
+    error(
+        ConnectErrorKind::Interrupted,
+        format!("{address} port {port} accepted the connection but took too long {what}"),
+        "The container may be starved of CPU, or its SSH server overloaded.",
+    )
+}
+
+pub(super) fn tcp(address: &str, port: u16, e: &io::Error) -> ConnectError {
+    match e.kind() {
+        io::ErrorKind::ConnectionRefused => error(
+            ConnectErrorKind::Refused,
+            format!("nothing listens on {address} port {port}"),
+            "Check that the image starts an SSH server, and on that port ([SSH] Port in fargate.toml).",
+        ),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            error(ConnectErrorKind::Interrupted, format!("{address} port {port} ended the connection: {e}"), "It is tried again.")
+        }
+        io::ErrorKind::TimedOut => silent(address, port, Duration::ZERO),
+        _ => error(
+            ConnectErrorKind::Unreachable,
+            format!("{address} port {port} cannot be reached: {e}"),
+            "Check the route from the runner manager to the task's subnet.",
+        ),
+    }
+}
+
+pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectError {
+    match e {
+        russh::Error::IO(e) if e.kind() != io::ErrorKind::InvalidData => tcp(address, port, e),
+        russh::Error::Disconnect | russh::Error::HUP | russh::Error::SendError | russh::Error::RecvError => error(
+            ConnectErrorKind::Interrupted,
+            format!("{address} port {port} ended the connection during the SSH handshake"),
+            "A server that is just starting does that; if it stays so, look at the SSH server's log in the container.",
+        ),
+        russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } => error(
+            ConnectErrorKind::NotOurProtocol,
+            format!("the SSH server at {address} port {port} has no host key of a kind that this driver checks: {e}"),
+            "RSA host keys are not supported: let the image make an Ed25519 or ECDSA host key as well (`ssh-keygen -A` makes every kind).",
+        ),
+        russh::Error::NoCommonAlgo { .. } => error(
+            ConnectErrorKind::NotOurProtocol,
+            format!("the SSH server at {address} port {port} has no algorithm in common with this driver: {e}"),
+            "It must know curve25519 or ECDH P-256 and AES; every OpenSSH since 6.5 does unless its configuration forbids it.",
+        ),
+        _ => error(
+            ConnectErrorKind::NotOurProtocol,
+            format!("{address} port {port} does not complete an SSH handshake: {e}"),
+            "Check that it is an SSH server that listens there ([SSH] Port in fargate.toml).",
+        ),
+    }
+}
+
+pub(super) fn auth_refused(address: &str, port: u16, user: &str) -> ConnectError {
+    error(
+        ConnectErrorKind::AuthRefused,
+        format!("the SSH server at {address} port {port} refuses the job's key for user {user}"),
+        "The image's entry point must put $SSH_PUBLIC_KEY into that user's authorized_keys before it starts sshd; check [SSH] Username, the permissions of ~/.ssh, and that the container is named as ContainerName says (ci-coordinator).",
+    )
+}
+
+pub(super) fn identity_changed(address: &str, port: u16, pinned: &str, found: &str) -> ConnectError {
+    error(
+        ConnectErrorKind::IdentityChanged,
+        format!("another SSH server answers at {address} port {port}: its host key is {found}, this job's container had {pinned}"),
+        "It is not the same container, so nothing was sent to it. The task was replaced, or somebody is in between.",
+    )
+}
+
+/// A connection that failed later, in words.
+pub(super) fn text(e: russh::Error) -> String {
+    match e {
+        russh::Error::SendError | russh::Error::RecvError | russh::Error::HUP | russh::Error::Disconnect => {
+            "the SSH connection ended".to_owned()
+        }
+        russh::Error::KeepaliveTimeout => "the container does not answer any more".to_owned(),
+        russh::Error::IO(e) if e.kind() == io::ErrorKind::TimedOut => "the container does not answer any more".to_owned(),
+        e => e.to_string(),
+    }
+}
+
+fn humantime(span: Duration) -> String {
+    if span.is_zero() { "the system's time".to_owned() } else { format!("{span:?}") }
+}

@@ -1,0 +1,90 @@
+//! The TCP connection below SSH: nothing on it waits that need not.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// Makes a connected socket ready. `dead_after` bounds how long sent bytes may stay unacknowledged.
+pub(super) fn prepare(socket: TcpStream, dead_after: Duration) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    // A packet that waits for more is a packet late.
+    let _ = socket.set_nodelay(true);
+    limit_silence(&socket, dead_after);
+    Socket(socket)
+}
+
+/// A socket that acknowledges at once whenever it has nothing left to read. OpenSSH's server leaves Nagle's
+/// algorithm on: it holds back a small packet until the one before is acknowledged, which Linux does 40 ms later
+/// where nothing is sent that could carry it; twice in an SSH handshake, and for every line of quiet output.
+struct Socket(TcpStream);
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.0).poll_read(cx, buffer);
+        if result.is_pending() {
+            acknowledge(&self.0);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Without it everything works, later. The kernel forgets it by and by, so it is said again (`tcp(7)`, TCP_QUICKACK).
+#[cfg(target_os = "linux")]
+fn acknowledge(socket: &TcpStream) {
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
+}
+
+/// Keep-alives are not sent while a write is stuck: the kernel has to notice that the peer is gone
+/// (`tcp(7)`, TCP_USER_TIMEOUT), which takes it a quarter of an hour otherwise.
+#[cfg(target_os = "linux")]
+fn limit_silence(socket: &TcpStream, dead_after: Duration) {
+    let milliseconds = u32::try_from(dead_after.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn acknowledge(_: &TcpStream) {}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_silence(_: &TcpStream, _: Duration) {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (_unread, _) = listener.accept().await.unwrap();
+        let mut near = prepare(near, Duration::from_millis(200));
+        let stuck = tokio::time::timeout(Duration::from_secs(30), near.write_all(&vec![0; 64 << 20])).await;
+        assert_eq!(stuck.expect("it is given up").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

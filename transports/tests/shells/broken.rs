@@ -1,0 +1,95 @@
+//! What cannot work is explained.
+
+use bytes::Bytes;
+use states::{ConnectErrorKind, RunError, ShellFacts};
+use transports::delivery::{self, Exec};
+
+use crate::{
+    local::{Local, LocalChannel, Surroundings},
+    steps::{attach, facts, follow, order, run, start, text},
+};
+
+pub(crate) async fn unknown_runs(local: Local) {
+    let facts = facts(&local).await;
+    let never = follow(attach(&local, &facts, "never", 0).await).await;
+    assert!(matches!(&never, Err(RunError::Unknown(why)) if why.contains("never")), "{never:?}");
+    run(&local, &facts, "short", "echo 123").await;
+    let short = follow(attach(&local, &facts, "short", 5).await).await;
+    assert!(matches!(&short, Err(RunError::Unknown(why)) if why.contains("(4 bytes)")), "{short:?}");
+}
+
+pub(crate) async fn missing_program_is_named(local: Local) {
+    let facts = facts(&local).await;
+    for (name, line) in [("path", "#!/opt/none/pwsh -x\n"), ("env", "#!/usr/bin/env no-such-program\n")] {
+        let run = follow(start(&local, &facts, name, format!("{line}echo ran\n")).await).await;
+        let program = if name == "path" { "/opt/none/pwsh" } else { "no-such-program" };
+        assert!(matches!(&run, Err(RunError::NotStarted(why)) if why.contains(program)), "{run:?}");
+        assert_eq!(std::fs::read_dir(&facts.run_dir).unwrap().count(), 0, "nothing is left");
+    }
+}
+
+/// gitlab-runner's scripts ask for bash by `env`, also where the image has only another shell.
+pub(crate) async fn missing_shell_is_replaced(local: Local) {
+    let facts = facts(&local).await;
+    let alone = matches!(local.surroundings(), Surroundings::BusyboxAlone | Surroundings::Least);
+    assert!(!(alone && facts.has_bash));
+    for line in ["#!/usr/bin/env bash", "#!/usr/local/no/such/bash"] {
+        let (output, code, _) = run(&local, &facts, &format!("{}", line.len()), format!("{line}\necho ran; exit 3\n")).await;
+        assert_eq!((text(&output), code), ("ran\n", 3));
+    }
+}
+
+pub(crate) async fn no_place_to_write(mut local: Local) {
+    // /proc lets nobody make a directory, not even root.
+    for variable in ["TMPDIR", "HOME"] {
+        local.env.insert(variable.to_owned(), "/proc".to_owned());
+    }
+    local.replaced = vec![("/tmp /var/tmp", "/proc"), ("/dev/shm", "/proc")];
+    let refused = delivery::probe(&local).await.unwrap_err();
+    assert_eq!(refused.kind, ConnectErrorKind::NoShell);
+    assert!(refused.message.contains("/proc/fargate-") && refused.advice.contains("/tmp"), "{refused:?}");
+
+    let facts = ShellFacts { run_dir: "/proc/fargate-x".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: false };
+    let refused = follow(start(&local, &facts, "run", "echo ran").await).await;
+    assert!(matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("/proc/fargate-x")), "{refused:?}");
+}
+
+/// A limit on the size of files fails as a full disk does: in `write`.
+pub(crate) async fn full_disk_at_the_start(mut local: Local) {
+    let facts = facts(&local).await;
+    local.startup = "trap '' XFSZ; ulimit -f 1; ".to_owned();
+    let refused = follow(start(&local, &facts, "run", ": x\n".repeat(5000)).await).await;
+    assert!(matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("too large")), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&facts.run_dir).unwrap().count(), 0, "nothing is left");
+    local.startup.clear();
+    assert_eq!(run(&local, &facts, "run", "echo later").await, (b"later\n".to_vec(), 0, 6));
+}
+
+pub(crate) async fn run_directory_that_vanished(local: Local) {
+    let facts = facts(&local).await;
+    std::fs::remove_dir_all(&facts.run_dir).unwrap();
+    let gone = follow(attach(&local, &facts, "run", 0).await).await;
+    assert!(matches!(gone, Err(RunError::Unknown(_))), "{gone:?}");
+    assert_eq!(run(&local, &facts, "run", "echo again").await.0, b"again\n");
+}
+
+/// Loses half of the input, as a connection that is cut does.
+struct Cut<'a>(&'a Local);
+
+impl Exec for Cut<'_> {
+    type Channel = LocalChannel;
+
+    async fn exec(&self, command: String, input: Bytes) -> Result<LocalChannel, String> {
+        self.0.exec(command, input.slice(..input.len() / 2)).await
+    }
+}
+
+pub(crate) async fn cut_upload(local: Local) {
+    let facts = facts(&local).await;
+    let script = Bytes::from("echo x >>executions\n".repeat(2));
+    let cut = follow(delivery::start(&Cut(&local), &facts, &order("run"), script.clone()).await.unwrap()).await;
+    assert!(matches!(cut, Err(RunError::ConnectionLost(_))), "{cut:?}");
+    assert!(!local.home().join("executions").exists(), "half a script must not run");
+    run(&local, &facts, "run", script).await;
+    assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "x\nx\n");
+}

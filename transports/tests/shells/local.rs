@@ -1,0 +1,177 @@
+//! The delivery protocol's commands run by a local shell, in one of several surroundings.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Mutex,
+};
+
+use bytes::{Bytes, BytesMut};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::{Child, ChildStderr, ChildStdout, Command},
+};
+use transports::delivery::{Channel, Chunk, Exec};
+
+/// What the container of a test has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surroundings {
+    /// This machine's /bin/sh and its tools.
+    System,
+    /// bash, called as `sh` (which makes it POSIX), and this machine's tools.
+    Bash,
+    /// busybox's shell and this machine's tools.
+    BusyboxShell,
+    /// busybox and nothing else.
+    BusyboxAlone,
+    /// The tools that the protocol is documented to need, from busybox; no `setsid`, no GNU `tail`.
+    Least,
+}
+
+/// What the documentation of `delivery` lists.
+const NEEDED: [&str; 10] = ["sh", "cat", "dd", "mkdir", "mv", "rm", "sleep", "tail", "tr", "wc"];
+
+/// A "container": a home directory, a PATH, a shell.
+pub(crate) struct Local {
+    root: TempDir,
+    surroundings: Surroundings,
+    path: String,
+    sh: PathBuf,
+    /// Put before every command, as a login shell's start-up files would be.
+    pub(crate) startup: String,
+    /// Environment beside PATH, HOME and TMPDIR.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Words of the commands that are replaced by others.
+    pub(crate) replaced: Vec<(&'static str, &'static str)>,
+    /// Process groups of the commands that were started, in order.
+    pub(crate) groups: Mutex<Vec<u32>>,
+}
+
+impl Local {
+    pub(crate) fn new(surroundings: Surroundings) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        for directory in ["home", "tmp"] {
+            std::fs::create_dir(root.path().join(directory)).unwrap();
+        }
+        let system = "/usr/local/bin:/usr/bin:/bin".to_owned();
+        let (path, sh) = match surroundings {
+            Surroundings::System => (system, PathBuf::from("/bin/sh")),
+            Surroundings::Bash => {
+                symlink(program("bash"), bin.join("sh")).unwrap();
+                (system, bin.join("sh"))
+            }
+            Surroundings::BusyboxShell => {
+                symlink(program("busybox"), bin.join("sh")).unwrap();
+                (system, bin.join("sh"))
+            }
+            Surroundings::BusyboxAlone => {
+                let list = std::process::Command::new("busybox").arg("--list").output().unwrap();
+                for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+                    symlink(program("busybox"), bin.join(applet)).unwrap();
+                }
+                (bin.display().to_string(), bin.join("sh"))
+            }
+            Surroundings::Least => {
+                for applet in NEEDED {
+                    symlink(program("busybox"), bin.join(applet)).unwrap();
+                }
+                (bin.display().to_string(), bin.join("sh"))
+            }
+        };
+        Self { root, surroundings, path, sh, startup: String::new(), env: BTreeMap::new(), replaced: Vec::new(), groups: Mutex::default() }
+    }
+
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        self.surroundings
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// The home directory, where commands start.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+}
+
+impl Exec for Local {
+    type Channel = LocalChannel;
+
+    async fn exec(&self, command: String, input: Bytes) -> Result<LocalChannel, String> {
+        let sh = self.sh.to_str().unwrap();
+        let command = self.replaced.iter().fold(command.replace("/bin/sh", sh), |command, (from, to)| command.replace(from, to));
+        let command = format!("{}{command}", self.startup);
+        let mut child = Command::new(&self.sh)
+            .args(["-c", &command])
+            .env_clear()
+            .env("PATH", &self.path)
+            .env("HOME", self.home())
+            .env("TMPDIR", self.path("tmp"))
+            .env("SHELL", &self.sh)
+            .envs(&self.env)
+            .current_dir(self.home())
+            // As a server does; and so that its death can be played.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        self.groups.lock().unwrap().push(child.id().unwrap());
+        let mut stdin = child.stdin.take().unwrap();
+        tokio::spawn(async move {
+            // A command that ends without reading is no failure.
+            let _ = stdin.write_all(&input).await;
+        });
+        Ok(LocalChannel { out: child.stdout.take(), err: child.stderr.take(), child })
+    }
+}
+
+pub(crate) struct LocalChannel {
+    child: Child,
+    out: Option<ChildStdout>,
+    err: Option<ChildStderr>,
+}
+
+impl Channel for LocalChannel {
+    async fn next(&mut self) -> Chunk {
+        let (mut out, mut err) = (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));
+        loop {
+            tokio::select! {
+                n = read(&mut self.out, &mut out), if self.out.is_some() => match n {
+                    0 => self.out = None,
+                    _ => return Chunk::Out(out.freeze()),
+                },
+                n = read(&mut self.err, &mut err), if self.err.is_some() => match n {
+                    0 => self.err = None,
+                    _ => return Chunk::Err(err.freeze()),
+                },
+                status = self.child.wait(), if self.out.is_none() && self.err.is_none() => {
+                    return Chunk::Ended { status: status.unwrap().code().and_then(|code| u32::try_from(code).ok()) };
+                }
+            }
+        }
+    }
+}
+
+async fn read(from: &mut Option<impl tokio::io::AsyncRead + Unpin>, to: &mut BytesMut) -> usize {
+    match from {
+        Some(pipe) => pipe.read_buf(to).await.unwrap(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Where a program is on this machine.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = std::env::var("PATH").unwrap();
+    path.split(':')
+        .map(|directory| Path::new(directory).join(name))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| panic!("no {name} in {path}"))
+}

@@ -1,0 +1,75 @@
+//! The delivery protocol against real shells: this machine's /bin/sh always, the others where they are installed.
+
+#![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
+
+mod broken;
+mod detached;
+mod local;
+mod running;
+mod steps;
+
+/// Every case in every kind of surroundings.
+macro_rules! in_every_shell {
+    ($($(#[$attribute:meta])* $module:ident: $surroundings:ident;)*) => {$(
+        mod $module {
+            use crate::{broken, detached, running, local::{Local, Surroundings}};
+
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, running:
+                facts_are_true, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
+                stdin_is_at_its_end, first_lines, surroundings_are_the_login_shells, output_comes_while_it_runs,
+                what_startup_files_print_is_not_output, forgotten_runs_are_removed, script_without_output,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, detached:
+                background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
+                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end, dropped_connection_goes_on_at_the_next_byte,
+                slow_reader, killed_supervisor, killed_wrapper, output_after_the_end,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, broken:
+                unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,
+                run_directory_that_vanished, cut_upload,
+            );
+        }
+    )*};
+    (@cases $attributes:tt $surroundings:ident, $group:ident: $($case:ident,)*) => {$(
+        in_every_shell!(@case $attributes $surroundings, $group, $case);
+    )*};
+    (@case [$($attribute:tt)*] $surroundings:ident, $group:ident, $case:ident) => {
+        #[tokio::test]
+        $($attribute)*
+        async fn $case() {
+            tokio::time::timeout(std::time::Duration::from_secs(120), $group::$case(Local::new(Surroundings::$surroundings)))
+                .await
+                .expect("the case takes seconds");
+        }
+    };
+}
+
+in_every_shell! {
+    sh: System;
+    #[ignore = "needs bash"] bash: Bash;
+    #[ignore = "needs busybox"] busybox_shell: BusyboxShell;
+    #[ignore = "needs busybox"] busybox_alone: BusyboxAlone;
+    #[ignore = "needs busybox"] least: Least;
+}
+
+/// What `sh -n` says of the two programs, in each shell.
+fn parses(shell: &[&str]) {
+    for program in ["supervisor.sh", "wrapper.sh"] {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
+        let checked = std::process::Command::new(shell[0]).args(&shell[1..]).arg("-n").arg(&file).output().unwrap();
+        assert!(checked.status.success() && checked.stderr.is_empty(), "{shell:?} {program}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+#[test]
+fn programs_parse_in_sh() {
+    parses(&["/bin/sh"]);
+}
+
+#[test]
+#[ignore = "needs dash, bash and busybox"]
+fn programs_parse_in_every_shell() {
+    for shell in [&["dash"][..], &["bash", "--posix"], &["busybox", "sh"]] {
+        parses(shell);
+    }
+}

@@ -1,0 +1,60 @@
+//! The API's actions.
+
+mod definitions;
+pub(crate) mod ec2;
+mod run_task;
+mod tasks;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+
+/// An error answer in AWS's terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into() }
+    }
+
+    fn parameter(message: impl Into<String>) -> Self {
+        Self::new(400, "InvalidParameterException", message)
+    }
+
+    fn client(message: impl Into<String>) -> Self {
+        Self::new(400, "ClientException", message)
+    }
+}
+
+/// Performs an ECS action.
+pub(crate) fn ecs(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+    match action {
+        "RunTask" => run_task::run_task(cluster, parameters),
+        "DescribeTasks" => tasks::describe(cluster, parameters),
+        "ListTasks" => tasks::list(cluster, parameters),
+        "StopTask" => tasks::stop(cluster, parameters),
+        "RegisterTaskDefinition" => definitions::register(cluster, parameters),
+        "DescribeTaskDefinition" => definitions::describe(cluster, parameters),
+        "CreateCluster" => definitions::create_cluster(cluster, parameters),
+        "DescribeClusters" => definitions::describe_clusters(cluster, parameters),
+        _ => Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}"))),
+    }
+}
+
+fn text<'a>(parameters: &'a Value, name: &str) -> Option<&'a str> {
+    parameters.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// The cluster that is meant: a name or an ARN, `default` without one.
+fn cluster_name(cluster: &Cluster, parameters: &Value) -> Result<String, ApiError> {
+    let given = text(parameters, "cluster").unwrap_or("default");
+    let name = given.rsplit('/').next().unwrap_or(given);
+    if cluster.has_cluster(name) { Ok(name.to_owned()) } else { Err(ApiError::new(400, "ClusterNotFoundException", "Cluster not found.")) }
+}

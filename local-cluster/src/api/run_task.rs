@@ -1,0 +1,147 @@
+//! RunTask.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{ApiError, cluster_name, text};
+use crate::{
+    cluster::{Cluster, Launch, Task},
+    lifecycle,
+};
+
+/// Longest `overrides`, in characters (ECS API reference, RunTask).
+const LONGEST_OVERRIDES: usize = 8192;
+
+pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Value, ApiError> {
+    let name = cluster_name(cluster, parameters)?;
+    let given = text(parameters, "taskDefinition").ok_or_else(|| ApiError::client("taskDefinition cannot be empty"))?;
+    let definition = cluster.definition(given).ok_or_else(|| ApiError::client("TaskDefinition not found."))?;
+    if parameters.get("count").and_then(Value::as_u64).unwrap_or(1) != 1 {
+        return Err(ApiError::parameter("the local cluster runs one task per call"));
+    }
+    check_capacity(cluster, &name, parameters)?;
+    let public = check_network(parameters)?;
+    let environment = check_overrides(&definition.containers, parameters)?;
+    check_started_by(parameters)?;
+    check_tags(parameters)?;
+    let token = text(parameters, "clientToken").map(str::to_owned);
+    let mut fingerprint = parameters.clone();
+    if let Some(object) = fingerprint.as_object_mut() {
+        object.remove("clientToken");
+    }
+    if let Some(token) = &token {
+        if token.len() > 64 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(ApiError::parameter("Invalid clientToken: at most 64 characters of ASCII 33 to 126."));
+        }
+        match cluster.launched_with(token) {
+            Some((earlier, task)) if earlier == fingerprint => return Ok(answer(cluster, &[task])),
+            Some(_) => {
+                let message = "The clientToken was used before with other parameters.";
+                return Err(ApiError::new(400, "ConflictException", message));
+            }
+            None => {}
+        }
+    }
+    if let Some(failure) = cluster.faults().fails_launch() {
+        return Ok(json!({ "tasks": [], "failures": [{ "reason": failure.reason, "detail": failure.detail }] }));
+    }
+    let platform = text(parameters, "platformVersion").unwrap_or("LATEST");
+    if !(platform == "LATEST" || platform.split('.').count() == 3 && platform.split('.').all(|part| part.parse::<u8>().is_ok())) {
+        return Err(ApiError::new(400, "PlatformUnknownException", "The specified platform version does not exist."));
+    }
+    let task = cluster.launch(Launch {
+        cluster: name,
+        definition,
+        started_by: text(parameters, "startedBy").map(str::to_owned),
+        group: text(parameters, "group").map(str::to_owned),
+        tags: parameters.get("tags").cloned().unwrap_or_else(|| json!([])),
+        overrides: parameters.get("overrides").cloned().unwrap_or_else(|| json!({})),
+        launch_type: text(parameters, "launchType").map(str::to_owned),
+        environment,
+        public,
+        exec: parameters.get("enableExecuteCommand").and_then(Value::as_bool).unwrap_or(false),
+        token: token.map(|token| (token, fingerprint)),
+    });
+    tokio::spawn(lifecycle::live(Arc::clone(cluster), Arc::clone(&task)));
+    Ok(answer(cluster, &[task]))
+}
+
+fn answer(cluster: &Cluster, tasks: &[Arc<Task>]) -> Value {
+    json!({ "tasks": tasks.iter().map(|task| cluster.shown(task)).collect::<Vec<_>>(), "failures": [] })
+}
+
+fn check_capacity(cluster: &Cluster, name: &str, parameters: &Value) -> Result<(), ApiError> {
+    let strategy = parameters.get("capacityProviderStrategy").and_then(Value::as_array).filter(|s| !s.is_empty());
+    match (text(parameters, "launchType"), strategy) {
+        (Some(_), Some(_)) => Err(ApiError::parameter(
+            "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.",
+        )),
+        (Some("FARGATE"), None) => Ok(()),
+        (Some(_), None) => Err(ApiError::parameter("No Container Instances were found in your cluster.")),
+        (None, Some(strategy)) => {
+            let known = strategy.iter().all(|item| matches!(text(item, "capacityProvider"), Some("FARGATE" | "FARGATE_SPOT")));
+            if known { Ok(()) } else { Err(ApiError::parameter("The specified capacity provider was not found.")) }
+        }
+        (None, None) if cluster.has_default_strategy(name) => Ok(()),
+        (None, None) => Err(ApiError::parameter("No Container Instances were found in your cluster.")),
+    }
+}
+
+/// Whether the task gets a public address.
+fn check_network(parameters: &Value) -> Result<bool, ApiError> {
+    let vpc = parameters.pointer("/networkConfiguration/awsvpcConfiguration");
+    let message = "Network Configuration must be provided when networkMode 'awsvpc' is specified.";
+    let vpc = vpc.ok_or_else(|| ApiError::parameter(message))?;
+    if vpc.get("subnets").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        return Err(ApiError::parameter("subnets can not be empty."));
+    }
+    Ok(text(vpc, "assignPublicIp") == Some("ENABLED"))
+}
+
+/// The environment that the overrides give to containers.
+fn check_overrides(containers: &[String], parameters: &Value) -> Result<Vec<(String, String)>, ApiError> {
+    let Some(overrides) = parameters.get("overrides") else { return Ok(Vec::new()) };
+    if overrides.to_string().chars().count() > LONGEST_OVERRIDES {
+        return Err(ApiError::parameter("Container Overrides length must be at most 8192"));
+    }
+    let mut environment = Vec::new();
+    for container in overrides.get("containerOverrides").and_then(Value::as_array).into_iter().flatten() {
+        let name = text(container, "name").unwrap_or_default();
+        if !containers.iter().any(|known| known == name) {
+            return Err(ApiError::parameter(format!("Override container name {name} does not exist in the task definition.")));
+        }
+        for pair in container.get("environment").and_then(Value::as_array).into_iter().flatten() {
+            if let (Some(name), Some(value)) = (text(pair, "name"), pair.get("value").and_then(Value::as_str)) {
+                environment.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    Ok(environment)
+}
+
+fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
+    match text(parameters, "startedBy") {
+        Some(by) if by.len() > 128 || !by.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_".contains(&b)) => {
+            Err(ApiError::parameter("startedBy: at most 128 letters, digits, '-', '/' or '_'."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_tags(parameters: &Value) -> Result<(), ApiError> {
+    let tags: Vec<&Value> = parameters.get("tags").and_then(Value::as_array).into_iter().flatten().collect();
+    let valid = |text: &str, longest: usize| {
+        text.chars().count() <= longest && text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "+-=._:/@".contains(c))
+    };
+    if tags.len() > 50 {
+        return Err(ApiError::parameter("Tags can not have more than 50 elements."));
+    }
+    for tag in tags {
+        let (key, value) = (text(tag, "key").unwrap_or_default(), text(tag, "value").unwrap_or_default());
+        if key.is_empty() || key.to_lowercase().starts_with("aws:") || !valid(key, 128) || !valid(value, 256) {
+            return Err(ApiError::parameter(format!("Invalid tag: {key}={value}")));
+        }
+    }
+    Ok(())
+}

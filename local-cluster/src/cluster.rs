@@ -1,0 +1,479 @@
+//! What exists: clusters, task definitions, tasks; and the record of API calls.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{faults::Faults, settings::Settings, task::processes};
+
+/// How many API calls are remembered.
+const CALLS: usize = 10_000;
+
+/// One API call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// `RunTask`, `DescribeTasks` …
+    pub action: String,
+    /// The error code it was answered with, if any.
+    pub error: Option<String>,
+}
+
+/// A task, for whoever looks on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Its ARN.
+    pub arn: String,
+    /// `lastStatus`.
+    pub status: String,
+    /// `startedBy`.
+    pub started_by: Option<String>,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// `stoppedReason`.
+    pub stopped_reason: Option<String>,
+    /// Its living processes.
+    pub processes: Vec<i32>,
+}
+
+/// Everything.
+pub(crate) struct Cluster {
+    pub(crate) settings: Settings,
+    ssh_port: u16,
+    _held: TcpListener,
+    faults: Mutex<Faults>,
+    known: Mutex<Known>,
+    calls: Mutex<VecDeque<Call>>,
+    connections: Mutex<Vec<TcpStream>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Cluster name → whether it has a default capacity provider strategy.
+    clusters: BTreeMap<String, bool>,
+    definitions: Vec<Arc<Definition>>,
+    tasks: Vec<Arc<Task>>,
+    tokens: HashMap<String, (Value, Arc<Task>)>,
+}
+
+/// A revision of a task definition.
+#[derive(Debug)]
+pub(crate) struct Definition {
+    pub(crate) family: String,
+    pub(crate) revision: usize,
+    pub(crate) containers: Vec<String>,
+}
+
+impl Definition {
+    pub(crate) fn name(&self) -> String {
+        format!("{}:{}", self.family, self.revision)
+    }
+}
+
+/// What RunTask was told.
+pub(crate) struct Launch {
+    pub(crate) cluster: String,
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) started_by: Option<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) tags: Value,
+    pub(crate) overrides: Value,
+    pub(crate) launch_type: Option<String>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) public: bool,
+    pub(crate) exec: bool,
+    pub(crate) token: Option<(String, Value)>,
+}
+
+/// A task.
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) launch: Launch,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) interface: String,
+    created: Instant,
+    state: watch::Sender<TaskState>,
+}
+
+/// What changes during a task's life.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskState {
+    pub(crate) status: Status,
+    /// Set once its desired status is STOPPED.
+    pub(crate) stop: Option<Stop>,
+    times: BTreeMap<&'static str, f64>,
+}
+
+/// Why a task stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) code: String,
+    pub(crate) reason: String,
+    pub(crate) container_reason: Option<String>,
+    pub(crate) exit_code: Option<i32>,
+}
+
+/// `lastStatus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Status {
+    Provisioning,
+    Pending,
+    Activating,
+    Running,
+    Deactivating,
+    Stopping,
+    Deprovisioning,
+    Stopped,
+}
+
+impl Status {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Provisioning => "PROVISIONING",
+            Self::Pending => "PENDING",
+            Self::Activating => "ACTIVATING",
+            Self::Running => "RUNNING",
+            Self::Deactivating => "DEACTIVATING",
+            Self::Stopping => "STOPPING",
+            Self::Deprovisioning => "DEPROVISIONING",
+            Self::Stopped => "STOPPED",
+        }
+    }
+}
+
+impl Task {
+    pub(crate) fn state(&self) -> TaskState {
+        self.state.borrow().clone()
+    }
+
+    /// Enters a status.
+    pub(crate) fn enter(&self, status: Status) {
+        tracing::debug!(task = self.id, status = status.name(), "entered");
+        self.state.send_modify(|state| {
+            state.status = status;
+            match status {
+                Status::Running => drop(state.times.insert("startedAt", seconds())),
+                Status::Stopping => drop(state.times.insert("stoppingAt", seconds())),
+                Status::Stopped => drop(state.times.insert("stoppedAt", seconds())),
+                _ => {}
+            }
+        });
+    }
+
+    /// Asks for the task's end. The first reason stays.
+    pub(crate) fn request_stop(&self, stop: Stop) {
+        self.state.send_if_modified(|state| {
+            let first = state.stop.is_none();
+            state.stop.get_or_insert(stop);
+            first
+        });
+    }
+
+    /// Completes when somebody asked for the task's end.
+    pub(crate) async fn stop_requested(&self) {
+        // The sender is in `self`: it cannot be gone.
+        let _ = self.state.subscribe().wait_for(|state| state.stop.is_some()).await;
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(settings: Settings, held: TcpListener) -> io::Result<Self> {
+        let ssh_port = held.local_addr()?.port();
+        let mut known = Known::default();
+        known.clusters.insert(settings.cluster.clone(), settings.default_strategy);
+        known.definitions.push(Arc::new(Definition {
+            family: "local-job".to_owned(),
+            revision: 1,
+            containers: vec!["ci-coordinator".to_owned()],
+        }));
+        Ok(Self {
+            settings,
+            ssh_port,
+            _held: held,
+            faults: Mutex::default(),
+            known: Mutex::new(known),
+            calls: Mutex::default(),
+            connections: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn ssh_port(&self) -> u16 {
+        self.ssh_port
+    }
+
+    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+        lock(&self.faults)
+    }
+
+    pub(crate) fn arn(&self, resource: &str) -> String {
+        format!("arn:aws:ecs:{}:{}:{resource}", self.settings.region, self.settings.account)
+    }
+
+    pub(crate) fn task_arn(&self, task: &Task) -> String {
+        self.arn(&format!("task/{}/{}", task.launch.cluster, task.id))
+    }
+
+    pub(crate) fn has_cluster(&self, name: &str) -> bool {
+        lock(&self.known).clusters.contains_key(name)
+    }
+
+    pub(crate) fn has_default_strategy(&self, name: &str) -> bool {
+        lock(&self.known).clusters.get(name).copied().unwrap_or(false)
+    }
+
+    pub(crate) fn add_cluster(&self, name: &str, default_strategy: bool) {
+        lock(&self.known).clusters.entry(name.to_owned()).or_insert(default_strategy);
+    }
+
+    pub(crate) fn describe_cluster(&self, name: &str) -> Value {
+        let strategy =
+            if self.has_default_strategy(name) { json!([{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }]) } else { json!([]) };
+        let of = |status: fn(Status) -> bool| self.all().iter().filter(|t| t.launch.cluster == name && status(t.state().status)).count();
+        json!({
+            "clusterArn": self.arn(&format!("cluster/{name}")),
+            "clusterName": name,
+            "status": "ACTIVE",
+            "runningTasksCount": of(|status| status == Status::Running),
+            "pendingTasksCount": of(|status| status < Status::Running),
+            "capacityProviders": ["FARGATE", "FARGATE_SPOT"],
+            "defaultCapacityProviderStrategy": strategy,
+        })
+    }
+
+    pub(crate) fn register(&self, family: &str, containers: Vec<String>) -> Arc<Definition> {
+        let mut known = lock(&self.known);
+        let revision = known.definitions.iter().filter(|d| d.family == family).map(|d| d.revision).max().unwrap_or(0) + 1;
+        let definition = Arc::new(Definition { family: family.to_owned(), revision, containers });
+        known.definitions.push(Arc::clone(&definition));
+        definition
+    }
+
+    /// By `family`, `family:revision` or ARN.
+    pub(crate) fn definition(&self, given: &str) -> Option<Arc<Definition>> {
+        let name = given.rsplit('/').next().unwrap_or(given);
+        let known = lock(&self.known);
+        let mut matching = known.definitions.iter().filter(|d| d.name() == name || d.family == name);
+        matching.by_ref().max_by_key(|d| d.revision).cloned()
+    }
+
+    pub(crate) fn launched_with(&self, token: &str) -> Option<(Value, Arc<Task>)> {
+        lock(&self.known).tokens.get(token).cloned()
+    }
+
+    pub(crate) fn launch(&self, mut launch: Launch) -> Arc<Task> {
+        let token = launch.token.take();
+        let mut known = lock(&self.known);
+        let address = loop {
+            // 127.64.0.0/10: away from the addresses that people use, wide enough for clusters side by side.
+            let [a, b, c] = rand::random::<[u8; 3]>();
+            let address = Ipv4Addr::new(127, 64 | (a & 63), b, c.clamp(1, 254));
+            if known.tasks.iter().all(|task| task.address != address) {
+                break address;
+            }
+        };
+        let task = Arc::new(Task {
+            id: random_id(16),
+            interface: format!("eni-{}", random_id(8)),
+            launch,
+            address,
+            created: Instant::now(),
+            state: watch::Sender::new(TaskState {
+                status: Status::Provisioning,
+                stop: None,
+                times: BTreeMap::from([("createdAt", seconds())]),
+            }),
+        });
+        known.tasks.push(Arc::clone(&task));
+        if let Some((token, parameters)) = token {
+            known.tokens.insert(token, (parameters, Arc::clone(&task)));
+        }
+        task
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Task>> {
+        lock(&self.known).tasks.clone()
+    }
+
+    /// By id or ARN.
+    pub(crate) fn task(&self, given: &str) -> Option<Arc<Task>> {
+        let id = given.rsplit('/').next().unwrap_or(given);
+        lock(&self.known).tasks.iter().find(|task| task.id == id).cloned()
+    }
+
+    /// ECS is eventually consistent: for a moment, reads do not know a new task.
+    pub(crate) fn is_visible(&self, task: &Task) -> bool {
+        task.created.elapsed() >= self.settings.times.invisible
+    }
+
+    /// A task as the API shows it.
+    pub(crate) fn shown(&self, task: &Task) -> Value {
+        let state = task.state();
+        let definition = &task.launch.definition;
+        let has_interface = state.status >= Status::Pending;
+        let mut details = vec![json!({ "name": "subnetId", "value": "subnet-local" })];
+        if has_interface {
+            details.push(json!({ "name": "networkInterfaceId", "value": task.interface }));
+            details.push(json!({ "name": "privateIPv4Address", "value": task.address.to_string() }));
+        }
+        let attachment = json!({
+            "id": task.interface.replace("eni-", "attachment-"),
+            "type": "ElasticNetworkInterface",
+            "status": if state.status >= Status::Deprovisioning { "DELETED" } else if has_interface { "ATTACHED" } else { "PRECREATED" },
+            "details": details,
+        });
+        let containers: Vec<Value> = definition.containers.iter().map(|name| self.shown_container(task, &state, name)).collect();
+        let mut shown = json!({
+            "taskArn": self.task_arn(task),
+            "clusterArn": self.arn(&format!("cluster/{}", task.launch.cluster)),
+            "taskDefinitionArn": self.arn(&format!("task-definition/{}", definition.name())),
+            "group": task.launch.group.clone().unwrap_or_else(|| format!("family:{}", definition.family)),
+            "lastStatus": state.status.name(),
+            "desiredStatus": if state.stop.is_some() { "STOPPED" } else { "RUNNING" },
+            "launchType": task.launch.launch_type.as_deref().unwrap_or("FARGATE"),
+            "platformVersion": "1.4.0",
+            "availabilityZone": format!("{}a", self.settings.region),
+            "enableExecuteCommand": task.launch.exec,
+            "overrides": task.launch.overrides,
+            "tags": task.launch.tags,
+            "attachments": [attachment],
+            "containers": containers,
+            "version": 1,
+        });
+        if let Some(by) = &task.launch.started_by {
+            shown["startedBy"] = json!(by);
+        }
+        if let Some(stop) = &state.stop {
+            shown["stopCode"] = json!(stop.code);
+            shown["stoppedReason"] = json!(stop.reason);
+        }
+        for (name, at) in &state.times {
+            shown[*name] = json!(at);
+        }
+        shown
+    }
+
+    fn shown_container(&self, task: &Task, state: &TaskState, name: &str) -> Value {
+        let status = match state.status {
+            Status::Provisioning | Status::Pending | Status::Activating => "PENDING",
+            Status::Running | Status::Deactivating | Status::Stopping => "RUNNING",
+            Status::Deprovisioning | Status::Stopped => "STOPPED",
+        };
+        let mut shown = json!({
+            "containerArn": self.arn(&format!("container/{}/{}/{name}", task.launch.cluster, task.id)),
+            "taskArn": self.task_arn(task),
+            "name": name,
+            "image": "local",
+            "lastStatus": status,
+            "networkInterfaces": [],
+        });
+        if state.status >= Status::Running {
+            shown["runtimeId"] = json!(format!("{}-{name}", task.id));
+            shown["networkInterfaces"] = json!([{ "privateIpv4Address": task.address.to_string() }]);
+        }
+        if let (Some(stop), true) = (&state.stop, status == "STOPPED") {
+            if let Some(code) = stop.exit_code {
+                shown["exitCode"] = json!(code);
+            }
+            if let Some(reason) = &stop.container_reason {
+                shown["reason"] = json!(reason);
+            }
+        }
+        shown
+    }
+
+    pub(crate) fn record(&self, action: &str, error: Option<String>) {
+        let mut calls = lock(&self.calls);
+        if calls.len() == CALLS {
+            calls.pop_front();
+        }
+        let at_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        calls.push_back(Call { at_ms: u64::try_from(at_ms).unwrap_or(u64::MAX), action: action.to_owned(), error });
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        lock(&self.calls).iter().cloned().collect()
+    }
+
+    pub(crate) fn views(&self) -> Vec<TaskView> {
+        let view = |task: Arc<Task>| {
+            let state = task.state();
+            TaskView {
+                arn: self.task_arn(&task),
+                status: state.status.name().to_owned(),
+                started_by: task.launch.started_by.clone(),
+                address: task.address,
+                stopped_reason: state.stop.map(|stop| stop.reason),
+                processes: processes::of(&task.id).into_iter().map(|pid| pid.as_raw_nonzero().get()).collect(),
+            }
+        };
+        self.all().into_iter().map(view).collect()
+    }
+
+    /// Where the task's SSH server listens.
+    pub(crate) fn ssh_address(&self, task: &Task) -> SocketAddr {
+        SocketAddr::from((task.address, self.ssh_port))
+    }
+
+    /// Remembers a connection, so that it can be cut.
+    pub(crate) fn remember_connection(&self, connection: TcpStream) {
+        let mut connections = lock(&self.connections);
+        connections.retain(|known| known.peer_addr().is_ok());
+        connections.push(connection);
+    }
+
+    pub(crate) fn drop_connections(&self) {
+        for connection in lock(&self.connections).drain(..) {
+            // It may have ended by itself.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Asks for the end of every task, and names them.
+    pub(crate) fn stop_all(&self, why: &str) -> Vec<Arc<Task>> {
+        let tasks = self.all();
+        for task in &tasks {
+            task.request_stop(Stop { code: "UserInitiated".to_owned(), reason: why.to_owned(), container_reason: None, exit_code: None });
+        }
+        tasks
+    }
+
+    pub(crate) async fn until_stopped(&self, task: &Task) {
+        // The sender is in `task`: it cannot be gone.
+        let _ = task.state.subscribe().wait_for(|state| state.status == Status::Stopped).await;
+    }
+
+    /// Kills every process of every task, without ceremony.
+    pub(crate) fn kill_all(&self) {
+        for task in self.all() {
+            processes::signal(&task.id, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// A lock whose holder panicked protects plain data that is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Random bytes as hexadecimal.
+pub(crate) fn random_id(bytes: usize) -> String {
+    use std::fmt::Write as _;
+    (0..bytes).fold(String::with_capacity(bytes * 2), |mut text, _| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{:02x}", rand::random::<u8>());
+        text
+    })
+}

@@ -1,0 +1,136 @@
+//! An embedded ECS on loopback: the API in AWS's own protocol, and tasks that are real local
+//! processes behind a real SSH server, each on a loopback address of its own.
+//!
+//! It is for trying the driver without AWS, and for its tests: the driver does not know the
+//! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`). It isolates
+//! nothing: scripts run as the user who started it.
+//!
+//! - [`api`](self): the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
+//! - `cluster`: what exists: clusters, task definitions, tasks;
+//! - `lifecycle`: a task's way from PROVISIONING to STOPPED;
+//! - `task`: its SSH server and its processes.
+
+mod api;
+mod cluster;
+mod faults;
+mod lifecycle;
+mod server;
+mod settings;
+mod task;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use cluster::Cluster;
+pub use cluster::{Call, TaskView};
+pub use faults::{Death, EarlyStop, Faults, LaunchFailure, Refusal, SshFaults};
+pub use settings::{Settings, Times};
+
+/// Why the cluster did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address is not on loopback, where anybody could run processes here.
+    #[error(
+        "{0} is not a loopback address; whoever reaches the cluster can run processes on this machine, so it listens on 127.0.0.1 and ::1 only"
+    )]
+    NotLoopback(SocketAddr),
+    /// The system refused something else.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A running cluster. Dropping it kills what it started.
+pub struct LocalCluster {
+    cluster: Arc<Cluster>,
+    address: SocketAddr,
+    server: JoinHandle<()>,
+}
+
+impl LocalCluster {
+    /// Starts a cluster. It is ready when this returns.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let address = settings.listen;
+        if !address.ip().is_loopback() {
+            return Err(StartError::NotLoopback(address));
+        }
+        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+        let address = listener.local_addr()?;
+        // Holds the port on 127.0.0.1, so that it stays free on the tasks' addresses.
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.ssh_port));
+        let held = TcpListener::bind(wanted).await.map_err(|source| StartError::Listen { address: wanted, source })?;
+        let cluster = Arc::new(Cluster::new(settings, held)?);
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&cluster)));
+        Ok(Self { cluster, address, server })
+    }
+
+    /// The API's URL: what `AWS_ENDPOINT_URL` is to be.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The port on which every task's SSH server listens, at the task's own address.
+    #[must_use]
+    pub fn ssh_port(&self) -> u16 {
+        self.cluster.ssh_port()
+    }
+
+    /// The faults in force; what is counted down is counted down there.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.cluster.faults().clone()
+    }
+
+    /// Replaces the faults.
+    pub fn set_faults(&self, faults: Faults) {
+        *self.cluster.faults() = faults;
+    }
+
+    /// Cuts every SSH connection now.
+    pub fn drop_connections(&self) {
+        self.cluster.drop_connections();
+    }
+
+    /// The API calls so far, oldest first; the last ten thousand.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.cluster.calls()
+    }
+
+    /// The tasks, oldest first.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskView> {
+        self.cluster.views()
+    }
+
+    /// Stops every task and the server. When it returns, no process of a task is left.
+    pub async fn shutdown(self) {
+        self.server.abort();
+        for id in self.cluster.stop_all("the local cluster is shut down") {
+            self.cluster.until_stopped(&id).await;
+        }
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        self.server.abort();
+        self.cluster.kill_all();
+    }
+}

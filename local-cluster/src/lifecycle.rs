@@ -1,0 +1,98 @@
+//! A task's way from PROVISIONING to STOPPED.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    cluster::{Cluster, Status, Stop, Task},
+    task::{Container, processes},
+};
+
+/// Lives the task's life.
+pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
+    let container = tokio::select! {
+        () = task.stop_requested() => None,
+        container = start(&cluster, &task) => container,
+    };
+    if let Some(container) = &container {
+        run(&cluster, &task, container).await;
+    }
+    end(&cluster, &task).await;
+    drop(container);
+    task.enter(Status::Stopped);
+}
+
+/// Up to RUNNING. `None` when it does not come to that.
+async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
+    let times = cluster.settings.times;
+    sleep(times.provisioning).await;
+    task.enter(Status::Pending);
+    sleep(times.pending).await;
+    let (never, early) = {
+        let faults = cluster.faults();
+        (faults.never_starts, faults.stops_early.clone())
+    };
+    if never {
+        std::future::pending::<()>().await;
+    }
+    if let Some(early) = early {
+        task.request_stop(Stop {
+            code: early.code,
+            reason: early.reason,
+            container_reason: early.container_reason,
+            exit_code: early.exit_code,
+        });
+        return None;
+    }
+    task.enter(Status::Activating);
+    sleep(times.activating).await;
+    match Container::new(cluster, task) {
+        Ok(container) => Some(container),
+        Err(e) => {
+            let reason = format!("CannotStartContainerError: {e}");
+            task.request_stop(Stop {
+                code: "TaskFailedToStart".to_owned(),
+                reason: reason.clone(),
+                container_reason: Some(reason),
+                exit_code: None,
+            });
+            None
+        }
+    }
+}
+
+/// RUNNING, until it is to stop.
+async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
+    task.enter(Status::Running);
+    let death = cluster.faults().dies.clone();
+    let dies = async {
+        match &death {
+            Some(death) => sleep(Duration::from_millis(death.after_ms)).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = task.stop_requested() => {}
+        () = dies => {
+            if let Some(death) = death {
+                // As a crash: nobody is asked.
+                processes::signal(&task.id, rustix::process::Signal::KILL);
+                task.request_stop(Stop { code: death.code, reason: death.reason, container_reason: death.container_reason, exit_code: death.exit_code });
+            }
+        }
+        error = container.serve(cluster, task) => {
+            let reason = format!("the SSH server ended: {error}");
+            task.request_stop(Stop { code: "EssentialContainerExited".to_owned(), reason: "Essential container in task exited".to_owned(), container_reason: Some(reason), exit_code: Some(1) });
+        }
+    }
+}
+
+async fn end(cluster: &Arc<Cluster>, task: &Arc<Task>) {
+    let times = cluster.settings.times;
+    task.enter(Status::Deactivating);
+    task.enter(Status::Stopping);
+    processes::end(&task.id, times.stop_timeout).await;
+    task.enter(Status::Deprovisioning);
+    sleep(times.deprovisioning).await;
+}

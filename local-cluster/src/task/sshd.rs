@@ -1,0 +1,211 @@
+//! A task's SSH server: one user's key, commands as processes.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use russh::{
+    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet,
+    keys::{Algorithm, PrivateKey, PublicKey},
+    server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::{Child, ChildStdin, Command},
+};
+
+use super::{Container, line::Line};
+use crate::cluster::{Cluster, Task};
+
+/// Bytes that are read from a process at once: one packet of SSH.
+const CHUNK: usize = 32 * 1024;
+
+/// Serves the task's address.
+pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Result<Infallible> {
+    let (never, late) = {
+        let ssh = &cluster.faults().ssh;
+        (ssh.never_listens, Duration::from_millis(ssh.late_ms))
+    };
+    if never {
+        std::future::pending::<()>().await;
+    }
+    let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
+    tokio::time::sleep(cluster.settings.times.ssh_server + late).await;
+    let config = Arc::new(server::Config {
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        keys: vec![host_key],
+        auth_rejection_time: Duration::from_millis(1),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        maximum_packet_size: CHUNK as u32,
+        window_size: 2 * 1024 * 1024,
+        nodelay: true,
+        ..server::Config::default()
+    });
+    // A key that is none admits nobody, as with a real image.
+    let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
+    let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let stream = stream.into_std()?;
+        cluster.remember_connection(stream.try_clone()?);
+        let connection = Connection {
+            key: key.clone(),
+            cluster: Arc::clone(cluster),
+            environment: Arc::clone(&container.environment),
+            home: container.home.path().display().to_string(),
+            waiting: HashMap::new(),
+        };
+        let config = Arc::clone(&config);
+        let line = Line::new(stream, Arc::clone(cluster))?;
+        tokio::spawn(async move {
+            if let Ok(session) = server::run_stream(config, line, connection).await {
+                // Whoever went away took the connection along; its processes do not care.
+                let _ = session.await;
+            }
+        });
+    }
+}
+
+struct Connection {
+    key: Option<PublicKey>,
+    cluster: Arc<Cluster>,
+    environment: Arc<std::collections::BTreeMap<String, String>>,
+    home: String,
+    /// Channels that have not been asked to run anything yet.
+    waiting: HashMap<ChannelId, Channel<Msg>>,
+}
+
+impl Connection {
+    fn admits(&self, key: &PublicKey) -> bool {
+        !self.cluster.faults().ssh.refuses_keys && self.key.as_ref().is_some_and(|known| known.key_data() == key.key_data())
+    }
+
+    fn run(&mut self, id: ChannelId, command: Option<&str>, session: &mut Session) -> Result<(), russh::Error> {
+        let Some(channel) = self.waiting.remove(&id) else { return session.channel_failure(id) };
+        let mut shell = Command::new("/bin/sh");
+        if let Some(command) = command {
+            shell.arg("-c").arg(command);
+        }
+        let child = shell
+            .env_clear()
+            .envs(self.environment.iter())
+            .current_dir(&self.home)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        match child {
+            Ok(child) => {
+                session.channel_success(id)?;
+                tokio::spawn(attend(channel, child));
+                Ok(())
+            }
+            Err(e) => {
+                tracing::warn!("a process could not be started: {e}");
+                session.channel_failure(id)
+            }
+        }
+    }
+}
+
+impl server::Handler for Connection {
+    type Error = russh::Error;
+
+    async fn auth_publickey_offered(&mut self, _user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+        Ok(if self.admits(offer.public_key) { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_publickey(&mut self, _user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+        Ok(if self.admits(key.public_key) { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.waiting.insert(channel.id(), channel);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+        let command = String::from_utf8_lossy(command).into_owned();
+        self.run(id, Some(&command), session)
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.run(id, None, session)
+    }
+}
+
+/// Joins a process and its channel until both are done.
+async fn attend(channel: Channel<Msg>, mut child: Child) {
+    let (read, write) = channel.split();
+    let input = tokio::spawn(feed(read, child.stdin.take()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (_, _, status) = tokio::join!(drain(stdout, &write, None), drain(stderr, &write, Some(1)), child.wait());
+    let status = status.map_or(255, exit_code);
+    // The client may be gone.
+    let _ = write.eof().await;
+    let _ = write.exit_status(status).await;
+    let _ = write.close().await;
+    input.abort();
+}
+
+async fn feed(mut read: ChannelReadHalf, mut stdin: Option<ChildStdin>) {
+    while let Some(message) = read.wait().await {
+        match message {
+            ChannelMsg::Data { data } => {
+                if let Some(pipe) = &mut stdin
+                    && pipe.write_all(&data).await.is_err()
+                {
+                    stdin = None;
+                }
+            }
+            ChannelMsg::Eof => stdin = None,
+            ChannelMsg::Close => break,
+            _ => {}
+        }
+    }
+}
+
+/// Passes a process's output on. When the client is gone, the pipe is closed, as OpenSSH does.
+async fn drain(from: Option<impl AsyncRead + Unpin>, to: &ChannelWriteHalf<Msg>, stream: Option<u32>) {
+    let Some(mut from) = from else { return };
+    let mut buffer = BytesMut::with_capacity(8 * CHUNK);
+    loop {
+        buffer.reserve(CHUNK);
+        match from.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let data = buffer.split().freeze();
+        let sent = match stream {
+            None => to.data_bytes(data).await,
+            Some(stream) => to.extended_data_bytes(stream, data).await,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u32 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u32::try_from(code).unwrap_or(255)
+}

@@ -1,0 +1,7 @@
+//! The driver. See the README.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fargate_driver::cli::main()
+}

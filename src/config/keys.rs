@@ -1,0 +1,52 @@
+//! The keys that `fargate.toml` may have. Table and key names are matched without regard to case, as the Go driver does.
+
+/// A table's keys; the empty name is the top level.
+pub(super) const TABLES: &[(&str, &[&str])] = &[
+    ("", &["LogLevel", "LogFile", "LogFormat"]),
+    (
+        "Fargate",
+        &[
+            "Cluster",
+            "Region",
+            "Subnet",
+            "Subnets",
+            "SecurityGroup",
+            "SecurityGroups",
+            "TaskDefinition",
+            "AllowedTaskDefinitions",
+            "EnablePublicIP",
+            "UsePublicIP",
+            "PlatformVersion",
+            "LaunchType",
+            "CapacityProviders",
+            "Tags",
+            "ContainerName",
+        ],
+    ),
+    ("TaskMetadata", &["Directory", "Keep", "KeepCount"]),
+    ("SSH", &["Username", "Port", "KeepAlive"]),
+    ("Deadlines", &["Provisioning", "Pending", "Running", "Reconnect", "GracePeriod", "Stop"]),
+];
+
+/// The key or table nearest to `name`, if one is near enough to be meant.
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_was_meant() {
+        let keys = || TABLES[1].1.iter().copied();
+        assert_eq!(nearest("SecurtyGroup", keys()), Some("SecurityGroup"));
+        assert_eq!(nearest("usePublicIp", keys()), Some("UsePublicIP"));
+        assert_eq!(nearest("Colour", keys()), None);
+    }
+}

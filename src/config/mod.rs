@@ -1,0 +1,154 @@
+//! `fargate.toml`: every key of GitLab's Go driver, and the new ones. See `docs/configuration.md`.
+
+mod keys;
+mod overrides;
+mod parse;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use states::{Capacity, Limits};
+
+use crate::logging::LogFormat;
+
+pub use overrides::{Chosen, NotAllowed, Overrides};
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `LogLevel`.
+    pub log_level: tracing::level_filters::LevelFilter,
+    /// `LogFile`.
+    pub log_file: Option<PathBuf>,
+    /// `LogFormat`.
+    pub log_format: LogFormat,
+    /// `[Fargate]`.
+    pub fargate: Fargate,
+    /// `[TaskMetadata]`.
+    pub metadata: Metadata,
+    /// `[SSH]`.
+    pub ssh: Ssh,
+    /// `[Deadlines]`.
+    pub limits: Limits,
+}
+
+/// `[Fargate]`: where and how tasks run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fargate {
+    /// Cluster name or ARN.
+    pub cluster: String,
+    /// Region; `None` leaves it to the environment (`AWS_REGION`, profile, instance).
+    pub region: Option<String>,
+    /// `Subnet` and `Subnets` together.
+    pub subnets: Vec<String>,
+    /// `SecurityGroup` and `SecurityGroups` together.
+    pub security_groups: Vec<String>,
+    /// `family`, `family:revision` or ARN.
+    pub task_definition: String,
+    /// Patterns (`*` and `?`) of task definitions that a project may choose; `None`: any.
+    pub allowed_task_definitions: Option<Vec<String>>,
+    /// Whether the task gets a public address.
+    pub enable_public_ip: bool,
+    /// Whether the driver connects to the public address.
+    pub use_public_ip: bool,
+    /// Fargate platform version; `None`: ECS's default.
+    pub platform_version: Option<String>,
+    /// Where capacity comes from.
+    pub capacity: Capacity,
+    /// Tags of the administrator's own, for every task.
+    pub tags: Vec<(String, String)>,
+    /// The container that runs the scripts.
+    pub container: String,
+}
+
+/// `[TaskMetadata]`: where snapshots are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// The directory.
+    pub directory: PathBuf,
+    /// How long finished jobs are kept.
+    pub keep: Duration,
+    /// How many finished jobs are kept at most.
+    pub keep_count: usize,
+}
+
+/// `[SSH]`: how to log in to containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ssh {
+    /// User name.
+    pub username: String,
+    /// Port.
+    pub port: u16,
+    /// Silence after which the server is asked whether it is there.
+    pub keep_alive: Duration,
+}
+
+/// Something that is probably not meant, but harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// What it is.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.message)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {} cannot be read: {source}. Name it with --config; the default is config.toml in the working directory.", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not as it must be.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What was found, and what was expected.
+        message: String,
+    },
+    /// Keys are missing.
+    #[error("{}: missing {}. See docs/configuration.md for what they mean.", path.display(), keys.join(", "))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The keys, with their tables.
+        keys: Vec<String>,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong, where, and what was expected.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
+        parse::parse(text, path)
+    }
+}

@@ -1,0 +1,328 @@
+//! From text to a checked configuration, with the place of everything that is wrong.
+
+use std::{ops::Range, path::Path, time::Duration};
+
+use states::{Capacity, CapacityProvider, Limits};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Config, ConfigError, Fargate, Metadata, Ssh, Warning,
+    keys::{TABLES, nearest},
+};
+use crate::logging::LogFormat;
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let file = File { text, path };
+    let root = DeTable::parse(text).map_err(|e| {
+        let (line, column) = file.place(e.span().map_or(0, |span| span.start));
+        ConfigError::Wrong { path: path.to_owned(), line, column, message: format!("this is not TOML: {}", e.message()) }
+    })?;
+    let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
+    let config = reader.config()?;
+    if !reader.missing.is_empty() {
+        return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing });
+    }
+    Ok((config, unknown_keys(&file, root.get_ref())))
+}
+
+struct File<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl File<'_> {
+    /// Line and column, from 1, of a byte.
+    fn place(&self, at: usize) -> (usize, usize) {
+        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+        (line, column)
+    }
+
+    fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
+        let (line, column) = self.place(span.start);
+        ConfigError::Wrong { path: self.path.to_owned(), line, column, message }
+    }
+}
+
+struct Reader<'a> {
+    file: &'a File<'a>,
+    root: &'a DeTable<'a>,
+    missing: Vec<String>,
+}
+
+type Value<'a> = &'a Spanned<DeValue<'a>>;
+
+impl<'a> Reader<'a> {
+    fn config(&mut self) -> Result<Config, ConfigError> {
+        let defaults = Limits::default();
+        Ok(Config {
+            log_level: self.log_level()?,
+            log_file: self.text("", "LogFile")?.map(Into::into),
+            log_format: self.log_format()?,
+            fargate: self.fargate()?,
+            metadata: Metadata {
+                directory: self.required("TaskMetadata", "Directory")?.into(),
+                keep: self.span("TaskMetadata", "Keep", Duration::from_secs(30 * 24 * 60 * 60))?,
+                keep_count: self
+                    .number("TaskMetadata", "KeepCount", 0..=10_000_000)?
+                    .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+            },
+            ssh: Ssh {
+                username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
+                port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
+                keep_alive: self.span("SSH", "KeepAlive", Duration::from_secs(15))?,
+            },
+            limits: Limits {
+                provisioning: self.span("Deadlines", "Provisioning", defaults.provisioning)?,
+                pending: self.span("Deadlines", "Pending", defaults.pending)?,
+                running: self.span("Deadlines", "Running", defaults.running)?,
+                reconnect: self.span("Deadlines", "Reconnect", defaults.reconnect)?,
+                grace: self.span("Deadlines", "GracePeriod", defaults.grace)?,
+                stop: self.span("Deadlines", "Stop", defaults.stop)?,
+            },
+        })
+    }
+
+    fn fargate(&mut self) -> Result<Fargate, ConfigError> {
+        let t = "Fargate";
+        let subnets = self.one_and_more("Subnet", "Subnets")?;
+        if subnets.is_empty() {
+            self.missing.push("[Fargate] Subnet (or Subnets)".to_owned());
+        }
+        Ok(Fargate {
+            cluster: self.required(t, "Cluster")?,
+            region: self.text(t, "Region")?,
+            subnets,
+            security_groups: self.one_and_more("SecurityGroup", "SecurityGroups")?,
+            task_definition: self.required(t, "TaskDefinition")?,
+            allowed_task_definitions: self.texts(t, "AllowedTaskDefinitions")?,
+            enable_public_ip: self.flag(t, "EnablePublicIP")?,
+            use_public_ip: self.flag(t, "UsePublicIP")?,
+            platform_version: self.text(t, "PlatformVersion")?,
+            capacity: self.capacity()?,
+            tags: self.tags()?,
+            container: self.text(t, "ContainerName")?.unwrap_or_else(|| "ci-coordinator".to_owned()),
+        })
+    }
+
+    fn capacity(&self) -> Result<Capacity, ConfigError> {
+        let launch_type = self.text("Fargate", "LaunchType")?;
+        let Some(value) = self.find("Fargate", "CapacityProviders") else {
+            return Ok(launch_type.map_or(Capacity::ClusterDefault, Capacity::LaunchType));
+        };
+        if launch_type.is_some() {
+            return Err(self.file.wrong(
+                &value.span(),
+                "LaunchType and CapacityProviders exclude each other (ECS accepts one of them): remove one".to_owned(),
+            ));
+        }
+        let expected = "a list such as [{ Name = \"FARGATE_SPOT\", Weight = 3 }, { Name = \"FARGATE\", Weight = 1, Base = 1 }]";
+        let DeValue::Array(entries) = value.get_ref() else { return Err(self.mistyped(value, "CapacityProviders", expected)) };
+        if entries.is_empty() || entries.len() > 20 {
+            return Err(self.file.wrong(&value.span(), format!("CapacityProviders has {} entries, ECS takes 1 to 20", entries.len())));
+        }
+        let mut strategy = Vec::new();
+        for entry in entries.iter() {
+            let DeValue::Table(table) = entry.get_ref() else {
+                return Err(self.mistyped(entry, "an entry of CapacityProviders", expected));
+            };
+            let Some(name) = lookup(table, "Name") else {
+                return Err(self
+                    .file
+                    .wrong(&entry.span(), "an entry of CapacityProviders has no Name (FARGATE, FARGATE_SPOT, …)".to_owned()));
+            };
+            let number = |key: &str, most: i64| -> Result<i32, ConfigError> {
+                lookup(table, key).map_or(Ok(0), |v| self.as_number(v, key, 0..=most).map(|n| i32::try_from(n).unwrap_or(i32::MAX)))
+            };
+            strategy.push(CapacityProvider {
+                name: self.as_text(name, "Name")?,
+                weight: number("Weight", 1000)?,
+                base: number("Base", 100_000)?,
+            });
+        }
+        Ok(Capacity::Strategy(strategy))
+    }
+
+    fn tags(&self) -> Result<Vec<(String, String)>, ConfigError> {
+        let Some(value) = self.find("Fargate", "Tags") else { return Ok(Vec::new()) };
+        let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }")) };
+        let mut tags = Vec::new();
+        for (key, value) in table.iter() {
+            let text = self.as_text(value, key.get_ref())?;
+            let valid =
+                |t: &str, longest: usize| t.chars().count() <= longest && t.chars().all(|c| c.is_alphanumeric() || " +-=._:/@".contains(c));
+            if !valid(key.get_ref(), 128) || !valid(&text, 256) || key.get_ref().to_lowercase().starts_with("aws:") {
+                return Err(self.file.wrong(&key.span(), format!(
+                    "the tag {:?} is not one that AWS takes: keys up to 128, values up to 256 letters, digits, spaces and + - = . _ : / @, not beginning with aws:",
+                    key.get_ref()
+                )));
+            }
+            tags.push((key.get_ref().to_string(), text));
+        }
+        // The driver adds up to nine of its own to AWS's limit of 50.
+        if tags.len() > 40 {
+            return Err(self
+                .file
+                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", tags.len())));
+        }
+        Ok(tags)
+    }
+
+    fn log_level(&self) -> Result<tracing::level_filters::LevelFilter, ConfigError> {
+        let Some(value) = self.find("", "LogLevel") else { return Ok(tracing::level_filters::LevelFilter::INFO) };
+        let text = self.as_text(value, "LogLevel")?;
+        crate::logging::level(&text).ok_or_else(|| {
+            self.file.wrong(&value.span(), format!("LogLevel is {text:?}, expected one of {}", crate::logging::LEVELS.join(", ")))
+        })
+    }
+
+    fn log_format(&self) -> Result<LogFormat, ConfigError> {
+        let Some(value) = self.find("", "LogFormat") else { return Ok(LogFormat::Text) };
+        match self.as_text(value, "LogFormat")?.as_str() {
+            "" | "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            other => Err(self.file.wrong(&value.span(), format!("LogFormat is {other:?}, expected \"text\" or \"json\""))),
+        }
+    }
+
+    fn find(&self, table: &str, key: &str) -> Option<Value<'a>> {
+        if table.is_empty() {
+            return lookup(self.root, key);
+        }
+        match lookup(self.root, table)?.get_ref() {
+            DeValue::Table(table) => lookup(table, key),
+            _ => None,
+        }
+    }
+
+    fn required(&mut self, table: &str, key: &str) -> Result<String, ConfigError> {
+        Ok(self.text(table, key)?.unwrap_or_else(|| {
+            self.missing.push(format!("[{table}] {key}"));
+            String::new()
+        }))
+    }
+
+    /// A text; an empty one counts as not there, as with the Go driver.
+    fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
+        let text = self.find(table, key).map(|value| self.as_text(value, key)).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    fn texts(&self, table: &str, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(value) = self.find(table, key) else { return Ok(None) };
+        let DeValue::Array(entries) = value.get_ref() else { return Err(self.mistyped(value, key, "a list of strings")) };
+        entries.iter().map(|entry| self.as_text(entry, key)).collect::<Result<_, _>>().map(Some)
+    }
+
+    fn one_and_more(&self, one: &str, more: &str) -> Result<Vec<String>, ConfigError> {
+        let mut all: Vec<String> = self.text("Fargate", one)?.into_iter().collect();
+        for text in self.texts("Fargate", more)?.unwrap_or_default() {
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
+        Ok(all)
+    }
+
+    fn flag(&self, table: &str, key: &str) -> Result<bool, ConfigError> {
+        match self.find(table, key) {
+            None => Ok(false),
+            Some(value) => match value.get_ref() {
+                DeValue::Boolean(flag) => Ok(*flag),
+                _ => Err(self.mistyped(value, key, "true or false")),
+            },
+        }
+    }
+
+    fn number(&self, table: &str, key: &str, range: std::ops::RangeInclusive<i64>) -> Result<Option<i64>, ConfigError> {
+        self.find(table, key).map(|value| self.as_number(value, key, range)).transpose()
+    }
+
+    fn span(&self, table: &str, key: &str, default: Duration) -> Result<Duration, ConfigError> {
+        let Some(value) = self.find(table, key) else { return Ok(default) };
+        let text = self.as_text(value, key)?;
+        match humantime::parse_duration(&text) {
+            Ok(span) if span <= Duration::from_secs(366 * 24 * 60 * 60) => Ok(span),
+            _ => Err(self.file.wrong(
+                &value.span(),
+                format!("{key} is {text:?}, expected a duration such as \"90s\", \"10m\" or \"1h 30m\", a year at most"),
+            )),
+        }
+    }
+
+    fn as_text(&self, value: Value<'_>, key: &str) -> Result<String, ConfigError> {
+        match value.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            _ => Err(self.mistyped(value, key, "a string in quotes")),
+        }
+    }
+
+    fn as_number(&self, value: Value<'_>, key: &str, range: std::ops::RangeInclusive<i64>) -> Result<i64, ConfigError> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        match value.get_ref() {
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) if range.contains(&number) => Ok(number),
+                _ => Err(self.file.wrong(&value.span(), format!("{key} is {number}, expected {expected}"))),
+            },
+            _ => Err(self.mistyped(value, key, &expected)),
+        }
+    }
+
+    fn mistyped(&self, value: Value<'_>, key: &str, expected: &str) -> ConfigError {
+        let found = match value.get_ref() {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "a whole number",
+            DeValue::Float(_) => "a number with a fraction",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        self.file.wrong(&value.span(), format!("{key} is {found}, expected {expected}"))
+    }
+}
+
+/// A key without regard to case, as the Go driver's TOML library has it.
+fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
+    table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
+}
+
+fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let tables = || TABLES.iter().map(|(table, _)| *table).filter(|table| !table.is_empty());
+    for (name, value) in root.iter() {
+        let known = TABLES.iter().find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
+        match (known, value.get_ref()) {
+            (Some((table, keys)), DeValue::Table(entries)) => {
+                for (key, _) in entries.iter() {
+                    warn(file, key, &format!("[{table}] "), keys.iter().copied(), &mut warnings);
+                }
+            }
+            (Some((table, _)), _) => {
+                let (line, _) = file.place(name.span().start);
+                warnings.push(Warning { line, message: format!("{table} is not a table here and is ignored: write [{table}]") });
+            }
+            (None, _) => warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings),
+        }
+    }
+    warnings
+}
+
+fn warn<'a>(
+    file: &File<'_>,
+    key: &Spanned<std::borrow::Cow<'_, str>>,
+    table: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    warnings: &mut Vec<Warning>,
+) {
+    if known.clone().any(|k| k.eq_ignore_ascii_case(key.get_ref())) {
+        return;
+    }
+    let (line, _) = file.place(key.span().start);
+    let meant = nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default();
+    warnings.push(Warning { line, message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()) });
+}

@@ -1,0 +1,250 @@
+//! Refusals of the API, explained: what failed, on what, why, what to do next.
+
+use aws_sdk_ecs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ecs::operation::RequestId;
+use states::{ControlError, ControlErrorKind as Kind, LaunchSpec};
+
+/// What a call was about.
+pub(super) struct Subject<'a> {
+    cluster: &'a str,
+    launch: Option<&'a LaunchSpec>,
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn cluster(cluster: &'a str) -> Self {
+        Self { cluster, launch: None }
+    }
+
+    pub(super) fn launch(spec: &'a LaunchSpec) -> Self {
+        Self { cluster: &spec.cluster, launch: Some(spec) }
+    }
+
+    fn definition(&self) -> &str {
+        self.launch.map_or("", |spec| &spec.task_definition)
+    }
+}
+
+/// An error of a call.
+pub(super) fn refused<E, R>(operation: &str, error: &SdkError<E, R>, subject: &Subject<'_>) -> ControlError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+    SdkError<E, R>: RequestId,
+{
+    match error {
+        SdkError::ServiceError(service) => {
+            let meta = service.err();
+            let code = meta.code().unwrap_or("UnknownError");
+            let said = meta.message().unwrap_or_default();
+            let mut refusal = answered(operation, code, said, subject);
+            if let Some(id) = error.request_id() {
+                refusal.message = format!("{} (request {id})", refusal.message.trim_end_matches('.'));
+            }
+            refusal
+        }
+        other => {
+            let text = flat(&DisplayErrorContext(other).to_string());
+            if text.contains("redential") {
+                return error_of(operation, Kind::Credentials, None, format!("there are no usable AWS credentials: {text}"), CREDENTIALS);
+            }
+            if text.contains("region") && matches!(other, SdkError::ConstructionFailure(_)) {
+                let advice = "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
+                return error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice);
+            }
+            if matches!(other, SdkError::ConstructionFailure(_)) {
+                return error_of(
+                    operation,
+                    Kind::Other,
+                    None,
+                    format!("the request cannot be made: {text}"),
+                    "Check the AWS settings in the environment and fargate.toml.",
+                );
+            }
+            let advice = "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS). It is tried again.";
+            error_of(operation, Kind::Unavailable, None, format!("the service did not answer: {text}"), advice)
+        }
+    }
+}
+
+const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock. It is tried again, as expired credentials may be renewed.";
+
+/// An error that the service answered with.
+fn answered(operation: &str, code: &str, said: &str, subject: &Subject<'_>) -> ControlError {
+    let cluster = subject.cluster;
+    let definition = subject.definition();
+    let lower = said.to_lowercase();
+    let (kind, message, advice) = match code {
+        _ if said.contains("No Container Instances were found") => (
+            Kind::NoCapacityProvider,
+            format!(
+                "cluster {cluster} has no default capacity provider strategy, and fargate.toml names neither LaunchType nor CapacityProviders (ECS: {said})"
+            ),
+            "Give the cluster a default capacity provider strategy (ECS console: Update cluster, add FARGATE), or set LaunchType = \"FARGATE\" in [Fargate].",
+        ),
+        "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" | "LimitExceededException" => (
+            Kind::Throttled,
+            format!("the API's rate limit is exceeded ({code}: {said})"),
+            "It is tried again, more slowly. The limit is shared by everything in the AWS account and region.",
+        ),
+        _ if lower.contains("rate exceeded") => {
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), "It is tried again, more slowly.")
+        }
+        "ExpiredTokenException"
+        | "ExpiredToken"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "AuthFailure"
+        | "MissingAuthenticationTokenException"
+        | "RequestExpired"
+        | "SignatureDoesNotMatch" => (Kind::Credentials, format!("AWS does not accept the credentials ({code}: {said})"), CREDENTIALS),
+        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" if said.contains("iam:PassRole") => (
+            Kind::Denied,
+            format!("the runner manager's role may not pass the task's roles to ECS ({said})"),
+            "Allow iam:PassRole on the task definition's task role and execution role, for ecs-tasks.amazonaws.com: see docs/iam.md.",
+        ),
+        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => (
+            Kind::Denied,
+            format!("the runner manager's role is not allowed to do this ({said})"),
+            "Add the missing permission to its policy: see docs/iam.md.",
+        ),
+        "BlockedException" => (Kind::Denied, format!("the AWS account is blocked ({said})"), "Contact AWS support."),
+        "ClusterNotFoundException" => (
+            Kind::WrongSetting,
+            format!("the cluster {cluster} does not exist in this account and region"),
+            "Check Cluster and Region in [Fargate] of fargate.toml, and whose credentials are used.",
+        ),
+        "ConflictException" => (
+            Kind::Conflict,
+            format!("the client token was used before with other parameters ({said})"),
+            "The next attempt uses another token.",
+        ),
+        "PlatformUnknownException" => (
+            Kind::WrongSetting,
+            format!("the platform version does not exist ({said})"),
+            "Correct PlatformVersion in fargate.toml or the variable FARGATE_PLATFORM_VERSION; LATEST always exists.",
+        ),
+        "PlatformTaskDefinitionIncompatibilityException" => (
+            Kind::TaskDefinition,
+            format!("the task definition {definition} does not fit the platform version ({said})"),
+            "Use platform version LATEST, or correct the task definition.",
+        ),
+        _ if lower.contains("taskdefinition") || lower.contains("task definition") => (
+            Kind::TaskDefinition,
+            format!("the task definition {definition} cannot be used ({code}: {said})"),
+            "Check TaskDefinition in fargate.toml or the variable FARGATE_TASK_DEFINITION: family or family:revision, active, in this region.",
+        ),
+        "InvalidParameterException" | "ClientException" if lower.contains("capacity") && lower.contains("unavailable") => capacity(said),
+        "InvalidParameterException" | "ClientException" => (
+            Kind::WrongSetting,
+            format!("ECS does not accept the parameters ({said})"),
+            "Check Subnet(s), SecurityGroup(s), ContainerName and capacity settings in [Fargate] of fargate.toml.",
+        ),
+        "ServerException" | "InternalError" | "InternalFailure" | "ServiceUnavailable" | "ServiceUnavailableException" | "Unavailable" => (
+            Kind::Unavailable,
+            format!("the service failed ({code}: {said})"),
+            "It is tried again. See the AWS Health Dashboard if it lasts.",
+        ),
+        "UnknownError" => (Kind::Unavailable, format!("the service answered without saying why it failed ({said})"), "It is tried again."),
+        _ => (Kind::Other, format!("{code}: {said}"), "See the Amazon ECS API reference for this error."),
+    };
+    error_of(operation, kind, Some(code.to_owned()), message, advice)
+}
+
+/// RunTask's `failures`: an answer without a task.
+pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Option<&str>) -> ControlError {
+    let reason = reason.unwrap_or("no reason given");
+    let said = match detail {
+        Some(detail) => format!("{reason}: {detail}"),
+        None => reason.to_owned(),
+    };
+    let lower = said.to_lowercase();
+    let (kind, message, advice) = if reason.starts_with("RESOURCE") || lower.contains("capacity") {
+        capacity(&said)
+    } else if lower.contains("throttl") || lower.contains("rate") {
+        (Kind::Throttled, format!("too many launches at once ({said})"), "It is tried again, more slowly.")
+    } else {
+        (
+            Kind::Other,
+            format!("ECS launched nothing in cluster {} ({said})", spec.cluster),
+            "See \"API failures messages\" in the Amazon ECS developer guide.",
+        )
+    };
+    error_of("RunTask", kind, Some(reason.to_owned()), message, advice)
+}
+
+fn capacity(said: &str) -> (Kind, String, &'static str) {
+    (
+        Kind::Capacity,
+        format!("ECS has no capacity for the task now ({said})"),
+        "It is tried again. More subnets in other availability zones (Subnets), or FARGATE beside FARGATE_SPOT in CapacityProviders, make it rarer.",
+    )
+}
+
+/// An answer that makes no sense.
+pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
+    error_of(operation, Kind::BadAnswer, None, format!("the answer is not usable: {what}"), "It is tried again.")
+}
+
+/// A request that the SDK refuses to make.
+pub(super) fn unbuildable(operation: &str, why: &dyn std::error::Error) -> ControlError {
+    error_of(operation, Kind::Other, None, format!("the request cannot be made: {why}"), "Check [Fargate] in fargate.toml.")
+}
+
+pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
+    error_of(
+        operation,
+        Kind::Unavailable,
+        None,
+        format!("the service did not answer: {what}"),
+        "Check the network between the runner manager and AWS. It is tried again.",
+    )
+}
+
+/// An error that a query-protocol service (EC2) answered with.
+pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> ControlError {
+    let code = if code.is_empty() { if status >= 500 { "ServiceUnavailable" } else { "UnknownError" } } else { code };
+    answered(operation, code, said, &Subject::cluster(""))
+}
+
+/// No credentials at all.
+pub(super) fn no_credentials(operation: &str, why: &str) -> ControlError {
+    error_of(operation, Kind::Credentials, None, format!("there are no usable AWS credentials: {why}"), CREDENTIALS)
+}
+
+fn error_of(operation: &str, kind: Kind, code: Option<String>, message: String, advice: &str) -> ControlError {
+    ControlError { operation: operation.to_owned(), kind, code, message: flat(&message), advice: advice.to_owned() }
+}
+
+/// One line, of a length that fits a log line.
+fn flat(text: &str) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.chars().count() > 600 { text.chars().take(600).chain(['…']).collect() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_refusals_apart() {
+        let kind = |code: &str, said: &str| answered("RunTask", code, said, &Subject::cluster("c")).kind;
+        assert_eq!(kind("InvalidParameterException", "No Container Instances were found in your cluster."), Kind::NoCapacityProvider);
+        assert_eq!(kind("ThrottlingException", "Rate exceeded"), Kind::Throttled);
+        assert_eq!(kind("ExpiredTokenException", "The security token included in the request is expired"), Kind::Credentials);
+        assert_eq!(kind("AccessDeniedException", "not authorized to perform: iam:PassRole on resource"), Kind::Denied);
+        assert_eq!(kind("ClusterNotFoundException", "Cluster not found."), Kind::WrongSetting);
+        assert_eq!(kind("ClientException", "TaskDefinition not found."), Kind::TaskDefinition);
+        assert_eq!(kind("ClientException", "TaskDefinition is inactive"), Kind::TaskDefinition);
+        assert_eq!(kind("InvalidParameterException", "The subnet ID 'subnet-x' does not exist"), Kind::WrongSetting);
+        assert_eq!(kind("ServerException", "oops"), Kind::Unavailable);
+        assert_eq!(kind("SomethingNew", "oops"), Kind::Other);
+    }
+
+    #[test]
+    fn advice_for_the_pass_role_trap_and_the_missing_strategy() {
+        let said = |code: &str, said: &str| answered("RunTask", code, said, &Subject::cluster("ci")).advice;
+        assert!(said("AccessDeniedException", "… iam:PassRole …").contains("iam:PassRole"));
+        assert!(said("InvalidParameterException", "No Container Instances were found in your cluster.").contains("capacity provider"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Task control on ECS (and on anything that speaks its API: the local cluster, moto).
+//!
+//! One logical attempt per call, no retries of the SDK's own: when to try again is the machine's
+//! decision. Nothing of the SDK is built before the first call, because the `run` stage normally makes none.
+
+mod ec2;
+mod errors;
+mod reports;
+
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_ecs::{
+    Client,
+    types::{
+        AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, DesiredStatus, Failure, KeyValuePair,
+        LaunchType, NetworkConfiguration, Tag, TaskOverride,
+    },
+};
+use states::{
+    Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec, Seen, StartedBy, TaskArn, TaskControl,
+    TaskReport,
+};
+use tokio::sync::OnceCell;
+
+/// How long a connection to an endpoint may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long one attempt of a call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Task control on ECS.
+#[derive(Debug)]
+pub struct EcsControl {
+    region: Option<String>,
+    clients: OnceCell<Clients>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    shared: SdkConfig,
+    ecs: Client,
+}
+
+impl EcsControl {
+    /// Task control in this region; without one, in the environment's. Nothing is connected yet.
+    #[must_use]
+    pub fn new(region: Option<String>) -> Self {
+        Self { region, clients: OnceCell::new() }
+    }
+
+    async fn clients(&self) -> &Clients {
+        self.clients
+            .get_or_init(|| async {
+                let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
+                let mut loader =
+                    aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+                if let Some(region) = &self.region {
+                    loader = loader.region(Region::new(region.clone()));
+                }
+                let shared = loader.load().await;
+                Clients { ecs: Client::new(&shared), shared }
+            })
+            .await
+    }
+}
+
+impl TaskControl for EcsControl {
+    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+        const OPERATION: &str = "RunTask";
+        let mut call = self
+            .clients()
+            .await
+            .ecs
+            .run_task()
+            .cluster(&spec.cluster)
+            .task_definition(&spec.task_definition)
+            .count(1)
+            .client_token(token.as_str())
+            .started_by(spec.started_by.as_str())
+            .set_platform_version(spec.platform_version.clone())
+            .enable_execute_command(spec.enable_execute_command)
+            .network_configuration(network(spec).map_err(|e| errors::unbuildable(OPERATION, &e))?)
+            .overrides(overrides(spec))
+            .set_tags(Some(spec.tags.iter().map(|(k, v)| Tag::builder().key(k).value(v).build()).collect()));
+        match &spec.capacity {
+            Capacity::ClusterDefault => {}
+            Capacity::LaunchType(launch_type) => call = call.launch_type(LaunchType::from(launch_type.as_str())),
+            Capacity::Strategy(providers) => {
+                for provider in providers {
+                    let item = CapacityProviderStrategyItem::builder()
+                        .capacity_provider(&provider.name)
+                        .weight(provider.weight)
+                        .base(provider.base)
+                        .build()
+                        .map_err(|e| errors::unbuildable(OPERATION, &e))?;
+                    call = call.capacity_provider_strategy(item);
+                }
+            }
+        }
+        let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::launch(spec)))?;
+        match (answer.tasks().first(), answer.failures().first()) {
+            (Some(task), _) => reports::task(OPERATION, task),
+            (None, Some(failure)) => Err(errors::launch_failure(spec, failure.reason(), failure.detail())),
+            (None, None) => Err(errors::nonsense(OPERATION, "it has neither a task nor a failure")),
+        }
+    }
+
+    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+        const OPERATION: &str = "DescribeTasks";
+        let call =
+            self.clients().await.ecs.describe_tasks().cluster(cluster).set_tasks(Some(tasks.iter().map(ToString::to_string).collect()));
+        let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+        let mut described = Vec::with_capacity(tasks.len());
+        for task in answer.tasks() {
+            let report = reports::task(OPERATION, task)?;
+            described.push(Described { task: report.task.clone(), seen: Seen::Task(report) });
+        }
+        for task in tasks {
+            if described.iter().all(|d| d.task != *task) {
+                let failure = answer.failures().iter().find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
+                match failure.and_then(Failure::reason) {
+                    None | Some("MISSING") => described.push(Described { task: task.clone(), seen: Seen::Missing }),
+                    // Not an answer for this task alone; the engine asks again for all.
+                    Some(reason) => return Err(errors::nonsense(OPERATION, &format!("task {}: {reason}", task.task_id()))),
+                }
+            }
+        }
+        Ok(described)
+    }
+
+    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+        const OPERATION: &str = "ListTasks";
+        let mut found = Vec::new();
+        for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
+            let call = self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str()).desired_status(status);
+            let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+            for arn in answer.task_arns() {
+                found.push(TaskArn::new(arn.as_str()).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+        const OPERATION: &str = "StopTask";
+        let call = self.clients().await.ecs.stop_task().cluster(cluster).task(task.as_str()).reason(reason);
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e) => match errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)) {
+                // "The referenced task was not found.": there is nothing left to stop.
+                error if error.kind == ControlErrorKind::WrongSetting && error.message.contains("task was not found") => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+        ec2::public_address(&self.clients().await.shared, interface).await
+    }
+}
+
+fn network(spec: &LaunchSpec) -> Result<NetworkConfiguration, aws_sdk_ecs::error::BuildError> {
+    let assign = if spec.assign_public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled };
+    let vpc = AwsVpcConfiguration::builder()
+        .set_subnets(Some(spec.subnets.clone()))
+        .set_security_groups(Some(spec.security_groups.clone()).filter(|groups| !groups.is_empty()))
+        .assign_public_ip(assign)
+        .build()?;
+    Ok(NetworkConfiguration::builder().awsvpc_configuration(vpc).build())
+}
+
+fn overrides(spec: &LaunchSpec) -> TaskOverride {
+    let environment = spec.environment.iter().map(|(name, value)| KeyValuePair::builder().name(name).value(value).build()).collect();
+    let container = ContainerOverride::builder().name(&spec.container).set_environment(Some(environment)).build();
+    TaskOverride::builder().container_overrides(container).build()
+}

@@ -1,0 +1,22 @@
+//! GitLab Runner custom-executor driver that runs every CI job in its own AWS ECS Fargate task.
+//!
+//! The binary `fargate` is a thin shell around this library. What decides is in the crate `states`,
+//! what delivers scripts in `transports`, the embedded cluster in `local-cluster`; here is what wires
+//! them together:
+//!
+//! - [`cli`] — the command line;
+//! - [`mod@config`] — `fargate.toml`;
+//! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
+//! - [`stages`] — config, prepare, run, cleanup, a file each;
+//! - [`control`] — task control on ECS;
+//! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`logging`] — the driver's own log.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod local;
+pub mod logging;
+pub mod runner;
+pub mod stages;
+pub mod trial;

@@ -1,0 +1,164 @@
+//! The job log: the script's output, byte for byte, and a few lines that help the CI user.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
+use tokio::{
+    io::AsyncWriteExt,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::StateLog;
+
+/// After so long without a line, the CI user is told what is still waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a stage tells gitlab-runner, and what it hears from it.
+pub struct JobLog {
+    states: StateLog,
+    stdout: tokio::io::Stdout,
+    term: Signal,
+    interrupt: Signal,
+    cancelled: bool,
+    began: Timestamp,
+    said_last: Timestamp,
+    trouble_told: Option<String>,
+}
+
+impl JobLog {
+    /// Listens for SIGTERM (and SIGINT, for people at a terminal) from now on.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn new(states: StateLog) -> io::Result<Self> {
+        Ok(Self {
+            states,
+            stdout: tokio::io::stdout(),
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            cancelled: false,
+            began: Timestamp::now(),
+            said_last: Timestamp::now(),
+            trouble_told: None,
+        })
+    }
+
+    /// Whether gitlab-runner asked for an early end.
+    #[must_use]
+    pub fn was_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    /// A line for the CI user.
+    pub fn say(&mut self, line: &str) {
+        // gitlab-runner may have closed the log; that is no reason to stop working.
+        let _ = writeln!(io::stderr().lock(), "{line}");
+        tracing::info!("job log: {line}");
+        self.said_last = Timestamp::now();
+    }
+
+    fn seconds(&self) -> f64 {
+        Timestamp::now().since(self.began).as_secs_f64()
+    }
+
+    fn entered(&mut self, state: StateName, job: &AnyJob) {
+        self.states.entered(state);
+        self.trouble_told = None;
+        match (state, job) {
+            (StateName::Pending, AnyJob::Pending(job)) => {
+                let line = format!(
+                    "Fargate task {} launched in cluster {}; waiting for its container.",
+                    job.state.task.task_id(),
+                    job.header.spec.cluster
+                );
+                self.say(&line);
+            }
+            (StateName::Reachable, AnyJob::Reachable(job)) if job.state.runs == 0 => {
+                self.say(&format!("The task's container is ready after {:.1} s.", self.seconds()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Says what is still waited for, when nothing was said for long.
+    fn still_waiting(&mut self, what: &str) {
+        if Timestamp::now().since(self.said_last) >= PATIENCE {
+            self.say(&format!("Still waiting after {:.0} s: {what}.", self.seconds()));
+        }
+    }
+
+    /// Says once what stands in the way, when it may interest the CI user.
+    fn trouble(&mut self, what: &str) {
+        if self.trouble_told.as_deref() != Some(what) {
+            self.say(&format!("{what} Trying again …"));
+            self.trouble_told = Some(what.to_owned());
+        }
+    }
+}
+
+impl JobIo for JobLog {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.stdout.write_all(&bytes).await?;
+        // Without it the last bytes would wait in a buffer that a killed process takes along.
+        self.stdout.flush().await
+    }
+
+    fn note(&mut self, note: Note<'_>) {
+        match note {
+            Note::Entered { state, snapshot } => {
+                tracing::info!(%state, job = %snapshot.job.header().id, "state entered");
+                self.entered(state, &snapshot.job);
+            }
+            Note::Observed(Observation::LaunchFailed(error)) => {
+                tracing::warn!(kind = ?error.kind, advice = error.advice, "{error}");
+                self.trouble(&format!("The task could not be launched yet: {}.", error.message.trim_end_matches('.')));
+            }
+            Note::Observed(Observation::DescribeFailed(error) | Observation::StopFailed(error) | Observation::FindFailed(error)) => {
+                tracing::warn!(kind = ?error.kind, advice = error.advice, "{error}");
+            }
+            Note::Observed(Observation::Described(report)) => {
+                tracing::debug!(status = %report.status, stop_desired = report.stop_desired, "described");
+                if report.status != TaskStatus::Running {
+                    self.still_waiting(&format!("ECS says the task is {}{}", report.status, hint(&report.status)));
+                }
+            }
+            Note::Observed(saw) => tracing::debug!(?saw, "observed"),
+            Note::ConnectionLost(why) => {
+                tracing::warn!("connection lost: {why}");
+                self.say("The connection to the container was lost; the script goes on there. Reconnecting …");
+            }
+            Note::Reconnected { offset } => {
+                tracing::info!(offset, "reconnected");
+                self.say("Reconnected.");
+            }
+            Note::Unreachable(error) => {
+                tracing::debug!(kind = ?error.kind, "{error}");
+                self.still_waiting(error.message.trim_end_matches('.'));
+            }
+        }
+    }
+
+    async fn cancelled(&mut self) {
+        if self.cancelled {
+            std::future::pending().await
+        }
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        self.cancelled = true;
+    }
+}
+
+/// What ECS usually does for so long in a status.
+fn hint(status: &TaskStatus) -> &'static str {
+    match status {
+        TaskStatus::Provisioning => " (its network interface is being made)",
+        TaskStatus::Pending => " (usually its image is being pulled)",
+        _ => "",
+    }
+}

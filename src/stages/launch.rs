@@ -1,0 +1,134 @@
+//! What is launched for a job: the configuration, the job's choices, its tags.
+
+use states::{ConnectTo, LaunchSpec, StartedBy};
+
+use crate::{
+    config::{Chosen, Config, NotAllowed, Overrides},
+    runner::{Identity, job_variable},
+};
+
+/// The command line's overrides: the administrator's, from gitlab-runner's `config.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// `--task-def`.
+    pub task_definition: Option<String>,
+    /// `--platform-version`.
+    pub platform_version: Option<String>,
+}
+
+/// Longest value of a tag, in characters (Amazon ECS developer guide, "Tag restrictions").
+const LONGEST_TAG: usize = 256;
+
+/// Which task definition and platform version this job gets.
+pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowed> {
+    let overrides = Overrides {
+        flag_task_definition: flags.task_definition.clone(),
+        flag_platform_version: flags.platform_version.clone(),
+        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION"),
+        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION"),
+    };
+    overrides.choose(&config.fargate)
+}
+
+/// Which of the task's addresses is connected to.
+pub(super) fn connect_to(config: &Config) -> ConnectTo {
+    if config.fargate.use_public_ip { ConnectTo::PublicAddress } else { ConnectTo::PrivateAddress }
+}
+
+/// Everything RunTask is told.
+pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: &str) -> LaunchSpec {
+    let fargate = &config.fargate;
+    LaunchSpec {
+        cluster: fargate.cluster.clone(),
+        task_definition: chosen.task_definition,
+        platform_version: chosen.platform_version,
+        subnets: fargate.subnets.clone(),
+        security_groups: fargate.security_groups.clone(),
+        assign_public_ip: fargate.enable_public_ip,
+        capacity: fargate.capacity.clone(),
+        container: fargate.container.clone(),
+        environment: vec![("SSH_PUBLIC_KEY".to_owned(), public_key.to_owned())],
+        started_by,
+        tags: tags(config, identity),
+        enable_execute_command: false,
+    }
+}
+
+/// Tags that say whose task it is, in the console and on the bill; the administrator's own come last and win.
+fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
+    let about = &identity.about;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut tags: Vec<(String, String)> = [
+        ("fargate-driver:job", identity.id.as_str()),
+        ("fargate-driver:manager", &host),
+        ("gitlab:project", &about.project_url),
+        ("gitlab:pipeline", &about.pipeline_id),
+        ("gitlab:job", &about.job_id),
+        ("gitlab:job-name", &about.job_name),
+        ("gitlab:runner", &about.runner),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), tag_value(value)))
+    .filter(|(_, value)| !value.is_empty())
+    .collect();
+    for (key, value) in &config.fargate.tags {
+        tags.retain(|(other, _)| other != key);
+        tags.push((key.clone(), value.clone()));
+    }
+    tags
+}
+
+/// A text as a tag takes it: letters, digits, spaces and `+ - = . _ : / @`.
+fn tag_value(text: &str) -> String {
+    let valid = |c: char| c.is_alphanumeric() || c == ' ' || "+-=._:/@".contains(c);
+    text.chars().map(|c| if valid(c) { c } else { '_' }).take(LONGEST_TAG).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use states::{About, JobId};
+
+    use super::*;
+
+    fn identity() -> Identity {
+        let about = About {
+            project_url: "https://gitlab.example/g/p".into(),
+            pipeline_id: "1".into(),
+            job_id: "2".into(),
+            job_name: "build [linux, x86]\u{7}".into(),
+            runner: "tok".into(),
+        };
+        Identity { id: JobId::new("tok-abc").unwrap(), about }
+    }
+
+    fn config(more: &str) -> Config {
+        let text = format!("[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n{more}\n[TaskMetadata]\nDirectory = '/m'\n");
+        Config::parse(&text, Path::new("fargate.toml")).unwrap().0
+    }
+
+    #[test]
+    fn tags_say_whose_task_it_is_in_characters_that_aws_takes() {
+        let tags = tags(&config(""), &identity());
+        let value = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        assert_eq!(value("fargate-driver:job"), Some("tok-abc"));
+        assert_eq!(value("gitlab:project"), Some("https://gitlab.example/g/p"));
+        assert_eq!(value("gitlab:job-name"), Some("build _linux_ x86__"));
+    }
+
+    #[test]
+    fn the_administrators_tags_win() {
+        let tags = tags(&config("Tags = { 'gitlab:job' = 'hidden', team = 'infra' }"), &identity());
+        assert_eq!(tags.iter().filter(|(k, _)| k == "gitlab:job").map(|(_, v)| v.as_str()).collect::<Vec<_>>(), ["hidden"]);
+        assert!(tags.contains(&("team".to_owned(), "infra".to_owned())));
+    }
+
+    #[test]
+    fn the_key_goes_to_the_configured_container() {
+        let chosen = Chosen { task_definition: "t".into(), platform_version: None, from_project: false };
+        let spec = spec(&config("ContainerName = 'build'"), &identity(), chosen, StartedBy::new("x").unwrap(), "ssh-ed25519 AAAA");
+        assert_eq!(spec.container, "build");
+        assert_eq!(spec.environment, [("SSH_PUBLIC_KEY".to_owned(), "ssh-ed25519 AAAA".to_owned())]);
+    }
+}

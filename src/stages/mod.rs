@@ -1,0 +1,80 @@
+//! The custom executor's stages, a file each. gitlab-runner calls every one in a new process:
+//! what one knows of the job, the next one reads from the snapshot.
+
+mod cleanup;
+mod config;
+mod job_log;
+mod launch;
+mod prepare;
+mod run;
+pub(crate) mod state_log;
+
+use std::{path::PathBuf, time::Duration};
+
+use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
+use transports::ssh::{SshSettings, SshTransport};
+
+use crate::{
+    config::Config,
+    control::EcsControl,
+    runner::{Identity, Verdict},
+};
+
+pub use cleanup::cleanup;
+pub use config::config;
+pub use job_log::JobLog;
+pub use launch::Flags;
+pub use prepare::prepare;
+pub use run::run;
+pub use state_log::StateLog;
+
+/// How long a stage waits for another process that works on the same job. A cancelled stage ends
+/// within the grace period and the time for a task's stop, both of which are shorter by default.
+const LEASE_WAIT: Duration = Duration::from_secs(90);
+
+type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
+
+/// What every stage that works on a job needs.
+pub struct Session {
+    engine: JobEngine,
+    identity: Identity,
+    config: Config,
+    flags: Flags,
+    state_log: StateLog,
+}
+
+impl Session {
+    /// Brings the parts together. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the metadata directory is missing and cannot be made.
+    pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
+        let store = DirectoryStore::open(&config.metadata.directory)?
+            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
+        let transport = SshTransport::new(SshSettings {
+            username: config.ssh.username.clone(),
+            port: config.ssh.port,
+            keepalive_interval: config.ssh.keep_alive,
+            ..SshSettings::default()
+        });
+        let keys = store.clone();
+        let engine = Engine::new(EcsControl::new(config.fargate.region.clone()), transport, store, move |job| keys.key_path(job));
+        Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
+    }
+
+    /// Where the states that are entered are noted.
+    #[must_use]
+    pub fn state_log(&self) -> &StateLog {
+        &self.state_log
+    }
+}
+
+/// What gitlab-runner is told of a job that had to end.
+fn stopped(reason: &StopReason, header: &Header) -> Verdict {
+    let message = format!("fargate: {reason}");
+    match reason.fault(header) {
+        Fault::Job => Verdict::BuildFailure { code: None, message: Some(message) },
+        Fault::None | Fault::System => Verdict::SystemFailure(message),
+    }
+}

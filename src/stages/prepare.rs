@@ -1,0 +1,130 @@
+//! `prepare`: a task for the job, up to the moment when its container answers.
+
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt};
+
+use rand::Rng as _;
+use states::{AnyJob, ClientToken, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason};
+use transports::ssh::key;
+
+use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
+use crate::config::Chosen;
+use crate::runner::{Verdict, hex};
+
+/// Prepares the job's task.
+pub async fn prepare(session: &Session, log: &mut JobLog) -> Verdict {
+    match reach(session, log).await {
+        Ok(verdict) => verdict,
+        Err(e) => Verdict::SystemFailure(format!("fargate: prepare: {e}")),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error(transparent)]
+    Engine(#[from] states::EngineError),
+    #[error(transparent)]
+    Store(#[from] states::StoreError),
+    #[error(transparent)]
+    KeyPair(#[from] key::KeyError),
+    #[error("the job's key {path} cannot be written: {source}")]
+    Key { path: String, source: std::io::Error },
+}
+
+async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareError> {
+    let chosen = match launch::choose(&session.config, &session.flags) {
+        Ok(chosen) => chosen,
+        Err(refusal) => return Ok(Verdict::BuildFailure { code: None, message: Some(format!("fargate: {refusal}")) }),
+    };
+    let engine = &session.engine;
+    let id = &session.identity.id;
+    let lease = engine.store().lease(id, "prepare", LEASE_WAIT)?;
+    // What could not be recorded must not be launched.
+    engine.store().check_writable(id)?;
+    let mut work = match engine.store().load(id)? {
+        None => begin(session, chosen, lease)?,
+        Some(snapshot) => {
+            let mut work = engine.work(snapshot, lease);
+            engine.open(&mut work, "prepare");
+            if can_go_on(session, &work) {
+                tracing::info!(state = %work.snapshot.job.name(), "going on with the task of an earlier prepare");
+                work
+            } else {
+                engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                match engine.drive(&mut work, Goal::End, log).await? {
+                    Outcome::Ended(_) => {}
+                    Outcome::Unfinished(what) => {
+                        return Ok(Verdict::SystemFailure(format!("fargate: prepare: of an earlier attempt, {what}")));
+                    }
+                    other => return Ok(Verdict::SystemFailure(format!("fargate: prepare: an earlier attempt cannot be ended: {other:?}"))),
+                }
+                let lease = work.close().await;
+                begin(session, chosen, lease)?
+            }
+        }
+    };
+    session.state_log.entered(work.snapshot.job.name());
+    let outcome = engine.drive(&mut work, Goal::Reach, log).await?;
+    let header = work.snapshot.job.header().clone();
+    work.close().await;
+    Ok(match outcome {
+        _ if log.was_cancelled() => Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned()),
+        Outcome::Reachable(_) => Verdict::Success,
+        Outcome::MustEnd(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
+        Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: prepare: {what}")),
+    })
+}
+
+/// Whether the task of an earlier prepare can be used: it is on its way, and we hold the key to it.
+/// One that was reachable may have run scripts: a new attempt gets a fresh task.
+fn can_go_on(session: &Session, work: &Work) -> bool {
+    let on_its_way = matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_));
+    on_its_way && session.engine.store().key_path(&session.identity.id).exists()
+}
+
+fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Result<Work, PrepareError> {
+    let engine = &session.engine;
+    let identity = &session.identity;
+    let pair = key::generate()?;
+    let path = engine.store().key_path(&identity.id);
+    write_key(&path, &pair.private).map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
+    let started_by = started_by(&identity.about.job_id, identity.id.as_str());
+    let header = Header {
+        id: identity.id.clone(),
+        about: identity.about.clone(),
+        created: engine.clock().now(),
+        token: token(&started_by),
+        definition_from_project: chosen.from_project,
+        connect_to: launch::connect_to(&session.config),
+        limits: session.config.limits,
+        spec: launch::spec(&session.config, identity, chosen, started_by, &pair.public),
+    };
+    let mut work = engine.begin(header, lease);
+    engine.open(&mut work, "prepare");
+    Ok(work)
+}
+
+/// The key of an earlier attempt that was killed may lie there: it is of no use any more.
+fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(private.as_bytes())?;
+    file.sync_data()
+}
+
+/// `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
+fn started_by(job_id: &str, unique: &str) -> StartedBy {
+    use sha2::{Digest, Sha256};
+    let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+    let hash = hex(&Sha256::digest(unique));
+    StartedBy::new(format!("gitlab-{digits}-{}", &hash[..10]))
+        // 7 + 16 + 1 + 10 characters, all of them allowed.
+        .unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// The stem of this attempt's idempotency tokens: another attempt of the same job is another task.
+fn token(started_by: &StartedBy) -> ClientToken {
+    let mut random = [0_u8; 8];
+    rand::rng().fill_bytes(&mut random);
+    ClientToken::new(format!("{started_by}-{}", hex(&random)))
+        // 34 + 1 + 16 characters, all of them printable.
+        .unwrap_or_else(|e| unreachable!("{e}"))
+}

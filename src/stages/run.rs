@@ -1,0 +1,72 @@
+//! `run SCRIPT STAGE`: one script, delivered once, followed to its end.
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
+
+use super::{JobLog, LEASE_WAIT, Session, stopped};
+use crate::runner::{Verdict, hex};
+
+/// Runs the script.
+pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
+    let text = match fs::read(script) {
+        Ok(text) => Bytes::from(text),
+        Err(e) => return Verdict::SystemFailure(format!("fargate: the script {} of stage {stage} cannot be read: {e}", script.display())),
+    };
+    let script = Script { digest: hex(&Sha256::digest(&text)), text };
+    match execute(session, script, stage, log).await {
+        Ok(verdict) => verdict,
+        Err(e) => Verdict::SystemFailure(format!("fargate: stage {stage}: {e}")),
+    }
+}
+
+async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLog) -> Result<Verdict, states::EngineError> {
+    let engine = &session.engine;
+    let id = &session.identity.id;
+    let lease = engine.store().lease(id, &format!("run {stage}"), LEASE_WAIT)?;
+    let Some(snapshot) = engine.store().load(id)? else {
+        return Ok(Verdict::SystemFailure(format!(
+            "fargate: there is no task for this job: {} does not exist. `prepare` did not run, or `cleanup` has already ended the job.",
+            engine.store().snapshot_path(id).display()
+        )));
+    };
+    let mut work = engine.work(snapshot, lease);
+    engine.open(&mut work, &format!("run {stage}"));
+    if let AnyJob::Executing(job) = &work.snapshot.job
+        && (job.state.order.stage != stage || job.state.digest != script.digest)
+    {
+        // A driver was killed, and gitlab-runner went on with another stage: what still runs must not run beside it.
+        tracing::warn!(stage = job.state.order.stage, "ending the run that an earlier process left behind");
+        engine.request_cancel(&mut work);
+        engine.drive(&mut work, Goal::Run, log).await?;
+    }
+    let outcome = match &work.snapshot.job {
+        AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
+        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => {
+            return Ok(Verdict::SystemFailure(format!(
+                "fargate: the job's task is not ready: it is {}. `prepare` did not finish.",
+                work.snapshot.job.name()
+            )));
+        }
+        AnyJob::Reachable(_) | AnyJob::Executing(_) => {
+            engine.request_run(&mut work, stage, script)?;
+            session.state_log.entered(work.snapshot.job.name());
+            engine.drive(&mut work, Goal::Run, log).await?
+        }
+    };
+    let header = work.snapshot.job.header().clone();
+    work.close().await;
+    Ok(match outcome {
+        _ if log.was_cancelled() => Verdict::SystemFailure(format!("fargate: stage {stage} was cancelled; its script was ended.")),
+        Outcome::Reachable(Some(last)) => match last.outcome {
+            RunOutcome::Exited { code: 0, .. } => Verdict::Success,
+            RunOutcome::Exited { code, .. } => Verdict::BuildFailure { code: Some(code), message: None },
+            RunOutcome::Lost(why) => Verdict::SystemFailure(format!("fargate: stage {stage}: {why}")),
+        },
+        Outcome::MustEnd(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
+        Outcome::Reachable(None) => Verdict::SystemFailure(format!("fargate: stage {stage}: the script was not run")),
+        Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: stage {stage}: {what}")),
+    })
+}

@@ -1,0 +1,115 @@
+//! `fargate try`: plays gitlab-runner for one job, so that a new installation, or a newcomer, sees the main job work.
+//!
+//! It calls the stages as gitlab-runner does: each a new process of this very binary, with the
+//! contract's environment. So what is seen here is what a CI job does.
+
+mod runner;
+mod timeline;
+
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+
+use local_cluster::LocalCluster;
+
+use runner::{Ended, Runner};
+use timeline::Timeline;
+
+/// What to try.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The scripts, one run stage each.
+    pub scripts: Vec<PathBuf>,
+    /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
+    pub config: Option<PathBuf>,
+    /// Flags that are passed on to every stage.
+    pub flags: Vec<std::ffi::OsString>,
+}
+
+/// Why nothing could be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// A script cannot be read.
+    #[error("the script {} cannot be read: {source}", path.display())]
+    Script {
+        /// The script.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The embedded cluster did not start.
+    #[error("the embedded local cluster did not start: {0}")]
+    Cluster(#[from] local_cluster::StartError),
+    /// A file or process of the trial's own could not be made.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl TrialError {
+    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl Trial {
+    /// Runs the job and returns the exit status of its first failing script; 0 when all is well, and
+    /// 70 (sysexits' EX_SOFTWARE) for a system failure.
+    ///
+    /// # Errors
+    /// When the trial itself could not be made.
+    pub async fn run(&self) -> Result<ExitCode, TrialError> {
+        for path in &self.scripts {
+            std::fs::File::open(path).map_err(|source| TrialError::Script { path: path.clone(), source })?;
+        }
+        let place = tempfile::Builder::new().prefix("fargate-try-").tempdir().map_err(TrialError::io("make a temporary directory"))?;
+        let (config, cluster, environment) = match &self.config {
+            Some(config) => (config.clone(), None, Vec::new()),
+            None => {
+                let cluster = LocalCluster::start(local_cluster::Settings::default()).await?;
+                let config = place.path().join("fargate.toml");
+                let text = crate::local::configuration(cluster.ssh_port(), &place.path().join("metadata"));
+                std::fs::write(&config, text).map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
+                eprintln!("No --config: using an embedded local cluster. Its tasks are processes on this machine.");
+                let environment = crate::local::environment(&cluster.endpoint());
+                (config, Some(cluster), environment)
+            }
+        };
+        let mut timeline = Timeline::watch(place.path().join("states"));
+        let mut runner = Runner::new(place.path(), &config, &self.flags, environment).map_err(TrialError::io("play gitlab-runner"))?;
+        let ended = self.job(&mut runner, &mut timeline).await.map_err(TrialError::io("run a stage"));
+        if let Some(cluster) = cluster {
+            cluster.shutdown().await;
+        }
+        let ended = ended?;
+        timeline.close();
+        Ok(match ended {
+            Ended::Well => ExitCode::SUCCESS,
+            Ended::Script(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1)),
+            Ended::System => ExitCode::from(70),
+        })
+    }
+
+    async fn job(&self, runner: &mut Runner, timeline: &mut Timeline) -> io::Result<Ended> {
+        let mut ended = runner.stage(&["config"], timeline).await?;
+        if ended == Ended::Well {
+            ended = runner.stage(&["prepare"], timeline).await?;
+        }
+        for (number, script) in self.scripts.iter().enumerate() {
+            if ended != Ended::Well || runner.interrupted() {
+                break;
+            }
+            let script = script.to_string_lossy();
+            let stage = if self.scripts.len() == 1 { "build_script".to_owned() } else { format!("step_{}", number + 1) };
+            ended = runner.stage(&["run", &script, &stage], timeline).await?;
+        }
+        // As gitlab-runner: always, and its result changes nothing.
+        let _ = runner.stage(&["cleanup"], timeline).await?;
+        Ok(ended)
+    }
+}
+
+/// How often the file of states is looked at.
+const LOOK: Duration = Duration::from_millis(10);

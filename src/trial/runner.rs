@@ -1,0 +1,119 @@
+//! gitlab-runner's part, for one job: processes with the contract's environment.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{LOOK, timeline::Timeline};
+
+/// The exit codes we ask of the stages, as gitlab-runner does. Unusual on purpose: nothing may assume them.
+const BUILD_FAILURE: u8 = 101;
+const SYSTEM_FAILURE: u8 = 102;
+
+/// How a stage ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Well.
+    Well,
+    /// The script's own failure, with its exit status.
+    Script(i32),
+    /// Anything else.
+    System,
+}
+
+/// Calls stages.
+pub(super) struct Runner {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    exit_code_file: PathBuf,
+    interrupted: bool,
+}
+
+impl Runner {
+    pub(super) fn new(place: &Path, config: &Path, flags: &[OsString], mut environment: Vec<(String, String)>) -> io::Result<Self> {
+        let temporary = place.join("tmp");
+        fs::create_dir(&temporary)?;
+        let exit_code_file = place.join("exit-code");
+        let job = format!("{}{:03}", std::process::id(), rand::random_range(0..1000));
+        let states = place.join("states");
+        for (name, value) in [
+            ("BUILD_FAILURE_EXIT_CODE", BUILD_FAILURE.to_string()),
+            ("SYSTEM_FAILURE_EXIT_CODE", SYSTEM_FAILURE.to_string()),
+            ("BUILD_EXIT_CODE_FILE", exit_code_file.display().to_string()),
+            ("TMPDIR", temporary.display().to_string()),
+            ("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "try".to_owned()),
+            ("CUSTOM_ENV_CI_PROJECT_URL", "https://gitlab.example/fargate/try".to_owned()),
+            ("CUSTOM_ENV_CI_PIPELINE_ID", "1".to_owned()),
+            ("CUSTOM_ENV_CI_JOB_ID", job),
+            ("CUSTOM_ENV_CI_JOB_NAME", "try".to_owned()),
+        ] {
+            environment.push((name.to_owned(), value));
+        }
+        let mut arguments: Vec<OsString> = vec!["--config".into(), config.into(), "--state-log".into(), states.into()];
+        arguments.extend(flags.iter().cloned());
+        arguments.push("custom".into());
+        Ok(Self { program: std::env::current_exe()?, arguments, environment, exit_code_file, interrupted: false })
+    }
+
+    /// Whether the user wants to end.
+    pub(super) fn interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Runs one stage, showing states as they pass.
+    pub(super) async fn stage(&mut self, stage: &[&str], timeline: &mut Timeline) -> io::Result<Ended> {
+        let is_run = stage.first() == Some(&"run");
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut term = signal(SignalKind::terminate())?;
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .args(stage)
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            // Only scripts write to stdout: what `config` says is for gitlab-runner.
+            .stdout(if is_run { Stdio::inherit() } else { Stdio::null() })
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                _ = interrupt.recv() => self.interrupt(group),
+                _ = term.recv() => self.interrupt(group),
+                () = tokio::time::sleep(LOOK) => timeline.look(),
+            }
+        };
+        timeline.look();
+        if status.success() {
+            return Ok(Ended::Well);
+        }
+        if status.code() == Some(i32::from(BUILD_FAILURE)) {
+            let code = fs::read_to_string(&self.exit_code_file).ok().and_then(|text| text.trim().parse().ok());
+            return Ok(Ended::Script(code.unwrap_or(1)));
+        }
+        Ok(Ended::System)
+    }
+
+    /// As gitlab-runner ends a stage: SIGTERM to its process group.
+    fn interrupt(&mut self, group: Option<Pid>) {
+        if !self.interrupted {
+            eprintln!("Ending the job …");
+        }
+        self.interrupted = true;
+        if let Some(group) = group {
+            // It may have ended meanwhile.
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
+}

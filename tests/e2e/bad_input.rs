@@ -1,0 +1,112 @@
+//! Bad input: a clear error, the right exit code, nothing started and nothing lost.
+
+use std::fs;
+
+use crate::{
+    cluster::Cluster,
+    runner::{Ended, Job, SYSTEM_FAILURE},
+};
+
+fn assert_refused(ended: &Ended, words: &[&str]) {
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    for word in words {
+        assert!(ended.stderr.contains(word), "{word:?} is not in: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn configurations() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let good = fs::read_to_string(&job.config).unwrap();
+    fs::remove_file(&job.config).unwrap();
+    assert_refused(&job.stage(&["config"]), &["fargate.toml", "cannot be read", "--config"]);
+    for (text, words) in [
+        (good.replace("Port = ", "Port = \"x\" # "), ["fargate.toml:", "Port is a string", "0 to 65535"]),
+        (good.replace("[SSH]", "[SSH"), ["fargate.toml:", "not TOML", ":"]),
+        (good.replace("Cluster = ", "Clutser = "), ["missing", "[Fargate] Cluster", "docs/configuration.md"]),
+    ] {
+        fs::write(&job.config, text).unwrap();
+        assert_refused(&job.stage(&["config"]), &words);
+        assert_refused(&job.stage(&["prepare"]), &words);
+    }
+    fs::write(&job.config, good.replace("SecurityGroup", "SecurtyGroup")).unwrap();
+    let warned = job.stage(&["config"]);
+    assert_eq!(warned.code, 0);
+    assert!(warned.stderr.contains("SecurtyGroup") && warned.stderr.contains("SecurityGroup?"), "{}", warned.stderr);
+    assert_eq!(cluster.tasks().len(), 0);
+}
+
+#[test]
+fn environments() {
+    let cluster = Cluster::local();
+    let mut job = Job::on(&cluster);
+    job.unset("CUSTOM_ENV_CI_PIPELINE_ID");
+    assert_refused(&job.stage(&["prepare"]), &["CUSTOM_ENV_CI_PIPELINE_ID"]);
+    job.unset("BUILD_FAILURE_EXIT_CODE");
+    assert_refused(&job.stage(&["prepare"]), &["BUILD_FAILURE_EXIT_CODE", "fargate try"]);
+    assert_eq!(cluster.tasks().len(), 0);
+}
+
+#[test]
+fn metadata_directories() {
+    use std::os::unix::fs::PermissionsExt;
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let good = fs::read_to_string(&job.config).unwrap();
+    let name = format!("{:?}", job.metadata);
+    // Neither root nor anybody else can make files there.
+    fs::write(&job.config, good.replace(&name, "\"/proc/self\"")).unwrap();
+    assert_refused(&job.stage(&["prepare"]), &["/proc/self"]);
+    fs::write(&job.config, good.replace(&name, &format!("{:?}", job.config))).unwrap();
+    assert_refused(&job.stage(&["prepare"]), &["fargate.toml"]);
+    assert_eq!(cluster.tasks().len(), 0, "nothing was launched that could not be recorded");
+    fs::write(&job.config, good).unwrap();
+    job.prepare();
+    assert_eq!(fs::metadata(&job.metadata).unwrap().permissions().mode() & 0o777, 0o700, "it is made when it is missing");
+    job.cleanup();
+}
+
+#[test]
+fn snapshots() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    let path = job.files(".ron").remove(0);
+    let whole = fs::read_to_string(&path).unwrap();
+    for (text, words) in [
+        (whole[..whole.len() / 2].to_owned(), ["cannot be used", "fargate-driver:job"]),
+        (whole.replacen("version: 1", "version: 99", 1), ["99", "newer"]),
+        (whole.replacen("id: \"tOk3n_-x-", "id: \"other-", 1), ["another job", "other-"]),
+        ("hello".to_owned(), ["cannot be used", "Move the file away"]),
+    ] {
+        assert_ne!(text, whole);
+        fs::write(&path, &text).unwrap();
+        assert_refused(&job.run("build_script", "echo never"), &words);
+        assert_refused(&job.stage(&["prepare"]), &words);
+        assert_refused(&job.stage(&["cleanup"]), &words);
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "nothing is lost");
+    }
+    assert_eq!(cluster.tasks().len(), 1, "and nothing is launched");
+    fs::write(&path, whole).unwrap();
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn scripts() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    assert_refused(&job.stage(&["run", "/does/not/exist", "build_script"]), &["/does/not/exist", "build_script"]);
+    assert_eq!(job.run("build_script", "").code, 0, "an empty script is one");
+    job.cleanup();
+}
+
+#[test]
+fn command_lines() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    assert_refused(&job.stage(&["prepair"]), &["prepair", "prepare"]);
+    assert_refused(&job.stage(&["run", "x"]), &["STAGE"]);
+}

@@ -1,0 +1,131 @@
+//! The clusters that the driver is tested on.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{http, moto::Moto};
+
+/// A cluster on which the driver runs jobs.
+pub enum Cluster {
+    Local(Local),
+    Moto(Moto),
+}
+
+/// A task, as the cluster sees it.
+#[derive(Debug)]
+pub struct TaskSeen {
+    pub status: String,
+    pub processes: usize,
+}
+
+impl Cluster {
+    pub fn moto() -> Self {
+        Self::Moto(Moto::start())
+    }
+
+    pub fn local() -> Self {
+        Self::Local(Local::start())
+    }
+
+    fn endpoint(&self) -> &str {
+        match self {
+            Self::Local(local) => &local.endpoint,
+            Self::Moto(moto) => &moto.endpoint,
+        }
+    }
+
+    /// The `[Fargate]` and `[SSH]` tables of `fargate.toml`, as the Go driver's users have them.
+    pub fn configuration(&self) -> String {
+        let (cluster, subnet, definition, port) = match self {
+            Self::Local(local) => ("local", "subnet-local", "local-job:1", local.ssh_port),
+            Self::Moto(moto) => (moto.cluster.as_str(), moto.subnet.as_str(), "job:1", moto.ssh_port),
+        };
+        format!(
+            "[Fargate]\nCluster = \"{cluster}\"\nRegion = \"us-east-1\"\nSubnet = \"{subnet}\"\nSecurityGroup = \"sg-0a1b2c3d\"\n\
+             TaskDefinition = \"{definition}\"\nEnablePublicIP = false\n\n[SSH]\nUsername = \"root\"\nPort = {port}\n\n"
+        )
+    }
+
+    /// The AWS settings in gitlab-runner's environment.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let pairs = [
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    }
+
+    pub fn tasks(&self) -> Vec<TaskSeen> {
+        match self {
+            Self::Local(local) => {
+                let tasks = local.get("/_tasks");
+                let seen = |task: &Value| TaskSeen {
+                    status: task["status"].as_str().unwrap().to_owned(),
+                    processes: task["processes"].as_array().unwrap().len(),
+                };
+                tasks.as_array().unwrap().iter().map(seen).collect()
+            }
+            Self::Moto(moto) => moto.tasks().into_iter().map(|(_, status, processes)| TaskSeen { status, processes }).collect(),
+        }
+    }
+
+    /// Fails unless every task is stopped and has no process left.
+    pub fn assert_nothing_is_left(&self, tasks: usize) {
+        let seen = self.tasks();
+        assert_eq!(seen.len(), tasks, "{seen:?}");
+        assert!(seen.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{seen:?}");
+    }
+}
+
+/// `fargate local-cluster`, as a user starts it.
+pub struct Local {
+    process: Child,
+    pub endpoint: String,
+    pub ssh_port: u16,
+}
+
+impl Local {
+    pub fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_fargate")).arg("local-cluster").stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let ready = lines.next().unwrap().unwrap();
+        std::thread::spawn(move || lines.for_each(drop));
+        let rest = ready.strip_prefix("local cluster ready: ").unwrap_or_else(|| panic!("{ready}"));
+        let (endpoint, port) = rest.split_once(" (ssh port ").unwrap();
+        Self { process, endpoint: endpoint.to_owned(), ssh_port: port.trim_end_matches(')').parse().unwrap() }
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        serde_json::from_slice(&http::request(&self.endpoint, "GET", path, &[], b"").body).unwrap()
+    }
+
+    pub fn set_faults(&self, faults: &Value) {
+        let answer = http::request(&self.endpoint, "PUT", "/_faults", &[], faults.to_string().as_bytes());
+        assert_eq!(answer.status(), 200, "{}", String::from_utf8_lossy(&answer.body));
+    }
+
+    pub fn drop_connections(&self) {
+        assert_eq!(http::request(&self.endpoint, "POST", "/_drop-connections", &[], b"").status(), 200);
+    }
+
+    /// How often an action was called.
+    pub fn calls(&self, action: &str) -> usize {
+        self.get("/_calls").as_array().unwrap().iter().filter(|call| call["action"] == action).count()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.process.wait();
+    }
+}

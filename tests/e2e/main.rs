@@ -1,0 +1,27 @@
+//! The `fargate` binary as gitlab-runner calls it, end to end: on the local cluster (needs nothing
+//! installed), and on moto with OpenSSH's sshd behind each task (ignored here; `scripts/test` runs those).
+
+#![allow(unreachable_pub, reason = "the modules of one test program")]
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+mod bad_input;
+mod cluster;
+mod faults;
+mod http;
+mod jobs;
+mod moto;
+mod openssh;
+mod processes;
+mod runner;
+mod trial;
+
+use std::time::{Duration, Instant};
+
+/// Polls until the condition holds; fails after a minute.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < give_up, "it did not come to pass: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,203 @@
+//! moto (a public mock of AWS), and a proxy before it that puts a real sshd behind each task.
+//!
+//! moto's tasks are RUNNING at once and have a made-up address. The proxy reads `SSH_PUBLIC_KEY`
+//! from RunTask, starts sshd a moment later on a loopback address, and shows that address instead.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    http::{self, Message},
+    openssh::Sshd,
+    processes,
+};
+
+const TARGET: &str = "AmazonEC2ContainerServiceV20141113";
+
+/// How long a container's sshd takes to come up.
+const SSHD_DELAY: Duration = Duration::from_millis(300);
+
+/// The one moto of this test process; it ends with it.
+fn server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let python = std::env::var("FARGATE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let program = "import os, sys, threading\n\
+            threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()\n\
+            from moto.server import main\n\
+            main(['-H', '127.0.0.1', '-p', '0'])";
+        let mut moto = Command::new(python)
+            .args(["-c", program])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("moto needs python3; scripts/test installs it");
+        let mut lines = BufReader::new(moto.stderr.take().unwrap()).lines();
+        let endpoint = loop {
+            let line = lines.next().expect("moto ended; scripts/test installs it").unwrap();
+            if let Some((_, url)) = line.split_once("Running on ") {
+                break url.trim().to_owned();
+            }
+        };
+        std::thread::spawn(move || lines.for_each(drop));
+        // It reads its end from stdin, which closes when this process is gone.
+        std::mem::forget(moto);
+        // Tasks stay RUNNING until they are stopped.
+        let transition = json!({ "model_name": "ecs::task", "transition": { "progression": "manual", "times": 1_000_000 } });
+        let set = http::request(
+            &endpoint,
+            "POST",
+            "/moto-api/state-manager/set-transition",
+            &["content-type: application/json"],
+            transition.to_string().as_bytes(),
+        );
+        assert!(set.status() < 300, "{set:?}");
+        endpoint
+    })
+}
+
+fn authorization(service: &str) -> String {
+    format!("authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0")
+}
+
+/// A call to ECS, as JSON.
+pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
+    let headers = [authorization("ecs"), format!("x-amz-target: {TARGET}.{action}"), "content-type: application/x-amz-json-1.1".to_owned()];
+    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    serde_json::from_slice(&http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body).unwrap()
+}
+
+/// A cluster on moto whose containers are real.
+pub struct Moto {
+    pub endpoint: String,
+    pub cluster: String,
+    pub subnet: String,
+    pub ssh_port: u16,
+    containers: Arc<Containers>,
+    _held: TcpListener,
+}
+
+#[derive(Default)]
+struct Containers {
+    port: u16,
+    /// Made-up address → ours.
+    addresses: Mutex<HashMap<String, Ipv4Addr>>,
+    /// Task ARN → its container; `None` once it is stopped.
+    running: Mutex<HashMap<String, Option<Sshd>>>,
+}
+
+impl Moto {
+    pub fn start() -> Self {
+        let upstream = server();
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ssh_port = held.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let containers = Arc::new(Containers { port: ssh_port, ..Containers::default() });
+        let shared = Arc::clone(&containers);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || pass(&stream, upstream, &shared));
+            }
+        });
+        let cluster = format!("ci-{:08x}", rand::random::<u32>());
+        ecs(
+            upstream,
+            "CreateCluster",
+            &json!({ "clusterName": cluster, "capacityProviders": ["FARGATE"],
+            "defaultCapacityProviderStrategy": [{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }] }),
+        );
+        for family in ["job", "other"] {
+            ecs(
+                upstream,
+                "RegisterTaskDefinition",
+                &json!({ "family": family, "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+                "requiresCompatibilities": ["FARGATE"], "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }] }),
+            );
+        }
+        let subnets = http::request(upstream, "POST", "/", &[&authorization("ec2")], b"Action=DescribeSubnets&Version=2016-11-15");
+        let text = String::from_utf8(subnets.body).unwrap();
+        let subnet = text.split("<subnetId>").nth(1).and_then(|rest| rest.split('<').next()).unwrap().to_owned();
+        Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
+    }
+
+    /// Task ARN, `lastStatus` and living processes of every task.
+    pub fn tasks(&self) -> Vec<(String, String, usize)> {
+        let mut tasks = Vec::new();
+        for status in ["RUNNING", "STOPPED"] {
+            let listed = ecs(server(), "ListTasks", &json!({ "cluster": self.cluster, "desiredStatus": status }));
+            for arn in listed["taskArns"].as_array().unwrap() {
+                let arn = arn.as_str().unwrap().to_owned();
+                let alive = processes::marked(&mark(&arn)).len();
+                tasks.push((arn, status.to_owned(), alive));
+            }
+        }
+        tasks
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        self.containers.running.lock().unwrap().clear();
+    }
+}
+
+pub fn mark(arn: &str) -> String {
+    format!("FARGATE_TEST_TASK={}", arn.rsplit('/').next().unwrap())
+}
+
+/// Passes one request on, and its answer back.
+fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Option<()> {
+    let request = Message::read(stream)?;
+    let target = request.header("x-amz-target").unwrap_or_default().to_owned();
+    let host = upstream.trim_start_matches("http://");
+    let above = TcpStream::connect(host).ok()?;
+    request.write(&above).ok()?;
+    let mut answer = Message::read(&above)?;
+    let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    if answer.status() == 200 && target.ends_with(".RunTask") {
+        launch(&asked, &serde_json::from_slice(&answer.body).ok()?, containers);
+    }
+    if answer.status() == 200 && target.ends_with(".StopTask") {
+        let told: Value = serde_json::from_slice(&answer.body).ok()?;
+        let arn = told["task"]["taskArn"].as_str()?.to_owned();
+        // Dropped outside the lock: ending sshd takes a moment.
+        let container = containers.running.lock().unwrap().insert(arn, None);
+        drop(container);
+    }
+    let mut body = String::from_utf8(answer.body).ok()?;
+    for (made_up, ours) in containers.addresses.lock().unwrap().iter() {
+        body = body.replace(&format!("\"{made_up}\""), &format!("\"{ours}\""));
+    }
+    answer.body = body.into_bytes();
+    answer.write(stream).ok()
+}
+
+fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
+    let task = &told["tasks"][0];
+    let arn = task["taskArn"].as_str().unwrap().to_owned();
+    let details = task["attachments"][0]["details"].as_array().unwrap();
+    let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"].as_str().unwrap().to_owned();
+    let overridden = &asked["overrides"]["containerOverrides"][0];
+    assert_eq!(overridden["name"], "ci-coordinator");
+    let key = overridden["environment"].as_array().unwrap().iter().find(|v| v["name"] == "SSH_PUBLIC_KEY").unwrap()["value"].clone();
+    let [a, b, c] = rand::random::<[u8; 3]>();
+    let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
+    containers.addresses.lock().unwrap().insert(made_up, address);
+    let containers = Arc::clone(containers);
+    std::thread::spawn(move || {
+        std::thread::sleep(SSHD_DELAY);
+        let mut running = containers.running.lock().unwrap();
+        running.entry(arn.clone()).or_insert_with(|| Some(Sshd::start(address, containers.port, key.as_str().unwrap(), &mark(&arn))));
+    });
+}

@@ -1,0 +1,39 @@
+//! Processes that carry a mark in their environment.
+
+use std::fs;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Those that have `mark` (`NAME=value`) in their environment.
+pub fn marked(mark: &str) -> Vec<Pid> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.split(|b| *b == 0).any(|entry| entry == mark.as_bytes())))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// Kills them all.
+pub fn kill(mark: &str) {
+    for pid in marked(mark) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// The living processes of a cluster's tasks, whatever the cluster.
+pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
+    match cluster {
+        crate::cluster::Cluster::Local(local) => {
+            let tasks = local.get("/_tasks");
+            tasks
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|t| t["processes"].as_array().unwrap().clone())
+                .filter_map(|p| i32::try_from(p.as_i64()?).ok())
+                .collect()
+        }
+        crate::cluster::Cluster::Moto(moto) => {
+            moto.tasks().iter().flat_map(|(arn, _, _)| marked(&crate::moto::mark(arn))).map(|pid| pid.as_raw_nonzero().get()).collect()
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Plays gitlab-runner for one job: its environment, its calls, its way of ending them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::cluster::Cluster;
+
+/// The codes that the driver is asked to exit with. Not those that gitlab-runner uses today: nothing may assume them.
+pub const BUILD_FAILURE: i32 = 91;
+pub const SYSTEM_FAILURE: i32 = 92;
+
+/// One CI job on a runner manager.
+pub struct Job {
+    place: TempDir,
+    pub config: PathBuf,
+    pub metadata: PathBuf,
+    pub environment: Vec<(String, String)>,
+}
+
+/// How a stage ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    /// What was written to `BUILD_EXIT_CODE_FILE`.
+    pub script_code: Option<String>,
+}
+
+impl Job {
+    /// A job of its own manager.
+    pub fn on(cluster: &Cluster) -> Self {
+        Self::with(cluster, "")
+    }
+
+    /// A job whose `fargate.toml` has more lines (tables).
+    pub fn with(cluster: &Cluster, more: &str) -> Self {
+        static JOBS: AtomicU32 = AtomicU32::new(1);
+        let number = JOBS.fetch_add(1, Ordering::Relaxed);
+        let place = tempfile::Builder::new().prefix("fargate-job-").tempdir().unwrap();
+        let metadata = place.path().join("metadata");
+        let config = place.path().join("fargate.toml");
+        let text = format!(
+            "LogLevel = \"debug\"\nLogFile = {:?}\n\n{}[TaskMetadata]\nDirectory = {metadata:?}\n\n{more}",
+            place.path().join("log"),
+            cluster.configuration()
+        );
+        fs::write(&config, text).unwrap();
+        fs::create_dir(place.path().join("tmp")).unwrap();
+        let path = |name: &str| place.path().join(name).display().to_string();
+        let mut environment = cluster.environment();
+        for (name, value) in [
+            ("PATH", std::env::var("PATH").unwrap()),
+            ("HOME", path("home")),
+            ("TMPDIR", path("tmp")),
+            ("BUILD_FAILURE_EXIT_CODE", BUILD_FAILURE.to_string()),
+            ("SYSTEM_FAILURE_EXIT_CODE", SYSTEM_FAILURE.to_string()),
+            ("BUILD_EXIT_CODE_FILE", path("exit-code")),
+            ("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "tOk3n_-x".to_owned()),
+            ("CUSTOM_ENV_CI_PROJECT_URL", "https://gitlab.example/group/project".to_owned()),
+            ("CUSTOM_ENV_CI_PIPELINE_ID", "77".to_owned()),
+            ("CUSTOM_ENV_CI_JOB_ID", format!("{}{number:04}", std::process::id())),
+            ("CUSTOM_ENV_CI_JOB_NAME", "build [1/2]".to_owned()),
+        ] {
+            environment.push((name.to_owned(), value));
+        }
+        Self { place, config, metadata, environment }
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(n, _)| n != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub fn unset(&mut self, name: &str) {
+        self.environment.retain(|(n, _)| n != name);
+    }
+
+    /// A script's file on the manager.
+    pub fn script(&self, text: impl AsRef<[u8]>) -> PathBuf {
+        static SCRIPTS: AtomicU32 = AtomicU32::new(1);
+        let path = self.place.path().join(format!("script{}", SCRIPTS.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        command
+            .env_clear()
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .current_dir(self.place.path())
+            .arg("--config")
+            .arg(&self.config)
+            .arg("custom")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        command
+    }
+
+    /// Starts a stage.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let _ = fs::remove_file(self.place.path().join("exit-code"));
+        self.command(arguments).spawn().unwrap()
+    }
+
+    /// Waits for a stage.
+    pub fn end(&self, child: Child) -> Ended {
+        self.ended(child.wait_with_output().unwrap())
+    }
+
+    fn ended(&self, output: Output) -> Ended {
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            script_code: fs::read_to_string(self.place.path().join("exit-code")).ok(),
+        }
+    }
+
+    /// Runs a stage.
+    pub fn stage(&self, arguments: &[&str]) -> Ended {
+        self.end(self.spawn(arguments))
+    }
+
+    /// Runs `prepare`, which must succeed.
+    pub fn prepare(&self) {
+        let prepared = self.stage(&["prepare"]);
+        assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", self.log());
+    }
+
+    /// Runs a script as a stage.
+    pub fn run(&self, stage: &str, text: impl AsRef<[u8]>) -> Ended {
+        self.stage(&["run", &self.script(text).display().to_string(), stage])
+    }
+
+    /// Runs `cleanup`, which must succeed.
+    pub fn cleanup(&self) {
+        let cleaned = self.stage(&["cleanup"]);
+        assert_eq!(cleaned.code, 0, "{cleaned:#?}\n{}", self.log());
+    }
+
+    /// As gitlab-runner ends a stage: SIGTERM to its process group.
+    pub fn cancel(child: &Child) {
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process_group(group, Signal::TERM).unwrap();
+    }
+
+    /// The driver's own log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+    }
+
+    /// The files in the metadata directory with this ending.
+    pub fn files(&self, ending: &str) -> Vec<PathBuf> {
+        files(&self.metadata, ending)
+    }
+
+    /// The finished jobs' snapshots.
+    pub fn archived(&self) -> Vec<PathBuf> {
+        files(&self.metadata.join("archive"), ".ron")
+    }
+
+    /// The job's snapshot.
+    pub fn snapshot(&self) -> String {
+        self.files(".ron").first().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
+    }
+}
+
+fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && path.to_string_lossy().ends_with(ending)).collect()
+}

@@ -113,6 +113,8 @@ pub struct Provisioning {
     pub launch: u32,
     /// Since when a RunTask with this token may have reached ECS.
     pub asked: Option<Timestamp>,
+    /// Whether a RunTask with this token got no answer: it may have launched the task.
+    pub unknown: bool,
     /// When to ask (again).
     pub next: Timestamp,
     /// Failed attempts so far.

@@ -72,12 +72,3 @@ pub enum Observation {
     /// Nothing, until the time that the action had set.
     TimePassed,
 }
-
-impl Observation {
-    /// Whether another observation like this one adds nothing but its time, so that the journal
-    /// may keep both as one entry with a count.
-    #[must_use]
-    pub(crate) fn repeats(&self, earlier: &Self) -> bool {
-        matches!((self, earlier), (Self::Progress { .. }, Self::Progress { .. })) || self == earlier
-    }
-}

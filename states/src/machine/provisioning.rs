@@ -2,8 +2,8 @@
 
 use super::{DESCRIBE, RETRY, Step};
 use crate::{
-    Action, Asking, ClientToken, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning, StopReason, Stopping, TaskArn,
-    Timestamp, Watch, pace,
+    Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
+    StopReason, Stopping, TaskArn, Timestamp, Watch, pace,
 };
 
 impl Job<Provisioning> {
@@ -11,8 +11,15 @@ impl Job<Provisioning> {
     #[must_use]
     pub fn new(header: Header) -> Self {
         let now = header.created;
-        let state =
-            Provisioning { deadline: now + header.limits.provisioning, launch: 0, asked: None, next: now, attempts: 0, problem: None };
+        let state = Provisioning {
+            deadline: now + header.limits.provisioning,
+            launch: 0,
+            asked: None,
+            unknown: false,
+            next: now,
+            attempts: 0,
+            problem: None,
+        };
         Self { header, state }
     }
 
@@ -35,22 +42,28 @@ impl Job<Provisioning> {
                 return Step::Next(Job { header: self.header, state });
             }
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
-                // An answer that says "no" settles this launch; silence does not, so its token stays.
-                if error.code.is_some() && error.kind != crate::ControlErrorKind::Unavailable {
+                if self.settles(error) {
                     self.state.launch += 1;
                     self.state.asked = None;
+                    self.state.unknown = false;
                 }
                 self.state.next = now + RETRY.interval(self.state.attempts, self.seed());
                 self.state.attempts += 1;
                 self.state.problem = Some(error.clone());
             }
             Observation::LaunchFailed(error) => {
-                self.state.asked = None;
+                if self.settles(error) {
+                    self.state.asked = None;
+                }
                 return Step::Stop(self.stop(StopReason::LaunchRefused(error.clone()), now));
             }
             Observation::CancelRequested => return Step::Stop(self.stop(StopReason::Cancelled, now)),
             Observation::StopRequested(reason) => return Step::Stop(self.stop(reason.clone(), now)),
-            Observation::Opened { .. } => self.state.next = now,
+            Observation::Opened { .. } => {
+                self.state.next = now;
+                // Whoever asked before us did not live to hear the answer.
+                self.state.unknown |= self.state.asked.is_some();
+            }
             _ => {}
         }
         if now >= self.state.deadline {
@@ -69,6 +82,17 @@ impl Job<Provisioning> {
         }
         self.state.asked.get_or_insert(now);
         Action::Launch { token: self.token(), spec: Box::new(self.header.spec.clone()) }
+    }
+
+    /// Whether it is certain, after this refusal, that no RunTask with the current token launched a
+    /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again cannot
+    /// launch a second task, and an end looks for the first.
+    fn settles(&mut self, error: &ControlError) -> bool {
+        let answered = error.code.is_some() && error.kind != ControlErrorKind::Unavailable;
+        self.state.unknown |= !answered;
+        // Throttling, permissions and the like are refused at the door, before ECS looks at the token:
+        // they say nothing of an earlier request. Without capacity, ECS did look.
+        answered && (!self.state.unknown || error.kind == ControlErrorKind::Capacity)
     }
 
     /// This launch's idempotency token.

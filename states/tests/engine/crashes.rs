@@ -1,0 +1,121 @@
+//! A process dies between any two of its effects on the world; whoever comes next finishes its work.
+
+use std::sync::Arc;
+
+use states::{Outcome, RunOutcome};
+
+use crate::manager::{Io, Manager};
+
+const STAGES: [(&str, &str); 3] = [("get_sources", "cloning\ndone\n"), ("build_script", "one\ntwo\nthree\nfour\n"), ("after_script", "")];
+
+/// Points of death that are tried. More than a job has; the loop ends with the first that is never reached.
+const POINTS: u32 = 2000;
+
+fn exited_well(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Exited { code: 0, .. }))
+}
+
+/// The job's stages in order; `None` when a process died.
+async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
+    io.push(manager.io());
+    let prepared = manager.prepare(io.last_mut().unwrap()).await?;
+    assert_eq!(prepared, Outcome::Reachable(None));
+    for (stage, script) in STAGES {
+        io.push(manager.io());
+        let ran = manager.run(stage, script, io.last_mut().unwrap()).await?;
+        assert!(exited_well(&ran), "{stage}: {ran:?}");
+        assert_eq!(String::from_utf8_lossy(&io.last().unwrap().output), script);
+    }
+    io.push(manager.io());
+    manager.cleanup(io.last_mut().unwrap()).await.map(drop)
+}
+
+fn assert_nothing_is_left(manager: &Manager, point: u32) {
+    assert_eq!(manager.cloud.alive(), [""; 0], "a task was leaked; died at step {point}");
+    assert!(manager.shelf.snapshots.lock().unwrap().is_empty(), "a snapshot was left; died at step {point}");
+}
+
+fn assert_scripts_ran_once(manager: &Manager, point: u32) {
+    let state = manager.cloud.state.lock().unwrap();
+    assert!(state.tasks.len() <= 1, "{} tasks were launched; died at step {point}", state.tasks.len());
+    for (run, delivered) in state.tasks.values().flat_map(|task| &task.runs) {
+        assert_eq!(delivered.executions, 1, "{run} ran more than once; died at step {point}");
+    }
+}
+
+/// gitlab-runner's own answer to a stage that failed: cleanup.
+#[tokio::test(start_paused = true)]
+async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
+    for point in 1..POINTS {
+        let manager = Manager::new(Arc::default());
+        manager.cloud.fuse.set(point);
+        let died = whole_job(&manager, &mut Vec::new()).await.is_none();
+        manager.cloud.fuse.set(0);
+        if !died {
+            assert!(point > 100, "a job has more steps than {point}");
+            assert_nothing_is_left(&manager, point);
+            return;
+        }
+        let cleaned = manager.cleanup(&mut manager.io()).await.unwrap();
+        assert!(matches!(cleaned, None | Some(Outcome::Ended(_))), "{cleaned:?}; died at step {point}");
+        assert_nothing_is_left(&manager, point);
+        assert_scripts_ran_once(&manager, point);
+    }
+    panic!("a job has more than {POINTS} steps");
+}
+
+/// The stage that died is called again: the job goes on as if nothing had been.
+#[tokio::test(start_paused = true)]
+async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
+    for point in 1..POINTS {
+        let manager = Manager::new(Arc::default());
+        manager.cloud.fuse.set(point);
+        let mut died = false;
+        let mut io = manager.io();
+        if manager.prepare(&mut io).await.is_none() {
+            died = true;
+            manager.cloud.fuse.set(0);
+            assert_eq!(manager.prepare(&mut io).await, Some(Outcome::Reachable(None)), "died at step {point}");
+        }
+        for (stage, script) in STAGES {
+            let mut first = manager.io();
+            let Some(ran) = manager.run(stage, script, &mut first).await else {
+                died = true;
+                manager.cloud.fuse.set(0);
+                again(&manager, stage, script, &first.output, point).await;
+                continue;
+            };
+            assert!(exited_well(&ran), "{stage}: {ran:?}; died at step {point}");
+        }
+        if manager.cleanup(&mut io).await.is_none() {
+            died = true;
+            manager.cloud.fuse.set(0);
+            manager.cleanup(&mut io).await.unwrap();
+        }
+        assert_nothing_is_left(&manager, point);
+        assert_scripts_ran_once(&manager, point);
+        if !died {
+            return;
+        }
+    }
+    panic!("a job has more than {POINTS} steps");
+}
+
+async fn again(manager: &Manager, stage: &str, script: &str, before: &[u8], point: u32) {
+    let job = manager.process();
+    let over = states::SnapshotStore::load(job.store(), &manager.job).unwrap();
+    if let Some(states::AnyJob::Reachable(job)) = over.map(|snapshot| snapshot.job)
+        && job.state.last.as_ref().is_some_and(|last| last.stage == stage)
+    {
+        // It died after its run's end was on disk: the output was handed on whole.
+        assert_eq!(String::from_utf8_lossy(before), script, "died at step {point}");
+        return;
+    }
+    let mut second = manager.io();
+    let ran = manager.run(stage, script, &mut second).await.unwrap();
+    assert!(exited_well(&ran), "{stage}: {ran:?}; died at step {point}");
+    // The second process goes on where the first one's record ends: bytes may come twice, none is missing.
+    let from = script.len() - second.output.len();
+    assert!(script.as_bytes().ends_with(&second.output), "died at step {point}");
+    assert!(from <= before.len(), "{stage}: bytes {} to {from} are missing; died at step {point}", before.len());
+}

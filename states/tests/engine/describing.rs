@@ -1,0 +1,52 @@
+//! Many jobs in one engine: their tasks are described together.
+
+use std::{sync::Arc, time::Duration};
+
+use states::{Goal, JobId, Outcome, SnapshotStore};
+
+use crate::{
+    cloud::{Cloud, RUNNING_AFTER},
+    manager::{Manager, header},
+};
+
+/// Jobs that are prepared at once.
+const JOBS: usize = 1000;
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_jobs_share_their_calls() {
+    let manager = Manager::new(Arc::<Cloud>::default());
+    let engine = Arc::new(manager.process());
+    let mut jobs = tokio::task::JoinSet::new();
+    for n in 0..JOBS {
+        let (engine, manager) = (Arc::clone(&engine), manager.clone());
+        jobs.spawn(async move {
+            // A manager does not get all of its jobs in the same moment.
+            tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
+            let job = JobId::new(format!("job-{n}")).unwrap();
+            let lease = engine.store().lease(&job, "test", Duration::ZERO).unwrap();
+            let mut work = engine.begin(header(&job), lease);
+            engine.open(&mut work, "prepare");
+            engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap()
+        });
+    }
+    for outcome in jobs.join_all().await {
+        assert_eq!(outcome, Outcome::Reachable(None));
+    }
+    let state = manager.cloud.state.lock().unwrap();
+    let (calls, described): (usize, usize) = (state.described.len(), state.described.iter().sum());
+    assert!(state.described.iter().all(|tasks| *tasks <= 100), "more than 100 tasks in a call");
+    // Each task is asked about every three seconds at most often, in calls that are nearly full.
+    let each = described as f64 / JOBS as f64;
+    assert!(each <= RUNNING_AFTER.as_secs_f64() / 0.4, "{each} descriptions of each task");
+    assert!(described / calls >= 60, "{calls} calls for {described} descriptions");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_job_waits_for_nobody() {
+    let manager = Manager::new(Arc::<Cloud>::default());
+    let start = tokio::time::Instant::now();
+    assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
+    let took = start.elapsed();
+    let listening = crate::cloud::LISTENING_AFTER;
+    assert!(took < listening + Duration::from_millis(400), "reachable {took:?} after the start, the container listens after {listening:?}");
+}

@@ -1,0 +1,41 @@
+//! Calls that fail and answers that get lost, at random; cancels at random times. Nothing is leaked.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use states::Outcome;
+
+use crate::{cloud::Cloud, manager::Manager};
+
+#[tokio::test(start_paused = true)]
+async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
+    let (mut launched_twice, mut cancelled) = (0, 0);
+    for seed in 0..400 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let manager = Manager::new(Cloud::failing(seed, random.random_range(0.05..0.7)));
+        let mut io = manager.io();
+        if random.random_bool(0.5) {
+            io.cancel_after = Some(Duration::from_millis(random.random_range(0..15_000)));
+            cancelled += 1;
+        }
+        let prepared = manager.prepare(&mut io).await.unwrap();
+        if prepared == Outcome::Reachable(None) {
+            let mut io = manager.io();
+            manager.run("build_script", "a\nb\n", &mut io).await.unwrap();
+        }
+        // As often as gitlab-runner or whoever is on call tries it; in the end ECS works again.
+        for attempt in 0..20 {
+            if attempt == 10 {
+                manager.cloud.heal();
+            }
+            if !matches!(manager.cleanup(&mut manager.io()).await.unwrap(), Some(Outcome::Unfinished(_))) {
+                break;
+            }
+        }
+        assert_eq!(manager.cloud.alive(), [""; 0], "seed {seed}");
+        assert!(manager.shelf.snapshots.lock().unwrap().is_empty(), "seed {seed}");
+        launched_twice += usize::from(manager.cloud.state.lock().unwrap().tasks.len() > 1);
+    }
+    assert_eq!(launched_twice, 0, "an unknown launch was launched beside");
+    assert!(cancelled > 100);
+}

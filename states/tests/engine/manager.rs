@@ -1,0 +1,145 @@
+//! A runner manager: calls a job's stages, each in a process of its own.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use states::*;
+
+use crate::{
+    cloud::{Cloud, Control},
+    containers::Wire,
+    shelf::{Shelf, Store},
+};
+
+pub type Process = Engine<Control, Wire, Store>;
+
+/// What outlives processes: the cloud, the disk.
+#[derive(Clone)]
+pub struct Manager {
+    pub cloud: Arc<Cloud>,
+    pub shelf: Arc<Shelf>,
+    pub job: JobId,
+}
+
+/// Collects the output that was handed on; may want the stage to end.
+pub struct Io {
+    pub output: Vec<u8>,
+    pub cancel_after: Option<std::time::Duration>,
+    cloud: Arc<Cloud>,
+}
+
+impl JobIo for Io {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.cloud.fuse.step().await;
+        self.output.extend_from_slice(&bytes);
+        self.cloud.fuse.step().await;
+        Ok(())
+    }
+
+    fn note(&mut self, _: Note<'_>) {}
+
+    async fn cancelled(&mut self) {
+        match self.cancel_after {
+            Some(after) => tokio::time::sleep(after).await,
+            None => std::future::pending().await,
+        }
+        self.cancel_after = None;
+    }
+}
+
+pub fn header(job: &JobId) -> Header {
+    Header {
+        id: job.clone(),
+        about: About::default(),
+        created: Timestamp::now(),
+        token: ClientToken::new(format!("t-{job}")).unwrap(),
+        spec: LaunchSpec {
+            cluster: "c".into(),
+            task_definition: "d".into(),
+            platform_version: None,
+            subnets: vec!["s".into()],
+            security_groups: vec![],
+            assign_public_ip: false,
+            capacity: Capacity::ClusterDefault,
+            container: "ci-coordinator".into(),
+            environment: vec![],
+            started_by: StartedBy::new(job.as_str()).unwrap(),
+            tags: vec![],
+            enable_execute_command: false,
+        },
+        definition_from_project: false,
+        connect_to: ConnectTo::PrivateAddress,
+        limits: Limits::default(),
+    }
+}
+
+impl Manager {
+    pub fn new(cloud: Arc<Cloud>) -> Self {
+        Self { cloud, shelf: Arc::default(), job: JobId::new("job-1").unwrap() }
+    }
+
+    pub fn process(&self) -> Process {
+        let store = Store { shelf: Arc::clone(&self.shelf), cloud: Arc::clone(&self.cloud) };
+        Engine::new(Control(Arc::clone(&self.cloud)), Wire(Arc::clone(&self.cloud)), store, |_| "key".into())
+    }
+
+    pub fn io(&self) -> Io {
+        Io { output: Vec::new(), cancel_after: None, cloud: Arc::clone(&self.cloud) }
+    }
+
+    /// `None` when the process died; what it had handed on is in `io` all the same.
+    async fn unless_it_dies<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.cloud.fuse.blown() => None,
+            done = work => match done {
+                Ok(done) => Some(done),
+                // The store reports the death of its process as an error.
+                Err(EngineError::Store(StoreError::Io { .. })) => None,
+                Err(error) => panic!("{error}"),
+            },
+        }
+    }
+
+    pub async fn prepare(&self, io: &mut Io) -> Option<Outcome> {
+        self.unless_it_dies(async {
+            let engine = self.process();
+            let lease = engine.store().lease(&self.job, "prepare", std::time::Duration::ZERO)?;
+            let mut work = match engine.store().load(&self.job)? {
+                Some(snapshot) => engine.work(snapshot, lease),
+                None => engine.begin(header(&self.job), lease),
+            };
+            engine.open(&mut work, "prepare");
+            engine.drive(&mut work, Goal::Reach, io).await
+        })
+        .await
+    }
+
+    pub async fn run(&self, stage: &str, script: &str, io: &mut Io) -> Option<Outcome> {
+        self.unless_it_dies(async {
+            let engine = self.process();
+            let lease = engine.store().lease(&self.job, stage, std::time::Duration::ZERO)?;
+            let snapshot = engine.store().load(&self.job)?.expect("prepare was before");
+            let mut work = engine.work(snapshot, lease);
+            engine.open(&mut work, stage);
+            let script = Script { text: Bytes::copy_from_slice(script.as_bytes()), digest: script.to_owned() };
+            engine.request_run(&mut work, stage, script)?;
+            engine.drive(&mut work, Goal::Run, io).await
+        })
+        .await
+    }
+
+    /// `Some(None)`: there was nothing to clean up.
+    pub async fn cleanup(&self, io: &mut Io) -> Option<Option<Outcome>> {
+        self.unless_it_dies(async {
+            let engine = self.process();
+            let lease = engine.store().lease(&self.job, "cleanup", std::time::Duration::ZERO)?;
+            let Some(snapshot) = engine.store().load(&self.job)? else { return Ok(None) };
+            let mut work = engine.work(snapshot, lease);
+            engine.open(&mut work, "cleanup");
+            engine.request_stop(&mut work, StopReason::Cleanup);
+            engine.drive(&mut work, Goal::End, io).await.map(Some)
+        })
+        .await
+    }
+}

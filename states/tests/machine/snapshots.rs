@@ -1,0 +1,127 @@
+//! Snapshots as text: every state comes back as it was, and whatever happened to a file gives an error, never a panic.
+
+use std::{fs, path::PathBuf};
+
+use proptest::prelude::*;
+use states::{AnyJob, BadSnapshot, Observation, Snapshot, StateName, StopReason, VERSION};
+
+use crate::{any, through};
+
+fn reached(history: &[(u64, Observation)]) -> Snapshot {
+    through(history, |_, _, _, _, _| {})
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_state_comes_back_as_it_was(history in any::history()) {
+        through(&history, |_, _, after, _, _| {
+            let text = after.to_ron().unwrap();
+            assert_eq!(Snapshot::parse(&text).as_ref(), Ok(after), "{text}");
+        });
+    }
+
+    #[test]
+    fn a_truncated_snapshot_is_an_error(history in any::history(), at in any::<prop::sample::Index>()) {
+        let text = reached(&history).to_ron().unwrap();
+        // The last character is the closing parenthesis: everything shorter is torn.
+        let cut = at.index(text.trim_end().len());
+        let torn = String::from_utf8_lossy(&text.as_bytes()[..cut]).into_owned();
+        prop_assert!(matches!(Snapshot::parse(&torn), Err(BadSnapshot::Damaged(_))));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_an_error_or_another_snapshot_but_no_panic(
+        history in any::history(), at in any::<prop::sample::Index>(), bit in 0..8u8,
+    ) {
+        let mut bytes = reached(&history).to_ron().unwrap().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        if let Ok(text) = String::from_utf8(bytes)
+            && let Ok(mut snapshot) = Snapshot::parse(&text)
+        {
+            // What still reads as a snapshot must be usable as one.
+            let now = snapshot.job.header().created;
+            snapshot.plan(now);
+            snapshot.step(Observation::TimePassed, now);
+            snapshot.to_ron().unwrap();
+        }
+    }
+
+    #[test]
+    fn any_text_is_an_error(text in ".{0,200}") {
+        prop_assert!(Snapshot::parse(&text).is_err());
+    }
+}
+
+#[test]
+fn a_newer_version_is_told_from_damage() {
+    let text = Snapshot::new(any::header()).to_ron().unwrap();
+    let newer = text.replacen(&format!("version: {VERSION}"), "version: 7", 1);
+    assert_eq!(Snapshot::parse(&newer), Err(BadSnapshot::Newer(7)));
+    // Also when the newer format has nothing else in common with ours.
+    assert_eq!(Snapshot::parse("(version: 9, jobs: [1, 2, 3])"), Err(BadSnapshot::Newer(9)));
+    assert!(matches!(Snapshot::parse("(version: 0)"), Err(BadSnapshot::Damaged(_))));
+}
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/snapshots")
+}
+
+/// One snapshot of each state, as a job that goes well leaves them.
+fn one_of_each() -> Vec<(StateName, Snapshot)> {
+    let mut found: Vec<(StateName, Snapshot)> = Vec::new();
+    let mut way = any::well();
+    way.push((40, Observation::StopRequested(StopReason::Cleanup)));
+    way.push((40, Observation::StopAccepted));
+    through(&way, |_, _, after, _, _| {
+        found.retain(|(name, _)| *name != after.job.name());
+        found.push((after.job.name(), after.clone()));
+    });
+    // Of `Executing`, one in the middle of its output.
+    let mut executing = Snapshot::new(any::header());
+    through(&any::well()[..any::well().len() - 1], |_, _, after, _, _| executing = after.clone());
+    found.retain(|(name, _)| *name != StateName::Executing);
+    found.push((StateName::Executing, executing));
+    found
+}
+
+/// A format change that forgets its migration fails here: the files are what drivers in the field have written.
+///
+/// `WRITE_FIXTURES=1 cargo test -p states --test machine` writes those of the current version.
+#[test]
+fn snapshots_of_every_version_are_read() {
+    let current = fixtures().join(format!("v{VERSION}"));
+    if std::env::var_os("WRITE_FIXTURES").is_some() {
+        fs::create_dir_all(&current).unwrap();
+        for (name, snapshot) in one_of_each() {
+            fs::write(current.join(format!("{}.ron", name.to_string().to_lowercase())), snapshot.to_ron().unwrap() + "\n").unwrap();
+        }
+    }
+    for version in 1..=VERSION {
+        for (name, _) in one_of_each() {
+            let path = fixtures().join(format!("v{version}/{}.ron", name.to_string().to_lowercase()));
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let snapshot = Snapshot::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(snapshot.job.name(), name, "{}", path.display());
+            assert_eq!(snapshot.version, VERSION);
+        }
+    }
+    for (name, snapshot) in one_of_each() {
+        let text = fs::read_to_string(current.join(format!("{}.ron", name.to_string().to_lowercase()))).unwrap();
+        assert_eq!(Snapshot::parse(&text).unwrap(), snapshot, "{name}: the machine or the format changed; see the doc comment here");
+    }
+}
+
+#[test]
+fn a_snapshot_is_read_by_people_and_holds_no_private_key() {
+    for (name, snapshot) in one_of_each() {
+        let text = snapshot.to_ron().unwrap();
+        assert!(text.contains(&format!("job: {name}((")), "{text}");
+        assert!(!text.contains("PRIVATE"), "{text}");
+        if let AnyJob::Executing(_) = snapshot.job {
+            assert!(text.lines().count() > 40, "one line each:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The directory store on a real file system.
+
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use states::{
+    About, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Header, JobId, LaunchSpec, Limits, Observation, Retention,
+    Snapshot, SnapshotStore, StartedBy, StoreError, Timestamp,
+};
+use tempfile::TempDir;
+
+fn snapshot(job: &str) -> Snapshot {
+    Snapshot::new(Header {
+        id: JobId::new(job).unwrap(),
+        about: About::default(),
+        created: Timestamp::now(),
+        token: ClientToken::new("t").unwrap(),
+        spec: LaunchSpec {
+            cluster: "c".into(),
+            task_definition: "d".into(),
+            platform_version: None,
+            subnets: vec!["s".into()],
+            security_groups: vec![],
+            assign_public_ip: false,
+            capacity: Capacity::ClusterDefault,
+            container: "ci-coordinator".into(),
+            environment: vec![],
+            started_by: StartedBy::new("s").unwrap(),
+            tags: vec![],
+            enable_execute_command: false,
+        },
+        definition_from_project: false,
+        connect_to: ConnectTo::PrivateAddress,
+        limits: Limits::default(),
+    })
+}
+
+fn store() -> (TempDir, DirectoryStore) {
+    let place = tempfile::tempdir().unwrap();
+    let store = DirectoryStore::open(place.path().join("deep/metadata")).unwrap();
+    (place, store)
+}
+
+fn id(job: &str) -> JobId {
+    JobId::new(job).unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_saved_is_loaded_and_nobody_else_reads_it() {
+    let (_place, store) = store();
+    assert_eq!(mode(store.directory()), 0o700);
+    assert!(store.load(&id("a")).unwrap().is_none());
+    let mut job = snapshot("a");
+    store.save(&job).unwrap();
+    job.step(Observation::Opened { process: 1, purpose: "prepare".into() }, Timestamp::now());
+    store.save(&job).unwrap();
+    assert_eq!(store.load(&id("a")).unwrap(), Some(job));
+    assert_eq!(mode(&store.snapshot_path(&id("a"))), 0o600);
+    assert_eq!(names(store.directory()), ["a.ron"], "no temporary file is left");
+}
+
+#[test]
+fn a_torn_write_leaves_the_old_snapshot() {
+    let (_place, store) = store();
+    let job = snapshot("a");
+    store.save(&job).unwrap();
+    // What a power cut in the middle of a save leaves behind.
+    fs::write(store.directory().join("a.tmp"), "(version: 1, job: Pend").unwrap();
+    assert_eq!(store.load(&id("a")).unwrap(), Some(job.clone()));
+    store.save(&job).unwrap();
+    assert_eq!(names(store.directory()), ["a.ron"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_named_and_left_alone() {
+    let (_place, store) = store();
+    let path = store.snapshot_path(&id("a"));
+    let whole = snapshot("a").to_ron().unwrap();
+    let cases: [(&[u8], &str); 5] = [
+        (b"", "not a whole snapshot"),
+        (&whole.as_bytes()[..whole.len() / 2], "not a whole snapshot"),
+        (b"\xff\xfe\x00", "not a whole snapshot"),
+        (b"{\"ip\": \"10.0.0.1\"}", "not a whole snapshot"),
+        (b"(version: 99, job: X)", "format version 99"),
+    ];
+    for (content, expected) in cases {
+        fs::write(&path, content).unwrap();
+        let error = store.load(&id("a")).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::Bad { .. }), "{text}");
+        assert!(text.contains(expected) && text.contains(path.to_str().unwrap()) && text.contains("Move the file away"), "{text}");
+        assert_eq!(fs::read(&path).unwrap(), content, "left as it was");
+    }
+    fs::write(&path, snapshot("b").to_ron().unwrap()).unwrap();
+    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Foreign { found, .. } if found == id("b")));
+    fs::write(&path, whole.replacen("version: 1", "version: 2", 1)).unwrap();
+    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Bad { why: BadSnapshot::Newer(2), .. }));
+}
+
+#[test]
+fn the_second_one_waits_and_is_told_who_works_on_the_job() {
+    let (_place, store) = store();
+    let first = store.lease(&id("a"), "run build_script", Duration::ZERO).unwrap();
+    let text = store.lease(&id("a"), "cleanup", Duration::from_millis(60)).unwrap_err().to_string();
+    assert!(text.contains("run build_script") && text.contains(&std::process::id().to_string()), "{text}");
+    store.lease(&id("b"), "cleanup", Duration::ZERO).expect("another job is free");
+    let second = std::thread::spawn({
+        let store = store.clone();
+        move || store.lease(&id("a"), "cleanup", Duration::from_secs(30)).map(drop)
+    });
+    drop(first);
+    second.join().unwrap().unwrap();
+    assert_eq!(names(store.directory()), [""; 0], "a lock without a snapshot does not stay");
+}
+
+#[test]
+fn only_one_of_many_works_on_a_job_at_a_time() {
+    let (_place, store) = store();
+    let working = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let lease = store.lease(&id("a"), "test", Duration::from_secs(60)).unwrap();
+                    assert_eq!(working.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    std::thread::yield_now();
+                    working.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    drop(lease);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_finished_job_is_archived_without_its_key() {
+    let (_place, store) = store();
+    let job = snapshot("a");
+    store.save(&job).unwrap();
+    fs::write(store.key_path(&id("a")), "secret").unwrap();
+    store.archive(&job).unwrap();
+    assert_eq!(names(store.directory()), ["archive"]);
+    let archived = format!("a.{}.ron", job.job.header().created.as_millis());
+    assert_eq!(names(&store.archive_path()), [".pruned", &archived]);
+    let text = fs::read_to_string(store.archive_path().join(archived)).unwrap();
+    assert_eq!(Snapshot::parse(&text).unwrap(), job);
+}
+
+#[test]
+fn the_archive_is_pruned_by_age_and_count() {
+    let (_place, store) = store();
+    let store = store.with_retention(Retention { age: Duration::from_secs(3600), count: 3 });
+    fs::create_dir(store.archive_path()).unwrap();
+    let aged = |name: &str, age: u64| {
+        let file = fs::File::create(store.archive_path().join(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+    };
+    aged("old.1.ron", 4000);
+    aged("notes.txt", 9000);
+    for n in 0..5 {
+        aged(&format!("young.{n}.ron"), 100 + n);
+    }
+    let job = snapshot("a");
+    store.archive(&job).unwrap();
+    let newest = format!("a.{}.ron", job.job.header().created.as_millis());
+    assert_eq!(names(&store.archive_path()), [".pruned", &newest, "notes.txt", "young.0.ron", "young.1.ron"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_an_error_before_anything_is_launched() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(DirectoryStore::open(&file).is_err());
+    assert!(DirectoryStore::open(file.join("below")).is_err());
+    symlink(place.path().join("nowhere"), place.path().join("dangling")).unwrap();
+    assert!(DirectoryStore::open(place.path().join("dangling")).is_err());
+    // A full disk, as far as it can be had without root: /dev/full refuses every byte.
+    let (_place, store) = store();
+    symlink("/dev/full", store.directory().join("a.tmp")).unwrap();
+    let text = store.save(&snapshot("a")).unwrap_err().to_string();
+    assert!(text.contains("cannot write") && text.contains("a.ron"), "{text}");
+    assert!(store.load(&id("a")).unwrap().is_none());
+}

@@ -28,6 +28,9 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("Deadlines", &["Provisioning", "Pending", "Running", "Reconnect", "GracePeriod", "Stop"]),
 ];
 
+/// The keys of an entry of `CapacityProviders`.
+pub(super) const CAPACITY_PROVIDER: &[&str] = &["Name", "Weight", "Base"];
+
 /// The key or table nearest to `name`, if one is near enough to be meant.
 pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();

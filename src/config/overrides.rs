@@ -47,11 +47,13 @@ impl Overrides {
     /// # Errors
     /// When the project chose a task definition that `AllowedTaskDefinitions` does not admit.
     pub fn choose(&self, file: &Fargate) -> Result<Chosen, NotAllowed> {
+        // GitLab hands an unset variable over as an empty one; it chooses nothing.
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
         let platform_version =
-            self.flag_platform_version.clone().or_else(|| self.variable_platform_version.clone()).or_else(|| file.platform_version.clone());
-        let (task_definition, from_project) = match (&self.flag_task_definition, &self.variable_task_definition) {
-            (Some(flag), _) => (flag.clone(), false),
-            (None, Some(variable)) if *variable != file.task_definition => (allowed(variable, file)?, true),
+            given(&self.flag_platform_version).or_else(|| given(&self.variable_platform_version)).or_else(|| file.platform_version.clone());
+        let (task_definition, from_project) = match (given(&self.flag_task_definition), given(&self.variable_task_definition)) {
+            (Some(flag), _) => (flag, false),
+            (None, Some(variable)) if variable != file.task_definition => (allowed(&variable, file)?, true),
             (None, _) => (file.task_definition.clone(), false),
         };
         Ok(Chosen { task_definition, platform_version, from_project })
@@ -64,5 +66,68 @@ fn allowed(chosen: &str, file: &Fargate) -> Result<String, NotAllowed> {
             Err(NotAllowed { chosen: chosen.to_owned(), allowed: patterns.clone() })
         }
         _ => Ok(chosen.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn file(more: &str) -> Fargate {
+        let text = format!(
+            "[Fargate]\nCluster='c'\nSubnet='s'\nTaskDefinition='default:1'\nPlatformVersion='1.4.0'\n{more}\n[TaskMetadata]\nDirectory='/m'"
+        );
+        Config::parse(&text, Path::new("fargate.toml")).unwrap().0.fargate
+    }
+
+    fn variable(definition: &str) -> Overrides {
+        Overrides { variable_task_definition: Some(definition.to_owned()), ..Overrides::default() }
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_variables_over_the_file() {
+        let mut overrides = Overrides::default();
+        let chosen = |o: &Overrides| o.choose(&file("")).map(|c| (c.task_definition, c.platform_version.unwrap_or_default())).unwrap();
+        assert_eq!(chosen(&overrides), ("default:1".into(), "1.4.0".into()));
+        overrides.variable_task_definition = Some("project:3".into());
+        overrides.variable_platform_version = Some("1.3.0".into());
+        assert_eq!(chosen(&overrides), ("project:3".into(), "1.3.0".into()));
+        overrides.flag_task_definition = Some("flag:9".into());
+        overrides.flag_platform_version = Some("LATEST".into());
+        assert_eq!(chosen(&overrides), ("flag:9".into(), "LATEST".into()));
+    }
+
+    #[test]
+    fn an_empty_override_chooses_nothing() {
+        let overrides = Overrides {
+            flag_task_definition: Some(String::new()),
+            variable_task_definition: Some(" ".into()),
+            variable_platform_version: Some(String::new()),
+            ..Overrides::default()
+        };
+        let chosen = overrides.choose(&file("AllowedTaskDefinitions = []")).unwrap();
+        assert_eq!((chosen.task_definition.as_str(), chosen.platform_version.as_deref()), ("default:1", Some("1.4.0")));
+    }
+
+    #[test]
+    fn patterns_bound_what_the_project_chooses_and_nobody_else() {
+        let patterns = file("AllowedTaskDefinitions = ['ci-*', 'exact:2']");
+        for allowed in ["ci-rust", "ci-rust:7", "exact:2", "default:1"] {
+            assert_eq!(variable(allowed).choose(&patterns).unwrap().task_definition, allowed);
+        }
+        for refused in ["exact:21", "exact", "prod-ci-x", "arn:aws:ecs:eu-west-1:1:task-definition/ci-rust:7", "Ci-rust"] {
+            assert_eq!(variable(refused).choose(&patterns).unwrap_err().chosen, refused);
+        }
+        let flag = Overrides { flag_task_definition: Some("prod".into()), ..Overrides::default() };
+        assert_eq!(flag.choose(&patterns).unwrap().task_definition, "prod", "the administrator's own choice");
+    }
+
+    #[test]
+    fn an_empty_list_admits_the_file_alone() {
+        let refusal = variable("x").choose(&file("AllowedTaskDefinitions = []")).unwrap_err();
+        assert!(refusal.to_string().contains("none but the runner's own"), "{refusal}");
     }
 }

@@ -10,7 +10,7 @@ use toml::{
 
 use super::{
     Config, ConfigError, Fargate, Metadata, Ssh, Warning,
-    keys::{TABLES, nearest},
+    keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
 use crate::logging::LogFormat;
 
@@ -20,6 +20,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
         let (line, column) = file.place(e.span().map_or(0, |span| span.start));
         ConfigError::Wrong { path: path.to_owned(), line, column, message: format!("this is not TOML: {}", e.message()) }
     })?;
+    well_formed(&file, root.get_ref())?;
     let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
     let config = reader.config()?;
     if !reader.missing.is_empty() {
@@ -291,6 +292,35 @@ fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
     table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }
 
+/// Tables are tables, and no key is there twice: names are matched without regard to case, TOML's own rule is not enough.
+fn well_formed(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
+    unique(file, "", root)?;
+    for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {
+        match lookup(root, table).map(|value| (value.get_ref(), value.span())) {
+            Some((DeValue::Table(entries), _)) => unique(file, &format!("[{table}] "), entries)?,
+            Some((_, span)) => {
+                return Err(file.wrong(&span, format!("{table} is not a table here, expected [{table}] on a line of its own")));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(), ConfigError> {
+    let mut keys: Vec<_> = entries.iter().map(|(key, _)| key).collect();
+    keys.sort_by_key(|key| key.span().start);
+    for (n, key) in keys.iter().enumerate() {
+        if let Some(first) = keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref())) {
+            let (line, _) = file.place(first.span().start);
+            let message =
+                format!("the key {table}{} is here twice, expected once: it is {} on line {line}", key.get_ref(), first.get_ref());
+            return Err(file.wrong(&key.span(), message));
+        }
+    }
+    Ok(())
+}
+
 fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let tables = || TABLES.iter().map(|(table, _)| *table).filter(|table| !table.is_empty());
@@ -298,17 +328,22 @@ fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
         let known = TABLES.iter().find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
         match (known, value.get_ref()) {
             (Some((table, keys)), DeValue::Table(entries)) => {
-                for (key, _) in entries.iter() {
+                for (key, value) in entries.iter() {
                     warn(file, key, &format!("[{table}] "), keys.iter().copied(), &mut warnings);
+                    if let (true, DeValue::Array(providers)) = (key.get_ref().eq_ignore_ascii_case("CapacityProviders"), value.get_ref()) {
+                        for provider in providers.iter().filter_map(|provider| provider.get_ref().as_table()) {
+                            let known = CAPACITY_PROVIDER.iter().copied();
+                            provider.iter().for_each(|(key, _)| warn(file, key, "CapacityProviders ", known.clone(), &mut warnings));
+                        }
+                    }
                 }
             }
-            (Some((table, _)), _) => {
-                let (line, _) = file.place(name.span().start);
-                warnings.push(Warning { line, message: format!("{table} is not a table here and is ignored: write [{table}]") });
-            }
+            // Not a table: refused before.
+            (Some(_), _) => {}
             (None, _) => warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings),
         }
     }
+    warnings.sort_by_key(|warning| warning.line);
     warnings
 }
 
@@ -326,3 +361,7 @@ fn warn<'a>(
     let meant = nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default();
     warnings.push(Warning { line, message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()) });
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -1,8 +1,8 @@
 //! EC2's DescribeNetworkInterfaces, the one EC2 call that is needed: for a task's public address.
 //!
 //! `aws-sdk-ec2` would serve, at a price out of proportion: see `docs/decisions/0002-ec2-call.md`.
-//! So the request is made here, with the SDK's own credentials, signing and HTTP client. The protocol
-//! is EC2's query protocol (Amazon EC2 API reference, "Query requests"); the answer is XML.
+//! So the request is made here, with the credentials that ECS is called with and the SDK's own crates
+//! for signing and HTTP. The protocol is EC2's query protocol (Amazon EC2 API reference, "Query requests"); the answer is XML.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime_api::client::http::HttpConnector as _;
-use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::{ControlError, InterfaceId};
 
 use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
@@ -28,7 +28,7 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// The interface's public address, once it has one.
 pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
-    let region = config.region().ok_or_else(|| errors::unavailable(OPERATION, "no AWS region is configured"))?.to_string();
+    let region = config.region().ok_or_else(|| errors::no_region(OPERATION))?.to_string();
     let endpoint = endpoint(config, &region);
     let body = format!("Action={OPERATION}&Version=2016-11-15&NetworkInterfaceId.1={interface}");
     let request = signed(config, &endpoint, &region, body).await?;
@@ -43,14 +43,20 @@ pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) 
         .build();
     let answer = tokio::time::timeout(CALL_TIMEOUT, async {
         let request = request.try_into().map_err(|e| errors::unavailable(OPERATION, &format!("{e}")))?;
-        let answer = connector.call(request).await.map_err(|e| errors::unavailable(OPERATION, &format!("{e:?}")))?;
+        let answer = connector.call(request).await.map_err(|e| errors::unavailable(OPERATION, &errors::causes(&e)))?;
         let status = answer.status().as_u16();
-        let body = aws_smithy_types::byte_stream::ByteStream::new(answer.into_body());
-        let body = body.collect().await.map_err(|e| errors::unavailable(OPERATION, &e.to_string()))?.into_bytes();
+        let mut parts = ByteStream::new(answer.into_body());
+        let mut body = Vec::new();
+        while let Some(part) = parts.next().await {
+            body.extend_from_slice(&part.map_err(|e| errors::unavailable(OPERATION, &errors::causes(&e)))?);
+            if body.len() > LONGEST_ANSWER {
+                return Err(errors::nonsense(OPERATION, "it is longer than a megabyte"));
+            }
+        }
         Ok((status, body))
     });
     let (status, body) = answer.await.map_err(|_| errors::unavailable(OPERATION, "it took too long"))??;
-    let text = std::str::from_utf8(&body[..body.len().min(LONGEST_ANSWER)]).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
+    let text = std::str::from_utf8(&body).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
     read(status, text)
 }
 
@@ -67,11 +73,7 @@ fn endpoint(config: &SdkConfig, region: &str) -> String {
 async fn signed(config: &SdkConfig, endpoint: &str, region: &str, body: String) -> Result<http::Request<SdkBody>, ControlError> {
     const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
     let provider = config.credentials_provider().ok_or_else(|| errors::no_credentials(OPERATION, "no provider is configured"))?;
-    let identity = provider
-        .provide_credentials()
-        .await
-        .map_err(|e| errors::no_credentials(OPERATION, &format!("{}", aws_sdk_ecs::error::DisplayErrorContext(&e))))?
-        .into();
+    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(OPERATION, &errors::causes(&e)))?.into();
     let unsignable = |e: &dyn std::error::Error| errors::unbuildable(OPERATION, e);
     let parameters = v4::SigningParams::builder()
         .identity(&identity)
@@ -102,7 +104,12 @@ fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     })?;
     let find = |name: &str| document.descendants().find(|n| n.tag_name().name() == name).and_then(|n| n.text());
     if status >= 300 {
-        return Err(errors::query(OPERATION, status, find("Code").unwrap_or_default(), find("Message").unwrap_or_default()));
+        let code = find("Code").unwrap_or_default();
+        // EC2 learns of a new interface later than ECS does (eventual consistency): not yet is not never.
+        if code == "InvalidNetworkInterfaceID.NotFound" {
+            return Ok(None);
+        }
+        return Err(errors::query(OPERATION, status, code, find("Message").unwrap_or_default()));
     }
     let association = document.descendants().find(|n| n.tag_name().name() == "association");
     let address = association.and_then(|a| a.descendants().find(|n| n.tag_name().name() == "publicIp")).and_then(|n| n.text());
@@ -129,6 +136,8 @@ mod tests {
     fn reads_refusals() {
         let refusal = "<Response><Errors><Error><Code>UnauthorizedOperation</Code><Message>no</Message></Error></Errors></Response>";
         assert_eq!(read(403, refusal).unwrap_err().kind, ControlErrorKind::Denied);
+        let unknown = refusal.replace("UnauthorizedOperation", "InvalidNetworkInterfaceID.NotFound");
+        assert_eq!(read(400, &unknown).unwrap(), None, "not known to EC2 yet");
         assert_eq!(read(503, "<html").unwrap_err().kind, ControlErrorKind::Unavailable);
         assert_eq!(read(200, "nonsense").unwrap_err().kind, ControlErrorKind::BadAnswer);
     }

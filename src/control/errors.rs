@@ -1,7 +1,10 @@
 //! Refusals of the API, explained: what failed, on what, why, what to do next.
 
-use aws_sdk_ecs::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use aws_sdk_ecs::operation::RequestId;
+use aws_sdk_ecs::{
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId as _,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use states::{ControlError, ControlErrorKind as Kind, LaunchSpec};
 
 /// What a call was about.
@@ -22,54 +25,77 @@ impl<'a> Subject<'a> {
     fn definition(&self) -> &str {
         self.launch.map_or("", |spec| &spec.task_definition)
     }
+
+    /// What was configured, for a message that says no more than "invalid".
+    fn parameters(&self) -> String {
+        self.launch.map_or_else(String::new, |spec| {
+            let groups = if spec.security_groups.is_empty() { "none".to_owned() } else { spec.security_groups.join(", ") };
+            format!(": container {}, subnets {}, security groups {groups}", spec.container, spec.subnets.join(", "))
+        })
+    }
 }
 
 /// An error of a call.
-pub(super) fn refused<E, R>(operation: &str, error: &SdkError<E, R>, subject: &Subject<'_>) -> ControlError
+pub(super) fn refused<E>(operation: &str, error: &SdkError<E, HttpResponse>, subject: &Subject<'_>) -> ControlError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
-    SdkError<E, R>: RequestId,
 {
     match error {
         SdkError::ServiceError(service) => {
             let meta = service.err();
-            let code = meta.code().unwrap_or("UnknownError");
-            let said = meta.message().unwrap_or_default();
-            let mut refusal = answered(operation, code, said, subject);
+            let status = service.raw().status().as_u16();
+            let mut refusal = answered(operation, status, meta.code().unwrap_or_default(), meta.message().unwrap_or_default(), subject);
             if let Some(id) = error.request_id() {
                 refusal.message = format!("{} (request {id})", refusal.message.trim_end_matches('.'));
             }
             refusal
         }
+        SdkError::ResponseError(response) => {
+            // An answer that is not of the protocol: a proxy's page, or a load balancer's.
+            let status = response.raw().status().as_u16();
+            unavailable(operation, &format!("it answered with HTTP status {status} and something that is not ECS's"))
+        }
+        SdkError::TimeoutError(_) => unavailable(operation, &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs())),
         other => {
-            let text = flat(&DisplayErrorContext(other).to_string());
-            if text.contains("redential") {
-                return error_of(operation, Kind::Credentials, None, format!("there are no usable AWS credentials: {text}"), CREDENTIALS);
+            let text = causes(other);
+            if text.to_lowercase().contains("credential") {
+                return no_credentials(operation, &text);
             }
-            if text.contains("region") && matches!(other, SdkError::ConstructionFailure(_)) {
-                let advice = "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
-                return error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice);
-            }
-            if matches!(other, SdkError::ConstructionFailure(_)) {
-                return error_of(
+            match other {
+                SdkError::ConstructionFailure(_) if text.contains("region") => no_region(operation),
+                SdkError::ConstructionFailure(_) => error_of(
                     operation,
                     Kind::Other,
                     None,
                     format!("the request cannot be made: {text}"),
                     "Check the AWS settings in the environment and fargate.toml.",
-                );
+                ),
+                _ => unavailable(operation, &text),
             }
-            let advice = "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS). It is tried again.";
-            error_of(operation, Kind::Unavailable, None, format!("the service did not answer: {text}"), advice)
         }
     }
+}
+
+/// An error and its causes, without what they repeat.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    flat(&text)
 }
 
 const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock. It is tried again, as expired credentials may be renewed.";
 
 /// An error that the service answered with.
-fn answered(operation: &str, code: &str, said: &str, subject: &Subject<'_>) -> ControlError {
+///
+/// `status` is HTTP's; `code` may be empty, when the service gave none.
+fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subject<'_>) -> ControlError {
     let cluster = subject.cluster;
     let definition = subject.definition();
     let lower = said.to_lowercase();
@@ -137,18 +163,21 @@ fn answered(operation: &str, code: &str, said: &str, subject: &Subject<'_>) -> C
         "InvalidParameterException" | "ClientException" if lower.contains("capacity") && lower.contains("unavailable") => capacity(said),
         "InvalidParameterException" | "ClientException" => (
             Kind::WrongSetting,
-            format!("ECS does not accept the parameters ({said})"),
+            format!("ECS does not accept the parameters{} ({said})", subject.parameters()),
             "Check Subnet(s), SecurityGroup(s), ContainerName and capacity settings in [Fargate] of fargate.toml.",
         ),
-        "ServerException" | "InternalError" | "InternalFailure" | "ServiceUnavailable" | "ServiceUnavailableException" | "Unavailable" => (
+        _ if status == 429 => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), "It is tried again, more slowly."),
+        // The status, not a list of codes: AWS adds codes.
+        _ if status >= 500 => (
             Kind::Unavailable,
-            format!("the service failed ({code}: {said})"),
+            format!("the service failed (HTTP status {status}, {}: {said})", if code.is_empty() { "no code" } else { code }),
             "It is tried again. See the AWS Health Dashboard if it lasts.",
         ),
-        "UnknownError" => (Kind::Unavailable, format!("the service answered without saying why it failed ({said})"), "It is tried again."),
+        "" => (Kind::Unavailable, format!("the service refused without saying why (HTTP status {status})"), "It is tried again."),
         _ => (Kind::Other, format!("{code}: {said}"), "See the Amazon ECS API reference for this error."),
     };
-    error_of(operation, kind, Some(code.to_owned()), message, advice)
+    let code = Some(code.to_owned()).filter(|code| !code.is_empty());
+    error_of(operation, kind, code, message, advice)
 }
 
 /// RunTask's `failures`: an answer without a task.
@@ -161,7 +190,7 @@ pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Op
     let lower = said.to_lowercase();
     let (kind, message, advice) = if reason.starts_with("RESOURCE") || lower.contains("capacity") {
         capacity(&said)
-    } else if lower.contains("throttl") || lower.contains("rate") {
+    } else if lower.contains("throttl") || lower.contains("rate exceeded") || lower.contains("rate limit") {
         (Kind::Throttled, format!("too many launches at once ({said})"), "It is tried again, more slowly.")
     } else {
         (
@@ -197,14 +226,19 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
         Kind::Unavailable,
         None,
         format!("the service did not answer: {what}"),
-        "Check the network between the runner manager and AWS. It is tried again.",
+        "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS). It is tried again.",
     )
 }
 
 /// An error that a query-protocol service (EC2) answered with.
 pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> ControlError {
-    let code = if code.is_empty() { if status >= 500 { "ServiceUnavailable" } else { "UnknownError" } } else { code };
-    answered(operation, code, said, &Subject::cluster(""))
+    answered(operation, status, code, said, &Subject::cluster(""))
+}
+
+/// Neither the file nor the environment names a region.
+pub(super) fn no_region(operation: &str) -> ControlError {
+    let advice = "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
+    error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice)
 }
 
 /// No credentials at all.
@@ -228,7 +262,7 @@ mod tests {
 
     #[test]
     fn tells_refusals_apart() {
-        let kind = |code: &str, said: &str| answered("RunTask", code, said, &Subject::cluster("c")).kind;
+        let kind = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("c")).kind;
         assert_eq!(kind("InvalidParameterException", "No Container Instances were found in your cluster."), Kind::NoCapacityProvider);
         assert_eq!(kind("ThrottlingException", "Rate exceeded"), Kind::Throttled);
         assert_eq!(kind("ExpiredTokenException", "The security token included in the request is expired"), Kind::Credentials);
@@ -237,13 +271,17 @@ mod tests {
         assert_eq!(kind("ClientException", "TaskDefinition not found."), Kind::TaskDefinition);
         assert_eq!(kind("ClientException", "TaskDefinition is inactive"), Kind::TaskDefinition);
         assert_eq!(kind("InvalidParameterException", "The subnet ID 'subnet-x' does not exist"), Kind::WrongSetting);
-        assert_eq!(kind("ServerException", "oops"), Kind::Unavailable);
+        let status = |status: u16, code: &str| answered("RunTask", status, code, "oops", &Subject::cluster("c")).kind;
+        assert_eq!(status(500, "ServerException"), Kind::Unavailable);
+        assert_eq!(status(503, "SomethingNew"), Kind::Unavailable);
+        assert_eq!(status(429, ""), Kind::Throttled);
+        assert_eq!(status(403, ""), Kind::Unavailable, "no reason is no reason to give up");
         assert_eq!(kind("SomethingNew", "oops"), Kind::Other);
     }
 
     #[test]
     fn advice_for_the_pass_role_trap_and_the_missing_strategy() {
-        let said = |code: &str, said: &str| answered("RunTask", code, said, &Subject::cluster("ci")).advice;
+        let said = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice;
         assert!(said("AccessDeniedException", "… iam:PassRole …").contains("iam:PassRole"));
         assert!(said("InvalidParameterException", "No Container Instances were found in your cluster.").contains("capacity provider"));
     }

@@ -9,7 +9,7 @@ mod reports;
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ecs::{
     Client,
     types::{
@@ -54,6 +54,10 @@ impl EcsControl {
                 let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
                 let mut loader =
                     aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+                // Shows in CloudTrail whose calls these are.
+                if let Ok(name) = AppName::new("fargate-driver") {
+                    loader = loader.app_name(name);
+                }
                 if let Some(region) = &self.region {
                     loader = loader.region(Region::new(region.clone()));
                 }
@@ -133,9 +137,10 @@ impl TaskControl for EcsControl {
         let mut found = Vec::new();
         for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
             let call = self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str()).desired_status(status);
-            let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
-            for arn in answer.task_arns() {
-                found.push(TaskArn::new(arn.as_str()).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
+            let mut pages = call.into_paginator().items().send();
+            while let Some(arn) = pages.next().await {
+                let arn = arn.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+                found.push(TaskArn::new(arn).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
             }
         }
         Ok(found)

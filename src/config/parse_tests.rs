@@ -1,0 +1,157 @@
+//! What the Go driver's users have is read as they mean it; what is wrong is named with its place.
+
+use std::{path::Path, time::Duration};
+
+use proptest::prelude::*;
+use states::{Capacity, CapacityProvider};
+
+use super::*;
+
+const LEAST: &str = "[Fargate]\nCluster = \"c\"\nSubnet = \"subnet-1\"\nTaskDefinition = \"t:1\"\n";
+const DIRECTORY: &str = "[TaskMetadata]\nDirectory = \"/m\"\n";
+
+fn read(text: &str) -> Result<(Config, Vec<String>), String> {
+    let (config, warnings) = Config::parse(text, Path::new("fargate.toml")).map_err(|e| e.to_string())?;
+    Ok((config, warnings.iter().map(ToString::to_string).collect()))
+}
+
+/// A file whose `[Fargate]` has these lines, from line 5 on.
+fn fargate(more: &str) -> String {
+    format!("{LEAST}{more}\n{DIRECTORY}")
+}
+
+#[test]
+fn the_file_of_gitlabs_guide_is_read_as_it_is() {
+    let text = include_str!("../../fixtures/config/guide.toml");
+    let (config, warnings) = read(text).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    assert_eq!(config.log_level, tracing::level_filters::LevelFilter::INFO);
+    let fargate = &config.fargate;
+    assert_eq!((fargate.cluster.as_str(), fargate.region.as_deref()), ("test-cluster", Some("us-east-2")));
+    assert_eq!(
+        (fargate.subnets.as_slice(), fargate.security_groups.as_slice()),
+        (&["subnet-xxxxxx".to_owned()][..], &["sg-xxxxxxxxxxxxx".to_owned()][..])
+    );
+    assert_eq!(fargate.task_definition, "test-task:1");
+    assert!(fargate.enable_public_ip && !fargate.use_public_ip);
+    assert_eq!((fargate.capacity.clone(), fargate.container.as_str()), (Capacity::ClusterDefault, "ci-coordinator"));
+    assert_eq!(config.metadata.directory, Path::new("/opt/gitlab-runner/metadata"));
+    assert_eq!((config.ssh.username.as_str(), config.ssh.port), ("root", 22));
+}
+
+#[test]
+fn every_documented_key_is_read() {
+    let text = include_str!("../../fixtures/config/every-key.toml");
+    let (config, warnings) = read(text).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    for (table, keys) in TABLES {
+        for key in *keys {
+            let there = text.lines().any(|line| line.split('=').next().is_some_and(|name| name.trim().trim_start_matches("# ") == *key));
+            assert!(there, "{table} {key} is missing in the fixture");
+        }
+    }
+    assert_eq!(config.fargate.subnets, ["subnet-a", "subnet-b"]);
+    assert_eq!(
+        config.fargate.capacity,
+        Capacity::Strategy(vec![
+            CapacityProvider { name: "FARGATE_SPOT".into(), weight: 3, base: 0 },
+            CapacityProvider { name: "FARGATE".into(), weight: 1, base: 1 },
+        ])
+    );
+    assert_eq!(config.fargate.tags, [("team".to_owned(), "ci".to_owned())]);
+    assert_eq!(config.limits.pending, Duration::from_secs(20 * 60));
+    assert_eq!(config.metadata.keep, Duration::from_secs(7 * 24 * 60 * 60));
+    assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
+}
+
+#[test]
+fn what_is_missing_is_named_all_at_once() {
+    let error = read("[Fargate]\nRegion = \"r\"\n").unwrap_err();
+    for key in ["[Fargate] Cluster", "[Fargate] Subnet", "[Fargate] TaskDefinition", "[TaskMetadata] Directory"] {
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
+fn case_does_not_matter_and_empty_is_not_there() {
+    let text = fargate("REGION = \"\"\nenablepublicip = true").replace("Cluster", "cluster");
+    let (config, warnings) = read(&text).unwrap();
+    assert!(config.fargate.enable_public_ip && config.fargate.region.is_none());
+    assert_eq!(warnings, [""; 0]);
+}
+
+#[test]
+fn unknown_keys_are_warned_of_with_what_was_meant() {
+    let text = fargate("SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Wieght = 1 }]");
+    let (_, warnings) = read(&format!("LogLvl = \"x\"\n{text}[SHH]\nPort = 1\n")).unwrap();
+    let expected = [
+        "line 1: the key LogLvl is not known and is ignored. Did you mean LogLevel?",
+        "line 6: the key [Fargate] SecurtyGroup is not known and is ignored. Did you mean SecurityGroup?",
+        "line 7: the key [Fargate] Colour is not known and is ignored.",
+        "line 8: the key CapacityProviders Wieght is not known and is ignored. Did you mean Weight?",
+        "line 11: the key SHH is not known and is ignored. Did you mean SSH?",
+    ];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
+fn wrong_values_are_named_with_their_place_and_what_was_expected() {
+    let cases = [
+        ("EnablePublicIP = \"yes\"", "fargate.toml:5:18: EnablePublicIP is a string, expected true or false"),
+        ("Region = 5", "fargate.toml:5:10: Region is a whole number, expected a string in quotes"),
+        ("Subnets = \"s\"", "fargate.toml:5:11: Subnets is a string, expected a list of strings"),
+        ("Subnets = [1]", "fargate.toml:5:12: Subnets is a whole number, expected a string in quotes"),
+        ("Tags = { \"aws:x\" = \"y\" }", "fargate.toml:5:10: the tag \"aws:x\" is not one that AWS takes"),
+        ("CapacityProviders = []", "fargate.toml:5:21: CapacityProviders has 0 entries, ECS takes 1 to 20"),
+        ("CapacityProviders = [{ Weight = 1 }]", "fargate.toml:5:22: an entry of CapacityProviders has no Name"),
+        ("CapacityProviders = [{ Name = \"F\", Weight = 1001 }]", "Weight is 1001, expected a whole number from 0 to 1000"),
+        (
+            "LaunchType = \"FARGATE\"\nCapacityProviders = [{ Name = \"F\" }]",
+            "fargate.toml:6:21: LaunchType and CapacityProviders exclude each other",
+        ),
+        ("cluster = \"again\"", "fargate.toml:5:1: the key [Fargate] cluster is here twice, expected once: it is Cluster on line 2"),
+        ("Region = \"a", "fargate.toml:5:12: this is not TOML"),
+    ];
+    for (line, expected) in cases {
+        let error = read(&fargate(line)).unwrap_err();
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+    let below = [
+        ("[SSH]\nPort = 70000", "fargate.toml:9:8: Port is 70000, expected a whole number from 0 to 65535"),
+        ("[Deadlines]\nPending = \"soon\"", "fargate.toml:9:11: Pending is \"soon\", expected a duration such as"),
+        ("[Deadlines]\nPending = 90", "fargate.toml:9:11: Pending is a whole number, expected a string in quotes"),
+    ];
+    for (lines, expected) in below {
+        let error = read(&(fargate("") + lines)).unwrap_err();
+        assert!(error.contains(expected), "{lines}: {error}");
+    }
+    let top = [
+        ("LogLevel = \"loud\"\n", "fargate.toml:1:12: LogLevel is \"loud\", expected one of"),
+        ("LogFormat = \"xml\"\n", "fargate.toml:1:13: LogFormat is \"xml\", expected \"text\" or \"json\""),
+        ("SSH = 1\n", "fargate.toml:1:7: SSH is not a table here, expected [SSH]"),
+    ];
+    for (line, expected) in top {
+        let error = read(&format!("{line}{}", fargate(""))).unwrap_err();
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+}
+
+#[test]
+fn lines_are_counted_in_files_of_other_systems_too() {
+    let error = read(&fargate("Region = 5").replace('\n', "\r\n")).unwrap_err();
+    assert!(error.starts_with("fargate.toml:5:10"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "(?s).{0,200}", at in any::<prop::sample::Index>(), put in "(?s).{0,4}") {
+        let _ = read(&text);
+        let mut near = include_str!("../../fixtures/config/every-key.toml").to_owned();
+        let mut at = at.index(near.len());
+        while !near.is_char_boundary(at) {
+            at -= 1;
+        }
+        near.insert_str(at, &put);
+        let _ = read(&near);
+    }
+}

@@ -120,7 +120,7 @@ impl Job<Executing> {
                     return Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now));
                 }
                 self.state.link = self.down(false, now);
-                Step::Stay(self)
+                self.check_deadlines(now)
             }
             // What never reached the container has nothing to end there.
             RunError::Unknown(_) if self.state.ending.is_some() && !self.state.started => {

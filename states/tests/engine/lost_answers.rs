@@ -39,3 +39,31 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
     assert_eq!(launched_twice, 0, "an unknown launch was launched beside");
     assert!(cancelled > 100);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
+    let mut deaths = 0;
+    for seed in 0..600 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let manager = Manager::new(Cloud::failing(seed, random.random_range(0.1..0.6)));
+        let mut prepared = None;
+        for _ in 0..4 {
+            manager.cloud.fuse.set(random.random_range(1..60));
+            prepared = manager.prepare(&mut manager.io()).await;
+            if prepared.is_some() {
+                break;
+            }
+            deaths += 1;
+        }
+        manager.cloud.fuse.set(0);
+        if prepared == Some(Outcome::Reachable(None)) {
+            manager.run("build_script", "a\nb\n", &mut manager.io()).await.unwrap();
+        }
+        manager.cloud.heal();
+        manager.cleanup(&mut manager.io()).await.unwrap();
+        assert_eq!(manager.cloud.alive(), [""; 0], "seed {seed}");
+        assert!(manager.shelf.snapshots.lock().unwrap().is_empty(), "seed {seed}");
+        assert!(manager.cloud.state.lock().unwrap().tasks.len() <= 1, "seed {seed}: a second task was launched");
+    }
+    assert!(deaths > 300, "{deaths}");
+}

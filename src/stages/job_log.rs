@@ -7,12 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
-use tokio::{
-    io::AsyncWriteExt,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::StateLog;
+use super::{StateLog, output::Output};
 
 /// After so long without a line, the CI user is told what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a stage tells gitlab-runner, and what it hears from it.
 pub struct JobLog {
     states: StateLog,
-    stdout: tokio::io::Stdout,
+    stdout: Output,
     term: Signal,
     interrupt: Signal,
     cancelled: bool,
@@ -37,7 +34,7 @@ impl JobLog {
     pub fn new(states: StateLog) -> io::Result<Self> {
         Ok(Self {
             states,
-            stdout: tokio::io::stdout(),
+            stdout: Output::stdout(),
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             cancelled: false,
@@ -102,9 +99,7 @@ impl JobLog {
 
 impl JobIo for JobLog {
     async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.stdout.write_all(&bytes).await?;
-        // Without it the last bytes would wait in a buffer that a killed process takes along.
-        self.stdout.flush().await
+        self.stdout.write(&bytes).await
     }
 
     fn note(&mut self, note: Note<'_>) {

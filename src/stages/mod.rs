@@ -5,6 +5,7 @@ mod cleanup;
 mod config;
 mod job_log;
 mod launch;
+mod output;
 mod prepare;
 mod run;
 pub(crate) mod state_log;

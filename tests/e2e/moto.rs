@@ -131,6 +131,12 @@ impl Moto {
         Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
     }
 
+    /// Where the tasks' containers are, or will be.
+    #[allow(dead_code, reason = "for the benchmark `stages`")]
+    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+        self.containers.addresses.lock().unwrap().values().copied().collect()
+    }
+
     /// Task ARN, `lastStatus` and living processes of every task.
     pub fn tasks(&self) -> Vec<(String, String, usize)> {
         let mut tasks = Vec::new();

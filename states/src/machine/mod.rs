@@ -20,11 +20,11 @@ use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job};
 pub use reachable::run_id;
 
 /// How ECS is asked about a task that is expected to change soon.
-const DESCRIBE: Pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 130 };
+const DESCRIBE: Pace = Pace { first: Duration::from_millis(300), longest: Duration::from_secs(3), growth: 130 };
 /// How a call is repeated after failures: throttling needs room.
 const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
 /// How a container is knocked at while it starts: often, it costs one SYN.
-const KNOCK: Pace = Pace { first: Duration::from_millis(80), longest: Duration::from_millis(250), growth: 120 };
+const KNOCK: Pace = Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
 /// How a lost connection is tried again.
 const RECONNECT: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
 /// How long DescribeTasks may answer MISSING for a task that RunTask has just returned.

@@ -1,4 +1,4 @@
-//! The machine's transitions and the store's saves. `cargo bench --bench machine`.
+//! The machine's transitions, the store's saves, a job's keys. `cargo bench --bench machine`.
 //!
 //! A save is measured beside what it cannot do without: write, fsync, rename, fsync of the directory.
 
@@ -73,5 +73,23 @@ fn saves(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, transitions, saves);
+/// A job's key pair, beside `ssh-keygen` for the same kind.
+fn keys(c: &mut Criterion) {
+    let place = tempfile::tempdir().unwrap_or_else(|e| panic!("a temporary directory: {e}"));
+    let mut group = c.benchmark_group("keys");
+    group.sample_size(20);
+    group.bench_function("an Ed25519 key pair", |b| b.iter(|| transports::ssh::key::generate().map(|pair| pair.public)));
+    let mut number = 0_u32;
+    group.bench_function("reference: ssh-keygen -t ed25519", |b| {
+        b.iter(|| {
+            number += 1;
+            let path = place.path().join(number.to_string());
+            let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
+            assert!(made.is_ok_and(|status| status.success()), "ssh-keygen (Debian: apt-get install openssh-client)");
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, transitions, saves, keys);
 criterion_main!(benches);

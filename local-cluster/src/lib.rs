@@ -5,7 +5,7 @@
 //! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`). It isolates
 //! nothing: scripts run as the user who started it.
 //!
-//! - [`api`](self): the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
+//! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: what exists: clusters, task definitions, tasks;
 //! - `lifecycle`: a task's way from PROVISIONING to STOPPED;
 //! - `task`: its SSH server and its processes.

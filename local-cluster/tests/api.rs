@@ -1,0 +1,313 @@
+//! The API as a client sees it: AWS's protocol, a task's life, ECS's refusals, scripted faults.
+
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+use std::time::Duration;
+
+use local_cluster::{Death, EarlyStop, Faults, LaunchFailure, LocalCluster, Refusal, Settings, SshFaults, StartError, Times};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// An answer: HTTP status and body.
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+async fn post(cluster: &LocalCluster, headers: &str, body: &str) -> Answer {
+    let endpoint = cluster.endpoint();
+    let host = endpoint.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let request =
+        format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), body: body.to_owned() }
+}
+
+/// Calls an ECS action: its answer, or its error code.
+async fn ecs(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
+    let headers = format!("X-Amz-Target: AmazonEC2ContainerServiceV20141113.{action}\r\nContent-Type: application/x-amz-json-1.1");
+    let answer = post(cluster, &headers, &parameters.to_string()).await;
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    if answer.status == 200 {
+        Ok(body)
+    } else {
+        Err(format!("{} {}: {}", answer.status, body["__type"].as_str().unwrap(), body["message"]))
+    }
+}
+
+fn launch() -> Value {
+    json!({
+        "cluster": "local",
+        "taskDefinition": "local-job",
+        "startedBy": "test",
+        "networkConfiguration": { "awsvpcConfiguration": { "subnets": ["subnet-local"] } },
+        "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": "ssh-ed25519 AAAA" }] }] },
+    })
+}
+
+fn with(mut parameters: Value, key: &str, value: Value) -> Value {
+    parameters[key] = value;
+    parameters
+}
+
+async fn run(cluster: &LocalCluster) -> String {
+    let answer = ecs(cluster, "RunTask", launch()).await.unwrap();
+    answer["tasks"][0]["taskArn"].as_str().unwrap().to_owned()
+}
+
+async fn describe(cluster: &LocalCluster, task: &str) -> Value {
+    ecs(cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": [task] })).await.unwrap()
+}
+
+/// Describes the task until it looks as wanted; all statuses on the way, in order.
+async fn until(cluster: &LocalCluster, task: &str, wanted: impl Fn(&Value) -> bool) -> (Value, Vec<String>) {
+    let mut statuses: Vec<String> = Vec::new();
+    for _ in 0..4000 {
+        let answer = describe(cluster, task).await;
+        let seen = &answer["tasks"][0];
+        if let Some(status) = seen["lastStatus"].as_str()
+            && statuses.last().is_none_or(|last| last != status)
+        {
+            statuses.push(status.to_owned());
+        }
+        if wanted(seen) {
+            return (seen.clone(), statuses);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the task does not get there: {statuses:?}");
+}
+
+fn is(status: &'static str) -> impl Fn(&Value) -> bool {
+    move |task| task["lastStatus"] == status
+}
+
+async fn start() -> LocalCluster {
+    let times = Times { deprovisioning: Duration::from_millis(100), ..Times::default() };
+    LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_task_lives_as_ecs_lets_it() {
+    let cluster = start().await;
+    let task = run(&cluster).await;
+    let missing = describe(&cluster, &task).await;
+    assert_eq!(
+        (missing["failures"][0]["reason"].as_str(), missing["tasks"].as_array().unwrap().len()),
+        (Some("MISSING"), 0),
+        "not visible yet"
+    );
+
+    let (running, statuses) = until(&cluster, &task, is("RUNNING")).await;
+    assert_eq!(statuses, ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING"]);
+    assert_eq!(running["containers"][0]["name"], "ci-coordinator");
+    let details = running["attachments"][0]["details"].as_array().unwrap();
+    let detail = |name: &str| details.iter().find(|d| d["name"] == name).unwrap()["value"].as_str().unwrap().to_owned();
+    assert!(detail("networkInterfaceId").starts_with("eni-"));
+
+    // A real SSH server answers at the task's own address.
+    let address = format!("{}:{}", detail("privateIPv4Address"), cluster.ssh_port());
+    let mut banner = [0; 8];
+    for attempt in 0.. {
+        if let Ok(mut stream) = TcpStream::connect(&address).await {
+            stream.read_exact(&mut banner).await.unwrap();
+            break;
+        }
+        assert!(attempt < 2000, "nothing listens on {address}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(&banner, b"SSH-2.0-");
+
+    let stop = json!({ "cluster": "local", "task": task, "reason": "enough" });
+    assert_eq!(ecs(&cluster, "StopTask", stop).await.unwrap()["task"]["desiredStatus"], "STOPPED");
+    let (stopped, _) = until(&cluster, &task, is("STOPPED")).await;
+    assert_eq!((stopped["stopCode"].as_str(), stopped["stoppedReason"].as_str()), (Some("UserInitiated"), Some("enough")));
+    assert!(TcpStream::connect(&address).await.is_err(), "the server is gone with its task");
+}
+
+#[tokio::test]
+async fn a_client_token_launches_once() {
+    let cluster = start().await;
+    let first = ecs(&cluster, "RunTask", with(launch(), "clientToken", json!("t1"))).await.unwrap();
+    let again = ecs(&cluster, "RunTask", with(launch(), "clientToken", json!("t1"))).await.unwrap();
+    assert_eq!(first["tasks"][0]["taskArn"], again["tasks"][0]["taskArn"]);
+    let other = with(with(launch(), "clientToken", json!("t1")), "startedBy", json!("another"));
+    assert!(ecs(&cluster, "RunTask", other).await.unwrap_err().contains("ConflictException"));
+    assert_eq!(cluster.tasks().len(), 1);
+}
+
+#[tokio::test]
+async fn refusals_are_those_of_ecs() {
+    let cluster = start().await;
+    ecs(&cluster, "CreateCluster", json!({ "clusterName": "bare" })).await.unwrap();
+    let vpc = |value: Value| with(launch(), "networkConfiguration", value);
+    let cases = [
+        (with(launch(), "cluster", json!("nowhere")), "ClusterNotFoundException"),
+        (with(launch(), "taskDefinition", json!("nothing:7")), "TaskDefinition not found"),
+        (with(launch(), "cluster", json!("bare")), "No Container Instances were found in your cluster."),
+        (with(launch(), "platformVersion", json!("9.x")), "PlatformUnknownException"),
+        (with(launch(), "startedBy", json!("not valid!")), "InvalidParameterException"),
+        (with(launch(), "overrides", json!({ "containerOverrides": [{ "name": "other" }] })), "Override container name other"),
+        (vpc(Value::Null), "Network Configuration must be provided"),
+        (vpc(json!({ "awsvpcConfiguration": { "subnets": [] } })), "subnets can not be empty"),
+        (
+            with(with(launch(), "launchType", json!("FARGATE")), "capacityProviderStrategy", json!([{ "capacityProvider": "FARGATE" }])),
+            "both",
+        ),
+        (with(launch(), "clientToken", json!("x".repeat(65))), "clientToken"),
+    ];
+    for (parameters, expected) in cases {
+        let error = ecs(&cluster, "RunTask", parameters).await.unwrap_err();
+        assert!(error.starts_with("400 ") && error.contains(expected), "{error}");
+    }
+    assert!(cluster.tasks().is_empty());
+    assert!(
+        ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": "gone" }))
+            .await
+            .unwrap_err()
+            .contains("referenced task was not found")
+    );
+    let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
+    assert!(ecs(&cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": many })).await.unwrap_err().contains("100"));
+    assert!(ecs(&cluster, "Dance", json!({})).await.unwrap_err().contains("UnknownOperationException"));
+}
+
+#[tokio::test]
+async fn definitions_are_registered_and_described() {
+    let cluster = start().await;
+    let register = json!({ "family": "mine", "containerDefinitions": [{ "name": "build" }] });
+    for revision in 1..=2 {
+        let answer = ecs(&cluster, "RegisterTaskDefinition", register.clone()).await.unwrap();
+        assert_eq!(answer["taskDefinition"]["revision"], revision);
+    }
+    let latest = ecs(&cluster, "DescribeTaskDefinition", json!({ "taskDefinition": "mine" })).await.unwrap();
+    assert_eq!(latest["taskDefinition"]["revision"], 2);
+    assert_eq!(latest["taskDefinition"]["containerDefinitions"][0]["name"], "build");
+    let clusters = ecs(&cluster, "DescribeClusters", json!({ "clusters": ["local", "nowhere"] })).await.unwrap();
+    assert_eq!(clusters["clusters"][0]["clusterName"], "local");
+    assert_eq!(clusters["failures"][0]["reason"], "MISSING");
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_who_started_them_in_pages() {
+    let cluster = start().await;
+    let mut ours = Vec::new();
+    for _ in 0..3 {
+        ours.push(run(&cluster).await);
+    }
+    ecs(&cluster, "RunTask", with(launch(), "startedBy", json!("others"))).await.unwrap();
+    until(&cluster, &ours[2], is("PROVISIONING")).await;
+    let list = |more: Value| {
+        let mut parameters = json!({ "cluster": "local", "startedBy": "test" });
+        parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ecs(&cluster, "ListTasks", parameters)
+    };
+    let first = list(json!({ "maxResults": 2 })).await.unwrap();
+    let second = list(json!({ "maxResults": 2, "nextToken": first["nextToken"] })).await.unwrap();
+    let listed: Vec<&str> =
+        [&first, &second].iter().flat_map(|page| page["taskArns"].as_array().unwrap()).map(|arn| arn.as_str().unwrap()).collect();
+    assert_eq!(listed, ours);
+    assert!(second.get("nextToken").is_none());
+    ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": ours[1] })).await.unwrap();
+    assert_eq!(list(json!({ "desiredStatus": "STOPPED" })).await.unwrap()["taskArns"], json!([ours[1]]));
+}
+
+#[tokio::test]
+async fn ec2_knows_the_public_address_of_those_that_have_one() {
+    let cluster = start().await;
+    let public =
+        with(launch(), "networkConfiguration", json!({ "awsvpcConfiguration": { "subnets": ["s"], "assignPublicIp": "ENABLED" } }));
+    for (parameters, has) in [(launch(), false), (public, true)] {
+        let task = ecs(&cluster, "RunTask", parameters).await.unwrap()["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+        let (seen, _) = until(&cluster, &task, is("PENDING")).await;
+        let details = seen["attachments"][0]["details"].as_array().unwrap().clone();
+        let interface = details.iter().find(|d| d["name"] == "networkInterfaceId").unwrap()["value"].as_str().unwrap().to_owned();
+        let form = format!("Action=DescribeNetworkInterfaces&Version=2016-11-15&NetworkInterfaceId.1={interface}");
+        let answer = post(&cluster, "Content-Type: application/x-www-form-urlencoded", &form).await;
+        assert_eq!((answer.status, answer.body.contains("<publicIp>127.")), (200, has), "{}", answer.body);
+    }
+    let unknown =
+        post(&cluster, "Content-Type: application/x-www-form-urlencoded", "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0")
+            .await;
+    assert!(unknown.status == 400 && unknown.body.contains("InvalidNetworkInterfaceID.NotFound"), "{}", unknown.body);
+}
+
+#[tokio::test]
+async fn calls_fail_as_scripted_and_no_longer() {
+    let cluster = start().await;
+    cluster.set_faults(Faults {
+        throttle: [("RunTask".to_owned(), 2)].into(),
+        refuse: [("ListTasks".to_owned(), Refusal { status: 403, code: "AccessDeniedException".into(), message: "no".into(), times: 1 })]
+            .into(),
+        launch_failure: Some(LaunchFailure { reason: "RESOURCE:ENI".into(), detail: None, times: 1 }),
+        ..Faults::default()
+    });
+    for _ in 0..2 {
+        assert!(ecs(&cluster, "RunTask", launch()).await.unwrap_err().contains("ThrottlingException"));
+    }
+    let failed = ecs(&cluster, "RunTask", launch()).await.unwrap();
+    assert_eq!((failed["tasks"].as_array().unwrap().len(), failed["failures"][0]["reason"].as_str()), (0, Some("RESOURCE:ENI")));
+    run(&cluster).await;
+    assert!(ecs(&cluster, "ListTasks", json!({ "cluster": "local" })).await.unwrap_err().contains("403 AccessDeniedException"));
+    ecs(&cluster, "ListTasks", json!({ "cluster": "local" })).await.unwrap();
+    let errors: Vec<Option<String>> = cluster.calls().into_iter().filter(|c| c.action == "RunTask").map(|c| c.error).collect();
+    let throttled = Some("ThrottlingException".to_owned());
+    assert_eq!(errors, [throttled.clone(), throttled, None, None]);
+}
+
+#[tokio::test]
+async fn tasks_fail_as_scripted() {
+    let cluster = start().await;
+    let early = EarlyStop {
+        code: "TaskFailedToStart".into(),
+        reason: "CannotPullContainerError: no such image".into(),
+        container_reason: Some("CannotPullContainerError".into()),
+        exit_code: None,
+    };
+    cluster.set_faults(Faults { stops_early: Some(early), ..Faults::default() });
+    let task = run(&cluster).await;
+    let (stopped, statuses) = until(&cluster, &task, is("STOPPED")).await;
+    assert!(!statuses.contains(&"RUNNING".to_owned()), "{statuses:?}");
+    assert_eq!(stopped["stopCode"], "TaskFailedToStart");
+    assert_eq!(stopped["containers"][0]["reason"], "CannotPullContainerError");
+
+    let death = Death {
+        after_ms: 50,
+        code: "SpotInterruption".into(),
+        reason: "Your Spot Task was interrupted.".into(),
+        container_reason: None,
+        exit_code: Some(137),
+    };
+    cluster.set_faults(Faults { dies: Some(death), ..Faults::default() });
+    let task = run(&cluster).await;
+    let (stopped, statuses) = until(&cluster, &task, is("STOPPED")).await;
+    assert!(statuses.contains(&"RUNNING".to_owned()), "{statuses:?}");
+    assert_eq!((stopped["stopCode"].as_str(), stopped["containers"][0]["exitCode"].as_i64()), (Some("SpotInterruption"), Some(137)));
+
+    cluster.set_faults(Faults { never_starts: true, stop_ignored: true, ..Faults::default() });
+    let task = run(&cluster).await;
+    until(&cluster, &task, is("PENDING")).await;
+    ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
+    assert_eq!(describe(&cluster, &task).await["tasks"][0]["desiredStatus"], "RUNNING", "ignored");
+    cluster.set_faults(Faults { ssh: SshFaults { never_listens: true, ..SshFaults::default() }, ..Faults::default() });
+    assert!(cluster.faults().ssh.never_listens);
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_only() {
+    let listen = "0.0.0.0:0".parse().unwrap();
+    let error = LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
+    assert!(matches!(error, StartError::NotLoopback(_)), "{error}");
+    let first = start().await;
+    let listen = first.endpoint().trim_start_matches("http://").parse().unwrap();
+    let error = LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
+    assert!(matches!(error, StartError::Listen { .. }), "{error}");
+}

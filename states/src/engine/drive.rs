@@ -54,6 +54,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     pub fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
         let opened = Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
         work.snapshot.step(opened, self.clock.now());
+        if let AnyJob::Executing(job) = &work.snapshot.job
+            && let Some(offset) = self.store.marked(&job.header.id, &job.state.order.run).filter(|offset| *offset > job.state.offset)
+        {
+            // The process before was killed after it had handed this on, and before its next save.
+            work.note_progress(offset, self.clock.now());
+        }
     }
 
     /// Notes that a script is to run. Takes effect in `Reachable`; in `Executing`, a script equal to

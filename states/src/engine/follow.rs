@@ -70,6 +70,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         io.output(bytes.slice(skip..)).await.map_err(EngineError::Output)?;
                     }
                     current.offset = end;
+                    if let Err(e) = self.store.mark(&work.lease, &order.run, end) {
+                        // Output must go on with a full disk; the next process may then repeat some of it.
+                        tracing::debug!("{e}");
+                    }
                     let now = self.clock.now();
                     if now.since(current.recorded) >= RECORD_EVERY {
                         current.recorded = now;

@@ -19,6 +19,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 pub struct DirectoryLease {
     _locked: File,
     path: PathBuf,
+    /// Opened with the first mark: most stages have output, `prepare` and `cleanup` have none.
+    pub(super) marks: std::sync::OnceLock<File>,
+}
+
+impl DirectoryLease {
+    /// The file of marks: `<job>.offset`.
+    pub(super) fn marks_path(&self) -> PathBuf {
+        self.path.with_extension("offset")
+    }
 }
 
 impl Drop for DirectoryLease {
@@ -46,7 +55,7 @@ pub(super) fn take(path: &Path, job: &JobId, purpose: &str, wait: Duration) -> R
             Ok(()) if is_current(&file, path) => {
                 // For people only: a holder that cannot leave its name holds the lock all the same.
                 let _ = sign(&mut file, purpose);
-                return Ok(DirectoryLease { _locked: file, path: path.to_owned() });
+                return Ok(DirectoryLease { _locked: file, path: path.to_owned(), marks: std::sync::OnceLock::new() });
             }
             // The file was removed while we waited for it: the lock is of a file that nobody else sees.
             Ok(()) => continue,

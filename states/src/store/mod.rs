@@ -4,12 +4,14 @@
 //! <directory>/<job>.ron     the snapshot            0600
 //! <directory>/<job>.key     the job's private key   0600, removed when the job is archived
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
+//! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
 //! ```
 
 mod archive;
 mod durable;
 mod lease;
+mod marks;
 
 use std::{
     fs, io,
@@ -21,7 +23,7 @@ use std::{
 pub use archive::Retention;
 pub use lease::DirectoryLease;
 
-use crate::{BadSnapshot, JobId, Snapshot, SnapshotStore};
+use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,26 @@ impl DirectoryStore {
         self.directory.join(format!("{job}.key"))
     }
 
+    fn marks_path(&self, job: &JobId) -> PathBuf {
+        self.directory.join(format!("{job}.offset"))
+    }
+
+    /// The jobs that have a snapshot here, in the order of their names.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn jobs(&self) -> Result<Vec<JobId>, StoreError> {
+        let fail = |e| StoreError::io("list the directory", &self.directory)(e);
+        let mut jobs = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let job = name.to_str().and_then(|name| name.strip_suffix(".ron")).and_then(|job| JobId::new(job).ok());
+            jobs.extend(job);
+        }
+        jobs.sort();
+        Ok(jobs)
+    }
+
     /// The directory of finished jobs.
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
@@ -165,11 +187,20 @@ impl SnapshotStore for DirectoryStore {
         durable::write(&path, text.as_bytes())
     }
 
+    fn mark(&self, lease: &DirectoryLease, run: &RunId, offset: u64) -> Result<(), StoreError> {
+        marks::write(lease, run, offset)
+    }
+
+    fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
+        marks::read(&self.marks_path(job), run)
+    }
+
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.save(snapshot)?;
         let header = snapshot.job.header();
         archive::keep(self, header)?;
         durable::remove(&self.key_path(&header.id))?;
+        durable::remove(&self.marks_path(&header.id))?;
         archive::prune(&self.archive_path(), self.retention);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{JobId, Snapshot, store::StoreError};
+use crate::{JobId, RunId, Snapshot, store::StoreError};
 
 /// Keeps snapshots. The machine's word is only as good as this: [`SnapshotStore::save`] returns
 /// when the snapshot would survive a power cut, and a reader sees the old or the new one, never half.
@@ -28,6 +28,16 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be made durable; the old one is then still there.
     fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    /// Notes how far a run's output has been handed on. Cheap enough for every piece of output: it
+    /// survives the process, though not necessarily a power cut (the snapshot's offset does).
+    ///
+    /// # Errors
+    /// When it cannot be noted. Then the snapshot's offset, noted every second, is what the next process has.
+    fn mark(&self, lease: &Self::Lease, run: &RunId, offset: u64) -> Result<(), StoreError>;
+
+    /// The last mark of the job, if it is of this run.
+    fn marked(&self, job: &JobId, run: &RunId) -> Option<u64>;
 
     /// Moves a finished job's snapshot to the archive and removes its key.
     ///

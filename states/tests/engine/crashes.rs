@@ -114,8 +114,11 @@ async fn again(manager: &Manager, stage: &str, script: &str, before: &[u8], poin
     let mut second = manager.io();
     let ran = manager.run(stage, script, &mut second).await.unwrap();
     assert!(exited_well(&ran), "{stage}: {ran:?}; died at step {point}");
-    // The second process goes on where the first one's record ends: bytes may come twice, none is missing.
+    // The second process goes on where the first one's mark is. None is missing; the last piece comes
+    // twice when the death came between handing it on and marking that.
     let from = script.len() - second.output.len();
     assert!(script.as_bytes().ends_with(&second.output), "died at step {point}");
     assert!(from <= before.len(), "{stage}: bytes {} to {from} are missing; died at step {point}", before.len());
+    let twice = String::from_utf8_lossy(&script.as_bytes()[from..before.len()]);
+    assert!(twice.lines().count() <= 1, "{stage}: {twice:?} came twice; died at step {point}");
 }

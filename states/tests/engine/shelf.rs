@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use states::{JobId, Snapshot, SnapshotStore, StoreError};
+use states::{JobId, RunId, Snapshot, SnapshotStore, StoreError};
 
 use crate::cloud::Cloud;
 
@@ -17,6 +17,7 @@ use crate::cloud::Cloud;
 pub struct Shelf {
     pub snapshots: Mutex<HashMap<JobId, String>>,
     pub archived: Mutex<Vec<Snapshot>>,
+    marks: Mutex<HashMap<JobId, (RunId, u64)>>,
     leased: Mutex<HashSet<JobId>>,
 }
 
@@ -66,6 +67,16 @@ impl SnapshotStore for Store {
         let job = snapshot.job.header().id.clone();
         self.shelf.snapshots.lock().unwrap().insert(job, snapshot.to_ron().unwrap());
         self.step()
+    }
+
+    fn mark(&self, lease: &Lease, run: &RunId, offset: u64) -> Result<(), StoreError> {
+        self.step()?;
+        self.shelf.marks.lock().unwrap().insert(lease.job.clone(), (run.clone(), offset));
+        self.step()
+    }
+
+    fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
+        self.shelf.marks.lock().unwrap().get(job).filter(|(marked, _)| marked == run).map(|(_, offset)| *offset)
     }
 
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {

@@ -115,6 +115,8 @@ pub struct Provisioning {
     pub asked: Option<Timestamp>,
     /// Whether a RunTask with this token got no answer: it may have launched the task.
     pub unknown: bool,
+    /// How many launches were refused for want of capacity: the next ones ask elsewhere.
+    pub refusals: u32,
     /// When to ask (again).
     pub next: Timestamp,
     /// Failed attempts so far.

@@ -16,6 +16,7 @@ impl Job<Provisioning> {
             launch: 0,
             asked: None,
             unknown: false,
+            refusals: 0,
             next: now,
             attempts: 0,
             problem: None,
@@ -43,6 +44,7 @@ impl Job<Provisioning> {
             }
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
                 if self.settles(error) {
+                    self.state.refusals += u32::from(error.kind == ControlErrorKind::Capacity);
                     self.state.launch += 1;
                     self.state.asked = None;
                     self.state.unknown = false;
@@ -81,7 +83,7 @@ impl Job<Provisioning> {
             return Action::Watch(Watch { describe: None, address: None, probe: None, until: self.state.next.min(self.state.deadline) });
         }
         self.state.asked.get_or_insert(now);
-        Action::Launch { token: self.token(), spec: Box::new(self.header.spec.clone()) }
+        Action::Launch { token: self.token(), spec: Box::new(self.header.spec.after_refusals(self.state.refusals)) }
     }
 
     /// Whether it is certain, after this refusal, that no RunTask with the current token launched a

@@ -57,6 +57,37 @@ pub struct LaunchSpec {
     pub enable_execute_command: bool,
 }
 
+impl LaunchSpec {
+    /// What to ask for after `refusals` launches without capacity: one subnet after the other, because
+    /// each is in one availability zone; and, where the strategy names Spot and others, the others
+    /// every second time, because a strategy does not fall back by itself.
+    #[must_use]
+    pub fn after_refusals(&self, refusals: u32) -> Self {
+        let mut spec = self.clone();
+        let Some(turn) = refusals.checked_sub(1).and_then(|turn| usize::try_from(turn).ok()) else { return spec };
+        if let Some(subnet) = self.subnets.get(turn % self.subnets.len().max(1)) {
+            spec.subnets = vec![subnet.clone()];
+        }
+        if let Capacity::Strategy(providers) = &mut spec.capacity
+            && turn % 2 == 0
+            && providers.iter().any(|provider| !provider.is_spot())
+        {
+            providers.retain(|provider| !provider.is_spot());
+            // Weights of zero alone place nothing (Amazon ECS API reference, CapacityProviderStrategyItem).
+            if providers.iter().all(|provider| provider.weight == 0) {
+                providers.iter_mut().for_each(|provider| provider.weight = 1);
+            }
+        }
+        spec
+    }
+}
+
+impl CapacityProvider {
+    fn is_spot(&self) -> bool {
+        self.name == "FARGATE_SPOT"
+    }
+}
+
 /// Where a task's capacity comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Capacity {

@@ -74,3 +74,38 @@ fn a_final_refusal_at_first_ends_at_once() {
     assert_eq!(action, Action::Archive);
     assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if matches!(job.state.reason, StopReason::LaunchRefused(_))));
 }
+
+#[test]
+fn without_capacity_other_subnets_and_on_demand_are_tried() {
+    let provider = |name: &str, weight| states::CapacityProvider { name: name.into(), weight, base: 0 };
+    let spec = states::LaunchSpec {
+        subnets: vec!["a".into(), "b".into()],
+        capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1), provider("FARGATE", 0)]),
+        ..any::header().spec
+    };
+    let tried = |refusals| {
+        let states::LaunchSpec { subnets, capacity, .. } = spec.after_refusals(refusals);
+        let states::Capacity::Strategy(providers) = capacity else { unreachable!("a strategy stays one") };
+        (subnets.join(" "), providers.iter().map(|p| format!("{}:{}", p.name, p.weight)).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(tried(0), ("a b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
+    assert_eq!(tried(1), ("a".into(), "FARGATE:1".into()));
+    assert_eq!(tried(2), ("b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
+    assert_eq!(tried(3), ("a".into(), "FARGATE:1".into()));
+    let spot_only = states::LaunchSpec { capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1)]), ..spec };
+    assert_eq!(spot_only.after_refusals(1).capacity, spot_only.capacity, "what the administrator did not allow is not used");
+}
+
+#[test]
+fn a_launch_of_unknown_outcome_is_repeated_word_for_word() {
+    let (mut snapshot, now) = begun();
+    let later = Timestamp::from_millis(now.as_millis() + 40_000);
+    snapshot.step(failed(ControlErrorKind::Capacity, Some("RESOURCE:ENI")), now);
+    let first = snapshot.step(Observation::TimePassed, later);
+    snapshot.step(failed(ControlErrorKind::Unavailable, None), later);
+    snapshot.step(failed(ControlErrorKind::Throttled, Some("ThrottlingException")), later);
+    let again = snapshot.step(Observation::TimePassed, Timestamp::from_millis(later.as_millis() + 60_000));
+    // The same token with other parameters would be a conflict.
+    assert!(matches!(first, Action::Launch { .. }));
+    assert_eq!(first, again);
+}

@@ -24,8 +24,26 @@ pub struct Faults {
     pub dies: Option<Death>,
     /// StopTask is accepted and nothing happens.
     pub stop_ignored: bool,
+    /// Calls that fail at random.
+    pub random: Option<RandomFaults>,
     /// What goes wrong with SSH.
     pub ssh: SshFaults,
+}
+
+/// Calls that fail at random: throttled, failed before anything was done, or done and not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomFaults {
+    /// How many of a hundred calls fail.
+    pub percent: u32,
+}
+
+/// How a call fails at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mishap {
+    Throttled,
+    FailedBefore,
+    FailedAfter,
 }
 
 /// An error answer.
@@ -117,6 +135,19 @@ impl Faults {
     pub(crate) fn refuses(&mut self, action: &str) -> Option<Refusal> {
         let refusal = self.refuse.get_mut(action)?;
         count_down(&mut refusal.times).then(|| refusal.clone())
+    }
+
+    /// How this call fails, if it does.
+    pub(crate) fn mishap(&self) -> Option<Mishap> {
+        let random = self.random?;
+        if rand::random_range(0..100) >= random.percent {
+            return None;
+        }
+        Some(match rand::random_range(0..3) {
+            0 => Mishap::Throttled,
+            1 => Mishap::FailedBefore,
+            _ => Mishap::FailedAfter,
+        })
     }
 
     /// The failure that this launch is to be answered with.

@@ -28,7 +28,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
 pub use cluster::{Call, TaskView};
-pub use faults::{Death, EarlyStop, Faults, LaunchFailure, Refusal, SshFaults};
+pub use faults::{Death, EarlyStop, Faults, LaunchFailure, RandomFaults, Refusal, SshFaults};
 pub use settings::{Settings, Times};
 
 /// Why the cluster did not start.

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::{
     api::{self, ApiError},
     cluster::Cluster,
-    faults::Faults,
+    faults::{Faults, Mishap},
 };
 
 /// Longest request that is read, in bytes.
@@ -86,19 +86,26 @@ async fn ec2(cluster: &Arc<Cluster>, body: &[u8]) -> Response<Full<Bytes>> {
 
 /// Records the call, applies the faults, and does what is asked.
 async fn perform<T>(cluster: &Arc<Cluster>, action: &str, act: impl FnOnce(&Arc<Cluster>) -> Result<T, ApiError>) -> Result<T, ApiError> {
-    let (fault, delay) = {
+    let failed = || ApiError::new(500, "ServerException", "a scripted failure");
+    let (fault, mishap, delay) = {
         let mut faults = cluster.faults();
-        let fault = if faults.throttles(action) {
+        let mishap = faults.mishap();
+        let fault = if faults.throttles(action) || mishap == Some(Mishap::Throttled) {
             Some(ApiError::new(400, "ThrottlingException", "Rate exceeded"))
+        } else if mishap == Some(Mishap::FailedBefore) {
+            Some(failed())
         } else {
             faults.refuses(action).map(|r| ApiError::new(r.status, &r.code, r.message))
         };
-        (fault, faults.delay_ms.get(action).copied())
+        (fault, mishap, faults.delay_ms.get(action).copied())
     };
-    let outcome = match fault {
+    let mut outcome = match fault {
         Some(error) => Err(error),
         None => act(cluster),
     };
+    if mishap == Some(Mishap::FailedAfter) && outcome.is_ok() {
+        outcome = Err(failed());
+    }
     cluster.record(action, outcome.as_ref().err().map(|e| e.code.clone()));
     if let Some(ms) = delay {
         tokio::time::sleep(Duration::from_millis(ms)).await;

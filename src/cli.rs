@@ -1,6 +1,6 @@
 //! The command line, compatible with GitLab's Go driver.
 
-use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing::level_filters::LevelFilter;
@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     local,
     logging::{LEVELS, LogFormat, Logging},
+    reap::Reaper,
     runner::{Contract, Identity, Verdict},
     stages::{self, Flags, JobLog, Session},
     trial::Trial,
@@ -67,6 +68,18 @@ enum Command {
         /// The scripts, a run stage each
         #[arg(required = true, value_name = "SCRIPT")]
         scripts: Vec<PathBuf>,
+    },
+    /// End what no job needs any more: tasks without a job, jobs without a task, abandoned jobs
+    Reap {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+        older_than: Duration,
+        /// Tasks of this runner manager (host name) instead of this one's: for a manager that is gone
+        #[arg(long, value_name = "NAME")]
+        manager: Option<String>,
     },
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {
@@ -138,6 +151,9 @@ impl Cli {
                 let trial = Trial { scripts, config: global.config.clone(), flags: global.passed_on() };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
+            Command::Reap { dry_run, older_than, manager } => {
+                runtime.block_on(reap(&global, &Reaper { dry_run, older_than, manager })).unwrap_or_else(|e| fail(&e))
+            }
             Command::LocalCluster { listen } => match start_logging(&global, None)
                 .and_then(|()| runtime.block_on(local::serve(listen)).map_err(|e| format!("the local cluster did not start: {e}")))
             {
@@ -155,17 +171,31 @@ async fn custom(global: &Global, stage: Stage) -> Verdict {
     perform(global, stage).await.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")))
 }
 
-async fn perform(global: &Global, stage: Stage) -> Result<Verdict, String> {
+/// Reaps; the exit code is 1 when something could not be done.
+async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
+    let config = load(global, true)?;
+    let summary = reaper.run(&config).await.map_err(|e| e.to_string())?;
+    println!("{summary}{}", if reaper.dry_run { " (dry run: nothing was done)" } else { "" });
+    Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Reads the configuration and starts logging; `warn` says on stderr too what is probably not meant.
+fn load(global: &Global, warn: bool) -> Result<Config, String> {
     let path = global.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
     let (config, warnings) = Config::load(&path).map_err(|e| e.to_string())?;
     start_logging(global, Some(&config))?;
     for warning in &warnings {
         tracing::warn!("{}: {warning}", path.display());
-        // Once per job, where somebody sees it; every stage would be too often.
-        if matches!(stage, Stage::Config) {
+        if warn {
             eprintln!("fargate: warning: {}: {warning}", path.display());
         }
     }
+    Ok(config)
+}
+
+async fn perform(global: &Global, stage: Stage) -> Result<Verdict, String> {
+    // Warnings once per job, where somebody sees them; every stage would be too often.
+    let config = load(global, matches!(stage, Stage::Config))?;
     if matches!(stage, Stage::Config) {
         return Ok(stages::config());
     }

@@ -10,6 +10,7 @@
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`control`] — task control on ECS;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`reap`] — `fargate reap`;
 //! - [`logging`] — the driver's own log.
 
 pub mod cli;
@@ -17,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod local;
 pub mod logging;
+pub mod reap;
 pub mod runner;
 pub mod stages;
 pub mod trial;

@@ -5,7 +5,10 @@
 
 mod ec2;
 mod errors;
+mod listing;
 mod reports;
+
+pub use listing::Launched;
 
 use std::time::Duration;
 
@@ -22,6 +25,15 @@ use states::{
     TaskReport,
 };
 use tokio::sync::OnceCell;
+
+/// The tag that names a task's job.
+pub const JOB_TAG: &str = "fargate-driver:job";
+/// The tag that names the runner manager that launched a task.
+pub const MANAGER_TAG: &str = "fargate-driver:manager";
+/// The tag that names the metadata directory in which the task's job is recorded.
+pub const DIRECTORY_TAG: &str = "fargate-driver:directory";
+/// How every `startedBy` of ours begins.
+pub const STARTED_BY: &str = "gitlab-";
 
 /// How long a connection to an endpoint may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);

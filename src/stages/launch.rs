@@ -4,6 +4,7 @@ use states::{ConnectTo, LaunchSpec, StartedBy};
 
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides},
+    control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
     runner::{Identity, job_variable},
 };
 
@@ -57,10 +58,11 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
 /// Tags that say whose task it is, in the console and on the bill; the administrator's own come last and win.
 fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (host, directory) = (manager(), config.metadata.directory.display().to_string());
     let mut tags: Vec<(String, String)> = [
-        ("fargate-driver:job", identity.id.as_str()),
-        ("fargate-driver:manager", &host),
+        (JOB_TAG, identity.id.as_str()),
+        (MANAGER_TAG, &host),
+        (DIRECTORY_TAG, &directory),
         ("gitlab:project", &about.project_url),
         ("gitlab:pipeline", &about.pipeline_id),
         ("gitlab:job", &about.job_id),
@@ -71,15 +73,21 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     .map(|(key, value)| (key.to_owned(), tag_value(value)))
     .filter(|(_, value)| !value.is_empty())
     .collect();
-    for (key, value) in &config.fargate.tags {
+    // All but the driver's: by them `reap` knows its tasks.
+    for (key, value) in config.fargate.tags.iter().filter(|(key, _)| !key.starts_with("fargate-driver:")) {
         tags.retain(|(other, _)| other != key);
         tags.push((key.clone(), value.clone()));
     }
     tags
 }
 
+/// This runner manager's name: the host's.
+pub(crate) fn manager() -> String {
+    tag_value(&rustix::system::uname().nodename().to_string_lossy())
+}
+
 /// A text as a tag takes it: letters, digits, spaces and `+ - = . _ : / @`.
-fn tag_value(text: &str) -> String {
+pub(crate) fn tag_value(text: &str) -> String {
     let valid = |c: char| c.is_alphanumeric() || c == ' ' || "+-=._:/@".contains(c);
     text.chars().map(|c| if valid(c) { c } else { '_' }).take(LONGEST_TAG).collect::<String>().trim().to_owned()
 }

@@ -4,7 +4,7 @@
 mod cleanup;
 mod config;
 mod job_log;
-mod launch;
+pub(crate) mod launch;
 mod output;
 mod prepare;
 mod run;

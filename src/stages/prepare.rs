@@ -7,8 +7,11 @@ use states::{AnyJob, ClientToken, Goal, Header, Outcome, SnapshotStore, StartedB
 use transports::ssh::key;
 
 use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
-use crate::config::Chosen;
-use crate::runner::{Verdict, hex};
+use crate::{
+    config::Chosen,
+    control::STARTED_BY,
+    runner::{Verdict, hex},
+};
 
 /// Prepares the job's task.
 pub async fn prepare(session: &Session, log: &mut JobLog) -> Verdict {
@@ -115,7 +118,7 @@ fn started_by(job_id: &str, unique: &str) -> StartedBy {
     use sha2::{Digest, Sha256};
     let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
     let hash = hex(&Sha256::digest(unique));
-    StartedBy::new(format!("gitlab-{digits}-{}", &hash[..10]))
+    StartedBy::new(format!("{STARTED_BY}{digits}-{}", &hash[..10]))
         // 7 + 16 + 1 + 10 characters, all of them allowed.
         .unwrap_or_else(|e| unreachable!("{e}"))
 }

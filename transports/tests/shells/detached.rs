@@ -5,7 +5,7 @@ use states::{RunError, Signal};
 use transports::delivery;
 
 use crate::{
-    local::{Local, Surroundings},
+    local::Local,
     steps::{attach, facts, follow, kill, noise, order, read, run, run_id, runs, start, text, until},
 };
 
@@ -63,7 +63,7 @@ pub(crate) async fn term_reaches_the_whole_group(local: Local) {
 
 pub(crate) async fn kill_reaches_the_whole_group(local: Local) {
     let (outcome, children) = signalled(&local, Signal::Kill).await;
-    if local.surroundings() == Surroundings::Least {
+    if !local.has_setsid() {
         // Without setsid the wrapper is of the same group.
         assert!(matches!(outcome, Err(RunError::NoStatus(_))), "{outcome:?}");
     } else {
@@ -137,7 +137,7 @@ pub(crate) async fn killed_supervisor(local: Local) {
     assert!(matches!(lost, Err(RunError::ConnectionLost(_))), "{lost:?}");
     std::fs::write(local.home().join("go"), "").unwrap();
     let rest = follow(attach(&local, &facts, "run", 4).await).await;
-    if local.surroundings() == Surroundings::Least {
+    if !local.has_setsid() {
         // Without setsid the script was of the same group.
         assert!(matches!(rest, Err(RunError::NoStatus(_))), "{rest:?}");
     } else {

@@ -32,14 +32,14 @@ pub(crate) enum Surroundings {
     BusyboxShell,
     /// busybox and nothing else.
     BusyboxAlone,
-    /// The tools that the protocol is documented to need, from busybox; no `setsid`, no GNU `tail`.
+    /// The tools that the protocol is documented to need, from busybox; no GNU `tail`, and only in terminals `setsid`.
     Least,
 }
 
 /// What the documentation of `delivery` lists.
 const NEEDED: [&str; 10] = ["sh", "cat", "dd", "mkdir", "mv", "rm", "sleep", "tail", "tr", "wc"];
 /// What that of `delivery::terminal` adds.
-const NEEDED_FOR_TERMINALS: [&str; 3] = ["stty", "head", "base64"];
+const NEEDED_FOR_TERMINALS: [&str; 4] = ["stty", "head", "base64", "setsid"];
 
 /// How commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,8 +120,8 @@ impl Local {
         self.surroundings
     }
 
-    pub(crate) fn by(&self) -> By {
-        self.by
+    pub(crate) fn has_setsid(&self) -> bool {
+        self.surroundings != Surroundings::Least || self.by == By::Terminal
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -8,8 +8,8 @@
 //! Verbs go in lockstep: nothing is sent before the last one was answered, because a shell may read ahead of the line that it
 //! wants (bash does, up to 4095 bytes of a terminal) and a program that it starts would not see what it read.
 //!
-//! Besides what `delivery` needs, the container must have `stty`, `head` and `base64`; with `gzip`, output is
-//! packed. Commands run in the terminal's environment, in `$HOME` (`/root`, or `/`, if that is not there).
+//! Besides what `delivery` needs, the container must have `stty`, `head`, `base64` and `setsid`; with `gzip`, output
+//! is packed. Commands run in the terminal's environment, in `$HOME` (`/root`, or `/`, if that is not there).
 //!
 //! A session that nobody uses any more ends itself three minutes after the last verb; what it started runs on.
 

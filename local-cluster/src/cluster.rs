@@ -4,14 +4,16 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use crate::{
     exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
@@ -63,6 +65,8 @@ pub(crate) struct Cluster {
     known: Mutex<Known>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
+    /// Told when all connections are to be cut.
+    pub(crate) cut: Notify,
 }
 
 #[derive(Default)]
@@ -223,6 +227,7 @@ impl Cluster {
             known: Mutex::new(known),
             calls: Mutex::default(),
             connections: Mutex::default(),
+            cut: Notify::new(),
         })
     }
 
@@ -458,20 +463,14 @@ impl Cluster {
     }
 
     /// Remembers a connection, so that it can be cut.
-    pub(crate) fn remember(&self, connection: &impl AsFd) {
-        // Without file descriptors left, it cannot be cut.
-        if let Ok(handle) = connection.as_fd().try_clone_to_owned() {
-            self.remember_connection(handle.into());
-        }
-    }
-
-    fn remember_connection(&self, connection: TcpStream) {
+    pub(crate) fn remember_connection(&self, connection: TcpStream) {
         let mut connections = lock(&self.connections);
         connections.retain(|known| known.peer_addr().is_ok());
         connections.push(connection);
     }
 
     pub(crate) fn drop_connections(&self) {
+        self.cut.notify_waiters();
         for connection in lock(&self.connections).drain(..) {
             // It may have ended by itself.
             let _ = connection.shutdown(std::net::Shutdown::Both);

@@ -136,7 +136,6 @@ async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, upgraded: Upgraded)
     let stream = parts.io.into_inner();
     // Without it, a bit slower.
     let _ = stream.set_nodelay(true);
-    cluster.remember(&stream);
     let config = WebSocketConfig::default()
         .max_message_size(Some(LONGEST))
         .max_frame_size(Some(LONGEST))

@@ -1,6 +1,6 @@
 //! A command on a pseudo-terminal of its own.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use pty_process::{OwnedReadPty, OwnedWritePty, Size};
 use serde::Deserialize;
@@ -24,7 +24,9 @@ pub(super) enum StartError {
     #[error("Unable to start command: Failed to parse commands input: {0}")]
     Words(#[from] words::Unfinished),
     #[error("Unable to start command: Failed to start pty: {0}")]
-    Start(#[from] pty_process::Error),
+    Pty(#[from] pty_process::Error),
+    #[error("Unable to start command: Failed to start pty: {0}")]
+    Program(String),
 }
 
 impl Terminal {
@@ -38,10 +40,21 @@ impl Terminal {
         if environment.get("LANG").is_none_or(String::is_empty) {
             command.env("LANG", "C.UTF-8");
         }
-        let child = pty_process::Command::from(command).spawn(pts)?;
+        let child = pty_process::Command::from(command).spawn(pts).map_err(|e| unstarted(program, e))?;
         let (reader, writer) = pty.into_split();
         Ok(Self { child, reader, writer })
     }
+}
+
+/// Why a program does not start, in Go's words.
+fn unstarted(program: &str, error: pty_process::Error) -> StartError {
+    let pty_process::Error::Io(e) = &error else { return StartError::Pty(error) };
+    StartError::Program(match e.kind() {
+        io::ErrorKind::NotFound if !program.contains('/') => format!("exec: \"{program}\": executable file not found in $PATH"),
+        io::ErrorKind::NotFound => format!("fork/exec {program}: no such file or directory"),
+        io::ErrorKind::PermissionDenied => format!("fork/exec {program}: permission denied"),
+        _ => format!("fork/exec {program}: {e}"),
+    })
 }
 
 /// The payload of a Size message.

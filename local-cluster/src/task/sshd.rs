@@ -58,7 +58,7 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
             continue;
         };
         let stream = stream.into_std()?;
-        cluster.remember(&stream);
+        cluster.remember_connection(stream.try_clone()?);
         let connection = Connection {
             key: key.clone(),
             cluster: Arc::clone(cluster),

@@ -79,6 +79,7 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
         end = line.inbound(&mut stream, from_client) => end,
         end = line.outbound(&mut sink, frames) => end,
         end = line.aging() => end,
+        () = line.cluster.cut.notified() => End::Cut(CutKind::Reset),
     };
     tracing::debug!(session = session.id, ?end, "a connection ended");
     #[expect(clippy::expect_used, reason = "both are halves of the same")]

@@ -8,7 +8,8 @@
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
-//! - [`control`] — task control on ECS;
+//! - [`control`] — task control on ECS, and ECS Exec's calls;
+//! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`reap`] — `fargate reap`;
 //! - [`logging`] — the driver's own log.
@@ -21,4 +22,5 @@ pub mod logging;
 pub mod reap;
 pub mod runner;
 pub mod stages;
+pub mod transport;
 pub mod trial;

@@ -16,12 +16,12 @@ use states::{
     AnyJob, DirectoryStore, Engine, Goal, JobId, JobIo, Note, Outcome, Seen, Snapshot, SnapshotStore, StopReason, StoreError, TaskArn,
     TaskControl, Timestamp,
 };
-use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
     stages::launch,
+    transport::AnyTransport,
 };
 
 /// What to end.
@@ -55,7 +55,7 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type ReapEngine = Engine<EcsControl, AnyTransport, DirectoryStore>;
 
 /// Why nothing could be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,8 @@ impl Reaper {
         let store = DirectoryStore::open(&config.metadata.directory)?;
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let engine = Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job));
+        let transport = AnyTransport::new(config, &control);
+        let engine = Engine::new(control, transport, store, move |job| keys.key_path(job));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
         let launched = engine.control().launched(&config.fargate.cluster).await?;

@@ -29,6 +29,8 @@ pub struct Config {
     pub fargate: Fargate,
     /// `[TaskMetadata]`.
     pub metadata: Metadata,
+    /// `Transport`.
+    pub transport: TransportKind,
     /// `[SSH]`.
     pub ssh: Ssh,
     /// `[Deadlines]`.
@@ -73,6 +75,16 @@ pub struct Metadata {
     pub keep: Duration,
     /// How many finished jobs are kept at most.
     pub keep_count: usize,
+}
+
+/// `Transport`: how new jobs' containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportKind {
+    /// `"ssh"`: the container runs an SSH server.
+    #[default]
+    Ssh,
+    /// `"ecs-exec"`: through ECS's ExecuteCommand.
+    EcsExec,
 }
 
 /// `[SSH]`: how to log in to containers.

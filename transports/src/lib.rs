@@ -12,4 +12,4 @@ pub mod ecs_exec;
 pub mod ssh;
 mod terminal;
 
-pub use terminal::Terminal;
+pub use terminal::{Screen, Terminal, Visit};

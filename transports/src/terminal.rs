@@ -3,6 +3,9 @@
 use std::future::Future;
 
 use bytes::Bytes;
+use states::{ConnectError, Target, Transport};
+
+use crate::delivery;
 
 /// A terminal with a command running in it. One task reads, any may write.
 pub trait Terminal: Send + Sync + 'static {
@@ -24,6 +27,42 @@ pub trait Terminal: Send + Sync + 'static {
     /// When the connection is lost.
     fn resize(&self, columns: u32, rows: u32) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// The command's exit status, once [`Terminal::read`] has returned `None`; `None` where the other side does not tell.
+    fn status(&self) -> Option<u32> {
+        None
+    }
+
     /// Waits shortly until what was written has arrived, then leaves.
     fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A person's terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screen {
+    /// Its kind, as `TERM` has it.
+    pub term: String,
+    /// Columns, in characters.
+    pub columns: u32,
+    /// Rows.
+    pub rows: u32,
+}
+
+/// Lets people into a container, beside whatever runs there and over a connection of their own.
+pub trait Visit: Transport {
+    /// A terminal with a shell in it.
+    type Terminal: Terminal;
+    /// A command without a terminal.
+    type Command: delivery::Channel;
+
+    /// Opens a terminal with the user's login shell.
+    ///
+    /// # Errors
+    /// As [`Transport::connect`]; and when the container gives no terminal.
+    fn terminal(&self, target: &Target, screen: &Screen) -> impl Future<Output = Result<Self::Terminal, ConnectError>> + Send;
+
+    /// Runs a command by the user's login shell, without a terminal and without input.
+    ///
+    /// # Errors
+    /// As [`Transport::connect`].
+    fn command(&self, target: &Target, command: &str) -> impl Future<Output = Result<Self::Command, ConnectError>> + Send;
 }

@@ -1,9 +1,9 @@
 //! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
 //! container, and telling a bad answer from a final one.
 
-use super::{BELIEVED_REFUSALS, GONE_AFTER, KEY_INSTALLED_WITHIN, RETRY};
+use super::{BELIEVED_REFUSALS, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API, RETRY};
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp, stop_reason::explain_stop,
+    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp, stop_reason::explain_stop,
 };
 
 /// Why the task will not serve the job any more, if the report says so.
@@ -13,6 +13,11 @@ pub(super) fn ending(report: &TaskReport, container: &str) -> Option<StopReason>
     }
     let (what, advice) = explain_stop(report, container);
     Some(StopReason::TaskStopped { what, advice })
+}
+
+/// How often the container is knocked at.
+pub(super) fn pace(connect_to: ConnectTo) -> Pace {
+    if connect_to == ConnectTo::NoAddress { KNOCK_BY_API } else { KNOCK }
 }
 
 impl Asking {

@@ -440,7 +440,7 @@ async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<Vec<u8>, Boo
             Ok(Some(bytes)) => text.extend_from_slice(&bytes),
             Ok(None) => return Err(BootError::Unusable(said(&text))),
             Err(why) if text.is_empty() => return Err(BootError::Lost(why)),
-            Err(why) => return Err(BootError::Unusable(format!("{}: {why}", said(&text)))),
+            Err(why) => return Err(BootError::Lost(format!("{why}, after {:?}", said(&text)))),
         }
         if let Some(at) = text.windows(wanted.len()).position(|window| window == wanted)
             && let Some(end) = text[at..].iter().position(|b| *b == b'\n')

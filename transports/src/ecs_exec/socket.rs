@@ -26,8 +26,8 @@ use super::{ExecApi, frame};
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// TCP, or TLS over it.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
 
 pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
 

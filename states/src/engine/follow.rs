@@ -33,9 +33,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let current = match following {
             Some(now) => now,
             None => {
-                let run = match &work.script {
-                    Some(script) if !*started => session.start(order, script.text.clone()).await,
-                    _ => session.attach(&order.run, from).await,
+                let begin = async {
+                    match &work.script {
+                        Some(script) if !*started => session.start(order, script.text.clone()).await,
+                        _ => session.attach(&order.run, from).await,
+                    }
+                };
+                // A connection that takes nothing must not keep a cancel waiting. Abandoned half-way, it begins again.
+                let run = tokio::select! {
+                    biased;
+                    () = io.cancelled() => return Ok(Observation::CancelRequested),
+                    run = begin => run,
                 };
                 match run {
                     // A start streams from the first byte; what was handed on already is not handed on again.
@@ -89,7 +97,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     *following = None;
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
                         work.session = None;
-                        work.note_progress(reached, self.clock.now());
+                        if reached > from {
+                            work.note_progress(reached, self.clock.now());
+                        }
                     }
                     return Ok(Observation::RunFailed(error));
                 }

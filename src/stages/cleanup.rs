@@ -34,7 +34,7 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
             Verdict::Success
         }
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!(
-            "fargate: cleanup: {what} The snapshot {} is kept: the next `cleanup` of this job goes on.",
+            "fargate: cleanup: {what} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, goes on.",
             engine.store().snapshot_path(id).display()
         )),
         other => Verdict::SystemFailure(format!("fargate: cleanup ended unexpectedly: {other:?}")),

@@ -74,6 +74,11 @@ impl Job {
         Self { place, config, metadata, environment }
     }
 
+    /// Another job of the same manager.
+    pub fn beside(&self, cluster: &Cluster) -> Self {
+        Self { config: self.config.clone(), metadata: self.metadata.clone(), ..Self::on(cluster) }
+    }
+
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -149,6 +154,14 @@ impl Job {
     pub fn cleanup(&self) {
         let cleaned = self.stage(&["cleanup"]);
         assert_eq!(cleaned.code, 0, "{cleaned:#?}\n{}", self.log());
+    }
+
+    /// Runs `fargate reap` with this job's configuration, as a timer does.
+    pub fn reap(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v))).env_remove("SYSTEM_FAILURE_EXIT_CODE");
+        command.current_dir(self.place.path()).arg("--config").arg(&self.config).arg("reap").args(arguments);
+        self.ended(command.output().unwrap())
     }
 
     /// As gitlab-runner ends a stage: SIGTERM to its process group.

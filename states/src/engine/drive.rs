@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore, StateName,
-    StopReason, TaskArn, TaskControl, Timestamp, Transport,
+    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore,
+    StateName, StopReason, TaskArn, TaskControl, Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.

@@ -6,6 +6,7 @@
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
+//! <directory>/archive/<job>.<time in ms>.damaged   a snapshot that could not be read, set aside
 //! ```
 
 mod archive;
@@ -141,6 +142,18 @@ impl DirectoryStore {
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
         self.directory.join("archive")
+    }
+
+    /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and gives the job up:
+    /// its key goes. Tells where it is now. For whoever holds the job's lease and knows that it has no task.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_aside(&self, job: &JobId) -> Result<PathBuf, StoreError> {
+        let kept = archive::set_aside(self, job)?;
+        durable::remove(&self.key_path(job))?;
+        durable::remove(&self.marks_path(job))?;
+        Ok(kept)
     }
 
     /// Proves that snapshots can be written here, before anything is launched that could not be recorded.

@@ -98,7 +98,7 @@ fn launch_like(cluster: &Cluster, like: &str, started_by: &str, change: impl Fn(
     let launched = call(
         cluster,
         "RunTask",
-        json!({ "taskDefinition": definition, "startedBy": started_by, "tags": tags, "launchType": "FARGATE",
+        json!({ "taskDefinition": definition, "count": 1, "startedBy": started_by, "tags": tags, "launchType": "FARGATE",
             "networkConfiguration": { "awsvpcConfiguration": { "subnets": [subnet] } },
             "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": "none" }] }] } }),
     );

@@ -74,7 +74,8 @@ fn authorization(service: &str) -> String {
 pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
     let headers = [authorization("ecs"), format!("x-amz-target: {TARGET}.{action}"), "content-type: application/x-amz-json-1.1".to_owned()];
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-    serde_json::from_slice(&http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body).unwrap()
+    let body = http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body;
+    serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
 /// A cluster on moto whose containers are real.

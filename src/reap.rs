@@ -223,8 +223,8 @@ fn failed(summary: &mut Summary, what: &str, why: &dyn fmt::Display) {
 struct Silent;
 
 impl JobIo for Silent {
-    async fn output(&mut self, _: Bytes) -> io::Result<()> {
-        Ok(())
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        Ok(bytes.len())
     }
 
     fn note(&mut self, note: Note<'_>) {

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cluster;
+mod crash_points;
 mod faults;
 mod http;
 mod jobs;

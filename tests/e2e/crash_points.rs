@@ -1,9 +1,10 @@
 //! Every crash point of a whole job: strace kills the driver at each system call that the world could
 //! notice, one after the other, and the job goes on as gitlab-runner would have it.
 //!
-//! SIGKILL comes when the call is entered, before it is executed: killing at call N shows what call
-//! N-1 left behind. For every stage N counts up until the stage ends unkilled, so that no point is left
-//! out. `openat` is not in the list, because certificates and libraries are opened by the hundred: a file
+//! SIGKILL comes when the call is entered, before it is executed: killing at one call shows what the
+//! call before it left behind. strace counts each system call by itself (the first `write`, the second
+//! `write` …), so for every stage and every call of the list N counts up until the stage ends unkilled:
+//! no point is left out. `openat` is not in the list, because certificates and libraries are opened by the hundred: a file
 //! that was just made is met again at the write into it, the next call of the list.
 
 use std::{
@@ -25,12 +26,27 @@ use crate::{
 };
 
 /// Changes of files, everything sent and received (API and SSH), output, and the exit.
-const CALLS: &str = "write,writev,pwrite64,ftruncate,fsync,fdatasync,rename,unlink,mkdir,flock,connect,sendto,recvfrom,exit_group";
+const CALLS: [&str; 14] = [
+    "write",
+    "recvfrom",
+    "sendto",
+    "writev",
+    "pwrite64",
+    "connect",
+    "rename",
+    "fsync",
+    "fdatasync",
+    "unlink",
+    "mkdir",
+    "flock",
+    "ftruncate",
+    "exit_group",
+];
 /// How many jobs run at once: most of their time they wait for tasks.
 const AT_ONCE: usize = 12;
 /// So many points in a row must not be reached by a stage before there are believed to be no more:
 /// the number of calls differs a little from run to run.
-const UNREACHED: usize = 6;
+const UNREACHED: usize = 2;
 
 /// The stage that is killed, and what gitlab-runner does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,8 +63,9 @@ enum Killed {
     Cleanup,
 }
 
+/// Those that take the longest come first.
 const ALL: [Killed; 6] =
-    [Killed::Config, Killed::PrepareCleanedUp, Killed::PrepareAgain, Killed::RetriedStage, Killed::FailingStage, Killed::Cleanup];
+    [Killed::PrepareCleanedUp, Killed::PrepareAgain, Killed::RetriedStage, Killed::FailingStage, Killed::Cleanup, Killed::Config];
 
 /// What a script writes, in pieces that are read one by one.
 const OUTPUT: &str = "first piece\nsecond piece\nthird piece\n";
@@ -65,7 +82,6 @@ struct Traced {
 struct Point {
     killed: bool,
     repeated: usize,
-    at: String,
 }
 
 struct Run<'a> {
@@ -102,13 +118,11 @@ impl<'a> Run<'a> {
         ended
     }
 
-    fn traced(&self, arguments: &[&str], n: usize) -> Traced {
+    fn traced(&self, arguments: &[&str], call: &str, n: usize) -> Traced {
         let trace = self.job.path("trace");
-        let inject = format!("inject={CALLS}:signal=SIGKILL:when={n}");
-        let mut command = self.job.command_under(
-            &["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &format!("trace={CALLS}"), "-e", &inject],
-            arguments,
-        );
+        let (all, inject) = (format!("trace={}", CALLS.join(",")), format!("inject={call}:signal=SIGKILL:when={n}"));
+        let mut command =
+            self.job.command_under(&["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &all, "-e", &inject], arguments);
         let output = command.spawn().unwrap().wait_with_output().unwrap();
         let killed = output.status.signal() == Some(9);
         let text = fs::read_to_string(&trace).unwrap();
@@ -116,26 +130,26 @@ impl<'a> Run<'a> {
         let mut threads: Vec<&str> = calls.iter().filter_map(|line| line.split_whitespace().next()).collect();
         threads.dedup();
         assert_eq!(threads.len(), 1, "strace counts calls by thread: another one would hide points: {text}");
-        let last = calls.last().copied().unwrap_or_default();
-        let at = last.split_once(' ').map_or("", |(_, call)| call.trim()).split('(').next().unwrap_or_default().to_owned();
-        assert!(!killed || calls.len() == n, "killed at call {} instead of {n}: {text}", calls.len());
-        Traced { ended: self.job.ended(output), killed, at }
+        let name = |line: &&str| line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&format!("{call}(")));
+        assert!(!killed || calls.last().is_some_and(name), "killed elsewhere than at {call} {n}: {text}");
+        assert!(!killed || calls.iter().filter(|line| name(line)).count() == n, "not killed at {call} {n}: {text}");
+        Traced { ended: self.job.ended(output), killed, at: format!("{call} {n}") }
     }
 
     /// Kills at the `n`th call of a stage, ends the job as gitlab-runner would, and checks what must hold.
-    fn point(&self, what: Killed, n: usize) -> Point {
+    fn point(&self, what: Killed, call: &'static str, n: usize) -> Point {
         let (mut repeated, killed);
         repeated = 0;
         match what {
             Killed::Config => {
-                killed = self.traced(&["config"], n);
+                killed = self.traced(&["config"], call, n);
                 self.ok(&["config"]);
                 self.ok(&["prepare"]);
                 self.whole_stage("get_sources", 0);
             }
             Killed::PrepareCleanedUp | Killed::PrepareAgain => {
                 self.ok(&["config"]);
-                killed = self.traced(&["prepare"], n);
+                killed = self.traced(&["prepare"], call, n);
                 if what == Killed::PrepareCleanedUp {
                     self.ok(&["cleanup"]);
                     self.left_behind(0);
@@ -147,40 +161,40 @@ impl<'a> Run<'a> {
             Killed::RetriedStage => {
                 self.ok(&["prepare"]);
                 let script = self.job.script(self.script("get_sources", 0)).display().to_string();
-                killed = self.traced(&["run", &script, "get_sources"], n);
+                killed = self.traced(&["run", &script, "get_sources"], call, n);
                 let before = &killed.ended.stdout;
                 let again = if killed.killed { self.ok(&["run", &script, "get_sources"]).stdout } else { Vec::new() };
-                assert!(OUTPUT.as_bytes().starts_with(before), "killed at {n} ({}): {before:?}", killed.at);
-                assert!(OUTPUT.as_bytes().ends_with(&again), "killed at {n} ({}): {again:?}", killed.at);
+                assert!(OUTPUT.as_bytes().starts_with(before), "killed at {}: {before:?}", killed.at);
+                assert!(OUTPUT.as_bytes().ends_with(&again), "killed at {}: {again:?}", killed.at);
                 let handed_on = before.len() + again.len();
-                assert!(handed_on >= OUTPUT.len(), "a gap after {n} ({}): {before:?} {again:?}", killed.at);
+                assert!(handed_on >= OUTPUT.len(), "a gap after {}: {before:?} {again:?}", killed.at);
                 repeated = handed_on - OUTPUT.len();
                 // The one instant that is left: the bytes are in the pipe, and the mark is the very next call.
-                assert!(repeated == 0 || killed.at == "pwrite64", "repeated after {n} ({}): {before:?} {again:?}", killed.at);
-                assert_eq!(self.times("get_sources"), 1, "killed at {n} ({})", killed.at);
+                assert!(repeated == 0 || call == "pwrite64", "repeated after {}: {before:?} {again:?}", killed.at);
+                assert_eq!(self.times("get_sources"), 1, "killed at {}", killed.at);
                 self.whole_stage("after_script", 0);
             }
             Killed::FailingStage => {
                 self.ok(&["prepare"]);
                 let script = self.job.script(self.script("build_script", 7)).display().to_string();
-                killed = self.traced(&["run", &script, "build_script"], n);
+                killed = self.traced(&["run", &script, "build_script"], call, n);
                 if !killed.killed {
                     assert_eq!((killed.ended.code, killed.ended.script_code.as_deref()), (BUILD_FAILURE, Some("7")), "{:#?}", killed.ended);
                 }
-                assert!(OUTPUT.as_bytes().starts_with(&killed.ended.stdout), "killed at {n} ({}): {:?}", killed.at, killed.ended);
+                assert!(OUTPUT.as_bytes().starts_with(&killed.ended.stdout), "killed at {}: {:?}", killed.at, killed.ended);
                 let run = self.times("build_script");
                 self.whole_stage("after_script", 0);
-                assert!(self.times("build_script") <= 1 && run <= 1, "killed at {n} ({})", killed.at);
+                assert!(self.times("build_script") <= 1 && run <= 1, "killed at {}", killed.at);
             }
             Killed::Cleanup => {
                 self.ok(&["prepare"]);
                 self.whole_stage("get_sources", 0);
-                killed = self.traced(&["cleanup"], n);
+                killed = self.traced(&["cleanup"], call, n);
             }
         }
         self.ok(&["cleanup"]);
         self.left_behind(1);
-        Point { killed: killed.killed, repeated, at: killed.at }
+        Point { killed: killed.killed, repeated }
     }
 
     fn whole_stage(&self, stage: &str, code: i32) {
@@ -216,22 +230,22 @@ fn local(cluster: &Cluster) -> &Local {
 /// The next point to try, over all stages.
 #[derive(Default)]
 struct Progress {
-    /// Stage → next call, and how many of the last ones were not reached.
-    stages: BTreeMap<Killed, (usize, usize)>,
-    calls: BTreeMap<String, usize>,
+    /// Stage and call → the last number tried, and how many were not reached.
+    tried: BTreeMap<(usize, usize), (usize, usize)>,
+    calls: BTreeMap<&'static str, usize>,
     points: BTreeMap<Killed, usize>,
     repeated: usize,
     failures: Vec<String>,
 }
 
 impl Progress {
-    fn next(&mut self) -> Option<(Killed, usize)> {
-        // `prepare` first: it takes the longest.
-        let stages = [1, 2, 3, 4, 5, 0].map(|i| ALL[i]);
-        let stage = stages.into_iter().find(|stage| self.stages.get(stage).is_none_or(|(_, unreached)| *unreached < UNREACHED))?;
-        let (next, _) = self.stages.entry(stage).or_insert((0, 0));
-        *next += 1;
-        Some((stage, *next))
+    /// The next stage, call and number.
+    fn next(&mut self) -> Option<(usize, usize, usize)> {
+        let open = |at: &(usize, usize)| self.tried.get(at).is_none_or(|(_, unreached)| *unreached < UNREACHED);
+        let (stage, call) = (0..ALL.len()).flat_map(|stage| (0..CALLS.len()).map(move |call| (stage, call))).find(open)?;
+        let (number, _) = self.tried.entry((stage, call)).or_default();
+        *number += 1;
+        Some((stage, call, *number))
     }
 }
 
@@ -246,20 +260,20 @@ fn every_crash_point() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some((stage, n)) = progress.lock().unwrap().next() else { break };
+                    let Some((stage, call, n)) = progress.lock().unwrap().next() else { break };
                     runs.fetch_add(1, Ordering::Relaxed);
-                    let tried = std::panic::catch_unwind(|| Run::new(&cluster).point(stage, n));
+                    let tried = std::panic::catch_unwind(|| Run::new(&cluster).point(ALL[stage], CALLS[call], n));
                     let mut progress = progress.lock().unwrap();
                     match tried {
                         Ok(point) if point.killed => {
-                            *progress.points.entry(stage).or_default() += 1;
-                            *progress.calls.entry(point.at).or_default() += 1;
+                            *progress.points.entry(ALL[stage]).or_default() += 1;
+                            *progress.calls.entry(CALLS[call]).or_default() += 1;
                             progress.repeated += usize::from(point.repeated > 0);
                         }
-                        Ok(_) => progress.stages.entry(stage).or_default().1 += 1,
+                        Ok(_) => progress.tried.entry((stage, call)).or_default().1 += 1,
                         Err(panic) => {
                             let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
-                            progress.failures.push(format!("{stage:?}, call {n}: {why}"));
+                            progress.failures.push(format!("{:?}, {} {n}: {why}", ALL[stage], CALLS[call]));
                         }
                     }
                 }

@@ -344,8 +344,8 @@ impl Summary {
 struct Silent;
 
 impl JobIo for Silent {
-    async fn output(&mut self, _: Bytes) -> io::Result<()> {
-        Ok(())
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        Ok(bytes.len())
     }
 
     fn note(&mut self, note: Note<'_>) {

@@ -98,7 +98,7 @@ impl JobLog {
 }
 
 impl JobIo for JobLog {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
         self.stdout.write(&bytes).await
     }
 

@@ -191,6 +191,9 @@ pub struct Finished {
     pub run: RunId,
     /// Its stage.
     pub stage: String,
+    /// SHA-256 of its script, in hexadecimal.
+    #[serde(default)]
+    pub digest: String,
     /// How it ended.
     pub outcome: RunOutcome,
     /// When it ended.

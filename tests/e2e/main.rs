@@ -7,6 +7,7 @@
 mod bad_input;
 mod cluster;
 mod connections;
+mod crash_points;
 mod faults;
 mod http;
 mod jobs;

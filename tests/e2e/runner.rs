@@ -96,10 +96,22 @@ impl Job {
         path
     }
 
+    /// A path in the job's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_under(&[], arguments)
+    }
+
+    /// A stage, started by another program (`strace …`) in front of it.
+    pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        let words: Vec<&str> = before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .env_clear()
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .current_dir(self.place.path())
@@ -125,7 +137,8 @@ impl Job {
         self.ended(child.wait_with_output().unwrap())
     }
 
-    fn ended(&self, output: Output) -> Ended {
+    /// What a stage that has ended left.
+    pub fn ended(&self, output: Output) -> Ended {
         Ended {
             code: output.status.code().unwrap_or(-1),
             stdout: output.stdout,

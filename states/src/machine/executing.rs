@@ -183,8 +183,14 @@ impl Job<Executing> {
     }
 
     fn finish(self, outcome: RunOutcome, now: Timestamp) -> Job<Reachable> {
-        let last =
-            Finished { run: self.state.order.run, stage: self.state.order.stage, outcome, at: now, cancelled: self.state.ending.is_some() };
+        let last = Finished {
+            run: self.state.order.run,
+            stage: self.state.order.stage,
+            digest: self.state.digest,
+            outcome,
+            at: now,
+            cancelled: self.state.ending.is_some(),
+        };
         Job { header: self.header, state: Reachable { last: Some(last), ..self.state.place } }
     }
 

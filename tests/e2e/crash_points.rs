@@ -232,6 +232,8 @@ fn local(cluster: &Cluster) -> &Local {
 struct Progress {
     /// Stage and call → the last number tried, and how many were not reached.
     tried: BTreeMap<(usize, usize), (usize, usize)>,
+    /// Stage and call → how many jobs are at it: more than the two that are to miss would be for nothing.
+    at_it: BTreeMap<(usize, usize), usize>,
     calls: BTreeMap<&'static str, usize>,
     points: BTreeMap<Killed, usize>,
     repeated: usize,
@@ -239,12 +241,21 @@ struct Progress {
 }
 
 impl Progress {
+    fn is_done(&self) -> bool {
+        let finished = |at| self.tried.get(&at).is_some_and(|(_, unreached)| *unreached >= UNREACHED);
+        (0..ALL.len()).all(|stage| (0..CALLS.len()).all(|call| finished((stage, call))))
+    }
+
     /// The next stage, call and number.
     fn next(&mut self) -> Option<(usize, usize, usize)> {
-        let open = |at: &(usize, usize)| self.tried.get(at).is_none_or(|(_, unreached)| *unreached < UNREACHED);
+        let open = |at: &(usize, usize)| {
+            let unreached = self.tried.get(at).map_or(0, |(_, unreached)| *unreached);
+            unreached + self.at_it.get(at).copied().unwrap_or_default() < UNREACHED
+        };
         let (stage, call) = (0..ALL.len()).flat_map(|stage| (0..CALLS.len()).map(move |call| (stage, call))).find(open)?;
         let (number, _) = self.tried.entry((stage, call)).or_default();
         *number += 1;
+        *self.at_it.entry((stage, call)).or_default() += 1;
         Some((stage, call, *number))
     }
 }
@@ -260,10 +271,18 @@ fn every_crash_point() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some((stage, call, n)) = progress.lock().unwrap().next() else { break };
+                    let next = progress.lock().unwrap().next();
+                    let Some((stage, call, n)) = next else {
+                        if progress.lock().unwrap().is_done() {
+                            break;
+                        }
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        continue;
+                    };
                     runs.fetch_add(1, Ordering::Relaxed);
                     let tried = std::panic::catch_unwind(|| Run::new(&cluster).point(ALL[stage], CALLS[call], n));
                     let mut progress = progress.lock().unwrap();
+                    *progress.at_it.entry((stage, call)).or_default() -= 1;
                     match tried {
                         Ok(point) if point.killed => {
                             *progress.points.entry(ALL[stage]).or_default() += 1;

@@ -306,6 +306,14 @@ impl Client {
         panic!("{sequence} is never acknowledged");
     }
 
+    /// Sends the next of the input once, and waits a little for its acknowledgement.
+    pub(crate) async fn is_acknowledged_soon(&mut self, payload_type: u32, payload: &[u8]) -> bool {
+        self.send(self.next, payload_type, payload).await;
+        let sequence = self.next;
+        let acknowledged = async { while self.next_acknowledgement().await != sequence {} };
+        timeout(Duration::from_millis(500), acknowledged).await.is_ok()
+    }
+
     pub(crate) async fn next_acknowledgement(&mut self) -> i64 {
         loop {
             if let Seen::Acknowledged(sequence) = self.next().await {

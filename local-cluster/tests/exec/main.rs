@@ -98,7 +98,7 @@ async fn a_command_runs_on_a_terminal_of_its_own() {
     let mut client = session(
         &cluster,
         &task,
-        "/bin/sh -c 'stty -echo; echo up; read size; tty; stty size; echo $TERM $LANG $$; ps -o sid= -p $$; kill -9 $$'",
+        "/bin/sh -c 'stty -echo; echo up; read size; tty; stty size; echo $TERM $LANG $$; cut -d\" \" -f6 /proc/$$/stat; kill -9 $$'",
     )
     .await;
     client.until_output(b"up\r\n").await;

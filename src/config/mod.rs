@@ -75,6 +75,8 @@ pub struct Metadata {
     pub keep: Duration,
     /// How many finished jobs are kept at most.
     pub keep_count: usize,
+    /// The runner manager's name on its tasks; `None`: the host's.
+    pub manager: Option<String>,
 }
 
 /// `Transport`: how new jobs' containers are reached.

@@ -99,7 +99,6 @@ pub(super) async fn signature(
         .build()
         .map_err(|e| unsignable(&e))?
         .into();
-    let signable =
-        SignableRequest::new(method, url, headers.iter().copied(), SignableBody::Bytes(body)).map_err(|e| unsignable(&e))?;
+    let signable = SignableRequest::new(method, url, headers.iter().copied(), SignableBody::Bytes(body)).map_err(|e| unsignable(&e))?;
     Ok(sign(signable, &parameters).map_err(|e| unsignable(&e))?.into_parts().0)
 }

@@ -131,8 +131,8 @@ impl Message {
         frame.freeze()
     }
 
-    /// Reads a frame. As in AWS's agent, PayloadLength is not looked at: the rest of the frame is
-    /// the payload.
+    /// Reads a frame. As in AWS's agent, the rest of the frame is the payload, whatever PayloadLength
+    /// says; an empty one needs no digest.
     pub(super) fn decode(frame: &Bytes) -> Result<Self, Invalid> {
         if frame.len() < PAYLOAD {
             return Err(Invalid::Short(frame.len()));
@@ -162,7 +162,8 @@ impl Message {
         if message.created == 0 {
             return Err(Invalid::Date);
         }
-        if !message.payload.is_empty() && message.digest != *Sha256::digest(&message.payload) {
+        let announced = u32::from_be_bytes(part(frame, 116)) > 0;
+        if (announced || !message.payload.is_empty()) && message.digest != *Sha256::digest(&message.payload) {
             return Err(Invalid::Digest);
         }
         Ok(message)
@@ -253,5 +254,6 @@ mod tests {
         assert_eq!(changed(|f| f[4..36].fill(b' ')), Invalid::Type);
         assert_eq!(changed(|f| f[40..48].fill(0)), Invalid::Date);
         assert_eq!(changed(|f| f[120] ^= 1), Invalid::Digest);
+        assert_eq!(changed(|f| f.truncate(120)), Invalid::Digest);
     }
 }

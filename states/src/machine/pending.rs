@@ -13,7 +13,7 @@ impl Job<Pending> {
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
                 self.learn(report);
-                knocking::ending(report, &self.header.spec.container)
+                self.state.describing.ending(report, &self.header.spec.container, now)
             }
             Observation::Missing => {
                 let gone = self.state.describing.missing(DESCRIBE, seed, now);

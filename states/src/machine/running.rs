@@ -11,7 +11,7 @@ impl Job<Running> {
             Observation::Unreachable(error) => self.state.probing.failed(error, knocking::pace(self.header.connect_to), seed, now),
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
-                knocking::ending(report, &self.header.spec.container)
+                self.state.describing.ending(report, &self.header.spec.container, now)
             }
             Observation::Missing => self.state.describing.missing(DESCRIBE, seed, now),
             Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),

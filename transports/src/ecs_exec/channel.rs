@@ -523,7 +523,11 @@ impl DataChannel {
     fn finish(&mut self) {
         let said = self.ended.take().map(|(said, _)| said).unwrap_or_default();
         let missing = self.inbound.has_gap();
-        self.close(if missing { Closed::Lost("the session ended and a part of the output is missing".to_owned()) } else { Closed::Ended(said) });
+        self.close(if missing {
+            Closed::Lost("the session ended and a part of the output is missing".to_owned())
+        } else {
+            Closed::Ended(said)
+        });
     }
 
     fn lost(&mut self, why: String) {

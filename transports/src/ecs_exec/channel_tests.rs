@@ -139,7 +139,10 @@ fn an_encrypted_session_begins_and_is_proved() {
     let challenge = Challenge { challenge: STANDARD.encode(agent.seal(&[9; 64], [1; 12]).unwrap()) };
     channel.on_frame(&frame(Kind::Output, 1, payload_type::CHALLENGE_REQUEST, &serde_json::to_vec(&challenge).unwrap()), now);
     let out: Vec<_> = sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input).collect();
-    assert_eq!(out.iter().map(|f| f.payload_type).collect::<Vec<_>>(), [payload_type::HANDSHAKE_RESPONSE, payload_type::CHALLENGE_RESPONSE]);
+    assert_eq!(
+        out.iter().map(|f| f.payload_type).collect::<Vec<_>>(),
+        [payload_type::HANDSHAKE_RESPONSE, payload_type::CHALLENGE_RESPONSE]
+    );
     let proof: Challenge = serde_json::from_slice(&out[1].payload).unwrap();
     assert_eq!(agent.open(&STANDARD.decode(proof.challenge).unwrap()).unwrap(), [9; 64][..]);
     channel.on_frame(&frame(Kind::Output, 2, payload_type::HANDSHAKE_COMPLETE, b"{}"), now);

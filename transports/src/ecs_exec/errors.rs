@@ -15,7 +15,10 @@ fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
 pub(super) fn identity_changed(target: &Target, pinned: &str, found: &str) -> ConnectError {
     error(
         Kind::IdentityChanged,
-        format!("the container {} of the task is another one: its runtime id is {found}, this job's container had {pinned}", target.container),
+        format!(
+            "the container {} of the task is another one: its runtime id is {found}, this job's container had {pinned}",
+            target.container
+        ),
         "It is not the same container, so nothing was sent to it. ECS restarted it (a restart policy in the task definition?), and what ran in it is gone.",
     )
 }

@@ -51,11 +51,8 @@ impl ExecTerminal {
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
         let closed = Arc::new(OnceLock::new());
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let opening = Opening {
-            token: session.token.clone(),
-            unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1),
-            seed: rand::random(),
-        };
+        let opening =
+            Opening { token: session.token.clone(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1), seed: rand::random() };
         let channel = DataChannel::new(opening, Instant::now());
         let pump = Pump { socket, channel, session, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
         let end = Arc::clone(&closed);

@@ -155,8 +155,10 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_as_aws_gives_them() {
-        let place = Place::of("wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==")
-            .unwrap();
+        let place = Place::of(
+            "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==",
+        )
+        .unwrap();
         assert_eq!((place.host.as_str(), place.port, place.tls), ("ssmmessages.eu-west-1.amazonaws.com", 443, true));
         assert!(Place::of("ws://127.0.0.1:8080/v1").is_ok());
         for wrong in ["ws://192.0.2.1/v1?secret", "https://a/b?secret", "nonsense secret"] {

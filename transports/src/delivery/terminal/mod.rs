@@ -168,7 +168,9 @@ impl<T: Terminal> TerminalShell<T> {
                 Some(Piece::Line { nonce, text }) if nonce == boot.nonce && text.starts_with("ready") => {
                     break text["ready".len()..].trim().to_owned();
                 }
-                Some(Piece::Noise(bytes)) => noise.extend_from_slice(&bytes[..bytes.len().min(PREAMBLE_KEPT - noise.len().min(PREAMBLE_KEPT))]),
+                Some(Piece::Noise(bytes)) => {
+                    noise.extend_from_slice(&bytes[..bytes.len().min(PREAMBLE_KEPT - noise.len().min(PREAMBLE_KEPT))])
+                }
                 Some(_) => {}
                 None => match terminal.read().await {
                     Ok(Some(bytes)) => armour.push(&bytes),

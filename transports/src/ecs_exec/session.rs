@@ -26,7 +26,9 @@ const OUTPUT_PIECES: usize = 4;
 const PIECE: usize = 64 * 1024;
 /// Messages that are looked at before what they give rise to is sent.
 const BATCH: usize = 256;
-/// How long what was written may take to arrive when the terminal is left.
+/// How long the session may take to end when its terminal is left. An agent whose client is gone does not read the
+/// terminal any more, and so does not learn that its command has ended: the session would keep its slot until ECS's
+/// idle time-out of twenty minutes.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long KMS may take: the agent waits 15 s for our answer.
 const KEY_WITHIN: Duration = Duration::from_secs(12);
@@ -127,9 +129,8 @@ impl<A: ExecApi> Pump<A> {
             }
             let now = Instant::now();
             if let Some((until, _)) = &self.farewell
-                && (self.channel.is_delivered() || now >= *until)
+                && now >= *until
             {
-                // What it is answered with does not matter any more.
                 let _ = timeout(Duration::from_millis(500), self.socket.close(None)).await;
                 break Closed::Ended(String::new());
             }
@@ -223,6 +224,8 @@ impl<A: ExecApi> Pump<A> {
     async fn events(&mut self) -> Option<Closed> {
         while self.waiting.len() < PIECE {
             match self.channel.poll_event()? {
+                // Nobody wants it any more.
+                Event::Output(_) if self.farewell.is_some() => {}
                 Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
                 Event::KeyWanted(wanted) => {
                     let key = self.key(&wanted).await;

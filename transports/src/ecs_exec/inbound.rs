@@ -68,12 +68,6 @@ impl Inbound {
         !self.early.is_empty()
     }
 
-    /// How many messages have come in order.
-    #[cfg(test)]
-    pub(super) fn expected(&self) -> i64 {
-        self.expected
-    }
-
     /// When a missing message is not to be hoped for any more.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.gap_since.map(|since| since + GAP_PATIENCE)

@@ -146,9 +146,4 @@ impl Outbound {
     pub(super) fn is_done(&self) -> bool {
         self.flight.is_empty()
     }
-
-    #[cfg(test)]
-    pub(super) fn timeout(&self) -> Duration {
-        self.rtt.timeout()
-    }
 }

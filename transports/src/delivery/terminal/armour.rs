@@ -98,7 +98,7 @@ impl Armour {
     }
 
     /// The next piece.
-    pub fn next(&mut self) -> Option<Piece> {
+    pub fn piece(&mut self) -> Option<Piece> {
         self.pieces.pop_front()
     }
 

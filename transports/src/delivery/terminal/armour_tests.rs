@@ -12,7 +12,7 @@ fn pieces(parts: &[&[u8]]) -> Vec<Piece> {
     parts.iter().for_each(|part| armour.push(part));
     // Noise comes in whatever pieces it came in.
     let mut all: Vec<Piece> = Vec::new();
-    while let Some(piece) = armour.next() {
+    while let Some(piece) = armour.piece() {
         match (all.last_mut(), piece) {
             (Some(Piece::Noise(before)), Piece::Noise(more)) => *before = [&before[..], &more[..]].concat().into(),
             (_, piece) => all.push(piece),
@@ -142,7 +142,7 @@ proptest! {
         armour.push(head.as_bytes());
         for part in &parts {
             armour.push(part);
-            while armour.next().is_some() {}
+            while armour.piece().is_some() {}
         }
         prop_assert!(armour.line.as_ref().is_none_or(|line| line.len() <= LONGEST_LINE + 3000));
         prop_assert!(armour.block.as_ref().is_none_or(|block| block.text.len() <= LONGEST_BLOCK * 2));

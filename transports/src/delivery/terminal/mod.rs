@@ -164,7 +164,7 @@ impl<T: Terminal> TerminalShell<T> {
         armour.push(&rest);
         let mut noise = Vec::new();
         let missing = loop {
-            match armour.next() {
+            match armour.piece() {
                 Some(Piece::Line { nonce, text }) if nonce == boot.nonce && text.starts_with("ready") => {
                     break text["ready".len()..].trim().to_owned();
                 }
@@ -320,7 +320,7 @@ impl<T: Terminal> Inner<T> {
 
     async fn read(self: Arc<Self>, mut armour: Armour, answers: mpsc::Sender<String>) {
         let why = loop {
-            while let Some(piece) = armour.next() {
+            while let Some(piece) = armour.piece() {
                 self.on_piece(piece, &answers);
             }
             if self.state().leaving {

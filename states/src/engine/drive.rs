@@ -155,6 +155,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Sends a signal. Who asked for the stage's end does not wait for a silent connection's keep-alives.
     async fn signal(&self, session: &T::Session, run: &RunId, signal: Signal) -> Result<(), RunError> {
         tokio::select! {
+            // Not at random: the same world leads to the same observations.
+            biased;
             sent = session.signal(run, signal) => sent,
             () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
                 let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());

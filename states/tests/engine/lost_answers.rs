@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use states::Outcome;
 
-use crate::{cloud::Cloud, manager::Manager};
+use crate::world::{cloud::Cloud, manager::Manager};
 
 #[tokio::test(start_paused = true)]
 async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
@@ -15,7 +15,7 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.05..0.7)));
         let mut io = manager.io();
         if random.random_bool(0.5) {
-            io.cancel_after = Some(Duration::from_millis(random.random_range(0..15_000)));
+            io.cancel_at = Some(tokio::time::Instant::now() + Duration::from_millis(random.random_range(0..15_000)));
             cancelled += 1;
         }
         let prepared = manager.prepare(&mut io).await.unwrap();
@@ -48,14 +48,14 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.1..0.6)));
         let mut prepared = None;
         for _ in 0..4 {
-            manager.cloud.fuse.set(random.random_range(1..60));
+            manager.fuse.set(random.random_range(1..60));
             prepared = manager.prepare(&mut manager.io()).await;
             if prepared.is_some() {
                 break;
             }
             deaths += 1;
         }
-        manager.cloud.fuse.set(0);
+        manager.fuse.set(0);
         if prepared == Some(Outcome::Reachable(None)) {
             manager.run("build_script", "a\nb\n", &mut manager.io()).await.unwrap();
         }

@@ -30,7 +30,12 @@ pub struct Manager {
 /// Collects the output that was handed on; may want the stage to end.
 pub struct Io {
     pub output: Vec<u8>,
+    /// Bytes of the last write.
+    pub last_write: usize,
+    /// Whether what comes is of the run that an earlier process had left behind: nobody misses it.
+    pub is_leftover: bool,
     pub cancel_at: Option<tokio::time::Instant>,
+    pub was_cancelled: bool,
     fuse: Arc<Fuse>,
 }
 
@@ -39,7 +44,10 @@ impl JobIo for Io {
         self.fuse.step().await;
         // As a pipe whose reader is slow: not all of it at once.
         let taken = bytes.len().div_ceil(2);
-        self.output.extend_from_slice(&bytes[..taken]);
+        if !self.is_leftover {
+            self.output.extend_from_slice(&bytes[..taken]);
+            self.last_write = taken;
+        }
         self.fuse.step().await;
         Ok(taken)
     }
@@ -52,6 +60,7 @@ impl JobIo for Io {
             None => std::future::pending().await,
         }
         self.cancel_at = None;
+        self.was_cancelled = true;
     }
 }
 
@@ -95,18 +104,18 @@ impl Manager {
     }
 
     pub fn io(&self) -> Io {
-        Io { output: Vec::new(), cancel_at: None, fuse: Arc::clone(&self.fuse) }
+        Io { output: Vec::new(), last_write: 0, is_leftover: false, cancel_at: None, was_cancelled: false, fuse: Arc::clone(&self.fuse) }
     }
 
     /// `None` when the process died; what it had handed on is in `io` all the same.
-    pub async fn unless_it_dies<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Option<T> {
+    async fn unless_it_dies<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.fuse.blown() => None,
             done = work => match done {
                 Ok(done) => Some(done),
                 // The store reports the death of its process as an error.
-                Err(EngineError::Store(StoreError::Io { .. })) => None,
+                Err(EngineError::Store(StoreError::Io { .. })) if self.fuse.is_blown() => None,
                 Err(error) => panic!("{error}"),
             },
         }

@@ -45,9 +45,8 @@ impl Asking {
     /// `MISSING`: believed when it lasts.
     pub(super) fn missing(&mut self, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
         let (count, since) = self.missing.map_or((1, now), |(count, since)| (count + 1, since));
-        let answers = self.answers;
-        self.answered(pace, seed, now);
-        self.answers = answers;
+        self.next = now + pace.interval(self.answers.saturating_add(count - 1), seed);
+        self.failures = 0;
         self.missing = Some((count, since));
         (count >= 3 && now.since(since) >= GONE_AFTER).then_some(StopReason::TaskVanished)
     }

@@ -7,6 +7,8 @@
 mod bad_input;
 mod cluster;
 mod connections;
+mod crash_api;
+mod crash_job;
 mod crash_points;
 mod faults;
 mod http;

@@ -97,6 +97,40 @@ pub(crate) async fn signals_after_the_end(local: Local) {
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
 }
 
+/// A driver was killed while its start was on the way; the next one is told that there is no such run, and
+/// counts on it: when the start arrives after all, its script must not run.
+pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
+    let facts = facts(&local).await;
+    let told = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;
+    assert!(matches!(told, Err(RunError::Unknown(_))), "{told:?}");
+    let late = follow(start(&local, &facts, "late", "echo ran >executions").await).await;
+    assert!(late.is_err(), "{late:?}");
+    assert!(!local.home().join("executions").exists(), "it ran after all");
+    // The next run is none the worse for it.
+    run(&local, &facts, "next", "echo ran >>executions").await;
+    assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "ran\n");
+}
+
+/// Whichever comes first: a run that is said to be unknown never runs, and one that is known has its signal.
+pub(crate) async fn signal_and_start_at_once(local: Local) {
+    let facts = facts(&local).await;
+    for number in 0..10 {
+        let name = format!("race{number}");
+        let script = format!("echo ran >{name}; sleep 1000");
+        let (run, told) = tokio::join!(start(&local, &facts, &name, script), async {
+            delivery::signal(&local, &facts, &run_id(&name), Signal::Term).await
+        });
+        let ended = follow(run).await;
+        match told {
+            Ok(()) => assert!(matches!(ended, Ok((_, 143, _))), "{ended:?}"),
+            Err(RunError::Unknown(_)) => {
+                assert!(ended.is_err() && !local.home().join(&name).exists(), "{ended:?}");
+            }
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+}
+
 pub(crate) async fn dropped_connection_goes_on_at_the_next_byte(local: Local) {
     let mut facts = facts(&local).await;
     let bytes = noise(2_000_000);

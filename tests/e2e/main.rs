@@ -4,10 +4,14 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
+mod at_once;
 mod bad_input;
 mod cluster;
 mod connections;
+mod crash_api;
+mod crash_job;
 mod crash_points;
+mod disk;
 mod faults;
 mod http;
 mod jobs;
@@ -20,6 +24,7 @@ mod refusals;
 mod requests;
 mod runner;
 mod trial;
+mod unreachable;
 
 use std::time::{Duration, Instant};
 

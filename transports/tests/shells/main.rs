@@ -22,7 +22,8 @@ macro_rules! in_every_shell {
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, detached:
                 background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
-                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end, dropped_connection_goes_on_at_the_next_byte,
+                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end,
+                signal_claims_a_start_in_flight, signal_to_a_start_that_was_first, dropped_connection_goes_on_at_the_next_byte,
                 slow_reader, killed_supervisor, killed_wrapper, output_after_the_end,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:

@@ -12,6 +12,7 @@ mod crash_api;
 mod crash_job;
 mod crash_points;
 mod disk;
+mod exec_cuts;
 mod faults;
 mod http;
 mod jobs;

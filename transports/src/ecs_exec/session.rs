@@ -14,7 +14,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{
-    ExecApi, OpenedSession,
+    ExecApi, OpenedSession, TERMINATE_WITHIN,
     channel::{Closed, DataChannel, Event, KeyWanted, Opening, Transmit},
     socket::Socket,
 };
@@ -56,13 +56,19 @@ impl ExecTerminal {
         let opening =
             Opening { token: session.token.clone(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1), seed: rand::random() };
         let channel = DataChannel::new(opening, Instant::now());
+        let (id, after) = (session.id.clone(), Arc::clone(&api));
         let pump = Pump { socket, channel, session, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
             let (why, outputs) = pump.run().await;
+            let goes_on_without_us = matches!(why, Closed::Lost(_));
             // Before the reader learns that there is no more.
             let _ = end.set(why);
             drop(outputs);
+            // Otherwise it would keep its slot, of which a container has few, until ECS's idle time-out.
+            if goes_on_without_us && timeout(TERMINATE_WITHIN, after.terminate(&id)).await.is_err() {
+                tracing::debug!(session = id, "the session could not be ended in time");
+            }
         });
         Self { input, output: Mutex::new(output), closed }
     }

@@ -8,6 +8,8 @@ mod errors;
 mod listing;
 mod reports;
 
+#[doc(hidden)]
+pub use ec2::read as read_public_address;
 pub use listing::Launched;
 
 use std::time::Duration;
@@ -58,6 +60,13 @@ impl EcsControl {
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
         Self { region, clients: OnceCell::new() }
+    }
+
+    /// Task control with what is known already of region, credentials and HTTP.
+    #[must_use]
+    pub fn with_config(shared: SdkConfig) -> Self {
+        let clients = Clients { ecs: Client::new(&shared), shared };
+        Self { region: None, clients: OnceCell::new_with(Some(clients)) }
     }
 
     async fn clients(&self) -> &Clients {

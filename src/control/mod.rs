@@ -10,6 +10,8 @@ mod exec;
 mod listing;
 mod reports;
 
+#[doc(hidden)]
+pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
 pub use listing::Launched;
 
@@ -61,6 +63,13 @@ impl EcsControl {
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
         Self { region, clients: Arc::default() }
+    }
+
+    /// Task control with what is known already of region, credentials and HTTP.
+    #[must_use]
+    pub fn with_config(shared: SdkConfig) -> Self {
+        let clients = Clients { ecs: Client::new(&shared), shared };
+        Self { region: None, clients: Arc::new(OnceCell::new_with(Some(clients))) }
     }
 
     async fn clients(&self) -> &Clients {

@@ -164,6 +164,23 @@ fn a_finished_job_is_archived_without_its_key() {
 }
 
 #[test]
+fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() {
+    let (_place, store) = store();
+    store.save(&snapshot("alive")).unwrap();
+    for name in ["alive.key", "gone.key", "gone.offset", "gone.tmp", "half.probe", "only.lock", "unknown.txt", "none"] {
+        fs::write(store.directory().join(name), "").unwrap();
+    }
+    assert_eq!(store.leftovers().unwrap(), ["gone", "half", "only"].map(id));
+    for job in store.leftovers().unwrap().iter().chain([&id("alive")]) {
+        store.sweep(job, &store.lease(job, "test", Duration::ZERO).unwrap()).unwrap();
+    }
+    let mut left = names(store.directory());
+    left.sort();
+    assert_eq!(left, ["alive.key", "alive.lock", "alive.ron", "none", "unknown.txt"]);
+    assert_eq!(store.leftovers().unwrap(), []);
+}
+
+#[test]
 fn the_archive_is_pruned_by_age_and_count() {
     let (_place, store) = store();
     let store = store.with_retention(Retention { age: Duration::from_secs(3600), count: 3 });

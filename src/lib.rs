@@ -10,6 +10,7 @@
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`control`] — task control on ECS;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`logging`] — the driver's own log.
 
@@ -21,4 +22,5 @@ pub mod logging;
 pub mod reap;
 pub mod runner;
 pub mod stages;
+pub mod telemetry;
 pub mod trial;

@@ -21,7 +21,9 @@ use transports::ssh::{SshSettings, SshTransport};
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
+    runner::Verdict,
     stages::launch,
+    telemetry::{self, Purpose, Watched},
 };
 
 /// What to end.
@@ -55,7 +57,7 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type ReapEngine = Engine<EcsControl, Watched<SshTransport>, DirectoryStore>;
 
 /// Why nothing could be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ impl Reaper {
         let store = DirectoryStore::open(&config.metadata.directory)?;
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let engine = Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job));
+        let engine = Engine::new(control, Watched(SshTransport::new(SshSettings::default())), store, move |job| keys.key_path(job));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
         let launched = engine.control().launched(&config.fargate.cluster).await?;
@@ -140,10 +142,29 @@ impl Reaper {
             summary.jobs += 1;
             return;
         }
+        let kept = snapshot.job.header().trace.clone();
+        let purpose = Purpose {
+            directory: engine.store().directory().to_owned(),
+            job: job.to_string(),
+            name: "reap".to_owned(),
+            may_begin: false,
+        };
+        if let Some(recorder) = telemetry::recorder() {
+            recorder.enter(&purpose, kept.as_deref(), (None, None), telemetry::job::about(&about));
+        }
         let mut work = engine.work(snapshot, lease);
         engine.open(&mut work, "reap");
         engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-        match engine.drive(&mut work, Goal::End, &mut Silent).await {
+        let ended = engine.drive(&mut work, Goal::End, &mut Silent).await;
+        if let Some(recorder) = telemetry::recorder() {
+            if let Ok(Outcome::Ended(_)) = &ended {
+                telemetry::job::ended(Some(&work.snapshot), &about);
+                recorder.count("fargate.reaped", vec![("fargate.reaped.kind", "job".into())], 1);
+            }
+            let verdict = if ended.is_ok() { Verdict::Success } else { Verdict::SystemFailure(String::new()) };
+            recorder.leave(&verdict, false);
+        }
+        match ended {
             Ok(Outcome::Ended(_)) => summary.jobs += 1,
             Ok(Outcome::Unfinished(what)) => failed(summary, &format!("job {job}"), &what),
             Ok(other) => failed(summary, &format!("job {job}"), &format!("{other:?}")),
@@ -210,6 +231,9 @@ impl Reaper {
             return failed(summary, &format!("task {}", task.task), &format!("{e}. {}", e.advice));
         }
         say(format_args!("{line}{would}"));
+        if let (false, Some(recorder)) = (self.dry_run, telemetry::recorder()) {
+            recorder.count("fargate.reaped", vec![("fargate.reaped.kind", "orphan".into())], 1);
+        }
         summary.orphans += 1;
     }
 }
@@ -228,6 +252,7 @@ impl JobIo for Silent {
     }
 
     fn note(&mut self, note: Note<'_>) {
+        telemetry::noted(&note);
         tracing::debug!(?note, "reap");
     }
 

@@ -25,6 +25,25 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("TaskMetadata", &["Directory", "Keep", "KeepCount"]),
     ("SSH", &["Username", "Port", "KeepAlive"]),
+    (
+        "Telemetry",
+        &[
+            "Endpoint",
+            "Protocol",
+            "Headers",
+            "Certificate",
+            "ServiceName",
+            "ResourceAttributes",
+            "Sampler",
+            "SamplerArgument",
+            "FlushTimeout",
+            "Traces",
+            "Metrics",
+            "Logs",
+            "PropagateToJob",
+            "JobEndpoint",
+        ],
+    ),
     ("Deadlines", &["Provisioning", "Pending", "Running", "Reconnect", "GracePeriod", "Stop"]),
 ];
 

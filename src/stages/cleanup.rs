@@ -3,7 +3,7 @@
 use states::{Goal, Outcome, SnapshotStore, StopReason};
 
 use super::{JobLog, LEASE_WAIT, Session};
-use crate::runner::Verdict;
+use crate::{runner::Verdict, telemetry};
 
 /// Ends the job.
 pub async fn cleanup(session: &Session, log: &mut JobLog) -> Verdict {
@@ -19,6 +19,7 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
     let lease = engine.store().lease(id, "cleanup", LEASE_WAIT)?;
     let Some(snapshot) = engine.store().load(id)? else {
         tracing::info!(job = %id, "nothing to clean up");
+        telemetry::job::ended(None, &session.identity.about);
         return Ok(Verdict::Success);
     };
     let mut work = engine.work(snapshot, lease);
@@ -26,6 +27,9 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::End, log).await?;
+    if let Outcome::Ended(_) = outcome {
+        telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
+    }
     work.close().await;
     Ok(match outcome {
         Outcome::Ended(reason) => {

@@ -12,13 +12,14 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
+use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
 use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::EcsControl,
     runner::{Identity, Verdict},
+    telemetry::Watched,
 };
 
 pub use cleanup::cleanup;
@@ -33,7 +34,7 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type JobEngine = Engine<EcsControl, Watched<SshTransport>, DirectoryStore>;
 type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
@@ -53,15 +54,27 @@ impl Session {
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
-        let transport = SshTransport::new(SshSettings {
+        let transport = Watched(SshTransport::new(SshSettings {
             username: config.ssh.username.clone(),
             port: config.ssh.port,
             keepalive_interval: config.ssh.keep_alive,
             ..SshSettings::default()
-        });
+        }));
         let keys = store.clone();
         let engine = Engine::new(EcsControl::new(config.fargate.region.clone()), transport, store, move |job| keys.key_path(job));
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
+    }
+
+    /// The job that this is about.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The trace that the job's snapshot names, if there is one.
+    #[must_use]
+    pub fn kept_trace(&self) -> Option<String> {
+        self.engine.store().load(&self.identity.id).ok().flatten().and_then(|snapshot| snapshot.job.header().trace.clone())
     }
 
     /// Where the states that are entered are noted.

@@ -6,6 +6,8 @@
 
 mod bad_input;
 mod cluster;
+#[cfg(feature = "telemetry")]
+mod collector;
 mod faults;
 mod http;
 mod jobs;
@@ -14,6 +16,8 @@ mod openssh;
 mod processes;
 mod requests;
 mod runner;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod trial;
 
 use std::time::{Duration, Instant};

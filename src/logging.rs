@@ -8,8 +8,8 @@ use std::{
     sync::Mutex,
 };
 
-use tracing::level_filters::LevelFilter;
 use crate::telemetry::logs::LogExport;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 /// The levels' names, as in the Go driver.

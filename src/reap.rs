@@ -143,12 +143,8 @@ impl Reaper {
             return;
         }
         let kept = snapshot.job.header().trace.clone();
-        let purpose = Purpose {
-            directory: engine.store().directory().to_owned(),
-            job: job.to_string(),
-            name: "reap".to_owned(),
-            may_begin: false,
-        };
+        let purpose =
+            Purpose { directory: engine.store().directory().to_owned(), job: job.to_string(), name: "reap".to_owned(), may_begin: false };
         if let Some(recorder) = telemetry::recorder() {
             recorder.enter(&purpose, kept.as_deref(), (None, None), telemetry::job::about(&about));
         }

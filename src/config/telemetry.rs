@@ -19,7 +19,8 @@ impl Reader<'_> {
             ));
         }
         let mut signals = Vec::new();
-        for (key, signal, usually) in [("Traces", Signal::Traces, true), ("Metrics", Signal::Metrics, true), ("Logs", Signal::Logs, false)] {
+        for (key, signal, usually) in [("Traces", Signal::Traces, true), ("Metrics", Signal::Metrics, true), ("Logs", Signal::Logs, false)]
+        {
             if self.find(TABLE, key).map_or(Ok(usually), |_| self.flag(TABLE, key))? {
                 signals.push(signal);
             }

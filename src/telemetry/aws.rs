@@ -49,8 +49,7 @@ impl Intercept for Recording {
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let (Some(recorder), Some(Started(start))) = (recorder(), cfg.load::<Started>()) else { return Ok(()) };
-        let (service, operation) =
-            cfg.load::<Metadata>().map_or(("", ""), |about| (about.service(), about.name()));
+        let (service, operation) = cfg.load::<Metadata>().map_or(("", ""), |about| (about.service(), about.name()));
         let answer = context.response();
         let failed = !matches!(context.output_or_error(), Some(Ok(_)));
         let error = failed.then(|| {
@@ -122,7 +121,10 @@ mod tests {
 
     #[test]
     fn the_code_is_all_that_is_taken_from_an_answer() {
-        assert_eq!(code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#).as_deref(), Some("ClusterNotFoundException"));
+        assert_eq!(
+            code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#).as_deref(),
+            Some("ClusterNotFoundException")
+        );
         assert_eq!(code(br#"{"__type":"AKIA secret?query=1"}"#), None);
         assert_eq!(code(b"<html>"), None);
     }

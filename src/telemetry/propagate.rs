@@ -42,9 +42,10 @@ fn with(script: Bytes, variables: &[(&str, String)]) -> Bytes {
 
 fn is_shell(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
-    line.trim_start_matches("#!").split_whitespace().map(|word| word.rsplit('/').next().unwrap_or_default()).any(|word| {
-        ["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"].contains(&word)
-    })
+    line.trim_start_matches("#!")
+        .split_whitespace()
+        .map(|word| word.rsplit('/').next().unwrap_or_default())
+        .any(|word| ["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"].contains(&word))
 }
 
 #[cfg(test)]

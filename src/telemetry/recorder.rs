@@ -119,9 +119,9 @@ impl Recorder {
         let path = trail::path(&purpose.directory, &purpose.job);
         let start = if inner.last.is_none() { self.began } else { span::now() };
         let trail = Trail::read(path.clone()).or_else(|| {
-            let context = kept.and_then(Context::recover).or_else(|| {
-                purpose.may_begin.then(|| Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler))
-            })?;
+            let context = kept
+                .and_then(Context::recover)
+                .or_else(|| purpose.may_begin.then(|| Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)))?;
             Some(Trail::begin(path, context, start))
         });
         let Some(mut trail) = trail else { return };

@@ -178,7 +178,8 @@ impl Settings {
     pub fn overridden(mut self, variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut complaints = Vec::new();
-        let mut unusable = |name: &str, expected: &str| complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"));
+        let mut unusable =
+            |name: &str, expected: &str| complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"));
         if let Some(url) = variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
             self.endpoint = Some(url);
         }

@@ -102,7 +102,8 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     assert_eq!(attribute(&resource, "service.name").as_deref(), Some("fargate-driver"));
     assert!(attribute(&resource, "cicd.worker.name").is_some());
     let names: BTreeSet<String> = collector.metrics().into_iter().map(|metric| metric.name).collect();
-    for name in ["fargate.aws.calls", "fargate.connections", "fargate.job.duration", "fargate.jobs", "fargate.output", "fargate.state.duration"]
+    for name in
+        ["fargate.aws.calls", "fargate.connections", "fargate.job.duration", "fargate.jobs", "fargate.output", "fargate.state.duration"]
     {
         assert!(names.contains(name), "{name} is not in {names:?}");
     }

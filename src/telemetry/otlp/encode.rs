@@ -1,9 +1,7 @@
 //! From plain data to OTLP's messages.
 
 use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
-    },
+    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
     metrics::v1::{
@@ -45,12 +43,15 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
         }
         Signal::Metrics if !told.metrics.is_empty() => {
             let scope_metrics = vec![ScopeMetrics { scope, metrics: measured(&told.metrics, recorder), ..ScopeMetrics::default() }];
-            ExportMetricsServiceRequest { resource_metrics: vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }] }
-                .encode_to_vec()
+            ExportMetricsServiceRequest {
+                resource_metrics: vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }],
+            }
+            .encode_to_vec()
         }
         Signal::Logs if !told.lines.is_empty() => {
             let scope_logs = vec![ScopeLogs { scope, log_records: told.lines.iter().map(logged).collect(), ..ScopeLogs::default() }];
-            ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }] }.encode_to_vec()
+            ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }] }
+                .encode_to_vec()
         }
         _ => Vec::new(),
     }
@@ -69,7 +70,8 @@ fn resource(settings: &Settings) -> Resource {
         ("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     let more = settings.resource.iter().map(|(name, value)| (name.as_str(), value.clone()));
-    let mut all: Vec<(&str, String)> = own.into_iter().filter(|(name, _)| settings.resource.iter().all(|(other, _)| other != name)).collect();
+    let mut all: Vec<(&str, String)> =
+        own.into_iter().filter(|(name, _)| settings.resource.iter().all(|(other, _)| other != name)).collect();
     all.extend(more);
     Resource { attributes: all.into_iter().map(|(name, value)| pair(name, &Value::Text(value))).collect(), ..Resource::default() }
 }
@@ -127,13 +129,7 @@ fn measured(all: &metrics::Metrics, recorder: &Recorder) -> Vec<Metric> {
     let temporality = AggregationTemporality::Delta.into();
     let named = |name: &str, data| {
         let (unit, description) = metrics::about(name);
-        Metric {
-            name: name.to_owned(),
-            unit: unit.to_owned(),
-            description: description.to_owned(),
-            data: Some(data),
-            ..Metric::default()
-        }
+        Metric { name: name.to_owned(), unit: unit.to_owned(), description: description.to_owned(), data: Some(data), ..Metric::default() }
     };
     let counters = all.counters.iter().map(|((name, attributes), count)| {
         let point = NumberDataPoint {

@@ -7,7 +7,10 @@ mod spool;
 
 use std::time::Instant;
 
-use super::{Recorder, settings::{Protocol, Settings, Signal}};
+use super::{
+    Recorder,
+    settings::{Protocol, Settings, Signal},
+};
 
 /// Why a request was not taken.
 #[derive(Debug)]

@@ -140,7 +140,7 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     // A script's driver dies while it runs.
     let script = job.script("#!/bin/sh\necho begun\nsleep 600\n").display().to_string();
     let mut run = job.spawn(&["run", &script, "build_script"]);
-    eventually("the script runs", || job.snapshot().contains("Delivered"));
+    eventually("the script is to run", || job.snapshot().contains("Executing("));
     run.kill().unwrap();
     run.wait().unwrap();
     job.cleanup();

@@ -72,7 +72,7 @@ impl Collector {
                             };
                             // Known before the driver hears that it was taken.
                             if mood == Mood::Fine {
-                                received.lock().unwrap().push(request);
+                                received.lock().unwrap().push(unpacked(request));
                             }
                             let _ = Message { first: first.to_owned(), ..Message::default() }.write(&stream);
                         }
@@ -132,6 +132,18 @@ impl Collector {
             .flat_map(|of| of.attributes)
             .collect()
     }
+}
+
+/// rotel compresses, whatever it is told.
+fn unpacked(mut request: Message) -> Message {
+    use std::io::Write as _;
+    if request.body.starts_with(&[0x1f, 0x8b]) {
+        let mut gzip = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut packed, body) = (gzip.stdin.take().unwrap(), request.body);
+        std::thread::spawn(move || packed.write_all(&body).unwrap());
+        request.body = gzip.wait_with_output().unwrap().stdout;
+    }
+    request
 }
 
 /// An attribute as text.

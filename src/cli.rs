@@ -75,10 +75,12 @@ enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans
+        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans.
+        /// 0s: whatever no process works on at this moment
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
         older_than: Duration,
-        /// Tasks of this runner manager (host name) instead of this one's: for a manager that is gone
+        /// Only tasks of the runner manager of this name (its host name, or its Manager), for one that is gone:
+        /// whatever jobs it still has lose their tasks
         #[arg(long, value_name = "NAME")]
         manager: Option<String>,
     },
@@ -186,7 +188,7 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
 fn load(global: &Global, warn: bool) -> Result<Config, String> {
     let path = global.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
     let (config, warnings) = Config::load(&path).map_err(|e| e.to_string())?;
-    let complaints = telemetry::start(config.telemetry.clone());
+    let complaints = telemetry::start(&config);
     start_logging(global, Some(&config))?;
     for complaint in complaints {
         tracing::warn!("{complaint}");

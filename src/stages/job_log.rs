@@ -108,10 +108,10 @@ impl JobLog {
 }
 
 impl JobIo for JobLog {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.stdout.write(&bytes).await?;
-        self.written += bytes.len() as u64;
-        Ok(())
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        let written = self.stdout.write(&bytes).await?;
+        self.written += written as u64;
+        Ok(written)
     }
 
     fn note(&mut self, note: Note<'_>) {
@@ -137,7 +137,7 @@ impl JobIo for JobLog {
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
             Note::ConnectionLost(why) => {
                 tracing::warn!("connection lost: {why}");
-                self.say("The connection to the container was lost; the script goes on there. Reconnecting …");
+                self.say(&format!("The connection to the container was lost ({why}); a script that runs there goes on. Reconnecting …"));
             }
             Note::Reconnected { offset } => {
                 tracing::info!(offset, "reconnected");

@@ -1,12 +1,15 @@
 //! What is told of a job when it ends: its states, from the journal, and itself.
 
-use states::{AnyJob, Header, Job, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
+use std::path::Path;
+
+use states::{AnyJob, EngineError, Header, Job, Outcome, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 use super::{
-    recorder,
+    Purpose, recorder,
     recorder::JobEnd,
     span::{self, Attributes},
 };
+use crate::runner::Verdict;
 
 /// What `prepare` and all others know of a job.
 #[must_use]
@@ -17,6 +20,27 @@ pub fn about(about: &states::About) -> Attributes {
         ("cicd.pipeline.run.id", about.pipeline_id.as_str().into()),
         ("cicd.pipeline.task.run.url.full", format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id).into()),
     ]
+}
+
+/// Somebody other than a stage takes the job up: `reap`, `resume`, `stop`, `archive`. Until [`closed`], what is recorded is this job's.
+pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
+    let Some(recorder) = recorder() else { return };
+    let header = snapshot.job.header();
+    let purpose = Purpose { directory: directory.to_owned(), job: header.id.to_string(), name: purpose.to_owned(), may_begin: false };
+    recorder.enter(&purpose, header.trace.as_deref(), (None, None), about(&header.about));
+}
+
+/// Lays down what [`opened`] took up. If the job ended, its own span is told: nobody else will.
+pub fn closed(drove: &Result<Outcome, EngineError>, snapshot: &Snapshot) {
+    let Some(recorder) = recorder() else { return };
+    if let Ok(Outcome::Ended(_)) = drove {
+        ended(Some(snapshot), &snapshot.job.header().about);
+    }
+    let verdict = match drove {
+        Ok(Outcome::Unfinished(_)) | Err(_) => Verdict::SystemFailure(String::new()),
+        Ok(_) => Verdict::Success,
+    };
+    recorder.leave(&verdict, false);
 }
 
 /// The job is over. Its snapshot has just gone to the archive; there is none if it never got so far.

@@ -22,21 +22,25 @@ use std::path::Path;
 
 use states::{Note, Observation};
 
-use crate::runner::{Identity, hex, job_variable};
+use crate::{
+    config::Config,
+    runner::{Identity, hex, job_variable},
+    stages::launch,
+};
 
 pub use metrics::Metrics;
 pub use propagate::propagated;
-pub use recorder::{Purpose, Recorder, Told, recorder};
+pub use recorder::{Purpose, Recorder, Told, apart, recorder};
 pub use settings::Settings;
 pub use watched::Watched;
 
-/// Starts recording, if these settings and the environment's `OTEL_*` variables want it. Answers what of
+/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers what of
 /// the variables could not be used.
 #[must_use]
-pub fn start(settings: Settings) -> Vec<String> {
-    let (settings, complaints) = settings.overridden(|name| std::env::var(name).ok());
+pub fn start(config: &Config) -> Vec<String> {
+    let (settings, complaints) = config.telemetry.clone().overridden(|name| std::env::var(name).ok());
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings);
+        recorder::install(settings, launch::manager(config));
     }
     complaints
 }
@@ -64,6 +68,13 @@ pub fn enter(recorder: &Recorder, directory: &Path, identity: &Identity, stage: 
         tracing::debug!("{e}");
     }
     recorder.enter(&purpose, kept, (parent.as_deref(), state.as_deref()), job::about(&identity.about));
+}
+
+/// Counts something that was reaped: a `job` or an `orphan`.
+pub fn reaped(kind: &'static str) {
+    if let Some(recorder) = recorder() {
+        recorder.count("fargate.reaped", vec![("fargate.reaped.kind", kind.into())], 1);
+    }
 }
 
 /// The span that lines of the driver's log are in, so that they name the trace.

@@ -1,8 +1,12 @@
 //! What this process has to tell, collected until it ends. Nothing is sent, and nothing waits, before that.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
@@ -26,22 +30,40 @@ const MOST_LINES: usize = 512;
 
 static RECORDER: OnceLock<Recorder> = OnceLock::new();
 
+tokio::task_local! {
+    /// Which of the jobs that are worked on side by side this is about.
+    static PLACE: u64;
+}
+
+/// A job in a place of its own, where several are worked on side by side: what is recorded in there is this job's.
+pub async fn apart<F: Future>(work: F) -> F::Output {
+    static PLACES: AtomicU64 = AtomicU64::new(1);
+    if recorder().is_none() {
+        return work.await;
+    }
+    PLACE.scope(PLACES.fetch_add(1, Ordering::Relaxed), work).await
+}
+
 /// Collects what one process has to tell.
 #[derive(Debug)]
 pub struct Recorder {
     pub(super) settings: Settings,
+    /// The runner manager's name.
+    pub(super) manager: String,
     began: u64,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: Option<Open>,
-    last: Option<Traceparent>,
+    /// The jobs that are worked on, by their places.
+    open: BTreeMap<u64, Open>,
+    /// Whether a job was taken up before.
+    used: bool,
     told: Told,
 }
 
-/// The job that this process works on now.
+/// A job that this process works on.
 #[derive(Debug)]
 struct Open {
     trail: Trail,
@@ -72,8 +94,8 @@ pub struct Told {
     pub metrics: Metrics,
     /// Lines of the log.
     pub lines: Vec<LogLine>,
-    /// Where what cannot be sent now is kept.
-    pub spool: Option<PathBuf>,
+    /// What could not be sent before, and what cannot be sent now: kept in the first, the others are merged into it.
+    pub spools: Vec<PathBuf>,
 }
 
 /// Who is worked on, and for what.
@@ -90,8 +112,8 @@ pub struct Purpose {
 }
 
 /// Collects from now on. Once per process.
-pub(super) fn install(settings: Settings) {
-    let _ = RECORDER.set(Recorder { settings, began: span::now(), inner: Mutex::default() });
+pub(super) fn install(settings: Settings, manager: String) {
+    let _ = RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
 }
 
 /// The recorder, if telemetry is on.
@@ -115,9 +137,9 @@ impl Recorder {
     /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the pipeline's variables do.
     pub fn enter(&self, purpose: &Purpose, kept: Option<&str>, incoming: (Option<&str>, Option<&str>), attributes: Attributes) {
         let mut inner = self.inner();
-        inner.told.spool.get_or_insert_with(|| purpose.directory.join(format!("{}.otlp", purpose.job)));
+        inner.told.spools.push(purpose.directory.join(format!("{}.otlp", purpose.job)));
         let path = trail::path(&purpose.directory, &purpose.job);
-        let start = if inner.last.is_none() { self.began } else { span::now() };
+        let start = if inner.used { span::now() } else { self.began };
         let trail = Trail::read(path.clone()).or_else(|| {
             let context = kept
                 .and_then(Context::recover)
@@ -128,21 +150,21 @@ impl Recorder {
         let stage = context::new_id();
         trail.note_begin(&hex(&stage), &purpose.name, start);
         let name = purpose.name.clone();
-        inner.last = trail.context.root();
-        inner.open = Some(Open { trail, stage, name, start, attributes, events: Vec::new(), omitted: 0, end: None });
+        inner.used = true;
+        inner.open.insert(place(), Open { trail, stage, name, start, attributes, events: Vec::new(), omitted: 0, end: None });
     }
 
     /// The job's own span, as a `traceparent`, for its snapshot.
     #[must_use]
     pub fn root(&self) -> Option<String> {
-        self.inner().open.as_ref().map(|open| open.trail.context.root_text().to_owned())
+        self.inner().here().map(|open| open.trail.context.root_text().to_owned())
     }
 
     /// This process's span, and `tracestate`: for log lines and for scripts.
     #[must_use]
     pub fn stage(&self) -> Option<(Traceparent, String)> {
         let inner = self.inner();
-        let open = inner.open.as_ref()?;
+        let open = inner.here()?;
         let root = open.trail.context.root()?;
         Some((Traceparent { span: open.stage, ..root }, open.trail.context.state().to_owned()))
     }
@@ -150,14 +172,14 @@ impl Recorder {
     /// A call to somebody else that is over.
     pub fn called(&self, name: String, start: u64, attributes: Attributes, error: Option<String>) {
         let mut inner = self.inner();
-        let parent = inner.open.as_ref().map(|open| open.stage);
+        let parent = inner.here().map(|open| open.stage);
         inner.push(name, Kind::Client, parent, (start, span::now()), attributes, error);
     }
 
     /// Something that happened.
     pub fn event(&self, name: &'static str, attributes: Attributes) {
         let mut inner = self.inner();
-        let Some(open) = &mut inner.open else { return };
+        let Some(open) = inner.open.get_mut(&place()) else { return };
         if open.events.len() < MOST_EVENTS {
             open.events.push(Event { name, at: span::now(), attributes });
         } else {
@@ -179,7 +201,7 @@ impl Recorder {
     pub(super) fn line(&self, mut line: LogLine) {
         let Ok(mut inner) = self.inner.try_lock() else { return };
         if inner.told.lines.len() < MOST_LINES {
-            line.span = inner.open.as_ref().and_then(|open| Some(Traceparent { span: open.stage, ..open.trail.context.root()? }));
+            line.span = inner.here().and_then(|open| Some(Traceparent { span: open.stage, ..open.trail.context.root()? }));
             inner.told.lines.push(line);
         }
     }
@@ -187,13 +209,13 @@ impl Recorder {
     /// A span of the job's own, from its journal.
     pub(super) fn state(&self, name: String, times: (u64, u64), attributes: Attributes, error: Option<String>) {
         let mut inner = self.inner();
-        let parent = inner.open.as_ref().and_then(|open| open.trail.context.root()).map(|root| root.span);
+        let parent = inner.here().and_then(|open| open.trail.context.root()).map(|root| root.span);
         inner.push(name, Kind::Internal, parent, times, attributes, error);
     }
 
     /// The job is over: [`Recorder::leave`] tells it.
     pub(super) fn end(&self, end: JobEnd) {
-        if let Some(open) = &mut self.inner().open {
+        if let Some(open) = self.inner().open.get_mut(&place()) {
             open.end = Some(end);
         }
     }
@@ -201,7 +223,7 @@ impl Recorder {
     /// Lays the job down: this process's part of it is over.
     pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
         let mut inner = self.inner();
-        let Some(mut open) = inner.open.take() else { return };
+        let Some(mut open) = inner.open.remove(&place()) else { return };
         let (result, error) = judged(verdict, cancelled);
         open.trail.note_end(&hex(&open.stage), result, error.as_deref());
         let Some(root) = open.trail.context.root() else { return };
@@ -243,7 +265,16 @@ impl Recorder {
     }
 }
 
+/// The job that is worked on here; without [`apart`] there is one.
+fn place() -> u64 {
+    PLACE.try_with(|place| *place).unwrap_or(0)
+}
+
 impl Inner {
+    fn here(&self) -> Option<&Open> {
+        self.open.get(&place())
+    }
+
     fn push(
         &mut self,
         name: String,
@@ -253,7 +284,7 @@ impl Inner {
         attributes: Attributes,
         error: Option<String>,
     ) {
-        let (Some(open), Some(parent)) = (&self.open, parent) else { return };
+        let (Some(open), Some(parent)) = (self.here(), parent) else { return };
         let Some(root) = open.trail.context.root().filter(|root| root.sampled) else { return };
         if self.told.spans.len() >= MOST_SPANS {
             return;
@@ -343,7 +374,9 @@ fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
         return (if error == "deadline" { "timeout" } else { "error" }, Some(error.clone()));
     }
     // GitLab does not judge a job by what comes after its script.
-    let counts = |purpose: &str| !purpose.contains("after_script") && !purpose.contains("on_failure") && purpose != "cleanup";
+    let counts = |purpose: &str| {
+        !purpose.contains("after_script") && !purpose.contains("on_failure") && !matches!(purpose, "cleanup" | "reap" | "stop" | "archive")
+    };
     for process in trail.processes.iter().filter(|process| counts(&process.purpose)) {
         match &process.ended {
             Some((result, error)) if result == "failure" => return ("failure", error.clone()),

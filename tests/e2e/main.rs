@@ -8,12 +8,17 @@ mod bad_input;
 mod cluster;
 #[cfg(feature = "telemetry")]
 mod collector;
+mod connections;
+mod crash_points;
 mod faults;
 mod http;
 mod jobs;
 mod moto;
 mod openssh;
 mod processes;
+mod proxy;
+mod reap;
+mod refusals;
 mod requests;
 mod runner;
 #[cfg(feature = "telemetry")]

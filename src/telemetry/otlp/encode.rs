@@ -13,15 +13,12 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 use tracing::Level;
 
-use crate::{
-    stages::launch,
-    telemetry::{
-        Recorder, Told,
-        logs::LogLine,
-        metrics::{self, BOUNDS},
-        settings::{Settings, Signal},
-        span::{Attributes, Kind, Span, Value},
-    },
+use crate::telemetry::{
+    Recorder, Told,
+    logs::LogLine,
+    metrics::{self, BOUNDS},
+    settings::Signal,
+    span::{Attributes, Kind, Span, Value},
 };
 
 /// The low bits of `flags` are the W3C ones; these say whether the parent is remote (opentelemetry-proto, `SpanFlags`).
@@ -29,7 +26,7 @@ const SAMPLED: u32 = 1;
 
 /// A signal's request; empty when there is nothing to tell.
 pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u8> {
-    let resource = Some(resource(&recorder.settings));
+    let resource = Some(resource(recorder));
     let scope = Some(InstrumentationScope {
         name: "fargate-driver".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -58,13 +55,13 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
 }
 
 /// Who tells: the runner manager. The administrator's own attributes win.
-fn resource(settings: &Settings) -> Resource {
-    let manager = launch::manager();
+fn resource(recorder: &Recorder) -> Resource {
+    let settings = &recorder.settings;
     let own = [
         ("service.name", settings.service.clone()),
         ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("host.name", manager.clone()),
-        ("cicd.worker.name", manager),
+        ("host.name", rustix::system::uname().nodename().to_string_lossy().into_owned()),
+        ("cicd.worker.name", recorder.manager.clone()),
         ("telemetry.sdk.language", "rust".to_owned()),
         ("telemetry.sdk.name", "fargate-driver".to_owned()),
         ("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -25,8 +25,8 @@ enum ExportError {
 pub(super) async fn flush(recorder: &Recorder) {
     let told = recorder.take();
     let settings = &recorder.settings;
-    let spool = told.spool.clone();
-    let kept = spool.as_deref().map(spool::read).unwrap_or_default();
+    let (first, others) = told.spools.split_first().map_or((None, &[][..]), |(first, others)| (Some(first), others));
+    let kept: Vec<(Signal, Vec<u8>)> = told.spools.iter().flat_map(|path| spool::read(path)).collect();
     let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
     for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
         // Requests consist of one repeated field, so that two after one another are one of both (Protocol Buffers, "Encoding", "Last One Wins").
@@ -57,10 +57,10 @@ pub(super) async fn flush(recorder: &Recorder) {
             failed.extend(requests.iter().find(|(of, _)| *of == signal).cloned());
         }
     }
-    let left_out = match &spool {
-        Some(path) => spool::replace(path, &failed),
-        None => failed.len(),
-    };
+    let left_out = first.map_or(failed.len(), |path| spool::replace(path, &failed));
+    for path in others {
+        spool::replace(path, &[]);
+    }
     if !problems.is_empty() {
         let fate = match (failed.is_empty(), left_out) {
             (true, _) => "it is dropped",

@@ -164,6 +164,9 @@ impl Reaper {
             self.set_aside(&engine, &job, &error, over, &mut summary);
             drop(lease);
         }
+        if self.manager.is_none() && !self.dry_run {
+            telemetry::adopt(engine.store(), self.older_than)?;
+        }
         Ok(summary)
     }
 

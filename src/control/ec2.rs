@@ -21,6 +21,7 @@ use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::{ControlError, InterfaceId};
 
 use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
+use crate::telemetry::{self, aws::Call, span};
 
 const OPERATION: &str = "DescribeNetworkInterfaces";
 /// Longest answer that is read, in bytes: one interface takes some three thousand.
@@ -28,6 +29,30 @@ const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// The interface's public address, once it has one.
 pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+    let Some(recorder) = telemetry::recorder() else { return ask(config, interface, &mut Answer::default()).await };
+    let (start, mut answer) = (span::now(), Answer::default());
+    let result = ask(config, interface, &mut answer).await;
+    let error = match (&result, answer.status) {
+        (Ok(_), _) => None,
+        (Err(_), Some(status)) if status >= 300 => Some(answer.code.unwrap_or_else(|| status.to_string())),
+        (Err(_), Some(_)) => Some("bad_answer".to_owned()),
+        (Err(_), None) => Some("no_answer".to_owned()),
+    };
+    let (status, request_id) = (answer.status, answer.request_id.as_deref());
+    Call { service: "EC2", operation: OPERATION, start, status, request_id, attempts: 1, error }.record(recorder);
+    result
+}
+
+/// What is told of an answer.
+#[derive(Debug, Default)]
+struct Answer {
+    status: Option<u16>,
+    request_id: Option<String>,
+    /// EC2's code, of a refusal.
+    code: Option<String>,
+}
+
+async fn ask(config: &SdkConfig, interface: &InterfaceId, told: &mut Answer) -> Result<Option<String>, ControlError> {
     let region = config.region().ok_or_else(|| errors::no_region(OPERATION))?.to_string();
     let endpoint = endpoint(config, &region);
     let body = format!("Action={OPERATION}&Version=2016-11-15&NetworkInterfaceId.1={interface}");
@@ -56,7 +81,16 @@ pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) 
         Ok((status, body))
     });
     let (status, body) = answer.await.map_err(|_| errors::unavailable(OPERATION, "it took too long"))??;
+    told.status = Some(status);
     let text = std::str::from_utf8(&body).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
+    if let Ok(document) = roxmltree::Document::parse(text) {
+        // Elements of EC2's are identifiers; what is anything else is not handed on.
+        let identifier = |name: &str| {
+            let text = document.descendants().find(|n| n.tag_name().name().eq_ignore_ascii_case(name))?.text()?.trim();
+            (text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')).then(|| text.to_owned())
+        };
+        (told.request_id, told.code) = (identifier("requestId"), identifier("Code"));
+    }
     read(status, text)
 }
 

@@ -7,6 +7,7 @@
 pub mod aws;
 pub mod context;
 pub mod job;
+mod leftovers;
 pub mod logs;
 mod metrics;
 #[cfg(feature = "telemetry")]
@@ -28,6 +29,7 @@ use crate::{
     stages::launch,
 };
 
+pub use leftovers::adopt;
 pub use metrics::Metrics;
 pub use propagate::propagated;
 pub use recorder::{Purpose, Recorder, Told, apart, recorder};

@@ -98,6 +98,14 @@ pub struct Told {
     pub spools: Vec<PathBuf>,
 }
 
+impl Told {
+    fn take_over(&mut self, spool: PathBuf) {
+        if !self.spools.contains(&spool) {
+            self.spools.push(spool);
+        }
+    }
+}
+
 /// Who is worked on, and for what.
 #[derive(Debug, Clone)]
 pub struct Purpose {
@@ -137,7 +145,7 @@ impl Recorder {
     /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the pipeline's variables do.
     pub fn enter(&self, purpose: &Purpose, kept: Option<&str>, incoming: (Option<&str>, Option<&str>), attributes: Attributes) {
         let mut inner = self.inner();
-        inner.told.spools.push(purpose.directory.join(format!("{}.otlp", purpose.job)));
+        inner.told.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
         let path = trail::path(&purpose.directory, &purpose.job);
         let start = if inner.used { span::now() } else { self.began };
         let trail = Trail::read(path.clone()).or_else(|| {
@@ -152,6 +160,11 @@ impl Recorder {
         let name = purpose.name.clone();
         inner.used = true;
         inner.open.insert(place(), Open { trail, stage, name, start, attributes, events: Vec::new(), omitted: 0, end: None });
+    }
+
+    /// Also sends what this file keeps.
+    pub(super) fn take_over(&self, spool: PathBuf) {
+        self.inner().told.take_over(spool);
     }
 
     /// The job's own span, as a `traceparent`, for its snapshot.

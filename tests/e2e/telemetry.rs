@@ -1,6 +1,8 @@
 //! A job's processes tell one trace; see `docs/telemetry.md`, whose tree this compares with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::{
     cluster::Cluster,
@@ -156,6 +158,66 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
     assert_eq!(attribute(&root.attributes, "cicd.pipeline.task.run.result").as_deref(), Some("error"));
     cluster.assert_nothing_is_left(1);
+}
+
+/// The spans of each trace.
+fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
+    let mut traces: BTreeMap<Vec<u8>, Vec<Span>> = BTreeMap::new();
+    for span in spans {
+        traces.entry(span.trace_id.clone()).or_default().push(span);
+    }
+    traces.into_values().collect()
+}
+
+#[test]
+fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
+    let (cluster, collector) = (Cluster::local(), Collector::start());
+    let first = traced(&cluster, &collector.endpoint, "");
+    let others = [first.beside(&cluster), first.beside(&cluster)];
+    for job in others.iter().chain([&first]) {
+        assert_eq!(job.stage(&["config"]).code, 0);
+        job.prepare();
+    }
+    let reaped = first.reap(&["--older-than", "0s"]);
+    assert!(String::from_utf8_lossy(&reaped.stdout).contains("jobs ended: 3;"), "{reaped:#?}");
+    let traces = traces(collector.spans());
+    assert_eq!(traces.len(), 3);
+    for spans in &traces {
+        let tree = without_chance(tree(spans));
+        for line in ["job build [1/2] > stage prepare", "job build [1/2] > state Stopping", "stage reap > ECS/StopTask"] {
+            assert!(tree.contains(line), "{line} is not in {tree:#?}");
+        }
+        let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
+        assert_eq!(attribute(&root.attributes, "error.type").as_deref(), Some("abandoned"));
+    }
+    assert!(collector.metrics().iter().any(|metric| metric.name == "fargate.reaped"));
+    assert_eq!(first.files(".trace"), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn what_no_process_comes_back_to_is_told_by_reap() {
+    let (cluster, collector) = (Cluster::local(), Collector::start());
+    let job = traced(&cluster, &collector.endpoint, "");
+    // One job never gets further than `config`; when the other ends, nobody listens.
+    let other = job.beside(&cluster);
+    assert_eq!(other.stage(&["config"]).code, 0);
+    job.prepare();
+    let patient = std::fs::read_to_string(&job.config).unwrap();
+    std::fs::write(&job.config, patient.replace("\"5s\"", "\"250ms\"")).unwrap();
+    collector.set(Mood::Unavailable);
+    job.cleanup();
+    assert_eq!((job.files(".otlp").len(), job.files(".trace").len()), (1, 1));
+    collector.set(Mood::Fine);
+    std::fs::write(&job.config, patient).unwrap();
+    let early = job.reap(&[]);
+    assert_eq!(early.code, 0, "{early:#?}");
+    assert_eq!((job.files(".otlp").len(), job.files(".trace").len()), (1, 1), "not old enough");
+    let reaped = job.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    let traces = traces(collector.spans());
+    assert_eq!(traces.len(), 2);
+    traces.iter().for_each(|spans| drop(tree(spans)));
+    assert_eq!((job.files(".otlp").len(), job.files(".trace").len()), (0, 0));
 }
 
 #[test]

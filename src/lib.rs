@@ -8,7 +8,8 @@
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
-//! - [`control`] — task control on ECS;
+//! - [`control`] — task control on ECS, and ECS Exec's calls;
+//! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
@@ -23,4 +24,5 @@ pub mod reap;
 pub mod runner;
 pub mod stages;
 pub mod telemetry;
+pub mod transport;
 pub mod trial;

@@ -13,13 +13,13 @@ pub(crate) mod state_log;
 use std::{path::PathBuf, time::Duration};
 
 use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
-use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::EcsControl,
     runner::{Identity, Verdict},
     telemetry::Watched,
+    transport::{AnySession, AnyTransport},
 };
 
 pub use cleanup::cleanup;
@@ -34,8 +34,8 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, Watched<SshTransport>, DirectoryStore>;
-type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
+type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
+type Work = states::Work<AnySession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
 pub struct Session {
@@ -54,14 +54,10 @@ impl Session {
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
-        let transport = Watched(SshTransport::new(SshSettings {
-            username: config.ssh.username.clone(),
-            port: config.ssh.port,
-            keepalive_interval: config.ssh.keep_alive,
-            ..SshSettings::default()
-        }));
+        let control = EcsControl::new(config.fargate.region.clone());
+        let transport = Watched(AnyTransport::new(&config, &control));
         let keys = store.clone();
-        let engine = Engine::new(EcsControl::new(config.fargate.region.clone()), transport, store, move |job| keys.key_path(job));
+        let engine = Engine::new(control, transport, store, move |job| keys.key_path(job));
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 

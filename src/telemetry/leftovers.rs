@@ -9,7 +9,7 @@ use std::{
 use states::{DirectoryStore, JobId, SnapshotStore as _, StoreError};
 
 use super::{Purpose, recorder, recorder::JobEnd};
-use crate::runner::Verdict;
+use crate::runner::{Identity, Verdict};
 
 /// Tells, for jobs without a snapshot that nobody has touched for so long, what is still untold: a job's own span, if nobody ended
 /// it, and what no collector took. With telemetry off, the files are removed.
@@ -23,7 +23,7 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
     for path in listed.flatten().map(|entry| entry.path()) {
         let Some(ending @ ("trace" | "otlp")) = path.extension().and_then(|ending| ending.to_str()) else { continue };
         let Some(job) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|job| JobId::new(job).ok()) else { continue };
-        if store.snapshot_path(&job).exists() || age(&path) < older_than {
+        if !Identity::could_name(&job) || store.snapshot_path(&job).exists() || age(&path) < older_than {
             continue;
         }
         // Somebody works on it, or is about to.

@@ -86,7 +86,8 @@ impl EcsControl {
                     loader = loader.region(Region::new(region.clone()));
                 }
                 let shared = loader.load().await;
-                Clients { ecs: Client::new(&shared), shared }
+                let settings = aws_sdk_ecs::config::Builder::from(&shared).interceptor(crate::telemetry::aws::Recording).build();
+                Clients { ecs: Client::from_conf(settings), shared }
             })
             .await
     }

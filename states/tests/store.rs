@@ -36,6 +36,7 @@ fn snapshot(job: &str) -> Snapshot {
             enable_execute_command: false,
         },
         definition_from_project: false,
+        trace: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     })

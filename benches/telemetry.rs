@@ -1,6 +1,6 @@
 //! What telemetry costs a stage: `run` of an empty script, in turns. `cargo bench --bench telemetry`.
 //!
-//! `FARGATE_BENCH_PLAIN` names a fargate built without the feature (`cargo build --profile bench --no-default-features
+//! `FARGATE_BENCH_PLAIN` names a fargate built without the feature (`cargo build --release --no-default-features
 //! --target-dir target/plain`); without it, that comparison is left out, and said so.
 //! Needs nothing installed. Prints medians, differences and ratios, and says which targets were missed.
 

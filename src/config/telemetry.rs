@@ -116,10 +116,10 @@ mod tests {
     #[test]
     fn what_is_wrong_has_a_place() {
         for (bad, expected) in [
-            ("Endpoint = 'localhost:4317'", "f:7:12: Endpoint"),
-            ("Protocol = 'json'", "f:7:12: Protocol"),
-            ("Sampler = 'sometimes'", "f:7:11: Sampler"),
-            ("Headers = 'a=b'", "f:7:11: Headers"),
+            ("Endpoint = 'localhost:4317'", "f:8:12: Endpoint"),
+            ("Protocol = 'json'", "f:8:12: Protocol"),
+            ("Sampler = 'sometimes'", "f:8:11: Sampler"),
+            ("Headers = 'a=b'", "f:8:11: Headers"),
         ] {
             let error = with(bad).unwrap_err();
             assert!(error.starts_with(expected), "{error}");

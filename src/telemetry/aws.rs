@@ -103,16 +103,22 @@ impl Call<'_> {
     }
 }
 
-/// The error's code in an answer of AWS's JSON protocol: `{"__type": "namespace#Code", …}`.
-fn code(body: &[u8]) -> Option<String> {
+/// The error's code in an answer of AWS's JSON protocol, `{"__type": "namespace#Code", …}`, or of its query protocol,
+/// `<Code>Code</Code>`.
+pub(crate) fn code(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Error {
         #[serde(rename = "__type")]
         kind: String,
     }
-    let kind = serde_json::from_slice::<Error>(body).ok()?.kind;
-    let code = kind.rsplit('#').next()?;
-    (code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| code.to_owned())
+    let code = match serde_json::from_slice::<Error>(body) {
+        Ok(error) => error.kind.rsplit('#').next()?.to_owned(),
+        Err(_) => {
+            let document = roxmltree::Document::parse(std::str::from_utf8(body).ok()?).ok()?;
+            document.descendants().find(|n| n.tag_name().name() == "Code")?.text()?.to_owned()
+        }
+    };
+    (code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')).then_some(code)
 }
 
 #[cfg(test)]
@@ -127,5 +133,9 @@ mod tests {
         );
         assert_eq!(code(br#"{"__type":"AKIA secret?query=1"}"#), None);
         assert_eq!(code(b"<html>"), None);
+        let refusal =
+            b"<Response><Errors><Error><Code>InvalidNetworkInterfaceID.NotFound</Code><Message>x</Message></Error></Errors></Response>";
+        assert_eq!(code(refusal).as_deref(), Some("InvalidNetworkInterfaceID.NotFound"));
+        assert_eq!(code(b"<Code>secret of others</Code>"), None);
     }
 }

@@ -83,7 +83,7 @@ impl SnapshotStore for Store {
     }
 
     fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
-        let through_text = self.shelf.reads.fetch_add(1, Ordering::Relaxed) % 4 == 0;
+        let through_text = self.shelf.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(4);
         let snapshots = self.shelf.snapshots.lock().unwrap();
         Ok(snapshots.get(job).map(|snapshot| if through_text { read(snapshot) } else { snapshot.clone() }))
     }

@@ -29,6 +29,7 @@ pub fn run(data: &[u8]) {
 fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
     let facts = ShellFacts { run_dir: "/tmp".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: false };
     let run = RunId::new("0000-build").expect("a valid id");
+    let container = Container { said: pieces.to_vec(), in_bytes };
     match verb {
         b'p' => (Vec::new(), format!("{:?}", now(delivery::probe(&container)).map(|facts| facts.run_dir))),
         b's' => {
@@ -79,7 +80,8 @@ struct Container {
 impl Exec for Container {
     type Channel = Pieces;
 
-    async fn exec(&self, command: String, _: Bytes) -> Result<Pieces, String> {
+    async fn exec(&self, command: delivery::Command, _: Bytes) -> Result<Pieces, String> {
+        let command = command.line();
         // The only word of 32 hexadecimal digits.
         let word = command.split('\'').find(|word| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit())).expect("the word");
         let mut chunks = Vec::new();

@@ -6,11 +6,12 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime},
 };
 
 use states::{
-    About, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Header, JobId, LaunchSpec, Limits, Observation, Retention,
+    About, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Header, JobId, LaunchSpec, Limits, Observation, Retention, RunId,
     Snapshot, SnapshotStore, StartedBy, StoreError, Timestamp,
 };
 use tempfile::TempDir;
@@ -134,20 +135,48 @@ fn the_second_one_waits_and_is_told_who_works_on_the_job() {
 #[test]
 fn only_one_of_many_works_on_a_job_at_a_time() {
     let (_place, store) = store();
-    let working = std::sync::atomic::AtomicU32::new(0);
+    let working = AtomicU32::new(0);
+    let taken = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                for _ in 0..20 {
-                    let lease = store.lease(&id("a"), "test", Duration::from_secs(60)).unwrap();
-                    assert_eq!(working.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                // Without waiting in between: the lock's file goes with each lease, and others have opened it just before.
+                while taken.load(Ordering::SeqCst) < 4000 {
+                    let lease = match store.lease(&id("a"), "test", Duration::ZERO) {
+                        Err(StoreError::Busy { .. }) => continue,
+                        lease => lease.unwrap(),
+                    };
+                    taken.fetch_add(1, Ordering::SeqCst);
+                    assert_eq!(working.fetch_add(1, Ordering::SeqCst), 0);
                     std::thread::yield_now();
-                    working.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    working.fetch_sub(1, Ordering::SeqCst);
                     drop(lease);
                 }
             });
         }
     });
+}
+
+#[test]
+fn a_mark_is_of_one_run() {
+    let (_place, store) = store();
+    store.save(&snapshot("a")).unwrap();
+    let run = |name: &str| RunId::new(name).unwrap();
+    let lease = store.lease(&id("a"), "test", Duration::ZERO).unwrap();
+    assert_eq!(store.marked(&id("a"), &run("0000-a")), None);
+    for offset in [7, 1_000_000, 12] {
+        store.mark(&lease, &run("0000-a"), offset).unwrap();
+        assert_eq!(store.marked(&id("a"), &run("0000-a")), Some(offset));
+    }
+    store.mark(&lease, &run("0001-b"), 3).unwrap();
+    let marked = ["0000-a", "0001-b", "0001"].map(|name| store.marked(&id("a"), &run(name)));
+    assert_eq!(marked, [None, Some(3), None]);
+    let path = store.directory().join("a.offset");
+    assert_eq!(mode(&path), 0o600);
+    for damaged in ["", "0001-b", "0001-b many\n", "\0\0\0"] {
+        fs::write(&path, damaged).unwrap();
+        assert_eq!(store.marked(&id("a"), &run("0001-b")), None, "{damaged:?}");
+    }
 }
 
 #[test]
@@ -183,22 +212,25 @@ fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() {
 
 #[test]
 fn the_archive_is_pruned_by_age_and_count() {
-    let (_place, store) = store();
-    let store = store.with_retention(Retention { age: Duration::from_secs(3600), count: 3 });
-    fs::create_dir(store.archive_path()).unwrap();
-    let aged = |name: &str, age: u64| {
+    let aged = |store: &DirectoryStore, name: &str, age: u64| {
         let file = fs::File::create(store.archive_path().join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     };
-    aged("old.1.ron", 4000);
-    aged("notes.txt", 9000);
-    for n in 0..5 {
-        aged(&format!("young.{n}.ron"), 100 + n);
+    for (count, left) in [(3, &["young.0.ron", "young.1.ron"][..]), (100, &["young.0.ron", "young.1.ron", "young.2.damaged"][..])] {
+        let (_place, store) = store();
+        let store = store.with_retention(Retention { age: Duration::from_secs(3600), count });
+        fs::create_dir(store.archive_path()).unwrap();
+        for (name, age) in [("old.1.ron", 4000), ("old.2.damaged", 4000), ("notes.txt", 9000)] {
+            aged(&store, name, age);
+        }
+        for (name, age) in [("young.0.ron", 100), ("young.1.ron", 101), ("young.2.damaged", 102)] {
+            aged(&store, name, age);
+        }
+        let job = snapshot("a");
+        store.archive(&job).unwrap();
+        let newest = format!("a.{}.ron", job.job.header().created.as_millis());
+        assert_eq!(names(&store.archive_path()), [&[".pruned", &newest, "notes.txt"], left].concat());
     }
-    let job = snapshot("a");
-    store.archive(&job).unwrap();
-    let newest = format!("a.{}.ron", job.job.header().created.as_millis());
-    assert_eq!(names(&store.archive_path()), [".pruned", &newest, "notes.txt", "young.0.ron", "young.1.ron"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use states::*;
 use crate::any;
 
 /// A job whose script was asked for, and whose connection is up.
-fn connected() -> (Snapshot, Timestamp) {
+pub fn connected() -> (Snapshot, Timestamp) {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -24,22 +24,22 @@ fn connected() -> (Snapshot, Timestamp) {
     (snapshot, now)
 }
 
-fn report(status: TaskStatus, stopped: Option<Stopped>) -> TaskReport {
+pub fn report(status: TaskStatus, stopped: Option<Stopped>) -> TaskReport {
     TaskReport { task: any::arn(1), stop_desired: status.is_ending(), status, interface: None, containers: Vec::new(), stopped }
 }
 
-fn lost() -> Observation {
+pub fn lost() -> Observation {
     Observation::RunFailed(RunError::ConnectionLost("reset".into()))
 }
 
-fn reason(snapshot: &Snapshot) -> &StopReason {
+pub fn reason(snapshot: &Snapshot) -> &StopReason {
     match &snapshot.job {
         AnyJob::Stopping(job) => &job.state.reason,
         other => panic!("{}", other.name()),
     }
 }
 
-fn later(now: Timestamp, milliseconds: u64) -> Timestamp {
+pub fn later(now: Timestamp, milliseconds: u64) -> Timestamp {
     Timestamp::from_millis(now.as_millis() + milliseconds)
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
 mod any;
+mod endings;
 mod launches;
 mod links;
 mod snapshots;

@@ -1,0 +1,170 @@
+//! How runs and tasks are brought to an end, and what is done again afterwards.
+
+use states::*;
+
+use crate::{
+    any,
+    links::{connected, later, lost, reason, report},
+};
+
+fn denied(operation: &str) -> ControlError {
+    ControlError {
+        operation: operation.into(),
+        kind: ControlErrorKind::Denied,
+        code: Some("AccessDeniedException".into()),
+        message: "m".into(),
+        advice: "a".into(),
+    }
+}
+
+fn unreachable() -> Observation {
+    Observation::Unreachable(ConnectError { kind: ConnectErrorKind::Refused, message: "refused".into(), advice: String::new() })
+}
+
+/// A run that was cancelled, and whose TERM was sent.
+fn cancelled() -> (Snapshot, Timestamp) {
+    let (mut snapshot, now) = connected();
+    snapshot.step(Observation::Delivered, now);
+    let action = snapshot.step(Observation::CancelRequested, now);
+    assert!(matches!(action, Action::Signal { signal: Signal::Term, .. }), "{action:?}");
+    let action = snapshot.step(Observation::Signalled(Signal::Term), now);
+    let grace = Limits::default().grace;
+    assert!(matches!(&action, Action::Follow(follow) if follow.until == Some(now + grace)), "{action:?}");
+    (snapshot, now)
+}
+
+#[test]
+fn a_script_that_is_deaf_to_term_is_killed_after_the_grace_period_and_its_task_after_that() {
+    let (mut snapshot, now) = cancelled();
+    let grace = Limits::default().grace;
+    let action = snapshot.step(Observation::TimePassed, now + grace);
+    assert!(matches!(action, Action::Signal { signal: Signal::Kill, .. }), "{action:?}");
+    let action = snapshot.step(Observation::Signalled(Signal::Kill), now + grace);
+    let Action::Follow(Follow { until: Some(until), .. }) = action else { panic!("{action:?}") };
+    assert!(until > now + grace);
+    snapshot.step(Observation::TimePassed, until);
+    assert_eq!(*reason(&snapshot), StopReason::Cancelled);
+}
+
+#[test]
+fn a_second_cancel_gives_no_more_time() {
+    let (mut snapshot, now) = cancelled();
+    let action = snapshot.step(Observation::CancelRequested, later(now, 9000));
+    assert!(matches!(&action, Action::Follow(follow) if follow.until == Some(now + Limits::default().grace)), "{action:?}");
+}
+
+#[test]
+fn that_ecs_does_not_tell_is_no_reason_to_end_a_run() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(lost(), now);
+    for turn in 1..=8 {
+        snapshot.step(Observation::DescribeFailed(denied("DescribeTasks")), later(now, turn * 10_000));
+    }
+    assert_eq!(snapshot.job.name(), StateName::Executing);
+    snapshot.step(Observation::Answered(any::greeting()), later(now, 90_000));
+    assert!(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up));
+}
+
+#[test]
+fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(lost(), now);
+    let soon = later(now, 20);
+    let action = snapshot.step(unreachable(), soon);
+    let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
+    assert!(at <= soon, "in {:?}", at.since(soon));
+}
+
+#[test]
+fn a_run_that_the_container_does_not_know_ends_the_task() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(Observation::Progress { offset: 7 }, now);
+    let action = snapshot.step(Observation::RunFailed(RunError::Unknown("0000-build_script".into())), now);
+    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+    assert!(matches!(action, Action::Stop { .. }), "{action:?}");
+}
+
+/// Runs the stage again after it ended like this: whether its script is run again, and what the container is told to forget.
+fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
+    let (mut snapshot, now) = connected();
+    let AnyJob::Executing(job) = &snapshot.job else { unreachable!() };
+    let first = job.state.order.run.clone();
+    for saw in outcome {
+        snapshot.step(saw.clone(), now);
+    }
+    assert_eq!(snapshot.job.name(), StateName::Reachable);
+    snapshot.step(Observation::RunRequested { stage: "build_script".into(), digest: "0".into() }, now);
+    match &snapshot.job {
+        AnyJob::Executing(job) => {
+            assert_ne!(job.state.order.run, first, "another run has another name");
+            Some(job.state.order.forget.clone())
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_stage_that_is_repeated_runs_again_unless_it_had_succeeded() {
+    let exited = |code| Observation::Exited { code, total: 0 };
+    let first = Some(RunId::new("0000-build_script").unwrap());
+    assert_eq!(again(&[exited(0)]), None);
+    assert_eq!(again(&[exited(1)]), Some(first.clone()));
+    assert_eq!(again(&[Observation::RunFailed(RunError::NoStatus("killed".into()))]), Some(first.clone()));
+    assert_eq!(again(&[Observation::CancelRequested, exited(0)]), Some(first));
+}
+
+#[test]
+fn a_cancel_while_the_task_starts_stops_it() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    let action = snapshot.step(Observation::CancelRequested, now);
+    assert_eq!(*reason(&snapshot), StopReason::Cancelled);
+    assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(1)), "{action:?}");
+}
+
+#[test]
+fn whoever_takes_an_end_up_asks_for_it_again() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    let action = snapshot.step(Observation::StopAccepted, now);
+    assert!(matches!(action, Action::Watch(_)), "{action:?}");
+    // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer was a proxy's …
+    let action = snapshot.step(Observation::Opened { process: 2, purpose: "cleanup".into() }, later(now, 60_000));
+    assert!(matches!(action, Action::Stop { .. }), "{action:?}");
+}
+
+#[test]
+fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    for turn in 1..=5 {
+        let action = snapshot.step(Observation::Missing, later(now, turn * 1000));
+        assert!(!matches!(action, Action::Archive | Action::Find { .. }), "believed after {turn} s: {action:?}");
+    }
+    for turn in 1..=5 {
+        snapshot.step(Observation::Missing, later(now, 36_000 + turn * 1000));
+    }
+    assert!(!matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.task.is_some()), "never believed: {:?}", snapshot.job);
+}
+
+#[test]
+fn a_journal_keeps_its_beginning_and_its_end() {
+    let mut journal = Journal::default();
+    let at = |n: u64| Timestamp::from_millis(1000 + n);
+    for n in 0..5000 {
+        journal.record(Observation::Opened { process: n, purpose: "prepare".into() }, at(n.into()), false);
+    }
+    let process = |entry: &Entry| match entry.saw {
+        Observation::Opened { process, .. } => process,
+        _ => unreachable!(),
+    };
+    assert!(journal.entries.len() <= 1000, "{}", journal.entries.len());
+    assert_eq!(journal.entries.len() as u64 + journal.omitted, 5000);
+    assert_eq!(journal.entries[..200].iter().map(process).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+    assert_eq!(journal.entries.last().map(process), Some(4999));
+}

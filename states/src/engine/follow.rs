@@ -55,8 +55,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     run = begin => run,
                 };
                 match run {
-                    // A start streams from the first byte; what was handed on already is not handed on again.
-                    Ok(run) => following.insert(Following { run, offset: if *started { from } else { 0 }, recorded: self.clock.now() }),
+                    // Nothing was handed on of a script that is not known to have started: `from` is 0 then, where a start streams from.
+                    Ok(run) => following.insert(Following { run, offset: from, recorded: self.clock.now() }),
                     Err(error) => {
                         work.session = None;
                         return Ok(Observation::RunFailed(error));
@@ -80,10 +80,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             };
             match event {
                 Ok(RunEvent::Started) => return Ok(Observation::Delivered),
-                Ok(RunEvent::Output(bytes)) => {
-                    let skip = usize::try_from(from.saturating_sub(current.offset)).unwrap_or(usize::MAX).min(bytes.len());
-                    current.offset += skip as u64;
-                    let mut left = bytes.slice(skip..);
+                Ok(RunEvent::Output(mut left)) => {
                     while !left.is_empty() {
                         let taken = match io.output(left.clone()).await {
                             Ok(0) => return Err(EngineError::Output(std::io::ErrorKind::WriteZero.into())),

@@ -53,3 +53,33 @@ async fn a_single_job_waits_for_nobody() {
         "reachable {took:?} after the start, the container listens after {LISTENING_AFTER:?}"
     );
 }
+
+/// Drives a job for so long; then nobody waits for it any more.
+async fn prepare_for(manager: &Manager, engine: &crate::world::manager::Process, job: &str, time: Duration) {
+    let job = JobId::new(job).unwrap();
+    let lease = engine.store().lease(&job, "test", Duration::ZERO).unwrap();
+    let mut work = engine.begin(header(&job), lease);
+    engine.open(&mut work, "prepare");
+    let mut io = manager.io();
+    _ = tokio::time::timeout(time, engine.drive(&mut work, Goal::Reach, &mut io)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_asks_for_a_job_that_was_given_up() {
+    let manager = Manager::new(Arc::<Cloud>::default());
+    let engine = manager.process();
+    let gone = Duration::from_secs(5);
+    let described = |manager: &Manager| manager.cloud.state.lock().unwrap().described.clone();
+    let (long, (), before) = tokio::join!(
+        prepare_for(&manager, &engine, "job-1", Duration::from_secs(60)),
+        prepare_for(&manager, &engine, "job-2", gone),
+        async {
+            tokio::time::sleep(gone).await;
+            described(&manager).len()
+        }
+    );
+    let () = long;
+    let all = described(&manager);
+    assert!(all[..before].contains(&2), "they never shared a call: {all:?}");
+    assert!(all.len() > before && all[before..].iter().all(|tasks| *tasks == 1), "after call {before}: {all:?}");
+}

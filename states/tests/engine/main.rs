@@ -3,9 +3,11 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
+mod cancels;
 mod crashes;
 mod describing;
 mod lost_answers;
 #[path = "../world/mod.rs"]
 #[allow(dead_code, reason = "the simulation uses more of it")]
 mod world;
+mod write_ahead;

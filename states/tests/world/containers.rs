@@ -61,6 +61,8 @@ pub struct Delivered {
     program: Program,
     /// When it was ended early, and the status that makes.
     ended: Option<(Instant, i32)>,
+    /// Whether it got a signal.
+    pub signalled: bool,
     /// It ends after so long, and leaves no status.
     vanishes: Option<Duration>,
 }
@@ -90,6 +92,7 @@ impl Delivered {
     }
 
     fn signal(&mut self, signal: Signal) {
+        self.signalled = true;
         match signal {
             Signal::Term if self.program.deaf => {}
             Signal::Term => _ = self.ended.get_or_insert((Instant::now(), 143)),
@@ -234,7 +237,7 @@ fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Resul
         return Err(RunError::NotStarted("no space left on device".into()));
     }
     let vanishes = weather.strikes(odds.1, Fault::NoStatus).then(|| weather.millis(0..5000));
-    let delivered = Delivered { started: Instant::now(), program: Program::of(script), ended: None, vanishes };
+    let delivered = Delivered { started: Instant::now(), program: Program::of(script), ended: None, signalled: false, vanishes };
     state.executions.push(Execution { task: shell.task.clone(), run: run.to_owned(), script: script.clone() });
     in_container(state, &shell.task, &shell.identity, |runs| _ = runs.insert(run.to_owned(), Some(delivered)))
 }

@@ -1,0 +1,101 @@
+//! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to end.
+
+use std::{sync::Arc, time::Duration};
+
+use states::*;
+use tokio::time::Instant;
+
+use crate::world::{
+    cloud::{Cloud, Control},
+    containers::Wire,
+    manager::{Manager, header},
+    weather::Weather,
+};
+
+/// A `prepare` that is cancelled after this time: how it ends, and how long after that.
+async fn prepare_cancelled(weather: Weather, after: Duration) -> (Manager, Outcome, Duration) {
+    let manager = Manager::new(Cloud::new(weather));
+    let mut io = manager.io();
+    let at = Instant::now() + after;
+    io.cancel_at = Some(at);
+    let outcome = manager.prepare(&mut io).await.unwrap();
+    (manager, outcome, at.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_prepare_ends_at_once_and_its_task_too() {
+    for after in [100, 3000, 9000].map(Duration::from_millis) {
+        let (manager, outcome, took) = prepare_cancelled(Weather::new(0), after).await;
+        assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
+        assert!(took < Duration::from_millis(500), "{took:?} after the cancel");
+        assert_eq!(manager.cloud.alive(), [""; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_prepare_sees_to_it_that_its_task_is_told_to_end() {
+    let mut weather = Weather::new(0);
+    weather.api_down = Duration::from_secs(5)..Duration::from_secs(9);
+    let (manager, outcome, took) = prepare_cancelled(weather, Duration::from_secs(6)).await;
+    assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
+    assert_eq!(manager.cloud.alive(), [""; 0], "StopTask was refused once, and not asked for again");
+    assert!(took < Duration::from_secs(10), "{took:?} after the cancel");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_waits_for_a_silent_connection_for_seconds_only() {
+    let mut weather = Weather::new(0);
+    weather.network_down = Duration::from_secs(14)..Duration::from_secs(16);
+    let start = Instant::now();
+    let manager = Manager::new(Cloud::new(weather));
+    assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
+    let mut io = manager.io();
+    let at = start + Duration::from_secs(15);
+    io.cancel_at = Some(at);
+    let outcome = manager.run("build_script", &"a line\n".repeat(100), &mut io).await.unwrap();
+    let Outcome::Reachable(Some(last)) = outcome else { panic!("{outcome:?}") };
+    assert!(last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 143, .. }), "{last:?}");
+    assert!(at.elapsed() < Duration::from_secs(8), "{:?} after the cancel", at.elapsed());
+}
+
+/// An ECS that never answers RunTask.
+struct Silent(Control);
+
+impl TaskControl for Silent {
+    async fn launch(&self, _: &ClientToken, _: &LaunchSpec) -> Result<TaskReport, ControlError> {
+        std::future::pending().await
+    }
+    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+        self.0.describe(cluster, tasks).await
+    }
+    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+        self.0.find(cluster, started_by).await
+    }
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+        self.0.stop(cluster, task, reason).await
+    }
+    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+        self.0.public_address(interface).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_without_an_answer_is_given_up() {
+    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
+    let control = Silent(Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) });
+    let store = manager.process().store().clone();
+    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into()).with_clock(manager.clock);
+    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
+    let mut work = engine.begin(header(&manager.job), lease);
+    engine.open(&mut work, "prepare");
+    let start = Instant::now();
+    let mut io = manager.io();
+    io.cancel_at = Some(start + Duration::from_secs(1));
+    let outcome = engine.drive(&mut work, Goal::Reach, &mut io).await.unwrap();
+    assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
+    assert!(start.elapsed() < LONGEST_CALL + Duration::from_secs(5), "{:?}", start.elapsed());
+    engine.request_stop(&mut work, StopReason::Cleanup);
+    let outcome = engine.drive(&mut work, Goal::End, &mut io).await.unwrap();
+    assert_eq!(outcome, Outcome::Ended(StopReason::Cancelled));
+}

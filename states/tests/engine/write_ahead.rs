@@ -1,0 +1,70 @@
+//! What the world would remember is on disk before it is done: looked at after a death at every step.
+
+use std::{sync::Arc, time::Duration};
+
+use states::{AnyJob, Outcome, Snapshot};
+use tokio::time::Instant;
+
+use crate::world::manager::Manager;
+
+/// More steps than the job has.
+const POINTS: u32 = 2000;
+
+/// A job whose first script does what it should, and whose second one is cancelled and deaf.
+async fn job(manager: &Manager) -> Option<()> {
+    assert_eq!(manager.prepare(&mut manager.io()).await?, Outcome::Reachable(None));
+    manager.run("get_sources", "cloning\n", &mut manager.io()).await?;
+    let mut io = manager.io();
+    io.cancel_at = Some(Instant::now() + Duration::from_secs(2));
+    manager.run("build_script", "#! 300 0 1\none\ntwo\nthree\n", &mut io).await?;
+    manager.cleanup(&mut manager.io()).await.map(drop)
+}
+
+/// What is wrong with the record, as the world knows it.
+fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
+    let state = manager.cloud.state.lock().unwrap();
+    let (arn, task) = state.tasks.iter().next()?;
+    let Some(record) = record else { return Some("a task was launched, and no snapshot is there".to_owned()) };
+    match &record.job {
+        AnyJob::Provisioning(job) if job.state.asked.is_none() => return Some("a task was launched that nobody had asked for".to_owned()),
+        AnyJob::Provisioning(_) => {}
+        other if other.task().is_none_or(|task| task.as_str() != arn) => return Some(format!("the task is {:?}", other.task())),
+        _ => {}
+    }
+    for execution in &state.executions {
+        let known = match &record.job {
+            AnyJob::Executing(job) => job.state.order.run.as_str() >= execution.run.as_str(),
+            AnyJob::Reachable(job) => job.state.last.as_ref().is_some_and(|last| last.run.as_str() >= execution.run.as_str()),
+            AnyJob::Stopping(_) => true,
+            _ => false,
+        };
+        if !known {
+            return Some(format!("{} runs, and the snapshot does not say so", execution.run));
+        }
+        let signalled = task.runs.get(&execution.run).is_some_and(|run| run.as_ref().is_some_and(|run| run.signalled));
+        if signalled && matches!(&record.job, AnyJob::Executing(job) if job.state.ending.is_none()) {
+            return Some(format!("{} got a signal, and the snapshot does not say that it ends", execution.run));
+        }
+    }
+    let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.asked || job.state.over);
+    (task.stopped.is_some() && !asked).then(|| "the task was told to stop, and the snapshot does not say so".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_is_on_record_whenever_the_process_dies() {
+    for point in 1..POINTS {
+        let manager = Manager::new(Arc::default());
+        manager.fuse.set(point);
+        let died = job(&manager).await.is_none();
+        let archived = manager.shelf.archived.lock().unwrap().last().cloned();
+        let record = manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().or(archived);
+        if let Some(wrong) = wrong(&manager, record.as_ref()) {
+            panic!("died at step {point}: {wrong}: {record:#?}");
+        }
+        if !died {
+            assert!(point > 100, "a job has more steps than {point}");
+            return;
+        }
+    }
+    panic!("a job has more than {POINTS} steps");
+}

@@ -1,6 +1,6 @@
 //! GitLab Runner custom-executor driver that runs every CI job in its own AWS ECS Fargate task.
 //!
-//! The binary `fargate` is a thin shell around this library. What decides is in the crate `states`,
+//! The binaries `fargate` and `fargate-replay` are thin shells around this library. What decides is in the crate `states`,
 //! what delivers scripts in `transports`, the embedded cluster in `local-cluster`; here is what wires
 //! them together:
 //!
@@ -11,6 +11,7 @@
 //! - [`control`] — task control on ECS;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`reap`] — `fargate reap`;
+//! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
 //! - [`logging`] — the driver's own log.
 
 pub mod cli;
@@ -19,6 +20,7 @@ pub mod control;
 pub mod local;
 pub mod logging;
 pub mod reap;
+pub mod replay;
 pub mod runner;
 pub mod stages;
 pub mod trial;

@@ -1,0 +1,106 @@
+//! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
+//!
+//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`export`]. What they share:
+//!
+//! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
+//! - [`screen`] — colour, width and pipes.
+//!
+//! All that only look work on files alone, without AWS.
+
+pub mod export;
+pub mod list;
+pub mod place;
+pub mod screen;
+pub mod show;
+pub mod stats;
+
+use std::{io, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub use place::{Place, PlaceArgs, PlaceError, Target};
+pub use screen::{ColourArg, Screen};
+
+/// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
+#[derive(Debug, Parser)]
+#[command(name = "fargate-replay", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// When to use colour; NO_COLOR is respected
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColourArg::Auto)]
+    color: ColourArg,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List jobs: what state they are in, for how long, and which need somebody
+    List(list::List),
+    /// Tell a job's story: its states, where time went, and what is wrong
+    Show(show::Show),
+    /// Summarise the archive: verdicts, causes, how long each state takes
+    Stats(stats::Stats),
+    /// Write a job into one file for a bug report, without names, addresses and secrets
+    Export(export::Export),
+}
+
+/// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The job or the directory is not to be found.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The directory or a snapshot cannot be used.
+    #[error(transparent)]
+    Store(#[from] states::StoreError),
+    /// Output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    /// Anything else, in a sentence for people.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Parses the command line, does what it says, and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever closed the pipe (`| head`) has seen enough.
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("fargate-replay: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Cli {
+    fn run(&self) -> Result<(), Failure> {
+        let mut screen = Screen::stdout(self.color);
+        match &self.command {
+            Command::List(list) => list.run(&self.place.resolve()?, &mut screen),
+            Command::Show(show) => show.run(&self.place, &mut screen),
+            Command::Stats(stats) => stats.run(&self.place.resolve()?, &mut screen),
+            Command::Export(export) => export.run(&self.place, &mut screen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -21,6 +21,7 @@ use transports::ssh::{SshSettings, SshTransport};
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
+    replay,
     stages::launch,
 };
 
@@ -80,7 +81,7 @@ impl Reaper {
     /// # Errors
     /// When the directory cannot be read, or ECS does not list its tasks. Single failures are counted and said.
     pub async fn run(&self, config: &Config) -> Result<Summary, ReapError> {
-        let store = DirectoryStore::open(&config.metadata.directory)?;
+        let store = DirectoryStore::open(&config.metadata.directory)?.with_notes(replay::summary::Summary::note);
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
         let engine = Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job));

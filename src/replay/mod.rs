@@ -3,16 +3,28 @@
 //! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`export`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
-//! - [`screen`] — colour, width and pipes.
+//! - [`holder`] — who works on a job;
+//! - [`story`] — what happened, as visits to states;
+//! - [`diagnosis`] — what is wrong, and what helps;
+//! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long states last;
+//! - [`screen`] and [`words`] — colour, width and pipes; observations and times in words.
 //!
 //! All that only look work on files alone, without AWS.
 
+pub mod archive;
+pub mod diagnosis;
 pub mod export;
+pub mod holder;
 pub mod list;
+pub mod page;
 pub mod place;
 pub mod screen;
 pub mod show;
 pub mod stats;
+pub mod story;
+pub mod summary;
+pub mod usual;
+pub mod words;
 
 use std::{io, process::ExitCode};
 

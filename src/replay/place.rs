@@ -8,6 +8,7 @@ use std::{
 use clap::Args;
 use states::{BadSnapshot, DirectoryStore, Retention, Snapshot, StoreError};
 
+use super::summary::Summary;
 use crate::config::{Config, ConfigError};
 
 /// Where to look.
@@ -107,7 +108,7 @@ impl PlaceArgs {
         if !directory.is_dir() {
             return Err(PlaceError::NoDirectory(directory));
         }
-        let mut store = DirectoryStore::open(directory)?;
+        let mut store = DirectoryStore::open(directory)?.with_notes(Summary::note);
         if let Some(config) = &config {
             store = store.with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         }

@@ -156,12 +156,13 @@ pub fn tame(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The text broken into lines of at most `width` columns, at spaces.
+/// The text broken into lines of at most `width` columns: at spaces, and within words that are longer (ARNs are).
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
-    for word in tame(text).split_whitespace() {
+    let text = tame(text);
+    for word in text.split_whitespace().flat_map(|word| pieces(word, width.max(1))) {
         if !line.is_empty() && line.width() + 1 + word.width() > width {
             lines.push(std::mem::take(&mut line));
         }
@@ -174,6 +175,22 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// A word in pieces that fit.
+fn pieces(word: &str, width: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut begin, mut used) = (0, 0);
+    for (at, c) in word.char_indices() {
+        let columns = c.width().unwrap_or(0);
+        if used + columns > width {
+            pieces.push(&word[begin..at]);
+            (begin, used) = (at, 0);
+        }
+        used += columns;
+    }
+    pieces.push(&word[begin..]);
+    pieces
 }
 
 #[cfg(test)]
@@ -192,6 +209,6 @@ mod tests {
     #[test]
     fn long_text_is_broken_at_spaces() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("averylongword x", 5), ["averylongword", "x"]);
+        assert_eq!(wrap("averylongword x", 5), ["avery", "longw", "ord x"]);
     }
 }

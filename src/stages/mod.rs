@@ -18,6 +18,7 @@ use transports::ssh::{SshSettings, SshTransport};
 use crate::{
     config::Config,
     control::EcsControl,
+    replay::summary::Summary,
     runner::{Identity, Verdict},
 };
 
@@ -52,7 +53,8 @@ impl Session {
     /// When the metadata directory is missing and cannot be made.
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
-            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
+            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
+            .with_notes(Summary::note);
         let transport = SshTransport::new(SshSettings {
             username: config.ssh.username.clone(),
             port: config.ssh.port,

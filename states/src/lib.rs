@@ -36,6 +36,6 @@ pub use machine::{State, Step, run_id};
 pub use observation::Observation;
 pub use pace::Pace;
 pub use snapshot::{BadSnapshot, Snapshot, VERSION};
-pub use store::{DirectoryLease, DirectoryStore, Retention, StoreError};
+pub use store::{DirectoryLease, DirectoryStore, FileStamp, IndexLine, Notes, Retention, StoreError};
 pub use time::Timestamp;
 pub use world::*;

@@ -3,11 +3,11 @@
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use super::{DirectoryStore, StoreError, durable};
+use super::{DirectoryStore, StoreError, durable, index};
 use crate::Header;
 
 /// How long finished jobs are kept.
@@ -28,7 +28,7 @@ impl Default for Retention {
 /// How often the archive is looked through: reading a large directory at every job's end would be waste.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
-pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<(), StoreError> {
+pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, StoreError> {
     let archive = store.archive_path();
     match fs::DirBuilder::new().mode(0o700).create(&archive) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io("create the directory", &archive)(e)),
@@ -39,7 +39,8 @@ pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<(), StoreE
     let to = archive.join(format!("{}.{}.ron", header.id, header.created.as_millis()));
     fs::rename(&from, &to).map_err(StoreError::io("archive", &from))?;
     durable::sync_directory(&to)?;
-    durable::sync_directory(&from)
+    durable::sync_directory(&from)?;
+    Ok(to)
 }
 
 /// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
@@ -49,14 +50,16 @@ pub(super) fn prune(archive: &Path, retention: Retention) {
     if recently {
         return;
     }
-    let pruned = fs::write(&mark, b"").and_then(|()| prune_now(archive, retention));
+    let pruned = fs::write(&mark, b"").and_then(|()| prune_now(archive, retention)).map_err(StoreError::io("prune", archive));
+    let pruned = pruned.and_then(|left| index::compact(archive, &left.iter().filter_map(|path| path.file_name()).collect()));
     if let Err(e) = pruned {
         tracing::warn!("the archive {} was not pruned: {e}", archive.display());
     }
 }
 
-fn prune_now(archive: &Path, retention: Retention) -> io::Result<()> {
-    let mut kept: Vec<(SystemTime, std::path::PathBuf)> = Vec::new();
+/// Answers with what is left.
+fn prune_now(archive: &Path, retention: Retention) -> io::Result<Vec<PathBuf>> {
+    let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(archive)? {
         let path = entry?.path();
         if path.extension().is_none_or(|e| e != "ron") {
@@ -68,13 +71,16 @@ fn prune_now(archive: &Path, retention: Retention) -> io::Result<()> {
         }
     }
     kept.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
-    for (rank, (modified, path)) in kept.iter().enumerate() {
-        if rank >= retention.count || modified.elapsed().unwrap_or_default() > retention.age {
-            match fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+    let mut left = Vec::new();
+    for (rank, (modified, path)) in kept.into_iter().enumerate() {
+        if rank < retention.count && modified.elapsed().unwrap_or_default() <= retention.age {
+            left.push(path);
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
-    Ok(())
+    Ok(left)
 }

@@ -6,10 +6,12 @@
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
+//! <directory>/archive/index    a line per archived snapshot: see [`IndexLine`]
 //! ```
 
 mod archive;
 mod durable;
+mod index;
 mod lease;
 mod marks;
 
@@ -21,6 +23,7 @@ use std::{
 };
 
 pub use archive::Retention;
+pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
 use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
@@ -80,7 +83,11 @@ impl StoreError {
 pub struct DirectoryStore {
     directory: PathBuf,
     retention: Retention,
+    notes: Option<Notes>,
 }
+
+/// What is noted in the archive's index of a finished job: one line.
+pub type Notes = fn(&Snapshot) -> String;
 
 impl DirectoryStore {
     /// Opens the directory; makes it, with mode 0700, when it is missing.
@@ -90,13 +97,19 @@ impl DirectoryStore {
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let directory = directory.into();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(StoreError::io("create the directory", &directory))?;
-        Ok(Self { directory, retention: Retention::default() })
+        Ok(Self { directory, retention: Retention::default(), notes: None })
     }
 
     /// Keeps archived snapshots according to `retention`.
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// Notes something of every job that is archived.
+    #[must_use]
+    pub fn with_notes(self, notes: Notes) -> Self {
+        Self { notes: Some(notes), ..self }
     }
 
     /// The directory.
@@ -141,6 +154,31 @@ impl DirectoryStore {
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
         self.directory.join("archive")
+    }
+
+    /// The archive's index: [`IndexLine`]s between empty lines.
+    #[must_use]
+    pub fn index_path(&self) -> PathBuf {
+        index::path(&self.archive_path())
+    }
+
+    /// Adds lines to the archive's index: the snapshot's file name, its version, and a note of one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(&self, notes: &[(String, FileStamp, String)]) -> Result<(), StoreError> {
+        index::append(&self.archive_path(), notes).map_err(StoreError::io("append to", &self.index_path()))
+    }
+
+    /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs the line makes it.
+    fn note_archived(&self, snapshot: &Snapshot, path: &Path) {
+        let (Some(notes), Some(name)) = (self.notes, path.file_name().and_then(|name| name.to_str())) else { return };
+        let noted = fs::metadata(path)
+            .map_err(StoreError::io("read", path))
+            .and_then(|metadata| self.note(&[(name.to_owned(), FileStamp::of(&metadata), notes(snapshot))]));
+        if let Err(e) = noted {
+            tracing::warn!("the archive's index lacks a line: {e}");
+        }
     }
 
     /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
@@ -198,7 +236,8 @@ impl SnapshotStore for DirectoryStore {
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.save(snapshot)?;
         let header = snapshot.job.header();
-        archive::keep(self, header)?;
+        let kept = archive::keep(self, header)?;
+        self.note_archived(snapshot, &kept);
         durable::remove(&self.key_path(&header.id))?;
         durable::remove(&self.marks_path(&header.id))?;
         archive::prune(&self.archive_path(), self.retention);

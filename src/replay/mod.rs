@@ -1,6 +1,6 @@
 //! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
 //!
-//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`export`]. What they share:
+//! A sub-command has a file of its own: [`list`], [`show`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
 //! - [`holder`] — who works on a job;
@@ -13,14 +13,11 @@
 
 pub mod archive;
 pub mod diagnosis;
-pub mod export;
 pub mod holder;
 pub mod list;
-pub mod page;
 pub mod place;
 pub mod screen;
 pub mod show;
-pub mod stats;
 pub mod story;
 pub mod summary;
 pub mod usual;
@@ -52,10 +49,6 @@ enum Command {
     List(list::List),
     /// Tell a job's story: its states, where time went, and what is wrong
     Show(show::Show),
-    /// Summarise the archive: verdicts, causes, how long each state takes
-    Stats(stats::Stats),
-    /// Write a job into one file for a bug report, without names, addresses and secrets
-    Export(export::Export),
 }
 
 /// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
@@ -99,8 +92,6 @@ impl Cli {
         match &self.command {
             Command::List(list) => list.run(&self.place.resolve()?, &mut screen),
             Command::Show(show) => show.run(&self.place, &mut screen),
-            Command::Stats(stats) => stats.run(&self.place.resolve()?, &mut screen),
-            Command::Export(export) => export.run(&self.place, &mut screen),
         }
     }
 }

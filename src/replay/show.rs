@@ -3,8 +3,6 @@
 mod journal;
 mod terminal;
 
-use std::{fs, path::PathBuf};
-
 use clap::Args;
 use states::{Snapshot, Timestamp};
 
@@ -12,7 +10,6 @@ use super::{
     Failure, Place, PlaceArgs, Screen,
     diagnosis::{Diagnosis, diagnose},
     holder::Surroundings,
-    page,
     story::Story,
     usual::Usual,
 };
@@ -26,9 +23,6 @@ pub struct Show {
     /// Show every entry of the journal, not only those that matter
     #[arg(long)]
     all: bool,
-    /// Write the story as one self-contained page instead
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
 }
 
 /// All that is told of a job.
@@ -80,14 +74,15 @@ impl Show {
         let usual = target.place.as_ref().or(place.resolve().ok().as_ref()).map_or(Ok(Usual::default()), learn)?;
         let mut tale = Tale::new(target.snapshot, around, usual, Timestamp::now());
         tale.all = self.all;
-        match &self.html {
-            None => Ok(tale.tell(screen)?),
-            Some(file) => {
-                let fail = |e| Failure::Other(format!("the page {} cannot be written: {e}", file.display()));
-                fs::write(file, page::job(&tale)).map_err(fail)
-            }
-        }
+        Ok(tale.tell(screen)?)
     }
+}
+
+/// A time of telling that depends on nothing but the snapshot: twenty minutes after its newest entry.
+#[must_use]
+pub fn time_of(snapshot: &Snapshot) -> Timestamp {
+    let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
+    newest.unwrap_or(snapshot.job.header().created) + std::time::Duration::from_secs(20 * 60)
 }
 
 fn learn(place: &Place) -> Result<Usual, Failure> {

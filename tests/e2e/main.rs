@@ -14,6 +14,7 @@ mod openssh;
 mod processes;
 mod requests;
 mod runner;
+mod stuck;
 mod trial;
 
 use std::time::{Duration, Instant};

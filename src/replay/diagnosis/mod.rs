@@ -159,7 +159,7 @@ fn unexplained(case: &Case<'_>) -> Diagnosis {
             evidence: case.newest(4),
             remedy: vec![
                 "Collect the driver's log (LogFile in fargate.toml) around these times, the task's stopped reason in the ECS console (for about an hour), and the container's log.".to_owned(),
-                "Write the snapshot into one file with `fargate-replay export` and open an issue with it.".to_owned(),
+                "Open an issue with these and the snapshot; replace project names, addresses and account ids in it.".to_owned(),
             ],
         },
     }

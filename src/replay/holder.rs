@@ -12,7 +12,7 @@ use std::{
 
 use states::{AnyJob, Snapshot};
 
-use crate::{control::MANAGER_TAG, stages::launch};
+use crate::{config::Config, control::MANAGER_TAG, stages::launch};
 
 /// Who works on a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,12 @@ impl Surroundings {
         Self { holder: Holder::Elsewhere(manager(snapshot).unwrap_or("its runner manager").to_owned()), free: None }
     }
 
-    /// Looks around a snapshot's file.
+    /// Looks around a snapshot's file. The configuration says which runner manager this is; without one, the host's name does.
     #[must_use]
-    pub fn of(path: &Path, snapshot: &Snapshot) -> Self {
+    pub fn of(path: &Path, snapshot: &Snapshot, config: Option<&Config>) -> Self {
         let lock = path.with_extension("lock");
-        let here = manager(snapshot).is_none_or(|manager| manager == launch::manager());
+        let here = manager(snapshot).is_none_or(|manager| manager == config.map_or_else(launch::host, launch::manager));
         let Ok(mut file) = File::open(&lock) else { return Self::unknown(snapshot) };
-        if !here {
-            return Self::unknown(snapshot);
-        }
         let mut words = String::new();
         // They are for people: without them the lock tells as much.
         let _ = (&mut file).take(200).read_to_string(&mut words);
@@ -57,6 +54,8 @@ impl Surroundings {
         // Shared, and given back at once: a driver that wants the lock in this moment asks again.
         let holder = match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Holder::Working(if words.is_empty() { "another process".to_owned() } else { words }),
+            // A copied lock is nobody's, and says nothing.
+            Ok(()) if !here => return Self::unknown(snapshot),
             Ok(()) => Holder::Nobody((!words.is_empty()).then_some(words)),
             Err(TryLockError::Error(_)) => return Self::unknown(snapshot),
         };

@@ -23,6 +23,7 @@ use super::{
     usual::Usual,
 };
 
+use crate::config::Config;
 use table::Table;
 
 /// `fargate-replay list`.
@@ -134,20 +135,20 @@ fn live(place: &Place, usual: &Usual, now: Timestamp) -> Result<Vec<Row>, Failur
     let mut rows = Vec::new();
     for id in place.store.jobs()? {
         let path = place.store.snapshot_path(&id);
-        rows.extend(row(&path, usual, now));
+        rows.extend(row(&path, place.config.as_ref(), usual, now));
     }
     rows.sort_by_key(|row| (need(row), Reverse(row.in_state_ms)));
     Ok(rows)
 }
 
 /// A job's row; `None` when it ended while we looked.
-fn row(path: &Path, usual: &Usual, now: Timestamp) -> Option<Row> {
+fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> Option<Row> {
     let snapshot = match place::read(path) {
         Ok(snapshot) => snapshot,
         Err(_) if !path.exists() => return None,
         Err(e) => return Some(unusable(path, &e.to_string(), now)),
     };
-    let around = Surroundings::of(path, &snapshot);
+    let around = Surroundings::of(path, &snapshot, config);
     let (summary, found) = Summary::of(&snapshot, &around, now);
     let mut row = Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);

@@ -68,21 +68,27 @@ impl Show {
     /// [`Failure`].
     pub fn run(&self, place: &PlaceArgs, screen: &mut Screen) -> Result<(), Failure> {
         let target = place.find(&self.job)?;
-        let around =
-            if target.archived { Surroundings::unknown(&target.snapshot) } else { Surroundings::of(&target.path, &target.snapshot) };
-        // A lone file is told without a comparison.
-        let usual = target.place.as_ref().or(place.resolve().ok().as_ref()).map_or(Ok(Usual::default()), learn)?;
-        let mut tale = Tale::new(target.snapshot, around, usual, Timestamp::now());
+        // A lone file is compared with the archive that is here, if there is one.
+        let here = target.place.clone().or_else(|| place.resolve().ok());
+        let usual = here.as_ref().map_or(Ok(Usual::default()), learn)?;
+        let around = if target.archived {
+            Surroundings::unknown(&target.snapshot)
+        } else {
+            Surroundings::of(&target.path, &target.snapshot, here.as_ref().and_then(|place| place.config.as_ref()))
+        };
+        // What a copy shows ended with its last entry, whenever it is looked at.
+        let now = if target.place.is_some() { Timestamp::now() } else { last_seen(&target.snapshot) };
+        let mut tale = Tale::new(target.snapshot, around, usual, now);
         tale.all = self.all;
         Ok(tale.tell(screen)?)
     }
 }
 
-/// A time of telling that depends on nothing but the snapshot: twenty minutes after its newest entry.
+/// When a snapshot was last written to: the time of telling of a file that lies somewhere by itself.
 #[must_use]
-pub fn time_of(snapshot: &Snapshot) -> Timestamp {
+pub fn last_seen(snapshot: &Snapshot) -> Timestamp {
     let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
-    newest.unwrap_or(snapshot.job.header().created) + std::time::Duration::from_secs(20 * 60)
+    newest.unwrap_or(snapshot.job.header().created)
 }
 
 fn learn(place: &Place) -> Result<Usual, Failure> {

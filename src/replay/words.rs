@@ -11,7 +11,7 @@ pub fn span(span: Duration) -> String {
     match seconds {
         0 => format!("{millis}ms"),
         1..10 if millis >= 100 => format!("{seconds}.{}s", millis / 100),
-        0..60 => format!("{seconds}s"),
+        1..60 => format!("{seconds}s"),
         60..3600 => two(seconds / 60, "m", seconds % 60, "s"),
         3600..86_400 => two(seconds / 3600, "h", seconds % 3600 / 60, "m"),
         _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),

@@ -196,7 +196,7 @@ fn every_failure_mode_leaves_a_snapshot_that_shows_it() {
             scope.spawn(move || {
                 let (_cluster, _job, path) = produce(name, &faults, more, &until);
                 let snapshot = states::Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap();
-                let now = fargate_driver::replay::show::time_of(&snapshot);
+                let now = fargate_driver::replay::show::last_seen(&snapshot) + std::time::Duration::from_secs(20 * 60);
                 let around = fargate_driver::replay::holder::Surroundings {
                     holder: if name == "driver-gone" {
                         fargate_driver::replay::holder::Holder::Nobody(None)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{DirectoryStore, StoreError, durable, index};
-use crate::Header;
+use crate::{Header, JobId, Timestamp};
 
 /// How long finished jobs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +29,7 @@ impl Default for Retention {
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, StoreError> {
-    let archive = store.archive_path();
-    match fs::DirBuilder::new().mode(0o700).create(&archive) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io("create the directory", &archive)(e)),
-        _ => {}
-    }
+    let archive = open(store)?;
     let from = store.snapshot_path(&header.id);
     // A retried job has the same id: the start tells its attempts apart.
     let to = archive.join(format!("{}.{}.ron", header.id, header.created.as_millis()));
@@ -41,6 +37,25 @@ pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, S
     durable::sync_directory(&to)?;
     durable::sync_directory(&from)?;
     Ok(to)
+}
+
+/// Moves a snapshot that cannot be read out of the way, for whoever wants to see what became of it.
+pub(super) fn set_aside(store: &DirectoryStore, job: &JobId) -> Result<PathBuf, StoreError> {
+    let from = store.snapshot_path(job);
+    let to = open(store)?.join(format!("{job}.{}.damaged", Timestamp::now().as_millis()));
+    fs::rename(&from, &to).map_err(StoreError::io("set aside", &from))?;
+    durable::sync_directory(&to)?;
+    durable::sync_directory(&from)?;
+    Ok(to)
+}
+
+/// The archive's directory; made when it is missing.
+fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
+    let archive = store.archive_path();
+    match fs::DirBuilder::new().mode(0o700).create(&archive) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create the directory", &archive)(e)),
+        _ => Ok(archive),
+    }
 }
 
 /// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
@@ -62,7 +77,7 @@ fn prune_now(archive: &Path, retention: Retention) -> io::Result<Vec<PathBuf>> {
     let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(archive)? {
         let path = entry?.path();
-        if path.extension().is_none_or(|e| e != "ron") {
+        if path.extension().is_none_or(|e| e != "ron" && e != "damaged") {
             continue;
         }
         // Another process may prune too: a file that is gone is no error.

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    config::Config,
+    config::{Config, TransportKind},
     local,
     logging::{LEVELS, LogFormat, Logging},
     reap::Reaper,
@@ -62,9 +62,9 @@ enum Command {
     },
     /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config names another
     Try {
-        /// How scripts are delivered
-        #[arg(long, value_enum, default_value_t = TransportName::Ssh)]
-        transport: TransportName,
+        /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
+        #[arg(long, value_enum)]
+        transport: Option<TransportName>,
         /// The scripts, a run stage each
         #[arg(required = true, value_name = "SCRIPT")]
         scripts: Vec<PathBuf>,
@@ -114,6 +114,17 @@ enum Stage {
 enum TransportName {
     /// SSH: the container runs an SSH server
     Ssh,
+    /// ECS Exec: the container needs nothing but a shell
+    EcsExec,
+}
+
+impl TransportName {
+    fn kind(self) -> TransportKind {
+        match self {
+            Self::Ssh => TransportKind::Ssh,
+            Self::EcsExec => TransportKind::EcsExec,
+        }
+    }
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {
@@ -149,8 +160,22 @@ impl Cli {
                 Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, stage))),
                 Err(e) => return fail(&e.to_string()),
             },
-            Command::Try { transport: TransportName::Ssh, scripts } => {
-                let trial = Trial { scripts, config: global.config.clone(), flags: global.passed_on() };
+            Command::Try { transport, scripts } => {
+                if let (Some(path), Some(wanted)) = (&global.config, transport) {
+                    // The stages read the file: what it says must be what was asked for.
+                    match Config::load(path) {
+                        Ok((config, _)) if config.transport == wanted.kind() => {}
+                        Ok(_) => {
+                            return fail(&format!(
+                                "--transport is not what {} says: change Transport there, or leave one of the two flags out",
+                                path.display()
+                            ));
+                        }
+                        Err(e) => return fail(&e.to_string()),
+                    }
+                }
+                let transport = transport.map_or_else(TransportKind::default, TransportName::kind);
+                let trial = Trial { scripts, config: global.config.clone(), transport, flags: global.passed_on() };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
             Command::Reap { dry_run, older_than, manager } => {

@@ -2,7 +2,8 @@
 //! that were abandoned. For a timer, and for whoever cleans up after a manager that died.
 //!
 //! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager and
-//! this metadata directory, or for the manager that it is told. A job that a process works on is left
+//! this metadata directory, or for the manager that it is told; a file only if its name is one that a driver
+//! gives. A job that a process works on is left
 //! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
 
 use std::{
@@ -20,13 +21,14 @@ use states::{
     Snapshot, SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
-use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
     replay,
+    runner::Identity,
     stages::launch,
+    transport::AnyTransport,
 };
 
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
@@ -68,7 +70,7 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type ReapEngine = Engine<EcsControl, AnyTransport, DirectoryStore>;
 
 /// What a job's snapshot says of its tasks.
 enum Owns {
@@ -103,7 +105,8 @@ impl Reaper {
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let engine = Arc::new(Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job)));
+        let transport = AnyTransport::new(config, &control);
+        let engine = Arc::new(Engine::new(control, transport, store, move |job| keys.key_path(job)));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
         let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
@@ -164,7 +167,29 @@ impl Reaper {
             self.set_aside(&engine, &job, &error, over, &mut summary);
             drop(lease);
         }
+        if self.manager.is_none() {
+            for job in engine.store().leftovers()?.iter().filter(|job| Identity::could_name(job)) {
+                self.sweep(&engine, job, &mut summary);
+            }
+        }
         Ok(summary)
+    }
+
+    /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it may have been of:
+    /// a task without a job is an orphan.
+    fn sweep(&self, engine: &ReapEngine, job: &JobId, summary: &mut Summary) {
+        let store = engine.store();
+        let swept = match store.lease(job, "reap", Duration::ZERO) {
+            // Whoever works on it is about to write the snapshot.
+            Err(StoreError::Busy { .. }) => return,
+            Ok(_) if self.dry_run => return say(format_args!("job {job}: it has no snapshot; its files would be removed")),
+            Ok(lease) => store.sweep(job, &lease),
+            Err(e) => Err(e),
+        };
+        match swept {
+            Ok(()) => say(format_args!("job {job}: it has no snapshot; its files were removed")),
+            Err(e) => summary.failed(&format!("job {job}"), &e),
+        }
     }
 
     /// What is to become of a job.

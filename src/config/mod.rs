@@ -29,6 +29,8 @@ pub struct Config {
     pub fargate: Fargate,
     /// `[TaskMetadata]`.
     pub metadata: Metadata,
+    /// `Transport`.
+    pub transport: TransportKind,
     /// `[SSH]`.
     pub ssh: Ssh,
     /// `[Deadlines]`.
@@ -75,6 +77,16 @@ pub struct Metadata {
     pub keep_count: usize,
     /// The runner manager's name on its tasks; `None`: the host's.
     pub manager: Option<String>,
+}
+
+/// `Transport`: how new jobs' containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportKind {
+    /// `"ssh"`: the container runs an SSH server.
+    #[default]
+    Ssh,
+    /// `"ecs-exec"`: through ECS's ExecuteCommand.
+    EcsExec,
 }
 
 /// `[SSH]`: how to log in to containers.

@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    Config, ConfigError, Fargate, Metadata, Ssh, Warning,
+    Config, ConfigError, Fargate, Metadata, Ssh, TransportKind, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
 use crate::logging::LogFormat;
@@ -73,6 +73,7 @@ impl<'a> Reader<'a> {
                     .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
                 manager: self.text("TaskMetadata", "Manager")?,
             },
+            transport: self.transport()?,
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
                 port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
@@ -180,6 +181,19 @@ impl<'a> Reader<'a> {
         crate::logging::level(&text).ok_or_else(|| {
             self.file.wrong(&value.span(), format!("LogLevel is {text:?}, expected one of {}", crate::logging::LEVELS.join(", ")))
         })
+    }
+
+    /// What `Transport` says; without it, `[ECSExec]` and no `[SSH]` says so too.
+    fn transport(&self) -> Result<TransportKind, ConfigError> {
+        let has = |table: &str| lookup(self.root, table).is_some();
+        let unsaid = if has("ECSExec") && !has("SSH") { TransportKind::EcsExec } else { TransportKind::Ssh };
+        let Some(value) = self.find("", "Transport") else { return Ok(unsaid) };
+        match self.as_text(value, "Transport")?.as_str() {
+            "" => Ok(unsaid),
+            "ssh" => Ok(TransportKind::Ssh),
+            "ecs-exec" => Ok(TransportKind::EcsExec),
+            other => Err(self.file.wrong(&value.span(), format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""))),
+        }
     }
 
     fn log_format(&self) -> Result<LogFormat, ConfigError> {

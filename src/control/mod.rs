@@ -3,14 +3,17 @@
 //! One logical attempt per call, no retries of the SDK's own: when to try again is the machine's
 //! decision. Nothing of the SDK is built before the first call, because the `run` stage normally makes none.
 
+mod call;
 mod ec2;
 mod errors;
+mod exec;
 mod listing;
 mod reports;
 
+pub use exec::ExecCalls;
 pub use listing::Launched;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ecs::{
@@ -41,10 +44,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Task control on ECS.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EcsControl {
     region: Option<String>,
-    clients: OnceCell<Clients>,
+    clients: Arc<OnceCell<Clients>>,
 }
 
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl EcsControl {
     /// Task control in this region; without one, in the environment's. Nothing is connected yet.
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
-        Self { region, clients: OnceCell::new() }
+        Self { region, clients: Arc::default() }
     }
 
     async fn clients(&self) -> &Clients {

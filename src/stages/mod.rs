@@ -13,13 +13,13 @@ pub(crate) mod state_log;
 use std::{path::PathBuf, time::Duration};
 
 use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
-use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::EcsControl,
     replay::summary::Summary,
     runner::{Identity, Verdict},
+    transport::{AnySession, AnyTransport},
 };
 
 pub use cleanup::cleanup;
@@ -34,8 +34,8 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
-type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
+type JobEngine = Engine<EcsControl, AnyTransport, DirectoryStore>;
+type Work = states::Work<AnySession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
 pub struct Session {
@@ -55,14 +55,10 @@ impl Session {
         let store = DirectoryStore::open(&config.metadata.directory)?
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
             .with_notes(Summary::note);
-        let transport = SshTransport::new(SshSettings {
-            username: config.ssh.username.clone(),
-            port: config.ssh.port,
-            keepalive_interval: config.ssh.keep_alive,
-            ..SshSettings::default()
-        });
+        let control = EcsControl::new(config.fargate.region.clone());
+        let transport = AnyTransport::new(&config, &control);
         let keys = store.clone();
-        let engine = Engine::new(EcsControl::new(config.fargate.region.clone()), transport, store, move |job| keys.key_path(job));
+        let engine = Engine::new(control, transport, store, move |job| keys.key_path(job));
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 

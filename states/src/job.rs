@@ -111,7 +111,7 @@ pub struct Provisioning {
     pub deadline: Timestamp,
     /// Number of the launch: part of its idempotency token. A definite refusal raises it; an unknown outcome does not.
     pub launch: u32,
-    /// Since when a RunTask with this token may have reached ECS.
+    /// When a RunTask with this token may have reached ECS last.
     pub asked: Option<Timestamp>,
     /// Whether a RunTask with this token got no answer: it may have launched the task.
     pub unknown: bool,

@@ -4,10 +4,15 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
+mod at_once;
 mod bad_input;
 mod cluster;
 mod connections;
+mod crash_api;
+mod crash_job;
 mod crash_points;
+mod disk;
+mod exec_cuts;
 mod faults;
 mod http;
 mod jobs;
@@ -21,6 +26,7 @@ mod requests;
 mod runner;
 mod stuck;
 mod trial;
+mod unreachable;
 
 use std::time::{Duration, Instant};
 

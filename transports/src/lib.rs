@@ -8,4 +8,8 @@
 //! Knows the traits and data of the crate `states`, nothing of AWS.
 
 pub mod delivery;
+pub mod ecs_exec;
 pub mod ssh;
+mod terminal;
+
+pub use terminal::{Screen, Terminal, Visit};

@@ -1,6 +1,6 @@
 //! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
 //!
-//! A sub-command has a file of its own: [`list`], [`show`]. What they share:
+//! A sub-command has a file of its own: [`list`], [`show`], [`stats`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
 //! - [`holder`] — who works on a job;
@@ -18,6 +18,7 @@ pub mod list;
 pub mod place;
 pub mod screen;
 pub mod show;
+pub mod stats;
 pub mod story;
 pub mod summary;
 pub mod usual;
@@ -49,6 +50,8 @@ enum Command {
     List(list::List),
     /// Tell a job's story: its states, where time went, and what is wrong
     Show(show::Show),
+    /// Summarise the archive: verdicts, causes, how long each state takes
+    Stats(stats::Stats),
 }
 
 /// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
@@ -92,6 +95,7 @@ impl Cli {
         match &self.command {
             Command::List(list) => list.run(&self.place.resolve()?, &mut screen),
             Command::Show(show) => show.run(&self.place, &mut screen),
+            Command::Stats(stats) => stats.run(&self.place.resolve()?, &mut screen),
         }
     }
 }

@@ -24,7 +24,6 @@ mod reap;
 mod refusals;
 mod requests;
 mod runner;
-mod stuck;
 mod trial;
 mod unreachable;
 

@@ -11,6 +11,7 @@
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
 //! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
 //! - [`logging`] — the driver's own log.
@@ -24,5 +25,6 @@ pub mod reap;
 pub mod replay;
 pub mod runner;
 pub mod stages;
+pub mod telemetry;
 pub mod transport;
 pub mod trial;

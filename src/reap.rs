@@ -28,6 +28,7 @@ use crate::{
     replay,
     runner::Identity,
     stages::launch,
+    telemetry::{self, Watched},
     transport::AnyTransport,
 };
 
@@ -70,7 +71,7 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, AnyTransport, DirectoryStore>;
+type ReapEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
 
 /// What a job's snapshot says of its tasks.
 enum Owns {
@@ -105,7 +106,7 @@ impl Reaper {
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let transport = AnyTransport::new(config, &control);
+        let transport = Watched(AnyTransport::new(config, &control));
         let engine = Arc::new(Engine::new(control, transport, store, move |job| keys.key_path(job)));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
@@ -129,7 +130,7 @@ impl Reaper {
                         let (engine, turns) = (Arc::clone(&engine), Arc::clone(&turns));
                         ending.spawn(async move {
                             let _turn = turns.acquire().await;
-                            end(&engine, *snapshot, lease, &why).await
+                            telemetry::apart(end(&engine, *snapshot, lease, &why)).await
                         });
                     }
                 }
@@ -168,6 +169,9 @@ impl Reaper {
             drop(lease);
         }
         if self.manager.is_none() {
+            if !self.dry_run {
+                telemetry::adopt(engine.store(), self.older_than)?;
+            }
             for job in engine.store().leftovers()?.iter().filter(|job| Identity::could_name(job)) {
                 self.sweep(&engine, job, &mut summary);
             }
@@ -287,6 +291,9 @@ impl Reaper {
             summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {e}. {}", e.advice));
             return false;
         }
+        if !self.dry_run {
+            telemetry::reaped("orphan");
+        }
         let done = if self.dry_run { "would be stopped" } else { "stopped" };
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         say(format_args!(
@@ -321,11 +328,17 @@ impl Reaper {
 /// Ends one job: its task, then its snapshot goes to the archive.
 async fn end(engine: &ReapEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
     let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
+    telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "reap");
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-    match engine.drive(&mut work, Goal::End, &mut Silent).await {
-        Ok(Outcome::Ended(_)) => Ok(format!("{name}: {why}; ended")),
+    let ended = engine.drive(&mut work, Goal::End, &mut Silent).await;
+    telemetry::job::closed(&ended, &work.snapshot);
+    match ended {
+        Ok(Outcome::Ended(_)) => {
+            telemetry::reaped("job");
+            Ok(format!("{name}: {why}; ended"))
+        }
         Ok(Outcome::Unfinished(what)) => Err((id, format!("{what} Its snapshot is kept: the next reap goes on."))),
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),
@@ -376,6 +389,7 @@ impl JobIo for Silent {
     }
 
     fn note(&mut self, note: Note<'_>) {
+        telemetry::noted(&note);
         tracing::debug!(?note, "reap");
     }
 

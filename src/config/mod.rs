@@ -3,6 +3,7 @@
 mod keys;
 mod overrides;
 mod parse;
+mod telemetry;
 
 use std::{
     fmt,
@@ -35,6 +36,8 @@ pub struct Config {
     pub ssh: Ssh,
     /// `[Deadlines]`.
     pub limits: Limits,
+    /// `[Telemetry]`.
+    pub telemetry: crate::telemetry::Settings,
 }
 
 /// `[Fargate]`: where and how tasks run.

@@ -18,6 +18,7 @@ use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::ControlError;
 
 use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
+use crate::telemetry::{self, aws, span};
 
 /// Longest answer that is read, in bytes: what is asked for takes a few thousand.
 const LONGEST_ANSWER: usize = 1024 * 1024;
@@ -32,9 +33,37 @@ pub(super) struct Call<'a> {
     pub(super) headers: &'a [(&'static str, &'static str)],
 }
 
+struct Answer {
+    status: u16,
+    request_id: Option<String>,
+    body: Vec<u8>,
+}
+
 impl Call<'_> {
     /// Makes the call: HTTP status and body of the answer.
     pub(super) async fn post(&self, config: &SdkConfig, body: String) -> Result<(u16, Vec<u8>), ControlError> {
+        let start = span::now();
+        let answer = self.ask(config, body).await;
+        if let Some(recorder) = telemetry::recorder() {
+            let told = aws::Call {
+                service: &self.service.to_uppercase(),
+                operation: self.operation,
+                start,
+                status: answer.as_ref().ok().map(|answer| answer.status),
+                request_id: answer.as_ref().ok().and_then(|answer| answer.request_id.as_deref()),
+                attempts: 1,
+                error: match &answer {
+                    Ok(answer) if answer.status < 300 => None,
+                    Ok(answer) => Some(aws::code(&answer.body).unwrap_or_else(|| answer.status.to_string())),
+                    Err(_) => Some("no_answer".to_owned()),
+                },
+            };
+            told.record(recorder);
+        }
+        answer.map(|answer| (answer.status, answer.body))
+    }
+
+    async fn ask(&self, config: &SdkConfig, body: String) -> Result<Answer, ControlError> {
         let operation = self.operation;
         let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
         let endpoint = endpoint(config, self.service, &region);
@@ -52,6 +81,7 @@ impl Call<'_> {
             let request = request.try_into().map_err(|e| errors::unavailable(operation, &format!("{e}")))?;
             let answer = connector.call(request).await.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?;
             let status = answer.status().as_u16();
+            let request_id = answer.headers().get("x-amzn-requestid").map(str::to_owned);
             let mut parts = ByteStream::new(answer.into_body());
             let mut body = Vec::new();
             while let Some(part) = parts.next().await {
@@ -60,7 +90,7 @@ impl Call<'_> {
                     return Err(errors::nonsense(operation, "it is longer than a megabyte"));
                 }
             }
-            Ok((status, body))
+            Ok(Answer { status, request_id, body })
         });
         answer.await.map_err(|_| errors::unavailable(operation, "it took too long"))?
     }

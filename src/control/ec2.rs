@@ -21,7 +21,10 @@ pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) 
 }
 
 /// Reads EC2's answer.
-fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
+///
+/// # Errors
+/// When it is a refusal, or no answer of EC2's.
+pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     let document = roxmltree::Document::parse(text).map_err(|e| {
         if status >= 500 {
             errors::unavailable(OPERATION, &format!("HTTP status {status}"))

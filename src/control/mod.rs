@@ -10,6 +10,8 @@ mod exec;
 mod listing;
 mod reports;
 
+#[doc(hidden)]
+pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
 pub use listing::Launched;
 
@@ -63,6 +65,13 @@ impl EcsControl {
         Self { region, clients: Arc::default() }
     }
 
+    /// Task control with what is known already of region, credentials and HTTP.
+    #[must_use]
+    pub fn with_config(shared: SdkConfig) -> Self {
+        let clients = Clients { ecs: Client::new(&shared), shared };
+        Self { region: None, clients: Arc::new(OnceCell::new_with(Some(clients))) }
+    }
+
     async fn clients(&self) -> &Clients {
         self.clients
             .get_or_init(|| async {
@@ -77,7 +86,8 @@ impl EcsControl {
                     loader = loader.region(Region::new(region.clone()));
                 }
                 let shared = loader.load().await;
-                Clients { ecs: Client::new(&shared), shared }
+                let settings = aws_sdk_ecs::config::Builder::from(&shared).interceptor(crate::telemetry::aws::Recording).build();
+                Clients { ecs: Client::from_conf(settings), shared }
             })
             .await
     }

@@ -12,13 +12,14 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
+use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
 
 use crate::{
     config::Config,
     control::EcsControl,
     replay::summary::Summary,
     runner::{Identity, Verdict},
+    telemetry::Watched,
     transport::{AnySession, AnyTransport},
 };
 
@@ -34,7 +35,7 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, AnyTransport, DirectoryStore>;
+type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
 type Work = states::Work<AnySession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
@@ -56,10 +57,22 @@ impl Session {
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
             .with_notes(Summary::note);
         let control = EcsControl::new(config.fargate.region.clone());
-        let transport = AnyTransport::new(&config, &control);
+        let transport = Watched(AnyTransport::new(&config, &control));
         let keys = store.clone();
         let engine = Engine::new(control, transport, store, move |job| keys.key_path(job));
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
+    }
+
+    /// The job that this is about.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The trace that the job's snapshot names, if there is one.
+    #[must_use]
+    pub fn kept_trace(&self) -> Option<String> {
+        self.engine.store().load(&self.identity.id).ok().flatten().and_then(|snapshot| snapshot.job.header().trace.clone())
     }
 
     /// Where the states that are entered are noted.

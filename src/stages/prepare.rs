@@ -11,6 +11,7 @@ use crate::{
     config::{Chosen, TransportKind},
     control::STARTED_BY,
     runner::{Verdict, hex},
+    telemetry,
 };
 
 /// Prepares the job's task.
@@ -60,6 +61,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                     }
                     other => return Ok(Verdict::SystemFailure(format!("fargate: prepare: an earlier attempt cannot be ended: {other:?}"))),
                 }
+                telemetry::job::states_of(&work.snapshot);
                 let lease = work.close().await;
                 begin(session, chosen, lease)?
             }
@@ -101,6 +103,7 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
         limits: session.config.limits,
+        trace: telemetry::recorder().and_then(telemetry::Recorder::root),
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
     };
     let mut work = engine.begin(header, lease);

@@ -40,6 +40,9 @@ pub struct Header {
     pub connect_to: ConnectTo,
     /// How long each state may last.
     pub limits: Limits,
+    /// The job's span for tracing tools, as a W3C `traceparent`; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// Whose job it is. For people and tags; nothing is decided by it.

@@ -49,6 +49,14 @@ impl Cluster {
         matches!(self, Self::Local(local) if local.by_ecs_exec)
     }
 
+    /// The local cluster itself, where its faults are scripted.
+    pub fn as_local(&self) -> &Local {
+        match self {
+            Self::Local(local) => local,
+            Self::Moto(_) => unreachable!("faults are scripted on the local cluster"),
+        }
+    }
+
     pub fn endpoint(&self) -> &str {
         match self {
             Self::Local(local) => &local.endpoint,

@@ -184,7 +184,11 @@ fn one(cluster: &Cluster, what: Killed, moment: Moment, n: usize, tried: &Mutex<
     let mut run = Run::new(cluster);
     run.job.set("AWS_ENDPOINT_URL", &endpoint);
     let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        run.point(what, false, |job, arguments| killer.stage(job, arguments, n, moment))
+        let point = run.point(what, false, |job, arguments| killer.stage(job, arguments, n, moment));
+        if what == Killed::PrepareAgain && killer.killed_at.lock().unwrap().as_deref() == Some("RunTask") {
+            assert_eq!(run.tasks("STOPPED"), 1, "the same client token is the same task");
+        }
+        point
     }));
     let at = killer.killed_at.lock().unwrap().take();
     let mut tried = tried.lock().unwrap();

@@ -5,7 +5,7 @@ use std::{fs, io::Read};
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, Local},
+    cluster::Cluster,
     eventually,
     runner::{BUILD_FAILURE, Ended, Job, SYSTEM_FAILURE},
 };
@@ -14,13 +14,6 @@ fn local() -> (Cluster, Job) {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     (cluster, job)
-}
-
-fn api(cluster: &Cluster) -> &Local {
-    match cluster {
-        Cluster::Local(local) => local,
-        Cluster::Moto(_) => unreachable!("these tests are of the local cluster"),
-    }
 }
 
 fn assert_explains(ended: &Ended, words: &[&str]) {
@@ -33,7 +26,7 @@ fn assert_explains(ended: &Ended, words: &[&str]) {
 #[test]
 fn throttled_calls_are_made_again() {
     let (cluster, job) = local();
-    api(&cluster).set_faults(&json!({ "throttle": { "RunTask": 2, "DescribeTasks": 2, "StopTask": 1 } }));
+    cluster.as_local().set_faults(&json!({ "throttle": { "RunTask": 2, "DescribeTasks": 2, "StopTask": 1 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("rate limit"), "the CI user is told: {}", prepared.stderr);
@@ -44,11 +37,11 @@ fn throttled_calls_are_made_again() {
 #[test]
 fn capacity_that_comes_back_is_waited_for() {
     let (cluster, job) = local();
-    api(&cluster).set_faults(&json!({ "launch_failure": { "reason": "RESOURCE:ENI", "times": 2 } }));
+    cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": "RESOURCE:ENI", "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("RESOURCE:ENI"), "{}", prepared.stderr);
-    assert_eq!(api(&cluster).calls("RunTask"), 3);
+    assert_eq!(cluster.as_local().calls("RunTask"), 3);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -57,12 +50,12 @@ fn capacity_that_comes_back_is_waited_for() {
 fn an_answer_of_run_task_that_is_lost_leaks_no_task() {
     let (cluster, job) = local();
     // The task is launched, and the answer comes after the driver has given up waiting for it.
-    api(&cluster).set_faults(&json!({ "delay_ms": { "RunTask": 60_000 } }));
+    cluster.as_local().set_faults(&json!({ "delay_ms": { "RunTask": 60_000 } }));
     let mut prepare = job.spawn(&["prepare"]);
     eventually("the task is launched", || !cluster.tasks().is_empty());
     prepare.kill().unwrap();
     prepare.wait().unwrap();
-    api(&cluster).set_faults(&json!({}));
+    cluster.as_local().set_faults(&json!({}));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -71,7 +64,7 @@ fn an_answer_of_run_task_that_is_lost_leaks_no_task() {
 fn a_cluster_without_a_capacity_provider_strategy_is_explained() {
     let (cluster, job) = local();
     let refusal = json!({ "status": 400, "code": "InvalidParameterException", "message": "No Container Instances were found in your cluster.", "times": 1 });
-    api(&cluster).set_faults(&json!({ "refuse": { "RunTask": refusal } }));
+    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal } }));
     let prepared = job.stage(&["prepare"]);
     assert_explains(&prepared, &["default capacity provider strategy", "LaunchType = \"FARGATE\""]);
     job.cleanup();
@@ -82,7 +75,7 @@ fn a_missing_permission_is_explained() {
     let (cluster, job) = local();
     let message =
         "User: arn:aws:sts::1:assumed-role/manager is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/task";
-    api(&cluster).set_faults(
+    cluster.as_local().set_faults(
         &json!({ "refuse": { "RunTask": { "status": 400, "code": "AccessDeniedException", "message": message, "times": 1 } } }),
     );
     assert_explains(&job.stage(&["prepare"]), &["iam:PassRole", "docs/iam.md"]);
@@ -93,7 +86,7 @@ fn a_missing_permission_is_explained() {
 fn a_task_that_stops_before_it_runs_is_explained() {
     let (cluster, job) = local();
     let reason = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref registry.example/ci:latest: not found";
-    api(&cluster).set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason, "container_reason": reason } }));
+    cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason, "container_reason": reason } }));
     assert_explains(&job.stage(&["prepare"]), &["CannotPullContainerError", "registry.example/ci:latest", "image"]);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -103,7 +96,7 @@ fn a_task_that_stops_before_it_runs_is_explained() {
 fn a_container_that_never_listens_is_explained_at_the_deadline() {
     let cluster = Cluster::local();
     let job = Job::with(&cluster, "[Deadlines]\nRunning = \"2s\"\n");
-    api(&cluster).set_faults(&json!({ "ssh": { "never_listens": true } }));
+    cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true } }));
     assert_explains(&job.stage(&["prepare"]), &["nothing listens", "SSH server"]);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -113,7 +106,7 @@ fn a_container_that_never_listens_is_explained_at_the_deadline() {
 fn a_connection_that_is_cut_again_and_again_changes_no_byte() {
     let (cluster, job) = local();
     job.prepare();
-    api(&cluster).set_faults(&json!({ "ssh": { "cut_after_bytes": 3_000_000, "cuts": 3 } }));
+    cluster.as_local().set_faults(&json!({ "ssh": { "cut_after_bytes": 3_000_000, "cuts": 3 } }));
     let run = job
         .run("build_script", "i=0; while [ $i -lt 200000 ]; do echo \"line $i of many, to be seen once each\"; i=$((i+1)); done; exit 7");
     let expected: String = (0..200_000).map(|i| format!("line {i} of many, to be seen once each\n")).collect();
@@ -134,7 +127,7 @@ fn a_script_outlives_its_connection() {
     ]);
     let mut begun = [0; 6];
     run.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
-    api(&cluster).drop_connections();
+    cluster.as_local().drop_connections();
     let pid = crate::processes::task_processes(&cluster)[0];
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     let place = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR=")).unwrap();
@@ -149,7 +142,7 @@ fn a_script_outlives_its_connection() {
 fn a_task_that_dies_under_a_script_is_a_system_failure_that_says_why() {
     let (cluster, job) = local();
     let death = json!({ "after_ms": 3000, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." });
-    api(&cluster).set_faults(&json!({ "dies": death }));
+    cluster.as_local().set_faults(&json!({ "dies": death }));
     job.prepare();
     let run = job.run("build_script", "echo begun; sleep 600");
     assert_explains(&run, &["Spot"]);
@@ -163,11 +156,11 @@ fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept() {
     let cluster = Cluster::local();
     let job = Job::with(&cluster, "[Deadlines]\nStop = \"1s\"\n");
     job.prepare();
-    api(&cluster).set_faults(&json!({ "stop_ignored": true }));
+    cluster.as_local().set_faults(&json!({ "stop_ignored": true }));
     let cleaned = job.stage(&["cleanup"]);
     assert_explains(&cleaned, &["is kept"]);
     assert_eq!(job.files(".ron").len(), 1);
-    api(&cluster).set_faults(&json!({}));
+    cluster.as_local().set_faults(&json!({}));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -7,6 +7,8 @@
 mod at_once;
 mod bad_input;
 mod cluster;
+#[cfg(feature = "telemetry")]
+mod collector;
 mod connections;
 mod crash_api;
 mod crash_job;
@@ -24,6 +26,8 @@ mod reap;
 mod refusals;
 mod requests;
 mod runner;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod trial;
 mod unreachable;
 

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, Local},
+    cluster::Cluster,
     eventually,
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
@@ -19,13 +19,6 @@ fn local() -> (Cluster, Job) {
     (cluster, job)
 }
 
-fn api(cluster: &Cluster) -> &Local {
-    match cluster {
-        Cluster::Local(local) => local,
-        Cluster::Moto(_) => unreachable!("these tests are of the local cluster"),
-    }
-}
-
 fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
     json!({ "status": status, "code": code, "message": message, "times": times })
 }
@@ -34,7 +27,7 @@ fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
 fn credentials_that_expired_and_come_back_are_waited_for() {
     let (cluster, job) = local();
     let expired = || refusal(400, "ExpiredTokenException", "The security token included in the request is expired", 2);
-    api(&cluster).set_faults(&json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired() } }));
+    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired() } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("does not accept the credentials"), "{}", prepared.stderr);
@@ -47,7 +40,7 @@ fn credentials_that_expired_and_come_back_are_waited_for() {
 fn an_outage_of_the_api_is_waited_out() {
     let (cluster, job) = local();
     let outage = || refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3);
-    api(&cluster).set_faults(&json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage() } }));
+    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage() } }));
     job.prepare();
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -58,11 +51,11 @@ fn an_outage_of_the_api_is_waited_out() {
 fn a_permission_that_is_missing_ends_prepare() {
     let (cluster, job) = local();
     let denied = refusal(400, "AccessDeniedException", "User: x is not authorized to perform: ecs:DescribeTasks", 50);
-    api(&cluster).set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 } }));
+    cluster.as_local().set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     assert!(prepared.stderr.contains("ecs:DescribeTasks") && prepared.stderr.contains("docs/iam.md"), "{}", prepared.stderr);
-    api(&cluster).set_faults(&json!({}));
+    cluster.as_local().set_faults(&json!({}));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -70,7 +63,7 @@ fn a_permission_that_is_missing_ends_prepare() {
 #[test]
 fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused() {
     let (cluster, job) = local();
-    api(&cluster).set_faults(&json!({ "ssh": { "never_listens": true }, "throttle": { "StopTask": 1 } }));
+    cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true }, "throttle": { "StopTask": 1 } }));
     let prepare = job.spawn(&["prepare"]);
     eventually("a task is launched", || !cluster.tasks().is_empty());
     Job::cancel(&prepare);
@@ -86,7 +79,7 @@ fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused
 #[test]
 fn a_container_that_was_killed_for_its_memory_is_explained() {
     let (cluster, job) = local();
-    api(&cluster).set_faults(&json!({ "dies": {
+    cluster.as_local().set_faults(&json!({ "dies": {
         "after_ms": 2500, "code": "EssentialContainerExited", "reason": "Essential container in task exited",
         "container_reason": "OutOfMemoryError: Container killed due to memory usage", "exit_code": 137,
     } }));
@@ -104,7 +97,7 @@ fn a_container_that_was_killed_for_its_memory_is_explained() {
 fn a_secret_that_cannot_be_read_is_explained() {
     let (cluster, job) = local();
     let reason = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: AccessDeniedException";
-    api(&cluster).set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
+    cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     for word in ["TaskFailedToStart", "unable to retrieve secret", "execution role"] {
@@ -120,7 +113,7 @@ fn a_task_that_somebody_stops_mid_script_is_explained() {
     job.prepare();
     let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
-    let arn = api(&cluster).get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
+    let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
     crate::moto::ecs(cluster.endpoint(), "StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
     let ended = job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
@@ -137,14 +130,14 @@ fn a_task_that_somebody_stops_mid_script_is_explained() {
 fn a_minute_of_throttling() {
     let (cluster, job) = local();
     let everything = json!({ "throttle": { "RunTask": u32::MAX, "DescribeTasks": u32::MAX, "StopTask": u32::MAX, "ListTasks": u32::MAX } });
-    api(&cluster).set_faults(&everything);
+    cluster.as_local().set_faults(&everything);
     let began = Instant::now();
     let prepare = job.spawn(&["prepare"]);
     // The minute is the fault itself.
     std::thread::sleep(Duration::from_secs(60));
-    let tried = api(&cluster).calls("RunTask");
+    let tried = cluster.as_local().calls("RunTask");
     assert!((3..=15).contains(&tried), "{tried} calls of RunTask in a minute of throttling: neither given up nor hammered");
-    api(&cluster).set_faults(&json!({}));
+    cluster.as_local().set_faults(&json!({}));
     let prepared = job.end(prepare);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("rate limit"), "{}", prepared.stderr);
@@ -160,7 +153,7 @@ fn a_minute_of_throttling() {
 fn two_hundred_jobs_while_a_tenth_of_all_calls_fails() {
     const JOBS: usize = 200;
     let cluster = Cluster::local();
-    api(&cluster).set_faults(&json!({ "random": { "percent": 10 } }));
+    cluster.as_local().set_faults(&json!({ "random": { "percent": 10 } }));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..12 {
@@ -183,7 +176,7 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails() {
             });
         }
     });
-    let calls = api(&cluster).get("/_calls");
+    let calls = cluster.as_local().get("/_calls");
     let calls = calls.as_array().unwrap();
     let failed = calls.iter().filter(|call| !call["error"].is_null()).count();
     println!("{JOBS} jobs, {} calls, {failed} of them failed", calls.len());

@@ -85,6 +85,7 @@ pub fn header(job: &JobId) -> Header {
             enable_execute_command: false,
         },
         definition_from_project: false,
+        trace: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     }

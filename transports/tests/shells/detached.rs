@@ -118,7 +118,9 @@ pub(crate) async fn signal_to_a_start_that_was_first(local: Local) {
     let place = std::path::Path::new(&facts.run_dir).join("first");
     until("the start has made its directory", || place.exists()).await;
     delivery::signal(&local, &facts, &run_id("first"), Signal::Term).await.unwrap();
-    let ended = follow(run).await;
+    // Without setsid, the connection's own shell is of the group that was signalled.
+    drop(run);
+    let ended = follow(attach(&local, &facts, "first", 0).await).await;
     assert!(matches!(ended, Ok((_, 143, _))), "{ended:?}");
 }
 

@@ -55,7 +55,6 @@ in_every_shell! {
     sh_in_a_terminal: System by Terminal;
     #[ignore = "needs bash"] bash_in_a_terminal: Bash by Terminal;
     #[ignore = "needs busybox"] busybox_shell_in_a_terminal: BusyboxShell by Terminal;
-    #[ignore = "needs busybox"] busybox_alone_in_a_terminal: BusyboxAlone by Terminal;
     #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 

@@ -4,6 +4,7 @@ mod client;
 mod errors;
 pub mod key;
 mod socket;
+mod terminal;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ use russh::{
 use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
 
 use self::client::{Connected, Obituary};
+pub use self::terminal::{SshCommand, SshTerminal};
 use crate::delivery::{self, Chunk, Exec, Followed};
 
 /// Settings of the SSH transport.

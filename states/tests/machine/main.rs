@@ -5,6 +5,7 @@
 
 mod any;
 mod launches;
+mod replays;
 mod snapshots;
 
 use proptest::prelude::*;

@@ -151,10 +151,15 @@ impl Journal {
         }
         if let Observation::Progress { offset } = saw {
             // Only the farthest offset matters, but only as long as nothing else came between.
-            let Some(Entry { saw: Observation::Progress { offset: farthest }, times, last, left: before, .. }) = self.entries.last_mut()
+            let Some(Entry { saw: Observation::Progress { offset: farthest }, at: began, times, last, left: before, .. }) =
+                self.entries.last_mut()
             else {
                 return false;
             };
+            // An equal observation that came between may have been merged with an earlier entry.
+            if Some(last.unwrap_or(*began)) != newest {
+                return false;
+            }
             *before = Some(left.clone());
             *farthest = (*farthest).max(*offset);
             *times = times.saturating_add(1);

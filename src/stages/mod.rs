@@ -5,7 +5,7 @@ mod cleanup;
 mod config;
 mod job_log;
 pub(crate) mod launch;
-mod output;
+pub(crate) mod output;
 mod prepare;
 mod run;
 pub(crate) mod state_log;
@@ -33,7 +33,7 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+pub(crate) type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
 type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
@@ -53,14 +53,7 @@ impl Session {
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
-        let transport = SshTransport::new(SshSettings {
-            username: config.ssh.username.clone(),
-            port: config.ssh.port,
-            keepalive_interval: config.ssh.keep_alive,
-            ..SshSettings::default()
-        });
-        let keys = store.clone();
-        let engine = Engine::new(EcsControl::new(config.fargate.region.clone()), transport, store, move |job| keys.key_path(job));
+        let engine = engine(&config, store);
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
@@ -69,6 +62,22 @@ impl Session {
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
     }
+}
+
+/// What acts on jobs in this directory.
+pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
+    let keys = store.clone();
+    Engine::new(EcsControl::new(config.fargate.region.clone()), transport(config), store, move |job| keys.key_path(job))
+}
+
+/// How containers are reached.
+pub(crate) fn transport(config: &Config) -> SshTransport {
+    SshTransport::new(SshSettings {
+        username: config.ssh.username.clone(),
+        port: config.ssh.port,
+        keepalive_interval: config.ssh.keep_alive,
+        ..SshSettings::default()
+    })
 }
 
 /// What gitlab-runner is told of a job that had to end.

@@ -12,6 +12,7 @@ mod jobs;
 mod moto;
 mod openssh;
 mod processes;
+mod replay_act;
 mod requests;
 mod runner;
 mod trial;

@@ -178,6 +178,21 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    /// Every job of these tests replays to the states that were recorded.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for path in self.archived() {
+            let snapshot = states::Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+            if let states::Verdict::Differ(difference) = snapshot.replay() {
+                panic!("{}: {difference}", path.display());
+            }
+        }
+    }
+}
+
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && path.to_string_lossy().ends_with(ending)).collect()

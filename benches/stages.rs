@@ -16,6 +16,8 @@ mod moto;
 mod openssh;
 #[path = "../tests/e2e/processes.rs"]
 mod processes;
+#[path = "../tests/e2e/proxy.rs"]
+mod proxy;
 #[path = "../tests/e2e/runner.rs"]
 mod runner;
 

@@ -74,10 +74,12 @@ enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans
+        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans.
+        /// 0s: whatever no process works on at this moment
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
         older_than: Duration,
-        /// Tasks of this runner manager (host name) instead of this one's: for a manager that is gone
+        /// Only tasks of the runner manager of this name (its host name, or its Manager), for one that is gone:
+        /// whatever jobs it still has lose their tasks
         #[arg(long, value_name = "NAME")]
         manager: Option<String>,
     },

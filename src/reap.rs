@@ -1,21 +1,25 @@
 //! `fargate reap`: ends what no job needs any more: tasks without a job, jobs without a task, and jobs
 //! that were abandoned. For a timer, and for whoever cleans up after a manager that died.
 //!
-//! It touches a task only if this driver launched it (`startedBy` and tags) for this runner manager and
-//! this metadata directory, or for the manager that it is told. A job that a process works on is left alone.
+//! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager and
+//! this metadata directory, or for the manager that it is told. A job that a process works on is left
+//! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
 
 use std::{
     collections::HashMap,
     fmt,
+    future::Future,
     io::{self, Write as _},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use states::{
-    AnyJob, DirectoryStore, Engine, Goal, JobId, JobIo, Note, Outcome, Seen, Snapshot, SnapshotStore, StopReason, StoreError, TaskArn,
-    TaskControl, Timestamp,
+    AnyJob, BadSnapshot, ControlError, DirectoryLease, DirectoryStore, Engine, Goal, JobId, JobIo, Note, Outcome, Pace, Retention, Seen,
+    Snapshot, SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
 };
+use tokio::{sync::Semaphore, task::JoinSet};
 use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
@@ -24,6 +28,14 @@ use crate::{
     stages::launch,
 };
 
+/// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
+const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
+/// How many jobs are ended side by side: each waits for ECS most of the time.
+const AT_ONCE: usize = 20;
+/// How often a call is made before its failure counts, and how far apart: a timer should not fail for one throttled call.
+const TRIES: u32 = 5;
+const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(10), growth: 200 };
+
 /// What to end.
 #[derive(Debug, Clone)]
 pub struct Reaper {
@@ -31,7 +43,7 @@ pub struct Reaper {
     pub dry_run: bool,
     /// Jobs that nobody has worked on for so long are abandoned, and tasks without a job this old are orphans.
     pub older_than: Duration,
-    /// Whose tasks, instead of this manager's: for one that is gone.
+    /// Whose tasks, instead of this manager's: for one that is gone. This directory's jobs are left alone then.
     pub manager: Option<String>,
 }
 
@@ -51,180 +63,289 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { orphans, jobs, alive, failures } = self;
-        write!(f, "{orphans} orphaned tasks stopped, {jobs} jobs ended, {alive} jobs left alone, {failures} failures")
+        write!(f, "orphaned tasks stopped: {orphans}; jobs ended: {jobs}; jobs left alone: {alive}; failures: {failures}")
     }
 }
 
 type ReapEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
 
-/// Why nothing could be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum ReapError {
-    /// The metadata directory cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// ECS does not tell which tasks there are.
-    #[error("{0}. {advice}", advice = .0.advice)]
-    Control(#[from] states::ControlError),
+/// What a job's snapshot says of its tasks.
+enum Owns {
+    /// Its task is this one: another of the same job is an earlier attempt's.
+    Task(TaskArn),
+    /// Every task of the job may be the one that a launch is about to name.
+    Any,
 }
 
-/// A reaper says what it does line by line.
-fn say(line: impl fmt::Display) {
-    // Whoever closed the output does not want to read it.
-    let _ = writeln!(io::stdout().lock(), "{line}");
+/// What became of one job.
+enum Judged {
+    /// It owns its task.
+    Alive(Owns),
+    /// It is to be ended.
+    Ends { snapshot: Box<Snapshot>, lease: DirectoryLease, why: String },
+    /// Its snapshot is no snapshot any more: nobody can go on with it.
+    Damaged { lease: DirectoryLease, error: StoreError },
+    /// It ended while we looked.
+    Gone,
+    /// It could not be found out.
+    Unknown(String),
 }
 
 impl Reaper {
     /// Ends what no job needs any more.
     ///
     /// # Errors
-    /// When the directory cannot be read, or ECS does not list its tasks. Single failures are counted and said.
-    pub async fn run(&self, config: &Config) -> Result<Summary, ReapError> {
-        let store = DirectoryStore::open(&config.metadata.directory)?;
+    /// When the directory cannot be read. Whatever else fails is counted and said.
+    pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
+        let store = DirectoryStore::open(&config.metadata.directory)?
+            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let engine = Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job));
+        let engine = Arc::new(Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job)));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
-        let launched = engine.control().launched(&config.fargate.cluster).await?;
-        let mut owned: HashMap<JobId, Option<TaskArn>> = HashMap::new();
+        let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
+        let mut owners: HashMap<JobId, Owns> = HashMap::new();
+        let mut damaged = Vec::new();
+        let mut ending = JoinSet::new();
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
         for job in engine.store().jobs()? {
-            self.job(&engine, &job, &mut owned, &mut summary).await;
+            match self.judge(&engine, &job).await {
+                Judged::Alive(owns) => {
+                    summary.alive += 1;
+                    owners.insert(job, owns);
+                }
+                Judged::Ends { snapshot, lease, why } => {
+                    owners.insert(job.clone(), snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task));
+                    if self.dry_run {
+                        say(format_args!("{}: {why}; would be ended", name(&snapshot)));
+                        summary.jobs += 1;
+                    } else {
+                        let (engine, turns) = (Arc::clone(&engine), Arc::clone(&turns));
+                        ending.spawn(async move {
+                            let _turn = turns.acquire().await;
+                            end(&engine, *snapshot, lease, &why).await
+                        });
+                    }
+                }
+                Judged::Damaged { lease, error } => damaged.push((job, lease, error)),
+                Judged::Gone => {}
+                Judged::Unknown(why) => {
+                    owners.insert(job.clone(), Owns::Any);
+                    summary.failed(&format!("job {job}"), &why);
+                }
+            }
         }
-        for task in launched {
-            self.task(&engine, config, &task, &owned, &mut summary).await;
+        while let Some(ended) = ending.join_next().await {
+            match ended {
+                Ok(Ok(line)) => {
+                    summary.jobs += 1;
+                    say(line);
+                }
+                Ok(Err((job, why))) => summary.failed(&format!("job {job}"), &why),
+                Err(e) => summary.failed("a job", &e),
+            }
+        }
+        // Of each job, whether one of its tasks may live on.
+        let mut left: HashMap<&str, bool> = HashMap::new();
+        match &launched {
+            Ok(launched) => {
+                for task in launched.iter().filter(|task| self.concerns(config, task)) {
+                    let lives_on = !self.task(&engine, config, task, &owners, &mut summary).await;
+                    *left.entry(task.tag(JOB_TAG)).or_default() |= lives_on;
+                }
+            }
+            Err(e) => summary.failed(&format!("the tasks of cluster {}", config.fargate.cluster), &format!("{e}. {}", e.advice)),
+        }
+        for (job, lease, error) in damaged {
+            let over = launched.is_ok() && !left.get(job.as_str()).copied().unwrap_or(false);
+            self.set_aside(&engine, &job, &error, over, &mut summary);
+            drop(lease);
         }
         Ok(summary)
     }
 
-    /// Ends the job if its task is gone or it was abandoned; otherwise it owns its task.
-    async fn job(&self, engine: &ReapEngine, job: &JobId, owned: &mut HashMap<JobId, Option<TaskArn>>, summary: &mut Summary) {
-        let lease = match engine.store().lease(job, "reap", Duration::ZERO) {
+    /// What is to become of a job.
+    async fn judge(&self, engine: &ReapEngine, job: &JobId) -> Judged {
+        let store = engine.store();
+        let lease = match store.lease(job, "reap", Duration::ZERO) {
             Ok(lease) => lease,
-            Err(StoreError::Busy { .. }) => {
-                summary.alive += 1;
-                owned.insert(job.clone(), None);
-                return;
-            }
-            Err(e) => return failed(summary, &format!("job {job}"), &e),
+            Err(StoreError::Busy { .. }) => return Judged::Alive(Owns::Any),
+            Err(e) => return Judged::Unknown(e.to_string()),
         };
-        let snapshot = match engine.store().load(job) {
+        let snapshot = match store.load(job) {
             Ok(Some(snapshot)) => snapshot,
-            // It ended while we looked.
-            Ok(None) => return,
-            // Its task, if it has one, is found by its tags below.
-            Err(e) => return failed(summary, &format!("job {job}"), &e),
+            Ok(None) => return Judged::Gone,
+            Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_), .. }) => return Judged::Damaged { lease, error },
+            Err(e) => return Judged::Unknown(e.to_string()),
         };
-        let why = match self.ends(engine, &snapshot).await {
-            Ok(Some(why)) => why,
-            Ok(None) => {
-                summary.alive += 1;
-                // Without a known task, every task of the job may be the one that a lost answer named.
-                owned.insert(job.clone(), snapshot.job.task().cloned());
-                return;
-            }
-            Err(e) => {
-                owned.insert(job.clone(), None);
-                return failed(summary, &format!("job {job}"), &e);
-            }
-        };
-        let about = snapshot.job.header().about.clone();
-        say(format_args!(
-            "job {job} ({} {}): {why}{}",
-            about.project_url,
-            about.job_id,
-            if self.dry_run { "; would be ended" } else { "" }
-        ));
-        owned.insert(job.clone(), snapshot.job.task().cloned());
-        if self.dry_run {
-            summary.jobs += 1;
-            return;
-        }
-        let mut work = engine.work(snapshot, lease);
-        engine.open(&mut work, "reap");
-        engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-        match engine.drive(&mut work, Goal::End, &mut Silent).await {
-            Ok(Outcome::Ended(_)) => summary.jobs += 1,
-            Ok(Outcome::Unfinished(what)) => failed(summary, &format!("job {job}"), &what),
-            Ok(other) => failed(summary, &format!("job {job}"), &format!("{other:?}")),
-            Err(e) => failed(summary, &format!("job {job}"), &e),
+        match self.ends(engine, &snapshot).await {
+            Ok(Some(why)) => Judged::Ends { snapshot: Box::new(snapshot), lease, why },
+            Ok(None) => Judged::Alive(snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)),
+            Err(e) => Judged::Unknown(format!("{e}. {}", e.advice)),
         }
     }
 
-    /// Why the job ends, if it does.
-    async fn ends(&self, engine: &ReapEngine, snapshot: &Snapshot) -> Result<Option<String>, states::ControlError> {
+    /// Why a job that nobody works on ends, if it does.
+    async fn ends(&self, engine: &ReapEngine, snapshot: &Snapshot) -> Result<Option<String>, ControlError> {
+        if self.manager.is_some() {
+            return Ok(None);
+        }
         let header = snapshot.job.header();
         let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
         let idle = Timestamp::now().since(newest.unwrap_or(header.created));
-        if let AnyJob::Stopping(_) = snapshot.job {
-            return Ok(Some("its end was begun and not finished".to_owned()));
-        }
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
             return Ok(Some(format!("nobody has worked on it for {}", humantime::format_duration(idle))));
         }
+        if idle < BETWEEN_STAGES {
+            return Ok(None);
+        }
+        if let AnyJob::Stopping(_) = snapshot.job {
+            return Ok(Some("its end was begun and not finished".to_owned()));
+        }
         let Some(task) = snapshot.job.task() else { return Ok(None) };
-        let described = engine.control().describe(&header.spec.cluster, std::slice::from_ref(task)).await?;
+        let described = patiently(|| engine.control().describe(&header.spec.cluster, std::slice::from_ref(task))).await?;
         Ok(match described.first().map(|described| &described.seen) {
             Some(Seen::Task(report)) if report.status.is_over() => Some("its task is over".to_owned()),
-            // A task that was launched moments ago is not to be seen yet.
-            Some(Seen::Missing) if idle >= Duration::from_secs(120) => Some("ECS does not know its task any more".to_owned()),
+            Some(Seen::Missing) => Some("ECS does not know its task any more".to_owned()),
             _ => None,
         })
     }
 
-    /// Stops the task if no job owns it.
+    /// Whether the task was launched for the manager, and the directory, that this is about.
+    fn concerns(&self, config: &Config, task: &Launched) -> bool {
+        match &self.manager {
+            Some(manager) => task.tag(MANAGER_TAG) == launch::tag_value(manager),
+            None => {
+                task.tag(MANAGER_TAG) == launch::manager(config)
+                    && task.tag(DIRECTORY_TAG) == launch::tag_value(&config.metadata.directory.display().to_string())
+            }
+        }
+    }
+
+    /// Stops the task if no job owns it. Whether it is, or would be, at its end.
     async fn task(
         &self,
         engine: &ReapEngine,
         config: &Config,
         task: &Launched,
-        owned: &HashMap<JobId, Option<TaskArn>>,
+        owners: &HashMap<JobId, Owns>,
         summary: &mut Summary,
-    ) {
-        let ours = match &self.manager {
-            Some(manager) => task.tag(MANAGER_TAG) == manager,
-            None => {
-                task.tag(MANAGER_TAG) == launch::manager()
-                    && task.tag(DIRECTORY_TAG) == launch::tag_value(&config.metadata.directory.display().to_string())
-            }
-        };
-        if !ours {
-            return;
-        }
-        let owner = JobId::new(task.tag(JOB_TAG)).ok().and_then(|job| owned.get(&job));
-        if owner.is_some_and(|owns| owns.as_ref().is_none_or(|owns| *owns == task.task)) {
-            return;
+    ) -> bool {
+        match JobId::new(task.tag(JOB_TAG)).ok().and_then(|job| owners.get(&job)) {
+            Some(Owns::Any) => return false,
+            Some(Owns::Task(owned)) if *owned == task.task => return false,
+            _ => {}
         }
         let age = task.created.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
         if age < self.older_than {
-            return;
+            return false;
         }
-        let minutes = age.as_secs() / 60;
-        let would = if self.dry_run { "; would be stopped" } else { "; stopped" };
-        let line =
-            format!("task {} ({} {}), {minutes} min old: no job owns it", task.task, task.tag("gitlab:project"), task.tag("gitlab:job"));
+        let cluster = &config.fargate.cluster;
+        // Its job may have ended, and stopped it, since the tasks were listed.
+        match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task.task))).await {
+            Ok(described) => match described.first().map(|described| &described.seen) {
+                Some(Seen::Task(report)) if !report.stop_desired && !report.status.is_ending() => {}
+                _ => return true,
+            },
+            Err(e) => {
+                summary.failed(&format!("task {}", task.task), &format!("{e}. {}", e.advice));
+                return false;
+            }
+        }
         if !self.dry_run
-            && let Err(e) = engine.control().stop(&config.fargate.cluster, &task.task, "fargate driver: reaped, no job owns it").await
+            && let Err(e) = patiently(|| engine.control().stop(cluster, &task.task, "fargate driver: reaped, no job owns it")).await
         {
-            return failed(summary, &format!("task {}", task.task), &format!("{e}. {}", e.advice));
+            summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {e}. {}", e.advice));
+            return false;
         }
-        say(format_args!("{line}{would}"));
+        let done = if self.dry_run { "would be stopped" } else { "stopped" };
+        let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+        say(format_args!(
+            "task {} ({}, job {}), launched {age} ago: no job owns it; {done}",
+            task.task,
+            task.tag("gitlab:project"),
+            task.tag("gitlab:job")
+        ));
         summary.orphans += 1;
+        true
+    }
+
+    /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for long.
+    fn set_aside(&self, engine: &ReapEngine, job: &JobId, error: &StoreError, over: bool, summary: &mut Summary) {
+        let path = engine.store().snapshot_path(job);
+        let age = std::fs::metadata(&path).and_then(|about| about.modified()).ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+        if !over || age < self.older_than || self.manager.is_some() {
+            return summary.failed(&format!("job {job}"), error);
+        }
+        if self.dry_run {
+            say(format_args!("job {job}: its snapshot is damaged, and it has no task; would be set aside"));
+        } else {
+            match engine.store().set_aside(job) {
+                Ok(kept) => say(format_args!("job {job}: its snapshot is damaged, and it has no task; kept as {}", kept.display())),
+                Err(e) => return summary.failed(&format!("job {job}"), &e),
+            }
+        }
+        summary.jobs += 1;
     }
 }
 
-fn failed(summary: &mut Summary, what: &str, why: &dyn fmt::Display) {
-    eprintln!("fargate: reap: {what}: {why}");
-    summary.failures += 1;
+/// Ends one job: its task, then its snapshot goes to the archive.
+async fn end(engine: &ReapEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
+    let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
+    let mut work = engine.work(snapshot, lease);
+    engine.open(&mut work, "reap");
+    engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
+    match engine.drive(&mut work, Goal::End, &mut Silent).await {
+        Ok(Outcome::Ended(_)) => Ok(format!("{name}: {why}; ended")),
+        Ok(Outcome::Unfinished(what)) => Err((id, format!("{what} Its snapshot is kept: the next reap goes on."))),
+        Ok(other) => Err((id, format!("it did not end: {other:?}"))),
+        Err(e) => Err((id, e.to_string())),
+    }
+}
+
+/// Makes a call, and makes it again while that can help.
+async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(call: impl Fn() -> F) -> Result<T, ControlError> {
+    for attempt in 0..TRIES - 1 {
+        match call().await {
+            Err(error) if error.kind.is_transient() => {
+                tracing::debug!("{error}");
+                tokio::time::sleep(RETRY.interval(attempt, std::process::id().into())).await;
+            }
+            settled => return settled,
+        }
+    }
+    call().await
+}
+
+/// Whose job it is, for people.
+fn name(snapshot: &Snapshot) -> String {
+    let header = snapshot.job.header();
+    let task = snapshot.job.task().map_or_else(|| "no task known".to_owned(), |task| format!("task {}", task.task_id()));
+    format!("job {} ({}, job {}, {task})", header.id, header.about.project_url, header.about.job_id)
+}
+
+fn say(line: impl fmt::Display) {
+    tracing::info!("reap: {line}");
+    // Whoever closed the output does not want to read it.
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+impl Summary {
+    fn failed(&mut self, what: &str, why: &dyn fmt::Display) {
+        tracing::warn!("reap: {what}: {why}");
+        eprintln!("fargate: reap: {what}: {why}");
+        self.failures += 1;
+    }
 }
 
 /// Nobody reads along, and nobody cancels.
 struct Silent;
 
 impl JobIo for Silent {
-    async fn output(&mut self, _: Bytes) -> io::Result<()> {
-        Ok(())
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        Ok(bytes.len())
     }
 
     fn note(&mut self, note: Note<'_>) {

@@ -4,15 +4,23 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
-use crate::{faults::Faults, settings::Settings, task::processes};
+use crate::{
+    exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
+    faults::Faults,
+    settings::Settings,
+    task::processes,
+};
 
 /// How many API calls are remembered.
 const CALLS: usize = 10_000;
@@ -48,12 +56,17 @@ pub struct TaskView {
 /// Everything.
 pub(crate) struct Cluster {
     pub(crate) settings: Settings,
+    pub(crate) sessions: Sessions,
+    pub(crate) keys: Keys,
+    address: SocketAddr,
     ssh_port: u16,
     _held: TcpListener,
     faults: Mutex<Faults>,
     known: Mutex<Known>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
+    /// Told when all connections are to be cut.
+    pub(crate) cut: Notify,
 }
 
 #[derive(Default)]
@@ -100,6 +113,9 @@ pub(crate) struct Task {
     pub(crate) launch: Launch,
     pub(crate) address: Ipv4Addr,
     pub(crate) interface: String,
+    pub(crate) agent: ExecAgent,
+    /// Where its commands run, once it does.
+    pub(crate) surroundings: Arc<OnceLock<Surroundings>>,
     created: Instant,
     state: watch::Sender<TaskState>,
 }
@@ -155,6 +171,11 @@ impl Task {
         self.state.borrow().clone()
     }
 
+    /// A container's id on its host.
+    pub(crate) fn runtime_id(&self, container: &str) -> String {
+        format!("{}-{container}", self.id)
+    }
+
     /// Enters a status.
     pub(crate) fn enter(&self, status: Status) {
         tracing::debug!(task = self.id, status = status.name(), "entered");
@@ -186,7 +207,7 @@ impl Task {
 }
 
 impl Cluster {
-    pub(crate) fn new(settings: Settings, held: TcpListener) -> io::Result<Self> {
+    pub(crate) fn new(settings: Settings, address: SocketAddr, held: TcpListener) -> io::Result<Self> {
         let ssh_port = held.local_addr()?.port();
         let mut known = Known::default();
         known.clusters.insert(settings.cluster.clone(), settings.default_strategy);
@@ -197,12 +218,16 @@ impl Cluster {
         }));
         Ok(Self {
             settings,
+            sessions: Sessions::default(),
+            keys: Keys::default(),
+            address,
             ssh_port,
             _held: held,
             faults: Mutex::default(),
             known: Mutex::new(known),
             calls: Mutex::default(),
             connections: Mutex::default(),
+            cut: Notify::new(),
         })
     }
 
@@ -220,6 +245,15 @@ impl Cluster {
 
     pub(crate) fn task_arn(&self, task: &Task) -> String {
         self.arn(&format!("task/{}/{}", task.launch.cluster, task.id))
+    }
+
+    pub(crate) fn container_arn(&self, task: &Task, container: &str) -> String {
+        self.arn(&format!("container/{}/{}/{container}", task.launch.cluster, task.id))
+    }
+
+    /// Where a session's clients dial.
+    pub(crate) fn stream_url(&self, session: &Session) -> String {
+        format!("ws://{}{}", self.address, session.path())
     }
 
     pub(crate) fn has_cluster(&self, name: &str) -> bool {
@@ -285,6 +319,8 @@ impl Cluster {
             interface: format!("eni-{}", random_id(8)),
             launch,
             address,
+            agent: ExecAgent::new(),
+            surroundings: Arc::default(),
             created: Instant::now(),
             state: watch::Sender::new(TaskState {
                 status: Status::Provisioning,
@@ -368,7 +404,7 @@ impl Cluster {
             Status::Deprovisioning | Status::Stopped => "STOPPED",
         };
         let mut shown = json!({
-            "containerArn": self.arn(&format!("container/{}/{}/{name}", task.launch.cluster, task.id)),
+            "containerArn": self.container_arn(task, name),
             "taskArn": self.task_arn(task),
             "name": name,
             "image": "local",
@@ -376,8 +412,11 @@ impl Cluster {
             "networkInterfaces": [],
         });
         if state.status >= Status::Running {
-            shown["runtimeId"] = json!(format!("{}-{name}", task.id));
+            shown["runtimeId"] = json!(task.runtime_id(name));
             shown["networkInterfaces"] = json!([{ "privateIpv4Address": task.address.to_string() }]);
+        }
+        if task.launch.exec {
+            shown["managedAgents"] = json!([task.agent.shown()]);
         }
         if let (Some(stop), true) = (&state.stop, status == "STOPPED") {
             if let Some(code) = stop.exit_code {
@@ -431,6 +470,7 @@ impl Cluster {
     }
 
     pub(crate) fn drop_connections(&self) {
+        self.cut.notify_waiters();
         for connection in lock(&self.connections).drain(..) {
             // It may have ended by itself.
             let _ = connection.shutdown(std::net::Shutdown::Both);
@@ -464,7 +504,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn seconds() -> f64 {
+pub(crate) fn seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 

@@ -1,6 +1,6 @@
 //! Faults that can be scripted: a cluster's bad day.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,8 @@ pub struct Faults {
     pub random: Option<RandomFaults>,
     /// What goes wrong with SSH.
     pub ssh: SshFaults,
+    /// What goes wrong with ECS Exec.
+    pub exec: ExecFaults,
 }
 
 /// Calls that fail at random: throttled, failed before anything was done, or done and not answered.
@@ -125,6 +127,104 @@ pub struct SshFaults {
     pub bytes_per_second: Option<u64>,
 }
 
+/// What goes wrong with ECS Exec: with the agent, with new sessions, and on their connections.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecFaults {
+    /// The agents of new tasks run, but never connect: as without permissions or a route.
+    pub never_connects: bool,
+    /// They connect so many milliseconds later.
+    pub late_ms: u64,
+    /// They stop at once, for this reason: as with a read-only root file system.
+    pub agent_stops: Option<String>,
+    /// So many calls of ExecuteCommand find all slots of the container taken.
+    pub slots_taken: u32,
+    /// New sessions end at once, without a process.
+    pub ends_at_start: Option<EarlyEnd>,
+    /// Upgrades that are refused with HTTP 403.
+    pub refuses_upgrades: Option<Upgrades>,
+    /// ResumeSession answers without a token, as if the session had timed out.
+    pub never_resumes: bool,
+    /// Connections are cut.
+    pub cut: Option<Cut>,
+    /// The service pauses the client.
+    pub pause: Option<Pause>,
+    /// Of a hundred messages, in both directions: how many are lost …
+    pub drop_percent: u32,
+    /// … come twice …
+    pub duplicate_percent: u32,
+    /// … come after the next one …
+    pub reorder_percent: u32,
+    /// … come with another payload than was sent …
+    pub corrupt_percent: u32,
+    /// … or with a digest that is wrong.
+    pub wrong_digest_percent: u32,
+}
+
+/// How a session ends before it began: the text of `channel_closed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyEnd {
+    /// `Output`: a full disk, a log group that is not encrypted …
+    pub output: String,
+    /// How often.
+    pub times: u32,
+}
+
+/// Upgrades to a WebSocket, by their signature (SigV4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upgrades {
+    /// Those with a signature.
+    Signed,
+    /// Those without.
+    Unsigned,
+    /// All.
+    All,
+}
+
+/// When and how connections are cut. Both conditions may be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// How.
+    pub how: CutKind,
+    /// After so many bytes to the client.
+    #[serde(default)]
+    pub after_bytes: Option<u64>,
+    /// After so many milliseconds.
+    #[serde(default)]
+    pub after_ms: Option<u64>,
+    /// This many of them (those that lived so long).
+    pub times: u32,
+}
+
+/// How a connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutKind {
+    /// A TCP reset.
+    Reset,
+    /// A close frame, 1000 "Bye", as the service sends about hourly.
+    Bye,
+    /// Nothing more comes, and nothing is answered.
+    Silence,
+}
+
+/// A pause: the service says so, and passes nothing on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// After so many bytes to the client.
+    pub after_bytes: u64,
+    /// For so many milliseconds.
+    pub for_ms: u64,
+    /// Whether the end of it is announced too.
+    pub announced: bool,
+    /// How often.
+    pub times: u32,
+}
+
 impl Faults {
     /// Whether this call is throttled.
     pub(crate) fn throttles(&mut self, action: &str) -> bool {
@@ -154,6 +254,33 @@ impl Faults {
     pub(crate) fn fails_launch(&mut self) -> Option<LaunchFailure> {
         let failure = self.launch_failure.as_mut()?;
         count_down(&mut failure.times).then(|| failure.clone())
+    }
+}
+
+impl ExecFaults {
+    /// Whether this call of ExecuteCommand finds no slot.
+    pub(crate) fn takes_slots(&mut self) -> bool {
+        count_down(&mut self.slots_taken)
+    }
+
+    /// The text that this session ends with at once.
+    pub(crate) fn ends_session(&mut self) -> Option<String> {
+        let end = self.ends_at_start.as_mut()?;
+        count_down(&mut end.times).then(|| end.output.clone())
+    }
+
+    /// How a connection that has lived so long is cut now.
+    pub(crate) fn cuts(&mut self, bytes: u64, age: Duration) -> Option<CutKind> {
+        let cut = self.cut.as_mut()?;
+        let due =
+            cut.after_bytes.is_some_and(|after| bytes >= after) || cut.after_ms.is_some_and(|after| age >= Duration::from_millis(after));
+        (due && count_down(&mut cut.times)).then_some(cut.how)
+    }
+
+    /// The pause that begins now on a connection that has carried so much.
+    pub(crate) fn pauses(&mut self, bytes: u64) -> Option<Pause> {
+        let pause = self.pause.as_mut()?;
+        (bytes >= pause.after_bytes && count_down(&mut pause.times)).then(|| pause.clone())
     }
 }
 

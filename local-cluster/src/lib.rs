@@ -1,5 +1,6 @@
 //! An embedded ECS on loopback: the API in AWS's own protocol, and tasks that are real local
-//! processes behind a real SSH server, each on a loopback address of its own.
+//! processes behind a real SSH server, each on a loopback address of its own, or behind a real exec
+//! agent: ECS Exec's API and AWS's session protocol, with a real pseudo-terminal per session.
 //!
 //! It is for trying the driver without AWS, and for its tests: the driver does not know the
 //! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`). It isolates
@@ -8,10 +9,12 @@
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: what exists: clusters, task definitions, tasks;
 //! - `lifecycle`: a task's way from PROVISIONING to STOPPED;
-//! - `task`: its SSH server and its processes.
+//! - `task`: its SSH server and its processes;
+//! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
 mod cluster;
+mod exec;
 mod faults;
 mod lifecycle;
 mod server;
@@ -28,8 +31,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
 pub use cluster::{Call, TaskView};
-pub use faults::{Death, EarlyStop, Faults, LaunchFailure, RandomFaults, Refusal, SshFaults};
-pub use settings::{Settings, Times};
+pub use faults::{
+    Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause, RandomFaults, Refusal, SshFaults, Upgrades,
+};
+pub use settings::{ExecSettings, Handshake, Settings, Times};
 
 /// Why the cluster did not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +79,7 @@ impl LocalCluster {
         // Holds the port on 127.0.0.1, so that it stays free on the tasks' addresses.
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.ssh_port));
         let held = TcpListener::bind(wanted).await.map_err(|source| StartError::Listen { address: wanted, source })?;
-        let cluster = Arc::new(Cluster::new(settings, held)?);
+        let cluster = Arc::new(Cluster::new(settings, address, held)?);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&cluster)));
         Ok(Self { cluster, address, server })
     }
@@ -102,7 +107,7 @@ impl LocalCluster {
         *self.cluster.faults() = faults;
     }
 
-    /// Cuts every SSH connection now.
+    /// Cuts every connection to a task now: SSH and ECS Exec.
     pub fn drop_connections(&self) {
         self.cluster.drop_connections();
     }

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, Status, Stop, Task},
+    exec::Stage,
     task::{Container, processes},
 };
 
@@ -92,7 +93,9 @@ async fn end(cluster: &Arc<Cluster>, task: &Arc<Task>) {
     let times = cluster.settings.times;
     task.enter(Status::Deactivating);
     task.enter(Status::Stopping);
+    task.agent.enter(Stage::Leaving);
     processes::end(&task.id, times.stop_timeout).await;
+    task.agent.enter(Stage::Gone);
     task.enter(Status::Deprovisioning);
     sleep(times.deprovisioning).await;
 }

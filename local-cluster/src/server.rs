@@ -12,13 +12,17 @@ use tokio::net::TcpListener;
 use crate::{
     api::{self, ApiError},
     cluster::Cluster,
+    exec::gateway,
     faults::{Faults, Mishap},
 };
 
 /// Longest request that is read, in bytes.
 const LONGEST: usize = 1024 * 1024;
-/// The prefix of ECS's actions in `X-Amz-Target`.
-const TARGET: &str = "AmazonEC2ContainerServiceV20141113.";
+/// A service's actions.
+type Actions = fn(&Arc<Cluster>, &str, &Value) -> Result<Value, ApiError>;
+/// The services that speak JSON: the prefix of their actions in `X-Amz-Target`.
+const SERVICES: [(&str, Actions); 3] =
+    [("AmazonEC2ContainerServiceV20141113.", api::ecs), ("AmazonSSM.", api::ssm), ("TrentService.", api::kms)];
 
 /// Serves until aborted.
 pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
@@ -35,7 +39,7 @@ pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
         let cluster = Arc::clone(&cluster);
         tokio::spawn(async move {
             let service = service_fn(|request| answer(&cluster, request));
-            if let Err(e) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+            if let Err(e) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await {
                 tracing::debug!("an API connection ended: {e}");
             }
         });
@@ -43,6 +47,9 @@ pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
 }
 
 async fn answer(cluster: &Arc<Cluster>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if gateway::is_meant(request.uri().path()) {
+        return Ok(gateway::upgrade(cluster, request));
+    }
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, LONGEST).collect().await else {
         return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the request is too long or was cut off"));
@@ -51,17 +58,18 @@ async fn answer(cluster: &Arc<Cluster>, request: Request<Incoming>) -> Result<Re
     if let Some(path) = head.uri.path().strip_prefix("/_") {
         return Ok(administer(cluster, &head.method, path, &body));
     }
-    let target = head.headers.get("x-amz-target").and_then(|t| t.to_str().ok()).and_then(|t| t.strip_prefix(TARGET));
-    Ok(match target {
-        Some(action) => ecs(cluster, action, &body).await,
+    let target = head.headers.get("x-amz-target").and_then(|t| t.to_str().ok()).unwrap_or_default();
+    let service = SERVICES.into_iter().find_map(|(prefix, actions)| Some((target.strip_prefix(prefix)?, actions)));
+    Ok(match service {
+        Some((action, actions)) => json(cluster, action, actions, &body).await,
         None => ec2(cluster, &body).await,
     })
 }
 
-async fn ecs(cluster: &Arc<Cluster>, action: &str, body: &[u8]) -> Response<Full<Bytes>> {
+async fn json(cluster: &Arc<Cluster>, action: &str, actions: Actions, body: &[u8]) -> Response<Full<Bytes>> {
     const JSON: &str = "application/x-amz-json-1.1";
     let outcome = match serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) {
-        Ok(parameters) => perform(cluster, action, |cluster| api::ecs(cluster, action, &parameters)).await,
+        Ok(parameters) => perform(cluster, action, |cluster| actions(cluster, action, &parameters)).await,
         Err(e) => Err(ApiError::new(400, "SerializationException", e.to_string())),
     };
     match outcome {

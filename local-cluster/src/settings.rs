@@ -22,6 +22,8 @@ pub struct Settings {
     pub default_strategy: bool,
     /// How long things take.
     pub times: Times,
+    /// The tasks' exec agents.
+    pub exec: ExecSettings,
 }
 
 impl Default for Settings {
@@ -34,6 +36,7 @@ impl Default for Settings {
             cluster: "local".to_owned(),
             default_strategy: true,
             times: Times::default(),
+            exec: ExecSettings::default(),
         }
     }
 }
@@ -51,6 +54,11 @@ pub struct Times {
     pub activating: Duration,
     /// From RUNNING until the SSH server accepts connections.
     pub ssh_server: Duration,
+    /// From RUNNING until the exec agent's `lastStatus` is RUNNING: before, ExecuteCommand is refused
+    /// with `InvalidParameterException`.
+    pub exec_agent: Duration,
+    /// From then until it is connected: before, with `TargetNotConnectedException`.
+    pub exec_connects: Duration,
     /// From SIGTERM to SIGKILL when a task is stopped (ECS: `stopTimeout`, 30 s).
     pub stop_timeout: Duration,
     /// DEPROVISIONING.
@@ -66,8 +74,60 @@ impl Default for Times {
             pending: ms(300),
             activating: ms(100),
             ssh_server: ms(150),
+            exec_agent: ms(100),
+            exec_connects: ms(50),
             stop_timeout: ms(1000),
             deprovisioning: ms(50),
         }
     }
+}
+
+/// What a task's exec agent does like AWS's, and how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecSettings {
+    /// How a session begins.
+    pub handshake: Handshake,
+    /// Whether the agent reads at most 1024 bytes of a terminal per millisecond, as AWS's does. Without
+    /// it, output is as fast as it can be; its messages stay as small.
+    pub ceiling: bool,
+    /// From ExecuteCommand until the command runs. In the first half, input is acknowledged and thrown
+    /// away; in the second, it is not taken.
+    pub start: Duration,
+    /// From the start of the command until its output is read for the first time (AWS: 1 s).
+    pub first_output: Duration,
+    /// A session ends that got no input for so long (AWS: 20 min). Output does not count.
+    pub idle_timeout: Duration,
+    /// How long a token opens a connection.
+    pub token_lifetime: Duration,
+    /// Sessions per container at once (AWS: 2).
+    pub workers: usize,
+    /// Sessions per container that wait for one of those (AWS: 1).
+    pub queued: usize,
+}
+
+impl Default for ExecSettings {
+    fn default() -> Self {
+        Self {
+            handshake: Handshake::None,
+            ceiling: true,
+            start: Duration::from_millis(20),
+            first_output: Duration::from_millis(50),
+            idle_timeout: Duration::from_secs(20 * 60),
+            token_lifetime: Duration::from_secs(60),
+            workers: 2,
+            queued: 1,
+        }
+    }
+}
+
+/// How a session begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// With the first output, as ECS Exec does without a key.
+    None,
+    /// With a handshake.
+    Plain,
+    /// With a handshake that agrees on a data key of KMS, as with a key in the cluster's
+    /// `executeCommandConfiguration`. The local cluster answers KMS's `GenerateDataKey`.
+    Kms,
 }

@@ -23,7 +23,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "ContainerName",
         ],
     ),
-    ("TaskMetadata", &["Directory", "Keep", "KeepCount"]),
+    ("TaskMetadata", &["Directory", "Keep", "KeepCount", "Manager"]),
     ("SSH", &["Username", "Port", "KeepAlive"]),
     ("Deadlines", &["Provisioning", "Pending", "Running", "Reconnect", "GracePeriod", "Stop"]),
 ];

@@ -73,6 +73,8 @@ pub struct Metadata {
     pub keep: Duration,
     /// How many finished jobs are kept at most.
     pub keep_count: usize,
+    /// The runner manager's name on its tasks; `None`: the host's.
+    pub manager: Option<String>,
 }
 
 /// `[SSH]`: how to log in to containers.

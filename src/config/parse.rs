@@ -71,6 +71,7 @@ impl<'a> Reader<'a> {
                 keep_count: self
                     .number("TaskMetadata", "KeepCount", 0..=10_000_000)?
                     .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+                manager: self.text("TaskMetadata", "Manager")?,
             },
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),

@@ -4,16 +4,14 @@ use std::{
     io,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use clap::Args;
 use states::{AnyJob, DirectoryLease, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::Notify,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, PlaceArgs, Target};
 use crate::stages::{self, JobEngine, output::Output};
@@ -185,7 +183,7 @@ pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config
 /// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
 /// handed on is marked: the next process goes on there.
 async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option<Outcome>, Failure> {
-    let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false), idle: Notify::new() });
+    let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false) });
     let mut io = Follower { stdout: Output::stdout(), desk: Arc::clone(&desk) };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let drive = engine.drive(work, goal, &mut io);
@@ -199,9 +197,10 @@ async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option
     set(&desk.leaving);
     if is(&desk.writing) {
         // Bytes that were written and not marked would come twice.
-        let last = async {
-            tokio::select! { biased; _ = &mut drive => {}, () = desk.idle.notified() => {} }
-        };
+        let last = std::future::poll_fn(|context| match drive.as_mut().poll(context) {
+            Poll::Pending if is(&desk.writing) => Poll::Pending,
+            _ => Poll::Ready(()),
+        });
         let _ = tokio::time::timeout(LAST_PIECE, last).await;
     }
     say("left as it is; `resume` goes on from here");
@@ -219,7 +218,6 @@ fn failed(e: states::EngineError) -> Failure {
 struct Desk {
     writing: Mutex<bool>,
     leaving: Mutex<bool>,
-    idle: Notify,
 }
 
 fn set(flag: &Mutex<bool>) {
@@ -237,14 +235,13 @@ struct Follower {
 }
 
 impl JobIo for Follower {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
         if is(&self.desk.leaving) {
             std::future::pending::<()>().await;
         }
         set(&self.desk.writing);
         let written = self.stdout.write(&bytes).await;
         *self.desk.writing.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.desk.idle.notify_one();
         written
     }
 

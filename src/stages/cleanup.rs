@@ -1,8 +1,8 @@
 //! `cleanup`: the task ends, the snapshot goes to the archive. Safe at any time, any number of times.
 
-use states::{Goal, Outcome, SnapshotStore, StopReason};
+use states::{Goal, Outcome, SnapshotStore, StopReason, StoreError, TaskControl};
 
-use super::{JobLog, LEASE_WAIT, Session};
+use super::{JobLog, LEASE_WAIT, Session, prepare};
 use crate::runner::Verdict;
 
 /// Ends the job.
@@ -17,9 +17,15 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "cleanup", LEASE_WAIT)?;
-    let Some(snapshot) = engine.store().load(id)? else {
-        tracing::info!(job = %id, "nothing to clean up");
-        return Ok(Verdict::Success);
+    let snapshot = match engine.store().load(id) {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => {
+            engine.store().sweep(id, &lease)?;
+            tracing::info!(job = %id, "nothing to clean up");
+            return Ok(Verdict::Success);
+        }
+        Err(e @ (StoreError::Bad { .. } | StoreError::Foreign { .. })) => return Ok(stop_by_name(session, &e).await),
+        Err(e) => return Err(e.into()),
     };
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "cleanup");
@@ -34,9 +40,36 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
             Verdict::Success
         }
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!(
-            "fargate: cleanup: {what} The snapshot {} is kept: the next `cleanup` of this job goes on.",
+            "fargate: cleanup: {what} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, goes on.",
             engine.store().snapshot_path(id).display()
         )),
         other => Verdict::SystemFailure(format!("fargate: cleanup ended unexpectedly: {other:?}")),
     })
+}
+
+/// Stops the job's tasks although its snapshot cannot be read: `startedBy` follows from the job alone.
+async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
+    let control = session.engine.control();
+    let cluster = &session.config.fargate.cluster;
+    let started_by = prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
+    let mut said = format!("fargate: cleanup: {why}.");
+    let tasks = match control.find(cluster, &started_by).await {
+        Ok(tasks) => tasks,
+        Err(e) => {
+            return Verdict::SystemFailure(format!(
+                "{said} Whether a task of it still runs is not known: {e}. {} `fargate reap` ends it, once it is old enough.",
+                e.advice
+            ));
+        }
+    };
+    if tasks.is_empty() {
+        said.push_str(&format!(" No task of it runs: there is none with startedBy {started_by} in cluster {cluster}."));
+    }
+    for task in &tasks {
+        match control.stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read").await {
+            Ok(()) => said.push_str(&format!(" Its task {task} was stopped.")),
+            Err(e) => said.push_str(&format!(" Its task {task} could not be stopped: {e}. {} `fargate reap` ends it.", e.advice)),
+        }
+    }
+    Verdict::SystemFailure(said)
 }

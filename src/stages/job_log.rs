@@ -98,7 +98,7 @@ impl JobLog {
 }
 
 impl JobIo for JobLog {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
         self.stdout.write(&bytes).await
     }
 
@@ -124,7 +124,7 @@ impl JobIo for JobLog {
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
             Note::ConnectionLost(why) => {
                 tracing::warn!("connection lost: {why}");
-                self.say("The connection to the container was lost; the script goes on there. Reconnecting …");
+                self.say(&format!("The connection to the container was lost ({why}); a script that runs there goes on. Reconnecting …"));
             }
             Note::Reconnected { offset } => {
                 tracing::info!(offset, "reconnected");

@@ -58,10 +58,10 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
 /// Tags that say whose task it is, in the console and on the bill; the administrator's own come last and win.
 fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
-    let (host, directory) = (manager(), config.metadata.directory.display().to_string());
+    let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());
     let mut tags: Vec<(String, String)> = [
         (JOB_TAG, identity.id.as_str()),
-        (MANAGER_TAG, &host),
+        (MANAGER_TAG, &manager),
         (DIRECTORY_TAG, &directory),
         ("gitlab:project", &about.project_url),
         ("gitlab:pipeline", &about.pipeline_id),
@@ -81,9 +81,12 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     tags
 }
 
-/// This runner manager's name: the host's.
-pub(crate) fn manager() -> String {
-    tag_value(&rustix::system::uname().nodename().to_string_lossy())
+/// This runner manager's name: the configured one, or the host's.
+pub(crate) fn manager(config: &Config) -> String {
+    match &config.metadata.manager {
+        Some(name) => tag_value(name),
+        None => tag_value(&rustix::system::uname().nodename().to_string_lossy()),
+    }
 }
 
 /// A text as a tag takes it: letters, digits, spaces and `+ - = . _ : / @`.

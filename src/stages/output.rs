@@ -35,14 +35,15 @@ impl Output {
         }
     }
 
-    /// Writes all of it. When this returns, nothing of it is in a buffer that a killed process takes along.
-    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes as much of it as goes at once, and says how much. Nothing of that is in a buffer that a killed process takes along.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.write_all(bytes).await,
-            Self::File(file) => file.write_all(bytes),
+            Self::Pipe(pipe) => pipe.write(bytes).await,
+            Self::File(file) => file.write(bytes),
             Self::Other(stdout) => {
-                stdout.write_all(bytes).await?;
-                stdout.flush().await
+                let taken = stdout.write(bytes).await?;
+                stdout.flush().await?;
+                Ok(taken)
             }
         }
     }

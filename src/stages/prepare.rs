@@ -114,7 +114,7 @@ fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
 }
 
 /// `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
-fn started_by(job_id: &str, unique: &str) -> StartedBy {
+pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
     use sha2::{Digest, Sha256};
     let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
     let hash = hex(&Sha256::digest(unique));

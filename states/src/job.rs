@@ -191,6 +191,9 @@ pub struct Finished {
     pub run: RunId,
     /// Its stage.
     pub stage: String,
+    /// SHA-256 of its script, in hexadecimal.
+    #[serde(default)]
+    pub digest: String,
     /// How it ended.
     pub outcome: RunOutcome,
     /// When it ended.
@@ -309,13 +312,16 @@ pub struct Asking {
     pub failures: u32,
     /// `MISSING` answers in a row, and since when.
     pub missing: Option<(u32, Timestamp)>,
+    /// Since when ECS says that the task ends, while it does not say why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Timestamp>,
 }
 
 impl Asking {
     /// Starting at `next`.
     #[must_use]
     pub fn from(next: Timestamp) -> Self {
-        Self { next, answers: 0, failures: 0, missing: None }
+        Self { next, answers: 0, failures: 0, missing: None, ending: None }
     }
 }
 
@@ -328,7 +334,7 @@ pub struct Probing {
     pub attempts: u32,
     /// What the last one met.
     pub problem: Option<ConnectError>,
-    /// Since when the container refuses our key without a break.
+    /// Since when the container refuses our key, or to run a command, without a break.
     pub auth_refused: Option<Timestamp>,
 }
 

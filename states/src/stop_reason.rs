@@ -3,7 +3,7 @@
 //! Sources: Amazon ECS developer guide, "Stopped tasks error codes" and "Viewing stopped task errors";
 //! exit codes above 128 are a signal's number plus 128 (POSIX shells, container runtimes).
 
-use crate::TaskReport;
+use crate::{ContainerReport, TaskReport};
 
 /// Where a text of ECS begins so, this is the usual cause and its remedy.
 struct Known {
@@ -84,6 +84,16 @@ const REASONS: &[Known] = &[
         what: "AWS took the Spot capacity back",
         advice: "Start the job again; jobs that must not be interrupted belong on FARGATE, not FARGATE_SPOT.",
     },
+    Known {
+        begins: "Unexpected EC2 error while attempting to Create Network Interface",
+        what: "The task's network interface could not be made",
+        advice: "Check free addresses in the subnet, the security groups, and the account's limit of network interfaces.",
+    },
+    Known {
+        begins: "fargate driver: reaped",
+        what: "fargate reap took the task for one that no job owns",
+        advice: "See which host ran it (CloudTrail, StopTask): managers that share a cluster need host names, or Manager in [TaskMetadata], of their own.",
+    },
     Known { begins: "Host EC2", what: "The machine under the task was terminated", advice: "Start the job again." },
     Known {
         begins: "Fargate platform version",
@@ -99,10 +109,7 @@ pub fn explain_stop(report: &TaskReport, container: &str) -> (String, String) {
     let code = report.stopped.as_ref().and_then(|s| s.code.as_deref());
     let reason = report.stopped.as_ref().and_then(|s| s.reason.as_deref()).map(str::trim).filter(|r| !r.is_empty());
     let main = report.container(container);
-    // A side container can take the task down as well.
-    let ended = main
-        .filter(|c| c.exit_code.is_some() || c.reason.is_some())
-        .or_else(|| report.containers.iter().find(|c| c.reason.is_some() || c.exit_code.is_some_and(|code| code != 0)));
+    let ended = culprit(report, main);
     let container_reason = ended.and_then(|c| c.reason.as_deref()).map(str::trim).filter(|r| !r.is_empty());
 
     let (what, advice) = if let Some(known) = [container_reason, reason].into_iter().flatten().find_map(known) {
@@ -126,6 +133,16 @@ pub fn explain_stop(report: &TaskReport, container: &str) -> (String, String) {
         }
     };
     (sentence(&what, report, code, reason, container_reason, ended.map(|c| (c.name.as_str(), c.exit_code))), advice)
+}
+
+/// The container whose end explains the task's. A side container can take the task down as well: then the others
+/// were told to end, and their exit codes say only that.
+fn culprit<'a>(report: &'a TaskReport, main: Option<&'a ContainerReport>) -> Option<&'a ContainerReport> {
+    let told_to_end = |c: &ContainerReport| matches!(c.exit_code, None | Some(0 | 137 | 143));
+    let by_itself = |c: &&ContainerReport| c.reason.is_some() || !told_to_end(c);
+    let ended = |c: &&ContainerReport| c.exit_code.is_some() || c.reason.is_some();
+    let others = || report.containers.iter().filter(|c| main.is_none_or(|main| main.name != c.name));
+    main.filter(by_itself).or_else(|| others().find(by_itself)).or_else(|| main.filter(ended)).or_else(|| others().find(ended))
 }
 
 fn known(text: &str) -> Option<&'static Known> {
@@ -196,7 +213,7 @@ fn sentence(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ContainerReport, Stopped, TaskArn, TaskStatus};
+    use crate::{Stopped, TaskArn, TaskStatus};
 
     fn report(code: Option<&str>, reason: Option<&str>, exit_code: Option<i32>, container_reason: Option<&str>) -> TaskReport {
         TaskReport {
@@ -267,6 +284,25 @@ mod tests {
             {
                 assert!(said.contains(&fact), "ECS's own words are kept: {fact:?} is not in {said:?}");
             }
+        }
+    }
+
+    /// What ECS did to the others says nothing: 143 and 137 are its own signals.
+    #[test]
+    fn the_containers_that_were_only_told_to_end_are_not_blamed() {
+        for (main, side, blamed) in [
+            (Some(137), Some(1), "The container proxy ended with an error (1)"),
+            (Some(143), Some(139), "The container proxy crashed"),
+            (Some(0), Some(2), "The container proxy"),
+            (Some(1), Some(143), "The container ci-coordinator"),
+            (Some(1), Some(1), "The container ci-coordinator"),
+            (Some(137), Some(143), "The container ci-coordinator was killed"),
+            (None, Some(0), "The container proxy ended by itself"),
+        ] {
+            let mut report = report(Some("EssentialContainerExited"), Some("Essential container in task exited"), main, None);
+            report.containers.push(ContainerReport { name: "proxy".into(), exit_code: side, ..report.containers[0].clone() });
+            let (said, _) = explain_stop(&report, "ci-coordinator");
+            assert!(said.contains(blamed), "{main:?} {side:?}: {said}");
         }
     }
 

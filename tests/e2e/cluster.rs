@@ -3,12 +3,13 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{http, moto::Moto};
+use crate::{http, moto::Moto, proxy::Proxy};
 
 /// A cluster on which the driver runs jobs.
 pub enum Cluster {
@@ -25,14 +26,19 @@ pub struct TaskSeen {
 
 impl Cluster {
     pub fn moto() -> Self {
-        Self::Moto(Moto::start())
+        Self::Moto(Moto::start(None))
+    }
+
+    /// moto, and a proxy before the containers.
+    pub fn moto_behind(proxy: &Arc<Proxy>) -> Self {
+        Self::Moto(Moto::start(Some(Arc::clone(proxy))))
     }
 
     pub fn local() -> Self {
         Self::Local(Local::start())
     }
 
-    fn endpoint(&self) -> &str {
+    pub fn endpoint(&self) -> &str {
         match self {
             Self::Local(local) => &local.endpoint,
             Self::Moto(moto) => &moto.endpoint,

@@ -118,7 +118,7 @@ fn a_script_of_five_megabytes(cluster: &Cluster) {
 const LINE: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz\n";
 
 /// Reads a child's stdout to its end; every byte must be the one that `yes` wrote there.
-fn assert_lines(child: &mut Child, length: usize) {
+pub fn assert_lines(child: &mut Child, length: usize) {
     let mut stdout = child.stdout.take().unwrap();
     let mut buffer = vec![0; LINE.len() * 4096];
     let expected = LINE.repeat(4096);
@@ -140,7 +140,7 @@ fn assert_lines(child: &mut Child, length: usize) {
     assert_eq!(at, length);
 }
 
-fn lines_script(length: usize) -> String {
+pub fn lines_script(length: usize) -> String {
     format!("yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c {length}")
 }
 

@@ -6,12 +6,17 @@
 
 mod bad_input;
 mod cluster;
+mod connections;
+mod crash_points;
 mod faults;
 mod http;
 mod jobs;
 mod moto;
 mod openssh;
 mod processes;
+mod proxy;
+mod reap;
+mod refusals;
 mod replay_act;
 mod requests;
 mod runner;

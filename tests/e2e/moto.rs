@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
@@ -18,6 +18,7 @@ use crate::{
     http::{self, Message},
     openssh::Sshd,
     processes,
+    proxy::Proxy,
 };
 
 const TARGET: &str = "AmazonEC2ContainerServiceV20141113";
@@ -73,7 +74,8 @@ fn authorization(service: &str) -> String {
 pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
     let headers = [authorization("ecs"), format!("x-amz-target: {TARGET}.{action}"), "content-type: application/x-amz-json-1.1".to_owned()];
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-    serde_json::from_slice(&http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body).unwrap()
+    let body = http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body;
+    serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
 /// A cluster on moto whose containers are real.
@@ -83,12 +85,15 @@ pub struct Moto {
     pub subnet: String,
     pub ssh_port: u16,
     containers: Arc<Containers>,
-    _held: TcpListener,
+    _held: [TcpListener; 2],
 }
 
 #[derive(Default)]
 struct Containers {
+    /// Where the driver connects.
     port: u16,
+    /// What stands there before the containers, and the port of their sshd then.
+    proxy: Option<(Arc<Proxy>, u16)>,
     /// Made-up address → ours.
     addresses: Mutex<HashMap<String, Ipv4Addr>>,
     /// Task ARN → its container; `None` once it is stopped.
@@ -96,13 +101,14 @@ struct Containers {
 }
 
 impl Moto {
-    pub fn start() -> Self {
+    /// A cluster; connections to its containers pass through the proxy, if there is one.
+    pub fn start(proxy: Option<Arc<Proxy>>) -> Self {
         let upstream = server();
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ssh_port = held.local_addr().unwrap().port();
+        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [ssh_port, sshd_port] = [&held[0], &held[1]].map(|held| held.local_addr().unwrap().port());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let containers = Arc::new(Containers { port: ssh_port, ..Containers::default() });
+        let containers = Arc::new(Containers { port: ssh_port, proxy: proxy.map(|proxy| (proxy, sshd_port)), ..Containers::default() });
         let shared = Arc::clone(&containers);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -135,6 +141,14 @@ impl Moto {
     #[allow(dead_code, reason = "for the benchmark `stages`")]
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         self.containers.addresses.lock().unwrap().values().copied().collect()
+    }
+
+    /// Does something to the one container there is.
+    pub fn with_sshd(&self, act: impl FnOnce(&mut Sshd)) {
+        let mut running = self.containers.running.lock().unwrap();
+        let mut alive = running.values_mut().flatten();
+        act(alive.next().expect("a container"));
+        assert!(alive.next().is_none(), "there are several containers");
     }
 
     /// Task ARN, `lastStatus` and living processes of every task.
@@ -204,6 +218,13 @@ fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
     std::thread::spawn(move || {
         std::thread::sleep(SSHD_DELAY);
         let mut running = containers.running.lock().unwrap();
-        running.entry(arn.clone()).or_insert_with(|| Some(Sshd::start(address, containers.port, key.as_str().unwrap(), &mark(&arn))));
+        running.entry(arn.clone()).or_insert_with(|| {
+            let port = containers.proxy.as_ref().map_or(containers.port, |(_, sshd_port)| *sshd_port);
+            let sshd = Sshd::start(address, port, key.as_str().unwrap(), &mark(&arn));
+            if let Some((proxy, _)) = &containers.proxy {
+                proxy.stand_before(SocketAddr::from((address, containers.port)), SocketAddr::from((address, port)));
+            }
+            Some(sshd)
+        });
     });
 }

@@ -3,9 +3,11 @@
 use std::{
     fs,
     net::Ipv4Addr,
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::processes;
@@ -14,7 +16,7 @@ use crate::processes;
 pub struct Sshd {
     mark: String,
     server: Child,
-    _place: TempDir,
+    place: TempDir,
 }
 
 impl Sshd {
@@ -22,8 +24,7 @@ impl Sshd {
     pub fn start(address: Ipv4Addr, port: u16, public_key: &str, mark: &str) -> Self {
         let place = tempfile::Builder::new().prefix("fargate-sshd-").tempdir().unwrap();
         let path = |name: &str| place.path().join(name).display().to_string();
-        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("host")]).status().unwrap();
-        assert!(made.success(), "ssh-keygen failed");
+        make_host_key(place.path());
         fs::write(path("authorized"), public_key).unwrap();
         fs::create_dir(path("tmp")).unwrap();
         let config = format!(
@@ -35,11 +36,36 @@ impl Sshd {
             path("tmp"),
         );
         fs::write(path("config"), config).unwrap();
-        let log = fs::File::create(path("log")).unwrap();
-        let server =
-            Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f", &path("config")]).stdin(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { mark: mark.to_owned(), server, _place: place }
+        Self { mark: mark.to_owned(), server: serve(place.path()), place }
     }
+
+    /// Kills the server and its connections. What runs in the container runs on.
+    pub fn kill(&mut self) {
+        for pid in processes::children_named("sshd", self.server.id()) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.server.kill();
+        self.server.wait().unwrap();
+    }
+
+    /// Starts the server that was killed, with its old host key or with another one, as another container would have.
+    pub fn start_again(&mut self, another_key: bool) {
+        if another_key {
+            fs::remove_file(self.place.path().join("host")).unwrap();
+            make_host_key(self.place.path());
+        }
+        self.server = serve(self.place.path());
+    }
+}
+
+fn make_host_key(place: &Path) {
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(place.join("host")).status().unwrap();
+    assert!(made.success(), "ssh-keygen failed");
+}
+
+fn serve(place: &Path) -> Child {
+    let log = fs::OpenOptions::new().append(true).create(true).open(place.join("log")).unwrap();
+    Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(place.join("config")).stdin(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 impl Drop for Sshd {

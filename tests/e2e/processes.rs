@@ -12,6 +12,22 @@ pub fn marked(mark: &str) -> Vec<Pid> {
         .collect()
 }
 
+/// The children of `parent` and theirs, as far down as their names begin so.
+pub fn children_named(name: &str, parent: u32) -> Vec<Pid> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let children = pids.filter(|pid| {
+        let Ok(about) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+        let Some((named, rest)) = about.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { return false };
+        named.starts_with(name) && rest.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+    });
+    let mut found = Vec::new();
+    for child in children {
+        found.extend(children_named(name, child));
+        found.extend(i32::try_from(child).ok().and_then(Pid::from_raw));
+    }
+    found
+}
+
 /// Kills them all.
 pub fn kill(mark: &str) {
     for pid in marked(mark) {

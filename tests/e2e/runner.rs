@@ -74,6 +74,14 @@ impl Job {
         Self { place, config, metadata, environment }
     }
 
+    /// Another job of the same manager.
+    pub fn beside(&self, cluster: &Cluster) -> Self {
+        let mut job = Self::on(cluster);
+        job.config.clone_from(&self.config);
+        job.metadata.clone_from(&self.metadata);
+        job
+    }
+
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.retain(|(n, _)| n != name);
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -91,10 +99,22 @@ impl Job {
         path
     }
 
+    /// A path in the job's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
+        self.command_under(&[], arguments)
+    }
+
+    /// A stage, started by another program (`strace …`) in front of it.
+    pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        let words: Vec<&str> = before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .env_clear()
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .current_dir(self.place.path())
@@ -120,7 +140,8 @@ impl Job {
         self.ended(child.wait_with_output().unwrap())
     }
 
-    fn ended(&self, output: Output) -> Ended {
+    /// What a stage that has ended left.
+    pub fn ended(&self, output: Output) -> Ended {
         Ended {
             code: output.status.code().unwrap_or(-1),
             stdout: output.stdout,
@@ -149,6 +170,14 @@ impl Job {
     pub fn cleanup(&self) {
         let cleaned = self.stage(&["cleanup"]);
         assert_eq!(cleaned.code, 0, "{cleaned:#?}\n{}", self.log());
+    }
+
+    /// Runs `fargate reap` with this job's configuration, as a timer does.
+    pub fn reap(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v))).env_remove("SYSTEM_FAILURE_EXIT_CODE");
+        command.current_dir(self.place.path()).arg("--config").arg(&self.config).arg("reap").args(arguments);
+        self.ended(command.output().unwrap())
     }
 
     /// As gitlab-runner ends a stage: SIGTERM to its process group.

@@ -2,6 +2,7 @@
 
 mod definitions;
 pub(crate) mod ec2;
+mod exec;
 mod run_task;
 mod tasks;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+pub(crate) use exec::{kms, ssm};
 
 /// An error answer in AWS's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(crate) fn ecs(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> R
         "RunTask" => run_task::run_task(cluster, parameters),
         "DescribeTasks" => tasks::describe(cluster, parameters),
         "ListTasks" => tasks::list(cluster, parameters),
+        "ExecuteCommand" => exec::execute_command(cluster, parameters),
         "StopTask" => tasks::stop(cluster, parameters),
         "RegisterTaskDefinition" => definitions::register(cluster, parameters),
         "DescribeTaskDefinition" => definitions::describe(cluster, parameters),

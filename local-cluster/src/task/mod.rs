@@ -1,4 +1,4 @@
-//! A task's container: a directory of its own, processes that carry its mark, an SSH server.
+//! A task's container: a directory of its own, processes that carry its mark, an SSH server or an exec agent.
 
 mod line;
 pub(crate) mod processes;
@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, env, io, sync::Arc};
 
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, Task};
+use crate::{
+    cluster::{Cluster, Task},
+    exec::Surroundings,
+};
 
 /// The container of a running task. Its directory goes when it is dropped.
 pub(crate) struct Container {
@@ -28,14 +31,26 @@ impl Container {
         ]);
         environment.extend(task.launch.environment.iter().cloned());
         environment.insert(processes::MARK.to_owned(), task.id.clone());
-        Ok(Self { home, environment: Arc::new(environment) })
+        let environment = Arc::new(environment);
+        let surroundings = Surroundings { environment: Arc::clone(&environment), directory: home.path().to_owned() };
+        // A task has one container here, and this is it.
+        let _ = task.surroundings.set(surroundings);
+        Ok(Self { home, environment })
     }
 
-    /// Serves SSH until that fails.
+    /// Serves SSH, and has an exec agent if the task is to have one, until that fails.
+    ///
+    /// A task with an agent and without a key is one whose image has no SSH server.
     pub(crate) async fn serve(&self, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Error {
-        match sshd::serve(self, cluster, task).await {
-            Err(e) => e,
-            Ok(never) => match never {},
+        let has_server = !task.launch.exec || self.environment.contains_key("SSH_PUBLIC_KEY");
+        let ssh = async { if has_server { sshd::serve(self, cluster, task).await } else { std::future::pending().await } };
+        let exec = async { if task.launch.exec { task.agent.serve(cluster).await } else { std::future::pending().await } };
+        tokio::select! {
+            ended = ssh => match ended {
+                Err(e) => e,
+                Ok(never) => match never {},
+            },
+            never = exec => match never {},
         }
     }
 }

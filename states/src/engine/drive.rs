@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Snapshot, SnapshotStore, StateName,
-    StopReason, TaskArn, TaskControl, Timestamp, Transport,
+    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore,
+    StateName, StopReason, TaskArn, TaskControl, Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+/// How long the container may take to pass a signal on; then the connection counts as lost.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The part of a state that the world may remember: when it changes, the snapshot is saved before anything is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +124,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 },
                 Action::Follow(follow) => self.follow(&follow, work, &mut following, io).await?,
                 Action::Signal { order, signal } => match &work.session {
-                    Some((session, _)) => match session.signal(&order.run, signal).await {
+                    Some((session, _)) => match self.signal(session, &order.run, signal).await {
                         Ok(()) => Observation::Signalled(signal),
                         Err(error) => {
                             work.session = None;
@@ -146,6 +148,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             self.take_in(work, saw, io);
             if !matches!(work.snapshot.job, AnyJob::Executing(_)) {
                 following = None;
+            }
+        }
+    }
+
+    /// Sends a signal. Who asked for the stage's end does not wait for a silent connection's keep-alives.
+    async fn signal(&self, session: &T::Session, run: &RunId, signal: Signal) -> Result<(), RunError> {
+        tokio::select! {
+            sent = session.signal(run, signal) => sent,
+            () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
+                let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());
+                Err(RunError::ConnectionLost(silence))
             }
         }
     }
@@ -185,9 +198,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(job), Action::GiveUp) if goal == Goal::End => Outcome::Unfinished(remains(job)),
             // Whoever comes next, `cleanup`, sees to the rest.
             (AnyJob::Stopping(job), _) if goal == Goal::Run => Outcome::MustEnd(job.state.reason.clone()),
-            (AnyJob::Stopping(job), Action::Watch(_) | Action::Archive | Action::GiveUp) if goal == Goal::Reach => {
+            // The task that nobody will use is told to end before the stage does; only seeing it end is left to `cleanup`.
+            (AnyJob::Stopping(job), Action::Watch(_)) if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) => {
                 Outcome::MustEnd(job.state.reason.clone())
             }
+            (AnyJob::Stopping(job), Action::Archive | Action::GiveUp) if goal == Goal::Reach => Outcome::MustEnd(job.state.reason.clone()),
             _ => return Ok(None),
         };
         self.save(work)?;

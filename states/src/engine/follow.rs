@@ -33,9 +33,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let current = match following {
             Some(now) => now,
             None => {
-                let run = match &work.script {
-                    Some(script) if !*started => session.start(order, script.text.clone()).await,
-                    _ => session.attach(&order.run, from).await,
+                let begin = async {
+                    match &work.script {
+                        Some(script) if !*started => session.start(order, script.text.clone()).await,
+                        _ => session.attach(&order.run, from).await,
+                    }
+                };
+                // A connection that takes nothing must not keep a cancel waiting. Abandoned half-way, it begins again.
+                let run = tokio::select! {
+                    biased;
+                    () = io.cancelled() => return Ok(Observation::CancelRequested),
+                    run = begin => run,
                 };
                 match run {
                     // A start streams from the first byte; what was handed on already is not handed on again.
@@ -64,20 +72,28 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             match event {
                 Ok(RunEvent::Started) => return Ok(Observation::Delivered),
                 Ok(RunEvent::Output(bytes)) => {
-                    let end = current.offset + bytes.len() as u64;
                     let skip = usize::try_from(from.saturating_sub(current.offset)).unwrap_or(usize::MAX).min(bytes.len());
-                    if skip < bytes.len() {
-                        io.output(bytes.slice(skip..)).await.map_err(EngineError::Output)?;
-                    }
-                    current.offset = end;
-                    if let Err(e) = self.store.mark(&work.lease, &order.run, end) {
-                        // Output must go on with a full disk; the next process may then repeat some of it.
-                        tracing::debug!("{e}");
+                    current.offset += skip as u64;
+                    let mut left = bytes.slice(skip..);
+                    while !left.is_empty() {
+                        let taken = match io.output(left.clone()).await {
+                            Ok(0) => return Err(EngineError::Output(std::io::ErrorKind::WriteZero.into())),
+                            Ok(taken) => taken,
+                            Err(e) => return Err(EngineError::Output(e)),
+                        };
+                        left = left.slice(taken..);
+                        current.offset += taken as u64;
+                        // After every write, not after every piece: whoever is killed while a slow reader
+                        // has taken half of a piece must not hand that half on again.
+                        if let Err(e) = self.store.mark(&work.lease, &order.run, current.offset) {
+                            // Output must go on with a full disk; the next process may then repeat some of it.
+                            tracing::debug!("{e}");
+                        }
                     }
                     let now = self.clock.now();
                     if now.since(current.recorded) >= RECORD_EVERY {
                         current.recorded = now;
-                        return Ok(Observation::Progress { offset: end });
+                        return Ok(Observation::Progress { offset: current.offset });
                     }
                 }
                 Ok(RunEvent::Exited { code, total }) => {
@@ -89,7 +105,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     *following = None;
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
                         work.session = None;
-                        work.note_progress(reached, self.clock.now());
+                        if reached > from {
+                            work.note_progress(reached, self.clock.now());
+                        }
                     }
                     return Ok(Observation::RunFailed(error));
                 }

@@ -83,8 +83,9 @@ pub enum Outcome {
 
 /// What the engine tells and asks whoever called it.
 pub trait JobIo: Send {
-    /// Hands on the next bytes of output; they count as delivered when this returns.
-    fn output(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
+    /// Hands on the next bytes of output, as many of them as go at once, and says how many: those count as
+    /// delivered when this returns, and are put on record before the rest follows.
+    fn output(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// Something that may interest people.
     fn note(&mut self, note: Note<'_>);

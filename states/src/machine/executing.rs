@@ -23,9 +23,10 @@ impl Job<Executing> {
                 }
             }
             Observation::Delivered => self.state.started = true,
-            Observation::Progress { offset } => {
+            // Only bytes are progress: a connection that comes and goes without any must not look like one that works.
+            Observation::Progress { offset } if *offset > self.state.offset => {
                 self.state.started = true;
-                self.state.offset = (*offset).max(self.state.offset);
+                self.state.offset = *offset;
                 self.state.failures = 0;
             }
             Observation::Exited { code, total } => {
@@ -83,13 +84,12 @@ impl Job<Executing> {
 
     fn observe_while_down(&mut self, saw: &Observation, now: Timestamp) -> Option<StopReason> {
         let seed = self.seed();
-        // The task's end counts even if the answer came just after the connection did.
-        if let Observation::Described(report) = saw
-            && let Some(reason) = knocking::ending(report, &self.header.spec.container)
-        {
-            return Some(reason);
-        }
-        let Link::Down { probing, describing, .. } = &mut self.state.link else { return None };
+        let container = &self.header.spec.container;
+        let Link::Down { probing, describing, .. } = &mut self.state.link else {
+            // The task's end counts even if the answer came just after the connection did.
+            let Observation::Described(report) = saw else { return None };
+            return report.status.is_over().then(|| knocking::stopped(report, container));
+        };
         match saw {
             Observation::Unreachable(error) => {
                 // Do not wait for the next turn to ask ECS: a refused or reset connection may mean a dead task.
@@ -98,9 +98,9 @@ impl Job<Executing> {
                 }
                 probing.failed(error, RECONNECT, seed, now)
             }
-            Observation::Described(_) => {
+            Observation::Described(report) => {
                 describing.answered(DESCRIBE, seed, now);
-                None
+                describing.ending(report, container, now)
             }
             Observation::Missing => describing.missing(DESCRIBE, seed, now),
             Observation::DescribeFailed(error) => {
@@ -117,7 +117,11 @@ impl Job<Executing> {
             RunError::ConnectionLost(_) | RunError::Protocol(_) => {
                 self.state.failures += 1;
                 if self.state.failures >= HOPELESS {
-                    return Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now));
+                    // Its script may still run: nothing must be started beside it.
+                    let reason = StopReason::RunLost(format!(
+                        "the container was connected to {HOPELESS} times and said nothing of the script in between: {error}. Look at the SSH server's log and the load in the container."
+                    ));
+                    return Step::Stop(self.stop(reason, now));
                 }
                 self.state.link = self.down(false, now);
                 self.check_deadlines(now)
@@ -179,8 +183,14 @@ impl Job<Executing> {
     }
 
     fn finish(self, outcome: RunOutcome, now: Timestamp) -> Job<Reachable> {
-        let last =
-            Finished { run: self.state.order.run, stage: self.state.order.stage, outcome, at: now, cancelled: self.state.ending.is_some() };
+        let last = Finished {
+            run: self.state.order.run,
+            stage: self.state.order.stage,
+            digest: self.state.digest,
+            outcome,
+            at: now,
+            cancelled: self.state.ending.is_some(),
+        };
         Job { header: self.header, state: Reachable { last: Some(last), ..self.state.place } }
     }
 

@@ -1,21 +1,33 @@
 //! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
 //! container, and telling a bad answer from a final one.
 
-use super::{BELIEVED_REFUSALS, GONE_AFTER, KEY_INSTALLED_WITHIN, RETRY};
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, RETRY, TOLD_WITHIN};
 use crate::{
     Asking, ConnectError, ConnectErrorKind, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp, stop_reason::explain_stop,
 };
 
-/// Why the task will not serve the job any more, if the report says so.
-pub(super) fn ending(report: &TaskReport, container: &str) -> Option<StopReason> {
-    if !(report.stop_desired || report.status.is_ending()) {
-        return None;
-    }
+/// Why the task stopped, or is stopping.
+pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
     let (what, advice) = explain_stop(report, container);
-    Some(StopReason::TaskStopped { what, advice })
+    StopReason::TaskStopped { what, advice }
 }
 
 impl Asking {
+    /// Why the task will not serve the job any more, if the report says that it will not. ECS knows that a task
+    /// ends a moment before it knows why: that moment is waited for, as it is what people need.
+    pub(super) fn ending(&mut self, report: &TaskReport, container: &str, now: Timestamp) -> Option<StopReason> {
+        if !(report.stop_desired || report.status.is_ending()) {
+            self.ending = None;
+            return None;
+        }
+        let since = *self.ending.get_or_insert(now);
+        if report.status.is_over() || report.tells_why() || now.since(since) >= TOLD_WITHIN {
+            return Some(stopped(report, container));
+        }
+        self.next = self.next.min(now + DESCRIBE.first);
+        None
+    }
+
     /// An ordinary answer: ask again at the pace.
     pub(super) fn answered(&mut self, pace: Pace, seed: u64, now: Timestamp) {
         self.next = now + pace.interval(self.answers, seed);
@@ -48,7 +60,8 @@ impl Probing {
         self.next = now + pace.interval(self.attempts, seed);
         self.attempts += 1;
         self.problem = Some(error.clone());
-        let final_now = if error.kind == ConnectErrorKind::AuthRefused {
+        // An entry point may start sshd before the key is there, and before a user's shell can do anything.
+        let final_now = if matches!(error.kind, ConnectErrorKind::AuthRefused | ConnectErrorKind::NoShell) {
             let since = *self.auth_refused.get_or_insert(now);
             now.since(since) >= KEY_INSTALLED_WITHIN
         } else {

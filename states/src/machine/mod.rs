@@ -31,7 +31,9 @@ const RECONNECT: Pace = Pace { first: Duration::from_millis(200), longest: Durat
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a task that was seen may be MISSING before we believe that it is gone.
 const GONE_AFTER: Duration = Duration::from_secs(10);
-/// How long a container may refuse our key: its entry point may start sshd before it installs the key.
+/// How long after ECS says that a task ends it may take to say why.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// How long a container may refuse our key or a first command: its entry point may start sshd before it has done the rest.
 const KEY_INSTALLED_WITHIN: Duration = Duration::from_secs(20);
 /// How many permanent-looking refusals in a row to describe a task are believed.
 const BELIEVED_REFUSALS: u32 = 3;

@@ -1,7 +1,7 @@
 //! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
 //! container may answer before ECS says RUNNING.
 
-use super::{DESCRIBE, KNOCK, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
+use super::{DESCRIBE, KNOCK, Step, VISIBLE_WITHIN, provisioning::interface_of};
 use crate::{
     Action, Asking, ConnectTo, Job, Observation, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
@@ -13,7 +13,7 @@ impl Job<Pending> {
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
                 self.learn(report);
-                knocking::ending(report, &self.header.spec.container)
+                self.state.describing.ending(report, &self.header.spec.container, now)
             }
             Observation::Missing => {
                 let gone = self.state.describing.missing(DESCRIBE, seed, now);

@@ -1,11 +1,14 @@
 //! `Reachable`: the container waits for a script, or for the end.
 
 use super::Step;
-use crate::{Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, StopReason, Stopping, Timestamp};
+use crate::{Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, RunOutcome, StopReason, Stopping, Timestamp};
 
 impl Job<Reachable> {
     pub(crate) fn observe(self, saw: &Observation, now: Timestamp) -> Step<Reachable> {
         match saw {
+            // The process before was killed between this script's success and its own end: gitlab-runner
+            // repeats no stage that it saw succeed. One that failed it does repeat, and means it.
+            Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => Step::Stay(self),
             Observation::RunRequested { stage, digest } => Step::Next(self.execute(stage, digest, now)),
             Observation::StopRequested(reason) => {
                 let reason = reason.clone();
@@ -13,6 +16,12 @@ impl Job<Reachable> {
             }
             _ => Step::Stay(self),
         }
+    }
+
+    fn has_done(&self, stage: &str, digest: &str) -> bool {
+        self.state.last.as_ref().is_some_and(|last| {
+            last.stage == stage && last.digest == digest && !last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 0, .. })
+        })
     }
 
     fn execute(self, stage: &str, digest: &str, now: Timestamp) -> Job<Executing> {

@@ -1,6 +1,6 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
-use super::{DESCRIBE, KNOCK, Step, knocking};
+use super::{DESCRIBE, KNOCK, Step};
 use crate::{Action, ConnectTo, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
 
 impl Job<Running> {
@@ -11,7 +11,7 @@ impl Job<Running> {
             Observation::Unreachable(error) => self.state.probing.failed(error, KNOCK, seed, now),
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
-                knocking::ending(report, &self.header.spec.container)
+                self.state.describing.ending(report, &self.header.spec.container, now)
             }
             Observation::Missing => self.state.describing.missing(DESCRIBE, seed, now),
             Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),

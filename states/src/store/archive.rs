@@ -3,12 +3,12 @@
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use super::{DirectoryStore, StoreError, durable};
-use crate::Header;
+use crate::{Header, JobId, Timestamp};
 
 /// How long finished jobs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,17 +29,32 @@ impl Default for Retention {
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<(), StoreError> {
-    let archive = store.archive_path();
-    match fs::DirBuilder::new().mode(0o700).create(&archive) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io("create the directory", &archive)(e)),
-        _ => {}
-    }
+    let archive = open(store)?;
     let from = store.snapshot_path(&header.id);
     // A retried job has the same id: the start tells its attempts apart.
     let to = archive.join(format!("{}.{}.ron", header.id, header.created.as_millis()));
     fs::rename(&from, &to).map_err(StoreError::io("archive", &from))?;
     durable::sync_directory(&to)?;
     durable::sync_directory(&from)
+}
+
+/// Moves a snapshot that cannot be read out of the way, for whoever wants to see what became of it.
+pub(super) fn set_aside(store: &DirectoryStore, job: &JobId) -> Result<PathBuf, StoreError> {
+    let from = store.snapshot_path(job);
+    let to = open(store)?.join(format!("{job}.{}.damaged", Timestamp::now().as_millis()));
+    fs::rename(&from, &to).map_err(StoreError::io("set aside", &from))?;
+    durable::sync_directory(&to)?;
+    durable::sync_directory(&from)?;
+    Ok(to)
+}
+
+/// The archive's directory; made when it is missing.
+fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
+    let archive = store.archive_path();
+    match fs::DirBuilder::new().mode(0o700).create(&archive) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create the directory", &archive)(e)),
+        _ => Ok(archive),
+    }
 }
 
 /// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
@@ -56,10 +71,10 @@ pub(super) fn prune(archive: &Path, retention: Retention) {
 }
 
 fn prune_now(archive: &Path, retention: Retention) -> io::Result<()> {
-    let mut kept: Vec<(SystemTime, std::path::PathBuf)> = Vec::new();
+    let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(archive)? {
         let path = entry?.path();
-        if path.extension().is_none_or(|e| e != "ron") {
+        if path.extension().is_none_or(|e| e != "ron" && e != "damaged") {
             continue;
         }
         // Another process may prune too: a file that is gone is no error.

@@ -6,6 +6,7 @@
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
+//! <directory>/archive/<job>.<time in ms>.damaged   a snapshot that could not be read, set aside
 //! ```
 
 mod archive;
@@ -143,6 +144,31 @@ impl DirectoryStore {
         self.directory.join("archive")
     }
 
+    /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and gives the job up:
+    /// its key goes. Tells where it is now. For whoever holds the job's lease and knows that it has no task.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set_aside(&self, job: &JobId) -> Result<PathBuf, StoreError> {
+        let kept = archive::set_aside(self, job)?;
+        self.remove_beside(job)?;
+        Ok(kept)
+    }
+
+    /// Removes what a killed process left of a job that has no snapshot: nothing was launched for it, or it
+    /// is archived. The lease shows that nobody is about to write one.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn sweep(&self, job: &JobId, _: &DirectoryLease) -> Result<(), StoreError> {
+        if self.snapshot_path(job).exists() { Ok(()) } else { self.remove_beside(job) }
+    }
+
+    /// Removes the job's key, its marks, and files that were being written when a process was killed.
+    fn remove_beside(&self, job: &JobId) -> Result<(), StoreError> {
+        ["key", "offset", "tmp", "probe"].iter().try_for_each(|kind| durable::remove(&self.directory.join(format!("{job}.{kind}"))))
+    }
+
     /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
     ///
     /// # Errors
@@ -198,9 +224,9 @@ impl SnapshotStore for DirectoryStore {
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.save(snapshot)?;
         let header = snapshot.job.header();
+        // Before the snapshot goes: whoever is killed here is followed by somebody who still finds it.
+        self.remove_beside(&header.id)?;
         archive::keep(self, header)?;
-        durable::remove(&self.key_path(&header.id))?;
-        durable::remove(&self.marks_path(&header.id))?;
         archive::prune(&self.archive_path(), self.retention);
         Ok(())
     }

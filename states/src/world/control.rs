@@ -133,6 +133,14 @@ impl TaskReport {
     pub fn container(&self, name: &str) -> Option<&ContainerReport> {
         self.containers.iter().find(|c| c.name == name)
     }
+
+    /// Whether it says why the task stops: a code or a reason, and an exit code where a container's exit is what stops it.
+    #[must_use]
+    pub fn tells_why(&self) -> bool {
+        let Some(Stopped { code, reason }) = &self.stopped else { return false };
+        let by_exit = code.as_deref() == Some("EssentialContainerExited");
+        (code.is_some() || reason.is_some()) && (!by_exit || self.containers.iter().any(|c| c.exit_code.is_some() || c.reason.is_some()))
+    }
 }
 
 /// A task's elastic network interface.

@@ -29,11 +29,13 @@ pub struct Io {
 }
 
 impl JobIo for Io {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<()> {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
         self.cloud.fuse.step().await;
-        self.output.extend_from_slice(&bytes);
+        // As a pipe whose reader is slow: not all of it at once.
+        let taken = bytes.len().div_ceil(2);
+        self.output.extend_from_slice(&bytes[..taken]);
         self.cloud.fuse.step().await;
-        Ok(())
+        Ok(taken)
     }
 
     fn note(&mut self, _: Note<'_>) {}

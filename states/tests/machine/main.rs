@@ -5,6 +5,7 @@
 
 mod any;
 mod launches;
+mod links;
 mod replays;
 mod snapshots;
 

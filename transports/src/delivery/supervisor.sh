@@ -108,7 +108,8 @@ attach)
   attach "$1" "$2"
   ;;
 signal)
-  [ -d "$r" ] || { say "unknown there is no $r"; exit 0; }
+  # What a killed driver sent may still be on its way here: who makes the directory first decides whether it starts.
+  if mkdir "$r" 2>/dev/null || [ ! -d "$r" ]; then say "unknown there is no $r"; exit 0; fi
   i=0
   until placed || ended || [ "$i" -ge 100 ]; do nap; i=$((i + 1)); done
   if placed && ! ended; then

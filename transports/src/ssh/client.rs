@@ -7,7 +7,7 @@ use russh::{
     keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate},
 };
 use states::{ConnectError, ConnectErrorKind, Target};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use super::{SshSettings, errors, key, socket};
 
@@ -23,6 +23,8 @@ pub(super) struct Connected {
     /// The host key, as `authorized_keys` would have it.
     pub(super) identity: String,
     pub(super) obituary: Obituary,
+    /// Closed when the connection has ended, however it did.
+    pub(super) alive: watch::Receiver<()>,
 }
 
 /// Connects and authenticates.
@@ -48,7 +50,9 @@ async fn handshake(
     let (address, port) = (target.address.as_str(), settings.port);
     let (told, seen) = tokio::sync::oneshot::channel();
     let obituary = Obituary::default();
-    let watcher = Watcher { pinned: target.pinned.as_ref().map(|p| p.0.clone()), told: Some(told), obituary: Arc::clone(&obituary) };
+    let (lives, alive) = watch::channel(());
+    let watcher =
+        Watcher { _lives: lives, pinned: target.pinned.as_ref().map(|p| p.0.clone()), told: Some(told), obituary: Arc::clone(&obituary) };
     let patience = u32::try_from(settings.keepalive_max).unwrap_or(u32::MAX).saturating_add(1);
     let socket = socket::prepare(socket, settings.keepalive_interval.saturating_mul(patience));
     let connected = connect_stream(config, socket, watcher).await;
@@ -69,12 +73,14 @@ async fn handshake(
             "It is no SSH server as RFC 4253 has it.",
         )
     })?;
-    Ok(Connected { handle, identity, obituary })
+    Ok(Connected { handle, identity, obituary, alive })
 }
 
 /// Watches the connection. Accepts the pinned host key, or, at first contact, any: the container was made moments ago for
 /// this job, and nobody could have told us its key.
 pub(super) struct Watcher {
+    /// Goes with the connection.
+    _lives: watch::Sender<()>,
     pinned: Option<String>,
     told: Option<tokio::sync::oneshot::Sender<String>>,
     obituary: Obituary,

@@ -17,6 +17,7 @@ use russh::{
     mac,
 };
 use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
+use tokio::sync::watch;
 
 use self::client::{Connected, Obituary};
 pub use self::terminal::{SshCommand, SshTerminal};
@@ -94,8 +95,8 @@ impl Transport for SshTransport {
     type Session = SshSession;
 
     async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
-        let Connected { handle, identity, obituary } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        let shell = Shell { handle, obituary };
+        let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        let shell = Shell { handle, obituary, alive };
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
@@ -137,9 +138,16 @@ impl Session for SshSession {
 struct Shell {
     handle: client::Handle,
     obituary: Obituary,
+    alive: watch::Receiver<()>,
 }
 
 impl Shell {
+    /// Completes when the connection has ended.
+    async fn ended(&self) {
+        // Nothing is ever sent: it changes when its sender is gone.
+        let _ = self.alive.clone().changed().await;
+    }
+
     /// Why a request failed: what is known of the connection's end tells more than that it ended.
     fn text(&self, e: russh::Error) -> String {
         self.obituary.get().cloned().unwrap_or_else(|| errors::text(e))
@@ -150,6 +158,17 @@ impl Exec for Shell {
     type Channel = SshChannel;
 
     async fn exec(&self, command: String, input: Bytes) -> Result<SshChannel, String> {
+        tokio::select! {
+            biased;
+            channel = self.send(command, input) => channel,
+            // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
+            () = self.ended() => Err(self.text(russh::Error::Disconnect)),
+        }
+    }
+}
+
+impl Shell {
+    async fn send(&self, command: String, input: Bytes) -> Result<SshChannel, String> {
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
         // Everything is sent at once: no reply is waited for on the way.

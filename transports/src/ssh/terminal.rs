@@ -162,7 +162,7 @@ impl Channel for SshCommand {
 
 impl SshTransport {
     async fn enter(&self, target: &Target) -> Result<super::Shell, ConnectError> {
-        let client::Connected { handle, obituary, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        Ok(super::Shell { handle, obituary })
+        let client::Connected { handle, obituary, alive, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        Ok(super::Shell { handle, obituary, alive })
     }
 }

@@ -1,0 +1,110 @@
+//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession and
+//! ResumeSession, KMS's GenerateDataKey.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{ApiError, cluster_name, text};
+use crate::{
+    cluster::{Cluster, Status},
+    exec::{Session, Stage},
+};
+
+pub(super) fn execute_command(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Value, ApiError> {
+    let name = cluster_name(cluster, parameters)?;
+    let given = text(parameters, "task").ok_or_else(|| ApiError::parameter("Task Identifier can not be empty."))?;
+    let id = given.rsplit('/').next().unwrap_or(given);
+    if !matches!(id.len(), 32 | 36) {
+        return Err(ApiError::parameter("taskId length should be one of [32,36]"));
+    }
+    let command = text(parameters, "command").ok_or_else(|| ApiError::parameter("Command can not be empty."))?;
+    if parameters.get("interactive").and_then(Value::as_bool) != Some(true) {
+        return Err(ApiError::parameter("Interactive is the only mode supported currently."));
+    }
+    let task = cluster.task(id).filter(|task| task.launch.cluster == name && cluster.is_visible(task));
+    let task = task.ok_or_else(|| ApiError::parameter("The referenced task was not found."))?;
+    let containers = &task.launch.definition.containers;
+    let container = match (text(parameters, "container"), containers.as_slice()) {
+        (Some(container), _) if containers.iter().any(|known| known == container) => container,
+        (Some(container), _) => return Err(ApiError::parameter(format!("The container {container} was not found in the task."))),
+        (None, [only]) => only,
+        (None, _) => return Err(ApiError::parameter("Container name must be given: the task has several containers.")),
+    };
+    let state = task.state();
+    if state.stop.is_some() || state.status > Status::Running {
+        return Err(ApiError::parameter("The execute command failed because the task is not running. Run a new task and try again."));
+    }
+    if !task.launch.exec || state.status < Status::Running || matches!(task.agent.stage(), Stage::Pending | Stage::Gone) {
+        return Err(ApiError::parameter(
+            "The execute command failed because execute command was not enabled when the task was run or the execute command agent \
+             isn’t running. Wait and try again or run a new task with execute command enabled and try again.",
+        ));
+    }
+    let unreachable = || {
+        let message = "The execute command failed due to an internal error. Try again later.";
+        ApiError::new(400, "TargetNotConnectedException", message)
+    };
+    if task.agent.stage() != Stage::Connected || cluster.faults().exec.takes_slots() {
+        return Err(unreachable());
+    }
+    let session = task.agent.open(cluster, &task, container, command).map_err(|_| unreachable())?;
+    Ok(json!({
+        "clusterArn": cluster.arn(&format!("cluster/{name}")),
+        "containerArn": cluster.container_arn(&task, container),
+        "containerName": session.container,
+        "interactive": true,
+        "session": {
+            "sessionId": session.id,
+            "streamUrl": cluster.stream_url(&session),
+            "tokenValue": session.token(cluster.settings.exec.token_lifetime),
+        },
+        "taskArn": cluster.task_arn(&task),
+    }))
+}
+
+/// Performs an action of Systems Manager.
+pub(crate) fn ssm(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+    match action {
+        "ResumeSession" => {
+            let session = session(cluster, parameters)?;
+            // Without a token: the session is over.
+            if session.ended().is_some() || cluster.faults().exec.never_resumes {
+                return Ok(json!({ "SessionId": session.id }));
+            }
+            session.resume();
+            Ok(json!({
+                "SessionId": session.id,
+                "StreamUrl": cluster.stream_url(&session),
+                "TokenValue": session.token(cluster.settings.exec.token_lifetime),
+            }))
+        }
+        "TerminateSession" => {
+            let session = session(cluster, parameters)?;
+            session.terminate();
+            Ok(json!({ "SessionId": session.id }))
+        }
+        _ => Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}"))),
+    }
+}
+
+fn session(cluster: &Cluster, parameters: &Value) -> Result<Arc<Session>, ApiError> {
+    let id = text(parameters, "SessionId").unwrap_or_default();
+    cluster.sessions.find(id).ok_or_else(|| ApiError::new(400, "DoesNotExistException", format!("Session {id:.96} does not exist")))
+}
+
+/// Performs an action of the Key Management Service.
+pub(crate) fn kms(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+    if action != "GenerateDataKey" {
+        return Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}")));
+    }
+    let key = text(parameters, "KeyId").ok_or_else(|| ApiError::new(400, "ValidationException", "KeyId must not be null"))?;
+    if parameters.get("NumberOfBytes").and_then(Value::as_u64) != Some(64) {
+        return Err(ApiError::new(400, "ValidationException", "the local cluster makes data keys of 64 bytes"));
+    }
+    let context = parameters.get("EncryptionContext").and_then(Value::as_object).into_iter().flatten();
+    let context: BTreeMap<String, String> = context.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+    let made = cluster.keys.make(context);
+    Ok(json!({ "KeyId": key, "Plaintext": STANDARD.encode(made.key), "CiphertextBlob": STANDARD.encode(&made.blob) }))
+}

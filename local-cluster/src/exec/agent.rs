@@ -1,0 +1,491 @@
+//! One session of the agent's: from its slot to its end.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use pty_process::{OwnedReadPty, OwnedWritePty};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Semaphore, mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Stage, State, Surroundings,
+    cipher::Cipher,
+    filter::Filter,
+    handshake::{self, Handshake},
+    message::{Message, payload},
+    session::{Attachment, Control, Session, ToClient},
+    stream::{self, Stream},
+    terminal::{self, Terminal},
+};
+use crate::{cluster::Cluster, settings};
+
+/// Most bytes of a terminal in one message.
+const READ: usize = 1024;
+/// What is read of a terminal at once: four messages.
+const READ_AHEAD: usize = 4 * READ;
+/// How long the agent rests after each message …
+const REST: Duration = Duration::from_millis(1);
+/// … and how much of that it may make up for when the timer was late.
+const LATE: Duration = Duration::from_millis(8);
+/// How long the last messages wait for their acknowledgements.
+const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(2);
+/// How long a failure to start waits for a client to hear of it.
+const FAILED: Duration = Duration::from_secs(2);
+/// How long the service's last message may take.
+const LAST_MESSAGE: Duration = Duration::from_secs(5);
+/// Messages to a client that is slow: more are as if lost.
+pub(super) const TO_CLIENT: usize = 1024;
+
+/// A session's agent.
+pub(super) struct Agent {
+    cluster: Arc<Cluster>,
+    session: Arc<Session>,
+    control: mpsc::Receiver<Control>,
+    command: String,
+    surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+    settings: settings::ExecSettings,
+    stream: Stream,
+    cipher: Option<Cipher>,
+    to_client: Option<mpsc::Sender<ToClient>>,
+    from_client: Option<mpsc::Receiver<Message>>,
+    ticks: Interval,
+    /// When the session ends unless input comes.
+    idle: Instant,
+}
+
+/// How a session ends.
+#[derive(Debug)]
+enum End {
+    /// As it should, or because somebody wanted it.
+    Over,
+    /// For a reason that the client is told.
+    Because(String),
+    /// With the agent.
+    Gone,
+}
+
+/// What is done with input that comes in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// Nobody is there: it is as if lost.
+    Lost,
+    /// It is acknowledged and thrown away.
+    Discarded,
+    /// As before, but for this answer of a handshake.
+    Answer(u32),
+    /// It is not taken: the client will send it again.
+    Refused,
+}
+
+/// What was waited for, or an answer of a handshake before that.
+enum Waited<T> {
+    Done(T),
+    Answer(Message),
+}
+
+impl Agent {
+    pub(super) fn new(
+        cluster: &Arc<Cluster>,
+        session: Arc<Session>,
+        control: mpsc::Receiver<Control>,
+        command: &str,
+        surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+    ) -> Self {
+        let mut ticks = interval(stream::TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            cluster: Arc::clone(cluster),
+            session,
+            control,
+            command: command.to_owned(),
+            surroundings,
+            settings: cluster.settings.exec,
+            stream: Stream::new(),
+            cipher: None,
+            to_client: None,
+            from_client: None,
+            ticks,
+            idle: Instant::now() + cluster.settings.exec.idle_timeout,
+        }
+    }
+
+    /// Lives the session.
+    pub(super) async fn run(mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) {
+        let mut gone = agent.clone();
+        let end = tokio::select! {
+            end = self.live(workers, agent) => end,
+            // The sender is in the task, which outlives its sessions.
+            _ = gone.wait_for(|state| state.stage == Stage::Gone) => End::Gone,
+        };
+        tracing::debug!(session = self.session.id, ?end, "a session ended");
+        self.finish(end).await;
+    }
+
+    async fn live(&mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) -> End {
+        match self.stages(workers, agent).await {
+            Ok(()) => End::Over,
+            Err(end) => end,
+        }
+    }
+
+    async fn stages(&mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) -> Result<(), End> {
+        let slot = async {
+            tokio::select! {
+                // Never closed.
+                permit = workers.acquire_owned() => permit.ok(),
+                _ = agent.wait_for(|state| state.stage >= Stage::Leaving) => None,
+            }
+        };
+        let Waited::Done(Some(_worker)) = self.meanwhile(Input::Lost, slot).await? else { return Err(End::Gone) };
+        let early_end = self.cluster.faults().exec.ends_session();
+        if let Some(text) = early_end {
+            return self.fail(text).await;
+        }
+        let half = self.settings.start / 2;
+        self.meanwhile(Input::Discarded, sleep(half)).await?;
+        match self.settings.handshake {
+            settings::Handshake::None => {}
+            settings::Handshake::Plain => self.shake_hands(false).await?,
+            settings::Handshake::Kms => self.shake_hands(true).await?,
+        }
+        self.meanwhile(Input::Refused, sleep(half)).await?;
+        let Some(Surroundings { environment, directory }) = self.surroundings.get() else { return Err(End::Gone) };
+        match Terminal::start(&self.command, environment, directory) {
+            Ok(terminal) => self.attend(terminal).await,
+            Err(e) => self.fail(e.to_string()).await,
+        }
+    }
+
+    /// Ends with a failure, once a client is there to hear of it.
+    async fn fail(&mut self, text: String) -> Result<(), End> {
+        if self.to_client.is_none() {
+            let until = Instant::now() + FAILED;
+            while self.to_client.is_none() && Instant::now() < until {
+                self.meanwhile(Input::Refused, sleep(stream::TICK / 10)).await?;
+            }
+        }
+        Err(End::Because(text))
+    }
+
+    async fn shake_hands(&mut self, encrypted: bool) -> Result<(), End> {
+        let failed = |why: String| End::Because(format!("Encountered error while initiating handshake. {why}"));
+        let late =
+            |_| failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned());
+        let mut handshake = Handshake::new();
+        self.stream.send(payload::HANDSHAKE_REQUEST, handshake.request(encrypted), Instant::now());
+        let response = self.answer(payload::HANDSHAKE_RESPONSE).await?.map_err(late)?;
+        let cipher = handshake.responded(&response, &self.session, &self.cluster.keys).map_err(failed)?;
+        if encrypted {
+            let cipher = cipher.ok_or_else(|| failed("the client agreed on no key".to_owned()))?;
+            self.stream.send(payload::CHALLENGE_REQUEST, handshake.challenge(&cipher), Instant::now());
+            let answer = self.answer(payload::CHALLENGE_RESPONSE).await?;
+            let answer = answer.map_err(|_| failed("Timed out waiting for encryption challenge.".to_owned()))?;
+            handshake.answered(&answer, &cipher).map_err(failed)?;
+            self.cipher = Some(cipher);
+        }
+        self.stream.send(payload::HANDSHAKE_COMPLETE, handshake.complete(encrypted), Instant::now());
+        Ok(())
+    }
+
+    /// Waits for an answer of the handshake; the inner error says that none came.
+    async fn answer(&mut self, payload_type: u32) -> Result<Result<Bytes, ()>, End> {
+        Ok(match self.meanwhile(Input::Answer(payload_type), sleep(handshake::PATIENCE)).await? {
+            Waited::Done(()) => Err(()),
+            Waited::Answer(message) => Ok(message.payload),
+        })
+    }
+
+    /// Does what an agent does all the time, until `done`; or until the answer that `input` waits
+    /// for.
+    async fn meanwhile<T>(&mut self, input: Input, done: impl Future<Output = T>) -> Result<Waited<T>, End> {
+        let mut done = pin!(done);
+        loop {
+            self.flush();
+            tokio::select! {
+                output = &mut done => return Ok(Waited::Done(output)),
+                control = self.control.recv() => self.obey(control)?,
+                message = next(&mut self.from_client) => {
+                    let Some(message) = message else {
+                        self.detach();
+                        continue;
+                    };
+                    if input == Input::Lost {
+                        continue;
+                    }
+                    let mut next = self.receive(message);
+                    while let Some(message) = next {
+                        if input == Input::Refused {
+                            break;
+                        }
+                        self.stream.used(&message);
+                        if input == Input::Answer(message.payload_type) {
+                            self.flush();
+                            return Ok(Waited::Answer(message));
+                        }
+                        next = self.stream.early();
+                    }
+                }
+                _ = self.ticks.tick() => self.stream.tick(Instant::now()),
+                () = sleep_until(self.idle.into()) => return Err(timed_out()),
+            }
+        }
+    }
+
+    /// Joins a terminal and its client until the terminal is closed.
+    async fn attend(&mut self, terminal: Terminal) -> Result<(), End> {
+        let Terminal { mut child, reader, mut writer } = terminal;
+        let mut output = Output::new(reader, self.settings.first_output, self.settings.ceiling);
+        let mut writing: Option<Writing> = None;
+        let mut closed: Option<Instant> = None;
+        let mut early = self.stream.early();
+        loop {
+            while let Some(message) = early.take() {
+                writing = self.take_in(message, &writer);
+                if writing.is_none() {
+                    early = self.stream.early();
+                }
+            }
+            self.flush();
+            if closed.is_some() && self.stream.is_quiet() {
+                return Ok(());
+            }
+            let reads = closed.is_none() && !self.stream.is_paused();
+            tokio::select! {
+                control = self.control.recv() => {
+                    if let Err(end) = self.obey(control) {
+                        // As AWS's agent: the leader is killed, the others are hung up on.
+                        let _ = child.start_kill();
+                        return Err(end);
+                    }
+                }
+                message = next(&mut self.from_client), if writing.is_none() => match message {
+                    Some(message) => early = self.receive(message),
+                    None => self.detach(),
+                },
+                written = write(&mut writer, &mut writing), if writing.is_some() => {
+                    match (written, writing.take()) {
+                        (Written::All, Some(writing)) => {
+                            self.stream.used(&writing.message);
+                            early = self.stream.early();
+                        }
+                        (Written::Some(count), Some(mut rest)) => {
+                            rest.written += count;
+                            writing = Some(rest);
+                        }
+                        // Not acknowledged, as by AWS's agent.
+                        (Written::Failed, _) | (_, None) => {}
+                    }
+                }
+                read = output.next(self.to_client.as_ref()), if reads => match read {
+                    Some(bytes) => self.send(bytes),
+                    None => closed = Some(Instant::now() + LAST_ACKNOWLEDGEMENTS),
+                },
+                _ = self.ticks.tick() => self.stream.tick(Instant::now()),
+                () = sleep_until(self.idle.into()) => {
+                    let _ = child.start_kill();
+                    return Err(timed_out());
+                }
+                () = until(closed) => return Ok(()),
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: Vec<u8>) {
+        let bytes = match &self.cipher {
+            Some(cipher) if !bytes.is_empty() => cipher.seal(&bytes),
+            _ => bytes,
+        };
+        self.stream.send(payload::OUTPUT, bytes.into(), Instant::now());
+    }
+
+    /// Takes a message of a client's in; the next of the input, if it is that.
+    fn receive(&mut self, message: Message) -> Option<Message> {
+        if message.kind == super::message::kind::INPUT {
+            self.idle = Instant::now() + self.settings.idle_timeout;
+        }
+        self.stream.receive(message, Instant::now())
+    }
+
+    /// Uses the next of the input; what is to be written to the terminal before it has been used.
+    /// What cannot be used is not acknowledged.
+    fn take_in(&mut self, message: Message, writer: &OwnedWritePty) -> Option<Writing> {
+        match message.payload_type {
+            payload::OUTPUT => {
+                let bytes = match &self.cipher {
+                    Some(cipher) => match cipher.open(&message.payload) {
+                        Ok(bytes) => bytes.into(),
+                        Err(e) => {
+                            tracing::debug!(session = self.session.id, "input is not taken: {e}");
+                            return None;
+                        }
+                    },
+                    None => message.payload.clone(),
+                };
+                if !bytes.is_empty() {
+                    return Some(Writing { message, bytes, written: 0 });
+                }
+            }
+            payload::SIZE => {
+                if let Err(e) = terminal::resize(writer, &message.payload) {
+                    tracing::debug!(session = self.session.id, "input is not taken: {e}");
+                    return None;
+                }
+            }
+            _ => {}
+        }
+        self.stream.used(&message);
+        None
+    }
+
+    fn obey(&mut self, control: Option<Control>) -> Result<(), End> {
+        match control {
+            Some(Control::Attach(Attachment { frames, input })) => {
+                // A connection before this one ends with its channel.
+                self.to_client = Some(frames);
+                self.from_client = Some(input);
+                self.stream.pause(false);
+                Ok(())
+            }
+            Some(Control::Resume) => {
+                self.idle = Instant::now() + self.settings.idle_timeout;
+                Ok(())
+            }
+            // The service has forgotten the session.
+            Some(Control::Terminate) | None => Err(End::Over),
+        }
+    }
+
+    /// The client is gone: the service pauses the agent.
+    fn detach(&mut self) {
+        self.to_client = None;
+        self.from_client = None;
+        self.stream.pause(true);
+    }
+
+    /// Sends what is to be sent. What a slow client has no room for is lost, and will be sent again.
+    fn flush(&mut self) {
+        let to_client = self.to_client.as_ref();
+        for frame in self.stream.outbox() {
+            if let Some(client) = to_client {
+                let _ = client.try_send(ToClient::Frame(frame));
+            }
+        }
+    }
+
+    async fn finish(mut self, end: End) {
+        let output = match end {
+            End::Over => String::new(),
+            End::Because(text) => text,
+            End::Gone => {
+                self.session.end("");
+                return;
+            }
+        };
+        self.session.end(&output);
+        let last = self.session.closing(&output);
+        let mut clients: Vec<_> = self.to_client.take().into_iter().collect();
+        self.control.close();
+        while let Some(control) = self.control.recv().await {
+            if let Control::Attach(attachment) = control {
+                clients.push(attachment.frames);
+            }
+        }
+        for client in clients {
+            // It may be gone, or not be reading.
+            let _ = timeout(LAST_MESSAGE, client.send(last.clone())).await;
+        }
+    }
+}
+
+fn timed_out() -> End {
+    End::Because("Your session timed out due to inactivity.".to_owned())
+}
+
+async fn next(from_client: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {
+    match from_client {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Input on its way into the terminal: meanwhile nothing else is read from the client.
+struct Writing {
+    message: Message,
+    bytes: Bytes,
+    written: usize,
+}
+
+enum Written {
+    All,
+    Some(usize),
+    Failed,
+}
+
+async fn write(writer: &mut OwnedWritePty, writing: &mut Option<Writing>) -> Written {
+    let Some(writing) = writing else { return std::future::pending().await };
+    let rest = &writing.bytes[writing.written..];
+    match writer.write(rest).await {
+        Ok(count) if count == rest.len() => Written::All,
+        Ok(count) => Written::Some(count),
+        Err(e) => {
+            tracing::debug!("input cannot be written: {e}");
+            Written::Failed
+        }
+    }
+}
+
+/// A terminal's output, at the agent's pace.
+struct Output {
+    reader: OwnedReadPty,
+    filter: Filter,
+    read: BytesMut,
+    ceiling: bool,
+    next: Instant,
+}
+
+impl Output {
+    fn new(reader: OwnedReadPty, first: Duration, ceiling: bool) -> Self {
+        Self { reader, filter: Filter::default(), read: BytesMut::new(), ceiling, next: Instant::now() + first }
+    }
+
+    /// The next payload, when it is time and the client has room; it may be empty. `None` at the end.
+    async fn next(&mut self, client: Option<&mpsc::Sender<ToClient>>) -> Option<Vec<u8>> {
+        if Instant::now() < self.next {
+            sleep_until(self.next.into()).await;
+        }
+        if let Some(client) = client {
+            // Only this agent sends there: what is free now stays free. A client that is gone is
+            // noticed elsewhere.
+            let _ = client.reserve_many(2).await;
+        }
+        if self.read.is_empty() {
+            self.read.reserve(READ_AHEAD);
+            let mut window = (&mut self.reader).take(READ_AHEAD as u64);
+            // The end of a terminal is an error (EIO).
+            if !matches!(window.read_buf(&mut self.read).await, Ok(1..)) {
+                return None;
+            }
+        }
+        if self.ceiling {
+            let now = Instant::now();
+            self.next = self.next.max(now.checked_sub(LATE).unwrap_or(now)) + REST;
+        }
+        let bytes = self.read.split_to(self.read.len().min(READ));
+        Some(self.filter.pass(&bytes))
+    }
+}

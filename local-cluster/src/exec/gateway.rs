@@ -1,0 +1,146 @@
+//! The service between the agent and its clients: data channels over WebSocket.
+
+mod connection;
+mod noise;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+    upgrade::Upgraded,
+};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::session::{DATA_CHANNEL, Session};
+use crate::{cluster::Cluster, faults::Upgrades};
+
+/// Longest message of a client's, in bytes: AWS's limit for messages of its public WebSocket APIs.
+/// That of this service is not published.
+const LONGEST: usize = 128 * 1024;
+/// How long a connection may take to say its token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The first message of a client.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OpenDataChannel {
+    message_schema_version: String,
+    request_id: String,
+    token_value: String,
+    client_id: String,
+    #[serde(default)]
+    client_version: Option<String>,
+}
+
+/// Whether a request is for a data channel.
+pub(crate) fn is_meant(path: &str) -> bool {
+    path.starts_with(DATA_CHANNEL)
+}
+
+/// Answers a request for a data channel, and serves it if it may be opened.
+pub(crate) fn upgrade(cluster: &Arc<Cluster>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let session = match admit(cluster, &request) {
+        Ok(session) => session,
+        Err((status, why)) => {
+            tracing::debug!("a data channel is refused: {why}");
+            let mut response = Response::new(Full::from(why));
+            *response.status_mut() = status;
+            return response;
+        }
+    };
+    let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(&accept).ok()) else {
+        let mut response = Response::new(Full::from("a WebSocket has a Sec-WebSocket-Key\n"));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        return response;
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let cluster = Arc::clone(cluster);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => serve(cluster, session, upgraded).await,
+            Err(e) => tracing::debug!("an upgrade failed: {e}"),
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+type Refusal = (StatusCode, &'static str);
+
+fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let has = |name, token: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+    };
+    if !(request.method() == hyper::Method::GET
+        && has(UPGRADE, "websocket")
+        && has(CONNECTION, "upgrade")
+        && has(SEC_WEBSOCKET_VERSION, "13"))
+    {
+        return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket, version 13\n"));
+    }
+    let id = uri.path().strip_prefix(DATA_CHANNEL).unwrap_or_default();
+    let session = cluster.sessions.find(id).ok_or((StatusCode::NOT_FOUND, "there is no such session\n"))?;
+    let query = uri.query().unwrap_or_default();
+    if !session.is_dialled_by(query) {
+        return Err((StatusCode::BAD_REQUEST, "the role or the cell number is not that of the stream URL\n"));
+    }
+    let signed = is_signed(query, headers)?;
+    match cluster.faults().exec.refuses_upgrades {
+        Some(Upgrades::All) => Err((StatusCode::FORBIDDEN, "a scripted refusal\n")),
+        Some(Upgrades::Signed) if signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is signed\n")),
+        Some(Upgrades::Unsigned) if !signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is not signed\n")),
+        _ => Ok(session),
+    }
+}
+
+/// Whether a request is signed: in its header, or in its query. Signatures are not verified, since
+/// nobody's keys are known here, but they have to be for the service.
+fn is_signed(query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
+    if query.contains("X-Amz-Signature=") {
+        return Ok(true);
+    }
+    let Some(authorization) = headers.get(AUTHORIZATION) else { return Ok(false) };
+    let authorization = authorization.to_str().unwrap_or_default();
+    let scope = authorization.split("Credential=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+    let right = authorization.starts_with("AWS4-HMAC-SHA256 ")
+        && scope.ends_with("/ssmmessages/aws4_request")
+        && authorization.contains("Signature=")
+        && headers.contains_key("x-amz-date");
+    if right { Ok(true) } else { Err((StatusCode::FORBIDDEN, "this is no signature for ssmmessages\n")) }
+}
+
+async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, upgraded: Upgraded) {
+    // The server accepts TCP connections only.
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+    let stream = parts.io.into_inner();
+    // Without it, a bit slower.
+    let _ = stream.set_nodelay(true);
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(LONGEST))
+        .max_frame_size(Some(LONGEST))
+        .write_buffer_size(64 * 1024)
+        .max_write_buffer_size(1024 * 1024);
+    let socket = WebSocketStream::from_partially_read(stream, parts.read_buf.into(), Role::Server, Some(config)).await;
+    connection::serve(cluster, session, socket).await;
+}

@@ -1,0 +1,172 @@
+//! ECS Exec: a task's exec agent, and the service between the agent and its clients.
+//!
+//! Both follow AWS's own sources: amazon-ssm-agent for what the agent does, session-manager-plugin
+//! for what a client may expect. What the service does in between is not published.
+//!
+//! - `message`: the binary messages; `stream`: their order and their acknowledgements;
+//! - `terminal`, `words`, `filter`: a command on a pseudo-terminal, its words, its output;
+//! - `agent`: one session: all of these together; `handshake`, `cipher`, `keys`: its beginning;
+//! - `gateway`: a session's connections, over WebSocket, with their faults.
+
+mod agent;
+mod cipher;
+mod filter;
+pub(crate) mod gateway;
+mod handshake;
+pub(crate) mod keys;
+mod message;
+mod session;
+mod stream;
+mod terminal;
+mod words;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+
+use crate::cluster::{Cluster, Task, seconds};
+pub(crate) use session::{Session, Sessions};
+
+/// A task's exec agent.
+pub(crate) struct ExecAgent {
+    state: watch::Sender<State>,
+    /// Container → its slots.
+    slots: Mutex<HashMap<String, Slots>>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    stage: Stage,
+    started: Option<f64>,
+    reason: Option<String>,
+}
+
+/// How far an agent has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// It does not run yet.
+    Pending,
+    /// It runs, without a connection to the service.
+    Running,
+    /// It takes sessions.
+    Connected,
+    /// It takes none any more, but those that it has go on.
+    Leaving,
+    /// It is gone, and its sessions with it.
+    Gone,
+}
+
+/// Where an agent's commands run.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) environment: Arc<BTreeMap<String, String>>,
+    pub(crate) directory: PathBuf,
+}
+
+/// The sessions that one container takes.
+struct Slots {
+    workers: Arc<Semaphore>,
+    /// Those that have a worker, and those that wait for one.
+    taken: Arc<Semaphore>,
+}
+
+/// No session is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoSlot {
+    /// All are taken.
+    Taken,
+}
+
+impl ExecAgent {
+    pub(crate) fn new() -> Self {
+        Self { state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }), slots: Mutex::default() }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.state.borrow().stage
+    }
+
+    /// As the API shows it, in a container's `managedAgents`.
+    pub(crate) fn shown(&self) -> Value {
+        let state = self.state.borrow();
+        let status = match state.stage {
+            Stage::Pending => "PENDING",
+            Stage::Running | Stage::Connected | Stage::Leaving => "RUNNING",
+            Stage::Gone => "STOPPED",
+        };
+        let mut shown = json!({ "name": "ExecuteCommandAgent", "lastStatus": status });
+        if let Some(started) = state.started {
+            shown["lastStartedAt"] = json!(started);
+        }
+        if let Some(reason) = &state.reason {
+            shown["reason"] = json!(reason);
+        }
+        shown
+    }
+
+    /// Starts, connects, and stays.
+    pub(crate) async fn serve(&self, cluster: &Cluster) -> Infallible {
+        let times = cluster.settings.times;
+        let (never, late, stops) = {
+            let exec = &cluster.faults().exec;
+            (exec.never_connects, Duration::from_millis(exec.late_ms), exec.agent_stops.clone())
+        };
+        tokio::time::sleep(times.exec_agent).await;
+        if let Some(reason) = stops {
+            self.state.send_modify(|state| {
+                state.stage = Stage::Gone;
+                state.reason = Some(reason);
+            });
+            return std::future::pending().await;
+        }
+        self.state.send_modify(|state| {
+            state.stage = Stage::Running;
+            state.started = Some(seconds());
+        });
+        if !never {
+            tokio::time::sleep(times.exec_connects + late).await;
+            self.enter(Stage::Connected);
+        }
+        std::future::pending().await
+    }
+
+    /// Enters a later stage.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.state.send_if_modified(|state| {
+            let later = stage > state.stage;
+            if later {
+                state.stage = stage;
+            }
+            later
+        });
+    }
+
+    /// Starts a session in a container.
+    pub(crate) fn open(&self, cluster: &Arc<Cluster>, task: &Task, container: &str, command: &str) -> Result<Arc<Session>, NoSlot> {
+        let settings = cluster.settings.exec;
+        let (workers, slot) = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            let slots = slots.entry(container.to_owned()).or_insert_with(|| Slots {
+                workers: Arc::new(Semaphore::new(settings.workers)),
+                taken: Arc::new(Semaphore::new(settings.workers + settings.queued)),
+            });
+            let slot = Arc::clone(&slots.taken).try_acquire_owned().map_err(|_| NoSlot::Taken)?;
+            (Arc::clone(&slots.workers), slot)
+        };
+        let (session, control) = Session::new(cluster, task, container);
+        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings));
+        let mut state = self.state.subscribe();
+        tokio::spawn(async move {
+            let _slot = slot;
+            agent.run(workers, &mut state).await;
+        });
+        Ok(session)
+    }
+}

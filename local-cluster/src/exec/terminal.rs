@@ -1,0 +1,71 @@
+//! A command on a pseudo-terminal of its own.
+
+use std::{collections::BTreeMap, io, path::Path};
+
+use pty_process::{OwnedReadPty, OwnedWritePty, Size};
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+
+use super::words;
+
+/// A running command: the leader of a session whose controlling terminal is the other end of this.
+/// When both halves are gone, the kernel hangs up: whoever is left in the session gets SIGHUP.
+pub(super) struct Terminal {
+    pub(super) child: Child,
+    pub(super) reader: OwnedReadPty,
+    pub(super) writer: OwnedWritePty,
+}
+
+/// Why there is none. The words are those of AWS's agent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("Commands cannot be empty for session type InteractiveCommands")]
+    Empty,
+    #[error("Unable to start command: Failed to parse commands input: {0}")]
+    Words(#[from] words::Unfinished),
+    #[error("Unable to start command: Failed to start pty: {0}")]
+    Pty(#[from] pty_process::Error),
+    #[error("Unable to start command: Failed to start pty: {0}")]
+    Program(String),
+}
+
+impl Terminal {
+    /// Starts a command, which no shell gets to see.
+    pub(super) fn start(command: &str, environment: &BTreeMap<String, String>, directory: &Path) -> Result<Self, StartError> {
+        let words = words::split(command)?;
+        let (program, arguments) = words.split_first().ok_or(StartError::Empty)?;
+        let (pty, pts) = pty_process::open()?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(environment).current_dir(directory).env("TERM", "xterm-256color");
+        if environment.get("LANG").is_none_or(String::is_empty) {
+            command.env("LANG", "C.UTF-8");
+        }
+        let child = pty_process::Command::from(command).spawn(pts).map_err(|e| unstarted(program, e))?;
+        let (reader, writer) = pty.into_split();
+        Ok(Self { child, reader, writer })
+    }
+}
+
+/// Why a program does not start, in Go's words.
+fn unstarted(program: &str, error: pty_process::Error) -> StartError {
+    let pty_process::Error::Io(e) = &error else { return StartError::Pty(error) };
+    StartError::Program(match e.kind() {
+        io::ErrorKind::NotFound if !program.contains('/') => format!("exec: \"{program}\": executable file not found in $PATH"),
+        io::ErrorKind::NotFound => format!("fork/exec {program}: no such file or directory"),
+        io::ErrorKind::PermissionDenied => format!("fork/exec {program}: permission denied"),
+        _ => format!("fork/exec {program}: {e}"),
+    })
+}
+
+/// The payload of a Size message.
+#[derive(Debug, Deserialize)]
+struct SizeData {
+    cols: u32,
+    rows: u32,
+}
+
+/// Sets the terminal's size as a Size message says. As in AWS's agent, the upper halves are cut off.
+pub(super) fn resize(writer: &OwnedWritePty, payload: &[u8]) -> Result<(), String> {
+    let size: SizeData = serde_json::from_slice(payload).map_err(|e| format!("this is no size: {e}"))?;
+    writer.resize(Size::new(size.rows as u16, size.cols as u16)).map_err(|e| format!("the size cannot be set: {e}"))
+}

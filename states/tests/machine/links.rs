@@ -1,0 +1,127 @@
+//! Connections that fail while a script runs, and tasks that end.
+
+use states::*;
+
+use crate::any;
+
+/// A job whose script was asked for, and whose connection is up.
+fn connected() -> (Snapshot, Timestamp) {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    let interface = NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
+    let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
+    for saw in [
+        Observation::Launched(running.clone()),
+        Observation::Described(running),
+        Observation::Answered(any::greeting()),
+        Observation::RunRequested { stage: "build_script".into(), digest: "0".into() },
+        Observation::Answered(any::greeting()),
+    ] {
+        snapshot.step(saw, now);
+    }
+    assert!(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up), "{:?}", snapshot.job);
+    (snapshot, now)
+}
+
+fn report(status: TaskStatus, stopped: Option<Stopped>) -> TaskReport {
+    TaskReport { task: any::arn(1), stop_desired: status.is_ending(), status, interface: None, containers: Vec::new(), stopped }
+}
+
+fn lost() -> Observation {
+    Observation::RunFailed(RunError::ConnectionLost("reset".into()))
+}
+
+fn reason(snapshot: &Snapshot) -> &StopReason {
+    match &snapshot.job {
+        AnyJob::Stopping(job) => &job.state.reason,
+        other => panic!("{}", other.name()),
+    }
+}
+
+fn later(now: Timestamp, milliseconds: u64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis() + milliseconds)
+}
+
+#[test]
+fn a_connection_that_ends_before_the_delivery_is_no_delivery() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(Observation::Progress { offset: 0 }, now);
+    snapshot.step(lost(), now);
+    let action = snapshot.step(Observation::Answered(any::greeting()), now);
+    assert!(matches!(&action, Action::Follow(follow) if !follow.started), "the script is delivered (again): {action:?}");
+}
+
+#[test]
+fn connections_without_a_byte_come_slower_and_slower_and_end() {
+    let (mut snapshot, mut now) = connected();
+    let mut waits = Vec::new();
+    for attempt in 1.. {
+        snapshot.step(Observation::Progress { offset: 0 }, now);
+        let action = snapshot.step(lost(), now);
+        let Action::Watch(Watch { probe: Some((_, at)), .. }) = action else { break };
+        assert!(attempt < 100, "it goes on for ever");
+        waits.push(at.since(now).as_millis());
+        now = at;
+        snapshot.step(Observation::Answered(any::greeting()), now);
+    }
+    assert_eq!(waits[0], 0, "the first time at once");
+    assert!(waits[5] > waits[1] && waits[20] >= 4000, "{waits:?}");
+    // Whatever runs there must not run beside another stage's script.
+    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+}
+
+#[test]
+fn a_byte_makes_a_connection_a_good_one() {
+    let (mut snapshot, mut now) = connected();
+    for offset in 1..500 {
+        snapshot.step(Observation::Progress { offset }, now);
+        snapshot.step(lost(), now);
+        now = later(now, 10);
+        snapshot.step(Observation::Answered(any::greeting()), now);
+    }
+    assert!(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.offset == 499));
+}
+
+#[test]
+fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
+    let told = Stopped { code: Some("SpotInterruption".into()), reason: None };
+    let (mut snapshot, now) = connected();
+    snapshot.step(lost(), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
+    assert_eq!(snapshot.job.name(), StateName::Executing);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))), later(now, 300));
+    assert!(reason(&snapshot).to_string().contains("Spot capacity"), "{}", reason(&snapshot));
+
+    // It may never say it: that is waited for no longer than a few seconds.
+    let (mut snapshot, now) = connected();
+    snapshot.step(lost(), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopping, None)), later(now, 5000));
+    assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }));
+
+    // An exit is told with its code.
+    let exited = Stopped { code: Some("EssentialContainerExited".into()), reason: None };
+    let (mut snapshot, now) = connected();
+    snapshot.step(lost(), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopping, Some(exited.clone()))), now);
+    assert_eq!(snapshot.job.name(), StateName::Executing);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopped, Some(exited))), later(now, 300));
+    assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }), "over is over");
+}
+
+#[test]
+fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    let interface = NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
+    let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
+    snapshot.step(Observation::Launched(running.clone()), now);
+    snapshot.step(Observation::Described(running), now);
+    let refusal = || ConnectError { kind: ConnectErrorKind::NoShell, message: "no shell".into(), advice: String::new() };
+    snapshot.step(Observation::Unreachable(refusal()), now);
+    assert_eq!(snapshot.job.name(), StateName::Running, "one bad answer ends nothing");
+    snapshot.step(Observation::Unreachable(refusal()), later(now, 20_000));
+    assert!(matches!(reason(&snapshot), StopReason::Unusable(_)));
+}

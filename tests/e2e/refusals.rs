@@ -1,0 +1,193 @@
+//! ECS refuses, fails and forgets for a while: jobs end right all the same, and nothing is left.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, Local},
+    eventually,
+    runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
+};
+
+fn local() -> (Cluster, Job) {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    (cluster, job)
+}
+
+fn api(cluster: &Cluster) -> &Local {
+    match cluster {
+        Cluster::Local(local) => local,
+        Cluster::Moto(_) => unreachable!("these tests are of the local cluster"),
+    }
+}
+
+fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
+    json!({ "status": status, "code": code, "message": message, "times": times })
+}
+
+#[test]
+fn credentials_that_expired_and_come_back_are_waited_for() {
+    let (cluster, job) = local();
+    let expired = || refusal(400, "ExpiredTokenException", "The security token included in the request is expired", 2);
+    api(&cluster).set_faults(&json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired() } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}");
+    assert!(prepared.stderr.contains("does not accept the credentials"), "{}", prepared.stderr);
+    assert_eq!(job.run("build_script", "echo fine").stdout, b"fine\n");
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn an_outage_of_the_api_is_waited_out() {
+    let (cluster, job) = local();
+    let outage = || refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3);
+    api(&cluster).set_faults(&json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage() } }));
+    job.prepare();
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// What would be refused for ever is not waited for: neither while a task is launched nor while it starts.
+#[test]
+fn a_permission_that_is_missing_ends_prepare() {
+    let (cluster, job) = local();
+    let denied = refusal(400, "AccessDeniedException", "User: x is not authorized to perform: ecs:DescribeTasks", 50);
+    api(&cluster).set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
+    assert!(prepared.stderr.contains("ecs:DescribeTasks") && prepared.stderr.contains("docs/iam.md"), "{}", prepared.stderr);
+    api(&cluster).set_faults(&json!({}));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused() {
+    let (cluster, job) = local();
+    api(&cluster).set_faults(&json!({ "ssh": { "never_listens": true }, "throttle": { "StopTask": 1 } }));
+    let prepare = job.spawn(&["prepare"]);
+    eventually("a task is launched", || !cluster.tasks().is_empty());
+    Job::cancel(&prepare);
+    let prepared = job.end(prepare);
+    assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
+    // Before any cleanup.
+    eventually("its task has stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// How a container's death is told: ECS's own words, what they mean, what to do.
+#[test]
+fn a_container_that_was_killed_for_its_memory_is_explained() {
+    let (cluster, job) = local();
+    api(&cluster).set_faults(&json!({ "dies": {
+        "after_ms": 2500, "code": "EssentialContainerExited", "reason": "Essential container in task exited",
+        "container_reason": "OutOfMemoryError: Container killed due to memory usage", "exit_code": 137,
+    } }));
+    job.prepare();
+    let run = job.run("build_script", "echo begun; sleep 600");
+    assert_eq!((run.code, run.stdout.as_slice()), (SYSTEM_FAILURE, &b"begun\n"[..]), "{run:#?}");
+    for word in ["more memory", "OutOfMemoryError", "137", "EssentialContainerExited", "Raise memory"] {
+        assert!(run.stderr.contains(word), "{word:?} is not in: {}", run.stderr);
+    }
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_explained() {
+    let (cluster, job) = local();
+    let reason = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: AccessDeniedException";
+    api(&cluster).set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
+    for word in ["TaskFailedToStart", "unable to retrieve secret", "execution role"] {
+        assert!(prepared.stderr.contains(word), "{word:?} is not in: {}", prepared.stderr);
+    }
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn a_task_that_somebody_stops_mid_script_is_explained() {
+    let (cluster, job) = local();
+    job.prepare();
+    let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
+    std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    let arn = api(&cluster).get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
+    crate::moto::ecs(cluster.endpoint(), "StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
+    let ended = job.end(run);
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    for word in ["UserInitiated", "cost control", "CloudTrail"] {
+        assert!(ended.stderr.contains(word), "{word:?} is not in: {}", ended.stderr);
+    }
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// Every call is throttled for a minute, from before the launch on.
+#[test]
+#[ignore = "takes longer than a minute: scripts/test runs it"]
+fn a_minute_of_throttling() {
+    let (cluster, job) = local();
+    let everything = json!({ "throttle": { "RunTask": u32::MAX, "DescribeTasks": u32::MAX, "StopTask": u32::MAX, "ListTasks": u32::MAX } });
+    api(&cluster).set_faults(&everything);
+    let began = Instant::now();
+    let prepare = job.spawn(&["prepare"]);
+    // The minute is the fault itself.
+    std::thread::sleep(Duration::from_secs(60));
+    let tried = api(&cluster).calls("RunTask");
+    assert!((3..=15).contains(&tried), "{tried} calls of RunTask in a minute of throttling: neither given up nor hammered");
+    api(&cluster).set_faults(&json!({}));
+    let prepared = job.end(prepare);
+    assert_eq!(prepared.code, 0, "{prepared:#?}");
+    assert!(prepared.stderr.contains("rate limit"), "{}", prepared.stderr);
+    assert_eq!(job.run("build_script", "exit 4").script_code.as_deref(), Some("4"));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+    println!("ready {:.0} s after the first call, {tried} of them throttled", began.elapsed().as_secs_f64());
+}
+
+/// A tenth of all calls is throttled, fails, or is done without an answer, whatever the call.
+#[test]
+#[ignore = "takes about a minute: scripts/test runs it"]
+fn two_hundred_jobs_while_a_tenth_of_all_calls_fails() {
+    const JOBS: usize = 200;
+    let cluster = Cluster::local();
+    api(&cluster).set_faults(&json!({ "random": { "percent": 10 } }));
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= JOBS {
+                        break;
+                    }
+                    let job = Job::on(&cluster);
+                    job.prepare();
+                    let code = number % 7;
+                    let run = job.run("build_script", format!("echo run >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"; exit {code}"));
+                    let told = (run.code, run.script_code.unwrap_or_else(|| "0".to_owned()));
+                    assert_eq!(told, (if code == 0 { 0 } else { BUILD_FAILURE }, code.to_string()), "{}\n{}", run.stderr, job.log());
+                    assert_eq!(String::from_utf8_lossy(&run.stdout).trim(), "1");
+                    job.cleanup();
+                    assert_eq!((job.files(".ron").len(), job.archived().len()), (0, 1));
+                }
+            });
+        }
+    });
+    let calls = api(&cluster).get("/_calls");
+    let calls = calls.as_array().unwrap();
+    let failed = calls.iter().filter(|call| !call["error"].is_null()).count();
+    println!("{JOBS} jobs, {} calls, {failed} of them failed", calls.len());
+    assert!(failed * 20 > calls.len(), "a tenth of the calls was to fail: {failed} of {}", calls.len());
+    // One task per job, all ended: no launch was made twice.
+    cluster.assert_nothing_is_left(JOBS);
+}

@@ -156,7 +156,14 @@ pub struct SshCommand {
 
 impl Channel for SshCommand {
     async fn next(&mut self) -> Chunk {
-        self.channel.next().await
+        match self.channel.next().await {
+            // The end of output may come before the status; what comes after both is the channel's close.
+            Chunk::Ended { status: None } => match self.channel.next().await {
+                Chunk::Lost(_) => Chunk::Ended { status: None },
+                chunk => chunk,
+            },
+            chunk => chunk,
+        }
     }
 }
 

@@ -5,16 +5,8 @@
 #![allow(unreachable_pub, dead_code, reason = "modules of the tests of `states`")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
-#[path = "../states/tests/engine/cloud.rs"]
-mod cloud;
-#[path = "../states/tests/engine/containers.rs"]
-mod containers;
-#[path = "../states/tests/engine/fuse.rs"]
-mod fuse;
-#[path = "../states/tests/engine/manager.rs"]
-mod manager;
-#[path = "../states/tests/engine/shelf.rs"]
-mod shelf;
+#[path = "../states/tests/world/mod.rs"]
+mod world;
 
 use std::{
     sync::Arc,
@@ -23,7 +15,10 @@ use std::{
 
 use states::{Goal, JobId, Outcome, SnapshotStore as _};
 
-use manager::{Manager, Process, header};
+use world::{
+    manager::{Manager, Process, header},
+    weather::RUNNING_AFTER,
+};
 
 const JOBS: usize = 1000;
 /// A tick: the longest interval at which a waiting task is described.
@@ -36,7 +31,7 @@ fn main() {
     }
     let shared = measure(true);
     let alone = measure(false);
-    println!("{JOBS} jobs from nothing to Reachable, tasks RUNNING after {} s:", cloud::RUNNING_AFTER.as_secs());
+    println!("{JOBS} jobs from nothing to Reachable, tasks RUNNING after {} s:", RUNNING_AFTER.as_secs());
     for (name, measured) in [("one engine", &shared), ("reference: an engine per job", &alone)] {
         println!(
             "  {name}: {} DescribeTasks calls for {} descriptions, {:.1} calls per tick of {} s, {:.0} ms of real time",
@@ -72,7 +67,7 @@ fn measure(shared: bool) -> Measured {
             let engine = if shared { Arc::clone(&engine) } else { Arc::new(manager.process()) };
             jobs.spawn(prepare(manager.clone(), engine, n));
         }
-        tokio::time::sleep(cloud::RUNNING_AFTER / 2).await;
+        tokio::time::sleep(RUNNING_AFTER / 2).await;
         let memory = resident().saturating_sub(before);
         for outcome in jobs.join_all().await {
             assert_eq!(outcome, Outcome::Reachable(None));

@@ -3,15 +3,16 @@
 use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
-use tracing::level_filters::LevelFilter;
+use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use crate::{
-    config::Config,
+    config::{Config, TransportKind},
     local,
     logging::{LEVELS, LogFormat, Logging},
     reap::Reaper,
     runner::{Contract, Identity, Verdict},
     stages::{self, Flags, JobLog, Session},
+    telemetry,
     trial::Trial,
 };
 
@@ -62,9 +63,9 @@ enum Command {
     },
     /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config names another
     Try {
-        /// How scripts are delivered
-        #[arg(long, value_enum, default_value_t = TransportName::Ssh)]
-        transport: TransportName,
+        /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
+        #[arg(long, value_enum)]
+        transport: Option<TransportName>,
         /// The scripts, a run stage each
         #[arg(required = true, value_name = "SCRIPT")]
         scripts: Vec<PathBuf>,
@@ -114,6 +115,17 @@ enum Stage {
 enum TransportName {
     /// SSH: the container runs an SSH server
     Ssh,
+    /// ECS Exec: the container needs nothing but a shell
+    EcsExec,
+}
+
+impl TransportName {
+    fn kind(self) -> TransportKind {
+        match self {
+            Self::Ssh => TransportKind::Ssh,
+            Self::EcsExec => TransportKind::EcsExec,
+        }
+    }
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {
@@ -149,8 +161,22 @@ impl Cli {
                 Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, stage))),
                 Err(e) => return fail(&e.to_string()),
             },
-            Command::Try { transport: TransportName::Ssh, scripts } => {
-                let trial = Trial { scripts, config: global.config.clone(), flags: global.passed_on() };
+            Command::Try { transport, scripts } => {
+                if let (Some(path), Some(wanted)) = (&global.config, transport) {
+                    // The stages read the file: what it says must be what was asked for.
+                    match Config::load(path) {
+                        Ok((config, _)) if config.transport == wanted.kind() => {}
+                        Ok(_) => {
+                            return fail(&format!(
+                                "--transport is not what {} says: change Transport there, or leave one of the two flags out",
+                                path.display()
+                            ));
+                        }
+                        Err(e) => return fail(&e.to_string()),
+                    }
+                }
+                let transport = transport.map_or_else(TransportKind::default, TransportName::kind);
+                let trial = Trial { scripts, config: global.config.clone(), transport, flags: global.passed_on() };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
             Command::Reap { dry_run, older_than, manager } => {
@@ -176,7 +202,9 @@ async fn custom(global: &Global, stage: Stage) -> Verdict {
 /// Reaps; the exit code is 1 when something could not be done.
 async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
     let config = load(global, true)?;
-    let summary = reaper.run(&config).await.map_err(|e| e.to_string())?;
+    let summary = reaper.run(&config).await;
+    telemetry::flush().await;
+    let summary = summary.map_err(|e| e.to_string())?;
     println!("{summary}{}", if reaper.dry_run { " (dry run: nothing was done)" } else { "" });
     Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -185,7 +213,11 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
 fn load(global: &Global, warn: bool) -> Result<Config, String> {
     let path = global.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
     let (config, warnings) = Config::load(&path).map_err(|e| e.to_string())?;
+    let complaints = telemetry::start(&config);
     start_logging(global, Some(&config))?;
+    for complaint in complaints {
+        tracing::warn!("{complaint}");
+    }
     for warning in &warnings {
         tracing::warn!("{}: {warning}", path.display());
         if warn {
@@ -199,18 +231,42 @@ async fn perform(global: &Global, stage: Stage) -> Result<Verdict, String> {
     // Warnings once per job, where somebody sees them; every stage would be too often.
     let config = load(global, matches!(stage, Stage::Config))?;
     if matches!(stage, Stage::Config) {
-        return Ok(stages::config());
+        let verdict = stages::config();
+        // What `config` cannot say of the job, `prepare` will complain of.
+        if let (Some(recorder), Ok(identity)) = (telemetry::recorder(), Identity::from_env()) {
+            telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
+            recorder.leave(&verdict, false);
+            telemetry::flush().await;
+        }
+        return Ok(verdict);
     }
     let identity = Identity::from_env().map_err(|e| e.to_string())?;
+    let directory = config.metadata.directory.clone();
     let flags = Flags { task_definition: global.task_def.clone(), platform_version: global.platform_version.clone() };
     let session = Session::new(config, flags, identity, global.state_log.clone()).map_err(|e| e.to_string())?;
     let mut log = JobLog::new(session.state_log().clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
-    Ok(match stage {
+    let Some(recorder) = telemetry::recorder() else { return Ok(work(&session, stage, &mut log).await) };
+    let name = match &stage {
+        Stage::Config => "config".to_owned(),
+        Stage::Prepare => "prepare".to_owned(),
+        Stage::Run { stage, .. } => format!("run {stage}"),
+        Stage::Cleanup => "cleanup".to_owned(),
+    };
+    telemetry::enter(recorder, &directory, session.identity(), &name, session.kept_trace().as_deref());
+    let verdict = work(&session, stage, &mut log).instrument(telemetry::log_span(recorder)).await;
+    recorder.count("fargate.output", Vec::new(), log.written());
+    recorder.leave(&verdict, log.was_cancelled());
+    telemetry::flush().await;
+    Ok(verdict)
+}
+
+async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
+    match stage {
         Stage::Config => stages::config(),
-        Stage::Prepare => stages::prepare(&session, &mut log).await,
-        Stage::Run { script, stage } => stages::run(&session, &script, &stage, &mut log).await,
-        Stage::Cleanup => stages::cleanup(&session, &mut log).await,
-    })
+        Stage::Prepare => stages::prepare(session, log).await,
+        Stage::Run { script, stage } => stages::run(session, &script, &stage, log).await,
+        Stage::Cleanup => stages::cleanup(session, log).await,
+    }
 }
 
 fn start_logging(global: &Global, config: Option<&Config>) -> Result<(), String> {

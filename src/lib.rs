@@ -8,8 +8,10 @@
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
-//! - [`control`] — task control on ECS;
+//! - [`control`] — task control on ECS, and ECS Exec's calls;
+//! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
 //! - [`logging`] — the driver's own log.
@@ -23,4 +25,6 @@ pub mod reap;
 pub mod replay;
 pub mod runner;
 pub mod stages;
+pub mod telemetry;
+pub mod transport;
 pub mod trial;

@@ -5,9 +5,15 @@ use std::{net::SocketAddr, path::Path};
 use local_cluster::{LocalCluster, Settings, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::config::TransportKind;
+
 /// `fargate.toml` for the embedded cluster.
 #[must_use]
-pub fn configuration(ssh_port: u16, metadata: &Path) -> String {
+pub fn configuration(transport: TransportKind, ssh_port: u16, metadata: &Path) -> String {
+    let transport = match transport {
+        TransportKind::Ssh => format!("[SSH]\nUsername = \"root\"\nPort = {ssh_port}\n"),
+        TransportKind::EcsExec => "[ECSExec]\n".to_owned(),
+    };
     format!(
         r#"[Fargate]
 Cluster = "local"
@@ -20,10 +26,7 @@ LaunchType = "FARGATE"
 [TaskMetadata]
 Directory = {}
 
-[SSH]
-Username = "root"
-Port = {ssh_port}
-"#,
+{transport}"#,
         toml::Value::from(metadata.display().to_string())
     )
 }
@@ -35,6 +38,8 @@ pub fn environment(endpoint: &str) -> Vec<(String, String)> {
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ENDPOINT_URL_ECS", endpoint),
         ("AWS_ENDPOINT_URL_EC2", endpoint),
+        ("AWS_ENDPOINT_URL_KMS", endpoint),
+        ("AWS_ENDPOINT_URL_SSM", endpoint),
         ("AWS_ACCESS_KEY_ID", "local"),
         ("AWS_SECRET_ACCESS_KEY", "local"),
         ("AWS_SESSION_TOKEN", ""),
@@ -57,7 +62,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), StartError> {
     let cluster = LocalCluster::start(Settings { listen, ..Settings::default() }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
     println!("\nIts tasks are processes of this user on this machine: run only scripts that you trust.\n\nfargate.toml:\n");
-    print!("{}", configuration(cluster.ssh_port(), Path::new("/var/lib/fargate/metadata")));
+    print!("{}", configuration(TransportKind::Ssh, cluster.ssh_port(), Path::new("/var/lib/fargate/metadata")));
     println!("\nEnvironment of the driver (for gitlab-runner: `environment` in config.toml):\n");
     for (name, value) in environment(&cluster.endpoint()) {
         println!("{name}={value}");
@@ -76,7 +81,9 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_the_driver_takes() {
-        let text = configuration(2222, Path::new("/tmp/with \"quotes\""));
+        let exec = configuration(TransportKind::EcsExec, 2222, Path::new("/tmp"));
+        assert_eq!(crate::config::Config::parse(&exec, Path::new("fargate.toml")).unwrap().0.transport, TransportKind::EcsExec);
+        let text = configuration(TransportKind::Ssh, 2222, Path::new("/tmp/with \"quotes\""));
         let (config, warnings) = crate::config::Config::parse(&text, Path::new("fargate.toml")).unwrap();
         assert_eq!(config.ssh.port, 2222);
         assert_eq!(config.metadata.directory, Path::new("/tmp/with \"quotes\""));

@@ -8,6 +8,7 @@ use std::{
     sync::Mutex,
 };
 
+use crate::telemetry::logs::LogExport;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
@@ -65,6 +66,8 @@ impl Logging {
         match &self.file {
             Some(path) => self.start_with(open(path)?),
             None if self.level >= LevelFilter::DEBUG => self.start_with(io::stderr),
+            // The log goes to the collector only.
+            None if crate::telemetry::logs::wanted() => self.start_with(io::sink),
             None => {}
         }
         Ok(())
@@ -83,7 +86,7 @@ impl Logging {
             ("transports", self.level),
             ("local_cluster", self.level),
         ]);
-        let registry = registry().with(filter);
+        let registry = registry().with(filter).with(crate::telemetry::logs::wanted().then_some(LogExport));
         match self.format {
             LogFormat::Text => registry.with(layer).init(),
             LogFormat::Json => registry.with(layer.json()).init(),

@@ -2,7 +2,8 @@
 //! that were abandoned. For a timer, and for whoever cleans up after a manager that died.
 //!
 //! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager and
-//! this metadata directory, or for the manager that it is told. A job that a process works on is left
+//! this metadata directory, or for the manager that it is told; a file only if its name is one that a driver
+//! gives. A job that a process works on is left
 //! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
 
 use std::{
@@ -20,12 +21,14 @@ use states::{
     Snapshot, SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
-use transports::ssh::{SshSettings, SshTransport};
 
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
+    runner::Identity,
     stages::launch,
+    telemetry::{self, Watched},
+    transport::AnyTransport,
 };
 
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
@@ -67,7 +70,7 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
+type ReapEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
 
 /// What a job's snapshot says of its tasks.
 enum Owns {
@@ -101,7 +104,8 @@ impl Reaper {
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());
-        let engine = Arc::new(Engine::new(control, SshTransport::new(SshSettings::default()), store, move |job| keys.key_path(job)));
+        let transport = Watched(AnyTransport::new(config, &control));
+        let engine = Arc::new(Engine::new(control, transport, store, move |job| keys.key_path(job)));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
         let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
@@ -124,7 +128,7 @@ impl Reaper {
                         let (engine, turns) = (Arc::clone(&engine), Arc::clone(&turns));
                         ending.spawn(async move {
                             let _turn = turns.acquire().await;
-                            end(&engine, *snapshot, lease, &why).await
+                            telemetry::apart(end(&engine, *snapshot, lease, &why)).await
                         });
                     }
                 }
@@ -162,7 +166,32 @@ impl Reaper {
             self.set_aside(&engine, &job, &error, over, &mut summary);
             drop(lease);
         }
+        if self.manager.is_none() {
+            if !self.dry_run {
+                telemetry::adopt(engine.store(), self.older_than)?;
+            }
+            for job in engine.store().leftovers()?.iter().filter(|job| Identity::could_name(job)) {
+                self.sweep(&engine, job, &mut summary);
+            }
+        }
         Ok(summary)
+    }
+
+    /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it may have been of:
+    /// a task without a job is an orphan.
+    fn sweep(&self, engine: &ReapEngine, job: &JobId, summary: &mut Summary) {
+        let store = engine.store();
+        let swept = match store.lease(job, "reap", Duration::ZERO) {
+            // Whoever works on it is about to write the snapshot.
+            Err(StoreError::Busy { .. }) => return,
+            Ok(_) if self.dry_run => return say(format_args!("job {job}: it has no snapshot; its files would be removed")),
+            Ok(lease) => store.sweep(job, &lease),
+            Err(e) => Err(e),
+        };
+        match swept {
+            Ok(()) => say(format_args!("job {job}: it has no snapshot; its files were removed")),
+            Err(e) => summary.failed(&format!("job {job}"), &e),
+        }
     }
 
     /// What is to become of a job.
@@ -260,6 +289,9 @@ impl Reaper {
             summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {e}. {}", e.advice));
             return false;
         }
+        if !self.dry_run {
+            telemetry::reaped("orphan");
+        }
         let done = if self.dry_run { "would be stopped" } else { "stopped" };
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
         say(format_args!(
@@ -294,11 +326,17 @@ impl Reaper {
 /// Ends one job: its task, then its snapshot goes to the archive.
 async fn end(engine: &ReapEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
     let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
+    telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "reap");
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-    match engine.drive(&mut work, Goal::End, &mut Silent).await {
-        Ok(Outcome::Ended(_)) => Ok(format!("{name}: {why}; ended")),
+    let ended = engine.drive(&mut work, Goal::End, &mut Silent).await;
+    telemetry::job::closed(&ended, &work.snapshot);
+    match ended {
+        Ok(Outcome::Ended(_)) => {
+            telemetry::reaped("job");
+            Ok(format!("{name}: {why}; ended"))
+        }
         Ok(Outcome::Unfinished(what)) => Err((id, format!("{what} Its snapshot is kept: the next reap goes on."))),
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),
@@ -349,6 +387,7 @@ impl JobIo for Silent {
     }
 
     fn note(&mut self, note: Note<'_>) {
+        telemetry::noted(&note);
         tracing::debug!(?note, "reap");
     }
 

@@ -2,7 +2,7 @@
 
 /// A table's keys; the empty name is the top level.
 pub(super) const TABLES: &[(&str, &[&str])] = &[
-    ("", &["LogLevel", "LogFile", "LogFormat"]),
+    ("", &["LogLevel", "LogFile", "LogFormat", "Transport"]),
     (
         "Fargate",
         &[
@@ -25,6 +25,26 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("TaskMetadata", &["Directory", "Keep", "KeepCount", "Manager"]),
     ("SSH", &["Username", "Port", "KeepAlive"]),
+    (
+        "Telemetry",
+        &[
+            "Endpoint",
+            "Protocol",
+            "Headers",
+            "Certificate",
+            "ServiceName",
+            "ResourceAttributes",
+            "Sampler",
+            "SamplerArgument",
+            "FlushTimeout",
+            "Traces",
+            "Metrics",
+            "Logs",
+            "PropagateToJob",
+            "JobEndpoint",
+        ],
+    ),
+    ("ECSExec", &[]),
     ("Deadlines", &["Provisioning", "Pending", "Running", "Reconnect", "GracePeriod", "Stop"]),
 ];
 

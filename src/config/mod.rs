@@ -3,6 +3,7 @@
 mod keys;
 mod overrides;
 mod parse;
+mod telemetry;
 
 use std::{
     fmt,
@@ -29,10 +30,14 @@ pub struct Config {
     pub fargate: Fargate,
     /// `[TaskMetadata]`.
     pub metadata: Metadata,
+    /// `Transport`.
+    pub transport: TransportKind,
     /// `[SSH]`.
     pub ssh: Ssh,
     /// `[Deadlines]`.
     pub limits: Limits,
+    /// `[Telemetry]`.
+    pub telemetry: crate::telemetry::Settings,
 }
 
 /// `[Fargate]`: where and how tasks run.
@@ -75,6 +80,16 @@ pub struct Metadata {
     pub keep_count: usize,
     /// The runner manager's name on its tasks; `None`: the host's.
     pub manager: Option<String>,
+}
+
+/// `Transport`: how new jobs' containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransportKind {
+    /// `"ssh"`: the container runs an SSH server.
+    #[default]
+    Ssh,
+    /// `"ecs-exec"`: through ECS's ExecuteCommand.
+    EcsExec,
 }
 
 /// `[SSH]`: how to log in to containers.

@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    Config, ConfigError, Fargate, Metadata, Ssh, Warning,
+    Config, ConfigError, Fargate, Metadata, Ssh, TransportKind, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
 use crate::logging::LogFormat;
@@ -29,7 +29,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     Ok((config, unknown_keys(&file, root.get_ref())))
 }
 
-struct File<'a> {
+pub(super) struct File<'a> {
     text: &'a str,
     path: &'a Path,
 }
@@ -43,19 +43,19 @@ impl File<'_> {
         (line, column)
     }
 
-    fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
+    pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
         let (line, column) = self.place(span.start);
         ConfigError::Wrong { path: self.path.to_owned(), line, column, message }
     }
 }
 
-struct Reader<'a> {
-    file: &'a File<'a>,
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a File<'a>,
     root: &'a DeTable<'a>,
     missing: Vec<String>,
 }
 
-type Value<'a> = &'a Spanned<DeValue<'a>>;
+pub(super) type Value<'a> = &'a Spanned<DeValue<'a>>;
 
 impl<'a> Reader<'a> {
     fn config(&mut self) -> Result<Config, ConfigError> {
@@ -73,11 +73,13 @@ impl<'a> Reader<'a> {
                     .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
                 manager: self.text("TaskMetadata", "Manager")?,
             },
+            transport: self.transport()?,
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
                 port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
                 keep_alive: self.span("SSH", "KeepAlive", Duration::from_secs(15))?,
             },
+            telemetry: self.telemetry()?,
             limits: Limits {
                 provisioning: self.span("Deadlines", "Provisioning", defaults.provisioning)?,
                 pending: self.span("Deadlines", "Pending", defaults.pending)?,
@@ -182,6 +184,19 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// What `Transport` says; without it, `[ECSExec]` and no `[SSH]` says so too.
+    fn transport(&self) -> Result<TransportKind, ConfigError> {
+        let has = |table: &str| lookup(self.root, table).is_some();
+        let unsaid = if has("ECSExec") && !has("SSH") { TransportKind::EcsExec } else { TransportKind::Ssh };
+        let Some(value) = self.find("", "Transport") else { return Ok(unsaid) };
+        match self.as_text(value, "Transport")?.as_str() {
+            "" => Ok(unsaid),
+            "ssh" => Ok(TransportKind::Ssh),
+            "ecs-exec" => Ok(TransportKind::EcsExec),
+            other => Err(self.file.wrong(&value.span(), format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""))),
+        }
+    }
+
     fn log_format(&self) -> Result<LogFormat, ConfigError> {
         let Some(value) = self.find("", "LogFormat") else { return Ok(LogFormat::Text) };
         match self.as_text(value, "LogFormat")?.as_str() {
@@ -191,7 +206,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn find(&self, table: &str, key: &str) -> Option<Value<'a>> {
+    pub(super) fn find(&self, table: &str, key: &str) -> Option<Value<'a>> {
         if table.is_empty() {
             return lookup(self.root, key);
         }
@@ -209,7 +224,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A text; an empty one counts as not there, as with the Go driver.
-    fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
+    pub(super) fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
         let text = self.find(table, key).map(|value| self.as_text(value, key)).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
     }
@@ -230,7 +245,7 @@ impl<'a> Reader<'a> {
         Ok(all)
     }
 
-    fn flag(&self, table: &str, key: &str) -> Result<bool, ConfigError> {
+    pub(super) fn flag(&self, table: &str, key: &str) -> Result<bool, ConfigError> {
         match self.find(table, key) {
             None => Ok(false),
             Some(value) => match value.get_ref() {
@@ -244,7 +259,7 @@ impl<'a> Reader<'a> {
         self.find(table, key).map(|value| self.as_number(value, key, range)).transpose()
     }
 
-    fn span(&self, table: &str, key: &str, default: Duration) -> Result<Duration, ConfigError> {
+    pub(super) fn span(&self, table: &str, key: &str, default: Duration) -> Result<Duration, ConfigError> {
         let Some(value) = self.find(table, key) else { return Ok(default) };
         let text = self.as_text(value, key)?;
         match humantime::parse_duration(&text) {
@@ -256,7 +271,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn as_text(&self, value: Value<'_>, key: &str) -> Result<String, ConfigError> {
+    pub(super) fn as_text(&self, value: Value<'_>, key: &str) -> Result<String, ConfigError> {
         match value.get_ref() {
             DeValue::String(text) => Ok(text.to_string()),
             _ => Err(self.mistyped(value, key, "a string in quotes")),
@@ -274,7 +289,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn mistyped(&self, value: Value<'_>, key: &str, expected: &str) -> ConfigError {
+    pub(super) fn mistyped(&self, value: Value<'_>, key: &str, expected: &str) -> ConfigError {
         let found = match value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",

@@ -4,97 +4,27 @@
 //! So the request is made here, with the credentials that ECS is called with and the SDK's own crates
 //! for signing and HTTP. The protocol is EC2's query protocol (Amazon EC2 API reference, "Query requests"); the answer is XML.
 
-use std::time::SystemTime;
-
 use aws_config::SdkConfig;
-use aws_credential_types::provider::ProvideCredentials;
-use aws_sigv4::{
-    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
-    sign::v4,
-};
-use aws_smithy_http_client::{
-    Connector,
-    tls::{Provider, rustls_provider::CryptoMode},
-};
-use aws_smithy_runtime_api::client::http::HttpConnector as _;
-use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::{ControlError, InterfaceId};
 
-use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
+use super::{call::Call, errors};
 
 const OPERATION: &str = "DescribeNetworkInterfaces";
-/// Longest answer that is read, in bytes: one interface takes some three thousand.
-const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// The interface's public address, once it has one.
 pub(super) async fn public_address(config: &SdkConfig, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
-    let region = config.region().ok_or_else(|| errors::no_region(OPERATION))?.to_string();
-    let endpoint = endpoint(config, &region);
+    let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
     let body = format!("Action={OPERATION}&Version=2016-11-15&NetworkInterfaceId.1={interface}");
-    let request = signed(config, &endpoint, &region, body).await?;
-    let connector = Connector::builder()
-        .connector_settings(
-            aws_smithy_runtime_api::client::http::HttpConnectorSettings::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .read_timeout(CALL_TIMEOUT)
-                .build(),
-        )
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .build();
-    let answer = tokio::time::timeout(CALL_TIMEOUT, async {
-        let request = request.try_into().map_err(|e| errors::unavailable(OPERATION, &format!("{e}")))?;
-        let answer = connector.call(request).await.map_err(|e| errors::unavailable(OPERATION, &errors::causes(&e)))?;
-        let status = answer.status().as_u16();
-        let mut parts = ByteStream::new(answer.into_body());
-        let mut body = Vec::new();
-        while let Some(part) = parts.next().await {
-            body.extend_from_slice(&part.map_err(|e| errors::unavailable(OPERATION, &errors::causes(&e)))?);
-            if body.len() > LONGEST_ANSWER {
-                return Err(errors::nonsense(OPERATION, "it is longer than a megabyte"));
-            }
-        }
-        Ok((status, body))
-    });
-    let (status, body) = answer.await.map_err(|_| errors::unavailable(OPERATION, "it took too long"))??;
+    let (status, body) = Call { operation: OPERATION, service: "ec2", headers: &headers }.post(config, body).await?;
     let text = std::str::from_utf8(&body).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
     read(status, text)
 }
 
-/// `AWS_ENDPOINT_URL_EC2`, then `AWS_ENDPOINT_URL`, then AWS's own.
-fn endpoint(config: &SdkConfig, region: &str) -> String {
-    let own = std::env::var("AWS_ENDPOINT_URL_EC2").ok().filter(|url| !url.is_empty());
-    let endpoint = own.or_else(|| config.endpoint_url().map(str::to_owned)).unwrap_or_else(|| {
-        let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        format!("https://ec2.{region}.{suffix}")
-    });
-    format!("{}/", endpoint.trim_end_matches('/'))
-}
-
-async fn signed(config: &SdkConfig, endpoint: &str, region: &str, body: String) -> Result<http::Request<SdkBody>, ControlError> {
-    const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
-    let provider = config.credentials_provider().ok_or_else(|| errors::no_credentials(OPERATION, "no provider is configured"))?;
-    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(OPERATION, &errors::causes(&e)))?.into();
-    let unsignable = |e: &dyn std::error::Error| errors::unbuildable(OPERATION, e);
-    let parameters = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(region)
-        .name("ec2")
-        .time(SystemTime::now())
-        .settings(SigningSettings::default())
-        .build()
-        .map_err(|e| unsignable(&e))?
-        .into();
-    let headers = [("content-type", FORM)];
-    let signable =
-        SignableRequest::new("POST", endpoint, headers.into_iter(), SignableBody::Bytes(body.as_bytes())).map_err(|e| unsignable(&e))?;
-    let (instructions, _) = sign(signable, &parameters).map_err(|e| unsignable(&e))?.into_parts();
-    let mut request = http::Request::post(endpoint).header("content-type", FORM).body(SdkBody::from(body)).map_err(|e| unsignable(&e))?;
-    instructions.apply_to_request_http1x(&mut request);
-    Ok(request)
-}
-
 /// Reads EC2's answer.
-fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
+///
+/// # Errors
+/// When it is a refusal, or no answer of EC2's.
+pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     let document = roxmltree::Document::parse(text).map_err(|e| {
         if status >= 500 {
             errors::unavailable(OPERATION, &format!("HTTP status {status}"))

@@ -3,14 +3,19 @@
 //! One logical attempt per call, no retries of the SDK's own: when to try again is the machine's
 //! decision. Nothing of the SDK is built before the first call, because the `run` stage normally makes none.
 
+mod call;
 mod ec2;
 mod errors;
+mod exec;
 mod listing;
 mod reports;
 
+#[doc(hidden)]
+pub use ec2::read as read_public_address;
+pub use exec::ExecCalls;
 pub use listing::Launched;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_ecs::{
@@ -41,10 +46,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Task control on ECS.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct EcsControl {
     region: Option<String>,
-    clients: OnceCell<Clients>,
+    clients: Arc<OnceCell<Clients>>,
 }
 
 #[derive(Debug)]
@@ -57,7 +62,14 @@ impl EcsControl {
     /// Task control in this region; without one, in the environment's. Nothing is connected yet.
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
-        Self { region, clients: OnceCell::new() }
+        Self { region, clients: Arc::default() }
+    }
+
+    /// Task control with what is known already of region, credentials and HTTP.
+    #[must_use]
+    pub fn with_config(shared: SdkConfig) -> Self {
+        let clients = Clients { ecs: Client::new(&shared), shared };
+        Self { region: None, clients: Arc::new(OnceCell::new_with(Some(clients))) }
     }
 
     async fn clients(&self) -> &Clients {
@@ -74,7 +86,8 @@ impl EcsControl {
                     loader = loader.region(Region::new(region.clone()));
                 }
                 let shared = loader.load().await;
-                Clients { ecs: Client::new(&shared), shared }
+                let settings = aws_sdk_ecs::config::Builder::from(&shared).interceptor(crate::telemetry::aws::Recording).build();
+                Clients { ecs: Client::from_conf(settings), shared }
             })
             .await
     }

@@ -14,9 +14,12 @@ use states::{AnyJob, DirectoryLease, Goal, JobIo, Note, Outcome, RunOutcome, See
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, PlaceArgs, Target};
-use crate::stages::{self, JobEngine, output::Output};
+use crate::{
+    stages::{self, JobEngine, output::Output},
+    transport::AnySession,
+};
 
-type Work = states::Work<<transports::ssh::SshTransport as states::Transport>::Session, DirectoryLease>;
+type Work = states::Work<AnySession, DirectoryLease>;
 
 /// How long a piece of output that is being written may take once somebody wants to leave.
 const LAST_PIECE: Duration = Duration::from_secs(2);

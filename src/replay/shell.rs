@@ -18,7 +18,7 @@ use tokio::{
 use transports::{Screen, Terminal, Visit, delivery::Chunk};
 
 use super::{Failure, PlaceArgs, act};
-use crate::stages;
+use crate::{control::EcsControl, transport::AnyTransport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -66,7 +66,14 @@ impl Shell {
             connect_timeout: CONNECT_TIMEOUT,
             attempt_timeout: ATTEMPT_TIMEOUT,
         };
-        let transport = stages::transport(&config);
+        if AnyTransport::is_exec(&target) {
+            return Err(Failure::Other(format!(
+                "the job's container is reached by ECS Exec, which `shell` does not speak yet: `aws ecs execute-command --cluster {} \
+                 --task {} --container {} --interactive --command /bin/sh` opens a terminal there.",
+                target.cluster, target.task, target.container
+            )));
+        }
+        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone())).ssh;
         act::block_on(async {
             let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
             if !self.command.is_empty() {

@@ -64,6 +64,13 @@ impl Identity {
         Self::from(job_variable, response.map(|r| (r.id.to_string(), r.job_info.name)))
     }
 
+    /// Whether a job id is one that is made here. Other files may lie in the metadata directory, with ordinary names.
+    #[must_use]
+    pub fn could_name(job: &JobId) -> bool {
+        let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);
+        hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     fn from(variable: impl Fn(&str) -> Option<String>, trusted: Option<(String, String)>) -> Result<Self, IdentityError> {
         let mut missing = Vec::new();
         let mut required = |name: &str| {

@@ -3,7 +3,7 @@
 use states::{Goal, Outcome, SnapshotStore, StopReason, StoreError, TaskControl};
 
 use super::{JobLog, LEASE_WAIT, Session, prepare};
-use crate::runner::Verdict;
+use crate::{runner::Verdict, telemetry};
 
 /// Ends the job.
 pub async fn cleanup(session: &Session, log: &mut JobLog) -> Verdict {
@@ -22,6 +22,7 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
         Ok(None) => {
             engine.store().sweep(id, &lease)?;
             tracing::info!(job = %id, "nothing to clean up");
+            telemetry::job::ended(None, &session.identity.about);
             return Ok(Verdict::Success);
         }
         Err(e @ (StoreError::Bad { .. } | StoreError::Foreign { .. })) => return Ok(stop_by_name(session, &e).await),
@@ -32,6 +33,9 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::End, log).await?;
+    if let Outcome::Ended(_) = outcome {
+        telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
+    }
     work.close().await;
     Ok(match outcome {
         Outcome::Ended(reason) => {

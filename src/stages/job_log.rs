@@ -10,6 +10,7 @@ use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp}
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{StateLog, output::Output};
+use crate::telemetry;
 
 /// After so long without a line, the CI user is told what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +25,8 @@ pub struct JobLog {
     began: Timestamp,
     said_last: Timestamp,
     trouble_told: Option<String>,
+    /// Bytes of output that were handed on.
+    written: u64,
 }
 
 impl JobLog {
@@ -41,6 +44,7 @@ impl JobLog {
             began: Timestamp::now(),
             said_last: Timestamp::now(),
             trouble_told: None,
+            written: 0,
         })
     }
 
@@ -48,6 +52,12 @@ impl JobLog {
     #[must_use]
     pub fn was_cancelled(&self) -> bool {
         self.cancelled
+    }
+
+    /// How many bytes of output were handed on.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// A line for the CI user.
@@ -99,10 +109,13 @@ impl JobLog {
 
 impl JobIo for JobLog {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        self.stdout.write(&bytes).await
+        let written = self.stdout.write(&bytes).await?;
+        self.written += written as u64;
+        Ok(written)
     }
 
     fn note(&mut self, note: Note<'_>) {
+        telemetry::noted(&note);
         match note {
             Note::Entered { state, snapshot } => {
                 tracing::info!(%state, job = %snapshot.job.header().id, "state entered");

@@ -3,7 +3,7 @@
 use states::{ConnectTo, LaunchSpec, StartedBy};
 
 use crate::{
-    config::{Chosen, Config, NotAllowed, Overrides},
+    config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
     runner::{Identity, job_variable},
 };
@@ -33,11 +33,15 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
 
 /// Which of the task's addresses is connected to.
 pub(super) fn connect_to(config: &Config) -> ConnectTo {
-    if config.fargate.use_public_ip { ConnectTo::PublicAddress } else { ConnectTo::PrivateAddress }
+    match config.transport {
+        TransportKind::EcsExec => ConnectTo::NoAddress,
+        TransportKind::Ssh if config.fargate.use_public_ip => ConnectTo::PublicAddress,
+        TransportKind::Ssh => ConnectTo::PrivateAddress,
+    }
 }
 
-/// Everything RunTask is told.
-pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: &str) -> LaunchSpec {
+/// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
+pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: Option<&str>) -> LaunchSpec {
     let fargate = &config.fargate;
     LaunchSpec {
         cluster: fargate.cluster.clone(),
@@ -48,10 +52,10 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
         assign_public_ip: fargate.enable_public_ip,
         capacity: fargate.capacity.clone(),
         container: fargate.container.clone(),
-        environment: vec![("SSH_PUBLIC_KEY".to_owned(), public_key.to_owned())],
+        environment: public_key.map(|key| ("SSH_PUBLIC_KEY".to_owned(), key.to_owned())).into_iter().collect(),
         started_by,
         tags: tags(config, identity),
-        enable_execute_command: false,
+        enable_execute_command: config.transport == TransportKind::EcsExec,
     }
 }
 
@@ -138,7 +142,7 @@ mod tests {
     #[test]
     fn the_key_goes_to_the_configured_container() {
         let chosen = Chosen { task_definition: "t".into(), platform_version: None, from_project: false };
-        let spec = spec(&config("ContainerName = 'build'"), &identity(), chosen, StartedBy::new("x").unwrap(), "ssh-ed25519 AAAA");
+        let spec = spec(&config("ContainerName = 'build'"), &identity(), chosen, StartedBy::new("x").unwrap(), Some("ssh-ed25519 AAAA"));
         assert_eq!(spec.container, "build");
         assert_eq!(spec.environment, [("SSH_PUBLIC_KEY".to_owned(), "ssh-ed25519 AAAA".to_owned())]);
     }

@@ -12,13 +12,14 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
-use transports::ssh::{SshSettings, SshTransport};
+use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
 
 use crate::{
     config::Config,
     control::EcsControl,
     runner::{Identity, Verdict},
+    telemetry::Watched,
+    transport::{AnySession, AnyTransport},
 };
 
 pub use cleanup::cleanup;
@@ -33,8 +34,8 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-pub(crate) type JobEngine = Engine<EcsControl, SshTransport, DirectoryStore>;
-type Work = states::Work<transports::ssh::SshSession, states::DirectoryLease>;
+pub(crate) type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
+type Work = states::Work<AnySession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
 pub struct Session {
@@ -57,6 +58,18 @@ impl Session {
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
+    /// The job that this is about.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The trace that the job's snapshot names, if there is one.
+    #[must_use]
+    pub fn kept_trace(&self) -> Option<String> {
+        self.engine.store().load(&self.identity.id).ok().flatten().and_then(|snapshot| snapshot.job.header().trace.clone())
+    }
+
     /// Where the states that are entered are noted.
     #[must_use]
     pub fn state_log(&self) -> &StateLog {
@@ -67,17 +80,9 @@ impl Session {
 /// What acts on jobs in this directory.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
-    Engine::new(EcsControl::new(config.fargate.region.clone()), transport(config), store, move |job| keys.key_path(job))
-}
-
-/// How containers are reached.
-pub(crate) fn transport(config: &Config) -> SshTransport {
-    SshTransport::new(SshSettings {
-        username: config.ssh.username.clone(),
-        port: config.ssh.port,
-        keepalive_interval: config.ssh.keep_alive,
-        ..SshSettings::default()
-    })
+    let control = EcsControl::new(config.fargate.region.clone());
+    let transport = Watched(AnyTransport::new(config, &control));
+    Engine::new(control, transport, store, move |job| keys.key_path(job))
 }
 
 /// What gitlab-runner is told of a job that had to end.

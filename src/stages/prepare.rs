@@ -3,14 +3,15 @@
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt};
 
 use rand::Rng as _;
-use states::{AnyJob, ClientToken, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason};
+use states::{AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason};
 use transports::ssh::key;
 
 use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
 use crate::{
-    config::Chosen,
+    config::{Chosen, TransportKind},
     control::STARTED_BY,
     runner::{Verdict, hex},
+    telemetry,
 };
 
 /// Prepares the job's task.
@@ -60,6 +61,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                     }
                     other => return Ok(Verdict::SystemFailure(format!("fargate: prepare: an earlier attempt cannot be ended: {other:?}"))),
                 }
+                telemetry::job::states_of(&work.snapshot);
                 let lease = work.close().await;
                 begin(session, chosen, lease)?
             }
@@ -81,15 +83,17 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
 /// One that was reachable may have run scripts: a new attempt gets a fresh task.
 fn can_go_on(session: &Session, work: &Work) -> bool {
     let on_its_way = matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_));
-    on_its_way && session.engine.store().key_path(&session.identity.id).exists()
+    let by_exec = work.snapshot.job.header().connect_to == ConnectTo::NoAddress;
+    on_its_way && (by_exec || session.engine.store().key_path(&session.identity.id).exists())
 }
 
 fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Result<Work, PrepareError> {
     let engine = &session.engine;
     let identity = &session.identity;
-    let pair = key::generate()?;
-    let path = engine.store().key_path(&identity.id);
-    write_key(&path, &pair.private).map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
+    let public_key = match session.config.transport {
+        TransportKind::Ssh => Some(make_key(session)?),
+        TransportKind::EcsExec => None,
+    };
     let started_by = started_by(&identity.about.job_id, identity.id.as_str());
     let header = Header {
         id: identity.id.clone(),
@@ -99,11 +103,20 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
         limits: session.config.limits,
-        spec: launch::spec(&session.config, identity, chosen, started_by, &pair.public),
+        trace: telemetry::recorder().and_then(telemetry::Recorder::root),
+        spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
     };
     let mut work = engine.begin(header, lease);
     engine.open(&mut work, "prepare");
     Ok(work)
+}
+
+/// Makes the job's key; its public half.
+fn make_key(session: &Session) -> Result<String, PrepareError> {
+    let pair = key::generate()?;
+    let path = session.engine.store().key_path(&session.identity.id);
+    write_key(&path, &pair.private).map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
+    Ok(pair.public)
 }
 
 /// The key of an earlier attempt that was killed may lie there: it is of no use any more.

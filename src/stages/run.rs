@@ -7,7 +7,10 @@ use sha2::{Digest, Sha256};
 use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
 
 use super::{JobLog, LEASE_WAIT, Session, stopped};
-use crate::runner::{Verdict, hex};
+use crate::{
+    runner::{Verdict, hex},
+    telemetry,
+};
 
 /// Runs the script.
 pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
@@ -15,7 +18,7 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
         Ok(text) => Bytes::from(text),
         Err(e) => return Verdict::SystemFailure(format!("fargate: the script {} of stage {stage} cannot be read: {e}", script.display())),
     };
-    let script = Script { digest: hex(&Sha256::digest(&text)), text };
+    let script = Script { digest: hex(&Sha256::digest(&text)), text: telemetry::propagated(text) };
     match execute(session, script, stage, log).await {
         Ok(verdict) => verdict,
         Err(e) => Verdict::SystemFailure(format!("fargate: stage {stage}: {e}")),

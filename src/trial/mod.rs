@@ -10,6 +10,8 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use local_cluster::LocalCluster;
 
+use crate::config::TransportKind;
+
 use runner::{Ended, Runner};
 use timeline::Timeline;
 
@@ -20,6 +22,8 @@ pub struct Trial {
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
     pub config: Option<PathBuf>,
+    /// How scripts are delivered on the embedded cluster.
+    pub transport: TransportKind,
     /// Flags that are passed on to every stage.
     pub flags: Vec<std::ffi::OsString>,
 }
@@ -70,7 +74,7 @@ impl Trial {
             None => {
                 let cluster = LocalCluster::start(local_cluster::Settings::default()).await?;
                 let config = place.path().join("fargate.toml");
-                let text = crate::local::configuration(cluster.ssh_port(), &place.path().join("metadata"));
+                let text = crate::local::configuration(self.transport, cluster.ssh_port(), &place.path().join("metadata"));
                 std::fs::write(&config, text).map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
                 eprintln!("No --config: using an embedded local cluster. Its tasks are processes on this machine.");
                 let environment = crate::local::environment(&cluster.endpoint());

@@ -40,6 +40,9 @@ pub struct Header {
     pub connect_to: ConnectTo,
     /// How long each state may last.
     pub limits: Limits,
+    /// The job's span for tracing tools, as a W3C `traceparent`; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// Whose job it is. For people and tags; nothing is decided by it.
@@ -111,7 +114,7 @@ pub struct Provisioning {
     pub deadline: Timestamp,
     /// Number of the launch: part of its idempotency token. A definite refusal raises it; an unknown outcome does not.
     pub launch: u32,
-    /// Since when a RunTask with this token may have reached ECS.
+    /// When a RunTask with this token may have reached ECS last.
     pub asked: Option<Timestamp>,
     /// Whether a RunTask with this token got no answer: it may have launched the task.
     pub unknown: bool,

@@ -36,6 +36,7 @@ fn snapshot(job: &str) -> Snapshot {
             enable_execute_command: false,
         },
         definition_from_project: false,
+        trace: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     })
@@ -161,6 +162,23 @@ fn a_finished_job_is_archived_without_its_key() {
     assert_eq!(names(&store.archive_path()), [".pruned", &archived]);
     let text = fs::read_to_string(store.archive_path().join(archived)).unwrap();
     assert_eq!(Snapshot::parse(&text).unwrap(), job);
+}
+
+#[test]
+fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() {
+    let (_place, store) = store();
+    store.save(&snapshot("alive")).unwrap();
+    for name in ["alive.key", "gone.key", "gone.offset", "gone.tmp", "half.probe", "only.lock", "unknown.txt", "none"] {
+        fs::write(store.directory().join(name), "").unwrap();
+    }
+    assert_eq!(store.leftovers().unwrap(), ["gone", "half", "only"].map(id));
+    for job in store.leftovers().unwrap().iter().chain([&id("alive")]) {
+        store.sweep(job, &store.lease(job, "test", Duration::ZERO).unwrap()).unwrap();
+    }
+    let mut left = names(store.directory());
+    left.sort();
+    assert_eq!(left, ["alive.key", "alive.lock", "alive.ron", "none", "unknown.txt"]);
+    assert_eq!(store.leftovers().unwrap(), []);
 }
 
 #[test]

@@ -38,6 +38,17 @@ impl Cluster {
         Self::Local(Local::start())
     }
 
+    /// The local cluster, whose tasks have no SSH server.
+    pub fn local_by_ecs_exec() -> Self {
+        let mut local = Local::start();
+        local.by_ecs_exec = true;
+        Self::Local(local)
+    }
+
+    pub fn is_by_ecs_exec(&self) -> bool {
+        matches!(self, Self::Local(local) if local.by_ecs_exec)
+    }
+
     pub fn endpoint(&self) -> &str {
         match self {
             Self::Local(local) => &local.endpoint,
@@ -51,10 +62,14 @@ impl Cluster {
             Self::Local(local) => ("local", "subnet-local", "local-job:1", local.ssh_port),
             Self::Moto(moto) => (moto.cluster.as_str(), moto.subnet.as_str(), "job:1", moto.ssh_port),
         };
-        format!(
+        let fargate = format!(
             "[Fargate]\nCluster = \"{cluster}\"\nRegion = \"us-east-1\"\nSubnet = \"{subnet}\"\nSecurityGroup = \"sg-0a1b2c3d\"\n\
-             TaskDefinition = \"{definition}\"\nEnablePublicIP = false\n\n[SSH]\nUsername = \"root\"\nPort = {port}\n\n"
-        )
+             TaskDefinition = \"{definition}\"\nEnablePublicIP = false\n\n"
+        );
+        if self.is_by_ecs_exec() {
+            return format!("Transport = \"ecs-exec\"\n\n{fargate}");
+        }
+        format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\n\n")
     }
 
     /// The AWS settings in gitlab-runner's environment.
@@ -95,6 +110,7 @@ pub struct Local {
     process: Child,
     pub endpoint: String,
     pub ssh_port: u16,
+    pub by_ecs_exec: bool,
 }
 
 impl Local {
@@ -105,7 +121,7 @@ impl Local {
         std::thread::spawn(move || lines.for_each(drop));
         let rest = ready.strip_prefix("local cluster ready: ").unwrap_or_else(|| panic!("{ready}"));
         let (endpoint, port) = rest.split_once(" (ssh port ").unwrap();
-        Self { process, endpoint: endpoint.to_owned(), ssh_port: port.trim_end_matches(')').parse().unwrap() }
+        Self { process, endpoint: endpoint.to_owned(), ssh_port: port.trim_end_matches(')').parse().unwrap(), by_ecs_exec: false }
     }
 
     pub fn get(&self, path: &str) -> Value {

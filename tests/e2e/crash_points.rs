@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -20,9 +19,9 @@ use std::{
 };
 
 use crate::{
-    cluster::{Cluster, Local},
-    http,
-    runner::{BUILD_FAILURE, Ended, Job, SYSTEM_FAILURE},
+    cluster::Cluster,
+    crash_job::{Killed, Run, Stage},
+    runner::{Job, SYSTEM_FAILURE},
 };
 
 /// Changes of files, everything sent and received (API and SSH), output, and the exit.
@@ -48,194 +47,26 @@ const AT_ONCE: usize = 12;
 /// the number of calls differs a little from run to run.
 const UNREACHED: usize = 2;
 
-/// The stage that is killed, and what gitlab-runner does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Killed {
-    Config,
-    /// `cleanup` comes between, then `config` and `prepare` again.
-    PrepareCleanedUp,
-    /// `prepare` is called again at once.
-    PrepareAgain,
-    /// `get_sources` is repeated.
-    RetriedStage,
-    /// `build_script`, which fails, is not repeated: `after_script` and `cleanup` follow.
-    FailingStage,
-    Cleanup,
-}
-
 /// Those that take the longest come first.
 const ALL: [Killed; 6] =
     [Killed::PrepareCleanedUp, Killed::PrepareAgain, Killed::RetriedStage, Killed::FailingStage, Killed::Cleanup, Killed::Config];
 
-/// What a script writes, in pieces that are read one by one.
-const OUTPUT: &str = "first piece\nsecond piece\nthird piece\n";
-
-/// A stage under strace.
-struct Traced {
-    ended: Ended,
-    killed: bool,
-    /// The call at which it was killed.
-    at: String,
-}
-
-/// Whether `n` is a point of this stage, and what was seen there.
-struct Point {
-    killed: bool,
-    repeated: usize,
-}
-
-struct Run<'a> {
-    job: Job,
-    cluster: &'a Cluster,
-    ledger: PathBuf,
-}
-
-impl<'a> Run<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
-        let mut job = Job::on(cluster);
-        // What the driver logs for itself is nothing that a job could lose.
-        let text = fs::read_to_string(&job.config).unwrap();
-        let quiet = text.lines().filter(|line| !line.starts_with("Log")).collect::<Vec<_>>().join("\n");
-        fs::write(&job.config, quiet).unwrap();
-        job.set("RUST_BACKTRACE", "0");
-        let ledger = job.path("ledger");
-        Self { job, cluster, ledger }
-    }
-
-    /// Writes down that it ran, says its pieces, and ends with this code.
-    fn script(&self, name: &str, code: i32) -> String {
-        let pieces: Vec<String> = OUTPUT.lines().map(|line| format!("echo '{line}'; sleep 0.03\n")).collect();
-        format!("echo {name} >>'{}'\n{}exit {code}\n", self.ledger.display(), pieces.concat())
-    }
-
-    fn times(&self, name: &str) -> usize {
-        fs::read_to_string(&self.ledger).unwrap_or_default().lines().filter(|line| *line == name).count()
-    }
-
-    fn ok(&self, arguments: &[&str]) -> Ended {
-        let ended = self.job.stage(arguments);
-        assert_eq!(ended.code, 0, "{arguments:?}: {ended:#?}");
-        ended
-    }
-
-    fn traced(&self, arguments: &[&str], call: &str, n: usize) -> Traced {
-        let trace = self.job.path("trace");
-        let (all, inject) = (format!("trace={}", CALLS.join(",")), format!("inject={call}:signal=SIGKILL:when={n}"));
-        let mut command =
-            self.job.command_under(&["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &all, "-e", &inject], arguments);
-        let output = command.spawn().unwrap().wait_with_output().unwrap();
-        let killed = output.status.signal() == Some(9);
-        let text = fs::read_to_string(&trace).unwrap();
-        let calls: Vec<&str> = text.lines().filter(|line| !line.contains("+++")).collect();
-        let mut threads: Vec<&str> = calls.iter().filter_map(|line| line.split_whitespace().next()).collect();
-        threads.dedup();
-        assert_eq!(threads.len(), 1, "strace counts calls by thread: another one would hide points: {text}");
-        let name = |line: &&str| line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&format!("{call}(")));
-        assert!(!killed || calls.last().is_some_and(name), "killed elsewhere than at {call} {n}: {text}");
-        assert!(!killed || calls.iter().filter(|line| name(line)).count() == n, "not killed at {call} {n}: {text}");
-        Traced { ended: self.job.ended(output), killed, at: format!("{call} {n}") }
-    }
-
-    /// Kills at the `n`th call of a stage, ends the job as gitlab-runner would, and checks what must hold.
-    fn point(&self, what: Killed, call: &'static str, n: usize) -> Point {
-        let (mut repeated, killed);
-        repeated = 0;
-        match what {
-            Killed::Config => {
-                killed = self.traced(&["config"], call, n);
-                self.ok(&["config"]);
-                self.ok(&["prepare"]);
-                self.whole_stage("get_sources", 0);
-            }
-            Killed::PrepareCleanedUp | Killed::PrepareAgain => {
-                self.ok(&["config"]);
-                killed = self.traced(&["prepare"], call, n);
-                if what == Killed::PrepareCleanedUp {
-                    self.ok(&["cleanup"]);
-                    self.left_behind(0);
-                    self.ok(&["config"]);
-                }
-                self.ok(&["prepare"]);
-                self.whole_stage("get_sources", 0);
-            }
-            Killed::RetriedStage => {
-                self.ok(&["prepare"]);
-                let script = self.job.script(self.script("get_sources", 0)).display().to_string();
-                killed = self.traced(&["run", &script, "get_sources"], call, n);
-                let before = &killed.ended.stdout;
-                let again = if killed.killed { self.ok(&["run", &script, "get_sources"]).stdout } else { Vec::new() };
-                assert!(OUTPUT.as_bytes().starts_with(before), "killed at {}: {before:?}", killed.at);
-                assert!(OUTPUT.as_bytes().ends_with(&again), "killed at {}: {again:?}", killed.at);
-                let handed_on = before.len() + again.len();
-                assert!(handed_on >= OUTPUT.len(), "a gap after {}: {before:?} {again:?}", killed.at);
-                repeated = handed_on - OUTPUT.len();
-                // The one instant that is left: the bytes are in the pipe, and the mark is the very next call.
-                assert!(repeated == 0 || call == "pwrite64", "repeated after {}: {before:?} {again:?}", killed.at);
-                assert_eq!(self.times("get_sources"), 1, "killed at {}", killed.at);
-                self.whole_stage("after_script", 0);
-            }
-            Killed::FailingStage => {
-                self.ok(&["prepare"]);
-                let script = self.job.script(self.script("build_script", 7)).display().to_string();
-                killed = self.traced(&["run", &script, "build_script"], call, n);
-                if !killed.killed {
-                    assert_eq!((killed.ended.code, killed.ended.script_code.as_deref()), (BUILD_FAILURE, Some("7")), "{:#?}", killed.ended);
-                }
-                assert!(OUTPUT.as_bytes().starts_with(&killed.ended.stdout), "killed at {}: {:?}", killed.at, killed.ended);
-                // What the killed driver had not handed on of the script that still ran comes first: one job log.
-                let after = self.job.run("after_script", self.script("after_script", 0));
-                assert_eq!((after.code, self.times("after_script")), (0, 1), "killed at {}: {}", killed.at, after.stderr);
-                let rest = after.stdout.strip_suffix(OUTPUT.as_bytes());
-                let rest = rest.unwrap_or_else(|| panic!("killed at {}: {}", killed.at, String::from_utf8_lossy(&after.stdout)));
-                let before = &killed.ended.stdout;
-                let goes_on = |from: usize| OUTPUT.as_bytes().get(from..).is_some_and(|left| left.starts_with(rest));
-                if !goes_on(before.len()) {
-                    let whole_again = (0..before.len()).rev().find(|from| goes_on(*from));
-                    let said = String::from_utf8_lossy(rest);
-                    assert!(call == "pwrite64" && whole_again.is_some(), "killed at {} after {}: {said}", killed.at, before.len());
-                    repeated = before.len() - whole_again.unwrap_or_default();
-                }
-                assert!(self.times("build_script") <= 1, "killed at {}", killed.at);
-            }
-            Killed::Cleanup => {
-                self.ok(&["prepare"]);
-                self.whole_stage("get_sources", 0);
-                killed = self.traced(&["cleanup"], call, n);
-            }
-        }
-        self.ok(&["cleanup"]);
-        self.left_behind(1);
-        Point { killed: killed.killed, repeated }
-    }
-
-    fn whole_stage(&self, stage: &str, code: i32) {
-        let ended = self.job.run(stage, self.script(stage, code));
-        assert_eq!((ended.code, String::from_utf8_lossy(&ended.stdout).as_ref()), (code, OUTPUT), "{ended:#?}");
-        assert_eq!(self.times(stage), 1);
-    }
-
-    /// Nothing runs, and nothing lies in the directory but the archive.
-    fn left_behind(&self, archived_at_least: usize) {
-        let archived = self.job.archived();
-        assert!(archived.len() >= archived_at_least, "{archived:?}");
-        let names = fs::read_dir(&self.job.metadata).map(|entries| entries.map(|e| e.unwrap().file_name()).collect::<Vec<_>>());
-        let names: Vec<_> = names.unwrap_or_default().into_iter().filter(|name| name != "archive").collect();
-        assert!(names.is_empty(), "left behind: {names:?}");
-        let Some(snapshot) = archived.first().map(|path| fs::read_to_string(path).unwrap()) else { return };
-        let started_by = snapshot.split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
-        let ask = serde_json::json!({ "cluster": "local", "startedBy": started_by, "desiredStatus": "RUNNING" });
-        let headers = ["X-Amz-Target: AmazonEC2ContainerServiceV20141113.ListTasks", "Content-Type: application/x-amz-json-1.1"];
-        let answer = http::request(&local(self.cluster).endpoint, "POST", "/", &headers, ask.to_string().as_bytes());
-        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(answer["taskArns"], serde_json::json!([]), "a task was leaked: {answer}");
-    }
-}
-
-fn local(cluster: &Cluster) -> &Local {
-    match cluster {
-        Cluster::Local(local) => local,
-        Cluster::Moto(_) => unreachable!("these tests are of the local cluster"),
-    }
+/// Runs a stage under strace, which kills it at the `n`th such call.
+fn traced(job: &Job, arguments: &[&str], call: &str, n: usize) -> Stage {
+    let trace = job.path("trace");
+    let (all, inject) = (format!("trace={}", CALLS.join(",")), format!("inject={call}:signal=SIGKILL:when={n}"));
+    let mut command = job.command_under(&["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &all, "-e", &inject], arguments);
+    let output = command.spawn().unwrap().wait_with_output().unwrap();
+    let killed = output.status.signal() == Some(9);
+    let text = fs::read_to_string(&trace).unwrap();
+    let calls: Vec<&str> = text.lines().filter(|line| !line.contains("+++")).collect();
+    let mut threads: Vec<&str> = calls.iter().filter_map(|line| line.split_whitespace().next()).collect();
+    threads.dedup();
+    assert_eq!(threads.len(), 1, "strace counts calls by thread: another one would hide points: {text}");
+    let name = |line: &&str| line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&format!("{call}(")));
+    assert!(!killed || calls.last().is_some_and(name), "killed elsewhere than at {call} {n}: {text}");
+    assert!(!killed || calls.iter().filter(|line| name(line)).count() == n, "not killed at {call} {n}: {text}");
+    Stage { ended: job.ended(output), killed, at: format!("{call} {n}") }
 }
 
 /// The next point to try, over all stages.
@@ -291,7 +122,10 @@ fn every_crash_point() {
                         continue;
                     };
                     runs.fetch_add(1, Ordering::Relaxed);
-                    let tried = std::panic::catch_unwind(|| Run::new(&cluster).point(ALL[stage], CALLS[call], n));
+                    let tried = std::panic::catch_unwind(|| {
+                        let (call, between) = (CALLS[call], CALLS[call] == "pwrite64");
+                        Run::new(&cluster).point(ALL[stage], between, |job, arguments| traced(job, arguments, call, n))
+                    });
                     let mut progress = progress.lock().unwrap();
                     *progress.at_it.entry((stage, call)).or_default() -= 1;
                     match tried {

@@ -1,12 +1,15 @@
-//! Jobs from beginning to end, on both kinds of cluster.
+//! Jobs from beginning to end, on every kind of cluster and by every transport.
 
 use std::{
     fs,
     io::Read,
     os::unix::fs::PermissionsExt,
+    path::PathBuf,
     process::Child,
     time::{Duration, Instant},
 };
+
+use serde_json::json;
 
 use crate::{
     cluster::Cluster,
@@ -14,12 +17,18 @@ use crate::{
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-macro_rules! on_both_clusters {
+macro_rules! on_every_cluster {
     ($($name:ident),* $(,)?) => {
         mod local {
             $(#[test]
             fn $name() {
                 super::$name(&crate::cluster::Cluster::local());
+            })*
+        }
+        mod local_by_ecs_exec {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
             })*
         }
         mod moto_and_openssh {
@@ -32,7 +41,7 @@ macro_rules! on_both_clusters {
     };
 }
 
-on_both_clusters!(
+on_every_cluster!(
     a_job_passes_through_all_stages,
     a_failing_script_is_a_build_failure_with_its_own_code,
     a_script_of_five_megabytes,
@@ -76,10 +85,14 @@ fn a_job_passes_through_all_stages(cluster: &Cluster) {
         assert_eq!(run.script_code, None);
     }
     let keys = job.files(".key");
-    assert_eq!(keys.len(), 1);
-    assert_eq!(fs::metadata(&keys[0]).unwrap().permissions().mode() & 0o777, 0o600);
-    let key = fs::read_to_string(&keys[0]).unwrap();
-    assert!(!job.snapshot().contains(key.lines().nth(1).unwrap()), "no secret in the snapshot");
+    if cluster.is_by_ecs_exec() {
+        assert_eq!(keys, Vec::<PathBuf>::new(), "nobody needs a key");
+    } else {
+        assert_eq!(keys.len(), 1);
+        assert_eq!(fs::metadata(&keys[0]).unwrap().permissions().mode() & 0o777, 0o600);
+        let key = fs::read_to_string(&keys[0]).unwrap();
+        assert!(!job.snapshot().contains(key.lines().nth(1).unwrap()), "no secret in the snapshot");
+    }
     job.cleanup();
     cluster.assert_nothing_is_left(1);
     assert_eq!(job.files(".ron").len() + job.files(".key").len() + job.files(".lock").len(), 0, "{:?}", fs::read_dir(&job.metadata));
@@ -190,10 +203,15 @@ fn a_background_process_does_not_hold_the_stage(cluster: &Cluster) {
 
 fn cancelled_during_prepare(cluster: &Cluster) {
     let mut job = Job::on(cluster);
-    // Nobody listens at that port: prepare waits.
-    let config = fs::read_to_string(&job.config).unwrap();
-    let port = config.lines().find(|line| line.starts_with("Port")).unwrap();
-    fs::write(&job.config, config.replace(port, "Port = 9")).unwrap();
+    match cluster {
+        Cluster::Local(local) if local.by_ecs_exec => local.set_faults(&json!({ "exec": { "never_connects": true } })),
+        _ => {
+            // Nobody listens at that port: prepare waits.
+            let config = fs::read_to_string(&job.config).unwrap();
+            let port = config.lines().find(|line| line.starts_with("Port")).unwrap();
+            fs::write(&job.config, config.replace(port, "Port = 9")).unwrap();
+        }
+    }
     let prepare = job.spawn(&["prepare"]);
     eventually("a task is launched", || !cluster.tasks().is_empty());
     Job::cancel(&prepare);

@@ -4,10 +4,17 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
+mod at_once;
 mod bad_input;
 mod cluster;
+#[cfg(feature = "telemetry")]
+mod collector;
 mod connections;
+mod crash_api;
+mod crash_job;
 mod crash_points;
+mod disk;
+mod exec_cuts;
 mod faults;
 mod http;
 mod jobs;
@@ -20,7 +27,10 @@ mod refusals;
 mod replay_act;
 mod requests;
 mod runner;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod trial;
+mod unreachable;
 
 use std::time::{Duration, Instant};
 

@@ -383,6 +383,46 @@ fn twenty_five_abandoned_jobs_are_ended_side_by_side() {
 }
 
 #[test]
+fn what_a_killed_driver_left_without_a_snapshot_is_swept() {
+    let (cluster, job) = local();
+    job.prepare();
+    let id = id(&job);
+    let of = |kind: &str| job.metadata.join(format!("{id}.{kind}"));
+    let snapshot = fs::read(of("ron")).unwrap();
+    job.cleanup();
+    let kinds = ["key", "offset", "tmp", "probe", "lock"];
+    let leave = || kinds.map(of).iter().for_each(|path| fs::write(path, "left").unwrap());
+    let left = || kinds.map(of).iter().filter(|path| path.exists()).count();
+    leave();
+    // Not the driver's, whatever their endings.
+    let others = ["tls.key", "notes.tmp", "deploy-0123.key"].map(|name| job.metadata.join(name));
+    others.iter().for_each(|path| fs::write(path, "mine").unwrap());
+
+    assert_reaps(&job.reap(&["--dry-run"]), "failures: 0", &["would be removed", &id]);
+    assert!(kinds[..4].iter().all(|kind| of(kind).exists()));
+    let elsewhere = job.reap(&["--manager", "another"]);
+    assert!(elsewhere.code == 0 && left() >= 4, "{elsewhere:#?}");
+
+    // Somebody works on the job: its snapshot is about to be written.
+    let store = states::DirectoryStore::open(&job.metadata).unwrap();
+    let lease = states::SnapshotStore::lease(&store, &states::JobId::new(id.as_str()).unwrap(), "test", Duration::ZERO).unwrap();
+    assert_reaps(&job.reap(&ALL), "failures: 0", &[]);
+    assert_eq!(left(), 5);
+    drop(lease);
+
+    assert_reaps(&job.reap(&[]), "failures: 0", &["were removed", &id]);
+    assert_eq!(left(), 0);
+    assert!(others.iter().all(|path| fs::read(path).unwrap() == b"mine"));
+    // With a snapshot they are the job's.
+    leave();
+    fs::write(of("ron"), snapshot).unwrap();
+    assert_reaps(&job.reap(&[]), "jobs left alone: 1", &[]);
+    assert_eq!(left(), 5);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
 fn a_directory_that_cannot_be_used_is_an_error_at_once() {
     let (_cluster, job) = local();
     let text = fs::read_to_string(&job.config).unwrap();

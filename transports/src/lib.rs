@@ -9,6 +9,7 @@
 //! Knows the traits and data of the crate `states`, nothing of AWS.
 
 pub mod delivery;
+pub mod ecs_exec;
 pub mod ssh;
 mod terminal;
 

@@ -15,7 +15,13 @@ impl Clock {
     /// A clock that shows the system's time now.
     #[must_use]
     pub fn start() -> Self {
-        Self { start: Instant::now(), wall: Timestamp::now() }
+        Self::showing(Timestamp::now())
+    }
+
+    /// A clock that shows this time now, and goes on from there.
+    #[must_use]
+    pub fn showing(wall: Timestamp) -> Self {
+        Self { start: Instant::now(), wall }
     }
 
     /// The time.

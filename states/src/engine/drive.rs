@@ -18,7 +18,7 @@ const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Promise {
     state: StateName,
     task: Option<TaskArn>,
-    launch: Option<(u32, bool)>,
+    launch: Option<(u32, Option<Timestamp>)>,
     run: Option<(RunId, bool)>,
     stop: Option<(bool, bool, bool)>,
 }
@@ -27,7 +27,7 @@ impl Promise {
     fn of(job: &AnyJob) -> Self {
         let mut promise = Self { state: job.name(), task: job.task().cloned(), launch: None, run: None, stop: None };
         match job {
-            AnyJob::Provisioning(job) => promise.launch = Some((job.state.launch, job.state.asked.is_some())),
+            AnyJob::Provisioning(job) => promise.launch = Some((job.state.launch, job.state.asked)),
             AnyJob::Executing(job) => promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some())),
             AnyJob::Stopping(job) => promise.stop = Some((job.state.asked, job.state.accepted, job.state.over)),
             AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => {}
@@ -128,7 +128,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         Ok(()) => Observation::Signalled(signal),
                         Err(error) => {
                             work.session = None;
-                            following = None;
+                            if let Some(followed) = following.take() {
+                                self.note_reached(work, &followed);
+                            }
                             Observation::RunFailed(error)
                         }
                     },
@@ -155,6 +157,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Sends a signal. Who asked for the stage's end does not wait for a silent connection's keep-alives.
     async fn signal(&self, session: &T::Session, run: &RunId, signal: Signal) -> Result<(), RunError> {
         tokio::select! {
+            // Not at random: the same world leads to the same observations.
+            biased;
             sent = session.signal(run, signal) => sent,
             () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
                 let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Engine, EngineError, JobIo, Work};
-use crate::{Follow, Observation, Run, RunError, RunEvent, Session, SnapshotStore, TaskControl, Timestamp, Transport};
+use crate::{AnyJob, Follow, Observation, Run, RunError, RunEvent, Session, SnapshotStore, TaskControl, Timestamp, Transport};
 
 /// How often the offset reached is put on record while output flows.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -16,6 +16,15 @@ pub(super) struct Following<R> {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
+    /// Puts on record how far a run was followed whose connection is lost: the next one goes on there.
+    pub(super) fn note_reached<R>(&self, work: &mut Work<T::Session, S::Lease>, followed: &Following<R>) {
+        if let AnyJob::Executing(job) = &work.snapshot.job
+            && followed.offset > job.state.offset
+        {
+            work.note_progress(followed.offset, self.clock.now());
+        }
+    }
+
     /// Performs [`crate::Action::Follow`] until there is something for the machine.
     pub(super) async fn follow(
         &self,
@@ -101,12 +110,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     return Ok(Observation::Exited { code, total });
                 }
                 Err(error) => {
-                    let reached = current.offset;
-                    *following = None;
+                    let followed = following.take();
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
                         work.session = None;
-                        if reached > from {
-                            work.note_progress(reached, self.clock.now());
+                        if let Some(followed) = followed {
+                            self.note_reached(work, &followed);
                         }
                     }
                     return Ok(Observation::RunFailed(error));

@@ -138,6 +138,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Self { describer: Describer::new(), transport, store, clock: Clock::start(), keys: Box::new(keys), control }
     }
 
+    /// The same engine on another clock: in a simulation, processes that follow one another share one.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// The store.
     pub fn store(&self) -> &S {
         &self.store

@@ -1,15 +1,21 @@
 //! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
 //! container, and telling a bad answer from a final one.
 
-use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, RETRY, TOLD_WITHIN};
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API, RETRY, TOLD_WITHIN};
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp, stop_reason::explain_stop,
+    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp,
+    stop_reason::explain_stop,
 };
 
 /// Why the task stopped, or is stopping.
 pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
     let (what, advice) = explain_stop(report, container);
     StopReason::TaskStopped { what, advice }
+}
+
+/// How often the container is knocked at.
+pub(super) fn pace(connect_to: ConnectTo) -> Pace {
+    if connect_to == ConnectTo::NoAddress { KNOCK_BY_API } else { KNOCK }
 }
 
 impl Asking {
@@ -39,9 +45,8 @@ impl Asking {
     /// `MISSING`: believed when it lasts.
     pub(super) fn missing(&mut self, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
         let (count, since) = self.missing.map_or((1, now), |(count, since)| (count + 1, since));
-        let answers = self.answers;
-        self.answered(pace, seed, now);
-        self.answers = answers;
+        self.next = now + pace.interval(self.answers.saturating_add(count - 1), seed);
+        self.failures = 0;
         self.missing = Some((count, since));
         (count >= 3 && now.since(since) >= GONE_AFTER).then_some(StopReason::TaskVanished)
     }

@@ -25,6 +25,8 @@ const DESCRIBE: Pace = Pace { first: Duration::from_millis(300), longest: Durati
 const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
 /// How a container is knocked at while it starts: often, it costs one SYN.
 const KNOCK: Pace = Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
+/// The same where every attempt is a call of an API.
+const KNOCK_BY_API: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 150 };
 /// How a lost connection is tried again.
 const RECONNECT: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
 /// How long DescribeTasks may answer MISSING for a task that RunTask has just returned.

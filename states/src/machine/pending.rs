@@ -1,7 +1,7 @@
 //! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
 //! container may answer before ECS says RUNNING.
 
-use super::{DESCRIBE, KNOCK, Step, VISIBLE_WITHIN, provisioning::interface_of};
+use super::{DESCRIBE, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
 use crate::{
     Action, Asking, ConnectTo, Job, Observation, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
@@ -31,7 +31,7 @@ impl Job<Pending> {
                 self.state.running = true;
                 None
             }
-            Observation::Unreachable(error) => self.state.probing.failed(error, KNOCK, seed, now),
+            Observation::Unreachable(error) => self.state.probing.failed(error, knocking::pace(self.header.connect_to), seed, now),
             Observation::CancelRequested => Some(StopReason::Cancelled),
             Observation::StopRequested(reason) => Some(reason.clone()),
             Observation::Opened { .. } => {

@@ -43,7 +43,7 @@ impl Job<Provisioning> {
                 return Step::Next(Job { header: self.header, state });
             }
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
-                if self.settles(error) {
+                if self.settles(error, now) {
                     self.state.refusals += u32::from(error.kind == ControlErrorKind::Capacity);
                     self.state.launch += 1;
                     self.state.asked = None;
@@ -54,7 +54,7 @@ impl Job<Provisioning> {
                 self.state.problem = Some(error.clone());
             }
             Observation::LaunchFailed(error) => {
-                if self.settles(error) {
+                if self.settles(error, now) {
                     self.state.asked = None;
                 }
                 return Step::Stop(self.stop(StopReason::LaunchRefused(error.clone()), now));
@@ -75,6 +75,10 @@ impl Job<Provisioning> {
             };
             return Step::Stop(self.stop(reason, now));
         }
+        if self.state.asked.is_some() && now >= self.state.next {
+            // It is asked again now: its task may turn up that much later.
+            self.state.asked = Some(now);
+        }
         Step::Stay(self)
     }
 
@@ -89,9 +93,13 @@ impl Job<Provisioning> {
     /// Whether it is certain, after this refusal, that no RunTask with the current token launched a
     /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again cannot
     /// launch a second task, and an end looks for the first.
-    fn settles(&mut self, error: &ControlError) -> bool {
+    fn settles(&mut self, error: &ControlError, now: Timestamp) -> bool {
         let answered = error.code.is_some() && error.kind != ControlErrorKind::Unavailable;
         self.state.unknown |= !answered;
+        if !answered {
+            // ECS may have got it as late as this.
+            self.state.asked = Some(now);
+        }
         // Throttling, permissions and the like are refused at the door, before ECS looks at the token:
         // they say nothing of an earlier request. Without capacity, ECS did look.
         answered && (!self.state.unknown || error.kind == ControlErrorKind::Capacity)

@@ -1,6 +1,6 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
-use super::{DESCRIBE, KNOCK, Step};
+use super::{DESCRIBE, Step, knocking};
 use crate::{Action, ConnectTo, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
 
 impl Job<Running> {
@@ -8,7 +8,7 @@ impl Job<Running> {
         let seed = self.seed();
         let ends = match saw {
             Observation::Answered(greeting) => return Step::Next(self.reach(greeting.clone(), now)),
-            Observation::Unreachable(error) => self.state.probing.failed(error, KNOCK, seed, now),
+            Observation::Unreachable(error) => self.state.probing.failed(error, knocking::pace(self.header.connect_to), seed, now),
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
                 self.state.describing.ending(report, &self.header.spec.container, now)

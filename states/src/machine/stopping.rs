@@ -1,6 +1,6 @@
 //! `Stopping`: find what may have been launched, stop it, and see that it is over.
 
-use super::{DESCRIBE, GONE_AFTER, RETRY, Step};
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, Step};
 use crate::{Action, Asking, ControlError, Job, Observation, Stopping, Timestamp, Watch};
 
 /// How long after an unanswered RunTask its task may still turn up in ListTasks.
@@ -36,6 +36,9 @@ impl Job<Stopping> {
                 self.state.accepted |= report.stop_desired;
                 if report.status.is_over() {
                     self.ended(now);
+                } else if self.state.unsettled.take().is_some() {
+                    // An earlier attempt's task was over before this attempt began: one that lives is what we look for.
+                    self.state.describing.next = now;
                 }
             }
             Observation::Missing => {
@@ -71,7 +74,9 @@ impl Job<Stopping> {
             }
             return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
         };
-        if state.accepted {
+        // A found task may be an earlier attempt's, which is over: then the one that was asked for is still to be found.
+        let is_found = state.unsettled.is_some() && state.describing.answers == 0 && state.describing.failures < BELIEVED_REFUSALS;
+        if state.accepted || is_found {
             let until = state.deadline;
             return Action::Watch(Watch { describe: Some((task, state.describing.next)), until, ..wait });
         }
@@ -86,13 +91,13 @@ impl Job<Stopping> {
     fn found(&mut self, tasks: &[crate::TaskArn], now: Timestamp) {
         let state = &mut self.state;
         state.problem = None;
+        if state.unsettled.is_some_and(|asked| now.since(asked) >= SETTLES_WITHIN) {
+            state.unsettled = None;
+        }
         if let Some((first, rest)) = tasks.split_first() {
             state.task = Some(first.clone());
             state.rest = rest.to_vec();
-            state.unsettled = None;
             state.describing = Asking::from(now);
-        } else if state.unsettled.is_some_and(|asked| now.since(asked) >= SETTLES_WITHIN) {
-            state.unsettled = None;
         } else {
             state.describing.next = now + DESCRIBE.interval(state.describing.answers, crate::pace::seed(self.header.id.as_str()));
             state.describing.answers += 1;
@@ -102,13 +107,17 @@ impl Job<Stopping> {
     /// One task is over; the next one, if there are more.
     fn ended(&mut self, now: Timestamp) {
         let state = &mut self.state;
-        if state.rest.is_empty() {
-            state.over = true;
-        } else {
+        state.asked = false;
+        if !state.rest.is_empty() {
             state.task = Some(state.rest.remove(0));
-            state.asked = false;
             state.accepted = false;
             state.describing = Asking::from(now);
+        } else if state.unsettled.is_some() {
+            state.task = None;
+            state.accepted = false;
+            state.describing = Asking::from(now + DESCRIBE.longest);
+        } else {
+            state.over = true;
         }
     }
 

@@ -26,6 +26,11 @@ pub use lease::DirectoryLease;
 
 use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
 
+/// The ending of a lock: it goes with its lease.
+const LOCK: &str = "lock";
+/// The endings of a job's files beside its snapshot; `tmp` and `probe` are there for a moment only.
+const BESIDE: [&str; 5] = ["key", "offset", "tmp", "probe", LOCK];
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -127,14 +132,30 @@ impl DirectoryStore {
     /// # Errors
     /// When the directory cannot be read.
     pub fn jobs(&self) -> Result<Vec<JobId>, StoreError> {
+        self.jobs_with(&["ron"])
+    }
+
+    /// The jobs of which files lie here, but no snapshot: what a killed process left, or a process is about to write one.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<JobId>, StoreError> {
+        let mut jobs = self.jobs_with(&BESIDE)?;
+        jobs.retain(|job| !self.snapshot_path(job).exists());
+        Ok(jobs)
+    }
+
+    /// The jobs that have a file of one of these kinds.
+    fn jobs_with(&self, kinds: &[&str]) -> Result<Vec<JobId>, StoreError> {
         let fail = |e| StoreError::io("list the directory", &self.directory)(e);
         let mut jobs = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(fail)? {
             let name = entry.map_err(fail)?.file_name();
-            let job = name.to_str().and_then(|name| name.strip_suffix(".ron")).and_then(|job| JobId::new(job).ok());
-            jobs.extend(job);
+            let named = name.to_str().and_then(|name| name.rsplit_once('.')).filter(|(_, kind)| kinds.contains(kind));
+            jobs.extend(named.and_then(|(job, _)| JobId::new(job).ok()));
         }
         jobs.sort();
+        jobs.dedup();
         Ok(jobs)
     }
 
@@ -166,7 +187,7 @@ impl DirectoryStore {
 
     /// Removes the job's key, its marks, and files that were being written when a process was killed.
     fn remove_beside(&self, job: &JobId) -> Result<(), StoreError> {
-        ["key", "offset", "tmp", "probe"].iter().try_for_each(|kind| durable::remove(&self.directory.join(format!("{job}.{kind}"))))
+        BESIDE.iter().filter(|kind| **kind != LOCK).try_for_each(|kind| durable::remove(&self.directory.join(format!("{job}.{kind}"))))
     }
 
     /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
@@ -187,7 +208,7 @@ impl SnapshotStore for DirectoryStore {
     type Lease = DirectoryLease;
 
     fn lease(&self, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
-        lease::take(&self.directory.join(format!("{job}.lock")), job, purpose, wait)
+        lease::take(&self.directory.join(format!("{job}.{LOCK}")), job, purpose, wait)
     }
 
     fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use states::{Goal, JobId, Outcome, SnapshotStore};
 
-use crate::{
-    cloud::{Cloud, RUNNING_AFTER},
+use crate::world::{
+    cloud::Cloud,
     manager::{Manager, header},
+    weather::{LISTENING_AFTER, RUNNING_AFTER},
 };
 
 /// Jobs that are prepared at once.
@@ -47,6 +48,8 @@ async fn a_single_job_waits_for_nobody() {
     let start = tokio::time::Instant::now();
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let took = start.elapsed();
-    let listening = crate::cloud::LISTENING_AFTER;
-    assert!(took < listening + Duration::from_millis(400), "reachable {took:?} after the start, the container listens after {listening:?}");
+    assert!(
+        took < LISTENING_AFTER + Duration::from_millis(400),
+        "reachable {took:?} after the start, the container listens after {LISTENING_AFTER:?}"
+    );
 }

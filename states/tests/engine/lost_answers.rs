@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use states::Outcome;
 
-use crate::{cloud::Cloud, manager::Manager};
+use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
 
 #[tokio::test(start_paused = true)]
 async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
@@ -15,7 +15,7 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.05..0.7)));
         let mut io = manager.io();
         if random.random_bool(0.5) {
-            io.cancel_after = Some(Duration::from_millis(random.random_range(0..15_000)));
+            io.cancel_at = Some(tokio::time::Instant::now() + Duration::from_millis(random.random_range(0..15_000)));
             cancelled += 1;
         }
         let prepared = manager.prepare(&mut io).await.unwrap();
@@ -48,14 +48,14 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.1..0.6)));
         let mut prepared = None;
         for _ in 0..4 {
-            manager.cloud.fuse.set(random.random_range(1..60));
+            manager.fuse.set(random.random_range(1..60));
             prepared = manager.prepare(&mut manager.io()).await;
             if prepared.is_some() {
                 break;
             }
             deaths += 1;
         }
-        manager.cloud.fuse.set(0);
+        manager.fuse.set(0);
         if prepared == Some(Outcome::Reachable(None)) {
             manager.run("build_script", "a\nb\n", &mut manager.io()).await.unwrap();
         }
@@ -66,4 +66,21 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
         assert!(manager.cloud.state.lock().unwrap().tasks.len() <= 1, "seed {seed}: a second task was launched");
     }
     assert!(deaths > 300, "{deaths}");
+}
+
+/// Found by the simulation: what was handed on since the last entry in the journal came twice when a signal met a dead connection.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_on_a_silent_connection_repeats_no_output() {
+    let mut weather = Weather::new(0);
+    weather.network_down = Duration::from_secs(13)..Duration::from_secs(19);
+    let start = tokio::time::Instant::now();
+    let manager = Manager::new(Cloud::new(weather));
+    assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
+    let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
+    let mut io = manager.io();
+    io.cancel_at = Some(start + Duration::from_millis(12_990));
+    // Three lines a second: more than one comes between two entries.
+    manager.run("build_script", &format!("#! 300 0 1\n{lines}"), &mut io).await.unwrap();
+    let output = String::from_utf8(io.output).unwrap();
+    assert!(lines.starts_with(&output) && output.lines().count() > 10, "{output}");
 }

@@ -3,11 +3,9 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
-mod cloud;
-mod containers;
 mod crashes;
 mod describing;
-mod fuse;
 mod lost_answers;
-mod manager;
-mod shelf;
+#[path = "../world/mod.rs"]
+#[allow(dead_code, reason = "the simulation uses more of it")]
+mod world;

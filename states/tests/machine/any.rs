@@ -24,6 +24,7 @@ pub fn header() -> Header {
             enable_execute_command: false,
         },
         definition_from_project: false,
+        trace: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     }

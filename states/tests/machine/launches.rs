@@ -1,6 +1,6 @@
 //! A launch of unknown outcome is never forgotten, and never launched beside.
 
-use states::{Action, AnyJob, ControlError, ControlErrorKind, Observation, Snapshot, StopReason, Timestamp};
+use states::{Action, AnyJob, ControlError, ControlErrorKind, Observation, Snapshot, StopReason, TaskReport, TaskStatus, Timestamp};
 
 use crate::any;
 
@@ -108,4 +108,78 @@ fn a_launch_of_unknown_outcome_is_repeated_word_for_word() {
     // The same token with other parameters would be a conflict.
     assert!(matches!(first, Action::Launch { .. }));
     assert_eq!(first, again);
+}
+
+fn seconds_later(now: Timestamp, seconds: u64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis() + seconds * 1000)
+}
+
+fn described(status: TaskStatus) -> Observation {
+    let stop_desired = status.is_ending();
+    Observation::Described(TaskReport { task: any::arn(1), stop_desired, status, interface: None, containers: vec![], stopped: None })
+}
+
+/// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as well.
+#[test]
+fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
+    let (mut snapshot, now) = begun();
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    let action = snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    assert!(matches!(action, Action::Watch(_)), "it is looked at before it is stopped: {action:?}");
+    snapshot.step(described(TaskStatus::Stopped), now);
+    let soon = seconds_later(now, 5);
+    let action = snapshot.step(Observation::TimePassed, soon);
+    assert!(matches!(action, Action::Find { .. }), "the task that was asked for may still turn up: {action:?}");
+    // It does, and lives.
+    snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), soon);
+    snapshot.step(described(TaskStatus::Stopped), soon);
+    let action = snapshot.step(described(TaskStatus::Pending), soon);
+    assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
+}
+
+#[test]
+fn stopped_tasks_alone_end_the_search_once_none_can_turn_up() {
+    let (mut snapshot, now) = begun();
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    let late = seconds_later(now, 25);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), late);
+    snapshot.step(Observation::StopAccepted, late);
+    assert_eq!(snapshot.step(described(TaskStatus::Stopped), late), Action::Archive);
+}
+
+#[test]
+fn a_found_task_that_nobody_can_describe_is_stopped_all_the_same() {
+    let (mut snapshot, now) = begun();
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    let denied = ControlError {
+        operation: "DescribeTasks".into(),
+        kind: ControlErrorKind::Denied,
+        code: Some("AccessDeniedException".into()),
+        message: "m".into(),
+        advice: "a".into(),
+    };
+    let mut action = Action::Await;
+    for turn in 1..=3 {
+        snapshot.step(Observation::DescribeFailed(denied.clone()), seconds_later(now, turn * 10));
+        action = snapshot.step(Observation::TimePassed, seconds_later(now, turn * 10 + 9));
+    }
+    assert!(matches!(action, Action::Stop { .. }), "{action:?}");
+}
+
+/// Found by the simulation: what counts is when RunTask was asked last, not first.
+#[test]
+fn a_launch_that_was_asked_for_again_is_waited_for_as_long_again() {
+    let (mut snapshot, now) = begun();
+    snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
+    let again = seconds_later(now, 45);
+    let action = snapshot.step(Observation::TimePassed, again);
+    assert!(matches!(action, Action::Launch { .. }), "{action:?}");
+    // The process is killed before the answer; its request is still on its way.
+    let next = seconds_later(again, 1);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), next);
+    let action = snapshot.step(Observation::Found(vec![]), next);
+    assert_ne!(action, Action::Archive);
+    let action = snapshot.step(Observation::Found(vec![]), seconds_later(again, 21));
+    assert_eq!(action, Action::Archive);
 }

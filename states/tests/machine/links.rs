@@ -125,3 +125,21 @@ fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
     snapshot.step(Observation::Unreachable(refusal()), later(now, 20_000));
     assert!(matches!(reason(&snapshot), StopReason::Unusable(_)));
 }
+
+/// Found by the simulation: a task that ECS does not show was asked about three times a second for a minute.
+#[test]
+fn a_task_that_is_missing_is_asked_about_less_and_less() {
+    let mut snapshot = Snapshot::new(any::header());
+    let start = snapshot.job.header().created;
+    snapshot.plan(start);
+    let mut now = start;
+    let mut action = snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    let mut asked = 0;
+    while now.since(start) < std::time::Duration::from_secs(50) {
+        let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
+        now = at.max(later(now, 1));
+        action = snapshot.step(Observation::Missing, now);
+        asked += 1;
+    }
+    assert!((15..30).contains(&asked), "{asked} times in 50 s");
+}

@@ -6,53 +6,104 @@ use states::{RunId, RunOrder, ShellFacts, Signal};
 use super::interpreter::Interpreter;
 
 /// Runs in the container for every verb. Must not contain a single quote.
-const SUPERVISOR: &str = include_str!("supervisor.sh");
+const SUPERVISOR: &str = concat!(include_str!("follow.sh"), include_str!("supervisor.sh"));
+/// The same, for a terminal: output goes in armour.
+pub(super) const ARMOURED_SUPERVISOR: &str = concat!(include_str!("armour.sh"), include_str!("supervisor.sh"));
 /// Runs in the container as the script's parent. Must not contain a single quote.
-const WRAPPER: &str = include_str!("wrapper.sh");
+pub(super) const WRAPPER: &str = include_str!("wrapper.sh");
 
-pub(super) fn probe(nonce: &str, name: &str) -> String {
-    command("probe", nonce, "", "", &[name])
+/// One command of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    verb: &'static str,
+    nonce: String,
+    directory: String,
+    run: String,
+    arguments: Vec<String>,
 }
 
-pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &Bytes) -> String {
+pub(super) fn probe(nonce: &str, name: &str) -> Command {
+    Command::new("probe", nonce, "", "", &[name])
+}
+
+pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &Bytes) -> Command {
     let interpreter = Interpreter::of(script);
     let program = interpreter.program.unwrap_or_default();
     let size = script.len().to_string();
     let forget = order.forget.as_ref().map_or("", RunId::as_str);
     let mut arguments = vec![forget, &size, flag(facts.follows_with_tail), flag(facts.has_setsid), &program];
     arguments.extend(interpreter.argument.as_deref());
-    command("start", nonce, &facts.run_dir, order.run.as_str(), &arguments)
+    Command::new("start", nonce, &facts.run_dir, order.run.as_str(), &arguments)
 }
 
-pub(super) fn attach(nonce: &str, facts: &ShellFacts, run: &RunId, from: u64) -> String {
-    command("attach", nonce, &facts.run_dir, run.as_str(), &[&from.to_string(), flag(facts.follows_with_tail)])
+pub(super) fn attach(nonce: &str, facts: &ShellFacts, run: &RunId, from: u64) -> Command {
+    Command::new("attach", nonce, &facts.run_dir, run.as_str(), &[&from.to_string(), flag(facts.follows_with_tail)])
 }
 
-pub(super) fn signal(nonce: &str, facts: &ShellFacts, run: &RunId, signal: Signal) -> String {
+pub(super) fn signal(nonce: &str, facts: &ShellFacts, run: &RunId, signal: Signal) -> Command {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Kill => "KILL",
     };
-    command("signal", nonce, &facts.run_dir, run.as_str(), &[name])
+    Command::new("signal", nonce, &facts.run_dir, run.as_str(), &[name])
+}
+
+impl Command {
+    fn new(verb: &'static str, nonce: &str, directory: &str, run: &str, arguments: &[&str]) -> Self {
+        let owned = |text: &str| text.to_owned();
+        let arguments = arguments.iter().copied().map(owned).collect();
+        Self { verb, nonce: owned(nonce), directory: owned(directory), run: owned(run), arguments }
+    }
+
+    /// As a line for the user's login shell. It begins with `exec`, so that the shell, whatever it is, does not stay as a
+    /// process of its own.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
+        line.push_str("exec /bin/sh -c ");
+        for word in [SUPERVISOR, "fargate", WRAPPER, self.verb, &self.nonce].into_iter().chain(self.rest()) {
+            quote(&mut line, word);
+            line.push(' ');
+        }
+        line
+    }
+
+    /// The word that marks what this command says.
+    pub(super) fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    /// Whether it follows a run's output.
+    pub(super) fn follows(&self) -> bool {
+        matches!(self.verb, "start" | "attach")
+    }
+
+    /// The byte of output that comes first.
+    pub(super) fn from(&self) -> u64 {
+        if self.verb == "attach" { self.arguments.first().and_then(|from| from.parse().ok()).unwrap_or(0) } else { 0 }
+    }
+
+    /// The supervisor's arguments for a shell that has the programs already; `mark` goes before the nonce.
+    pub(super) fn words(&self, mark: &str) -> String {
+        let mut words = String::new();
+        for word in [self.verb, &format!("{mark}{}", self.nonce)].into_iter().chain(self.rest()) {
+            words.push(' ');
+            quote(&mut words, word);
+        }
+        words
+    }
+
+    fn rest(&self) -> impl Iterator<Item = &str> {
+        [self.directory.as_str(), self.run.as_str()].into_iter().chain(self.arguments.iter().map(String::as_str))
+    }
 }
 
 fn flag(yes: bool) -> &'static str {
     if yes { "1" } else { "0" }
 }
 
-/// `exec`, so that the login shell, whatever it is, does not stay as a process of its own.
-fn command(verb: &str, nonce: &str, directory: &str, run: &str, arguments: &[&str]) -> String {
-    let mut command = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
-    command.push_str("exec /bin/sh -c ");
-    for word in [SUPERVISOR, "fargate", WRAPPER, verb, nonce, directory, run].iter().chain(arguments) {
-        quote(&mut command, word);
-        command.push(' ');
-    }
-    command
-}
-
 /// Appends the word, quoted for POSIX shells and fish.
-fn quote(command: &mut String, word: &str) {
+pub(super) fn quote(command: &mut String, word: &str) {
     command.push('\'');
     for c in word.chars() {
         if c == '\'' { command.push_str("'\\''") } else { command.push(c) }
@@ -67,7 +118,7 @@ mod tests {
     #[test]
     fn the_programs_have_no_single_quote() {
         // So that each is one quoted word, whatever the login shell thinks of escapes.
-        assert!(!SUPERVISOR.contains('\'') && !WRAPPER.contains('\''));
+        assert!([SUPERVISOR, ARMOURED_SUPERVISOR, WRAPPER].iter().all(|program| !program.contains('\'')));
     }
 
     #[test]
@@ -75,7 +126,7 @@ mod tests {
         let facts = ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
         let order = RunOrder { run: RunId::new("0001-a").unwrap(), stage: "a".into(), forget: None };
         let script = Bytes::from(vec![b'x'; 10_000_000]);
-        assert!(start("nonce", &facts, &order, &script).len() < 8 * 1024);
+        assert!(start("nonce", &facts, &order, &script).line().len() < 8 * 1024);
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::future::Future;
 
 use bytes::Bytes;
 
+use super::Command;
+
 /// Runs commands in the container.
 pub trait Exec: Send + Sync {
     /// A running command.
     type Channel: Channel;
 
-    /// Runs `command` by the user's login shell, gives it `input` and then the end of input.
+    /// Runs `command` in the container, gives it `input` and then the end of input.
     /// The error says why the connection is of no use any more.
-    fn exec(&self, command: String, input: Bytes) -> impl Future<Output = Result<Self::Channel, String>> + Send;
+    fn exec(&self, command: Command, input: Bytes) -> impl Future<Output = Result<Self::Channel, String>> + Send;
 }
 
 /// A running command's outputs.

@@ -26,10 +26,12 @@ mod control;
 mod exec;
 mod follow;
 mod interpreter;
+pub mod terminal;
 
 use bytes::Bytes;
 use states::{ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal};
 
+pub use command::Command;
 pub use exec::{Channel, Chunk, Exec};
 pub use follow::Followed;
 

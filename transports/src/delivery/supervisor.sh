@@ -11,22 +11,6 @@ alive() {
   set -- ${l##*) }
   [ "$1" != Z ] && [ "${20}" = "$s" ]
 }
-follow() {
-  printf "%s begin\n" "$k"
-  if [ "$2" = 1 ]; then
-    exec tail -c "+$(($1 + 1))" -s 0.1 "--pid=$p" -f "$r/out"
-  fi
-  exec 5<"$r/out"
-  # dd leaves the offset of the shared descriptor where it is to be read from.
-  [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
-  while :; do
-    o=0
-    if ended || ! alive; then o=1; fi
-    cat <&5 || exit
-    [ "$o" = 0 ] || exit 0
-    nap
-  done
-}
 verdict() {
   if ended; then say "exit $c $n"; else say "lost $(tail -n 3 "$r/err" 2>/dev/null | tr "\n" " ")"; fi
 }
@@ -40,6 +24,7 @@ attach() {
   follow "$1" "$2" &
   until ended || ! alive; do nap; done
   verdict
+  wait
 }
 # A script that asks for a shell that is not there gets another one; any other program cannot be replaced.
 interpreter() {
@@ -101,6 +86,7 @@ start)
     follow 0 "$t" &
     read -r l
     verdict
+    wait
   }
   ;;
 attach)

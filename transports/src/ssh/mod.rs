@@ -157,7 +157,7 @@ impl Shell {
 impl Exec for Shell {
     type Channel = SshChannel;
 
-    async fn exec(&self, command: String, input: Bytes) -> Result<SshChannel, String> {
+    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
         tokio::select! {
             biased;
             channel = self.send(command, input) => channel,
@@ -168,11 +168,11 @@ impl Exec for Shell {
 }
 
 impl Shell {
-    async fn send(&self, command: String, input: Bytes) -> Result<SshChannel, String> {
+    async fn send(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
         // Everything is sent at once: no reply is waited for on the way.
-        write.exec(false, command).await.map_err(|e| self.text(e))?;
+        write.exec(false, command.line()).await.map_err(|e| self.text(e))?;
         if !input.is_empty() {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;
         }

@@ -79,7 +79,7 @@ struct Cut<'a>(&'a Local);
 impl Exec for Cut<'_> {
     type Channel = LocalChannel;
 
-    async fn exec(&self, command: String, input: Bytes) -> Result<LocalChannel, String> {
+    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
         self.0.exec(command, input.slice(..input.len() / 2)).await
     }
 }

@@ -5,7 +5,7 @@ use states::{RunError, Signal};
 use transports::delivery;
 
 use crate::{
-    local::{Local, Surroundings},
+    local::Local,
     steps::{attach, facts, follow, kill, noise, order, read, run, run_id, runs, start, text, until},
 };
 
@@ -63,7 +63,7 @@ pub(crate) async fn term_reaches_the_whole_group(local: Local) {
 
 pub(crate) async fn kill_reaches_the_whole_group(local: Local) {
     let (outcome, children) = signalled(&local, Signal::Kill).await;
-    if local.surroundings() == Surroundings::Least {
+    if !local.has_setsid() {
         // Without setsid the wrapper is of the same group.
         assert!(matches!(outcome, Err(RunError::NoStatus(_))), "{outcome:?}");
     } else {
@@ -95,6 +95,33 @@ pub(crate) async fn signals_after_the_end(local: Local) {
     delivery::signal(&local, &facts, &run_id("over"), Signal::Term).await.unwrap();
     let unknown = delivery::signal(&local, &facts, &run_id("never"), Signal::Term).await;
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
+}
+
+/// A driver was killed while its start was on the way; the next one is told that there is no such run, and
+/// counts on it: when the start arrives after all, its script must not run.
+pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
+    let facts = facts(&local).await;
+    let told = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;
+    assert!(matches!(told, Err(RunError::Unknown(_))), "{told:?}");
+    let late = follow(start(&local, &facts, "late", "echo ran >executions").await).await;
+    assert!(late.is_err(), "{late:?}");
+    assert!(!local.home().join("executions").exists(), "it ran after all");
+    // The next run is none the worse for it.
+    run(&local, &facts, "next", "echo ran >>executions").await;
+    assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "ran\n");
+}
+
+/// The other way round: the start was first, and has not come as far as its script yet.
+pub(crate) async fn signal_to_a_start_that_was_first(local: Local) {
+    let facts = facts(&local).await;
+    let run = start(&local, &facts, "first", "sleep 1000").await;
+    let place = std::path::Path::new(&facts.run_dir).join("first");
+    until("the start has made its directory", || place.exists()).await;
+    delivery::signal(&local, &facts, &run_id("first"), Signal::Term).await.unwrap();
+    // Without setsid, the connection's own shell is of the group that was signalled.
+    drop(run);
+    let ended = follow(attach(&local, &facts, "first", 0).await).await;
+    assert!(matches!(ended, Ok((_, 143, _))), "{ended:?}");
 }
 
 pub(crate) async fn dropped_connection_goes_on_at_the_next_byte(local: Local) {
@@ -137,7 +164,7 @@ pub(crate) async fn killed_supervisor(local: Local) {
     assert!(matches!(lost, Err(RunError::ConnectionLost(_))), "{lost:?}");
     std::fs::write(local.home().join("go"), "").unwrap();
     let rest = follow(attach(&local, &facts, "run", 4).await).await;
-    if local.surroundings() == Surroundings::Least {
+    if !local.has_setsid() {
         // Without setsid the script was of the same group.
         assert!(matches!(rest, Err(RunError::NoStatus(_))), "{rest:?}");
     } else {

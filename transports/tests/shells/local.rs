@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,12 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStderr, ChildStdout, Command},
 };
-use transports::delivery::{Channel, Chunk, Exec};
+use transports::delivery::{
+    self, Channel, Chunk, Exec,
+    terminal::{Boot, TerminalChannel, TerminalShell},
+};
+
+use crate::pty::Pty;
 
 /// What the container of a test has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,19 +32,32 @@ pub(crate) enum Surroundings {
     BusyboxShell,
     /// busybox and nothing else.
     BusyboxAlone,
-    /// The tools that the protocol is documented to need, from busybox; no `setsid`, no GNU `tail`.
+    /// The tools that the protocol is documented to need, from busybox; no GNU `tail`, and only in terminals `setsid`.
     Least,
 }
 
 /// What the documentation of `delivery` lists.
 const NEEDED: [&str; 10] = ["sh", "cat", "dd", "mkdir", "mv", "rm", "sleep", "tail", "tr", "wc"];
+/// What that of `delivery::terminal` adds.
+const NEEDED_FOR_TERMINALS: [&str; 4] = ["stty", "head", "base64", "setsid"];
+
+/// How commands are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Each with an input and two outputs of its own, as over SSH.
+    Pipes,
+    /// All over one terminal, as over ECS Exec.
+    Terminal,
+}
 
 /// A "container": a home directory, a PATH, a shell.
 pub(crate) struct Local {
     root: TempDir,
     surroundings: Surroundings,
+    by: By,
     path: String,
     sh: PathBuf,
+    terminals: tokio::sync::Mutex<Vec<Arc<TerminalShell<Pty>>>>,
     /// Put before every command, as a login shell's start-up files would be.
     pub(crate) startup: String,
     /// Environment beside PATH, HOME and TMPDIR.
@@ -51,7 +69,7 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(surroundings: Surroundings) -> Self {
+    pub(crate) fn new(surroundings: Surroundings, by: By) -> Self {
         let root = tempfile::tempdir().unwrap();
         let bin = root.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
@@ -77,17 +95,33 @@ impl Local {
                 (bin.display().to_string(), bin.join("sh"))
             }
             Surroundings::Least => {
-                for applet in NEEDED {
+                let more = if by == By::Terminal { &NEEDED_FOR_TERMINALS[..] } else { &[] };
+                for applet in NEEDED.iter().chain(more) {
                     symlink(program("busybox"), bin.join(applet)).unwrap();
                 }
                 (bin.display().to_string(), bin.join("sh"))
             }
         };
-        Self { root, surroundings, path, sh, startup: String::new(), env: BTreeMap::new(), replaced: Vec::new(), groups: Mutex::default() }
+        Self {
+            root,
+            surroundings,
+            by,
+            path,
+            sh,
+            terminals: tokio::sync::Mutex::default(),
+            startup: String::new(),
+            env: BTreeMap::new(),
+            replaced: Vec::new(),
+            groups: Mutex::default(),
+        }
     }
 
     pub(crate) fn surroundings(&self) -> Surroundings {
         self.surroundings
+    }
+
+    pub(crate) fn has_setsid(&self) -> bool {
+        self.surroundings != Surroundings::Least || self.by == By::Terminal
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -103,18 +137,40 @@ impl Local {
 impl Exec for Local {
     type Channel = LocalChannel;
 
-    async fn exec(&self, command: String, input: Bytes) -> Result<LocalChannel, String> {
+    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+        match self.by {
+            By::Pipes => self.by_pipes(&command, input),
+            By::Terminal => self.by_terminal(command, input).await.map(LocalChannel::Terminal),
+        }
+    }
+}
+
+impl Local {
+    /// A text of the protocol's with this container's shell, and what else is replaced.
+    fn adapted(&self, text: &str) -> String {
         let sh = self.sh.to_str().unwrap();
-        let command = self.replaced.iter().fold(command.replace("/bin/sh", sh), |command, (from, to)| command.replace(from, to));
-        let command = format!("{}{command}", self.startup);
+        self.replaced.iter().fold(text.replace("/bin/sh", sh), |text, (from, to)| text.replace(from, to))
+    }
+
+    fn environment(&self) -> BTreeMap<String, String> {
+        let mut env = self.env.clone();
+        for (name, value) in [
+            ("PATH", self.path.clone()),
+            ("HOME", self.home().display().to_string()),
+            ("TMPDIR", self.path("tmp").display().to_string()),
+            ("SHELL", self.sh.display().to_string()),
+        ] {
+            env.entry(name.to_owned()).or_insert(value);
+        }
+        env
+    }
+
+    fn by_pipes(&self, command: &delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+        let command = format!("{}{}", self.startup, self.adapted(&command.line()));
         let mut child = Command::new(&self.sh)
             .args(["-c", &command])
             .env_clear()
-            .env("PATH", &self.path)
-            .env("HOME", self.home())
-            .env("TMPDIR", self.path("tmp"))
-            .env("SHELL", &self.sh)
-            .envs(&self.env)
+            .envs(self.environment())
             .current_dir(self.home())
             // As a server does; and so that its death can be played.
             .process_group(0)
@@ -129,17 +185,52 @@ impl Exec for Local {
             // A command that ends without reading is no failure.
             let _ = stdin.write_all(&input).await;
         });
-        Ok(LocalChannel { out: child.stdout.take(), err: child.stderr.take(), child })
+        Ok(LocalChannel::Pipes(Box::new(PipesChannel { out: child.stdout.take(), err: child.stderr.take(), child })))
+    }
+
+    /// By the last terminal, or a new one: when there is none, when its container was changed since, or when it is taken.
+    async fn by_terminal(&self, command: delivery::Command, input: Bytes) -> Result<TerminalChannel<Pty>, String> {
+        let mut terminals = self.terminals.lock().await;
+        if let Some(shell) = terminals.last()
+            && self.startup.is_empty()
+            && let Ok(channel) = shell.exec(command.clone(), input.clone()).await
+        {
+            return Ok(channel);
+        }
+        let mut boot = Boot::new();
+        boot.helper = self.adapted(&boot.helper);
+        let line = boot.command();
+        let inner = line.strip_prefix("/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).unwrap();
+        let (pty, leader) = Pty::spawn(&self.sh, &format!("{}{inner}", self.startup), self.environment())?;
+        self.groups.lock().unwrap().push(leader);
+        let shell = Arc::new(TerminalShell::boot(pty, &boot).await.map_err(|e| e.to_string())?);
+        terminals.push(Arc::clone(&shell));
+        drop(terminals);
+        shell.exec(command, input).await
     }
 }
 
-pub(crate) struct LocalChannel {
+pub(crate) enum LocalChannel {
+    Pipes(Box<PipesChannel>),
+    Terminal(TerminalChannel<Pty>),
+}
+
+pub(crate) struct PipesChannel {
     child: Child,
     out: Option<ChildStdout>,
     err: Option<ChildStderr>,
 }
 
 impl Channel for LocalChannel {
+    async fn next(&mut self) -> Chunk {
+        match self {
+            Self::Pipes(pipes) => pipes.next().await,
+            Self::Terminal(terminal) => terminal.next().await,
+        }
+    }
+}
+
+impl PipesChannel {
     async fn next(&mut self) -> Chunk {
         let (mut out, mut err) = (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));
         loop {

@@ -5,39 +5,41 @@
 mod broken;
 mod detached;
 mod local;
+mod pty;
 mod running;
 mod steps;
 
 /// Every case in every kind of surroundings.
 macro_rules! in_every_shell {
-    ($($(#[$attribute:meta])* $module:ident: $surroundings:ident;)*) => {$(
+    ($($(#[$attribute:meta])* $module:ident: $surroundings:ident by $by:ident;)*) => {$(
         mod $module {
-            use crate::{broken, detached, running, local::{Local, Surroundings}};
+            use crate::{broken, detached, running, local::{By, Local, Surroundings}};
 
-            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, running:
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, running:
                 facts_are_true, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
                 stdin_is_at_its_end, first_lines, surroundings_are_the_login_shells, output_comes_while_it_runs,
                 what_startup_files_print_is_not_output, forgotten_runs_are_removed, script_without_output,
             );
-            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, detached:
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, detached:
                 background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
-                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end, dropped_connection_goes_on_at_the_next_byte,
+                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end,
+                signal_claims_a_start_in_flight, signal_to_a_start_that_was_first, dropped_connection_goes_on_at_the_next_byte,
                 slow_reader, killed_supervisor, killed_wrapper, output_after_the_end,
             );
-            in_every_shell!(@cases [$(#[$attribute])*] $surroundings, broken:
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:
                 unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,
                 run_directory_that_vanished, cut_upload,
             );
         }
     )*};
-    (@cases $attributes:tt $surroundings:ident, $group:ident: $($case:ident,)*) => {$(
-        in_every_shell!(@case $attributes $surroundings, $group, $case);
+    (@cases $attributes:tt $surroundings:ident $by:ident, $group:ident: $($case:ident,)*) => {$(
+        in_every_shell!(@case $attributes $surroundings $by, $group, $case);
     )*};
-    (@case [$($attribute:tt)*] $surroundings:ident, $group:ident, $case:ident) => {
+    (@case [$($attribute:tt)*] $surroundings:ident $by:ident, $group:ident, $case:ident) => {
         #[tokio::test]
         $($attribute)*
         async fn $case() {
-            tokio::time::timeout(std::time::Duration::from_secs(120), $group::$case(Local::new(Surroundings::$surroundings)))
+            tokio::time::timeout(std::time::Duration::from_secs(120), $group::$case(Local::new(Surroundings::$surroundings, By::$by)))
                 .await
                 .expect("the case takes seconds");
         }
@@ -45,16 +47,21 @@ macro_rules! in_every_shell {
 }
 
 in_every_shell! {
-    sh: System;
-    #[ignore = "needs bash"] bash: Bash;
-    #[ignore = "needs busybox"] busybox_shell: BusyboxShell;
-    #[ignore = "needs busybox"] busybox_alone: BusyboxAlone;
-    #[ignore = "needs busybox"] least: Least;
+    sh: System by Pipes;
+    #[ignore = "needs bash"] bash: Bash by Pipes;
+    #[ignore = "needs busybox"] busybox_shell: BusyboxShell by Pipes;
+    #[ignore = "needs busybox"] busybox_alone: BusyboxAlone by Pipes;
+    #[ignore = "needs busybox"] least: Least by Pipes;
+    sh_in_a_terminal: System by Terminal;
+    #[ignore = "needs bash"] bash_in_a_terminal: Bash by Terminal;
+    #[ignore = "needs busybox"] busybox_shell_in_a_terminal: BusyboxShell by Terminal;
+    #[ignore = "needs busybox"] busybox_alone_in_a_terminal: BusyboxAlone by Terminal;
+    #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 
-/// What `sh -n` says of the two programs, in each shell.
+/// What `sh -n` says of the programs, in each shell.
 fn parses(shell: &[&str]) {
-    for program in ["supervisor.sh", "wrapper.sh"] {
+    for program in ["follow.sh", "armour.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
         let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
         let checked = std::process::Command::new(shell[0]).args(&shell[1..]).arg("-n").arg(&file).output().unwrap();
         assert!(checked.status.success() && checked.stderr.is_empty(), "{shell:?} {program}: {}", String::from_utf8_lossy(&checked.stderr));

@@ -132,7 +132,7 @@ pub(crate) async fn facts_are_true(local: Local) {
     let facts = facts(&local).await;
     let gnu = local.surroundings() != Surroundings::BusyboxAlone && local.surroundings() != Surroundings::Least;
     assert!(!facts.follows_with_tail || gnu);
-    assert_eq!(facts.has_setsid, local.surroundings() != Surroundings::Least);
+    assert_eq!(facts.has_setsid, local.has_setsid());
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&facts.run_dir).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700, "{}", facts.run_dir);
     assert!(facts.run_dir.starts_with(local.path("tmp").to_str().unwrap()), "{}", facts.run_dir);

@@ -1,24 +1,36 @@
-//! A snapshot store in memory, which keeps texts: what a next process reads is what was serialized.
+//! A snapshot store in memory. What a next process reads goes through its text every fourth time: that takes
+//! longer than all the rest of a job.
 
 use std::{
     collections::{HashMap, HashSet},
     io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use states::{JobId, RunId, Snapshot, SnapshotStore, StoreError};
 
-use crate::cloud::Cloud;
+use super::{cloud::Cloud, fuse::Fuse, weather::Fault};
 
 /// What is on disk.
 #[derive(Default)]
 pub struct Shelf {
-    pub snapshots: Mutex<HashMap<JobId, String>>,
+    pub snapshots: Mutex<HashMap<JobId, Snapshot>>,
+    reads: AtomicU32,
     pub archived: Mutex<Vec<Snapshot>>,
     marks: Mutex<HashMap<JobId, (RunId, u64)>>,
     leased: Mutex<HashSet<JobId>>,
+}
+
+/// A snapshot as it comes back from its text.
+fn read(snapshot: &Snapshot) -> Snapshot {
+    let read = Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap();
+    assert_eq!(read, *snapshot, "a snapshot does not survive the disk");
+    read
 }
 
 /// The store of one process.
@@ -26,6 +38,7 @@ pub struct Shelf {
 pub struct Store {
     pub shelf: Arc<Shelf>,
     pub cloud: Arc<Cloud>,
+    pub fuse: Arc<Fuse>,
 }
 
 pub struct Lease {
@@ -41,11 +54,22 @@ impl Drop for Lease {
 
 impl Store {
     fn step(&self) -> Result<(), StoreError> {
-        if self.cloud.fuse.dies() {
-            return Err(StoreError::Io { what: "go on", path: PathBuf::new(), source: io::Error::other("the process died") });
+        if self.fuse.dies() {
+            return Err(refused("go on", "the process died"));
         }
         Ok(())
     }
+
+    /// The disk refuses now and then.
+    fn disk(&self, share: impl Fn(&super::weather::Odds) -> f64, fault: Fault) -> Result<(), StoreError> {
+        let mut state = self.cloud.state.lock().unwrap();
+        let share = share(&state.weather.odds);
+        if state.weather.strikes(share, fault) { Err(refused("write", "no space left on device")) } else { Ok(()) }
+    }
+}
+
+fn refused(what: &'static str, why: &str) -> StoreError {
+    StoreError::Io { what, path: PathBuf::new(), source: io::Error::other(why.to_owned()) }
 }
 
 impl SnapshotStore for Store {
@@ -59,18 +83,23 @@ impl SnapshotStore for Store {
     }
 
     fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
-        Ok(self.shelf.snapshots.lock().unwrap().get(job).map(|text| Snapshot::parse(text).unwrap()))
+        let through_text = self.shelf.reads.fetch_add(1, Ordering::Relaxed) % 4 == 0;
+        let snapshots = self.shelf.snapshots.lock().unwrap();
+        Ok(snapshots.get(job).map(|snapshot| if through_text { read(snapshot) } else { snapshot.clone() }))
     }
 
     fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.step()?;
+        self.disk(|odds| odds.unsaved, Fault::Unsaved)?;
         let job = snapshot.job.header().id.clone();
-        self.shelf.snapshots.lock().unwrap().insert(job, snapshot.to_ron().unwrap());
+        self.shelf.snapshots.lock().unwrap().insert(job, snapshot.clone());
+        self.disk(|odds| odds.saved_yet_failed, Fault::SavedYetFailed)?;
         self.step()
     }
 
     fn mark(&self, lease: &Lease, run: &RunId, offset: u64) -> Result<(), StoreError> {
         self.step()?;
+        self.disk(|odds| odds.unmarked, Fault::Unmarked)?;
         self.shelf.marks.lock().unwrap().insert(lease.job.clone(), (run.clone(), offset));
         self.step()
     }
@@ -81,6 +110,7 @@ impl SnapshotStore for Store {
 
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.step()?;
+        self.disk(|odds| odds.unarchived, Fault::Unarchived)?;
         self.shelf.snapshots.lock().unwrap().remove(&snapshot.job.header().id);
         self.shelf.archived.lock().unwrap().push(snapshot.clone());
         self.step()

@@ -43,6 +43,10 @@ impl Fuse {
         false
     }
 
+    pub fn is_blown(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
     /// Completes when the process dies.
     pub async fn blown(&self) {
         let died = self.died.notified();

@@ -5,18 +5,24 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use states::*;
 
-use crate::{
+use super::{
     cloud::{Cloud, Control},
     containers::Wire,
+    fuse::Fuse,
     shelf::{Shelf, Store},
 };
 
 pub type Process = Engine<Control, Wire, Store>;
 
-/// What outlives processes: the cloud, the disk.
+/// When the world begins: the same in every run of a test.
+const BEGINNING: Timestamp = Timestamp::from_millis(1_750_000_000_000);
+
+/// What outlives processes: the cloud, the disk, time; and the fuse of the processes that it starts.
 #[derive(Clone)]
 pub struct Manager {
     pub cloud: Arc<Cloud>,
+    pub fuse: Arc<Fuse>,
+    pub clock: Clock,
     pub shelf: Arc<Shelf>,
     pub job: JobId,
 }
@@ -24,28 +30,37 @@ pub struct Manager {
 /// Collects the output that was handed on; may want the stage to end.
 pub struct Io {
     pub output: Vec<u8>,
-    pub cancel_after: Option<std::time::Duration>,
-    cloud: Arc<Cloud>,
+    /// Bytes of the last write.
+    pub last_write: usize,
+    /// Whether what comes is of the run that an earlier process had left behind: nobody misses it.
+    pub is_leftover: bool,
+    pub cancel_at: Option<tokio::time::Instant>,
+    pub was_cancelled: bool,
+    fuse: Arc<Fuse>,
 }
 
 impl JobIo for Io {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        self.cloud.fuse.step().await;
+        self.fuse.step().await;
         // As a pipe whose reader is slow: not all of it at once.
         let taken = bytes.len().div_ceil(2);
-        self.output.extend_from_slice(&bytes[..taken]);
-        self.cloud.fuse.step().await;
+        if !self.is_leftover {
+            self.output.extend_from_slice(&bytes[..taken]);
+            self.last_write = taken;
+        }
+        self.fuse.step().await;
         Ok(taken)
     }
 
     fn note(&mut self, _: Note<'_>) {}
 
     async fn cancelled(&mut self) {
-        match self.cancel_after {
-            Some(after) => tokio::time::sleep(after).await,
+        match self.cancel_at {
+            Some(at) => tokio::time::sleep_until(at).await,
             None => std::future::pending().await,
         }
-        self.cancel_after = None;
+        self.cancel_at = None;
+        self.was_cancelled = true;
     }
 }
 
@@ -53,7 +68,7 @@ pub fn header(job: &JobId) -> Header {
     Header {
         id: job.clone(),
         about: About::default(),
-        created: Timestamp::now(),
+        created: BEGINNING,
         token: ClientToken::new(format!("t-{job}")).unwrap(),
         spec: LaunchSpec {
             cluster: "c".into(),
@@ -70,6 +85,7 @@ pub fn header(job: &JobId) -> Header {
             enable_execute_command: false,
         },
         definition_from_project: false,
+        trace: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     }
@@ -77,27 +93,30 @@ pub fn header(job: &JobId) -> Header {
 
 impl Manager {
     pub fn new(cloud: Arc<Cloud>) -> Self {
-        Self { cloud, shelf: Arc::default(), job: JobId::new("job-1").unwrap() }
+        let clock = Clock::showing(BEGINNING);
+        Self { cloud, fuse: Arc::default(), clock, shelf: Arc::default(), job: JobId::new("job-1").unwrap() }
     }
 
     pub fn process(&self) -> Process {
-        let store = Store { shelf: Arc::clone(&self.shelf), cloud: Arc::clone(&self.cloud) };
-        Engine::new(Control(Arc::clone(&self.cloud)), Wire(Arc::clone(&self.cloud)), store, |_| "key".into())
+        let (cloud, fuse) = (Arc::clone(&self.cloud), Arc::clone(&self.fuse));
+        let store = Store { shelf: Arc::clone(&self.shelf), cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
+        let wire = Wire { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
+        Engine::new(Control { cloud, fuse }, wire, store, |_| "key".into()).with_clock(self.clock)
     }
 
     pub fn io(&self) -> Io {
-        Io { output: Vec::new(), cancel_after: None, cloud: Arc::clone(&self.cloud) }
+        Io { output: Vec::new(), last_write: 0, is_leftover: false, cancel_at: None, was_cancelled: false, fuse: Arc::clone(&self.fuse) }
     }
 
     /// `None` when the process died; what it had handed on is in `io` all the same.
     async fn unless_it_dies<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.cloud.fuse.blown() => None,
+            () = self.fuse.blown() => None,
             done = work => match done {
                 Ok(done) => Some(done),
                 // The store reports the death of its process as an error.
-                Err(EngineError::Store(StoreError::Io { .. })) => None,
+                Err(EngineError::Store(StoreError::Io { .. })) if self.fuse.is_blown() => None,
                 Err(error) => panic!("{error}"),
             },
         }

@@ -1,0 +1,104 @@
+//! Calls of services whose SDK would be out of proportion: see `docs/decisions/0002-ec2-call.md`. One signed POST,
+//! with the credentials that ECS is called with.
+
+use std::time::SystemTime;
+
+use aws_config::SdkConfig;
+use aws_credential_types::provider::ProvideCredentials as _;
+use aws_sigv4::{
+    http_request::{SignableBody, SignableRequest, SigningInstructions, SigningSettings, sign},
+    sign::v4,
+};
+use aws_smithy_http_client::{
+    Connector,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
+use states::ControlError;
+
+use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
+
+/// Longest answer that is read, in bytes: what is asked for takes a few thousand.
+const LONGEST_ANSWER: usize = 1024 * 1024;
+
+/// One action of one service.
+pub(super) struct Call<'a> {
+    /// For messages.
+    pub(super) operation: &'static str,
+    /// As it is in host names and signatures.
+    pub(super) service: &'static str,
+    /// `Content-Type` and what else the protocol has.
+    pub(super) headers: &'a [(&'static str, &'static str)],
+}
+
+impl Call<'_> {
+    /// Makes the call: HTTP status and body of the answer.
+    pub(super) async fn post(&self, config: &SdkConfig, body: String) -> Result<(u16, Vec<u8>), ControlError> {
+        let operation = self.operation;
+        let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
+        let endpoint = endpoint(config, self.service, &region);
+        let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
+        let instructions = signature(config, operation, self.service, "POST", &endpoint, self.headers, body.as_bytes()).await?;
+        let mut request = http::Request::post(endpoint);
+        for (name, value) in self.headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(SdkBody::from(body)).map_err(|e| unsignable(&e))?;
+        instructions.apply_to_request_http1x(&mut request);
+        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(CALL_TIMEOUT).build();
+        let connector = Connector::builder().connector_settings(settings).tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build();
+        let answer = tokio::time::timeout(CALL_TIMEOUT, async {
+            let request = request.try_into().map_err(|e| errors::unavailable(operation, &format!("{e}")))?;
+            let answer = connector.call(request).await.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?;
+            let status = answer.status().as_u16();
+            let mut parts = ByteStream::new(answer.into_body());
+            let mut body = Vec::new();
+            while let Some(part) = parts.next().await {
+                body.extend_from_slice(&part.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?);
+                if body.len() > LONGEST_ANSWER {
+                    return Err(errors::nonsense(operation, "it is longer than a megabyte"));
+                }
+            }
+            Ok((status, body))
+        });
+        answer.await.map_err(|_| errors::unavailable(operation, "it took too long"))?
+    }
+}
+
+/// `AWS_ENDPOINT_URL_<SERVICE>`, then `AWS_ENDPOINT_URL`, then AWS's own.
+fn endpoint(config: &SdkConfig, service: &str, region: &str) -> String {
+    let own = std::env::var(format!("AWS_ENDPOINT_URL_{}", service.to_uppercase())).ok().filter(|url| !url.is_empty());
+    let endpoint = own.or_else(|| config.endpoint_url().map(str::to_owned)).unwrap_or_else(|| {
+        let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        format!("https://{service}.{region}.{suffix}")
+    });
+    format!("{}/", endpoint.trim_end_matches('/'))
+}
+
+/// What signs a request (SigV4, by headers).
+pub(super) async fn signature(
+    config: &SdkConfig,
+    operation: &str,
+    service: &str,
+    method: &str,
+    url: &str,
+    headers: &[(&'static str, &'static str)],
+    body: &[u8],
+) -> Result<SigningInstructions, ControlError> {
+    let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
+    let provider = config.credentials_provider().ok_or_else(|| errors::no_credentials(operation, "no provider is configured"))?;
+    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(operation, &errors::causes(&e)))?.into();
+    let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
+    let parameters = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(&region)
+        .name(service)
+        .time(SystemTime::now())
+        .settings(SigningSettings::default())
+        .build()
+        .map_err(|e| unsignable(&e))?
+        .into();
+    let signable = SignableRequest::new(method, url, headers.iter().copied(), SignableBody::Bytes(body)).map_err(|e| unsignable(&e))?;
+    Ok(sign(signable, &parameters).map_err(|e| unsignable(&e))?.into_parts().0)
+}

@@ -1,0 +1,222 @@
+//! ECS Exec's calls: ExecuteCommand, and what its sessions need of Session Manager and KMS.
+
+use aws_sdk_ecs::error::{ProvideErrorMetadata as _, SdkError};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+use states::{ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _};
+use transports::ecs_exec::{ExecApi, KEY_BYTES, OpenedSession, channel::DataKey};
+
+use super::{EcsControl, call::Call, call::signature, errors};
+
+const OPERATION: &str = "ExecuteCommand";
+/// The usual reasons, in the order of how often they are it.
+const NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which go before the task role; platform version 1.4.0 or later.";
+
+/// ECS Exec's calls, made as those of task control are.
+#[derive(Debug)]
+pub struct ExecCalls {
+    control: EcsControl,
+}
+
+impl ExecCalls {
+    /// Calls with this control's credentials and region.
+    #[must_use]
+    pub fn new(control: EcsControl) -> Self {
+        Self { control }
+    }
+
+    /// The container as ECS describes it.
+    async fn container(&self, target: &Target) -> Result<ContainerReport, ConnectError> {
+        let described = self.control.describe(&target.cluster, std::slice::from_ref(&target.task)).await.map_err(|e| unavailable(&e))?;
+        let report = described.into_iter().find_map(|described| match described.seen {
+            Seen::Task(report) => report.container(&target.container).cloned(),
+            Seen::Missing => None,
+        });
+        report.ok_or_else(|| {
+            error(
+                Kind::AgentNotConnected,
+                format!("ECS shows no container {} in the task {}", target.container, target.task.task_id()),
+                "Check ContainerName in [Fargate] of fargate.toml: it must be a container of the task definition.",
+            )
+        })
+    }
+
+    async fn execute(&self, target: &Target, command: &str) -> Result<aws_sdk_ecs::types::Session, ConnectError> {
+        let call = self
+            .control
+            .clients()
+            .await
+            .ecs
+            .execute_command()
+            .cluster(&target.cluster)
+            .task(target.task.as_str())
+            .container(&target.container)
+            // Other sessions than interactive ones are not offered by ECS.
+            .interactive(true)
+            .command(command);
+        let answer = call.send().await.map_err(|e| {
+            let refusal = errors::refused(OPERATION, &e, &errors::Subject::cluster(&target.cluster));
+            let (code, said) = match &e {
+                SdkError::ServiceError(service) => (service.err().code().unwrap_or_default(), service.err().message().unwrap_or_default()),
+                _ => ("", ""),
+            };
+            refused(target, code, said, &refusal)
+        })?;
+        answer.session.ok_or_else(|| unavailable(&errors::nonsense(OPERATION, "it has no session")))
+    }
+}
+
+impl ExecApi for ExecCalls {
+    async fn open(&self, target: &Target, command: &str) -> Result<OpenedSession, ConnectError> {
+        // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
+        // and both are asked at once.
+        let (container, session) = if target.pinned.is_none() {
+            let container = self.container(target).await?;
+            if let Some(status) = container.exec_agent.as_deref().filter(|status| *status != "RUNNING") {
+                return Err(not_connected(target, status));
+            }
+            (container, self.execute(target, command).await?)
+        } else {
+            let (container, session) = tokio::join!(self.container(target), self.execute(target, command));
+            (container?, session?)
+        };
+        let (Some(id), Some(url), Some(token)) = (session.session_id, session.stream_url, session.token_value) else {
+            return Err(unavailable(&errors::nonsense(OPERATION, "its session has no id, no address or no token")));
+        };
+        let runtime = container.runtime_id.unwrap_or_default();
+        let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
+        let name = format!("ecs:{cluster}_{}_{runtime}", target.task.task_id());
+        Ok(OpenedSession { id, url, token, identity: HostIdentity(runtime), target: name })
+    }
+
+    async fn sign(&self, url: &str) -> Result<Vec<(String, String)>, String> {
+        // The same to a signature; a scheme that its library knows.
+        let url = url.replacen("ws", "http", 1);
+        let shared = &self.control.clients().await.shared;
+        let instructions = signature(shared, "OpenDataChannel", "ssmmessages", "GET", &url, &[], b"").await.map_err(|e| e.to_string())?;
+        Ok(instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    async fn data_key(&self, key: &str, context: &[(&str, &str)]) -> Result<DataKey, String> {
+        let context: serde_json::Map<String, Value> = context.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
+        let body = json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
+        let answer = self.json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body).await?;
+        let bytes = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok());
+        match (bytes("Plaintext"), bytes("CiphertextBlob")) {
+            (Some(plain), Some(sealed)) => Ok(DataKey { plain, sealed }),
+            _ => Err("KMS's answer has no key".to_owned()),
+        }
+    }
+
+    async fn terminate(&self, session: &str) {
+        if let Err(why) = self.json("TerminateSession", "ssm", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await {
+            // Allowed or not, it ends by itself.
+            tracing::debug!(session, why, "the session was not terminated");
+        }
+    }
+}
+
+impl ExecCalls {
+    /// A call of a service that speaks AWS's JSON 1.1.
+    async fn json(&self, operation: &'static str, service: &'static str, target: &'static str, body: &Value) -> Result<Value, String> {
+        let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
+        let call = Call { operation, service, headers: &headers };
+        let (status, answer) = call.post(&self.control.clients().await.shared, body.to_string()).await.map_err(|e| e.to_string())?;
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        if status < 300 {
+            return Ok(answer);
+        }
+        let text = |names: [&str; 2]| names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let code = text(["__type", "code"]);
+        Err(format!("{operation}: HTTP status {status}, {}: {}", code.rsplit('#').next().unwrap_or_default(), text(["message", "Message"])))
+    }
+}
+
+fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
+    ConnectError { kind, message, advice: advice.to_owned() }
+}
+
+fn not_connected(target: &Target, status: &str) -> ConnectError {
+    let message = format!("the exec agent of the container {} is not connected yet (ECS shows it as {status})", target.container);
+    error(Kind::AgentNotConnected, message, NOT_CONNECTED)
+}
+
+/// A call that was not answered, or not usefully.
+fn unavailable(e: &ControlError) -> ConnectError {
+    let kind = if e.kind.is_transient() { Kind::Interrupted } else { Kind::Denied };
+    error(kind, e.to_string(), &e.advice)
+}
+
+/// Refusals of ExecuteCommand (Amazon ECS API reference).
+fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> ConnectError {
+    let container = &target.container;
+    match code {
+        "TargetNotConnectedException" => error(
+            Kind::AgentNotConnected,
+            format!("the exec agent of the container {container} runs and is not connected to AWS (ECS: {said})"),
+            NOT_CONNECTED,
+        ),
+        "AccessDeniedException" => error(
+            Kind::Denied,
+            format!("the runner manager's role may not run commands in the container ({said})"),
+            "Allow ecs:ExecuteCommand on the cluster and its tasks: see docs/iam.md.",
+        ),
+        "InvalidParameterException" if said.contains("agent") && said.contains("running") => error(
+            Kind::AgentNotConnected,
+            format!("the exec agent of the container {container} does not run yet (ECS: {said})"),
+            NOT_CONNECTED,
+        ),
+        "InvalidParameterException" if said.contains("task is not running") => {
+            error(Kind::Interrupted, format!("the task does not run (ECS: {said})"), "ECS is asked what became of it.")
+        }
+        "InvalidParameterException" | "ClientException" => error(
+            Kind::Denied,
+            format!("ECS does not run commands in the container {container} ({said})"),
+            "Check ContainerName in [Fargate] of fargate.toml; ECS Exec needs platform version 1.4.0 or later.",
+        ),
+        _ => unavailable(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use states::{ControlErrorKind, TaskArn};
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_explained() {
+        let target = Target {
+            address: String::new(),
+            cluster: "ci".to_owned(),
+            task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
+            container: "ci-coordinator".to_owned(),
+            key: "/none".into(),
+            pinned: None,
+            facts: None,
+            connect_timeout: std::time::Duration::ZERO,
+            attempt_timeout: std::time::Duration::ZERO,
+        };
+        let refusal = |kind| ControlError {
+            operation: OPERATION.to_owned(),
+            kind,
+            code: None,
+            message: "said".to_owned(),
+            advice: "advice".to_owned(),
+        };
+        let other = refusal(ControlErrorKind::Other);
+        let not_enabled = "The execute command failed because execute command was not enabled when the task was run or the execute command agent isn’t running.";
+        for (code, said, kind, advice) in [
+            ("TargetNotConnectedException", "internal error", Kind::AgentNotConnected, "ssmmessages"),
+            ("InvalidParameterException", not_enabled, Kind::AgentNotConnected, "ssmmessages"),
+            ("InvalidParameterException", "The container x was not found in the task.", Kind::Denied, "ContainerName"),
+            ("AccessDeniedException", "no", Kind::Denied, "docs/iam.md"),
+            ("Odd", "no", Kind::Denied, "advice"),
+        ] {
+            let explained = refused(&target, code, said, &other);
+            assert_eq!(explained.kind, kind, "{code}");
+            assert!(explained.advice.contains(advice), "{explained:?}");
+        }
+        assert!(refused(&target, "Odd", "", &refusal(ControlErrorKind::Throttled)).kind.is_transient());
+    }
+}

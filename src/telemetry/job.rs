@@ -1,0 +1,195 @@
+//! What is told of a job when it ends: its states, from the journal, and itself.
+
+use std::path::Path;
+
+use states::{AnyJob, EngineError, Header, Job, Outcome, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
+
+use super::{
+    Purpose, recorder,
+    recorder::JobEnd,
+    span::{self, Attributes},
+};
+use crate::runner::Verdict;
+
+/// What `prepare` and all others know of a job.
+#[must_use]
+pub fn about(about: &states::About) -> Attributes {
+    vec![
+        ("cicd.pipeline.task.name", about.job_name.as_str().into()),
+        ("cicd.pipeline.task.run.id", about.job_id.as_str().into()),
+        ("cicd.pipeline.run.id", about.pipeline_id.as_str().into()),
+        ("cicd.pipeline.task.run.url.full", format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id).into()),
+    ]
+}
+
+/// Somebody other than a stage takes the job up: `reap`, `resume`, `stop`, `archive`. Until [`closed`], what is recorded is this job's.
+pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
+    let Some(recorder) = recorder() else { return };
+    let header = snapshot.job.header();
+    let purpose = Purpose { directory: directory.to_owned(), job: header.id.to_string(), name: purpose.to_owned(), may_begin: false };
+    recorder.enter(&purpose, header.trace.as_deref(), (None, None), about(&header.about));
+}
+
+/// Lays down what [`opened`] took up. If the job ended, its own span is told: nobody else will.
+pub fn closed(drove: &Result<Outcome, EngineError>, snapshot: &Snapshot) {
+    let Some(recorder) = recorder() else { return };
+    if let Ok(Outcome::Ended(_)) = drove {
+        ended(Some(snapshot), &snapshot.job.header().about);
+    }
+    let verdict = match drove {
+        Ok(Outcome::Unfinished(_)) | Err(_) => Verdict::SystemFailure(String::new()),
+        Ok(_) => Verdict::Success,
+    };
+    recorder.leave(&verdict, false);
+}
+
+/// The job is over. Its snapshot has just gone to the archive; there is none if it never got so far.
+pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
+    let Some(recorder) = recorder() else { return };
+    let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
+    if let Some(snapshot) = snapshot {
+        states_of(snapshot);
+        end.attributes.extend(placed(snapshot));
+        if let AnyJob::Stopping(job) = &snapshot.job {
+            match &job.state.reason {
+                StopReason::Cleanup => {}
+                StopReason::Cancelled => end.cancelled = true,
+                reason => end.error = Some(cause(reason)),
+            }
+        }
+    }
+    recorder.end(end);
+}
+
+/// The states of a job's task that is over, as spans and measured.
+pub fn states_of(snapshot: &Snapshot) {
+    let Some(recorder) = recorder() else { return };
+    let header = snapshot.job.header();
+    let mut job = AnyJob::from(Job::new(header.clone()));
+    let mut since = header.created;
+    let mut latest = since;
+    for (at, saw) in snapshot.journal.unfold() {
+        let before = job.clone();
+        job = job.observe(&saw, at);
+        job.plan(at);
+        latest = latest.max(at);
+        if job.name() != before.name() {
+            state(recorder, &before, &job, since, at);
+            since = at;
+        }
+    }
+    state(recorder, &job, &job, since, latest.max(Timestamp::now()));
+}
+
+fn state(recorder: &super::Recorder, was: &AnyJob, next: &AnyJob, since: Timestamp, until: Timestamp) {
+    let name = was.name();
+    let mut attributes: Attributes = vec![("fargate.state", name.to_string().into())];
+    let mut error = None;
+    if let AnyJob::Executing(job) = was {
+        attributes.push(("fargate.stage", job.state.order.stage.as_str().into()));
+    }
+    match (was, next) {
+        (AnyJob::Executing(_), AnyJob::Reachable(next)) => match next.state.last.as_ref().map(|last| &last.outcome) {
+            Some(RunOutcome::Exited { code, total }) => {
+                attributes.push(("process.exit.code", i64::from(*code).into()));
+                attributes.push(("fargate.output", i64::try_from(*total).unwrap_or(i64::MAX).into()));
+                error = (*code != 0).then(|| format!("exit_status_{code}"));
+            }
+            Some(RunOutcome::Lost(_)) => error = Some("run_lost".to_owned()),
+            None => {}
+        },
+        (was, AnyJob::Stopping(next)) if was.name() != StateName::Stopping => error = failure(&next.state.reason),
+        _ => {}
+    }
+    let counted = vec![("fargate.state", name.to_string().into())];
+    recorder.measure("fargate.state.duration", counted, until.since(since).as_secs_f64());
+    recorder.state(format!("state {name}"), (span::of(since), span::of(until)), attributes, error);
+}
+
+fn failure(reason: &StopReason) -> Option<String> {
+    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled)).then(|| cause(reason))
+}
+
+/// A reason as an `error.type`: few values, no text of others.
+fn cause(reason: &StopReason) -> String {
+    match reason {
+        StopReason::Cleanup => "cleanup".to_owned(),
+        StopReason::Cancelled => "cancelled".to_owned(),
+        StopReason::Asked(_) => "abandoned".to_owned(),
+        StopReason::LaunchRefused(error) => format!("launch_refused.{}", snake(&format!("{:?}", error.kind))),
+        StopReason::ControlFailed(error) => format!("control_failed.{}", snake(&format!("{:?}", error.kind))),
+        StopReason::TaskStopped { .. } => "task_stopped".to_owned(),
+        StopReason::TaskVanished => "task_vanished".to_owned(),
+        StopReason::Deadline { .. } => "deadline".to_owned(),
+        StopReason::Unusable(error) => format!("container_unusable.{}", snake(&format!("{:?}", error.kind))),
+        StopReason::RunLost(_) => "run_lost".to_owned(),
+        // More reasons may be added beside these.
+        #[allow(unreachable_patterns, reason = "keeps the export compiling when the machine learns a reason")]
+        _ => "other".to_owned(),
+    }
+}
+
+/// Where it ran.
+fn placed(snapshot: &Snapshot) -> Attributes {
+    let Header { spec, .. } = snapshot.job.header();
+    let mut attributes: Attributes = vec![("cloud.provider", "aws".into()), ("cloud.platform", "aws_ecs".into())];
+    if let Some(task) = snapshot.job.task() {
+        attributes.push(("aws.ecs.task.arn", task.as_str().into()));
+        attributes.push(("aws.ecs.task.id", task.task_id().into()));
+        // arn:aws:ecs:<region>:<account>:task/<cluster>/<id>
+        let mut parts = task.as_str().split(':').skip(3);
+        if let (Some(region), Some(account)) = (parts.next(), parts.next()) {
+            attributes.push(("cloud.region", region.into()));
+            attributes.push(("cloud.account.id", account.into()));
+        }
+    }
+    let definition = spec.task_definition.rsplit('/').next().unwrap_or_default();
+    let (family, revision) = definition.split_once(':').map_or((definition, None), |(family, revision)| (family, Some(revision)));
+    attributes.push(("aws.ecs.task.family", family.into()));
+    attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
+    attributes.push(("aws.ecs.launchtype", "fargate".into()));
+    if spec.cluster.starts_with("arn:") {
+        attributes.push(("aws.ecs.cluster.arn", spec.cluster.as_str().into()));
+    }
+    attributes
+}
+
+/// An address without what may be secret in it: user, password, query, fragment.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+            format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or_default()).trim_end_matches('/').to_owned()
+        }
+        None => url.to_owned(),
+    }
+}
+
+/// `TimedOut` as `timed_out`.
+pub(super) fn snake(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_stays_in_an_address() {
+        assert_eq!(without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"), "https://gitlab.example/g/p");
+        assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
+    }
+
+    #[test]
+    fn kinds_are_named_in_lower_case() {
+        assert_eq!(snake("NotOurProtocol"), "not_our_protocol");
+    }
+}

@@ -1,0 +1,58 @@
+//! The driver's own log as OTLP logs.
+
+use std::fmt::{self, Write as _};
+
+use tracing::{Event, Level, Subscriber, field::Visit};
+use tracing_subscriber::{Layer, layer::Context};
+
+use super::{context::Traceparent, recorder::recorder, settings::Signal, span};
+
+/// Longest message that is exported, in bytes.
+const LONGEST: usize = 4096;
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// When, in nanoseconds since the Unix epoch.
+    pub at: u64,
+    /// How important.
+    pub level: Level,
+    /// What it says.
+    pub message: String,
+    /// The span it belongs to.
+    pub span: Option<Traceparent>,
+}
+
+/// Hands lines of the log to the recorder. Only the message: fields at debug level hold whole observations.
+#[derive(Debug, Clone, Copy)]
+pub struct LogExport;
+
+impl<S: Subscriber> Layer<S> for LogExport {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(recorder) = recorder() else { return };
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        let mut message = message.0;
+        if message.len() > LONGEST {
+            message.truncate((0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
+        }
+        recorder.line(LogLine { at: span::now(), level: *event.metadata().level(), message, span: None });
+    }
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            // Writing to a String cannot fail.
+            let _ = write!(self.0, "{value:?}");
+        }
+    }
+}
+
+/// Whether the log is exported.
+#[must_use]
+pub fn wanted() -> bool {
+    recorder().is_some_and(|recorder| recorder.exports(Signal::Logs))
+}

@@ -1,0 +1,113 @@
+//! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See `docs/telemetry.md`.
+//!
+//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end
+//! [`flush`] sends it once, within a bound; what cannot be sent then is kept beside the snapshot for
+//! the job's next process. Off, nothing of this exists: no recorder, no exporter, no thread.
+
+pub mod aws;
+pub mod context;
+pub mod job;
+mod leftovers;
+pub mod logs;
+mod metrics;
+#[cfg(feature = "telemetry")]
+mod otlp;
+mod propagate;
+mod recorder;
+pub mod settings;
+pub mod span;
+mod trail;
+mod watched;
+
+use std::path::Path;
+
+use states::{Note, Observation};
+
+use crate::{
+    config::Config,
+    runner::{Identity, hex, job_variable},
+    stages::launch,
+};
+
+pub use leftovers::adopt;
+pub use metrics::Metrics;
+pub use propagate::propagated;
+pub use recorder::{Purpose, Recorder, Told, apart, recorder};
+pub use settings::Settings;
+pub use watched::Watched;
+
+/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers what of
+/// the variables could not be used.
+#[must_use]
+pub fn start(config: &Config) -> Vec<String> {
+    let (settings, complaints) = config.telemetry.clone().overridden(|name| std::env::var(name).ok());
+    if cfg!(feature = "telemetry") && settings.is_on() {
+        recorder::install(settings, launch::manager(config));
+    }
+    complaints
+}
+
+/// Sends what was recorded, within the bound. Never fails: what went wrong is one line in the driver's log.
+pub async fn flush() {
+    #[cfg(feature = "telemetry")]
+    if let Some(recorder) = recorder() {
+        otlp::flush(recorder).await;
+    }
+}
+
+/// Takes a job up for one of gitlab-runner's stages. Its variables may name the pipeline's trace.
+pub fn enter(recorder: &Recorder, directory: &Path, identity: &Identity, stage: &str, kept: Option<&str>) {
+    let purpose = Purpose {
+        directory: directory.to_owned(),
+        job: identity.id.to_string(),
+        name: stage.to_owned(),
+        may_begin: matches!(stage, "config" | "prepare"),
+    };
+    let (parent, state) = (job_variable("TRACEPARENT"), job_variable("TRACESTATE"));
+    if purpose.may_begin
+        && let Err(e) = states::DirectoryStore::open(directory)
+    {
+        tracing::debug!("{e}");
+    }
+    recorder.enter(&purpose, kept, (parent.as_deref(), state.as_deref()), job::about(&identity.about));
+}
+
+/// Counts something that was reaped: a `job` or an `orphan`.
+pub fn reaped(kind: &'static str) {
+    if let Some(recorder) = recorder() {
+        recorder.count("fargate.reaped", vec![("fargate.reaped.kind", kind.into())], 1);
+    }
+}
+
+/// The span that lines of the driver's log are in, so that they name the trace.
+#[must_use]
+pub fn log_span(recorder: &Recorder) -> tracing::Span {
+    match recorder.stage() {
+        // At `error`, or it would be left out of a log at that level.
+        Some((at, _)) => tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span)),
+        None => tracing::Span::none(),
+    }
+}
+
+/// Records what the engine noted, as far as it matters to whoever looks at a trace.
+pub fn noted(note: &Note<'_>) {
+    let Some(recorder) = recorder() else { return };
+    match note {
+        Note::Entered { state, .. } => recorder.event("state.entered", vec![("fargate.state", state.to_string().into())]),
+        Note::ConnectionLost(_) => recorder.event("connection.lost", Vec::new()),
+        Note::Reconnected { offset } => {
+            recorder.count("fargate.reconnections", Vec::new(), 1);
+            recorder.event("connection.restored", vec![("fargate.output.offset", i64::try_from(*offset).unwrap_or(i64::MAX).into())]);
+        }
+        Note::Observed(Observation::CancelRequested) => recorder.event("cancel.requested", Vec::new()),
+        Note::Observed(Observation::Described(report)) => {
+            recorder.event("task.described", vec![("aws.ecs.task.status", report.status.to_string().into())]);
+        }
+        Note::Observed(Observation::Missing) => recorder.event("task.missing", Vec::new()),
+        Note::Observed(Observation::LaunchFailed(error)) => {
+            recorder.event("launch.failed", vec![("error.type", job::snake(&format!("{:?}", error.kind)).into())]);
+        }
+        Note::Observed(Observation::Delivered) => recorder.event("script.delivered", Vec::new()),
+        Note::Observed(_) | Note::Unreachable(_) => {}
+    }
+}

@@ -1,0 +1,100 @@
+//! Export: what was recorded as OTLP requests, sent once, kept when that does not succeed in time.
+
+mod encode;
+mod grpc;
+mod http;
+mod spool;
+
+use std::time::Instant;
+
+use super::{
+    Recorder,
+    settings::{Protocol, Settings, Signal},
+};
+
+/// Why a request was not taken.
+#[derive(Debug)]
+enum ExportError {
+    /// It may be taken later.
+    Later(String),
+    /// It never will.
+    Never(String),
+}
+
+/// Sends everything, within the bound.
+pub(super) async fn flush(recorder: &Recorder) {
+    let told = recorder.take();
+    let settings = &recorder.settings;
+    let (first, others) = told.spools.split_first().map_or((None, &[][..]), |(first, others)| (Some(first), others));
+    let kept: Vec<(Signal, Vec<u8>)> = told.spools.iter().flat_map(|path| spool::read(path)).collect();
+    let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
+    for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
+        // Requests consist of one repeated field, so that two after one another are one of both (Protocol Buffers, "Encoding", "Last One Wins").
+        let mut request: Vec<u8> = kept.iter().filter(|(of, _)| *of == signal).flat_map(|(_, bytes)| bytes.clone()).collect();
+        request.extend(encode::request(signal, &told, recorder));
+        if !request.is_empty() {
+            requests.push((signal, request));
+        }
+    }
+    if requests.is_empty() {
+        return;
+    }
+    let deadline = tokio::time::Instant::from_std(Instant::now() + settings.flush_timeout);
+    let mut failed: Vec<(Signal, Vec<u8>)> = Vec::new();
+    let mut problems: Vec<String> = Vec::new();
+    let (traces, metrics, logs) = tokio::join!(
+        one(settings, requests.iter().find(|(of, _)| *of == Signal::Traces), deadline),
+        one(settings, requests.iter().find(|(of, _)| *of == Signal::Metrics), deadline),
+        one(settings, requests.iter().find(|(of, _)| *of == Signal::Logs), deadline),
+    );
+    for (signal, result) in [(Signal::Traces, traces), (Signal::Metrics, metrics), (Signal::Logs, logs)] {
+        let Err(error) = result else { continue };
+        let (ExportError::Later(why) | ExportError::Never(why)) = &error;
+        if !problems.contains(why) {
+            problems.push(why.clone());
+        }
+        if let ExportError::Later(_) = error {
+            failed.extend(requests.iter().find(|(of, _)| *of == signal).cloned());
+        }
+    }
+    let left_out = first.map_or(failed.len(), |path| spool::replace(path, &failed));
+    for path in others {
+        spool::replace(path, &[]);
+    }
+    if !problems.is_empty() {
+        let fate = match (failed.is_empty(), left_out) {
+            (true, _) => "it is dropped",
+            (false, 0) => "it is kept for the job's next process",
+            (false, _) => "it is dropped where it did not fit beside the snapshot",
+        };
+        tracing::warn!("telemetry was not taken by the collector: {}; {fate}. The job is not affected.", problems.join("; "));
+    }
+}
+
+async fn one(settings: &Settings, request: Option<&(Signal, Vec<u8>)>, deadline: tokio::time::Instant) -> Result<(), ExportError> {
+    let Some((signal, request)) = request else { return Ok(()) };
+    let Some(address) = settings.address(*signal) else { return Ok(()) };
+    let sending = async {
+        match settings.protocol {
+            Protocol::Http => http::send(settings, &address, request).await,
+            Protocol::Grpc => grpc::send(settings, *signal, &address, request).await,
+        }
+    };
+    tokio::time::timeout_at(deadline, sending)
+        .await
+        .unwrap_or_else(|_| Err(ExportError::Later(format!("no answer within {}", humantime::format_duration(settings.flush_timeout)))))
+}
+
+/// An error with its causes, without addresses' queries.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,416 @@
+//! What this process has to tell, collected until it ends. Nothing is sent, and nothing waits, before that.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    context::{self, Context, Traceparent},
+    metrics::Metrics,
+    settings::{Settings, Signal},
+    span::{self, Attributes, Event, Kind, Span, Value},
+    trail::{self, Trail},
+};
+use crate::{
+    runner::{Verdict, hex},
+    telemetry::logs::LogLine,
+};
+
+/// More events of one process are counted, not kept: a container that does not answer is knocked at for minutes.
+const MOST_EVENTS: usize = 128;
+/// The same of spans.
+const MOST_SPANS: usize = 512;
+/// The same of log lines.
+const MOST_LINES: usize = 512;
+
+static RECORDER: OnceLock<Recorder> = OnceLock::new();
+
+tokio::task_local! {
+    /// Which of the jobs that are worked on side by side this is about.
+    static PLACE: u64;
+}
+
+/// A job in a place of its own, where several are worked on side by side: what is recorded in there is this job's.
+pub async fn apart<F: Future>(work: F) -> F::Output {
+    static PLACES: AtomicU64 = AtomicU64::new(1);
+    if recorder().is_none() {
+        return work.await;
+    }
+    PLACE.scope(PLACES.fetch_add(1, Ordering::Relaxed), work).await
+}
+
+/// Collects what one process has to tell.
+#[derive(Debug)]
+pub struct Recorder {
+    pub(super) settings: Settings,
+    /// The runner manager's name.
+    pub(super) manager: String,
+    began: u64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The jobs that are worked on, by their places.
+    open: BTreeMap<u64, Open>,
+    /// Whether a job was taken up before.
+    used: bool,
+    told: Told,
+}
+
+/// A job that this process works on.
+#[derive(Debug)]
+struct Open {
+    trail: Trail,
+    stage: [u8; 8],
+    name: String,
+    start: u64,
+    attributes: Attributes,
+    events: Vec<Event>,
+    omitted: u32,
+    end: Option<JobEnd>,
+}
+
+/// What the end of a job's task told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct JobEnd {
+    pub(super) attributes: Attributes,
+    /// Why the job could not go on, if so: `error.type`.
+    pub(super) error: Option<String>,
+    pub(super) cancelled: bool,
+}
+
+/// Everything that is to be exported.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Spans that are over.
+    pub spans: Vec<Span>,
+    /// What was counted and measured.
+    pub metrics: Metrics,
+    /// Lines of the log.
+    pub lines: Vec<LogLine>,
+    /// What could not be sent before, and what cannot be sent now: kept in the first, the others are merged into it.
+    pub spools: Vec<PathBuf>,
+}
+
+impl Told {
+    fn take_over(&mut self, spool: PathBuf) {
+        if !self.spools.contains(&spool) {
+            self.spools.push(spool);
+        }
+    }
+}
+
+/// Who is worked on, and for what.
+#[derive(Debug, Clone)]
+pub struct Purpose {
+    /// The metadata directory.
+    pub directory: PathBuf,
+    /// The job's id.
+    pub job: String,
+    /// The stage, as it is to be shown: `prepare`, `run build_script`, `reap`.
+    pub name: String,
+    /// Whether a job may begin with it.
+    pub may_begin: bool,
+}
+
+/// Collects from now on. Once per process.
+pub(super) fn install(settings: Settings, manager: String) {
+    let _ = RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
+}
+
+/// The recorder, if telemetry is on.
+#[must_use]
+pub fn recorder() -> Option<&'static Recorder> {
+    RECORDER.get()
+}
+
+impl Recorder {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Lists of plain data are whole after every step.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When this process began, in nanoseconds since the Unix epoch.
+    #[must_use]
+    pub fn began(&self) -> u64 {
+        self.began
+    }
+
+    /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the pipeline's variables do.
+    pub fn enter(&self, purpose: &Purpose, kept: Option<&str>, incoming: (Option<&str>, Option<&str>), attributes: Attributes) {
+        let mut inner = self.inner();
+        inner.told.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
+        let path = trail::path(&purpose.directory, &purpose.job);
+        let start = if inner.used { span::now() } else { self.began };
+        let trail = Trail::read(path.clone()).or_else(|| {
+            let context = kept
+                .and_then(Context::recover)
+                .or_else(|| purpose.may_begin.then(|| Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)))?;
+            Some(Trail::begin(path, context, start))
+        });
+        let Some(mut trail) = trail else { return };
+        let stage = context::new_id();
+        trail.note_begin(&hex(&stage), &purpose.name, start);
+        let name = purpose.name.clone();
+        inner.used = true;
+        inner.open.insert(place(), Open { trail, stage, name, start, attributes, events: Vec::new(), omitted: 0, end: None });
+    }
+
+    /// Also sends what this file keeps.
+    pub(super) fn take_over(&self, spool: PathBuf) {
+        self.inner().told.take_over(spool);
+    }
+
+    /// The job's own span, as a `traceparent`, for its snapshot.
+    #[must_use]
+    pub fn root(&self) -> Option<String> {
+        self.inner().here().map(|open| open.trail.context.root_text().to_owned())
+    }
+
+    /// This process's span, and `tracestate`: for log lines and for scripts.
+    #[must_use]
+    pub fn stage(&self) -> Option<(Traceparent, String)> {
+        let inner = self.inner();
+        let open = inner.here()?;
+        let root = open.trail.context.root()?;
+        Some((Traceparent { span: open.stage, ..root }, open.trail.context.state().to_owned()))
+    }
+
+    /// A call to somebody else that is over.
+    pub fn called(&self, name: String, start: u64, attributes: Attributes, error: Option<String>) {
+        let mut inner = self.inner();
+        let parent = inner.here().map(|open| open.stage);
+        inner.push(name, Kind::Client, parent, (start, span::now()), attributes, error);
+    }
+
+    /// Something that happened.
+    pub fn event(&self, name: &'static str, attributes: Attributes) {
+        let mut inner = self.inner();
+        let Some(open) = inner.open.get_mut(&place()) else { return };
+        if open.events.len() < MOST_EVENTS {
+            open.events.push(Event { name, at: span::now(), attributes });
+        } else {
+            open.omitted += 1;
+        }
+    }
+
+    /// Counts.
+    pub fn count(&self, name: &'static str, attributes: Attributes, more: u64) {
+        self.inner().told.metrics.count(name, attributes, more);
+    }
+
+    /// Measures a duration, in seconds.
+    pub fn measure(&self, name: &'static str, attributes: Attributes, seconds: f64) {
+        self.inner().told.metrics.measure(name, attributes, seconds);
+    }
+
+    /// A line of the log.
+    pub(super) fn line(&self, mut line: LogLine) {
+        let Ok(mut inner) = self.inner.try_lock() else { return };
+        if inner.told.lines.len() < MOST_LINES {
+            line.span = inner.here().and_then(|open| Some(Traceparent { span: open.stage, ..open.trail.context.root()? }));
+            inner.told.lines.push(line);
+        }
+    }
+
+    /// A span of the job's own, from its journal.
+    pub(super) fn state(&self, name: String, times: (u64, u64), attributes: Attributes, error: Option<String>) {
+        let mut inner = self.inner();
+        let parent = inner.here().and_then(|open| open.trail.context.root()).map(|root| root.span);
+        inner.push(name, Kind::Internal, parent, times, attributes, error);
+    }
+
+    /// The job is over: [`Recorder::leave`] tells it.
+    pub(super) fn end(&self, end: JobEnd) {
+        if let Some(open) = self.inner().open.get_mut(&place()) {
+            open.end = Some(end);
+        }
+    }
+
+    /// Lays the job down: this process's part of it is over.
+    pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
+        let mut inner = self.inner();
+        let Some(mut open) = inner.open.remove(&place()) else { return };
+        let (result, error) = judged(verdict, cancelled);
+        open.trail.note_end(&hex(&open.stage), result, error.as_deref());
+        let Some(root) = open.trail.context.root() else { return };
+        let end = span::now();
+        let stage = Span {
+            trace: root.trace,
+            id: open.stage,
+            parent: Some(root.span),
+            state: open.trail.context.state().to_owned(),
+            name: format!("stage {}", open.name),
+            kind: Kind::Internal,
+            start: open.start,
+            end,
+            attributes: std::mem::take(&mut open.attributes)
+                .into_iter()
+                .chain([("fargate.stage", open.name.clone().into()), ("fargate.stage.result", result.into())])
+                .collect(),
+            events: std::mem::take(&mut open.events),
+            omitted: open.omitted,
+            error,
+        };
+        if root.sampled {
+            inner.told.spans.push(stage);
+        }
+        if let Some(job) = open.end.take() {
+            inner.conclude(&open.trail, root, &job, end);
+        }
+    }
+
+    /// Takes out what is to be exported.
+    pub(super) fn take(&self) -> Told {
+        std::mem::take(&mut self.inner().told)
+    }
+
+    /// Whether this signal is wanted.
+    #[must_use]
+    pub fn exports(&self, signal: Signal) -> bool {
+        self.settings.exports(signal)
+    }
+}
+
+/// The job that is worked on here; without [`apart`] there is one.
+fn place() -> u64 {
+    PLACE.try_with(|place| *place).unwrap_or(0)
+}
+
+impl Inner {
+    fn here(&self) -> Option<&Open> {
+        self.open.get(&place())
+    }
+
+    fn push(
+        &mut self,
+        name: String,
+        kind: Kind,
+        parent: Option<[u8; 8]>,
+        (start, end): (u64, u64),
+        attributes: Attributes,
+        error: Option<String>,
+    ) {
+        let (Some(open), Some(parent)) = (self.here(), parent) else { return };
+        let Some(root) = open.trail.context.root().filter(|root| root.sampled) else { return };
+        if self.told.spans.len() >= MOST_SPANS {
+            return;
+        }
+        let state = open.trail.context.state().to_owned();
+        let id = context::new_id();
+        let end = end.max(start);
+        let span = Span {
+            trace: root.trace,
+            id,
+            parent: Some(parent),
+            state,
+            name,
+            kind,
+            start,
+            end,
+            attributes,
+            events: Vec::new(),
+            omitted: 0,
+            error,
+        };
+        self.told.spans.push(span);
+    }
+
+    /// The job's own span, and those of processes that could not tell their own.
+    fn conclude(&mut self, trail: &Trail, root: Traceparent, job: &JobEnd, end: u64) {
+        let state = trail.context.state().to_owned();
+        for (n, process) in trail.processes.iter().enumerate() {
+            let (None, Some(id)) = (&process.ended, context::parse_id(&process.span)) else { continue };
+            let next = trail.processes.get(n + 1).map_or(end, |next| next.at);
+            if !root.sampled {
+                continue;
+            }
+            self.told.spans.push(Span {
+                trace: root.trace,
+                id,
+                parent: Some(root.span),
+                state: state.clone(),
+                name: format!("stage {}", process.purpose),
+                kind: Kind::Internal,
+                start: process.at,
+                end: next.clamp(process.at, end.max(process.at)),
+                attributes: vec![("fargate.stage", process.purpose.clone().into()), ("fargate.stage.result", "error".into())],
+                events: Vec::new(),
+                omitted: 0,
+                error: Some("process_killed".to_owned()),
+            });
+        }
+        let (result, error) = outcome(trail, job);
+        let seconds = end.saturating_sub(trail.began) as f64 / 1e9;
+        let about: Attributes = vec![("cicd.pipeline.task.run.result", result.into())];
+        let caused: Attributes = error.iter().map(|error| ("error.type", error.clone().into())).chain(about.clone()).collect();
+        self.told.metrics.measure("fargate.job.duration", about.clone(), seconds);
+        self.told.metrics.count("fargate.jobs", caused, 1);
+        if root.sampled {
+            let name = job.attributes.iter().find(|(key, _)| *key == "cicd.pipeline.task.name").map(|(_, name)| name.clone());
+            let name = match name {
+                Some(Value::Text(name)) if !name.is_empty() => format!("job {name}"),
+                _ => "job".to_owned(),
+            };
+            self.told.spans.push(Span {
+                trace: root.trace,
+                id: root.span,
+                parent: trail.context.parent(),
+                state,
+                name,
+                kind: Kind::Internal,
+                // States are known to the millisecond: the job begins not later than the first of them.
+                start: trail.began / 1_000_000 * 1_000_000,
+                end,
+                attributes: job.attributes.iter().cloned().chain(about).collect(),
+                events: Vec::new(),
+                omitted: 0,
+                error,
+            });
+        }
+        trail.remove();
+    }
+}
+
+/// The job's result in the words of the conventions (`cicd.pipeline.task.run.result`), and its cause.
+fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
+    if job.cancelled {
+        return ("cancellation", None);
+    }
+    if let Some(error) = &job.error {
+        return (if error == "deadline" { "timeout" } else { "error" }, Some(error.clone()));
+    }
+    // GitLab does not judge a job by what comes after its script.
+    let counts = |purpose: &str| {
+        !purpose.contains("after_script") && !purpose.contains("on_failure") && !matches!(purpose, "cleanup" | "reap" | "stop" | "archive")
+    };
+    for process in trail.processes.iter().filter(|process| counts(&process.purpose)) {
+        match &process.ended {
+            Some((result, error)) if result == "failure" => return ("failure", error.clone()),
+            Some((result, _)) if result == "cancellation" => return ("cancellation", None),
+            Some((result, error)) if result == "error" => return ("error", error.clone()),
+            _ => {}
+        }
+    }
+    // A killed process was followed by others, or the job would not have been ended like this.
+    match trail.processes.iter().rev().find(|process| counts(&process.purpose)) {
+        Some(last) if last.ended.is_none() => ("error", Some("process_killed".to_owned())),
+        _ => ("success", None),
+    }
+}
+
+fn judged(verdict: &Verdict, cancelled: bool) -> (&'static str, Option<String>) {
+    match verdict {
+        _ if cancelled => ("cancellation", None),
+        Verdict::Success => ("success", None),
+        Verdict::BuildFailure { code: Some(code), .. } => ("failure", Some(format!("exit_status_{code}"))),
+        Verdict::BuildFailure { code: None, .. } => ("failure", Some("refused".to_owned())),
+        Verdict::SystemFailure(_) => ("error", Some("system_failure".to_owned())),
+    }
+}

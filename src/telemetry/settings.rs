@@ -1,0 +1,338 @@
+//! Where telemetry goes, and what of it: `[Telemetry]` in `fargate.toml`, and the standard `OTEL_*`
+//! variables, which go before it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter Configuration").
+
+use std::{path::PathBuf, time::Duration};
+
+/// How much time all exports of one process take at most, unless set.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// What is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Metrics.
+    Metrics,
+    /// The driver's own log.
+    Logs,
+}
+
+impl Signal {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
+
+    /// Its name in paths and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
+}
+
+/// How OTLP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// Protobuf over HTTP, port 4318 by custom.
+    #[default]
+    Http,
+    /// gRPC, port 4317 by custom.
+    Grpc,
+}
+
+impl Protocol {
+    /// By its name in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "http/protobuf" => Some(Self::Http),
+            "grpc" => Some(Self::Grpc),
+            _ => None,
+        }
+    }
+}
+
+/// Which jobs are traced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampler {
+    /// Share of the traces that are recorded, 0 to 1.
+    pub ratio: f64,
+    /// Whether a traced pipeline decides for its jobs.
+    pub parent_based: bool,
+}
+
+impl Eq for Sampler {}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self { ratio: 1.0, parent_based: true }
+    }
+}
+
+impl Sampler {
+    /// By its name and argument, as in `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
+    #[must_use]
+    pub fn by_name(name: &str, argument: Option<&str>) -> Option<Self> {
+        let (parent_based, base) = name.strip_prefix("parentbased_").map_or((false, name), |base| (true, base));
+        let ratio = match base {
+            "always_on" => 1.0,
+            "always_off" => 0.0,
+            "traceidratio" => argument.map_or(Some(1.0), |text| text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)))?,
+            _ => return None,
+        };
+        Some(Self { ratio, parent_based })
+    }
+
+    /// Whether this trace is recorded. The same in every process that asks.
+    #[must_use]
+    pub fn samples(&self, trace: &[u8; 16], parent: Option<bool>) -> bool {
+        if let (true, Some(sampled)) = (self.parent_based, parent) {
+            return sampled;
+        }
+        // As OpenTelemetry's SDKs do: the trace id's last 56 bits are random.
+        let random = trace[9..].iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2^56")]
+        let bound = (self.ratio * (1_u64 << 56) as f64) as u64;
+        random < bound
+    }
+}
+
+/// `[Telemetry]`, before and after the environment had its say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where everything goes; per signal, an address of its own. Telemetry is off without any.
+    pub endpoint: Option<String>,
+    /// Addresses of single signals, complete with their paths.
+    pub endpoints: Vec<(Signal, String)>,
+    /// How it is spoken.
+    pub protocol: Protocol,
+    /// Headers of every request, for authentication. Secret.
+    pub headers: Vec<(String, String)>,
+    /// CA certificates (PEM) that the collector's is checked against, instead of the system's.
+    pub certificate: Option<PathBuf>,
+    /// `service.name`.
+    pub service: String,
+    /// Resource attributes of the administrator's own.
+    pub resource: Vec<(String, String)>,
+    /// Which jobs are traced.
+    pub sampler: Sampler,
+    /// How long all exports of one process take at most.
+    pub flush_timeout: Duration,
+    /// Which signals are exported.
+    pub signals: Vec<Signal>,
+    /// Whether scripts get `TRACEPARENT`.
+    pub propagate: bool,
+    /// OTLP address that scripts get, with `propagate`.
+    pub job_endpoint: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            endpoints: Vec::new(),
+            protocol: Protocol::Http,
+            headers: Vec::new(),
+            certificate: None,
+            service: "fargate-driver".to_owned(),
+            resource: Vec::new(),
+            sampler: Sampler::default(),
+            flush_timeout: FLUSH_TIMEOUT,
+            signals: vec![Signal::Traces, Signal::Metrics],
+            propagate: false,
+            job_endpoint: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Whether anything is exported.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.signals.iter().any(|signal| self.address(*signal).is_some())
+    }
+
+    /// Whether this signal is exported.
+    #[must_use]
+    pub fn exports(&self, signal: Signal) -> bool {
+        self.signals.contains(&signal) && self.address(signal).is_some()
+    }
+
+    /// Where a signal goes.
+    #[must_use]
+    pub fn address(&self, signal: Signal) -> Option<String> {
+        let own = self.endpoints.iter().find(|(of, _)| *of == signal).map(|(_, url)| url.clone());
+        own.or_else(|| {
+            let base = self.endpoint.as_ref()?;
+            Some(match self.protocol {
+                Protocol::Http => format!("{}/v1/{}", base.trim_end_matches('/'), signal.name()),
+                Protocol::Grpc => base.clone(),
+            })
+        })
+    }
+
+    /// What the environment makes of it, and what in it could not be used.
+    #[must_use]
+    pub fn overridden(mut self, variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let mut complaints = Vec::new();
+        let mut unusable =
+            |name: &str, expected: &str| complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"));
+        if let Some(url) = variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
+            self.endpoint = Some(url);
+        }
+        if let Some(name) = variable("OTEL_EXPORTER_OTLP_PROTOCOL") {
+            match Protocol::by_name(&name) {
+                Some(protocol) => self.protocol = protocol,
+                None => unusable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc"),
+            }
+        }
+        if let Some(list) = variable("OTEL_EXPORTER_OTLP_HEADERS") {
+            match pairs(&list) {
+                Some(headers) => merge(&mut self.headers, headers),
+                None => unusable("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value"),
+            }
+        }
+        if let Some(list) = variable("OTEL_RESOURCE_ATTRIBUTES") {
+            match pairs(&list) {
+                Some(attributes) => merge(&mut self.resource, attributes),
+                None => unusable("OTEL_RESOURCE_ATTRIBUTES", "name=value,name=value"),
+            }
+        }
+        if let Some(at) = self.resource.iter().position(|(name, _)| name == "service.name") {
+            self.service = self.resource.remove(at).1;
+        }
+        if let Some(name) = variable("OTEL_SERVICE_NAME") {
+            self.service = name;
+        }
+        if let Some(path) = variable("OTEL_EXPORTER_OTLP_CERTIFICATE") {
+            self.certificate = Some(path.into());
+        }
+        if let Some(name) = variable("OTEL_TRACES_SAMPLER") {
+            match Sampler::by_name(&name, variable("OTEL_TRACES_SAMPLER_ARG").as_deref()) {
+                Some(sampler) => self.sampler = sampler,
+                None => unusable("OTEL_TRACES_SAMPLER", "always_on, always_off, traceidratio or these after parentbased_"),
+            }
+        }
+        // It can only shorten the bound: its usual value, 10 s, is meant for processes that live longer.
+        if let Some(text) = variable("OTEL_EXPORTER_OTLP_TIMEOUT") {
+            match text.parse() {
+                Ok(millis) => self.flush_timeout = self.flush_timeout.min(Duration::from_millis(millis)),
+                Err(_) => unusable("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds"),
+            }
+        }
+        for signal in Signal::ALL {
+            let upper = signal.name().to_uppercase();
+            if let Some(url) = variable(&format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT")) {
+                self.endpoints.retain(|(of, _)| *of != signal);
+                self.endpoints.push((signal, url));
+            }
+            match variable(&format!("OTEL_{upper}_EXPORTER")).as_deref() {
+                Some("none") => self.signals.retain(|of| *of != signal),
+                Some("otlp") if !self.signals.contains(&signal) => self.signals.push(signal),
+                Some("otlp") | None => {}
+                Some(_) => unusable(&format!("OTEL_{upper}_EXPORTER"), "otlp or none"),
+            }
+        }
+        if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            self.signals.clear();
+        }
+        (self, complaints)
+    }
+}
+
+/// `name=value,…`, with percent-encoded values (W3C Baggage).
+fn pairs(list: &str) -> Option<Vec<(String, String)>> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.trim().to_owned(), decoded(value.trim())?))
+        })
+        .collect()
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The later ones win.
+fn merge(all: &mut Vec<(String, String)>, more: Vec<(String, String)>) {
+    for (name, value) in more {
+        all.retain(|(other, _)| *other != name);
+        all.push((name, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
+        Settings::default().overridden(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn off_without_an_endpoint() {
+        assert!(!with(&[]).0.is_on());
+        let disabled = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_SDK_DISABLED", "true")];
+        assert!(!with(&disabled).0.is_on());
+    }
+
+    #[test]
+    fn the_standard_variables_go_before_the_file() {
+        let (settings, complaints) = with(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m/custom"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x = y"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,team=ci"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+        ]);
+        assert_eq!(complaints, Vec::<String>::new());
+        assert_eq!(settings.address(Signal::Traces).unwrap(), "http://c:4318/v1/traces");
+        assert_eq!(settings.address(Signal::Metrics).unwrap(), "http://m/custom");
+        assert_eq!(settings.headers, [("api-key".to_owned(), "a b".to_owned()), ("x".to_owned(), "y".to_owned())]);
+        assert_eq!((settings.service.as_str(), settings.resource.len()), ("mine", 1));
+        assert_eq!(settings.sampler, Sampler { ratio: 0.25, parent_based: false });
+        assert!(settings.exports(Signal::Logs));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let (settings, complaints) = with(&[
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+            ("OTEL_TRACES_SAMPLER", "sometimes"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000"),
+        ]);
+        assert_eq!(complaints.len(), 2, "{complaints:?}");
+        assert_eq!(settings.flush_timeout, FLUSH_TIMEOUT);
+    }
+
+    #[test]
+    fn a_ratio_samples_its_share() {
+        let sampler = Sampler { ratio: 0.25, parent_based: true };
+        let traces = (0..10_000_u64).map(|n| {
+            let mut trace = [0; 16];
+            trace.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(n.to_be_bytes())[..16]);
+            trace
+        });
+        let sampled = traces.filter(|trace| sampler.samples(trace, None)).count();
+        assert!((2300..2700).contains(&sampled), "{sampled}");
+        assert!(sampler.samples(&[0xff; 16], Some(true)));
+    }
+}

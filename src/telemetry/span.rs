@@ -1,0 +1,108 @@
+//! What is recorded, as plain data: no type of an exporter, so that recording costs a push to a list.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+/// Attributes in the order they were given.
+pub type Attributes = Vec<(&'static str, Value)>;
+
+/// Who calls whom (OpenTelemetry, "SpanKind").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Within the driver.
+    Internal,
+    /// A call to somebody else.
+    Client,
+}
+
+/// Something that happened at one moment of a span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub name: &'static str,
+    /// When, in nanoseconds since the Unix epoch.
+    pub at: u64,
+    /// About it.
+    pub attributes: Attributes,
+}
+
+/// A span that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The trace.
+    pub trace: [u8; 16],
+    /// The span.
+    pub id: [u8; 8],
+    /// Its parent; `None` for the first of a trace.
+    pub parent: Option<[u8; 8]>,
+    /// W3C `tracestate`.
+    pub state: String,
+    /// Its name.
+    pub name: String,
+    /// Who calls whom.
+    pub kind: Kind,
+    /// Its start, in nanoseconds since the Unix epoch.
+    pub start: u64,
+    /// Its end, likewise.
+    pub end: u64,
+    /// About it.
+    pub attributes: Attributes,
+    /// What happened meanwhile.
+    pub events: Vec<Event>,
+    /// Events that were left out because there were too many.
+    pub omitted: u32,
+    /// The class of its failure (`error.type`), if it failed.
+    pub error: Option<String>,
+}
+
+/// Nanoseconds since the Unix epoch.
+#[must_use]
+pub fn now() -> u64 {
+    nanoseconds(SystemTime::now())
+}
+
+/// The same, of any time.
+#[must_use]
+pub fn nanoseconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+}
+
+/// The same, of the machine's time.
+#[must_use]
+pub fn of(at: states::Timestamp) -> u64 {
+    at.as_millis().saturating_mul(1_000_000)
+}

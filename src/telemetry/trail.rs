@@ -1,0 +1,125 @@
+//! `<job>.trace` beside the snapshot: the job's place in its trace, and which processes worked on it.
+//!
+//! A line of JSON each, appended: a killed process leaves its beginning, and whoever ends the job
+//! makes a span of it. There from `config` on, before there is a snapshot; gone with the job.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::context::Context;
+
+/// More is not read: a job of a dozen processes writes some four kilobytes.
+const LONGEST: u64 = 1024 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    /// The job's first process.
+    Job { context: Context, at: u64 },
+    /// A process began.
+    Began { span: String, purpose: String, at: u64 },
+    /// It ended.
+    Ended { span: String, result: String, error: Option<String> },
+}
+
+/// One process of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    /// Its span's id, hexadecimal.
+    pub(super) span: String,
+    /// What it was called for.
+    pub(super) purpose: String,
+    /// When it began, in nanoseconds since the Unix epoch.
+    pub(super) at: u64,
+    /// How it ended: result and cause; `None` if it was killed, or still runs.
+    pub(super) ended: Option<(String, Option<String>)>,
+}
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trail {
+    path: PathBuf,
+    /// The job's place in its trace.
+    pub(super) context: Context,
+    /// When the job's first process began, in nanoseconds since the Unix epoch.
+    pub(super) began: u64,
+    /// The processes, in the order in which they began.
+    pub(super) processes: Vec<Process>,
+}
+
+/// Where a job's trail lies.
+pub(super) fn path(directory: &Path, job: &str) -> PathBuf {
+    directory.join(format!("{job}.trace"))
+}
+
+impl Trail {
+    /// Begins a job's trail.
+    pub(super) fn begin(path: PathBuf, context: Context, at: u64) -> Self {
+        let trail = Self { path, context, began: at, processes: Vec::new() };
+        trail.append(&Line::Job { context: trail.context.clone(), at });
+        trail
+    }
+
+    /// Reads the job's trail, if there is one. Lines that make no sense are left out.
+    pub(super) fn read(path: PathBuf) -> Option<Self> {
+        if fs::metadata(&path).ok()?.len() > LONGEST {
+            return None;
+        }
+        let text = fs::read_to_string(&path).ok()?;
+        let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let Some(Line::Job { context, at }) = lines.next() else { return None };
+        context.root()?;
+        let mut trail = Self { path, context, began: at, processes: Vec::new() };
+        for line in lines {
+            match line {
+                Line::Job { .. } => {}
+                Line::Began { span, purpose, at } => trail.processes.push(Process { span, purpose, at, ended: None }),
+                Line::Ended { span, result, error } => {
+                    if let Some(process) = trail.processes.iter_mut().find(|process| process.span == span) {
+                        process.ended = Some((result, error));
+                    }
+                }
+            }
+        }
+        Some(trail)
+    }
+
+    /// Notes that a process begins.
+    pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: u64) {
+        self.append(&Line::Began { span: span.to_owned(), purpose: purpose.to_owned(), at });
+        self.processes.push(Process { span: span.to_owned(), purpose: purpose.to_owned(), at, ended: None });
+    }
+
+    /// Notes that it ended.
+    pub(super) fn note_end(&mut self, span: &str, result: &str, error: Option<&str>) {
+        self.append(&Line::Ended { span: span.to_owned(), result: result.to_owned(), error: error.map(str::to_owned) });
+        if let Some(process) = self.processes.iter_mut().find(|process| process.span == span) {
+            process.ended = Some((result.to_owned(), error.map(str::to_owned)));
+        }
+    }
+
+    /// The job is over.
+    pub(super) fn remove(&self) {
+        if let Err(e) = fs::remove_file(&self.path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("{} cannot be removed: {e}", self.path.display());
+        }
+    }
+
+    /// A trace is not worth a job: what cannot be written is logged.
+    fn append(&self, line: &Line) {
+        let written = serde_json::to_string(line).map_err(io::Error::other).and_then(|text| {
+            OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?.write_all(format!("{text}\n").as_bytes())
+        });
+        if let Err(e) = written {
+            tracing::warn!("{} cannot be written: {e}", self.path.display());
+        }
+    }
+}

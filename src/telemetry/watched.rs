@@ -1,0 +1,35 @@
+//! A transport whose connections are recorded.
+
+use states::{ConnectError, Greeting, Target, Transport};
+
+use super::{recorder, span};
+
+/// The transport inside, watched. With telemetry off it costs one look at a pointer per connection.
+#[derive(Debug)]
+pub struct Watched<T>(pub T);
+
+impl<T: Transport> Transport for Watched<T> {
+    type Session = T::Session;
+
+    async fn connect(&self, target: &Target) -> Result<(Self::Session, Greeting), ConnectError> {
+        let Some(recorder) = recorder() else { return self.0.connect(target).await };
+        let start = span::now();
+        let connected = self.0.connect(target).await;
+        let outcome = connected.as_ref().err().map(|error| super::job::snake(&format!("{:?}", error.kind)));
+        let counted = outcome.iter().map(|error| ("error.type", error.clone().into())).collect();
+        recorder.count("fargate.connections", counted, 1);
+        match outcome {
+            None => {
+                let attributes = vec![
+                    ("server.address", target.address.as_str().into()),
+                    ("aws.ecs.task.arn", target.task.as_str().into()),
+                    ("fargate.connection.first", target.pinned.is_none().into()),
+                ];
+                recorder.called("connect".to_owned(), start, attributes, None);
+            }
+            // While a container starts, this happens every second: an event is enough.
+            Some(error) => recorder.event("connection.failed", vec![("error.type", error.into())]),
+        }
+        connected
+    }
+}

@@ -1,0 +1,161 @@
+//! What must hold of every job, whatever happened to it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use states::*;
+
+use super::{
+    runner::{Job, is_over},
+    stages::Verdict,
+};
+use crate::world::weather::Fault::{self, *};
+
+/// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every state has.
+const EDGES: [(StateName, StateName); 5] = {
+    use StateName::{Executing, Pending, Provisioning, Reachable, Running};
+    [(Provisioning, Pending), (Pending, Running), (Running, Reachable), (Reachable, Executing), (Executing, Reachable)]
+};
+
+/// The longest that any stage may take: a script of half a minute, connections lost for 40 s again and again.
+const LONGEST_STAGE: Duration = Duration::from_secs(15 * 60);
+
+/// All that is wrong with a job that is over.
+pub fn wrong(job: &Job) -> Vec<String> {
+    let mut wrong = job.wrong.clone();
+    let manager = &job.manager;
+    let alive = manager.cloud.alive();
+    if !alive.is_empty() {
+        wrong.push(format!("leaked: {alive:?}"));
+    }
+    if !manager.shelf.snapshots.lock().unwrap().is_empty() {
+        wrong.push("a snapshot was left".to_owned());
+    }
+    let state = manager.cloud.state.lock().unwrap();
+    wrong.extend(state.violations.iter().cloned());
+    for snapshot in manager.shelf.archived.lock().unwrap().iter() {
+        wrong.extend(journal(snapshot));
+    }
+    if !state.tasks.is_empty() && manager.shelf.archived.lock().unwrap().is_empty() {
+        wrong.push("a task was launched, and nothing is in the archive".to_owned());
+    }
+    let mut took = Duration::ZERO;
+    for called in &job.called {
+        took += called.took;
+        if called.took > LONGEST_STAGE {
+            wrong.push(format!("{} took {:?}", called.stage, called.took));
+        }
+        let causes = causes(called.stage, &called.verdict);
+        if let Some(causes) = causes
+            && !state.weather.has_met(&causes)
+        {
+            wrong.push(format!("{} said {:?}, and none of {causes:?} was met", called.stage, called.verdict));
+        }
+        let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_)) || is_over(&called.verdict) || called.stage == "cleanup";
+        if job.plan.bearable && !ours {
+            wrong.push(format!("{} said {:?} although all that was met could be borne", called.stage, called.verdict));
+        }
+    }
+    // ECS is asked some times at once in the beginning of a process, then every three seconds at most often.
+    let bound = 25 * job.called.len() as u64 + took.as_secs();
+    if u64::from(state.calls) > bound {
+        wrong.push(format!("{} calls to ECS in {took:?} of {} processes", state.calls, job.called.len()));
+    }
+    wrong
+}
+
+/// The journal tells how the job came to where it ended.
+fn journal(snapshot: &Snapshot) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let header = snapshot.job.header();
+    if !matches!(snapshot.job, AnyJob::Stopping(_)) {
+        wrong.push(format!("archived in {}", snapshot.job.name()));
+    }
+    if snapshot.journal.omitted > 0 {
+        return wrong;
+    }
+    let mut job = Snapshot::new(header.clone()).job;
+    for (at, saw) in snapshot.journal.unfold() {
+        let before = job.name();
+        job = job.observe(&saw, at);
+        job.plan(at);
+        let edge = (before, job.name());
+        if edge.0 != edge.1 && edge.1 != StateName::Stopping && !EDGES.contains(&edge) {
+            wrong.push(format!("the edge {edge:?} was taken on {saw:?}"));
+        }
+    }
+    if job != snapshot.job {
+        wrong.push(format!("the journal replays to {job:?} instead of {:?}", snapshot.job));
+    }
+    wrong
+}
+
+const CALLS: [Fault; 7] = [Throttled, LostCall, LostAnswer, LateEffect, GarbledAnswer, ApiDown, CredentialsExpired];
+const ENDS: [Fault; 5] = [OutOfMemory, SpotInterruption, HostRetired, StoppedBySomebody, ImageMissing];
+const LINKS: [Fault; 5] = [Unconnected, ConnectionCut, ConnectionFrozen, NetworkDown, LateEffect];
+
+/// What may have made a stage say this; `None`: it needs no cause.
+fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
+    let with = |faults: &[Fault], more: &[Fault]| Some([faults, more].concat());
+    match verdict {
+        // Checked against the script itself.
+        Verdict::Success | Verdict::Exit(_) => None,
+        Verdict::NoJob if stage == "cleanup" || stage == "reap" => None,
+        Verdict::NoJob => Some(vec![CleanupBesideStage]),
+        Verdict::Killed => Some(vec![ProcessKilled]),
+        Verdict::Cancelled => Some(vec![Cancelled]),
+        Verdict::Busy => Some(vec![CleanupsAtOnce, CleanupBesideStage]),
+        Verdict::Disk(_) => Some(vec![Unsaved, SavedYetFailed, Unarchived]),
+        Verdict::Lost(_) => Some(vec![NotStarted, NoStatus, Cancelled]),
+        Verdict::Unfinished(_) => with(&CALLS, &[HiddenTask]),
+        Verdict::NotReady(_) | Verdict::Impossible(_) => Some(vec![]),
+        Verdict::MustEnd(reason) => match reason {
+            StopReason::Cleanup => Some(vec![CleanupBesideStage]),
+            // A killed process's run is ended before another stage begins; one that does not end takes the task along.
+            StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
+            StopReason::Asked(_) => Some(vec![PrepareRepeated]),
+            StopReason::LaunchRefused(error) if !error.kind.is_transient() => Some(vec![LaunchDenied]),
+            StopReason::LaunchRefused(_) => with(&CALLS, &[NoCapacity]),
+            StopReason::ControlFailed(_) => Some(vec![]),
+            StopReason::TaskStopped { .. } => with(&ENDS, &[LateEffect]),
+            StopReason::TaskVanished => Some(vec![TaskForgotten]),
+            StopReason::Deadline { state: StateName::Provisioning, .. } => with(&CALLS, &[NoCapacity, ProcessKilled]),
+            StopReason::Deadline { state: StateName::Pending, .. } => with(&CALLS, &[NeverRuns, HiddenTask, TaskForgotten, ProcessKilled]),
+            StopReason::Deadline { .. } => with(&LINKS, &[NeverListens, KeyLate, ProcessKilled]),
+            StopReason::Unusable(error) if error.kind == ConnectErrorKind::IdentityChanged => Some(vec![IdentityChanged]),
+            StopReason::Unusable(_) => with(&LINKS, &CALLS),
+            StopReason::RunLost(_) => with(&LINKS, &[FilesLost]),
+        },
+    }
+}
+
+/// What a job came to, for the count.
+pub fn outcome(job: &Job) -> &'static str {
+    let last = job.called.iter().rev().find(|called| called.stage != "cleanup" && called.stage != "reap");
+    match last.map(|called| &called.verdict) {
+        Some(Verdict::Success) => "every script succeeded",
+        Some(Verdict::Exit(_)) => "a script failed, by its own status",
+        Some(Verdict::Cancelled) => "cancelled",
+        Some(Verdict::Killed) => "killed for good",
+        Some(Verdict::MustEnd(StopReason::TaskStopped { .. } | StopReason::TaskVanished)) => "system failure: the task died",
+        Some(Verdict::MustEnd(StopReason::LaunchRefused(_))) => "system failure: not launched",
+        Some(Verdict::MustEnd(StopReason::Deadline { .. })) => "system failure: a deadline",
+        Some(Verdict::MustEnd(_) | Verdict::Lost(_)) => "system failure: the container or the run was lost",
+        Some(Verdict::Disk(_)) => "system failure: the disk refused",
+        Some(_) => "system failure: others",
+        None => "nothing was called",
+    }
+}
+
+/// Everything about a job that another run of its seed must repeat.
+pub fn record(job: &Job) -> String {
+    let state = job.manager.cloud.state.lock().unwrap();
+    let archived: Vec<String> = job.manager.shelf.archived.lock().unwrap().iter().map(|snapshot| snapshot.to_ron().unwrap()).collect();
+    let met: BTreeMap<_, _> = state.weather.met.clone();
+    let tasks: Vec<_> = state.tasks.iter().map(|(arn, task)| (arn, task.launched.elapsed(), task.stopped.map(|at| at.elapsed()))).collect();
+    format!(
+        "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {met:?}\ncalls: {}\n{}",
+        job.called,
+        state.calls,
+        archived.join("\n")
+    )
+}

@@ -1,0 +1,178 @@
+//! Thousands of whole jobs with random faults, on paused time, each from a seed: the machine and the engine
+//! against a world in memory that throttles, loses, cuts, freezes, kills, fills its disk and gets cancelled.
+//!
+//! `SIM_JOBS=100000 cargo test -p states --test simulation` runs so many; `SIM_SEED=1234` runs one and tells its story.
+
+#![allow(unreachable_pub, reason = "the modules of one test program")]
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+mod check;
+mod plan;
+mod runner;
+mod stages;
+#[path = "../world/mod.rs"]
+#[allow(dead_code, reason = "the engine's tests use more of it")]
+mod world;
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use plan::Plan;
+use runner::Job;
+use world::{cloud::Cloud, manager::Manager, weather::Fault};
+
+/// Jobs of a plain `cargo test`.
+const JOBS: u64 = 3000;
+/// Failures that are told in full.
+const TOLD: usize = 5;
+
+/// One job from its seed to its end, where it is looked at: time belongs to its runtime.
+fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut plan = Plan::new(seed);
+        let weather = std::mem::replace(&mut plan.weather, world::weather::Weather::new(0));
+        let mut job = Job::new(Manager::new(Cloud::new(weather)), plan);
+        job.run().await;
+        look(&job)
+    })
+}
+
+/// What is wrong with this seed's job: a panic is, too.
+fn judged(seed: u64, look: impl FnOnce(&Job)) -> Vec<String> {
+    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "a panic".to_owned(), |text| (*text).to_owned()),
+    };
+    let judge = |job: &Job| {
+        look(job);
+        check::wrong(job)
+    };
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, judge))).unwrap_or_else(|panic| vec![format!("it panicked: {}", said(panic))])
+}
+
+#[derive(Default)]
+struct Counted {
+    jobs: u64,
+    simulated: std::time::Duration,
+    outcomes: BTreeMap<&'static str, u64>,
+    /// Jobs that met it.
+    met: BTreeMap<Fault, u64>,
+    bearable: u64,
+    calls: u64,
+    executions: u64,
+    failures: BTreeMap<u64, Vec<String>>,
+}
+
+impl Counted {
+    fn take_in(&mut self, job: &Job) {
+        let state = job.manager.cloud.state.lock().unwrap();
+        *self.outcomes.entry(check::outcome(job)).or_default() += 1;
+        for fault in state.weather.met.keys() {
+            *self.met.entry(*fault).or_default() += 1;
+        }
+        self.bearable += u64::from(job.plan.bearable);
+        self.calls += u64::from(state.calls);
+        self.executions += state.executions.len() as u64;
+        self.simulated += job.called.iter().map(|called| called.took).sum();
+    }
+
+    fn add(&mut self, other: Self) {
+        self.jobs += other.jobs;
+        self.simulated += other.simulated;
+        self.bearable += other.bearable;
+        self.calls += other.calls;
+        self.executions += other.executions;
+        other.outcomes.into_iter().for_each(|(outcome, n)| *self.outcomes.entry(outcome).or_default() += n);
+        other.met.into_iter().for_each(|(fault, n)| *self.met.entry(fault).or_default() += n);
+        self.failures.extend(other.failures);
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+#[test]
+fn whatever_happens_nothing_is_lost() {
+    if let Some(seed) = number("SIM_SEED") {
+        return tell(seed);
+    }
+    let jobs = number("SIM_JOBS").unwrap_or(JOBS);
+    let (next, all) = (AtomicU64::new(0), Mutex::new(Counted::default()));
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                let mut mine = Counted::default();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= jobs {
+                        break;
+                    }
+                    let wrong = judged(seed, |job| mine.take_in(job));
+                    mine.jobs += 1;
+                    if !wrong.is_empty() {
+                        mine.failures.insert(seed, wrong);
+                    }
+                }
+                all.lock().unwrap().add(mine);
+            });
+        }
+    });
+    let counted = all.into_inner().unwrap();
+    report(&counted, began.elapsed());
+    for (seed, wrong) in counted.failures.iter().take(TOLD) {
+        eprintln!("seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p states --test simulation -- --nocapture", wrong.join("\n  "));
+    }
+    assert!(counted.failures.is_empty(), "{} of {} jobs ended wrong", counted.failures.len(), counted.jobs);
+    let never: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| !counted.met.contains_key(fault)).collect();
+    assert!(jobs < JOBS || never.is_empty(), "never met in {jobs} jobs: {never:?}");
+}
+
+fn report(counted: &Counted, took: std::time::Duration) {
+    let each = counted.jobs as f64 / took.as_secs_f64();
+    println!("{} jobs in {:.1} s: {each:.0} jobs/s", counted.jobs, took.as_secs_f64());
+    println!(
+        "  {:.0} simulated hours, {} calls to ECS, {} scripts started, {} jobs that had to end by their own verdicts",
+        counted.simulated.as_secs_f64() / 3600.0,
+        counted.calls,
+        counted.executions,
+        counted.bearable
+    );
+    for (outcome, n) in &counted.outcomes {
+        println!("  {n:>8} {outcome}");
+    }
+    println!("  jobs that met a fault:");
+    for (fault, n) in &counted.met {
+        println!("  {n:>8} {fault:?}");
+    }
+}
+
+/// One job's story.
+fn tell(seed: u64) {
+    let wrong = judged(seed, |job| println!("{:#?}\n{}", job.plan, check::record(job)));
+    assert!(wrong.is_empty(), "seed {seed}:\n  {}", wrong.join("\n  "));
+}
+
+/// The same seed, the same journal: on any thread, whatever ran before.
+#[test]
+fn a_seed_tells_the_same_story_again() {
+    let record = |seed| catch_unwind(|| simulate(seed, check::record)).unwrap_or_default();
+    let seeds = 0..200;
+    let here: Vec<String> = seeds.clone().map(record).collect();
+    let there = thread::spawn(move || seeds.rev().map(record).collect::<Vec<_>>()).join().unwrap();
+    for (seed, (here, there)) in here.iter().zip(there.iter().rev()).enumerate() {
+        assert!(here == there, "seed {seed} told two stories:\n{here}\n\n{there}");
+    }
+}

@@ -1,0 +1,187 @@
+//! What happens in a job, drawn from its seed: its scripts, the weather, and what gitlab-runner and people do.
+
+use std::{ops::Range, time::Duration};
+
+use bytes::Bytes;
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use crate::world::weather::{End, Fate, Odds, Weather};
+
+/// A script, and what is to become of its stage.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    pub name: &'static str,
+    pub script: Bytes,
+    pub call: Call,
+    /// How often gitlab-runner tries it (`GET_SOURCES_ATTEMPTS` …).
+    pub attempts: u32,
+}
+
+/// How a process is treated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Call {
+    /// It is killed at this step; 0: never.
+    pub killed_at: u32,
+    /// It gets SIGTERM after this time, and SIGKILL some time later if it is still there.
+    pub cancelled_after: Option<Duration>,
+}
+
+/// How a job's end is called for.
+#[derive(Debug, Clone, Copy)]
+pub struct Cleanup {
+    pub call: Call,
+    /// So many more at the same time.
+    pub beside: u32,
+}
+
+/// A whole job.
+#[derive(Debug)]
+pub struct Plan {
+    pub weather: Weather,
+    pub prepares: Vec<Call>,
+    /// Whether gitlab-runner calls `cleanup` between two attempts to prepare.
+    pub cleans_between: bool,
+    pub stages: Vec<Stage>,
+    /// The stage beside which somebody calls `cleanup`, and how long after its beginning.
+    pub cleanup_beside: Option<(usize, Duration)>,
+    pub cleanups: Vec<Cleanup>,
+    /// Somebody calls `reap` before the last `cleanup`.
+    pub reaped: bool,
+    /// Whether the driver has to get through it: the script's own verdicts, whatever the weather.
+    pub bearable: bool,
+}
+
+/// The names of the stages that are repeated and of those that are not.
+const NAMES: [(&str, bool); 5] =
+    [("get_sources", true), ("restore_cache", true), ("download_artifacts", true), ("build_script", false), ("after_script", false)];
+
+impl Plan {
+    pub fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let r = &mut random;
+        // A tenth has nothing to bear; the others have a few of all faults each, so that each is also met alone.
+        let badness: f64 = [0.0, 0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5][r.random_range(0..10)];
+        let (weather, mut bearable) = weather(r, badness);
+        let happens = |r: &mut StdRng| r.random_bool(badness);
+        let call = |r: &mut StdRng, longest: u32| Call {
+            killed_at: if happens(r) { log_uniform(r, longest) } else { 0 },
+            cancelled_after: (r.random_bool(badness / 4.0)).then(|| millis(r, 0..20_000)),
+        };
+        let prepares: Vec<Call> = (0..3).map(|_| call(r, 300)).collect();
+        let names: Vec<_> = NAMES.iter().filter(|(name, _)| *name == "build_script" || r.random_bool(0.4)).collect();
+        let stages: Vec<Stage> = names
+            .into_iter()
+            .map(|(name, repeated)| Stage {
+                name,
+                script: script(r),
+                call: call(r, 120),
+                attempts: if *repeated { r.random_range(1..4) } else { 1 },
+            })
+            .collect();
+        let cleanup_beside = r.random_bool(badness / 4.0).then(|| (r.random_range(0..stages.len()), millis(r, 0..8000)));
+        let cleanups = (0..if happens(r) { 3 } else { 1 })
+            .map(|_| Cleanup { call: call(r, 60), beside: if happens(r) { r.random_range(1..3) } else { 0 } })
+            .collect();
+        let killed =
+            prepares.iter().chain(stages.iter().map(|stage| &stage.call)).any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
+        bearable &= !killed && cleanup_beside.is_none();
+        let (cleans_between, reaped) = (r.random_bool(0.5), happens(r));
+        Self { weather, prepares, cleans_between, stages, cleanup_beside, cleanups, reaped, bearable }
+    }
+}
+
+/// The weather, and whether a job has to get through it.
+fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
+    let mut weather = Weather::new(r.next_u64());
+    let mut bearable = true;
+    let mut share = |r: &mut StdRng, most: f64, bears: f64| {
+        let share = if r.random_bool(badness) { r.random_range(0.0..most) } else { 0.0 };
+        bearable &= share <= bears;
+        share
+    };
+    weather.odds = Odds {
+        throttled: share(r, 0.7, 0.2),
+        lost_call: share(r, 0.7, 0.2),
+        lost_answer: share(r, 0.7, 0.2),
+        garbled_answer: share(r, 0.3, 0.2),
+        late_effect: share(r, 0.7, 0.2),
+        no_capacity: share(r, 0.9, 0.2),
+        launch_denied: share(r, 0.3, 0.0),
+        unconnected: share(r, 0.8, 0.2),
+        cut: share(r, 1.0, 0.5),
+        frozen: share(r, 0.5, 0.0),
+        not_started: share(r, 0.5, 0.0),
+        no_status: share(r, 0.5, 0.0),
+        unsaved: share(r, 0.1, 0.0),
+        saved_yet_failed: share(r, 0.1, 0.0),
+        unmarked: share(r, 0.5, 0.5),
+        unarchived: share(r, 0.5, 0.5),
+    };
+    let window = |r: &mut StdRng, longest: u64| {
+        if r.random_bool(badness / 2.0) { range(r, 40_000, longest) } else { Duration::ZERO..Duration::ZERO }
+    };
+    weather.api_down = window(r, 90_000);
+    weather.credentials_expired = window(r, 90_000);
+    weather.network_down = window(r, 60_000);
+    for window in [&weather.api_down, &weather.credentials_expired, &weather.network_down] {
+        bearable &= window.end - window.start < Duration::from_secs(15);
+    }
+    weather.fates = (0..2).map(|_| fate(r, badness)).collect();
+    bearable &= weather.fates.iter().all(is_bearable);
+    (weather, bearable)
+}
+
+fn fate(r: &mut StdRng, badness: f64) -> Fate {
+    let runs_after = millis(r, 500..15_000);
+    // A container may answer before ECS says RUNNING, or after.
+    let listens_after = (runs_after + millis(r, 0..3000)).saturating_sub(Duration::from_millis(1500));
+    let now_and_then = |r: &mut StdRng| r.random_bool(badness / 4.0);
+    let some_time = |r: &mut StdRng| millis(r, 0..40_000);
+    Fate {
+        invisible: millis(r, 0..5000),
+        runs_after: (!now_and_then(r)).then_some(runs_after),
+        listens_after: (!now_and_then(r)).then_some(listens_after),
+        key_after: if now_and_then(r) { millis(r, 0..10_000) } else { Duration::ZERO },
+        ends: now_and_then(r).then(|| (some_time(r), End::ALL[r.random_range(0..End::ALL.len())])),
+        hidden: if now_and_then(r) { range(r, 40_000, 8000) } else { Duration::ZERO..Duration::ZERO },
+        identity_changes: now_and_then(r).then(|| some_time(r)),
+        files_lost: now_and_then(r).then(|| some_time(r)),
+    }
+}
+
+fn is_bearable(fate: &Fate) -> bool {
+    let well = fate.runs_after.is_some() && fate.listens_after.is_some();
+    well && fate.ends.is_none() && fate.identity_changes.is_none() && fate.files_lost.is_none()
+}
+
+/// A script that can be told from all others.
+fn script(r: &mut StdRng) -> Bytes {
+    let (lines, pace) = (r.random_range(0..12), [20, 200, 1000, 2500][r.random_range(0..4)]);
+    let code = if r.random_bool(0.7) { 0 } else { r.random_range(1..255) };
+    let deaf = u8::from(r.random_bool(0.3));
+    let nonce: u64 = r.next_u64();
+    let mut text = format!("#! {pace} {code} {deaf}\n");
+    for line in 0..lines {
+        text.push_str(&format!("{nonce:x} line {line}\n"));
+    }
+    if lines == 0 {
+        // Told apart by its verdict's line alone; it says nothing.
+        text = format!("#! {} {code} {deaf}\n", 20 + nonce % 1_000_000 / 1000);
+    }
+    text.into()
+}
+
+fn millis(r: &mut StdRng, range: Range<u64>) -> Duration {
+    Duration::from_millis(r.random_range(range))
+}
+
+fn range(r: &mut StdRng, latest: u64, longest: u64) -> Range<Duration> {
+    let from = millis(r, 0..latest);
+    from..from + millis(r, 1..longest)
+}
+
+/// As often below ten as between ten and a hundred.
+fn log_uniform(r: &mut StdRng, most: u32) -> u32 {
+    let exponent = r.random_range(0.0..f64::from(most).ln());
+    (exponent.exp() as u32).max(1)
+}

@@ -1,0 +1,299 @@
+//! gitlab-runner: calls the stages of a job one after the other, each in a process that may be killed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use states::{AnyJob, RunOutcome, SnapshotStore as _, StopReason};
+use tokio::time::Instant;
+
+use super::{
+    plan::{Call, Cleanup, Plan, Stage},
+    stages::{self, Told, Verdict, verdict},
+};
+use crate::world::{
+    containers::Program,
+    manager::{Io, Manager},
+    weather::Fault,
+};
+
+/// From SIGTERM to SIGKILL.
+const KILLED_AFTER: Duration = Duration::from_secs(40);
+
+/// One call of a stage, as gitlab-runner saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    pub stage: &'static str,
+    pub verdict: Verdict,
+    pub took: Duration,
+}
+
+/// A job being run.
+pub struct Job {
+    pub manager: Manager,
+    pub plan: Plan,
+    pub called: Vec<Called>,
+    /// What was seen that must not be.
+    pub wrong: Vec<String>,
+}
+
+impl Job {
+    pub fn new(manager: Manager, plan: Plan) -> Self {
+        Self { manager, plan, called: Vec::new(), wrong: Vec::new() }
+    }
+
+    pub fn meet(&self, fault: Fault) {
+        self.manager.cloud.state.lock().unwrap().weather.meet(fault);
+    }
+
+    fn claim(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.push(what());
+        }
+    }
+
+    /// The whole job, as gitlab-runner has it: then whoever is on call until it is over.
+    pub async fn run(&mut self) {
+        if self.prepare().await {
+            self.stages().await;
+        }
+        for cleanup in self.plan.cleanups.clone() {
+            self.cleanups(cleanup).await;
+        }
+        // The weather clears up in the end. A late effect is done by then.
+        self.manager.cloud.heal();
+        if self.plan.reaped {
+            self.meet(Fault::Reaped);
+            let reaped = self.end(Call::default(), StopReason::Asked("reaped".to_owned())).await;
+            self.note("reap", reaped, Duration::ZERO);
+        }
+        let last = self.cleanup(Call::default()).await;
+        self.claim(is_over(&last), || format!("on a fair day, cleanup said {last:?}"));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+
+    fn note(&mut self, stage: &'static str, verdict: Verdict, took: Duration) {
+        self.called.push(Called { stage, verdict, took });
+    }
+
+    /// A process of its own: killed when its plan says so.
+    async fn call(&mut self, stage: &'static str, call: Call, act: impl AsyncFnOnce(&Manager, &mut Io) -> Told) -> (Verdict, Io) {
+        let process = Manager { fuse: std::sync::Arc::default(), ..self.manager.clone() };
+        process.fuse.set(call.killed_at);
+        let mut io = process.io();
+        let began = Instant::now();
+        io.cancel_at = call.cancelled_after.map(|after| began + after);
+        let cancelled_at = io.cancel_at;
+        let killed = async {
+            match cancelled_at {
+                Some(at) => tokio::time::sleep_until(at + KILLED_AFTER).await,
+                None => std::future::pending().await,
+            }
+        };
+        let told = tokio::select! {
+            biased;
+            () = process.fuse.blown() => None,
+            () = killed => None,
+            told = act(&process, &mut io) => Some(told).filter(|_| !process.fuse.is_blown()),
+        };
+        let verdict = verdict(told);
+        if io.was_cancelled {
+            self.meet(Fault::Cancelled);
+        }
+        if verdict == Verdict::Killed {
+            self.meet(Fault::ProcessKilled);
+        }
+        self.note(stage, verdict.clone(), began.elapsed());
+        (verdict, io)
+    }
+
+    async fn prepare(&mut self) -> bool {
+        for (number, call) in self.plan.prepares.clone().into_iter().enumerate() {
+            if number > 0 {
+                self.meet(Fault::PrepareRepeated);
+            }
+            let (verdict, io) = self.call("prepare", call, async |process, io| stages::prepare(process, number, io).await).await;
+            if verdict == Verdict::Success {
+                return true;
+            }
+            if io.was_cancelled {
+                return false;
+            }
+            if self.plan.cleans_between {
+                self.cleanup(Call::default()).await;
+            }
+        }
+        false
+    }
+
+    async fn stages(&mut self) {
+        let beside = self.plan.cleanup_beside;
+        for (number, stage) in self.plan.stages.clone().into_iter().enumerate() {
+            let cleanup_after = beside.filter(|(at, _)| *at == number).map(|(_, after)| after);
+            let verdict = self.stage(&stage, cleanup_after).await;
+            match verdict {
+                Verdict::Success => {}
+                // The script failed, or was cancelled, or its process was lost: after_script is still called.
+                Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed if stage.name == "build_script" => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// A stage, as often as gitlab-runner tries it.
+    async fn stage(&mut self, stage: &Stage, cleanup_after: Option<Duration>) -> Verdict {
+        let program = Program::of(&stage.script);
+        let mut told = Handed::default();
+        let mut verdict = Verdict::NoJob;
+        for attempt in 0..stage.attempts {
+            let mut call = stage.call;
+            if attempt > 0 {
+                self.meet(Fault::StageRepeated);
+                call.killed_at = call.killed_at.saturating_sub(20);
+            }
+            let io;
+            (verdict, io) = match cleanup_after.filter(|_| attempt == 0) {
+                None => self.one_run(stage, call).await,
+                Some(after) => self.run_beside_cleanup(stage, call, after).await,
+            };
+            self.check_run(stage, &program, &verdict, &io, &mut told);
+            if verdict == Verdict::Success || io.was_cancelled {
+                break;
+            }
+        }
+        let ran = self.executions(&stage.script);
+        let files_lost = self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::FilesLost]);
+        self.claim(ran <= 1 + told.repeats || files_lost, || {
+            format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, told.repeats)
+        });
+        verdict
+    }
+
+    async fn one_run(&mut self, stage: &Stage, call: Call) -> (Verdict, Io) {
+        let script = stage.script.clone();
+        self.call(stage.name, call, async move |process, io| stages::run(process, stage.name, &script, io).await).await
+    }
+
+    /// Somebody calls `cleanup` while the stage runs: it waits, or the stage finds no job.
+    async fn run_beside_cleanup(&mut self, stage: &Stage, call: Call, after: Duration) -> (Verdict, Io) {
+        self.meet(Fault::CleanupBesideStage);
+        let mut other = Self::new(self.manager.clone(), Plan::new(0));
+        let (ran, ()) = tokio::join!(self.one_run(stage, call), async {
+            tokio::time::sleep(after).await;
+            other.cleanup(Call::default()).await;
+        });
+        self.called.append(&mut other.called);
+        self.wrong.append(&mut other.wrong);
+        ran
+    }
+
+    async fn cleanups(&mut self, cleanup: Cleanup) {
+        if cleanup.beside == 0 {
+            self.cleanup(cleanup.call).await;
+            return;
+        }
+        self.meet(Fault::CleanupsAtOnce);
+        let mut others: Vec<Self> = (0..cleanup.beside).map(|_| Self::new(self.manager.clone(), Plan::new(0))).collect();
+        let all = async {
+            match &mut others[..] {
+                [one] => _ = one.cleanup(Call::default()).await,
+                [one, two] => _ = tokio::join!(one.cleanup(Call::default()), two.cleanup(Call::default())),
+                more => unreachable!("{} more at once", more.len()),
+            }
+        };
+        tokio::join!(self.cleanup(cleanup.call), all);
+        for mut other in others {
+            self.called.append(&mut other.called);
+            self.wrong.append(&mut other.wrong);
+        }
+    }
+
+    async fn cleanup(&mut self, call: Call) -> Verdict {
+        if self.called.iter().any(|called| called.stage == "cleanup") {
+            self.meet(Fault::CleanupRepeated);
+        }
+        let verdict = self.end(call, StopReason::Cleanup).await;
+        if is_over(&verdict) {
+            let kept = self.manager.shelf.snapshots.lock().unwrap().contains_key(&self.manager.job);
+            self.claim(!kept, || "cleanup succeeded, and the snapshot is still there".to_owned());
+        }
+        verdict
+    }
+
+    async fn end(&mut self, call: Call, reason: StopReason) -> Verdict {
+        self.call("cleanup", call, async move |process, io| stages::end(process, reason, io).await).await.0
+    }
+
+    fn executions(&self, script: &Bytes) -> usize {
+        let state = self.manager.cloud.state.lock().unwrap();
+        state.executions.iter().filter(|execution| execution.script == *script).count()
+    }
+
+    /// What a process handed on, and what it says of the script.
+    fn check_run(&mut self, stage: &Stage, program: &Program, verdict: &Verdict, io: &Io, told: &mut Handed) {
+        let executions = self.executions(&stage.script);
+        if executions != told.executions {
+            *told = Handed { executions, repeats: told.repeats, ..Handed::default() };
+        }
+        let whole = &program.output;
+        // The farthest place where it can have gone on without a gap.
+        let from = (0..=told.handed_on).rev().find(|from| whole[*from..].starts_with(&io.output));
+        match from {
+            None => {
+                let said = String::from_utf8_lossy(&io.output).into_owned();
+                self.wrong.push(format!("{}: after {} bytes came {said:?}: not what the script wrote", stage.name, told.handed_on));
+            }
+            Some(from) => {
+                let twice = if io.output.is_empty() { 0 } else { told.handed_on - from };
+                let unmarked = self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::Unmarked]);
+                self.claim(twice <= told.unmarked || unmarked, || {
+                    format!("{}: {twice} bytes came twice, and only {} can have been without a mark", stage.name, told.unmarked)
+                });
+                if !io.output.is_empty() {
+                    // All but the last write is marked: a process may die in between.
+                    let marked = from + io.output.len() - io.last_write;
+                    told.handed_on = told.handed_on.max(from + io.output.len());
+                    told.unmarked = told.handed_on - marked;
+                }
+            }
+        }
+        let (handed_on, total) = (told.handed_on, whole.len());
+        match verdict {
+            Verdict::Success | Verdict::Exit(_) => {
+                let code = if let Verdict::Exit(code) = verdict { *code } else { 0 };
+                self.claim(code == program.code && executions > 0, || {
+                    format!("{}: the script's status is {}, and gitlab-runner was told {verdict:?}", stage.name, program.code)
+                });
+                self.claim(handed_on == total, || format!("{}: {handed_on} of {total} bytes were handed on by {verdict:?}", stage.name));
+            }
+            _ => {}
+        }
+        if self.is_finished_without_success(stage, verdict) {
+            told.repeats += 1;
+        }
+    }
+
+    /// Whether a repetition of the stage has every right to start its script again.
+    fn is_finished_without_success(&self, stage: &Stage, verdict: &Verdict) -> bool {
+        if matches!(verdict, Verdict::Exit(_) | Verdict::Lost(_) | Verdict::Cancelled) {
+            return true;
+        }
+        let store = self.manager.process();
+        let snapshot = store.store().load(&self.manager.job).unwrap();
+        let Some(AnyJob::Reachable(job)) = snapshot.map(|snapshot| snapshot.job) else { return false };
+        job.state.last.is_some_and(|last| last.stage == stage.name && !matches!(last.outcome, RunOutcome::Exited { code: 0, .. }))
+    }
+}
+
+/// What is known of a stage's script after its calls so far.
+#[derive(Default)]
+struct Handed {
+    executions: usize,
+    handed_on: usize,
+    /// The last bytes of them that a killed process may not have marked.
+    unmarked: usize,
+    repeats: usize,
+}
+
+pub fn is_over(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Success | Verdict::NoJob)
+}

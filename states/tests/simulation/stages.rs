@@ -1,0 +1,169 @@
+//! The driver's stages, as `src/stages` and `src/reap.rs` call the engine.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use states::*;
+use tokio::time::Instant;
+
+use crate::world::manager::{Io, Manager, Process, header};
+
+/// How long a stage waits for another process, and how often it looks.
+const LEASE_WAIT: Duration = Duration::from_secs(90);
+const LOOKS_AGAIN: Duration = Duration::from_millis(500);
+
+/// What a stage tells gitlab-runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Success,
+    /// The script's own.
+    Exit(i32),
+    Cancelled,
+    /// The job has to end.
+    MustEnd(StopReason),
+    /// The run was lost.
+    Lost(String),
+    /// What remains after `cleanup`.
+    Unfinished(String),
+    /// The snapshot cannot be used or kept.
+    Disk(String),
+    /// Another process works on the job.
+    Busy,
+    /// There is no job, or it is not ready.
+    NoJob,
+    NotReady(StateName),
+    /// Something that no stage should meet.
+    Impossible(String),
+    /// The process was killed.
+    Killed,
+}
+
+/// What a stage's function returns.
+pub type Told = Result<Verdict, EngineError>;
+
+pub fn verdict(told: Option<Told>) -> Verdict {
+    match told {
+        None => Verdict::Killed,
+        Some(Ok(verdict)) => verdict,
+        Some(Err(EngineError::Store(StoreError::Busy { .. }))) => Verdict::Busy,
+        Some(Err(EngineError::Store(error))) => Verdict::Disk(error.to_string()),
+        Some(Err(error)) => Verdict::Impossible(error.to_string()),
+    }
+}
+
+async fn lease(manager: &Manager, engine: &Process, purpose: &str) -> Result<crate::world::shelf::Lease, StoreError> {
+    let until = Instant::now() + LEASE_WAIT;
+    loop {
+        match engine.store().lease(&manager.job, purpose, Duration::ZERO) {
+            Err(StoreError::Busy { .. }) if Instant::now() < until => tokio::time::sleep(LOOKS_AGAIN).await,
+            other => return other,
+        }
+    }
+}
+
+/// The header of the `attempt`-th task of this job: another attempt has another token.
+fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
+    let mut header = header(&manager.job);
+    header.created = created;
+    header.token = ClientToken::new(format!("t-{number}")).unwrap();
+    header.spec.subnets = vec!["s-1".into(), "s-2".into()];
+    // Short, so that what never happens does not take a simulated hour.
+    header.limits = Limits {
+        provisioning: Duration::from_secs(60),
+        pending: Duration::from_secs(60),
+        running: Duration::from_secs(30),
+        reconnect: Duration::from_secs(40),
+        grace: Duration::from_secs(5),
+        stop: Duration::from_secs(30),
+    };
+    header
+}
+
+pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
+    let engine = manager.process();
+    let lease = lease(manager, &engine, "prepare").await?;
+    let begin = |lease| {
+        let mut work = engine.begin(attempt(manager, engine.clock().now(), number), lease);
+        engine.open(&mut work, "prepare");
+        work
+    };
+    let mut work = match engine.store().load(&manager.job)? {
+        None => begin(lease),
+        Some(snapshot) => {
+            let mut work = engine.work(snapshot, lease);
+            engine.open(&mut work, "prepare");
+            if matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)) {
+                work
+            } else {
+                engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                match engine.drive(&mut work, Goal::End, io).await? {
+                    Outcome::Ended(_) => begin(work.close().await),
+                    Outcome::Unfinished(what) => return Ok(Verdict::Unfinished(what)),
+                    other => return Ok(Verdict::Impossible(format!("{other:?}"))),
+                }
+            }
+        }
+    };
+    let outcome = engine.drive(&mut work, Goal::Reach, io).await?;
+    work.close().await;
+    Ok(match outcome {
+        _ if io.was_cancelled => Verdict::Cancelled,
+        Outcome::Reachable(_) => Verdict::Success,
+        Outcome::MustEnd(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+    })
+}
+
+pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> Told {
+    let engine = manager.process();
+    let lease = lease(manager, &engine, stage).await?;
+    let Some(snapshot) = engine.store().load(&manager.job)? else { return Ok(Verdict::NoJob) };
+    let script = Script { digest: String::from_utf8(text.to_vec()).unwrap(), text: text.clone() };
+    let mut work = engine.work(snapshot, lease);
+    engine.open(&mut work, stage);
+    if let AnyJob::Executing(job) = &work.snapshot.job
+        && (job.state.order.stage != stage || job.state.digest != script.digest)
+    {
+        engine.request_cancel(&mut work);
+        io.is_leftover = true;
+        engine.drive(&mut work, Goal::Run, io).await?;
+        io.is_leftover = false;
+    }
+    let outcome = match &work.snapshot.job {
+        AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
+        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => return Ok(Verdict::NotReady(work.snapshot.job.name())),
+        AnyJob::Reachable(_) | AnyJob::Executing(_) => {
+            engine.request_run(&mut work, stage, script)?;
+            engine.drive(&mut work, Goal::Run, io).await?
+        }
+    };
+    work.close().await;
+    Ok(match outcome {
+        _ if io.was_cancelled => Verdict::Cancelled,
+        Outcome::Reachable(Some(last)) => match last.outcome {
+            RunOutcome::Exited { code: 0, .. } => Verdict::Success,
+            RunOutcome::Exited { code, .. } => Verdict::Exit(code),
+            RunOutcome::Lost(why) => Verdict::Lost(why),
+        },
+        Outcome::MustEnd(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::Reachable(None) => Verdict::Impossible("the script was not run".to_owned()),
+        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+    })
+}
+
+/// `cleanup`, or what `reap` does with an abandoned job.
+pub async fn end(manager: &Manager, reason: StopReason, io: &mut Io) -> Told {
+    let engine = manager.process();
+    let lease = lease(manager, &engine, "cleanup").await?;
+    let Some(snapshot) = engine.store().load(&manager.job)? else { return Ok(Verdict::NoJob) };
+    let mut work = engine.work(snapshot, lease);
+    engine.open(&mut work, "cleanup");
+    engine.request_stop(&mut work, reason);
+    let outcome = engine.drive(&mut work, Goal::End, io).await?;
+    work.close().await;
+    Ok(match outcome {
+        Outcome::Ended(_) => Verdict::Success,
+        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+        other => Verdict::Impossible(format!("{other:?}")),
+    })
+}

@@ -1,0 +1,334 @@
+//! An ECS in memory, on the test's clock.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use states::*;
+use tokio::time::Instant;
+
+use super::{
+    containers::{Execution, Runs},
+    fuse::Fuse,
+    weather::{End, Fate, Fault, Odds, Weather},
+};
+
+const STOPS_WITHIN: Duration = Duration::from_secs(4);
+/// How long after a task's end ECS knows why.
+const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
+/// How long a caller waits for an answer, and how late an effect may come.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const LATEST_EFFECT: u64 = 10_000;
+
+pub struct Task {
+    pub started_by: String,
+    pub launched: Instant,
+    pub stopped: Option<Instant>,
+    pub runs: Runs,
+    pub fate: Fate,
+}
+
+impl Task {
+    fn age(&self) -> Duration {
+        self.launched.elapsed()
+    }
+
+    /// Since when it ends: because it was told to, or by its fate.
+    pub fn over(&self) -> Option<(Instant, Option<End>)> {
+        let fated = self.fate.ends.map(|(after, end)| (self.launched + after, Some(end))).filter(|(at, _)| at.elapsed() > Duration::ZERO);
+        let told = self.stopped.map(|at| (at, None));
+        [fated, told].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether its containers run and nobody has told it to stop.
+    pub fn lives(&self) -> bool {
+        self.over().is_none()
+    }
+
+    fn is_seen(&self) -> bool {
+        self.age() >= self.fate.invisible && !matches!(self.over(), Some((_, Some(End::Forgotten))))
+    }
+}
+
+#[derive(Default)]
+pub struct Cloud {
+    pub state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub tasks: BTreeMap<String, Task>,
+    pub weather: Weather,
+    /// What every script that was started was, in order.
+    pub executions: Vec<Execution>,
+    /// Calls to ECS.
+    pub calls: u32,
+    /// Tasks of every DescribeTasks.
+    pub described: Vec<usize>,
+    /// What no driver may do, as ECS and the container saw it.
+    pub violations: Vec<String>,
+    /// By token: what was asked for, and the task once there is one.
+    tokens: HashMap<String, (LaunchSpec, Option<String>)>,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Cloud {
+    pub fn new(weather: Weather) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { weather, ..State::default() }) })
+    }
+
+    /// A cloud that fails a share of all calls: some before they have an effect, some after.
+    pub fn failing(seed: u64, share: f64) -> Arc<Self> {
+        let mut weather = Weather::new(seed);
+        weather.odds = Odds { throttled: share / 2.0, lost_call: share / 2.0, lost_answer: share, ..Odds::default() };
+        Self::new(weather)
+    }
+
+    pub fn heal(&self) {
+        self.state.lock().unwrap().weather.clear_up();
+    }
+
+    pub fn network_is_down(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let down = state.weather.network_down.clone();
+        state.weather.within(&down, Fault::NetworkDown)
+    }
+
+    /// Tasks that nobody has stopped.
+    pub fn alive(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.tasks.iter().filter(|(_, task)| task.lives()).map(|(arn, _)| arn.clone()).collect()
+    }
+
+    /// Does it, now or later, and whoever wanted it may be gone by then.
+    pub async fn effect<R: Send + 'static>(self: &Arc<Self>, fuse: &Fuse, act: impl FnOnce(&mut State) -> R + Send + 'static) -> Option<R> {
+        let late = {
+            let mut state = self.state.lock().unwrap();
+            let share = state.weather.odds.late_effect;
+            state.weather.strikes(share, Fault::LateEffect).then(|| state.weather.millis(1..LATEST_EFFECT))
+        };
+        let Some(late) = late else { return Some(act(&mut self.state.lock().unwrap())) };
+        let cloud = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            tokio::time::sleep(late).await;
+            act(&mut cloud.state.lock().unwrap())
+        });
+        fuse.step().await;
+        tokio::time::timeout(CALL_TIMEOUT, done).await.ok().map(|done| done.unwrap())
+    }
+}
+
+fn error(operation: &str, kind: ControlErrorKind, code: Option<&str>) -> ControlError {
+    ControlError {
+        operation: operation.to_owned(),
+        kind,
+        code: code.map(str::to_owned),
+        message: "a scripted failure".to_owned(),
+        advice: String::new(),
+    }
+}
+
+fn report(arn: &str, task: &Task) -> TaskReport {
+    let age = task.age();
+    let over = task.over();
+    let status = match over {
+        Some((at, _)) if at.elapsed() >= STOPS_WITHIN => TaskStatus::Stopped,
+        Some(_) => TaskStatus::Deprovisioning,
+        None if task.fate.runs_after.is_some_and(|after| age >= after) => TaskStatus::Running,
+        None if age >= task.fate.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => TaskStatus::Pending,
+        None => TaskStatus::Provisioning,
+    };
+    let why = over.filter(|(at, _)| at.elapsed() >= EXPLAINED_AFTER).map(|(_, end)| explained(end));
+    TaskReport {
+        task: TaskArn::new(arn).unwrap(),
+        stop_desired: over.is_some(),
+        interface: Some(NetworkInterface {
+            id: None,
+            private_address: (status != TaskStatus::Provisioning).then(|| arn.to_owned()),
+            subnet: None,
+        }),
+        status,
+        containers: why.iter().filter_map(|(_, container)| container.clone()).collect(),
+        stopped: why.map(|(stopped, _)| stopped),
+    }
+}
+
+/// ECS's words for an end.
+fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
+    let (code, reason, exit_code, of_container) = match end {
+        Some(End::OutOfMemory) => {
+            let killed = "OutOfMemoryError: Container killed due to memory usage";
+            ("EssentialContainerExited", "Essential container in task exited", Some(137), Some(killed))
+        }
+        Some(End::SpotInterruption) => ("SpotInterruption", "Your Spot Task was interrupted.", Some(143), None),
+        Some(End::HostRetired) => ("TerminationNotice", "Host EC2 (instance i-1) terminated.", None, None),
+        Some(End::ImageMissing) => ("TaskFailedToStart", "CannotPullContainerError: not found", None, None),
+        Some(End::StoppedBySomebody | End::Forgotten) | None => ("UserInitiated", "Task stopped by user", Some(143), None),
+    };
+    let container = ContainerReport {
+        name: "ci-coordinator".into(),
+        status: Some("STOPPED".into()),
+        exit_code,
+        reason: of_container.map(str::to_owned),
+        exec_agent: None,
+        runtime_id: None,
+    };
+    (Stopped { code: Some(code.to_owned()), reason: Some(reason.to_owned()) }, exit_code.is_some().then_some(container))
+}
+
+/// Task control of one process.
+#[derive(Clone)]
+pub struct Control {
+    pub cloud: Arc<Cloud>,
+    pub fuse: Arc<Fuse>,
+}
+
+impl Control {
+    /// A call's way there: it may be refused at the door or not arrive, and the process may die.
+    async fn there(&self, operation: &str) -> Result<(), ControlError> {
+        self.fuse.step().await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let mut state = self.cloud.state.lock().unwrap();
+        state.calls += 1;
+        let weather = &mut state.weather;
+        let (down, expired) = (weather.api_down.clone(), weather.credentials_expired.clone());
+        if weather.within(&down, Fault::ApiDown) || weather.strikes(weather.odds.lost_call, Fault::LostCall) {
+            return Err(error(operation, ControlErrorKind::Unavailable, None));
+        }
+        if weather.within(&expired, Fault::CredentialsExpired) {
+            return Err(error(operation, ControlErrorKind::Credentials, Some("ExpiredTokenException")));
+        }
+        if weather.strikes(weather.odds.throttled, Fault::Throttled) {
+            return Err(error(operation, ControlErrorKind::Throttled, Some("ThrottlingException")));
+        }
+        Ok(())
+    }
+
+    /// The way back: what was done is done, so a lost answer is silence, never a refusal.
+    async fn back<R>(&self, operation: &str, answer: Option<R>) -> Result<R, ControlError> {
+        self.fuse.step().await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        let mut state = self.cloud.state.lock().unwrap();
+        let weather = &mut state.weather;
+        let lost = weather.strikes(weather.odds.lost_answer, Fault::LostAnswer);
+        let garbled = weather.strikes(weather.odds.garbled_answer, Fault::GarbledAnswer);
+        match answer {
+            Some(_) if garbled => Err(error(operation, ControlErrorKind::BadAnswer, None)),
+            Some(answer) if !lost => Ok(answer),
+            _ => Err(error(operation, ControlErrorKind::Unavailable, None)),
+        }
+    }
+}
+
+impl State {
+    /// RunTask as it arrives: refused for want of capacity, for good, or on its way.
+    fn admit(&mut self, token: &ClientToken, spec: &LaunchSpec) -> Result<(), ControlError> {
+        if let Some((asked, _)) = self.tokens.get(token.as_str()) {
+            if asked != spec {
+                self.violations.push(format!("token {token} was used for another launch"));
+                return Err(error("RunTask", ControlErrorKind::Conflict, Some("ConflictException")));
+            }
+            return Ok(());
+        }
+        let odds = &self.weather.odds;
+        let (denied, capacity) = (odds.launch_denied, odds.no_capacity);
+        if self.weather.strikes(denied, Fault::LaunchDenied) {
+            return Err(error("RunTask", ControlErrorKind::Denied, Some("AccessDeniedException")));
+        }
+        if self.weather.strikes(capacity, Fault::NoCapacity) {
+            return Err(error("RunTask", ControlErrorKind::Capacity, Some("RESOURCE:FARGATE")));
+        }
+        self.tokens.insert(token.to_string(), (spec.clone(), None));
+        Ok(())
+    }
+
+    fn launch(&mut self, token: &ClientToken, spec: &LaunchSpec) -> TaskReport {
+        let number = self.tasks.len();
+        let entry = self.tokens.get_mut(token.as_str()).unwrap();
+        let arn = entry.1.get_or_insert_with(|| format!("task/{number:04}")).clone();
+        let fate = if number < self.weather.fates.len() { self.weather.fates[number].clone() } else { Fate::default() };
+        let task = self.tasks.entry(arn.clone()).or_insert_with(|| Task {
+            started_by: spec.started_by.to_string(),
+            launched: Instant::now(),
+            stopped: None,
+            runs: Runs::default(),
+            fate,
+        });
+        report(&arn, task)
+    }
+
+    fn see(&mut self, arn: &TaskArn) -> Seen {
+        let Some(task) = self.tasks.get(arn.as_str()).filter(|task| task.is_seen()) else { return Seen::Missing };
+        if task.fate.hidden.contains(&task.age()) {
+            self.weather.meet(Fault::HiddenTask);
+            return Seen::Missing;
+        }
+        if let Some((_, Some(end))) = task.over() {
+            self.weather.meet(end.fault());
+        } else if task.fate.runs_after.is_none() {
+            self.weather.meet(Fault::NeverRuns);
+        }
+        Seen::Task(report(arn.as_str(), task))
+    }
+}
+
+impl TaskControl for Control {
+    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+        self.there("RunTask").await?;
+        self.cloud.state.lock().unwrap().admit(token, spec)?;
+        let (token, spec) = (token.clone(), spec.clone());
+        let launched = self.cloud.effect(&self.fuse, move |state| state.launch(&token, &spec)).await;
+        self.back("RunTask", launched).await
+    }
+
+    async fn describe(&self, _: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+        self.there("DescribeTasks").await?;
+        let answer = {
+            let mut state = self.cloud.state.lock().unwrap();
+            state.described.push(tasks.len());
+            for arn in tasks {
+                let forgotten = state.tasks.get(arn.as_str()).is_some_and(|task| matches!(task.over(), Some((_, Some(End::Forgotten)))));
+                if forgotten {
+                    state.weather.meet(Fault::TaskForgotten);
+                }
+            }
+            tasks.iter().map(|arn| Described { task: arn.clone(), seen: state.see(arn) }).collect()
+        };
+        self.back("DescribeTasks", Some(answer)).await
+    }
+
+    async fn find(&self, _: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+        self.there("ListTasks").await?;
+        let found = {
+            let state = self.cloud.state.lock().unwrap();
+            let ours = |task: &Task| task.started_by == started_by.as_str() && task.is_seen();
+            state.tasks.iter().filter(|(_, task)| ours(task)).map(|(arn, _)| TaskArn::new(arn.as_str()).unwrap()).collect()
+        };
+        self.back("ListTasks", Some(found)).await
+    }
+
+    async fn stop(&self, _: &str, task: &TaskArn, _: &str) -> Result<(), ControlError> {
+        self.there("StopTask").await?;
+        let task = task.clone();
+        let stopped = self
+            .cloud
+            .effect(&self.fuse, move |state| {
+                if let Some(task) = state.tasks.get_mut(task.as_str()) {
+                    task.stopped.get_or_insert_with(Instant::now);
+                }
+            })
+            .await;
+        self.back("StopTask", stopped).await
+    }
+
+    async fn public_address(&self, _: &InterfaceId) -> Result<Option<String>, ControlError> {
+        Ok(None)
+    }
+}

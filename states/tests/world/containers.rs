@@ -1,0 +1,323 @@
+//! Containers in memory: a script's text is its output, a line a second, unless its first line says otherwise.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use states::*;
+use tokio::time::Instant;
+
+use super::{
+    cloud::{Cloud, State, Task},
+    fuse::Fuse,
+    weather::Fault,
+};
+
+/// How long a silent connection is believed in.
+const KEPT_ALIVE: Duration = Duration::from_secs(15);
+/// Something happens to a connection within its first so many milliseconds, if at all.
+const EVENTFUL: u64 = 12_000;
+
+/// How often a follower looks.
+const LOOKS_AGAIN: Duration = Duration::from_millis(100);
+
+/// A container's runs. `None`: whoever had it started was told that it never will be.
+pub type Runs = HashMap<String, Option<Delivered>>;
+
+/// A script that was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    pub task: String,
+    pub run: String,
+    pub script: Bytes,
+}
+
+/// What a script does.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub output: Bytes,
+    pub pace: Duration,
+    pub code: i32,
+    /// Whether only SIGKILL ends it early.
+    pub deaf: bool,
+}
+
+impl Program {
+    /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put out.
+    pub fn of(script: &Bytes) -> Self {
+        let plain = Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };
+        if !script.starts_with(b"#! ") {
+            return plain;
+        }
+        let end = script.iter().position(|b| *b == b'\n').unwrap();
+        let words: Vec<u32> = std::str::from_utf8(&script[3..end]).unwrap().split(' ').map(|word| word.parse().unwrap()).collect();
+        let pace = Duration::from_millis(u64::from(words[0]));
+        Self { output: script.slice(end + 1..), pace, code: i32::try_from(words[1]).unwrap(), deaf: words[2] == 1 }
+    }
+}
+
+/// A script in a container.
+pub struct Delivered {
+    started: Instant,
+    program: Program,
+    /// When it was ended early, and the status that makes.
+    ended: Option<(Instant, i32)>,
+    /// It ends after so long, and leaves no status.
+    vanishes: Option<Duration>,
+}
+
+/// Where a run is.
+enum Now {
+    Runs(usize),
+    Exited(usize, i32),
+    Vanished,
+}
+
+impl Delivered {
+    fn now(&self) -> Now {
+        let end = self.ended.map_or_else(Instant::now, |(at, _)| at);
+        let lived = end.duration_since(self.started);
+        if self.vanishes.is_some_and(|after| lived >= after) {
+            return Now::Vanished;
+        }
+        let lines = usize::try_from(lived.as_millis() / self.program.pace.as_millis()).unwrap();
+        let all = self.program.output.iter().filter(|b| **b == b'\n').count();
+        let output = self.program.output.split_inclusive(|b| *b == b'\n').take(lines).map(<[u8]>::len).sum();
+        match self.ended {
+            _ if lines > all => Now::Exited(output, self.program.code),
+            Some((_, code)) => Now::Exited(output, code),
+            None => Now::Runs(output),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Term if self.program.deaf => {}
+            Signal::Term => _ = self.ended.get_or_insert((Instant::now(), 143)),
+            Signal::Kill => _ = self.ended.get_or_insert((Instant::now(), 137)),
+        }
+    }
+}
+
+/// The transport of one process.
+#[derive(Clone)]
+pub struct Wire {
+    pub cloud: Arc<Cloud>,
+    pub fuse: Arc<Fuse>,
+}
+
+fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
+    ConnectError { kind, message: format!("{kind:?} at {address}"), advice: String::new() }
+}
+
+impl Task {
+    fn identity(&self, address: &str) -> String {
+        let other = self.fate.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
+        format!("{address}{}", if other { ", another" } else { "" })
+    }
+
+    /// Who answers a connection that gets there.
+    fn greets(&self, address: &str) -> Result<String, (ConnectErrorKind, Option<Fault>)> {
+        let age = self.launched.elapsed();
+        match self.fate.listens_after {
+            None => return Err((ConnectErrorKind::Refused, Some(Fault::NeverListens))),
+            Some(after) if age < after || !self.lives() => return Err((ConnectErrorKind::Refused, None)),
+            Some(after) if age < after + self.fate.key_after => return Err((ConnectErrorKind::AuthRefused, Some(Fault::KeyLate))),
+            Some(_) => {}
+        }
+        Ok(self.identity(address))
+    }
+}
+
+impl Transport for Wire {
+    type Session = Shell;
+
+    async fn connect(&self, target: &Target) -> Result<(Shell, Greeting), ConnectError> {
+        self.fuse.step().await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if self.cloud.network_is_down() {
+            tokio::time::sleep(target.connect_timeout).await;
+            return Err(refused(ConnectErrorKind::TimedOut, &target.address));
+        }
+        let mut state = self.cloud.state.lock().unwrap();
+        let identity = match state.tasks.get(&target.address).map(|task| task.greets(&target.address)) {
+            None => return Err(refused(ConnectErrorKind::Unreachable, &target.address)),
+            Some(Err((kind, fault))) => {
+                fault.into_iter().for_each(|fault| state.weather.meet(fault));
+                return Err(refused(kind, &target.address));
+            }
+            Some(Ok(identity)) => identity,
+        };
+        if target.pinned.as_ref().is_some_and(|pinned| pinned.0 != identity) {
+            state.weather.meet(Fault::IdentityChanged);
+            return Err(refused(ConnectErrorKind::IdentityChanged, &target.address));
+        }
+        let weather = &mut state.weather;
+        if weather.strikes(weather.odds.unconnected, Fault::Unconnected) {
+            return Err(refused(ConnectErrorKind::Interrupted, &target.address));
+        }
+        let odds = (weather.odds.cut, weather.odds.frozen);
+        let cut = weather.strikes(odds.0, Fault::ConnectionCut).then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let frozen = weather.strikes(odds.1, Fault::ConnectionFrozen).then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
+        let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
+        let shell =
+            Shell { cloud: Arc::clone(&self.cloud), fuse: Arc::clone(&self.fuse), task: target.address.clone(), identity, cut, frozen };
+        Ok((shell, greeting))
+    }
+}
+
+/// A connection to a container.
+#[derive(Clone)]
+pub struct Shell {
+    cloud: Arc<Cloud>,
+    fuse: Arc<Fuse>,
+    task: String,
+    identity: String,
+    cut: Option<Instant>,
+    frozen: Option<Instant>,
+}
+
+impl Shell {
+    /// The way to the container, where the process may die.
+    async fn way(&self) -> Result<(), RunError> {
+        self.fuse.step().await;
+        self.link().await
+    }
+
+    /// Fails when the connection does, which a silent one does late.
+    async fn link(&self) -> Result<(), RunError> {
+        let passed = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+        if passed(self.cut) {
+            return Err(RunError::ConnectionLost("cut".into()));
+        }
+        let silent = || passed(self.frozen) || self.cloud.network_is_down();
+        if silent() {
+            tokio::time::sleep(KEPT_ALIVE).await;
+            if silent() {
+                return Err(RunError::ConnectionLost("silent for too long".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn in_container<R>(&self, act: impl FnOnce(&mut Runs) -> R) -> Result<R, RunError> {
+        in_container(&mut self.cloud.state.lock().unwrap(), &self.task, &self.identity, act)
+    }
+}
+
+fn in_container<R>(state: &mut State, address: &str, identity: &str, act: impl FnOnce(&mut Runs) -> R) -> Result<R, RunError> {
+    match state.tasks.get_mut(address) {
+        Some(task) if task.lives() && task.identity(address) == identity => {
+            if task.fate.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
+                task.fate.files_lost = None;
+                task.runs.clear();
+                state.weather.meet(Fault::FilesLost);
+            }
+            Ok(act(&mut task.runs))
+        }
+        _ => Err(RunError::ConnectionLost("the container is gone".into())),
+    }
+}
+
+/// Starts the script unless the run is known: then it only says so.
+fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Result<(), RunError> {
+    let weather = &mut state.weather;
+    let odds = (weather.odds.not_started, weather.odds.no_status);
+    let known = in_container(state, &shell.task, &shell.identity, |runs| runs.get(run).map(Option::is_some))?;
+    match known {
+        Some(true) => return Ok(()),
+        Some(false) => return Err(RunError::Unknown(run.to_owned())),
+        None => {}
+    }
+    let weather = &mut state.weather;
+    if weather.strikes(odds.0, Fault::NotStarted) {
+        return Err(RunError::NotStarted("no space left on device".into()));
+    }
+    let vanishes = weather.strikes(odds.1, Fault::NoStatus).then(|| weather.millis(0..5000));
+    let delivered = Delivered { started: Instant::now(), program: Program::of(script), ended: None, vanishes };
+    state.executions.push(Execution { task: shell.task.clone(), run: run.to_owned(), script: script.clone() });
+    in_container(state, &shell.task, &shell.identity, |runs| _ = runs.insert(run.to_owned(), Some(delivered)))
+}
+
+impl Session for Shell {
+    type Run = Following;
+
+    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Following, RunError> {
+        self.way().await?;
+        let (shell, run) = (self.clone(), order.run.to_string());
+        let started = self.cloud.effect(&self.fuse, move |state| deliver(state, &shell, &run, &script)).await;
+        started.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
+        self.way().await?;
+        Ok(Following { shell: self.clone(), run: order.run.to_string(), offset: 0, told: false })
+    }
+
+    async fn attach(&self, run: &RunId, from: u64) -> Result<Following, RunError> {
+        self.way().await?;
+        match self.in_container(|runs| runs.get(run.as_str()).is_some_and(Option::is_some))? {
+            true => Ok(Following { shell: self.clone(), run: run.to_string(), offset: usize::try_from(from).unwrap(), told: false }),
+            false => Err(RunError::Unknown(run.to_string())),
+        }
+    }
+
+    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
+        self.way().await?;
+        let (shell, id) = (self.clone(), run.to_string());
+        let known = self
+            .cloud
+            .effect(&self.fuse, move |state| {
+                in_container(state, &shell.task, &shell.identity, |runs| {
+                    // What is not started yet never will be.
+                    let run = runs.entry(id).or_default();
+                    run.as_mut().map(|run| run.signal(signal)).is_some()
+                })
+            })
+            .await;
+        let known = known.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
+        self.way().await?;
+        if known { Ok(()) } else { Err(RunError::Unknown(run.to_string())) }
+    }
+
+    async fn close(self) {}
+}
+
+/// A run being followed.
+pub struct Following {
+    shell: Shell,
+    run: String,
+    offset: usize,
+    told: bool,
+}
+
+impl Run for Following {
+    async fn next(&mut self) -> Result<RunEvent, RunError> {
+        self.shell.way().await?;
+        if !self.told {
+            self.told = true;
+            return Ok(RunEvent::Started);
+        }
+        loop {
+            let (offset, run) = (self.offset, self.run.clone());
+            let seen = self.shell.in_container(|runs| {
+                let run = runs.get(&run).and_then(Option::as_ref)?;
+                let now = run.now();
+                let output = match now {
+                    Now::Runs(written) | Now::Exited(written, _) => run.program.output.slice(offset.min(written)..written),
+                    Now::Vanished => Bytes::new(),
+                };
+                Some((now, output))
+            })?;
+            let Some((now, output)) = seen else { return Err(RunError::Unknown(self.run.clone())) };
+            if !output.is_empty() {
+                self.offset += output.len();
+                return Ok(RunEvent::Output(output));
+            }
+            match now {
+                Now::Exited(_, code) => return Ok(RunEvent::Exited { code, total: self.offset as u64 }),
+                Now::Vanished => return Err(RunError::NoStatus("its processes are gone".into())),
+                Now::Runs(_) => {}
+            }
+            tokio::time::sleep(LOOKS_AGAIN).await;
+            self.shell.link().await?;
+        }
+    }
+}

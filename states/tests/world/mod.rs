@@ -1,0 +1,9 @@
+//! A world in memory, on the test's clock: ECS, containers, a disk, and processes that may die at any step.
+//! For the tests of the engine, the simulation, and the benchmark of a thousand jobs.
+
+pub mod cloud;
+pub mod containers;
+pub mod fuse;
+pub mod manager;
+pub mod shelf;
+pub mod weather;

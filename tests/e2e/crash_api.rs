@@ -1,0 +1,207 @@
+//! Every call to AWS of every stage of a job: a proxy kills the driver before the call is passed on, when the
+//! cluster has answered and the driver does not know it, and when the driver has just got the answer.
+
+use std::{
+    collections::BTreeMap,
+    net::{TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::{
+    cluster::Cluster,
+    crash_job::{Killed, Run, Stage, local},
+    http::Message,
+    runner::Job,
+};
+
+/// When the driver is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    BeforeTheCall,
+    BeforeTheAnswer,
+    AfterTheAnswer,
+}
+
+const MOMENTS: [Moment; 3] = [Moment::BeforeTheCall, Moment::BeforeTheAnswer, Moment::AfterTheAnswer];
+
+const STAGES: [Killed; 6] = [
+    Killed::PrepareCleanedUp,
+    Killed::PrepareAgain,
+    Killed::Cleanup,
+    // These make no call: shown, rather than believed.
+    Killed::RetriedStage,
+    Killed::FailingStage,
+    Killed::Config,
+];
+
+/// The stage that is to be killed.
+struct Target {
+    process: OwnedFd,
+    moment: Moment,
+    /// So many of its calls pass.
+    calls: usize,
+}
+
+/// Stands between the driver and the API.
+#[derive(Default)]
+struct Killer {
+    target: Mutex<Option<Target>>,
+    /// The action of the call at which it killed.
+    killed_at: Mutex<Option<String>>,
+    /// Connections whose driver was killed: it must not see them end while it dies.
+    held: Mutex<Vec<TcpStream>>,
+}
+
+impl Killer {
+    /// Starts it before `upstream`; tells where it is.
+    fn before(upstream: &str) -> (Arc<Self>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let killer = Arc::new(Self::default());
+        let (shared, upstream) = (Arc::clone(&killer), upstream.trim_start_matches("http://").to_owned());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (shared, upstream) = (Arc::clone(&shared), upstream.clone());
+                std::thread::spawn(move || shared.pass(stream, &upstream));
+            }
+        });
+        (killer, endpoint)
+    }
+
+    fn pass(&self, stream: TcpStream, upstream: &str) -> Option<()> {
+        let request = Message::read(&stream)?;
+        let target = self.due();
+        if let Some(target) = &target {
+            let action = request.header("x-amz-target").and_then(|target| target.split('.').next_back());
+            *self.killed_at.lock().unwrap() = Some(action.unwrap_or("EC2").to_owned());
+            if target.moment == Moment::BeforeTheCall {
+                kill(target);
+                self.held.lock().unwrap().push(stream);
+                return None;
+            }
+        }
+        let above = TcpStream::connect(upstream).ok()?;
+        request.write(&above).ok()?;
+        let answer = Message::read(&above)?;
+        match target {
+            None => answer.write(&stream).ok()?,
+            Some(target) if target.moment == Moment::BeforeTheAnswer => kill(&target),
+            Some(target) => {
+                answer.write(&stream).ok()?;
+                kill(&target);
+            }
+        }
+        self.held.lock().unwrap().push(stream);
+        None
+    }
+
+    /// The target, when this call is the one.
+    fn due(&self) -> Option<Target> {
+        let mut target = self.target.lock().unwrap();
+        if let Some(target) = target.as_mut().filter(|target| target.calls > 0) {
+            target.calls -= 1;
+            return None;
+        }
+        target.take()
+    }
+
+    /// Runs a stage and kills it at its `n`th call.
+    fn stage(&self, job: &Job, arguments: &[&str], n: usize, moment: Moment) -> Stage {
+        // No call is counted before it is known whom to kill.
+        let mut target = self.target.lock().unwrap();
+        let child = job.spawn(arguments);
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+        *target = Some(Target { process: pidfd_open(pid, PidfdFlags::empty()).unwrap(), moment, calls: n - 1 });
+        drop(target);
+        let output = child.wait_with_output().unwrap();
+        *self.target.lock().unwrap() = None;
+        let killed = output.status.signal() == Some(9);
+        Stage { ended: job.ended(output), killed, at: format!("call {n}, {moment:?}") }
+    }
+}
+
+/// It may have ended by itself, after its last answer.
+fn kill(target: &Target) {
+    let _ = pidfd_send_signal(&target.process, Signal::KILL);
+}
+
+/// What was tried.
+#[derive(Default)]
+struct Tried {
+    jobs: usize,
+    /// Stage and moment → the calls at which the driver was killed.
+    killed: BTreeMap<(Killed, Moment), Vec<String>>,
+    /// The answer was the last thing that the stage waited for, and it was over before it was killed.
+    was_over: usize,
+    failures: Vec<String>,
+}
+
+#[test]
+fn every_call_to_aws() {
+    let cluster = Cluster::local();
+    let began = Instant::now();
+    let tried = Mutex::new(Tried::default());
+    std::thread::scope(|scope| {
+        for (what, moment) in STAGES.iter().flat_map(|what| MOMENTS.map(|moment| (*what, moment))) {
+            let (cluster, tried) = (&cluster, &tried);
+            scope.spawn(move || {
+                for n in 1.. {
+                    if !one(cluster, what, moment, n, tried) {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let tried = tried.into_inner().unwrap();
+    println!(
+        "{} points at calls to AWS in {} jobs, {:.0} s ({} stages had ended before they were killed): {:?}",
+        tried.killed.values().map(Vec::len).sum::<usize>(),
+        tried.jobs,
+        began.elapsed().as_secs_f64(),
+        tried.was_over,
+        tried.killed
+    );
+    assert!(tried.failures.is_empty(), "{} failures:\n{}", tried.failures.len(), tried.failures.join("\n"));
+    let tasks = cluster.tasks();
+    assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
+    for (what, action) in [(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")] {
+        for moment in MOMENTS {
+            let calls = tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
+            assert!(calls.iter().any(|call| call == action), "not killed at {action}: {what:?}, {moment:?}: {calls:?}");
+            assert!(calls.iter().any(|call| call == "DescribeTasks"), "{what:?}, {moment:?}: {calls:?}");
+        }
+    }
+}
+
+/// One job; whether its stage made an `n`th call.
+fn one(cluster: &Cluster, what: Killed, moment: Moment, n: usize, tried: &Mutex<Tried>) -> bool {
+    let (killer, endpoint) = Killer::before(&local(cluster).endpoint);
+    let mut run = Run::new(cluster);
+    run.job.set("AWS_ENDPOINT_URL", &endpoint);
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let point = run.point(what, false, |job, arguments| killer.stage(job, arguments, n, moment));
+        if what == Killed::PrepareAgain && killer.killed_at.lock().unwrap().as_deref() == Some("RunTask") {
+            assert_eq!(run.tasks("STOPPED"), 1, "the same client token is the same task");
+        }
+        point
+    }));
+    let at = killer.killed_at.lock().unwrap().take();
+    let mut tried = tried.lock().unwrap();
+    tried.jobs += 1;
+    match (&at, seen) {
+        (Some(action), Ok(point)) if point.killed => tried.killed.entry((what, moment)).or_default().push(action.clone()),
+        (Some(_), Ok(_)) if moment == Moment::AfterTheAnswer => tried.was_over += 1,
+        (Some(action), Ok(_)) => tried.failures.push(format!("{what:?} outlived {action} {n}, {moment:?}")),
+        (None, Ok(point)) => assert!(!point.killed, "killed by somebody else"),
+        (_, Err(panic)) => {
+            let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
+            tried.failures.push(format!("{what:?}, {at:?} {n}, {moment:?}: {why}"));
+        }
+    }
+    at.is_some()
+}

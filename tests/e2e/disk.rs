@@ -1,0 +1,111 @@
+//! A metadata directory that cannot be written to: nothing is launched, and nothing runs, that cannot be recorded.
+
+use std::{fs, process::Command};
+
+use crate::{
+    cluster::Cluster,
+    crash_job::local,
+    runner::{Ended, Job, SYSTEM_FAILURE},
+};
+
+/// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with it is ignored.
+const FULL: [&str; 3] = ["sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""];
+
+fn stage_under(job: &Job, before: &[&str], arguments: &[&str]) -> Ended {
+    job.ended(job.command_under(before, arguments).output().unwrap())
+}
+
+fn assert_refused(job: &Job, ended: &Ended) {
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    assert!(ended.stderr.contains(&job.metadata.display().to_string()), "it says where: {}", ended.stderr);
+}
+
+#[test]
+fn a_full_disk_launches_nothing() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let prepared = stage_under(&job, &FULL, &["prepare"]);
+    assert_refused(&job, &prepared);
+    assert!(prepared.stderr.contains("too large"), "{}", prepared.stderr);
+    assert_eq!(local(&cluster).calls("RunTask"), 0);
+    assert!(job.snapshot().is_empty());
+    // With room again, the job goes on; what lay there is gone in the end.
+    job.prepare();
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+    assert_eq!(fs::read_dir(&job.metadata).unwrap().count(), 1, "the archive");
+}
+
+#[test]
+fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    let ledger = job.path("ledger");
+    let script = job.script(format!("echo ran >>'{}'", ledger.display())).display().to_string();
+    let whole = job.snapshot();
+    let run = stage_under(&job, &FULL, &["run", &script, "get_sources"]);
+    assert_refused(&job, &run);
+    assert!(!ledger.exists(), "it could not be recorded");
+    assert_eq!(job.snapshot(), whole, "a snapshot is never torn");
+    let again = job.stage(&["run", &script, "get_sources"]);
+    assert_eq!((again.code, fs::read_to_string(&ledger).unwrap().as_str()), (0, "ran\n"), "{again:#?}");
+
+    let whole = job.snapshot();
+    let cleaned = stage_under(&job, &FULL, &["cleanup"]);
+    assert_refused(&job, &cleaned);
+    assert!(states::Snapshot::parse(&job.snapshot()).is_ok() && job.snapshot() == whole);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+    assert_eq!(fs::read_dir(&job.metadata).unwrap().count(), 1, "the archive");
+}
+
+/// Not even root can make a file there.
+#[test]
+fn a_directory_in_which_no_file_can_be_made_launches_nothing() {
+    let cluster = Cluster::local();
+    let mut job = Job::on(&cluster);
+    let text = fs::read_to_string(&job.config).unwrap();
+    fs::write(&job.config, text.replace(&format!("{:?}", job.metadata), "\"/proc\"")).unwrap();
+    job.metadata = "/proc".into();
+    assert_refused(&job, &job.stage(&["prepare"]));
+    assert_eq!(local(&cluster).calls("RunTask"), 0);
+}
+
+#[test]
+#[ignore = "needs the right to mount: scripts/test runs it"]
+fn a_read_only_file_system_launches_nothing_and_runs_nothing() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let mounts = |options: &str| {
+        let directory = job.metadata.display();
+        format!("mount {options} && exec \"$0\" \"$@\"").replace("DIR", &directory.to_string())
+    };
+    let read_only = mounts("--bind DIR DIR && mount -o remount,bind,ro DIR");
+    let tiny = mounts("-t tmpfs -o size=8k none DIR");
+    let under = |script: &str| ["unshare", "--mount", "sh", "-c", script].map(str::to_owned);
+    fs::create_dir(&job.metadata).unwrap();
+    let words = under(&read_only);
+    if !Command::new(&words[0]).args(&words[1..]).arg("true").output().is_ok_and(|tried| tried.status.success()) {
+        println!("skipped: this user may not mount");
+        return;
+    }
+    for (script, word) in [(&read_only, "Read-only file system"), (&tiny, "No space left on device")] {
+        let words = under(script);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let prepared = stage_under(&job, &words, &["prepare"]);
+        assert_refused(&job, &prepared);
+        assert!(prepared.stderr.contains(word), "{}", prepared.stderr);
+        assert_eq!(local(&cluster).calls("RunTask"), 0);
+    }
+    job.prepare();
+    let words = under(&read_only);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ledger = job.path("ledger");
+    let script = job.script(format!("echo ran >>'{}'", ledger.display())).display().to_string();
+    assert_refused(&job, &stage_under(&job, &words, &["run", &script, "build_script"]));
+    assert!(!ledger.exists());
+    assert_refused(&job, &stage_under(&job, &words, &["cleanup"]));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}

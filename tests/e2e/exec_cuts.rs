@@ -1,0 +1,57 @@
+//! ECS Exec's sessions end whatever anybody does: by AWS's limits, by the network. The output goes on at the next byte.
+
+use serde_json::json;
+
+use crate::{
+    cluster::{Cluster, Local},
+    runner::Job,
+};
+
+/// Some 20 MB of lines, no two of them equal.
+const LINES: u32 = 2_500_000;
+
+fn local(cluster: &Cluster) -> &Local {
+    match cluster {
+        Cluster::Local(local) => local,
+        Cluster::Moto(_) => unreachable!("moto has no exec agents"),
+    }
+}
+
+/// Every session is cut so many milliseconds after it began, `times` times.
+fn twenty_megabytes(how: &str, after_ms: u32, times: u32) {
+    let cluster = Cluster::local_by_ecs_exec();
+    let job = Job::on(&cluster);
+    job.prepare();
+    local(&cluster).set_faults(&json!({ "exec": { "cut": { "how": how, "after_ms": after_ms, "times": times } } }));
+    let run = job.run("build_script", format!("echo run >>\"$TMPDIR/runs\"\nseq 1 {LINES}\nwc -l <\"$TMPDIR/runs\"\nexit 7"));
+    assert_eq!(run.script_code.as_deref(), Some("7"), "{}\n{}", run.stderr, job.log());
+    let mut at = 0;
+    for number in 1..=LINES {
+        let line = format!("{number}\n");
+        assert!(run.stdout[at..].starts_with(line.as_bytes()), "line {number} is not at byte {at}");
+        at += line.len();
+    }
+    assert_eq!(&run.stdout[at..], b"1\n", "the script ran once, and nothing comes after its output");
+    let left = local(&cluster).get("/_faults")["exec"]["cut"]["times"].as_u64().unwrap_or(0);
+    assert!(left < u64::from(times), "no session was cut");
+    local(&cluster).set_faults(&json!({}));
+    assert_eq!(job.run("after_script", "echo after").stdout, b"after\n");
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn reset_again_and_again() {
+    twenty_megabytes("reset", 1500, 6);
+}
+
+#[test]
+fn closed_by_the_service_again_and_again() {
+    twenty_megabytes("bye", 1500, 6);
+}
+
+#[test]
+#[ignore = "takes two minutes: a silent session is believed to be dead after 90 s. scripts/test runs it"]
+fn silent() {
+    twenty_megabytes("silence", 1500, 1);
+}

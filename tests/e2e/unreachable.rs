@@ -1,0 +1,56 @@
+//! AWS cannot be reached when a job is to end: what remains is said and kept, and ended later.
+
+use std::net::TcpListener;
+
+use crate::{
+    cluster::Cluster,
+    runner::{Job, SYSTEM_FAILURE},
+};
+
+/// A job whose manager has lost its way to AWS.
+fn cut_off(cluster: &Cluster) -> Job {
+    let mut job = Job::with(cluster, "[Deadlines]\nStop = \"2s\"\n");
+    job.prepare();
+    // Nobody listens there any more.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    job.set("AWS_ENDPOINT_URL", &format!("http://{address}"));
+    for _ in 0..2 {
+        let cleaned = job.stage(&["cleanup"]);
+        assert_eq!(cleaned.code, SYSTEM_FAILURE, "{cleaned:#?}");
+        let snapshot = job.files(".ron").remove(0).display().to_string();
+        let task = job.snapshot().split("local/").nth(1).unwrap()[..32].to_owned();
+        for word in [&snapshot, &task, "is kept", "fargate reap"] {
+            assert!(cleaned.stderr.contains(word), "{word:?} is not in: {}", cleaned.stderr);
+        }
+    }
+    assert_eq!(cluster.tasks()[0].status, "RUNNING");
+    job
+}
+
+fn reachable(cluster: &Cluster, job: &mut Job) {
+    job.set("AWS_ENDPOINT_URL", cluster.endpoint());
+}
+
+#[test]
+fn a_later_cleanup_ends_the_job() {
+    let cluster = Cluster::local();
+    let mut job = cut_off(&cluster);
+    reachable(&cluster, &mut job);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+    assert_eq!((job.files("").len(), job.archived().len()), (0, 1));
+}
+
+#[test]
+fn reap_ends_the_job() {
+    let cluster = Cluster::local();
+    let mut job = cut_off(&cluster);
+    let reaped = job.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 1, "{reaped:#?}");
+    assert!(reaped.stderr.contains("is kept"), "{}", reaped.stderr);
+    reachable(&cluster, &mut job);
+    let reaped = job.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    cluster.assert_nothing_is_left(1);
+    assert_eq!((job.files("").len(), job.archived().len()), (0, 1));
+}

@@ -1,0 +1,580 @@
+//! The data channel of one session, without I/O: bytes and time in, bytes and events out.
+//!
+//! ```text
+//!        on_frame(bytes, now)  on_tick(now)  send(bytes)  resize  key
+//!                 │                 │            │
+//!           ┌─────▼─────────────────▼────────────▼──┐
+//!           │ Inbound: order   Outbound: window     │
+//!           │ handshake, cipher, pause, patience    │
+//!           └─────┬─────────────────┬───────────────┘
+//!                 ▼                 ▼
+//!         poll_event()       poll_transmit(now)
+//! ```
+//!
+//! What comes out of `poll_event` is exactly what the agent sent, in order, or the channel ends with a
+//! reason. Nothing the other side sends makes it keep more than a bounded amount: see [`DataChannel::is_ready`].
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use super::{
+    cipher::Cipher,
+    frame::{Frame, Kind, MessageId, SYN_AND_FIN, payload_type},
+    handshake::{self, Acknowledged, Action, Challenge, ChannelClosed, FAILED, Processed, Request, Response, SUCCESS, UNSUPPORTED},
+    inbound::{Arrival, Inbound},
+    outbound::Outbound,
+};
+
+/// Longest payload of input: what AWS's client sends. What a gateway would still take is not documented.
+const LONGEST_INPUT: usize = 1024;
+/// Events' bytes beyond which no more should be read.
+const BACKLOG: usize = 256 * 1024;
+/// Events' bytes beyond which no more is taken, whoever reads on.
+const MOST_BACKLOG: usize = 16 * 1024 * 1024;
+/// Messages to be sent beyond which no more should be read (each message read may make one).
+const MOST_TO_SEND: usize = 4096;
+/// How long the other side may say nothing that makes sense before the first output.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(60);
+/// How often the other side is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long the connection may be silent.
+const SILENCE: Duration = Duration::from_secs(90);
+/// How many messages in a row may be damaged ...
+const MOST_BAD: u32 = 1000;
+/// ... and for how long, before it is believed that no good one will come.
+const BAD_FOR: Duration = Duration::from_secs(60);
+/// How long output that is missing is waited for after the session's end.
+const LATE_OUTPUT: Duration = Duration::from_secs(2);
+
+/// What a channel needs to know of its session.
+#[derive(Clone)]
+pub struct Opening {
+    /// The session's token: a secret.
+    pub token: String,
+    /// Milliseconds since 1970 at `now`, for the messages' dates.
+    pub unix_millis: u64,
+    /// For message ids and nonces.
+    pub seed: [u8; 32],
+}
+
+/// Something to put on the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Bytes),
+    /// A WebSocket ping.
+    Ping,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Output of the command.
+    Output(Bytes),
+    /// The session is encrypted: answer by [`DataChannel::key`].
+    KeyWanted(KeyWanted),
+    /// The channel is over. The last event.
+    Closed(Closed),
+}
+
+/// The agent wants a data key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyWanted {
+    /// ARN or id of the KMS key.
+    pub key: String,
+    /// To be put into the encryption context, if there is one.
+    pub challenge: Option<String>,
+}
+
+/// A data key from KMS. Both halves are secrets.
+#[derive(Clone)]
+pub struct DataKey {
+    /// `Plaintext`: [`super::cipher::KEY_BYTES`] bytes.
+    pub plain: Vec<u8>,
+    /// `CiphertextBlob`, which the agent decrypts by the task's role.
+    pub sealed: Vec<u8>,
+}
+
+/// Why a channel is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// The agent ended the session; what it said about it, empty when the command just ended.
+    Ended(String),
+    /// The other side is not there any more, or cannot be understood.
+    Lost(String),
+    /// The session could not begin, and will not next time.
+    Refused(String),
+}
+
+/// One session's data channel.
+pub struct DataChannel {
+    opening: Opening,
+    client: MessageId,
+    rng: StdRng,
+    began: Instant,
+    inbound: Inbound,
+    outbound: Outbound,
+    transmit: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    backlog: usize,
+    /// Input that has no number yet.
+    input: VecDeque<(u32, Bytes)>,
+    phase: Phase,
+    cipher: Option<Cipher>,
+    /// Answers to the handshake that wait for a key.
+    answers: Vec<Processed>,
+    heard: Instant,
+    asked: Instant,
+    bad: Option<(u32, Instant)>,
+    /// The agent ended the session; output is still missing.
+    ended: Option<(String, Instant)>,
+    closed: bool,
+}
+
+/// What may be sent: an agent acknowledges and discards what comes before it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing came yet.
+    Silent,
+    /// A handshake began.
+    Handshake,
+    /// The command runs.
+    Open,
+}
+
+impl DataChannel {
+    /// A channel whose connection has just been made.
+    #[must_use]
+    pub fn new(mut opening: Opening, now: Instant) -> Self {
+        // A date of zero is refused.
+        opening.unix_millis = opening.unix_millis.max(1);
+        let mut rng = StdRng::from_seed(opening.seed);
+        let client = MessageId::random(rng.random());
+        let mut channel = Self {
+            opening,
+            client,
+            rng,
+            began: now,
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            transmit: VecDeque::new(),
+            events: VecDeque::new(),
+            backlog: 0,
+            input: VecDeque::new(),
+            phase: Phase::Silent,
+            cipher: None,
+            answers: Vec::new(),
+            heard: now,
+            asked: now,
+            bad: None,
+            ended: None,
+            closed: false,
+        };
+        channel.open();
+        channel
+    }
+
+    /// The connection was made anew, with a token of the same session: numbers, keys and what is under way are kept.
+    pub fn reconnected(&mut self, token: String, now: Instant) {
+        self.opening.token = token;
+        self.transmit.clear();
+        self.open();
+        self.outbound.send_again(now);
+        (self.heard, self.asked) = (now, now);
+    }
+
+    fn open(&mut self) {
+        let request = self.id();
+        let text = handshake::open(&self.opening.token, &request.hyphenated(), &self.client.hyphenated());
+        self.transmit.push_back(Transmit::Text(text));
+    }
+
+    /// Takes a message of the connection, binary or text.
+    pub fn on_frame(&mut self, bytes: &Bytes, now: Instant) {
+        self.on_sign_of_life(now);
+        if self.closed {
+            return;
+        }
+        match Frame::parse(bytes) {
+            Ok(frame) => self.on_message(frame, now),
+            Err(why) => self.on_bad(&why.to_string(), now),
+        }
+    }
+
+    /// Something came that is no message: a pong, a ping. Or nothing was read on purpose.
+    pub fn on_sign_of_life(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// Time has passed: to be called at [`DataChannel::deadline`].
+    pub fn on_tick(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
+        if let Some((_, since)) = &self.ended
+            && (!self.inbound.has_gap() || now.saturating_duration_since(*since) >= LATE_OUTPUT)
+        {
+            self.finish();
+        } else if let Some(why) = self.outbound.hopeless(now) {
+            self.lost(why);
+        } else if self.inbound.deadline().is_some_and(|at| now >= at) {
+            self.lost("a part of the output did not arrive".to_owned());
+        } else if now.saturating_duration_since(self.heard) >= SILENCE {
+            self.lost(format!("nothing came over the connection for {} s", SILENCE.as_secs()));
+        } else if self.phase != Phase::Open && now.saturating_duration_since(self.began) >= FIRST_WORD_WITHIN {
+            self.lost(format!("the container's exec agent did not begin the session within {} s", FIRST_WORD_WITHIN.as_secs()));
+        } else if now.saturating_duration_since(self.heard.max(self.asked)) >= PING_EVERY {
+            self.asked = now;
+            self.transmit.push_back(Transmit::Ping);
+        }
+    }
+
+    /// When [`DataChannel::on_tick`], and then [`DataChannel::poll_transmit`], want to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        let mut first = (self.heard.max(self.asked) + PING_EVERY).min(self.heard + SILENCE);
+        if self.phase != Phase::Open {
+            first = first.min(self.began + FIRST_WORD_WITHIN);
+        }
+        let late = self.ended.as_ref().map(|(_, since)| *since + LATE_OUTPUT);
+        [self.outbound.deadline(), self.inbound.deadline(), late].into_iter().flatten().fold(first, Instant::min)
+    }
+
+    /// The next thing to put on the connection: acknowledgements first.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if let Some(transmit) = self.transmit.pop_front() {
+            return Some(transmit);
+        }
+        if self.closed {
+            return None;
+        }
+        if let Some(bytes) = self.outbound.overdue(now) {
+            return Some(Transmit::Binary(bytes));
+        }
+        if !self.outbound.has_room() {
+            return None;
+        }
+        let (kind, payload) = self.take_input()?;
+        Some(Transmit::Binary(self.numbered(kind, payload, now)))
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Output(bytes) = &event {
+            self.backlog -= bytes.len();
+        }
+        Some(event)
+    }
+
+    /// Whether more may be read: events have been taken, and messages sent.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.backlog < BACKLOG && self.transmit.len() < MOST_TO_SEND
+    }
+
+    /// Whether all input was sent on its way, so that more may be given.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.input.is_empty() && !self.closed
+    }
+
+    /// Whether all input has arrived.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.input.is_empty() && self.outbound.is_done()
+    }
+
+    /// Input for the command. Kept until it may be sent; give more when [`DataChannel::wants_input`].
+    pub fn send(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.input.push_back((payload_type::OUTPUT, bytes));
+        }
+    }
+
+    /// The terminal's size, in characters.
+    pub fn resize(&mut self, columns: u32, rows: u32) {
+        self.input.retain(|(kind, _)| *kind != payload_type::SIZE);
+        self.input.push_back((payload_type::SIZE, Bytes::from(format!(r#"{{"cols":{columns},"rows":{rows}}}"#))));
+    }
+
+    /// The answer to [`Event::KeyWanted`].
+    pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, String>, now: Instant) {
+        let (result, error) = match key.and_then(|key| {
+            let cipher = Cipher::new(&key.plain).ok_or("KMS's data key is not as long as was asked for".to_owned())?;
+            Ok((cipher, key.sealed))
+        }) {
+            Ok((cipher, sealed)) => {
+                self.cipher = Some(cipher);
+                let mut result = serde_json::json!({ "KMSCipherTextKey": STANDARD.encode(sealed) });
+                if wanted.challenge.is_some() {
+                    result["ChallengeAcknowledgement"] = true.into();
+                }
+                (result, None)
+            }
+            Err(why) => (serde_json::Value::Null, Some(why)),
+        };
+        let status = if error.is_some() { FAILED } else { SUCCESS };
+        self.answers.push(Processed {
+            action_type: "KMSEncryption".to_owned(),
+            action_status: status,
+            action_result: result,
+            error: error.clone().unwrap_or_default(),
+        });
+        self.respond(now);
+        if let Some(why) = error {
+            self.refused(format!("the session is encrypted with the KMS key {}, and no data key could be made: {why}", wanted.key));
+        }
+    }
+
+    fn on_message(&mut self, frame: Frame, now: Instant) {
+        match frame.kind {
+            Kind::Output => self.on_output(frame, now),
+            Kind::Acknowledge => {
+                if let Ok(acknowledged) = serde_json::from_slice::<Acknowledged>(&frame.payload) {
+                    self.outbound.acknowledged(acknowledged.sequence, MessageId::parse(&acknowledged.id), now);
+                }
+            }
+            Kind::PausePublication => self.outbound.pause(now),
+            Kind::StartPublication => self.outbound.resume(now),
+            Kind::ChannelClosed => {
+                let closed: Option<ChannelClosed> = serde_json::from_slice(&frame.payload).ok();
+                let said = closed.map_or_else(|| String::from_utf8_lossy(&frame.payload).into_owned(), |closed| closed.output);
+                self.ended.get_or_insert((said, now));
+                if !self.inbound.has_gap() {
+                    self.finish();
+                }
+            }
+            Kind::Input | Kind::Other(_) => tracing::debug!(kind = ?frame.kind, "a message of an unknown kind"),
+        }
+    }
+
+    fn on_output(&mut self, frame: Frame, now: Instant) {
+        self.outbound.resume(now);
+        if self.backlog >= MOST_BACKLOG {
+            return;
+        }
+        let (kind, id, sequence) = (frame.kind.clone(), frame.id, frame.sequence);
+        match self.inbound.arrived(frame, now) {
+            Arrival::Ignore => {}
+            Arrival::Acknowledge => self.acknowledge(&kind, id, sequence),
+            Arrival::Next(frame) => {
+                self.bad = None;
+                self.acknowledge(&kind, id, sequence);
+                self.deliver(frame, now);
+                while let Some(frame) = self.inbound.in_order(now) {
+                    self.deliver(frame, now);
+                }
+                if self.ended.is_some() && !self.inbound.has_gap() {
+                    self.finish();
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, kind: &Kind, id: MessageId, sequence: i64) {
+        let payload = Bytes::from(handshake::acknowledgement(kind, id, sequence));
+        let frame = Frame {
+            kind: Kind::Acknowledge,
+            sequence: 0,
+            flags: SYN_AND_FIN,
+            id: self.id(),
+            created: self.opening.unix_millis,
+            payload_type: payload_type::NONE,
+            payload,
+        };
+        self.transmit.push_back(Transmit::Binary(frame.encode()));
+    }
+
+    fn deliver(&mut self, frame: Frame, now: Instant) {
+        if self.closed {
+            return;
+        }
+        match frame.payload_type {
+            payload_type::OUTPUT | payload_type::ERROR | payload_type::STDERR => {
+                let payload = match &self.cipher {
+                    // An error's text is never sealed.
+                    Some(cipher) if frame.payload_type != payload_type::ERROR => match cipher.open(&frame.payload) {
+                        Some(plain) => plain,
+                        None => return self.refused("what the agent says cannot be decrypted with the session's key".to_owned()),
+                    },
+                    _ => frame.payload,
+                };
+                if self.phase == Phase::Silent {
+                    self.phase = Phase::Open;
+                }
+                if !payload.is_empty() {
+                    self.backlog += payload.len();
+                    self.events.push_back(Event::Output(payload));
+                }
+            }
+            payload_type::HANDSHAKE_REQUEST => self.on_handshake(&frame.payload, now),
+            payload_type::CHALLENGE_REQUEST => self.on_challenge(&frame.payload, now),
+            payload_type::HANDSHAKE_COMPLETE => self.phase = Phase::Open,
+            payload_type::EXIT_CODE => tracing::debug!(said = %String::from_utf8_lossy(&frame.payload), "an exit code from the agent"),
+            other => tracing::debug!(payload_type = other, "a payload of an unknown type"),
+        }
+    }
+
+    fn on_handshake(&mut self, payload: &[u8], now: Instant) {
+        let Ok(request) = serde_json::from_slice::<Request>(payload) else {
+            return self.refused("the agent's handshake cannot be understood".to_owned());
+        };
+        self.phase = Phase::Handshake;
+        let (encryption, others): (Vec<_>, Vec<_>) =
+            request.requested_client_actions.iter().partition(|action| action.action_type == "KMSEncryption");
+        self.answers = others.into_iter().map(answer).collect();
+        let unusable = self.answers.iter().find(|p| p.action_status != SUCCESS).map(|p| p.error.clone());
+        match (unusable, encryption.first()) {
+            (None, Some(action)) => self.want_key(action),
+            (None, None) => self.respond(now),
+            (Some(why), _) => {
+                self.respond(now);
+                self.refused(why);
+            }
+        }
+    }
+
+    fn want_key(&mut self, action: &Action) {
+        let text = |name: &str| action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+        let Some(key) = text("KMSKeyId").filter(|key| !key.is_empty()) else {
+            return self.refused("the agent wants the session encrypted and names no KMS key".to_owned());
+        };
+        let challenge = text("Challenge").filter(|challenge| !challenge.is_empty());
+        self.events.push_back(Event::KeyWanted(KeyWanted { key, challenge }));
+    }
+
+    fn on_challenge(&mut self, payload: &[u8], now: Instant) {
+        let proof = serde_json::from_slice::<Challenge>(payload).ok().and_then(|challenge| {
+            let sealed = STANDARD.decode(challenge.challenge).ok()?;
+            let nonce = self.rng.random();
+            let cipher = self.cipher.as_ref()?;
+            let proof = cipher.seal(&cipher.open(&sealed)?, nonce)?;
+            serde_json::to_vec(&Challenge { challenge: STANDARD.encode(proof) }).ok()
+        });
+        match proof {
+            Some(proof) => self.urgent(payload_type::CHALLENGE_RESPONSE, proof.into(), now),
+            None => self.refused("the agent's key for the session is not the one that KMS gave for it".to_owned()),
+        }
+    }
+
+    fn respond(&mut self, now: Instant) {
+        let processed = std::mem::take(&mut self.answers);
+        let errors = processed.iter().map(|p| p.error.clone()).filter(|e| !e.is_empty()).collect();
+        let response = Response { client_version: handshake::CLIENT_VERSION, processed_client_actions: processed, errors };
+        // Texts and numbers only: nothing that JSON cannot hold.
+        let response = serde_json::to_vec(&response).unwrap_or_else(|e| unreachable!("{e}"));
+        self.urgent(payload_type::HANDSHAKE_RESPONSE, response.into(), now);
+    }
+
+    /// Sent ahead of input, which waits for the handshake's end.
+    fn urgent(&mut self, kind: u32, payload: Bytes, now: Instant) {
+        let bytes = self.numbered(kind, payload, now);
+        self.transmit.push_back(Transmit::Binary(bytes));
+    }
+
+    fn numbered(&mut self, payload_type: u32, payload: Bytes, now: Instant) -> Bytes {
+        let payload = match &self.cipher {
+            Some(cipher) if payload_type == payload_type::OUTPUT => {
+                let nonce = self.rng.random();
+                // AES-GCM seals anything below 64 GiB.
+                cipher.seal(&payload, nonce).unwrap_or_default()
+            }
+            _ => payload,
+        };
+        let id = self.id();
+        let since = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(0);
+        let created = self.opening.unix_millis.saturating_add(since);
+        let sequence = self.outbound.next();
+        let bytes = Frame { kind: Kind::Input, sequence, flags: 0, id, created, payload_type, payload }.encode();
+        self.outbound.sent(id, bytes.clone(), now);
+        bytes
+    }
+
+    fn take_input(&mut self) -> Option<(u32, Bytes)> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let (kind, mut bytes) = self.input.pop_front()?;
+        if kind == payload_type::OUTPUT && bytes.len() > LONGEST_INPUT {
+            let rest = bytes.split_off(LONGEST_INPUT);
+            self.input.push_front((kind, rest));
+        }
+        Some((kind, bytes))
+    }
+
+    fn on_bad(&mut self, why: &str, now: Instant) {
+        let (count, since) = self.bad.map_or((1, now), |(count, since)| (count + 1, since));
+        self.bad = Some((count, since));
+        tracing::debug!(why, "a message that is none was dropped");
+        if count >= MOST_BAD || (count > 1 && now.saturating_duration_since(since) >= BAD_FOR) {
+            self.lost(format!("what comes over the connection is damaged: {why}"));
+        }
+    }
+
+    fn finish(&mut self) {
+        let said = self.ended.take().map(|(said, _)| said).unwrap_or_default();
+        let missing = self.inbound.has_gap();
+        self.close(if missing {
+            Closed::Lost("the session ended and a part of the output is missing".to_owned())
+        } else {
+            Closed::Ended(said)
+        });
+    }
+
+    fn lost(&mut self, why: String) {
+        self.close(Closed::Lost(why));
+    }
+
+    fn refused(&mut self, why: String) {
+        self.close(Closed::Refused(why));
+    }
+
+    fn close(&mut self, why: Closed) {
+        if !self.closed {
+            self.closed = true;
+            self.input.clear();
+            self.events.push_back(Event::Closed(why));
+        }
+    }
+
+    fn id(&mut self) -> MessageId {
+        MessageId::random(self.rng.random())
+    }
+}
+
+/// The answer to an action that needs nothing from outside.
+fn answer(action: &Action) -> Processed {
+    let mut processed = Processed {
+        action_type: action.action_type.clone(),
+        action_status: SUCCESS,
+        action_result: serde_json::Value::Null,
+        error: String::new(),
+    };
+    match action.action_type.as_str() {
+        "SessionType" => {
+            let kind = action.action_parameters.get("SessionType").and_then(|kind| kind.as_str()).unwrap_or_default();
+            if !matches!(kind, "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands") {
+                processed.action_status = FAILED;
+                processed.error = format!("the session is of a kind that this client does not know: {kind:?}");
+            }
+        }
+        other => {
+            processed.action_status = UNSUPPORTED;
+            processed.error = format!("the agent asks for something that this client does not know: {other:?}");
+        }
+    }
+    processed
+}
+
+#[cfg(test)]
+#[path = "channel_tests.rs"]
+mod tests;

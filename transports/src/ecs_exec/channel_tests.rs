@@ -1,0 +1,223 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn opening() -> Opening {
+    Opening { token: "secret".to_owned(), unix_millis: 1_700_000_000_000, seed: [7; 32] }
+}
+
+fn frame(kind: Kind, sequence: i64, payload_type: u32, payload: &[u8]) -> Bytes {
+    let mut bits = [3; 16];
+    bits[..8].copy_from_slice(&sequence.to_be_bytes());
+    let payload = Bytes::copy_from_slice(payload);
+    Frame { kind, sequence, flags: 0, id: MessageId::random(bits), created: 1, payload_type, payload }.encode()
+}
+
+fn output(sequence: i64, text: &[u8]) -> Bytes {
+    frame(Kind::Output, sequence, payload_type::OUTPUT, text)
+}
+
+fn sent(channel: &mut DataChannel, now: Instant) -> Vec<Frame> {
+    let mut sent = Vec::new();
+    while let Some(transmit) = channel.poll_transmit(now) {
+        if let Transmit::Binary(bytes) = transmit {
+            sent.push(Frame::parse(&bytes).unwrap());
+        }
+    }
+    sent
+}
+
+fn events(channel: &mut DataChannel) -> Vec<Event> {
+    std::iter::from_fn(|| channel.poll_event()).collect()
+}
+
+fn text(events: &[Event]) -> Vec<u8> {
+    events.iter().filter_map(|event| if let Event::Output(bytes) = event { Some(bytes.to_vec()) } else { None }).flatten().collect()
+}
+
+fn acknowledge(message: &Frame) -> Bytes {
+    frame(Kind::Acknowledge, 0, 0, handshake::acknowledgement(&Kind::Input, message.id, message.sequence).as_bytes())
+}
+
+#[test]
+fn nothing_is_sent_before_the_first_output() {
+    let now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    channel.send(Bytes::from_static(b"early"));
+    channel.resize(200, 50);
+    assert!(matches!(channel.poll_transmit(now), Some(Transmit::Text(open)) if open.contains("secret")));
+    assert_eq!(sent(&mut channel, now), []);
+    channel.on_frame(&output(0, b"BOOT"), now);
+    let out = sent(&mut channel, now);
+    let kinds: Vec<_> = out.iter().map(|frame| (frame.kind.clone(), frame.sequence, frame.payload_type)).collect();
+    assert_eq!(kinds, [(Kind::Acknowledge, 0, 0), (Kind::Input, 0, payload_type::OUTPUT), (Kind::Input, 1, payload_type::SIZE)]);
+}
+
+#[test]
+fn out_of_order_and_twice_is_delivered_once_in_order() {
+    let now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    for sequence in [0_i64, 3, 1, 1, 3, 2, 5, 4, 0] {
+        channel.on_frame(&output(sequence, sequence.to_string().as_bytes()), now);
+    }
+    let acknowledgements = sent(&mut channel, now).len();
+    assert_eq!(acknowledgements, 9, "each copy is acknowledged");
+    assert_eq!(text(&events(&mut channel)), b"012345");
+}
+
+#[test]
+fn damaged_messages_are_not_acknowledged() {
+    let now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    let mut damaged = output(0, b"hello").to_vec();
+    damaged[121] ^= 1;
+    channel.on_frame(&damaged.into(), now);
+    assert_eq!((sent(&mut channel, now), events(&mut channel)), (vec![], vec![]));
+    channel.on_frame(&output(0, b"hello"), now);
+    assert_eq!(text(&events(&mut channel)), b"hello");
+    for _ in 0..MOST_BAD {
+        channel.on_frame(&Bytes::from_static(b"nonsense"), now);
+    }
+    assert!(matches!(&events(&mut channel)[..], [Event::Closed(Closed::Lost(_))]));
+}
+
+#[test]
+fn silence_ends_it_and_a_pause_does_not() {
+    let mut now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    channel.on_frame(&output(0, b"BOOT"), now);
+    channel.send(Bytes::from_static(b"x"));
+    let _ = sent(&mut channel, now);
+    channel.on_frame(&frame(Kind::PausePublication, 0, 0, b""), now);
+    for _ in 0..60 {
+        now += Duration::from_secs(5);
+        channel.on_sign_of_life(now);
+        channel.on_tick(now);
+    }
+    assert_eq!(text(&events(&mut channel)), b"BOOT", "five minutes of pause");
+    channel.on_frame(&frame(Kind::StartPublication, 0, 0, b""), now);
+    assert_eq!(sent(&mut channel, now).len(), 1, "at once");
+    for _ in 0..20 {
+        now += Duration::from_secs(5);
+        channel.on_sign_of_life(now);
+        channel.on_tick(now);
+    }
+    assert!(matches!(&events(&mut channel)[..], [Event::Closed(Closed::Lost(_))]));
+}
+
+#[test]
+fn the_farewell_waits_for_output_that_is_missing() {
+    let now = Instant::now();
+    for missing in [false, true] {
+        let mut channel = DataChannel::new(opening(), now);
+        channel.on_frame(&output(0, b"a"), now);
+        channel.on_frame(&output(2, b"c"), now);
+        channel.on_frame(&frame(Kind::ChannelClosed, 0, 0, br#"{"Output":""}"#), now);
+        assert_eq!(text(&events(&mut channel)), b"a");
+        if missing {
+            channel.on_tick(now + LATE_OUTPUT);
+            assert!(matches!(&events(&mut channel)[..], [Event::Closed(Closed::Lost(_))]));
+        } else {
+            channel.on_frame(&output(1, b"b"), now);
+            let last = events(&mut channel);
+            assert_eq!((text(&last), last.last()), (b"bc".to_vec(), Some(&Event::Closed(Closed::Ended(String::new())))));
+        }
+    }
+}
+
+#[test]
+fn an_encrypted_session_begins_and_is_proved() {
+    let now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    let request = br#"{"AgentVersion":"3","RequestedClientActions":[{"ActionType":"KMSEncryption","ActionParameters":{"KMSKeyId":"k"}},{"ActionType":"SessionType","ActionParameters":{"SessionType":"InteractiveCommands","Properties":null}}]}"#;
+    channel.on_frame(&frame(Kind::Output, 0, payload_type::HANDSHAKE_REQUEST, request), now);
+    let [Event::KeyWanted(wanted)] = &events(&mut channel)[..] else { panic!("a key is wanted") };
+    let key: Vec<u8> = (0..64).collect();
+    channel.key(wanted, Ok(DataKey { plain: key.clone(), sealed: vec![1] }), now);
+    channel.send(Bytes::from_static(b"held"));
+    let agent = Cipher::reversed(&key);
+    let challenge = Challenge { challenge: STANDARD.encode(agent.seal(&[9; 64], [1; 12]).unwrap()) };
+    channel.on_frame(&frame(Kind::Output, 1, payload_type::CHALLENGE_REQUEST, &serde_json::to_vec(&challenge).unwrap()), now);
+    let out: Vec<_> = sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input).collect();
+    assert_eq!(
+        out.iter().map(|f| f.payload_type).collect::<Vec<_>>(),
+        [payload_type::HANDSHAKE_RESPONSE, payload_type::CHALLENGE_RESPONSE]
+    );
+    let proof: Challenge = serde_json::from_slice(&out[1].payload).unwrap();
+    assert_eq!(agent.open(&STANDARD.decode(proof.challenge).unwrap()).unwrap(), [9; 64][..]);
+    channel.on_frame(&frame(Kind::Output, 2, payload_type::HANDSHAKE_COMPLETE, b"{}"), now);
+    let held = sent(&mut channel, now).pop().unwrap();
+    assert_eq!(agent.open(&held.payload).unwrap(), "held");
+    channel.on_frame(&output(3, b"not sealed at all, though long enough to be"), now);
+    assert!(matches!(&events(&mut channel)[..], [Event::Closed(Closed::Refused(_))]));
+}
+
+proptest! {
+    /// An agent whose messages, and whose acknowledgements, are lost, doubled, damaged and shuffled: what arrives is what was sent.
+    #[test]
+    fn what_arrives_is_what_was_sent(
+        up in proptest::collection::vec(any::<u8>(), 1..20_000), down in proptest::collection::vec(any::<u8>(), 1..20_000), seed in any::<u64>(),
+    ) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut now = Instant::now();
+        let mut channel = DataChannel::new(opening(), now);
+        channel.send(Bytes::from(up.clone()));
+        let out: Vec<Bytes> = down.chunks(700).enumerate().map(|(i, part)| output(i64::try_from(i).unwrap(), part)).collect();
+        let mut unacknowledged: Vec<i64> = (0..i64::try_from(out.len()).unwrap()).collect();
+        let (mut received, mut inputs): (Vec<u8>, std::collections::BTreeMap<i64, Bytes>) = (Vec::new(), std::collections::BTreeMap::new());
+        for _ in 0..5000 {
+            let mut wire: Vec<Bytes> = unacknowledged.iter().take(20).map(|s| out[usize::try_from(*s).unwrap()].clone()).collect();
+            for message in sent(&mut channel, now) {
+                if rng.random_ratio(3, 10) {
+                    continue;
+                }
+                if message.kind == Kind::Input {
+                    inputs.insert(message.sequence, message.payload.clone());
+                    wire.push(acknowledge(&message));
+                } else if let Ok(acknowledged) = serde_json::from_slice::<Acknowledged>(&message.payload) {
+                    unacknowledged.retain(|s| *s != acknowledged.sequence);
+                }
+            }
+            for _ in 0..wire.len() {
+                let (a, b) = (rng.random_range(0..wire.len()), rng.random_range(0..wire.len()));
+                wire.swap(a, b);
+            }
+            for bytes in wire {
+                if rng.random_ratio(3, 10) {
+                    continue;
+                }
+                let mut damaged = bytes.to_vec();
+                if rng.random_ratio(1, 10) {
+                    let at = rng.random_range(120..damaged.len());
+                    damaged[at] ^= 1;
+                }
+                let damaged = Bytes::from(damaged);
+                channel.on_frame(&damaged, now);
+                if rng.random_ratio(1, 10) {
+                    channel.on_frame(&damaged, now);
+                }
+            }
+            received.extend(text(&events(&mut channel)));
+            if received.len() >= down.len() && channel.is_delivered() {
+                break;
+            }
+            now += Duration::from_millis(100);
+            channel.on_tick(now);
+        }
+        prop_assert!(received == down);
+        let arrived: Vec<u8> = inputs.into_values().flatten().collect();
+        prop_assert!(arrived == up);
+    }
+
+    #[test]
+    fn no_peer_makes_it_panic_or_grow(messages in proptest::collection::vec((0_i64..40, 0_u32..14, proptest::collection::vec(any::<u8>(), 0..200), 0_usize..7), 0..200)) {
+        let now = Instant::now();
+        let mut channel = DataChannel::new(opening(), now);
+        for (sequence, payload_type, payload, kind) in messages {
+            let kind = [Kind::Output, Kind::Output, Kind::Acknowledge, Kind::ChannelClosed, Kind::PausePublication, Kind::StartPublication, Kind::Other("odd".into())][kind].clone();
+            channel.on_frame(&frame(kind, sequence, payload_type, &payload), now);
+        }
+        channel.on_tick(channel.deadline());
+        prop_assert!(channel.events.len() <= 201 && channel.transmit.len() <= 601);
+    }
+}

@@ -1,0 +1,75 @@
+//! What comes from the agent, put in order.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::frame::Frame;
+
+/// How many messages are kept that came too early (as the plugin does) ...
+const MOST_EARLY: usize = 10_000;
+/// ... and how many bytes of payload.
+const MOST_EARLY_BYTES: usize = 16 * 1024 * 1024;
+/// How long a message may be missing while later ones are there. The agent sends its oldest ten times a second.
+const GAP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The next message's number, and those that came before it.
+#[derive(Debug, Default)]
+pub(super) struct Inbound {
+    expected: i64,
+    early: BTreeMap<i64, Frame>,
+    early_bytes: usize,
+    gap_since: Option<Instant>,
+}
+
+/// What to do about a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// It is the next one: acknowledge and deliver it, then those of [`Inbound::in_order`].
+    Next(Frame),
+    /// It came early and is kept, or came before: acknowledge it.
+    Acknowledge,
+    /// There is no room for it: say nothing, it will be sent again.
+    Ignore,
+}
+
+impl Inbound {
+    /// Takes a message.
+    pub(super) fn arrived(&mut self, frame: Frame, now: Instant) -> Arrival {
+        if frame.sequence == self.expected {
+            self.expected += 1;
+            self.gap_since = None;
+            return Arrival::Next(frame);
+        }
+        if frame.sequence < self.expected || self.early.contains_key(&frame.sequence) {
+            return Arrival::Acknowledge;
+        }
+        if self.early.len() >= MOST_EARLY || self.early_bytes + frame.payload.len() > MOST_EARLY_BYTES {
+            return Arrival::Ignore;
+        }
+        self.gap_since.get_or_insert(now);
+        self.early_bytes += frame.payload.len();
+        self.early.insert(frame.sequence, frame);
+        Arrival::Acknowledge
+    }
+
+    /// The next message, if it is here already.
+    pub(super) fn in_order(&mut self, now: Instant) -> Option<Frame> {
+        let frame = self.early.remove(&self.expected)?;
+        self.early_bytes -= frame.payload.len();
+        self.expected += 1;
+        self.gap_since = if self.early.is_empty() { None } else { Some(now) };
+        Some(frame)
+    }
+
+    /// Whether a message is missing.
+    pub(super) fn has_gap(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// When a missing message is not to be hoped for any more.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.gap_since.map(|since| since + GAP_PATIENCE)
+    }
+}

@@ -1,0 +1,187 @@
+//! ECS Exec: sessions in containers through AWS's session protocol, without AWS's plugin.
+//!
+//! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
+//! - `session`, `socket`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
+//!
+//! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its connection is lost: the
+//! run is attached to from a new one, as over any other transport.
+
+mod api;
+pub mod channel;
+mod cipher;
+mod errors;
+pub mod frame;
+mod handshake;
+mod inbound;
+mod outbound;
+mod rtt;
+mod session;
+mod socket;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use states::{ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
+use tokio::time::timeout;
+
+pub use self::{
+    api::{ExecApi, OpenedSession},
+    cipher::KEY_BYTES,
+    session::ExecTerminal,
+};
+
+use self::socket::Tls;
+use crate::{
+    Screen, Visit,
+    delivery::{
+        self, Chunk, Followed,
+        terminal::{Boot, TerminalChannel, TerminalShell},
+    },
+};
+
+/// How long a session that came to nothing may take to be ended.
+const TERMINATE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Reaches containers by ECS Exec.
+pub struct ExecTransport<A> {
+    api: Arc<A>,
+    tls: Arc<Tls>,
+}
+
+impl<A: ExecApi> ExecTransport<A> {
+    /// A transport that uses these calls. Nothing is connected yet.
+    #[must_use]
+    pub fn new(api: A) -> Self {
+        Self { api: Arc::new(api), tls: Arc::default() }
+    }
+
+    /// A session that runs this command, whose container is the pinned one.
+    async fn open(&self, target: &Target, command: &str) -> Result<(ExecTerminal, OpenedSession), ConnectError> {
+        let session = self.api.open(target, command).await?;
+        if let Some(pinned) = &target.pinned
+            && *pinned != session.identity
+        {
+            self.abandon(session.id);
+            return Err(errors::identity_changed(target, &pinned.0, &session.identity.0));
+        }
+        match socket::dial(&session.url, &*self.api, &self.tls).await {
+            Ok(socket) => Ok((ExecTerminal::new(socket, session.clone(), Arc::clone(&self.api)), session)),
+            Err(e) => {
+                self.abandon(session.id);
+                Err(errors::dial(&e))
+            }
+        }
+    }
+
+    async fn connect_now(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
+        let boot = Boot::new();
+        let (terminal, opened) = self.open(target, &boot.command()).await?;
+        let shell = match TerminalShell::boot(terminal, &boot).await {
+            Ok(shell) => shell,
+            Err(e) => {
+                self.abandon(opened.id);
+                return Err(errors::boot(target, e));
+            }
+        };
+        let facts = match &target.facts {
+            Some(facts) => facts.clone(),
+            None => delivery::probe(&shell).await?,
+        };
+        Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity: opened.identity, facts }))
+    }
+
+    /// Ends a session that is of no use, without waiting for it.
+    fn abandon(&self, session: String) {
+        let api = Arc::clone(&self.api);
+        tokio::spawn(async move {
+            if timeout(TERMINATE_WITHIN, api.terminate(&session)).await.is_err() {
+                tracing::debug!(session, "the session could not be ended in time");
+            }
+        });
+    }
+}
+
+impl<A: ExecApi> Transport for ExecTransport<A> {
+    type Session = ExecSession;
+
+    /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the attempt's whole time.
+    async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
+        timeout(target.attempt_timeout, self.connect_now(target)).await.map_err(|_| errors::too_slow(target))?
+    }
+}
+
+impl<A: ExecApi> Visit for ExecTransport<A> {
+    type Terminal = ExecTerminal;
+    type Command = ExecCommand;
+
+    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecTerminal, ConnectError> {
+        // No single quote, and nothing that the agent's own rules for words would take apart.
+        let term: String = screen.term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
+        let command = format!(
+            "/bin/sh -c '[ -d \"$HOME\" ] || HOME=/root; export HOME TERM={term}; cd \"$HOME\" || cd /; \
+             command -v bash >/dev/null 2>&1 && exec bash -l; exec /bin/sh -l'"
+        );
+        let opened = timeout(target.attempt_timeout, self.open(target, &command)).await.map_err(|_| errors::too_slow(target))?;
+        let (terminal, _) = opened?;
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        crate::Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
+        Ok(terminal)
+    }
+
+    /// As a run of its own, whose files stay in the container.
+    async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
+        let (session, _) = self.connect(target).await?;
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
+        let order = RunOrder { run, stage: "command".to_owned(), forget: None };
+        let run = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
+        Ok(ExecCommand { run, _session: session })
+    }
+}
+
+/// A command without a terminal.
+pub struct ExecCommand {
+    run: Followed<TerminalChannel<ExecTerminal>>,
+    _session: ExecSession,
+}
+
+impl delivery::Channel for ExecCommand {
+    /// Both outputs, in order, as one.
+    async fn next(&mut self) -> Chunk {
+        loop {
+            return match self.run.next().await {
+                Ok(RunEvent::Started) => continue,
+                Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
+                Ok(RunEvent::Exited { code, .. }) => Chunk::Ended { status: u32::try_from(code).ok() },
+                Err(e) => Chunk::Lost(e.to_string()),
+            };
+        }
+    }
+}
+
+/// An open session, with its terminal set up for commands.
+pub struct ExecSession {
+    shell: TerminalShell<ExecTerminal>,
+    facts: ShellFacts,
+}
+
+impl Session for ExecSession {
+    type Run = Followed<TerminalChannel<ExecTerminal>>;
+
+    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Self::Run, RunError> {
+        delivery::start(&self.shell, &self.facts, order, script).await
+    }
+
+    async fn attach(&self, run: &RunId, from: u64) -> Result<Self::Run, RunError> {
+        delivery::attach(&self.shell, &self.facts, run, from).await
+    }
+
+    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
+        delivery::signal(&self.shell, &self.facts, run, signal).await
+    }
+
+    async fn close(self) {
+        self.shell.close().await;
+    }
+}

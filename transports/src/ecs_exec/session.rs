@@ -1,0 +1,276 @@
+//! A session's terminal: the data channel on a WebSocket, moved by one task.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::{
+    ExecApi, OpenedSession, TERMINATE_WITHIN,
+    channel::{Closed, DataChannel, Event, KeyWanted, Opening, Transmit},
+    socket::Socket,
+};
+use crate::Terminal;
+
+/// Pieces of output that wait for whoever reads the terminal.
+const OUTPUT_PIECES: usize = 4;
+/// Most output in a piece.
+const PIECE: usize = 64 * 1024;
+/// Messages that are looked at before what they give rise to is sent.
+const BATCH: usize = 256;
+/// How long the session may take to end when its terminal is left. An agent whose client is gone does not read the
+/// terminal any more, and so does not learn that its command has ended: the session would keep its slot until ECS's
+/// idle time-out of twenty minutes.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long KMS may take: the agent waits 15 s for our answer.
+const KEY_WITHIN: Duration = Duration::from_secs(12);
+
+/// The terminal of an ECS Exec session. Dropping it leaves the session to itself: see [`Terminal::close`].
+pub struct ExecTerminal {
+    input: mpsc::Sender<Input>,
+    output: Mutex<mpsc::Receiver<Bytes>>,
+    closed: Arc<OnceLock<Closed>>,
+}
+
+enum Input {
+    Bytes(Bytes),
+    Size(u32, u32),
+    Close(oneshot::Sender<()>),
+}
+
+impl ExecTerminal {
+    /// Opens the session's data channel on a new connection.
+    pub(super) fn new<A: ExecApi>(socket: Socket, session: OpenedSession, api: Arc<A>) -> Self {
+        let (input, inputs) = mpsc::channel(4);
+        let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
+        let closed = Arc::new(OnceLock::new());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let opening =
+            Opening { token: session.token.clone(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1), seed: rand::random() };
+        let channel = DataChannel::new(opening, Instant::now());
+        let (id, after) = (session.id.clone(), Arc::clone(&api));
+        let pump = Pump { socket, channel, session, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
+        let end = Arc::clone(&closed);
+        tokio::spawn(async move {
+            let (why, outputs) = pump.run().await;
+            let goes_on_without_us = matches!(why, Closed::Lost(_));
+            // Before the reader learns that there is no more.
+            let _ = end.set(why);
+            drop(outputs);
+            // Otherwise it would keep its slot, of which a container has few, until ECS's idle time-out.
+            if goes_on_without_us && timeout(TERMINATE_WITHIN, after.terminate(&id)).await.is_err() {
+                tracing::debug!(session = id, "the session could not be ended in time");
+            }
+        });
+        Self { input, output: Mutex::new(output), closed }
+    }
+
+    fn lost(&self) -> String {
+        match self.closed.get() {
+            Some(Closed::Ended(said)) if said.is_empty() => "the session ended".to_owned(),
+            Some(Closed::Ended(why) | Closed::Lost(why) | Closed::Refused(why)) => why.clone(),
+            None => "the session's connection is closed".to_owned(),
+        }
+    }
+}
+
+impl Terminal for ExecTerminal {
+    async fn write(&self, bytes: Bytes) -> Result<(), String> {
+        self.input.send(Input::Bytes(bytes)).await.map_err(|_| self.lost())
+    }
+
+    async fn read(&self) -> Result<Option<Bytes>, String> {
+        match self.output.lock().await.recv().await {
+            Some(bytes) => Ok(Some(bytes)),
+            None => match self.closed.get() {
+                Some(Closed::Ended(said)) if said.is_empty() => Ok(None),
+                _ => Err(self.lost()),
+            },
+        }
+    }
+
+    async fn resize(&self, columns: u32, rows: u32) -> Result<(), String> {
+        self.input.send(Input::Size(columns, rows)).await.map_err(|_| self.lost())
+    }
+
+    async fn close(&self) {
+        let (done, left) = oneshot::channel();
+        if self.input.send(Input::Close(done)).await.is_ok() {
+            // An error: the connection ended first.
+            let _ = left.await;
+        }
+    }
+}
+
+/// Moves what the channel has to say, and what is said to it.
+struct Pump<A> {
+    socket: Socket,
+    channel: DataChannel,
+    session: OpenedSession,
+    api: Arc<A>,
+    inputs: mpsc::Receiver<Input>,
+    outputs: mpsc::Sender<Bytes>,
+    /// Output that nobody has taken yet.
+    waiting: BytesMut,
+    /// The terminal is being left: until when what was written may still arrive, and who waits for that.
+    farewell: Option<(Instant, oneshot::Sender<()>)>,
+}
+
+impl<A: ExecApi> Pump<A> {
+    async fn run(mut self) -> (Closed, mpsc::Sender<Bytes>) {
+        let why = loop {
+            if let Some(why) = self.events().await {
+                break why;
+            }
+            if let Err(e) = self.transmit().await {
+                break Closed::Lost(ended(&e));
+            }
+            let now = Instant::now();
+            if let Some((until, _)) = &self.farewell
+                && now >= *until
+            {
+                let _ = timeout(Duration::from_millis(500), self.socket.close(None)).await;
+                break Closed::Ended(String::new());
+            }
+            let mut wake = self.channel.deadline();
+            if let Some((until, _)) = &self.farewell {
+                wake = wake.min(*until);
+            }
+            let reads = self.waiting.len() < PIECE && self.channel.is_ready();
+            // A sender of its own: what is waited for must not borrow what the other branches change.
+            let outputs = self.outputs.clone();
+            tokio::select! {
+                permit = outputs.reserve(), if !self.waiting.is_empty() && self.farewell.is_none() => match permit {
+                    Ok(permit) => permit.send(self.waiting.split().freeze()),
+                    Err(_) => break Closed::Lost("nobody reads the session's terminal any more".to_owned()),
+                },
+                message = self.socket.next(), if reads => {
+                    if let Err(why) = self.received(message) {
+                        break why;
+                    }
+                }
+                input = self.inputs.recv(), if self.channel.wants_input() && self.farewell.is_none() => match input {
+                    Some(Input::Bytes(bytes)) => self.channel.send(bytes),
+                    Some(Input::Size(columns, rows)) => self.channel.resize(columns, rows),
+                    Some(Input::Close(done)) => {
+                        self.farewell = Some((now + FAREWELL, done));
+                        self.waiting.clear();
+                    }
+                    None => break Closed::Lost("the session's terminal was abandoned".to_owned()),
+                },
+                () = sleep_until(wake.into()) => {
+                    let now = Instant::now();
+                    if !reads {
+                        // We do not listen: that it is silent means nothing.
+                        self.channel.on_sign_of_life(now);
+                    }
+                    self.channel.on_tick(now);
+                }
+            }
+        };
+        if self.farewell.is_none() && !self.waiting.is_empty() {
+            // Whoever reads gets all that came; if nobody does, nobody wants it.
+            let _ = self.outputs.send(self.waiting.split().freeze()).await;
+        }
+        (why, self.outputs)
+    }
+
+    /// Takes what is there already as well, so that one answer goes out for many messages.
+    fn received(&mut self, first: Option<tungstenite::Result<Message>>) -> Result<(), Closed> {
+        let mut message = first;
+        for _ in 0..BATCH {
+            self.on_message(message)?;
+            if !self.channel.is_ready() {
+                break;
+            }
+            match self.socket.next().now_or_never() {
+                Some(more) => message = more,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: Option<tungstenite::Result<Message>>) -> Result<(), Closed> {
+        let now = Instant::now();
+        match message {
+            Some(Ok(Message::Binary(bytes))) => self.channel.on_frame(&bytes, now),
+            Some(Ok(Message::Text(text))) => self.channel.on_frame(&Bytes::from(text), now),
+            Some(Ok(Message::Close(frame))) => {
+                let said = frame.map_or_else(String::new, |frame| format!(" (code {}, {:?})", frame.code, frame.reason.as_str()));
+                return Err(self.closing(Closed::Lost(format!("the service closed the session's connection{said}"))));
+            }
+            Some(Ok(_)) => self.channel.on_sign_of_life(now),
+            Some(Err(e)) => return Err(self.closing(Closed::Lost(ended(&e)))),
+            None => return Err(self.closing(Closed::Lost("the session's connection ended".to_owned()))),
+        }
+        Ok(())
+    }
+
+    /// What the channel knows of its end says more than that the connection ended; and what it has is not thrown away.
+    fn closing(&mut self, otherwise: Closed) -> Closed {
+        while let Some(event) = self.channel.poll_event() {
+            match event {
+                Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
+                Event::Closed(why) => return why,
+                Event::KeyWanted(_) => {}
+            }
+        }
+        otherwise
+    }
+
+    async fn events(&mut self) -> Option<Closed> {
+        while self.waiting.len() < PIECE {
+            match self.channel.poll_event()? {
+                // Nobody wants it any more.
+                Event::Output(_) if self.farewell.is_some() => {}
+                Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
+                Event::KeyWanted(wanted) => {
+                    let key = self.key(&wanted).await;
+                    self.channel.key(&wanted, key, Instant::now());
+                }
+                Event::Closed(why) => {
+                    // A refusal is told to the agent too.
+                    let _ = timeout(Duration::from_millis(500), self.transmit()).await;
+                    return Some(why);
+                }
+            }
+        }
+        None
+    }
+
+    async fn key(&self, wanted: &KeyWanted) -> Result<super::channel::DataKey, String> {
+        let mut context = vec![("aws:ssm:SessionId", self.session.id.as_str()), ("aws:ssm:TargetId", self.session.target.as_str())];
+        if let Some(challenge) = &wanted.challenge {
+            context.push(("aws:ssm:RandomChallenge", challenge));
+        }
+        timeout(KEY_WITHIN, self.api.data_key(&wanted.key, &context)).await.unwrap_or_else(|_| Err("KMS did not answer in time".to_owned()))
+    }
+
+    async fn transmit(&mut self) -> Result<(), tungstenite::Error> {
+        let mut any = false;
+        while let Some(transmit) = self.channel.poll_transmit(Instant::now()) {
+            any = true;
+            self.socket
+                .feed(match transmit {
+                    Transmit::Text(text) => Message::text(text),
+                    Transmit::Binary(bytes) => Message::Binary(bytes),
+                    Transmit::Ping => Message::Ping(Bytes::from_static(b"keepalive")),
+                })
+                .await?;
+        }
+        if any { self.socket.flush().await } else { Ok(()) }
+    }
+}
+
+fn ended(e: &tungstenite::Error) -> String {
+    format!("the session's connection ended: {e}")
+}

@@ -1,0 +1,177 @@
+//! The WebSocket under a data channel, over TLS.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OnceCell,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        self,
+        client::IntoClientRequest as _,
+        http::{HeaderName, HeaderValue, StatusCode, Uri},
+        protocol::WebSocketConfig,
+    },
+};
+
+use super::{ExecApi, frame};
+
+/// How long a TCP connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// TCP, or TLS over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
+
+pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    #[error("the session's address {0:?} cannot be used: {1}")]
+    Address(String, String),
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(String, String),
+    #[error("{0} refuses the session (HTTP status 403), with a signature and without")]
+    Forbidden(String),
+    #[error("{0} does not open the session's data channel: {1}")]
+    Refused(String, String),
+}
+
+/// Connects, with a signature first; where a signature is refused, without.
+pub(super) async fn dial(url: &str, api: &impl ExecApi, tls: &Tls) -> Result<Socket, DialError> {
+    let place = Place::of(url)?;
+    let signature = api.sign(url).await.unwrap_or_else(|why| {
+        tracing::debug!(why, "the data channel is opened without a signature");
+        Vec::new()
+    });
+    let signed = !signature.is_empty();
+    match upgrade(url, &place, signature, tls).await {
+        Err(DialError::Forbidden(_)) if signed => {
+            tracing::info!(host = place.host, "the signed data channel is refused; trying without a signature");
+            upgrade(url, &place, Vec::new(), tls).await
+        }
+        other => other,
+    }
+}
+
+/// Host, port, whether by TLS.
+struct Place {
+    host: String,
+    port: u16,
+    tls: bool,
+}
+
+impl Place {
+    fn of(url: &str) -> Result<Self, DialError> {
+        let wrong = |why: &str| DialError::Address(without_query(url), why.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong("it is no URL"))?;
+        let tls = match uri.scheme_str() {
+            Some("wss") => true,
+            Some("ws") => false,
+            _ => return Err(wrong("it is no WebSocket's")),
+        };
+        let host = uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
+        // The token would go over it: in the clear only to this machine, where the local cluster is.
+        if !tls && host.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback()) {
+            return Err(wrong("it is not encrypted"));
+        }
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { host, port, tls })
+    }
+}
+
+/// What identifies a session stays out of messages.
+fn without_query(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().to_owned()
+}
+
+async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, tls: &Tls) -> Result<Socket, DialError> {
+    let host = &place.host;
+    let unreachable = |e: &dyn std::fmt::Display| DialError::Unreachable(host.clone(), e.to_string());
+    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect((host.as_str(), place.port)))
+        .await
+        .map_err(|_| unreachable(&format!("no answer within {} s", CONNECT_WITHIN.as_secs())))?
+        .map_err(|e| unreachable(&e))?;
+    // Acknowledgements are small and must not wait for each other.
+    tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
+    let stream: Box<dyn Stream> = if place.tls {
+        let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(&e))?;
+        Box::new(tls.connector().await.map_err(|e| unreachable(&e))?.connect(name, tcp).await.map_err(|e| unreachable(&e))?)
+    } else {
+        Box::new(tcp)
+    };
+    let refused = |e: &dyn std::fmt::Display| DialError::Refused(host.clone(), e.to_string());
+    let mut request = url.into_client_request().map_err(|e| refused(&e))?;
+    for (name, value) in headers {
+        let name = HeaderName::try_from(name).map_err(|e| refused(&e))?;
+        request.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|e| refused(&e))?);
+    }
+    let config = WebSocketConfig::default().max_message_size(Some(frame::LONGEST)).max_frame_size(Some(frame::LONGEST));
+    match client_async_with_config(request, stream, Some(config)).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::Error::Http(answer)) if answer.status() == StatusCode::FORBIDDEN => Err(DialError::Forbidden(host.clone())),
+        Err(tungstenite::Error::Http(answer)) => Err(refused(&format!("HTTP status {}", answer.status()))),
+        Err(e) => Err(refused(&e)),
+    }
+}
+
+/// TLS with the system's certificates, read when they are first needed.
+#[derive(Default)]
+pub(super) struct Tls(OnceCell<TlsConnector>);
+
+impl Tls {
+    async fn connector(&self) -> io::Result<&TlsConnector> {
+        self.0.get_or_try_init(|| async { tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)? }).await
+    }
+}
+
+fn connector() -> io::Result<TlsConnector> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let why = found.errors.first().map_or_else(|| "none are installed".to_owned(), ToString::to_string);
+        return Err(io::Error::other(format!("the system has no certificates to check it with: {why} (install ca-certificates)")));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_as_aws_gives_them() {
+        let place = Place::of(
+            "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==",
+        )
+        .unwrap();
+        assert_eq!((place.host.as_str(), place.port, place.tls), ("ssmmessages.eu-west-1.amazonaws.com", 443, true));
+        assert!(Place::of("ws://127.0.0.1:8080/v1").is_ok());
+        for wrong in ["ws://192.0.2.1/v1?secret", "https://a/b?secret", "nonsense secret"] {
+            let refused = Place::of(wrong).err().unwrap();
+            assert!(matches!(refused, DialError::Address(..)), "{refused}");
+        }
+        assert!(!Place::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_query_is_sent_byte_for_byte() {
+        let url = "ws://127.0.0.1:1/v1/data-channel/x?role=publish_subscribe&cell-number=AAE+/x==";
+        let request = url.into_client_request().unwrap();
+        assert_eq!(request.uri().path_and_query().unwrap().as_str(), "/v1/data-channel/x?role=publish_subscribe&cell-number=AAE+/x==");
+    }
+}

@@ -1,6 +1,7 @@
 //! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
 //!
-//! A sub-command has a file of its own: [`list`], [`show`], [`stats`]. What they share:
+//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`act`] (`resume`, `stop`,
+//! `archive`), [`prune`], [`shell`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
 //! - [`holder`] — who works on a job;
@@ -11,17 +12,22 @@
 //!
 //! All that only look work on files alone, without AWS.
 
+pub mod act;
 pub mod archive;
 pub mod diagnosis;
 pub mod holder;
 pub mod list;
 pub mod place;
+pub mod prune;
 pub mod screen;
+pub mod shell;
 pub mod show;
 pub mod stats;
+pub mod step;
 pub mod story;
 pub mod summary;
 pub mod usual;
+pub mod what_if;
 pub mod words;
 
 use std::{io, process::ExitCode};
@@ -52,6 +58,18 @@ enum Command {
     Show(show::Show),
     /// Summarise the archive: verdicts, causes, how long each state takes
     Stats(stats::Stats),
+    /// Replay a job's journal through today's machine, and tell whether it decides as it did
+    Step(step::StepArgs),
+    /// Drive a job on whose process is gone: wait, follow its script to the end, or finish its stop
+    Resume(act::Resume),
+    /// End a job's task and archive the job
+    Stop(act::Stop),
+    /// Archive a job whose task is over
+    Archive(act::Archive),
+    /// Remove old jobs from the archive
+    Prune(prune::Prune),
+    /// Open a terminal in a job's container, beside the running script
+    Shell(shell::Shell),
 }
 
 /// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
@@ -79,24 +97,32 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever closed the pipe (`| head`) has seen enough.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("fargate-replay: {e}");
-            ExitCode::FAILURE
+            // As with ssh: resume and shell return somebody else's exit code, 1 may be that.
+            if matches!(cli.command, Command::Resume(_) | Command::Shell(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
         }
     }
 }
 
 impl Cli {
-    fn run(&self) -> Result<(), Failure> {
+    fn run(&self) -> Result<ExitCode, Failure> {
         let mut screen = Screen::stdout(self.color);
-        match &self.command {
+        let done = match &self.command {
             Command::List(list) => list.run(&self.place.resolve()?, &mut screen),
             Command::Show(show) => show.run(&self.place, &mut screen),
             Command::Stats(stats) => stats.run(&self.place.resolve()?, &mut screen),
-        }
+            Command::Prune(prune) => prune.run(&self.place.resolve()?, &mut screen),
+            Command::Step(step) => return step.run(&self.place, &mut screen),
+            Command::Resume(resume) => return resume.run(&self.place),
+            Command::Stop(stop) => return stop.run(&self.place),
+            Command::Archive(archive) => return archive.run(&self.place),
+            Command::Shell(shell) => return shell.run(&self.place),
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 

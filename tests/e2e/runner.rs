@@ -76,7 +76,10 @@ impl Job {
 
     /// Another job of the same manager.
     pub fn beside(&self, cluster: &Cluster) -> Self {
-        Self { config: self.config.clone(), metadata: self.metadata.clone(), ..Self::on(cluster) }
+        let mut job = Self::on(cluster);
+        job.config.clone_from(&self.config);
+        job.metadata.clone_from(&self.metadata);
+        job
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -201,6 +204,21 @@ impl Job {
     /// The job's snapshot.
     pub fn snapshot(&self) -> String {
         self.files(".ron").first().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for Job {
+    /// Every job of these tests replays to the states that were recorded.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for path in self.archived() {
+            let snapshot = states::Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+            if let states::Verdict::Differ(difference) = snapshot.replay() {
+                panic!("{}: {difference}", path.display());
+            }
+        }
     }
 }
 

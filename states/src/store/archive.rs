@@ -1,6 +1,7 @@
 //! Finished jobs: kept for a while, for whoever asks why.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -65,37 +66,60 @@ pub(super) fn prune(archive: &Path, retention: Retention) {
     if recently {
         return;
     }
-    let pruned = fs::write(&mark, b"").and_then(|()| prune_now(archive, retention)).map_err(StoreError::io("prune", archive));
-    let pruned = pruned.and_then(|left| index::compact(archive, &left.iter().filter_map(|path| path.file_name()).collect()));
+    let pruned = fs::write(&mark, b"").map_err(StoreError::io("prune", archive)).and_then(|()| prune_now(archive, retention, false));
     if let Err(e) = pruned {
         tracing::warn!("the archive {} was not pruned: {e}", archive.display());
     }
 }
 
-/// Answers with what is left.
-fn prune_now(archive: &Path, retention: Retention) -> io::Result<Vec<PathBuf>> {
-    let mut kept: Vec<(SystemTime, PathBuf)> = Vec::new();
-    for entry in fs::read_dir(archive)? {
+/// What pruning did, or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Finished jobs that are kept.
+    pub kept: usize,
+    /// Finished jobs that are removed.
+    pub removed: usize,
+}
+
+/// Removes what is too old or too much, and tells the index; with `dry_run`, only counts.
+pub(super) fn prune_now(archive: &Path, retention: Retention, dry_run: bool) -> Result<Pruned, StoreError> {
+    let mut jobs = list(archive).map_err(StoreError::io("list the directory", archive))?;
+    jobs.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
+    let (mut kept, mut removed) = (HashSet::new(), 0);
+    for (rank, (modified, path)) in jobs.iter().enumerate() {
+        if rank < retention.count && modified.elapsed().unwrap_or_default() <= retention.age {
+            kept.extend(path.file_name());
+            continue;
+        }
+        if !dry_run {
+            durable::remove(path)?;
+        }
+        removed += 1;
+    }
+    if !dry_run {
+        index::compact(archive, &kept)?;
+    }
+    Ok(Pruned { kept: kept.len(), removed })
+}
+
+/// The finished jobs, and when they ended.
+fn list(archive: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
+    let entries = match fs::read_dir(archive) {
+        Ok(entries) => entries,
+        // No job has ended yet.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut jobs = Vec::new();
+    for entry in entries {
         let path = entry?.path();
         if path.extension().is_none_or(|e| e != "ron" && e != "damaged") {
             continue;
         }
         // Another process may prune too: a file that is gone is no error.
         if let Ok(modified) = fs::metadata(&path).and_then(|m| m.modified()) {
-            kept.push((modified, path));
+            jobs.push((modified, path));
         }
     }
-    kept.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
-    let mut left = Vec::new();
-    for (rank, (modified, path)) in kept.into_iter().enumerate() {
-        if rank < retention.count && modified.elapsed().unwrap_or_default() <= retention.age {
-            left.push(path);
-            continue;
-        }
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(left)
+    Ok(jobs)
 }

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-pub use archive::Retention;
+pub use archive::{Pruned, Retention};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
@@ -176,6 +176,14 @@ impl DirectoryStore {
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
         self.directory.join("archive")
+    }
+
+    /// Removes finished jobs that `retention` does not keep; with `dry_run`, only counts them.
+    ///
+    /// # Errors
+    /// When the archive cannot be read, or a file cannot be removed.
+    pub fn prune(&self, retention: Retention, dry_run: bool) -> Result<Pruned, StoreError> {
+        archive::prune_now(&self.archive_path(), retention, dry_run)
     }
 
     /// The archive's index: [`IndexLine`]s between empty lines.

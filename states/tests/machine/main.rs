@@ -6,6 +6,7 @@
 mod any;
 mod launches;
 mod links;
+mod replays;
 mod snapshots;
 
 use proptest::prelude::*;

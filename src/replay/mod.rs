@@ -8,6 +8,7 @@
 //! - [`story`] — what happened, as visits to states;
 //! - [`diagnosis`] — what is wrong, and what helps;
 //! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long states last;
+//! - [`page`] — pages in HTML;
 //! - [`screen`] and [`words`] — colour, width and pipes; observations and times in words.
 //!
 //! All that only look work on files alone, without AWS.
@@ -17,6 +18,7 @@ pub mod archive;
 pub mod diagnosis;
 pub mod holder;
 pub mod list;
+pub mod page;
 pub mod place;
 pub mod prune;
 pub mod screen;
@@ -81,6 +83,9 @@ pub enum Failure {
     /// The directory or a snapshot cannot be used.
     #[error(transparent)]
     Store(#[from] states::StoreError),
+    /// A page cannot be written.
+    #[error(transparent)]
+    Page(#[from] page::PageError),
     /// Output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),

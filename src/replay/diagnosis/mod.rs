@@ -18,7 +18,7 @@ use states::{AnyJob, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 pub use evidence::Evidence;
 
-use super::{holder::Surroundings, story::Story};
+use super::{holder::Surroundings, screen::Tone, story::Story};
 
 /// What is wrong, as a word that can be counted and filtered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -64,6 +64,16 @@ impl Cause {
     pub fn name(self) -> String {
         // A unit variant is a string.
         serde_json::to_value(self).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+    }
+
+    /// How much it matters.
+    #[must_use]
+    pub fn tone(self) -> Tone {
+        match self {
+            Self::Nothing => Tone::Good,
+            Self::ScriptSilent | Self::ScriptFailed | Self::Cancelled | Self::Unknown => Tone::Warn,
+            _ => Tone::Bad,
+        }
     }
 
     /// What it means.

@@ -2,10 +2,9 @@
 
 use std::{io, io::Write as _, time::Duration};
 
-use super::{Tale, journal};
+use super::{Tale, journal, outcome};
 use crate::replay::{
-    diagnosis::{Cause, Diagnosis, Evidence},
-    holder::{Holder, manager},
+    diagnosis::{Diagnosis, Evidence},
     screen::{Screen, Tone, fit, pad, tame, wrap},
     story::{STATES, number},
     words,
@@ -22,38 +21,8 @@ pub(super) fn tell(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
 }
 
 fn head(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
-    let header = tale.snapshot.job.header();
-    let about = &header.about;
-    let name = if about.job_name.is_empty() { String::new() } else { format!(" \"{}\"", about.job_name) };
-    let title = format!("Job {}{name} of {}, pipeline {}", about.job_id, words::project(&about.project_url), about.pipeline_id);
-    paragraph(screen, Tone::Strong, &title)?;
-    let current = tale.story.current();
-    let state = if tale.story.over {
-        format!("over after {}", words::span(tale.story.length()))
-    } else {
-        format!("{} for {}, {} in all", current.state, words::span(current.length()), words::span(tale.story.length()))
-    };
-    let stage = current.stage.as_ref().map(|stage| format!(" ({stage})")).unwrap_or_default();
-    fact(screen, "state", &format!("{state}{stage}; began {}", words::date(tale.story.begin())))?;
-    fact(screen, "runs as", &format!("task definition {} in cluster {}", header.spec.task_definition, header.spec.cluster))?;
-    if let Some(task) = tale.snapshot.job.task() {
-        fact(screen, "task", task.as_str())?;
-    }
-    if let Some(manager) = manager(&tale.snapshot) {
-        fact(screen, "manager", manager)?;
-    }
-    if tale.story.over {
-        return Ok(());
-    }
-    let who = match &tale.around.holder {
-        Holder::Working(who) => who.clone(),
-        Holder::Nobody(_) => "nobody".to_owned(),
-        Holder::Elsewhere(host) => format!("not to be seen from here, only on {host}"),
-    };
-    fact(screen, "driver", &who)?;
-    fact(screen, "waits for", &words::next(&tale.snapshot.job, tale.story.newest))?;
-    let idle = tale.now.since(tale.story.newest);
-    fact(screen, "last entry", &format!("{} ago", words::span(idle)))
+    paragraph(screen, Tone::Strong, &tale.title())?;
+    tale.facts().iter().try_for_each(|(name, value)| fact(screen, name, value))
 }
 
 fn fact(screen: &mut Screen, name: &str, value: &str) -> io::Result<()> {
@@ -67,14 +36,9 @@ fn fact(screen: &mut Screen, name: &str, value: &str) -> io::Result<()> {
 }
 
 fn diagnosis(found: &Diagnosis, screen: &mut Screen) -> io::Result<()> {
-    let tone = match found.cause {
-        Cause::Nothing => Tone::Good,
-        Cause::ScriptSilent | Cause::ScriptFailed | Cause::Cancelled | Cause::Unknown => Tone::Warn,
-        _ => Tone::Bad,
-    };
     writeln!(screen)?;
     let heading = format!("{}: {}", found.cause.name(), found.cause.words());
-    let heading = screen.paint(tone, &fit(&heading, screen.width));
+    let heading = screen.paint(found.cause.tone(), &fit(&heading, screen.width));
     writeln!(screen, "{heading}")?;
     for line in wrap(&found.summary, screen.width - 2) {
         writeln!(screen, "  {line}")?;
@@ -132,11 +96,10 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
         let title = screen.paint(Tone::Faint, &format!("{:>width$}", "usual: half, 95 %", width = USUAL));
         writeln!(screen, "  {:1$}{title}", "", NAME + bar + LENGTH)?;
     }
-    let longest = story.longest();
     for (state, total) in STATES.iter().zip(story.totals()) {
         let visits: Vec<_> = story.visits.iter().filter(|visit| visit.state == *state).collect();
         let lengths = tale.usual.lengths(definition, *state).and_then(|l| Some((l.percentile(50)?, l.percentile(95)?)));
-        let slow = lengths.is_some_and(|(_, p95)| longest[number(*state)] > p95.max(Duration::from_secs(1)));
+        let slow = tale.is_slow(*state);
         let mut cells = vec![' '; bar];
         for visit in &visits {
             let place = |at: states::Timestamp| cell(at.since(story.begin()), story.length(), bar);
@@ -174,14 +137,8 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
 fn stages(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
     for visit in &tale.story.visits {
         let Some(stage) = &visit.stage else { continue };
-        let outcome =
-            visit.outcome.as_ref().map_or_else(|| if tale.story.over { "no end".to_owned() } else { "runs".to_owned() }, words::outcome);
-        let tone = match outcome.as_str() {
-            "ok" => Tone::Good,
-            "runs" => Tone::State(number(visit.state)),
-            _ => Tone::Bad,
-        };
-        let outcome = screen.paint(tone, &outcome);
+        let (text, tone) = outcome(visit, tale.story.over);
+        let outcome = screen.paint(tone, &text);
         let stage = pad(stage, screen.width.saturating_sub(30).min(28));
         writeln!(screen, "    {} {stage} {:>8}  {outcome}", words::clock(visit.from), words::span(visit.length()))?;
     }

@@ -14,13 +14,15 @@
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
-//! - [`logging`] — the driver's own log.
+//! - [`logging`] — the driver's own log;
+//! - [`manual`] — shell completions and man pages.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod local;
 pub mod logging;
+pub mod manual;
 pub mod reap;
 pub mod replay;
 pub mod runner;

@@ -34,10 +34,12 @@ pub mod words;
 
 use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub use place::{Place, PlaceArgs, PlaceError, Target};
 pub use screen::{ColourArg, Screen};
+
+use crate::manual::Manual;
 
 /// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
 #[derive(Debug, Parser)]
@@ -72,6 +74,8 @@ enum Command {
     Prune(prune::Prune),
     /// Open a terminal in a job's container, beside the running script
     Shell(shell::Shell),
+    #[command(flatten)]
+    Manual(Manual),
 }
 
 /// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
@@ -126,6 +130,7 @@ impl Cli {
             Command::Stop(stop) => return stop.run(&self.place),
             Command::Archive(archive) => return archive.run(&self.place),
             Command::Shell(shell) => return shell.run(&self.place),
+            Command::Manual(manual) => return manual.run(Self::command()).map_err(Failure::Other),
         };
         done.map(|()| ExitCode::SUCCESS)
     }
@@ -133,8 +138,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

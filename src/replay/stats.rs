@@ -1,18 +1,22 @@
 //! `stats`: what the archive tells of all finished jobs.
 
+mod html;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
 use clap::Args;
 use serde::Serialize;
-use states::StateName;
+use states::{StateName, Timestamp};
 
 use super::{
     Failure, Place, Screen, archive,
     diagnosis::Cause,
+    page,
     screen::{Tone, pad},
     story::{STATES, number},
     summary::{Summary, Verdict},
@@ -29,8 +33,11 @@ const BARS: usize = 16;
 #[derive(Debug, Args)]
 pub struct Stats {
     /// A JSON object for programs; lengths are in milliseconds
-    #[arg(long)]
+    #[arg(long, conflicts_with = "html")]
     json: bool,
+    /// Write a page instead; - is standard output
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What the archive tells.
@@ -90,6 +97,9 @@ impl Stats {
         let mut tally = Tally::default();
         archive::visit(&place.store, |_, summary| tally.add(summary))?;
         tally.settle();
+        if let Some(file) = &self.html {
+            return page::write(html::page(&tally, Timestamp::now()), file, screen);
+        }
         if self.json {
             serde_json::to_writer_pretty(&mut *screen, &tally.report()).map_err(io::Error::from)?;
             writeln!(screen)?;
@@ -216,6 +226,12 @@ fn counts(lengths: &Lengths) -> [usize; BARS] {
     counts
 }
 
+/// Which lengths a bar counts.
+fn label(bar: usize) -> String {
+    let limit = |bar: usize| words::span(Duration::from_secs(1 << bar));
+    if bar == BARS - 1 { format!("from {}", limit(bar - 1)) } else { format!("below {}", limit(bar)) }
+}
+
 fn histogram(lengths: &Lengths, screen: &mut Screen) -> io::Result<()> {
     let counts = counts(lengths);
     let first = counts.iter().position(|count| *count > 0).unwrap_or(0);
@@ -223,12 +239,10 @@ fn histogram(lengths: &Lengths, screen: &mut Screen) -> io::Result<()> {
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let room = screen.width.saturating_sub(26);
     for (bar, count) in counts.iter().enumerate().take(last + 1).skip(first) {
-        let limit = |bar: usize| words::span(Duration::from_secs(1 << bar));
-        let label = if bar == BARS - 1 { format!("from {}", limit(bar - 1)) } else { format!("below {}", limit(bar)) };
         // Whatever occurs is seen.
         let columns = (count * room / most).max(usize::from(*count > 0));
         let cells = screen.paint(Tone::Good, &"█".repeat(columns));
-        writeln!(screen, "  {} {count:>7} {cells}", pad(&label, 14))?;
+        writeln!(screen, "  {} {count:>7} {cells}", pad(&label(bar), 14))?;
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub const STARTED_BY: &str = "gitlab-";
 /// How long a connection to an endpoint may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long one attempt of a call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = states::LONGEST_CALL;
 
 /// Task control on ECS.
 #[derive(Debug, Clone)]

@@ -288,6 +288,9 @@ pub struct Stopping {
     pub task: Option<TaskArn>,
     /// When RunTask may have reached ECS without our learning its answer: look for the task by `startedBy`.
     pub unsettled: Option<Timestamp>,
+    /// Since when ECS is being asked for tasks by `startedBy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Timestamp>,
     /// Whether StopTask may have reached ECS.
     pub asked: bool,
     /// Whether ECS accepted StopTask, or shows the task's desired status as STOPPED.

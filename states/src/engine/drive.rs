@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, Fault, Header, Job, Link, Observation, Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore,
-    StateName, StopReason, TaskArn, TaskControl, Timestamp, Transport,
+    Action, AnyJob, ClientToken, ControlError, ControlErrorKind, Fault, Header, Job, LONGEST_CALL, LaunchSpec, Link, Observation,
+    Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore, StateName, StopReason, TaskArn, TaskControl, TaskReport,
+    Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -112,7 +113,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             let saw = match action {
                 Action::Launch { token, spec } => {
                     // Not abandoned on a cancel: its answer names the task that is then to be stopped.
-                    match self.control.launch(&token, &spec).await {
+                    match self.launch(&token, &spec).await {
                         Ok(report) => Observation::Launched(report),
                         Err(error) => Observation::LaunchFailed(error),
                     }
@@ -151,6 +152,21 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             if !matches!(work.snapshot.job, AnyJob::Executing(_)) {
                 following = None;
             }
+        }
+    }
+
+    /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown launch relies on.
+    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+        tokio::select! {
+            biased;
+            answer = self.control.launch(token, spec) => answer,
+            () = self.clock.until(self.clock.now() + LONGEST_CALL) => Err(ControlError {
+                operation: "RunTask".to_owned(),
+                kind: ControlErrorKind::Unavailable,
+                code: None,
+                message: format!("it did not answer within {} s", LONGEST_CALL.as_secs()),
+                advice: "It is asked again with the same token.".to_owned(),
+            }),
         }
     }
 

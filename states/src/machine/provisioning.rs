@@ -137,6 +137,7 @@ impl<S: super::State> Job<S> {
             since: now,
             task,
             unsettled,
+            listing: None,
             asked: false,
             accepted: over,
             over,

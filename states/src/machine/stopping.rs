@@ -1,10 +1,14 @@
 //! `Stopping`: find what may have been launched, stop it, and see that it is over.
 
-use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, Step};
-use crate::{Action, Asking, ControlError, Job, Observation, Stopping, Timestamp, Watch};
+use std::time::Duration;
 
-/// How long after an unanswered RunTask its task may still turn up in ListTasks.
-const SETTLES_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, Step};
+use crate::{Action, Asking, ControlError, Job, LONGEST_CALL, Observation, Stopping, Timestamp, Watch};
+
+/// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask: "eventual consistency").
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long after an unanswered RunTask was begun a ListTasks that does not know its task is believed.
+const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 /// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
 const REASON_LENGTH: usize = 200;
 
@@ -18,6 +22,7 @@ impl Job<Stopping> {
                 self.state.deadline = now + self.header.limits.stop;
                 self.state.describing.next = now;
                 self.state.describing.failures = 0;
+                self.state.listing = None;
             }
             Observation::Found(tasks) => self.found(tasks, now),
             // RunTask's answer may come late, after a cancel: then there is a task after all.
@@ -72,6 +77,7 @@ impl Job<Stopping> {
             if now < state.describing.next {
                 return Action::Watch(wait);
             }
+            state.listing.get_or_insert(now);
             return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
         };
         // A found task may be an earlier attempt's, which is over: then the one that was asked for is still to be found.
@@ -91,7 +97,11 @@ impl Job<Stopping> {
     fn found(&mut self, tasks: &[crate::TaskArn], now: Timestamp) {
         let state = &mut self.state;
         state.problem = None;
-        if state.unsettled.is_some_and(|asked| now.since(asked) >= SETTLES_WITHIN) {
+        // An answer may be as old as its question.
+        let listed = state.listing.take();
+        if let (Some(asked), Some(listed)) = (state.unsettled, listed)
+            && listed.since(asked) >= SETTLES_WITHIN
+        {
             state.unsettled = None;
         }
         if let Some((first, rest)) = tasks.split_first() {
@@ -122,6 +132,7 @@ impl Job<Stopping> {
     }
 
     fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) {
+        self.state.listing = None;
         self.state.describing.next = now + RETRY.interval(self.state.describing.failures.min(4), seed);
         self.state.describing.failures += 1;
         self.state.problem = Some(error.clone());

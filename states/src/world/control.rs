@@ -1,15 +1,20 @@
 //! Task control: launching, describing and stopping ECS tasks.
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ClientToken, InterfaceId, StartedBy, TaskArn};
 
+/// The longest that a call may take, from its beginning to its answer or its being given up. The machine counts on it:
+/// a RunTask of which nobody knows the outcome, and whose process may have been killed, has reached ECS by then or never will.
+pub const LONGEST_CALL: Duration = Duration::from_secs(20);
+
 /// Launches, describes and stops tasks. One implementation speaks to ECS (and to anything that speaks its API).
 ///
 /// Implementations make one logical attempt per call and do not hide failures behind long internal
 /// retries: when to try again is the machine's decision, so that it can be seen and replayed.
+/// A call is given up after [`LONGEST_CALL`]; a launch by the engine, if the implementation does not.
 pub trait TaskControl: Send + Sync + 'static {
     /// Launches the task that `spec` describes (ECS: RunTask). With the same token and spec it
     /// answers with the same task, however often it is called.

@@ -9,8 +9,8 @@ mod snapshots;
 mod transport;
 
 pub use control::{
-    Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described, LaunchSpec, NetworkInterface, Seen, Stopped,
-    TaskControl, TaskReport, TaskStatus,
+    Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described, LONGEST_CALL, LaunchSpec, NetworkInterface,
+    Seen, Stopped, TaskControl, TaskReport, TaskStatus,
 };
 pub use snapshots::SnapshotStore;
 pub use transport::{

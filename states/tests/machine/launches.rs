@@ -1,6 +1,10 @@
 //! A launch of unknown outcome is never forgotten, and never launched beside.
 
-use states::{Action, AnyJob, ControlError, ControlErrorKind, Observation, Snapshot, StopReason, TaskReport, TaskStatus, Timestamp};
+use std::time::Duration;
+
+use states::{
+    Action, AnyJob, ControlError, ControlErrorKind, LONGEST_CALL, Observation, Snapshot, StopReason, TaskReport, TaskStatus, Timestamp,
+};
 
 use crate::any;
 
@@ -141,7 +145,9 @@ fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
 fn stopped_tasks_alone_end_the_search_once_none_can_turn_up() {
     let (mut snapshot, now) = begun();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
-    let late = seconds_later(now, 25);
+    snapshot.step(Observation::Found(vec![]), now);
+    let late = seconds_later(now, 35);
+    assert!(matches!(snapshot.step(Observation::TimePassed, late), Action::Find { .. }));
     snapshot.step(Observation::Found(vec![any::arn(1)]), late);
     snapshot.step(Observation::StopAccepted, late);
     assert_eq!(snapshot.step(described(TaskStatus::Stopped), late), Action::Archive);
@@ -180,6 +186,49 @@ fn a_launch_that_was_asked_for_again_is_waited_for_as_long_again() {
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), next);
     let action = snapshot.step(Observation::Found(vec![]), next);
     assert_ne!(action, Action::Archive);
-    let action = snapshot.step(Observation::Found(vec![]), seconds_later(again, 21));
-    assert_eq!(action, Action::Archive);
+    let late = seconds_later(again, 31);
+    assert!(matches!(snapshot.step(Observation::TimePassed, late), Action::Find { .. }));
+    assert_eq!(snapshot.step(Observation::Found(vec![]), late), Action::Archive);
+}
+
+/// A job that has to end while nobody knows what became of its launch, and ListTasks shows nothing.
+fn unsettled() -> (Snapshot, Timestamp) {
+    let (mut snapshot, now) = begun();
+    snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    (snapshot, now)
+}
+
+#[test]
+fn a_launch_without_an_answer_is_looked_for_as_long_as_its_request_may_arrive() {
+    let (mut snapshot, start) = unsettled();
+    let mut now = start;
+    let mut asked = 0;
+    let settled = loop {
+        match snapshot.plan(now) {
+            Action::Find { .. } => _ = snapshot.step(Observation::Found(Vec::new()), now),
+            Action::Watch(watch) => now = watch.until,
+            Action::Archive => break now.since(start),
+            other => panic!("{other:?}"),
+        }
+        asked += 1;
+    };
+    // Ten seconds for ListTasks to show what RunTask has just done.
+    assert!(settled >= LONGEST_CALL + Duration::from_secs(10), "given up after {settled:?}");
+    assert!(settled < LONGEST_CALL + Duration::from_secs(15) && asked < 40, "asked {asked} times in {settled:?}");
+}
+
+#[test]
+fn an_answer_is_as_old_as_its_question() {
+    let (mut snapshot, start) = unsettled();
+    let late = |seconds| seconds_later(start, seconds);
+    assert!(matches!(snapshot.plan(late(29)), Action::Find { .. }));
+    // A process that was killed while it asked: the next one's question is a new one.
+    let mut killed = snapshot.clone();
+    killed.step(Observation::Opened { process: 2, purpose: "cleanup".into() }, late(31));
+    assert_eq!(killed.step(Observation::Found(Vec::new()), late(32)), Action::Archive);
+    let action = snapshot.step(Observation::Found(Vec::new()), late(45));
+    assert!(matches!(action, Action::Watch(_)), "{action:?}");
+    assert!(matches!(snapshot.plan(late(50)), Action::Find { .. }));
+    assert_eq!(snapshot.step(Observation::Found(Vec::new()), late(51)), Action::Archive);
 }

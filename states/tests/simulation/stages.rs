@@ -74,7 +74,7 @@ fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
         running: Duration::from_secs(30),
         reconnect: Duration::from_secs(40),
         grace: Duration::from_secs(5),
-        stop: Duration::from_secs(30),
+        stop: Duration::from_secs(45),
     };
     header
 }

@@ -18,9 +18,9 @@ use super::{
 const STOPS_WITHIN: Duration = Duration::from_secs(4);
 /// How long after a task's end ECS knows why.
 const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
-/// How long a caller waits for an answer, and how late an effect may come.
+/// How long a caller waits for an answer, and how late an effect may come, in milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const LATEST_EFFECT: u64 = 10_000;
+const LATEST_EFFECT: u64 = LONGEST_CALL.as_millis() as u64;
 
 pub struct Task {
     pub started_by: String,

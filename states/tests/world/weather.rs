@@ -5,9 +5,20 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-/// Everything that can go wrong. [`Weather::met`] counts what did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fault {
+macro_rules! faults {
+    ($($fault:ident,)*) => {
+        /// Everything that can go wrong. [`Weather::met`] counts what did.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Fault {
+            $($fault,)*
+        }
+
+        impl Fault {
+            pub const ALL: &[Self] = &[$(Self::$fault,)*];
+        }
+    };
+}
+faults! {
     Throttled,
     LostCall,
     LostAnswer,
@@ -47,53 +58,6 @@ pub enum Fault {
     SavedYetFailed,
     Unmarked,
     Unarchived,
-}
-
-impl Fault {
-    pub const ALL: [Self; 39] = {
-        use Fault::*;
-        [
-            Throttled,
-            LostCall,
-            LostAnswer,
-            LateEffect,
-            GarbledAnswer,
-            HiddenTask,
-            NoCapacity,
-            LaunchDenied,
-            ApiDown,
-            CredentialsExpired,
-            NeverRuns,
-            NeverListens,
-            KeyLate,
-            OutOfMemory,
-            SpotInterruption,
-            HostRetired,
-            StoppedBySomebody,
-            ImageMissing,
-            TaskForgotten,
-            Unconnected,
-            ConnectionCut,
-            ConnectionFrozen,
-            NetworkDown,
-            IdentityChanged,
-            FilesLost,
-            NotStarted,
-            NoStatus,
-            ProcessKilled,
-            Cancelled,
-            StageRepeated,
-            PrepareRepeated,
-            CleanupsAtOnce,
-            CleanupRepeated,
-            CleanupBesideStage,
-            Reaped,
-            Unsaved,
-            SavedYetFailed,
-            Unmarked,
-            Unarchived,
-        ]
-    };
 }
 
 /// Shares, 0 to 1, of what may go wrong each time it is done.

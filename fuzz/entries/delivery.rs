@@ -1,7 +1,8 @@
 //! What a container says to the delivery protocol's commands: whatever it is, an answer or an error.
 //!
 //! The first byte is the verb (`p`robe, `s`tart, `a`ttach, si`g`nal); then pieces, apart by 0x1e, whose first byte
-//! says where they come from (`o`utput, `e`rror output, `x` the end, `l`oss). 0x01 stands for the command's own word.
+//! says where they come from (`o`utput, `e`rror output, `x` the end, `l`oss). 0x01 stands for the command's own word:
+//! of output, only the first one, as scripts do not know it.
 
 use std::{
     pin::pin,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use states::{Run as _, RunEvent, RunId, RunOrder, ShellFacts, Signal};
+use states::{Run as _, RunError, RunEvent, RunId, RunOrder, ShellFacts, Signal};
 use transports::delivery::{self, Channel, Chunk, Exec};
 
 /// Longer than this, a line is cut: then it matters how it was.
@@ -31,22 +32,22 @@ fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
     let run = RunId::new("0000-build").expect("a valid id");
     let container = Container { said: pieces.to_vec(), in_bytes };
     match verb {
-        b'p' => (Vec::new(), format!("{:?}", now(delivery::probe(&container)).map(|facts| facts.run_dir))),
+        b'p' => (Vec::new(), format!("{:?}", now(delivery::probe(&container)).map(|facts| facts.run_dir.len()).map_err(|e| e.kind))),
         b's' => {
             let order = RunOrder { run, stage: "build".to_owned(), forget: None };
             followed(now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))), 0)
         }
         b'a' => followed(now(delivery::attach(&container, &facts, &run, 7)), 7),
-        b'g' => (Vec::new(), format!("{:?}", now(delivery::signal(&container, &facts, &run, Signal::Term)))),
+        b'g' => (Vec::new(), format!("{:?}", now(delivery::signal(&container, &facts, &run, Signal::Term)).map_err(|e| kind(&e)))),
         _ => (Vec::new(), String::new()),
     }
 }
 
-fn followed(run: Result<delivery::Followed<Pieces>, states::RunError>, from: u64) -> (Vec<u8>, String) {
+fn followed(run: Result<delivery::Followed<Pieces>, RunError>, from: u64) -> (Vec<u8>, String) {
     let mut output = Vec::new();
     let mut run = match run {
         Ok(run) => run,
-        Err(e) => return (output, format!("{e:?}")),
+        Err(e) => return (output, kind(&e)),
     };
     loop {
         match now(run.next()) {
@@ -59,9 +60,15 @@ fn followed(run: Result<delivery::Followed<Pieces>, states::RunError>, from: u64
                 assert!(total <= from + output.len() as u64, "an end at {total} after byte {}", from + output.len() as u64);
                 return (output, format!("exited with {code}"));
             }
-            Err(e) => return (output, format!("{e:?}")),
+            Err(e) => return (output, kind(&e)),
         }
     }
+}
+
+/// An error without its words, which may hold more of what was said, the later it was noticed.
+fn kind(error: &RunError) -> String {
+    let text = format!("{error:?}");
+    text.split('(').next().unwrap_or_default().to_owned()
 }
 
 /// Nothing here waits for anything.
@@ -85,11 +92,13 @@ impl Exec for Container {
         // The only word of 32 hexadecimal digits.
         let word = command.split('\'').find(|word| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit())).expect("the word");
         let mut chunks = Vec::new();
+        let mut has_begun = false;
         for piece in self.said.split(|b| *b == 0x1e) {
             let Some((kind, text)) = piece.split_first() else { continue };
             let mut bytes = Vec::new();
             for b in text {
-                if *b == 1 { bytes.extend_from_slice(word.as_bytes()) } else { bytes.push(*b) }
+                let is_word = *b == 1 && !(*kind == b'o' && std::mem::replace(&mut has_begun, true));
+                if is_word { bytes.extend_from_slice(word.as_bytes()) } else { bytes.push(*b) }
             }
             let step = if self.in_bytes { 1 } else { bytes.len().max(1) };
             match kind {

@@ -67,6 +67,10 @@ impl<C: Channel> Followed<C> {
     }
 
     fn reply(&mut self, reply: Reply) -> Result<(), RunError> {
+        if self.exit.is_some() {
+            // The verdict is the last word: it must not matter whether more came in the same piece.
+            return Ok(());
+        }
         match reply {
             Reply::Started => self.ready.push_back(RunEvent::Started),
             Reply::Exit { code, total } => {

@@ -71,16 +71,18 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
                 ));
             }
         }
-        match control.reply() {
-            Some(Reply::Ready(facts)) => return Ok(facts),
-            Some(Reply::NoPlace) => {
-                return Err(fail(
-                    ConnectErrorKind::NoShell,
-                    format!("the container has no directory that the user can write to: {}", control.noise()),
-                    "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only).",
-                ));
+        while let Some(reply) = control.reply() {
+            match reply {
+                Reply::Ready(facts) => return Ok(facts),
+                Reply::NoPlace => {
+                    return Err(fail(
+                        ConnectErrorKind::NoShell,
+                        format!("the container has no directory that the user can write to: {}", control.noise()),
+                        "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only).",
+                    ));
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }
@@ -121,10 +123,12 @@ pub async fn signal(exec: &impl Exec, facts: &ShellFacts, run: &RunId, signal: S
             Chunk::Ended { .. } => return Err(RunError::Protocol(format!("no answer to a signal: {}", control.noise()))),
             Chunk::Lost(why) => return Err(RunError::ConnectionLost(why)),
         }
-        match control.reply() {
-            Some(Reply::Done) => return Ok(()),
-            Some(Reply::Unknown(why)) => return Err(RunError::Unknown(why)),
-            _ => {}
+        while let Some(reply) = control.reply() {
+            match reply {
+                Reply::Done => return Ok(()),
+                Reply::Unknown(why) => return Err(RunError::Unknown(why)),
+                _ => {}
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 use russh::{
-    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet,
+    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty,
     keys::{Algorithm, PrivateKey, PublicKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
 };
@@ -165,6 +165,21 @@ impl server::Handler for Connection {
         self.waiting.insert(channel.id(), channel);
         reply.accept().await;
         Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        // There are no terminals here: said at once, as sshd does with `PermitTTY no`, and clients need not wait.
+        session.channel_failure(id)
     }
 
     async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), Self::Error> {

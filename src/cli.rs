@@ -2,13 +2,14 @@
 
 use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use crate::{
     config::{Config, TransportKind},
     local,
     logging::{LEVELS, LogFormat, Logging},
+    manual::Manual,
     reap::Reaper,
     runner::{Contract, Identity, Verdict},
     stages::{self, Flags, JobLog, Session},
@@ -90,6 +91,8 @@ enum Command {
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+    #[command(flatten)]
+    Manual(Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,6 +191,7 @@ impl Cli {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => fail(&e),
             },
+            Command::Manual(manual) => manual.run(Self::command()).unwrap_or_else(|e| fail(&e)),
         };
         // A write to a job log that nobody reads any more must not keep the process.
         runtime.shutdown_background();
@@ -314,8 +318,6 @@ fn unusable() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

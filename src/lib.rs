@@ -1,6 +1,6 @@
 //! GitLab Runner custom-executor driver that runs every CI job in its own AWS ECS Fargate task.
 //!
-//! The binary `fargate` is a thin shell around this library. What decides is in the crate `states`,
+//! The binaries `fargate` and `fargate-replay` are thin shells around this library. What decides is in the crate `states`,
 //! what delivers scripts in `transports`, the embedded cluster in `local-cluster`; here is what wires
 //! them together:
 //!
@@ -13,14 +13,18 @@
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
-//! - [`logging`] — the driver's own log.
+//! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
+//! - [`logging`] — the driver's own log;
+//! - [`manual`] — shell completions and man pages.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod local;
 pub mod logging;
+pub mod manual;
 pub mod reap;
+pub mod replay;
 pub mod runner;
 pub mod stages;
 pub mod telemetry;

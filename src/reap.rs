@@ -25,6 +25,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
+    replay,
     runner::Identity,
     stages::launch,
     telemetry::{self, Watched},
@@ -101,6 +102,7 @@ impl Reaper {
     /// When the directory cannot be read. Whatever else fails is counted and said.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
+            .with_notes(replay::summary::Summary::note)
             .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         let keys = store.clone();
         let control = EcsControl::new(config.fargate.region.clone());

@@ -115,6 +115,10 @@ pub struct Death {
 pub struct SshFaults {
     /// The SSH server never comes up.
     pub never_listens: bool,
+    /// Packets to it vanish, as behind a security group that lets nobody in.
+    pub silent: bool,
+    /// New connections meet another host key than those before, as when another container answers.
+    pub other_host_key: bool,
     /// It comes up so many milliseconds later.
     pub late_ms: u64,
     /// It accepts no key.

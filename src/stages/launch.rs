@@ -89,8 +89,13 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
 pub(crate) fn manager(config: &Config) -> String {
     match &config.metadata.manager {
         Some(name) => tag_value(name),
-        None => tag_value(&rustix::system::uname().nodename().to_string_lossy()),
+        None => host(),
     }
+}
+
+/// The host's name.
+pub(crate) fn host() -> String {
+    tag_value(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 /// A text as a tag takes it: letters, digits, spaces and `+ - = . _ : / @`.

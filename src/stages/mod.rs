@@ -5,7 +5,7 @@ mod cleanup;
 mod config;
 mod job_log;
 pub(crate) mod launch;
-mod output;
+pub(crate) mod output;
 mod prepare;
 mod run;
 pub(crate) mod state_log;
@@ -17,6 +17,7 @@ use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, St
 use crate::{
     config::Config,
     control::EcsControl,
+    replay::summary::Summary,
     runner::{Identity, Verdict},
     telemetry::Watched,
     transport::{AnySession, AnyTransport},
@@ -34,7 +35,7 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
+pub(crate) type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
 type Work = states::Work<AnySession, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
@@ -53,11 +54,9 @@ impl Session {
     /// When the metadata directory is missing and cannot be made.
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
         let store = DirectoryStore::open(&config.metadata.directory)?
-            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
-        let control = EcsControl::new(config.fargate.region.clone());
-        let transport = Watched(AnyTransport::new(&config, &control));
-        let keys = store.clone();
-        let engine = Engine::new(control, transport, store, move |job| keys.key_path(job));
+            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
+            .with_notes(Summary::note);
+        let engine = engine(&config, store);
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
@@ -78,6 +77,14 @@ impl Session {
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
     }
+}
+
+/// What acts on jobs in this directory.
+pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
+    let keys = store.clone();
+    let control = EcsControl::new(config.fargate.region.clone());
+    let transport = Watched(AnyTransport::new(config, &control));
+    Engine::new(control, transport, store, move |job| keys.key_path(job))
 }
 
 /// What gitlab-runner is told of a job that had to end.

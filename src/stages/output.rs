@@ -13,7 +13,7 @@ use std::{
 use tokio::{io::AsyncWriteExt, net::unix::pipe};
 
 /// Where the script's output goes.
-pub(super) enum Output {
+pub(crate) enum Output {
     /// A pipe, written without blocking.
     Pipe(pipe::Sender),
     /// A regular file: a write does not wait for anybody.
@@ -24,7 +24,7 @@ pub(super) enum Output {
 
 impl Output {
     /// This process's standard output.
-    pub(super) fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         if let Ok(pipe) = pipe::OpenOptions::new().open_sender("/proc/self/fd/1") {
             return Self::Pipe(pipe);
         }
@@ -36,7 +36,7 @@ impl Output {
     }
 
     /// Writes as much of it as goes at once, and says how much. Nothing of that is in a buffer that a killed process takes along.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.write(bytes).await,
             Self::File(file) => file.write(bytes),

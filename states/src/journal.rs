@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyJob, Header, Job, Observation, Timestamp};
+use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp};
 
 /// Entries kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
@@ -40,6 +40,67 @@ pub struct Entry {
     /// The repetitions between the first and the last, in milliseconds after the first. Of progress none is kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<u64>,
+    /// The state after it; of several observations, after the last. Older drivers did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Left>,
+}
+
+/// The state that an observation left the job in, short enough to be noted with every one: what a
+/// replay by another version of the machine is compared with.
+/// In snapshots it is one word after another: `Pending 1-3f9a1c20`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Left {
+    /// The state's name.
+    pub state: StateName,
+    /// `<shape>-<digest of the whole state>`: see [`Left::of`].
+    pub digest: String,
+}
+
+/// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
+const SHAPE: u32 = 1;
+
+impl From<Left> for String {
+    fn from(left: Left) -> Self {
+        format!("{} {}", left.state, left.digest)
+    }
+}
+
+impl TryFrom<String> for Left {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (state, digest) = text.split_once(' ').ok_or_else(|| format!("{text:?} is no state and digest"))?;
+        let state = ron::from_str(state).map_err(|_| format!("{state:?} is no state"))?;
+        Ok(Self { state, digest: digest.to_owned() })
+    }
+}
+
+impl Left {
+    /// What is noted of this state: its name, and 32 bits of the SHA-256 of its state as RON.
+    #[must_use]
+    pub fn of(job: &AnyJob) -> Self {
+        use sha2::{Digest, Sha256};
+        let text = match job {
+            AnyJob::Provisioning(job) => ron::to_string(&job.state),
+            AnyJob::Pending(job) => ron::to_string(&job.state),
+            AnyJob::Running(job) => ron::to_string(&job.state),
+            AnyJob::Reachable(job) => ron::to_string(&job.state),
+            AnyJob::Executing(job) => ron::to_string(&job.state),
+            AnyJob::Stopping(job) => ron::to_string(&job.state),
+        };
+        // Data that came from the machine can be serialized; a digest of nothing would only show as a difference.
+        let hash = Sha256::digest(text.unwrap_or_default());
+        let digest = format!("{SHAPE}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
+        Self { state: job.name(), digest }
+    }
+
+    /// Whether this is the same state as `other`, as far as can be told: digests of different shapes cannot be compared.
+    #[must_use]
+    pub fn agrees(&self, other: &Self) -> bool {
+        let shape = |left: &Self| left.digest.split('-').next().map(str::to_owned);
+        self.state == other.state && (self.digest == other.digest || shape(self) != shape(other))
+    }
 }
 
 fn once() -> u32 {
@@ -51,14 +112,24 @@ fn is_once(times: &u32) -> bool {
     *times == 1
 }
 
+/// One observation of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) at: Timestamp,
+    /// Index of the entry.
+    pub(crate) entry: usize,
+    /// Whether it is the entry's last: what the entry notes is the state after this one.
+    pub(crate) last: bool,
+}
+
 impl Journal {
-    /// Adds an observation. One that `changed` the job's state is an entry of its own; another may
-    /// be merged with an equal one just before it, so that [`Journal::replay`] comes out the same.
-    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool) {
-        if !changed && self.merge(&saw, at) {
+    /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's state is an entry
+    /// of its own; another may be merged with an equal one just before it, so that [`Journal::replay`] comes out the same.
+    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: Left) {
+        if !changed && self.merge(&saw, at, &left) {
             return;
         }
-        self.entries.push(Entry { at, saw, times: 1, last: None, between: Vec::new() });
+        self.entries.push(Entry { at, saw, times: 1, last: None, between: Vec::new(), left: Some(left) });
         if self.entries.len() > LONGEST {
             // The beginning and the end tell most: the middle goes.
             self.entries.remove(LONGEST / 2);
@@ -66,7 +137,13 @@ impl Journal {
         }
     }
 
-    fn merge(&mut self, saw: &Observation, at: Timestamp) -> bool {
+    /// Entries before a gap: all of them, unless some were omitted.
+    #[must_use]
+    pub fn whole_until(&self) -> usize {
+        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(LONGEST / 2) }
+    }
+
+    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> bool {
         let newest = self.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
         // Times tell the order of merged entries: one that is not later than all others stands by itself.
         if newest.is_none_or(|newest| at <= newest) {
@@ -74,9 +151,16 @@ impl Journal {
         }
         if let Observation::Progress { offset } = saw {
             // Only the farthest offset matters, but only as long as nothing else came between.
-            let Some(Entry { saw: Observation::Progress { offset: farthest }, times, last, .. }) = self.entries.last_mut() else {
+            let Some(Entry { saw: Observation::Progress { offset: farthest }, at: began, times, last, left: before, .. }) =
+                self.entries.last_mut()
+            else {
                 return false;
             };
+            // An equal observation that came between may have been merged with an earlier entry.
+            if Some(last.unwrap_or(*began)) != newest {
+                return false;
+            }
+            *before = Some(left.clone());
             *farthest = (*farthest).max(*offset);
             *times = times.saturating_add(1);
             *last = Some(at);
@@ -90,20 +174,29 @@ impl Journal {
             entry.between.push(last.as_millis() - entry.at.as_millis());
         }
         entry.times += 1;
+        entry.left = Some(left.clone());
         true
     }
 
     /// Every observation with its time, as it happened; of progress the first and the last time.
     #[must_use]
     pub fn unfold(&self) -> Vec<(Timestamp, Observation)> {
-        let mut all: Vec<(Timestamp, Observation)> = Vec::new();
-        for entry in &self.entries {
+        self.moments().into_iter().map(|moment| (moment.at, self.entries[moment.entry].saw.clone())).collect()
+    }
+
+    /// Every observation's time and entry, as it happened; of progress the first and the last.
+    pub(crate) fn moments(&self) -> Vec<Moment> {
+        let mut all: Vec<Moment> = Vec::new();
+        for (number, entry) in self.entries.iter().enumerate() {
             let between = entry.between.iter().map(|after| entry.at + Duration::from_millis(*after));
             let times = std::iter::once(entry.at).chain(between).chain(entry.last);
-            all.extend(times.map(|at| (at, entry.saw.clone())));
+            all.extend(times.map(|at| Moment { at, entry: number, last: false }));
+            if let Some(newest) = all.last_mut() {
+                newest.last = true;
+            }
         }
         // Stable: what happened in the same millisecond keeps its order.
-        all.sort_by_key(|(at, _)| *at);
+        all.sort_by_key(|moment| moment.at);
         all
     }
 

@@ -17,6 +17,7 @@ mod journal;
 mod machine;
 mod observation;
 mod pace;
+mod replay;
 mod snapshot;
 mod span;
 pub mod stop_reason;
@@ -31,11 +32,12 @@ pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,
     Reachable, RunOutcome, Running, StateName, StopReason, Stopping,
 };
-pub use journal::{Entry, Journal};
+pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};
 pub use observation::Observation;
 pub use pace::Pace;
+pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, Snapshot, VERSION};
-pub use store::{DirectoryLease, DirectoryStore, Retention, StoreError};
+pub use store::{DirectoryLease, DirectoryStore, FileStamp, IndexLine, Notes, Pruned, Retention, StoreError};
 pub use time::Timestamp;
 pub use world::*;

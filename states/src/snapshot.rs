@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp};
+use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp, journal::Left};
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
 pub const VERSION: u32 = 1;
@@ -43,13 +43,17 @@ impl Snapshot {
         // The machine consumes the state; a clone stands in for it meanwhile, as moving out of
         // `&mut self` would leave a hole if a transition panicked.
         self.job = self.job.clone().observe(&saw, now);
-        self.journal.record(saw, now, self.job.name() != before);
-        self.job.plan(now)
+        let action = self.job.plan(now);
+        self.journal.record(saw, now, self.job.name() != before, Left::of(&self.job));
+        action
     }
 
-    /// What to do next, with nothing new observed.
+    /// What to do next, with nothing new observed. Where time alone changes what the state holds, that
+    /// it passed is journaled too: a replay knows of no other moments.
     pub fn plan(&mut self, now: Timestamp) -> Action {
-        self.job.plan(now)
+        let mut ahead = self.job.clone();
+        let action = ahead.plan(now);
+        if ahead == self.job { action } else { self.step(Observation::TimePassed, now) }
     }
 
     /// As RON, for people and for [`Snapshot::parse`].

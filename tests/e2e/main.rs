@@ -24,6 +24,7 @@ mod processes;
 mod proxy;
 mod reap;
 mod refusals;
+mod replay_act;
 mod requests;
 mod runner;
 #[cfg(feature = "telemetry")]

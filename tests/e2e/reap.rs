@@ -1,6 +1,6 @@
 //! `fargate reap`: what no job needs any more ends, and nothing else.
 
-use std::{fs, io::Read, time::Duration};
+use std::{fs, io::Read, sync::atomic::Ordering, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -210,6 +210,7 @@ fn age(job: &Job, by: Duration) {
         entry.last = entry.last.map(earlier);
     }
     fs::write(path, snapshot.to_ron().unwrap()).unwrap();
+    job.edited.store(true, Ordering::Relaxed);
 }
 
 /// Not on moto, whose tasks do not say when they were launched.

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -22,6 +22,8 @@ pub struct Job {
     pub config: PathBuf,
     pub metadata: PathBuf,
     pub environment: Vec<(String, String)>,
+    /// The test has changed the snapshot by hand: what it holds then is not what was recorded.
+    pub edited: AtomicBool,
 }
 
 /// How a stage ended.
@@ -71,12 +73,15 @@ impl Job {
         ] {
             environment.push((name.to_owned(), value));
         }
-        Self { place, config, metadata, environment }
+        Self { place, config, metadata, environment, edited: AtomicBool::new(false) }
     }
 
     /// Another job of the same manager.
     pub fn beside(&self, cluster: &Cluster) -> Self {
-        Self { config: self.config.clone(), metadata: self.metadata.clone(), ..Self::on(cluster) }
+        let mut job = Self::on(cluster);
+        job.config.clone_from(&self.config);
+        job.metadata.clone_from(&self.metadata);
+        job
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -201,6 +206,21 @@ impl Job {
     /// The job's snapshot.
     pub fn snapshot(&self) -> String {
         self.files(".ron").first().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
+    }
+}
+
+impl Drop for Job {
+    /// Every job of these tests replays to the states that were recorded.
+    fn drop(&mut self) {
+        if std::thread::panicking() || self.edited.load(Ordering::Relaxed) {
+            return;
+        }
+        for path in self.archived() {
+            let snapshot = states::Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap();
+            if let states::Verdict::Differ(difference) = snapshot.replay() {
+                panic!("{}: {difference}", path.display());
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
+    net::SocketAddr,
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -11,13 +12,13 @@ use std::{
 
 use bytes::BytesMut;
 use russh::{
-    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet,
+    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty,
     keys::{Algorithm, PrivateKey, PublicKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket, TcpStream},
     process::{Child, ChildStdin, Command},
 };
 
@@ -29,26 +30,19 @@ const CHUNK: usize = 32 * 1024;
 
 /// Serves the task's address.
 pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Result<Infallible> {
-    let (never, late) = {
+    let (never, silent, late) = {
         let ssh = &cluster.faults().ssh;
-        (ssh.never_listens, Duration::from_millis(ssh.late_ms))
+        (ssh.never_listens, ssh.silent, Duration::from_millis(ssh.late_ms))
     };
     if never {
         std::future::pending::<()>().await;
     }
-    let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
+    if silent {
+        let _held = swallow(cluster.ssh_address(task)).await?;
+        std::future::pending::<()>().await;
+    }
     tokio::time::sleep(cluster.settings.times.ssh_server + late).await;
-    let config = Arc::new(server::Config {
-        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-        keys: vec![host_key],
-        auth_rejection_time: Duration::from_millis(1),
-        auth_rejection_time_initial: Some(Duration::ZERO),
-        inactivity_timeout: None,
-        maximum_packet_size: CHUNK as u32,
-        window_size: 2 * 1024 * 1024,
-        nodelay: true,
-        ..server::Config::default()
-    });
+    let (honest, impostor) = (config()?, config()?);
     // A key that is none admits nobody, as with a real image.
     let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
     let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
@@ -66,7 +60,8 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
             home: container.home.path().display().to_string(),
             waiting: HashMap::new(),
         };
-        let config = Arc::clone(&config);
+        let other = cluster.faults().ssh.other_host_key;
+        let config = Arc::clone(if other { &impostor } else { &honest });
         let line = Line::new(stream, Arc::clone(cluster))?;
         tokio::spawn(async move {
             if let Ok(session) = server::run_stream(config, line, connection).await {
@@ -75,6 +70,36 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
             }
         });
     }
+}
+
+/// A server with a host key of its own.
+fn config() -> io::Result<Arc<server::Config>> {
+    let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
+    Ok(Arc::new(server::Config {
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        keys: vec![host_key],
+        auth_rejection_time: Duration::from_millis(1),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        maximum_packet_size: CHUNK as u32,
+        window_size: 2 * 1024 * 1024,
+        nodelay: true,
+        ..server::Config::default()
+    }))
+}
+
+/// Makes the address silent: a listener whose queue is full, so that the kernel drops whatever comes
+/// (Linux, listen(2)). It stays so while the answer is held.
+async fn swallow(address: SocketAddr) -> io::Result<(TcpListener, Vec<TcpStream>)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(1)?;
+    let mut queued = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queued.push(stream?);
+    }
+    Ok((listener, queued))
 }
 
 struct Connection {
@@ -140,6 +165,21 @@ impl server::Handler for Connection {
         self.waiting.insert(channel.id(), channel);
         reply.accept().await;
         Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _term: &str,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        // There are no terminals here: said at once, as sshd does with `PermitTTY no`, and clients need not wait.
+        session.channel_failure(id)
     }
 
     async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), Self::Error> {

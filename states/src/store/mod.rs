@@ -6,11 +6,13 @@
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
+//! <directory>/archive/index    a line per archived snapshot: see [`IndexLine`]
 //! <directory>/archive/<job>.<time in ms>.damaged   a snapshot that could not be read, set aside
 //! ```
 
 mod archive;
 mod durable;
+mod index;
 mod lease;
 mod marks;
 
@@ -21,7 +23,8 @@ use std::{
     time::Duration,
 };
 
-pub use archive::Retention;
+pub use archive::{Pruned, Retention};
+pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
 use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
@@ -86,7 +89,11 @@ impl StoreError {
 pub struct DirectoryStore {
     directory: PathBuf,
     retention: Retention,
+    notes: Option<Notes>,
 }
+
+/// What is noted in the archive's index of a finished job: one line.
+pub type Notes = fn(&Snapshot) -> String;
 
 impl DirectoryStore {
     /// Opens the directory; makes it, with mode 0700, when it is missing.
@@ -96,13 +103,19 @@ impl DirectoryStore {
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let directory = directory.into();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(StoreError::io("create the directory", &directory))?;
-        Ok(Self { directory, retention: Retention::default() })
+        Ok(Self { directory, retention: Retention::default(), notes: None })
     }
 
     /// Keeps archived snapshots according to `retention`.
     #[must_use]
     pub fn with_retention(self, retention: Retention) -> Self {
         Self { retention, ..self }
+    }
+
+    /// Notes something of every job that is archived.
+    #[must_use]
+    pub fn with_notes(self, notes: Notes) -> Self {
+        Self { notes: Some(notes), ..self }
     }
 
     /// The directory.
@@ -163,6 +176,39 @@ impl DirectoryStore {
     #[must_use]
     pub fn archive_path(&self) -> PathBuf {
         self.directory.join("archive")
+    }
+
+    /// Removes finished jobs that `retention` does not keep; with `dry_run`, only counts them.
+    ///
+    /// # Errors
+    /// When the archive cannot be read, or a file cannot be removed.
+    pub fn prune(&self, retention: Retention, dry_run: bool) -> Result<Pruned, StoreError> {
+        archive::prune_now(&self.archive_path(), retention, dry_run)
+    }
+
+    /// The archive's index: [`IndexLine`]s between empty lines.
+    #[must_use]
+    pub fn index_path(&self) -> PathBuf {
+        index::path(&self.archive_path())
+    }
+
+    /// Adds lines to the archive's index: the snapshot's file name, its version, and a note of one line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(&self, notes: &[(String, FileStamp, String)]) -> Result<(), StoreError> {
+        index::append(&self.archive_path(), notes).map_err(StoreError::io("append to", &self.index_path()))
+    }
+
+    /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs the line makes it.
+    fn note_archived(&self, snapshot: &Snapshot, path: &Path) {
+        let (Some(notes), Some(name)) = (self.notes, path.file_name().and_then(|name| name.to_str())) else { return };
+        let noted = fs::metadata(path)
+            .map_err(StoreError::io("read", path))
+            .and_then(|metadata| self.note(&[(name.to_owned(), FileStamp::of(&metadata), notes(snapshot))]));
+        if let Err(e) = noted {
+            tracing::warn!("the archive's index lacks a line: {e}");
+        }
     }
 
     /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and gives the job up:
@@ -247,7 +293,8 @@ impl SnapshotStore for DirectoryStore {
         let header = snapshot.job.header();
         // Before the snapshot goes: whoever is killed here is followed by somebody who still finds it.
         self.remove_beside(&header.id)?;
-        archive::keep(self, header)?;
+        let kept = archive::keep(self, header)?;
+        self.note_archived(snapshot, &kept);
         archive::prune(&self.archive_path(), self.retention);
         Ok(())
     }

@@ -7,6 +7,7 @@ mod any;
 mod endings;
 mod launches;
 mod links;
+mod replays;
 mod snapshots;
 
 use proptest::prelude::*;

@@ -4,6 +4,7 @@ mod client;
 mod errors;
 pub mod key;
 mod socket;
+mod terminal;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Se
 use tokio::sync::watch;
 
 use self::client::{Connected, Obituary};
+pub use self::terminal::{SshCommand, SshTerminal};
 use crate::delivery::{self, Chunk, Exec, Followed};
 
 /// Settings of the SSH transport.
@@ -156,21 +158,26 @@ impl Exec for Shell {
     type Channel = SshChannel;
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
-        tokio::select! {
-            biased;
-            channel = self.send(command, input) => channel,
-            // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
-            () = self.ended() => Err(self.text(russh::Error::Disconnect)),
-        }
+        self.run(command.line(), input).await
     }
 }
 
 impl Shell {
-    async fn send(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
+    /// Runs a line by the user's login shell.
+    async fn run(&self, line: String, input: Bytes) -> Result<SshChannel, String> {
+        tokio::select! {
+            biased;
+            channel = self.send(line, input) => channel,
+            // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
+            () = self.ended() => Err(self.text(russh::Error::Disconnect)),
+        }
+    }
+
+    async fn send(&self, line: String, input: Bytes) -> Result<SshChannel, String> {
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
         // Everything is sent at once: no reply is waited for on the way.
-        write.exec(false, command.line()).await.map_err(|e| self.text(e))?;
+        write.exec(false, line).await.map_err(|e| self.text(e))?;
         if !input.is_empty() {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;
         }

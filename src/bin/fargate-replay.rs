@@ -1,0 +1,7 @@
+//! Looks into saved jobs. See docs/replay.md.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fargate_driver::replay::main()
+}

@@ -1,0 +1,277 @@
+//! `resume`, `stop`, `archive`: what acts on a job, under its lease and by the same engine as the stages.
+
+use std::{
+    io,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use states::{AnyJob, DirectoryLease, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, PlaceArgs, Target};
+use crate::{
+    stages::{self, JobEngine, output::Output},
+    transport::AnySession,
+};
+
+type Work = states::Work<AnySession, DirectoryLease>;
+
+/// How long a piece of output that is being written may take once somebody wants to leave.
+const LAST_PIECE: Duration = Duration::from_secs(2);
+
+/// `fargate-replay resume`.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is the script's; 255 if the job could not be driven on. Ctrl-C leaves the job as it is.")]
+pub struct Resume {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    job: String,
+}
+
+/// `fargate-replay stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    job: String,
+    /// Why, for the job's record and ECS's
+    #[arg(long, value_name = "TEXT", default_value = "stopped by hand with fargate-replay")]
+    reason: String,
+}
+
+/// `fargate-replay archive`.
+#[derive(Debug, Args)]
+pub struct Archive {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    job: String,
+}
+
+impl Resume {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`], also when another process works on the job.
+    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
+        block_on(async {
+            let (engine, mut work) = take_up(place, &self.job, "resume")?;
+            engine.open(&mut work, "resume");
+            let never_sent = matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
+            let goal = match &work.snapshot.job {
+                AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => Goal::Reach,
+                AnyJob::Executing(job) => {
+                    say(&format!("following the script of {} from byte {} of its output", job.state.order.stage, job.state.offset));
+                    Goal::Run
+                }
+                AnyJob::Stopping(_) => Goal::End,
+            };
+            let Some(outcome) = drive(&engine, &mut work, goal).await? else { return Ok(ExitCode::from(130)) };
+            work.close().await;
+            match outcome {
+                Outcome::Reachable(Some(last)) if goal == Goal::Run => match last.outcome {
+                    RunOutcome::Exited { code, total } => {
+                        say(&format!("the script of {} ended with exit status {code} after {total} bytes of output", last.stage));
+                        Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
+                    }
+                    RunOutcome::Lost(why) => Err(Failure::Other(format!("the script's exit status is lost: {why}"))),
+                },
+                Outcome::Reachable(_) => {
+                    say("the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`");
+                    Ok(ExitCode::SUCCESS)
+                }
+                Outcome::MustEnd(reason) => Err(Failure::Other(format!(
+                    "{}the job has to end: {reason} `fargate-replay stop` ends its task.",
+                    if never_sent { "the driver was gone before the container had confirmed the script. " } else { "" }
+                ))),
+                Outcome::Ended(reason) => {
+                    say(&format!("the job is over and archived: {reason}"));
+                    Ok(ExitCode::SUCCESS)
+                }
+                Outcome::Unfinished(what) => Err(Failure::Other(what)),
+            }
+        })
+    }
+}
+
+impl Stop {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`], also when another process works on the job.
+    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
+        block_on(async {
+            let (engine, work) = take_up(place, &self.job, "stop")?;
+            end(&engine, work, "stop", &self.reason).await
+        })
+    }
+}
+
+impl Archive {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`], also while the job's task lives.
+    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
+        block_on(async {
+            let (engine, work) = take_up(place, &self.job, "archive")?;
+            let header = work.snapshot.job.header();
+            let alive = |task: &dyn std::fmt::Display, status: &dyn std::fmt::Display| {
+                Failure::Other(format!(
+                    "task {task} of the job is {status}: `fargate-replay stop {}` ends it and archives the job.",
+                    self.job
+                ))
+            };
+            let control = |e: states::ControlError| Failure::Other(format!("{e}. {}", e.advice));
+            let cluster = &header.spec.cluster;
+            if let Some(task) = work.snapshot.job.task() {
+                let described = engine.control().describe(cluster, std::slice::from_ref(task)).await.map_err(control)?;
+                match described.first().map(|described| &described.seen) {
+                    Some(Seen::Task(report)) if report.status.is_over() => {}
+                    Some(Seen::Missing) => {}
+                    Some(Seen::Task(report)) => return Err(alive(task, &report.status)),
+                    None => return Err(Failure::Other(format!("ECS did not say how task {task} is. Try again."))),
+                }
+            } else if let Some(task) = engine.control().find(cluster, &header.spec.started_by).await.map_err(control)?.first() {
+                return Err(alive(task, &"launched"));
+            }
+            end(&engine, work, "archive", "archived by hand: its task is over").await
+        })
+    }
+}
+
+async fn end(engine: &JobEngine, mut work: Work, purpose: &str, reason: &str) -> Result<ExitCode, Failure> {
+    engine.open(&mut work, purpose);
+    engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
+    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else { return Ok(ExitCode::from(130)) };
+    match outcome {
+        Outcome::Ended(reason) => {
+            say(&format!("the job is over and archived: {reason}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Unfinished(what) => Err(Failure::Other(format!("{what} The job is kept: `{purpose}` again goes on."))),
+        other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
+    }
+}
+
+/// Finds the job, and becomes the only one who works on it.
+fn take_up(place: &PlaceArgs, job: &str, purpose: &str) -> Result<(JobEngine, Work), Failure> {
+    let target = place.find(job)?;
+    let id = target.snapshot.job.header().id.clone();
+    let (engine, _) = acting(target)?;
+    let lease = engine.store().lease(&id, purpose, Duration::ZERO)?;
+    let snapshot = engine.store().load(&id)?.ok_or_else(|| Failure::Other(format!("job {id} has just ended")))?;
+    let work = engine.work(snapshot, lease);
+    Ok((engine, work))
+}
+
+/// What acts on a job that was found.
+pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config), Failure> {
+    if target.archived {
+        return Err(Failure::Other(format!("the job {} is over: it is in the archive", target.path.display())));
+    }
+    let Some(place) = target.place else {
+        return Err(Failure::Other(format!("{} is a copy: only a job in its metadata directory can be acted on", target.path.display())));
+    };
+    let Some(config) = place.config else {
+        return Err(Failure::Other("this acts on the job's task: name the driver's configuration with --config".to_owned()));
+    };
+    Ok((stages::engine(&config, place.store), config))
+}
+
+/// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
+/// handed on is marked: the next process goes on there.
+async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option<Outcome>, Failure> {
+    let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false) });
+    let mut io = Follower { stdout: Output::stdout(), desk: Arc::clone(&desk) };
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let drive = engine.drive(work, goal, &mut io);
+    tokio::pin!(drive);
+    tokio::select! {
+        biased;
+        outcome = &mut drive => return outcome.map(Some).map_err(failed),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    set(&desk.leaving);
+    if is(&desk.writing) {
+        // Bytes that were written and not marked would come twice.
+        let last = std::future::poll_fn(|context| match drive.as_mut().poll(context) {
+            Poll::Pending if is(&desk.writing) => Poll::Pending,
+            _ => Poll::Ready(()),
+        });
+        let _ = tokio::time::timeout(LAST_PIECE, last).await;
+    }
+    say("left as it is; `resume` goes on from here");
+    Ok(None)
+}
+
+fn failed(e: states::EngineError) -> Failure {
+    match e {
+        states::EngineError::Output(e) => Failure::Output(e),
+        states::EngineError::Store(e) => Failure::Store(e),
+        e @ states::EngineError::Unsuitable(_) => Failure::Other(e.to_string()),
+    }
+}
+
+struct Desk {
+    writing: Mutex<bool>,
+    leaving: Mutex<bool>,
+}
+
+fn set(flag: &Mutex<bool>) {
+    *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
+}
+
+fn is(flag: &Mutex<bool>) -> bool {
+    *flag.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hands the script's output on, and tells on stderr what happens.
+struct Follower {
+    stdout: Output,
+    desk: Arc<Desk>,
+}
+
+impl JobIo for Follower {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        if is(&self.desk.leaving) {
+            std::future::pending::<()>().await;
+        }
+        set(&self.desk.writing);
+        let written = self.stdout.write(&bytes).await;
+        *self.desk.writing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        written
+    }
+
+    fn note(&mut self, note: Note<'_>) {
+        match note {
+            Note::Entered { state, .. } => say(&format!("the job is {state}")),
+            Note::ConnectionLost(why) => say(&format!("the connection was lost ({why}); the script goes on there. Reconnecting …")),
+            Note::Reconnected { offset } => say(&format!("reconnected, at byte {offset}")),
+            Note::Unreachable(error) => tracing::debug!("{error}"),
+            Note::Observed(saw) => tracing::debug!(?saw, "observed"),
+        }
+    }
+
+    /// Ctrl-C leaves the job alone, so nothing is ever cancelled here.
+    async fn cancelled(&mut self) {
+        std::future::pending().await
+    }
+}
+
+/// A line for the person; standard output is the script's.
+pub(super) fn say(line: &str) {
+    eprintln!("fargate-replay: {}", super::screen::tame(line));
+}
+
+pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(future);
+    runtime.shutdown_background();
+    done
+}

@@ -1,0 +1,215 @@
+//! Nothing goes on, although nothing failed: failure modes 16, 17, 18, 20; and how scripts ended.
+
+use std::time::Duration;
+
+use states::{AnyJob, Link, Observation, RunError, RunOutcome, StateName, StopReason};
+
+use super::{Case, Cause, Diagnosis, Evidence};
+use crate::replay::{
+    holder::Holder,
+    words::{self, span},
+};
+
+/// A script that has written nothing for so long is worth a look.
+const SILENT_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Between two stages, gitlab-runner calls the driver again within a second or so.
+const NEXT_STAGE_WITHIN: Duration = Duration::from_secs(2 * 60);
+/// While a driver waits for a task, it writes something down at least this often (its longest interval is 30 s).
+const HEARTBEAT: Duration = Duration::from_secs(2 * 60);
+/// With less than this free, a snapshot cannot be relied upon to be written.
+const HARDLY_ANY: u64 = 1024 * 1024;
+
+/// 20, on the manager.
+pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
+    let free = case.around.free.filter(|free| *free < HARDLY_ANY && !case.story.over)?;
+    Some(case.diagnosis(
+        Cause::DiskFull,
+        "The disk of the metadata directory is full: the driver cannot save what it does, so it begins nothing more.",
+        vec![Evidence::seen(format!("{} can still be written there", words::bytes(free)))],
+        &[
+            "Make room: `du -xh --max-depth=2` on that file system; gitlab-runner's builds and caches are the usual ones.",
+            "`fargate-replay prune` removes archived snapshots; [TaskMetadata] Keep and KeepCount bound them.",
+        ],
+    ))
+}
+
+/// 20, in the container.
+pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
+    let full = |text: &str| text.contains("No space left") || text.contains("disk full") || text.contains("ENOSPC");
+    let seen = case.entries(|saw| match saw {
+        Observation::RunFailed(RunError::NotStarted(why) | RunError::NoStatus(why)) => full(why),
+        Observation::Unreachable(error) => full(&error.message),
+        _ => false,
+    });
+    if seen.is_empty() {
+        return None;
+    }
+    Some(case.diagnosis(
+        Cause::DiskFull,
+        "The container's disk is full: a script could not be put there, or its output not be kept.",
+        seen,
+        &[
+            "Raise ephemeralStorage in the task definition (20 GiB is Fargate's default, 200 GiB the most).",
+            "Make earlier stages need less: caches, artifacts, docker layers. `fargate-replay shell` and `df -h` show what is used.",
+        ],
+    ))
+}
+
+/// 18.
+pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
+    let AnyJob::Stopping(job) = &case.snapshot.job else { return None };
+    let waited = case.now.since(job.state.since);
+    if case.story.over || waited < job.header.limits.stop {
+        return None;
+    }
+    let mut evidence =
+        case.entries(|saw| matches!(saw, Observation::StopAccepted | Observation::StopFailed(_) | Observation::FindFailed(_)));
+    evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_) | Observation::Found(_))));
+    let problem = job.state.problem.as_ref();
+    let summary = match (&job.state.task, job.state.accepted) {
+        (Some(task), true) => {
+            format!("ECS accepted to stop task {} {} ago and does not show it as STOPPED yet.", words::task_id(task), span(waited))
+        }
+        (Some(task), false) => format!("Task {} could not be stopped so far: it may still run and cost money.", words::task_id(task)),
+        (None, _) => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
+    };
+    Some(case.diagnosis(
+        Cause::StopUnfinished,
+        summary,
+        evidence,
+        &[
+            problem.map_or("", |problem| problem.advice.as_str()),
+            "`fargate-replay resume` waits on, or asks again; `fargate reap` does it for all jobs, from a timer.",
+            "A container that ignores SIGTERM gets its stopTimeout (30 s, 120 s at most); a task that stays in DEPROVISIONING is AWS's: it is not billed any more.",
+        ],
+    ))
+}
+
+/// 17.
+pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
+    let idle = case.now.since(case.story.newest);
+    let job = &case.snapshot.job;
+    let opened = || case.last(|saw| matches!(saw, Observation::Opened { .. }));
+    let (summary, evidence) = match (&case.around.holder, job) {
+        (Holder::Nobody(last), _) if case.around.process_is_gone(job) => {
+            let mut evidence = opened();
+            let who = last.as_deref().unwrap_or("the process that held it");
+            evidence.push(Evidence::seen(format!("nobody holds the job's lock; the last was {who}")));
+            (format!("The driver's process is gone while the job was {}: killed, or the manager was restarted.", job.name()), evidence)
+        }
+        (Holder::Nobody(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
+            let mut evidence = case.newest(2);
+            evidence.push(Evidence::seen("nobody holds the job's lock".to_owned()));
+            (format!("No stage has been called for {}: gitlab-runner is gone, or gave the job up without `cleanup`.", span(idle)), evidence)
+        }
+        (Holder::Elsewhere(host), AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)) if idle >= HEARTBEAT => {
+            let summary = format!(
+                "The journal ends {} ago, in a state in which a driver writes every few seconds: it was killed then, or this file was copied then.",
+                span(idle)
+            );
+            let mut evidence = case.newest(1);
+            evidence.push(Evidence::seen(format!(
+                "whether a process works on the job can be seen on {host} only: `fargate-replay list` there"
+            )));
+            (summary, evidence)
+        }
+        _ => return ended_under_a_script(case),
+    };
+    Some(case.diagnosis(
+        Cause::DriverGone,
+        summary,
+        evidence,
+        &[
+            if matches!(job, AnyJob::Executing(_)) {
+                "The script runs on in the container: `fargate-replay resume` attaches to it, and streams the rest of its output."
+            } else {
+                "`fargate-replay resume` goes on where it stopped."
+            },
+            "`fargate-replay stop` ends the task if nobody wants the job any more; GitLab has most likely failed it already.",
+            "Why it was killed: `journalctl -k | grep -i oom`, `journalctl -u gitlab-runner`; a runner that is restarted kills its drivers.",
+        ],
+    ))
+}
+
+/// The job was ended from outside while a script ran and no process followed it.
+fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
+    if !matches!(case.reason(), Some(StopReason::Cleanup | StopReason::Asked(_))) || case.decisive() != StateName::Executing {
+        return None;
+    }
+    let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
+    Some(case.diagnosis(
+        Cause::DriverGone,
+        format!("The job was ended while {stage} still ran: the driver that followed it had been killed before."),
+        case.entries(|saw| matches!(saw, Observation::Opened { .. } | Observation::StopRequested(_))),
+        &["Why it was killed: `journalctl -k | grep -i oom`, `journalctl -u gitlab-runner`; a runner that is restarted kills its drivers."],
+    ))
+}
+
+/// 16, and the ordinary ends of scripts.
+pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
+    if let AnyJob::Executing(job) = &case.snapshot.job
+        && job.state.link == Link::Up
+        && job.state.started
+    {
+        let silent = case.now.since(case.story.newest);
+        return (silent >= SILENT_AFTER).then(|| silence(case, silent, job.state.offset));
+    }
+    let last = case.story.visits.iter().rev().find_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)));
+    let cancelled = matches!(case.reason(), Some(StopReason::Cancelled))
+        || case.story.observations.iter().any(|(_, _, saw)| *saw == Observation::CancelRequested);
+    if cancelled {
+        let evidence = case.entries(|saw| matches!(saw, Observation::CancelRequested | Observation::Signalled(_)));
+        let summary = "gitlab-runner ended the stage: the job was cancelled in GitLab, or ran into its time-out.";
+        return Some(case.diagnosis(
+            Cause::Cancelled,
+            summary,
+            evidence,
+            &["If nobody cancelled it, compare the job's length with its `timeout` and the project's and runner's limits."],
+        ));
+    }
+    match last? {
+        (stage, RunOutcome::Exited { code, .. }) if *code != 0 => Some(case.diagnosis(
+            Cause::ScriptFailed,
+            format!("Stage {stage} ended with exit code {code}: that is the script's own verdict, and no fault of the driver or of AWS."),
+            case.last(|saw| matches!(saw, Observation::Exited { .. })),
+            &["The job log in GitLab says what the script did last."],
+        )),
+        (stage, RunOutcome::Lost(why)) => Some(case.diagnosis(
+            Cause::ScriptLost,
+            format!("The outcome of stage {stage} is lost: {why}."),
+            case.entries(|saw| matches!(saw, Observation::RunFailed(_))),
+            &[
+                "Processes that leave no exit status were killed with SIGKILL: most often for want of memory. Compare the task's memory with what the script needs.",
+                "A script that deletes everything in TMPDIR deletes its own spool.",
+            ],
+        )),
+        _ => None,
+    }
+}
+
+fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
+    let stage = case.story.current().stage.as_deref().unwrap_or("the stage");
+    let mut evidence = case.last(|saw| *saw == Observation::Delivered);
+    evidence.extend(case.last(|saw| matches!(saw, Observation::Progress { .. })));
+    let (alive, check) = match &case.around.holder {
+        Holder::Working(who) => {
+            evidence.push(Evidence::seen(format!("the job's lock is held by {who}")));
+            ("its driver is there and connected", String::new())
+        }
+        Holder::Nobody(_) => ("nobody follows it", String::new()),
+        Holder::Elsewhere(host) => (
+            "the connection was up when this file was written",
+            format!("Whether its driver lives can be seen on {host}: `fargate-replay list --stuck` there."),
+        ),
+    };
+    case.diagnosis(
+        Cause::ScriptSilent,
+        format!("{stage} has written nothing for {} (after {offset} bytes); {alive}. The driver waits for the script.", span(silent)),
+        evidence,
+        &[
+            "`fargate-replay shell` opens a terminal beside the script: `ps -ef --forest` shows what it does, `top` whether it works.",
+            "Usual ones: a command that waits for input, a lock or a download without a time-out, a test that hangs.",
+            &check,
+        ],
+    )
+}

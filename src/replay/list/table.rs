@@ -1,0 +1,179 @@
+//! The list as a table that fits the terminal.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use states::{StateName, Timestamp};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{Printer, Row};
+use crate::replay::{
+    diagnosis::Cause,
+    screen::{Screen, Tone, fit, pad, tame},
+    story::number,
+    summary::Verdict,
+    words,
+};
+
+/// A column: its heading, how narrow it may get, and how willingly it goes (the greatest first; 0 never).
+struct Column {
+    heading: &'static str,
+    narrowest: usize,
+    goes: u8,
+    text: fn(&Row, Timestamp) -> String,
+    tone: fn(&Row) -> Option<Tone>,
+}
+
+const COLUMNS: [Column; 8] = [
+    Column { heading: "JOB", narrowest: 8, goes: 0, text: |row, _| row.job.clone(), tone: |_| Some(Tone::Strong) },
+    Column { heading: "STATE", narrowest: 12, goes: 0, text: state, tone: |row| row.state.map(|state| Tone::State(number(state))) },
+    Column { heading: "FOR", narrowest: 6, goes: 0, text: |row, _| words::span(Duration::from_millis(row.in_state_ms)), tone: |_| None },
+    Column { heading: "VERDICT", narrowest: 12, goes: 0, text: verdict, tone: |row| Some(tone(row)) },
+    Column { heading: "PROJECT", narrowest: 12, goes: 2, text: |row, _| words::project(&row.project).to_owned(), tone: |_| None },
+    Column { heading: "NAME", narrowest: 8, goes: 4, text: |row, _| row.name.clone(), tone: |_| None },
+    Column { heading: "PIPELINE", narrowest: 8, goes: 3, text: |row, _| row.pipeline.clone(), tone: |_| None },
+    Column { heading: "LAST OBSERVATION", narrowest: 24, goes: 1, text: last, tone: |_| Some(Tone::Faint) },
+];
+
+/// Columns between two columns.
+const GAP: usize = 2;
+
+/// Rows that decide the columns' widths: all, unless there are more than anybody reads.
+const SAMPLE: usize = 500;
+
+/// The table: its first rows are held until its columns are known.
+pub(super) struct Table {
+    stuck: bool,
+    now: Timestamp,
+    held: Vec<Row>,
+    columns: Option<Vec<(usize, usize)>>,
+    needing: usize,
+}
+
+impl Table {
+    pub(super) fn new(stuck: bool, now: Timestamp) -> Self {
+        Self { stuck, now, held: Vec::new(), columns: None, needing: 0 }
+    }
+
+    /// Decides the columns, and puts out what was held.
+    fn begin(&mut self, screen: &mut Screen) -> io::Result<()> {
+        let columns = layout(&self.held, self.now, screen.width);
+        let heading: Vec<String> = columns.iter().map(|(index, width)| pad(COLUMNS[*index].heading, *width)).collect();
+        let heading = screen.paint(Tone::Faint, heading.join("  ").trim_end());
+        writeln!(screen, "{heading}")?;
+        self.columns = Some(columns);
+        for row in std::mem::take(&mut self.held) {
+            self.put(&row, screen)?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, row: &Row, screen: &mut Screen) -> io::Result<()> {
+        let columns = self.columns.as_deref().unwrap_or_default();
+        let mut line = String::new();
+        for (position, (index, width)) in columns.iter().enumerate() {
+            let column = &COLUMNS[*index];
+            let text = pad(&(column.text)(row, self.now), *width);
+            let text = if position + 1 == columns.len() { text.trim_end() } else { &text };
+            line.push_str(&(column.tone)(row).map_or_else(|| text.to_owned(), |tone| screen.paint(tone, text)));
+            if position + 1 < columns.len() {
+                line.push_str("  ");
+            }
+        }
+        writeln!(screen, "{}", line.trim_end())?;
+        if let Some(why) = row.stuck.as_ref().filter(|_| self.stuck) {
+            let why = screen.paint(Tone::Warn, &fit(&format!("  {why}"), screen.width));
+            writeln!(screen, "{why}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Printer for Table {
+    fn row(&mut self, row: Row, screen: &mut Screen) -> io::Result<()> {
+        self.needing += usize::from(row.stuck.is_some());
+        if self.columns.is_some() {
+            return self.put(&row, screen);
+        }
+        self.held.push(row);
+        if self.held.len() == SAMPLE { self.begin(screen) } else { Ok(()) }
+    }
+
+    fn end(&mut self, left_out: usize, screen: &mut Screen) -> io::Result<()> {
+        if self.columns.is_none() && self.held.is_empty() {
+            let nothing = if self.stuck { "No job needs anybody." } else { "No jobs here. `--archived` lists finished ones." };
+            return writeln!(screen, "{nothing}");
+        }
+        if self.columns.is_none() {
+            self.begin(screen)?;
+        }
+        if left_out > 0 {
+            let more = screen.paint(Tone::Faint, &format!("{left_out} older ones are not shown: --limit 0 shows all."));
+            writeln!(screen, "{more}")?;
+        }
+        if self.needing > 0 && screen.terminal {
+            let hint = screen.paint(Tone::Faint, "`fargate-replay show JOB` says what is wrong and what helps.");
+            writeln!(screen, "{hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which columns are shown, and how wide: all that fit; the widest shrink first.
+fn layout(rows: &[Row], now: Timestamp, width: usize) -> Vec<(usize, usize)> {
+    let natural = |index: usize| {
+        let widest = rows.iter().map(|row| tame(&(COLUMNS[index].text)(row, now)).width()).max().unwrap_or(0);
+        widest.max(COLUMNS[index].heading.width())
+    };
+    let mut columns: Vec<(usize, usize)> = (0..COLUMNS.len()).map(|index| (index, natural(index))).collect();
+    let least = |columns: &[(usize, usize)]| {
+        let narrow: usize = columns.iter().map(|(index, width)| (*width).min(COLUMNS[*index].narrowest)).sum();
+        narrow + GAP * columns.len().saturating_sub(1)
+    };
+    while least(&columns) > width {
+        let Some(position) = (0..columns.len()).filter(|p| COLUMNS[columns[*p].0].goes > 0).max_by_key(|p| COLUMNS[columns[*p].0].goes)
+        else {
+            break;
+        };
+        columns.remove(position);
+    }
+    let total = |columns: &[(usize, usize)]| columns.iter().map(|(_, width)| width).sum::<usize>() + GAP * columns.len().saturating_sub(1);
+    while total(&columns) > width {
+        let shrinkable = columns.iter_mut().filter(|(index, width)| *width > COLUMNS[*index].narrowest);
+        let Some((_, widest)) = shrinkable.max_by_key(|(_, width)| *width) else { break };
+        *widest -= 1;
+    }
+    columns
+}
+
+fn state(row: &Row, _: Timestamp) -> String {
+    match row.state {
+        Some(StateName::Stopping) if row.archived => "archived".to_owned(),
+        Some(state) => state.to_string(),
+        None => "unreadable".to_owned(),
+    }
+}
+
+fn verdict(row: &Row, _: Timestamp) -> String {
+    match (row.verdict, row.cause) {
+        (Verdict::Failed, _) => row.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}")),
+        (Verdict::Open, Cause::Nothing) if row.stuck.is_some() => "slow".to_owned(),
+        (Verdict::Open, Cause::Nothing) => "goes on".to_owned(),
+        (Verdict::Open | Verdict::SystemFailure, cause) => cause.name(),
+        (verdict, _) => verdict.words().to_owned(),
+    }
+}
+
+fn tone(row: &Row) -> Tone {
+    match (row.verdict, row.cause) {
+        (Verdict::Success | Verdict::Open, Cause::Nothing) if row.stuck.is_none() => Tone::Good,
+        (Verdict::SystemFailure | Verdict::Open, _) => Tone::Bad,
+        _ => Tone::Warn,
+    }
+}
+
+fn last(row: &Row, now: Timestamp) -> String {
+    format!("{} ago: {}", words::span(now.since(row.last_at)), row.last)
+}

@@ -1,0 +1,214 @@
+//! What the output looks like: colour, width, and pipes.
+
+use std::{
+    env,
+    io::{self, BufWriter, IsTerminal as _, Stdout, Write},
+};
+
+use anstyle::{AnsiColor, Style};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// Columns of a text that does not go to a terminal.
+const PIPE_WIDTH: usize = 100;
+/// Fewer columns than this are treated as this many: nothing fits into less.
+const NARROWEST: usize = 40;
+
+/// `--color`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ColourArg {
+    /// At a terminal, unless NO_COLOR is set or TERM is dumb.
+    #[default]
+    Auto,
+    /// Always, also into a pipe.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How important a piece of text is; [`Screen::paint`] gives it its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// A heading.
+    Strong,
+    /// Of less interest.
+    Faint,
+    /// As it should be.
+    Good,
+    /// Wants attention.
+    Warn,
+    /// Wrong.
+    Bad,
+    /// One of the six states, by its number.
+    State(usize),
+}
+
+/// Where output goes, and what can be shown there.
+pub struct Screen {
+    out: Box<dyn Write>,
+    /// Columns.
+    pub width: usize,
+    /// Whether escape sequences are wanted.
+    pub colour: bool,
+    /// Whether a person sits there.
+    pub terminal: bool,
+}
+
+impl Screen {
+    /// Standard output.
+    #[must_use]
+    pub fn stdout(colour: ColourArg) -> Self {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let colour = match colour {
+            ColourArg::Always => true,
+            ColourArg::Never => false,
+            ColourArg::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
+        };
+        let width = if terminal { terminal_width(&stdout) } else { None }
+            .or_else(|| env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()))
+            .unwrap_or(PIPE_WIDTH)
+            .max(NARROWEST);
+        Self { out: Box::new(BufWriter::new(stdout)), width, colour, terminal }
+    }
+
+    /// Somewhere else: plain, `width` columns.
+    pub fn plain(out: impl Write + 'static, width: usize) -> Self {
+        Self { out: Box::new(out), width: width.max(NARROWEST), colour: false, terminal: false }
+    }
+
+    /// The text in its tone's colour, if colours are wanted.
+    #[must_use]
+    pub fn paint(&self, tone: Tone, text: &str) -> String {
+        if !self.colour || text.is_empty() {
+            return text.to_owned();
+        }
+        let style = tone.style();
+        format!("{style}{text}{style:#}")
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Tone {
+    fn style(self) -> Style {
+        let of = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+        match self {
+            Self::Strong => Style::new().bold(),
+            Self::Faint => Style::new().dimmed(),
+            Self::Good => of(AnsiColor::Green),
+            Self::Warn => of(AnsiColor::Yellow),
+            Self::Bad => of(AnsiColor::Red).bold(),
+            Self::State(number) => {
+                const COLOURS: [AnsiColor; 6] =
+                    [AnsiColor::Yellow, AnsiColor::Magenta, AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Blue, AnsiColor::Red];
+                of(COLOURS[number % COLOURS.len()])
+            }
+        }
+    }
+}
+
+fn terminal_width(stdout: &Stdout) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// The text cut to `width` columns, with `…` where something is missing; control characters are made visible.
+#[must_use]
+pub fn fit(text: &str, width: usize) -> String {
+    let text = tame(text);
+    if text.width() <= width {
+        return text;
+    }
+    let mut cut = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        let columns = c.width().unwrap_or(0);
+        if used + columns + 1 > width {
+            break;
+        }
+        used += columns;
+        cut.push(c);
+    }
+    cut.push('…');
+    cut
+}
+
+/// As [`fit`], and filled up with spaces.
+#[must_use]
+pub fn pad(text: &str, width: usize) -> String {
+    let mut fitted = fit(text, width);
+    let used = fitted.width();
+    fitted.extend(std::iter::repeat_n(' ', width.saturating_sub(used)));
+    fitted
+}
+
+/// The text without control characters: names come from projects, and must not steer a terminal.
+#[must_use]
+pub fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The text broken into lines of at most `width` columns: at spaces, and within words that are longer (ARNs are).
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = String::new();
+    let text = tame(text);
+    for word in text.split_whitespace().flat_map(|word| pieces(word, width.max(1))) {
+        if !line.is_empty() && line.width() + 1 + word.width() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() || lines.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+/// A word in pieces that fit.
+fn pieces(word: &str, width: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut begin, mut used) = (0, 0);
+    for (at, c) in word.char_indices() {
+        let columns = c.width().unwrap_or(0);
+        if used + columns > width {
+            pieces.push(&word[begin..at]);
+            (begin, used) = (at, 0);
+        }
+        used += columns;
+    }
+    pieces.push(&word[begin..]);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_fits_its_columns_also_when_they_are_wide_or_hostile() {
+        assert_eq!(fit("build", 5), "build");
+        assert_eq!(fit("builds", 5), "buil…");
+        assert_eq!(fit("構築構築", 5), "構築…");
+        assert_eq!(pad("構築", 6), "構築  ");
+        assert_eq!(fit("\u{1b}[31mred", 20), "\u{fffd}[31mred");
+    }
+
+    #[test]
+    fn long_text_is_broken_at_spaces() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("averylongword x", 5), ["avery", "longw", "ord x"]);
+    }
+}

@@ -1,0 +1,202 @@
+//! `shell`: a terminal in a job's container, over the job's own transport, beside its script. It takes
+//! no lease and changes no snapshot.
+
+use std::{
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use states::AnyJob;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use transports::{Screen, Terminal, Visit, delivery::Chunk};
+
+use super::{Failure, PlaceArgs, act};
+use crate::{control::EcsControl, transport::AnyTransport};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// `fargate-replay shell`.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is the shell's or the command's; 255 if there is no connection.")]
+pub struct Shell {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    job: String,
+    /// A command to run instead of a terminal, by the user's shell and without input
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Shell {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`], also when the job's container cannot be reached.
+    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
+        let found = place.find(&self.job)?;
+        let job = found.snapshot.job.clone();
+        let (engine, config) = act::acting(found)?;
+        let at = match &job {
+            AnyJob::Reachable(job) => &job.state,
+            AnyJob::Executing(job) => &job.state.place,
+            other => {
+                return Err(Failure::Other(format!(
+                    "the job is {}: there is a terminal only once its container has answered, and until its end is begun",
+                    other.name()
+                )));
+            }
+        };
+        let header = job.header();
+        let target = states::Target {
+            address: at.address.clone(),
+            cluster: header.spec.cluster.clone(),
+            task: at.task.clone(),
+            container: header.spec.container.clone(),
+            key: engine.store().key_path(&header.id),
+            pinned: Some(at.identity.clone()),
+            facts: Some(at.facts.clone()),
+            connect_timeout: CONNECT_TIMEOUT,
+            attempt_timeout: ATTEMPT_TIMEOUT,
+        };
+        if AnyTransport::is_exec(&target) {
+            return Err(Failure::Other(format!(
+                "the job's container is reached by ECS Exec, which `shell` does not speak yet: `aws ecs execute-command --cluster {} \
+                 --task {} --container {} --interactive --command /bin/sh` opens a terminal there.",
+                target.cluster, target.task, target.container
+            )));
+        }
+        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone())).ssh;
+        act::block_on(async {
+            let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
+            if !self.command.is_empty() {
+                let command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
+                return pass_on(command).await;
+            }
+            if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+                return Err(Failure::Other("a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned()));
+            }
+            let (columns, rows) = size();
+            let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+            let terminal = transport.terminal(&target, &Screen { term, columns, rows }).await.map_err(failed)?;
+            let status = join(&terminal).await;
+            terminal.close().await;
+            Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
+        })
+    }
+}
+
+async fn pass_on(mut command: impl transports::delivery::Channel) -> Result<ExitCode, Failure> {
+    loop {
+        match command.next().await {
+            Chunk::Out(bytes) => {
+                io::stdout().write_all(&bytes)?;
+                io::stdout().flush()?;
+            }
+            Chunk::Err(bytes) => io::stderr().write_all(&bytes)?,
+            Chunk::Ended { status } => return Ok(ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(255))),
+            Chunk::Lost(why) => return Err(Failure::Other(format!("the connection was lost: {why}"))),
+        }
+    }
+}
+
+/// Joins this terminal and that one until the shell there ends; Enter, `~`, `.` leaves a connection that hangs.
+async fn join(terminal: &impl Terminal) -> Result<Option<u32>, Failure> {
+    let _raw = Raw::enter()?;
+    let (send, mut typed) = mpsc::channel::<Bytes>(16);
+    // Reading a terminal blocks; the process ends without waiting for this thread.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read) = io::stdin().lock().read(&mut buffer) {
+            if read == 0 || send.blocking_send(Bytes::copy_from_slice(&buffer[..read])).is_err() {
+                break;
+            }
+        }
+    });
+    let (mut resized, mut hung_up) = (signal(SignalKind::window_change())?, signal(SignalKind::hangup())?);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut escape = Escape::default();
+    let lost = |why: String| Failure::Other(format!("the connection was lost: {why}"));
+    loop {
+        tokio::select! {
+            said = terminal.read() => match said.map_err(lost)? {
+                Some(bytes) => {
+                    let mut stdout = io::stdout().lock();
+                    stdout.write_all(&bytes)?;
+                    stdout.flush()?;
+                }
+                None => return Ok(terminal.status()),
+            },
+            Some(bytes) = typed.recv() => {
+                if escape.leaves(&bytes) {
+                    return Ok(None);
+                }
+                terminal.write(bytes).await.map_err(lost)?;
+            }
+            _ = resized.recv() => {
+                let (columns, rows) = size();
+                terminal.resize(columns, rows).await.map_err(lost)?;
+            }
+            _ = hung_up.recv() => return Ok(None),
+            _ = terminate.recv() => return Ok(None),
+        }
+    }
+}
+
+/// ssh's way out: `~.` at the beginning of a line.
+#[derive(Default)]
+struct Escape(Vec<u8>);
+
+impl Escape {
+    fn leaves(&mut self, bytes: &[u8]) -> bool {
+        self.0.extend_from_slice(bytes);
+        let found = self.0.windows(3).any(|keys| matches!(keys[0], b'\r' | b'\n') && &keys[1..] == b"~.");
+        self.0.drain(..self.0.len().saturating_sub(2));
+        found
+    }
+}
+
+fn size() -> (u32, u32) {
+    match tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (u32::from(size.ws_col), u32::from(size.ws_row)),
+        _ => (80, 24),
+    }
+}
+
+/// The terminal passes every key on, until this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // If the terminal is gone, there is nothing to restore.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Escape;
+
+    #[test]
+    fn only_a_line_that_begins_so_leaves() {
+        let mut escape = Escape::default();
+        assert!(!escape.leaves(b"ls ~.\r") && !escape.leaves(b"~") && escape.leaves(b"."));
+    }
+}

@@ -1,0 +1,287 @@
+//! A job's story as a page.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+use states::StateName;
+
+use super::{Tale, journal, outcome};
+use crate::replay::{
+    diagnosis::{Diagnosis, Evidence},
+    page,
+    screen::Tone,
+    story::{STATES, Visit, number},
+    words,
+};
+
+pub(super) fn page(tale: &Tale) -> Markup {
+    let body = html! {
+        dl { @for (name, value) in tale.facts() { dt { (name) } dd { (value) } } }
+        @for found in &tale.found { (diagnosis(found)) }
+        h2 { "Where " (words::span(tale.story.length())) " went" }
+        div.wide { (Picture::of(tale).draw()) }
+        (states(tale))
+        (runs(tale))
+        h2 { "Journal" }
+        (entries(tale))
+    };
+    page::page(&tale.title(), tale.now, &body)
+}
+
+fn tone(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "good",
+        Tone::Warn => "warn",
+        Tone::Bad => "bad",
+        Tone::Strong | Tone::Faint | Tone::State(_) => "",
+    }
+}
+
+fn class(state: StateName) -> String {
+    format!("s{}", number(state))
+}
+
+fn diagnosis(found: &Diagnosis) -> Markup {
+    html! {
+        section.card.(tone(found.cause.tone())) {
+            h2 { (found.cause.name()) ": " (found.cause.words()) }
+            p { (found.summary) }
+            @if !found.evidence.is_empty() {
+                h3 { "Seen" }
+                ul { @for seen in &found.evidence { li { (evidence(seen)) } } }
+            }
+            @if !found.remedy.is_empty() {
+                h3 { "To do" }
+                ul { @for step in &found.remedy { li { (step) } } }
+            }
+        }
+    }
+}
+
+fn evidence(seen: &Evidence) -> Markup {
+    html! {
+        @if let Some(at) = seen.at { (words::clock(at)) " " }
+        (seen.text)
+        @if let Some(last) = seen.last.filter(|_| seen.times > 1) {
+            " (" (seen.times) " times until " (words::clock(last)) ")"
+        }
+    }
+}
+
+/// The timeline: a lane for each state, time from left to right, in SVG's user units.
+struct Picture<'a> {
+    tale: &'a Tale,
+    length: Duration,
+}
+
+const WIDTH: f64 = 960.0;
+/// Where lanes begin and end: names are on their left, sums on their right.
+const LEFT: f64 = 104.0;
+const RIGHT: f64 = 884.0;
+const LANE: f64 = 30.0;
+const BAR: f64 = 18.0;
+const TOP: f64 = 24.0;
+/// What is shorter is still seen.
+const LEAST: f64 = 2.0;
+/// Units that a letter of the picture's text takes, at most.
+const LETTER: f64 = 7.5;
+/// Ticks at most.
+const TICKS: u128 = 8;
+
+impl<'a> Picture<'a> {
+    fn of(tale: &'a Tale) -> Self {
+        Self { tale, length: tale.story.length().max(Duration::from_millis(1)) }
+    }
+
+    fn x(&self, after: Duration) -> f64 {
+        LEFT + (RIGHT - LEFT) * (after.as_secs_f64() / self.length.as_secs_f64()).min(1.0)
+    }
+
+    fn y(state: StateName) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "one of six")]
+        let lane = number(state) as f64;
+        TOP + LANE * lane
+    }
+
+    fn draw(&self) -> Markup {
+        let bottom = TOP + LANE * 6.0;
+        let totals = self.tale.story.totals();
+        html! {
+            svg viewBox=(format!("0 0 {WIDTH} {}", bottom + 10.0)) role="img" aria-label="The job's states over time" {
+                @for tick in ticks(self.length) {
+                    line.grid x1=(self.x(tick)) x2=(self.x(tick)) y1=(TOP - 6.0) y2=(bottom) {}
+                    text.faint x=(self.x(tick)) y="12" text-anchor="middle" {
+                        @if tick.is_zero() { (words::clock(self.tale.story.begin())) } @else { "+" (words::span(tick)) }
+                    }
+                }
+                @for (state, total) in STATES.into_iter().zip(totals) {
+                    text x="0" y=(Self::y(state) + BAR - 4.0) { (state) }
+                    text x=(WIDTH) y=(Self::y(state) + BAR - 4.0) text-anchor="end" {
+                        @if total.is_zero() { "–" } @else { (words::span(total)) }
+                    }
+                }
+                @for visit in &self.tale.story.visits { (self.visit(visit)) }
+            }
+        }
+    }
+
+    /// A stay; under it, how long 95 % of such stays last, if that is known.
+    fn visit(&self, visit: &Visit) -> Markup {
+        let begin = self.tale.story.begin();
+        let (from, to) = (self.x(visit.from.since(begin)), self.x(visit.to.since(begin)));
+        let width = (to - from).max(LEAST);
+        let y = Self::y(visit.state);
+        let stage = visit.stage.as_deref().unwrap_or_default();
+        #[allow(clippy::cast_precision_loss, reason = "a short name's letters")]
+        let fits = stage.chars().count() as f64 * LETTER + 8.0 <= width;
+        html! {
+            g.(class(visit.state)) {
+                rect.visit x=(from) y=(y) width=(width) height=(BAR) rx="2" {
+                    title {
+                        (visit.state) @if !stage.is_empty() { " (" (stage) ")" }
+                        ": " (words::span(visit.length())) " from " (words::clock(visit.from))
+                        @if let Some(outcome) = &visit.outcome { ", " (words::outcome(outcome)) }
+                    }
+                }
+                @if !stage.is_empty() && fits { text.inside x=(from + 5.0) y=(y + BAR - 5.0) { (stage) } }
+                @if let Some(usual) = self.usual(visit.state) {
+                    rect.usual x=(from) y=(y + BAR + 2.0) width=((self.x(visit.from.since(begin) + usual) - from).max(LEAST)) height="3" {
+                        title { "95 % of the stays in " (visit.state) " last " (words::span(usual)) " at most" }
+                    }
+                }
+            }
+        }
+    }
+
+    fn usual(&self, state: StateName) -> Option<Duration> {
+        self.tale.usual.lengths(&self.tale.snapshot.job.header().spec.task_definition, state)?.percentile(95)
+    }
+}
+
+/// Round moments, few enough to be read.
+fn ticks(length: Duration) -> Vec<Duration> {
+    const STEPS: [u64; 24] = [
+        1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000,
+        3_600_000, 7_200_000, 21_600_000, 86_400_000,
+    ];
+    let millis = length.as_millis();
+    let longest = u64::try_from(millis / TICKS).unwrap_or(u64::MAX).max(1);
+    let step = STEPS.into_iter().find(|step| u128::from(*step) * TICKS >= millis).unwrap_or(longest);
+    (0..).map(|tick| Duration::from_millis(tick * step)).take_while(|tick| *tick <= length).collect()
+}
+
+/// The states' sums against what is usual.
+fn states(tale: &Tale) -> Markup {
+    let definition = &tale.snapshot.job.header().spec.task_definition;
+    if tale.usual.jobs() == 0 {
+        return html! {};
+    }
+    html! {
+        table {
+            thead { tr {
+                th { "State" } th.number { "this job" } th.number { "longest stay" } th.number { "usual (half)" } th.number { "usual (95 %)" }
+            } }
+            tbody {
+                @for ((state, total), longest) in STATES.into_iter().zip(tale.story.totals()).zip(tale.story.longest()) {
+                    @let lengths = tale.usual.lengths(definition, state);
+                    tr {
+                        td.state.(class(state)) { (state) }
+                        td.number { (words::span(total)) }
+                        td.number.(if tale.is_slow(state) { "bad" } else { "" }) { (words::span(longest)) }
+                        @for percent in [50, 95] {
+                            td.number { (lengths.and_then(|l| l.percentile(percent)).map_or_else(|| "–".to_owned(), words::span)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn runs(tale: &Tale) -> Markup {
+    let runs: Vec<_> = tale.story.visits.iter().filter_map(|visit| Some((visit, visit.stage.as_ref()?))).collect();
+    if runs.is_empty() {
+        return html! {};
+    }
+    html! {
+        h2 { "Stages" }
+        table {
+            thead { tr { th { "Began" } th { "Stage" } th.number { "took" } th { "Outcome" } } }
+            tbody {
+                @for (visit, stage) in runs {
+                    @let (text, of) = outcome(visit, tale.story.over);
+                    tr {
+                        td.time { (words::clock(visit.from)) }
+                        td { (stage) }
+                        td.number { (words::span(visit.length())) }
+                        td.(tone(of)) { (text) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn entries(tale: &Tale) -> Markup {
+    html! {
+        table {
+            tbody {
+                @for line in journal::lines(tale) {
+                    @match line {
+                        journal::Line::Gap(count) => tr.gap { td {} td {} td { (count) " more" } },
+                        journal::Line::Entry { evidence, state, .. } => tr {
+                            td.time { @if let Some(at) = evidence.at { (words::clock(at)) } }
+                            td.state.(class(state)) { (state) }
+                            td { (evidence.text) @if evidence.times > 1 { " ×" (evidence.times) } }
+                        },
+                    }
+                }
+            }
+        }
+        @if tale.snapshot.journal.omitted > 0 {
+            p { (tale.snapshot.journal.omitted) " entries were left out of the middle of the journal." }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::{holder::Surroundings, usual::Usual};
+
+    fn tale(name: &str) -> Tale {
+        let path = format!("{}/fixtures/snapshots/v1/{name}.ron", env!("CARGO_MANIFEST_DIR"));
+        let mut snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        if let states::AnyJob::Executing(job) = &mut snapshot.job {
+            job.header.about.job_name = "<script>alert(1)</script>".to_owned();
+        }
+        let around = Surroundings::unknown(&snapshot);
+        let now = super::super::last_seen(&snapshot);
+        Tale::new(snapshot, around, Usual::default(), now)
+    }
+
+    #[test]
+    fn there_are_a_few_round_ticks_whatever_the_length() {
+        for millis in [1, 7, 999, 61_000, 3_600_000, 90_000_000_000] {
+            let ticks = ticks(Duration::from_millis(millis));
+            assert!((1..=10).contains(&ticks.len()), "{millis}: {ticks:?}");
+        }
+        assert_eq!(ticks(Duration::from_secs(61))[1], Duration::from_secs(10));
+    }
+
+    #[test]
+    fn every_visit_is_drawn_within_the_picture_and_names_are_escaped() {
+        let tale = tale("executing");
+        let text = page(&tale).into_string();
+        assert!(!text.contains("<script>alert"), "{text}");
+        assert!(text.contains("&lt;script&gt;alert"));
+        let document = roxmltree::Document::parse(&text[text.find("<svg").unwrap()..text.find("</svg>").unwrap() + 6]).unwrap();
+        let number = |node: &roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let visits: Vec<_> = document.descendants().filter(|node| node.attribute("class") == Some("visit")).collect();
+        assert_eq!(visits.len(), tale.story.visits.len());
+        for visit in visits {
+            let (x, width) = (number(&visit, "x"), number(&visit, "width"));
+            assert!(x >= LEFT && width >= LEAST && x + width <= RIGHT + LEAST, "{visit:?}");
+        }
+    }
+}

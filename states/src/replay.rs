@@ -1,0 +1,223 @@
+//! A journal through today's machine, observation by observation, beside what was recorded.
+//!
+//! A snapshot holds the state that a job was in last, and with every journal entry the name and a
+//! digest of the state that it left ([`Left`]). So a snapshot from anywhere tells whether today's
+//! machine still decides as the one that wrote it, and where it first does not.
+
+use std::fmt;
+
+use crate::{Action, AnyJob, Job, Left, Observation, Snapshot, Timestamp, journal::Moment};
+
+/// Decides as [`AnyJob::observe`] does.
+type Machine<'a> = Box<dyn Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a>;
+
+/// A replay: a cursor that goes forwards through a journal.
+pub struct Replay<'a> {
+    snapshot: &'a Snapshot,
+    machine: Machine<'a>,
+    moments: Vec<Moment>,
+    done: usize,
+    job: AnyJob,
+}
+
+/// One observation, replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed<'a> {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Its journal entry's number, from 1. An entry may stand for many equal observations.
+    pub entry: usize,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// What was observed.
+    pub saw: &'a Observation,
+    /// Today's state after it.
+    pub job: AnyJob,
+    /// What today's machine does next.
+    pub action: Action,
+    /// The state after it as it was recorded, if it was, and if it can be compared.
+    pub recorded: Option<&'a Left>,
+}
+
+impl Replayed<'_> {
+    /// Whether today's state is the recorded one; `None` where nothing was recorded.
+    #[must_use]
+    pub fn agrees(&self) -> Option<bool> {
+        self.recorded.map(|recorded| recorded.agrees(&Left::of(&self.job)))
+    }
+}
+
+/// Whether a snapshot's states and today's agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// They do, as far as they can be compared.
+    Agree {
+        /// Observations replayed.
+        observations: usize,
+        /// States that were compared, the last one included.
+        compared: usize,
+        /// Entries that are missing from the middle of the journal: what comes after them cannot be compared.
+        omitted: u64,
+    },
+    /// They do not; here is where they first differ.
+    Differ(Box<Difference>),
+}
+
+/// Where recorded states and today's first differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Number of the observation, from 1; 0 for a journal without any.
+    pub number: usize,
+    /// Number of its journal entry, from 1.
+    pub entry: usize,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// What was observed; `None` for a journal without any.
+    pub saw: Option<Observation>,
+    /// The state that was recorded; `None` if it is only the snapshot's last state that differs.
+    pub recorded: Option<Left>,
+    /// The state that today's machine is in.
+    pub today: AnyJob,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at observation {} (journal entry {}, {}), ", self.number, self.entry, self.at)?;
+        match &self.recorded {
+            Some(recorded) if recorded.state == self.today.name() => {
+                write!(f, "both are {}, but differ in what they hold", recorded.state)
+            }
+            Some(recorded) => write!(f, "{} was recorded, and today's machine is {}", recorded.state, self.today.name()),
+            None => write!(f, "the last one, the state that was saved is not the one that today's machine is in, {}", self.today.name()),
+        }
+    }
+}
+
+impl<'a> Replay<'a> {
+    /// At the beginning: nothing has been observed.
+    #[must_use]
+    pub fn new(snapshot: &'a Snapshot) -> Self {
+        Self::by(snapshot, AnyJob::observe)
+    }
+
+    /// By another machine than today's.
+    pub fn by(snapshot: &'a Snapshot, machine: impl Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a) -> Self {
+        let job = Job::new(snapshot.job.header().clone()).into();
+        Self { snapshot, machine: Box::new(machine), moments: snapshot.journal.moments(), done: 0, job }
+    }
+
+    /// Observations in all.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.moments.len()
+    }
+
+    /// Observations that have been replayed.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.done
+    }
+
+    /// The state reached.
+    #[must_use]
+    pub fn job(&self) -> &AnyJob {
+        &self.job
+    }
+
+    /// The time reached.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let last = self.done.checked_sub(1).and_then(|done| self.moments.get(done));
+        last.map_or(self.job.header().created, |moment| moment.at)
+    }
+
+    /// Replays the next observation.
+    pub fn advance(&mut self) -> Option<Replayed<'a>> {
+        let moment = *self.moments.get(self.done)?;
+        self.done += 1;
+        let entry = &self.snapshot.journal.entries[moment.entry];
+        self.job = (self.machine)(self.job.clone(), &entry.saw, moment.at);
+        let action = self.job.plan(moment.at);
+        let comparable = moment.last && moment.entry < self.snapshot.journal.whole_until();
+        Some(Replayed {
+            number: self.done,
+            entry: moment.entry + 1,
+            at: moment.at,
+            saw: &entry.saw,
+            job: self.job.clone(),
+            action,
+            recorded: entry.left.as_ref().filter(|_| comparable),
+        })
+    }
+
+    /// Goes to just after observation `number`, forwards or back; returns it, or `None` at the beginning.
+    pub fn go_to(&mut self, number: usize) -> Option<Replayed<'a>> {
+        let number = number.min(self.length());
+        if number <= self.done {
+            // States are not kept: a journal may be long, and a transition takes a microsecond.
+            self.done = 0;
+            self.job = Job::new(self.snapshot.job.header().clone()).into();
+        }
+        let mut reached = None;
+        while self.done < number {
+            reached = self.advance();
+        }
+        reached
+    }
+
+    /// Whether the snapshot's last state can be compared with today's: not if entries were omitted.
+    #[must_use]
+    pub fn ends_where_the_job_did(&self) -> Option<bool> {
+        (self.snapshot.journal.omitted == 0).then(|| self.job == self.snapshot.job)
+    }
+
+    /// Goes to the end, comparing.
+    #[must_use]
+    pub fn verdict(mut self) -> Verdict {
+        let mut compared = 0;
+        let mut last = None;
+        while let Some(step) = self.advance() {
+            match step.agrees() {
+                Some(false) => return Verdict::Differ(Box::new(Difference::at(&step))),
+                Some(true) => compared += 1,
+                None => {}
+            }
+            last = Some(step);
+        }
+        match self.ends_where_the_job_did() {
+            Some(false) => {
+                let difference = match &last {
+                    Some(step) => Difference { recorded: None, ..Difference::at(step) },
+                    None => Difference { number: 0, entry: 0, at: self.now(), saw: None, recorded: None, today: self.job.clone() },
+                };
+                Verdict::Differ(Box::new(difference))
+            }
+            ends => Verdict::Agree {
+                observations: self.length(),
+                compared: compared + usize::from(ends.is_some()),
+                omitted: self.snapshot.journal.omitted,
+            },
+        }
+    }
+}
+
+impl Difference {
+    fn at(step: &Replayed<'_>) -> Self {
+        Self {
+            number: step.number,
+            entry: step.entry,
+            at: step.at,
+            saw: Some(step.saw.clone()),
+            recorded: step.recorded.cloned(),
+            today: step.job.clone(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Replays the journal, and tells whether the recorded states and today's agree.
+    #[must_use]
+    pub fn replay(&self) -> Verdict {
+        Replay::new(self).verdict()
+    }
+}

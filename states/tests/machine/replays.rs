@@ -1,0 +1,171 @@
+//! A journal goes through today's machine to the states that were recorded, and a difference is found where it is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proptest::prelude::*;
+use states::{AnyJob, Left, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict};
+
+use crate::{any, through};
+
+fn well() -> Snapshot {
+    let mut way = any::well();
+    way.push((40, Observation::StopRequested(StopReason::Cleanup)));
+    way.push((40, Observation::StopAccepted));
+    through(&way, |_, _, _, _, _| {})
+}
+
+fn difference(verdict: Verdict) -> states::Difference {
+    match verdict {
+        Verdict::Differ(difference) => *difference,
+        Verdict::Agree { .. } => panic!("{verdict:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_recorded_state_is_reached_again(history in any::history()) {
+        let snapshot = through(&history, |_, _, _, _, _| {});
+        let verdict = snapshot.replay();
+        let Verdict::Agree { observations, compared, omitted } = verdict else { panic!("{verdict:?}") };
+        prop_assert_eq!(omitted, snapshot.journal.omitted);
+        if omitted == 0 {
+            prop_assert_eq!(observations, snapshot.journal.unfold().len());
+            prop_assert_eq!(compared, snapshot.journal.entries.len() + 1);
+        }
+    }
+
+    #[test]
+    fn also_while_waiting_repeats(history in any::waiting()) {
+        let snapshot = through(&history, |_, _, _, _, _| {});
+        prop_assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{:?}", snapshot.replay());
+    }
+
+    #[test]
+    fn time_that_changes_a_state_by_itself_is_journaled(history in any::history(), late in 0..200_000_u64) {
+        let mut snapshot = through(&history, |_, _, _, _, _| {});
+        let newest = snapshot.journal.unfold().last().map_or(snapshot.job.header().created, |(at, _)| *at);
+        snapshot.plan(Timestamp::from_millis(newest.as_millis() + late));
+        prop_assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{:?}", snapshot.replay());
+    }
+}
+
+#[test]
+fn a_changed_transition_is_caught_at_the_entry_that_takes_it() {
+    let snapshot = well();
+    assert!(matches!(snapshot.replay(), Verdict::Agree { .. }));
+    let entry = |wanted: fn(&Observation) -> bool| snapshot.journal.entries.iter().position(|entry| wanted(&entry.saw)).unwrap() + 1;
+
+    // A machine that takes a script's end for nothing.
+    let deaf = Replay::by(&snapshot, |job, saw, at| if matches!(saw, Observation::Exited { .. }) { job } else { job.observe(saw, at) });
+    let found = difference(deaf.verdict());
+    assert_eq!(found.entry, entry(|saw| matches!(saw, Observation::Exited { .. })), "{found}");
+    assert_eq!(found.recorded.as_ref().map(|left| left.state), Some(StateName::Reachable), "{found}");
+    assert_eq!(found.today.name(), StateName::Executing, "{found}");
+
+    // One that goes the same way, but waits longer for RUNNING.
+    let patient = Replay::by(&snapshot, |job, saw, at| match job.observe(saw, at) {
+        AnyJob::Pending(mut job) => {
+            job.state.deadline = job.state.deadline + std::time::Duration::from_secs(1);
+            AnyJob::Pending(job)
+        }
+        job => job,
+    });
+    let found = difference(patient.verdict());
+    assert_eq!(found.entry, entry(|saw| matches!(saw, Observation::Launched(_))), "{found}");
+    assert!(found.to_string().contains("both are Pending"), "{found}");
+}
+
+#[test]
+fn an_altered_record_is_found_where_it_was_altered() {
+    let snapshot = well();
+    for entry in 0..snapshot.journal.entries.len() {
+        let mut altered = snapshot.clone();
+        altered.journal.entries[entry].left = Some(Left { state: StateName::Stopping, digest: "1-00000000".to_owned() });
+        let found = difference(altered.replay());
+        assert_eq!((found.entry, found.saw.as_ref()), (entry + 1, Some(&snapshot.journal.entries[entry].saw)), "{found}");
+    }
+    let mut altered = snapshot.clone();
+    if let AnyJob::Stopping(job) = &mut altered.job {
+        job.state.reason = StopReason::Cancelled;
+    }
+    let found = difference(altered.replay());
+    assert_eq!((found.entry, found.recorded.as_ref()), (snapshot.journal.entries.len(), None), "{found}");
+}
+
+#[test]
+fn digests_of_another_shape_tell_nothing_and_names_still_do() {
+    let mut snapshot = well();
+    for entry in &mut snapshot.journal.entries {
+        if let Some(left) = &mut entry.left {
+            left.digest = left.digest.replacen('1', "0", 1);
+        }
+    }
+    assert!(matches!(snapshot.replay(), Verdict::Agree { .. }));
+    snapshot.journal.entries[3].left.as_mut().unwrap().state = StateName::Executing;
+    assert_eq!(difference(snapshot.replay()).entry, 4);
+}
+
+#[test]
+fn a_journal_of_an_older_driver_is_compared_at_its_end() {
+    let mut snapshot = well();
+    for entry in &mut snapshot.journal.entries {
+        entry.left = None;
+    }
+    assert!(matches!(snapshot.replay(), Verdict::Agree { compared: 1, .. }));
+}
+
+#[test]
+fn what_comes_after_a_gap_is_not_compared() {
+    let mut snapshot = Snapshot::new(any::header());
+    let mut now = snapshot.job.header().created;
+    for process in 0..1000 {
+        now = Timestamp::from_millis(now.as_millis() + 10);
+        snapshot.step(Observation::Opened { process, purpose: "prepare".to_owned() }, now);
+    }
+    let Verdict::Agree { compared, omitted, .. } = snapshot.replay() else { panic!("{:?}", snapshot.replay()) };
+    assert_eq!((compared, omitted), (300, 400));
+}
+
+#[test]
+fn a_replay_goes_back_and_forth() {
+    let snapshot = well();
+    let mut replay = Replay::new(&snapshot);
+    let forwards: Vec<_> = std::iter::from_fn(|| replay.advance()).collect();
+    assert_eq!((replay.position(), replay.length()), (forwards.len(), forwards.len()));
+    for step in forwards.iter().rev() {
+        assert_eq!(replay.go_to(step.number).as_ref(), Some(step));
+    }
+    assert_eq!(replay.go_to(0), None);
+    assert_eq!(replay.job().name(), StateName::Provisioning);
+    assert_eq!(replay.go_to(usize::MAX).map(|step| step.number), Some(forwards.len()));
+}
+
+/// Whatever lies in `fixtures/` replays to the states it holds: to make a regression test of a snapshot, copy it there.
+#[test]
+fn every_fixture_replays() {
+    let mut found = Vec::new();
+    collect(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures"), &mut found);
+    assert!(found.len() >= 6, "{found:?}");
+    for path in found {
+        let snapshot = Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if let Verdict::Differ(difference) = snapshot.replay() {
+            panic!("{}: {difference}. `fargate-replay step {0}` shows it.", path.display());
+        }
+    }
+}
+
+fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|e| e == "ron") {
+            found.push(path);
+        }
+    }
+}

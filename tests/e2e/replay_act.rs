@@ -1,0 +1,75 @@
+//! `fargate-replay` where it acts: resume, stop, archive, a command in the container.
+
+use std::{
+    fs,
+    io::Read,
+    process::{Command, Output, Stdio},
+};
+
+use crate::{cluster::Cluster, runner::Job};
+
+fn replay(job: &Job) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
+    command.env_clear().envs(job.environment.iter().map(|(k, v)| (k, v))).arg("--config").arg(&job.config).stdin(Stdio::null());
+    command
+}
+
+fn id(job: &Job) -> String {
+    job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone()
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
+    let job = Job::on(cluster);
+    job.prepare();
+    let script = job.script("echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo the rest; printf 'no newline'; exit 7");
+    let mut run = job.spawn(&["run", &script.display().to_string(), "build_script"]);
+    let mut begun = [0; 6];
+    run.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+
+    let refused = replay(&job).args(["resume", &id(&job)]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(255), "{refused:?}");
+    assert!(told(&refused).contains(&format!("process {} (run build_script)", run.id())), "{}", told(&refused));
+
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let alive = replay(&job).args(["archive", &id(&job)]).output().unwrap();
+    assert_eq!(alive.status.code(), Some(1), "{alive:?}");
+    assert!(told(&alive).contains("RUNNING") && told(&alive).contains("stop"), "{}", told(&alive));
+
+    // Beside the script, under no lease, without a trace in the snapshot.
+    let before = job.snapshot();
+    let beside = replay(&job).args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\"; echo beside; exit 5"]).output().unwrap();
+    assert_eq!((beside.status.code(), beside.stdout.as_slice()), (Some(5), &b"beside\n"[..]), "{}", told(&beside));
+    assert_eq!(job.snapshot(), before);
+
+    let resumed = replay(&job).args(["resume", &id(&job)]).output().unwrap();
+    assert_eq!(resumed.status.code(), Some(7), "{}", told(&resumed));
+    assert_eq!(String::from_utf8_lossy(&resumed.stdout), "the rest\nno newline", "{}", told(&resumed));
+
+    let stopped = replay(&job).args(["stop", &id(&job), "--reason", "by the test"]).output().unwrap();
+    assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
+    cluster.assert_nothing_is_left(1);
+    let archived = job.archived();
+    assert!(fs::read_to_string(&archived[0]).unwrap().contains("by the test"));
+    let stepped = replay(&job).arg("step").arg(&archived[0]).output().unwrap();
+    assert_eq!(stepped.status.code(), Some(0), "{}", String::from_utf8_lossy(&stepped.stdout));
+
+    let kept = replay(&job).args(["prune", "--keep", "0", "--dry-run"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&kept.stdout).starts_with("1 of 1"), "{kept:?}");
+    assert_eq!(job.archived().len(), 1);
+}
+
+#[test]
+fn resume_on_the_local_cluster() {
+    a_killed_drivers_script_is_followed_to_its_end(&Cluster::local());
+}
+
+#[test]
+#[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
+fn resume_on_moto_and_openssh() {
+    a_killed_drivers_script_is_followed_to_its_end(&Cluster::moto());
+}

@@ -1,0 +1,175 @@
+//! A terminal over SSH: `pty-req`, `shell`, `window-change` (RFC 4254, section 6).
+
+use std::{sync::Arc, sync::OnceLock, time::Duration};
+
+use bytes::Bytes;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, client::Msg};
+use states::{ConnectError, ConnectErrorKind, Target};
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{SshChannel, SshTransport, client, errors};
+use crate::{
+    delivery::{Channel, Chunk},
+    terminal::{Screen, Terminal, Visit},
+};
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A shell on a terminal in the container.
+pub struct SshTerminal {
+    connection: client::Handle,
+    obituary: client::Obituary,
+    read: Mutex<ChannelReadHalf>,
+    write: ChannelWriteHalf<Msg>,
+    status: OnceLock<u32>,
+}
+
+impl Visit for SshTransport {
+    type Terminal = SshTerminal;
+    type Command = SshCommand;
+
+    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<SshTerminal, ConnectError> {
+        let shell = self.enter(target).await?;
+        let open = async {
+            let channel = shell.handle.channel_open_session().await?;
+            let (mut read, write) = channel.split();
+            write.request_pty(true, &screen.term, screen.columns, screen.rows, 0, 0, &[]).await?;
+            write.request_shell(true).await?;
+            // One answer to each request, in order (RFC 4254, section 5.4); output comes after.
+            let granted = answered(&mut read).await && answered(&mut read).await;
+            Ok::<_, russh::Error>(granted.then_some((read, write)))
+        };
+        match timeout(target.attempt_timeout, open).await {
+            Err(_) => Err(errors::too_slow(&target.address, self.settings.port, "to open a terminal")),
+            Ok(Err(e)) => Err(errors::handshake(&target.address, self.settings.port, &e)),
+            Ok(Ok(None)) => Err(errors::error(
+                ConnectErrorKind::Denied,
+                format!("the SSH server at {} port {} gives no terminal", target.address, self.settings.port),
+                "Its configuration forbids it (PermitTTY), or it has no pseudo-terminals; a command without one may still work.",
+            )),
+            Ok(Ok(Some((read, write)))) => Ok(SshTerminal {
+                connection: shell.handle,
+                obituary: shell.obituary,
+                read: Mutex::new(read),
+                write,
+                status: OnceLock::new(),
+            }),
+        }
+    }
+
+    async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
+        let shell = self.enter(target).await?;
+        let channel = shell
+            .run(command.to_owned(), Bytes::new())
+            .await
+            .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
+        Ok(SshCommand { channel, _connection: shell.handle })
+    }
+}
+
+/// Waits for the answer to a request: whether it was granted.
+async fn answered(read: &mut ChannelReadHalf) -> bool {
+    loop {
+        match read.wait().await {
+            Some(ChannelMsg::Success) => return true,
+            Some(ChannelMsg::Failure | ChannelMsg::Close) | None => return false,
+            Some(_) => {}
+        }
+    }
+}
+
+impl Terminal for SshTerminal {
+    async fn write(&self, bytes: Bytes) -> Result<(), String> {
+        self.write.data_bytes(bytes).await.map_err(|e| self.why(e))
+    }
+
+    async fn read(&self) -> Result<Option<Bytes>, String> {
+        let mut read = self.read.lock().await;
+        loop {
+            match read.wait().await {
+                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => return Ok(Some(data)),
+                Some(ChannelMsg::ExitStatus { exit_status }) => {
+                    let _ = self.status.set(exit_status);
+                }
+                Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
+                    let _ = self.status.set(128 + number(&signal_name));
+                }
+                // Data may follow an exit status, never the end; a status may follow the end of data.
+                Some(ChannelMsg::Close) => return Ok(None),
+                Some(_) => {}
+                None if self.status.get().is_some() => return Ok(None),
+                None => return Err(self.obituary.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned())),
+            }
+        }
+    }
+
+    async fn resize(&self, columns: u32, rows: u32) -> Result<(), String> {
+        self.write.window_change(columns, rows, 0, 0).await.map_err(|e| self.why(e))
+    }
+
+    fn status(&self) -> Option<u32> {
+        self.status.get().copied()
+    }
+
+    async fn close(&self) {
+        let goodbye = async {
+            let _ = self.write.close().await;
+            let _ = self.connection.disconnect(Disconnect::ByApplication, "", "").await;
+        };
+        // The server notices the closed socket anyway.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+}
+
+impl SshTerminal {
+    fn why(&self, e: russh::Error) -> String {
+        self.obituary.get().cloned().unwrap_or_else(|| errors::text(e))
+    }
+}
+
+/// A signal's number on Linux, as shells count it in `$?`.
+fn number(signal: &Sig) -> u32 {
+    match signal {
+        Sig::HUP => 1,
+        Sig::INT => 2,
+        Sig::QUIT => 3,
+        Sig::ILL => 4,
+        Sig::ABRT => 6,
+        Sig::FPE => 8,
+        Sig::KILL => 9,
+        Sig::USR1 => 10,
+        Sig::SEGV => 11,
+        Sig::PIPE => 13,
+        Sig::ALRM => 14,
+        Sig::TERM => 15,
+        Sig::Custom(_) => 0,
+    }
+}
+
+/// A command in the container, over a connection of its own.
+pub struct SshCommand {
+    channel: SshChannel,
+    /// Keeps the connection.
+    _connection: client::Handle,
+}
+
+impl Channel for SshCommand {
+    async fn next(&mut self) -> Chunk {
+        match self.channel.next().await {
+            // The end of output may come before the status; what comes after both is the channel's close.
+            Chunk::Ended { status: None } => match self.channel.next().await {
+                Chunk::Lost(_) => Chunk::Ended { status: None },
+                chunk => chunk,
+            },
+            chunk => chunk,
+        }
+    }
+}
+
+impl SshTransport {
+    async fn enter(&self, target: &Target) -> Result<super::Shell, ConnectError> {
+        let client::Connected { handle, obituary, alive, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        Ok(super::Shell { handle, obituary, alive })
+    }
+}

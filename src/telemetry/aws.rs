@@ -84,22 +84,22 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     pub(crate) fn record(self, recorder: &super::Recorder) {
-        let mut counted: Attributes = vec![("rpc.service", self.service.into()), ("rpc.method", self.operation.into())];
+        let method = format!("{}/{}", self.service, self.operation);
+        let mut counted: Attributes = vec![("rpc.method", method.as_str().into())];
         counted.extend(self.error.iter().map(|error| ("error.type", Value::from(error.as_str()))));
         recorder.count("fargate.aws.calls", counted, 1);
         let throttled = self.error.as_deref().is_some_and(|code| {
             ["ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException", "429"].contains(&code)
         });
         let mut attributes: Attributes = vec![
-            ("rpc.system", "aws-api".into()),
-            ("rpc.service", self.service.into()),
-            ("rpc.method", self.operation.into()),
+            ("rpc.system.name", "aws-api".into()),
+            ("rpc.method", method.as_str().into()),
             ("http.request.resend_count", i64::from(self.attempts.saturating_sub(1)).into()),
-            ("aws.throttled", throttled.into()),
+            ("fargate.throttled", throttled.into()),
         ];
         attributes.extend(self.status.map(|status| ("http.response.status_code", i64::from(status).into())));
         attributes.extend(self.request_id.map(|id| ("aws.request_id", id.into())));
-        recorder.called(format!("{}/{}", self.service, self.operation), self.start, attributes, self.error);
+        recorder.called(method, self.start, attributes, self.error);
     }
 }
 

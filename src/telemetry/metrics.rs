@@ -53,19 +53,21 @@ impl Metrics {
     }
 }
 
+/// Every metric: name, unit, description. What is measured in seconds is a histogram, all others are counters.
+const METRICS: [(&str, &str, &str); 8] = [
+    ("fargate.job.duration", "s", "From the job's first process to its end"),
+    ("fargate.state.duration", "s", "How long jobs stayed in a state"),
+    ("fargate.jobs", "{job}", "Jobs that ended, by result and cause"),
+    ("fargate.aws.calls", "{call}", "Calls to AWS, by operation and outcome"),
+    ("fargate.connections", "{connection}", "Attempts to reach a container, by outcome"),
+    ("fargate.reconnections", "{reconnection}", "Connections that were lost and made again"),
+    ("fargate.output", "By", "Output of scripts that was handed on"),
+    ("fargate.reaped", "{item}", "What the reaper ended"),
+];
+
 /// Unit and description of a metric.
 pub(super) fn about(name: &str) -> (&'static str, &'static str) {
-    match name {
-        "fargate.job.duration" => ("s", "From the job's first process to its end"),
-        "fargate.state.duration" => ("s", "How long jobs stayed in a state"),
-        "fargate.jobs" => ("{job}", "Jobs that ended, by result and cause"),
-        "fargate.aws.calls" => ("{call}", "Calls to AWS, by operation and outcome"),
-        "fargate.connections" => ("{connection}", "Attempts to reach a container, by outcome"),
-        "fargate.reconnections" => ("{reconnection}", "Connections that were lost and made again"),
-        "fargate.output" => ("By", "Output of scripts that was handed on"),
-        "fargate.reaped" => ("{item}", "What the reaper ended"),
-        _ => ("1", ""),
-    }
+    METRICS.iter().find(|(metric, _, _)| *metric == name).map_or(("1", ""), |(_, unit, description)| (*unit, *description))
 }
 
 #[cfg(test)]
@@ -89,5 +91,41 @@ mod tests {
         let of = metrics.histograms.values().next().unwrap();
         assert_eq!((of.buckets[0], of.buckets[1], of.buckets[BOUNDS.len()], of.count), (1, 1, 1, 3));
         assert_eq!((of.least, of.most), (0.05, 99_999.0));
+    }
+
+    /// As the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility", has it.
+    fn in_prometheus((name, unit, _): &(&str, &str, &str)) -> String {
+        let ending = match *unit {
+            "s" => "_seconds_bucket",
+            "By" => "_bytes_total",
+            _ => "_total",
+        };
+        format!("{}{ending}", name.replace('.', "_"))
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_no_other() {
+        use std::collections::BTreeSet;
+        let dashboard: serde_json::Value = serde_json::from_str(include_str!("../../docs/grafana-dashboard.json")).unwrap();
+        let mut shown = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            assert_eq!(panel["datasource"]["uid"], "${source}", "{panel}");
+            for target in panel["targets"].as_array().unwrap() {
+                let words = target["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                // The driver's own attributes have such names too; they stand where no metric can.
+                shown.extend(words.filter(|word| word.starts_with("fargate_") && !["fargate_state", "fargate_reaped_kind"].contains(word)));
+            }
+        }
+        let told: Vec<String> = METRICS.iter().map(in_prometheus).collect();
+        assert_eq!(shown, told.iter().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let page = include_str!("../../docs/telemetry.md");
+        for (name, unit, _) in METRICS {
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+            assert!(row.is_some_and(|row| row.contains(&format!("| {unit} |"))), "{name} in {unit}: {row:?}");
+        }
     }
 }

@@ -101,7 +101,7 @@ pub fn noted(note: &Note<'_>) {
         }
         Note::Observed(Observation::CancelRequested) => recorder.event("cancel.requested", Vec::new()),
         Note::Observed(Observation::Described(report)) => {
-            recorder.event("task.described", vec![("aws.ecs.task.status", report.status.to_string().into())]);
+            recorder.event("task.described", vec![("fargate.task.status", report.status.to_string().into())]);
         }
         Note::Observed(Observation::Missing) => recorder.event("task.missing", Vec::new()),
         Note::Observed(Observation::LaunchFailed(error)) => {

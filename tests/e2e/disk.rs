@@ -109,3 +109,30 @@ fn a_read_only_file_system_launches_nothing_and_runs_nothing() {
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
+
+#[test]
+#[ignore = "needs strace: scripts/test installs it and runs this"]
+fn what_is_saved_survives_a_power_cut() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let trace = job.path("trace");
+    let traced = trace.display().to_string();
+    let strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "trace=write,rename,fsync,fdatasync,sendto,writev", "-o", &traced];
+    for arguments in [&["prepare"][..], &["cleanup"]] {
+        let ended = stage_under(&job, &strace, arguments);
+        assert_eq!(ended.code, 0, "{ended:#?}");
+        let text = fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = text.lines().filter(|line| line.contains(&job.metadata.display().to_string())).collect();
+        let mut saves = 0;
+        for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.contains("rename(") && call.contains(".tmp\"")) {
+            let temporary = call.split('"').nth(1).unwrap();
+            let last_of = |name: &str| calls[..at].iter().rposition(|call| call.contains(name) && call.contains(temporary));
+            assert!(last_of("fdatasync(") > last_of(" write("), "renamed before it was on disk: {:#?}", &calls[..=at]);
+            let next = calls.get(at + 1).unwrap_or(&"nothing");
+            assert!(next.contains("fsync("), "not on record in its directory: {call}, then {next}");
+            saves += 1;
+        }
+        assert!(saves >= 2, "{saves} saves in {text}");
+    }
+    cluster.assert_nothing_is_left(1);
+}

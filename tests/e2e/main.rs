@@ -10,6 +10,8 @@ mod cluster;
 #[cfg(feature = "telemetry")]
 mod collector;
 mod connections;
+#[cfg(feature = "telemetry")]
+mod conventions;
 mod crash_api;
 mod crash_job;
 mod crash_points;

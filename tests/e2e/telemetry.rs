@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use crate::{
     cluster::Cluster,
     collector::{Collector, Mood, Rotel, attribute, tree},
-    eventually,
+    conventions, eventually,
     runner::{BUILD_FAILURE, Job},
 };
 
@@ -87,7 +87,7 @@ fn assert_whole(collector: &Collector) {
     assert!(attribute(&root.attributes, "aws.ecs.task.arn").is_some());
     for call in spans.iter().filter(|span| span.name.starts_with("ECS/")) {
         assert!(attribute(&call.attributes, "aws.request_id").is_some(), "{call:#?}");
-        assert_eq!(attribute(&call.attributes, "rpc.system").as_deref(), Some("aws-api"));
+        assert_eq!(attribute(&call.attributes, "rpc.system.name").as_deref(), Some("aws-api"));
     }
     assert_eq!(spans.iter().filter(|span| span.name == "state Executing").count(), RUNS.len());
 }
@@ -98,6 +98,7 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     let job = traced(&cluster, &collector.endpoint, "Logs = true");
     whole_job(&job);
     assert_whole(&collector);
+    conventions::assert_followed(&collector);
     assert!(collector.received().iter().all(|request| request.header("api-key").is_some()));
 
     let resource = collector.resource();

@@ -68,7 +68,11 @@ fn that_ecs_does_not_tell_is_no_reason_to_end_a_run() {
 #[test]
 fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
     let (mut snapshot, now) = connected();
-    snapshot.step(lost(), now);
+    snapshot.step(Observation::Exited { code: 0, total: 0 }, now);
+    // A stage's first connection usually succeeds: ECS is left alone until it does not.
+    let action = snapshot.step(Observation::RunRequested { stage: "after_script".into(), digest: "1".into() }, now);
+    let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
+    assert!(at > later(now, 1000));
     let soon = later(now, 20);
     let action = snapshot.step(unreachable(), soon);
     let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };

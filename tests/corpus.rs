@@ -7,6 +7,8 @@ use std::{fs, path::Path};
 
 #[path = "../fuzz/entries/config.rs"]
 mod config;
+#[path = "../fuzz/entries/data_channel.rs"]
+mod data_channel;
 #[path = "../fuzz/entries/delivery.rs"]
 mod delivery;
 #[path = "../fuzz/entries/ec2_answers.rs"]
@@ -42,6 +44,11 @@ fn configurations() {
 #[test]
 fn replies_of_the_delivery_protocol() {
     every_file("delivery", delivery::run);
+}
+
+#[test]
+fn messages_of_a_data_channel() {
+    every_file("data_channel", data_channel::run);
 }
 
 #[test]

@@ -129,11 +129,39 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
         ("LogLevel = \"loud\"\n", "fargate.toml:1:12: LogLevel is \"loud\", expected one of"),
         ("LogFormat = \"xml\"\n", "fargate.toml:1:13: LogFormat is \"xml\", expected \"text\" or \"json\""),
         ("SSH = 1\n", "fargate.toml:1:7: SSH is not a table here, expected [SSH]"),
+        ("Transport = \"telnet\"\n", "fargate.toml:1:13: Transport is \"telnet\", expected \"ssh\" or \"ecs-exec\""),
+        ("Transport = true\n", "fargate.toml:1:13: Transport is true or false, expected a string in quotes"),
+        ("ECSExec = 1\n", "fargate.toml:1:11: ECSExec is not a table here, expected [ECSExec]"),
     ];
     for (line, expected) in top {
         let error = read(&format!("{line}{}", fargate(""))).unwrap_err();
         assert!(error.contains(expected), "{line}: {error}");
     }
+}
+
+#[test]
+fn the_transport_is_what_is_said_or_the_only_one_that_has_a_table() {
+    use TransportKind::{EcsExec, Ssh};
+    let cases = [
+        ("", "", Ssh),
+        ("Transport = \"\"\n", "", Ssh),
+        ("Transport = \"ssh\"\n", "", Ssh),
+        ("Transport = \"ecs-exec\"\n", "", EcsExec),
+        ("transport = \"ecs-exec\"\n", "[SSH]\nPort = 22\n", EcsExec),
+        ("", "[SSH]\nPort = 22\n", Ssh),
+        ("", "[ECSExec]\n", EcsExec),
+        ("", "[ecsexec]\n", EcsExec),
+        ("Transport = \"\"\n", "[ECSExec]\n", EcsExec),
+        ("", "[ECSExec]\n[SSH]\n", Ssh),
+        ("Transport = \"ssh\"\n", "[ECSExec]\n", Ssh),
+    ];
+    for (top, below, expected) in cases {
+        let text = format!("{top}{}{below}", fargate(""));
+        let (config, warnings) = read(&text).unwrap();
+        assert_eq!((config.transport, warnings.as_slice()), (expected, &[][..]), "{text}");
+    }
+    let (_, warnings) = read(&(fargate("") + "[ECSExec]\nCommand = \"sh\"\n")).unwrap();
+    assert_eq!(warnings, ["line 9: the key [ECSExec] Command is not known and is ignored."]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! ECS Exec's sessions end whatever anybody does: by AWS's limits, by the network. The output goes on at the next byte.
 
+use std::fs;
+
 use serde_json::json;
 
-use crate::{cluster::Cluster, runner::Job};
+use crate::{cluster::Cluster, eventually, runner::Job};
 
 /// Some 20 MB of lines, no two of them equal.
 const LINES: u32 = 2_500_000;
@@ -44,4 +46,38 @@ fn closed_by_the_service_again_and_again() {
 #[ignore = "takes two minutes: a silent session is believed to be dead after 90 s. scripts/test runs it"]
 fn silent() {
     twenty_megabytes("silence", 1500, 1);
+}
+
+/// A container takes two sessions and one that waits: more killed drivers than that must not lock the job out.
+#[test]
+fn killed_drivers_leave_no_session_behind() {
+    const KILLS: usize = 5;
+    let cluster = Cluster::local_by_ecs_exec();
+    let job = Job::on(&cluster);
+    job.prepare();
+    assert_eq!(job.files(".session"), <[std::path::PathBuf; 0]>::default(), "prepare has ended its session");
+    let go = job.path("go");
+    let script = job.script(format!("echo begun; until [ -e '{}' ]; do sleep 0.05; done; exit 3", go.display()));
+    let arguments = ["run", script.to_str().unwrap(), "get_sources"];
+    let mut last = String::new();
+    for _ in 0..KILLS {
+        let mut run = job.spawn(&arguments);
+        eventually("the driver has opened a session", || {
+            let noted = job.files(".session").first().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+            let another = !noted.is_empty() && noted != last;
+            if another {
+                last = noted;
+            }
+            another
+        });
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+    fs::write(&go, "").unwrap();
+    let ended = job.stage(&arguments);
+    assert_eq!(ended.script_code.as_deref(), Some("3"), "{ended:#?}\n{}", job.log());
+    assert_eq!(cluster.as_local().calls("TerminateSession"), KILLS, "each by the process after it, and no other");
+    assert!(job.files(".session").is_empty());
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
 }

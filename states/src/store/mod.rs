@@ -4,6 +4,7 @@
 //! <directory>/<job>.ron     the snapshot            0600
 //! <directory>/<job>.key     the job's private key   0600, removed when the job is archived
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
+//! <directory>/<job>.session the ECS Exec session that is open, for the next process if this one is killed
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
 //! <directory>/archive/<job>.<start in ms>.ron
 //! <directory>/archive/index    a line per archived snapshot: see [`IndexLine`]
@@ -32,7 +33,7 @@ use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
 /// The ending of a lock: it goes with its lease.
 const LOCK: &str = "lock";
 /// The endings of a job's files beside its snapshot; `tmp` and `probe` are there for a moment only.
-const BESIDE: [&str; 5] = ["key", "offset", "tmp", "probe", LOCK];
+const BESIDE: [&str; 6] = ["key", "offset", "session", "tmp", "probe", LOCK];
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -121,6 +121,13 @@ mod tests {
         assert!([SUPERVISOR, ARMOURED_SUPERVISOR, WRAPPER].iter().all(|program| !program.contains('\'')));
     }
 
+    /// As root, `rm` takes it away from everybody.
+    #[test]
+    fn no_variable_of_the_programs_is_the_null_device() {
+        let programs = [SUPERVISOR, ARMOURED_SUPERVISOR, WRAPPER, include_str!("terminal/shell.sh")];
+        assert!(programs.iter().all(|program| !program.contains("=/dev/") && !program.contains("=\"/dev/")));
+    }
+
     #[test]
     fn a_command_is_far_below_what_the_kernel_refuses() {
         let facts = ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true, has_bash: true };

@@ -8,8 +8,8 @@
 //! ```text
 //! <run dir>/<run id>/script     the script
 //!                    out        the spool: stdout and stderr, in order
-//!                    pid        wrapper's pid, its start time, the script's process group; blank until then
-//!                    exit       exit status and size of the output; blank until the script ended
+//!                    pid        wrapper's pid, its start time, the script's process group, between dots; blank until then
+//!                    exit       exit status and size of the output, between dots; blank until the script ended
 //!                    err        what the wrapper itself had to complain about
 //! ```
 //!

@@ -1,10 +1,12 @@
 w=$1 v=$2 k=$3 d=$4 r=$4/$5
 shift 5
-say() { printf "%s %s\n" "$k" "$*" >&2; }
+# By a process without children: busybox drops what a SIGCHLD interrupts.
+say() { (printf "%s %s\n" "$k" "$*" >&2); }
 nap() { sleep 0.05 2>/dev/null || sleep 1; }
-# pid and exit are written in one piece over blanks; the last word tells that it is there.
-placed() { { read -r p s g <"$r/pid"; } 2>/dev/null && [ -n "$g" ]; }
-ended() { { read -r c n e <"$r/exit"; } 2>/dev/null && [ "$e" = . ]; }
+# pid and exit are written in one piece over blanks. Shells read them byte by byte, maybe meanwhile: only what
+# begins and ends with a dot is all there.
+placed() { { read -r a p s g e <"$r/pid"; } 2>/dev/null && [ "$a$e" = .. ]; }
+ended() { { read -r a c n e <"$r/exit"; } 2>/dev/null && [ "$a$e" = .. ]; }
 # The same process, not another one that has got its number; a zombie is none.
 alive() {
   { IFS= read -r l <"/proc/$p/stat"; } 2>/dev/null || return 1

@@ -7,9 +7,9 @@ b ${l##*) }
 echo "$$ $b"
 (
   case $1 in setsid) read -r g l </proc/self/stat ;; esac
-  printf "%-80s\n" "$$ $b $g" 1<>"$r/pid"
+  printf "%-80s\n" ". $$ $b $g ." 1<>"$r/pid"
   exec "$@" "$r/script" </dev/null >>"$r/out" 2>&1
 )
 c=$?
 n=$(wc -c <"$r/out")
-printf "%-80s\n" "$c $((n)) ." 1<>"$r/exit"
+printf "%-80s\n" ". $c $((n)) ." 1<>"$r/exit"

@@ -14,19 +14,20 @@
 //! What comes out of `poll_event` is exactly what the agent sent, in order, or the channel ends with a
 //! reason. Nothing the other side sends makes it keep more than a bounded amount: see [`DataChannel::is_ready`].
 
+mod beginning;
+
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     cipher::Cipher,
     frame::{Frame, Kind, MessageId, SYN_AND_FIN, payload_type},
-    handshake::{self, Acknowledged, Action, Challenge, ChannelClosed, FAILED, Processed, Request, Response, SUCCESS, UNSUPPORTED},
+    handshake::{self, Acknowledged, ChannelClosed, Processed},
     inbound::{Arrival, Inbound},
     outbound::Outbound,
 };
@@ -117,7 +118,6 @@ pub enum Closed {
 /// One session's data channel.
 pub struct DataChannel {
     opening: Opening,
-    client: MessageId,
     rng: StdRng,
     began: Instant,
     inbound: Inbound,
@@ -157,15 +157,15 @@ impl DataChannel {
         // A date of zero is refused.
         opening.unix_millis = opening.unix_millis.max(1);
         let mut rng = StdRng::from_seed(opening.seed);
-        let client = MessageId::random(rng.random());
-        let mut channel = Self {
+        let (request, client) = (MessageId::random(rng.random()), MessageId::random(rng.random()));
+        let open = handshake::open(&opening.token, &request.hyphenated(), &client.hyphenated());
+        Self {
             opening,
-            client,
             rng,
             began: now,
             inbound: Inbound::default(),
             outbound: Outbound::default(),
-            transmit: VecDeque::new(),
+            transmit: VecDeque::from([Transmit::Text(open)]),
             events: VecDeque::new(),
             backlog: 0,
             input: VecDeque::new(),
@@ -177,24 +177,7 @@ impl DataChannel {
             bad: None,
             ended: None,
             closed: false,
-        };
-        channel.open();
-        channel
-    }
-
-    /// The connection was made anew, with a token of the same session: numbers, keys and what is under way are kept.
-    pub fn reconnected(&mut self, token: String, now: Instant) {
-        self.opening.token = token;
-        self.transmit.clear();
-        self.open();
-        self.outbound.send_again(now);
-        (self.heard, self.asked) = (now, now);
-    }
-
-    fn open(&mut self) {
-        let request = self.id();
-        let text = handshake::open(&self.opening.token, &request.hyphenated(), &self.client.hyphenated());
-        self.transmit.push_back(Transmit::Text(text));
+        }
     }
 
     /// Takes a message of the connection, binary or text.
@@ -306,35 +289,6 @@ impl DataChannel {
         self.input.push_back((payload_type::SIZE, Bytes::from(format!(r#"{{"cols":{columns},"rows":{rows}}}"#))));
     }
 
-    /// The answer to [`Event::KeyWanted`].
-    pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, String>, now: Instant) {
-        let (result, error) = match key.and_then(|key| {
-            let cipher = Cipher::new(&key.plain).ok_or("KMS's data key is not as long as was asked for".to_owned())?;
-            Ok((cipher, key.sealed))
-        }) {
-            Ok((cipher, sealed)) => {
-                self.cipher = Some(cipher);
-                let mut result = serde_json::json!({ "KMSCipherTextKey": STANDARD.encode(sealed) });
-                if wanted.challenge.is_some() {
-                    result["ChallengeAcknowledgement"] = true.into();
-                }
-                (result, None)
-            }
-            Err(why) => (serde_json::Value::Null, Some(why)),
-        };
-        let status = if error.is_some() { FAILED } else { SUCCESS };
-        self.answers.push(Processed {
-            action_type: "KMSEncryption".to_owned(),
-            action_status: status,
-            action_result: result,
-            error: error.clone().unwrap_or_default(),
-        });
-        self.respond(now);
-        if let Some(why) = error {
-            self.refused(format!("the session is encrypted with the KMS key {}, and no data key could be made: {why}", wanted.key));
-        }
-    }
-
     fn on_message(&mut self, frame: Frame, now: Instant) {
         match frame.kind {
             Kind::Output => self.on_output(frame, now),
@@ -424,57 +378,6 @@ impl DataChannel {
         }
     }
 
-    fn on_handshake(&mut self, payload: &[u8], now: Instant) {
-        let Ok(request) = serde_json::from_slice::<Request>(payload) else {
-            return self.refused("the agent's handshake cannot be understood".to_owned());
-        };
-        self.phase = Phase::Handshake;
-        let (encryption, others): (Vec<_>, Vec<_>) =
-            request.requested_client_actions.iter().partition(|action| action.action_type == "KMSEncryption");
-        self.answers = others.into_iter().map(answer).collect();
-        let unusable = self.answers.iter().find(|p| p.action_status != SUCCESS).map(|p| p.error.clone());
-        match (unusable, encryption.first()) {
-            (None, Some(action)) => self.want_key(action),
-            (None, None) => self.respond(now),
-            (Some(why), _) => {
-                self.respond(now);
-                self.refused(why);
-            }
-        }
-    }
-
-    fn want_key(&mut self, action: &Action) {
-        let text = |name: &str| action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-        let Some(key) = text("KMSKeyId").filter(|key| !key.is_empty()) else {
-            return self.refused("the agent wants the session encrypted and names no KMS key".to_owned());
-        };
-        let challenge = text("Challenge").filter(|challenge| !challenge.is_empty());
-        self.events.push_back(Event::KeyWanted(KeyWanted { key, challenge }));
-    }
-
-    fn on_challenge(&mut self, payload: &[u8], now: Instant) {
-        let proof = serde_json::from_slice::<Challenge>(payload).ok().and_then(|challenge| {
-            let sealed = STANDARD.decode(challenge.challenge).ok()?;
-            let nonce = self.rng.random();
-            let cipher = self.cipher.as_ref()?;
-            let proof = cipher.seal(&cipher.open(&sealed)?, nonce)?;
-            serde_json::to_vec(&Challenge { challenge: STANDARD.encode(proof) }).ok()
-        });
-        match proof {
-            Some(proof) => self.urgent(payload_type::CHALLENGE_RESPONSE, proof.into(), now),
-            None => self.refused("the agent's key for the session is not the one that KMS gave for it".to_owned()),
-        }
-    }
-
-    fn respond(&mut self, now: Instant) {
-        let processed = std::mem::take(&mut self.answers);
-        let errors = processed.iter().map(|p| p.error.clone()).filter(|e| !e.is_empty()).collect();
-        let response = Response { client_version: handshake::CLIENT_VERSION, processed_client_actions: processed, errors };
-        // Texts and numbers only: nothing that JSON cannot hold.
-        let response = serde_json::to_vec(&response).unwrap_or_else(|e| unreachable!("{e}"));
-        self.urgent(payload_type::HANDSHAKE_RESPONSE, response.into(), now);
-    }
-
     /// Sent ahead of input, which waits for the handshake's end.
     fn urgent(&mut self, kind: u32, payload: Bytes, now: Instant) {
         let bytes = self.numbered(kind, payload, now);
@@ -549,30 +452,6 @@ impl DataChannel {
     fn id(&mut self) -> MessageId {
         MessageId::random(self.rng.random())
     }
-}
-
-/// The answer to an action that needs nothing from outside.
-fn answer(action: &Action) -> Processed {
-    let mut processed = Processed {
-        action_type: action.action_type.clone(),
-        action_status: SUCCESS,
-        action_result: serde_json::Value::Null,
-        error: String::new(),
-    };
-    match action.action_type.as_str() {
-        "SessionType" => {
-            let kind = action.action_parameters.get("SessionType").and_then(|kind| kind.as_str()).unwrap_or_default();
-            if !matches!(kind, "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands") {
-                processed.action_status = FAILED;
-                processed.error = format!("the session is of a kind that this client does not know: {kind:?}");
-            }
-        }
-        other => {
-            processed.action_status = UNSUPPORTED;
-            processed.error = format!("the agent asks for something that this client does not know: {other:?}");
-        }
-    }
-    processed
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use proptest::prelude::*;
 
 use super::*;
+use crate::ecs_exec::handshake::Challenge;
 
 fn opening() -> Opening {
     Opening { token: "secret".to_owned(), unix_millis: 1_700_000_000_000, seed: [7; 32] }

@@ -1,7 +1,8 @@
 //! ECS Exec: sessions in containers through AWS's session protocol, without AWS's plugin.
 //!
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
-//! - `session`, `socket`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - `note`: the open session, for the process after this one;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
 //! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its connection is lost: the
@@ -14,12 +15,17 @@ mod errors;
 pub mod frame;
 mod handshake;
 mod inbound;
+mod note;
 mod outbound;
+mod proxy;
 mod rtt;
 mod session;
 mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use states::{ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
@@ -31,7 +37,7 @@ pub use self::{
     session::ExecTerminal,
 };
 
-use self::socket::Tls;
+use self::{note::Note, socket::Way};
 use crate::{
     Screen, Visit,
     delivery::{
@@ -46,41 +52,52 @@ const TERMINATE_WITHIN: Duration = Duration::from_secs(5);
 /// Reaches containers by ECS Exec.
 pub struct ExecTransport<A> {
     api: Arc<A>,
-    tls: Arc<Tls>,
+    way: Arc<Way>,
+    /// Guards the notes of open sessions.
+    notes: Arc<Mutex<()>>,
 }
 
 impl<A: ExecApi> ExecTransport<A> {
     /// A transport that uses these calls. Nothing is connected yet.
     #[must_use]
     pub fn new(api: A) -> Self {
-        Self { api: Arc::new(api), tls: Arc::default() }
+        Self { api: Arc::new(api), way: Arc::default(), notes: Arc::default() }
     }
 
     /// A session that runs this command, whose container is the pinned one.
-    async fn open(&self, target: &Target, command: &str) -> Result<(ExecTerminal, OpenedSession), ConnectError> {
+    async fn open(&self, target: &Target, command: &str, note: Option<Note>) -> Result<(ExecTerminal, OpenedSession), ConnectError> {
         let session = self.api.open(target, command).await?;
+        if let Some(note) = &note {
+            note.write(&session.id);
+        }
         if let Some(pinned) = &target.pinned
             && *pinned != session.identity
         {
-            self.abandon(session.id);
+            self.abandon(session.id, note);
             return Err(errors::identity_changed(target, &pinned.0, &session.identity.0));
         }
-        match socket::dial(&session.url, &*self.api, &self.tls).await {
-            Ok(socket) => Ok((ExecTerminal::new(socket, session.clone(), Arc::clone(&self.api)), session)),
+        match socket::dial(&session.url, &*self.api, &self.way).await {
+            Ok(socket) => Ok((ExecTerminal::new(socket, session.clone(), Arc::clone(&self.api), note), session)),
             Err(e) => {
-                self.abandon(session.id);
+                self.abandon(session.id, note);
                 Err(errors::dial(&e))
             }
         }
     }
 
-    async fn connect_now(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
+    async fn connect_now(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
+        if let Some(note) = &note
+            && let Some(left) = note.read()
+        {
+            tracing::info!(session = left, "a killed process left its session, which is ended");
+            self.abandon(left, None);
+        }
         let boot = Boot::new();
-        let (terminal, opened) = self.open(target, &boot.command()).await?;
+        let (terminal, opened) = self.open(target, &boot.command(), note.clone()).await?;
         let shell = match TerminalShell::boot(terminal, &boot).await {
             Ok(shell) => shell,
             Err(e) => {
-                self.abandon(opened.id);
+                self.abandon(opened.id, note);
                 return Err(errors::boot(target, e));
             }
         };
@@ -91,14 +108,23 @@ impl<A: ExecApi> ExecTransport<A> {
         Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity: opened.identity, facts }))
     }
 
+    async fn connect_in_time(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
+        timeout(target.attempt_timeout, self.connect_now(target, note)).await.map_err(|_| errors::too_slow(target))?
+    }
+
     /// Ends a session that is of no use, without waiting for it.
-    fn abandon(&self, session: String) {
-        let api = Arc::clone(&self.api);
-        tokio::spawn(async move {
-            if timeout(TERMINATE_WITHIN, api.terminate(&session)).await.is_err() {
-                tracing::debug!(session, "the session could not be ended in time");
-            }
-        });
+    fn abandon(&self, session: String, note: Option<Note>) {
+        tokio::spawn(terminate(Arc::clone(&self.api), session, note));
+    }
+}
+
+/// Ends a session that would go on without us, and keep one of the container's few slots until ECS's idle time-out.
+async fn terminate<A: ExecApi>(api: Arc<A>, session: String, note: Option<Note>) {
+    if timeout(TERMINATE_WITHIN, api.terminate(&session)).await.is_err() {
+        // The next process tries again.
+        tracing::debug!(session, "the session could not be ended in time");
+    } else if let Some(note) = note {
+        note.clear(&session);
     }
 }
 
@@ -107,7 +133,7 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
 
     /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the attempt's whole time.
     async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
-        timeout(target.attempt_timeout, self.connect_now(target)).await.map_err(|_| errors::too_slow(target))?
+        self.connect_in_time(target, Some(Note::beside(&target.key, &self.notes))).await
     }
 }
 
@@ -122,7 +148,7 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
             "/bin/sh -c '[ -d \"$HOME\" ] || HOME=/root; export HOME TERM={term}; cd \"$HOME\" || cd /; \
              command -v bash >/dev/null 2>&1 && exec bash -l; exec /bin/sh -l'"
         );
-        let opened = timeout(target.attempt_timeout, self.open(target, &command)).await.map_err(|_| errors::too_slow(target))?;
+        let opened = timeout(target.attempt_timeout, self.open(target, &command, None)).await.map_err(|_| errors::too_slow(target))?;
         let (terminal, _) = opened?;
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
         crate::Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
@@ -131,7 +157,8 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
 
     /// As a run of its own, whose files stay in the container.
     async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
-        let (session, _) = self.connect(target).await?;
+        // A visitor's session is not the job's: it is noted nowhere.
+        let (session, _) = self.connect_in_time(target, None).await?;
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
         let order = RunOrder { run, stage: "command".to_owned(), forget: None };

@@ -134,8 +134,8 @@ impl Outbound {
         }
     }
 
-    /// Everything under way is to be sent again: the connection is a new one.
-    pub(super) fn send_again(&mut self, now: Instant) {
+    /// Everything under way is to be sent again.
+    fn send_again(&mut self, now: Instant) {
         let wait = self.rtt.timeout();
         for sent in &mut self.flight {
             (sent.due, sent.wait, sent.again) = (now, wait, true);

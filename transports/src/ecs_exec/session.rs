@@ -14,9 +14,11 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{
-    ExecApi, OpenedSession, TERMINATE_WITHIN,
+    ExecApi, OpenedSession,
     channel::{Closed, DataChannel, Event, KeyWanted, Opening, Transmit},
+    note::Note,
     socket::Socket,
+    terminate,
 };
 use crate::Terminal;
 
@@ -48,7 +50,7 @@ enum Input {
 
 impl ExecTerminal {
     /// Opens the session's data channel on a new connection.
-    pub(super) fn new<A: ExecApi>(socket: Socket, session: OpenedSession, api: Arc<A>) -> Self {
+    pub(super) fn new<A: ExecApi>(socket: Socket, session: OpenedSession, api: Arc<A>, note: Option<Note>) -> Self {
         let (input, inputs) = mpsc::channel(4);
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
         let closed = Arc::new(OnceLock::new());
@@ -60,14 +62,16 @@ impl ExecTerminal {
         let pump = Pump { socket, channel, session, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
-            let (why, outputs) = pump.run().await;
+            let (why, outputs, _farewell) = pump.run().await;
             let goes_on_without_us = matches!(why, Closed::Lost(_));
             // Before the reader learns that there is no more.
             let _ = end.set(why);
             drop(outputs);
-            // Otherwise it would keep its slot, of which a container has few, until ECS's idle time-out.
-            if goes_on_without_us && timeout(TERMINATE_WITHIN, after.terminate(&id)).await.is_err() {
-                tracing::debug!(session = id, "the session could not be ended in time");
+            if goes_on_without_us {
+                terminate(after, id, note).await;
+            } else if let Some(note) = note {
+                // Before whoever leaves the terminal may end the process.
+                note.clear(&id);
             }
         });
         Self { input, output: Mutex::new(output), closed }
@@ -110,6 +114,9 @@ impl Terminal for ExecTerminal {
     }
 }
 
+/// Until when what was written may still arrive, and who waits for that.
+type Farewell = (Instant, oneshot::Sender<()>);
+
 /// Moves what the channel has to say, and what is said to it.
 struct Pump<A> {
     socket: Socket,
@@ -120,12 +127,12 @@ struct Pump<A> {
     outputs: mpsc::Sender<Bytes>,
     /// Output that nobody has taken yet.
     waiting: BytesMut,
-    /// The terminal is being left: until when what was written may still arrive, and who waits for that.
-    farewell: Option<(Instant, oneshot::Sender<()>)>,
+    /// The terminal is being left.
+    farewell: Option<Farewell>,
 }
 
 impl<A: ExecApi> Pump<A> {
-    async fn run(mut self) -> (Closed, mpsc::Sender<Bytes>) {
+    async fn run(mut self) -> (Closed, mpsc::Sender<Bytes>, Option<Farewell>) {
         let why = loop {
             if let Some(why) = self.events().await {
                 break why;
@@ -138,7 +145,8 @@ impl<A: ExecApi> Pump<A> {
                 && now >= *until
             {
                 let _ = timeout(Duration::from_millis(500), self.socket.close(None)).await;
-                break Closed::Ended(String::new());
+                // Whether it ends after all is not known.
+                break Closed::Lost("the session did not end when it was left".to_owned());
             }
             let mut wake = self.channel.deadline();
             if let Some((until, _)) = &self.farewell {
@@ -166,6 +174,8 @@ impl<A: ExecApi> Pump<A> {
                     }
                     None => break Closed::Lost("the session's terminal was abandoned".to_owned()),
                 },
+                // Also while input waits that nobody takes.
+                () = outputs.closed(), if self.farewell.is_none() => break Closed::Lost("the session's terminal was abandoned".to_owned()),
                 () = sleep_until(wake.into()) => {
                     let now = Instant::now();
                     if !reads {
@@ -180,23 +190,24 @@ impl<A: ExecApi> Pump<A> {
             // Whoever reads gets all that came; if nobody does, nobody wants it.
             let _ = self.outputs.send(self.waiting.split().freeze()).await;
         }
-        (why, self.outputs)
+        (why, self.outputs, self.farewell)
     }
 
     /// Takes what is there already as well, so that one answer goes out for many messages.
     fn received(&mut self, first: Option<tungstenite::Result<Message>>) -> Result<(), Closed> {
         let mut message = first;
-        for _ in 0..BATCH {
+        let mut taken = 1;
+        loop {
             self.on_message(message)?;
-            if !self.channel.is_ready() {
-                break;
+            if taken == BATCH || !self.channel.is_ready() {
+                return Ok(());
             }
             match self.socket.next().now_or_never() {
                 Some(more) => message = more,
-                None => break,
+                None => return Ok(()),
             }
+            taken += 1;
         }
-        Ok(())
     }
 
     fn on_message(&mut self, message: Option<tungstenite::Result<Message>>) -> Result<(), Closed> {

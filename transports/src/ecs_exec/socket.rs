@@ -1,13 +1,12 @@
 //! The WebSocket under a data channel, over TLS.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::OnceCell,
-    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
@@ -20,10 +19,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{ExecApi, frame};
-
-/// How long a TCP connection may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+use super::{ExecApi, frame, proxy};
 
 /// TCP, or TLS over it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
@@ -45,17 +41,17 @@ pub(super) enum DialError {
 }
 
 /// Connects, with a signature first; where a signature is refused, without.
-pub(super) async fn dial(url: &str, api: &impl ExecApi, tls: &Tls) -> Result<Socket, DialError> {
+pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Socket, DialError> {
     let place = Place::of(url)?;
     let signature = api.sign(url).await.unwrap_or_else(|why| {
         tracing::debug!(why, "the data channel is opened without a signature");
         Vec::new()
     });
     let signed = !signature.is_empty();
-    match upgrade(url, &place, signature, tls).await {
+    match upgrade(url, &place, signature, way).await {
         Err(DialError::Forbidden(_)) if signed => {
             tracing::info!(host = place.host, "the signed data channel is refused; trying without a signature");
-            upgrade(url, &place, Vec::new(), tls).await
+            upgrade(url, &place, Vec::new(), way).await
         }
         other => other,
     }
@@ -92,20 +88,16 @@ fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }
 
-async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, tls: &Tls) -> Result<Socket, DialError> {
+async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: &Way) -> Result<Socket, DialError> {
     let host = &place.host;
     let unreachable = |e: &dyn std::fmt::Display| DialError::Unreachable(host.clone(), e.to_string());
-    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect((host.as_str(), place.port)))
-        .await
-        .map_err(|_| unreachable(&format!("no answer within {} s", CONNECT_WITHIN.as_secs())))?
-        .map_err(|e| unreachable(&e))?;
-    // Acknowledgements are small and must not wait for each other.
-    tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
     let stream: Box<dyn Stream> = if place.tls {
+        let tcp = proxy::connect(&way.proxies, host, place.port).await.map_err(|e| unreachable(&e))?;
         let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(&e))?;
-        Box::new(tls.connector().await.map_err(|e| unreachable(&e))?.connect(name, tcp).await.map_err(|e| unreachable(&e))?)
+        Box::new(way.connector().await.map_err(|e| unreachable(&e))?.connect(name, tcp).await.map_err(|e| unreachable(&e))?)
     } else {
-        Box::new(tcp)
+        // To this machine.
+        Box::new(proxy::dial(host, place.port).await.map_err(|e| unreachable(&e))?)
     };
     let refused = |e: &dyn std::fmt::Display| DialError::Refused(host.clone(), e.to_string());
     let mut request = url.into_client_request().map_err(|e| refused(&e))?;
@@ -122,13 +114,21 @@ async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, tls: 
     }
 }
 
-/// TLS with the system's certificates, read when they are first needed.
-#[derive(Default)]
-pub(super) struct Tls(OnceCell<TlsConnector>);
+/// TLS with the system's certificates, read when they are first needed; the environment's proxies.
+pub(super) struct Way {
+    tls: OnceCell<TlsConnector>,
+    proxies: Matcher,
+}
 
-impl Tls {
+impl Default for Way {
+    fn default() -> Self {
+        Self { tls: OnceCell::new(), proxies: Matcher::from_env() }
+    }
+}
+
+impl Way {
     async fn connector(&self) -> io::Result<&TlsConnector> {
-        self.0.get_or_try_init(|| async { tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)? }).await
+        self.tls.get_or_try_init(|| async { tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)? }).await
     }
 }
 

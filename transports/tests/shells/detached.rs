@@ -177,7 +177,7 @@ pub(crate) async fn killed_wrapper(local: Local) {
     let mut run = start(&local, &facts, "run", "echo $$; sleep 1000").await;
     let script = read(&mut run, 2).await;
     let pid = std::fs::read_to_string(format!("{}/run/pid", facts.run_dir)).unwrap();
-    kill("KILL", pid.split(' ').next().unwrap());
+    kill("KILL", pid.split(' ').nth(1).unwrap());
     let lost = follow(run).await;
     assert!(matches!(lost, Err(RunError::NoStatus(_))), "{lost:?}");
     let lost = follow(attach(&local, &facts, "run", 0).await).await;

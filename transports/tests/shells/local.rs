@@ -197,16 +197,22 @@ impl Local {
         {
             return Ok(channel);
         }
+        let (boot, pty) = self.boot()?;
+        let shell = Arc::new(TerminalShell::boot(pty, &boot).await.map_err(|e| e.to_string())?);
+        terminals.push(Arc::clone(&shell));
+        drop(terminals);
+        shell.exec(command, input).await
+    }
+
+    /// A terminal in which a session begins.
+    pub(crate) fn boot(&self) -> Result<(Boot, Pty), String> {
         let mut boot = Boot::new();
         boot.helper = self.adapted(&boot.helper);
         let line = boot.command();
         let inner = line.strip_prefix("/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).unwrap();
         let (pty, leader) = Pty::spawn(&self.sh, &format!("{}{inner}", self.startup), self.environment())?;
         self.groups.lock().unwrap().push(leader);
-        let shell = Arc::new(TerminalShell::boot(pty, &boot).await.map_err(|e| e.to_string())?);
-        terminals.push(Arc::clone(&shell));
-        drop(terminals);
-        shell.exec(command, input).await
+        Ok((boot, pty))
     }
 }
 

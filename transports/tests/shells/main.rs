@@ -5,6 +5,7 @@
 mod broken;
 mod detached;
 mod local;
+mod pieces;
 mod pty;
 mod running;
 mod steps;
@@ -55,6 +56,7 @@ in_every_shell! {
     sh_in_a_terminal: System by Terminal;
     #[ignore = "needs bash"] bash_in_a_terminal: Bash by Terminal;
     #[ignore = "needs busybox"] busybox_shell_in_a_terminal: BusyboxShell by Terminal;
+    #[ignore = "needs busybox"] busybox_alone_in_a_terminal: BusyboxAlone by Terminal;
     #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 

@@ -1,6 +1,7 @@
 # Runs as the session's only program: takes verbs, a line each, from the terminal, and starts supervisors.
 # k marks its lines, V and W are the supervisor and the wrapper, g is the process that ends an abandoned session.
-say() { printf "~%s %s\n" "$k" "$*" >&3; }
+# Lines are written by processes without children: busybox drops what a SIGCHLD interrupts.
+say() { (printf "~%s %s\n" "$k" "$*" >&3); }
 # Of the whole session, so that nothing keeps the terminal open. Scripts have sessions of their own.
 end() { kill -9 "-$$" || kill -9 "$$"; }
 guard() {
@@ -25,15 +26,16 @@ exec 3>&1 4>&2 2>/dev/null
 verbs() {
   guard
   say "ready$m"
-  while IFS= read -r l; do
-    case $l in *"$k "*) ;; *) continue ;; esac
+  # Not by read, for the same reason: busybox would forget a line's beginning. What head reads ahead is nothing yet.
+  while l=$(head -n 1; echo .) && [ "$l" != . ]; do
+    case $l in *"$k "*) l=${l%??} ;; *) continue ;; esac
     eval "set -- ${l#*"$k "}"
     guard
     case $1 in
     ping) say pong ;;
     quit) end ;;
     run)
-      n=$2 z=$3 u=/dev/null
+      n=$2 z=$3
       shift 3
       if [ "$z" != 0 ]; then
         u=$3/upload.$n
@@ -63,11 +65,14 @@ verbs() {
 # What a shell starts with & could never receive SIGINT or SIGQUIT again: so scripts are started here, in the foreground.
 verbs | while IFS= read -r l; do
   eval "$l"
-  u=/dev/null
-  [ "$z" = 0 ] || u=$3/upload.$n
-  {
-    [ "$z" = 0 ] || rm -f "$u"
-    supervise "$@"
-  } <"$u" >&3
+  if [ "$z" = 0 ]; then
+    supervise "$@" </dev/null >&3
+  else
+    u=$3/upload.$n
+    {
+      rm -f "$u"
+      supervise "$@"
+    } <"$u" >&3
+  fi
   say "end $n $?"
 done

@@ -1,0 +1,162 @@
+//! Sessions of ECS Exec that begin with a handshake, and encrypted ones, from ExecuteCommand to a script's exit status:
+//! the driver's own calls and transport against the local cluster's agent and KMS.
+
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+use std::{path::PathBuf, time::Duration};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use bytes::Bytes;
+use fargate_driver::control::{EcsControl, ExecCalls};
+use local_cluster::{ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings};
+use states::{
+    Capacity, ClientToken, ConnectError, ConnectErrorKind, LaunchSpec, Run, RunEvent, RunId, RunOrder, Session as _, Signal, StartedBy,
+    Target, TaskControl as _, Transport as _,
+};
+use transports::ecs_exec::{ExecSession, ExecTransport};
+
+/// A cluster with one task, and how to reach it.
+struct Place {
+    cluster: LocalCluster,
+    transport: ExecTransport<ExecCalls>,
+    target: Target,
+}
+
+impl Place {
+    async fn new(handshake: Handshake) -> Self {
+        let settings = Settings { exec: ExecSettings { handshake, ..ExecSettings::default() }, ..Settings::default() };
+        let cluster = LocalCluster::start(settings).await.unwrap();
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(cluster.endpoint())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::from_keys("local", "local", None))
+            .retry_config(aws_config::retry::RetryConfig::disabled())
+            .load()
+            .await;
+        let control = EcsControl::with_config(config);
+        let spec = LaunchSpec {
+            cluster: "local".to_owned(),
+            task_definition: "local-job:1".to_owned(),
+            platform_version: None,
+            subnets: vec!["subnet-local".to_owned()],
+            security_groups: Vec::new(),
+            assign_public_ip: false,
+            capacity: Capacity::ClusterDefault,
+            container: "ci-coordinator".to_owned(),
+            environment: Vec::new(),
+            started_by: StartedBy::new("gitlab-1").unwrap(),
+            tags: Vec::new(),
+            enable_execute_command: true,
+        };
+        let task = control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
+        let target = Target {
+            address: String::new(),
+            cluster: "local".to_owned(),
+            task,
+            container: "ci-coordinator".to_owned(),
+            key: PathBuf::new(),
+            pinned: None,
+            facts: None,
+            connect_timeout: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(30),
+        };
+        Self { cluster, transport: ExecTransport::new(ExecCalls::new(control)), target }
+    }
+
+    /// Tries until the task and its agent are there.
+    async fn connect(&self) -> Result<ExecSession, ConnectError> {
+        let tried = async {
+            loop {
+                match self.transport.connect(&self.target).await {
+                    Ok((session, _)) => return Ok(session),
+                    Err(e) if matches!(e.kind, ConnectErrorKind::AgentNotConnected | ConnectErrorKind::Interrupted) => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), tried).await.expect("an agent that is there")
+    }
+
+    fn calls(&self, action: &str) -> usize {
+        self.cluster.calls().iter().filter(|call| call.action == action).count()
+    }
+}
+
+fn order(name: &str) -> RunOrder {
+    RunOrder { run: RunId::new(name).unwrap(), stage: "build_script".to_owned(), forget: None }
+}
+
+/// A run's output and exit status.
+async fn outcome(mut run: impl Run) -> (Vec<u8>, i32) {
+    let mut output = Vec::new();
+    loop {
+        match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("it goes on").unwrap() {
+            RunEvent::Started => {}
+            RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
+            RunEvent::Exited { code, .. } => return (output, code),
+        }
+    }
+}
+
+/// A script that is not small, output that is not text, a signal: all of it over one session.
+async fn a_job(place: &Place) {
+    let session = place.connect().await.unwrap();
+    let script = format!(": {}\nprintf '\\000\\377\\n'; seq 1 20000; exit 7", "x".repeat(200_000));
+    let (output, code) = outcome(session.start(&order("first"), Bytes::from(script)).await.unwrap()).await;
+    let expected: Vec<u8> = b"\0\xff\n".iter().copied().chain((1..=20_000).flat_map(|n| format!("{n}\n").into_bytes())).collect();
+    assert!(output == expected && code == 7, "{} bytes, {code}", output.len());
+    let mut run = session.start(&order("second"), Bytes::from_static(b"sleep 1000")).await.unwrap();
+    assert_eq!(run.next().await, Ok(RunEvent::Started));
+    session.signal(&order("second").run, Signal::Term).await.unwrap();
+    assert_eq!(outcome(run).await, (Vec::new(), 128 + 15));
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_job_over_a_session_that_begins_with_a_handshake() {
+    let place = Place::new(Handshake::Plain).await;
+    a_job(&place).await;
+    assert_eq!(place.calls("GenerateDataKey"), 0);
+}
+
+#[tokio::test]
+async fn a_job_over_an_encrypted_session() {
+    let place = Place::new(Handshake::Kms).await;
+    a_job(&place).await;
+    assert_eq!((place.calls("GenerateDataKey"), place.calls("TerminateSession")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_job_over_an_encrypted_session_on_a_line_that_loses_and_pauses() {
+    let place = Place::new(Handshake::Kms).await;
+    place.connect().await.unwrap().close().await;
+    let exec = ExecFaults {
+        pause: Some(Pause { after_bytes: 40_000, for_ms: 200, announced: false, times: 1 }),
+        duplicate_percent: 10,
+        reorder_percent: 10,
+        drop_percent: 3,
+        corrupt_percent: 2,
+        wrong_digest_percent: 2,
+        ..ExecFaults::default()
+    };
+    place.cluster.set_faults(Faults { exec, ..Faults::default() });
+    a_job(&place).await;
+}
+
+#[tokio::test]
+async fn a_key_that_the_manager_may_not_use_is_explained() {
+    let place = Place::new(Handshake::Kms).await;
+    let refusal = Refusal {
+        status: 400,
+        code: "AccessDeniedException".to_owned(),
+        message: "not authorized to perform: kms:GenerateDataKey".to_owned(),
+        times: 1,
+    };
+    place.cluster.set_faults(Faults { refuse: [("GenerateDataKey".to_owned(), refusal)].into(), ..Faults::default() });
+    let refused = place.connect().await.err().unwrap();
+    assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
+    assert!(refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+}

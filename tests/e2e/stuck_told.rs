@@ -131,6 +131,41 @@ fn step_reaches_the_recorded_states() {
     }
 }
 
+#[test]
+fn an_export_is_a_snapshot_without_names() {
+    let place = tempfile::tempdir().unwrap();
+    for (name, path) in fixtures() {
+        let file = place.path().join(format!("{name}.ron"));
+        let exported = replay(&["export", path.to_str().unwrap(), "--output", file.to_str().unwrap()]);
+        assert!(exported.status.success(), "{exported:?}");
+        let text = fs::read_to_string(&file).unwrap();
+        let said = String::from_utf8(exported.stdout).unwrap();
+        for line in ["Replaced, each name", "Left out: the job's key", "Kept: times"] {
+            assert!(text.contains(line) && said.replace('\n', " ").contains(line), "{line}: {said}");
+        }
+        let real = read(&path);
+        let header = real.job.header();
+        let task = real.job.task().map_or("no task", |task| task.task_id());
+        for secret in [
+            "gitlab.example",
+            "group/project",
+            "tOk3n",
+            "manager-1.",
+            "sg-0a1b2c3d",
+            "AAAAC3",
+            task,
+            header.id.as_str(),
+            header.token.as_str(),
+        ] {
+            assert!(!text.contains(secret), "{name}: {secret} is in\n{text}");
+        }
+        assert_eq!(replay(&["export", path.to_str().unwrap()]).stdout, text.as_bytes(), "{name}: standard output");
+        assert_eq!(replay(&["step", file.to_str().unwrap()]).status.code(), Some(0), "{name}");
+        let cause = tale(&name, read(&file)).found[0].cause;
+        assert_eq!(cause.name(), name);
+    }
+}
+
 /// A machine that takes one transition less is told apart at that very entry, whichever transition it is.
 #[test]
 fn a_changed_transition_is_caught_at_its_entry() {

@@ -11,8 +11,19 @@ fn separates(c: char) -> bool {
 }
 
 /// Words with a dot or a slash in them that name nothing of anybody's.
-const HARMLESS: [&str; 10] =
-    ["fargate.toml", "config.toml", ".gitlab-ci.yml", "and/or", "TCP/IP", "I/O", "n/a", "input/output", "read/write", "/dev/null"];
+const HARMLESS: [&str; 11] = [
+    "~/.ssh",
+    "fargate.toml",
+    "config.toml",
+    ".gitlab-ci.yml",
+    "and/or",
+    "TCP/IP",
+    "I/O",
+    "n/a",
+    "input/output",
+    "read/write",
+    "/dev/null",
+];
 /// Directories that every system has.
 const SYSTEM: [&str; 6] = ["/bin/", "/sbin/", "/usr/", "/dev/", "/proc/", "/sys/"];
 /// Endings of files, not of hosts.
@@ -55,6 +66,9 @@ impl Names {
         }
         if word.starts_with("arn:") {
             return self.arn(word);
+        }
+        if let Some(fingerprint) = word.strip_prefix("SHA256:") {
+            return format!("SHA256:{}", self.of(Kind::Key, fingerprint));
         }
         if let Some((name, value)) = word.split_once('=') {
             let told = if tells_a_secret(name) && !value.is_empty() { self.of(Kind::Secret, value) } else { self.word(value) };
@@ -268,6 +282,7 @@ mod tests {
             ("key=glpat-abcdefghij1234567890 and wJalrXUtnFEMI1K7MDENGbPxRfiCY", "key=hidden-2 and hidden-3"),
             ("/home/alice/.ssh/id and /bin/sh", "/path-2 and /bin/sh"),
             ("Correct fargate.toml.", "Correct fargate.toml."),
+            ("its host key is SHA256:4VXe5m/ReKW3X+W8U, not SHA256:3cB1", "its host key is SHA256:key-1, not SHA256:key-2"),
             ("exit code 137 after 12345678 bytes", "exit code 137 after 12345678 bytes"),
         ] {
             assert_eq!(names.text(text), told);

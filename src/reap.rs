@@ -333,7 +333,7 @@ async fn end(engine: &ReapEngine, snapshot: Snapshot, lease: DirectoryLease, why
     engine.open(&mut work, "reap");
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
     let ended = engine.drive(&mut work, Goal::End, &mut Silent).await;
-    telemetry::job::closed(&ended, &work.snapshot);
+    telemetry::job::closed(&ended, Goal::End, &work.snapshot);
     match ended {
         Ok(Outcome::Ended(_)) => {
             telemetry::reaped("job");

@@ -10,12 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use states::{AnyJob, DirectoryLease, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
+use states::{AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, PlaceArgs, Target};
 use crate::{
     stages::{self, JobEngine, output::Output},
+    telemetry,
     transport::AnySession,
 };
 
@@ -60,7 +61,7 @@ impl Resume {
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         block_on(async {
             let (engine, mut work) = take_up(place, &self.job, "resume")?;
-            engine.open(&mut work, "resume");
+            begin(&engine, &mut work, "resume");
             let never_sent = matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
             let goal = match &work.snapshot.job {
                 AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => Goal::Reach,
@@ -145,7 +146,7 @@ impl Archive {
 }
 
 async fn end(engine: &JobEngine, mut work: Work, purpose: &str, reason: &str) -> Result<ExitCode, Failure> {
-    engine.open(&mut work, purpose);
+    begin(engine, &mut work, purpose);
     engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
     let Some(outcome) = drive(engine, &mut work, Goal::End).await? else { return Ok(ExitCode::from(130)) };
     match outcome {
@@ -162,11 +163,20 @@ async fn end(engine: &JobEngine, mut work: Work, purpose: &str, reason: &str) ->
 fn take_up(place: &PlaceArgs, job: &str, purpose: &str) -> Result<(JobEngine, Work), Failure> {
     let target = place.find(job)?;
     let id = target.snapshot.job.header().id.clone();
-    let (engine, _) = acting(target)?;
+    let (engine, config) = acting(target)?;
+    for complaint in telemetry::start(&config) {
+        say(&complaint);
+    }
     let lease = engine.store().lease(&id, purpose, Duration::ZERO)?;
     let snapshot = engine.store().load(&id)?.ok_or_else(|| Failure::Other(format!("job {id} has just ended")))?;
     let work = engine.work(snapshot, lease);
     Ok((engine, work))
+}
+
+/// From here on, what is done is on record, and in the job's trace.
+fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
+    telemetry::job::opened(engine.store().directory(), &work.snapshot, purpose);
+    engine.open(work, purpose);
 }
 
 /// What acts on a job that was found.
@@ -186,6 +196,22 @@ pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config
 /// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
 /// handed on is marked: the next process goes on there.
 async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option<Outcome>, Failure> {
+    let drove = until_left(engine, work, goal).await?;
+    let (drove, left) = match drove {
+        Some(drove) => (drove, false),
+        None => (Ok(Outcome::Unfinished("left as it is; `resume` goes on from here".to_owned())), true),
+    };
+    telemetry::job::closed(&drove, goal, &work.snapshot);
+    match drove {
+        Ok(Outcome::Unfinished(what)) if left => {
+            say(&what);
+            Ok(None)
+        }
+        drove => drove.map(Some).map_err(failed),
+    }
+}
+
+async fn until_left(engine: &JobEngine, work: &mut Work, goal: Goal) -> io::Result<Option<Result<Outcome, EngineError>>> {
     let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false) });
     let mut io = Follower { stdout: Output::stdout(), desk: Arc::clone(&desk) };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -193,7 +219,7 @@ async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option
     tokio::pin!(drive);
     tokio::select! {
         biased;
-        outcome = &mut drive => return outcome.map(Some).map_err(failed),
+        drove = &mut drive => return Ok(Some(drove)),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
@@ -206,15 +232,14 @@ async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option
         });
         let _ = tokio::time::timeout(LAST_PIECE, last).await;
     }
-    say("left as it is; `resume` goes on from here");
     Ok(None)
 }
 
-fn failed(e: states::EngineError) -> Failure {
+fn failed(e: EngineError) -> Failure {
     match e {
-        states::EngineError::Output(e) => Failure::Output(e),
-        states::EngineError::Store(e) => Failure::Store(e),
-        e @ states::EngineError::Unsuitable(_) => Failure::Other(e.to_string()),
+        EngineError::Output(e) => Failure::Output(e),
+        EngineError::Store(e) => Failure::Store(e),
+        e @ EngineError::Unsuitable(_) => Failure::Other(e.to_string()),
     }
 }
 
@@ -249,6 +274,7 @@ impl JobIo for Follower {
     }
 
     fn note(&mut self, note: Note<'_>) {
+        telemetry::noted(&note);
         match note {
             Note::Entered { state, .. } => say(&format!("the job is {state}")),
             Note::ConnectionLost(why) => say(&format!("the connection was lost ({why}); the script goes on there. Reconnecting …")),
@@ -271,7 +297,11 @@ pub(super) fn say(line: &str) {
 
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(future);
+    let done = runtime.block_on(async {
+        let done = future.await;
+        telemetry::flush().await;
+        done
+    });
     runtime.shutdown_background();
     done
 }

@@ -1,6 +1,6 @@
 //! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
 //!
-//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`act`] (`resume`, `stop`,
+//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`export`], [`act`] (`resume`, `stop`,
 //! `archive`), [`prune`], [`shell`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
@@ -16,6 +16,7 @@
 pub mod act;
 pub mod archive;
 pub mod diagnosis;
+pub mod export;
 pub mod holder;
 pub mod list;
 pub mod page;
@@ -62,6 +63,8 @@ enum Command {
     Show(show::Show),
     /// Summarise the archive: verdicts, causes, how long each state takes
     Stats(stats::Stats),
+    /// Write a job into one file for a bug report, without names, addresses and secrets
+    Export(export::Export),
     /// Replay a job's journal through today's machine, and tell whether it decides as it did
     Step(step::StepArgs),
     /// Drive a job on whose process is gone: wait, follow its script to the end, or finish its stop
@@ -124,6 +127,7 @@ impl Cli {
             Command::List(list) => list.run(&self.place.resolve()?, &mut screen),
             Command::Show(show) => show.run(&self.place, &mut screen),
             Command::Stats(stats) => stats.run(&self.place.resolve()?, &mut screen),
+            Command::Export(export) => export.run(&self.place, &mut screen),
             Command::Prune(prune) => prune.run(&self.place.resolve()?, &mut screen),
             Command::Step(step) => return step.run(&self.place, &mut screen),
             Command::Resume(resume) => return resume.run(&self.place),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use states::{AnyJob, EngineError, Header, Job, Outcome, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
+use states::{AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 use super::{
     Purpose, recorder,
@@ -30,14 +30,18 @@ pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
     recorder.enter(&purpose, header.trace.as_deref(), (None, None), about(&header.about));
 }
 
-/// Lays down what [`opened`] took up. If the job ended, its own span is told: nobody else will.
-pub fn closed(drove: &Result<Outcome, EngineError>, snapshot: &Snapshot) {
+/// Lays down what [`opened`] took up and was driven to `goal`. If the job ended, its own span is told: nobody else will.
+pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
     let Some(recorder) = recorder() else { return };
     if let Ok(Outcome::Ended(_)) = drove {
         ended(Some(snapshot), &snapshot.job.header().about);
     }
     let verdict = match drove {
-        Ok(Outcome::Unfinished(_)) | Err(_) => Verdict::SystemFailure(String::new()),
+        // A script that was followed to its end: its verdict is the job's, whoever followed it.
+        Ok(Outcome::Reachable(Some(Finished { outcome: RunOutcome::Exited { code, .. }, .. }))) if goal == Goal::Run && *code != 0 => {
+            Verdict::BuildFailure { code: Some(*code), message: None }
+        }
+        Ok(Outcome::Unfinished(_) | Outcome::MustEnd(_)) | Err(_) => Verdict::SystemFailure(String::new()),
         Ok(_) => Verdict::Success,
     };
     recorder.leave(&verdict, false);

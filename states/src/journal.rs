@@ -143,8 +143,17 @@ impl Journal {
         if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(LONGEST / 2) }
     }
 
+    /// How many entries there are, and when something was observed last: tells whether something was since.
+    pub(crate) fn end(&self) -> Option<(usize, Timestamp)> {
+        Some((self.entries.len(), self.newest()?))
+    }
+
+    fn newest(&self) -> Option<Timestamp> {
+        self.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max()
+    }
+
     fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> bool {
-        let newest = self.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
+        let newest = self.newest();
         // Times tell the order of merged entries: one that is not later than all others stands by itself.
         if newest.is_none_or(|newest| at <= newest) {
             return false;

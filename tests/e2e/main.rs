@@ -29,6 +29,9 @@ mod refusals;
 mod replay_act;
 mod requests;
 mod runner;
+mod session;
+mod stuck;
+mod stuck_told;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 mod trial;

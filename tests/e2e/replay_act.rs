@@ -8,13 +8,15 @@ use std::{
 
 use crate::{cluster::Cluster, runner::Job};
 
-fn replay(job: &Job) -> Command {
+/// The command with a job's configuration and environment.
+pub fn replay(job: &Job) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
     command.env_clear().envs(job.environment.iter().map(|(k, v)| (k, v))).arg("--config").arg(&job.config).stdin(Stdio::null());
     command
 }
 
-fn id(job: &Job) -> String {
+/// The job's id in GitLab.
+pub fn id(job: &Job) -> String {
     job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone()
 }
 

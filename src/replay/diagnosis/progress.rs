@@ -35,7 +35,8 @@ pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
 
 /// 20, in the container.
 pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
-    let full = |text: &str| text.contains("No space left") || text.contains("disk full") || text.contains("ENOSPC");
+    // Shells and ECS Exec's agent spell it differently.
+    let full = |text: &str| text.to_lowercase().contains("no space left") || text.contains("disk full") || text.contains("ENOSPC");
     let seen = case.entries(|saw| match saw {
         Observation::RunFailed(RunError::NotStarted(why) | RunError::NoStatus(why)) => full(why),
         Observation::Unreachable(error) => full(&error.message),

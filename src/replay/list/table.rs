@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{Printer, Row};
 use crate::replay::{
     diagnosis::Cause,
-    screen::{Screen, Tone, fit, pad, tame},
+    screen::{Screen, Tone, fit, pad, tame, wrap},
     story::number,
     summary::Verdict,
     words,
@@ -104,21 +104,33 @@ impl Printer for Table {
     fn end(&mut self, left_out: usize, screen: &mut Screen) -> io::Result<()> {
         if self.columns.is_none() && self.held.is_empty() {
             let nothing = if self.stuck { "No job needs anybody." } else { "No jobs here. `--archived` lists finished ones." };
-            return writeln!(screen, "{nothing}");
+            return remark(screen, nothing, |_, line| line.to_owned());
         }
         if self.columns.is_none() {
             self.begin(screen)?;
         }
         if left_out > 0 {
-            let more = screen.paint(Tone::Faint, &format!("{left_out} older ones are not shown: --limit 0 shows all."));
-            writeln!(screen, "{more}")?;
+            let more = format!("{left_out} older ones are not shown: --limit 0 shows all.");
+            remark(screen, &more, faint)?;
         }
         if self.needing > 0 && screen.terminal {
-            let hint = screen.paint(Tone::Faint, "`fargate-replay show JOB` says what is wrong and what helps.");
-            writeln!(screen, "{hint}")?;
+            remark(screen, "`fargate-replay show JOB` says what is wrong and what helps.", faint)?;
         }
         Ok(())
     }
+}
+
+fn faint(screen: &Screen, line: &str) -> String {
+    screen.paint(Tone::Faint, line)
+}
+
+/// A sentence below the table.
+fn remark(screen: &mut Screen, text: &str, painted: impl Fn(&Screen, &str) -> String) -> io::Result<()> {
+    for line in wrap(text, screen.width) {
+        let line = painted(screen, &line);
+        writeln!(screen, "{line}")?;
+    }
+    Ok(())
 }
 
 /// Which columns are shown, and how wide: all that fit; the widest shrink first.

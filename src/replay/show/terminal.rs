@@ -182,13 +182,14 @@ fn line_of_journal(screen: &mut Screen, mark: &str, evidence: &Evidence) -> io::
     let at = evidence.at.map(words::clock).unwrap_or_default();
     let times = if evidence.times > 1 { format!(" ×{}", evidence.times) } else { String::new() };
     let text = format!("{}{times}", tame(&evidence.text));
-    let lines = wrap(&text, screen.width - 14);
+    let room = screen.width - 16;
+    let lines = wrap(&text, room);
     for (index, line) in lines.iter().take(3).enumerate() {
-        let more = if index == 2 && lines.len() > 3 { " …" } else { "" };
+        let line = if index == 2 && lines.len() > 3 { fit(&format!("{line} …"), room) } else { line.clone() };
         if index == 0 {
-            writeln!(screen, "  {}  {mark} {line}{more}", screen.paint(Tone::Faint, &at))?;
+            writeln!(screen, "  {}  {mark} {line}", screen.paint(Tone::Faint, &at))?;
         } else {
-            writeln!(screen, "            {mark}   {line}{more}")?;
+            writeln!(screen, "            {mark}   {line}")?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
-const SAVE_EVERY: Duration = Duration::from_secs(2);
+pub(super) const SAVE_EVERY: Duration = Duration::from_secs(2);
 /// How long the container may take to pass a signal on; then the connection counts as lost.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -235,10 +235,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         if promised && recent { Ok(()) } else { self.save(work) }
     }
 
-    fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+    pub(super) fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
         self.store.save(&work.snapshot)?;
         work.saved = Some(Promise::of(&work.snapshot.job));
         work.saved_at = Some(self.clock.now());
+        work.saved_end = work.snapshot.journal.end();
         Ok(())
     }
 }

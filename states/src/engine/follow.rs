@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Engine, EngineError, JobIo, Work};
+use super::{Engine, EngineError, JobIo, Work, drive::SAVE_EVERY};
 use crate::{AnyJob, Follow, Observation, Run, RunError, RunEvent, Session, SnapshotStore, TaskControl, Timestamp, Transport};
 
 /// How often the offset reached is put on record while output flows.
@@ -71,12 +71,32 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             }
         };
         tokio::pin!(time_is_up);
+        let mut unsaved = work.snapshot.journal.end() != work.saved_end;
         loop {
+            // A script may be silent for hours: whoever looks at the snapshot meanwhile finds how far it came.
+            let on_record = async {
+                match work.saved_at.filter(|_| unsaved || current.offset > from) {
+                    Some(at) => self.clock.until(at + SAVE_EVERY).await,
+                    None => std::future::pending().await,
+                }
+            };
             let event = tokio::select! {
                 biased;
                 () = io.cancelled() => return Ok(Observation::CancelRequested),
                 () = &mut time_is_up => return Ok(Observation::TimePassed),
                 event = current.run.next() => event,
+                () = on_record => {
+                    if current.offset > from {
+                        current.recorded = self.clock.now();
+                        return Ok(Observation::Progress { offset: current.offset });
+                    }
+                    if let Err(e) = self.save(work) {
+                        // It is only for people: the script goes on with a full disk.
+                        tracing::debug!("{e}");
+                    }
+                    unsaved = false;
+                    continue;
+                }
             };
             match event {
                 Ok(RunEvent::Started) => return Ok(Observation::Delivered),

@@ -46,6 +46,8 @@ pub struct Work<N, L> {
     /// What is known to be on disk.
     saved: Option<drive::Promise>,
     saved_at: Option<crate::Timestamp>,
+    /// What the journal ended with when it was saved last.
+    saved_end: Option<(usize, crate::Timestamp)>,
 }
 
 /// A script that gitlab-runner wants run.
@@ -161,7 +163,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 
     /// Takes a job up: what follows is done on its snapshot, under its lease.
     pub fn work(&self, snapshot: Snapshot, lease: S::Lease) -> Work<T::Session, S::Lease> {
-        Work { snapshot, lease, session: None, script: None, saved: None, saved_at: None }
+        Work { snapshot, lease, session: None, script: None, saved: None, saved_at: None, saved_end: None }
     }
 }
 

@@ -7,6 +7,7 @@ mod cancels;
 mod crashes;
 mod describing;
 mod lost_answers;
+mod silence;
 #[path = "../world/mod.rs"]
 #[allow(dead_code, reason = "the simulation uses more of it")]
 mod world;

@@ -46,12 +46,12 @@ pub(super) fn tcp(address: &str, port: u16, e: &io::Error) -> ConnectError {
 
 pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectError {
     match e {
-        russh::Error::IO(e) if e.kind() != io::ErrorKind::InvalidData => tcp(address, port, e),
-        russh::Error::Disconnect | russh::Error::HUP | russh::Error::SendError | russh::Error::RecvError => error(
+        e if ended(e) => error(
             ConnectErrorKind::Interrupted,
             format!("{address} port {port} ended the connection during the SSH handshake"),
             "A server that is just starting does that; if it stays so, look at the SSH server's log in the container.",
         ),
+        russh::Error::IO(e) if e.kind() != io::ErrorKind::InvalidData => tcp(address, port, e),
         russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } => error(
             ConnectErrorKind::NotOurProtocol,
             format!("the SSH server at {address} port {port} has no host key of a kind that this driver checks: {e}"),
@@ -89,12 +89,19 @@ pub(super) fn identity_changed(address: &str, port: u16, pinned: &str, found: &s
 /// A connection that failed later, in words.
 pub(super) fn text(e: russh::Error) -> String {
     match e {
-        russh::Error::SendError | russh::Error::RecvError | russh::Error::HUP | russh::Error::Disconnect => {
-            "the SSH connection ended".to_owned()
-        }
+        e if ended(&e) => "the SSH connection ended".to_owned(),
         russh::Error::KeepaliveTimeout => "the container does not answer any more".to_owned(),
         russh::Error::IO(e) if e.kind() == io::ErrorKind::TimedOut => "the container does not answer any more".to_owned(),
         e => e.to_string(),
+    }
+}
+
+/// Whether the other side has hung up, at whatever moment.
+fn ended(e: &russh::Error) -> bool {
+    match e {
+        russh::Error::Disconnect | russh::Error::HUP | russh::Error::SendError | russh::Error::RecvError => true,
+        russh::Error::IO(e) => e.kind() == io::ErrorKind::UnexpectedEof,
+        _ => false,
     }
 }
 

@@ -161,8 +161,9 @@ fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
 fn a_journal_keeps_its_beginning_and_its_end() {
     let mut journal = Journal::default();
     let at = |n: u64| Timestamp::from_millis(1000 + n);
+    let left = Left { state: StateName::Pending, digest: "1-0".into() };
     for n in 0..5000 {
-        journal.record(Observation::Opened { process: n, purpose: "prepare".into() }, at(n.into()), false);
+        journal.record(Observation::Opened { process: n, purpose: "prepare".into() }, at(n.into()), false, left.clone());
     }
     let process = |entry: &Entry| match entry.saw {
         Observation::Opened { process, .. } => process,

@@ -152,10 +152,16 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     attributes.push(("aws.ecs.task.family", family.into()));
     attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
     attributes.push(("aws.ecs.launchtype", "fargate".into()));
-    if spec.cluster.starts_with("arn:") {
-        attributes.push(("aws.ecs.cluster.arn", spec.cluster.as_str().into()));
-    }
+    let told = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
+    attributes.extend(told.or_else(|| cluster_of(snapshot.job.task()?.as_str())).map(|arn| ("aws.ecs.cluster.arn", arn.into())));
     attributes
+}
+
+/// The cluster that a task's ARN names; ARNs of before 2019 name none.
+fn cluster_of(task: &str) -> Option<String> {
+    let (account, rest) = task.split_once(":task/")?;
+    let (cluster, _id) = rest.split_once('/')?;
+    Some(format!("{account}:cluster/{cluster}"))
 }
 
 /// An address without what may be secret in it: user, password, query, fragment.
@@ -190,6 +196,13 @@ mod tests {
     fn nothing_secret_stays_in_an_address() {
         assert_eq!(without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"), "https://gitlab.example/g/p");
         assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
+    }
+
+    #[test]
+    fn a_task_names_its_cluster() {
+        let new = "arn:aws:ecs:eu-central-1:123456789012:task/ci/0123456789abcdef0123456789abcdef";
+        assert_eq!(cluster_of(new).as_deref(), Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci"));
+        assert_eq!(cluster_of("arn:aws:ecs:eu-central-1:123456789012:task/0123456789abcdef"), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use states::{AnyJob, Job, Observation, RunOutcome, Snapshot, StateName, Timestamp};
 
+use crate::runner::stage;
+
 /// The states in their order.
 pub const STATES: [StateName; 6] =
     [StateName::Provisioning, StateName::Pending, StateName::Running, StateName::Reachable, StateName::Executing, StateName::Stopping];
@@ -88,6 +90,17 @@ impl Story {
     pub fn current(&self) -> &Visit {
         // `of` begins with one.
         self.visits.last().unwrap_or_else(|| unreachable!("a story without a visit"))
+    }
+
+    /// The scripts that ended, with their stages, in order.
+    pub fn runs(&self) -> impl Iterator<Item = (&str, &RunOutcome)> {
+        self.visits.iter().filter_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)))
+    }
+
+    /// The script that failed the job, if one did.
+    #[must_use]
+    pub fn failed_run(&self) -> Option<(&str, &RunOutcome)> {
+        stage::decisive(self.runs(), |outcome| !matches!(outcome, RunOutcome::Exited { code: 0, .. }))
     }
 
     /// When the job began.

@@ -18,7 +18,7 @@ use super::{
 pub enum Verdict {
     /// It is not over.
     Open,
-    /// Its last script ended with exit code 0.
+    /// Its scripts ended with exit code 0.
     Success,
     /// A script of its own failed.
     Failed,
@@ -76,7 +76,7 @@ pub struct Summary<'a> {
     pub since: u64,
     /// How it ended.
     pub verdict: Verdict,
-    /// The last script's exit code.
+    /// The exit code of the script that failed the job, or 0.
     pub exit: Option<i32>,
     /// What is, or was, wrong.
     pub cause: Cause,
@@ -100,8 +100,11 @@ impl Summary<'static> {
         let found = diagnose(snapshot, &story, around, now);
         let header = snapshot.job.header();
         let cause = found[0].cause;
-        let exits = story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref());
-        let exit = if let Some(RunOutcome::Exited { code, .. }) = exits { Some(*code) } else { None };
+        let exit = match story.failed_run() {
+            Some((_, RunOutcome::Exited { code, .. })) => Some(*code),
+            Some((_, RunOutcome::Lost(_))) => None,
+            None => story.runs().next().map(|_| 0),
+        };
         let verdict = match cause {
             _ if !story.over => Verdict::Open,
             Cause::Nothing if exit == Some(0) => Verdict::Success,

@@ -3,6 +3,7 @@
 
 mod contract;
 mod identity;
+pub mod stage;
 
 pub use contract::{Contract, ContractError, Verdict};
 pub(crate) use identity::hex;

@@ -17,7 +17,7 @@ use super::{
     trail::{self, Trail},
 };
 use crate::{
-    runner::{Verdict, hex},
+    runner::{Verdict, hex, stage},
     telemetry::logs::LogLine,
 };
 
@@ -386,21 +386,19 @@ fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
     if let Some(error) = &job.error {
         return (if error == "deadline" { "timeout" } else { "error" }, Some(error.clone()));
     }
-    // GitLab does not judge a job by what comes after its script.
-    let counts = |purpose: &str| {
-        !purpose.contains("after_script") && !purpose.contains("on_failure") && !matches!(purpose, "cleanup" | "reap" | "stop" | "archive")
-    };
-    for process in trail.processes.iter().filter(|process| counts(&process.purpose)) {
-        match &process.ended {
-            Some((result, error)) if result == "failure" => return ("failure", error.clone()),
-            Some((result, _)) if result == "cancellation" => return ("cancellation", None),
-            Some((result, error)) if result == "error" => return ("error", error.clone()),
-            _ => {}
-        }
+    let of_job = || trail.processes.iter().filter(|process| !matches!(process.purpose.as_str(), "cleanup" | "reap" | "stop" | "archive"));
+    let stages = || of_job().map(|process| (process.purpose.strip_prefix("run ").unwrap_or(&process.purpose), &process.ended));
+    let failed = |ended: &&Option<(String, Option<String>)>| ended.as_ref().is_some_and(|(result, _)| result != "success");
+    if let Some((_, Some((result, error)))) = stage::decisive(stages(), failed) {
+        return match result.as_str() {
+            "failure" => ("failure", error.clone()),
+            "cancellation" => ("cancellation", None),
+            _ => ("error", error.clone()),
+        };
     }
     // A killed process was followed by others, or the job would not have been ended like this.
-    match trail.processes.iter().rev().find(|process| counts(&process.purpose)) {
-        Some(last) if last.ended.is_none() => ("error", Some("process_killed".to_owned())),
+    match stages().filter(|(stage, _)| stage::is_judged(stage)).last() {
+        Some((_, None)) => ("error", Some("process_killed".to_owned())),
         _ => ("success", None),
     }
 }

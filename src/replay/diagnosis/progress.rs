@@ -155,7 +155,6 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
         let silent = case.now.since(case.story.newest);
         return (silent >= SILENT_AFTER).then(|| silence(case, silent, job.state.offset));
     }
-    let last = case.story.visits.iter().rev().find_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)));
     let cancelled = matches!(case.reason(), Some(StopReason::Cancelled))
         || case.story.observations.iter().any(|(_, _, saw)| *saw == Observation::CancelRequested);
     if cancelled {
@@ -168,11 +167,11 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
             &["If nobody cancelled it, compare the job's length with its `timeout` and the project's and runner's limits."],
         ));
     }
-    match last? {
+    match case.story.failed_run()? {
         (stage, RunOutcome::Exited { code, .. }) if *code != 0 => Some(case.diagnosis(
             Cause::ScriptFailed,
             format!("Stage {stage} ended with exit code {code}: that is the script's own verdict, and no fault of the driver or of AWS."),
-            case.last(|saw| matches!(saw, Observation::Exited { .. })),
+            case.last(|saw| matches!(saw, Observation::Exited { code: said, .. } if said == code)),
             &["The job log in GitLab says what the script did last."],
         )),
         (stage, RunOutcome::Lost(why)) => Some(case.diagnosis(

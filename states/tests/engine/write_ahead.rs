@@ -10,12 +10,12 @@ use crate::world::manager::Manager;
 /// More steps than the job has.
 const POINTS: u32 = 2000;
 
-/// A job whose first script does what it should, and whose second one is cancelled and deaf.
-async fn job(manager: &Manager) -> Option<()> {
+/// A job whose first script does what it should, and whose second one is cancelled after so long and deaf.
+async fn job(manager: &Manager, cancel_after: Duration) -> Option<()> {
     assert_eq!(manager.prepare(&mut manager.io()).await?, Outcome::Reachable(None));
     manager.run("get_sources", "cloning\n", &mut manager.io()).await?;
     let mut io = manager.io();
-    io.cancel_at = Some(Instant::now() + Duration::from_secs(2));
+    io.cancel_at = Some(Instant::now() + cancel_after);
     manager.run("build_script", "#! 300 0 1\none\ntwo\nthree\n", &mut io).await?;
     manager.cleanup(&mut manager.io()).await.map(drop)
 }
@@ -52,10 +52,17 @@ fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_done_is_on_record_whenever_the_process_dies() {
+    // Right after the snapshot was saved for another reason, and long after it.
+    for milliseconds in [20, 200, 500, 2000] {
+        dies_at_every_step(Duration::from_millis(milliseconds)).await;
+    }
+}
+
+async fn dies_at_every_step(cancel_after: Duration) {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
         manager.fuse.set(point);
-        let died = job(&manager).await.is_none();
+        let died = job(&manager, cancel_after).await.is_none();
         let archived = manager.shelf.archived.lock().unwrap().last().cloned();
         let record = manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().or(archived);
         if let Some(wrong) = wrong(&manager, record.as_ref()) {

@@ -140,6 +140,18 @@ fn whoever_takes_an_end_up_asks_for_it_again() {
 }
 
 #[test]
+fn a_task_that_was_found_and_is_told_to_end_already_is_left_to_it() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    let ending = TaskReport { stop_desired: true, ..report(TaskStatus::Running, None) };
+    let action = snapshot.step(Observation::Described(ending), now);
+    assert!(matches!(action, Action::Watch(_)), "{action:?}");
+}
+
+#[test]
 fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;

@@ -1,0 +1,52 @@
+//! What gitlab-runner makes of its stages: which of them decide about a job.
+
+/// Whether a job fails when this stage's script does.
+///
+/// gitlab-runner only warns of a failed `after_script` and of a failed `cleanup_file_variables`, and what is run `_on_failure` comes
+/// after a failure (gitlab-runner, `common/build.go`, `executeScript`).
+#[must_use]
+pub fn is_judged(stage: &str) -> bool {
+    !(stage == "after_script" || stage.starts_with("cleanup") || stage.ends_with("_on_failure"))
+}
+
+/// The stage that fails a job: of all that are judged, the first whose last run failed. gitlab-runner repeats some, and then the
+/// last attempt counts; a failed one is followed by others, as `after_script`.
+///
+/// `runs` are stages and how they ended, in the order in which they ended.
+pub fn decisive<'a, T>(runs: impl IntoIterator<Item = (&'a str, T)>, failed: impl Fn(&T) -> bool) -> Option<(&'a str, T)> {
+    let mut stages: Vec<(&str, T)> = Vec::new();
+    for (stage, ended) in runs.into_iter().filter(|(stage, _)| is_judged(stage)) {
+        match stages.iter_mut().find(|(seen, _)| *seen == stage) {
+            Some((_, last)) => *last = ended,
+            None => stages.push((stage, ended)),
+        }
+    }
+    stages.into_iter().find(|(_, ended)| failed(ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(runs: &[(&'static str, i32)]) -> Option<(&'static str, i32)> {
+        decisive(runs.iter().copied(), |code| *code != 0)
+    }
+
+    #[test]
+    fn a_failed_script_is_the_job_s_verdict_whatever_succeeds_afterwards() {
+        let runs = [("get_sources", 0), ("step_script", 7), ("after_script", 0), ("upload_artifacts_on_failure", 0)];
+        assert_eq!(of(&runs), Some(("step_script", 7)));
+    }
+
+    #[test]
+    fn of_a_stage_that_was_repeated_the_last_attempt_counts() {
+        assert_eq!(of(&[("get_sources", 1), ("get_sources", 0), ("step_script", 0)]), None);
+        assert_eq!(of(&[("get_sources", 1), ("get_sources", 2)]), Some(("get_sources", 2)));
+    }
+
+    #[test]
+    fn what_gitlab_only_warns_of_decides_nothing() {
+        assert_eq!(of(&[("step_script", 0), ("after_script", 1), ("cleanup_file_variables", 1)]), None);
+        assert_eq!(of(&[("step_script", 0), ("upload_artifacts_on_success", 1)]), Some(("upload_artifacts_on_success", 1)));
+    }
+}

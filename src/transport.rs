@@ -2,7 +2,7 @@
 //! snapshot: whoever connects by ECS Exec needs no address.
 
 use bytes::Bytes;
-use states::{ConnectError, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
+use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
 use transports::{
     ecs_exec::{ExecSession, ExecTransport},
     ssh::{SshSession, SshSettings, SshTransport},
@@ -37,7 +37,7 @@ impl AnyTransport {
     /// Whether this target is reached by ECS Exec.
     #[must_use]
     pub fn is_exec(target: &Target) -> bool {
-        target.address.is_empty()
+        target.destination == Destination::Ecs
     }
 }
 

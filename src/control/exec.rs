@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn refusals_are_explained() {
         let target = Target {
-            address: String::new(),
+            destination: states::Destination::Ecs,
             cluster: "ci".to_owned(),
             task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
             container: "ci-coordinator".to_owned(),

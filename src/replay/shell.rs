@@ -56,7 +56,7 @@ impl Shell {
         };
         let header = job.header();
         let target = states::Target {
-            address: at.address.clone(),
+            destination: header.destination(&at.address),
             cluster: header.spec.cluster.clone(),
             task: at.task.clone(),
             container: header.spec.container.clone(),
@@ -75,7 +75,7 @@ impl Shell {
         }
         let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone())).ssh;
         act::block_on(async {
-            let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
+            let failed = |e: states::ConnectError| Failure::Other(e.explained());
             if !self.command.is_empty() {
                 let command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
                 return pass_on(command).await;

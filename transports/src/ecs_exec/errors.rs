@@ -27,7 +27,7 @@ pub(super) fn too_slow(target: &Target) -> ConnectError {
     error(
         Kind::TimedOut,
         format!("a session in the container {} was not ready within {} s", target.container, target.attempt_timeout.as_secs()),
-        "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint. It is tried again.",
+        "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint.",
     )
 }
 
@@ -40,7 +40,9 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
             e.to_string(),
             "Allow the runner manager's role ssmmessages:OpenDataChannel on its sessions (docs/iam.md), and look at the VPC endpoint's policy.",
         ),
-        DialError::Refused(..) => error(Kind::Interrupted, e.to_string(), "It is tried again."),
+        DialError::Refused(..) => {
+            error(Kind::Interrupted, e.to_string(), "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
+        }
     }
 }
 
@@ -76,7 +78,7 @@ fn ended(container: &str, why: &str) -> ConnectError {
         let advice = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
         error(Kind::Denied, message, advice)
     } else {
-        error(Kind::Interrupted, message, "It is tried again.")
+        error(Kind::Interrupted, message, "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
     }
 }
 
@@ -91,7 +93,7 @@ mod tests {
             ("mkdir /var/lib/amazon: read-only file system", Kind::Denied, "readonlyRootFilesystem"),
             ("write /tmp/x: no space left on device", Kind::Interrupted, "/tmp"),
             ("Fetching data key failed: KMS AccessDenied", Kind::Denied, "kms:Decrypt"),
-            ("connection reset by peer", Kind::Interrupted, "tried again"),
+            ("connection reset by peer", Kind::Interrupted, "stays so"),
         ] {
             let explained = ended("ci-coordinator", said);
             assert_eq!(explained.kind, kind, "{said}");

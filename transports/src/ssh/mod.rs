@@ -19,7 +19,7 @@ use russh::{
 use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
 use tokio::sync::watch;
 
-use self::client::{Connected, Obituary};
+use self::client::{Connected, Obituary, Peer};
 pub use self::terminal::{SshCommand, SshTerminal};
 use crate::delivery::{self, Chunk, Exec, Followed};
 
@@ -96,12 +96,13 @@ impl Transport for SshTransport {
 
     async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
         let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        let peer = Peer::of(target, &self.settings)?;
         let shell = Shell { handle, obituary, alive };
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
                 .await
-                .map_err(|_| errors::too_slow(&target.address, self.settings.port, "to run a first command"))??,
+                .map_err(|_| errors::too_slow(peer.address, peer.port, "to run a first command"))??,
         };
         Ok((SshSession { shell, facts: facts.clone() }, Greeting { identity: HostIdentity(identity), facts }))
     }

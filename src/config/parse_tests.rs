@@ -73,6 +73,34 @@ fn what_is_missing_is_named_all_at_once() {
 }
 
 #[test]
+fn what_is_there_instead_of_what_is_missing_is_named() {
+    let error = read(&fargate("").replace("Cluster", "Clutser")).unwrap_err();
+    assert!(
+        error.contains("missing [Fargate] Cluster.") && error.contains("Clutser") && error.contains("Did you mean Cluster?"),
+        "{error}"
+    );
+    let error = read("Cluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\nDirectory = '/m'\n").unwrap_err();
+    for word in ["Line 1: the key Cluster", "It belongs under [Fargate].", "It belongs under [TaskMetadata]."] {
+        assert!(error.contains(word), "{error}");
+    }
+    let error = read("concurrent = 4\n[[runners]]\nname = 'r'\nexecutor = 'custom'\n").unwrap_err();
+    assert!(error.contains("gitlab-runner's own file") && !error.contains("concurrent"), "{error}");
+}
+
+#[test]
+fn only_a_file_that_nobody_named_is_to_be_named() {
+    let error = |path| Config::load(path).unwrap_err().to_string();
+    assert!(!error(Some(Path::new("/no/such/fargate.toml"))).contains("Name it"));
+    assert!(error(None).contains("config.toml cannot be read") && error(None).contains("Name it with --config"), "{}", error(None));
+}
+
+#[test]
+fn the_launch_type_is_fargate_in_any_case() {
+    let (config, _) = read(&fargate("LaunchType = \"fargate\"")).unwrap();
+    assert_eq!(config.fargate.capacity, Capacity::LaunchType("FARGATE".to_owned()));
+}
+
+#[test]
 fn case_does_not_matter_and_empty_is_not_there() {
     let text = fargate("REGION = \"\"\nenablepublicip = true").replace("Cluster", "cluster");
     let (config, warnings) = read(&text).unwrap();
@@ -109,6 +137,8 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
             "LaunchType = \"FARGATE\"\nCapacityProviders = [{ Name = \"F\" }]",
             "fargate.toml:6:21: LaunchType and CapacityProviders exclude each other",
         ),
+        ("LaunchType = \"EC2\"", "fargate.toml:5:14: LaunchType is \"EC2\", expected \"FARGATE\""),
+        ("Tags = { \"fargate-driver:job\" = \"x\" }", "fargate.toml:5:10: the tag \"fargate-driver:job\" is the driver's own"),
         ("cluster = \"again\"", "fargate.toml:5:1: the key [Fargate] cluster is here twice, expected once: it is Cluster on line 2"),
         ("Region = \"a", "fargate.toml:5:12: this is not TOML"),
     ];

@@ -25,6 +25,7 @@ mod openssh;
 mod processes;
 mod proxy;
 mod reap;
+mod records;
 mod refusals;
 mod replay_act;
 mod requests;

@@ -44,7 +44,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     let lease = engine.store().lease(id, "prepare", LEASE_WAIT)?;
     // What could not be recorded must not be launched.
     engine.store().check_writable(id)?;
+    let cancelled = || Ok(Verdict::SystemFailure("fargate: prepare was cancelled before a task was launched.".to_owned()));
     let mut work = match engine.store().load(id)? {
+        None if log.is_cancelled().await => return cancelled(),
         None => begin(session, chosen, lease)?,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
@@ -63,6 +65,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 }
                 telemetry::job::states_of(&work.snapshot);
                 let lease = work.close().await;
+                if log.is_cancelled().await {
+                    return cancelled();
+                }
                 begin(session, chosen, lease)?
             }
         }

@@ -66,14 +66,7 @@ impl Shell {
             connect_timeout: CONNECT_TIMEOUT,
             attempt_timeout: ATTEMPT_TIMEOUT,
         };
-        if AnyTransport::is_exec(&target) {
-            return Err(Failure::Other(format!(
-                "the job's container is reached by ECS Exec, which `shell` does not speak yet: `aws ecs execute-command --cluster {} \
-                 --task {} --container {} --interactive --command /bin/sh` opens a terminal there.",
-                target.cluster, target.task, target.container
-            )));
-        }
-        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone())).ssh;
+        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
         act::block_on(async {
             let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
             if !self.command.is_empty() {

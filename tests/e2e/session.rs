@@ -203,6 +203,17 @@ fn on_call_on_the_local_cluster() {
 }
 
 #[test]
+fn on_call_by_ecs_exec() {
+    let cluster = Cluster::local_by_ecs_exec();
+    let job = stuck(&cluster);
+    looks(&job);
+    walks(&job);
+    visits(&job);
+    unsticks(&job);
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn on_call_on_moto_and_openssh() {
     let cluster = Cluster::moto();

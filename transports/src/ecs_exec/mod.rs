@@ -2,6 +2,7 @@
 //!
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
 //! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - `visit`: a person's terminal;
 //! - `note`: the open session, for the process after this one;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
@@ -21,6 +22,7 @@ mod proxy;
 mod rtt;
 mod session;
 mod socket;
+mod visit;
 
 use std::{
     sync::{Arc, Mutex},
@@ -35,11 +37,12 @@ pub use self::{
     api::{ExecApi, OpenedSession},
     cipher::KEY_BYTES,
     session::ExecTerminal,
+    visit::ExecVisit,
 };
 
 use self::{note::Note, socket::Way};
 use crate::{
-    Screen, Visit,
+    Screen, Terminal, Visit,
     delivery::{
         self, Chunk, Followed,
         terminal::{Boot, TerminalChannel, TerminalShell},
@@ -138,26 +141,22 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
 }
 
 impl<A: ExecApi> Visit for ExecTransport<A> {
-    type Terminal = ExecTerminal;
+    type Terminal = ExecVisit;
     type Command = ExecCommand;
 
-    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecTerminal, ConnectError> {
-        // No single quote, and nothing that the agent's own rules for words would take apart.
-        let term: String = screen.term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
-        let command = format!(
-            "/bin/sh -c '[ -d \"$HOME\" ] || HOME=/root; export HOME TERM={term}; cd \"$HOME\" || cd /; \
-             command -v bash >/dev/null 2>&1 && exec bash -l; exec /bin/sh -l'"
-        );
+    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecVisit, ConnectError> {
+        let nonce = delivery::nonce();
+        let command = visit::command(&screen.term, &nonce);
+        // A visitor's session is not the job's: it is noted nowhere.
         let opened = timeout(target.attempt_timeout, self.open(target, &command, None)).await.map_err(|_| errors::too_slow(target))?;
-        let (terminal, _) = opened?;
+        let terminal = ExecVisit::new(opened?.0, &nonce);
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
-        crate::Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
+        Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
         Ok(terminal)
     }
 
     /// As a run of its own, whose files stay in the container.
     async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
-        // A visitor's session is not the job's: it is noted nowhere.
         let (session, _) = self.connect_in_time(target, None).await?;
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;

@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use transports::{Screen, Terminal, Visit, delivery::Chunk};
+use transports::{Command, Screen, Terminal, Visit, delivery::Chunk};
 
 use super::{Failure, PlaceArgs, act};
 use crate::{control::EcsControl, transport::AnyTransport};
@@ -70,8 +70,10 @@ impl Shell {
         act::block_on(async {
             let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
             if !self.command.is_empty() {
-                let command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
-                return pass_on(command).await;
+                let mut command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
+                let code = pass_on(&mut command).await;
+                command.close().await;
+                return code;
             }
             if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
                 return Err(Failure::Other("a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned()));
@@ -86,9 +88,26 @@ impl Shell {
     }
 }
 
-async fn pass_on(mut command: impl transports::delivery::Channel) -> Result<ExitCode, Failure> {
+/// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.
+async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut asked = false;
     loop {
-        match command.next().await {
+        let chunk = tokio::select! {
+            chunk = command.next() => Some(chunk),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+        };
+        let Some(chunk) = chunk else {
+            if !std::mem::replace(&mut asked, true) && command.end().await {
+                act::say("the command was told to end; Ctrl-C again leaves it alone");
+            } else {
+                act::say("left the command, which may run on in the container");
+                return Ok(ExitCode::from(130));
+            }
+            continue;
+        };
+        match chunk {
             Chunk::Out(bytes) => {
                 io::stdout().write_all(&bytes)?;
                 io::stdout().flush()?;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use states::{ConnectError, Target};
 use transports::{
-    Screen, Terminal, Visit,
+    Command, Screen, Terminal, Visit,
     delivery::{Channel, Chunk},
     ecs_exec::ExecTransport,
     ssh::SshTransport,
@@ -94,6 +94,22 @@ impl Channel for AnyCommand {
         match self {
             Self::Ssh(command) => command.next().await,
             Self::Exec(command) => command.next().await,
+        }
+    }
+}
+
+impl Command for AnyCommand {
+    async fn end(&mut self) -> bool {
+        match self {
+            Self::Ssh(command) => command.end().await,
+            Self::Exec(command) => command.end().await,
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::Ssh(command) => command.close().await,
+            Self::Exec(command) => command.close().await,
         }
     }
 }

@@ -42,7 +42,7 @@ pub use self::{
 
 use self::{note::Note, socket::Way};
 use crate::{
-    Screen, Terminal, Visit,
+    Command, Screen, Terminal, Visit,
     delivery::{
         self, Chunk, Followed,
         terminal::{Boot, TerminalChannel, TerminalShell},
@@ -160,29 +160,41 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
         let (session, _) = self.connect_in_time(target, None).await?;
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
-        let order = RunOrder { run, stage: "command".to_owned(), forget: None };
-        let run = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
-        Ok(ExecCommand { run, _session: session })
+        let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
+        let followed = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
+        Ok(ExecCommand { run, followed, session })
     }
 }
 
 /// A command without a terminal.
 pub struct ExecCommand {
-    run: Followed<TerminalChannel<ExecTerminal>>,
-    _session: ExecSession,
+    run: RunId,
+    followed: Followed<TerminalChannel<ExecTerminal>>,
+    session: ExecSession,
 }
 
 impl delivery::Channel for ExecCommand {
     /// Both outputs, in order, as one.
     async fn next(&mut self) -> Chunk {
         loop {
-            return match self.run.next().await {
+            return match self.followed.next().await {
                 Ok(RunEvent::Started) => continue,
                 Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
                 Ok(RunEvent::Exited { code, .. }) => Chunk::Ended { status: u32::try_from(code).ok() },
                 Err(e) => Chunk::Lost(e.to_string()),
             };
         }
+    }
+}
+
+impl Command for ExecCommand {
+    async fn end(&mut self) -> bool {
+        self.session.signal(&self.run, Signal::Term).await.is_ok()
+    }
+
+    async fn close(self) {
+        drop(self.followed);
+        self.session.close().await;
     }
 }
 

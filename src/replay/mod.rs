@@ -44,12 +44,13 @@ use crate::manual::Manual;
 
 /// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
 #[derive(Debug, Parser)]
-#[command(name = "fargate-replay", version, about, max_term_width = 100)]
+#[command(name = "fargate-replay", version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     place: PlaceArgs,
-    /// When to use colour; NO_COLOR is respected
+    /// When to use colour: auto, always or never; NO_COLOR is respected
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColourArg::Auto)]
+    #[arg(hide_possible_values = true, help_heading = place::EVERYWHERE)]
     color: ColourArg,
     #[command(subcommand)]
     command: Command,

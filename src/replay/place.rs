@@ -11,14 +11,17 @@ use states::{BadSnapshot, DirectoryStore, Retention, Snapshot, StoreError};
 use super::summary::Summary;
 use crate::config::{Config, ConfigError};
 
+/// The heading of what every command takes.
+pub(super) const EVERYWHERE: &str = "Options of every command";
+
 /// Where to look.
 #[derive(Debug, Clone, Args)]
 pub struct PlaceArgs {
     /// The driver's configuration, which names the directory [default: config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub config: Option<PathBuf>,
     /// The metadata directory, instead of the configuration's
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     pub directory: Option<PathBuf>,
 }
 

@@ -59,6 +59,9 @@ pub enum PlaceError {
     /// It cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A directory.
+    #[error("{} is a directory: name a job or a snapshot's file; `--directory {}` looks at the jobs in it.", .0.display(), .0.display())]
+    Directory(PathBuf),
     /// No such job.
     #[error("no job {wanted:?} in {} or its archive. Give a GitLab job id, the name of a snapshot there, or a file; `fargate-replay list --archived` shows what there is.", directory.display())]
     NoJob {
@@ -128,6 +131,13 @@ impl PlaceArgs {
         if path.is_file() {
             return Ok(Target { path: path.to_owned(), place: self.around(path), archived: false, snapshot: read(path)? });
         }
+        if path.is_dir() {
+            return Err(PlaceError::Directory(path.to_owned()));
+        }
+        if wanted.contains('/') {
+            // A job's name has none.
+            return Err(PlaceError::Unreadable { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() });
+        }
         self.resolve()?.find(wanted)
     }
 
@@ -184,7 +194,10 @@ pub fn read(path: &Path) -> Result<Snapshot, PlaceError> {
 fn candidates(directory: &Path, wanted: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "ron"));
-    if !wanted.is_empty() && wanted.bytes().all(|b| b.is_ascii_digit()) {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    if wanted.bytes().all(|b| b.is_ascii_digit()) {
         let named = format!("job_id: \"{wanted}\"");
         return snapshots.filter(|path| head(path).contains(&named)).collect();
     }

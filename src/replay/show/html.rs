@@ -16,7 +16,7 @@ use crate::replay::{
 
 pub(super) fn page(tale: &Tale) -> Markup {
     let body = html! {
-        dl { @for (name, value) in tale.facts() { dt { (name) } dd { (value) } } }
+        dl { @for (name, value) in tale.facts() { dt { (name) } dd { (page::prose(&value)) } } }
         @for found in &tale.found { (diagnosis(found)) }
         h2 { "Where " (words::span(tale.story.length())) " went" }
         (Picture::of(tale).draw())
@@ -44,7 +44,7 @@ fn class(state: StateName) -> String {
 fn diagnosis(found: &Diagnosis) -> Markup {
     html! {
         section.card.(tone(found.cause.tone())) {
-            h2 { (found.cause.name()) ": " (found.cause.words()) }
+            h2 { (found.heading()) }
             p { (page::prose(&found.summary)) }
             @if !found.evidence.is_empty() {
                 h3 { "Seen" }
@@ -174,7 +174,7 @@ fn ticks(length: Duration) -> Vec<Duration> {
 /// The states' sums against what is usual.
 fn states(tale: &Tale) -> Markup {
     let definition = &tale.snapshot.job.header().spec.task_definition;
-    if tale.usual.jobs() == 0 {
+    if !tale.usual.knows(definition) {
         return html! {};
     }
     html! {
@@ -233,7 +233,7 @@ fn entries(tale: &Tale) -> Markup {
                         journal::Line::Entry { evidence, state, .. } => tr {
                             td.time { @if let Some(at) = evidence.at { (words::clock(at)) } }
                             td.state.(class(state)) { (state) }
-                            td { (evidence.text) @if evidence.times > 1 { " ×" (evidence.times) } }
+                            td { (page::prose(&evidence.text)) @if evidence.times > 1 { " ×" (evidence.times) } }
                         },
                     }
                 }

@@ -134,9 +134,11 @@ impl PlaceArgs {
         if path.is_dir() {
             return Err(PlaceError::Directory(path.to_owned()));
         }
-        if wanted.contains('/') {
-            // A job's name has none.
-            return Err(PlaceError::Unreadable { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() });
+        // A job's name has none.
+        if wanted.contains('/')
+            && let Err(source) = fs::metadata(path)
+        {
+            return Err(PlaceError::Unreadable { path: path.to_owned(), source });
         }
         self.resolve()?.find(wanted)
     }

@@ -28,6 +28,7 @@ mod proxy;
 mod reap;
 mod refusals;
 mod replay_act;
+mod replay_files;
 mod requests;
 mod runner;
 mod session;

@@ -177,6 +177,9 @@ impl Place {
                 }
             }
         }
+        if let Some(forbidden) = forbidden(self.store.directory()).or_else(|| forbidden(&self.store.archive_path())) {
+            return Err(PlaceError::Unreadable { path: forbidden, source: std::io::ErrorKind::PermissionDenied.into() });
+        }
         Err(PlaceError::NoJob { wanted: wanted.to_owned(), directory: self.store.directory().to_owned() })
     }
 }
@@ -205,6 +208,18 @@ fn candidates(directory: &Path, wanted: &str) -> Vec<PathBuf> {
     }
     let wanted = wanted.strip_suffix(".ron").unwrap_or(wanted);
     snapshots.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted))).collect()
+}
+
+/// What of a directory, if anything, this user may not read: the job may be there.
+fn forbidden(directory: &Path) -> Option<PathBuf> {
+    let is_denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    match fs::read_dir(directory) {
+        Err(e) => is_denied(&e).then(|| directory.to_owned()),
+        Ok(entries) => entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "ron"))
+            .find(|path| fs::File::open(path).err().as_ref().is_some_and(is_denied)),
+    }
 }
 
 /// The beginning of a snapshot, which says whose job it is.

@@ -29,7 +29,7 @@ struct Column {
 const COLUMNS: [Column; 8] = [
     Column { heading: "JOB", narrowest: 8, goes: 0, text: |row, _| row.job.clone(), tone: |_| Some(Tone::Strong) },
     Column { heading: "STATE", narrowest: 12, goes: 0, text: state, tone: |row| row.state.map(|state| Tone::State(number(state))) },
-    Column { heading: "FOR", narrowest: 6, goes: 0, text: |row, _| words::span(Duration::from_millis(row.in_state_ms)), tone: |_| None },
+    Column { heading: "FOR", narrowest: 6, goes: 0, text: lasted, tone: |_| None },
     Column { heading: "VERDICT", narrowest: 12, goes: 0, text: verdict, tone: |row| Some(tone(row)) },
     Column { heading: "PROJECT", narrowest: 12, goes: 2, text: |row, _| words::project(&row.project).to_owned(), tone: |_| None },
     Column { heading: "NAME", narrowest: 8, goes: 3, text: |row, _| row.name.clone(), tone: |_| None },
@@ -191,6 +191,13 @@ fn tone(row: &Row) -> Tone {
     }
 }
 
+fn lasted(row: &Row, _: Timestamp) -> String {
+    row.state.map_or_else(|| "-".to_owned(), |_| words::span(Duration::from_millis(row.in_state_ms)))
+}
+
 fn last(row: &Row, now: Timestamp) -> String {
+    if row.state.is_none() {
+        return row.last.clone();
+    }
     format!("{} ago: {}", words::span(now.since(row.last_at)), row.last)
 }

@@ -88,6 +88,19 @@ impl<A: ExecApi> ExecTransport<A> {
         }
     }
 
+    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in a session of its own
+    /// that is not the job's. The protocol tells no exit status.
+    ///
+    /// # Errors
+    /// As [`Transport::connect`].
+    pub async fn run(&self, target: &Target, command: &str, (columns, rows): (u32, u32)) -> Result<ExecTerminal, ConnectError> {
+        let opened = timeout(target.attempt_timeout, self.open(target, command, None)).await.map_err(|_| errors::too_slow(target))?;
+        let (terminal, _) = opened?;
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        Terminal::resize(&terminal, columns, rows).await.map_err(lost)?;
+        Ok(terminal)
+    }
+
     async fn connect_now(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
         if let Some(note) = &note
             && let Some(left) = note.read()
@@ -146,13 +159,8 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
 
     async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecVisit, ConnectError> {
         let nonce = delivery::nonce();
-        let command = visit::command(&screen.term, &nonce);
-        // A visitor's session is not the job's: it is noted nowhere.
-        let opened = timeout(target.attempt_timeout, self.open(target, &command, None)).await.map_err(|_| errors::too_slow(target))?;
-        let terminal = ExecVisit::new(opened?.0, &nonce);
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
-        Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
-        Ok(terminal)
+        let terminal = self.run(target, &visit::command(&screen.term, &nonce), (screen.columns, screen.rows)).await?;
+        Ok(ExecVisit::new(terminal, &nonce))
     }
 
     /// As a run of its own, whose files stay in the container.

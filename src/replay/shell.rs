@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use states::AnyJob;
+use states::{AnyJob, ConnectError, ConnectErrorKind};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -68,7 +68,7 @@ impl Shell {
         };
         let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
         act::block_on(async {
-            let failed = |e: states::ConnectError| Failure::Other(format!("{e}. {}", e.advice));
+            let failed = |e| refusal(&e, AnyTransport::is_exec(&target));
             if !self.command.is_empty() {
                 let mut command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
                 let code = pass_on(&mut command).await;
@@ -86,6 +86,17 @@ impl Shell {
             Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
         })
     }
+}
+
+/// Advice for people who wait, not for a driver that goes on.
+fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
+    let advice = e.advice.replace("It is tried again.", "Try again.");
+    let slots = if by_exec && e.kind == ConnectErrorKind::TimedOut {
+        " A container takes two sessions at a time, and the job's script has one: another terminal may have the other."
+    } else {
+        ""
+    };
+    Failure::Other(format!("{e}. {advice}{slots}"))
 }
 
 /// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.

@@ -194,13 +194,22 @@ fn visits(job: &Job, by_ecs_exec: bool) {
     assert_eq!(job.snapshot(), before, "whoever looks leaves no trace");
 }
 
-fn unsticks(job: &Job) {
+fn unsticks(job: &Job, has_terminals: bool) {
     let beside = replay(job).args(["shell", &id(job), "--", "touch \"$TMPDIR/go\""]).output().unwrap();
     assert!(beside.status.success(), "{beside:?}");
     let (code, seen) = Terminal::open(job, 80, &[], &["resume", &id(job)]).end();
     assert!(code == 7 && seen.contains("the rest"), "{code}: {seen}");
+    let visitor = has_terminals.then(|| Terminal::open(job, 80, &[], &["shell", &id(job)]));
+    if let Some(visitor) = &visitor {
+        visitor.press("echo there-$((3 + 1))\r");
+        visitor.shows("there-4");
+    }
     let (code, seen) = Terminal::open(job, 80, &[], &["stop", &id(job), "--reason", "by hand"]).end();
     assert!(code == 0 && seen.contains("over and archived"), "{code}: {seen}");
+    if let Some(visitor) = visitor {
+        let (code, seen) = visitor.end();
+        assert!(code != 0, "the container went away under the shell: {seen}");
+    }
 }
 
 #[test]
@@ -212,7 +221,7 @@ fn on_call_on_the_local_cluster() {
     // Its containers have no terminals: that is said, and what works instead.
     let (code, said) = Terminal::open(&job, 80, &[], &["shell", &id(&job)]).end();
     assert!(code == 255 && said.contains("gives no terminal"), "{code}: {said}");
-    unsticks(&job);
+    unsticks(&job, false);
     cluster.assert_nothing_is_left(1);
 }
 
@@ -223,7 +232,7 @@ fn on_call_by_ecs_exec() {
     looks(&job);
     walks(&job);
     visits(&job, cluster.is_by_ecs_exec());
-    unsticks(&job);
+    unsticks(&job, true);
     cluster.assert_nothing_is_left(1);
 }
 
@@ -235,6 +244,6 @@ fn on_call_on_moto_and_openssh() {
     looks(&job);
     walks(&job);
     visits(&job, cluster.is_by_ecs_exec());
-    unsticks(&job);
+    unsticks(&job, true);
     cluster.assert_nothing_is_left(1);
 }

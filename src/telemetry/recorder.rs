@@ -397,7 +397,7 @@ fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
         };
     }
     // A killed process was followed by others, or the job would not have been ended like this.
-    match stages().filter(|(stage, _)| stage::is_judged(stage)).next_back() {
+    match stages().rfind(|(stage, _)| stage::is_judged(stage)) {
         Some((_, None)) => ("error", Some("process_killed".to_owned())),
         _ => ("success", None),
     }

@@ -28,7 +28,7 @@ use states::{Target, TaskArn};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use transports::{
-    Screen, Terminal as _, Visit as _,
+    Terminal as _,
     delivery::terminal::armour::{Armour, Piece},
     ecs_exec::{
         ExecTransport,
@@ -216,8 +216,7 @@ impl Bench {
                 .await;
             let transport = ExecTransport::new(ExecCalls::new(EcsControl::with_config(config)));
             let target = target(&task.arn);
-            let screen = Screen { term: "dumb".to_owned(), columns: 200, rows: 50 };
-            let terminal = transport.terminal(&target, &screen).await.unwrap();
+            let terminal = transport.run(&target, "/bin/sh", (200, 50)).await.unwrap();
             // Not what the terminal echoes of this.
             let text = format!("stty raw -echo; printf 'BEG''IN'; cat '{}'; printf 'E''ND'; kill -9 $$\n", file.display());
             terminal.write(Bytes::from(text)).await.unwrap();

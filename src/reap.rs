@@ -91,6 +91,31 @@ enum Judged {
     Unknown(String),
 }
 
+/// Whether a job is to be ended.
+enum Ends {
+    No,
+    /// And why.
+    Now(String),
+    /// If ECS says that this task is over.
+    WithItsTask(TaskArn),
+}
+
+/// The job and its lock, if nobody works on it.
+fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
+    let store = engine.store();
+    let lease = match store.lease(job, "reap", Duration::ZERO) {
+        Ok(lease) => lease,
+        Err(StoreError::Busy { .. }) => return Err(Judged::Alive(Owns::Any)),
+        Err(e) => return Err(Judged::Unknown(e.to_string())),
+    };
+    match store.load(job) {
+        Ok(Some(snapshot)) => Ok((lease, snapshot)),
+        Ok(None) => Err(Judged::Gone),
+        Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_), .. }) => Err(Judged::Damaged { lease, error }),
+        Err(e) => Err(Judged::Unknown(e.to_string())),
+    }
+}
+
 impl Reaper {
     /// Ends what no job needs any more.
     ///
@@ -188,50 +213,54 @@ impl Reaper {
 
     /// What is to become of a job.
     async fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
-        let store = engine.store();
-        let lease = match store.lease(job, "reap", Duration::ZERO) {
-            Ok(lease) => lease,
-            Err(StoreError::Busy { .. }) => return Judged::Alive(Owns::Any),
-            Err(e) => return Judged::Unknown(e.to_string()),
+        let (lease, snapshot) = match take(engine, job) {
+            Ok(taken) => taken,
+            Err(judged) => return judged,
         };
-        let snapshot = match store.load(job) {
-            Ok(Some(snapshot)) => snapshot,
-            Ok(None) => return Judged::Gone,
-            Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_), .. }) => return Judged::Damaged { lease, error },
-            Err(e) => return Judged::Unknown(e.to_string()),
+        let task = match self.ends(&snapshot) {
+            Ends::Now(why) => return Judged::Ends { snapshot: Box::new(snapshot), lease, why },
+            Ends::No => return Judged::Alive(snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)),
+            Ends::WithItsTask(task) => task,
         };
-        match self.ends(engine, &snapshot).await {
-            Ok(Some(why)) => Judged::Ends { snapshot: Box::new(snapshot), lease, why },
-            Ok(None) => Judged::Alive(snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)),
-            Err(e) => Judged::Unknown(e.explained()),
+        // ECS may take minutes to answer: a stage that begins meanwhile must not wait for that.
+        drop(lease);
+        let alive = Judged::Alive(Owns::Task(task.clone()));
+        let cluster = &snapshot.job.header().spec.cluster;
+        let why = match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task))).await {
+            Ok(described) => match described.first().map(|described| &described.seen) {
+                Some(Seen::Task(report)) if report.status.is_over() => "its task is over",
+                Some(Seen::Missing) => "ECS does not know its task any more",
+                _ => return alive,
+            },
+            Err(e) => return Judged::Unknown(e.explained()),
+        };
+        match take(engine, job) {
+            Ok((lease, again)) if again == snapshot => Judged::Ends { snapshot: Box::new(snapshot), lease, why: why.to_owned() },
+            // Somebody has worked on it meanwhile.
+            Ok(_) => alive,
+            Err(judged) => judged,
         }
     }
 
-    /// Why a job that nobody works on ends, if it does.
-    async fn ends(&self, engine: &JobEngine, snapshot: &Snapshot) -> Result<Option<String>, ControlError> {
+    /// Whether a job that nobody works on ends.
+    fn ends(&self, snapshot: &Snapshot) -> Ends {
         if self.manager.is_some() {
-            return Ok(None);
+            return Ends::No;
         }
         let header = snapshot.job.header();
         let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
         let idle = Timestamp::now().since(newest.unwrap_or(header.created));
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
-            return Ok(Some(format!("nobody has worked on it for {}", humantime::format_duration(idle))));
+            return Ends::Now(format!("nobody has worked on it for {}", humantime::format_duration(idle)));
         }
         if idle < BETWEEN_STAGES {
-            return Ok(None);
+            return Ends::No;
         }
         if let AnyJob::Stopping(_) = snapshot.job {
-            return Ok(Some("its end was begun and not finished".to_owned()));
+            return Ends::Now("its end was begun and not finished".to_owned());
         }
-        let Some(task) = snapshot.job.task() else { return Ok(None) };
-        let described = patiently(|| engine.control().describe(&header.spec.cluster, std::slice::from_ref(task))).await?;
-        Ok(match described.first().map(|described| &described.seen) {
-            Some(Seen::Task(report)) if report.status.is_over() => Some("its task is over".to_owned()),
-            Some(Seen::Missing) => Some("ECS does not know its task any more".to_owned()),
-            _ => None,
-        })
+        snapshot.job.task().cloned().map_or(Ends::No, Ends::WithItsTask)
     }
 
     /// Whether the task was launched for the manager, and the directory, that this is about.

@@ -1,6 +1,8 @@
 //! The transports that a job may use: chosen by `prepare` as `fargate.toml` says, known from then on by the job's
 //! snapshot: whoever connects by ECS Exec needs no address.
 
+mod visit;
+
 use bytes::Bytes;
 use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
 use transports::{

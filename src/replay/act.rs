@@ -182,7 +182,8 @@ fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
 /// What acts on a job that was found.
 pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config), Failure> {
     if target.archived {
-        return Err(Failure::Other(format!("the job {} is over: it is in the archive", target.path.display())));
+        let job = &target.snapshot.job.header().about.job_id;
+        return Err(Failure::Other(format!("job {job} is over and archived: `fargate-replay show {job}` tells how it ended")));
     }
     let Some(place) = target.place else {
         return Err(Failure::Other(format!("{} is a copy: only a job in its metadata directory can be acted on", target.path.display())));

@@ -32,13 +32,16 @@ pub struct Surroundings {
     pub holder: Holder,
     /// Bytes that can still be written where the snapshot lies, if the job lives here.
     pub free: Option<u64>,
+    /// Bytes of the running script's output that are known to have been handed on, if the job lives here. The snapshot notes them
+    /// once a second.
+    pub handed_on: Option<u64>,
 }
 
 impl Surroundings {
     /// Nothing is known but the snapshot.
     #[must_use]
     pub fn unknown(snapshot: &Snapshot) -> Self {
-        Self { holder: Holder::Elsewhere(manager(snapshot).unwrap_or("its runner manager").to_owned()), free: None }
+        Self { holder: Holder::Elsewhere(manager(snapshot).unwrap_or("its runner manager").to_owned()), free: None, handed_on: None }
     }
 
     /// Looks around a snapshot's file. The configuration says which runner manager this is; without one, the host's name does.
@@ -60,7 +63,7 @@ impl Surroundings {
             Err(TryLockError::Error(_)) => return Self::unknown(snapshot),
         };
         let free = rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        Self { holder, free }
+        Self { holder, free, handed_on: None }
     }
 
     /// Whether a process should be working on the job and none does.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use states::{StateName, Timestamp};
 
 use super::{
-    Failure, Place, Screen, archive,
+    Failure, Place, PlaceError, Screen, archive,
     diagnosis::Cause,
     holder::{Holder, Surroundings},
     place,
@@ -146,7 +146,15 @@ fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> O
     let snapshot = match place::read(path) {
         Ok(snapshot) => snapshot,
         Err(_) if !path.exists() => return None,
-        Err(e) => return Some(unusable(path, &e.to_string(), now)),
+        Err(e) => {
+            let why = match &e {
+                PlaceError::Bad { why, .. } => why.to_string(),
+                PlaceError::Unreadable { source, .. } => source.to_string(),
+                e => e.to_string(),
+            };
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Some(unusable(path, &format!("{name}: {why}"), now));
+        }
     };
     let around = Surroundings::of(path, &snapshot, config);
     let (summary, found) = Summary::of(&snapshot, &around, now);

@@ -44,12 +44,13 @@ use crate::manual::Manual;
 
 /// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
 #[derive(Debug, Parser)]
-#[command(name = "fargate-replay", version, about, max_term_width = 100)]
+#[command(name = "fargate-replay", version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     place: PlaceArgs,
-    /// When to use colour; NO_COLOR is respected
+    /// When to use colour: auto, always or never; NO_COLOR is respected
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColourArg::Auto)]
+    #[arg(hide_possible_values = true, help_heading = place::EVERYWHERE)]
     color: ColourArg,
     #[command(subcommand)]
     command: Command,
@@ -101,6 +102,18 @@ pub enum Failure {
     Other(String),
 }
 
+impl Failure {
+    /// Whether another user could do it.
+    fn is_denied(&self) -> bool {
+        let (Self::Store(states::StoreError::Io { source, .. })
+        | Self::Place(PlaceError::Store(states::StoreError::Io { source, .. }) | PlaceError::Unreadable { source, .. })) = self
+        else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
 /// Parses the command line, does what it says, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -114,6 +127,9 @@ pub fn main() -> ExitCode {
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("fargate-replay: {e}");
+            if e.is_denied() {
+                eprintln!("fargate-replay: the metadata is the driver's: run this as the user that the driver runs as, or as root.");
+            }
             // As with ssh: resume and shell return somebody else's exit code, 1 may be that.
             if matches!(cli.command, Command::Resume(_) | Command::Shell(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
         }

@@ -11,14 +11,17 @@ use states::{BadSnapshot, DirectoryStore, Retention, Snapshot, StoreError};
 use super::summary::Summary;
 use crate::config::{Config, ConfigError};
 
+/// The heading of what every command takes.
+pub(super) const EVERYWHERE: &str = "Options of every command";
+
 /// Where to look.
 #[derive(Debug, Clone, Args)]
 pub struct PlaceArgs {
     /// The driver's configuration, which names the directory [default: config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub config: Option<PathBuf>,
     /// The metadata directory, instead of the configuration's
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     pub directory: Option<PathBuf>,
 }
 
@@ -56,6 +59,9 @@ pub enum PlaceError {
     /// It cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A directory.
+    #[error("{} is a directory: name a job or a snapshot's file; `--directory {}` looks at the jobs in it.", .0.display(), .0.display())]
+    Directory(PathBuf),
     /// No such job.
     #[error("no job {wanted:?} in {} or its archive. Give a GitLab job id, the name of a snapshot there, or a file; `fargate-replay list --archived` shows what there is.", directory.display())]
     NoJob {
@@ -125,6 +131,15 @@ impl PlaceArgs {
         if path.is_file() {
             return Ok(Target { path: path.to_owned(), place: self.around(path), archived: false, snapshot: read(path)? });
         }
+        if path.is_dir() {
+            return Err(PlaceError::Directory(path.to_owned()));
+        }
+        // A job's name has none.
+        if wanted.contains('/')
+            && let Err(source) = fs::metadata(path)
+        {
+            return Err(PlaceError::Unreadable { path: path.to_owned(), source });
+        }
         self.resolve()?.find(wanted)
     }
 
@@ -162,6 +177,9 @@ impl Place {
                 }
             }
         }
+        if let Some(forbidden) = forbidden(self.store.directory()).or_else(|| forbidden(&self.store.archive_path())) {
+            return Err(PlaceError::Unreadable { path: forbidden, source: std::io::ErrorKind::PermissionDenied.into() });
+        }
         Err(PlaceError::NoJob { wanted: wanted.to_owned(), directory: self.store.directory().to_owned() })
     }
 }
@@ -181,12 +199,27 @@ pub fn read(path: &Path) -> Result<Snapshot, PlaceError> {
 fn candidates(directory: &Path, wanted: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "ron"));
-    if !wanted.is_empty() && wanted.bytes().all(|b| b.is_ascii_digit()) {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    if wanted.bytes().all(|b| b.is_ascii_digit()) {
         let named = format!("job_id: \"{wanted}\"");
         return snapshots.filter(|path| head(path).contains(&named)).collect();
     }
     let wanted = wanted.strip_suffix(".ron").unwrap_or(wanted);
     snapshots.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted))).collect()
+}
+
+/// What of a directory, if anything, this user may not read: the job may be there.
+fn forbidden(directory: &Path) -> Option<PathBuf> {
+    let is_denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    match fs::read_dir(directory) {
+        Err(e) => is_denied(&e).then(|| directory.to_owned()),
+        Ok(entries) => entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "ron"))
+            .find(|path| fs::File::open(path).err().as_ref().is_some_and(is_denied)),
+    }
 }
 
 /// The beginning of a snapshot, which says whose job it is.

@@ -10,12 +10,12 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use states::AnyJob;
+use states::{AnyJob, ConnectError, ConnectErrorKind};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use transports::{Screen, Terminal, Visit, delivery::Chunk};
+use transports::{Command, Screen, Terminal, Visit, delivery::Chunk};
 
 use super::{Failure, PlaceArgs, act};
 use crate::{control::EcsControl, transport::AnyTransport};
@@ -66,19 +66,14 @@ impl Shell {
             connect_timeout: CONNECT_TIMEOUT,
             attempt_timeout: ATTEMPT_TIMEOUT,
         };
-        if AnyTransport::is_exec(&target) {
-            return Err(Failure::Other(format!(
-                "the job's container is reached by ECS Exec, which `shell` does not speak yet: `aws ecs execute-command --cluster {} \
-                 --task {} --container {} --interactive --command /bin/sh` opens a terminal there.",
-                target.cluster, target.task, target.container
-            )));
-        }
-        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone())).ssh;
+        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
         act::block_on(async {
-            let failed = |e: states::ConnectError| Failure::Other(e.explained());
+            let failed = |e| refusal(&e, AnyTransport::is_exec(&target));
             if !self.command.is_empty() {
-                let command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
-                return pass_on(command).await;
+                let mut command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
+                let code = pass_on(&mut command).await;
+                command.close().await;
+                return code;
             }
             if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
                 return Err(Failure::Other("a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned()));
@@ -93,9 +88,37 @@ impl Shell {
     }
 }
 
-async fn pass_on(mut command: impl transports::delivery::Channel) -> Result<ExitCode, Failure> {
+/// Advice for people who wait, not for a driver that goes on.
+fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
+    let advice = e.advice.replace("It is tried again.", "Try again.");
+    let slots = if by_exec && e.kind == ConnectErrorKind::TimedOut {
+        " A container takes two sessions at a time, and the job's script has one: another terminal may have the other."
+    } else {
+        ""
+    };
+    Failure::Other(format!("{e}. {advice}{slots}"))
+}
+
+/// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.
+async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut asked = false;
     loop {
-        match command.next().await {
+        let chunk = tokio::select! {
+            chunk = command.next() => Some(chunk),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+        };
+        let Some(chunk) = chunk else {
+            if !std::mem::replace(&mut asked, true) && command.end().await {
+                act::say("the command was told to end; Ctrl-C again leaves it alone");
+            } else {
+                act::say("left the command, which may run on in the container");
+                return Ok(ExitCode::from(130));
+            }
+            continue;
+        };
+        match chunk {
             Chunk::Out(bytes) => {
                 io::stdout().write_all(&bytes)?;
                 io::stdout().flush()?;

@@ -7,7 +7,7 @@ mod terminal;
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use states::{Snapshot, StateName, Timestamp};
+use states::{AnyJob, Snapshot, SnapshotStore as _, StateName, Timestamp};
 
 use super::{
     Failure, Place, PlaceArgs, Screen,
@@ -96,10 +96,21 @@ impl Tale {
         let idle = self.now.since(story.newest);
         facts.extend([
             ("driver", driver),
-            ("waits for", words::next(&snapshot.job, story.newest)),
+            ("waits for", words::next(&self.marked(), story.newest)),
             ("last entry", format!("{} ago", words::span(idle))),
         ]);
         facts
+    }
+
+    /// The job as whoever takes it up finds it.
+    fn marked(&self) -> AnyJob {
+        let mut job = self.snapshot.job.clone();
+        if let (AnyJob::Executing(job), Some(handed_on)) = (&mut job, self.around.handed_on) {
+            job.state.offset = job.state.offset.max(handed_on);
+            // There is no output of a script that was not taken.
+            job.state.started |= handed_on > 0;
+        }
+        job
     }
 
     /// Whether the job's longest stay in the state is longer than 95 % of all such stays.
@@ -129,11 +140,14 @@ impl Show {
         // A lone file is compared with the archive that is here, if there is one.
         let here = target.place.clone().or_else(|| place.resolve().ok());
         let usual = here.as_ref().map_or(Ok(Usual::default()), learn)?;
-        let around = if target.archived {
+        let mut around = if target.archived {
             Surroundings::unknown(&target.snapshot)
         } else {
             Surroundings::of(&target.path, &target.snapshot, here.as_ref().and_then(|place| place.config.as_ref()))
         };
+        if let (Some(place), AnyJob::Executing(job)) = (&target.place, &target.snapshot.job) {
+            around.handed_on = place.store.marked(&job.header.id, &job.state.order.run);
+        }
         // What a copy shows ended with its last entry, whenever it is looked at.
         let now = if target.place.is_some() { Timestamp::now() } else { last_seen(&target.snapshot) };
         let mut tale = Tale::new(target.snapshot, around, usual, now);

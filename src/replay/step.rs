@@ -142,10 +142,18 @@ fn walk(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> Result<(
             ("g", _) => 1,
             ("G", _) => end,
             ("d", Verdict::Differ(difference)) => difference.number,
+            ("d", Verdict::Agree { .. }) => {
+                say(Tone::Good, "there is no difference: today's states are the recorded ones", screen)?;
+                continue;
+            }
             ("q", _) => break,
             (number, _) => match number.parse() {
                 Ok(number) => number,
-                Err(_) => continue,
+                Err(_) => {
+                    let help = "Enter or n goes on, p back, a number there, g to the first, G to the last, d to the difference, q ends";
+                    say(Tone::Faint, help, screen)?;
+                    continue;
+                }
             },
         };
         if wanted > end {

@@ -117,10 +117,10 @@ impl Usual {
         self.lengths(definition, state).and_then(|lengths| lengths.percentile(99)).map_or(floor, |usual| usual.max(floor))
     }
 
-    /// How many finished jobs were learned from.
+    /// Whether anything is known of this task definition.
     #[must_use]
-    pub fn jobs(&self) -> usize {
-        STATES.iter().map(|state| self.all[number(*state)].count()).max().unwrap_or(0)
+    pub fn knows(&self, definition: &str) -> bool {
+        STATES.into_iter().any(|state| self.lengths(definition, state).is_some())
     }
 }
 

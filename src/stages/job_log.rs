@@ -54,6 +54,19 @@ impl JobLog {
         self.cancelled
     }
 
+    /// Whether gitlab-runner has asked for an early end by now: also when nobody listened.
+    pub async fn is_cancelled(&mut self) -> bool {
+        if !self.cancelled {
+            tokio::select! {
+                biased;
+                () = self.cancelled() => {}
+                // Lets the runtime look for signals once.
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        self.cancelled
+    }
+
     /// How many bytes of output were handed on.
     #[must_use]
     pub fn written(&self) -> u64 {

@@ -47,7 +47,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
         log.say(&line);
     }
+    let cancelled = || Ok(Verdict::SystemFailure("fargate: prepare was cancelled before a task was launched.".to_owned()));
     let mut work = match engine.store().load(id)? {
+        None if log.is_cancelled().await => return cancelled(),
         None => begin(session, chosen, lease)?,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
@@ -66,6 +68,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 }
                 telemetry::job::states_of(&work.snapshot);
                 let lease = work.close().await;
+                if log.is_cancelled().await {
+                    return cancelled();
+                }
                 begin(session, chosen, lease)?
             }
         }

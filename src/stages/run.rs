@@ -45,6 +45,10 @@ async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLo
         engine.request_cancel(&mut work);
         engine.drive(&mut work, Goal::Run, log).await?;
     }
+    if log.is_cancelled().await {
+        work.close().await;
+        return Ok(Verdict::SystemFailure(format!("fargate: stage {stage} was cancelled before its script was started.")));
+    }
     let outcome = match &work.snapshot.job {
         AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
         AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => {

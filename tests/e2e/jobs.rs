@@ -51,6 +51,7 @@ on_every_cluster!(
     a_background_process_does_not_hold_the_stage,
     cancelled_during_prepare,
     cancelled_during_run,
+    cancelled_while_the_stage_before_is_ended,
     twenty_jobs_at_once,
     cleanup_at_any_time,
     run_without_prepare,
@@ -238,6 +239,28 @@ fn cancelled_during_run(cluster: &Cluster) {
     eventually("the script's whole process group is gone", || cluster.tasks()[0].processes <= before);
     let after = job.run("after_script", "echo after");
     assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]), "{}", after.stderr);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// The driver of a stage was killed; the next stage ends its script, and is cancelled meanwhile.
+fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"2s\"\n");
+    job.prepare();
+    let deaf = job.script("trap '' TERM; echo begun; while :; do sleep 1; done").display().to_string();
+    let mut first = job.spawn(&["run", &deaf, "build_script"]);
+    first.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let ledger = job.path("ledger");
+    let script = job.script(format!("echo ran >>'{}'", ledger.display())).display().to_string();
+    let second = job.spawn(&["run", &script, "after_script"]);
+    eventually("the first one's script is being ended", || job.log().contains("ending the run that an earlier process left behind"));
+    Job::cancel(&second);
+    let ended = job.end(second);
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    assert!(ended.stderr.contains("cancelled before its script was started"), "{}", ended.stderr);
+    assert!(!ledger.exists(), "a script was started after the cancel");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -124,6 +124,24 @@ fn a_task_that_somebody_stops_mid_script_is_explained() {
     cluster.assert_nothing_is_left(1);
 }
 
+/// gitlab-runner's second attempt at `prepare` ends the first one's task, and is cancelled meanwhile.
+#[test]
+fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    cluster.as_local().set_faults(&json!({ "throttle": { "StopTask": u32::MAX } }));
+    let again = job.spawn(&["prepare"]);
+    eventually("the first task is being ended", || job.snapshot().contains("Stopping("));
+    Job::cancel(&again);
+    cluster.as_local().set_faults(&json!({}));
+    let ended = job.end(again);
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    assert!(ended.stderr.contains("cancelled before a task was launched"), "{}", ended.stderr);
+    cluster.assert_nothing_is_left(1);
+    job.cleanup();
+}
+
 /// Every call is throttled for a minute, from before the launch on.
 #[test]
 #[ignore = "takes longer than a minute: scripts/test runs it"]

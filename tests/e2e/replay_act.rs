@@ -71,6 +71,11 @@ fn resume_on_the_local_cluster() {
 }
 
 #[test]
+fn resume_by_ecs_exec() {
+    a_killed_drivers_script_is_followed_to_its_end(&Cluster::local_by_ecs_exec());
+}
+
+#[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn resume_on_moto_and_openssh() {
     a_killed_drivers_script_is_followed_to_its_end(&Cluster::moto());

@@ -149,7 +149,7 @@ fn walks(job: &Job) {
     assert!(code == 0 && seen.contains("today's states are the recorded ones"), "{code}: {seen}");
 }
 
-fn visits(job: &Job) {
+fn visits(job: &Job, by_ecs_exec: bool) {
     let before = job.snapshot();
     let shell = Terminal::open(job, 80, &[], &["shell", &id(job)]);
     shell.press("echo beside-$((20 + 22)); stty size\r");
@@ -172,21 +172,44 @@ fn visits(job: &Job) {
     let (code, seen) = shell.end();
     assert_eq!(code, 5, "{seen}");
 
-    let hanging = Terminal::open(job, 80, &[], &["shell", &id(job)]);
-    hanging.press("echo here-$((2 + 2))\r");
-    hanging.shows("here-4");
-    hanging.press("\r~.");
-    assert_eq!(hanging.end().0, 0);
+    // Whoever leaves takes the session along: a container has few.
+    for _ in 0..4 {
+        let hanging = Terminal::open(job, 80, &[], &["shell", &id(job)]);
+        hanging.press("echo here-$((2 + 2))\r");
+        hanging.shows("here-4");
+        hanging.press("\r~.");
+        assert_eq!(hanging.end().0, 0);
+    }
+    for _ in 0..4 {
+        let command = replay(job).args(["shell", &id(job), "--", "exit 9"]).output().unwrap();
+        assert_eq!(command.status.code(), Some(9), "{command:?}");
+    }
+    let command = Terminal::open(job, 80, &[], &["shell", &id(job), "--", "echo works-$((3 + 3)); sleep 600"]);
+    command.shows("works-6");
+    command.press("\u{3}");
+    let (code, seen) = command.end();
+    // OpenSSH does not pass it on.
+    let expected = if by_ecs_exec { (143, "was told to end") } else { (130, "left the command") };
+    assert!(code == expected.0 && seen.contains(expected.1), "{code}: {seen}");
     assert_eq!(job.snapshot(), before, "whoever looks leaves no trace");
 }
 
-fn unsticks(job: &Job) {
+fn unsticks(job: &Job, has_terminals: bool) {
     let beside = replay(job).args(["shell", &id(job), "--", "touch \"$TMPDIR/go\""]).output().unwrap();
     assert!(beside.status.success(), "{beside:?}");
     let (code, seen) = Terminal::open(job, 80, &[], &["resume", &id(job)]).end();
     assert!(code == 7 && seen.contains("the rest"), "{code}: {seen}");
+    let visitor = has_terminals.then(|| Terminal::open(job, 80, &[], &["shell", &id(job)]));
+    if let Some(visitor) = &visitor {
+        visitor.press("echo there-$((3 + 1))\r");
+        visitor.shows("there-4");
+    }
     let (code, seen) = Terminal::open(job, 80, &[], &["stop", &id(job), "--reason", "by hand"]).end();
     assert!(code == 0 && seen.contains("over and archived"), "{code}: {seen}");
+    if let Some(visitor) = visitor {
+        let (code, seen) = visitor.end();
+        assert!(code != 0, "the container went away under the shell: {seen}");
+    }
 }
 
 #[test]
@@ -198,7 +221,18 @@ fn on_call_on_the_local_cluster() {
     // Its containers have no terminals: that is said, and what works instead.
     let (code, said) = Terminal::open(&job, 80, &[], &["shell", &id(&job)]).end();
     assert!(code == 255 && said.contains("gives no terminal"), "{code}: {said}");
-    unsticks(&job);
+    unsticks(&job, false);
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn on_call_by_ecs_exec() {
+    let cluster = Cluster::local_by_ecs_exec();
+    let job = stuck(&cluster);
+    looks(&job);
+    walks(&job);
+    visits(&job, cluster.is_by_ecs_exec());
+    unsticks(&job, true);
     cluster.assert_nothing_is_left(1);
 }
 
@@ -209,7 +243,7 @@ fn on_call_on_moto_and_openssh() {
     let job = stuck(&cluster);
     looks(&job);
     walks(&job);
-    visits(&job);
-    unsticks(&job);
+    visits(&job, cluster.is_by_ecs_exec());
+    unsticks(&job, true);
     cluster.assert_nothing_is_left(1);
 }

@@ -99,6 +99,16 @@ fn show_tells_the_story_of_each() {
     });
 }
 
+/// What was handed on is marked at every write, and in the snapshot once a second.
+#[test]
+fn show_knows_what_was_handed_on_since_the_snapshot() {
+    let (_, path) = fixtures().into_iter().find(|(name, _)| name == "script-silent").unwrap();
+    let mut tale = tale("script-silent", read(&path));
+    tale.around.handed_on = Some(1_234_567);
+    let text = told(&tale, WIDE);
+    assert!(text.contains("the end of build_script, from byte 1234567"), "{text}");
+}
+
 #[test]
 fn no_line_is_wider_than_the_screen() {
     use unicode_width::UnicodeWidthStr as _;

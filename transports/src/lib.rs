@@ -13,4 +13,4 @@ pub mod ecs_exec;
 pub mod ssh;
 mod terminal;
 
-pub use terminal::{Screen, Terminal, Visit};
+pub use terminal::{Command, Screen, Terminal, Visit};

@@ -47,12 +47,21 @@ pub struct Screen {
     pub rows: u32,
 }
 
+/// A command without a terminal.
+pub trait Command: delivery::Channel {
+    /// Asks the command to end. Whether it surely hears of it: then [`delivery::Channel::next`] tells its end.
+    fn end(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Leaves, so that no connection or session stays open.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
 /// Lets people into a container, beside whatever runs there and over a connection of their own.
 pub trait Visit: Transport {
     /// A terminal with a shell in it.
     type Terminal: Terminal;
     /// A command without a terminal.
-    type Command: delivery::Channel;
+    type Command: Command;
 
     /// Opens a terminal with the user's login shell.
     ///

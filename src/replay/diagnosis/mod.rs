@@ -128,6 +128,17 @@ pub struct Diagnosis {
     pub remedy: Vec<String>,
 }
 
+impl Diagnosis {
+    /// The word for what is wrong, and the words for it.
+    #[must_use]
+    pub fn heading(&self) -> String {
+        match self.cause {
+            Cause::Nothing | Cause::Unknown => self.cause.words().to_owned(),
+            cause => format!("{}: {}", cause.name(), cause.words()),
+        }
+    }
+}
+
 /// All that a diagnosis may look at.
 pub(super) struct Case<'a> {
     pub(super) snapshot: &'a Snapshot,
@@ -163,15 +174,15 @@ fn unexplained(case: &Case<'_>) -> Diagnosis {
     };
     match ended {
         Some(StopReason::Cleanup | StopReason::Asked(_)) | None => case.nothing(),
-        Some(reason) => Diagnosis {
-            cause: Cause::Unknown,
-            summary: format!("The job ended for a reason that is none of the known ones: {reason}"),
-            evidence: case.newest(4),
-            remedy: vec![
-                "Collect the driver's log (LogFile in fargate.toml) around these times, the task's stopped reason in the ECS console (for about an hour), and the container's log.".to_owned(),
-                "Open an issue with these and the snapshot; replace project names, addresses and account ids in it.".to_owned(),
+        Some(reason) => case.diagnosis(
+            Cause::Unknown,
+            format!("The job ended for a reason that is none of the known ones: {reason}"),
+            case.newest(4),
+            &[
+                "Collect the driver's log (LogFile in fargate.toml) around these times, the task's stopped reason in the ECS console (for about an hour), and the container's log.",
+                "Open an issue with these and what `fargate-replay export JOB` writes: the snapshot without names, addresses and secrets.",
             ],
-        },
+        ),
     }
 }
 
@@ -193,7 +204,9 @@ impl Case<'_> {
     }
 
     fn diagnosis(&self, cause: Cause, summary: impl Into<String>, evidence: Vec<Evidence>, remedy: &[&str]) -> Diagnosis {
-        let remedy = remedy.iter().filter(|step| !step.is_empty()).map(|step| (*step).to_owned()).collect();
+        // Commands that can be copied as they are.
+        let job = format!(" {}`", self.snapshot.job.header().about.job_id);
+        let remedy = remedy.iter().filter(|step| !step.is_empty()).map(|step| step.replace(" JOB`", &job)).collect();
         Diagnosis { cause, summary: summary.into(), evidence, remedy }
     }
 

@@ -51,7 +51,7 @@ pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
         seen,
         &[
             "Raise ephemeralStorage in the task definition (20 GiB is Fargate's default, 200 GiB the most).",
-            "Make earlier stages need less: caches, artifacts, docker layers. `fargate-replay shell` and `df -h` show what is used.",
+            "Make earlier stages need less: caches, artifacts, docker layers. `fargate-replay shell JOB` and `df -h` show what is used.",
         ],
     ))
 }
@@ -80,7 +80,7 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
         evidence,
         &[
             problem.map_or("", |problem| problem.advice.as_str()),
-            "`fargate-replay resume` waits on, or asks again; `fargate reap` does it for all jobs, from a timer.",
+            "`fargate-replay resume JOB` waits on, or asks again; `fargate reap` does it for all jobs, from a timer.",
             "A container that ignores SIGTERM gets its stopTimeout (30 s, 120 s at most); a task that stays in DEPROVISIONING is AWS's: it is not billed any more.",
         ],
     ))
@@ -122,11 +122,11 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
         evidence,
         &[
             if matches!(job, AnyJob::Executing(_)) {
-                "The script runs on in the container: `fargate-replay resume` attaches to it, and streams the rest of its output."
+                "The script runs on in the container: `fargate-replay resume JOB` attaches to it, and streams the rest of its output."
             } else {
-                "`fargate-replay resume` goes on where it stopped."
+                "`fargate-replay resume JOB` goes on where it stopped."
             },
-            "`fargate-replay stop` ends the task if nobody wants the job any more; GitLab has most likely failed it already.",
+            "`fargate-replay stop JOB` ends the task if nobody wants the job any more; GitLab has most likely failed it already.",
             "Why it was killed: `journalctl -k | grep -i oom`, `journalctl -u gitlab-runner`; a runner that is restarted kills its drivers.",
         ],
     ))
@@ -207,7 +207,7 @@ fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
         format!("{stage} has written nothing for {} (after {offset} bytes); {alive}. The driver waits for the script.", span(silent)),
         evidence,
         &[
-            "`fargate-replay shell` opens a terminal beside the script: `ps -ef --forest` shows what it does, `top` whether it works.",
+            "`fargate-replay shell JOB` opens a terminal beside the script: `ps -ef --forest` shows what it does, `top` whether it works.",
             "Usual ones: a command that waits for input, a lock or a download without a time-out, a test that hangs.",
             &check,
         ],

@@ -29,14 +29,16 @@ struct Column {
 const COLUMNS: [Column; 8] = [
     Column { heading: "JOB", narrowest: 8, goes: 0, text: |row, _| row.job.clone(), tone: |_| Some(Tone::Strong) },
     Column { heading: "STATE", narrowest: 12, goes: 0, text: state, tone: |row| row.state.map(|state| Tone::State(number(state))) },
-    Column { heading: "FOR", narrowest: 6, goes: 0, text: |row, _| words::span(Duration::from_millis(row.in_state_ms)), tone: |_| None },
+    Column { heading: "FOR", narrowest: 6, goes: 0, text: lasted, tone: |_| None },
     Column { heading: "VERDICT", narrowest: 12, goes: 0, text: verdict, tone: |row| Some(tone(row)) },
     Column { heading: "PROJECT", narrowest: 12, goes: 2, text: |row, _| words::project(&row.project).to_owned(), tone: |_| None },
-    Column { heading: "NAME", narrowest: 8, goes: 4, text: |row, _| row.name.clone(), tone: |_| None },
-    Column { heading: "PIPELINE", narrowest: 8, goes: 3, text: |row, _| row.pipeline.clone(), tone: |_| None },
+    Column { heading: "NAME", narrowest: 8, goes: 3, text: |row, _| row.name.clone(), tone: |_| None },
+    Column { heading: "PIPELINE", narrowest: 8, goes: 4, text: |row, _| row.pipeline.clone(), tone: |_| None },
     Column { heading: "LAST OBSERVATION", narrowest: 24, goes: 1, text: last, tone: |_| Some(Tone::Faint) },
 ];
 
+/// A column that never goes is not cut to less than this for the sake of one that does: it holds the longest diagnosis.
+const KEPT: usize = 20;
 /// Columns between two columns.
 const GAP: usize = 2;
 
@@ -141,7 +143,9 @@ fn layout(rows: &[Row], now: Timestamp, width: usize) -> Vec<(usize, usize)> {
     };
     let mut columns: Vec<(usize, usize)> = (0..COLUMNS.len()).map(|index| (index, natural(index))).collect();
     let least = |columns: &[(usize, usize)]| {
-        let narrow: usize = columns.iter().map(|(index, width)| (*width).min(COLUMNS[*index].narrowest)).sum();
+        let least =
+            |(index, width): &(usize, usize)| (*width).min(if COLUMNS[*index].goes == 0 { KEPT } else { COLUMNS[*index].narrowest });
+        let narrow: usize = columns.iter().map(least).sum();
         narrow + GAP * columns.len().saturating_sub(1)
     };
     while least(&columns) > width {
@@ -153,8 +157,9 @@ fn layout(rows: &[Row], now: Timestamp, width: usize) -> Vec<(usize, usize)> {
     }
     let total = |columns: &[(usize, usize)]| columns.iter().map(|(_, width)| width).sum::<usize>() + GAP * columns.len().saturating_sub(1);
     while total(&columns) > width {
+        let spares = |(index, width): &(usize, usize)| COLUMNS[*index].goes > 0 || *width > KEPT;
         let shrinkable = columns.iter_mut().filter(|(index, width)| *width > COLUMNS[*index].narrowest);
-        let Some((_, widest)) = shrinkable.max_by_key(|(_, width)| *width) else { break };
+        let Some((_, widest)) = shrinkable.max_by_key(|column| (spares(column), column.1)) else { break };
         *widest -= 1;
     }
     columns
@@ -186,6 +191,13 @@ fn tone(row: &Row) -> Tone {
     }
 }
 
+fn lasted(row: &Row, _: Timestamp) -> String {
+    row.state.map_or_else(|| "-".to_owned(), |_| words::span(Duration::from_millis(row.in_state_ms)))
+}
+
 fn last(row: &Row, now: Timestamp) -> String {
+    if row.state.is_none() {
+        return row.last.clone();
+    }
     format!("{} ago: {}", words::span(now.since(row.last_at)), row.last)
 }

@@ -16,10 +16,10 @@ use crate::replay::{
 
 pub(super) fn page(tale: &Tale) -> Markup {
     let body = html! {
-        dl { @for (name, value) in tale.facts() { dt { (name) } dd { (value) } } }
+        dl { @for (name, value) in tale.facts() { dt { (name) } dd { (page::prose(&value)) } } }
         @for found in &tale.found { (diagnosis(found)) }
         h2 { "Where " (words::span(tale.story.length())) " went" }
-        div.wide { (Picture::of(tale).draw()) }
+        (Picture::of(tale).draw())
         (states(tale))
         (runs(tale))
         h2 { "Journal" }
@@ -44,15 +44,15 @@ fn class(state: StateName) -> String {
 fn diagnosis(found: &Diagnosis) -> Markup {
     html! {
         section.card.(tone(found.cause.tone())) {
-            h2 { (found.cause.name()) ": " (found.cause.words()) }
-            p { (found.summary) }
+            h2 { (found.heading()) }
+            p { (page::prose(&found.summary)) }
             @if !found.evidence.is_empty() {
                 h3 { "Seen" }
                 ul { @for seen in &found.evidence { li { (evidence(seen)) } } }
             }
             @if !found.remedy.is_empty() {
                 h3 { "To do" }
-                ul { @for step in &found.remedy { li { (step) } } }
+                ul { @for step in &found.remedy { li { (page::prose(step)) } } }
             }
         }
     }
@@ -61,32 +61,30 @@ fn diagnosis(found: &Diagnosis) -> Markup {
 fn evidence(seen: &Evidence) -> Markup {
     html! {
         @if let Some(at) = seen.at { (words::clock(at)) " " }
-        (seen.text)
+        (page::prose(&seen.text))
         @if let Some(last) = seen.last.filter(|_| seen.times > 1) {
             " (" (seen.times) " times until " (words::clock(last)) ")"
         }
     }
 }
 
-/// The timeline: a lane for each state, time from left to right, in SVG's user units.
+/// The timeline: a lane for each state, time from left to right. Across it is measured in percent, down it in CSS's pixels.
 struct Picture<'a> {
     tale: &'a Tale,
     length: Duration,
 }
 
-const WIDTH: f64 = 960.0;
-/// Where lanes begin and end: names are on their left, sums on their right.
-const LEFT: f64 = 104.0;
-const RIGHT: f64 = 884.0;
-const LANE: f64 = 30.0;
-const BAR: f64 = 18.0;
-const TOP: f64 = 24.0;
-/// What is shorter is still seen.
-const LEAST: f64 = 2.0;
-/// Units that a letter of the picture's text takes, at most.
-const LETTER: f64 = 7.5;
+const LANE: u32 = 30;
+const BAR: u32 = 18;
+const TOP: u32 = 18;
+/// What is shorter is still seen, in percent.
+const LEAST: f64 = 0.25;
+/// What a letter in a bar takes of a wide window's picture, at most, in percent.
+const LETTER: f64 = 1.0;
 /// Ticks at most.
 const TICKS: u128 = 8;
+/// Of how many ticks one is labelled where there is little room.
+const SPARSE: usize = 3;
 
 impl<'a> Picture<'a> {
     fn of(tale: &'a Tale) -> Self {
@@ -94,58 +92,61 @@ impl<'a> Picture<'a> {
     }
 
     fn x(&self, after: Duration) -> f64 {
-        LEFT + (RIGHT - LEFT) * (after.as_secs_f64() / self.length.as_secs_f64()).min(1.0)
+        100.0 * (after.as_secs_f64() / self.length.as_secs_f64()).min(1.0)
     }
 
-    fn y(state: StateName) -> f64 {
-        #[allow(clippy::cast_precision_loss, reason = "one of six")]
-        let lane = number(state) as f64;
-        TOP + LANE * lane
+    /// The upper edge of a state's bars.
+    fn y(state: StateName) -> u32 {
+        (0u32..).zip(STATES).find(|(_, other)| *other == state).map_or(0, |(lane, _)| TOP + LANE * lane + (LANE - BAR) / 2)
     }
 
     fn draw(&self) -> Markup {
-        let bottom = TOP + LANE * 6.0;
-        let totals = self.tale.story.totals();
-        html! {
-            svg viewBox=(format!("0 0 {WIDTH} {}", bottom + 10.0)) role="img" aria-label="The job's states over time" {
-                @for tick in ticks(self.length) {
-                    line.grid x1=(self.x(tick)) x2=(self.x(tick)) y1=(TOP - 6.0) y2=(bottom) {}
-                    text.faint x=(self.x(tick)) y="12" text-anchor="middle" {
-                        @if tick.is_zero() { (words::clock(self.tale.story.begin())) } @else { "+" (words::span(tick)) }
-                    }
+        let bottom = TOP + LANE * 6;
+        let rows = STATES
+            .into_iter()
+            .zip(self.tale.story.totals())
+            .map(|(state, total)| (state.to_string(), if total.is_zero() { "–".to_owned() } else { words::span(total) }));
+        let drawing = html! {
+            @for (number, tick) in ticks(self.length).into_iter().enumerate() {
+                @let x = page::percent(self.x(tick));
+                line.grid x1=(x) x2=(x) y1=(TOP) y2=(bottom) {}
+                text.faint.(if number % SPARSE == 0 { "" } else { "roomy" }) x=(x) y="12" text-anchor="middle" {
+                    @if tick.is_zero() { (words::clock(self.tale.story.begin())) } @else { "+" (words::span(tick)) }
                 }
-                @for (state, total) in STATES.into_iter().zip(totals) {
-                    text x="0" y=(Self::y(state) + BAR - 4.0) { (state) }
-                    text x=(WIDTH) y=(Self::y(state) + BAR - 4.0) text-anchor="end" {
-                        @if total.is_zero() { "–" } @else { (words::span(total)) }
-                    }
-                }
-                @for visit in &self.tale.story.visits { (self.visit(visit)) }
             }
+            @for visit in &self.tale.story.visits { (self.visit(visit)) }
+        };
+        let usual = self.tale.story.visits.iter().any(|visit| self.usual(visit.state).is_some());
+        html! {
+            (page::chart("The job's states over time", (TOP, LANE), rows, &drawing))
+            @if usual { p.legend { "The line under a bar: 95 % of such stays last that long at most." } }
         }
     }
 
     /// A stay; under it, how long 95 % of such stays last, if that is known.
     fn visit(&self, visit: &Visit) -> Markup {
         let begin = self.tale.story.begin();
-        let (from, to) = (self.x(visit.from.since(begin)), self.x(visit.to.since(begin)));
-        let width = (to - from).max(LEAST);
+        let from = self.x(visit.from.since(begin)).min(100.0 - LEAST);
+        let width = (self.x(visit.to.since(begin)) - from).max(LEAST);
         let y = Self::y(visit.state);
         let stage = visit.stage.as_deref().unwrap_or_default();
         #[allow(clippy::cast_precision_loss, reason = "a short name's letters")]
-        let fits = stage.chars().count() as f64 * LETTER + 8.0 <= width;
+        let fits = (stage.chars().count() + 1) as f64 * LETTER <= width;
         html! {
             g.(class(visit.state)) {
-                rect.visit x=(from) y=(y) width=(width) height=(BAR) rx="2" {
+                rect.visit x=(page::percent(from)) y=(y) width=(page::percent(width)) height=(BAR) rx="2" {
                     title {
                         (visit.state) @if !stage.is_empty() { " (" (stage) ")" }
                         ": " (words::span(visit.length())) " from " (words::clock(visit.from))
                         @if let Some(outcome) = &visit.outcome { ", " (words::outcome(outcome)) }
                     }
                 }
-                @if !stage.is_empty() && fits { text.inside x=(from + 5.0) y=(y + BAR - 5.0) { (stage) } }
+                @if !stage.is_empty() && fits {
+                    text.inside.roomy x=(page::percent(from)) dx="5" y=(y + BAR - 5) { (stage) }
+                }
                 @if let Some(usual) = self.usual(visit.state) {
-                    rect.usual x=(from) y=(y + BAR + 2.0) width=((self.x(visit.from.since(begin) + usual) - from).max(LEAST)) height="3" {
+                    @let until = (self.x(visit.from.since(begin) + usual) - from).max(LEAST);
+                    rect.usual x=(page::percent(from)) y=(y + BAR + 2) width=(page::percent(until)) height="3" {
                         title { "95 % of the stays in " (visit.state) " last " (words::span(usual)) " at most" }
                     }
                 }
@@ -173,11 +174,11 @@ fn ticks(length: Duration) -> Vec<Duration> {
 /// The states' sums against what is usual.
 fn states(tale: &Tale) -> Markup {
     let definition = &tale.snapshot.job.header().spec.task_definition;
-    if tale.usual.jobs() == 0 {
+    if !tale.usual.knows(definition) {
         return html! {};
     }
     html! {
-        table {
+        div.wide { table {
             thead { tr {
                 th { "State" } th.number { "this job" } th.number { "longest stay" } th.number { "usual (half)" } th.number { "usual (95 %)" }
             } }
@@ -194,7 +195,7 @@ fn states(tale: &Tale) -> Markup {
                     }
                 }
             }
-        }
+        } }
     }
 }
 
@@ -232,7 +233,7 @@ fn entries(tale: &Tale) -> Markup {
                         journal::Line::Entry { evidence, state, .. } => tr {
                             td.time { @if let Some(at) = evidence.at { (words::clock(at)) } }
                             td.state.(class(state)) { (state) }
-                            td { (evidence.text) @if evidence.times > 1 { " ×" (evidence.times) } }
+                            td { (page::prose(&evidence.text)) @if evidence.times > 1 { " ×" (evidence.times) } }
                         },
                     }
                 }
@@ -276,12 +277,13 @@ mod tests {
         assert!(!text.contains("<script>alert"), "{text}");
         assert!(text.contains("&lt;script&gt;alert"));
         let document = roxmltree::Document::parse(&text[text.find("<svg").unwrap()..text.find("</svg>").unwrap() + 6]).unwrap();
-        let number = |node: &roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let number =
+            |node: &roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().strip_suffix('%').unwrap().parse::<f64>().unwrap();
         let visits: Vec<_> = document.descendants().filter(|node| node.attribute("class") == Some("visit")).collect();
         assert_eq!(visits.len(), tale.story.visits.len());
         for visit in visits {
             let (x, width) = (number(&visit, "x"), number(&visit, "width"));
-            assert!(x >= LEFT && width >= LEAST && x + width <= RIGHT + LEAST, "{visit:?}");
+            assert!(x >= 0.0 && width >= LEAST && x + width <= 100.001, "{visit:?}");
         }
     }
 }

@@ -37,8 +37,7 @@ fn fact(screen: &mut Screen, name: &str, value: &str) -> io::Result<()> {
 
 fn diagnosis(found: &Diagnosis, screen: &mut Screen) -> io::Result<()> {
     writeln!(screen)?;
-    let heading = format!("{}: {}", found.cause.name(), found.cause.words());
-    let heading = screen.paint(found.cause.tone(), &fit(&heading, screen.width));
+    let heading = screen.paint(found.cause.tone(), &fit(&found.heading(), screen.width));
     writeln!(screen, "{heading}")?;
     for line in wrap(&found.summary, screen.width - 2) {
         writeln!(screen, "  {line}")?;
@@ -89,7 +88,7 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
     let story = &tale.story;
     paragraph(screen, Tone::Strong, &format!("Where {} went", words::span(story.length())))?;
     let definition = &tale.snapshot.job.header().spec.task_definition;
-    let compare = tale.usual.jobs() > 0;
+    let compare = tale.usual.knows(definition);
     let usual_fits = compare && screen.width >= 72;
     let bar = screen.width - 2 - NAME - LENGTH - if usual_fits { USUAL } else { 0 };
     if usual_fits {

@@ -12,11 +12,8 @@ use crate::replay::{
     words,
 };
 
-/// Bars are this wide at most, in SVG's user units, as are the letters around them.
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 110.0;
-const RIGHT: f64 = 880.0;
-const ROW: f64 = 24.0;
+/// The height of a bar and the room around it, in CSS's pixels.
+const ROW: u32 = 24;
 
 pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
     let body = html! {
@@ -29,7 +26,7 @@ pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
                 (counted(tally.causes.iter().map(|(cause, count)| (format!("{}: {}", cause.name(), cause.words()), *count)), tally.jobs))
             }
             h2 { "How long jobs took" }
-            div.wide { (histogram(tally)) }
+            (histogram(tally))
             h2 { "Time in each state, by task definition" }
             (definitions(tally))
         }
@@ -42,7 +39,7 @@ fn counted(counts: impl Iterator<Item = (String, usize)>, all: usize) -> Markup 
     let mut counts: Vec<_> = counts.filter(|(_, count)| *count > 0).collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     html! {
-        table { tbody { @for (what, count) in counts {
+        table.counts { tbody { @for (what, count) in counts {
             tr { td { (what) } td.number { (count) } td.number { (format!("{:.1} %", percent(count, all))) } }
         } } }
     }
@@ -54,23 +51,18 @@ fn histogram(tally: &Tally) -> Markup {
     let first = counts.iter().position(|count| *count > 0).unwrap_or(0);
     let last = counts.iter().rposition(|count| *count > 0).unwrap_or(0).min(BARS - 1);
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
-    let rows = (last - first + 1) as f64;
-    html! {
-        svg viewBox=(format!("0 0 {WIDTH} {}", rows * ROW)) role="img" aria-label="Jobs by how long they took" {
-            @for (row, (bar, count)) in counts.iter().enumerate().take(last + 1).skip(first).enumerate() {
-                @let y = row as f64 * ROW;
-                @let width = (RIGHT - LEFT) * *count as f64 / most as f64;
-                text x="0" y=(y + 15.0) { (label(bar)) }
-                g.s3 { rect.visit x=(LEFT) y=(y + 2.0) width=(width) height=(ROW - 6.0) rx="2" {} }
-                text x=(LEFT + width + 6.0) y=(y + 15.0) { (count) }
-            }
-        }
-    }
+    let bars: Vec<_> = counts.into_iter().enumerate().take(last + 1).skip(first).collect();
+    let drawing = html! {
+        g.s3 { @for (row, (_, count)) in (0u32..).zip(&bars).filter(|(_, (_, count))| *count > 0) {
+            rect.visit x="0" y=(row * ROW + 4) width=(page::percent(100.0 * *count as f64 / most as f64)) height=(ROW - 8) rx="2" {}
+        } }
+    };
+    page::chart("Jobs by how long they took", (0, ROW), bars.iter().map(|(bar, count)| (label(*bar), count.to_string())), &drawing)
 }
 
 fn definitions(tally: &Tally) -> Markup {
     html! {
-        table {
+        div.wide { table {
             thead { tr {
                 th { "Task definition" } th.number { "jobs" } th.number { "time" } th { "State" }
                 th.number { "p50" } th.number { "p95" } th.number { "p99" }
@@ -86,6 +78,6 @@ fn definitions(tally: &Tally) -> Markup {
                     }
                 }
             } }
-        }
+        } }
     }
 }

@@ -106,7 +106,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         loop {
             let now = self.clock.now();
             let action = work.snapshot.plan(now);
-            self.save_if_due(work)?;
+            if !matches!(action, Action::Watch(_)) {
+                // What nobody polls must not be held: others may wait for the same answer.
+                pending = Pendings::none();
+            }
+            self.save_if_due(work, &action)?;
             if let Some(outcome) = self.reached(work, &action, goal)? {
                 return Ok(outcome);
             }
@@ -225,14 +229,26 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(job), Action::Archive | Action::GiveUp) if goal == Goal::Reach => Outcome::MustEnd(job.state.reason.clone()),
             _ => return Ok(None),
         };
-        self.save(work)?;
+        self.save_unless_full(work, goal == Goal::Run && is_finished(&work.snapshot.job, action))?;
         Ok(Some(outcome))
     }
 
-    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>, action: &Action) -> Result<(), EngineError> {
         let promised = Some(Promise::of(&work.snapshot.job)) == work.saved;
         let recent = work.saved_at.is_some_and(|at| self.clock.now().since(at) < SAVE_EVERY);
-        if promised && recent { Ok(()) } else { self.save(work) }
+        if promised && recent { Ok(()) } else { self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action)) }
+    }
+
+    /// Saves. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts go on with a full disk.
+    fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<(), EngineError> {
+        match self.save(work) {
+            Err(error) if dispensable => {
+                tracing::warn!("{error}; the job goes on, and it is tried again");
+                work.saved_at = Some(self.clock.now());
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     pub(super) fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
@@ -242,6 +258,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         work.saved_end = work.snapshot.journal.end();
         Ok(())
     }
+}
+
+/// Whether a script has ended and nothing else was begun. Whoever finds it still running on record attaches to it, and finds
+/// the same end.
+fn is_finished(job: &AnyJob, action: &Action) -> bool {
+    matches!((job, action), (AnyJob::Reachable(job), Action::Await) if job.state.last.is_some())
 }
 
 fn is_down(job: &AnyJob) -> bool {

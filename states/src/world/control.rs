@@ -64,19 +64,23 @@ pub struct LaunchSpec {
 
 impl LaunchSpec {
     /// What to ask for after `refusals` launches without capacity: one subnet after the other, because
-    /// each is in one availability zone; and, where the strategy names Spot and others, the others
-    /// every second time, because a strategy does not fall back by itself.
+    /// each is in one availability zone; and, where the strategy names Spot and others, in each the others
+    /// first and then the strategy as it is, because a strategy does not fall back by itself.
     #[must_use]
     pub fn after_refusals(&self, refusals: u32) -> Self {
         let mut spec = self.clone();
         let Some(turn) = refusals.checked_sub(1).and_then(|turn| usize::try_from(turn).ok()) else { return spec };
-        if let Some(subnet) = self.subnets.get(turn % self.subnets.len().max(1)) {
+        let falls_back = match &self.capacity {
+            Capacity::Strategy(providers) => {
+                providers.iter().any(CapacityProvider::is_spot) && providers.iter().any(|provider| !provider.is_spot())
+            }
+            _ => false,
+        };
+        let (subnet, without_spot) = if falls_back { (turn / 2, turn % 2 == 0) } else { (turn, false) };
+        if let Some(subnet) = self.subnets.get(subnet % self.subnets.len().max(1)) {
             spec.subnets = vec![subnet.clone()];
         }
-        if let Capacity::Strategy(providers) = &mut spec.capacity
-            && turn % 2 == 0
-            && providers.iter().any(|provider| !provider.is_spot())
-        {
+        if without_spot && let Capacity::Strategy(providers) = &mut spec.capacity {
             providers.retain(|provider| !provider.is_spot());
             // Weights of zero alone place nothing (Amazon ECS API reference, CapacityProviderStrategyItem).
             if providers.iter().all(|provider| provider.weight == 0) {

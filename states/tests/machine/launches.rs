@@ -94,9 +94,12 @@ fn without_capacity_other_subnets_and_on_demand_are_tried() {
     };
     assert_eq!(tried(0), ("a b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
     assert_eq!(tried(1), ("a".into(), "FARGATE:1".into()));
-    assert_eq!(tried(2), ("b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
-    assert_eq!(tried(3), ("a".into(), "FARGATE:1".into()));
+    assert_eq!(tried(2), ("a".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
+    assert_eq!(tried(3), ("b".into(), "FARGATE:1".into()));
+    assert_eq!(tried(4), ("b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
+    assert_eq!(tried(5), tried(1));
     let spot_only = states::LaunchSpec { capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1)]), ..spec };
+    assert_eq!(spot_only.after_refusals(2).subnets, ["b"]);
     assert_eq!(spot_only.after_refusals(1).capacity, spot_only.capacity, "what the administrator did not allow is not used");
 }
 

@@ -97,6 +97,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
             } else {
                 engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
                 match engine.drive(&mut work, Goal::End, io).await? {
+                    Outcome::Ended(_) if io.was_cancelled => return Ok(Verdict::Cancelled),
                     Outcome::Ended(_) => begin(work.close().await),
                     Outcome::Unfinished(what) => return Ok(Verdict::Unfinished(what)),
                     other => return Ok(Verdict::Impossible(format!("{other:?}"))),
@@ -128,6 +129,10 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
         io.is_leftover = true;
         engine.drive(&mut work, Goal::Run, io).await?;
         io.is_leftover = false;
+    }
+    if io.was_cancelled {
+        work.close().await;
+        return Ok(Verdict::Cancelled);
     }
     let outcome = match &work.snapshot.job {
         AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),

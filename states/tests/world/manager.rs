@@ -115,9 +115,9 @@ impl Manager {
             biased;
             () = self.fuse.blown() => None,
             done = work => match done {
+                // The store reports the death of its process as an error, which is not always the engine's.
+                _ if self.fuse.is_blown() => None,
                 Ok(done) => Some(done),
-                // The store reports the death of its process as an error.
-                Err(EngineError::Store(StoreError::Io { .. })) if self.fuse.is_blown() => None,
                 Err(error) => panic!("{error}"),
             },
         }

@@ -138,6 +138,6 @@ pub async fn signal(exec: &impl Exec, facts: &ShellFacts, run: &RunId, signal: S
 }
 
 /// A word that nobody else can know: 128 random bits.
-fn nonce() -> String {
+pub(crate) fn nonce() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

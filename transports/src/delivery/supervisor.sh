@@ -14,7 +14,7 @@ alive() {
   [ "$1" != Z ] && [ "${20}" = "$s" ]
 }
 verdict() {
-  if ended; then say "exit $c $n"; else say "lost $(tail -n 3 "$r/err" 2>/dev/null | tr "\n" " ")"; fi
+  if ended; then say "exit $c $n"; elif [ ! -d "$r" ]; then say "lost $r was deleted while the script ran"; else say "lost $(tail -n 3 "$r/err" 2>/dev/null | tr "\n" " ")"; fi
 }
 attach() {
   i=0
@@ -42,7 +42,8 @@ probe)
   for b in "$TMPDIR" /tmp /var/tmp "$HOME" /dev/shm; do
     case $b in /*) ;; *) continue ;; esac
     [ -d "$b" ] || continue
-    d=$b/fargate-$1
+    # Hidden: scripts clean up with rm -rf /tmp/*.
+    d=$b/.fargate-$1
     mkdir -m 700 "$d" || continue
     (echo ok >"$d/probe") && rm "$d/probe" || { rm -rf "$d"; continue; }
     t=0 s=0 i=0

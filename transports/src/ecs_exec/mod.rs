@@ -2,6 +2,7 @@
 //!
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
 //! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - `visit`: a person's terminal;
 //! - `note`: the open session, for the process after this one;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
@@ -21,6 +22,7 @@ mod proxy;
 mod rtt;
 mod session;
 mod socket;
+mod visit;
 
 use std::{
     sync::{Arc, Mutex},
@@ -35,11 +37,12 @@ pub use self::{
     api::{ExecApi, OpenedSession},
     cipher::KEY_BYTES,
     session::ExecTerminal,
+    visit::ExecVisit,
 };
 
 use self::{note::Note, socket::Way};
 use crate::{
-    Screen, Visit,
+    Command, Screen, Terminal, Visit,
     delivery::{
         self, Chunk, Followed,
         terminal::{Boot, TerminalChannel, TerminalShell},
@@ -83,6 +86,19 @@ impl<A: ExecApi> ExecTransport<A> {
                 Err(errors::dial(&e))
             }
         }
+    }
+
+    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in a session of its own
+    /// that is not the job's. The protocol tells no exit status.
+    ///
+    /// # Errors
+    /// As [`Transport::connect`].
+    pub async fn run(&self, target: &Target, command: &str, (columns, rows): (u32, u32)) -> Result<ExecTerminal, ConnectError> {
+        let opened = timeout(target.attempt_timeout, self.open(target, command, None)).await.map_err(|_| errors::too_slow(target))?;
+        let (terminal, _) = opened?;
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        Terminal::resize(&terminal, columns, rows).await.map_err(lost)?;
+        Ok(terminal)
     }
 
     async fn connect_now(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
@@ -138,52 +154,55 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
 }
 
 impl<A: ExecApi> Visit for ExecTransport<A> {
-    type Terminal = ExecTerminal;
+    type Terminal = ExecVisit;
     type Command = ExecCommand;
 
-    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecTerminal, ConnectError> {
-        // No single quote, and nothing that the agent's own rules for words would take apart.
-        let term: String = screen.term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
-        let command = format!(
-            "/bin/sh -c '[ -d \"$HOME\" ] || HOME=/root; export HOME TERM={term}; cd \"$HOME\" || cd /; \
-             command -v bash >/dev/null 2>&1 && exec bash -l; exec /bin/sh -l'"
-        );
-        let opened = timeout(target.attempt_timeout, self.open(target, &command, None)).await.map_err(|_| errors::too_slow(target))?;
-        let (terminal, _) = opened?;
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
-        crate::Terminal::resize(&terminal, screen.columns, screen.rows).await.map_err(lost)?;
-        Ok(terminal)
+    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecVisit, ConnectError> {
+        let nonce = delivery::nonce();
+        let terminal = self.run(target, &visit::command(&screen.term, &nonce), (screen.columns, screen.rows)).await?;
+        Ok(ExecVisit::new(terminal, &nonce))
     }
 
     /// As a run of its own, whose files stay in the container.
     async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
-        // A visitor's session is not the job's: it is noted nowhere.
         let (session, _) = self.connect_in_time(target, None).await?;
         let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
-        let order = RunOrder { run, stage: "command".to_owned(), forget: None };
-        let run = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
-        Ok(ExecCommand { run, _session: session })
+        let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
+        let followed = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
+        Ok(ExecCommand { run, followed, session })
     }
 }
 
 /// A command without a terminal.
 pub struct ExecCommand {
-    run: Followed<TerminalChannel<ExecTerminal>>,
-    _session: ExecSession,
+    run: RunId,
+    followed: Followed<TerminalChannel<ExecTerminal>>,
+    session: ExecSession,
 }
 
 impl delivery::Channel for ExecCommand {
     /// Both outputs, in order, as one.
     async fn next(&mut self) -> Chunk {
         loop {
-            return match self.run.next().await {
+            return match self.followed.next().await {
                 Ok(RunEvent::Started) => continue,
                 Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
                 Ok(RunEvent::Exited { code, .. }) => Chunk::Ended { status: u32::try_from(code).ok() },
                 Err(e) => Chunk::Lost(e.to_string()),
             };
         }
+    }
+}
+
+impl Command for ExecCommand {
+    async fn end(&mut self) -> bool {
+        self.session.signal(&self.run, Signal::Term).await.is_ok()
+    }
+
+    async fn close(self) {
+        drop(self.followed);
+        self.session.close().await;
     }
 }
 

@@ -45,7 +45,8 @@ pub struct ExecTerminal {
 enum Input {
     Bytes(Bytes),
     Size(u32, u32),
-    Close(oneshot::Sender<()>),
+    /// The session may take so long to end.
+    Close(Duration, oneshot::Sender<()>),
 }
 
 impl ExecTerminal {
@@ -77,6 +78,15 @@ impl ExecTerminal {
         Self { input, output: Mutex::new(output), closed }
     }
 
+    /// As [`Terminal::close`], with the time that the session has to end by itself. Then it is ended.
+    pub(super) async fn leave(&self, within: Duration) {
+        let (done, left) = oneshot::channel();
+        if self.input.send(Input::Close(within, done)).await.is_ok() {
+            // An error: the connection ended first.
+            let _ = left.await;
+        }
+    }
+
     fn lost(&self) -> String {
         match self.closed.get() {
             Some(Closed::Ended(said)) if said.is_empty() => "the session ended".to_owned(),
@@ -106,11 +116,7 @@ impl Terminal for ExecTerminal {
     }
 
     async fn close(&self) {
-        let (done, left) = oneshot::channel();
-        if self.input.send(Input::Close(done)).await.is_ok() {
-            // An error: the connection ended first.
-            let _ = left.await;
-        }
+        self.leave(FAREWELL).await;
     }
 }
 
@@ -168,8 +174,8 @@ impl<A: ExecApi> Pump<A> {
                 input = self.inputs.recv(), if self.channel.wants_input() && self.farewell.is_none() => match input {
                     Some(Input::Bytes(bytes)) => self.channel.send(bytes),
                     Some(Input::Size(columns, rows)) => self.channel.resize(columns, rows),
-                    Some(Input::Close(done)) => {
-                        self.farewell = Some((now + FAREWELL, done));
+                    Some(Input::Close(within, done)) => {
+                        self.farewell = Some((now + within, done));
                         self.waiting.clear();
                     }
                     None => break Closed::Lost("the session's terminal was abandoned".to_owned()),

@@ -183,7 +183,7 @@ impl Shell {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;
         }
         write.eof().await.map_err(|e| self.text(e))?;
-        Ok(SshChannel { read, _write: write, obituary: Arc::clone(&self.obituary), status: None })
+        Ok(SshChannel { read, write, obituary: Arc::clone(&self.obituary), status: None })
     }
 }
 
@@ -191,7 +191,7 @@ impl Shell {
 pub struct SshChannel {
     read: ChannelReadHalf,
     /// Keeps the channel open.
-    _write: ChannelWriteHalf<Msg>,
+    write: ChannelWriteHalf<Msg>,
     obituary: Obituary,
     status: Option<u32>,
 }

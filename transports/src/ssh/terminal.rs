@@ -10,7 +10,7 @@ use tokio::{sync::Mutex, time::timeout};
 use super::{SshChannel, SshTransport, client, errors};
 use crate::{
     delivery::{Channel, Chunk},
-    terminal::{Screen, Terminal, Visit},
+    terminal::{Command, Screen, Terminal, Visit},
 };
 
 /// How long a goodbye may take.
@@ -65,7 +65,7 @@ impl Visit for SshTransport {
             .run(command.to_owned(), Bytes::new())
             .await
             .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
-        Ok(SshCommand { channel, _connection: shell.handle })
+        Ok(SshCommand { channel, connection: shell.handle })
     }
 }
 
@@ -151,8 +151,7 @@ fn number(signal: &Sig) -> u32 {
 /// A command in the container, over a connection of its own.
 pub struct SshCommand {
     channel: SshChannel,
-    /// Keeps the connection.
-    _connection: client::Handle,
+    connection: client::Handle,
 }
 
 impl Channel for SshCommand {
@@ -165,6 +164,18 @@ impl Channel for SshCommand {
             },
             chunk => chunk,
         }
+    }
+}
+
+impl Command for SshCommand {
+    async fn end(&mut self) -> bool {
+        let _ = timeout(GOODBYE, self.channel.write.signal(Sig::TERM)).await;
+        // OpenSSH passes no signals on to commands of root, nor before 7.9 to anybody's; and does not say so.
+        false
+    }
+
+    async fn close(self) {
+        let _ = timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
     }
 }
 

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
     },
 };
 use transports::{
-    Screen, Terminal, Visit as _,
+    Terminal,
     ecs_exec::{
         ExecApi, ExecTerminal, ExecTransport, OpenedSession,
         channel::DataKey,
@@ -93,8 +93,8 @@ pub(crate) async fn session() -> (ExecTerminal, Service) {
         let socket = accept_hdr_async(tcp, look).await.unwrap();
         Service { socket, terminated, path, headers, next: 0 }
     };
-    let (target, screen) = (target(), Screen { term: "dumb".to_owned(), columns: 200, rows: 50 });
-    let (terminal, service) = tokio::join!(transport.terminal(&target, &screen), accepted);
+    let target = target();
+    let (terminal, service) = tokio::join!(transport.run(&target, "/bin/sh", (200, 50)), accepted);
     (terminal.unwrap(), service)
 }
 

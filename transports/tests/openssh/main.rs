@@ -74,7 +74,7 @@ async fn runs_a_script() {
     let sshd = Sshd::start();
     let (session, greeting) = connect(&sshd).await;
     assert!(greeting.identity.0.starts_with("ssh-ed25519 AAAA"), "{}", greeting.identity);
-    assert!(greeting.facts.run_dir.contains("/fargate-"), "{greeting:?}");
+    assert!(greeting.facts.run_dir.contains("/.fargate-"), "{greeting:?}");
     let hello = run(&session, "hello", "echo hello; echo error >&2; exit 42").await;
     assert_eq!((hello.output.as_slice(), hello.ended), (&b"hello\nerror\n"[..], Ok((42, 12))));
     // A second run over the same connection.

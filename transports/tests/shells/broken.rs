@@ -47,7 +47,7 @@ pub(crate) async fn no_place_to_write(mut local: Local) {
     local.replaced = vec![("/tmp /var/tmp", "/proc"), ("/dev/shm", "/proc")];
     let refused = delivery::probe(&local).await.unwrap_err();
     assert_eq!(refused.kind, ConnectErrorKind::NoShell);
-    assert!(refused.message.contains("/proc/fargate-") && refused.advice.contains("/tmp"), "{refused:?}");
+    assert!(refused.message.contains("/proc/.fargate-") && refused.advice.contains("/tmp"), "{refused:?}");
 
     let facts = ShellFacts { run_dir: "/proc/fargate-x".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: false };
     let refused = follow(start(&local, &facts, "run", "echo ran").await).await;
@@ -92,4 +92,10 @@ pub(crate) async fn cut_upload(local: Local) {
     assert!(!local.home().join("executions").exists(), "half a script must not run");
     run(&local, &facts, "run", script).await;
     assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "x\nx\n");
+}
+
+pub(crate) async fn run_directory_that_vanishes(local: Local) {
+    let facts = facts(&local).await;
+    let outcome = follow(start(&local, &facts, "run", "rm -rf \"${0%/*}\"; echo after; exit 5").await).await;
+    assert!(matches!(&outcome, Err(RunError::NoStatus(why)) if why.contains("was deleted while the script ran")), "{outcome:?}");
 }

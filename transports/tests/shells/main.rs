@@ -20,6 +20,7 @@ macro_rules! in_every_shell {
                 facts_are_true, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
                 stdin_is_at_its_end, first_lines, surroundings_are_the_login_shells, output_comes_while_it_runs,
                 what_startup_files_print_is_not_output, forgotten_runs_are_removed, script_without_output,
+                temporary_files_are_deleted,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, detached:
                 background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
@@ -29,7 +30,7 @@ macro_rules! in_every_shell {
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:
                 unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,
-                run_directory_that_vanished, cut_upload,
+                run_directory_that_vanished, run_directory_that_vanishes, cut_upload,
             );
         }
     )*};

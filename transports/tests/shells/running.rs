@@ -150,3 +150,9 @@ async fn follow_rest(mut run: delivery::Followed<crate::local::LocalChannel>) ->
         }
     }
 }
+
+pub(crate) async fn temporary_files_are_deleted(local: Local) {
+    let facts = facts(&local).await;
+    let (output, code, _) = run(&local, &facts, "run", "[ -n \"$TMPDIR\" ] || exit 1; rm -rf \"$TMPDIR\"/*; echo after; exit 5").await;
+    assert_eq!((text(&output), code), ("after\n", 5));
+}

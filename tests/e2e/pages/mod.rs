@@ -1,0 +1,150 @@
+//! The pages of `show --html` and `stats --html` in a real browser: in light and in dark, in a wide window and a narrow one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+
+const MEASURE: &str = include_str!("measure.js");
+/// Windows' widths, in CSS's pixels: a laptop's, half of one, a telephone's.
+const WIDTHS: [u32; 3] = [1200, 700, 360];
+
+/// What the browser found.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    dark: bool,
+    pages: Vec<Page>,
+}
+
+/// One page in one window.
+#[derive(Debug, Deserialize)]
+struct Page {
+    name: String,
+    width: u32,
+    wrong: Vec<String>,
+    texts: usize,
+    bars: usize,
+}
+
+fn replay(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_fargate-replay")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// All that the command makes of `fixtures/stuck`: each job's page; one with what is usual beside it; the archive's.
+fn pages(place: &Path) -> Vec<(String, String)> {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
+    let files =
+        fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "ron"));
+    let archive = place.join("archive");
+    fs::create_dir(&archive).unwrap();
+    let mut pages = Vec::new();
+    for file in files {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        pages.push((name.to_owned(), replay(&["show", file.to_str().unwrap(), "--html", "-"])));
+        fs::copy(&file, archive.join(format!("{name}.1764000000000.ron"))).unwrap();
+    }
+    assert!(pages.len() >= 12, "{}", pages.len());
+    let directory = ["--directory", place.to_str().unwrap()];
+    let usual = replay(&[&directory[..], &["show", "connection-lost", "--html", "-"]].concat());
+    assert!(usual.contains("class=\"usual\""), "{usual}");
+    pages.push(("usual".to_owned(), usual));
+    pages.push(("stats".to_owned(), replay(&[&directory[..], &["stats", "--html", "-"]].concat())));
+    pages
+}
+
+/// Shows the pages in a browser, each at each width, and returns what it found and its complaints.
+fn measure(place: &Path, pages: &[(String, String)], dark: bool) -> (Measured, Vec<String>) {
+    // The frames inherit the policy: whatever asks for anything is complained of on the console.
+    let mut document = "<!DOCTYPE html><meta charset=utf-8><meta http-equiv=Content-Security-Policy content=\"default-src 'none'; \
+         style-src 'unsafe-inline'; script-src 'unsafe-inline'\"><style>:root { color-scheme: light dark }</style><p id=measured></p>"
+        .to_owned();
+    for (name, page) in pages {
+        let page = page.replace('&', "&amp;").replace('"', "&quot;");
+        for width in WIDTHS {
+            document.push_str(&format!("<iframe name='{name}' width={width} height=800 frameborder=0 srcdoc=\"{page}\"></iframe>\n"));
+        }
+    }
+    document.push_str(&format!("<script>{MEASURE}</script>"));
+    let file = place.join("pages.html");
+    fs::write(&file, document).unwrap();
+    let profile = tempfile::tempdir().unwrap();
+    let mut browser = Command::new("chromium");
+    browser
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"])
+        .args([
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--window-size=1400,900",
+            "--enable-logging=stderr",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()));
+    if dark {
+        browser.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
+    }
+    let output = browser.arg("--dump-dom").arg(format!("file://{}", file.display())).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = text.split_once("id=\"measured\">").and_then(|(_, rest)| rest.split_once("</p>")).map(|(said, _)| said);
+    let complaints = String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned).collect();
+    let said = said.filter(|said| !said.is_empty()).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (serde_json::from_slice(&STANDARD.decode(said).unwrap()).unwrap(), complaints)
+}
+
+#[test]
+#[ignore = "needs Chromium: scripts/test installs it and runs this"]
+fn pages_look_right_in_light_and_dark_wide_and_narrow() {
+    let place = tempfile::tempdir().unwrap();
+    let pages = pages(place.path());
+    for dark in [false, true] {
+        let (measured, complaints) = measure(place.path(), &pages, dark);
+        assert_eq!(measured.dark, dark);
+        assert_eq!(complaints, Vec::<String>::new(), "what the browser says on its console");
+        assert_eq!(measured.pages.len(), pages.len() * WIDTHS.len());
+        let mut shown = pages.iter().flat_map(|page| WIDTHS.map(|width| (page, width)));
+        for seen in &measured.pages {
+            let ((name, page), width) = shown.next().unwrap();
+            assert_eq!((&seen.name, seen.width), (name, width));
+            assert!(seen.wrong.is_empty(), "{name}, dark: {dark}, {width} pixels: {:#?}", seen.wrong);
+            let bars = page.matches("class=\"visit\"").count();
+            assert!(seen.bars == bars && bars > 0 && seen.texts > 20, "{name}: {seen:?}");
+        }
+    }
+}
+
+/// The test above has to notice what it is there for.
+#[test]
+#[ignore = "needs Chromium: scripts/test installs it and runs this"]
+fn what_is_wrong_with_a_page_is_noticed() {
+    let place = tempfile::tempdir().unwrap();
+    let page = |name: &str, body: &str| (name.to_owned(), format!("<!DOCTYPE html><style>body {{ background: #fff }}</style>{body}"));
+    let chart = |inside: &str| format!("<div class='chart'><svg width='100' height='20'><g>{inside}</g></svg></div>");
+    let bad = [
+        page("wide in a window", "<div style='width: 3000px'>a</div>"),
+        page("contrast 2.8", "<p style='color: #999'>faint</p>"),
+        page("is cut off", "<p style='position: absolute; left: -20px'>text</p>"),
+        page("has no width", &chart("<rect class='visit' x='0' width='0' height='9'/>")),
+        page("is not inside", &chart("<rect class='visit' x='90' width='20' height='9'/>")),
+        page(
+            "too small",
+            &chart("<rect class='visit' fill='#fff' x='0' width='9' height='20'/><text class='inside' y='15'>long text</text>"),
+        ),
+        page("cover each other", &chart("<text y='9'>one</text><text y='12'>two</text>")),
+        page("on the console", "<script>console.error('it complains')</script><img src='http://127.0.0.1:9/picture.png' alt=''>"),
+    ];
+    let (measured, complaints) = measure(place.path(), &bad, false);
+    for seen in measured.pages.iter().filter(|seen| seen.name != "on the console") {
+        assert!(seen.wrong.iter().any(|wrong| wrong.contains(&seen.name)), "{seen:?}");
+    }
+    for complaint in ["it complains", "picture.png"] {
+        assert!(complaints.iter().any(|line| line.contains(complaint)), "{complaint}: {complaints:?}");
+    }
+    let (measured, _) = measure(place.path(), &bad[..1], true);
+    assert!(measured.pages[0].wrong.iter().any(|wrong| wrong.contains("luminance 1.00")), "a light page in the dark: {measured:?}");
+}

@@ -88,15 +88,14 @@ impl Shell {
     }
 }
 
-/// Advice for people who wait, not for a driver that goes on.
+/// Why there is no terminal, for people.
 fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
-    let advice = e.advice.replace("It is tried again.", "Try again.");
     let slots = if by_exec && e.kind == ConnectErrorKind::TimedOut {
         " A container takes two sessions at a time, and the job's script has one: another terminal may have the other."
     } else {
         ""
     };
-    Failure::Other(format!("{e}. {advice}{slots}"))
+    Failure::Other(format!("{}{slots}", e.explained()))
 }
 
 /// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.

@@ -76,7 +76,7 @@ impl Command {
     }
 
     /// Whether it follows a run's output.
-    pub(super) fn follows(&self) -> bool {
+    pub(crate) fn follows(&self) -> bool {
         matches!(self.verb, "start" | "attach")
     }
 

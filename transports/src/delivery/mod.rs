@@ -27,6 +27,7 @@ mod control;
 mod exec;
 mod follow;
 mod interpreter;
+pub(crate) mod queue;
 pub mod terminal;
 
 use bytes::Bytes;

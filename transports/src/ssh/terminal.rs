@@ -61,7 +61,7 @@ impl Visit for SshTransport {
     async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
         let shell = self.enter(target).await?;
         let channel = shell
-            .run(command.to_owned(), Bytes::new())
+            .run(command.to_owned(), Bytes::new(), false)
             .await
             .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
         Ok(SshCommand { channel, _connection: shell.handle })
@@ -170,6 +170,6 @@ impl Channel for SshCommand {
 impl SshTransport {
     async fn enter(&self, target: &Target) -> Result<super::Shell, ConnectError> {
         let client::Connected { handle, obituary, alive, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        Ok(super::Shell { handle, obituary, alive })
+        Ok(super::Shell { handle, obituary, alive, answers: Arc::default() })
     }
 }

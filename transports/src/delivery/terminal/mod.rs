@@ -15,7 +15,6 @@
 
 pub mod armour;
 mod boot;
-mod queue;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,9 +36,8 @@ pub use self::boot::{Boot, BootError};
 use self::{
     armour::{Armour, Piece},
     boot::{PREAMBLE_KEPT, preamble, said},
-    queue::Queue,
 };
-use super::{Channel, Chunk, Command, Exec};
+use super::{Channel, Chunk, Command, Exec, queue::Queue};
 use crate::Terminal;
 
 /// How long the helper may take to answer a verb. Input that was sent before may still be on its way.

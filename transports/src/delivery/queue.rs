@@ -1,4 +1,4 @@
-//! A command's outputs on their way from whoever reads the terminal to whoever follows the command.
+//! A command's outputs on their way from whoever reads the connection to whoever follows the command.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -6,13 +6,13 @@ use tokio::sync::Notify;
 
 use crate::delivery::Chunk;
 
-/// Bytes that are held before the terminal is not read any more ...
+/// Bytes that are held before the connection is not read any more ...
 const ENOUGH: usize = 256 * 1024;
 /// ... and before it is not read even for an answer that somebody waits for.
 const MOST: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     held: Mutex<Held>,
     filled: Notify,
     taken: Notify,
@@ -25,7 +25,7 @@ struct Held {
 }
 
 impl Queue {
-    pub(super) fn push(&self, chunk: Chunk) {
+    pub(crate) fn push(&self, chunk: Chunk) {
         {
             let mut held = self.lock();
             held.bytes += size(&chunk);
@@ -35,7 +35,7 @@ impl Queue {
     }
 
     /// The next chunk. Cancel-safe.
-    pub(super) async fn next(&self) -> Chunk {
+    pub(crate) async fn next(&self) -> Chunk {
         loop {
             if let Some(chunk) = self.take() {
                 self.taken.notify_one();
@@ -52,13 +52,13 @@ impl Queue {
         Some(chunk)
     }
 
-    /// Whether the terminal should not be read for now.
-    pub(super) fn is_full(&self, in_a_hurry: bool) -> bool {
+    /// Whether no more should be read for now.
+    pub(crate) fn is_full(&self, in_a_hurry: bool) -> bool {
         self.lock().bytes >= if in_a_hurry { MOST } else { ENOUGH }
     }
 
     /// Something was taken since the last call, or will be.
-    pub(super) async fn taken(&self) {
+    pub(crate) async fn taken(&self) {
         self.taken.notified().await;
     }
 

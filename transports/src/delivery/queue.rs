@@ -1,6 +1,9 @@
 //! A command's outputs on their way from whoever reads the connection to whoever follows the command.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::Notify;
 
@@ -11,50 +14,65 @@ const ENOUGH: usize = 256 * 1024;
 /// ... and before it is not read even for an answer that somebody waits for.
 const MOST: usize = 32 * 1024 * 1024;
 
-#[derive(Debug, Default)]
-pub(crate) struct Queue {
-    held: Mutex<Held>,
+/// What a queue holds.
+pub(crate) trait Held {
+    /// Bytes that it takes.
+    fn size(&self) -> usize;
+}
+
+impl Held for Chunk {
+    fn size(&self) -> usize {
+        match self {
+            Self::Out(bytes) | Self::Err(bytes) => bytes.len(),
+            Self::Ended { .. } | Self::Lost(_) => 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    held: Mutex<(VecDeque<T>, usize)>,
     filled: Notify,
     taken: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    chunks: VecDeque<Chunk>,
-    bytes: usize,
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { held: Mutex::default(), filled: Notify::new(), taken: Notify::new() }
+    }
 }
 
-impl Queue {
-    pub(crate) fn push(&self, chunk: Chunk) {
+impl<T: Held> Queue<T> {
+    pub(crate) fn push(&self, item: T) {
         {
-            let mut held = self.lock();
-            held.bytes += size(&chunk);
-            held.chunks.push_back(chunk);
+            let (items, bytes) = &mut *self.lock();
+            *bytes += item.size();
+            items.push_back(item);
         }
         self.filled.notify_one();
     }
 
-    /// The next chunk. Cancel-safe.
-    pub(crate) async fn next(&self) -> Chunk {
+    /// The next item. Cancel-safe.
+    pub(crate) async fn next(&self) -> T {
         loop {
-            if let Some(chunk) = self.take() {
+            if let Some(item) = self.take() {
                 self.taken.notify_one();
-                return chunk;
+                return item;
             }
             self.filled.notified().await;
         }
     }
 
-    fn take(&self) -> Option<Chunk> {
-        let mut held = self.lock();
-        let chunk = held.chunks.pop_front()?;
-        held.bytes -= size(&chunk);
-        Some(chunk)
+    fn take(&self) -> Option<T> {
+        let (items, bytes) = &mut *self.lock();
+        let item = items.pop_front()?;
+        *bytes -= item.size();
+        Some(item)
     }
 
     /// Whether no more should be read for now.
     pub(crate) fn is_full(&self, in_a_hurry: bool) -> bool {
-        self.lock().bytes >= if in_a_hurry { MOST } else { ENOUGH }
+        self.lock().1 >= if in_a_hurry { MOST } else { ENOUGH }
     }
 
     /// Something was taken since the last call, or will be.
@@ -62,15 +80,8 @@ impl Queue {
         self.taken.notified().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<T>, usize)> {
         // Nothing in here panics with the lock held.
-        self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-fn size(chunk: &Chunk) -> usize {
-    match chunk {
-        Chunk::Out(bytes) | Chunk::Err(bytes) => bytes.len(),
-        Chunk::Ended { .. } | Chunk::Lost(_) => 0,
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

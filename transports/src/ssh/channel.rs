@@ -64,14 +64,14 @@ impl delivery::Channel for SshChannel {
 
 /// A channel that is being read.
 pub(super) struct Reading {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Chunk>>,
     reader: JoinHandle<()>,
 }
 
 impl Reading {
     /// Begins to read.
     pub(super) fn begin(read: ChannelReadHalf, answers: &Arc<Answers>, obituary: Obituary) -> Self {
-        let queue = Arc::<Queue>::default();
+        let queue = Arc::<Queue<Chunk>>::default();
         let reader = tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), obituary));
         Self { queue, reader }
     }
@@ -83,7 +83,7 @@ impl Drop for Reading {
     }
 }
 
-async fn fill(queue: Arc<Queue>, mut read: ChannelReadHalf, answers: Arc<Answers>, obituary: Obituary) {
+async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<Answers>, obituary: Obituary) {
     let mut status = None;
     loop {
         room(&queue, &answers).await;
@@ -107,7 +107,7 @@ async fn fill(queue: Arc<Queue>, mut read: ChannelReadHalf, answers: Arc<Answers
 }
 
 /// Waits until more may be taken.
-async fn room(queue: &Queue, answers: &Answers) {
+async fn room(queue: &Queue<Chunk>, answers: &Answers) {
     loop {
         let changed = answers.changed.notified();
         tokio::pin!(changed);

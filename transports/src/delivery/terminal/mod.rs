@@ -34,10 +34,13 @@ use tokio::{
 
 pub use self::boot::{Boot, BootError};
 use self::{
-    armour::{Armour, Piece},
+    armour::{Armour, Packed, Piece, Raw},
     boot::{PREAMBLE_KEPT, preamble, said},
 };
-use super::{Channel, Chunk, Command, Exec, queue::Queue};
+use super::{
+    Channel, Chunk, Command, Exec,
+    queue::{Held, Queue},
+};
 use crate::Terminal;
 
 /// How long the helper may take to answer a verb. Input that was sent before may still be on its way.
@@ -86,8 +89,24 @@ struct State {
     midway: bool,
 }
 
+/// Something for a command's listener.
+enum Item {
+    Chunk(Chunk),
+    /// Output, packed until somebody takes it: so much of it may be in front of an answer.
+    Packed(Packed),
+}
+
+impl Held for Item {
+    fn size(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.size(),
+            Self::Packed(packed) => packed.bytes.len(),
+        }
+    }
+}
+
 struct Listener {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     follows: bool,
     next: u64,
 }
@@ -173,7 +192,7 @@ impl<T: Terminal> Exec for TerminalShell<T> {
         let channel = TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
         if command.follows() {
             // The output of a run has nothing before it here.
-            channel.queue.push(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce()))));
+            channel.queue.push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
         }
         let _hurry = Hurry::new(inner);
         let verb = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
@@ -193,13 +212,24 @@ impl<T: Terminal> Exec for TerminalShell<T> {
 /// A command that runs over a terminal.
 pub struct TerminalChannel<T: Terminal> {
     inner: Arc<Inner<T>>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     nonce: String,
 }
 
 impl<T: Terminal> Channel for TerminalChannel<T> {
     async fn next(&mut self) -> Chunk {
-        self.queue.next().await
+        match self.queue.next().await {
+            Item::Chunk(chunk) => chunk,
+            Item::Packed(packed) => match packed.open() {
+                Piece::Block { bytes, .. } => Chunk::Out(bytes),
+                Piece::Damaged { why, .. } => {
+                    self.inner.state().leave_alone(&self.nonce);
+                    Chunk::Lost(damaged(&why))
+                }
+                // A block opens to one of these.
+                Piece::Line { .. } | Piece::Noise(_) => Chunk::Lost(damaged("it is none")),
+            },
+        }
     }
 }
 
@@ -218,7 +248,7 @@ impl<T: Terminal> Inner<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn register(&self, command: &Command) -> Result<Arc<Queue>, String> {
+    fn register(&self, command: &Command) -> Result<Arc<Queue<Item>>, String> {
         let mut state = self.state();
         if let Some(why) = &state.lost {
             return Err(why.clone());
@@ -287,7 +317,7 @@ impl<T: Terminal> Inner<T> {
 
     async fn read(self: Arc<Self>, mut armour: Armour, answers: mpsc::Sender<String>) {
         let why = loop {
-            while let Some(piece) = armour.piece() {
+            while let Some(piece) = armour.raw() {
                 self.on_piece(piece, &answers);
             }
             if self.state().leaving {
@@ -312,25 +342,29 @@ impl<T: Terminal> Inner<T> {
         };
         let mut state = self.state();
         for (_, listener) in state.commands.drain() {
-            listener.queue.push(Chunk::Lost(why.clone()));
+            listener.push(Chunk::Lost(why.clone()));
         }
         state.lost = Some(why);
     }
 
     /// A queue that has so much that the terminal is not to be read now.
-    fn full(&self) -> Option<Arc<Queue>> {
+    fn full(&self) -> Option<Arc<Queue<Item>>> {
         let in_a_hurry = self.hurry.load(Ordering::Relaxed) > 0;
         let state = self.state();
         state.commands.values().find(|listener| listener.queue.is_full(in_a_hurry)).map(|listener| Arc::clone(&listener.queue))
     }
 
-    fn on_piece(&self, piece: Piece, answers: &mpsc::Sender<String>) {
+    fn on_piece(&self, piece: Raw, answers: &mpsc::Sender<String>) {
         let mut state = self.state();
+        let piece = match piece {
+            Raw::Packed(packed) => return state.output(packed.offset, packed.length, &packed.nonce.clone(), Item::Packed(packed)),
+            Raw::Piece(piece) => piece,
+        };
         match piece {
             Piece::Line { nonce, text } if nonce == self.nonce => match text.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
                 Some((command, status)) => {
                     if let Some(listener) = state.commands.remove(command) {
-                        listener.queue.push(Chunk::Ended { status: status.parse().ok() });
+                        listener.push(Chunk::Ended { status: status.parse().ok() });
                     } else if state.left_alone.remove(command) {
                         self.settled.notify_waiters();
                     }
@@ -340,23 +374,14 @@ impl<T: Terminal> Inner<T> {
             },
             Piece::Line { nonce, text } => {
                 if let Some(listener) = state.commands.get(&nonce) {
-                    listener.queue.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
+                    listener.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
                 }
             }
-            Piece::Block { nonce, offset, bytes } => {
-                let Some(listener) = state.commands.get_mut(&nonce) else { return };
-                if offset == listener.next {
-                    listener.next += bytes.len() as u64;
-                    listener.queue.push(Chunk::Out(bytes));
-                } else {
-                    let why = format!("byte {} of the output was expected, {offset} came", listener.next);
-                    state.lose(&nonce, why);
-                }
-            }
-            Piece::Damaged { nonce, why } => state.lose(&nonce, format!("a block of the output was damaged on its way: {why}")),
+            Piece::Block { nonce, offset, bytes } => state.output(offset, bytes.len(), &nonce, Item::Chunk(Chunk::Out(bytes))),
+            Piece::Damaged { nonce, why } => state.lose(&nonce, damaged(&why)),
             Piece::Noise(bytes) => {
                 for listener in state.commands.values().filter(|listener| !listener.queue.is_full(true)) {
-                    listener.queue.push(Chunk::Err(bytes.clone()));
+                    listener.push(Chunk::Err(bytes.clone()));
                 }
             }
         }
@@ -379,7 +404,29 @@ impl<T: Terminal> Inner<T> {
     }
 }
 
+fn damaged(why: &str) -> String {
+    format!("a block of the output was damaged on its way: {why}")
+}
+
+impl Listener {
+    fn push(&self, chunk: Chunk) {
+        self.queue.push(Item::Chunk(chunk));
+    }
+}
+
 impl State {
+    /// So many bytes of a run's output, at this place.
+    fn output(&mut self, offset: u64, length: usize, nonce: &str, item: Item) {
+        let Some(listener) = self.commands.get_mut(nonce) else { return };
+        if offset == listener.next {
+            listener.next += length as u64;
+            listener.queue.push(item);
+        } else {
+            let why = format!("byte {} of the output was expected, {offset} came", listener.next);
+            self.lose(nonce, why);
+        }
+    }
+
     /// Nobody listens to this command any more; if it is a follower, it may still write.
     fn leave_alone(&mut self, nonce: &str) -> Option<Listener> {
         let listener = self.commands.remove(nonce)?;
@@ -391,7 +438,7 @@ impl State {
 
     fn lose(&mut self, nonce: &str, why: String) {
         if let Some(listener) = self.leave_alone(nonce) {
-            listener.queue.push(Chunk::Lost(why));
+            listener.push(Chunk::Lost(why));
         }
     }
 }

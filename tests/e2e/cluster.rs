@@ -7,9 +7,53 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{http, moto::Moto, proxy::Proxy};
+
+/// Tests on the local cluster, by each transport: a module for each, with a test by SSH and one by ECS Exec.
+macro_rules! by_every_transport {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            $(#[$attribute])*
+            fn local() {
+                super::$name(&crate::cluster::Cluster::local());
+            }
+
+            #[test]
+            $(#[$attribute])*
+            fn local_by_ecs_exec() {
+                super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
+            }
+        }
+    )*};
+}
+
+/// The same, and on moto with OpenSSH.
+macro_rules! on_every_cluster {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn local() {
+                super::$name(&crate::cluster::Cluster::local());
+            }
+
+            #[test]
+            fn local_by_ecs_exec() {
+                super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
+            }
+
+            #[test]
+            #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
+            fn moto_and_openssh() {
+                super::$name(&crate::cluster::Cluster::moto());
+            }
+        }
+    )*};
+}
+
+pub(crate) use {by_every_transport, on_every_cluster};
 
 /// A cluster on which the driver runs jobs.
 pub enum Cluster {
@@ -43,6 +87,20 @@ impl Cluster {
         let mut local = Local::start();
         local.by_ecs_exec = true;
         Self::Local(local)
+    }
+
+    /// The faults with which nobody can connect to a new task, whatever the transport.
+    pub fn never_lets_in(&self) -> Value {
+        if self.is_by_ecs_exec() { json!({ "exec": { "never_connects": true } }) } else { json!({ "ssh": { "never_listens": true } }) }
+    }
+
+    /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS Exec, which packs output.
+    pub fn cuts_connections(&self, after_bytes: u64, after_packed_bytes: u64, times: u32) -> Value {
+        if self.is_by_ecs_exec() {
+            json!({ "exec": { "cut": { "how": "reset", "after_bytes": after_packed_bytes, "times": times } } })
+        } else {
+            json!({ "ssh": { "cut_after_bytes": after_bytes, "cuts": times } })
+        }
     }
 
     pub fn is_by_ecs_exec(&self) -> bool {

@@ -56,14 +56,16 @@ probe)
   say "noplace"
   ;;
 start)
-  f=$1 z=$2 t=$3 o=$4 i=$5
-  shift 5
+  f=$1 z=$2 h=$3 t=$4 o=$5 i=$6
+  shift 6
   [ -z "$f" ] || rm -rf "${d:?}/$f"
   [ -d "$d" ] || mkdir -p -m 700 "$d"
   u=$d/upload.$$
   cat >"$u" || { rm -f "$u"; say notstarted; exit 0; }
   n=$(wc -c <"$u")
   [ "$((n))" = "$z" ] || { rm -f "$u"; say "truncated $((n))"; exit 0; }
+  # Where there is no such program, the size has to do.
+  case $(sha256sum <"$u" 2>/dev/null) in "" | "$h"*) ;; *) rm -f "$u"; say damaged; exit 0 ;; esac
   interpreter || { rm -f "$u"; say nointerpreter "$i"; exit 0; }
   if ! mkdir "$r" 2>/dev/null; then
     rm -f "$u"

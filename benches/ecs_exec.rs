@@ -256,7 +256,7 @@ fn name(transport: TransportKind) -> &'static str {
 
 fn target(task: &str) -> Target {
     Target {
-        address: String::new(),
+        destination: states::Destination::Ecs,
         cluster: "local".to_owned(),
         task: TaskArn::new(task).unwrap(),
         container: "ci-coordinator".to_owned(),

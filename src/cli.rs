@@ -1,25 +1,33 @@
 //! The command line, compatible with GitLab's Go driver.
 
-use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use crate::{
-    config::{Config, TransportKind},
+    config::{Config, DEFAULT_FILE, TransportKind},
     local,
     logging::{LEVELS, LogFormat, Logging},
     manual::Manual,
     reap::Reaper,
     runner::{Contract, Identity, Verdict},
-    stages::{self, Flags, JobLog, Session},
+    stages::{self, Flags, JobLog, Session, StageLog},
     telemetry,
     trial::Trial,
 };
 
 /// Runs every GitLab CI job in its own AWS ECS Fargate task.
 #[derive(Debug, Parser)]
-#[command(name = "fargate", version, about, max_term_width = 100)]
+#[command(name = "fargate", version, about, max_term_width = 100, after_help = CALLED_BY)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -27,42 +35,83 @@ struct Cli {
     command: Command,
 }
 
+const CALLED_BY: &str = "\
+In gitlab-runner's config.toml, and the same for config, run and cleanup:
+  [runners.custom]
+    prepare_exec = \"/opt/gitlab-runner/fargate\"
+    prepare_args = [\"--config\", \"/etc/gitlab-runner/fargate.toml\", \"custom\", \"prepare\"]
+
+A first try, without AWS: fargate try fixtures/jobs/hello.sh";
+
+const STAGE_CODES: &str = "\
+Exit codes:
+  0                           the stage went well
+  $BUILD_FAILURE_EXIT_CODE    the script failed, or the job chose what it may not
+  $SYSTEM_FAILURE_EXIT_CODE   anything else; GitLab can retry the job
+  2                           these variables, which gitlab-runner sets, are not there";
+
+const TRY_CODES: &str = "\
+Exit codes:
+  0      every script went well
+  1-255  the exit status of the script that failed
+  70     the task could not be launched, was lost, or could not be stopped: stderr says why
+  2      wrong usage, configuration or script; nothing was started";
+
+const REAP_CODES: &str = "\
+Exit codes:
+  0  all that was to be ended is
+  1  something could not be ended: stderr says what and why
+  2  wrong usage or configuration";
+
+/// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
-    /// The driver's configuration [default: config.toml; `try` without it uses an embedded local cluster]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The driver's configuration [default: config.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = 101)]
     config: Option<PathBuf>,
+    /// Task definition; overrides the file's and the project's
+    #[arg(long, global = true, value_name = "TASK_DEFINITION", display_order = 102)]
+    task_def: Option<String>,
+    /// Fargate platform version; overrides the file's and the project's
+    #[arg(long, global = true, value_name = "VERSION", display_order = 103)]
+    platform_version: Option<String>,
     /// The same as --log-level debug
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 104)]
     debug: bool,
     /// Least important level that is logged: panic, fatal, error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_level)]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_level, display_order = 105)]
     log_level: Option<LevelFilter>,
     /// File that the log is appended to, instead of LogFile
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 106)]
     log_file: Option<PathBuf>,
     /// How the log looks
-    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, display_order = 107)]
     log_format: Option<LogFormat>,
-    /// Task definition: goes before the file's and the project's
-    #[arg(long, global = true, value_name = "TASK_DEFINITION")]
-    task_def: Option<String>,
-    /// Fargate platform version: goes before the file's and the project's
-    #[arg(long, global = true, value_name = "VERSION")]
-    platform_version: Option<String>,
     /// File that entered states are appended to (`try` reads it)
     #[arg(long, global = true, hide = true, value_name = "FILE")]
     state_log: Option<PathBuf>,
 }
 
+/// The global options that a command has no use for: its help does not show them, and they are refused.
+const IGNORED: [(&str, &[&str]); 5] = [
+    ("try", &["state_log"]),
+    ("reap", &["task_def", "platform_version", "state_log"]),
+    ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
+    ("completions", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
+    ("man", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
+];
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The stages that gitlab-runner's custom executor calls
+    #[command(after_help = STAGE_CODES)]
     Custom {
         #[command(subcommand)]
         stage: Stage,
     },
     /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config names another
+    #[command(after_help = TRY_CODES)]
     Try {
         /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
         #[arg(long, value_enum)]
@@ -72,6 +121,7 @@ enum Command {
         scripts: Vec<PathBuf>,
     },
     /// End what no job needs any more: tasks without a job, jobs without a task, abandoned jobs
+    #[command(after_help = REAP_CODES)]
     Reap {
         /// Only say what would be done
         #[arg(long)]
@@ -114,6 +164,17 @@ enum Stage {
     Cleanup,
 }
 
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => f.write_str("config"),
+            Self::Prepare => f.write_str("prepare"),
+            Self::Run { stage, .. } => write!(f, "run {stage}"),
+            Self::Cleanup => f.write_str("cleanup"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TransportName {
     /// SSH: the container runs an SSH server
@@ -135,10 +196,38 @@ fn parse_level(name: &str) -> Result<LevelFilter, String> {
     crate::logging::level(name).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
 }
 
+/// The command line's definition, in which each command shows only what it does not ignore.
+fn definition() -> clap::Command {
+    let mut command = Cli::command();
+    let globals: Vec<clap::Arg> = command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    for (name, ignored) in IGNORED {
+        // What a command defines itself is not inherited.
+        let own =
+            globals.iter().filter(|argument| ignored.contains(&argument.get_id().as_str())).map(|argument| argument.clone().hide(true));
+        command = command.mut_subcommand(name, |below| below.args(own));
+    }
+    let config = globals.into_iter().find(|argument| argument.get_id() == "config");
+    let config = config.map(|argument| argument.help("The cluster's configuration; without it, an embedded local cluster is used"));
+    command.mut_subcommand("try", |below| below.args(config))
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = definition().try_get_matches_from(arguments)?;
+    if let Some((name, below)) = matches.subcommand() {
+        let ignored = IGNORED.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, ignored)| ignored);
+        let given = ignored.iter().find(|id| below.value_source(id) == Some(ValueSource::CommandLine));
+        if let Some(id) = given {
+            let what = format!("--{} is of no use for `fargate {name}`", id.replace('_', "-"));
+            return Err(definition().error(ErrorKind::ArgumentConflict, what));
+        }
+    }
+    Cli::from_arg_matches(&matches)
+}
+
 /// Parses the command line, does what it says, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
+    match parse(env::args_os()) {
         Ok(cli) => cli.run(),
         Err(error) => {
             // If even this cannot be printed, the exit code must do.
@@ -165,20 +254,7 @@ impl Cli {
                 Err(e) => return fail(&e.to_string()),
             },
             Command::Try { transport, scripts } => {
-                if let (Some(path), Some(wanted)) = (&global.config, transport) {
-                    // The stages read the file: what it says must be what was asked for.
-                    match Config::load(path) {
-                        Ok((config, _)) if config.transport == wanted.kind() => {}
-                        Ok(_) => {
-                            return fail(&format!(
-                                "--transport is not what {} says: change Transport there, or leave one of the two flags out",
-                                path.display()
-                            ));
-                        }
-                        Err(e) => return fail(&e.to_string()),
-                    }
-                }
-                let transport = transport.map_or_else(TransportKind::default, TransportName::kind);
+                let transport = transport.map(TransportName::kind);
                 let trial = Trial { scripts, config: global.config.clone(), transport, flags: global.passed_on() };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
@@ -191,7 +267,7 @@ impl Cli {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => fail(&e),
             },
-            Command::Manual(manual) => manual.run(Self::command()).unwrap_or_else(|e| fail(&e)),
+            Command::Manual(manual) => manual.run(definition()).unwrap_or_else(|e| fail(&e)),
         };
         // A write to a job log that nobody reads any more must not keep the process.
         runtime.shutdown_background();
@@ -200,7 +276,24 @@ impl Cli {
 }
 
 async fn custom(global: &Global, stage: Stage) -> Verdict {
-    perform(global, stage).await.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")))
+    // Warnings once per job, where somebody sees them; every stage would be too often.
+    let config = match load(global, matches!(stage, Stage::Config)) {
+        Ok(config) => config,
+        Err(why) => return Verdict::SystemFailure(format!("fargate: {why}")),
+    };
+    let identity = Identity::from_env().map_err(|e| e.to_string());
+    let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
+    let logged = StageLog::begin(&stage.to_string(), job);
+    let span = logged.span();
+    async {
+        let mut cancelled = false;
+        let done = perform(global, config, identity, stage, &mut cancelled).await;
+        let verdict = done.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")));
+        logged.end(&verdict, cancelled);
+        verdict
+    }
+    .instrument(span)
+    .await
 }
 
 /// Reaps; the exit code is 1 when something could not be done.
@@ -215,8 +308,18 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
 
 /// Reads the configuration and starts logging; `warn` says on stderr too what is probably not meant.
 fn load(global: &Global, warn: bool) -> Result<Config, String> {
-    let path = global.config.clone().unwrap_or_else(|| PathBuf::from("config.toml"));
-    let (config, warnings) = Config::load(&path).map_err(|e| e.to_string())?;
+    let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+    let (config, warnings) = match Config::load(global.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(e) => {
+            // Where the log goes is in that file, unless the command line says it.
+            if global.log_file.is_some() {
+                start_logging(global, None)?;
+                tracing::error!("{e}");
+            }
+            return Err(e.to_string());
+        }
+    };
     let complaints = telemetry::start(&config);
     start_logging(global, Some(&config))?;
     for complaint in complaints {
@@ -231,36 +334,40 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
     Ok(config)
 }
 
-async fn perform(global: &Global, stage: Stage) -> Result<Verdict, String> {
-    // Warnings once per job, where somebody sees them; every stage would be too often.
-    let config = load(global, matches!(stage, Stage::Config))?;
+async fn perform(
+    global: &Global,
+    config: Config,
+    identity: Result<Identity, String>,
+    stage: Stage,
+    cancelled: &mut bool,
+) -> Result<Verdict, String> {
     if matches!(stage, Stage::Config) {
         let verdict = stages::config();
         // What `config` cannot say of the job, `prepare` will complain of.
-        if let (Some(recorder), Ok(identity)) = (telemetry::recorder(), Identity::from_env()) {
+        if let (Some(recorder), Ok(identity)) = (telemetry::recorder(), identity) {
             telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
             recorder.leave(&verdict, false);
             telemetry::flush().await;
         }
         return Ok(verdict);
     }
-    let identity = Identity::from_env().map_err(|e| e.to_string())?;
+    let identity = identity?;
     let directory = config.metadata.directory.clone();
     let flags = Flags { task_definition: global.task_def.clone(), platform_version: global.platform_version.clone() };
     let session = Session::new(config, flags, identity, global.state_log.clone()).map_err(|e| e.to_string())?;
     let mut log = JobLog::new(session.state_log().clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
-    let Some(recorder) = telemetry::recorder() else { return Ok(work(&session, stage, &mut log).await) };
-    let name = match &stage {
-        Stage::Config => "config".to_owned(),
-        Stage::Prepare => "prepare".to_owned(),
-        Stage::Run { stage, .. } => format!("run {stage}"),
-        Stage::Cleanup => "cleanup".to_owned(),
-    };
-    telemetry::enter(recorder, &directory, session.identity(), &name, session.kept_trace().as_deref());
-    let verdict = work(&session, stage, &mut log).instrument(telemetry::log_span(recorder)).await;
-    recorder.count("fargate.output", Vec::new(), log.written());
-    recorder.leave(&verdict, log.was_cancelled());
-    telemetry::flush().await;
+    let name = stage.to_string();
+    if let Some(recorder) = telemetry::recorder() {
+        telemetry::enter(recorder, &directory, session.identity(), &name, session.kept_trace().as_deref());
+    }
+    let in_trace = telemetry::recorder().map_or_else(tracing::Span::none, telemetry::log_span);
+    let verdict = work(&session, stage, &mut log).instrument(in_trace).await;
+    *cancelled = log.was_cancelled();
+    if let Some(recorder) = telemetry::recorder() {
+        recorder.count("fargate.output", Vec::new(), log.written());
+        recorder.leave(&verdict, *cancelled);
+        telemetry::flush().await;
+    }
     Ok(verdict)
 }
 
@@ -320,28 +427,76 @@ fn unusable() -> ExitCode {
 mod tests {
     use super::*;
 
+    fn parse_words(words: &[&str]) -> Result<Cli, clap::Error> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    /// The help page of a command.
+    fn help(words: &[&str]) -> String {
+        parse_words(&[&["fargate"], words, &["--help"]].concat()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_command_offers_what_it_heeds_and_refuses_the_rest() {
+        for (name, ignored) in IGNORED {
+            let page = help(&[name]);
+            for id in ignored {
+                let option = format!("--{}", id.replace('_', "-"));
+                assert!(!page.contains(&option), "{name} shows {option}:\n{page}");
+                let value: &[&str] = match *id {
+                    "debug" => &[],
+                    "log_level" => &["info"],
+                    "log_format" => &["json"],
+                    _ => &["x"],
+                };
+                let rest: &[&str] = match name {
+                    "man" | "try" => &["x"],
+                    "completions" => &["bash"],
+                    _ => &[],
+                };
+                let before = [&["fargate", &option], value, &[name], rest].concat();
+                let refusal = parse_words(&before).unwrap_err().to_string();
+                assert!(refusal.contains("is of no use"), "{before:?}: {refusal}");
+            }
+        }
+        assert!(parse_words(&["fargate", "custom", "--task-def", "t", "prepare"]).is_ok());
+        assert!(parse_words(&["fargate", "reap", "--config", "f"]).is_ok());
+    }
+
+    #[test]
+    fn help_has_a_command_s_own_options_first_and_says_what_exit_codes_mean() {
+        let page = help(&["reap"]);
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
+        assert!(
+            at("--dry-run") < at("Global options") && at("Global options") < at("--config") && at("--config") < at("Exit codes"),
+            "{page}"
+        );
+        assert!(
+            help(&["try"]).contains("70 ") && help(&["custom"]).contains("BUILD_FAILURE_EXIT_CODE") && help(&[]).contains("prepare_args")
+        );
+        assert!(help(&["try"]).contains("embedded local cluster is used") && !help(&["reap"]).contains("embedded"), "{page}");
+    }
+
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
     fn takes_what_the_go_drivers_users_have_in_config_toml() {
-        let cli =
-            Cli::try_parse_from(["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
+        let cli = parse_words(&["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
         assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("/etc/fargate.toml")));
         assert!(matches!(cli.command, Command::Custom { stage: Stage::Run { .. } }));
     }
 
     #[test]
     fn a_trial_passes_its_flags_on_in_a_form_that_stages_take() {
-        let cli =
-            Cli::try_parse_from(["fargate", "--debug", "--log-level", "warning", "--log-format", "json", "--task-def", "t:1", "try", "x"])
-                .unwrap();
+        let cli = parse_words(&["fargate", "--debug", "--log-level", "warning", "--log-format", "json", "--task-def", "t:1", "try", "x"])
+            .unwrap();
         let mut again = vec![OsString::from("fargate")];
         again.extend(cli.global.passed_on());
         again.extend(["custom".into(), "config".into()]);
-        let global = Cli::try_parse_from(again).unwrap().global;
+        let global = parse(again).unwrap().global;
         assert_eq!((global.debug, global.log_level, global.log_format), (true, Some(LevelFilter::WARN), Some(LogFormat::Json)));
         assert_eq!(global.task_def.as_deref(), Some("t:1"));
     }

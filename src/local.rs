@@ -1,6 +1,9 @@
 //! `fargate local-cluster`: the embedded cluster as a server, and how the driver is pointed at it.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use local_cluster::{LocalCluster, Settings, StartError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,18 +64,42 @@ pub async fn serve(listen: SocketAddr) -> Result<(), StartError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
     let cluster = LocalCluster::start(Settings { listen, ..Settings::default() }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
-    println!("\nIts tasks are processes of this user on this machine: run only scripts that you trust.\n\nfargate.toml:\n");
-    print!("{}", configuration(TransportKind::Ssh, cluster.ssh_port(), Path::new("/var/lib/fargate/metadata")));
-    println!("\nEnvironment of the driver (for gitlab-runner: `environment` in config.toml):\n");
-    for (name, value) in environment(&cluster.endpoint()) {
-        println!("{name}={value}");
-    }
+    print!("{}", instructions(&cluster.endpoint(), cluster.ssh_port(), &metadata()));
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
     cluster.shutdown().await;
     Ok(())
+}
+
+/// How the driver, or the gitlab-runner that calls it, is pointed at the cluster.
+fn instructions(endpoint: &str, ssh_port: u16, metadata: &Path) -> String {
+    let exports: String = environment(endpoint).iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+    let ssh = configuration(TransportKind::Ssh, ssh_port, metadata);
+    let exec = configuration(TransportKind::EcsExec, ssh_port, metadata);
+    format!(
+        "
+Its tasks are processes of this user on this machine: run only scripts that you trust.
+
+1. Start gitlab-runner, or the driver itself, with this environment. (What `environment` in gitlab-runner's config.toml
+   names are variables of the jobs: the driver does not get them.)
+
+{exports}
+2. fargate.toml, for SSH:
+
+{ssh}
+   or for ECS Exec, where nothing listens in the containers:
+
+{exec}
+3. `fargate --config fargate.toml try SCRIPT` runs a first job here.
+"
+    )
+}
+
+/// A directory of this user's own.
+fn metadata() -> PathBuf {
+    std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(std::env::temp_dir).join(".local/state/fargate-local-cluster")
 }
 
 #[cfg(test)]
@@ -88,5 +115,22 @@ mod tests {
         assert_eq!(config.ssh.port, 2222);
         assert_eq!(config.metadata.directory, Path::new("/tmp/with \"quotes\""));
         assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn the_instructions_are_taken_by_a_shell_and_by_the_driver() {
+        let told = instructions("http://127.0.0.1:4711", 2222, Path::new("/home/me/metadata"));
+        let exports: String = told.lines().filter(|line| line.starts_with("export ")).flat_map(|line| [line, "\n"]).collect();
+        let script = format!("{exports}printf '%s %s' \"$AWS_ENDPOINT_URL\" \"$AWS_ACCESS_KEY_ID\"");
+        let shell = std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&shell.stdout), "http://127.0.0.1:4711 local");
+        let files: Vec<&str> = told.split("[Fargate]").skip(1).map(|file| file.split("\n\n   ").next().unwrap()).collect();
+        let kinds = files.iter().map(|file| {
+            let file = file.split("\n\n3. ").next().unwrap();
+            let (config, warnings) = crate::config::Config::parse(&format!("[Fargate]{file}"), Path::new("fargate.toml")).unwrap();
+            assert_eq!((config.metadata.directory.as_path(), warnings), (Path::new("/home/me/metadata"), vec![]));
+            config.transport
+        });
+        assert_eq!(kinds.collect::<Vec<_>>(), [TransportKind::Ssh, TransportKind::EcsExec]);
     }
 }

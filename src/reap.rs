@@ -17,19 +17,17 @@ use std::{
 
 use bytes::Bytes;
 use states::{
-    AnyJob, BadSnapshot, ControlError, DirectoryLease, DirectoryStore, Engine, Goal, JobId, JobIo, Note, Outcome, Pace, Retention, Seen,
-    Snapshot, SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
+    AnyJob, BadSnapshot, ControlError, DirectoryLease, Goal, JobId, JobIo, Note, Outcome, Pace, Seen, Snapshot, SnapshotStore, StopReason,
+    StoreError, TaskArn, TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     config::Config,
-    control::{DIRECTORY_TAG, EcsControl, JOB_TAG, Launched, MANAGER_TAG},
-    replay,
+    control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
     runner::Identity,
-    stages::launch,
-    telemetry::{self, Watched},
-    transport::AnyTransport,
+    stages::{self, JobEngine, launch},
+    telemetry,
 };
 
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
@@ -71,8 +69,6 @@ impl fmt::Display for Summary {
     }
 }
 
-type ReapEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
-
 /// What a job's snapshot says of its tasks.
 enum Owns {
     /// Its task is this one: another of the same job is an earlier attempt's.
@@ -105,7 +101,7 @@ enum Ends {
 }
 
 /// The job and its lock, if nobody works on it.
-fn take(engine: &ReapEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
+fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
     let store = engine.store();
     let lease = match store.lease(job, "reap", Duration::ZERO) {
         Ok(lease) => lease,
@@ -126,13 +122,7 @@ impl Reaper {
     /// # Errors
     /// When the directory cannot be read. Whatever else fails is counted and said.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
-        let store = DirectoryStore::open(&config.metadata.directory)?
-            .with_notes(replay::summary::Summary::note)
-            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
-        let keys = store.clone();
-        let control = EcsControl::new(config.fargate.region.clone());
-        let transport = Watched(AnyTransport::new(config, &control));
-        let engine = Arc::new(Engine::new(control, transport, store, move |job| keys.key_path(job)));
+        let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
         let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
@@ -186,7 +176,7 @@ impl Reaper {
                     *left.entry(task.tag(JOB_TAG)).or_default() |= lives_on;
                 }
             }
-            Err(e) => summary.failed(&format!("the tasks of cluster {}", config.fargate.cluster), &format!("{e}. {}", e.advice)),
+            Err(e) => summary.failed(&format!("the tasks of cluster {}", config.fargate.cluster), &e.explained()),
         }
         for (job, lease, error) in damaged {
             let over = launched.is_ok() && !left.get(job.as_str()).copied().unwrap_or(false);
@@ -206,7 +196,7 @@ impl Reaper {
 
     /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it may have been of:
     /// a task without a job is an orphan.
-    fn sweep(&self, engine: &ReapEngine, job: &JobId, summary: &mut Summary) {
+    fn sweep(&self, engine: &JobEngine, job: &JobId, summary: &mut Summary) {
         let store = engine.store();
         let swept = match store.lease(job, "reap", Duration::ZERO) {
             // Whoever works on it is about to write the snapshot.
@@ -222,7 +212,7 @@ impl Reaper {
     }
 
     /// What is to become of a job.
-    async fn judge(&self, engine: &ReapEngine, job: &JobId) -> Judged {
+    async fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
         let (lease, snapshot) = match take(engine, job) {
             Ok(taken) => taken,
             Err(judged) => return judged,
@@ -242,7 +232,7 @@ impl Reaper {
                 Some(Seen::Missing) => "ECS does not know its task any more",
                 _ => return alive,
             },
-            Err(e) => return Judged::Unknown(format!("{e}. {}", e.advice)),
+            Err(e) => return Judged::Unknown(e.explained()),
         };
         match take(engine, job) {
             Ok((lease, again)) if again == snapshot => Judged::Ends { snapshot: Box::new(snapshot), lease, why: why.to_owned() },
@@ -251,6 +241,7 @@ impl Reaper {
             Err(judged) => judged,
         }
     }
+
     /// Whether a job that nobody works on ends.
     fn ends(&self, snapshot: &Snapshot) -> Ends {
         if self.manager.is_some() {
@@ -286,7 +277,7 @@ impl Reaper {
     /// Stops the task if no job owns it. Whether it is, or would be, at its end.
     async fn task(
         &self,
-        engine: &ReapEngine,
+        engine: &JobEngine,
         config: &Config,
         task: &Launched,
         owners: &HashMap<JobId, Owns>,
@@ -309,14 +300,14 @@ impl Reaper {
                 _ => return true,
             },
             Err(e) => {
-                summary.failed(&format!("task {}", task.task), &format!("{e}. {}", e.advice));
+                summary.failed(&format!("task {}", task.task), &e.explained());
                 return false;
             }
         }
         if !self.dry_run
             && let Err(e) = patiently(|| engine.control().stop(cluster, &task.task, "fargate driver: reaped, no job owns it")).await
         {
-            summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {e}. {}", e.advice));
+            summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {}", e.explained()));
             return false;
         }
         if !self.dry_run {
@@ -335,7 +326,7 @@ impl Reaper {
     }
 
     /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for long.
-    fn set_aside(&self, engine: &ReapEngine, job: &JobId, error: &StoreError, over: bool, summary: &mut Summary) {
+    fn set_aside(&self, engine: &JobEngine, job: &JobId, error: &StoreError, over: bool, summary: &mut Summary) {
         let path = engine.store().snapshot_path(job);
         let age = std::fs::metadata(&path).and_then(|about| about.modified()).ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
         if !over || age < self.older_than || self.manager.is_some() {
@@ -354,7 +345,7 @@ impl Reaper {
 }
 
 /// Ends one job: its task, then its snapshot goes to the archive.
-async fn end(engine: &ReapEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
+async fn end(engine: &JobEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
     let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
     telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
@@ -402,7 +393,7 @@ fn say(line: impl fmt::Display) {
 
 impl Summary {
     fn failed(&mut self, what: &str, why: &dyn fmt::Display) {
-        tracing::warn!("reap: {what}: {why}");
+        tracing::error!("reap: {what}: {why}");
         eprintln!("fargate: reap: {what}: {why}");
         self.failures += 1;
     }

@@ -4,7 +4,7 @@
 mod visit;
 
 use bytes::Bytes;
-use states::{ConnectError, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
+use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
 use transports::{
     ecs_exec::{ExecSession, ExecTransport},
     ssh::{SshSession, SshSettings, SshTransport},
@@ -39,7 +39,7 @@ impl AnyTransport {
     /// Whether this target is reached by ECS Exec.
     #[must_use]
     pub fn is_exec(target: &Target) -> bool {
-        target.address.is_empty()
+        target.destination == Destination::Ecs
     }
 }
 

@@ -51,7 +51,7 @@ impl Place {
         };
         let task = control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
         let target = Target {
-            address: String::new(),
+            destination: states::Destination::Ecs,
             cluster: "local".to_owned(),
             task,
             container: "ci-coordinator".to_owned(),

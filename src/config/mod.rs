@@ -17,6 +17,9 @@ use crate::logging::LogFormat;
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
 
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "config.toml";
+
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -122,10 +125,12 @@ impl fmt::Display for Warning {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("the configuration {} cannot be read: {source}. Name it with --config; the default is config.toml in the working directory.", path.display())]
+    #[error("the configuration {} cannot be read: {source}.{}", path.display(), if *.named { "" } else { " Name it with --config; the default is config.toml in the working directory." })]
     Unreadable {
         /// The file.
         path: PathBuf,
+        /// Whether somebody named it.
+        named: bool,
         /// Why.
         source: std::io::Error,
     },
@@ -142,22 +147,29 @@ pub enum ConfigError {
         message: String,
     },
     /// Keys are missing.
-    #[error("{}: missing {}. See docs/configuration.md for what they mean.", path.display(), keys.join(", "))]
+    #[error("{}: missing {}. docs/configuration.md says what goes there.{}", path.display(), keys.join(", "), hints.iter().map(|hint| format!(" {hint}")).collect::<String>())]
     Missing {
         /// The file.
         path: PathBuf,
         /// The keys, with their tables.
         keys: Vec<String>,
+        /// What may have been meant for them, a sentence each.
+        hints: Vec<String>,
     },
 }
 
 impl Config {
-    /// Reads and checks the file.
+    /// Reads and checks the file that was named, or else `config.toml` in the working directory, as the Go driver does.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, where, and what was expected.
-    pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    pub fn load(named: Option<&Path>) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            named: named.is_some(),
+            source,
+        })?;
         Self::parse(&text, path)
     }
 

@@ -23,10 +23,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     well_formed(&file, root.get_ref())?;
     let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
     let config = reader.config()?;
+    let unknown = unknown_keys(&file, root.get_ref());
     if !reader.missing.is_empty() {
-        return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing });
+        return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing, hints: hints(root.get_ref(), &unknown) });
     }
-    Ok((config, unknown_keys(&file, root.get_ref())))
+    Ok((config, unknown))
 }
 
 pub(super) struct File<'a> {
@@ -114,7 +115,7 @@ impl<'a> Reader<'a> {
     }
 
     fn capacity(&self) -> Result<Capacity, ConfigError> {
-        let launch_type = self.text("Fargate", "LaunchType")?;
+        let launch_type = self.launch_type()?;
         let Some(value) = self.find("Fargate", "CapacityProviders") else {
             return Ok(launch_type.map_or(Capacity::ClusterDefault, Capacity::LaunchType));
         };
@@ -151,6 +152,16 @@ impl<'a> Reader<'a> {
         Ok(Capacity::Strategy(strategy))
     }
 
+    /// In any case, as ECS does not take it. Other launch types place tasks on instances, which this driver does not manage.
+    fn launch_type(&self) -> Result<Option<String>, ConfigError> {
+        match (self.text("Fargate", "LaunchType")?, self.find("Fargate", "LaunchType")) {
+            (Some(name), Some(value)) if !name.eq_ignore_ascii_case("FARGATE") => {
+                Err(self.file.wrong(&value.span(), format!("LaunchType is {name:?}, expected \"FARGATE\": jobs run as Fargate tasks")))
+            }
+            (name, _) => Ok(name.map(|name| name.to_uppercase())),
+        }
+    }
+
     fn tags(&self) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find("Fargate", "Tags") else { return Ok(Vec::new()) };
         let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }")) };
@@ -164,6 +175,12 @@ impl<'a> Reader<'a> {
                     "the tag {:?} is not one that AWS takes: keys up to 128, values up to 256 letters, digits, spaces and + - = . _ : / @, not beginning with aws:",
                     key.get_ref()
                 )));
+            }
+            if key.get_ref().starts_with("fargate-driver:") {
+                return Err(self.file.wrong(
+                    &key.span(),
+                    format!("the tag {:?} is the driver's own: by tags that begin so, `fargate reap` knows its tasks", key.get_ref()),
+                ));
             }
             tags.push((key.get_ref().to_string(), text));
         }
@@ -363,6 +380,27 @@ fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
     warnings
 }
 
+/// What may have been meant, where keys are missing: what is there instead.
+fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
+    if lookup(root, "runners").is_some() {
+        return vec![
+            "[[runners]] says that this is gitlab-runner's own file: --config is to name the driver's, usually fargate.toml.".to_owned(),
+        ];
+    }
+    unknown
+        .iter()
+        .map(|warning| {
+            let sentence = warning.to_string();
+            sentence[..1].to_uppercase() + &sentence[1..]
+        })
+        .collect()
+}
+
+/// The table that a key at the top level was meant for.
+fn table_of(key: &str) -> Option<&'static str> {
+    TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.iter().any(|k| k.eq_ignore_ascii_case(key))).map(|(table, _)| *table)
+}
+
 fn warn<'a>(
     file: &File<'_>,
     key: &Spanned<std::borrow::Cow<'_, str>>,
@@ -374,7 +412,10 @@ fn warn<'a>(
         return;
     }
     let (line, _) = file.place(key.span().start);
-    let meant = nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default();
+    let meant = match table_of(key.get_ref()) {
+        Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
+        _ => nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default(),
+    };
     warnings.push(Warning { line, message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()) });
 }
 

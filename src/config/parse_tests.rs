@@ -42,12 +42,17 @@ fn the_file_of_gitlabs_guide_is_read_as_it_is() {
 #[test]
 fn every_documented_key_is_read() {
     let text = include_str!("../../fixtures/config/every-key.toml");
-    let (config, warnings) = read(text).unwrap();
+    // Without the feature, an endpoint is refused.
+    let read_by_this_build = if cfg!(feature = "telemetry") { text } else { text.split("[Telemetry]").next().unwrap() };
+    let (config, warnings) = read(read_by_this_build).unwrap();
     assert_eq!(warnings, [""; 0]);
+    let pages = [include_str!("../../docs/configuration.md"), include_str!("../../docs/telemetry.md")].concat();
     for (table, keys) in TABLES {
         for key in *keys {
-            let there = text.lines().any(|line| line.split('=').next().is_some_and(|name| name.trim().trim_start_matches("# ") == *key));
+            // CapacityProviders excludes it.
+            let there = *key == "LaunchType" || text.lines().any(|line| line.split('=').next().is_some_and(|name| name.trim() == *key));
             assert!(there, "{table} {key} is missing in the fixture");
+            assert!(pages.contains(&format!("`{key}`")), "{table} {key} is missing in docs/");
         }
     }
     assert_eq!(config.fargate.subnets, ["subnet-a", "subnet-b"]);
@@ -62,6 +67,8 @@ fn every_documented_key_is_read() {
     assert_eq!(config.limits.pending, Duration::from_secs(20 * 60));
     assert_eq!(config.metadata.keep, Duration::from_secs(7 * 24 * 60 * 60));
     assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
+    assert_eq!(config.transport, TransportKind::EcsExec);
+    assert_eq!(config.telemetry.is_on(), cfg!(feature = "telemetry"));
 }
 
 #[test]
@@ -70,6 +77,34 @@ fn what_is_missing_is_named_all_at_once() {
     for key in ["[Fargate] Cluster", "[Fargate] Subnet", "[Fargate] TaskDefinition", "[TaskMetadata] Directory"] {
         assert!(error.contains(key), "{error}");
     }
+}
+
+#[test]
+fn what_is_there_instead_of_what_is_missing_is_named() {
+    let error = read(&fargate("").replace("Cluster", "Clutser")).unwrap_err();
+    assert!(
+        error.contains("missing [Fargate] Cluster.") && error.contains("Clutser") && error.contains("Did you mean Cluster?"),
+        "{error}"
+    );
+    let error = read("Cluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\nDirectory = '/m'\n").unwrap_err();
+    for word in ["Line 1: the key Cluster", "It belongs under [Fargate].", "It belongs under [TaskMetadata]."] {
+        assert!(error.contains(word), "{error}");
+    }
+    let error = read("concurrent = 4\n[[runners]]\nname = 'r'\nexecutor = 'custom'\n").unwrap_err();
+    assert!(error.contains("gitlab-runner's own file") && !error.contains("concurrent"), "{error}");
+}
+
+#[test]
+fn only_a_file_that_nobody_named_is_to_be_named() {
+    let error = |path| Config::load(path).unwrap_err().to_string();
+    assert!(!error(Some(Path::new("/no/such/fargate.toml"))).contains("Name it"));
+    assert!(error(None).contains("config.toml cannot be read") && error(None).contains("Name it with --config"), "{}", error(None));
+}
+
+#[test]
+fn the_launch_type_is_fargate_in_any_case() {
+    let (config, _) = read(&fargate("LaunchType = \"fargate\"")).unwrap();
+    assert_eq!(config.fargate.capacity, Capacity::LaunchType("FARGATE".to_owned()));
 }
 
 #[test]
@@ -109,6 +144,8 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
             "LaunchType = \"FARGATE\"\nCapacityProviders = [{ Name = \"F\" }]",
             "fargate.toml:6:21: LaunchType and CapacityProviders exclude each other",
         ),
+        ("LaunchType = \"EC2\"", "fargate.toml:5:14: LaunchType is \"EC2\", expected \"FARGATE\""),
+        ("Tags = { \"fargate-driver:job\" = \"x\" }", "fargate.toml:5:10: the tag \"fargate-driver:job\" is the driver's own"),
         ("cluster = \"again\"", "fargate.toml:5:1: the key [Fargate] cluster is here twice, expected once: it is Cluster on line 2"),
         ("Region = \"a", "fargate.toml:5:12: this is not TOML"),
     ];

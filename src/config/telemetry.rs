@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use super::{ConfigError, parse::Reader};
-use crate::telemetry::settings::{FLUSH_TIMEOUT, Protocol, Sampler, Settings, Signal};
+use crate::telemetry::settings::{FLUSH_TIMEOUT, Protocol, Sampler, Settings, Signal, is_address};
 
 const TABLE: &str = "Telemetry";
 
@@ -43,7 +43,7 @@ impl Reader<'_> {
 
     fn address(&self, key: &str) -> Result<Option<String>, ConfigError> {
         let Some(url) = self.text(TABLE, key)? else { return Ok(None) };
-        match (url.starts_with("http://") || url.starts_with("https://"), self.find(TABLE, key)) {
+        match (is_address(&url), self.find(TABLE, key)) {
             (false, Some(value)) => {
                 let message = format!("{key} is {url:?}, expected an address such as \"http://127.0.0.1:4318\"");
                 Err(self.file.wrong(&value.span(), message))

@@ -117,8 +117,8 @@ pub(super) async fn signature(
     body: &[u8],
 ) -> Result<SigningInstructions, ControlError> {
     let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
-    let provider = config.credentials_provider().ok_or_else(|| errors::no_credentials(operation, "no provider is configured"))?;
-    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(operation, &errors::causes(&e)))?.into();
+    let provider = config.credentials_provider().ok_or_else(|| errors::nowhere(operation))?;
+    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(operation, &e))?.into();
     let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
     let parameters = v4::SigningParams::builder()
         .identity(&identity)

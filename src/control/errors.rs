@@ -1,11 +1,12 @@
 //! Refusals of the API, explained: what failed, on what, why, what to do next.
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecs::{
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId as _,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use states::{ControlError, ControlErrorKind as Kind, LaunchSpec};
+use states::{Capacity, ControlError, ControlErrorKind as Kind, LaunchSpec};
 
 /// What a call was about.
 pub(super) struct Subject<'a> {
@@ -58,8 +59,11 @@ where
         SdkError::TimeoutError(_) => unavailable(operation, &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs())),
         other => {
             let text = causes(other);
+            if found_none(other) {
+                return nowhere(operation);
+            }
             if text.to_lowercase().contains("credential") {
-                return no_credentials(operation, &text);
+                return no_credentials(operation, other);
             }
             match other {
                 SdkError::ConstructionFailure(_) if text.contains("region") => no_region(operation),
@@ -90,7 +94,35 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     flat(&text)
 }
 
-const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock. It is tried again, as expired credentials may be renewed.";
+const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock.";
+
+const RATE: &str = "The limit is shared by everything in the AWS account and region.";
+const HEALTH: &str = "See the AWS Health Dashboard if it lasts.";
+
+/// ECS's answer where the task would be placed on instances, and there are none.
+fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'static str) {
+    let cluster = subject.cluster;
+    let asked = match subject.launch.map(|spec| &spec.capacity) {
+        None | Some(Capacity::ClusterDefault) => {
+            return (
+                Kind::NoCapacityProvider,
+                format!(
+                    "cluster {cluster} has no default capacity provider strategy, and fargate.toml names neither LaunchType nor CapacityProviders (ECS: {said})"
+                ),
+                "Give the cluster a default capacity provider strategy (ECS console: Update cluster, add FARGATE), or set LaunchType = \"FARGATE\" in [Fargate].",
+            );
+        }
+        Some(Capacity::LaunchType(launch_type)) => format!("LaunchType {launch_type}"),
+        Some(Capacity::Strategy(providers)) => {
+            format!("CapacityProviders {}", providers.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>().join(", "))
+        }
+    };
+    (
+        Kind::WrongSetting,
+        format!("cluster {cluster} has no instances for {asked} (ECS: {said})"),
+        "Name FARGATE or FARGATE_SPOT in [Fargate] of fargate.toml: jobs run as Fargate tasks.",
+    )
+}
 
 /// An error that the service answered with.
 ///
@@ -100,21 +132,11 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
     let definition = subject.definition();
     let lower = said.to_lowercase();
     let (kind, message, advice) = match code {
-        _ if said.contains("No Container Instances were found") => (
-            Kind::NoCapacityProvider,
-            format!(
-                "cluster {cluster} has no default capacity provider strategy, and fargate.toml names neither LaunchType nor CapacityProviders (ECS: {said})"
-            ),
-            "Give the cluster a default capacity provider strategy (ECS console: Update cluster, add FARGATE), or set LaunchType = \"FARGATE\" in [Fargate].",
-        ),
-        "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" | "LimitExceededException" => (
-            Kind::Throttled,
-            format!("the API's rate limit is exceeded ({code}: {said})"),
-            "It is tried again, more slowly. The limit is shared by everything in the AWS account and region.",
-        ),
-        _ if lower.contains("rate exceeded") => {
-            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), "It is tried again, more slowly.")
+        _ if said.contains("No Container Instances were found") => without_instances(said, subject),
+        "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" | "LimitExceededException" => {
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({code}: {said})"), RATE)
         }
+        _ if lower.contains("rate exceeded") => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE),
         "ExpiredTokenException"
         | "ExpiredToken"
         | "UnrecognizedClientException"
@@ -166,14 +188,14 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
             format!("ECS does not accept the parameters{} ({said})", subject.parameters()),
             "Check Subnet(s), SecurityGroup(s), ContainerName and capacity settings in [Fargate] of fargate.toml.",
         ),
-        _ if status == 429 => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), "It is tried again, more slowly."),
+        _ if status == 429 => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE),
         // The status, not a list of codes: AWS adds codes.
         _ if status >= 500 => (
             Kind::Unavailable,
             format!("the service failed (HTTP status {status}, {}: {said})", if code.is_empty() { "no code" } else { code }),
-            "It is tried again. See the AWS Health Dashboard if it lasts.",
+            HEALTH,
         ),
-        "" => (Kind::Unavailable, format!("the service refused without saying why (HTTP status {status})"), "It is tried again."),
+        "" => (Kind::Unavailable, format!("the service refused without saying why (HTTP status {status})"), HEALTH),
         _ => (Kind::Other, format!("{code}: {said}"), "See the Amazon ECS API reference for this error."),
     };
     let code = Some(code.to_owned()).filter(|code| !code.is_empty());
@@ -191,7 +213,7 @@ pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Op
     let (kind, message, advice) = if reason.starts_with("RESOURCE") || lower.contains("capacity") {
         capacity(&said)
     } else if lower.contains("throttl") || lower.contains("rate exceeded") || lower.contains("rate limit") {
-        (Kind::Throttled, format!("too many launches at once ({said})"), "It is tried again, more slowly.")
+        (Kind::Throttled, format!("too many launches at once ({said})"), RATE)
     } else {
         (
             Kind::Other,
@@ -206,13 +228,19 @@ fn capacity(said: &str) -> (Kind, String, &'static str) {
     (
         Kind::Capacity,
         format!("ECS has no capacity for the task now ({said})"),
-        "It is tried again. More subnets in other availability zones (Subnets), or FARGATE beside FARGATE_SPOT in CapacityProviders, make it rarer.",
+        "More subnets in other availability zones (Subnets), or FARGATE beside FARGATE_SPOT in CapacityProviders, make it rarer.",
     )
 }
 
 /// An answer that makes no sense.
 pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
-    error_of(operation, Kind::BadAnswer, None, format!("the answer is not usable: {what}"), "It is tried again.")
+    error_of(
+        operation,
+        Kind::BadAnswer,
+        None,
+        format!("the answer is not usable: {what}"),
+        "See the AWS Health Dashboard, or what stands between (a proxy, AWS_ENDPOINT_URL).",
+    )
 }
 
 /// A request that the SDK refuses to make.
@@ -226,7 +254,7 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
         Kind::Unavailable,
         None,
         format!("the service did not answer: {what}"),
-        "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS). It is tried again.",
+        "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS).",
     )
 }
 
@@ -241,9 +269,26 @@ pub(super) fn no_region(operation: &str) -> ControlError {
     error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice)
 }
 
-/// No credentials at all.
-pub(super) fn no_credentials(operation: &str, why: &str) -> ControlError {
+/// Credentials that could not be had.
+pub(super) fn no_credentials(operation: &str, why: &(dyn std::error::Error + 'static)) -> ControlError {
+    if found_none(why) {
+        return nowhere(operation);
+    }
+    let why = causes(why);
     error_of(operation, Kind::Credentials, None, format!("there are no usable AWS credentials: {why}"), CREDENTIALS)
+}
+
+/// Credentials that nothing on this machine provides.
+pub(super) fn nowhere(operation: &str) -> ControlError {
+    let message = "there are no AWS credentials: neither AWS_* variables, nor a profile, nor an instance profile".to_owned();
+    let advice = "Give the runner manager's instance a profile with the policy in docs/iam.md, or set AWS_* in gitlab-runner's own environment (`environment` in its config.toml is the jobs').";
+    error_of(operation, Kind::NoCredentials, None, message, advice)
+}
+
+/// Whether nothing that could provide credentials has any, as opposed to having some that cannot be got now.
+fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<CredentialsError>()).any(|e| matches!(e, CredentialsError::CredentialsNotLoaded(_)))
 }
 
 fn error_of(operation: &str, kind: Kind, code: Option<String>, message: String, advice: &str) -> ControlError {
@@ -284,5 +329,52 @@ mod tests {
         let said = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice;
         assert!(said("AccessDeniedException", "… iam:PassRole …").contains("iam:PassRole"));
         assert!(said("InvalidParameterException", "No Container Instances were found in your cluster.").contains("capacity provider"));
+    }
+
+    fn launch(capacity: Capacity) -> LaunchSpec {
+        LaunchSpec {
+            cluster: "ci".into(),
+            task_definition: "t".into(),
+            platform_version: None,
+            subnets: vec![],
+            security_groups: vec![],
+            assign_public_ip: false,
+            capacity,
+            container: "c".into(),
+            environment: vec![],
+            started_by: states::StartedBy::new("s").unwrap(),
+            tags: vec![],
+            enable_execute_command: false,
+        }
+    }
+
+    #[test]
+    fn what_was_set_is_named_where_there_are_no_instances() {
+        let said = "No Container Instances were found in your cluster.";
+        let refusal = |capacity| answered("RunTask", 400, "InvalidParameterException", said, &Subject::launch(&launch(capacity)));
+        let provider = states::CapacityProvider { name: "asg".into(), weight: 1, base: 0 };
+        let named = refusal(Capacity::Strategy(vec![provider]));
+        assert!(named.kind == Kind::WrongSetting && named.message.contains("CapacityProviders asg"), "{named:?}");
+        assert!(!named.explained().contains("neither LaunchType"), "{named:?}");
+        assert_eq!(refusal(Capacity::ClusterDefault).kind, Kind::NoCapacityProvider);
+    }
+
+    #[test]
+    fn an_error_s_last_words_promise_nothing_and_have_one_full_stop() {
+        for (code, said) in
+            [("ThrottlingException", "Rate exceeded."), ("AccessDeniedException", "No."), ("ServerException", "Oops."), ("Odd", "x.")]
+        {
+            let text = answered("RunTask", 500, code, said, &Subject::cluster("ci")).explained();
+            assert!(!text.contains("tried again") && !text.contains(".."), "{text}");
+        }
+        let refusal = ControlError { message: "said.".into(), ..unavailable("RunTask", "it") };
+        assert!(refusal.explained().starts_with("RunTask: said. Check"), "{}", refusal.explained());
+    }
+
+    #[test]
+    fn credentials_that_do_not_exist_are_told_from_those_that_cannot_be_got() {
+        let none = CredentialsError::not_loaded("no providers in chain provided credentials");
+        assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
+        assert_eq!(no_credentials("RunTask", &CredentialsError::provider_error("sso: expired")).kind, Kind::Credentials);
     }
 }

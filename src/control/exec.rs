@@ -13,7 +13,7 @@ use super::{EcsControl, call::Call, call::signature, errors};
 
 const OPERATION: &str = "ExecuteCommand";
 /// The usual reasons, in the order of how often they are it.
-const NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which go before the task role; platform version 1.4.0 or later.";
+const NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
 
 /// ECS Exec's calls, made as those of task control are.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ mod tests {
 
     fn target() -> Target {
         Target {
-            address: String::new(),
+            destination: states::Destination::Ecs,
             cluster: "arn:aws:ecs:eu-west-1:111122223333:cluster/ci".to_owned(),
             task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
             container: "ci-coordinator".to_owned(),

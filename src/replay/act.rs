@@ -127,7 +127,7 @@ impl Archive {
                     self.job
                 ))
             };
-            let control = |e: states::ControlError| Failure::Other(format!("{e}. {}", e.advice));
+            let control = |e: states::ControlError| Failure::Other(e.explained());
             let cluster = &header.spec.cluster;
             if let Some(task) = work.snapshot.job.task() {
                 let described = engine.control().describe(cluster, std::slice::from_ref(task)).await.map_err(control)?;

@@ -104,7 +104,7 @@ impl PlaceArgs {
     pub fn resolve(&self) -> Result<Place, PlaceError> {
         let config = match (&self.config, &self.directory) {
             (None, Some(_)) => None,
-            (named, _) => Some(Config::load(named.as_deref().unwrap_or(Path::new("config.toml")))?.0),
+            (named, _) => Some(Config::load(named.as_deref())?.0),
         };
         let directory = match (&self.directory, &config) {
             (Some(directory), _) => directory.clone(),

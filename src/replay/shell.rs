@@ -56,7 +56,7 @@ impl Shell {
         };
         let header = job.header();
         let target = states::Target {
-            address: at.address.clone(),
+            destination: header.destination(&at.address),
             cluster: header.spec.cluster.clone(),
             task: at.task.clone(),
             container: header.spec.container.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use states::{Action, AnyJob, Observation, RunOutcome, Signal, TaskArn, TaskReport, Timestamp};
+use states::{Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskArn, TaskReport, Timestamp};
 
 /// A span for people: two units at most, `3m 20s`, `450ms`.
 #[must_use]
@@ -67,8 +67,9 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
         Action::Watch(watch) => {
             let describe = watch.describe.map(|_| "DescribeTasks".to_owned());
             let address = watch.address.map(|_| "the public address from EC2".to_owned());
-            let probe = watch.probe.map(|(address, _)| {
-                if address.is_empty() { "an answer of the container".to_owned() } else { format!("an answer of {address}") }
+            let probe = watch.probe.map(|(destination, _)| match destination {
+                Destination::Ecs => "an answer of the container".to_owned(),
+                Destination::Address { host, .. } => format!("an answer of {host}"),
             });
             let things: Vec<String> = [describe, address, probe].into_iter().flatten().collect();
             let things = if things.is_empty() { "its next attempt".to_owned() } else { things.join(" or ") };

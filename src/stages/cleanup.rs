@@ -61,8 +61,8 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
         Ok(tasks) => tasks,
         Err(e) => {
             return Verdict::SystemFailure(format!(
-                "{said} Whether a task of it still runs is not known: {e}. {} `fargate reap` ends it, once it is old enough.",
-                e.advice
+                "{said} Whether a task of it still runs is not known: {} `fargate reap` ends it, once it is old enough.",
+                e.explained()
             ));
         }
     };
@@ -72,7 +72,7 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     for task in &tasks {
         match control.stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read").await {
             Ok(()) => said.push_str(&format!(" Its task {task} was stopped.")),
-            Err(e) => said.push_str(&format!(" Its task {task} could not be stopped: {e}. {} `fargate reap` ends it.", e.advice)),
+            Err(e) => said.push_str(&format!(" Its task {task} could not be stopped: {} `fargate reap` ends it.", e.explained())),
         }
     }
     Verdict::SystemFailure(said)

@@ -135,11 +135,11 @@ impl JobIo for JobLog {
                 self.entered(state, &snapshot.job);
             }
             Note::Observed(Observation::LaunchFailed(error)) => {
-                tracing::warn!(kind = ?error.kind, advice = error.advice, "{error}");
+                tracing::warn!(kind = error.kind.name(), advice = error.advice, "{error}; it is tried again if that can help");
                 self.trouble(&format!("The task could not be launched yet: {}.", error.message.trim_end_matches('.')));
             }
             Note::Observed(Observation::DescribeFailed(error) | Observation::StopFailed(error) | Observation::FindFailed(error)) => {
-                tracing::warn!(kind = ?error.kind, advice = error.advice, "{error}");
+                tracing::warn!(kind = error.kind.name(), advice = error.advice, "{error}; it is tried again if that can help");
             }
             Note::Observed(Observation::Described(report)) => {
                 tracing::debug!(status = %report.status, stop_desired = report.stop_desired, "described");
@@ -157,7 +157,7 @@ impl JobIo for JobLog {
                 self.say("Reconnected.");
             }
             Note::Unreachable(error) => {
-                tracing::debug!(kind = ?error.kind, "{error}");
+                tracing::debug!(kind = error.kind.name(), "{error}");
                 self.still_waiting(error.message.trim_end_matches('.'));
             }
         }

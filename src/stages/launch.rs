@@ -1,6 +1,6 @@
 //! What is launched for a job: the configuration, the job's choices, its tags.
 
-use states::{ConnectTo, LaunchSpec, StartedBy};
+use states::{ConnectTo, LaunchSpec, Login, StartedBy};
 
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
@@ -40,6 +40,11 @@ pub(super) fn connect_to(config: &Config) -> ConnectTo {
     }
 }
 
+/// How to log in to the container; a job keeps it when the file changes.
+pub(super) fn login(config: &Config) -> Option<Login> {
+    (config.transport == TransportKind::Ssh).then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
+}
+
 /// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
 pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: Option<&str>) -> LaunchSpec {
     let fargate = &config.fargate;
@@ -59,7 +64,8 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
     }
 }
 
-/// Tags that say whose task it is, in the console and on the bill; the administrator's own come last and win.
+/// Tags that say whose task it is, in the console and on the bill. The administrator's own override them, except those of the
+/// driver, which the configuration refuses.
 fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
     let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());
@@ -77,8 +83,7 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     .map(|(key, value)| (key.to_owned(), tag_value(value)))
     .filter(|(_, value)| !value.is_empty())
     .collect();
-    // All but the driver's: by them `reap` knows its tasks.
-    for (key, value) in config.fargate.tags.iter().filter(|(key, _)| !key.starts_with("fargate-driver:")) {
+    for (key, value) in &config.fargate.tags {
         tags.retain(|(other, _)| other != key);
         tags.push((key.clone(), value.clone()));
     }

@@ -8,6 +8,7 @@ pub(crate) mod launch;
 pub(crate) mod output;
 mod prepare;
 mod run;
+mod stage_log;
 pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
@@ -29,6 +30,7 @@ pub use job_log::JobLog;
 pub use launch::Flags;
 pub use prepare::prepare;
 pub use run::run;
+pub use stage_log::StageLog;
 pub use state_log::StateLog;
 
 /// How long a stage waits for another process that works on the same job. A cancelled stage ends
@@ -53,10 +55,7 @@ impl Session {
     /// # Errors
     /// When the metadata directory is missing and cannot be made.
     pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
-        let store = DirectoryStore::open(&config.metadata.directory)?
-            .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
-            .with_notes(Summary::note);
-        let engine = engine(&config, store);
+        let engine = engine(&config, store(&config)?);
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
@@ -77,6 +76,14 @@ impl Session {
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
     }
+}
+
+/// The configured directory of jobs.
+pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
+    let store = DirectoryStore::open(&config.metadata.directory)?
+        .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
+        .with_notes(Summary::note);
+    Ok(store)
 }
 
 /// What acts on jobs in this directory.

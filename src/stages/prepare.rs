@@ -10,7 +10,7 @@ use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
 use crate::{
     config::{Chosen, TransportKind},
     control::STARTED_BY,
-    runner::{Verdict, hex},
+    runner::{Verdict, hex, job_variable},
     telemetry,
 };
 
@@ -44,6 +44,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     let lease = engine.store().lease(id, "prepare", LEASE_WAIT)?;
     // What could not be recorded must not be launched.
     engine.store().check_writable(id)?;
+    if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
+        log.say(&line);
+    }
     let cancelled = || Ok(Verdict::SystemFailure("fargate: prepare was cancelled before a task was launched.".to_owned()));
     let mut work = match engine.store().load(id)? {
         None if log.is_cancelled().await => return cancelled(),
@@ -84,6 +87,28 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     })
 }
 
+/// What the CI user is told of the job's `services:`, which nothing here starts. They are JSON, as `.gitlab-ci.yml` has them.
+fn services(wanted: &str) -> Option<String> {
+    const SHOWN: usize = 5;
+    let wanted: Vec<Service> = serde_json::from_str(wanted).ok()?;
+    let name = |service: &Service| service.name.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
+    let mut names = wanted.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");
+    if wanted.len() > SHOWN {
+        names.push_str(", …");
+    }
+    (!wanted.is_empty()).then(|| {
+        format!(
+            "This driver does not start services ({names}): a container beside the job's, in its task definition, answers at localhost."
+        )
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct Service {
+    #[serde(default)]
+    name: String,
+}
+
 /// Whether the task of an earlier prepare can be used: it is on its way, and we hold the key to it.
 /// One that was reachable may have run scripts: a new attempt gets a fresh task.
 fn can_go_on(session: &Session, work: &Work) -> bool {
@@ -107,6 +132,7 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
         token: token(&started_by),
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
+        login: launch::login(&session.config),
         limits: session.config.limits,
         trace: telemetry::recorder().and_then(telemetry::Recorder::root),
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
@@ -148,4 +174,18 @@ fn token(started_by: &StartedBy) -> ClientToken {
     ClientToken::new(format!("{started_by}-{}", hex(&random)))
         // 34 + 1 + 16 characters, all of them printable.
         .unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_nobody_starts_are_named() {
+        let told = services(r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#).unwrap();
+        assert!(told.contains("(postgres:17, re[31mdis)"), "{told}");
+        for none in ["", "[]", "null", "{}", "what"] {
+            assert_eq!(services(none), None, "{none}");
+        }
+    }
 }

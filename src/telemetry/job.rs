@@ -120,12 +120,12 @@ fn cause(reason: &StopReason) -> String {
         StopReason::Cleanup => "cleanup".to_owned(),
         StopReason::Cancelled => "cancelled".to_owned(),
         StopReason::Asked(_) => "abandoned".to_owned(),
-        StopReason::LaunchRefused(error) => format!("launch_refused.{}", snake(&format!("{:?}", error.kind))),
-        StopReason::ControlFailed(error) => format!("control_failed.{}", snake(&format!("{:?}", error.kind))),
+        StopReason::LaunchRefused(error) => format!("launch_refused.{}", error.kind.name()),
+        StopReason::ControlFailed(error) => format!("control_failed.{}", error.kind.name()),
         StopReason::TaskStopped { .. } => "task_stopped".to_owned(),
         StopReason::TaskVanished => "task_vanished".to_owned(),
         StopReason::Deadline { .. } => "deadline".to_owned(),
-        StopReason::Unusable(error) => format!("container_unusable.{}", snake(&format!("{:?}", error.kind))),
+        StopReason::Unusable(error) => format!("container_unusable.{}", error.kind.name()),
         StopReason::RunLost(_) => "run_lost".to_owned(),
         // More reasons may be added beside these.
         #[allow(unreachable_patterns, reason = "keeps the export compiling when the machine learns a reason")]
@@ -176,18 +176,6 @@ fn without_secrets(url: &str) -> String {
     }
 }
 
-/// `TimedOut` as `timed_out`.
-pub(super) fn snake(name: &str) -> String {
-    let mut text = String::with_capacity(name.len() + 4);
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && !text.is_empty() {
-            text.push('_');
-        }
-        text.push(c.to_ascii_lowercase());
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,10 +191,5 @@ mod tests {
         let new = "arn:aws:ecs:eu-central-1:123456789012:task/ci/0123456789abcdef0123456789abcdef";
         assert_eq!(cluster_of(new).as_deref(), Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci"));
         assert_eq!(cluster_of("arn:aws:ecs:eu-central-1:123456789012:task/0123456789abcdef"), None);
-    }
-
-    #[test]
-    fn kinds_are_named_in_lower_case() {
-        assert_eq!(snake("NotOurProtocol"), "not_our_protocol");
     }
 }

@@ -105,7 +105,7 @@ pub fn noted(note: &Note<'_>) {
         }
         Note::Observed(Observation::Missing) => recorder.event("task.missing", Vec::new()),
         Note::Observed(Observation::LaunchFailed(error)) => {
-            recorder.event("launch.failed", vec![("error.type", job::snake(&format!("{:?}", error.kind)).into())]);
+            recorder.event("launch.failed", vec![("error.type", error.kind.name().into())]);
         }
         Note::Observed(Observation::Delivered) => recorder.event("script.delivered", Vec::new()),
         Note::Observed(_) | Note::Unreachable(_) => {}

@@ -96,6 +96,8 @@ pub struct Told {
     pub lines: Vec<LogLine>,
     /// What could not be sent before, and what cannot be sent now: kept in the first, the others are merged into it.
     pub spools: Vec<PathBuf>,
+    /// Whether a job ended here: no process of it comes back.
+    pub over: bool,
 }
 
 impl Told {
@@ -237,6 +239,7 @@ impl Recorder {
     pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
         let mut inner = self.inner();
         let Some(mut open) = inner.open.remove(&place()) else { return };
+        inner.told.over |= open.end.is_some();
         let (result, error) = judged(verdict, cancelled);
         open.trail.note_end(&hex(&open.stage), result, error.as_deref());
         let Some(root) = open.trail.context.root() else { return };

@@ -1,5 +1,5 @@
 //! Where telemetry goes, and what of it: `[Telemetry]` in `fargate.toml`, and the standard `OTEL_*`
-//! variables, which go before it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter Configuration").
+//! variables, which override it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter Configuration").
 
 use std::{path::PathBuf, time::Duration};
 
@@ -180,8 +180,10 @@ impl Settings {
         let mut complaints = Vec::new();
         let mut unusable =
             |name: &str, expected: &str| complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"));
-        if let Some(url) = variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
-            self.endpoint = Some(url);
+        match variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
+            Some(url) if is_address(&url) => self.endpoint = Some(url),
+            Some(_) => unusable("OTEL_EXPORTER_OTLP_ENDPOINT", ADDRESS),
+            None => {}
         }
         if let Some(name) = variable("OTEL_EXPORTER_OTLP_PROTOCOL") {
             match Protocol::by_name(&name) {
@@ -225,9 +227,14 @@ impl Settings {
         }
         for signal in Signal::ALL {
             let upper = signal.name().to_uppercase();
-            if let Some(url) = variable(&format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT")) {
-                self.endpoints.retain(|(of, _)| *of != signal);
-                self.endpoints.push((signal, url));
+            let name = format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT");
+            match variable(&name) {
+                Some(url) if is_address(&url) => {
+                    self.endpoints.retain(|(of, _)| *of != signal);
+                    self.endpoints.push((signal, url));
+                }
+                Some(_) => unusable(&name, ADDRESS),
+                None => {}
             }
             match variable(&format!("OTEL_{upper}_EXPORTER")).as_deref() {
                 Some("none") => self.signals.retain(|of| *of != signal),
@@ -241,6 +248,23 @@ impl Settings {
         }
         (self, complaints)
     }
+}
+
+const ADDRESS: &str = "an address such as http://127.0.0.1:4318";
+
+/// Whether this is the address of a collector, for the file and the environment alike.
+#[must_use]
+pub fn is_address(url: &str) -> bool {
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) && url.parse::<http::Uri>().is_ok()
+}
+
+/// An address as far as messages may repeat it: without user, password, path and query, each of which may hold a secret.
+#[must_use]
+pub fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{}", authority.rsplit('@').next().unwrap_or_default())
 }
 
 /// `name=value,…`, with percent-encoded values (W3C Baggage).
@@ -293,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_variables_go_before_the_file() {
+    fn the_standard_variables_override_the_file() {
         let (settings, complaints) = with(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"),
             ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m/custom"),
@@ -321,6 +345,24 @@ mod tests {
         ]);
         assert_eq!(complaints.len(), 2, "{complaints:?}");
         assert_eq!(settings.flush_timeout, FLUSH_TIMEOUT);
+    }
+
+    #[test]
+    fn an_address_in_the_environment_is_checked_as_one_in_the_file() {
+        for bad in ["localhost:4318", "http://", "ftp://c", "http://c d"] {
+            let (settings, complaints) = with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", bad), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", bad)]);
+            assert!(!settings.is_on(), "{bad}");
+            assert_eq!(complaints.len(), 2, "{complaints:?}");
+            assert!(
+                complaints[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT") && complaints[0].contains("http://127.0.0.1:4318"),
+                "{complaints:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_an_address_holds_no_secret() {
+        assert_eq!(without_secrets("https://me:secret@c.example:4318/token/v1/traces?key=x"), "https://c.example:4318");
     }
 
     #[test]

@@ -15,13 +15,13 @@ impl<T: Transport> Transport for Watched<T> {
         let Some(recorder) = recorder() else { return self.0.connect(target).await };
         let start = span::now();
         let connected = self.0.connect(target).await;
-        let outcome = connected.as_ref().err().map(|error| super::job::snake(&format!("{:?}", error.kind)));
-        let counted = outcome.iter().map(|error| ("error.type", error.clone().into())).collect();
+        let outcome = connected.as_ref().err().map(|error| error.kind.name());
+        let counted = outcome.iter().map(|error| ("error.type", (*error).into())).collect();
         recorder.count("fargate.connections", counted, 1);
         match outcome {
             None => {
                 let attributes = vec![
-                    ("server.address", target.address.as_str().into()),
+                    ("server.address", target.destination.to_string().into()),
                     ("aws.ecs.task.arn", target.task.as_str().into()),
                     ("fargate.connection.first", target.pinned.is_none().into()),
                 ];

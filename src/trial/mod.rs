@@ -10,7 +10,9 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use local_cluster::LocalCluster;
 
-use crate::config::TransportKind;
+use states::Limits;
+
+use crate::config::{Config, ConfigError, TransportKind};
 
 use runner::{Ended, Runner};
 use timeline::Timeline;
@@ -22,8 +24,8 @@ pub struct Trial {
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
     pub config: Option<PathBuf>,
-    /// How scripts are delivered on the embedded cluster.
-    pub transport: TransportKind,
+    /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with a `fargate.toml`, it must say the same.
+    pub transport: Option<TransportKind>,
     /// Flags that are passed on to every stage.
     pub flags: Vec<std::ffi::OsString>,
 }
@@ -39,6 +41,15 @@ pub enum TrialError {
         /// Why.
         source: io::Error,
     },
+    /// The script is a directory or the like.
+    #[error("the script {} is not a file", .0.display())]
+    NoFile(PathBuf),
+    /// There is no usable configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something else was asked for than the stages will read.
+    #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
+    OtherTransport(PathBuf),
     /// The embedded cluster did not start.
     #[error("the embedded local cluster did not start: {0}")]
     Cluster(#[from] local_cluster::StartError),
@@ -66,15 +77,20 @@ impl Trial {
     /// When the trial itself could not be made.
     pub async fn run(&self) -> Result<ExitCode, TrialError> {
         for path in &self.scripts {
-            std::fs::File::open(path).map_err(|source| TrialError::Script { path: path.clone(), source })?;
+            let script = std::fs::File::open(path).and_then(|file| file.metadata());
+            if !script.map_err(|source| TrialError::Script { path: path.clone(), source })?.is_file() {
+                return Err(TrialError::NoFile(path.clone()));
+            }
         }
+        let grace = self.grace()?;
         let place = tempfile::Builder::new().prefix("fargate-try-").tempdir().map_err(TrialError::io("make a temporary directory"))?;
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
             None => {
                 let cluster = LocalCluster::start(local_cluster::Settings::default()).await?;
                 let config = place.path().join("fargate.toml");
-                let text = crate::local::configuration(self.transport, cluster.ssh_port(), &place.path().join("metadata"));
+                let text =
+                    crate::local::configuration(self.transport.unwrap_or_default(), cluster.ssh_port(), &place.path().join("metadata"));
                 std::fs::write(&config, text).map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
                 eprintln!("No --config: using an embedded local cluster. Its tasks are processes on this machine.");
                 let environment = crate::local::environment(&cluster.endpoint());
@@ -82,7 +98,8 @@ impl Trial {
             }
         };
         let mut timeline = Timeline::watch(place.path().join("states"));
-        let mut runner = Runner::new(place.path(), &config, &self.flags, environment).map_err(TrialError::io("play gitlab-runner"))?;
+        let mut runner =
+            Runner::new(place.path(), &config, &self.flags, environment, grace).map_err(TrialError::io("play gitlab-runner"))?;
         let ended = self.job(&mut runner, &mut timeline).await.map_err(TrialError::io("run a stage"));
         if let Some(cluster) = cluster {
             cluster.shutdown().await;
@@ -94,6 +111,16 @@ impl Trial {
             Ended::Script(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1)),
             Ended::System => ExitCode::from(70),
         })
+    }
+
+    /// How long a script gets to end itself. Checks the configuration, before every stage would complain of it.
+    fn grace(&self) -> Result<Duration, TrialError> {
+        let Some(path) = &self.config else { return Ok(Limits::default().grace) };
+        let (config, _) = Config::load(Some(path))?;
+        match self.transport {
+            Some(wanted) if wanted != config.transport => Err(TrialError::OtherTransport(path.clone())),
+            _ => Ok(config.limits.grace),
+        }
     }
 
     async fn job(&self, runner: &mut Runner, timeline: &mut Timeline) -> io::Result<Ended> {

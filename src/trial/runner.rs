@@ -5,6 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -36,11 +37,19 @@ pub(super) struct Runner {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     exit_code_file: PathBuf,
+    /// How long a script gets to end itself.
+    grace: Duration,
     interrupted: bool,
 }
 
 impl Runner {
-    pub(super) fn new(place: &Path, config: &Path, flags: &[OsString], mut environment: Vec<(String, String)>) -> io::Result<Self> {
+    pub(super) fn new(
+        place: &Path,
+        config: &Path,
+        flags: &[OsString],
+        mut environment: Vec<(String, String)>,
+        grace: Duration,
+    ) -> io::Result<Self> {
         let temporary = place.join("tmp");
         fs::create_dir(&temporary)?;
         let exit_code_file = place.join("exit-code");
@@ -62,7 +71,7 @@ impl Runner {
         let mut arguments: Vec<OsString> = vec!["--config".into(), config.into(), "--state-log".into(), states.into()];
         arguments.extend(flags.iter().cloned());
         arguments.push("custom".into());
-        Ok(Self { program: std::env::current_exe()?, arguments, environment, exit_code_file, interrupted: false })
+        Ok(Self { program: std::env::current_exe()?, arguments, environment, exit_code_file, grace, interrupted: false })
     }
 
     /// Whether the user wants to end.
@@ -107,8 +116,10 @@ impl Runner {
 
     /// As gitlab-runner ends a stage: SIGTERM to its process group.
     fn interrupt(&mut self, group: Option<Pid>) {
-        if !self.interrupted {
-            eprintln!("Ending the job …");
+        if self.interrupted {
+            eprintln!("Still ending the job: its task is stopped as soon as the script has ended, or was killed.");
+        } else {
+            eprintln!("Ending the job … (a script that runs has {} to end itself)", humantime::format_duration(self.grace));
         }
         self.interrupted = true;
         if let Some(group) = group {

@@ -1,6 +1,6 @@
 //! What the machine wants done next.
 
-use crate::{ClientToken, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, TaskArn, Timestamp};
+use crate::{ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, TaskArn, Timestamp};
 
 /// The one next thing to do. The engine performs it and reports what it observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +55,8 @@ pub struct Watch {
     pub describe: Option<(TaskArn, Timestamp)>,
     /// Look up the public address of this interface then. → `Addressed`, `AddressFailed`
     pub address: Option<(InterfaceId, Timestamp)>,
-    /// Try to reach the container at this address then. → `Answered`, `Unreachable`
-    pub probe: Option<(String, Timestamp)>,
+    /// Try to reach the container there then. → `Answered`, `Unreachable`
+    pub probe: Option<(Destination, Timestamp)>,
     /// Come back then. → `TimePassed`
     pub until: Timestamp,
 }

@@ -8,8 +8,8 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClientToken, ConnectError, ControlError, HostIdentity, InterfaceId, JobId, LaunchSpec, RunId, RunOrder, ShellFacts, TaskArn, Timestamp,
-    span,
+    ClientToken, ConnectError, ControlError, Destination, HostIdentity, InterfaceId, JobId, LaunchSpec, Login, RunId, RunOrder, ShellFacts,
+    TaskArn, Timestamp, span,
 };
 
 /// One GitLab job, in state `S`.
@@ -38,11 +38,27 @@ pub struct Header {
     pub definition_from_project: bool,
     /// Which of the task's addresses to connect to.
     pub connect_to: ConnectTo,
+    /// How to log in there; jobs that go through the ECS API have none, nor have those of older drivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// How long each state may last.
     pub limits: Limits,
     /// The job's span for tracing tools, as a W3C `traceparent`; nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+}
+
+impl Header {
+    /// Where the container is whose address is this one; jobs that go through the ECS API need none.
+    #[must_use]
+    pub fn destination(&self, address: &str) -> Destination {
+        match self.connect_to {
+            ConnectTo::NoAddress => Destination::Ecs,
+            ConnectTo::PrivateAddress | ConnectTo::PublicAddress => {
+                Destination::Address { host: address.to_owned(), login: self.login.clone() }
+            }
+        }
+    }
 }
 
 /// Whose job it is. For people and tags; nothing is decided by it.
@@ -156,7 +172,7 @@ pub struct Pending {
 pub struct Running {
     /// The task.
     pub task: TaskArn,
-    /// Where to connect.
+    /// Its address; empty for jobs that go through the ECS API.
     pub address: String,
     /// Since when it runs, as far as we know.
     pub since: Timestamp,
@@ -173,7 +189,7 @@ pub struct Running {
 pub struct Reachable {
     /// The task.
     pub task: TaskArn,
-    /// Where to connect.
+    /// Its address; empty for jobs that go through the ECS API.
     pub address: String,
     /// Since when the job is reachable (first contact).
     pub since: Timestamp,
@@ -407,8 +423,8 @@ impl fmt::Display for StopReason {
             Self::Cleanup => f.write_str("the job is over"),
             Self::Cancelled => f.write_str("the job was cancelled or timed out"),
             Self::Asked(who) => f.write_str(who),
-            Self::LaunchRefused(e) => write!(f, "ECS did not launch the task: {e}. {}", e.advice),
-            Self::ControlFailed(e) => write!(f, "{e}. {}", e.advice),
+            Self::LaunchRefused(e) => write!(f, "ECS did not launch the task: {}", e.explained()),
+            Self::ControlFailed(e) => f.write_str(&e.explained()),
             Self::TaskStopped { what, advice } => write!(f, "{what} {advice}"),
             Self::TaskVanished => f.write_str(
                 "ECS does not know the task any more: it was deleted, or stopped more than an hour ago. Look for it in CloudTrail (StopTask).",
@@ -416,7 +432,7 @@ impl fmt::Display for StopReason {
             Self::Deadline { state, limit, problem } => {
                 write!(f, "the job was {state} for longer than {}: {problem}", humantime::format_duration(*limit))
             }
-            Self::Unusable(e) => write!(f, "{e}. {}", e.advice),
+            Self::Unusable(e) => f.write_str(&e.explained()),
             Self::RunLost(why) => f.write_str(why),
         }
     }

@@ -20,7 +20,7 @@ fn configurations() {
     let job = Job::on(&cluster);
     let good = fs::read_to_string(&job.config).unwrap();
     fs::remove_file(&job.config).unwrap();
-    assert_refused(&job.stage(&["config"]), &["fargate.toml", "cannot be read", "--config"]);
+    assert_refused(&job.stage(&["config"]), &["fargate.toml", "cannot be read", "No such file"]);
     for (text, words) in [
         (good.replace("Port = ", "Port = \"x\" # "), ["fargate.toml:", "Port is a string", "0 to 65535"]),
         (good.replace("[SSH]", "[SSH"), ["fargate.toml:", "not TOML", ":"]),
@@ -57,9 +57,9 @@ fn metadata_directories() {
     let name = format!("{:?}", job.metadata);
     // Neither root nor anybody else can make files there.
     fs::write(&job.config, good.replace(&name, "\"/proc/self\"")).unwrap();
-    assert_refused(&job.stage(&["prepare"]), &["/proc/self"]);
+    assert_refused(&job.stage(&["prepare"]), &["/proc/self", "[TaskMetadata]"]);
     fs::write(&job.config, good.replace(&name, &format!("{:?}", job.config))).unwrap();
-    assert_refused(&job.stage(&["prepare"]), &["fargate.toml"]);
+    assert_refused(&job.stage(&["prepare"]), &["cannot create the directory", "[TaskMetadata]"]);
     assert_eq!(cluster.tasks().len(), 0, "nothing was launched that could not be recorded");
     fs::write(&job.config, good).unwrap();
     job.prepare();

@@ -26,6 +26,7 @@ mod pages;
 mod processes;
 mod proxy;
 mod reap;
+mod records;
 mod refusals;
 mod replay_act;
 mod replay_files;

@@ -78,6 +78,30 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
     serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
+/// A job by each task definition of docs/. moto checks what a real ECS would of a definition's shape; the container that its
+/// tasks get here is a real sshd in any case, so that both are reached by SSH.
+#[test]
+#[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
+fn the_documented_task_definitions_are_taken_and_run_jobs() {
+    let cluster = crate::cluster::Cluster::moto();
+    for text in [include_str!("../../docs/task-definition-ssh.json"), include_str!("../../docs/task-definition-ecs-exec.json")] {
+        let mut definition: Value = serde_json::from_str(text).unwrap();
+        // On Fargate the task's size is enough; moto counts what containers reserve.
+        definition["containerDefinitions"][0]["memory"] = json!(512);
+        let registered = ecs(server(), "RegisterTaskDefinition", &definition);
+        let family = definition["family"].as_str().unwrap();
+        assert_eq!(registered["taskDefinition"]["family"], family, "{registered}");
+        assert_eq!(registered["taskDefinition"]["cpu"], definition["cpu"], "{registered}");
+        let mut job = crate::runner::Job::on(&cluster);
+        job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", family);
+        job.prepare();
+        let run = job.run("build_script", "echo by the book");
+        assert_eq!(String::from_utf8_lossy(&run.stdout), "by the book\n", "{run:#?}");
+        job.cleanup();
+    }
+    cluster.assert_nothing_is_left(2);
+}
+
 /// A cluster on moto whose containers are real.
 pub struct Moto {
     pub endpoint: String,

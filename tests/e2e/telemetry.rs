@@ -270,6 +270,9 @@ fn what_no_process_comes_back_to_is_told_by_reap() {
     collector.set(Mood::Unavailable);
     job.cleanup();
     assert_eq!((job.files(".otlp").len(), job.files(".trace").len()), (1, 1));
+    let log = job.log();
+    let line = log.lines().find(|line| line.contains("telemetry was not taken")).unwrap();
+    assert!(line.contains(&format!("traces, metrics to {}: ", collector.endpoint)) && line.contains("kept for `fargate reap`"), "{line}");
     collector.set(Mood::Fine);
     std::fs::write(&job.config, patient).unwrap();
     let early = job.reap(&[]);

@@ -38,6 +38,51 @@ fn exits_with_the_code_of_the_script_that_failed() {
 }
 
 #[test]
+fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
+    let missing: &[&str] = &["--config", "no-such.toml", "try", "fixtures/jobs/hello.sh"];
+    let with_transport = [missing, &["--transport", "ssh"]].concat();
+    for (arguments, word) in
+        [(missing, "no-such.toml"), (&with_transport, "no-such.toml"), (&["try", "fixtures/jobs"], "fixtures/jobs is not a file")]
+    {
+        let tried = fargate(arguments);
+        let stderr = String::from_utf8(tried.stderr).unwrap();
+        assert_eq!(tried.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.matches(word).count() == 1 && !stderr.contains("Provisioning"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn whoever_interrupts_is_told_what_is_waited_for() {
+    use std::io::{BufRead as _, BufReader};
+    let script = tempfile::NamedTempFile::new().unwrap();
+    // It ends as soon as the test has seen what it wants to: the second interrupt comes while it still runs.
+    std::fs::write(
+        script.path(),
+        "trap 'echo ending; read -r _ <\"$0.go\"; exit 3' TERM\nmkfifo \"$0.go\"; echo \"fifo $0.go\"\nwhile :; do sleep 0.1; done\n",
+    )
+    .unwrap();
+    let mut tried = Command::new(env!("CARGO_BIN_EXE_fargate"))
+        .args(["try", script.path().to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&tried);
+    let interrupt = || rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let mut stdout = BufReader::new(tried.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut stderr = BufReader::new(tried.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let fifo = stdout.next().unwrap().strip_prefix("fifo ").unwrap().to_owned();
+    interrupt();
+    assert!(stderr.any(|line| line.contains("Ending the job") && line.contains("15s")));
+    assert!(stdout.any(|line| line == "ending"));
+    interrupt();
+    assert!(stderr.any(|line| line.contains("Still ending the job")));
+    std::fs::write(fifo, "\n").unwrap();
+    assert!(stderr.any(|line| line.contains("archived")));
+    assert!(!tried.wait().unwrap().success());
+}
+
+#[test]
 fn a_script_that_is_not_there_starts_nothing() {
     let tried = fargate(&["try", "no-such-script.sh"]);
     assert_eq!(tried.status.code(), Some(2));

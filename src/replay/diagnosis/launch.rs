@@ -87,7 +87,7 @@ pub(super) fn cause(kind: Kind) -> Cause {
     match kind {
         Kind::Capacity => Cause::Capacity,
         Kind::Throttled => Cause::Throttled,
-        Kind::Credentials => Cause::Credentials,
+        Kind::Credentials | Kind::NoCredentials => Cause::Credentials,
         Kind::Denied => Cause::Denied,
         Kind::WrongSetting | Kind::TaskDefinition => Cause::WrongSetting,
         Kind::NoCapacityProvider => Cause::NoCapacityProvider,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use states::{
     About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport, ControlError, Executing, Finished, Greeting,
-    Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link, NetworkInterface, Observation, Pending, Probing, Provisioning,
+    Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
     Reachable, RunError, RunId, RunOrder, RunOutcome, Running, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn, TaskReport,
     TaskStatus,
 };
@@ -48,7 +48,7 @@ const LEFT_OUT: &str = "left out";
 impl Names {
     /// First of all: it makes known what is looked for in free text.
     pub(super) fn header(&mut self, header: &Header) -> Header {
-        let Header { id, about, created, token, spec, definition_from_project, connect_to, limits, trace: _ } = header;
+        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, limits, trace: _ } = header;
         let about = self.about(about);
         self.seek(id.as_str(), "job-1");
         self.seek(token.as_str(), "token-1");
@@ -61,6 +61,7 @@ impl Names {
             spec: self.spec(spec),
             definition_from_project: *definition_from_project,
             connect_to: *connect_to,
+            login: login.as_ref().map(|Login { user, port }| Login { user: self.text(user), port: *port }),
             limits: *limits,
             trace: None,
         }

@@ -5,11 +5,11 @@ mod grpc;
 mod http;
 mod spool;
 
-use std::time::Instant;
+use std::{fmt, time::Instant};
 
 use super::{
     Recorder,
-    settings::{Protocol, Settings, Signal},
+    settings::{Protocol, Settings, Signal, without_secrets},
 };
 
 /// Why a request was not taken.
@@ -19,6 +19,19 @@ enum ExportError {
     Later(String),
     /// It never will.
     Never(String),
+}
+
+/// What the log says of signals that were not taken, and for the same reason.
+struct Problem {
+    signals: Vec<&'static str>,
+    endpoint: String,
+    why: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}: {}", self.signals.join(", "), self.endpoint, self.why)
+    }
 }
 
 /// Sends everything, within the bound.
@@ -41,7 +54,7 @@ pub(super) async fn flush(recorder: &Recorder) {
     }
     let deadline = tokio::time::Instant::from_std(Instant::now() + settings.flush_timeout);
     let mut failed: Vec<(Signal, Vec<u8>)> = Vec::new();
-    let mut problems: Vec<String> = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
     let (traces, metrics, logs) = tokio::join!(
         one(settings, requests.iter().find(|(of, _)| *of == Signal::Traces), deadline),
         one(settings, requests.iter().find(|(of, _)| *of == Signal::Metrics), deadline),
@@ -50,8 +63,10 @@ pub(super) async fn flush(recorder: &Recorder) {
     for (signal, result) in [(Signal::Traces, traces), (Signal::Metrics, metrics), (Signal::Logs, logs)] {
         let Err(error) = result else { continue };
         let (ExportError::Later(why) | ExportError::Never(why)) = &error;
-        if !problems.contains(why) {
-            problems.push(why.clone());
+        let endpoint = settings.address(signal).map_or_else(String::new, |url| without_secrets(&url));
+        match problems.iter_mut().find(|problem| problem.why == *why && problem.endpoint == endpoint) {
+            Some(problem) => problem.signals.push(signal.name()),
+            None => problems.push(Problem { signals: vec![signal.name()], endpoint, why: why.clone() }),
         }
         if let ExportError::Later(_) = error {
             failed.extend(requests.iter().find(|(of, _)| *of == signal).cloned());
@@ -64,9 +79,11 @@ pub(super) async fn flush(recorder: &Recorder) {
     if !problems.is_empty() {
         let fate = match (failed.is_empty(), left_out) {
             (true, _) => "it is dropped",
+            (false, 0) if told.over => "it is kept for `fargate reap`",
             (false, 0) => "it is kept for the job's next process",
             (false, _) => "it is dropped where it did not fit beside the snapshot",
         };
+        let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
         tracing::warn!("telemetry was not taken by the collector: {}; {fate}. The job is not affected.", problems.join("; "));
     }
 }

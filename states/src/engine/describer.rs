@@ -106,7 +106,7 @@ fn left_out(task: &TaskArn) -> ControlError {
         kind: ControlErrorKind::BadAnswer,
         code: None,
         message: format!("the answer says nothing of task {}", task.task_id()),
-        advice: "It is asked again.".to_owned(),
+        advice: String::new(),
     }
 }
 
@@ -117,6 +117,6 @@ fn withdrawn() -> ControlError {
         kind: ControlErrorKind::Unavailable,
         code: None,
         message: "the shared call was abandoned".to_owned(),
-        advice: "It is asked again.".to_owned(),
+        advice: String::new(),
     }
 }

@@ -169,7 +169,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 kind: ControlErrorKind::Unavailable,
                 code: None,
                 message: format!("it did not answer within {} s", LONGEST_CALL.as_secs()),
-                advice: "It is asked again with the same token.".to_owned(),
+                advice: "See the AWS Health Dashboard if it lasts.".to_owned(),
             }),
         }
     }
@@ -280,7 +280,7 @@ fn was_first(was_down: bool, snapshot: &Snapshot) -> bool {
 /// What a process that gives up leaves behind, for people.
 fn remains(job: &Job<crate::Stopping>) -> String {
     let state = &job.state;
-    let problem = state.problem.as_ref().map(|p| format!(" Last problem: {p}. {}", p.advice)).unwrap_or_default();
+    let problem = state.problem.as_ref().map(|p| format!(" Last problem: {}", p.explained())).unwrap_or_default();
     match (&state.task, state.accepted) {
         (Some(task), true) => format!("ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"),
         (Some(task), false) => format!("task {task} could not be stopped.{problem}"),

@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use super::{Engine, Work};
 use crate::{
-    AnyJob, ConnectError, ControlError, Described, Greeting, Observation, Seen, SnapshotStore, Target, TaskControl, Timestamp, Transport,
-    Watch,
+    AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen, SnapshotStore, Target, TaskControl, Timestamp,
+    Transport, Watch,
 };
 
 /// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is not is asked again.
@@ -44,9 +44,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         {
             return Observation::Answered(greeting.clone());
         }
-        if let Some((address, at)) = &watch.probe {
+        if let Some((destination, at)) = &watch.probe {
             if pending.probe.is_none() {
-                let target = self.target(&work.snapshot.job, address);
+                let target = self.target(&work.snapshot.job, destination.clone());
                 let at = *at;
                 pending.probe = Some(Box::pin(async move {
                     self.clock.until(at).await;
@@ -105,7 +105,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    fn target(&self, job: &AnyJob, address: &str) -> Target {
+    fn target(&self, job: &AnyJob, destination: Destination) -> Target {
         let header = job.header();
         let place = match job {
             AnyJob::Reachable(job) => Some(&job.state),
@@ -113,7 +113,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             _ => None,
         };
         Target {
-            address: address.to_owned(),
+            destination,
             cluster: header.spec.cluster.clone(),
             // The machine asks for a connection only when there is a task.
             task: job.task().cloned().unwrap_or_else(|| unreachable!("a connection was wanted without a task")),

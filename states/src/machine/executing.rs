@@ -3,8 +3,8 @@
 
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
-    Action, Asking, ConnectTo, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome,
-    Signal, StopReason, Stopping, Timestamp, Watch,
+    Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome, Signal,
+    StopReason, Stopping, Timestamp, Watch,
 };
 
 /// Failed connections without a byte in between that make us believe that the run cannot be followed.
@@ -63,11 +63,10 @@ impl Job<Executing> {
         let state = &self.state;
         if let Link::Down { deadline, probing, describing, .. } = &state.link {
             let until = state.ending.as_ref().map_or(*deadline, |ending| ending.deadline.min(*deadline));
-            let address = if self.header.connect_to == ConnectTo::NoAddress { String::new() } else { state.place.address.clone() };
             return Action::Watch(Watch {
                 describe: Some((state.place.task.clone(), describing.next)),
                 address: None,
-                probe: Some((address, probing.next)),
+                probe: Some((self.header.destination(&state.place.address), probing.next)),
                 until,
             });
         }

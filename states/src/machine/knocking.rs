@@ -79,7 +79,7 @@ impl Probing {
     /// What stood in the way last, for people.
     pub(super) fn trouble(&self) -> String {
         match &self.problem {
-            Some(error) => format!("{error}. {}", error.advice),
+            Some(error) => error.explained(),
             None => "no connection was tried yet.".to_owned(),
         }
     }

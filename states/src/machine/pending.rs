@@ -58,7 +58,11 @@ impl Job<Pending> {
 
     pub(crate) fn plan(&self) -> Action {
         let probe_at = self.state.probing.next;
-        let probe = if self.needs_address() { self.state.address.clone().map(|address| (address, probe_at)) } else { None };
+        let probe = if self.needs_address() {
+            self.state.address.as_ref().map(|address| (self.header.destination(address), probe_at))
+        } else {
+            None
+        };
         let address = match (&self.state.interface, self.header.connect_to) {
             (Some(interface), ConnectTo::PublicAddress) if self.state.address.is_none() => {
                 Some((interface.clone(), self.state.addressing.next))

@@ -1,10 +1,15 @@
 //! `Provisioning`: launching, with an idempotency token per launch.
 
+use std::time::Duration;
+
 use super::{DESCRIBE, RETRY, Step};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
     StopReason, Stopping, TaskArn, Timestamp, Watch, pace,
 };
+
+/// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
+const NO_CREDENTIALS: Duration = Duration::from_secs(60);
 
 impl Job<Provisioning> {
     /// A new job: nothing has been launched.
@@ -49,6 +54,7 @@ impl Job<Provisioning> {
                     self.state.asked = None;
                     self.state.unknown = false;
                 }
+                self.await_credentials(error.kind, now);
                 self.state.next = now + RETRY.interval(self.state.attempts, self.seed());
                 self.state.attempts += 1;
                 self.state.problem = Some(error.clone());
@@ -90,11 +96,26 @@ impl Job<Provisioning> {
         Action::Launch { token: self.token(), spec: Box::new(self.header.spec.after_refusals(self.state.refusals)) }
     }
 
+    /// Credentials that do not exist are not waited for as long as those that may be renewed.
+    fn await_credentials(&mut self, kind: ControlErrorKind, now: Timestamp) {
+        let missing = |kind| kind == ControlErrorKind::NoCredentials;
+        let before = self.state.problem.as_ref().is_some_and(|problem| missing(problem.kind));
+        match (before, missing(kind)) {
+            (false, true) => self.state.deadline = self.state.deadline.min(now + NO_CREDENTIALS),
+            (true, false) => self.state.deadline = self.header.created + self.header.limits.provisioning,
+            _ => {}
+        }
+    }
+
     /// Whether it is certain, after this refusal, that no RunTask with the current token launched a
     /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again cannot
     /// launch a second task, and an end looks for the first.
     fn settles(&mut self, error: &ControlError, now: Timestamp) -> bool {
-        let answered = error.code.is_some() && error.kind != ControlErrorKind::Unavailable;
+        let answered = match error.kind {
+            // Nothing was sent.
+            ControlErrorKind::NoCredentials => true,
+            kind => error.code.is_some() && kind != ControlErrorKind::Unavailable,
+        };
         self.state.unknown |= !answered;
         if !answered {
             // ECS may have got it as late as this.

@@ -1,7 +1,7 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
 use super::{DESCRIBE, Step, knocking};
-use crate::{Action, ConnectTo, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
+use crate::{Action, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
 
 impl Job<Running> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Running> {
@@ -35,11 +35,10 @@ impl Job<Running> {
     }
 
     pub(crate) fn plan(&self) -> Action {
-        let address = if self.header.connect_to == ConnectTo::NoAddress { String::new() } else { self.state.address.clone() };
         Action::Watch(Watch {
             describe: Some((self.state.task.clone(), self.state.describing.next)),
             address: None,
-            probe: Some((address, self.state.probing.next)),
+            probe: Some((self.header.destination(&self.state.address), self.state.probing.next)),
             until: self.state.deadline,
         })
     }

@@ -47,7 +47,7 @@ pub enum StoreError {
         holder: String,
     },
     /// The file system refused.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {source}{}", path.display(), hint(source))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -77,6 +77,14 @@ pub enum StoreError {
         /// Whose it is.
         found: JobId,
     },
+}
+
+/// What stands behind most refusals.
+fn hint(refusal: &io::Error) -> &'static str {
+    match refusal.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => "",
+        _ => ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?",
+    }
 }
 
 impl StoreError {

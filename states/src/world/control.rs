@@ -296,6 +296,14 @@ pub struct ControlError {
     pub advice: String,
 }
 
+impl ControlError {
+    /// What happened and what to do, as one text for people.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        super::explained(self, &self.advice)
+    }
+}
+
 /// The kinds of refusal that lead to different behaviour or different advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ControlErrorKind {
@@ -305,8 +313,10 @@ pub enum ControlErrorKind {
     Capacity,
     /// The service could not be reached, or failed (5xx, time-out, connection).
     Unavailable,
-    /// No credentials, or expired ones: they may come back (an instance profile is refreshed).
+    /// Credentials that are refused, or expired: others may come (an instance profile is refreshed).
     Credentials,
+    /// There are no credentials anywhere, so nothing was sent.
+    NoCredentials,
     /// The credentials do not allow it (`AccessDenied`, `iam:PassRole`).
     Denied,
     /// Cluster, subnet, security group or platform version is wrong.
@@ -324,9 +334,28 @@ pub enum ControlErrorKind {
 }
 
 impl ControlErrorKind {
+    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the variant is renamed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Capacity => "capacity",
+            Self::Unavailable => "unavailable",
+            Self::Credentials => "credentials",
+            Self::NoCredentials => "no_credentials",
+            Self::Denied => "denied",
+            Self::WrongSetting => "wrong_setting",
+            Self::TaskDefinition => "task_definition",
+            Self::NoCapacityProvider => "no_capacity_provider",
+            Self::Conflict => "conflict",
+            Self::BadAnswer => "bad_answer",
+            Self::Other => "other",
+        }
+    }
+
     /// Whether the same call may succeed later without anybody changing a setting.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Throttled | Self::Capacity | Self::Unavailable | Self::Credentials | Self::BadAnswer)
+        matches!(self, Self::Throttled | Self::Capacity | Self::Unavailable | Self::Credentials | Self::NoCredentials | Self::BadAnswer)
     }
 }

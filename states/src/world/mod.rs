@@ -14,6 +14,12 @@ pub use control::{
 };
 pub use snapshots::SnapshotStore;
 pub use transport::{
-    ConnectError, ConnectErrorKind, Greeting, HostIdentity, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target,
-    Transport,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, Login, Run, RunError, RunEvent, RunOrder, Session, ShellFacts,
+    Signal, Target, Transport,
 };
+
+/// An error's text and its advice, as sentences. Texts of others end with a full stop, or do not.
+fn explained(error: &dyn std::error::Error, advice: &str) -> String {
+    let text = error.to_string();
+    format!("{}. {advice}", text.trim_end_matches('.')).trim_end().to_owned()
+}

@@ -44,11 +44,51 @@ pub trait Run: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Result<RunEvent, RunError>> + Send;
 }
 
+/// Where a container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// At an address in the network.
+    Address {
+        /// Host name or IP address.
+        host: String,
+        /// How to log in there; without it, as the transport's settings say.
+        login: Option<Login>,
+    },
+    /// Wherever ECS has it: the transport goes through the ECS API, which knows the task.
+    Ecs,
+}
+
+/// How to log in to a job's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Destination {
+    /// An address, to log in at as the transport's settings say.
+    #[must_use]
+    pub fn at(host: &str) -> Self {
+        Self::Address { host: host.to_owned(), login: None }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { host, .. } => f.write_str(host),
+            Self::Ecs => f.write_str("ECS"),
+        }
+    }
+}
+
 /// Where and how to reach a job's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Host name or IP address; the port is the transport's setting.
-    pub address: String,
+    /// Where it is.
+    pub destination: Destination,
     /// The cluster, for transports that go through ECS.
     pub cluster: String,
     /// The task, likewise.
@@ -147,6 +187,14 @@ pub struct ConnectError {
     pub advice: String,
 }
 
+impl ConnectError {
+    /// What happened and what to do, as one text for people.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        super::explained(self, &self.advice)
+    }
+}
+
 /// The kinds of connection failure that lead to different behaviour or advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ConnectErrorKind {
@@ -176,6 +224,24 @@ pub enum ConnectErrorKind {
 }
 
 impl ConnectErrorKind {
+    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the variant is renamed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Interrupted => "interrupted",
+            Self::NotOurProtocol => "not_our_protocol",
+            Self::AuthRefused => "auth_refused",
+            Self::IdentityChanged => "identity_changed",
+            Self::NoShell => "no_shell",
+            Self::KeyUnusable => "key_unusable",
+            Self::AgentNotConnected => "agent_not_connected",
+            Self::Denied => "denied",
+        }
+    }
+
     /// Whether a later attempt may succeed without anybody changing anything. Refused keys count:
     /// sshd may accept before the container's entry point has installed the key.
     #[must_use]

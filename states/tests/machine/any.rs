@@ -25,6 +25,7 @@ pub fn header() -> Header {
         },
         definition_from_project: false,
         trace: None,
+        login: Some(Login { user: "ci".into(), port: 2222 }),
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
     }
@@ -78,6 +79,7 @@ fn control_error() -> impl Strategy<Value = ControlError> {
         Capacity,
         Unavailable,
         Credentials,
+        NoCredentials,
         Denied,
         WrongSetting,
         TaskDefinition,

@@ -235,3 +235,22 @@ fn an_answer_is_as_old_as_its_question() {
     assert!(matches!(snapshot.plan(late(50)), Action::Find { .. }));
     assert_eq!(snapshot.step(Observation::Found(Vec::new()), late(51)), Action::Archive);
 }
+
+#[test]
+fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_configured() {
+    for (kind, code, waited) in
+        [(ControlErrorKind::NoCredentials, None, 60), (ControlErrorKind::Credentials, Some("ExpiredTokenException"), 600)]
+    {
+        let mut snapshot = Snapshot::new(any::header());
+        let began = snapshot.job.header().created;
+        let mut now = began;
+        while !matches!(snapshot.job, AnyJob::Stopping(_)) {
+            now = now + Duration::from_secs(1);
+            snapshot.step(failed(kind, code), now);
+        }
+        let AnyJob::Stopping(job) = &snapshot.job else { unreachable!() };
+        assert!(now.since(began).as_secs().abs_diff(waited) <= 1, "{kind:?}: {:?}", now.since(began));
+        // Nothing was ever sent, or all was refused: there is no task to look for.
+        assert_eq!(job.state.unsettled, None, "{kind:?}");
+    }
+}

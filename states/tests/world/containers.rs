@@ -135,36 +135,36 @@ impl Transport for Wire {
     type Session = Shell;
 
     async fn connect(&self, target: &Target) -> Result<(Shell, Greeting), ConnectError> {
+        let address = target.destination.to_string();
         self.fuse.step().await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         if self.cloud.network_is_down() {
             tokio::time::sleep(target.connect_timeout).await;
-            return Err(refused(ConnectErrorKind::TimedOut, &target.address));
+            return Err(refused(ConnectErrorKind::TimedOut, &address));
         }
         let mut state = self.cloud.state.lock().unwrap();
-        let identity = match state.tasks.get(&target.address).map(|task| task.greets(&target.address)) {
-            None => return Err(refused(ConnectErrorKind::Unreachable, &target.address)),
+        let identity = match state.tasks.get(&address).map(|task| task.greets(&address)) {
+            None => return Err(refused(ConnectErrorKind::Unreachable, &address)),
             Some(Err((kind, fault))) => {
                 fault.into_iter().for_each(|fault| state.weather.meet(fault));
-                return Err(refused(kind, &target.address));
+                return Err(refused(kind, &address));
             }
             Some(Ok(identity)) => identity,
         };
         if target.pinned.as_ref().is_some_and(|pinned| pinned.0 != identity) {
             state.weather.meet(Fault::IdentityChanged);
-            return Err(refused(ConnectErrorKind::IdentityChanged, &target.address));
+            return Err(refused(ConnectErrorKind::IdentityChanged, &address));
         }
         let weather = &mut state.weather;
         if weather.strikes(weather.odds.unconnected, Fault::Unconnected) {
-            return Err(refused(ConnectErrorKind::Interrupted, &target.address));
+            return Err(refused(ConnectErrorKind::Interrupted, &address));
         }
         let odds = (weather.odds.cut, weather.odds.frozen);
         let cut = weather.strikes(odds.0, Fault::ConnectionCut).then(|| Instant::now() + weather.millis(0..EVENTFUL));
         let frozen = weather.strikes(odds.1, Fault::ConnectionFrozen).then(|| Instant::now() + weather.millis(0..EVENTFUL));
         let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
-        let shell =
-            Shell { cloud: Arc::clone(&self.cloud), fuse: Arc::clone(&self.fuse), task: target.address.clone(), identity, cut, frozen };
+        let shell = Shell { cloud: Arc::clone(&self.cloud), fuse: Arc::clone(&self.fuse), task: address, identity, cut, frozen };
         Ok((shell, greeting))
     }
 }

@@ -48,7 +48,11 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
     let mut control = Control::new(&nonce);
     let fail = |kind, message: String, advice: &str| ConnectError { kind, message, advice: advice.to_owned() };
     let mut channel = exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
-        fail(ConnectErrorKind::Interrupted, format!("the connection ended before a command could be run: {e}"), "It is tried again.")
+        fail(
+            ConnectErrorKind::Interrupted,
+            format!("the connection ended before a command could be run: {e}"),
+            "If it stays so: does the container restart, or run out of memory?",
+        )
     })?;
     loop {
         match channel.next().await {
@@ -69,7 +73,7 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
                 return Err(fail(
                     ConnectErrorKind::Interrupted,
                     format!("the connection ended during the first command: {why}"),
-                    "It is tried again.",
+                    "If it stays so: does the container run out of CPU or memory?",
                 ));
             }
         }

@@ -27,7 +27,7 @@ pub(super) fn too_slow(target: &Target) -> ConnectError {
     error(
         Kind::TimedOut,
         format!("a session in the container {} was not ready within {} s", target.container, target.attempt_timeout.as_secs()),
-        "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint. It is tried again.",
+        "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint.",
     )
 }
 
@@ -40,13 +40,15 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
             e.to_string(),
             "Allow the runner manager's role ssmmessages:OpenDataChannel on its sessions (docs/iam.md), and look at the VPC endpoint's policy.",
         ),
-        DialError::Refused(..) => error(Kind::Interrupted, e.to_string(), "It is tried again."),
+        DialError::Refused(..) => {
+            error(Kind::Interrupted, e.to_string(), "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
+        }
     }
 }
 
 /// A task of ours that ended before the call was answered: the process ends.
 pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectError {
-    error(Kind::Interrupted, format!("no session was asked for in the container {}: {e}", target.container), "It is tried again.")
+    error(Kind::Interrupted, format!("no session was asked for in the container {}: {e}", target.container), "This is a fault of the driver: please report it.")
 }
 
 /// A refusal that meets a job whose container was reached before is believed only when it lasts, as refused keys are: changed
@@ -107,7 +109,7 @@ fn ended(container: &str, why: &str, kind: Option<Kind>) -> ConnectError {
     } else if kind == Some(Kind::Denied) {
         (Kind::Denied, "The exec agent speaks in a way that the driver does not: report it, with the platform version.")
     } else {
-        (Kind::Interrupted, "It is tried again.")
+        (Kind::Interrupted, "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
     };
     error(kind.unwrap_or(otherwise), message, advice)
 }
@@ -127,14 +129,14 @@ mod tests {
             ("Fetching data key failed: Error calling KMS: ThrottlingException: Rate exceeded", Kind::Interrupted, "kms:Decrypt"),
             ("Fetching data key failed: KMS: RequestError: send request failed, i/o timeout", Kind::Interrupted, "kms:Decrypt"),
             ("Timed out waiting for encryption challenge.", Kind::Interrupted, "kms:Decrypt"),
-            ("Handshake timed out. Please ensure that you have the latest version.", Kind::Interrupted, "tried again"),
+            ("Handshake timed out. Please ensure that you have the latest version.", Kind::Interrupted, "stays so"),
             (
                 "We couldn't start the session because encryption is not set up on the selected CloudWatch Logs log group.",
                 Kind::Denied,
                 "logs",
             ),
             ("unable to validate encryption on the S3 bucket: ServiceUnavailable", Kind::Interrupted, "logs"),
-            ("connection reset by peer", Kind::Interrupted, "tried again"),
+            ("connection reset by peer", Kind::Interrupted, "stays so"),
         ] {
             let explained = ended("ci-coordinator", said, None);
             assert_eq!(explained.kind, kind, "{said}");
@@ -144,7 +146,7 @@ mod tests {
 
     fn target(pinned: bool) -> Target {
         Target {
-            address: String::new(),
+            destination: states::Destination::Ecs,
             cluster: "ci".to_owned(),
             task: states::TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
             container: "ci-coordinator".to_owned(),

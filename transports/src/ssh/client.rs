@@ -6,7 +6,7 @@ use russh::{
     client::{AuthResult, Config, DisconnectReason, Handler, connect_stream},
     keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate},
 };
-use states::{ConnectError, ConnectErrorKind, Target};
+use states::{ConnectError, ConnectErrorKind, Destination, Login, Target};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use super::{SshSettings, errors, key, socket};
@@ -27,15 +27,38 @@ pub(super) struct Connected {
     pub(super) alive: watch::Receiver<()>,
 }
 
+/// Whom to log in to, and as whom.
+pub(super) struct Peer<'a> {
+    pub(super) address: &'a str,
+    pub(super) port: u16,
+    pub(super) user: &'a str,
+}
+
+impl<'a> Peer<'a> {
+    /// What the job's record says overrides the settings of today.
+    pub(super) fn of(target: &'a Target, settings: &'a SshSettings) -> Result<Self, ConnectError> {
+        match &target.destination {
+            Destination::Address { host, login: Some(Login { user, port }) } => Ok(Self { address: host, port: *port, user }),
+            Destination::Address { host, login: None } => Ok(Self { address: host, port: settings.port, user: &settings.username }),
+            Destination::Ecs => Err(errors::error(
+                ConnectErrorKind::Denied,
+                format!("the container of task {} has no address to which SSH could connect", target.task),
+                "The job was launched to be reached by ECS Exec.",
+            )),
+        }
+    }
+}
+
 /// Connects and authenticates.
 pub(super) async fn connect(settings: &SshSettings, config: Arc<Config>, target: &Target) -> Result<Connected, ConnectError> {
-    let (address, port) = (target.address.as_str(), settings.port);
+    let peer = Peer::of(target, settings)?;
+    let Peer { address, port, .. } = peer;
     let key = key::read(&target.key)?;
     let socket = timeout(target.connect_timeout, TcpStream::connect((address, port)))
         .await
         .map_err(|_| errors::silent(address, port, target.connect_timeout))?
         .map_err(|e| errors::tcp(address, port, &e))?;
-    timeout(target.attempt_timeout, handshake(settings, config, target, socket, key))
+    timeout(target.attempt_timeout, handshake(settings, config, target, &peer, socket, key))
         .await
         .map_err(|_| errors::too_slow(address, port, "to complete the SSH handshake"))?
 }
@@ -44,10 +67,11 @@ async fn handshake(
     settings: &SshSettings,
     config: Arc<Config>,
     target: &Target,
+    peer: &Peer<'_>,
     socket: TcpStream,
     key: PrivateKey,
 ) -> Result<Connected, ConnectError> {
-    let (address, port) = (target.address.as_str(), settings.port);
+    let Peer { address, port, user } = *peer;
     let (told, seen) = tokio::sync::oneshot::channel();
     let obituary = Obituary::default();
     let (lives, alive) = watch::channel(());
@@ -62,9 +86,9 @@ async fn handshake(
         Err(Refused::Ssh(e)) => return Err(errors::handshake(address, port, &e)),
     };
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    let answer = handle.authenticate_publickey(&settings.username, key).await.map_err(|e| errors::handshake(address, port, &e))?;
+    let answer = handle.authenticate_publickey(user, key).await.map_err(|e| errors::handshake(address, port, &e))?;
     if !matches!(answer, AuthResult::Success) {
-        return Err(errors::auth_refused(address, port, &settings.username));
+        return Err(errors::auth_refused(address, port, user));
     }
     let identity = seen.await.map_err(|_| {
         errors::error(

@@ -32,9 +32,11 @@ pub(super) fn tcp(address: &str, port: u16, e: &io::Error) -> ConnectError {
             format!("nothing listens on {address} port {port}"),
             "Check that the image starts an SSH server, and on that port ([SSH] Port in fargate.toml).",
         ),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            error(ConnectErrorKind::Interrupted, format!("{address} port {port} ended the connection: {e}"), "It is tried again.")
-        }
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => error(
+            ConnectErrorKind::Interrupted,
+            format!("{address} port {port} ended the connection: {e}"),
+            "If it stays so: what does the container's SSH server log?",
+        ),
         io::ErrorKind::TimedOut => silent(address, port, Duration::ZERO),
         _ => error(
             ConnectErrorKind::Unreachable,

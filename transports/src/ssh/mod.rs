@@ -24,7 +24,7 @@ pub use self::{
 };
 use self::{
     channel::{Answers, Awaited, Reading},
-    client::{Connected, Obituary},
+    client::{Connected, Obituary, Peer},
 };
 use crate::delivery::{self, Exec, Followed};
 
@@ -101,12 +101,13 @@ impl Transport for SshTransport {
 
     async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
         let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        let peer = Peer::of(target, &self.settings)?;
         let shell = Shell { handle, obituary, alive, answers: Arc::default() };
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
                 .await
-                .map_err(|_| errors::too_slow(&target.address, self.settings.port, "to run a first command"))??,
+                .map_err(|_| errors::too_slow(peer.address, peer.port, "to run a first command"))??,
         };
         Ok((SshSession { shell, facts: facts.clone() }, Greeting { identity: HostIdentity(identity), facts }))
     }

@@ -30,6 +30,7 @@ impl Visit for SshTransport {
     type Command = SshCommand;
 
     async fn terminal(&self, target: &Target, screen: &Screen) -> Result<SshTerminal, ConnectError> {
+        let peer = client::Peer::of(target, &self.settings)?;
         let shell = self.enter(target).await?;
         let open = async {
             let channel = shell.handle.channel_open_session().await?;
@@ -41,11 +42,11 @@ impl Visit for SshTransport {
             Ok::<_, russh::Error>(granted.then_some((read, write)))
         };
         match timeout(target.attempt_timeout, open).await {
-            Err(_) => Err(errors::too_slow(&target.address, self.settings.port, "to open a terminal")),
-            Ok(Err(e)) => Err(errors::handshake(&target.address, self.settings.port, &e)),
+            Err(_) => Err(errors::too_slow(peer.address, peer.port, "to open a terminal")),
+            Ok(Err(e)) => Err(errors::handshake(peer.address, peer.port, &e)),
             Ok(Ok(None)) => Err(errors::error(
                 ConnectErrorKind::Denied,
-                format!("the SSH server at {} port {} gives no terminal", target.address, self.settings.port),
+                format!("the SSH server at {} port {} gives no terminal", peer.address, peer.port),
                 "Its configuration forbids it (PermitTTY), or it has no pseudo-terminals; a command without one may still work.",
             )),
             Ok(Ok(Some((read, write)))) => Ok(SshTerminal {

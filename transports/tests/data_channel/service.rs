@@ -271,7 +271,7 @@ pub(crate) async fn read_to_end(terminal: &impl Terminal) -> (Vec<u8>, Option<St
 
 pub(crate) fn target() -> Target {
     Target {
-        address: String::new(),
+        destination: states::Destination::Ecs,
         cluster: "ci".to_owned(),
         task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
         container: "ci-coordinator".to_owned(),

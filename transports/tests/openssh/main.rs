@@ -19,7 +19,7 @@ fn transport(sshd: &Sshd) -> SshTransport {
 
 fn target(sshd: &Sshd) -> Target {
     Target {
-        address: "127.0.0.1".to_owned(),
+        destination: states::Destination::at("127.0.0.1"),
         cluster: "test".to_owned(),
         task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),
         container: "ci-coordinator".to_owned(),
@@ -334,7 +334,7 @@ async fn attempt(directory: &tempfile::TempDir, port: u16, timeout: Duration) ->
     let key = directory.path().join("key");
     std::fs::write(&key, transports::ssh::key::generate().unwrap().private).unwrap();
     let target = Target {
-        address: "127.0.0.1".to_owned(),
+        destination: states::Destination::at("127.0.0.1"),
         cluster: "test".to_owned(),
         task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),
         container: "ci-coordinator".to_owned(),

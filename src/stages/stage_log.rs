@@ -1,0 +1,47 @@
+//! A stage in the driver's own log: that it began, and how it ended, at a level that an alert can go by.
+
+use std::time::Instant;
+
+use tracing::Span;
+
+use crate::runner::Verdict;
+
+/// One stage of one job. All that is logged meanwhile names both.
+pub struct StageLog {
+    began: Instant,
+    span: Span,
+}
+
+impl StageLog {
+    /// Logs that the stage began. `job` is GitLab's number.
+    #[must_use]
+    pub fn begin(stage: &str, job: &str) -> Self {
+        // At `error`, or it would be left out of a log at that level.
+        let span = tracing::error_span!("stage", stage, job);
+        span.in_scope(|| tracing::info!("stage {stage} of job {job} begins"));
+        Self { began: Instant::now(), span }
+    }
+
+    /// What lines belong to.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// Logs how the stage ended: what needs somebody at `error`, what the job or its owner did at `warn` or `info`.
+    pub fn end(&self, verdict: &Verdict, cancelled: bool) {
+        let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        match verdict {
+            Verdict::Success => tracing::info!(verdict = "success", seconds, "stage ended well"),
+            Verdict::BuildFailure { code, message: None } => {
+                let code = code.unwrap_or(1);
+                tracing::info!(verdict = "build failure", exit_code = code, seconds, "stage ended: its script's exit status is {code}");
+            }
+            Verdict::BuildFailure { message: Some(message), .. } => {
+                tracing::warn!(verdict = "build failure", seconds, "stage failed: {message}");
+            }
+            Verdict::SystemFailure(message) if cancelled => tracing::warn!(verdict = "cancelled", seconds, "stage ended: {message}"),
+            Verdict::SystemFailure(message) => tracing::error!(verdict = "system failure", seconds, "stage failed: {message}"),
+        }
+    }
+}

@@ -12,8 +12,9 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, on_every_cluster},
+    cluster::Cluster,
     eventually,
+    parametrised::on_every_cluster,
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 

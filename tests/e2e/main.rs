@@ -22,6 +22,7 @@ mod http;
 mod jobs;
 mod moto;
 mod openssh;
+mod parametrised;
 mod processes;
 mod proxy;
 mod reap;

@@ -3,9 +3,10 @@
 use std::{fs, io::Read, process::Child};
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     crash_job::local,
     eventually,
+    parametrised::by_every_transport,
     runner::{Ended, Job},
 };
 

@@ -12,9 +12,10 @@ use std::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     crash_job::{Killed, Run, Stage, local},
     http::Message,
+    parametrised::by_every_transport,
     runner::Job,
 };
 

@@ -19,8 +19,9 @@ use std::{
 };
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     crash_job::{Killed, Run, Stage},
+    parametrised::by_every_transport,
     runner::{Job, SYSTEM_FAILURE},
 };
 

@@ -3,8 +3,9 @@
 use std::{fs, process::Command};
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     crash_job::local,
+    parametrised::by_every_transport,
     runner::{Ended, Job, SYSTEM_FAILURE},
 };
 

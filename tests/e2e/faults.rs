@@ -5,8 +5,9 @@ use std::{fs, io::Read};
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     eventually,
+    parametrised::by_every_transport,
     runner::{BUILD_FAILURE, Ended, Job, SYSTEM_FAILURE},
 };
 

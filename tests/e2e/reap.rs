@@ -5,9 +5,10 @@ use std::{fs, io::Read, sync::atomic::Ordering, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, by_every_transport, on_every_cluster},
+    cluster::Cluster,
     eventually,
     moto::ecs,
+    parametrised::{by_every_transport, on_every_cluster},
     runner::{Ended, Job},
 };
 

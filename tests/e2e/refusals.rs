@@ -8,8 +8,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
     eventually,
+    parametrised::by_every_transport,
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 

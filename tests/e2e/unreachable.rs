@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 
 use crate::{
-    cluster::{Cluster, by_every_transport},
+    cluster::Cluster,
+    parametrised::by_every_transport,
     runner::{Job, SYSTEM_FAILURE},
 };
 

@@ -48,7 +48,11 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
 
 /// A task of ours that ended before the call was answered: the process ends.
 pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectError {
-    error(Kind::Interrupted, format!("no session was asked for in the container {}: {e}", target.container), "This is a fault of the driver: please report it.")
+    error(
+        Kind::Interrupted,
+        format!("no session was asked for in the container {}: {e}", target.container),
+        "This is a fault of the driver: please report it.",
+    )
 }
 
 /// A refusal that meets a job whose container was reached before is believed only when it lasts, as refused keys are: changed

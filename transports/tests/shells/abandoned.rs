@@ -105,3 +105,33 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
         assert_eq!(follow(started.unwrap_or_else(|e| panic!("{number}: {e}"))).await, Ok((Vec::new(), 4, 0)));
     }
 }
+
+/// A driver was killed when its script had just arrived, and the next one ends the session: SIGKILL for its program, and SIGHUP for
+/// what else is in the foreground of the terminal.
+#[tokio::test]
+async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() {
+    let mut local = Local::new(Surroundings::System, By::Terminal);
+    // From when the run's directory is there until its process is noted.
+    local.replaced = vec![("printf \"%80s\\n\" \"\" >\"$r/pid\"", "sleep 1; printf \"%80s\\n\" \"\" >\"$r/pid\"")];
+    let (boot, pty) = local.boot().unwrap();
+    let leader = local.groups.lock().unwrap()[0];
+    let shell = TerminalShell::boot(pty, &boot).await.unwrap();
+    let facts = delivery::probe(&shell).await.unwrap();
+    let script = Bytes::from_static(b"echo ran >>executions; sleep 1; echo said; exit 3");
+    let _followed = delivery::start(&shell, &facts, &order("run"), script.clone()).await.unwrap();
+    let directory = std::path::Path::new(&facts.run_dir).join("run");
+    let made = async {
+        while !directory.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), made).await.expect("it is being started");
+    let killed = std::process::Command::new("/bin/sh").args(["-c", &format!("kill -9 {leader}")]).status().unwrap();
+    assert!(killed.success());
+    local.replaced.clear();
+    let (boot, pty) = local.boot().unwrap();
+    let shell = TerminalShell::boot(pty, &boot).await.unwrap();
+    let again = follow(delivery::start(&shell, &facts, &order("run"), script).await.unwrap()).await;
+    assert_eq!(again, Ok((b"said\n".to_vec(), 3, 5)));
+    assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "ran\n");
+}

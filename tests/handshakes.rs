@@ -11,8 +11,8 @@ use bytes::Bytes;
 use fargate_driver::control::{EcsControl, ExecCalls};
 use local_cluster::{ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings};
 use states::{
-    Capacity, ClientToken, ConnectError, ConnectErrorKind, LaunchSpec, Run, RunEvent, RunId, RunOrder, Session as _, Signal, StartedBy,
-    Target, TaskControl as _, Transport as _,
+    Capacity, ClientToken, ConnectError, ConnectErrorKind, Greeting, LaunchSpec, Run, RunEvent, RunId, RunOrder, Session as _, Signal,
+    StartedBy, Target, TaskControl as _, Transport as _,
 };
 use transports::ecs_exec::{ExecSession, ExecTransport};
 
@@ -66,10 +66,14 @@ impl Place {
 
     /// Tries until the task and its agent are there.
     async fn connect(&self) -> Result<ExecSession, ConnectError> {
+        self.greeted().await.map(|(session, _)| session)
+    }
+
+    async fn greeted(&self) -> Result<(ExecSession, Greeting), ConnectError> {
         let tried = async {
             loop {
                 match self.transport.connect(&self.target).await {
-                    Ok((session, _)) => return Ok(session),
+                    Ok(connected) => return Ok(connected),
                     Err(e) if matches!(e.kind, ConnectErrorKind::AgentNotConnected | ConnectErrorKind::Interrupted) => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
@@ -78,6 +82,19 @@ impl Place {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), tried).await.expect("an agent that is there")
+    }
+
+    /// The same place for a job whose container was reached before.
+    async fn known(mut self) -> Self {
+        let (session, greeting) = self.greeted().await.unwrap();
+        session.close().await;
+        (self.target.pinned, self.target.facts) = (Some(greeting.identity), Some(greeting.facts));
+        self
+    }
+
+    fn refuse(&self, action: &str, code: &str, message: &str) {
+        let refusal = Refusal { status: 400, code: code.to_owned(), message: message.to_owned(), times: 1 };
+        self.cluster.set_faults(Faults { refuse: [(action.to_owned(), refusal)].into(), ..Faults::default() });
     }
 
     fn calls(&self, action: &str) -> usize {
@@ -149,14 +166,54 @@ async fn a_job_over_an_encrypted_session_on_a_line_that_loses_and_pauses() {
 #[tokio::test]
 async fn a_key_that_the_manager_may_not_use_is_explained() {
     let place = Place::new(Handshake::Kms).await;
-    let refusal = Refusal {
-        status: 400,
-        code: "AccessDeniedException".to_owned(),
-        message: "not authorized to perform: kms:GenerateDataKey".to_owned(),
-        times: 1,
-    };
-    place.cluster.set_faults(Faults { refuse: [("GenerateDataKey".to_owned(), refusal)].into(), ..Faults::default() });
+    place.refuse("GenerateDataKey", "AccessDeniedException", "not authorized to perform: kms:GenerateDataKey");
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
     assert!(refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+}
+
+/// Nor does it matter that the text of it is about KMS.
+#[tokio::test]
+async fn a_key_that_kms_does_not_give_now_is_asked_for_again() {
+    let place = Place::new(Handshake::Kms).await.known().await;
+    for code in ["ThrottlingException", "ExpiredTokenException"] {
+        place.refuse("GenerateDataKey", code, "Rate exceeded");
+        let refused = place.transport.connect(&place.target).await.err().unwrap();
+        assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{refused:?}");
+        assert!(refused.message.contains("KMS key"), "{refused:?}");
+        place.connect().await.unwrap().close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_container_that_was_reached_before_may_pass() {
+    let place = Place::new(Handshake::None).await.known().await;
+    for (action, code) in
+        [("ExecuteCommand", "AccessDeniedException"), ("ExecuteCommand", "OddException"), ("DescribeTasks", "AccessDenied")]
+    {
+        place.refuse(action, code, "not authorized");
+        let refused = place.transport.connect(&place.target).await.err().unwrap();
+        assert!(refused.kind.is_transient(), "{refused:?}");
+        place.transport.connect(&place.target).await.unwrap().0.close().await;
+    }
+}
+
+/// Two of a container's slots, and one that waits, are soon taken by sessions that nobody uses.
+#[tokio::test]
+async fn a_session_is_ended_when_its_container_could_not_be_described() {
+    let place = Place::new(Handshake::None).await.known().await;
+    for failures in 1..=5 {
+        let (opened, ended) = (place.calls("ExecuteCommand"), place.calls("TerminateSession"));
+        place.refuse("DescribeTasks", "ThrottlingException", "Rate exceeded");
+        let refused = place.transport.connect(&place.target).await.err().unwrap();
+        assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{failures}: {refused:?}");
+        // None is asked for where ECS answered first.
+        let all_ended = async {
+            while place.calls("ExecuteCommand") - opened != place.calls("TerminateSession") - ended {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), all_ended).await.expect("what was opened is ended");
+    }
+    place.transport.connect(&place.target).await.unwrap().0.close().await;
 }

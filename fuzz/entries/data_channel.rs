@@ -15,7 +15,7 @@ use transports::{
     delivery::terminal::armour::{Armour, Piece},
     ecs_exec::{
         KEY_BYTES,
-        channel::{DataChannel, DataKey, Event, KeyWanted, Opening, Transmit},
+        channel::{DataChannel, DataKey, Event, KeyWanted, NoKey, Opening, Transmit},
         frame::{Frame, Kind, MessageId, payload_type},
     },
 };
@@ -73,7 +73,7 @@ fn channel(mut data: &[u8]) -> Vec<u8> {
             b'k' => {
                 if let Some(wanted) = side.wanted.take() {
                     let key = match byte(&mut data) {
-                        None | Some(0) => Err("no".to_owned()),
+                        None | Some(0) => Err(NoKey { why: "no".to_owned(), transient: false }),
                         Some(n) => Ok(DataKey { plain: vec![n; KEY_BYTES], sealed: vec![n] }),
                     };
                     side.channel.key(&wanted, key, now);

@@ -4,7 +4,10 @@ use aws_sdk_ecs::error::{ProvideErrorMetadata as _, SdkError};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use states::{ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _};
-use transports::ecs_exec::{ExecApi, KEY_BYTES, OpenedSession, channel::DataKey};
+use transports::ecs_exec::{
+    Container, ExecApi, KEY_BYTES, OpenedSession,
+    channel::{DataKey, NoKey},
+};
 
 use super::{EcsControl, call::Call, call::signature, errors};
 
@@ -27,7 +30,11 @@ impl ExecCalls {
 
     /// The container as ECS describes it.
     async fn container(&self, target: &Target) -> Result<ContainerReport, ConnectError> {
-        let described = self.control.describe(&target.cluster, std::slice::from_ref(&target.task)).await.map_err(|e| unavailable(&e))?;
+        let described = self.control.describe(&target.cluster, std::slice::from_ref(&target.task)).await.map_err(|e| {
+            let error = unavailable(&e);
+            // Of a job whose script may run for hours: a refusal to tell is no reason to end it.
+            if target.pinned.is_some() { ConnectError { kind: Kind::Interrupted, ..error } } else { error }
+        })?;
         let report = described.into_iter().find_map(|described| match described.seen {
             Seen::Task(report) => report.container(&target.container).cloned(),
             Seen::Missing => None,
@@ -40,8 +47,20 @@ impl ExecCalls {
             )
         })
     }
+}
 
-    async fn execute(&self, target: &Target, command: &str) -> Result<aws_sdk_ecs::types::Session, ConnectError> {
+impl ExecApi for ExecCalls {
+    async fn identify(&self, target: &Target) -> Result<Container, ConnectError> {
+        let container = self.container(target).await?;
+        if target.pinned.is_none()
+            && let Some(status) = container.exec_agent.as_deref().filter(|status| *status != "RUNNING")
+        {
+            return Err(not_connected(target, status));
+        }
+        identity(target, container.runtime_id)
+    }
+
+    async fn execute(&self, target: &Target, command: &str) -> Result<OpenedSession, ConnectError> {
         let call = self
             .control
             .clients()
@@ -62,31 +81,11 @@ impl ExecCalls {
             };
             refused(target, code, said, &refusal)
         })?;
-        answer.session.ok_or_else(|| unavailable(&errors::nonsense(OPERATION, "it has no session")))
-    }
-}
-
-impl ExecApi for ExecCalls {
-    async fn open(&self, target: &Target, command: &str) -> Result<OpenedSession, ConnectError> {
-        // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
-        // and both are asked at once.
-        let (container, session) = if target.pinned.is_none() {
-            let container = self.container(target).await?;
-            if let Some(status) = container.exec_agent.as_deref().filter(|status| *status != "RUNNING") {
-                return Err(not_connected(target, status));
-            }
-            (container, self.execute(target, command).await?)
-        } else {
-            let (container, session) = tokio::join!(self.container(target), self.execute(target, command));
-            (container?, session?)
-        };
+        let session = answer.session.ok_or_else(|| unavailable(&errors::nonsense(OPERATION, "it has no session")))?;
         let (Some(id), Some(url), Some(token)) = (session.session_id, session.stream_url, session.token_value) else {
             return Err(unavailable(&errors::nonsense(OPERATION, "its session has no id, no address or no token")));
         };
-        let runtime = container.runtime_id.unwrap_or_default();
-        let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
-        let name = format!("ecs:{cluster}_{}_{runtime}", target.task.task_id());
-        Ok(OpenedSession { id, url, token, identity: HostIdentity(runtime), target: name })
+        Ok(OpenedSession { id, url, token })
     }
 
     async fn sign(&self, url: &str) -> Result<Vec<(String, String)>, String> {
@@ -97,39 +96,59 @@ impl ExecApi for ExecCalls {
         Ok(instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    async fn data_key(&self, key: &str, context: &[(&str, &str)]) -> Result<DataKey, String> {
+    async fn data_key(&self, key: &str, context: &[(&str, &str)]) -> Result<DataKey, NoKey> {
         let context: serde_json::Map<String, Value> = context.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
         let body = json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
-        let answer = self.json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body).await?;
+        let no_key = |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
+        let answer = self.json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body).await.map_err(no_key)?;
         let bytes = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok());
         match (bytes("Plaintext"), bytes("CiphertextBlob")) {
             (Some(plain), Some(sealed)) => Ok(DataKey { plain, sealed }),
-            _ => Err("KMS's answer has no key".to_owned()),
+            _ => Err(no_key(errors::nonsense("GenerateDataKey", "it has no key"))),
         }
     }
 
     async fn terminate(&self, session: &str) {
-        if let Err(why) = self.json("TerminateSession", "ssm", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await {
+        if let Err(e) = self.json("TerminateSession", "ssm", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await {
             // Allowed or not, it ends by itself.
-            tracing::debug!(session, why, "the session was not terminated");
+            tracing::debug!(session, %e, "the session was not terminated");
         }
     }
 }
 
 impl ExecCalls {
     /// A call of a service that speaks AWS's JSON 1.1.
-    async fn json(&self, operation: &'static str, service: &'static str, target: &'static str, body: &Value) -> Result<Value, String> {
+    async fn json(
+        &self,
+        operation: &'static str,
+        service: &'static str,
+        target: &'static str,
+        body: &Value,
+    ) -> Result<Value, ControlError> {
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
         let call = Call { operation, service, headers: &headers };
-        let (status, answer) = call.post(&self.control.clients().await.shared, body.to_string()).await.map_err(|e| e.to_string())?;
+        let (status, answer) = call.post(&self.control.clients().await.shared, body.to_string()).await?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-        if status < 300 {
-            return Ok(answer);
-        }
-        let text = |names: [&str; 2]| names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let code = text(["__type", "code"]);
-        Err(format!("{operation}: HTTP status {status}, {}: {}", code.rsplit('#').next().unwrap_or_default(), text(["message", "Message"])))
+        if status < 300 { Ok(answer) } else { Err(failed(operation, status, &answer)) }
     }
+}
+
+/// An error that such a service answered with.
+fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
+    let text = |names: [&str; 2]| names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default();
+    let code = text(["__type", "code"]);
+    errors::query(operation, status, code.rsplit('#').next().unwrap_or_default(), text(["message", "Message"]))
+}
+
+/// The container, once ECS tells which one it is.
+fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, ConnectError> {
+    let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
+        let message = format!("ECS does not tell the runtime id of the container {} yet", target.container);
+        return Err(error(Kind::Interrupted, message, "It is asked again."));
+    };
+    let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
+    let name = format!("ecs:{cluster}_{}_{runtime}", target.task.task_id());
+    Ok(Container { identity: HostIdentity(runtime), target: name })
 }
 
 fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
@@ -184,11 +203,10 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn refusals_are_explained() {
-        let target = Target {
+    fn target() -> Target {
+        Target {
             destination: states::Destination::Ecs,
-            cluster: "ci".to_owned(),
+            cluster: "arn:aws:ecs:eu-west-1:111122223333:cluster/ci".to_owned(),
             task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
@@ -196,7 +214,39 @@ mod tests {
             facts: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,
-        };
+        }
+    }
+
+    /// A description without it must neither be pinned nor look like another container.
+    #[test]
+    fn a_container_without_a_runtime_id_is_asked_about_again() {
+        for missing in [None, Some(String::new())] {
+            assert_eq!(identity(&target(), missing).unwrap_err().kind, Kind::Interrupted);
+        }
+        let known = identity(&target(), Some("0123-4".to_owned())).unwrap();
+        assert_eq!((known.identity.0.as_str(), known.target.as_str()), ("0123-4", "ecs:ci_0123456789abcdef0123456789abcdef_0123-4"));
+    }
+
+    #[test]
+    fn what_kms_refuses_now_it_may_give_later() {
+        let kind = |status, code: &str| failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind;
+        for (status, code) in [
+            (400, "ThrottlingException"),
+            (400, "com.amazonaws#ExpiredTokenException"),
+            (500, "KMSInternalException"),
+            (503, "DependencyTimeoutException"),
+            (502, ""),
+        ] {
+            assert!(kind(status, code).is_transient(), "{code}");
+        }
+        for code in ["AccessDeniedException", "DisabledException", "NotFoundException"] {
+            assert!(!kind(400, code).is_transient(), "{code}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_explained() {
+        let target = target();
         let refusal = |kind| ControlError {
             operation: OPERATION.to_owned(),
             kind,

@@ -6,8 +6,17 @@ use crate::{
     cluster::Cluster,
     crash_job::local,
     eventually,
+    parametrised::by_every_transport,
     runner::{Ended, Job},
 };
+
+by_every_transport!(
+    two_managers_at_the_same_job,
+    two_managers_with_jobs_of_their_own_in_one_directory,
+    cleanup_beside_a_running_stage_waits_for_its_verdict,
+    cleanup_beside_a_cancelled_stage,
+    cleanup_beside_prepare_leaves_nothing,
+);
 
 fn both(job: &Job, arguments: &[&str]) -> [Ended; 2] {
     [(); 2].map(|()| job.spawn(arguments)).map(|child| job.end(child))
@@ -34,10 +43,8 @@ fn release(job: &Job) {
 }
 
 /// Two managers of the same registration, behind them the same directory, and both were handed the same job.
-#[test]
-fn two_managers_at_the_same_job() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn two_managers_at_the_same_job(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let prepared = both(&job, &["prepare"]);
     assert_eq!(prepared.each_ref().map(|p| p.code), [0, 0], "{prepared:#?}");
     let alive = cluster.tasks().iter().filter(|task| task.status == "RUNNING").count();
@@ -57,11 +64,9 @@ fn two_managers_at_the_same_job() {
 }
 
 /// Each sees to its own jobs, though the files lie side by side.
-#[test]
-fn two_managers_with_jobs_of_their_own_in_one_directory() {
-    let cluster = Cluster::local();
-    let one = Job::on(&cluster);
-    let mut other = one.beside(&cluster);
+fn two_managers_with_jobs_of_their_own_in_one_directory(cluster: &Cluster) {
+    let one = Job::on(cluster);
+    let mut other = one.beside(cluster);
     // Even the job's number may be the same: of another runner.
     let number = one.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone();
     other.set("CUSTOM_ENV_CI_JOB_ID", &number);
@@ -75,10 +80,8 @@ fn two_managers_with_jobs_of_their_own_in_one_directory() {
     assert_all_archived(&one);
 }
 
-#[test]
-fn cleanup_beside_a_running_stage_waits_for_its_verdict() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let run = running(&job, "true", "build_script");
     let cleanup = job.spawn(&["cleanup"]);
@@ -89,7 +92,7 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict() {
         descriptors.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file.to_string_lossy().ends_with(".lock"))
     };
     eventually("both wait", || waits(&cleanup) && waits(&second));
-    assert_eq!(local(&cluster).calls("StopTask"), 0);
+    assert_eq!(local(cluster).calls("StopTask"), 0);
     release(&job);
     let ended = job.end(run);
     assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("5"), &b"done\n"[..]), "{ended:#?}");
@@ -102,10 +105,8 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict() {
 }
 
 /// gitlab-runner was killed and started again: the driver of its stage lives on, and is told to end.
-#[test]
-fn cleanup_beside_a_cancelled_stage() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn cleanup_beside_a_cancelled_stage(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let run = running(&job, "trap '' TERM", "build_script");
     Job::cancel(&run);
@@ -118,9 +119,7 @@ fn cleanup_beside_a_cancelled_stage() {
     assert_all_archived(&job);
 }
 
-#[test]
-fn cleanup_beside_prepare_leaves_nothing() {
-    let cluster = Cluster::local();
+fn cleanup_beside_prepare_leaves_nothing(cluster: &Cluster) {
     // From before its task is asked for, to when it is reachable.
     let moments: [fn(&Cluster, &Job) -> bool; 3] = [
         |_, _| true,
@@ -128,9 +127,9 @@ fn cleanup_beside_prepare_leaves_nothing() {
         |cluster, job| cluster.tasks().iter().any(|task| task.status == "RUNNING") && !job.files(".ron").is_empty(),
     ];
     for (number, moment) in moments.iter().enumerate() {
-        let job = Job::on(&cluster);
+        let job = Job::on(cluster);
         let prepare = job.spawn(&["prepare"]);
-        eventually("the moment comes", || moment(&cluster, &job));
+        eventually("the moment comes", || moment(cluster, &job));
         let cleanup = job.spawn(&["cleanup"]);
         let prepared = job.end(prepare);
         assert_eq!(prepared.code, 0, "{number}: {prepared:#?}");

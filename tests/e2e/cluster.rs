@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{http, moto::Moto, proxy::Proxy};
 
@@ -43,6 +43,20 @@ impl Cluster {
         let mut local = Local::start();
         local.by_ecs_exec = true;
         Self::Local(local)
+    }
+
+    /// The faults with which nobody can connect to a new task, whatever the transport.
+    pub fn never_lets_in(&self) -> Value {
+        if self.is_by_ecs_exec() { json!({ "exec": { "never_connects": true } }) } else { json!({ "ssh": { "never_listens": true } }) }
+    }
+
+    /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS Exec, which packs output.
+    pub fn cuts_connections(&self, after_bytes: u64, after_packed_bytes: u64, times: u32) -> Value {
+        if self.is_by_ecs_exec() {
+            json!({ "exec": { "cut": { "how": "reset", "after_bytes": after_packed_bytes, "times": times } } })
+        } else {
+            json!({ "ssh": { "cut_after_bytes": after_bytes, "cuts": times } })
+        }
     }
 
     pub fn is_by_ecs_exec(&self) -> bool {

@@ -15,6 +15,7 @@ use crate::{
     cluster::Cluster,
     crash_job::{Killed, Run, Stage, local},
     http::Message,
+    parametrised::by_every_transport,
     runner::Job,
 };
 
@@ -32,7 +33,7 @@ const STAGES: [Killed; 6] = [
     Killed::PrepareCleanedUp,
     Killed::PrepareAgain,
     Killed::Cleanup,
-    // These make no call: shown, rather than believed.
+    // Over SSH these make no call: shown, rather than believed.
     Killed::RetriedStage,
     Killed::FailingStage,
     Killed::Config,
@@ -140,14 +141,14 @@ struct Tried {
     failures: Vec<String>,
 }
 
-#[test]
-fn every_call_to_aws() {
-    let cluster = Cluster::local();
+by_every_transport!(every_call_to_aws);
+
+fn every_call_to_aws(cluster: &Cluster) {
     let began = Instant::now();
     let tried = Mutex::new(Tried::default());
     std::thread::scope(|scope| {
         for (what, moment) in STAGES.iter().flat_map(|what| MOMENTS.map(|moment| (*what, moment))) {
-            let (cluster, tried) = (&cluster, &tried);
+            let tried = &tried;
             scope.spawn(move || {
                 for n in 1.. {
                     if !one(cluster, what, moment, n, tried) {
@@ -169,9 +170,23 @@ fn every_call_to_aws() {
     assert!(tried.failures.is_empty(), "{} failures:\n{}", tried.failures.len(), tried.failures.join("\n"));
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
-    for (what, action) in [(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")] {
+    let calls = |what, moment| tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
+    let mut least = vec![(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")];
+    if cluster.is_by_ecs_exec() {
+        least.extend([(Killed::PrepareAgain, "ExecuteCommand"), (Killed::PrepareCleanedUp, "ExecuteCommand")]);
+        for what in [Killed::RetriedStage, Killed::FailingStage] {
+            // Both are made at once: which one is the first differs.
+            let made = MOMENTS.map(|moment| calls(what, moment));
+            assert!(made.iter().all(|calls| calls.len() >= 2), "{what:?}: {made:?}");
+            assert!(
+                ["ExecuteCommand", "DescribeTasks"].iter().all(|call| made.concat().iter().any(|made| made == call)),
+                "{what:?}: {made:?}"
+            );
+        }
+    }
+    for (what, action) in least {
         for moment in MOMENTS {
-            let calls = tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
+            let calls = calls(what, moment);
             assert!(calls.iter().any(|call| call == action), "not killed at {action}: {what:?}, {moment:?}: {calls:?}");
             assert!(calls.iter().any(|call| call == "DescribeTasks"), "{what:?}, {moment:?}: {calls:?}");
         }

@@ -21,6 +21,7 @@ use std::{
 use crate::{
     cluster::Cluster,
     crash_job::{Killed, Run, Stage},
+    parametrised::by_every_transport,
     runner::{Job, SYSTEM_FAILURE},
 };
 
@@ -102,10 +103,13 @@ impl Progress {
     }
 }
 
-#[test]
-#[ignore = "needs strace: scripts/test installs it and runs this"]
-fn every_crash_point() {
-    let cluster = Cluster::local();
+by_every_transport!(
+    #[ignore = "needs strace: scripts/test installs it and runs this"]
+    every_crash_point,
+    cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file,
+);
+
+fn every_crash_point(cluster: &Cluster) {
     let began = Instant::now();
     let progress = Mutex::new(Progress::default());
     let runs = AtomicUsize::new(0);
@@ -124,7 +128,7 @@ fn every_crash_point() {
                     runs.fetch_add(1, Ordering::Relaxed);
                     let tried = std::panic::catch_unwind(|| {
                         let (call, between) = (CALLS[call], CALLS[call] == "pwrite64");
-                        Run::new(&cluster).point(ALL[stage], between, |job, arguments| traced(job, arguments, call, n))
+                        Run::new(cluster).point(ALL[stage], between, |job, arguments| traced(job, arguments, call, n))
                     });
                     let mut progress = progress.lock().unwrap();
                     *progress.at_it.entry((stage, call)).or_default() -= 1;
@@ -162,10 +166,8 @@ fn every_crash_point() {
     }
 }
 
-#[test]
-fn cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let path = job.files(".ron").remove(0);
     let whole = fs::read(&path).unwrap();

@@ -5,8 +5,19 @@ use std::{fs, process::Command};
 use crate::{
     cluster::Cluster,
     crash_job::local,
+    parametrised::by_every_transport,
     runner::{Ended, Job, SYSTEM_FAILURE},
 };
+
+by_every_transport!(
+    a_full_disk_launches_nothing,
+    a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room,
+    a_directory_in_which_no_file_can_be_made_launches_nothing,
+    #[ignore = "needs the right to mount: scripts/test runs it"]
+    a_read_only_file_system_launches_nothing_and_runs_nothing,
+    #[ignore = "needs strace: scripts/test installs it and runs this"]
+    what_is_saved_survives_a_power_cut,
+);
 
 /// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with it is ignored.
 const FULL: [&str; 3] = ["sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""];
@@ -20,14 +31,12 @@ fn assert_refused(job: &Job, ended: &Ended) {
     assert!(ended.stderr.contains(&job.metadata.display().to_string()), "it says where: {}", ended.stderr);
 }
 
-#[test]
-fn a_full_disk_launches_nothing() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn a_full_disk_launches_nothing(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let prepared = stage_under(&job, &FULL, &["prepare"]);
     assert_refused(&job, &prepared);
     assert!(prepared.stderr.contains("too large"), "{}", prepared.stderr);
-    assert_eq!(local(&cluster).calls("RunTask"), 0);
+    assert_eq!(local(cluster).calls("RunTask"), 0);
     assert!(job.snapshot().is_empty());
     // With room again, the job goes on; what lay there is gone in the end.
     job.prepare();
@@ -36,10 +45,8 @@ fn a_full_disk_launches_nothing() {
     assert_eq!(fs::read_dir(&job.metadata).unwrap().count(), 1, "the archive");
 }
 
-#[test]
-fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let ledger = job.path("ledger");
     let script = job.script(format!("echo ran >>'{}'", ledger.display())).display().to_string();
@@ -61,22 +68,17 @@ fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_the
 }
 
 /// Not even root can make a file there.
-#[test]
-fn a_directory_in_which_no_file_can_be_made_launches_nothing() {
-    let cluster = Cluster::local();
-    let mut job = Job::on(&cluster);
+fn a_directory_in_which_no_file_can_be_made_launches_nothing(cluster: &Cluster) {
+    let mut job = Job::on(cluster);
     let text = fs::read_to_string(&job.config).unwrap();
     fs::write(&job.config, text.replace(&format!("{:?}", job.metadata), "\"/proc\"")).unwrap();
     job.metadata = "/proc".into();
     assert_refused(&job, &job.stage(&["prepare"]));
-    assert_eq!(local(&cluster).calls("RunTask"), 0);
+    assert_eq!(local(cluster).calls("RunTask"), 0);
 }
 
-#[test]
-#[ignore = "needs the right to mount: scripts/test runs it"]
-fn a_read_only_file_system_launches_nothing_and_runs_nothing() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn a_read_only_file_system_launches_nothing_and_runs_nothing(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let mounts = |options: &str| {
         let directory = job.metadata.display();
         format!("mount {options} && exec \"$0\" \"$@\"").replace("DIR", &directory.to_string())
@@ -96,7 +98,7 @@ fn a_read_only_file_system_launches_nothing_and_runs_nothing() {
         let prepared = stage_under(&job, &words, &["prepare"]);
         assert_refused(&job, &prepared);
         assert!(prepared.stderr.contains(word), "{}", prepared.stderr);
-        assert_eq!(local(&cluster).calls("RunTask"), 0);
+        assert_eq!(local(cluster).calls("RunTask"), 0);
     }
     job.prepare();
     let words = under(&read_only);
@@ -110,11 +112,8 @@ fn a_read_only_file_system_launches_nothing_and_runs_nothing() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-#[ignore = "needs strace: scripts/test installs it and runs this"]
-fn what_is_saved_survives_a_power_cut() {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let trace = job.path("trace");
     let traced = trace.display().to_string();
     let strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "trace=write,rename,fsync,fdatasync,sendto,writev", "-o", &traced];

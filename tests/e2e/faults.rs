@@ -7,14 +7,23 @@ use serde_json::json;
 use crate::{
     cluster::Cluster,
     eventually,
+    parametrised::by_every_transport,
     runner::{BUILD_FAILURE, Ended, Job, SYSTEM_FAILURE},
 };
 
-fn local() -> (Cluster, Job) {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
-    (cluster, job)
-}
+by_every_transport!(
+    throttled_calls_are_made_again,
+    capacity_that_comes_back_is_waited_for,
+    an_answer_of_run_task_that_is_lost_leaks_no_task,
+    a_cluster_without_a_capacity_provider_strategy_is_explained,
+    a_missing_permission_is_explained,
+    a_task_that_stops_before_it_runs_is_explained,
+    a_container_that_never_listens_is_explained_at_the_deadline,
+    a_connection_that_is_cut_again_and_again_changes_no_byte,
+    a_script_outlives_its_connection,
+    a_task_that_dies_under_a_script_is_a_system_failure_that_says_why,
+    a_task_that_will_not_stop_is_reported_and_its_snapshot_kept,
+);
 
 fn assert_explains(ended: &Ended, words: &[&str]) {
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
@@ -23,9 +32,8 @@ fn assert_explains(ended: &Ended, words: &[&str]) {
     }
 }
 
-#[test]
-fn throttled_calls_are_made_again() {
-    let (cluster, job) = local();
+fn throttled_calls_are_made_again(cluster: &Cluster) {
+    let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "throttle": { "RunTask": 2, "DescribeTasks": 2, "StopTask": 1 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
@@ -34,9 +42,8 @@ fn throttled_calls_are_made_again() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn capacity_that_comes_back_is_waited_for() {
-    let (cluster, job) = local();
+fn capacity_that_comes_back_is_waited_for(cluster: &Cluster) {
+    let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": "RESOURCE:ENI", "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
@@ -46,9 +53,8 @@ fn capacity_that_comes_back_is_waited_for() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn an_answer_of_run_task_that_is_lost_leaks_no_task() {
-    let (cluster, job) = local();
+fn an_answer_of_run_task_that_is_lost_leaks_no_task(cluster: &Cluster) {
+    let job = Job::on(cluster);
     // The task is launched, and the answer comes after the driver has given up waiting for it.
     cluster.as_local().set_faults(&json!({ "delay_ms": { "RunTask": 60_000 } }));
     let mut prepare = job.spawn(&["prepare"]);
@@ -60,9 +66,8 @@ fn an_answer_of_run_task_that_is_lost_leaks_no_task() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_cluster_without_a_capacity_provider_strategy_is_explained() {
-    let (cluster, job) = local();
+fn a_cluster_without_a_capacity_provider_strategy_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let refusal = json!({ "status": 400, "code": "InvalidParameterException", "message": "No Container Instances were found in your cluster.", "times": 1 });
     cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal } }));
     let prepared = job.stage(&["prepare"]);
@@ -70,9 +75,8 @@ fn a_cluster_without_a_capacity_provider_strategy_is_explained() {
     job.cleanup();
 }
 
-#[test]
-fn a_missing_permission_is_explained() {
-    let (cluster, job) = local();
+fn a_missing_permission_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let message =
         "User: arn:aws:sts::1:assumed-role/manager is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/task";
     cluster.as_local().set_faults(
@@ -82,9 +86,8 @@ fn a_missing_permission_is_explained() {
     job.cleanup();
 }
 
-#[test]
-fn a_task_that_stops_before_it_runs_is_explained() {
-    let (cluster, job) = local();
+fn a_task_that_stops_before_it_runs_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let reason = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref registry.example/ci:latest: not found";
     cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason, "container_reason": reason } }));
     assert_explains(&job.stage(&["prepare"]), &["CannotPullContainerError", "registry.example/ci:latest", "image"]);
@@ -92,21 +95,19 @@ fn a_task_that_stops_before_it_runs_is_explained() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_container_that_never_listens_is_explained_at_the_deadline() {
-    let cluster = Cluster::local();
-    let job = Job::with(&cluster, "[Deadlines]\nRunning = \"2s\"\n");
-    cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true } }));
-    assert_explains(&job.stage(&["prepare"]), &["nothing listens", "SSH server"]);
+fn a_container_that_never_listens_is_explained_at_the_deadline(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nRunning = \"2s\"\n");
+    cluster.as_local().set_faults(&cluster.never_lets_in());
+    let words = if cluster.is_by_ecs_exec() { ["exec agent", "ssmmessages"] } else { ["nothing listens", "SSH server"] };
+    assert_explains(&job.stage(&["prepare"]), &words);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_connection_that_is_cut_again_and_again_changes_no_byte() {
-    let (cluster, job) = local();
+fn a_connection_that_is_cut_again_and_again_changes_no_byte(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
-    cluster.as_local().set_faults(&json!({ "ssh": { "cut_after_bytes": 3_000_000, "cuts": 3 } }));
+    cluster.as_local().set_faults(&cluster.cuts_connections(3_000_000, 300_000, 3));
     let run = job
         .run("build_script", "i=0; while [ $i -lt 200000 ]; do echo \"line $i of many, to be seen once each\"; i=$((i+1)); done; exit 7");
     let expected: String = (0..200_000).map(|i| format!("line {i} of many, to be seen once each\n")).collect();
@@ -116,9 +117,8 @@ fn a_connection_that_is_cut_again_and_again_changes_no_byte() {
     job.cleanup();
 }
 
-#[test]
-fn a_script_outlives_its_connection() {
-    let (cluster, job) = local();
+fn a_script_outlives_its_connection(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let mut run = job.spawn(&[
         "run",
@@ -128,7 +128,7 @@ fn a_script_outlives_its_connection() {
     let mut begun = [0; 6];
     run.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
     cluster.as_local().drop_connections();
-    let pid = crate::processes::task_processes(&cluster)[0];
+    let pid = crate::processes::task_processes(cluster)[0];
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     let place = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR=")).unwrap();
     fs::write(format!("{}/go", String::from_utf8_lossy(place)), "").unwrap();
@@ -138,9 +138,8 @@ fn a_script_outlives_its_connection() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_task_that_dies_under_a_script_is_a_system_failure_that_says_why() {
-    let (cluster, job) = local();
+fn a_task_that_dies_under_a_script_is_a_system_failure_that_says_why(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let death = json!({ "after_ms": 3000, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." });
     cluster.as_local().set_faults(&json!({ "dies": death }));
     job.prepare();
@@ -151,10 +150,8 @@ fn a_task_that_dies_under_a_script_is_a_system_failure_that_says_why() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept() {
-    let cluster = Cluster::local();
-    let job = Job::with(&cluster, "[Deadlines]\nStop = \"1s\"\n");
+fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nStop = \"1s\"\n");
     job.prepare();
     cluster.as_local().set_faults(&json!({ "stop_ignored": true }));
     let cleaned = job.stage(&["cleanup"]);

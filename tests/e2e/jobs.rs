@@ -14,32 +14,9 @@ use serde_json::json;
 use crate::{
     cluster::Cluster,
     eventually,
+    parametrised::on_every_cluster,
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
-
-macro_rules! on_every_cluster {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test]
-            fn $name() {
-                super::$name(&crate::cluster::Cluster::local());
-            })*
-        }
-        mod local_by_ecs_exec {
-            $(#[test]
-            fn $name() {
-                super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
-            })*
-        }
-        mod moto_and_openssh {
-            $(#[test]
-            #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-            fn $name() {
-                super::$name(&crate::cluster::Cluster::moto());
-            })*
-        }
-    };
-}
 
 on_every_cluster!(
     a_job_passes_through_all_stages,
@@ -52,6 +29,7 @@ on_every_cluster!(
     cancelled_during_prepare,
     cancelled_during_run,
     cancelled_while_the_stage_before_is_ended,
+    a_script_that_floods_is_cancelled_over_the_connection_that_it_fills,
     twenty_jobs_at_once,
     cleanup_at_any_time,
     run_without_prepare,
@@ -261,6 +239,25 @@ fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     assert!(ended.stderr.contains("cancelled before its script was started"), "{}", ended.stderr);
     assert!(!ledger.exists(), "a script was started after the cancel");
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// The signals' answers are behind all that nobody has taken yet, which is less than is held for them (32 MiB).
+fn a_script_that_floods_is_cancelled_over_the_connection_that_it_fills(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
+    job.prepare();
+    let flood = "trap '' TERM; yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60";
+    let mut run = job.spawn(&["run", &job.script(flood).display().to_string(), "build_script"]);
+    let mut stdout = run.stdout.take().unwrap();
+    stdout.read_exact(&mut vec![0; 1_000_000]).unwrap();
+    Job::cancel(&run);
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
+    let ended = job.end(run);
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    assert!(ended.stderr.contains("cancelled") && !ended.stderr.contains("was lost"), "{}\n{}", ended.stderr, job.log());
+    let after = job.run("after_script", "echo after");
+    assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]), "{}", after.stderr);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -23,6 +23,7 @@ mod jobs;
 mod moto;
 mod openssh;
 mod pages;
+mod parametrised;
 mod processes;
 mod proxy;
 mod reap;

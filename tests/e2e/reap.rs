@@ -8,28 +8,11 @@ use crate::{
     cluster::Cluster,
     eventually,
     moto::ecs,
+    parametrised::{by_every_transport, on_every_cluster},
     runner::{Ended, Job},
 };
 
-macro_rules! on_both_clusters {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[test]
-            fn $name() {
-                super::$name(&crate::cluster::Cluster::local());
-            })*
-        }
-        mod moto_and_openssh {
-            $(#[test]
-            #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-            fn $name() {
-                super::$name(&crate::cluster::Cluster::moto());
-            })*
-        }
-    };
-}
-
-on_both_clusters!(
+on_every_cluster!(
     a_task_whose_snapshot_was_lost_is_an_orphan,
     a_dry_run_does_nothing,
     a_job_that_a_process_works_on_is_left_alone,
@@ -40,6 +23,16 @@ on_both_clusters!(
     a_managers_tasks_that_is_gone,
     a_damaged_snapshot_is_set_aside_when_its_task_has_ended,
     a_newer_drivers_snapshot_is_left_alone,
+);
+
+by_every_transport!(
+    an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not,
+    calls_that_fail_are_made_again,
+    what_could_not_be_done_is_said_counted_and_done_the_next_time,
+    a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays,
+    twenty_five_abandoned_jobs_are_ended_side_by_side,
+    what_a_killed_driver_left_without_a_snapshot_is_swept,
+    a_directory_that_cannot_be_used_is_an_error_at_once,
 );
 
 /// Everything is old enough.
@@ -214,10 +207,8 @@ fn age(job: &Job, by: Duration) {
 }
 
 /// Not on moto, whose tasks do not say when they were launched.
-#[test]
-fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not() {
-    let (cluster, job) = local();
-    let cluster = &cluster;
+fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let own = alive(cluster).remove(0);
     launch_like(cluster, &own, "gitlab-1-0123456789", keep);
@@ -308,37 +299,29 @@ fn a_newer_drivers_snapshot_is_left_alone(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-fn local() -> (Cluster, Job) {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
-    (cluster, job)
-}
-
 fn set_faults(cluster: &Cluster, faults: &Value) {
     let Cluster::Local(local) = cluster else { unreachable!("faults are the local cluster's") };
     local.set_faults(faults);
 }
 
-#[test]
-fn calls_that_fail_are_made_again() {
-    let (cluster, job) = local();
+fn calls_that_fail_are_made_again(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     forget(&job);
-    set_faults(&cluster, &json!({ "throttle": { "ListTasks": 1, "DescribeTasks": 2, "StopTask": 1 } }));
+    set_faults(cluster, &json!({ "throttle": { "ListTasks": 1, "DescribeTasks": 2, "StopTask": 1 } }));
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
-#[test]
-fn what_could_not_be_done_is_said_counted_and_done_the_next_time() {
-    let (cluster, job) = local();
+fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
-    let other = job.beside(&cluster);
+    let other = job.beside(cluster);
     other.prepare();
     // One job is abandoned, of the other the snapshot is lost.
     fs::remove_file(job.files(".ron").iter().find(|path| path.to_string_lossy().contains(&id(&other))).unwrap()).unwrap();
     let denied =
         json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:ListTasks", "times": 1 });
-    set_faults(&cluster, &json!({ "refuse": { "ListTasks": denied } }));
+    set_faults(cluster, &json!({ "refuse": { "ListTasks": denied } }));
     let reaped = job.reap(&ALL);
     assert_eq!(reaped.code, 1, "{reaped:#?}");
     assert!(reaped.stderr.contains("docs/iam.md"), "{}", reaped.stderr);
@@ -356,36 +339,31 @@ fn id(job: &Job) -> String {
     snapshots.iter().find(of_job).unwrap().file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-#[test]
-fn a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays() {
-    let cluster = Cluster::local();
-    let job = Job::with(&cluster, "[Deadlines]\nStop = \"1s\"\n");
+fn a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nStop = \"1s\"\n");
     job.prepare();
-    set_faults(&cluster, &json!({ "stop_ignored": true }));
+    set_faults(cluster, &json!({ "stop_ignored": true }));
     let reaped = job.reap(&ALL);
     assert_eq!(reaped.code, 1, "{reaped:#?}");
     assert!(reaped.stderr.contains("does not show it as STOPPED"), "{}", reaped.stderr);
     assert_eq!(job.files(".ron").len(), 1);
-    set_faults(&cluster, &json!({}));
+    set_faults(cluster, &json!({}));
     // An end that was begun goes on long before the job counts as abandoned.
     age(&job, Duration::from_secs(180));
     assert_reaps(&job.reap(&[]), "jobs ended: 1", &["was begun and not finished"]);
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn twenty_five_abandoned_jobs_are_ended_side_by_side() {
-    let cluster = Cluster::local();
-    let first = Job::on(&cluster);
-    let jobs: Vec<Job> = (0..24).map(|_| first.beside(&cluster)).collect();
+fn twenty_five_abandoned_jobs_are_ended_side_by_side(cluster: &Cluster) {
+    let first = Job::on(cluster);
+    let jobs: Vec<Job> = (0..24).map(|_| first.beside(cluster)).collect();
     std::thread::scope(|scope| jobs.iter().chain([&first]).for_each(|job| drop(scope.spawn(move || job.prepare()))));
     assert_reaps(&first.reap(&ALL), "jobs ended: 25; jobs left alone: 0; failures: 0", &[]);
     cluster.assert_nothing_is_left(25);
 }
 
-#[test]
-fn what_a_killed_driver_left_without_a_snapshot_is_swept() {
-    let (cluster, job) = local();
+fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let id = id(&job);
     let of = |kind: &str| job.metadata.join(format!("{id}.{kind}"));
@@ -423,9 +401,8 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_directory_that_cannot_be_used_is_an_error_at_once() {
-    let (_cluster, job) = local();
+fn a_directory_that_cannot_be_used_is_an_error_at_once(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let text = fs::read_to_string(&job.config).unwrap();
     fs::write(&job.config, text.replace(&format!("{:?}", job.metadata), "\"/dev/null/metadata\"")).unwrap();
     let reaped = job.reap(&[]);

@@ -10,24 +10,34 @@ use serde_json::{Value, json};
 use crate::{
     cluster::Cluster,
     eventually,
+    parametrised::by_every_transport,
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-fn local() -> (Cluster, Job) {
-    let cluster = Cluster::local();
-    let job = Job::on(&cluster);
-    (cluster, job)
-}
+by_every_transport!(
+    credentials_that_expired_and_come_back_are_waited_for,
+    an_outage_of_the_api_is_waited_out,
+    a_permission_that_is_missing_ends_prepare,
+    a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused,
+    a_container_that_was_killed_for_its_memory_is_explained,
+    a_secret_that_cannot_be_read_is_explained,
+    a_task_that_somebody_stops_mid_script_is_explained,
+    #[ignore = "takes longer than a minute: scripts/test runs it"]
+    a_minute_of_throttling,
+    #[ignore = "takes about a minute: scripts/test runs it"]
+    two_hundred_jobs_while_a_tenth_of_all_calls_fails,
+);
 
 fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
     json!({ "status": status, "code": code, "message": message, "times": times })
 }
 
-#[test]
-fn credentials_that_expired_and_come_back_are_waited_for() {
-    let (cluster, job) = local();
+fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let expired = || refusal(400, "ExpiredTokenException", "The security token included in the request is expired", 2);
-    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired() } }));
+    cluster.as_local().set_faults(
+        &json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired(), "ExecuteCommand": expired() } }),
+    );
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("does not accept the credentials"), "{}", prepared.stderr);
@@ -36,22 +46,24 @@ fn credentials_that_expired_and_come_back_are_waited_for() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn an_outage_of_the_api_is_waited_out() {
-    let (cluster, job) = local();
+fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let outage = || refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3);
-    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage() } }));
+    cluster.as_local().set_faults(
+        &json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage(), "ExecuteCommand": outage() } }),
+    );
     job.prepare();
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
 
 /// What would be refused for ever is not waited for: neither while a task is launched nor while it starts.
-#[test]
-fn a_permission_that_is_missing_ends_prepare() {
-    let (cluster, job) = local();
+fn a_permission_that_is_missing_ends_prepare(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let denied = refusal(400, "AccessDeniedException", "User: x is not authorized to perform: ecs:DescribeTasks", 50);
-    cluster.as_local().set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 } }));
+    cluster
+        .as_local()
+        .set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 }, "exec": { "late_ms": 60_000 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     assert!(prepared.stderr.contains("ecs:DescribeTasks") && prepared.stderr.contains("docs/iam.md"), "{}", prepared.stderr);
@@ -60,10 +72,11 @@ fn a_permission_that_is_missing_ends_prepare() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused() {
-    let (cluster, job) = local();
-    cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true }, "throttle": { "StopTask": 1 } }));
+fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused(cluster: &Cluster) {
+    let mut faults = cluster.never_lets_in();
+    faults["throttle"] = json!({ "StopTask": 1 });
+    let job = Job::on(cluster);
+    cluster.as_local().set_faults(&faults);
     let prepare = job.spawn(&["prepare"]);
     eventually("a task is launched", || !cluster.tasks().is_empty());
     Job::cancel(&prepare);
@@ -76,9 +89,8 @@ fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused
 }
 
 /// How a container's death is told: ECS's own words, what they mean, what to do.
-#[test]
-fn a_container_that_was_killed_for_its_memory_is_explained() {
-    let (cluster, job) = local();
+fn a_container_that_was_killed_for_its_memory_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "dies": {
         "after_ms": 2500, "code": "EssentialContainerExited", "reason": "Essential container in task exited",
         "container_reason": "OutOfMemoryError: Container killed due to memory usage", "exit_code": 137,
@@ -93,9 +105,8 @@ fn a_container_that_was_killed_for_its_memory_is_explained() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_secret_that_cannot_be_read_is_explained() {
-    let (cluster, job) = local();
+fn a_secret_that_cannot_be_read_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     let reason = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: AccessDeniedException";
     cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
     let prepared = job.stage(&["prepare"]);
@@ -107,9 +118,8 @@ fn a_secret_that_cannot_be_read_is_explained() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn a_task_that_somebody_stops_mid_script_is_explained() {
-    let (cluster, job) = local();
+fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
+    let job = Job::on(cluster);
     job.prepare();
     let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
@@ -143,11 +153,11 @@ fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
 }
 
 /// Every call is throttled for a minute, from before the launch on.
-#[test]
-#[ignore = "takes longer than a minute: scripts/test runs it"]
-fn a_minute_of_throttling() {
-    let (cluster, job) = local();
-    let everything = json!({ "throttle": { "RunTask": u32::MAX, "DescribeTasks": u32::MAX, "StopTask": u32::MAX, "ListTasks": u32::MAX } });
+fn a_minute_of_throttling(cluster: &Cluster) {
+    let job = Job::on(cluster);
+    let every = ["RunTask", "DescribeTasks", "StopTask", "ListTasks", "ExecuteCommand", "TerminateSession"];
+    let everything =
+        json!({ "throttle": every.map(|action| (action, u32::MAX)).into_iter().collect::<std::collections::BTreeMap<_, _>>() });
     cluster.as_local().set_faults(&everything);
     let began = Instant::now();
     let prepare = job.spawn(&["prepare"]);
@@ -166,11 +176,8 @@ fn a_minute_of_throttling() {
 }
 
 /// A tenth of all calls is throttled, fails, or is done without an answer, whatever the call.
-#[test]
-#[ignore = "takes about a minute: scripts/test runs it"]
-fn two_hundred_jobs_while_a_tenth_of_all_calls_fails() {
+fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
     const JOBS: usize = 200;
-    let cluster = Cluster::local();
     cluster.as_local().set_faults(&json!({ "random": { "percent": 10 } }));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -181,7 +188,7 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails() {
                     if number >= JOBS {
                         break;
                     }
-                    let job = Job::on(&cluster);
+                    let job = Job::on(cluster);
                     job.prepare();
                     let code = number % 7;
                     let run = job.run("build_script", format!("echo run >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"; exit {code}"));

@@ -4,8 +4,11 @@ use std::net::TcpListener;
 
 use crate::{
     cluster::Cluster,
+    parametrised::by_every_transport,
     runner::{Job, SYSTEM_FAILURE},
 };
+
+by_every_transport!(a_later_cleanup_ends_the_job, reap_ends_the_job,);
 
 /// A job whose manager has lost its way to AWS.
 fn cut_off(cluster: &Cluster) -> Job {
@@ -31,24 +34,20 @@ fn reachable(cluster: &Cluster, job: &mut Job) {
     job.set("AWS_ENDPOINT_URL", cluster.endpoint());
 }
 
-#[test]
-fn a_later_cleanup_ends_the_job() {
-    let cluster = Cluster::local();
-    let mut job = cut_off(&cluster);
-    reachable(&cluster, &mut job);
+fn a_later_cleanup_ends_the_job(cluster: &Cluster) {
+    let mut job = cut_off(cluster);
+    reachable(cluster, &mut job);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
     assert_eq!((job.files("").len(), job.archived().len()), (0, 1));
 }
 
-#[test]
-fn reap_ends_the_job() {
-    let cluster = Cluster::local();
-    let mut job = cut_off(&cluster);
+fn reap_ends_the_job(cluster: &Cluster) {
+    let mut job = cut_off(cluster);
     let reaped = job.reap(&["--older-than", "0s"]);
     assert_eq!(reaped.code, 1, "{reaped:#?}");
     assert!(reaped.stderr.contains("is kept"), "{}", reaped.stderr);
-    reachable(&cluster, &mut job);
+    reachable(cluster, &mut job);
     let reaped = job.reap(&["--older-than", "0s"]);
     assert_eq!(reaped.code, 0, "{reaped:#?}");
     cluster.assert_nothing_is_left(1);

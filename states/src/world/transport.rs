@@ -208,7 +208,8 @@ pub enum ConnectErrorKind {
     Interrupted,
     /// The peer does not speak the protocol.
     NotOurProtocol,
-    /// The container does not accept our key for that user.
+    /// We are not let in: the container does not accept our key for that user, or AWS refuses another session to a job whose
+    /// container was reached before. Believed when it lasts.
     AuthRefused,
     /// Another identity than the pinned one: another container answers at this address.
     IdentityChanged,

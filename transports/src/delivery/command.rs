@@ -1,6 +1,7 @@
 //! The commands that are run in the container.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use states::{RunId, RunOrder, ShellFacts, Signal};
 
 use super::interpreter::Interpreter;
@@ -30,8 +31,9 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
     let interpreter = Interpreter::of(script);
     let program = interpreter.program.unwrap_or_default();
     let size = script.len().to_string();
+    let digest = hex(&Sha256::digest(script));
     let forget = order.forget.as_ref().map_or("", RunId::as_str);
-    let mut arguments = vec![forget, &size, flag(facts.follows_with_tail), flag(facts.has_setsid), &program];
+    let mut arguments = vec![forget, &size, &digest, flag(facts.follows_with_tail), flag(facts.has_setsid), &program];
     arguments.extend(interpreter.argument.as_deref());
     Command::new("start", nonce, &facts.run_dir, order.run.as_str(), &arguments)
 }
@@ -74,7 +76,7 @@ impl Command {
     }
 
     /// Whether it follows a run's output.
-    pub(super) fn follows(&self) -> bool {
+    pub(crate) fn follows(&self) -> bool {
         matches!(self.verb, "start" | "attach")
     }
 
@@ -96,6 +98,15 @@ impl Command {
     fn rest(&self) -> impl Iterator<Item = &str> {
         [self.directory.as_str(), self.run.as_str()].into_iter().chain(self.arguments.iter().map(String::as_str))
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a text does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn flag(yes: bool) -> &'static str {

@@ -16,6 +16,7 @@ pub(super) enum Reply {
     NotStarted,
     NoInterpreter(String),
     Truncated(String),
+    Damaged,
     Exit { code: i32, total: u64 },
     Lost(String),
     Unknown(String),
@@ -78,6 +79,7 @@ fn parse(text: &str) -> Reply {
         "started" => Reply::Started,
         "notstarted" => Reply::NotStarted,
         "nointerpreter" => Reply::NoInterpreter(rest.to_owned()),
+        "damaged" => Reply::Damaged,
         "truncated" => Reply::Truncated(rest.to_owned()),
         "exit" => match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
             Some((Ok(code), Ok(total))) => Reply::Exit { code, total },

@@ -83,6 +83,7 @@ impl<C: Channel> Followed<C> {
                 )));
             }
             Reply::Truncated(size) => return Err(RunError::ConnectionLost(format!("only {size} bytes of the script arrived"))),
+            Reply::Damaged => return Err(RunError::ConnectionLost("what arrived is not the script that was sent".to_owned())),
             Reply::Lost(why) => {
                 let why = if why.is_empty() { "its processes are gone (killed, or out of memory)".to_owned() } else { why };
                 return Err(RunError::NoStatus(why));

@@ -18,7 +18,8 @@
 //! so that nothing a shell's start-up files print can be mistaken for either.
 //!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
-//! busybox are enough. Where `tail` is GNU's, output arrives as it is written (by inotify);
+//! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it, only its size is.
+//! Where `tail` is GNU's, output arrives as it is written (by inotify);
 //! elsewhere the spool is looked at every 50 ms.
 
 mod command;
@@ -26,6 +27,7 @@ mod control;
 mod exec;
 mod follow;
 mod interpreter;
+pub(crate) mod queue;
 pub mod terminal;
 
 use bytes::Bytes;

@@ -56,34 +56,30 @@ probe)
   say "noplace"
   ;;
 start)
-  f=$1 z=$2 t=$3 o=$4 i=$5
-  shift 5
+  f=$1 z=$2 h=$3 t=$4 o=$5 i=$6
+  shift 6
   [ -z "$f" ] || rm -rf "${d:?}/$f"
   [ -d "$d" ] || mkdir -p -m 700 "$d"
   u=$d/upload.$$
   cat >"$u" || { rm -f "$u"; say notstarted; exit 0; }
   n=$(wc -c <"$u")
   [ "$((n))" = "$z" ] || { rm -f "$u"; say "truncated $((n))"; exit 0; }
+  # Where there is no such program, the size has to do.
+  case $(sha256sum <"$u" 2>/dev/null) in "" | "$h"*) ;; *) rm -f "$u"; say damaged; exit 0 ;; esac
   interpreter || { rm -f "$u"; say nointerpreter "$i"; exit 0; }
-  if ! mkdir "$r" 2>/dev/null; then
-    rm -f "$u"
-    [ -d "$r" ] || { mkdir "$r"; say notstarted; exit 0; }
-    attach 0 "$t"
-    exit 0
-  fi
-  # Room for what must be written even if the script fills the disk.
-  printf "%80s\n" "" >"$r/pid" && printf "%80s\n" "" >"$r/exit" && printf "" >"$r/out" && mv "$u" "$r/script" || {
-    rm -rf "$r" "$u"
-    say notstarted
-    exit 0
-  }
   # A foreground pipeline: what a shell starts with & could never receive SIGINT or SIGQUIT again.
   # Its end of file tells that the wrapper is gone.
   if [ "$o" = 1 ]; then
-    setsid /bin/sh -c "$w" fargate-run "$r" setsid "$i" "$@" </dev/null 2>"$r/err"
+    setsid /bin/sh -c "$w" fargate-run "$r" "$u" setsid "$i" "$@" </dev/null
   else
-    /bin/sh -c "$w" fargate-run "$r" "$i" "$@" </dev/null 2>"$r/err"
+    /bin/sh -c "$w" fargate-run "$r" "$u" "$i" "$@" </dev/null
   fi | {
+    read -r p
+    case $p in
+    made) ;;
+    taken) attach 0 "$t"; exit 0 ;;
+    *) rm -f "$u"; say notstarted; exit 0 ;;
+    esac
     read -r p s || { cat "$r/err" >&2; rm -rf "$r"; say notstarted; exit 0; }
     say started
     follow 0 "$t" &

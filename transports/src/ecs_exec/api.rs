@@ -4,19 +4,23 @@ use std::future::Future;
 
 use states::{ConnectError, HostIdentity, Target};
 
-use super::channel::DataKey;
+use super::channel::{DataKey, NoKey};
 
 /// The calls behind a session.
 pub trait ExecApi: Send + Sync + 'static {
-    /// `ExecuteCommand` in the target's container: a new session that runs `command`, and who the container is.
+    /// `DescribeTasks`: who the target's container is. While nothing is pinned, an agent that does not run yet is an error:
+    /// asking it for a session would be in vain.
+    fn identify(&self, target: &Target) -> impl Future<Output = Result<Container, ConnectError>> + Send;
+
+    /// `ExecuteCommand` in the target's container: a new session that runs `command`.
     /// Not idempotent: an answer that is lost leaves a session behind.
-    fn open(&self, target: &Target, command: &str) -> impl Future<Output = Result<OpenedSession, ConnectError>> + Send;
+    fn execute(&self, target: &Target, command: &str) -> impl Future<Output = Result<OpenedSession, ConnectError>> + Send;
 
     /// Headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service `ssmmessages`).
     fn sign(&self, url: &str) -> impl Future<Output = Result<Vec<(String, String)>, String>> + Send;
 
     /// KMS's `GenerateDataKey` of [`super::KEY_BYTES`] bytes, with this encryption context.
-    fn data_key(&self, key: &str, context: &[(&str, &str)]) -> impl Future<Output = Result<DataKey, String>> + Send;
+    fn data_key(&self, key: &str, context: &[(&str, &str)]) -> impl Future<Output = Result<DataKey, NoKey>> + Send;
 
     /// `TerminateSession`, as far as it is allowed: a session that is of no use should not hold one of the container's slots.
     fn terminate(&self, session: &str) -> impl Future<Output = ()> + Send;
@@ -31,8 +35,13 @@ pub struct OpenedSession {
     pub url: String,
     /// What opens the data channel: a secret.
     pub token: String,
-    /// The container's runtime id.
+}
+
+/// A container, as AWS knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its runtime id.
     pub identity: HostIdentity,
-    /// How Session Manager calls the container: `ecs:<cluster>_<task>_<runtime id>`.
+    /// How Session Manager calls it: `ecs:<cluster>_<task>_<runtime id>`.
     pub target: String,
 }

@@ -104,6 +104,15 @@ pub struct DataKey {
     pub sealed: Vec<u8>,
 }
 
+/// Why there is no data key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoKey {
+    /// What KMS said, or did not.
+    pub why: String,
+    /// Whether there may be one next time without anybody changing anything.
+    pub transient: bool,
+}
+
 /// Why a channel is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {

@@ -2,7 +2,7 @@
 
 use states::{ConnectError, ConnectErrorKind as Kind, Target};
 
-use super::socket::DialError;
+use super::{channel::Closed, socket::DialError};
 use crate::delivery::terminal::BootError;
 
 const ENDPOINT: &str = "The runner manager must reach the region's ssmmessages endpoint by HTTPS (port 443): by a NAT gateway, or by an interface VPC endpoint whose security group lets it in.";
@@ -46,40 +46,76 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
     }
 }
 
-pub(super) fn boot(target: &Target, e: BootError) -> ConnectError {
+/// A task of ours that ended before the call was answered: the process ends.
+pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectError {
+    error(
+        Kind::Interrupted,
+        format!("no session was asked for in the container {}: {e}", target.container),
+        "This is a fault of the driver: please report it.",
+    )
+}
+
+/// A refusal that meets a job whose container was reached before is believed only when it lasts, as refused keys are: changed
+/// permissions are not the same everywhere at once, and one odd answer must not end a script that runs.
+pub(super) fn as_of_a_job(target: &Target, e: ConnectError) -> ConnectError {
+    if target.pinned.is_some() && e.kind == Kind::Denied { ConnectError { kind: Kind::AuthRefused, ..e } } else { e }
+}
+
+/// `end` is the session's, if it has ended.
+pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> ConnectError {
     let container = &target.container;
-    match e {
-        BootError::Missing(programs) => {
+    match (e, end) {
+        (BootError::Missing(programs), _) => {
             error(Kind::NoShell, format!("the image of the container {container} has no {}", programs.replace(' ', ", ")), SHELL)
         }
-        BootError::Unusable(said) => {
+        (BootError::Unusable(said), _) => {
             error(Kind::NoShell, format!("the shell in the container {container} cannot be used over a terminal: {said}"), SHELL)
         }
-        BootError::Lost(why) => ended(container, &why),
+        (BootError::Lost(why), Some(Closed::Refused(_))) => ended(container, &why, Some(Kind::Denied)),
+        (BootError::Lost(why), Some(Closed::Ended(_))) => ended(container, &why, None),
+        // What is only lost may come back, whatever words are in the text.
+        (BootError::Lost(why), Some(Closed::Lost(_)) | None) => ended(container, &why, Some(Kind::Interrupted)),
     }
 }
 
-/// A session that ended before it was of use; the agent may have said why.
-fn ended(container: &str, why: &str) -> ConnectError {
+const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it (docs/iam.md).";
+const LOGS: &str = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
+/// What services say when the same call will be refused again.
+const FOR_GOOD: [&str; 8] = [
+    "accessdenied",
+    "access denied",
+    "not authorized",
+    "unauthorized",
+    "invalidciphertext",
+    "disabled",
+    "notfound",
+    "encryption is not set up",
+];
+
+/// A session that ended before it was of use. `kind` is `None` where only the agent's words tell what kind of end it was.
+fn ended(container: &str, why: &str, kind: Option<Kind>) -> ConnectError {
     let lower = why.to_lowercase();
     let message = format!("the session in the container {container} ended before a command could be run: {why}");
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if says(&["kms"]) {
-        let advice = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it (docs/iam.md).";
-        error(Kind::Denied, message, advice)
+    // The agent's words about something that failed for it, once or for good.
+    let refused = || if says(&FOR_GOOD) && !says(&["timed out", "timeout"]) { Kind::Denied } else { Kind::Interrupted };
+    let (otherwise, advice) = if says(&["kms", "encryption challenge", "data key"]) {
+        (refused(), KMS)
     } else if says(&["read-only file system"]) {
         let advice = "The exec agent writes to the container's root file system: it must not be read-only (readonlyRootFilesystem in the task definition). Or use the SSH transport.";
-        error(Kind::Denied, message, advice)
+        (Kind::Denied, advice)
     } else if says(&["executable file not found", "no such file or directory", "exec format error"]) {
-        error(Kind::NoShell, message, SHELL)
+        (Kind::NoShell, SHELL)
     } else if says(&["no space left"]) {
-        error(Kind::Interrupted, message, "The exec agent needs a little room in /tmp and /var/lib/amazon of the container.")
-    } else if says(&["log group", "cloudwatch", "s3 bucket", "encrypt"]) {
-        let advice = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
-        error(Kind::Denied, message, advice)
+        (Kind::Interrupted, "The exec agent needs a little room in /tmp and /var/lib/amazon of the container.")
+    } else if says(&["log group", "cloudwatch", "s3 bucket"]) {
+        (refused(), LOGS)
+    } else if kind == Some(Kind::Denied) {
+        (Kind::Denied, "The exec agent speaks in a way that the driver does not: report it, with the platform version.")
     } else {
-        error(Kind::Interrupted, message, "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
-    }
+        (Kind::Interrupted, "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
+    };
+    error(kind.unwrap_or(otherwise), message, advice)
 }
 
 #[cfg(test)]
@@ -93,11 +129,55 @@ mod tests {
             ("mkdir /var/lib/amazon: read-only file system", Kind::Denied, "readonlyRootFilesystem"),
             ("write /tmp/x: no space left on device", Kind::Interrupted, "/tmp"),
             ("Fetching data key failed: KMS AccessDenied", Kind::Denied, "kms:Decrypt"),
+            ("Fetching data key failed: InvalidCiphertextException", Kind::Denied, "kms:Decrypt"),
+            ("Fetching data key failed: Error calling KMS: ThrottlingException: Rate exceeded", Kind::Interrupted, "kms:Decrypt"),
+            ("Fetching data key failed: KMS: RequestError: send request failed, i/o timeout", Kind::Interrupted, "kms:Decrypt"),
+            ("Timed out waiting for encryption challenge.", Kind::Interrupted, "kms:Decrypt"),
+            ("Handshake timed out. Please ensure that you have the latest version.", Kind::Interrupted, "stays so"),
+            (
+                "We couldn't start the session because encryption is not set up on the selected CloudWatch Logs log group.",
+                Kind::Denied,
+                "logs",
+            ),
+            ("unable to validate encryption on the S3 bucket: ServiceUnavailable", Kind::Interrupted, "logs"),
             ("connection reset by peer", Kind::Interrupted, "stays so"),
         ] {
-            let explained = ended("ci-coordinator", said);
+            let explained = ended("ci-coordinator", said, None);
             assert_eq!(explained.kind, kind, "{said}");
             assert!(explained.message.contains(said) && explained.advice.contains(advice), "{explained:?}");
         }
+    }
+
+    fn target(pinned: bool) -> Target {
+        Target {
+            destination: states::Destination::Ecs,
+            cluster: "ci".to_owned(),
+            task: states::TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
+            container: "ci-coordinator".to_owned(),
+            key: "/none".into(),
+            pinned: pinned.then(|| states::HostIdentity("x".to_owned())),
+            facts: None,
+            connect_timeout: std::time::Duration::ZERO,
+            attempt_timeout: std::time::Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_key_that_may_be_there_next_time_is_no_refusal() {
+        let why = "the session is encrypted with the KMS key k, and no data key could be made: AccessDenied".to_owned();
+        let lost = |end: Closed| boot(&target(true), BootError::Lost(why.clone()), Some(&end)).kind;
+        assert_eq!(lost(Closed::Lost(why.clone())), Kind::Interrupted);
+        assert_eq!(lost(Closed::Refused(why.clone())), Kind::Denied);
+    }
+
+    /// A refused key is what the machine believes when it lasts: `KEY_INSTALLED_WITHIN`.
+    #[test]
+    fn in_mid_job_a_refusal_is_not_final_at_once() {
+        let refused = || error(Kind::Denied, "no".to_owned(), "advice");
+        assert!(!as_of_a_job(&target(false), refused()).kind.is_transient());
+        let later = as_of_a_job(&target(true), refused());
+        assert!(later.kind.is_transient() && later.message == "no" && later.advice == "advice");
+        let other = as_of_a_job(&target(true), error(Kind::IdentityChanged, String::new(), ""));
+        assert_eq!(other.kind, Kind::IdentityChanged);
     }
 }

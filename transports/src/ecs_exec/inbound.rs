@@ -39,7 +39,8 @@ impl Inbound {
     pub(super) fn arrived(&mut self, frame: Frame, now: Instant) -> Arrival {
         if frame.sequence == self.expected {
             self.expected += 1;
-            self.gap_since = None;
+            // Another one may still be missing: its time begins now, as the oldest is what the agent sends.
+            self.gap_since = (!self.early.is_empty()).then_some(now);
             return Arrival::Next(frame);
         }
         if frame.sequence < self.expected || self.early.contains_key(&frame.sequence) {
@@ -59,7 +60,7 @@ impl Inbound {
         let frame = self.early.remove(&self.expected)?;
         self.early_bytes -= frame.payload.len();
         self.expected += 1;
-        self.gap_since = if self.early.is_empty() { None } else { Some(now) };
+        self.gap_since = (!self.early.is_empty()).then_some(now);
         Some(frame)
     }
 
@@ -71,5 +72,35 @@ impl Inbound {
     /// When a missing message is not to be hoped for any more.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.gap_since.map(|since| since + GAP_PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ecs_exec::frame::{Kind, MessageId, payload_type};
+
+    fn frame(sequence: i64) -> Frame {
+        let payload = Bytes::from(sequence.to_string());
+        Frame { kind: Kind::Output, sequence, flags: 0, id: MessageId([1; 16]), created: 1, payload_type: payload_type::OUTPUT, payload }
+    }
+
+    #[test]
+    fn whatever_is_missing_has_a_deadline() {
+        let began = Instant::now();
+        let mut inbound = Inbound::default();
+        assert_eq!(inbound.deadline(), None);
+        assert_eq!(inbound.arrived(frame(2), began), Arrival::Acknowledge);
+        assert_eq!(inbound.deadline(), Some(began + GAP_PATIENCE));
+        // What was waited for comes, and another one is still missing.
+        let later = began + Duration::from_secs(5);
+        assert_eq!(inbound.arrived(frame(0), later), Arrival::Next(frame(0)));
+        assert_eq!(inbound.in_order(later), None);
+        assert_eq!((inbound.has_gap(), inbound.deadline()), (true, Some(later + GAP_PATIENCE)));
+        assert_eq!(inbound.arrived(frame(1), later), Arrival::Next(frame(1)));
+        assert_eq!(inbound.in_order(later), Some(frame(2)));
+        assert_eq!((inbound.has_gap(), inbound.deadline()), (false, None));
     }
 }

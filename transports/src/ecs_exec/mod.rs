@@ -14,6 +14,7 @@ pub mod channel;
 mod cipher;
 mod errors;
 pub mod frame;
+mod granted;
 mod handshake;
 mod inbound;
 mod note;
@@ -24,23 +25,22 @@ mod session;
 mod socket;
 mod visit;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use states::{ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
+use states::{
+    ConnectError, Greeting, HostIdentity, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport,
+};
 use tokio::time::timeout;
 
 pub use self::{
-    api::{ExecApi, OpenedSession},
+    api::{Container, ExecApi, OpenedSession},
     cipher::KEY_BYTES,
     session::ExecTerminal,
     visit::ExecVisit,
 };
 
-use self::{note::Note, socket::Way};
+use self::{granted::Granted, note::Note, socket::Way};
 use crate::{
     Command, Screen, Terminal, Visit,
     delivery::{
@@ -48,9 +48,6 @@ use crate::{
         terminal::{Boot, TerminalChannel, TerminalShell},
     },
 };
-
-/// How long a session that came to nothing may take to be ended.
-const TERMINATE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Reaches containers by ECS Exec.
 pub struct ExecTransport<A> {
@@ -68,24 +65,22 @@ impl<A: ExecApi> ExecTransport<A> {
     }
 
     /// A session that runs this command, whose container is the pinned one.
-    async fn open(&self, target: &Target, command: &str, note: Option<Note>) -> Result<(ExecTerminal, OpenedSession), ConnectError> {
-        let session = self.api.open(target, command).await?;
-        if let Some(note) = &note {
-            note.write(&session.id);
-        }
+    async fn open(&self, target: &Target, command: &str, note: Option<Note>) -> Result<(ExecTerminal, HostIdentity), ConnectError> {
+        // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
+        // and both are asked at once.
+        let granted = Granted::ask(&self.api, target, command, note);
+        let (container, granted) = if target.pinned.is_none() {
+            (self.api.identify(target).await?, granted.await?)
+        } else {
+            tokio::try_join!(self.api.identify(target), granted)?
+        };
         if let Some(pinned) = &target.pinned
-            && *pinned != session.identity
+            && *pinned != container.identity
         {
-            self.abandon(session.id, note);
-            return Err(errors::identity_changed(target, &pinned.0, &session.identity.0));
+            return Err(errors::identity_changed(target, &pinned.0, &container.identity.0));
         }
-        match socket::dial(&session.url, &*self.api, &self.way).await {
-            Ok(socket) => Ok((ExecTerminal::new(socket, session.clone(), Arc::clone(&self.api), note), session)),
-            Err(e) => {
-                self.abandon(session.id, note);
-                Err(errors::dial(&e))
-            }
-        }
+        let socket = socket::dial(&granted.session.url, &*self.api, &self.way).await.map_err(|e| errors::dial(&e))?;
+        Ok((ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api)), container.identity))
     }
 
     /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in a session of its own
@@ -96,7 +91,7 @@ impl<A: ExecApi> ExecTransport<A> {
     pub async fn run(&self, target: &Target, command: &str, (columns, rows): (u32, u32)) -> Result<ExecTerminal, ConnectError> {
         let opened = timeout(target.attempt_timeout, self.open(target, command, None)).await.map_err(|_| errors::too_slow(target))?;
         let (terminal, _) = opened?;
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
         Terminal::resize(&terminal, columns, rows).await.map_err(lost)?;
         Ok(terminal)
     }
@@ -106,41 +101,21 @@ impl<A: ExecApi> ExecTransport<A> {
             && let Some(left) = note.read()
         {
             tracing::info!(session = left, "a killed process left its session, which is ended");
-            self.abandon(left, None);
+            tokio::spawn(granted::terminate(Arc::clone(&self.api), left, None));
         }
         let boot = Boot::new();
-        let (terminal, opened) = self.open(target, &boot.command(), note.clone()).await?;
-        let shell = match TerminalShell::boot(terminal, &boot).await {
-            Ok(shell) => shell,
-            Err(e) => {
-                self.abandon(opened.id, note);
-                return Err(errors::boot(target, e));
-            }
-        };
+        let (terminal, identity) = self.open(target, &boot.command(), note).await?;
+        let end = terminal.end();
+        let shell = TerminalShell::boot(terminal, &boot).await.map_err(|e| errors::boot(target, e, end.get()))?;
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => delivery::probe(&shell).await?,
         };
-        Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity: opened.identity, facts }))
+        Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity, facts }))
     }
 
     async fn connect_in_time(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
         timeout(target.attempt_timeout, self.connect_now(target, note)).await.map_err(|_| errors::too_slow(target))?
-    }
-
-    /// Ends a session that is of no use, without waiting for it.
-    fn abandon(&self, session: String, note: Option<Note>) {
-        tokio::spawn(terminate(Arc::clone(&self.api), session, note));
-    }
-}
-
-/// Ends a session that would go on without us, and keep one of the container's few slots until ECS's idle time-out.
-async fn terminate<A: ExecApi>(api: Arc<A>, session: String, note: Option<Note>) {
-    if timeout(TERMINATE_WITHIN, api.terminate(&session)).await.is_err() {
-        // The next process tries again.
-        tracing::debug!(session, "the session could not be ended in time");
-    } else if let Some(note) = note {
-        note.clear(&session);
     }
 }
 
@@ -149,7 +124,8 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
 
     /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the attempt's whole time.
     async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
-        self.connect_in_time(target, Some(Note::beside(&target.key, &self.notes))).await
+        let connected = self.connect_in_time(target, Some(Note::beside(&target.key, &self.notes))).await;
+        connected.map_err(|e| errors::as_of_a_job(target, e))
     }
 }
 
@@ -166,7 +142,7 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
     /// As a run of its own, whose files stay in the container.
     async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
         let (session, _) = self.connect_in_time(target, None).await?;
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why));
+        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
         let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
         let followed = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;

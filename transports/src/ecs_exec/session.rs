@@ -14,11 +14,10 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::{
-    ExecApi, OpenedSession,
-    channel::{Closed, DataChannel, Event, KeyWanted, Opening, Transmit},
-    note::Note,
+    ExecApi,
+    channel::{Closed, DataChannel, DataKey, Event, KeyWanted, NoKey, Opening, Transmit},
+    granted::Granted,
     socket::Socket,
-    terminate,
 };
 use crate::Terminal;
 
@@ -50,29 +49,32 @@ enum Input {
 }
 
 impl ExecTerminal {
-    /// Opens the session's data channel on a new connection.
-    pub(super) fn new<A: ExecApi>(socket: Socket, session: OpenedSession, api: Arc<A>, note: Option<Note>) -> Self {
+    /// Opens the session's data channel on a new connection. `target` is what Session Manager calls the container.
+    pub(super) fn new<A: ExecApi>(socket: Socket, granted: Granted<A>, target: String, api: Arc<A>) -> Self {
         let (input, inputs) = mpsc::channel(4);
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
         let closed = Arc::new(OnceLock::new());
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let opening =
-            Opening { token: session.token.clone(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1), seed: rand::random() };
+        let opening = Opening {
+            token: granted.session.token.clone(),
+            unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1),
+            seed: rand::random(),
+        };
         let channel = DataChannel::new(opening, Instant::now());
-        let (id, after) = (session.id.clone(), Arc::clone(&api));
-        let pump = Pump { socket, channel, session, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
+        let names = Names { session: granted.session.id.clone(), target };
+        let pump = Pump { socket, channel, names, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
             let (why, outputs, _farewell) = pump.run().await;
-            let goes_on_without_us = matches!(why, Closed::Lost(_));
+            let goes_on_without_us = !matches!(why, Closed::Ended(_));
             // Before the reader learns that there is no more.
             let _ = end.set(why);
             drop(outputs);
             if goes_on_without_us {
-                terminate(after, id, note).await;
-            } else if let Some(note) = note {
+                granted.end().await;
+            } else {
                 // Before whoever leaves the terminal may end the process.
-                note.clear(&id);
+                granted.has_ended();
             }
         });
         Self { input, output: Mutex::new(output), closed }
@@ -85,6 +87,11 @@ impl ExecTerminal {
             // An error: the connection ended first.
             let _ = left.await;
         }
+    }
+
+    /// Where it stands why the session ended, once it has.
+    pub(super) fn end(&self) -> Arc<OnceLock<Closed>> {
+        Arc::clone(&self.closed)
     }
 
     fn lost(&self) -> String {
@@ -123,11 +130,17 @@ impl Terminal for ExecTerminal {
 /// Until when what was written may still arrive, and who waits for that.
 type Farewell = (Instant, oneshot::Sender<()>);
 
+/// What an encrypted session's keys are bound to.
+struct Names {
+    session: String,
+    target: String,
+}
+
 /// Moves what the channel has to say, and what is said to it.
 struct Pump<A> {
     socket: Socket,
     channel: DataChannel,
-    session: OpenedSession,
+    names: Names,
     api: Arc<A>,
     inputs: mpsc::Receiver<Input>,
     outputs: mpsc::Sender<Bytes>,
@@ -264,12 +277,13 @@ impl<A: ExecApi> Pump<A> {
         None
     }
 
-    async fn key(&self, wanted: &KeyWanted) -> Result<super::channel::DataKey, String> {
-        let mut context = vec![("aws:ssm:SessionId", self.session.id.as_str()), ("aws:ssm:TargetId", self.session.target.as_str())];
+    async fn key(&self, wanted: &KeyWanted) -> Result<DataKey, NoKey> {
+        let mut context = vec![("aws:ssm:SessionId", self.names.session.as_str()), ("aws:ssm:TargetId", self.names.target.as_str())];
         if let Some(challenge) = &wanted.challenge {
             context.push(("aws:ssm:RandomChallenge", challenge));
         }
-        timeout(KEY_WITHIN, self.api.data_key(&wanted.key, &context)).await.unwrap_or_else(|_| Err("KMS did not answer in time".to_owned()))
+        let late = || NoKey { why: "KMS did not answer in time".to_owned(), transient: true };
+        timeout(KEY_WITHIN, self.api.data_key(&wanted.key, &context)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn transmit(&mut self) -> Result<(), tungstenite::Error> {

@@ -1,5 +1,6 @@
 //! SSH: a connection to the SSH server in the job's container, by russh.
 
+mod channel;
 mod client;
 mod errors;
 pub mod key;
@@ -10,18 +11,22 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use russh::{
-    ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Preferred, cipher,
-    client::Msg,
-    compression, kex,
+    Disconnect, Preferred, cipher, compression, kex,
     keys::{Algorithm, EcdsaCurve},
     mac,
 };
 use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
 use tokio::sync::watch;
 
-use self::client::{Connected, Obituary, Peer};
-pub use self::terminal::{SshCommand, SshTerminal};
-use crate::delivery::{self, Chunk, Exec, Followed};
+pub use self::{
+    channel::SshChannel,
+    terminal::{SshCommand, SshTerminal},
+};
+use self::{
+    channel::{Answers, Awaited, Reading},
+    client::{Connected, Obituary, Peer},
+};
+use crate::delivery::{self, Exec, Followed};
 
 /// Settings of the SSH transport.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +102,7 @@ impl Transport for SshTransport {
     async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
         let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
         let peer = Peer::of(target, &self.settings)?;
-        let shell = Shell { handle, obituary, alive };
+        let shell = Shell { handle, obituary, alive, answers: Arc::default() };
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
@@ -140,6 +145,7 @@ struct Shell {
     handle: client::Handle,
     obituary: Obituary,
     alive: watch::Receiver<()>,
+    answers: Arc<Answers>,
 }
 
 impl Shell {
@@ -159,59 +165,34 @@ impl Exec for Shell {
     type Channel = SshChannel;
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
-        self.run(command.line(), input).await
+        // What is not followed is waited for.
+        self.run(command.line(), input, !command.follows()).await
     }
 }
 
 impl Shell {
-    /// Runs a line by the user's login shell.
-    async fn run(&self, line: String, input: Bytes) -> Result<SshChannel, String> {
+    /// Runs a line by the user's login shell. `is_awaited`: somebody waits for what it says.
+    async fn run(&self, line: String, input: Bytes, is_awaited: bool) -> Result<SshChannel, String> {
         tokio::select! {
             biased;
-            channel = self.send(line, input) => channel,
+            channel = self.send(line, input, is_awaited) => channel,
             // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
             () = self.ended() => Err(self.text(russh::Error::Disconnect)),
         }
     }
 
-    async fn send(&self, line: String, input: Bytes) -> Result<SshChannel, String> {
+    async fn send(&self, line: String, input: Bytes, is_awaited: bool) -> Result<SshChannel, String> {
+        // The server's window for the input comes over the connection, too.
+        let awaited = Awaited::new(&self.answers);
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
+        let reading = Reading::begin(read, &self.answers, Arc::clone(&self.obituary));
         // Everything is sent at once: no reply is waited for on the way.
         write.exec(false, line).await.map_err(|e| self.text(e))?;
         if !input.is_empty() {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;
         }
         write.eof().await.map_err(|e| self.text(e))?;
-        Ok(SshChannel { read, write, obituary: Arc::clone(&self.obituary), status: None })
-    }
-}
-
-/// A command that runs over the connection.
-pub struct SshChannel {
-    read: ChannelReadHalf,
-    /// Keeps the channel open.
-    write: ChannelWriteHalf<Msg>,
-    obituary: Obituary,
-    status: Option<u32>,
-}
-
-impl delivery::Channel for SshChannel {
-    async fn next(&mut self) -> Chunk {
-        loop {
-            return match self.read.wait().await {
-                Some(ChannelMsg::Data { data }) => Chunk::Out(data),
-                Some(ChannelMsg::ExtendedData { data, .. }) => Chunk::Err(data),
-                Some(ChannelMsg::ExitStatus { exit_status }) => {
-                    self.status = Some(exit_status);
-                    continue;
-                }
-                Some(ChannelMsg::Failure) => Chunk::Lost("the server refused to run a command".to_owned()),
-                // Data may follow an exit status, never the end.
-                Some(ChannelMsg::Eof | ChannelMsg::Close) => Chunk::Ended { status: self.status },
-                Some(_) => continue,
-                None => Chunk::Lost(self.obituary.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned())),
-            };
-        }
+        Ok(SshChannel::new(reading, write, is_awaited.then_some(awaited)))
     }
 }

@@ -62,7 +62,7 @@ impl Visit for SshTransport {
     async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
         let shell = self.enter(target).await?;
         let channel = shell
-            .run(command.to_owned(), Bytes::new())
+            .run(command.to_owned(), Bytes::new(), false)
             .await
             .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
         Ok(SshCommand { channel, connection: shell.handle })
@@ -169,7 +169,7 @@ impl Channel for SshCommand {
 
 impl Command for SshCommand {
     async fn end(&mut self) -> bool {
-        let _ = timeout(GOODBYE, self.channel.write.signal(Sig::TERM)).await;
+        let _ = timeout(GOODBYE, self.channel.signal(Sig::TERM)).await;
         // OpenSSH passes no signals on to commands of root, nor before 7.9 to anybody's; and does not say so.
         false
     }
@@ -182,6 +182,6 @@ impl Command for SshCommand {
 impl SshTransport {
     async fn enter(&self, target: &Target) -> Result<super::Shell, ConnectError> {
         let client::Connected { handle, obituary, alive, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        Ok(super::Shell { handle, obituary, alive })
+        Ok(super::Shell { handle, obituary, alive, answers: Arc::default() })
     }
 }

@@ -6,4 +6,5 @@ mod beginning;
 mod ends;
 mod load;
 mod service;
+mod slots;
 mod stream;

@@ -24,8 +24,8 @@ use tokio_tungstenite::{
 use transports::{
     Terminal,
     ecs_exec::{
-        ExecApi, ExecTerminal, ExecTransport, OpenedSession,
-        channel::DataKey,
+        Container, ExecApi, ExecTerminal, ExecTransport, OpenedSession,
+        channel::{DataKey, NoKey},
         frame::{Frame, Kind, MessageId, payload_type},
     },
 };
@@ -46,17 +46,20 @@ struct Api {
 }
 
 impl ExecApi for Api {
-    async fn open(&self, _: &Target, _: &str) -> Result<OpenedSession, ConnectError> {
-        let identity = HostIdentity("runtime".to_owned());
-        Ok(OpenedSession { id: SESSION.to_owned(), url: self.url.clone(), token: TOKEN.to_owned(), identity, target: "ecs:x".to_owned() })
+    async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
+        Ok(Container { identity: HostIdentity("runtime".to_owned()), target: "ecs:x".to_owned() })
+    }
+
+    async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, ConnectError> {
+        Ok(OpenedSession { id: SESSION.to_owned(), url: self.url.clone(), token: TOKEN.to_owned() })
     }
 
     async fn sign(&self, _: &str) -> Result<Vec<(String, String)>, String> {
         Ok(vec![("x-signed".to_owned(), "yes".to_owned())])
     }
 
-    async fn data_key(&self, _: &str, _: &[(&str, &str)]) -> Result<DataKey, String> {
-        Err("not here".to_owned())
+    async fn data_key(&self, _: &str, _: &[(&str, &str)]) -> Result<DataKey, NoKey> {
+        Err(NoKey { why: "not here".to_owned(), transient: true })
     }
 
     async fn terminate(&self, session: &str) {
@@ -266,7 +269,7 @@ pub(crate) async fn read_to_end(terminal: &impl Terminal) -> (Vec<u8>, Option<St
     }
 }
 
-fn target() -> Target {
+pub(crate) fn target() -> Target {
     Target {
         destination: states::Destination::Ecs,
         cluster: "ci".to_owned(),

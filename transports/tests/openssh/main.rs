@@ -267,6 +267,43 @@ async fn signals_reach_the_script() {
     assert_eq!((ended.output.as_slice(), ended.ended), (&b"bye\n"[..], Ok((7, 10))));
 }
 
+/// Nobody takes what a run says while a signal is sent, as the engine does it.
+#[tokio::test]
+#[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
+async fn a_signal_to_a_script_that_floods_is_answered() {
+    let sshd = Sshd::start();
+    let (session, _) = connect(&sshd).await;
+    // A bounded flood, far more than is ever under way.
+    let script = Bytes::from_static(b"trap '' TERM; yes abcdefghijklmnopqrstuvwxyz | head -c 100000000; sleep 60");
+    let mut run = session.start(&order("run"), script).await.unwrap();
+    let mut size = 0;
+    while size < 2_000_000 {
+        if let RunEvent::Output(bytes) = run.next().await.unwrap() {
+            size += bytes.len();
+        }
+    }
+    for signal in [Signal::Term, Signal::Kill] {
+        let sent = tokio::time::timeout(Duration::from_secs(20), session.signal(&order("run").run, signal)).await;
+        assert_eq!(sent, Ok(Ok(())), "{signal:?}");
+    }
+    // And nothing of it is lost: the verdict comes after all that was said.
+    let ended = follow(&mut run).await;
+    assert!(matches!(ended.ended, Ok((137, total)) if total == (size + ended.output.len()) as u64), "{:?}", ended.ended);
+}
+
+#[tokio::test]
+#[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
+async fn a_large_script_gets_past_a_login_shell_that_says_much() {
+    let mut sshd = Sshd::prepare();
+    // A megabyte on standard error, which is more than anybody keeps, before it runs what it is told to.
+    sshd.configure("ForceCommand head -c 1000000 /dev/zero | tr '\\0' x >&2; eval \"$SSH_ORIGINAL_COMMAND\"");
+    sshd.serve();
+    let (session, _) = connect(&sshd).await;
+    let script = format!(": {}\n", "y".repeat(1021)).repeat(5 * 1024) + "exit 5";
+    let large = tokio::time::timeout(Duration::from_secs(60), run(&session, "large", script)).await.expect("it gets through");
+    assert_eq!(large.ended, Ok((5, 0)));
+}
+
 #[tokio::test]
 async fn something_else_that_listens() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -19,6 +19,8 @@ const SSHD: &str = "/usr/sbin/sshd";
 pub(crate) struct Sshd {
     directory: TempDir,
     port: u16,
+    /// More lines of its configuration.
+    more: String,
     server: Option<Child>,
 }
 
@@ -44,9 +46,16 @@ impl Sshd {
         fs::set_permissions(directory.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(directory.path().join("authorized_keys"), format!("{}\n", pair.public)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let sshd = Self { directory, port, server: None };
+        let sshd = Self { directory, port, more: String::new(), server: None };
         sshd.new_host_key("ed25519");
         sshd
+    }
+
+    /// Adds a line to the configuration; a running server does not know it.
+    #[allow(dead_code, reason = "only the tests do")]
+    pub(crate) fn configure(&mut self, line: &str) {
+        self.more.push_str(line);
+        self.more.push('\n');
     }
 
     /// Replaces the host key; a running server keeps the old one.
@@ -63,10 +72,11 @@ impl Sshd {
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nPrintLastLog no\n\
-             MaxStartups 200\nLogLevel ERROR\nSetEnv SHLVL=2\n",
+             MaxStartups 200\nLogLevel ERROR\nSetEnv SHLVL=2\n{}",
             self.port,
             self.file("host_key").display(),
-            self.file("authorized_keys").display()
+            self.file("authorized_keys").display(),
+            self.more
         );
         fs::write(self.file("sshd_config"), config).unwrap();
         // Started by root, sshd wants it, and packages make it only where a service manager runs. Others need none.

@@ -99,3 +99,33 @@ pub(crate) async fn run_directory_that_vanishes(local: Local) {
     let outcome = follow(start(&local, &facts, "run", "rm -rf \"${0%/*}\"; echo after; exit 5").await).await;
     assert!(matches!(&outcome, Err(RunError::NoStatus(why)) if why.contains("was deleted while the script ran")), "{outcome:?}");
 }
+
+/// Alters one byte of the input.
+struct Altering<'a>(&'a Local);
+
+impl Exec for Altering<'_> {
+    type Channel = LocalChannel;
+
+    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+        let mut altered = input.to_vec();
+        if let Some(last) = altered.last_mut() {
+            *last = b'#';
+        }
+        self.0.exec(command, altered.into()).await
+    }
+}
+
+/// Of the right length is not enough, where there is a program that tells more.
+pub(crate) async fn altered_upload(local: Local) {
+    let facts = facts(&local).await;
+    let script = Bytes::from_static(b"echo x >>executions; exit 1");
+    let altered = follow(delivery::start(&Altering(&local), &facts, &order("run"), script.clone()).await.unwrap()).await;
+    if local.surroundings() == Surroundings::Least {
+        assert!(altered.is_ok(), "without sha256sum, scripts run all the same: {altered:?}");
+        return;
+    }
+    assert!(matches!(&altered, Err(RunError::ConnectionLost(why)) if why.contains("not the script")), "{altered:?}");
+    assert!(!local.home().join("executions").exists(), "another script must not run");
+    assert_eq!(std::fs::read_dir(&facts.run_dir).unwrap().count(), 0, "nothing is left");
+    assert_eq!(run(&local, &facts, "run", script).await.1, 1);
+}

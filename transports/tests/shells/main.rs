@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 
+mod abandoned;
 mod broken;
 mod detached;
 mod local;
@@ -31,6 +32,7 @@ macro_rules! in_every_shell {
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:
                 unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,
                 run_directory_that_vanished, run_directory_that_vanishes, cut_upload,
+                altered_upload,
             );
         }
     )*};

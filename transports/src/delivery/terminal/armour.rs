@@ -52,13 +52,30 @@ pub enum Piece {
     Noise(Bytes),
 }
 
+/// A piece as it is kept until somebody wants it: log text takes a hundredth of its length then.
+#[derive(Debug)]
+pub(super) enum Raw {
+    Piece(Piece),
+    Packed(Packed),
+}
+
+/// A block that was packed in the container.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) nonce: String,
+    pub(super) offset: u64,
+    /// Bytes of output in it.
+    pub(super) length: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
 /// Takes a terminal's output apart.
 #[derive(Debug, Default)]
 pub struct Armour {
     /// A marked line that has begun.
     line: Option<Vec<u8>>,
     block: Option<Block>,
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<Raw>,
 }
 
 #[derive(Debug)]
@@ -99,7 +116,19 @@ impl Armour {
 
     /// The next piece.
     pub fn piece(&mut self) -> Option<Piece> {
+        Some(match self.raw()? {
+            Raw::Piece(piece) => piece,
+            Raw::Packed(packed) => packed.open(),
+        })
+    }
+
+    /// The next piece, not unpacked.
+    pub(super) fn raw(&mut self) -> Option<Raw> {
         self.pieces.pop_front()
+    }
+
+    fn found(&mut self, piece: Piece) {
+        self.pieces.push_back(Raw::Piece(piece));
     }
 
     fn unmarked(&mut self, text: &[u8]) {
@@ -107,8 +136,7 @@ impl Armour {
             return;
         }
         let Some(block) = &mut self.block else {
-            self.pieces.push_back(Piece::Noise(Bytes::copy_from_slice(text)));
-            return;
+            return self.found(Piece::Noise(Bytes::copy_from_slice(text)));
         };
         // Base64 is a third longer, with line ends a little more; gzip may add a little to what it cannot pack.
         if block.text.len() + text.len() > block.length.saturating_mul(3) / 2 + 1024 {
@@ -127,25 +155,27 @@ impl Armour {
             if let Some(block) = &mut self.block {
                 block.damage.get_or_insert("something else is in it");
             }
-            self.pieces.push_back(Piece::Noise([b"~", line, b"\n"].concat().into()));
-            return;
+            return self.found(Piece::Noise([b"~", line, b"\n"].concat().into()));
         };
         let (nonce, text) = (nonce.to_owned(), text.to_owned());
         match text.split_once(' ') {
             Some(("D", head)) => {
                 if let Some(block) = self.block.take() {
-                    self.pieces.push_back(Piece::Damaged { nonce: block.nonce, why: "it does not end".to_owned() });
+                    self.found(Piece::Damaged { nonce: block.nonce, why: "it does not end".to_owned() });
                 }
                 match Block::new(&nonce, head) {
                     Some(block) => self.block = Some(block),
-                    None => self.pieces.push_back(Piece::Damaged { nonce, why: format!("it begins with {head:?}") }),
+                    None => self.found(Piece::Damaged { nonce, why: format!("it begins with {head:?}") }),
                 }
             }
             None if text == "E" => match self.block.take() {
-                Some(block) if block.nonce == nonce => self.pieces.push_back(block.open()),
-                _ => self.pieces.push_back(Piece::Damaged { nonce, why: "its beginning is missing".to_owned() }),
+                Some(block) if block.nonce == nonce => {
+                    let opened = block.open();
+                    self.pieces.push_back(opened);
+                }
+                _ => self.found(Piece::Damaged { nonce, why: "its beginning is missing".to_owned() }),
             },
-            _ => self.pieces.push_back(Piece::Line { nonce, text }),
+            _ => self.found(Piece::Line { nonce, text }),
         }
     }
 }
@@ -164,27 +194,40 @@ impl Block {
         Some(Self { nonce: nonce.to_owned(), offset, length, packed, text, damage: None })
     }
 
-    fn open(self) -> Piece {
-        let Self { nonce, offset, .. } = self;
-        match Self::bytes(self.text, self.length, self.packed, self.damage) {
-            Ok(bytes) => Piece::Block { nonce, offset, bytes },
-            Err(why) => Piece::Damaged { nonce, why: why.to_owned() },
+    fn open(self) -> Raw {
+        let Self { nonce, offset, length, packed, .. } = self;
+        match Self::bytes(self.text, self.damage) {
+            Ok(bytes) if packed => Raw::Packed(Packed { nonce, offset, length, bytes }),
+            Ok(bytes) => Raw::Piece(block(nonce, offset, length, Ok(bytes))),
+            Err(why) => Raw::Piece(Piece::Damaged { nonce, why: why.to_owned() }),
         }
     }
 
-    fn bytes(mut text: Vec<u8>, length: usize, packed: bool, damage: Option<&'static str>) -> Result<Bytes, &'static str> {
+    fn bytes(mut text: Vec<u8>, damage: Option<&'static str>) -> Result<Vec<u8>, &'static str> {
         if let Some(damage) = damage {
             return Err(damage);
         }
         if text.iter().any(u8::is_ascii_whitespace) {
             text.retain(|b| !b.is_ascii_whitespace());
         }
-        let decoded = STANDARD.decode(&text).map_err(|_| "it is not in base64")?;
-        let bytes = if packed { unpack(&decoded, length)? } else { decoded };
-        if bytes.len() != length {
-            return Err("it is not as long as it says");
-        }
-        Ok(bytes.into())
+        STANDARD.decode(&text).map_err(|_| "it is not in base64")
+    }
+}
+
+impl Packed {
+    /// The block as it was, or that it is damaged.
+    pub(super) fn open(self) -> Piece {
+        let bytes = unpack(&self.bytes, self.length);
+        block(self.nonce, self.offset, self.length, bytes)
+    }
+}
+
+fn block(nonce: String, offset: u64, length: usize, bytes: Result<Vec<u8>, &'static str>) -> Piece {
+    let damaged = |why: &str| Piece::Damaged { nonce: nonce.clone(), why: why.to_owned() };
+    match bytes {
+        Ok(bytes) if bytes.len() == length => Piece::Block { nonce, offset, bytes: bytes.into() },
+        Ok(_) => damaged("it is not as long as it says"),
+        Err(why) => damaged(why),
     }
 }
 

@@ -14,10 +14,10 @@
 //! A session that nobody uses any more ends itself three minutes after the last verb; what it started runs on.
 
 pub mod armour;
-mod queue;
+mod boot;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -32,90 +32,29 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::boot::{Boot, BootError};
 use self::{
-    armour::{Armour, Piece},
-    queue::Queue,
+    armour::{Armour, Packed, Piece, Raw},
+    boot::{PREAMBLE_KEPT, preamble, said},
 };
 use super::{
     Channel, Chunk, Command, Exec,
-    command::{ARMOURED_SUPERVISOR, WRAPPER, quote},
-    nonce,
+    queue::{Held, Queue},
 };
 use crate::Terminal;
 
-const SHELL: &str = include_str!("shell.sh");
 /// How long the helper may take to answer a verb. Input that was sent before may still be on its way.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// How often the helper is told that it is still needed: well within its three minutes, and within ECS's twenty.
 const PING_EVERY: Duration = Duration::from_secs(45);
+/// How long the follower of a run that nobody follows any more may take to end by itself.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 /// How long leaving may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
-/// Longest text before the first command is there.
-const LONGEST_PREAMBLE: usize = 64 * 1024;
-/// How much of it is kept to explain a failure.
-const PREAMBLE_KEPT: usize = 2000;
 /// Pieces in which input is handed to the terminal.
 const INPUT_PIECE: usize = 16 * 1024;
 /// The terminal's size: wide, as nothing is to be wrapped by anybody.
 const SIZE: (u32, u32) = (200, 50);
-
-/// How a session begins.
-#[derive(Debug, Clone)]
-pub struct Boot {
-    nonce: String,
-    /// The program that is sent once the terminal is ready for it.
-    pub helper: String,
-}
-
-impl Default for Boot {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Boot {
-    /// A session of its own.
-    #[must_use]
-    pub fn new() -> Self {
-        let nonce = nonce();
-        let mut helper = format!("k={nonce}\n");
-        for (name, program) in [("V", ARMOURED_SUPERVISOR), ("W", WRAPPER)] {
-            helper.push_str(name);
-            helper.push('=');
-            quote(&mut helper, program);
-            helper.push('\n');
-        }
-        helper.push_str(SHELL);
-        Self { nonce, helper }
-    }
-
-    /// The command that the session is to run: makes the terminal pass bytes as they are, says so, and runs the
-    /// helper that it then reads. Ends itself if none comes. It has no single quote but the outer two, so that it
-    /// is taken apart in the same way by shells and by the agent's own rules (google/shlex).
-    #[must_use]
-    pub fn command(&self) -> String {
-        format!(
-            "/bin/sh -c '(sleep 60; kill -9 $$) </dev/null >/dev/null 2>&1 & g=$!; \
-             stty raw -echo && printf \"%s\\n\" BOOT{} && eval \"$(dd bs=1 count={} 2>/dev/null)\"'",
-            self.nonce,
-            self.helper.len()
-        )
-    }
-}
-
-/// Why no command can be run over a terminal.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BootError {
-    /// The connection was lost.
-    #[error("{0}")]
-    Lost(String),
-    /// The session's command ended at once, or does not do what it should.
-    #[error("the container's shell cannot be used over a terminal: {0}")]
-    Unusable(String),
-    /// Programs are missing.
-    #[error("the image has no {0}")]
-    Missing(String),
-}
 
 /// Runs commands over a terminal.
 pub struct TerminalShell<T: Terminal> {
@@ -134,6 +73,8 @@ struct Inner<T> {
     hurry: AtomicUsize,
     /// The reader has something else to look at.
     nudge: Notify,
+    /// A follower that nobody listens to has ended.
+    settled: Notify,
 }
 
 #[derive(Default)]
@@ -141,12 +82,31 @@ struct State {
     commands: HashMap<String, Listener>,
     lost: Option<String>,
     leaving: bool,
-    /// A run's follower was left alone: the terminal is of no use for another one.
-    littered: bool,
+    /// Followers that nobody listens to any more. While there is one, the terminal is of no use for another.
+    left_alone: HashSet<String>,
+    /// A verb was sent and is not answered. If nobody waits for the answer, whatever is sent next may be taken for the
+    /// rest of a script: the terminal is of no use any more.
+    midway: bool,
+}
+
+/// Something for a command's listener.
+enum Item {
+    Chunk(Chunk),
+    /// Output, packed until somebody takes it: so much of it may be in front of an answer.
+    Packed(Packed),
+}
+
+impl Held for Item {
+    fn size(&self) -> usize {
+        match self {
+            Self::Chunk(chunk) => chunk.size(),
+            Self::Packed(packed) => packed.bytes.len(),
+        }
+    }
 }
 
 struct Listener {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     follows: bool,
     next: u64,
 }
@@ -190,6 +150,7 @@ impl<T: Terminal> TerminalShell<T> {
             lane: Lane::new(lane),
             hurry: AtomicUsize::new(0),
             nudge: Notify::new(),
+            settled: Notify::new(),
         });
         let reader = Some(tokio::spawn(Arc::clone(&inner).read(armour, answers)));
         let pinger = tokio::spawn(Arc::clone(&inner).ping());
@@ -223,21 +184,27 @@ impl<T: Terminal> Exec for TerminalShell<T> {
 
     async fn exec(&self, command: Command, input: Bytes) -> Result<TerminalChannel<T>, String> {
         let inner = &self.inner;
+        if command.follows() {
+            inner.settle().await;
+        }
         let mut lane = inner.lane.lock().await;
         let queue = inner.register(&command)?;
         let channel = TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
         if command.follows() {
             // The output of a run has nothing before it here.
-            channel.queue.push(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce()))));
+            channel.queue.push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
         }
         let _hurry = Hurry::new(inner);
         let verb = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
+        // Until the answer: whoever gives up in between, by dropping this, leaves it so.
+        inner.state().midway = true;
         inner.verb(&verb).await?;
         if !input.is_empty() {
             inner.answer(&mut lane, "go").await?;
             write(&inner.terminal, input).await?;
         }
         inner.answer(&mut lane, "ok").await?;
+        inner.state().midway = false;
         Ok(channel)
     }
 }
@@ -245,24 +212,31 @@ impl<T: Terminal> Exec for TerminalShell<T> {
 /// A command that runs over a terminal.
 pub struct TerminalChannel<T: Terminal> {
     inner: Arc<Inner<T>>,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Item>>,
     nonce: String,
 }
 
 impl<T: Terminal> Channel for TerminalChannel<T> {
     async fn next(&mut self) -> Chunk {
-        self.queue.next().await
+        match self.queue.next().await {
+            Item::Chunk(chunk) => chunk,
+            Item::Packed(packed) => match packed.open() {
+                Piece::Block { bytes, .. } => Chunk::Out(bytes),
+                Piece::Damaged { why, .. } => {
+                    self.inner.state().leave_alone(&self.nonce);
+                    Chunk::Lost(damaged(&why))
+                }
+                // A block opens to one of these.
+                Piece::Line { .. } | Piece::Noise(_) => Chunk::Lost(damaged("it is none")),
+            },
+        }
     }
 }
 
 impl<T: Terminal> Drop for TerminalChannel<T> {
     fn drop(&mut self) {
         let mut state = self.inner.state();
-        if let Some(listener) = state.commands.remove(&self.nonce)
-            && listener.follows
-        {
-            state.littered = true;
-        }
+        state.leave_alone(&self.nonce);
         drop(state);
         self.inner.nudge.notify_one();
     }
@@ -274,18 +248,37 @@ impl<T: Terminal> Inner<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn register(&self, command: &Command) -> Result<Arc<Queue>, String> {
+    fn register(&self, command: &Command) -> Result<Arc<Queue<Item>>, String> {
         let mut state = self.state();
         if let Some(why) = &state.lost {
             return Err(why.clone());
         }
+        if state.midway {
+            return Err("a script was on its way over the session's terminal when that was given up".to_owned());
+        }
         let follows = command.follows();
-        if follows && (state.littered || state.commands.values().any(|other| other.follows)) {
+        if follows && (!state.left_alone.is_empty() || state.commands.values().any(|other| other.follows)) {
             return Err("the session's terminal is taken by another run that is followed".to_owned());
         }
         let queue = Arc::new(Queue::default());
         state.commands.insert(command.nonce().to_owned(), Listener { queue: Arc::clone(&queue), follows, next: command.from() });
         Ok(queue)
+    }
+
+    /// Waits until no follower is left alone, if that is soon: one whose run has ended just has to say so.
+    async fn settle(&self) {
+        let settled = async {
+            loop {
+                let ended = self.settled.notified();
+                if self.state().left_alone.is_empty() {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        if timeout(SETTLED_WITHIN, settled).await.is_err() {
+            tracing::debug!("the terminal is still taken by a run that is not followed any more");
+        }
     }
 
     async fn verb(&self, verb: &str) -> Result<(), String> {
@@ -312,15 +305,19 @@ impl<T: Terminal> Inner<T> {
             sleep(PING_EVERY).await;
             let mut lane = self.lane.lock().await;
             let _hurry = Hurry::new(&self);
-            if self.verb("ping").await.is_err() || self.answer(&mut lane, "pong").await.is_err() {
+            if std::mem::replace(&mut self.state().midway, true)
+                || self.verb("ping").await.is_err()
+                || self.answer(&mut lane, "pong").await.is_err()
+            {
                 return;
             }
+            self.state().midway = false;
         }
     }
 
     async fn read(self: Arc<Self>, mut armour: Armour, answers: mpsc::Sender<String>) {
         let why = loop {
-            while let Some(piece) = armour.piece() {
+            while let Some(piece) = armour.raw() {
                 self.on_piece(piece, &answers);
             }
             if self.state().leaving {
@@ -345,25 +342,31 @@ impl<T: Terminal> Inner<T> {
         };
         let mut state = self.state();
         for (_, listener) in state.commands.drain() {
-            listener.queue.push(Chunk::Lost(why.clone()));
+            listener.push(Chunk::Lost(why.clone()));
         }
         state.lost = Some(why);
     }
 
     /// A queue that has so much that the terminal is not to be read now.
-    fn full(&self) -> Option<Arc<Queue>> {
+    fn full(&self) -> Option<Arc<Queue<Item>>> {
         let in_a_hurry = self.hurry.load(Ordering::Relaxed) > 0;
         let state = self.state();
         state.commands.values().find(|listener| listener.queue.is_full(in_a_hurry)).map(|listener| Arc::clone(&listener.queue))
     }
 
-    fn on_piece(&self, piece: Piece, answers: &mpsc::Sender<String>) {
+    fn on_piece(&self, piece: Raw, answers: &mpsc::Sender<String>) {
         let mut state = self.state();
+        let piece = match piece {
+            Raw::Packed(packed) => return state.output(packed.offset, packed.length, &packed.nonce.clone(), Item::Packed(packed)),
+            Raw::Piece(piece) => piece,
+        };
         match piece {
             Piece::Line { nonce, text } if nonce == self.nonce => match text.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
                 Some((command, status)) => {
                     if let Some(listener) = state.commands.remove(command) {
-                        listener.queue.push(Chunk::Ended { status: status.parse().ok() });
+                        listener.push(Chunk::Ended { status: status.parse().ok() });
+                    } else if state.left_alone.remove(command) {
+                        self.settled.notify_waiters();
                     }
                 }
                 // Answers come one at a time: more than that is not from the helper.
@@ -371,32 +374,25 @@ impl<T: Terminal> Inner<T> {
             },
             Piece::Line { nonce, text } => {
                 if let Some(listener) = state.commands.get(&nonce) {
-                    listener.queue.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
+                    listener.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
                 }
             }
-            Piece::Block { nonce, offset, bytes } => {
-                let Some(listener) = state.commands.get_mut(&nonce) else { return };
-                if offset == listener.next {
-                    listener.next += bytes.len() as u64;
-                    listener.queue.push(Chunk::Out(bytes));
-                } else {
-                    let why = format!("byte {} of the output was expected, {offset} came", listener.next);
-                    lose(&mut state, &nonce, why);
-                }
-            }
-            Piece::Damaged { nonce, why } => lose(&mut state, &nonce, format!("a block of the output was damaged on its way: {why}")),
+            Piece::Block { nonce, offset, bytes } => state.output(offset, bytes.len(), &nonce, Item::Chunk(Chunk::Out(bytes))),
+            Piece::Damaged { nonce, why } => state.lose(&nonce, damaged(&why)),
             Piece::Noise(bytes) => {
                 for listener in state.commands.values().filter(|listener| !listener.queue.is_full(true)) {
-                    listener.queue.push(Chunk::Err(bytes.clone()));
+                    listener.push(Chunk::Err(bytes.clone()));
                 }
             }
         }
     }
 
     async fn leave(&self) {
-        // A verb that is not answered yet may have input to come: then the helper ends by itself later.
+        // After a verb that is not answered yet, this would be part of a script: then the session is ended from outside.
         let left = async {
-            if let Ok(_lane) = self.lane.try_lock() {
+            if let Ok(_lane) = self.lane.try_lock()
+                && !self.state().midway
+            {
                 // If it fails, the session is over anyway.
                 let _ = self.verb("quit").await;
             }
@@ -408,11 +404,42 @@ impl<T: Terminal> Inner<T> {
     }
 }
 
-/// The command's follower still writes; nobody listens any more.
-fn lose(state: &mut State, nonce: &str, why: String) {
-    if let Some(listener) = state.commands.remove(nonce) {
-        state.littered |= listener.follows;
-        listener.queue.push(Chunk::Lost(why));
+fn damaged(why: &str) -> String {
+    format!("a block of the output was damaged on its way: {why}")
+}
+
+impl Listener {
+    fn push(&self, chunk: Chunk) {
+        self.queue.push(Item::Chunk(chunk));
+    }
+}
+
+impl State {
+    /// So many bytes of a run's output, at this place.
+    fn output(&mut self, offset: u64, length: usize, nonce: &str, item: Item) {
+        let Some(listener) = self.commands.get_mut(nonce) else { return };
+        if offset == listener.next {
+            listener.next += length as u64;
+            listener.queue.push(item);
+        } else {
+            let why = format!("byte {} of the output was expected, {offset} came", listener.next);
+            self.lose(nonce, why);
+        }
+    }
+
+    /// Nobody listens to this command any more; if it is a follower, it may still write.
+    fn leave_alone(&mut self, nonce: &str) -> Option<Listener> {
+        let listener = self.commands.remove(nonce)?;
+        if listener.follows {
+            self.left_alone.insert(nonce.to_owned());
+        }
+        Some(listener)
+    }
+
+    fn lose(&mut self, nonce: &str, why: String) {
+        if let Some(listener) = self.leave_alone(nonce) {
+            listener.push(Chunk::Lost(why));
+        }
     }
 }
 
@@ -433,37 +460,9 @@ impl<T> Drop for Hurry<'_, T> {
     }
 }
 
-/// Waits until the session's command says that the terminal is ready; what came behind that.
-async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<Vec<u8>, BootError> {
-    let wanted = format!("BOOT{}", boot.nonce).into_bytes();
-    let mut text = Vec::new();
-    loop {
-        match terminal.read().await {
-            Ok(Some(bytes)) => text.extend_from_slice(&bytes),
-            Ok(None) => return Err(BootError::Unusable(said(&text))),
-            Err(why) if text.is_empty() => return Err(BootError::Lost(why)),
-            Err(why) => return Err(BootError::Lost(format!("{why}, after {:?}", said(&text)))),
-        }
-        if let Some(at) = text.windows(wanted.len()).position(|window| window == wanted)
-            && let Some(end) = text[at..].iter().position(|b| *b == b'\n')
-        {
-            return Ok(text.split_off(at + end + 1));
-        }
-        if text.len() > LONGEST_PREAMBLE {
-            return Err(BootError::Unusable("it prints without end before it runs a command".to_owned()));
-        }
-    }
-}
-
 async fn write<T: Terminal>(terminal: &T, mut bytes: Bytes) -> Result<(), String> {
     while !bytes.is_empty() {
         terminal.write(bytes.split_to(bytes.len().min(INPUT_PIECE))).await?;
     }
     Ok(())
-}
-
-fn said(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&text[..text.len().min(PREAMBLE_KEPT)]);
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "it ended without a word".to_owned() } else { text }
 }

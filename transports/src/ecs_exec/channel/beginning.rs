@@ -5,7 +5,7 @@ use std::time::Instant;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rand::RngExt as _;
 
-use super::{DataChannel, DataKey, Event, KeyWanted, Phase};
+use super::{DataChannel, DataKey, Event, KeyWanted, NoKey, Phase};
 use crate::ecs_exec::{
     cipher::Cipher,
     frame::payload_type,
@@ -14,9 +14,10 @@ use crate::ecs_exec::{
 
 impl DataChannel {
     /// The answer to [`Event::KeyWanted`].
-    pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, String>, now: Instant) {
+    pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, NoKey>, now: Instant) {
         let (result, error) = match key.and_then(|key| {
-            let cipher = Cipher::new(&key.plain).ok_or("KMS's data key is not as long as was asked for".to_owned())?;
+            let short = || NoKey { why: "KMS's data key is not as long as was asked for".to_owned(), transient: true };
+            let cipher = Cipher::new(&key.plain).ok_or_else(short)?;
             Ok((cipher, key.sealed))
         }) {
             Ok((cipher, sealed)) => {
@@ -27,18 +28,19 @@ impl DataChannel {
                 }
                 (result, None)
             }
-            Err(why) => (serde_json::Value::Null, Some(why)),
+            Err(no_key) => (serde_json::Value::Null, Some(no_key)),
         };
         let status = if error.is_some() { FAILED } else { SUCCESS };
         self.answers.push(Processed {
             action_type: "KMSEncryption".to_owned(),
             action_status: status,
             action_result: result,
-            error: error.clone().unwrap_or_default(),
+            error: error.as_ref().map(|no_key| no_key.why.clone()).unwrap_or_default(),
         });
         self.respond(now);
-        if let Some(why) = error {
-            self.refused(format!("the session is encrypted with the KMS key {}, and no data key could be made: {why}", wanted.key));
+        if let Some(NoKey { why, transient }) = error {
+            let why = format!("the session is encrypted with the KMS key {}, and no data key could be made: {why}", wanted.key);
+            if transient { self.lost(why) } else { self.refused(why) }
         }
     }
 

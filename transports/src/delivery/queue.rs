@@ -1,0 +1,87 @@
+//! A command's outputs on their way from whoever reads the connection to whoever follows the command.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::delivery::Chunk;
+
+/// Bytes that are held before the connection is not read any more ...
+const ENOUGH: usize = 256 * 1024;
+/// ... and before it is not read even for an answer that somebody waits for.
+const MOST: usize = 32 * 1024 * 1024;
+
+/// What a queue holds.
+pub(crate) trait Held {
+    /// Bytes that it takes.
+    fn size(&self) -> usize;
+}
+
+impl Held for Chunk {
+    fn size(&self) -> usize {
+        match self {
+            Self::Out(bytes) | Self::Err(bytes) => bytes.len(),
+            Self::Ended { .. } | Self::Lost(_) => 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    held: Mutex<(VecDeque<T>, usize)>,
+    filled: Notify,
+    taken: Notify,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { held: Mutex::default(), filled: Notify::new(), taken: Notify::new() }
+    }
+}
+
+impl<T: Held> Queue<T> {
+    pub(crate) fn push(&self, item: T) {
+        {
+            let (items, bytes) = &mut *self.lock();
+            *bytes += item.size();
+            items.push_back(item);
+        }
+        self.filled.notify_one();
+    }
+
+    /// The next item. Cancel-safe.
+    pub(crate) async fn next(&self) -> T {
+        loop {
+            if let Some(item) = self.take() {
+                self.taken.notify_one();
+                return item;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<T> {
+        let (items, bytes) = &mut *self.lock();
+        let item = items.pop_front()?;
+        *bytes -= item.size();
+        Some(item)
+    }
+
+    /// Whether no more should be read for now.
+    pub(crate) fn is_full(&self, in_a_hurry: bool) -> bool {
+        self.lock().1 >= if in_a_hurry { MOST } else { ENOUGH }
+    }
+
+    /// Something was taken since the last call, or will be.
+    pub(crate) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (VecDeque<T>, usize)> {
+        // Nothing in here panics with the lock held.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,129 @@
+//! A command's channel over a shared connection, read whether anybody takes what comes or not.
+//!
+//! russh has one loop for a whole connection, and that loop waits for room in a channel whose reader is slow: then nothing else is
+//! read either, no answer to a signal, no window for a script on its way, no keep-alive. So every channel has a task that
+//! takes what comes, up to a limit (the server is held up then, as it should be by somebody who reads slowly), and up to a far
+//! higher one while somebody waits for something that is behind it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client::Msg};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use super::client::Obituary;
+use crate::delivery::{self, Chunk, queue::Queue};
+
+/// How many wait for an answer over the connection.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    awaited: AtomicUsize,
+    changed: Notify,
+}
+
+/// Somebody waits for an answer as long as this lives.
+#[derive(Debug)]
+pub(super) struct Awaited(Arc<Answers>);
+
+impl Awaited {
+    pub(super) fn new(answers: &Arc<Answers>) -> Self {
+        answers.awaited.fetch_add(1, Ordering::Relaxed);
+        answers.changed.notify_waiters();
+        Self(Arc::clone(answers))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A command that runs over the connection.
+pub struct SshChannel {
+    reading: Reading,
+    /// Keeps the channel open.
+    write: ChannelWriteHalf<Msg>,
+    _awaited: Option<Awaited>,
+}
+
+impl SshChannel {
+    /// `awaited` where the command's end is what somebody waits for.
+    pub(super) fn new(reading: Reading, write: ChannelWriteHalf<Msg>, awaited: Option<Awaited>) -> Self {
+        Self { reading, write, _awaited: awaited }
+    }
+
+    /// Sends the command a signal (RFC 4254, section 6.9). Servers may ignore it.
+    pub(super) async fn signal(&self, signal: Sig) -> Result<(), russh::Error> {
+        self.write.signal(signal).await
+    }
+}
+
+impl delivery::Channel for SshChannel {
+    async fn next(&mut self) -> Chunk {
+        self.reading.queue.next().await
+    }
+}
+
+/// A channel that is being read.
+pub(super) struct Reading {
+    queue: Arc<Queue<Chunk>>,
+    reader: JoinHandle<()>,
+}
+
+impl Reading {
+    /// Begins to read.
+    pub(super) fn begin(read: ChannelReadHalf, answers: &Arc<Answers>, obituary: Obituary) -> Self {
+        let queue = Arc::<Queue<Chunk>>::default();
+        let reader = tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), obituary));
+        Self { queue, reader }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<Answers>, obituary: Obituary) {
+    let mut status = None;
+    loop {
+        room(&queue, &answers).await;
+        queue.push(match read.wait().await {
+            Some(ChannelMsg::Data { data }) => Chunk::Out(data),
+            Some(ChannelMsg::ExtendedData { data, .. }) => Chunk::Err(data),
+            Some(ChannelMsg::ExitStatus { exit_status }) => {
+                status = Some(exit_status);
+                continue;
+            }
+            Some(ChannelMsg::Failure) => Chunk::Lost("the server refused to run a command".to_owned()),
+            // Data may follow an exit status, never the end.
+            Some(ChannelMsg::Eof | ChannelMsg::Close) => Chunk::Ended { status },
+            Some(_) => continue,
+            None => {
+                let why = obituary.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned());
+                return queue.push(Chunk::Lost(why));
+            }
+        });
+    }
+}
+
+/// Waits until more may be taken.
+async fn room(queue: &Queue<Chunk>, answers: &Answers) {
+    loop {
+        let changed = answers.changed.notified();
+        tokio::pin!(changed);
+        // From here on nothing is missed.
+        changed.as_mut().enable();
+        if !queue.is_full(answers.awaited.load(Ordering::Relaxed) > 0) {
+            return;
+        }
+        tokio::select! {
+            () = queue.taken() => {}
+            () = changed => {}
+        }
+    }
+}

@@ -75,7 +75,7 @@ impl Place {
         };
         let host = uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
         // The token would go over it: in the clear only to this machine, where the local cluster is.
-        if !tls && host.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback()) {
+        if !tls && !host.parse::<std::net::IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback()) {
             return Err(wrong("it is not encrypted"));
         }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -161,7 +161,10 @@ mod tests {
         .unwrap();
         assert_eq!((place.host.as_str(), place.port, place.tls), ("ssmmessages.eu-west-1.amazonaws.com", 443, true));
         assert!(Place::of("ws://127.0.0.1:8080/v1").is_ok());
-        for wrong in ["ws://192.0.2.1/v1?secret", "https://a/b?secret", "nonsense secret"] {
+        assert!(Place::of("ws://localhost:8080/v1").is_ok());
+        for wrong in
+            ["ws://192.0.2.1/v1?secret", "ws://ssmmessages.eu-west-1.amazonaws.com/v1?secret", "https://a/b?secret", "nonsense secret"]
+        {
             let refused = Place::of(wrong).err().unwrap();
             assert!(matches!(refused, DialError::Address(..)), "{refused}");
         }

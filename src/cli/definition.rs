@@ -1,0 +1,311 @@
+//! What the command line may say: commands, options, their help.
+
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
+use tracing::level_filters::LevelFilter;
+
+use crate::{
+    config::TransportKind,
+    logging::{LEVELS, LogFormat},
+    manual::Manual,
+};
+
+/// Runs every GitLab CI job in its own AWS ECS Fargate task.
+#[derive(Debug, Parser)]
+#[command(name = "fargate", version, about, max_term_width = 100, after_help = CALLED_BY)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const CALLED_BY: &str = "\
+In gitlab-runner's config.toml, and the same for config, run and cleanup:
+  [runners.custom]
+    prepare_exec = \"/opt/gitlab-runner/fargate\"
+    prepare_args = [\"--config\", \"/etc/gitlab-runner/fargate.toml\", \"custom\", \"prepare\"]
+
+A first try, without AWS: fargate try fixtures/jobs/hello.sh";
+
+const STAGE_CODES: &str = "\
+Exit codes:
+  0                           the stage went well
+  $BUILD_FAILURE_EXIT_CODE    the script failed, or the job chose what it may not
+  $SYSTEM_FAILURE_EXIT_CODE   anything else; GitLab can retry the job
+  2                           these variables, which gitlab-runner sets, are not there";
+
+const TRY_CODES: &str = "\
+Exit codes:
+  0      every script went well
+  1-255  the exit status of the script that failed
+  70     the task could not be launched, was lost, or could not be stopped: stderr says why
+  2      wrong usage, configuration or script; nothing was started";
+
+const REAP_CODES: &str = "\
+Exit codes:
+  0  all that was to be ended is
+  1  something could not be ended: stderr says what and why
+  2  wrong usage or configuration";
+
+/// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Global {
+    /// The driver's configuration [default: config.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = 101)]
+    pub(super) config: Option<PathBuf>,
+    /// Task definition; overrides the file's and the project's
+    #[arg(long, global = true, value_name = "TASK_DEFINITION", display_order = 102)]
+    pub(super) task_def: Option<String>,
+    /// Fargate platform version; overrides the file's and the project's
+    #[arg(long, global = true, value_name = "VERSION", display_order = 103)]
+    pub(super) platform_version: Option<String>,
+    /// The same as --log-level debug
+    #[arg(long, global = true, display_order = 104)]
+    pub(super) debug: bool,
+    /// Least important level that is logged: panic, fatal, error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_level, display_order = 105)]
+    pub(super) log_level: Option<LevelFilter>,
+    /// File that the log is appended to, instead of LogFile
+    #[arg(long, global = true, value_name = "FILE", display_order = 106)]
+    pub(super) log_file: Option<PathBuf>,
+    /// How the log looks
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, display_order = 107)]
+    pub(super) log_format: Option<LogFormat>,
+    /// File that entered states are appended to (`try` reads it)
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub(super) state_log: Option<PathBuf>,
+}
+
+/// The global options that a command has no use for: its help does not show them, and they are refused.
+const IGNORED: [(&str, &[&str]); 5] = [
+    ("try", &["state_log"]),
+    ("reap", &["task_def", "platform_version", "state_log"]),
+    ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
+    ("completions", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
+    ("man", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
+];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The stages that gitlab-runner's custom executor calls
+    #[command(after_help = STAGE_CODES)]
+    Custom {
+        #[command(subcommand)]
+        stage: Stage,
+    },
+    /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config names another
+    #[command(after_help = TRY_CODES)]
+    Try {
+        /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
+        #[arg(long, value_enum)]
+        transport: Option<TransportName>,
+        /// The scripts, a run stage each
+        #[arg(required = true, value_name = "SCRIPT")]
+        scripts: Vec<PathBuf>,
+    },
+    /// End what no job needs any more: tasks without a job, jobs without a task, abandoned jobs
+    #[command(after_help = REAP_CODES)]
+    Reap {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans.
+        /// 0s: whatever no process works on at this moment
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+        older_than: Duration,
+        /// Only tasks of the runner manager of this name (its host name, or its Manager), for one that is gone:
+        /// whatever jobs it still has lose their tasks
+        #[arg(long, value_name = "NAME")]
+        manager: Option<String>,
+    },
+    /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
+    LocalCluster {
+        /// Where its API listens; port 0 is any free one
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
+    #[command(flatten)]
+    Manual(Manual),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Stage {
+    /// Tell gitlab-runner who the driver is
+    Config,
+    /// Launch the job's task and wait until its container answers
+    Prepare,
+    /// Run a script in the job's container
+    Run {
+        /// The script's file on the runner manager
+        #[arg(value_name = "SCRIPT")]
+        script: PathBuf,
+        /// The stage's name
+        #[arg(value_name = "STAGE")]
+        stage: String,
+    },
+    /// Stop the job's task
+    Cleanup,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => f.write_str("config"),
+            Self::Prepare => f.write_str("prepare"),
+            Self::Run { stage, .. } => write!(f, "run {stage}"),
+            Self::Cleanup => f.write_str("cleanup"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TransportName {
+    /// SSH: the container runs an SSH server
+    Ssh,
+    /// ECS Exec: the container needs nothing but a shell
+    EcsExec,
+}
+
+impl TransportName {
+    pub(super) fn kind(self) -> TransportKind {
+        match self {
+            Self::Ssh => TransportKind::Ssh,
+            Self::EcsExec => TransportKind::EcsExec,
+        }
+    }
+}
+
+fn parse_level(name: &str) -> Result<LevelFilter, String> {
+    crate::logging::level(name).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
+}
+
+/// The command line's definition, in which each command shows only what it does not ignore.
+pub(super) fn definition() -> clap::Command {
+    let mut command = Cli::command();
+    let globals: Vec<clap::Arg> = command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    for (name, ignored) in IGNORED {
+        // What a command defines itself is not inherited.
+        let own =
+            globals.iter().filter(|argument| ignored.contains(&argument.get_id().as_str())).map(|argument| argument.clone().hide(true));
+        command = command.mut_subcommand(name, |below| below.args(own));
+    }
+    let config = globals.into_iter().find(|argument| argument.get_id() == "config");
+    let config = config.map(|argument| argument.help("The cluster's configuration; without it, an embedded local cluster is used"));
+    command.mut_subcommand("try", |below| below.args(config))
+}
+
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = definition().try_get_matches_from(arguments)?;
+    if let Some((name, below)) = matches.subcommand() {
+        let ignored = IGNORED.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, ignored)| ignored);
+        let given = ignored.iter().find(|id| below.value_source(id) == Some(ValueSource::CommandLine));
+        if let Some(id) = given {
+            let what = format!("--{} is of no use for `fargate {name}`", id.replace('_', "-"));
+            return Err(definition().error(ErrorKind::ArgumentConflict, what));
+        }
+    }
+    Cli::from_arg_matches(&matches)
+}
+
+impl Global {
+    /// The flags that `try` passes on to the stages.
+    pub(super) fn passed_on(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = Vec::new();
+        if self.debug {
+            flags.push("--debug".into());
+        }
+        let mut pass = |name: &str, value: Option<OsString>| {
+            if let Some(value) = value {
+                flags.extend([name.into(), value]);
+            }
+        };
+        pass("--log-level", self.log_level.map(|level| level.to_string().into()));
+        pass("--log-file", self.log_file.clone().map(Into::into));
+        pass("--log-format", self.log_format.and_then(|f| f.to_possible_value().map(|v| v.get_name().into())));
+        pass("--task-def", self.task_def.clone().map(Into::into));
+        pass("--platform-version", self.platform_version.clone().map(Into::into));
+        flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<Cli, clap::Error> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    /// The help page of a command.
+    fn help(words: &[&str]) -> String {
+        parse_words(&[&["fargate"], words, &["--help"]].concat()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_command_offers_what_it_heeds_and_refuses_the_rest() {
+        for (name, ignored) in IGNORED {
+            let page = help(&[name]);
+            for id in ignored {
+                let option = format!("--{}", id.replace('_', "-"));
+                assert!(!page.contains(&option), "{name} shows {option}:\n{page}");
+                let value: &[&str] = match *id {
+                    "debug" => &[],
+                    "log_level" => &["info"],
+                    "log_format" => &["json"],
+                    _ => &["x"],
+                };
+                let rest: &[&str] = match name {
+                    "man" | "try" => &["x"],
+                    "completions" => &["bash"],
+                    _ => &[],
+                };
+                let before = [&["fargate", &option], value, &[name], rest].concat();
+                let refusal = parse_words(&before).unwrap_err().to_string();
+                assert!(refusal.contains("is of no use"), "{before:?}: {refusal}");
+            }
+        }
+        assert!(parse_words(&["fargate", "custom", "--task-def", "t", "prepare"]).is_ok());
+        assert!(parse_words(&["fargate", "reap", "--config", "f"]).is_ok());
+    }
+
+    #[test]
+    fn help_has_a_command_s_own_options_first_and_says_what_exit_codes_mean() {
+        let page = help(&["reap"]);
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
+        assert!(
+            at("--dry-run") < at("Global options") && at("Global options") < at("--config") && at("--config") < at("Exit codes"),
+            "{page}"
+        );
+        assert!(
+            help(&["try"]).contains("70 ") && help(&["custom"]).contains("BUILD_FAILURE_EXIT_CODE") && help(&[]).contains("prepare_args")
+        );
+        assert!(help(&["try"]).contains("embedded local cluster is used") && !help(&["reap"]).contains("embedded"), "{page}");
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn takes_what_the_go_drivers_users_have_in_config_toml() {
+        let cli = parse_words(&["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
+        assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("/etc/fargate.toml")));
+        assert!(matches!(cli.command, Command::Custom { stage: Stage::Run { .. } }));
+    }
+
+    #[test]
+    fn a_trial_passes_its_flags_on_in_a_form_that_stages_take() {
+        let cli = parse_words(&["fargate", "--debug", "--log-level", "warning", "--log-format", "json", "--task-def", "t:1", "try", "x"])
+            .unwrap();
+        let mut again = vec![OsString::from("fargate")];
+        again.extend(cli.global.passed_on());
+        again.extend(["custom".into(), "config".into()]);
+        let global = parse(again).unwrap().global;
+        assert_eq!((global.debug, global.log_level, global.log_format), (true, Some(LevelFilter::WARN), Some(LogFormat::Json)));
+        assert_eq!(global.task_def.as_deref(), Some("t:1"));
+    }
+}

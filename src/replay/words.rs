@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use states::{Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskArn, TaskReport, Timestamp};
+use states::{Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskReport, Timestamp};
 
 /// A span for people: two units at most, `3m 20s`, `450ms`.
 #[must_use]
@@ -44,12 +44,6 @@ pub fn bytes(count: u64) -> String {
         1_048_576..1_073_741_824 => format!("{} MiB", count / 1_048_576),
         _ => format!("{} GiB", count / 1_073_741_824),
     }
-}
-
-/// A task's id: the last part of its ARN.
-#[must_use]
-pub fn task_id(task: &TaskArn) -> &str {
-    task.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// A project's path: its URL without the host.
@@ -104,7 +98,7 @@ pub fn outcome(outcome: &RunOutcome) -> String {
 pub fn observation(saw: &Observation) -> String {
     match saw {
         Observation::Opened { process, purpose } => format!("process {process} took the job up: {purpose}"),
-        Observation::Launched(task) => format!("RunTask launched task {} ({})", task_id(&task.task), task.status),
+        Observation::Launched(task) => format!("RunTask launched task {} ({})", task.task.task_id(), task.status),
         Observation::LaunchFailed(error)
         | Observation::DescribeFailed(error)
         | Observation::AddressFailed(error)
@@ -127,7 +121,7 @@ pub fn observation(saw: &Observation) -> String {
         Observation::StopRequested(reason) => format!("the task is to end: {reason}"),
         Observation::Found(tasks) if tasks.is_empty() => "ListTasks: no task of this job".to_owned(),
         Observation::Found(tasks) => {
-            format!("ListTasks: {}", tasks.iter().map(task_id).collect::<Vec<_>>().join(", "))
+            format!("ListTasks: {}", tasks.iter().map(states::TaskArn::task_id).collect::<Vec<_>>().join(", "))
         }
         Observation::StopAccepted => "StopTask was accepted".to_owned(),
         Observation::TimePassed => "time passed".to_owned(),

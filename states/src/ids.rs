@@ -98,6 +98,14 @@ impl TaskArn {
     pub fn task_id(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
+
+    /// The ARN of its cluster, which ARNs of before 2019 do not name.
+    #[must_use]
+    pub fn cluster_arn(&self) -> Option<String> {
+        let (account, rest) = self.0.split_once(":task/")?;
+        let (cluster, _id) = rest.split_once('/')?;
+        Some(format!("{account}:cluster/{cluster}"))
+    }
 }
 
 id!(
@@ -117,3 +125,16 @@ id!(
     InterfaceId, "network interface id", "1 to 64 letters, digits or '-'",
     |t| !t.is_empty() && t.len() <= 64 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_names_its_cluster() {
+        let cluster = |task| TaskArn::new(task).ok()?.cluster_arn();
+        let new = "arn:aws:ecs:eu-central-1:123456789012:task/ci/0123456789abcdef0123456789abcdef";
+        assert_eq!(cluster(new).as_deref(), Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci"));
+        assert_eq!(cluster("arn:aws:ecs:eu-central-1:123456789012:task/0123456789abcdef"), None);
+    }
+}

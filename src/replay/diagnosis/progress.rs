@@ -69,9 +69,9 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
     let problem = job.state.problem.as_ref();
     let summary = match (&job.state.task, job.state.accepted) {
         (Some(task), true) => {
-            format!("ECS accepted to stop task {} {} ago and does not show it as STOPPED yet.", words::task_id(task), span(waited))
+            format!("ECS accepted to stop task {} {} ago and does not show it as STOPPED yet.", task.task_id(), span(waited))
         }
-        (Some(task), false) => format!("Task {} could not be stopped so far: it may still run and cost money.", words::task_id(task)),
+        (Some(task), false) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
         (None, _) => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
     };
     Some(case.diagnosis(

@@ -7,6 +7,7 @@ use states::{AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutco
 use super::{
     Purpose, recorder,
     recorder::JobEnd,
+    settings::origin,
     span::{self, Attributes},
 };
 use crate::runner::Verdict;
@@ -153,27 +154,16 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
     attributes.push(("aws.ecs.launchtype", "fargate".into()));
     let told = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
-    attributes.extend(told.or_else(|| cluster_of(snapshot.job.task()?.as_str())).map(|arn| ("aws.ecs.cluster.arn", arn.into())));
+    attributes.extend(told.or_else(|| snapshot.job.task()?.cluster_arn()).map(|arn| ("aws.ecs.cluster.arn", arn.into())));
     attributes
-}
-
-/// The cluster that a task's ARN names; ARNs of before 2019 name none.
-fn cluster_of(task: &str) -> Option<String> {
-    let (account, rest) = task.split_once(":task/")?;
-    let (cluster, _id) = rest.split_once('/')?;
-    Some(format!("{account}:cluster/{cluster}"))
 }
 
 /// An address without what may be secret in it: user, password, query, fragment.
 fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
-            format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or_default()).trim_end_matches('/').to_owned()
-        }
-        None => url.to_owned(),
-    }
+    let Some((_, rest)) = url.split_once("://") else { return url.to_owned() };
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    format!("{}/{path}", origin(url)).trim_end_matches('/').to_owned()
 }
 
 #[cfg(test)]
@@ -184,12 +174,5 @@ mod tests {
     fn nothing_secret_stays_in_an_address() {
         assert_eq!(without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"), "https://gitlab.example/g/p");
         assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
-    }
-
-    #[test]
-    fn a_task_names_its_cluster() {
-        let new = "arn:aws:ecs:eu-central-1:123456789012:task/ci/0123456789abcdef0123456789abcdef";
-        assert_eq!(cluster_of(new).as_deref(), Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci"));
-        assert_eq!(cluster_of("arn:aws:ecs:eu-central-1:123456789012:task/0123456789abcdef"), None);
     }
 }

@@ -259,9 +259,9 @@ pub fn is_address(url: &str) -> bool {
     host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) && url.parse::<http::Uri>().is_ok()
 }
 
-/// An address as far as messages may repeat it: without user, password, path and query, each of which may hold a secret.
+/// Scheme, host and port of an address: what messages may repeat. User, password, path and query may each hold a secret.
 #[must_use]
-pub fn without_secrets(url: &str) -> String {
+pub fn origin(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     format!("{scheme}://{}", authority.rsplit('@').next().unwrap_or_default())
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_is_said_of_an_address_holds_no_secret() {
-        assert_eq!(without_secrets("https://me:secret@c.example:4318/token/v1/traces?key=x"), "https://c.example:4318");
+        assert_eq!(origin("https://me:secret@c.example:4318/token/v1/traces?key=x"), "https://c.example:4318");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{fmt, time::Instant};
 
 use super::{
     Recorder,
-    settings::{Protocol, Settings, Signal, without_secrets},
+    settings::{Protocol, Settings, Signal, origin},
 };
 
 /// Why a request was not taken.
@@ -63,7 +63,7 @@ pub(super) async fn flush(recorder: &Recorder) {
     for (signal, result) in [(Signal::Traces, traces), (Signal::Metrics, metrics), (Signal::Logs, logs)] {
         let Err(error) = result else { continue };
         let (ExportError::Later(why) | ExportError::Never(why)) = &error;
-        let endpoint = settings.address(signal).map_or_else(String::new, |url| without_secrets(&url));
+        let endpoint = settings.address(signal).map_or_else(String::new, |url| origin(&url));
         match problems.iter_mut().find(|problem| problem.why == *why && problem.endpoint == endpoint) {
             Some(problem) => problem.signals.push(signal.name()),
             None => problems.push(Problem { signals: vec![signal.name()], endpoint, why: why.clone() }),

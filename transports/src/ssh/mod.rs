@@ -96,13 +96,20 @@ impl SshTransport {
     }
 }
 
+impl SshTransport {
+    /// A new connection, and the host key at its other end.
+    async fn enter(&self, target: &Target) -> Result<(Shell, String), ConnectError> {
+        let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        Ok((Shell { handle, obituary, alive, answers: Arc::default() }, identity))
+    }
+}
+
 impl Transport for SshTransport {
     type Session = SshSession;
 
     async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
-        let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
         let peer = Peer::of(target, &self.settings)?;
-        let shell = Shell { handle, obituary, alive, answers: Arc::default() };
+        let (shell, identity) = self.enter(target).await?;
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))

@@ -1,6 +1,6 @@
 //! A terminal over SSH: `pty-req`, `shell`, `window-change` (RFC 4254, section 6).
 
-use std::{sync::Arc, sync::OnceLock, time::Duration};
+use std::{sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, client::Msg};
@@ -31,7 +31,7 @@ impl Visit for SshTransport {
 
     async fn terminal(&self, target: &Target, screen: &Screen) -> Result<SshTerminal, ConnectError> {
         let peer = client::Peer::of(target, &self.settings)?;
-        let shell = self.enter(target).await?;
+        let (shell, _) = self.enter(target).await?;
         let open = async {
             let channel = shell.handle.channel_open_session().await?;
             let (mut read, write) = channel.split();
@@ -60,7 +60,7 @@ impl Visit for SshTransport {
     }
 
     async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
-        let shell = self.enter(target).await?;
+        let (shell, _) = self.enter(target).await?;
         let channel = shell
             .run(command.to_owned(), Bytes::new(), false)
             .await
@@ -176,12 +176,5 @@ impl Command for SshCommand {
 
     async fn close(self) {
         let _ = timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
-    }
-}
-
-impl SshTransport {
-    async fn enter(&self, target: &Target) -> Result<super::Shell, ConnectError> {
-        let client::Connected { handle, obituary, alive, .. } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        Ok(super::Shell { handle, obituary, alive, answers: Arc::default() })
     }
 }

@@ -240,7 +240,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Saves. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts go on with a full disk.
-    fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<(), EngineError> {
+    pub(super) fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<(), EngineError> {
         match self.save(work) {
             Err(error) if dispensable => {
                 tracing::warn!("{error}; the job goes on, and it is tried again");
@@ -251,7 +251,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    pub(super) fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+    fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
         self.store.save(&work.snapshot)?;
         work.saved = Some(Promise::of(&work.snapshot.job));
         work.saved_at = Some(self.clock.now());

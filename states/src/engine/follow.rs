@@ -90,10 +90,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         current.recorded = self.clock.now();
                         return Ok(Observation::Progress { offset: current.offset });
                     }
-                    if let Err(e) = self.save(work) {
-                        // It is only for people: the script goes on with a full disk.
-                        tracing::debug!("{e}");
-                    }
+                    // It is only for people.
+                    self.save_unless_full(work, true)?;
                     unsaved = false;
                     continue;
                 }

@@ -197,19 +197,14 @@ pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config
 /// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
 /// handed on is marked: the next process goes on there.
 async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option<Outcome>, Failure> {
-    let drove = until_left(engine, work, goal).await?;
-    let (drove, left) = match drove {
-        Some(drove) => (drove, false),
-        None => (Ok(Outcome::Unfinished("left as it is; `resume` goes on from here".to_owned())), true),
+    let Some(drove) = until_left(engine, work, goal).await? else {
+        let left = "left as it is; `resume` goes on from here";
+        telemetry::job::closed(&Ok(Outcome::Unfinished(left.to_owned())), goal, &work.snapshot);
+        say(left);
+        return Ok(None);
     };
     telemetry::job::closed(&drove, goal, &work.snapshot);
-    match drove {
-        Ok(Outcome::Unfinished(what)) if left => {
-            say(&what);
-            Ok(None)
-        }
-        drove => drove.map(Some).map_err(failed),
-    }
+    drove.map(Some).map_err(failed)
 }
 
 async fn until_left(engine: &JobEngine, work: &mut Work, goal: Goal) -> io::Result<Option<Result<Outcome, EngineError>>> {

@@ -225,10 +225,9 @@ fn on_call_on_the_local_cluster() {
     cluster.assert_nothing_is_left(1);
 }
 
-#[test]
-fn on_call_by_ecs_exec() {
-    let cluster = Cluster::local_by_ecs_exec();
-    let job = stuck(&cluster);
+/// Where containers have terminals.
+fn on_call(cluster: &Cluster) {
+    let job = stuck(cluster);
     looks(&job);
     walks(&job);
     visits(&job, cluster.is_by_ecs_exec());
@@ -237,13 +236,12 @@ fn on_call_by_ecs_exec() {
 }
 
 #[test]
+fn on_call_by_ecs_exec() {
+    on_call(&Cluster::local_by_ecs_exec());
+}
+
+#[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn on_call_on_moto_and_openssh() {
-    let cluster = Cluster::moto();
-    let job = stuck(&cluster);
-    looks(&job);
-    walks(&job);
-    visits(&job, cluster.is_by_ecs_exec());
-    unsticks(&job, true);
-    cluster.assert_nothing_is_left(1);
+    on_call(&Cluster::moto());
 }

@@ -27,6 +27,7 @@ pub mod reap;
 pub mod replay;
 pub mod runner;
 pub mod stages;
+#[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]
 pub mod telemetry;
 pub mod transport;
 pub mod trial;

@@ -327,20 +327,12 @@ fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
         job.log().contains("run get_sources") || job.snapshot().matches("run get_sources").count() >= 2
     });
     // The script is not to end before: by another connection, as an engineer would.
-    release(cluster, &job);
+    crate::processes::release(cluster);
     let ended = job.end(second);
     assert_eq!(ended.code, 0, "{ended:#?}\n{}", job.log());
     assert!(String::from_utf8_lossy(&ended.stdout).trim_start_matches("begun").trim() == "1", "the script ran once: {ended:?}");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
-}
-
-/// Makes the file that the script waits for, in the task's own temporary directory.
-fn release(cluster: &Cluster, job: &Job) {
-    let pid = crate::processes::task_processes(cluster).into_iter().next().unwrap_or_else(|| panic!("the script is gone\n{}", job.log()));
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let place = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR=")).unwrap();
-    fs::write(format!("{}/go", String::from_utf8_lossy(place)), "").unwrap();
 }
 
 fn the_project_may_choose_only_what_is_allowed(cluster: &Cluster) {

@@ -53,3 +53,17 @@ pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
         }
     }
 }
+
+/// Makes the file `go` in the only task's own temporary directory, for which a script waits: as an engineer in the container would.
+///
+/// # Panics
+/// When no process of the task lives.
+pub fn release(cluster: &crate::cluster::Cluster) {
+    // Any of them: sessions and what a script calls come and go meanwhile.
+    let place = task_processes(cluster).into_iter().find_map(|pid| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let place = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR="))?;
+        Some(String::from_utf8_lossy(place).into_owned())
+    });
+    fs::write(format!("{}/go", place.expect("the script is alive")), "").unwrap();
+}

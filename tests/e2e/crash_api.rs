@@ -39,12 +39,29 @@ const STAGES: [Killed; 6] = [
     Killed::Config,
 ];
 
+/// The call at which the driver is killed.
+#[derive(Debug, Clone, Copy)]
+enum Aim {
+    /// Each in turn, whatever it is.
+    Nth(usize),
+    /// How many calls come before it differs: a task is described until it runs.
+    First(&'static str),
+}
+
+/// What must have been met, whatever else a stage calls.
+fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
+    let mut met = vec![(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")];
+    if by_ecs_exec {
+        met.extend([(Killed::PrepareAgain, "ExecuteCommand"), (Killed::PrepareCleanedUp, "ExecuteCommand")]);
+    }
+    met
+}
+
 /// The stage that is to be killed.
 struct Target {
     process: OwnedFd,
     moment: Moment,
-    /// So many of its calls pass.
-    calls: usize,
+    aim: Aim,
 }
 
 /// Stands between the driver and the API.
@@ -75,10 +92,10 @@ impl Killer {
 
     fn pass(&self, stream: TcpStream, upstream: &str) -> Option<()> {
         let request = Message::read(&stream)?;
-        let target = self.due();
+        let action = request.header("x-amz-target").and_then(|target| target.split('.').next_back()).unwrap_or("EC2");
+        let target = self.due(action);
         if let Some(target) = &target {
-            let action = request.header("x-amz-target").and_then(|target| target.split('.').next_back());
-            *self.killed_at.lock().unwrap() = Some(action.unwrap_or("EC2").to_owned());
+            *self.killed_at.lock().unwrap() = Some(action.to_owned());
             if target.moment == Moment::BeforeTheCall {
                 kill(target);
                 self.held.lock().unwrap().push(stream);
@@ -101,27 +118,30 @@ impl Killer {
     }
 
     /// The target, when this call is the one.
-    fn due(&self) -> Option<Target> {
+    fn due(&self, action: &str) -> Option<Target> {
         let mut target = self.target.lock().unwrap();
-        if let Some(target) = target.as_mut().filter(|target| target.calls > 0) {
-            target.calls -= 1;
-            return None;
+        match &mut target.as_mut()?.aim {
+            Aim::Nth(n) if *n > 1 => {
+                *n -= 1;
+                None
+            }
+            Aim::First(wanted) if *wanted != action => None,
+            _ => target.take(),
         }
-        target.take()
     }
 
-    /// Runs a stage and kills it at its `n`th call.
-    fn stage(&self, job: &Job, arguments: &[&str], n: usize, moment: Moment) -> Stage {
+    /// Runs a stage and kills it at the call that is aimed at.
+    fn stage(&self, job: &Job, arguments: &[&str], aim: Aim, moment: Moment) -> Stage {
         // No call is counted before it is known whom to kill.
         let mut target = self.target.lock().unwrap();
         let child = job.spawn(arguments);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
-        *target = Some(Target { process: pidfd_open(pid, PidfdFlags::empty()).unwrap(), moment, calls: n - 1 });
+        *target = Some(Target { process: pidfd_open(pid, PidfdFlags::empty()).unwrap(), moment, aim });
         drop(target);
         let output = child.wait_with_output().unwrap();
         *self.target.lock().unwrap() = None;
         let killed = output.status.signal() == Some(9);
-        Stage { ended: job.ended(output), killed, at: format!("call {n}, {moment:?}") }
+        Stage { ended: job.ended(output), killed, at: format!("call {aim:?}, {moment:?}") }
     }
 }
 
@@ -146,14 +166,18 @@ by_every_transport!(every_call_to_aws);
 fn every_call_to_aws(cluster: &Cluster) {
     let began = Instant::now();
     let tried = Mutex::new(Tried::default());
+    let surely = met_surely(cluster.is_by_ecs_exec());
     std::thread::scope(|scope| {
         for (what, moment) in STAGES.iter().flat_map(|what| MOMENTS.map(|moment| (*what, moment))) {
-            let tried = &tried;
+            let (tried, surely) = (&tried, &surely);
             scope.spawn(move || {
                 for n in 1.. {
-                    if !one(cluster, what, moment, n, tried) {
+                    if !one(cluster, what, moment, Aim::Nth(n), tried) {
                         break;
                     }
+                }
+                for (_, action) in surely.iter().filter(|(of, _)| *of == what) {
+                    one(cluster, what, moment, Aim::First(action), tried);
                 }
             });
         }
@@ -171,9 +195,7 @@ fn every_call_to_aws(cluster: &Cluster) {
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
     let calls = |what, moment| tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
-    let mut least = vec![(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")];
     if cluster.is_by_ecs_exec() {
-        least.extend([(Killed::PrepareAgain, "ExecuteCommand"), (Killed::PrepareCleanedUp, "ExecuteCommand")]);
         for what in [Killed::RetriedStage, Killed::FailingStage] {
             // Both are made at once: which one is the first differs.
             let made = MOMENTS.map(|moment| calls(what, moment));
@@ -184,7 +206,7 @@ fn every_call_to_aws(cluster: &Cluster) {
             );
         }
     }
-    for (what, action) in least {
+    for (what, action) in surely {
         for moment in MOMENTS {
             let calls = calls(what, moment);
             assert!(calls.iter().any(|call| call == action), "not killed at {action}: {what:?}, {moment:?}: {calls:?}");
@@ -193,13 +215,13 @@ fn every_call_to_aws(cluster: &Cluster) {
     }
 }
 
-/// One job; whether its stage made an `n`th call.
-fn one(cluster: &Cluster, what: Killed, moment: Moment, n: usize, tried: &Mutex<Tried>) -> bool {
+/// One job; whether its stage made the call that was aimed at.
+fn one(cluster: &Cluster, what: Killed, moment: Moment, aim: Aim, tried: &Mutex<Tried>) -> bool {
     let (killer, endpoint) = Killer::before(&local(cluster).endpoint);
     let mut run = Run::new(cluster);
     run.job.set("AWS_ENDPOINT_URL", &endpoint);
     let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let point = run.point(what, false, |job, arguments| killer.stage(job, arguments, n, moment));
+        let point = run.point(what, false, |job, arguments| killer.stage(job, arguments, aim, moment));
         if what == Killed::PrepareAgain && killer.killed_at.lock().unwrap().as_deref() == Some("RunTask") {
             assert_eq!(run.tasks("STOPPED"), 1, "the same client token is the same task");
         }
@@ -211,11 +233,11 @@ fn one(cluster: &Cluster, what: Killed, moment: Moment, n: usize, tried: &Mutex<
     match (&at, seen) {
         (Some(action), Ok(point)) if point.killed => tried.killed.entry((what, moment)).or_default().push(action.clone()),
         (Some(_), Ok(_)) if moment == Moment::AfterTheAnswer => tried.was_over += 1,
-        (Some(action), Ok(_)) => tried.failures.push(format!("{what:?} outlived {action} {n}, {moment:?}")),
+        (Some(action), Ok(_)) => tried.failures.push(format!("{what:?} outlived {action} {aim:?}, {moment:?}")),
         (None, Ok(point)) => assert!(!point.killed, "killed by somebody else"),
         (_, Err(panic)) => {
             let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
-            tried.failures.push(format!("{what:?}, {at:?} {n}, {moment:?}: {why}"));
+            tried.failures.push(format!("{what:?}, {at:?} {aim:?}, {moment:?}: {why}"));
         }
     }
     at.is_some()

@@ -53,6 +53,9 @@ fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
     let mut met = vec![(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")];
     if by_ecs_exec {
         met.extend([(Killed::PrepareAgain, "ExecuteCommand"), (Killed::PrepareCleanedUp, "ExecuteCommand")]);
+        // These make both at once: which one is the first differs.
+        met.extend([Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "ExecuteCommand")));
+        met.extend([Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "DescribeTasks")));
     }
     met
 }
@@ -197,7 +200,6 @@ fn every_call_to_aws(cluster: &Cluster) {
     let calls = |what, moment| tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
     if cluster.is_by_ecs_exec() {
         for what in [Killed::RetriedStage, Killed::FailingStage] {
-            // Both are made at once: which one is the first differs.
             let made = MOMENTS.map(|moment| calls(what, moment));
             assert!(made.iter().all(|calls| calls.len() >= 2), "{what:?}: {made:?}");
             assert!(

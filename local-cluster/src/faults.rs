@@ -12,6 +12,8 @@ pub struct Faults {
     pub throttle: BTreeMap<String, u32>,
     /// Action → an error that its next calls are answered with.
     pub refuse: BTreeMap<String, Refusal>,
+    /// Action → how many of its next calls are done and answered with a failure all the same.
+    pub unanswered: BTreeMap<String, u32>,
     /// Action → milliseconds that an answer waits after the action was done.
     pub delay_ms: BTreeMap<String, u64>,
     /// RunTask answers with a failure and no task.
@@ -239,6 +241,11 @@ impl Faults {
     pub(crate) fn refuses(&mut self, action: &str) -> Option<Refusal> {
         let refusal = self.refuse.get_mut(action)?;
         count_down(&mut refusal.times).then(|| refusal.clone())
+    }
+
+    /// Whether this call is done without saying so.
+    pub(crate) fn leaves_unanswered(&mut self, action: &str) -> bool {
+        self.unanswered.get_mut(action).is_some_and(count_down)
     }
 
     /// How this call fails, if it does.

@@ -95,7 +95,7 @@ async fn ec2(cluster: &Arc<Cluster>, body: &[u8]) -> Response<Full<Bytes>> {
 /// Records the call, applies the faults, and does what is asked.
 async fn perform<T>(cluster: &Arc<Cluster>, action: &str, act: impl FnOnce(&Arc<Cluster>) -> Result<T, ApiError>) -> Result<T, ApiError> {
     let failed = || ApiError::new(500, "ServerException", "a scripted failure");
-    let (fault, mishap, delay) = {
+    let (fault, unanswered, delay) = {
         let mut faults = cluster.faults();
         let mishap = faults.mishap();
         let fault = if faults.throttles(action) || mishap == Some(Mishap::Throttled) {
@@ -105,13 +105,14 @@ async fn perform<T>(cluster: &Arc<Cluster>, action: &str, act: impl FnOnce(&Arc<
         } else {
             faults.refuses(action).map(|r| ApiError::new(r.status, &r.code, r.message))
         };
-        (fault, mishap, faults.delay_ms.get(action).copied())
+        let unanswered = mishap == Some(Mishap::FailedAfter) || faults.leaves_unanswered(action);
+        (fault, unanswered, faults.delay_ms.get(action).copied())
     };
     let mut outcome = match fault {
         Some(error) => Err(error),
         None => act(cluster),
     };
-    if mishap == Some(Mishap::FailedAfter) && outcome.is_ok() {
+    if unanswered && outcome.is_ok() {
         outcome = Err(failed());
     }
     cluster.record(action, outcome.as_ref().err().map(|e| e.code.clone()));

@@ -1,19 +1,27 @@
 //! ECS Exec's calls: ExecuteCommand, and what its sessions need of Session Manager and KMS.
 
+use std::time::Duration;
+
 use aws_sdk_ecs::error::{ProvideErrorMetadata as _, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use states::{ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _};
 use transports::ecs_exec::{
-    Container, ExecApi, KEY_BYTES, OpenedSession,
+    Container, ExecApi, KEY_BYTES, ListedSession, NotDone, NotOpened, OpenedSession,
     channel::{DataKey, NoKey},
 };
 
 use super::{EcsControl, call::Call, call::signature, errors};
 
 const OPERATION: &str = "ExecuteCommand";
+/// Pages of a list that are read: a container has few sessions, but pages may be empty.
+const MOST_PAGES: usize = 5;
 /// The usual reasons, in the order of how often they are it.
 const NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
+
+/// The reasons once it was connected before.
+const NOT_CONNECTED_ANY_MORE: &str = "It was connected before. A container takes two sessions at a time and lets one wait: do others have them (aws ssm describe-sessions --state Active)? Or is the container starved of memory or CPU, or its way to the region's ssmmessages endpoint gone?";
 
 /// ECS Exec's calls, made as those of task control are.
 #[derive(Debug)]
@@ -60,7 +68,7 @@ impl ExecApi for ExecCalls {
         identity(target, container.runtime_id)
     }
 
-    async fn execute(&self, target: &Target, command: &str) -> Result<OpenedSession, ConnectError> {
+    async fn execute(&self, target: &Target, command: &str) -> Result<OpenedSession, NotOpened> {
         let call = self
             .control
             .clients()
@@ -79,11 +87,12 @@ impl ExecApi for ExecCalls {
                 SdkError::ServiceError(service) => (service.err().code().unwrap_or_default(), service.err().message().unwrap_or_default()),
                 _ => ("", ""),
             };
-            refused(target, code, said, &refusal)
+            NotOpened { error: refused(target, code, said, &refusal), perhaps: perhaps_done(&e) }
         })?;
-        let session = answer.session.ok_or_else(|| unavailable(&errors::nonsense(OPERATION, "it has no session")))?;
+        let nonsense = |what| NotOpened { error: unavailable(&errors::nonsense(OPERATION, what)), perhaps: true };
+        let session = answer.session.ok_or_else(|| nonsense("it has no session"))?;
         let (Some(id), Some(url), Some(token)) = (session.session_id, session.stream_url, session.token_value) else {
-            return Err(unavailable(&errors::nonsense(OPERATION, "its session has no id, no address or no token")));
+            return Err(nonsense("its session has no id, no address or no token"));
         };
         Ok(OpenedSession { id, url, token })
     }
@@ -108,11 +117,23 @@ impl ExecApi for ExecCalls {
         }
     }
 
-    async fn terminate(&self, session: &str) {
-        if let Err(e) = self.json("TerminateSession", "ssm", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await {
-            // Allowed or not, it ends by itself.
-            tracing::debug!(session, %e, "the session was not terminated");
+    async fn terminate(&self, session: &str) -> Result<(), NotDone> {
+        self.ssm("TerminateSession", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await?;
+        Ok(())
+    }
+
+    async fn sessions(&self, container: &str) -> Result<Vec<ListedSession>, NotDone> {
+        let mut asked = json!({ "State": "Active", "Filters": [{ "key": "Target", "value": container }], "MaxResults": 200 });
+        let mut found = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let answer = self.ssm("DescribeSessions", "AmazonSSM.DescribeSessions", &asked).await?;
+            found.extend(answer.get("Sessions").and_then(Value::as_array).into_iter().flatten().filter_map(|shown| listed(shown, container)));
+            match answer.get("NextToken").and_then(Value::as_str) {
+                Some(next) => asked["NextToken"] = next.into(),
+                None => break,
+            }
         }
+        Ok(found)
     }
 }
 
@@ -130,6 +151,30 @@ impl ExecCalls {
         let (status, answer) = call.post(&self.control.clients().await.shared, body.to_string()).await?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         if status < 300 { Ok(answer) } else { Err(failed(operation, status, &answer)) }
+    }
+
+    /// A call of Session Manager.
+    async fn ssm(&self, operation: &'static str, target: &'static str, body: &Value) -> Result<Value, NotDone> {
+        let not_done = |e: ControlError| NotDone { why: e.to_string(), transient: e.kind.is_transient() };
+        self.json(operation, "ssm", target, body).await.map_err(not_done)
+    }
+}
+
+/// A session as DescribeSessions shows it (Systems Manager API reference: `Session`), if it is in this container.
+fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
+    let text = |name: &str| shown.get(name).and_then(Value::as_str);
+    let began = Duration::try_from_secs_f64(shown.get("StartDate")?.as_f64()?).ok()?;
+    let found = ListedSession { id: text("SessionId")?.to_owned(), began: u64::try_from(began.as_millis()).ok()? };
+    (text("Target") == Some(container)).then_some(found)
+}
+
+/// Whether a call that failed may have been done all the same.
+fn perhaps_done<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    match error {
+        SdkError::ConstructionFailure(_) => false,
+        SdkError::ServiceError(service) => service.raw().status().is_server_error(),
+        // Nothing was heard, or nothing that tells.
+        _ => true,
     }
 }
 
@@ -173,7 +218,7 @@ fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> C
         "TargetNotConnectedException" => error(
             Kind::AgentNotConnected,
             format!("the exec agent of the container {container} runs and is not connected to AWS (ECS: {said})"),
-            NOT_CONNECTED,
+            if target.pinned.is_some() { NOT_CONNECTED_ANY_MORE } else { NOT_CONNECTED },
         ),
         "AccessDeniedException" => error(
             Kind::Denied,
@@ -228,6 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn sessions_of_other_containers_are_passed_over() {
+        let shown = |target: &str| json!({ "SessionId": "ecs-execute-command-1", "Target": target, "StartDate": 1_700_000_000.25, "Status": "Connected" });
+        let found = ListedSession { id: "ecs-execute-command-1".to_owned(), began: 1_700_000_000_250 };
+        assert_eq!(listed(&shown("ecs:ci_1_2"), "ecs:ci_1_2"), Some(found));
+        assert_eq!(listed(&shown("ecs:ci_1_3"), "ecs:ci_1_2"), None);
+        for odd in [json!({}), json!({ "SessionId": "x", "Target": "ecs:ci_1_2" }), json!({ "SessionId": "x", "Target": "ecs:ci_1_2", "StartDate": -1.0 })] {
+            assert_eq!(listed(&odd, "ecs:ci_1_2"), None);
+        }
+    }
+
+    #[test]
     fn what_kms_refuses_now_it_may_give_later() {
         let kind = |status, code: &str| failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind;
         for (status, code) in [
@@ -268,5 +324,7 @@ mod tests {
             assert!(explained.advice.contains(advice), "{explained:?}");
         }
         assert!(refused(&target, "Odd", "", &refusal(ControlErrorKind::Throttled)).kind.is_transient());
+        let reached = Target { pinned: Some(HostIdentity("x".to_owned())), ..target };
+        assert!(refused(&reached, "TargetNotConnectedException", "", &other).advice.contains("two sessions"));
     }
 }

@@ -64,6 +64,7 @@ fn killed_drivers_leave_no_session_behind() {
         let mut run = job.spawn(&arguments);
         eventually("the driver has opened a session", || {
             let noted = job.files(".session").first().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+            let noted = noted.lines().rfind(|line| line.starts_with("open ")).unwrap_or_default().to_owned();
             let another = !noted.is_empty() && noted != last;
             if another {
                 last = noted;
@@ -77,6 +78,23 @@ fn killed_drivers_leave_no_session_behind() {
     let ended = job.stage(&arguments);
     assert_eq!(ended.script_code.as_deref(), Some("3"), "{ended:#?}\n{}", job.log());
     assert_eq!(cluster.as_local().calls("TerminateSession"), KILLS, "each by the process after it, and no other");
+    assert!(job.files(".session").is_empty());
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// Sessions that were opened without an answer would fill the container's slots as well. Nobody knows their ids.
+#[test]
+fn calls_without_an_answer_leave_no_session_behind() {
+    const TIMES: usize = 5;
+    let cluster = Cluster::local_by_ecs_exec();
+    let job = Job::on(&cluster);
+    job.prepare();
+    cluster.as_local().set_faults(&json!({ "unanswered": { "ExecuteCommand": TIMES }, "throttle": { "TerminateSession": 1 } }));
+    let run = job.run("build_script", "exit 3");
+    assert_eq!(run.script_code.as_deref(), Some("3"), "{run:#?}\n{}", job.log());
+    let ended = cluster.as_local().calls("TerminateSession");
+    assert!(ended > TIMES, "each is ended, one of them at the second try: {ended}");
     assert!(job.files(".session").is_empty());
     job.cleanup();
     cluster.assert_nothing_is_left(1);

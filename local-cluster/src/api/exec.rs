@@ -1,5 +1,5 @@
-//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession and
-//! ResumeSession, KMS's GenerateDataKey.
+//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession, ResumeSession and
+//! DescribeSessions, KMS's GenerateDataKey.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -80,6 +80,7 @@ pub(crate) fn ssm(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> R
                 "TokenValue": session.token(cluster.settings.exec.token_lifetime),
             }))
         }
+        "DescribeSessions" => describe_sessions(cluster, parameters),
         "TerminateSession" => {
             let session = session(cluster, parameters)?;
             session.terminate();
@@ -87,6 +88,35 @@ pub(crate) fn ssm(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> R
         }
         _ => Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}"))),
     }
+}
+
+/// All of them on one page; of the filters, `Target` and `SessionId`.
+fn describe_sessions(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
+    let active = match text(parameters, "State") {
+        Some("Active") => true,
+        Some("History") => false,
+        _ => return Err(ApiError::new(400, "ValidationException", "State must be Active or History")),
+    };
+    let mut sessions = cluster.sessions.all();
+    sessions.retain(|session| session.ended().is_none() == active);
+    for filter in parameters.get("Filters").and_then(Value::as_array).into_iter().flatten() {
+        let value = text(filter, "value").unwrap_or_default();
+        match text(filter, "key") {
+            Some("Target") => sessions.retain(|session| session.target == value),
+            Some("SessionId") => sessions.retain(|session| session.id == value),
+            key => return Err(ApiError::new(400, "InvalidFilterKey", format!("the local cluster has no filter {key:?}"))),
+        }
+    }
+    let shown = sessions.iter().map(|session| {
+        json!({
+            "SessionId": session.id,
+            "Target": session.target,
+            "Status": if active { "Connected" } else { "Terminated" },
+            "StartDate": session.began,
+            "Owner": format!("arn:aws:iam::{}:root", cluster.settings.account),
+        })
+    });
+    Ok(json!({ "Sessions": shown.collect::<Vec<_>>() }))
 }
 
 fn session(cluster: &Cluster, parameters: &Value) -> Result<Arc<Session>, ApiError> {

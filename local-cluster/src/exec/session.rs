@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::message::Message;
-use crate::cluster::{Cluster, Task, random_id};
+use crate::cluster::{Cluster, Task, random_id, seconds};
 
 /// How many sessions are remembered, running and ended.
 const REMEMBERED: usize = 1000;
@@ -21,8 +21,10 @@ pub(super) const DATA_CHANNEL: &str = "/v1/data-channel/";
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) container: String,
-    /// The agent, as the encryption context names it.
-    pub(super) target: String,
+    /// The agent, as Session Manager and the encryption context name it.
+    pub(crate) target: String,
+    /// When it was asked for, in Unix time in seconds.
+    pub(crate) began: f64,
     /// What the service calls a cell number: an opaque value, with characters in it that clients
     /// like to escape.
     cell: String,
@@ -64,6 +66,7 @@ impl Session {
             id: format!("ecs-execute-command-{}", random_id(9)),
             container: container.to_owned(),
             target: format!("ecs:{}_{}_{}", task.launch.cluster, task.id, task.runtime_id(container)),
+            began: seconds(),
             cell: format!("AAEAAT{}+/{}==", random_id(8), random_id(3)),
             tokens: Mutex::default(),
             control,
@@ -150,6 +153,11 @@ impl Sessions {
             known.remove(oldest);
         }
         known.push_back(session);
+    }
+
+    /// Those that are remembered, the oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Session>> {

@@ -91,6 +91,31 @@ async fn a_container_takes_two_sessions_and_one_that_waits() {
 }
 
 #[tokio::test]
+async fn sessions_are_listed_by_where_and_since_when_they_are() {
+    let (cluster, container) = prepared(ExecSettings::default()).await;
+    let describe = async |parameters: Value| ssm(&cluster, "DescribeSessions", parameters).await;
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let opened = execute(&cluster, &container, "sh").await.unwrap();
+    let all = describe(json!({ "State": "Active" })).await.unwrap();
+    let shown = all["Sessions"][0].clone();
+    assert_eq!((&shown["SessionId"], &shown["Status"]), (&json!(opened.id), &json!("Connected")));
+    assert!(shown["StartDate"].as_f64().unwrap() >= before - 0.001);
+    let target = shown["Target"].as_str().unwrap();
+    assert!(target.starts_with("ecs:local_"), "{target}");
+    let of = async |target: &str, state: &str| {
+        let filters = json!([{ "key": "Target", "value": target }]);
+        describe(json!({ "State": state, "Filters": filters })).await.unwrap()["Sessions"].as_array().unwrap().len()
+    };
+    // Whoever waited for the agent had sessions of its own.
+    let ended = of(target, "History").await;
+    assert_eq!((of(target, "Active").await, of("ecs:local_0_1", "Active").await), (1, 0));
+    ssm(&cluster, "TerminateSession", json!({ "SessionId": opened.id })).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async { while of(target, "Active").await != 0 {} }).await.expect("it is over");
+    assert_eq!(of(target, "History").await, ended + 1);
+    assert!(describe(json!({})).await.unwrap_err().starts_with("ValidationException"));
+}
+
+#[tokio::test]
 async fn agents_stay_away_or_come_late_or_stop() {
     let cluster = start(ExecSettings::default()).await;
     cluster.set_faults(faults(ExecFaults { never_connects: true, ..ExecFaults::default() }));

@@ -3,7 +3,7 @@
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
 //! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
 //! - `visit`: a person's terminal;
-//! - `note`: the open session, for the process after this one;
+//! - `granted`, `lost`, `note`: no session is left behind, whatever happens to this process or its calls;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
 //! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its connection is lost: the
@@ -17,6 +17,7 @@ pub mod frame;
 mod granted;
 mod handshake;
 mod inbound;
+mod lost;
 mod note;
 mod outbound;
 mod proxy;
@@ -25,7 +26,7 @@ mod session;
 mod socket;
 mod visit;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use states::{
@@ -34,13 +35,17 @@ use states::{
 use tokio::time::timeout;
 
 pub use self::{
-    api::{Container, ExecApi, OpenedSession},
+    api::{Container, ExecApi, ListedSession, NotDone, NotOpened, OpenedSession},
     cipher::KEY_BYTES,
     session::ExecTerminal,
     visit::ExecVisit,
 };
 
-use self::{granted::Granted, note::Note, socket::Way};
+use self::{
+    granted::Granted,
+    note::{Note, Ours},
+    socket::Way,
+};
 use crate::{
     Command, Screen, Terminal, Visit,
     delivery::{
@@ -53,24 +58,28 @@ use crate::{
 pub struct ExecTransport<A> {
     api: Arc<A>,
     way: Arc<Way>,
-    /// Guards the notes of open sessions.
-    notes: Arc<Mutex<()>>,
+    ours: Ours,
 }
 
 impl<A: ExecApi> ExecTransport<A> {
     /// A transport that uses these calls. Nothing is connected yet.
     #[must_use]
     pub fn new(api: A) -> Self {
-        Self { api: Arc::new(api), way: Arc::default(), notes: Arc::default() }
+        Self { api: Arc::new(api), way: Arc::default(), ours: Ours::default() }
     }
 
     /// A session that runs this command, whose container is the pinned one.
-    async fn open(&self, target: &Target, command: &str, note: Option<Note>) -> Result<(ExecTerminal, HostIdentity), ConnectError> {
+    async fn open(&self, target: &Target, command: &str, note: Option<&Note>) -> Result<(ExecTerminal, HostIdentity), ConnectError> {
+        let lost = note.map(|note| lost::take_up(&self.api, note)).unwrap_or_default();
         // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
         // and both are asked at once.
         let granted = Granted::ask(&self.api, target, command, note);
-        let (container, granted) = if target.pinned.is_none() {
-            (self.api.identify(target).await?, granted.await?)
+        let (container, granted) = if target.pinned.is_none() || !lost.is_empty() {
+            let container = self.api.identify(target).await?;
+            if let Some(note) = note.filter(|_| !lost.is_empty()) {
+                lost::end(&self.api, &container.target, note, lost).await;
+            }
+            (container, granted.await?)
         } else {
             tokio::try_join!(self.api.identify(target), granted)?
         };
@@ -96,13 +105,7 @@ impl<A: ExecApi> ExecTransport<A> {
         Ok(terminal)
     }
 
-    async fn connect_now(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
-        if let Some(note) = &note
-            && let Some(left) = note.read()
-        {
-            tracing::info!(session = left, "a killed process left its session, which is ended");
-            tokio::spawn(granted::terminate(Arc::clone(&self.api), left, None));
-        }
+    async fn connect_now(&self, target: &Target, note: Option<&Note>) -> Result<(ExecSession, Greeting), ConnectError> {
         let boot = Boot::new();
         let (terminal, identity) = self.open(target, &boot.command(), note).await?;
         let end = terminal.end();
@@ -114,7 +117,7 @@ impl<A: ExecApi> ExecTransport<A> {
         Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity, facts }))
     }
 
-    async fn connect_in_time(&self, target: &Target, note: Option<Note>) -> Result<(ExecSession, Greeting), ConnectError> {
+    async fn connect_in_time(&self, target: &Target, note: Option<&Note>) -> Result<(ExecSession, Greeting), ConnectError> {
         timeout(target.attempt_timeout, self.connect_now(target, note)).await.map_err(|_| errors::too_slow(target))?
     }
 }
@@ -124,7 +127,7 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
 
     /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the attempt's whole time.
     async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
-        let connected = self.connect_in_time(target, Some(Note::beside(&target.key, &self.notes))).await;
+        let connected = self.connect_in_time(target, Some(&Note::beside(&target.key, &self.ours))).await;
         connected.map_err(|e| errors::as_of_a_job(target, e))
     }
 }

@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 use transports::{
     Terminal,
     ecs_exec::{
-        Container, ExecApi, ExecTerminal, ExecTransport, OpenedSession,
+        Container, ExecApi, ExecTerminal, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
         channel::{DataKey, NoKey},
         frame::{Frame, Kind, MessageId, payload_type},
     },
@@ -50,7 +50,7 @@ impl ExecApi for Api {
         Ok(Container { identity: HostIdentity("runtime".to_owned()), target: "ecs:x".to_owned() })
     }
 
-    async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, ConnectError> {
+    async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, NotOpened> {
         Ok(OpenedSession { id: SESSION.to_owned(), url: self.url.clone(), token: TOKEN.to_owned() })
     }
 
@@ -62,8 +62,13 @@ impl ExecApi for Api {
         Err(NoKey { why: "not here".to_owned(), transient: true })
     }
 
-    async fn terminate(&self, session: &str) {
+    async fn terminate(&self, session: &str) -> Result<(), NotDone> {
         self.terminated.lock().unwrap().push(session.to_owned());
+        Ok(())
+    }
+
+    async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
+        unreachable!("no call is without an answer")
     }
 }
 

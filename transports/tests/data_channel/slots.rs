@@ -1,15 +1,16 @@
 //! A session that is granted and not used is ended: it would keep one of the container's few slots for twenty minutes.
+//! So is one that was granted without an answer.
 
 use std::{
     path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use states::{ConnectError, ConnectErrorKind, HostIdentity, Target, Transport as _};
 use tokio::{sync::Notify, time::timeout};
 use transports::ecs_exec::{
-    Container, ExecApi, ExecTransport, OpenedSession,
+    Container, ExecApi, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
     channel::{DataKey, NoKey},
 };
 
@@ -22,6 +23,8 @@ enum Describes {
     Never,
     /// It is another container.
     Another,
+    /// At once, whatever else is asked.
+    AtOnce,
 }
 
 struct Api {
@@ -30,7 +33,14 @@ struct Api {
     asked: Notify,
     /// ... and may answer.
     answers: Notify,
+    /// Its answers are lost: whether it opens a session before that.
+    lost: Mutex<Vec<bool>>,
+    /// Answers of TerminateSession that are errors, the last one first: whether they may pass.
+    not_terminated: Mutex<Vec<bool>>,
     terminated: Mutex<Vec<String>>,
+    /// DescribeSessions.
+    listed: Mutex<Result<Vec<ListedSession>, NotDone>>,
+    looked: Mutex<Vec<String>>,
 }
 
 #[derive(Clone)]
@@ -38,23 +48,36 @@ struct Shared(Arc<Api>);
 
 impl Shared {
     fn new(describes: Describes) -> Self {
-        Self(Arc::new(Api { describes, asked: Notify::new(), answers: Notify::new(), terminated: Mutex::default() }))
+        Self(Arc::new(Api {
+            describes,
+            asked: Notify::new(),
+            answers: Notify::new(),
+            lost: Mutex::default(),
+            not_terminated: Mutex::default(),
+            terminated: Mutex::default(),
+            listed: Mutex::new(Ok(Vec::new())),
+            looked: Mutex::default(),
+        }))
     }
 
     async fn assert_terminated(&self) {
+        self.assert_ended(&["granted"]).await;
+    }
+
+    async fn assert_ended(&self, sessions: &[&str]) {
         let called = async {
-            while self.0.terminated.lock().unwrap().is_empty() {
+            while self.0.terminated.lock().unwrap().len() < sessions.len() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         timeout(Duration::from_secs(5), called).await.expect("the session is ended");
-        assert_eq!(*self.0.terminated.lock().unwrap(), ["granted"]);
+        assert_eq!(*self.0.terminated.lock().unwrap(), sessions);
     }
 }
 
 impl ExecApi for Shared {
     async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
-        if self.0.describes != Describes::Never {
+        if !matches!(self.0.describes, Describes::Never | Describes::AtOnce) {
             // Not before a session is asked for: both are, at once.
             self.0.asked.notified().await;
         }
@@ -64,10 +87,15 @@ impl ExecApi for Shared {
             }
             Describes::Never => std::future::pending().await,
             Describes::Another => Ok(Container { identity: HostIdentity("another".into()), target: "ecs:x".into() }),
+            Describes::AtOnce => Ok(Container { identity: HostIdentity("runtime".into()), target: "ecs:ci_1_runtime".into() }),
         }
     }
 
-    async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, ConnectError> {
+    async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, NotOpened> {
+        if let Some(perhaps) = self.0.lost.lock().unwrap().pop() {
+            let error = ConnectError { kind: ConnectErrorKind::Interrupted, message: "no answer".into(), advice: String::new() };
+            return Err(NotOpened { error, perhaps });
+        }
         self.0.asked.notify_one();
         self.0.answers.notified().await;
         Ok(OpenedSession { id: "granted".into(), url: "ws://127.0.0.1:1/".into(), token: "secret".into() })
@@ -81,8 +109,17 @@ impl ExecApi for Shared {
         unreachable!("no session begins")
     }
 
-    async fn terminate(&self, session: &str) {
+    async fn terminate(&self, session: &str) -> Result<(), NotDone> {
+        if let Some(transient) = self.0.not_terminated.lock().unwrap().pop() {
+            return Err(NotDone { why: "not now".into(), transient });
+        }
         self.0.terminated.lock().unwrap().push(session.to_owned());
+        Ok(())
+    }
+
+    async fn sessions(&self, container: &str) -> Result<Vec<ListedSession>, NotDone> {
+        self.0.looked.lock().unwrap().push(container.to_owned());
+        self.0.listed.lock().unwrap().clone()
     }
 }
 
@@ -140,5 +177,107 @@ async fn when_it_is_granted_after_the_attempt() {
     api.0.asked.notified().await;
     api.0.answers.notify_one();
     api.assert_terminated().await;
+    assert_no_note(place.path()).await;
+}
+
+/// A refusal that passes is no reason to leave a session to its slot.
+#[tokio::test]
+async fn when_terminating_is_refused_at_first() {
+    let place = tempfile::tempdir().unwrap();
+    let api = Shared::new(Describes::Throttled);
+    *api.0.not_terminated.lock().unwrap() = vec![true; 3];
+    api.0.answers.notify_one();
+    assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
+    api.assert_terminated().await;
+    assert_no_note(place.path()).await;
+}
+
+#[tokio::test]
+async fn when_terminating_is_not_allowed_it_is_left_to_aws() {
+    let place = tempfile::tempdir().unwrap();
+    let api = Shared::new(Describes::Throttled);
+    *api.0.not_terminated.lock().unwrap() = vec![false];
+    api.0.answers.notify_one();
+    assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
+    assert_no_note(place.path()).await;
+    assert!(api.0.terminated.lock().unwrap().is_empty());
+}
+
+fn now() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+fn session(id: &str, began: u64) -> ListedSession {
+    ListedSession { id: id.to_owned(), began }
+}
+
+/// Connects in vain: the call's answer is lost.
+async fn lose(api: &Shared, target: &Target, perhaps: bool) {
+    api.0.lost.lock().unwrap().push(perhaps);
+    assert_eq!(ExecTransport::new(api.clone()).connect(target).await.err().unwrap().message, "no answer");
+}
+
+#[tokio::test]
+async fn when_nobody_was_told_that_it_is_granted() {
+    let place = tempfile::tempdir().unwrap();
+    let target = again(place.path(), Duration::from_secs(30));
+    let api = Shared::new(Describes::AtOnce);
+    lose(&api, &target, true).await;
+    assert!(api.0.looked.lock().unwrap().is_empty(), "there was nothing to look for");
+    let others = [session("someone's before", now() - 10_000), session("someone's after", now() + 10_000)];
+    *api.0.listed.lock().unwrap() = Ok([&others[..], &[session("ours", now())]].concat());
+    // Of another process, even.
+    lose(&api, &target, false).await;
+    api.assert_ended(&["ours"]).await;
+    assert_eq!(*api.0.looked.lock().unwrap(), ["ecs:ci_1_runtime"]);
+    assert_no_note(place.path()).await;
+    lose(&api, &target, false).await;
+    assert_eq!(api.0.looked.lock().unwrap().len(), 1, "there is nothing to look for any more");
+}
+
+#[tokio::test]
+async fn when_it_is_listed_later_or_the_list_is_refused_now() {
+    let place = tempfile::tempdir().unwrap();
+    let target = again(place.path(), Duration::from_secs(30));
+    let api = Shared::new(Describes::AtOnce);
+    lose(&api, &target, true).await;
+    lose(&api, &target, false).await;
+    *api.0.listed.lock().unwrap() = Err(NotDone { why: "rate exceeded".into(), transient: true });
+    lose(&api, &target, false).await;
+    *api.0.listed.lock().unwrap() = Ok(vec![session("ours", now())]);
+    lose(&api, &target, false).await;
+    api.assert_ended(&["ours"]).await;
+    assert_eq!(api.0.looked.lock().unwrap().len(), 3);
+    assert_no_note(place.path()).await;
+}
+
+#[tokio::test]
+async fn when_lists_are_not_allowed_none_is_asked_for_again() {
+    let place = tempfile::tempdir().unwrap();
+    let target = again(place.path(), Duration::from_secs(30));
+    let api = Shared::new(Describes::AtOnce);
+    lose(&api, &target, true).await;
+    *api.0.listed.lock().unwrap() = Err(NotDone { why: "access denied".into(), transient: false });
+    lose(&api, &target, false).await;
+    lose(&api, &target, false).await;
+    assert_eq!(api.0.looked.lock().unwrap().len(), 1);
+    assert_no_note(place.path()).await;
+}
+
+/// A killed process's call is in the note as under way; one that is long past and never listed was in vain.
+#[tokio::test]
+async fn when_a_process_was_killed_while_it_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let target = again(place.path(), Duration::from_secs(30));
+    let api = Shared::new(Describes::AtOnce);
+    let asked = |ago: u64| std::fs::write(place.path().join("job.session"), format!("asked a {}\n", now() - ago)).unwrap();
+    asked(1_000);
+    *api.0.listed.lock().unwrap() = Ok(vec![session("its", now())]);
+    lose(&api, &target, false).await;
+    api.assert_ended(&["its"]).await;
+    assert_no_note(place.path()).await;
+    asked(600_000);
+    lose(&api, &target, false).await;
+    assert_eq!((api.0.looked.lock().unwrap().len(), api.0.terminated.lock().unwrap().len()), (2, 1));
     assert_no_note(place.path()).await;
 }

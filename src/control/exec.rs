@@ -127,7 +127,9 @@ impl ExecApi for ExecCalls {
         let mut found = Vec::new();
         for _ in 0..MOST_PAGES {
             let answer = self.ssm("DescribeSessions", "AmazonSSM.DescribeSessions", &asked).await?;
-            found.extend(answer.get("Sessions").and_then(Value::as_array).into_iter().flatten().filter_map(|shown| listed(shown, container)));
+            found.extend(
+                answer.get("Sessions").and_then(Value::as_array).into_iter().flatten().filter_map(|shown| listed(shown, container)),
+            );
             match answer.get("NextToken").and_then(Value::as_str) {
                 Some(next) => asked["NextToken"] = next.into(),
                 None => break,
@@ -278,7 +280,11 @@ mod tests {
         let found = ListedSession { id: "ecs-execute-command-1".to_owned(), began: 1_700_000_000_250 };
         assert_eq!(listed(&shown("ecs:ci_1_2"), "ecs:ci_1_2"), Some(found));
         assert_eq!(listed(&shown("ecs:ci_1_3"), "ecs:ci_1_2"), None);
-        for odd in [json!({}), json!({ "SessionId": "x", "Target": "ecs:ci_1_2" }), json!({ "SessionId": "x", "Target": "ecs:ci_1_2", "StartDate": -1.0 })] {
+        for odd in [
+            json!({}),
+            json!({ "SessionId": "x", "Target": "ecs:ci_1_2" }),
+            json!({ "SessionId": "x", "Target": "ecs:ci_1_2", "StartDate": -1.0 }),
+        ] {
             assert_eq!(listed(&odd, "ecs:ci_1_2"), None);
         }
     }

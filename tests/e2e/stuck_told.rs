@@ -83,6 +83,16 @@ fn every_mode_is_diagnosed_with_evidence_and_remedy() {
     }
 }
 
+/// A real job's: the script's processes were gone before its connection was, and ECS said why only during `cleanup`.
+#[test]
+fn what_ecs_says_later_explains_a_lost_script() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/told/spot-after-lost.ron");
+    let tale = tale("spot-after-lost", read(&path));
+    let first = &tale.found[0];
+    assert_eq!(first.cause.name(), "spot-interruption", "{:#?}", tale.found);
+    assert!(first.summary.contains("stopped while build_script ran"), "{}", first.summary);
+}
+
 #[test]
 fn show_tells_the_story_of_each() {
     let mut settings = insta::Settings::clone_current();

@@ -1,6 +1,6 @@
 //! The task stopped, or never ran: failure modes 6, 7, 8, 13, 14.
 
-use states::{ContainerReport, Observation, StateName, StopReason, TaskReport, stop_reason::explain_stop};
+use states::{ContainerReport, Observation, RunOutcome, StateName, StopReason, TaskReport, stop_reason::explain_stop};
 
 use super::{Case, Cause, Diagnosis};
 use crate::replay::words;
@@ -23,8 +23,18 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
                 "Raise [Deadlines] Pending in fargate.toml if images are that large.",
             ],
         )),
-        _ => None,
+        _ => ended_under_a_lost_script(case).then(|| stopped(case)),
     }
+}
+
+/// Whether the last script's processes were gone before anybody saw that the task ended by itself.
+fn ended_under_a_lost_script(case: &Case<'_>) -> bool {
+    let last = case.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref());
+    let by_itself = |report: &TaskReport| {
+        let code = report.stopped.as_ref().and_then(|stopped| stopped.code.as_deref());
+        code.is_some_and(|code| code != "UserInitiated")
+    };
+    matches!(last, Some(RunOutcome::Lost(_))) && last_report(case).is_some_and(by_itself)
 }
 
 fn stopped(case: &Case<'_>) -> Diagnosis {
@@ -37,6 +47,10 @@ fn stopped(case: &Case<'_>) -> Diagnosis {
     let cause = cause(report, container);
     let answered = case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
     let when = match (case.decisive(), answered) {
+        _ if ended_under_a_lost_script(case) => {
+            let (stage, _) = case.story.failed_run().unwrap_or(("a stage", &RunOutcome::Lost(String::new())));
+            format!("while {stage} ran")
+        }
         (StateName::Executing, _) => {
             let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
             format!("while {stage} ran")

@@ -3,10 +3,18 @@
 use std::time::Duration;
 
 use super::{Engine, EngineError, JobIo, Work, drive::SAVE_EVERY};
-use crate::{AnyJob, Follow, Observation, Run, RunError, RunEvent, Session, SnapshotStore, TaskControl, Timestamp, Transport};
+use crate::{
+    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, Seen, Session, SnapshotStore, TaskControl, Timestamp, Transport,
+};
 
 /// How often the offset reached is put on record while output flows.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// When ECS is asked about the task of a script whose processes are gone: of a crash it learns a moment later …
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+/// … of a stop it knew before. How long one answer may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// Exit statuses of what SIGKILL and SIGTERM ended (POSIX shells: 128 and the signal's number).
+const KILLED: [i32; 2] = [128 + 9, 128 + 15];
 
 /// A run being followed, kept from one observation to the next.
 pub(super) struct Following<R> {
@@ -121,11 +129,25 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     }
                 }
                 Ok(RunEvent::Exited { code, total }) => {
-                    *following = None;
+                    let followed = following.take();
+                    if KILLED.contains(&code) && self.task_is_ending(work, &LOOKS[..1]).await {
+                        work.session = None;
+                        if let Some(followed) = followed {
+                            self.note_reached(work, &followed);
+                        }
+                        let why = format!("the script was killed (exit status {code}) while its task ended");
+                        return Ok(Observation::RunFailed(RunError::ConnectionLost(why)));
+                    }
                     return Ok(Observation::Exited { code, total });
                 }
                 Err(error) => {
                     let followed = following.take();
+                    let error = match error {
+                        RunError::NoStatus(_) if self.task_is_ending(work, &LOOKS).await => {
+                            RunError::ConnectionLost(format!("{error}, as ECS ends its task"))
+                        }
+                        error => error,
+                    };
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
                         work.session = None;
                         if let Some(followed) = followed {
@@ -136,5 +158,30 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 }
             }
         }
+    }
+
+    /// Whether ECS ends the task of a script that was killed: then that is what became of the script, and ECS tells why. Not of
+    /// a script that is being ended from here.
+    async fn task_is_ending(&self, work: &Work<T::Session, S::Lease>, looks: &[Duration]) -> bool {
+        let AnyJob::Executing(job) = &work.snapshot.job else { return false };
+        if job.state.ending.is_some() {
+            return false;
+        }
+        let began = self.clock.now();
+        for look in looks {
+            let at = began + *look;
+            let described = self.describer.describe(&*self.control, &self.clock, &job.header.spec.cluster, &job.state.place.task, at);
+            let described = tokio::select! {
+                biased;
+                described = described => described,
+                () = self.clock.until(at + LOOK_WITHIN) => return false,
+            };
+            if let Ok(Described { seen: Seen::Task(report), .. }) = described
+                && (report.stop_desired || report.status.is_ending())
+            {
+                return true;
+            }
+        }
+        false
     }
 }

@@ -7,6 +7,7 @@ mod cancels;
 mod crashes;
 mod describing;
 mod full_disk;
+mod killed;
 mod lost_answers;
 mod silence;
 #[path = "../world/mod.rs"]

@@ -182,25 +182,16 @@ async fn when_it_is_granted_after_the_attempt() {
 
 /// A refusal that passes is no reason to leave a session to its slot.
 #[tokio::test]
-async fn when_terminating_is_refused_at_first() {
-    let place = tempfile::tempdir().unwrap();
-    let api = Shared::new(Describes::Throttled);
-    *api.0.not_terminated.lock().unwrap() = vec![true; 3];
-    api.0.answers.notify_one();
-    assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
-    api.assert_terminated().await;
-    assert_no_note(place.path()).await;
-}
-
-#[tokio::test]
-async fn when_terminating_is_not_allowed_it_is_left_to_aws() {
-    let place = tempfile::tempdir().unwrap();
-    let api = Shared::new(Describes::Throttled);
-    *api.0.not_terminated.lock().unwrap() = vec![false];
-    api.0.answers.notify_one();
-    assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
-    assert_no_note(place.path()).await;
-    assert!(api.0.terminated.lock().unwrap().is_empty());
+async fn when_terminating_is_refused() {
+    for (refusals, terminated) in [(vec![true; 3], 1), (vec![false], 0)] {
+        let place = tempfile::tempdir().unwrap();
+        let api = Shared::new(Describes::Throttled);
+        *api.0.not_terminated.lock().unwrap() = refusals;
+        api.0.answers.notify_one();
+        assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
+        assert_no_note(place.path()).await;
+        assert_eq!(api.0.terminated.lock().unwrap().len(), terminated);
+    }
 }
 
 fn now() -> u64 {
@@ -211,73 +202,86 @@ fn session(id: &str, began: u64) -> ListedSession {
     ListedSession { id: id.to_owned(), began }
 }
 
-/// Connects in vain: the call's answer is lost.
-async fn lose(api: &Shared, target: &Target, perhaps: bool) {
-    api.0.lost.lock().unwrap().push(perhaps);
-    assert_eq!(ExecTransport::new(api.clone()).connect(target).await.err().unwrap().message, "no answer");
+/// A job whose calls of ExecuteCommand come to nothing.
+struct Job {
+    place: tempfile::TempDir,
+    api: Shared,
+}
+
+impl Job {
+    fn new() -> Self {
+        Self { place: tempfile::tempdir().unwrap(), api: Shared::new(Describes::AtOnce) }
+    }
+
+    /// Connects in vain, in another process each time; `perhaps` a session is opened.
+    async fn call(&self, perhaps: bool) {
+        self.api.0.lost.lock().unwrap().push(perhaps);
+        let target = again(self.place.path(), Duration::from_secs(30));
+        assert_eq!(ExecTransport::new(self.api.clone()).connect(&target).await.err().unwrap().message, "no answer");
+    }
+
+    fn lists(&self, listed: Result<Vec<ListedSession>, NotDone>) {
+        *self.api.0.listed.lock().unwrap() = listed;
+    }
+
+    fn looked(&self) -> usize {
+        self.api.0.looked.lock().unwrap().len()
+    }
+
+    async fn assert_ended(&self, sessions: &[&str]) {
+        self.api.assert_ended(sessions).await;
+        assert_no_note(self.place.path()).await;
+    }
 }
 
 #[tokio::test]
 async fn when_nobody_was_told_that_it_is_granted() {
-    let place = tempfile::tempdir().unwrap();
-    let target = again(place.path(), Duration::from_secs(30));
-    let api = Shared::new(Describes::AtOnce);
-    lose(&api, &target, true).await;
-    assert!(api.0.looked.lock().unwrap().is_empty(), "there was nothing to look for");
-    let others = [session("someone's before", now() - 10_000), session("someone's after", now() + 10_000)];
-    *api.0.listed.lock().unwrap() = Ok([&others[..], &[session("ours", now())]].concat());
-    // Of another process, even.
-    lose(&api, &target, false).await;
-    api.assert_ended(&["ours"]).await;
-    assert_eq!(*api.0.looked.lock().unwrap(), ["ecs:ci_1_runtime"]);
-    assert_no_note(place.path()).await;
-    lose(&api, &target, false).await;
-    assert_eq!(api.0.looked.lock().unwrap().len(), 1, "there is nothing to look for any more");
+    let job = Job::new();
+    job.call(true).await;
+    assert_eq!(job.looked(), 0, "there was nothing to look for");
+    job.lists(Ok(vec![session("before", now() - 10_000), session("after", now() + 10_000), session("ours", now())]));
+    job.call(false).await;
+    job.assert_ended(&["ours"]).await;
+    assert_eq!(*job.api.0.looked.lock().unwrap(), ["ecs:ci_1_runtime"]);
+    job.call(false).await;
+    assert_eq!(job.looked(), 1, "there is nothing to look for any more");
 }
 
 #[tokio::test]
 async fn when_it_is_listed_later_or_the_list_is_refused_now() {
-    let place = tempfile::tempdir().unwrap();
-    let target = again(place.path(), Duration::from_secs(30));
-    let api = Shared::new(Describes::AtOnce);
-    lose(&api, &target, true).await;
-    lose(&api, &target, false).await;
-    *api.0.listed.lock().unwrap() = Err(NotDone { why: "rate exceeded".into(), transient: true });
-    lose(&api, &target, false).await;
-    *api.0.listed.lock().unwrap() = Ok(vec![session("ours", now())]);
-    lose(&api, &target, false).await;
-    api.assert_ended(&["ours"]).await;
-    assert_eq!(api.0.looked.lock().unwrap().len(), 3);
-    assert_no_note(place.path()).await;
+    let job = Job::new();
+    job.call(true).await;
+    job.call(false).await;
+    job.lists(Err(NotDone { why: "rate exceeded".into(), transient: true }));
+    job.call(false).await;
+    job.lists(Ok(vec![session("ours", now())]));
+    job.call(false).await;
+    job.assert_ended(&["ours"]).await;
+    assert_eq!(job.looked(), 3);
 }
 
 #[tokio::test]
 async fn when_lists_are_not_allowed_none_is_asked_for_again() {
-    let place = tempfile::tempdir().unwrap();
-    let target = again(place.path(), Duration::from_secs(30));
-    let api = Shared::new(Describes::AtOnce);
-    lose(&api, &target, true).await;
-    *api.0.listed.lock().unwrap() = Err(NotDone { why: "access denied".into(), transient: false });
-    lose(&api, &target, false).await;
-    lose(&api, &target, false).await;
-    assert_eq!(api.0.looked.lock().unwrap().len(), 1);
-    assert_no_note(place.path()).await;
+    let job = Job::new();
+    job.call(true).await;
+    job.lists(Err(NotDone { why: "access denied".into(), transient: false }));
+    job.call(false).await;
+    job.call(false).await;
+    job.assert_ended(&[]).await;
+    assert_eq!(job.looked(), 1);
 }
 
 /// A killed process's call is in the note as under way; one that is long past and never listed was in vain.
 #[tokio::test]
 async fn when_a_process_was_killed_while_it_asked() {
-    let place = tempfile::tempdir().unwrap();
-    let target = again(place.path(), Duration::from_secs(30));
-    let api = Shared::new(Describes::AtOnce);
-    let asked = |ago: u64| std::fs::write(place.path().join("job.session"), format!("asked a {}\n", now() - ago)).unwrap();
+    let job = Job::new();
+    let asked = |ago: u64| std::fs::write(job.place.path().join("job.session"), format!("asked a {}\n", now() - ago)).unwrap();
     asked(1_000);
-    *api.0.listed.lock().unwrap() = Ok(vec![session("its", now())]);
-    lose(&api, &target, false).await;
-    api.assert_ended(&["its"]).await;
-    assert_no_note(place.path()).await;
+    job.lists(Ok(vec![session("its", now())]));
+    job.call(false).await;
+    job.assert_ended(&["its"]).await;
     asked(600_000);
-    lose(&api, &target, false).await;
-    assert_eq!((api.0.looked.lock().unwrap().len(), api.0.terminated.lock().unwrap().len()), (2, 1));
-    assert_no_note(place.path()).await;
+    job.call(false).await;
+    job.assert_ended(&["its"]).await;
+    assert_eq!(job.looked(), 2);
 }

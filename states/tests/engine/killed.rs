@@ -1,0 +1,101 @@
+//! A script is killed, and its task ends: whichever is seen first, the task's end is what became of the script.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use states::*;
+use tokio::time::Instant;
+
+use crate::world::{
+    cloud::{Cloud, Control},
+    containers::Wire,
+    manager::Manager,
+    weather::Weather,
+};
+
+/// ECS says from a time on that it ends all tasks. Their containers answer as before.
+struct Ending {
+    control: Control,
+    from: Option<Instant>,
+}
+
+impl TaskControl for Ending {
+    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+        self.control.launch(token, spec).await
+    }
+    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+        let mut described = self.control.describe(cluster, tasks).await?;
+        if self.from.is_some_and(|from| Instant::now() >= from) {
+            for answer in &mut described {
+                let Seen::Task(report) = &mut answer.seen else { continue };
+                report.stop_desired = true;
+                report.stopped =
+                    Some(Stopped { code: Some("SpotInterruption".into()), reason: Some("Your Spot Task was interrupted.".into()) });
+            }
+        }
+        Ok(described)
+    }
+    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+        self.control.find(cluster, started_by).await
+    }
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+        self.control.stop(cluster, task, reason).await
+    }
+    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+        self.control.public_address(interface).await
+    }
+}
+
+/// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its task from `ending` on, if
+/// ever, counted from the script's start.
+async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
+    let mut weather = Weather::new(0);
+    weather.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
+    let manager = Manager::new(Cloud::new(weather));
+    assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
+    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
+    let control = Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
+    let ending = Ending { control, from: ending.map(|after| Instant::now() + after) };
+    let store = manager.process().store().clone();
+    let engine = Engine::new(ending, Wire { cloud, fuse }, store, |_| "key".into()).with_clock(manager.clock);
+    let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).unwrap();
+    let mut work = engine.work(engine.store().load(&manager.job).unwrap().unwrap(), lease);
+    engine.open(&mut work, "build_script");
+    // One without a status vanishes within five seconds.
+    let text = format!("#! 1000 {} 0\n{}", status.unwrap_or(0), "a line\n".repeat(if status.is_some() { 2 } else { 10 }));
+    let script = Script { digest: text.clone(), text: Bytes::from(text) };
+    engine.request_run(&mut work, "build_script", script).unwrap();
+    engine.drive(&mut work, Goal::Run, &mut manager.io()).await.unwrap()
+}
+
+fn is_explained(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::MustEnd(StopReason::TaskStopped { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_script_that_is_killed_with_its_task_is_no_failure_of_its_own() {
+    for status in [137, 143] {
+        let outcome = ended(Some(status), Some(Duration::ZERO)).await;
+        assert!(is_explained(&outcome), "{status}: {outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_statuses_are_the_scripts_own_whatever_ecs_says() {
+    for (status, ending) in [(143, None), (137, None), (3, Some(Duration::ZERO)), (0, Some(Duration::ZERO)), (139, Some(Duration::ZERO))] {
+        let outcome = ended(Some(status), ending).await;
+        let Outcome::Reachable(Some(last)) = &outcome else { panic!("{status}: {outcome:?}") };
+        assert!(matches!(last.outcome, RunOutcome::Exited { code, .. } if code == status), "{status}: {last:?}");
+    }
+}
+
+/// ECS learns of a crash a moment after the container's processes are gone.
+#[tokio::test(start_paused = true)]
+async fn processes_that_vanish_with_their_task_are_explained() {
+    for after in [Duration::ZERO, Duration::from_secs(1)] {
+        let outcome = ended(None, Some(after)).await;
+        assert!(is_explained(&outcome), "{after:?}: {outcome:?}");
+    }
+    let outcome = ended(None, None).await;
+    assert!(matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Lost(_))), "{outcome:?}");
+}

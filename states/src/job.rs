@@ -250,10 +250,13 @@ pub struct Executing {
     pub started: bool,
     /// Bytes of output handed on so far.
     pub offset: u64,
-    /// Times the connection failed since the last byte arrived.
+    /// Times the connection failed since the last byte arrived, or since it last worked for long.
     pub failures: u32,
     /// The connection, as this process sees it.
     pub link: Link,
+    /// Since when the container has the script and answers over the connection that is up. Older drivers did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed: Option<Timestamp>,
     /// Set when the run is being ended early.
     pub ending: Option<Ending>,
 }

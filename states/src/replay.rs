@@ -165,10 +165,15 @@ impl<'a> Replay<'a> {
         reached
     }
 
-    /// Whether the snapshot's last state can be compared with today's: not if entries were omitted.
+    /// Whether the snapshot's last state is today's; `None` if they cannot be compared, because entries were omitted.
+    /// Of a state of another shape than today's, as of the states on the way, only the name is compared.
     #[must_use]
     pub fn ends_where_the_job_did(&self) -> Option<bool> {
-        (self.snapshot.journal.omitted == 0).then(|| self.job == self.snapshot.job)
+        let journal = &self.snapshot.journal;
+        let newest = self.moments.last().map(|moment| &journal.entries[moment.entry]);
+        let is_todays = newest.is_none_or(|entry| entry.left.as_ref().is_some_and(Left::has_todays_shape));
+        let agree = || if is_todays { self.job == self.snapshot.job } else { self.job.name() == self.snapshot.job.name() };
+        (journal.omitted == 0).then(agree)
     }
 
     /// Goes to the end, comparing.

@@ -356,7 +356,8 @@ impl Names {
             }
             AnyJob::Reachable(job) => Job { header, state: self.reachable(&job.state) }.into(),
             AnyJob::Executing(job) => {
-                let Executing { place, order, digest, since: _, started: _, offset: _, failures: _, link, ending: _ } = &job.state;
+                let Executing { place, order, digest, since: _, started: _, offset: _, failures: _, link, followed: _, ending: _ } =
+                    &job.state;
                 let link = match link {
                     Link::Up => Link::Up,
                     Link::Down { since, deadline, first, probing, describing } => Link::Down {

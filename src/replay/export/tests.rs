@@ -10,7 +10,7 @@ use crate::replay::{diagnosis::diagnose, holder::Surroundings, show::last_seen, 
 fn fixtures() -> Vec<(String, Snapshot)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let mut found = Vec::new();
-    for directory in ["snapshots/v1", "stuck"] {
+    for directory in ["snapshots/v1", "snapshots/v1.2", "stuck"] {
         for entry in fs::read_dir(root.join(directory)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "ron") {

@@ -110,8 +110,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 // What nobody polls must not be held: others may wait for the same answer.
                 pending = Pendings::none();
             }
-            self.save_if_due(work, &action)?;
-            if let Some(outcome) = self.reached(work, &action, goal)? {
+            let is_on_disk = self.save_if_due(work, &action)?;
+            if let Some(outcome) = self.reached(work, &action, goal, is_on_disk)? {
                 return Ok(outcome);
             }
             let saw = match action {
@@ -209,8 +209,14 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Whether the goal is reached, or nothing more can be done for it here.
-    fn reached(&self, work: &mut Work<T::Session, S::Lease>, action: &Action, goal: Goal) -> Result<Option<Outcome>, EngineError> {
+    /// Whether the goal is reached, or nothing more can be done for it here. Then all that was observed is on disk.
+    fn reached(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        action: &Action,
+        goal: Goal,
+        is_on_disk: bool,
+    ) -> Result<Option<Outcome>, EngineError> {
         let outcome = match (&work.snapshot.job, action) {
             (AnyJob::Reachable(job), Action::Await) => Outcome::Reachable(job.state.last.clone()),
             (AnyJob::Stopping(job), Action::Archive) if goal == Goal::End => {
@@ -229,25 +235,30 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(job), Action::Archive | Action::GiveUp) if goal == Goal::Reach => Outcome::MustEnd(job.state.reason.clone()),
             _ => return Ok(None),
         };
-        self.save_unless_full(work, goal == Goal::Run && is_finished(&work.snapshot.job, action))?;
+        // A state that was just entered has been saved as it is: not twice.
+        if !is_on_disk {
+            self.save_unless_full(work, goal == Goal::Run && is_finished(&work.snapshot.job, action))?;
+        }
         Ok(Some(outcome))
     }
 
-    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>, action: &Action) -> Result<(), EngineError> {
+    /// Saves if something was promised, or the last time is long ago; says whether the snapshot is on disk as it is now.
+    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>, action: &Action) -> Result<bool, EngineError> {
         let promised = Some(Promise::of(&work.snapshot.job)) == work.saved;
         let recent = work.saved_at.is_some_and(|at| self.clock.now().since(at) < SAVE_EVERY);
-        if promised && recent { Ok(()) } else { self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action)) }
+        if promised && recent { Ok(false) } else { self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action)) }
     }
 
-    /// Saves. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts go on with a full disk.
-    pub(super) fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<(), EngineError> {
+    /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts
+    /// go on with a full disk.
+    pub(super) fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<bool, EngineError> {
         match self.save(work) {
             Err(error) if dispensable => {
                 tracing::warn!("{error}; the job goes on, and it is tried again");
                 work.saved_at = Some(self.clock.now());
-                Ok(())
+                Ok(false)
             }
-            result => result,
+            result => result.map(|()| true),
         }
     }
 

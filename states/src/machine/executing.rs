@@ -7,23 +7,40 @@ use crate::{
     StopReason, Stopping, Timestamp, Watch,
 };
 
-/// Failed connections without a byte in between that make us believe that the run cannot be followed.
+/// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run cannot be followed.
 const HOPELESS: u32 = 50;
+/// A connection over which the container answered, and that was there for so long after it, has worked, even if the script
+/// said nothing: it is no connection that comes and goes. One that is dead from its first answer on must not last that long,
+/// and is noticed after 60 s of silence (SSH, four times `KeepAlive`) or 90 s (ECS Exec).
+const WORKED: std::time::Duration = std::time::Duration::from_secs(120);
 /// How long after SIGKILL an exit status is waited for.
 const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Job<Executing> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Executing> {
         match saw {
-            Observation::Opened { .. } => self.state.link = self.down(true, now),
-            Observation::Answered(_) => self.state.link = Link::Up,
+            // Until when the connection of a process that is gone worked, nobody knows.
+            Observation::Opened { .. } => {
+                self.state.followed = None;
+                self.state.link = self.down(true, now);
+            }
+            Observation::Answered(_) => {
+                self.state.followed = None;
+                self.state.link = Link::Up;
+            }
             Observation::Unreachable(_) | Observation::Described(_) | Observation::Missing | Observation::DescribeFailed(_) => {
                 if let Some(reason) = self.observe_while_down(saw, now) {
                     return Step::Stop(self.stop(reason, now));
                 }
             }
-            Observation::Delivered => self.state.started = true,
-            // Only bytes are progress: a connection that comes and goes without any must not look like one that works.
+            Observation::Delivered => {
+                self.state.started = true;
+                if self.state.link == Link::Up {
+                    self.state.followed.get_or_insert(now);
+                }
+            }
+            // Bytes are progress, and so is a connection that works for long: see `run_failed`. One that comes and goes without
+            // any must not look like one that works.
             Observation::Progress { offset } if *offset > self.state.offset => {
                 self.state.started = true;
                 self.state.offset = *offset;
@@ -114,11 +131,15 @@ impl Job<Executing> {
     fn run_failed(mut self, error: &RunError, now: Timestamp) -> Step<Executing> {
         match error {
             RunError::ConnectionLost(_) | RunError::Protocol(_) => {
+                if self.state.followed.take().is_some_and(|since| now.since(since) >= WORKED) {
+                    self.state.failures = 0;
+                }
                 self.state.failures += 1;
                 if self.state.failures >= HOPELESS {
                     // Its script may still run: nothing must be started beside it.
                     let reason = StopReason::RunLost(format!(
-                        "the container was connected to {HOPELESS} times and said nothing of the script in between: {error}. Look at the SSH server's log and the load in the container."
+                        "{HOPELESS} connections to the container in a row were lost before they had brought a byte of the script's output or worked for {}: {error}. Look at the SSH server's log and the load in the container.",
+                        humantime::format_duration(WORKED)
                     ));
                     return Step::Stop(self.stop(reason, now));
                 }

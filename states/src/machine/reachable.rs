@@ -36,8 +36,18 @@ impl Job<Reachable> {
             describing: Asking::from(now + std::time::Duration::from_secs(2)),
         };
         let place = Reachable { runs: self.state.runs + 1, ..self.state };
-        let state =
-            Executing { place, order, digest: digest.to_owned(), since: now, started: false, offset: 0, failures: 0, link, ending: None };
+        let state = Executing {
+            place,
+            order,
+            digest: digest.to_owned(),
+            since: now,
+            started: false,
+            offset: 0,
+            failures: 0,
+            link,
+            followed: None,
+            ending: None,
+        };
         Job { header: self.header, state }
     }
 

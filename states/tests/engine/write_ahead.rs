@@ -1,6 +1,9 @@
 //! What the world would remember is on disk before it is done: looked at after a death at every step.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use states::{AnyJob, Outcome, Snapshot};
 use tokio::time::Instant;
@@ -74,4 +77,41 @@ async fn dies_at_every_step(cancel_after: Duration) {
         }
     }
     panic!("a job has more than {POINTS} steps");
+}
+
+/// Each save waits for the disk: what lies there as it is, is not written once more.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_saved_twice() {
+    let manager = Manager::new(Arc::default());
+    job(&manager, Duration::from_millis(500)).await.unwrap();
+    assert_eq!(manager.shelf.saved_again.load(Ordering::Relaxed), 0);
+    assert_eq!(manager.shelf.archived.lock().unwrap().len(), 1);
+}
+
+/// What a stage ends with is on disk when it ends, also what was observed since the last save.
+#[tokio::test(start_paused = true)]
+async fn what_a_stage_ends_with_is_on_record() {
+    for cancel_after in [20, 200, 500, 2000, 5000] {
+        let manager = Manager::new(Arc::default());
+        let on_record = || manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
+        manager.prepare(&mut manager.io()).await;
+        assert!(matches!(&on_record().job, AnyJob::Reachable(job) if job.state.runs == 0));
+        let mut io = manager.io();
+        io.cancel_at = Some(Instant::now() + Duration::from_millis(cancel_after));
+        let Some(Outcome::Reachable(Some(last))) = manager.run("build_script", "#! 300 0 1\none\ntwo\n", &mut io).await else { panic!() };
+        let AnyJob::Reachable(job) = on_record().job else { panic!("{:#?}", on_record()) };
+        assert_eq!(job.state.last, Some(last));
+    }
+}
+
+/// Also what changed nothing that the world would remember: people look for why nothing came of it.
+#[tokio::test(start_paused = true)]
+async fn what_was_observed_last_is_on_record_when_a_stage_gives_up() {
+    let manager = Manager::new(Arc::default());
+    manager.prepare(&mut manager.io()).await;
+    manager.cloud.state.lock().unwrap().weather.api_down = Duration::ZERO..Duration::MAX;
+    let outcome = manager.cleanup(&mut manager.io()).await;
+    assert!(matches!(outcome, Some(Some(Outcome::Unfinished(_)))), "{outcome:?}");
+    let on_record = manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
+    assert_eq!(on_record.journal.unfold().last().map(|(at, _)| *at), Some(manager.clock.now()));
 }

@@ -71,6 +71,80 @@ fn connections_without_a_byte_come_slower_and_slower_and_end() {
     assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
 }
 
+/// Connections one after the other, each there for so many milliseconds without a byte, and then lost: as many as were
+/// made when the job was given up, or `most`.
+fn given_up_after(snapshot: &mut Snapshot, now: &mut Timestamp, delivered: bool, lasts: u64, most: u32) -> u32 {
+    for lost_so_far in 0..most {
+        if delivered {
+            snapshot.step(Observation::Delivered, *now);
+        }
+        *now = later(*now, lasts);
+        let action = snapshot.step(lost(), *now);
+        let Action::Watch(Watch { probe: Some((_, at)), .. }) = action else {
+            assert!(matches!(reason(snapshot), StopReason::RunLost(_)), "{:?}", reason(snapshot));
+            return lost_so_far + 1;
+        };
+        *now = at.max(*now);
+        snapshot.step(Observation::Answered(any::greeting()), *now);
+    }
+    most
+}
+
+#[test]
+fn connections_that_work_for_long_are_made_again_as_often_as_it_takes() {
+    let (mut snapshot, mut now) = connected();
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 120_000, 500), 500);
+    let AnyJob::Executing(job) = &snapshot.job else { panic!("{}", snapshot.job.name()) };
+    assert_eq!(job.state.failures, 1, "the last one is a first one again: it is made again at once");
+}
+
+#[test]
+fn connections_that_do_not_work_for_long_are_given_up() {
+    // A second each; dead from the first answer on, which is noticed after 60 s by SSH and 90 s by ECS Exec.
+    for lasts in [0, 1000, 62_000, 95_000, 119_999] {
+        let (mut snapshot, mut now) = connected();
+        assert_eq!(given_up_after(&mut snapshot, &mut now, true, lasts, 500), 50, "{lasts} ms each");
+    }
+}
+
+#[test]
+fn a_connection_over_which_the_container_never_spoke_of_the_script_has_not_worked() {
+    let (mut snapshot, mut now) = connected();
+    assert_eq!(given_up_after(&mut snapshot, &mut now, false, 600_000, 500), 50);
+}
+
+#[test]
+fn one_connection_that_worked_for_long_begins_the_count_anew() {
+    let (mut snapshot, mut now) = connected();
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 120_000, 1), 1);
+    // It is the first of the fifty.
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 48), 48);
+    assert_eq!(snapshot.job.name(), StateName::Executing);
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 500), 1);
+}
+
+#[test]
+fn a_connection_works_since_the_container_first_spoke_of_the_script() {
+    let (mut snapshot, mut now) = connected();
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
+    snapshot.step(Observation::Delivered, now);
+    now = later(now, 100_000);
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 20_000, 1), 1);
+    assert_eq!(snapshot.job.name(), StateName::Executing);
+}
+
+#[test]
+fn how_long_the_connection_of_a_killed_process_worked_is_not_guessed() {
+    let (mut snapshot, mut now) = connected();
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
+    snapshot.step(Observation::Delivered, now);
+    now = later(now, 600_000);
+    snapshot.step(Observation::Opened { process: 2, purpose: "run build_script".into() }, now);
+    snapshot.step(Observation::Answered(any::greeting()), now);
+    assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 500), 1);
+}
+
 #[test]
 fn a_byte_makes_a_connection_a_good_one() {
     let (mut snapshot, mut now) = connected();

@@ -135,6 +135,17 @@ proptest! {
     }
 
     #[test]
+    fn only_a_connection_that_is_up_and_has_the_script_works(history in any::history()) {
+        through(&history, |_, _, after, _, now| {
+            if let AnyJob::Executing(job) = &after.job
+                && let Some(since) = job.state.followed
+            {
+                assert!(job.state.link == Link::Up && job.state.started && since <= now, "{:?}", job.state);
+            }
+        });
+    }
+
+    #[test]
     fn planning_twice_is_planning_once(history in any::history()) {
         through(&history, |_, _, after, action, now| {
             let mut again = after.clone();

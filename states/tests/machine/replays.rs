@@ -6,15 +6,20 @@ use std::{
 };
 
 use proptest::prelude::*;
-use states::{AnyJob, Left, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict};
+use states::{AnyJob, Left, Link, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict};
 
-use crate::{any, through};
+use crate::{any, links, through};
 
 fn well() -> Snapshot {
     let mut way = any::well();
     way.push((40, Observation::StopRequested(StopReason::Cleanup)));
     way.push((40, Observation::StopAccepted));
     through(&way, |_, _, _, _, _| {})
+}
+
+/// What today's digests begin with.
+fn shape() -> String {
+    Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned()
 }
 
 fn difference(verdict: Verdict) -> states::Difference {
@@ -85,7 +90,7 @@ fn an_altered_record_is_found_where_it_was_altered() {
     let snapshot = well();
     for entry in 0..snapshot.journal.entries.len() {
         let mut altered = snapshot.clone();
-        altered.journal.entries[entry].left = Some(Left { state: StateName::Stopping, digest: "1-00000000".to_owned() });
+        altered.journal.entries[entry].left = Some(Left { state: StateName::Stopping, digest: format!("{}-00000000", shape()) });
         let found = difference(altered.replay());
         assert_eq!((found.entry, found.saw.as_ref()), (entry + 1, Some(&snapshot.journal.entries[entry].saw)), "{found}");
     }
@@ -102,7 +107,7 @@ fn digests_of_another_shape_tell_nothing_and_names_still_do() {
     let mut snapshot = well();
     for entry in &mut snapshot.journal.entries {
         if let Some(left) = &mut entry.left {
-            left.digest = left.digest.replacen('1', "0", 1);
+            left.digest = left.digest.replacen(&shape(), "0", 1);
         }
     }
     assert!(matches!(snapshot.replay(), Verdict::Agree { .. }));
@@ -117,6 +122,61 @@ fn a_journal_of_an_older_driver_is_compared_at_its_end() {
         entry.left = None;
     }
     assert!(matches!(snapshot.replay(), Verdict::Agree { compared: 1, .. }));
+    snapshot.job = Snapshot::new(any::header()).job;
+    assert_eq!(difference(snapshot.replay()).recorded, None);
+}
+
+/// As a driver left it that did not know of connections that work: it counted each one that was lost.
+fn by_a_driver_of_shape_1(mut snapshot: Snapshot) -> Snapshot {
+    for entry in &mut snapshot.journal.entries {
+        if let Some(left) = &mut entry.left {
+            left.digest = "1-0badf00d".to_owned();
+        }
+    }
+    if let AnyJob::Executing(job) = &mut snapshot.job {
+        (job.state.followed, job.state.failures) = (None, 3);
+    }
+    Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap()
+}
+
+#[test]
+fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
+    let (mut snapshot, mut now) = links::connected();
+    for _ in 0..3 {
+        snapshot.step(Observation::Delivered, now);
+        now = links::later(now, 200_000);
+        snapshot.step(links::lost(), now);
+        snapshot.step(Observation::Answered(any::greeting()), now);
+    }
+    snapshot.step(Observation::Delivered, now);
+    let mut older = by_a_driver_of_shape_1(snapshot);
+    assert!(!older.to_ron().unwrap().contains("followed"));
+    let entries = older.journal.entries.len();
+    assert!(matches!(older.replay(), Verdict::Agree { compared, .. } if compared == entries + 1), "{:?}", older.replay());
+
+    // Today's driver takes it up, and its own connections work or do not.
+    now = links::later(now, 1000);
+    older.step(Observation::Opened { process: 2, purpose: "run build_script".into() }, now);
+    older.step(Observation::Answered(any::greeting()), now);
+    older.step(Observation::Delivered, now);
+    older.step(links::lost(), links::later(now, 200_000));
+    assert!(matches!(&older.job, AnyJob::Executing(job) if job.state.failures == 1), "{:?}", older.job);
+}
+
+/// These were written by drivers of before, and are to stay as they are.
+#[test]
+fn fixtures_of_an_older_shape_are_there_and_replay() {
+    let mut found = Vec::new();
+    collect(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/snapshots/v1"), &mut found);
+    let mut connected = 0;
+    for path in &found {
+        let snapshot = Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap();
+        let notes: Vec<_> = snapshot.journal.entries.iter().filter_map(|entry| entry.left.as_ref()).collect();
+        assert!(!notes.is_empty() && notes.iter().all(|left| left.digest.starts_with("1-")), "{}", path.display());
+        assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{}: {:?}", path.display(), snapshot.replay());
+        connected += u32::from(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up));
+    }
+    assert!(found.len() >= 9 && connected >= 2, "{connected} of {found:?}");
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl Transport for Wire {
         }
         let odds = (weather.odds.cut, weather.odds.frozen);
         let cut = weather.strikes(odds.0, Fault::ConnectionCut).then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let cut = cut.or(weather.connections_live.map(|long| Instant::now() + long));
         let frozen = weather.strikes(odds.1, Fault::ConnectionFrozen).then(|| Instant::now() + weather.millis(0..EVENTFUL));
         let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };

@@ -21,6 +21,8 @@ use super::{cloud::Cloud, fuse::Fuse, weather::Fault};
 pub struct Shelf {
     pub snapshots: Mutex<HashMap<JobId, Snapshot>>,
     reads: AtomicU32,
+    /// Saves of what lay there already.
+    pub saved_again: AtomicU32,
     pub archived: Mutex<Vec<Snapshot>>,
     marks: Mutex<HashMap<JobId, (RunId, u64)>>,
     leased: Mutex<HashSet<JobId>>,
@@ -92,7 +94,8 @@ impl SnapshotStore for Store {
         self.step()?;
         self.disk(|odds| odds.unsaved, Fault::Unsaved)?;
         let job = snapshot.job.header().id.clone();
-        self.shelf.snapshots.lock().unwrap().insert(job, snapshot.clone());
+        let before = self.shelf.snapshots.lock().unwrap().insert(job, snapshot.clone());
+        self.shelf.saved_again.fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
         self.disk(|odds| odds.saved_yet_failed, Fault::SavedYetFailed)?;
         self.step()
     }

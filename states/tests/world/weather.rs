@@ -161,6 +161,8 @@ pub struct Weather {
     pub api_down: Range<Duration>,
     pub credentials_expired: Range<Duration>,
     pub network_down: Range<Duration>,
+    /// How long each connection lives.
+    pub connections_live: Option<Duration>,
     pub met: BTreeMap<Fault, u32>,
     random: StdRng,
     began: Instant,
@@ -174,6 +176,7 @@ impl Weather {
             api_down: Duration::ZERO..Duration::ZERO,
             credentials_expired: Duration::ZERO..Duration::ZERO,
             network_down: Duration::ZERO..Duration::ZERO,
+            connections_live: None,
             met: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
             began: Instant::now(),
@@ -183,6 +186,7 @@ impl Weather {
     /// Nothing goes wrong any more.
     pub fn clear_up(&mut self) {
         self.odds = Odds::default();
+        self.connections_live = None;
         for window in [&mut self.api_down, &mut self.credentials_expired, &mut self.network_down] {
             *window = Duration::ZERO..Duration::ZERO;
         }

@@ -1,6 +1,9 @@
 //! The WebSocket under a data channel, over TLS.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, LazyLock},
+};
 
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
@@ -114,15 +117,16 @@ async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: 
     }
 }
 
-/// TLS with the system's certificates, read when they are first needed; the environment's proxies.
+/// TLS with the system's certificates, and the environment's proxies: both read when they are first needed, as a job that is
+/// reached by SSH never does.
 pub(super) struct Way {
     tls: OnceCell<TlsConnector>,
-    proxies: Matcher,
+    proxies: LazyLock<Matcher>,
 }
 
 impl Default for Way {
     fn default() -> Self {
-        Self { tls: OnceCell::new(), proxies: Matcher::from_env() }
+        Self { tls: OnceCell::new(), proxies: LazyLock::new(Matcher::from_env) }
     }
 }
 

@@ -6,7 +6,9 @@ use aws_sdk_ecs::error::{ProvideErrorMetadata as _, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use states::{ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _};
+use states::{
+    ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _, Timestamp,
+};
 use transports::ecs_exec::{
     Container, ExecApi, KEY_BYTES, ListedSession, NotDone, NotOpened, OpenedSession,
     channel::{DataKey, NoKey},
@@ -166,7 +168,7 @@ impl ExecCalls {
 fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     let text = |name: &str| shown.get(name).and_then(Value::as_str);
     let began = Duration::try_from_secs_f64(shown.get("StartDate")?.as_f64()?).ok()?;
-    let found = ListedSession { id: text("SessionId")?.to_owned(), began: u64::try_from(began.as_millis()).ok()? };
+    let found = ListedSession { id: text("SessionId")?.to_owned(), began: Timestamp::from_millis(u64::try_from(began.as_millis()).ok()?) };
     (text("Target") == Some(container)).then_some(found)
 }
 
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn sessions_of_other_containers_are_passed_over() {
         let shown = |target: &str| json!({ "SessionId": "ecs-execute-command-1", "Target": target, "StartDate": 1_700_000_000.25, "Status": "Connected" });
-        let found = ListedSession { id: "ecs-execute-command-1".to_owned(), began: 1_700_000_000_250 };
+        let found = ListedSession { id: "ecs-execute-command-1".to_owned(), began: Timestamp::from_millis(1_700_000_000_250) };
         assert_eq!(listed(&shown("ecs:ci_1_2"), "ecs:ci_1_2"), Some(found));
         assert_eq!(listed(&shown("ecs:ci_1_3"), "ecs:ci_1_2"), None);
         for odd in [

@@ -46,12 +46,9 @@ fn stopped(case: &Case<'_>) -> Diagnosis {
     let (what, advice) = explain_stop(report, container);
     let cause = cause(report, container);
     let answered = case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
-    let when = match (case.decisive(), answered) {
-        _ if ended_under_a_lost_script(case) => {
-            let (stage, _) = case.story.failed_run().unwrap_or(("a stage", &RunOutcome::Lost(String::new())));
-            format!("while {stage} ran")
-        }
-        (StateName::Executing, _) => {
+    let under_a_script = case.decisive() == StateName::Executing || ended_under_a_lost_script(case);
+    let when = match (under_a_script, answered) {
+        (true, _) => {
             let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
             format!("while {stage} ran")
         }

@@ -132,10 +132,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     Some((session, _)) => match self.signal(session, &order.run, signal).await {
                         Ok(()) => Observation::Signalled(signal),
                         Err(error) => {
-                            work.session = None;
-                            if let Some(followed) = following.take() {
-                                self.note_reached(work, &followed);
-                            }
+                            self.give_up_connection(work, following.take());
                             Observation::RunFailed(error)
                         }
                     },

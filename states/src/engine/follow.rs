@@ -24,9 +24,11 @@ pub(super) struct Following<R> {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Puts on record how far a run was followed whose connection is lost: the next one goes on there.
-    pub(super) fn note_reached<R>(&self, work: &mut Work<T::Session, S::Lease>, followed: &Following<R>) {
+    /// Gives the connection up, and puts on record how far a run was followed over it: the next one goes on there.
+    pub(super) fn give_up_connection<R>(&self, work: &mut Work<T::Session, S::Lease>, followed: Option<Following<R>>) {
+        work.session = None;
         if let AnyJob::Executing(job) = &work.snapshot.job
+            && let Some(followed) = followed
             && followed.offset > job.state.offset
         {
             work.note_progress(followed.offset, self.clock.now());
@@ -131,10 +133,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 Ok(RunEvent::Exited { code, total }) => {
                     let followed = following.take();
                     if KILLED.contains(&code) && self.task_is_ending(work, &LOOKS[..1]).await {
-                        work.session = None;
-                        if let Some(followed) = followed {
-                            self.note_reached(work, &followed);
-                        }
+                        self.give_up_connection(work, followed);
                         let why = format!("the script was killed (exit status {code}) while its task ended");
                         return Ok(Observation::RunFailed(RunError::ConnectionLost(why)));
                     }
@@ -149,10 +148,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         error => error,
                     };
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
-                        work.session = None;
-                        if let Some(followed) = followed {
-                            self.note_reached(work, &followed);
-                        }
+                        self.give_up_connection(work, followed);
                     }
                     return Ok(Observation::RunFailed(error));
                 }

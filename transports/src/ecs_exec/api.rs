@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use states::{ConnectError, HostIdentity, Target};
+use states::{ConnectError, HostIdentity, Target, Timestamp};
 
 use super::channel::{DataKey, NoKey};
 
@@ -53,8 +53,8 @@ pub struct NotDone {
 pub struct ListedSession {
     /// `ecs-execute-command-…`.
     pub id: String,
-    /// Since when it is open, in Unix time in ms.
-    pub began: u64,
+    /// Since when it is open, by AWS's clock.
+    pub began: Timestamp,
 }
 
 /// An open session.

@@ -4,20 +4,21 @@
 
 use std::{sync::Arc, time::Duration};
 
+use states::Timestamp;
 use tokio::time::timeout;
 
 use super::{
     ExecApi,
     granted::terminate,
-    note::{Call, Left, Note, Window, unix_ms},
+    note::{Call, Left, Note, Window},
 };
 
 /// How long looking for them may take: an attempt to connect waits for it.
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
-/// How far our clock and AWS's may be apart, in ms.
-const SKEW: u64 = 5_000;
-/// How long a session may take to be listed, in ms. One that is not by then was never opened.
-const LISTED_WITHIN: u64 = 60_000;
+/// How far our clock and AWS's may be apart.
+const SKEW: Duration = Duration::from_secs(5);
+/// How long a session may take to be listed. One that is not by then was never opened.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Ends the sessions that were left; the calls that may have left others, for [`end`].
 pub(super) fn take_up<A: ExecApi>(api: &Arc<A>, note: &Note) -> Vec<(Call, Window)> {
@@ -37,7 +38,8 @@ pub(super) fn take_up<A: ExecApi>(api: &Arc<A>, note: &Note) -> Vec<(Call, Windo
 /// Ends the sessions in this container that these calls opened. What may be listed later is left for the next attempt.
 ///
 /// To be called before another session is asked for, which would be taken for one of them.
-pub(super) async fn end<A: ExecApi>(api: &Arc<A>, container: &str, note: &Note, lost: Vec<(Call, Window)>) {
+pub(super) async fn end<A: ExecApi>(api: &Arc<A>, container: &str, lost: Vec<(Call, Window)>) {
+    let Some(note) = lost.first().map(|(call, _)| call.note.clone()) else { return };
     let listed = match timeout(LOOK_WITHIN, api.sessions(container)).await {
         Ok(Ok(listed)) => listed,
         Ok(Err(e)) => {
@@ -54,8 +56,8 @@ pub(super) async fn end<A: ExecApi>(api: &Arc<A>, container: &str, note: &Note, 
     };
     let known = note.sessions();
     for (call, window) in lost {
-        let its = window.from.saturating_sub(SKEW)..=window.until.saturating_add(SKEW);
-        let sessions = listed.iter().filter(|session| its.contains(&session.began) && !known.contains(&session.id));
+        let its = |began: Timestamp| window.from <= began + SKEW && began <= window.until + SKEW;
+        let sessions = listed.iter().filter(|session| its(session.began) && !known.contains(&session.id));
         let sessions: Vec<String> = sessions.map(|session| session.id.clone()).collect();
         if !sessions.is_empty() {
             tracing::info!(?sessions, "a call that was not answered had opened a session, which is ended");
@@ -69,7 +71,7 @@ pub(super) async fn end<A: ExecApi>(api: &Arc<A>, container: &str, note: &Note, 
                     call.over();
                 }
             });
-        } else if unix_ms() > window.until.saturating_add(LISTED_WITHIN) {
+        } else if Timestamp::now() > window.until + LISTED_WITHIN {
             call.over();
         }
     }

@@ -76,9 +76,7 @@ impl<A: ExecApi> ExecTransport<A> {
         let granted = Granted::ask(&self.api, target, command, note);
         let (container, granted) = if target.pinned.is_none() || !lost.is_empty() {
             let container = self.api.identify(target).await?;
-            if let Some(note) = note.filter(|_| !lost.is_empty()) {
-                lost::end(&self.api, &container.target, note, lost).await;
-            }
+            lost::end(&self.api, &container.target, lost).await;
             (container, granted.await?)
         } else {
             tokio::try_join!(self.api.identify(target), granted)?

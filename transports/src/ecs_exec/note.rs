@@ -18,8 +18,9 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use states::{LONGEST_CALL, Timestamp};
 
 /// Longest id that is believed, in bytes.
 const LONGEST: usize = 200;
@@ -37,15 +38,15 @@ pub(super) type Ours = Arc<Mutex<HashSet<String>>>;
 /// A call of ExecuteCommand that is noted. Dropped before [`Call::over`], it is left to the next attempt.
 #[derive(Debug)]
 pub(super) struct Call {
-    note: Note,
+    pub(super) note: Note,
     mark: String,
 }
 
-/// When a session was opened, if it was: Unix time in ms.
+/// When a session was opened, if it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
-    pub(super) from: u64,
-    pub(super) until: u64,
+    pub(super) from: Timestamp,
+    pub(super) until: Timestamp,
 }
 
 /// What an attempt or a process left behind.
@@ -61,8 +62,8 @@ pub(super) enum Left {
 #[derive(Debug)]
 struct Entry {
     mark: String,
-    from: u64,
-    until: Option<u64>,
+    from: Timestamp,
+    until: Option<Timestamp>,
     session: Option<String>,
 }
 
@@ -77,7 +78,7 @@ impl Note {
         let mark = format!("{:016x}", rand::random::<u64>());
         self.alone(|ours, path| {
             ours.insert(mark.clone());
-            told(path, append(path, &format!("asked {mark} {}", unix_ms())));
+            told(path, append(path, &format!("asked {mark} {}", Timestamp::now().as_millis())));
         });
         Call { note: self.clone(), mark }
     }
@@ -94,7 +95,7 @@ impl Note {
                 left.push(match entry.session {
                     Some(session) => Left::Open(call, session),
                     None => {
-                        let until = entry.until.unwrap_or_else(|| entry.from.saturating_add(ms(states::LONGEST_CALL)));
+                        let until = entry.until.unwrap_or_else(|| entry.from + LONGEST_CALL);
                         Left::Lost(call, Window { from: entry.from, until })
                     }
                 });
@@ -122,7 +123,7 @@ impl Call {
 
     /// It has failed in a way that does not tell whether it has opened a session.
     pub(super) fn lost(self) {
-        self.event(&format!("lost {} {}", self.mark, unix_ms()));
+        self.event(&format!("lost {} {}", self.mark, Timestamp::now().as_millis()));
     }
 
     /// It has opened no session, or one that has ended.
@@ -159,10 +160,10 @@ fn entries(path: &Path) -> Vec<Entry> {
         let known = entries.iter().position(|entry| entry.mark == mark);
         match (event, known) {
             ("asked", None) => {
-                let Ok(from) = value.parse() else { continue };
+                let Ok(from) = value.parse().map(Timestamp::from_millis) else { continue };
                 entries.push(Entry { mark: mark.to_owned(), from, until: None, session: None });
             }
-            ("lost", Some(at)) => entries[at].until = value.parse().ok(),
+            ("lost", Some(at)) => entries[at].until = value.parse().ok().map(Timestamp::from_millis),
             ("open", Some(at)) if !value.is_empty() && value.len() <= LONGEST && value.bytes().all(|b| b.is_ascii_graphic()) => {
                 entries[at].session = Some(value.to_owned());
             }
@@ -184,14 +185,6 @@ fn told(path: &Path, noted: io::Result<()>) {
     if let Err(e) = noted {
         tracing::debug!(path = %path.display(), %e, "a session cannot be noted");
     }
-}
-
-pub(super) fn unix_ms() -> u64 {
-    ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -240,11 +233,11 @@ mod tests {
     #[test]
     fn a_call_without_an_answer_has_a_window() {
         let place = tempfile::tempdir().unwrap();
-        let before = unix_ms();
+        let before = Timestamp::now();
         // Another process, which was killed during its second call.
         let (lost, _under_way) = (note(place.path()).ask(), note(place.path()).ask());
         lost.lost();
-        let after = unix_ms();
+        let after = Timestamp::now();
         let windows: Vec<_> = note(place.path())
             .left()
             .iter()
@@ -256,7 +249,7 @@ mod tests {
         assert_eq!(windows.len(), 2);
         assert!(windows.iter().all(|window| (before..=after).contains(&window.from)), "{windows:?}");
         assert!(windows[0].until <= after, "{windows:?}");
-        assert_eq!(windows[1].until, windows[1].from + ms(states::LONGEST_CALL));
+        assert_eq!(windows[1].until, windows[1].from + LONGEST_CALL);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -54,12 +54,8 @@ impl ExecTerminal {
         let (input, inputs) = mpsc::channel(4);
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
         let closed = Arc::new(OnceLock::new());
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let opening = Opening {
-            token: granted.session.token.clone(),
-            unix_millis: u64::try_from(unix.as_millis()).unwrap_or(1),
-            seed: rand::random(),
-        };
+        let opening =
+            Opening { token: granted.session.token.clone(), unix_millis: states::Timestamp::now().as_millis(), seed: rand::random() };
         let channel = DataChannel::new(opening, Instant::now());
         let names = Names { session: granted.session.id.clone(), target };
         let pump = Pump { socket, channel, names, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };

@@ -4,10 +4,10 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use states::{ConnectError, ConnectErrorKind, HostIdentity, Target, Transport as _};
+use states::{ConnectError, ConnectErrorKind, HostIdentity, Target, Timestamp, Transport as _};
 use tokio::{sync::Notify, time::timeout};
 use transports::ecs_exec::{
     Container, ExecApi, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
@@ -195,11 +195,11 @@ async fn when_terminating_is_refused() {
 }
 
 fn now() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+    Timestamp::now().as_millis()
 }
 
 fn session(id: &str, began: u64) -> ListedSession {
-    ListedSession { id: id.to_owned(), began }
+    ListedSession { id: id.to_owned(), began: Timestamp::from_millis(began) }
 }
 
 /// A job whose calls of ExecuteCommand come to nothing.

@@ -288,7 +288,7 @@ impl JobIo for Follower {
 
 /// A line for the person; standard output is the script's.
 pub(super) fn say(line: &str) {
-    eprintln!("fargate-replay: {}", super::screen::tame(line));
+    eprintln!("fargate-replay: {}", states::foreign_text::tame(line));
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use states::foreign_text::tame;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Columns of a text that does not go to a terminal.
@@ -148,12 +149,6 @@ pub fn pad(text: &str, width: usize) -> String {
     let used = fitted.width();
     fitted.extend(std::iter::repeat_n(' ', width.saturating_sub(used)));
     fitted
-}
-
-/// The text without control characters: names come from projects, and must not steer a terminal.
-#[must_use]
-pub fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The text broken into lines of at most `width` columns: at spaces, and within words that are longer (ARNs are).

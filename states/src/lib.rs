@@ -11,6 +11,7 @@
 
 mod action;
 mod engine;
+pub mod foreign_text;
 mod ids;
 mod job;
 mod journal;

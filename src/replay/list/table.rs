@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use states::{StateName, Timestamp};
+use states::{StateName, Timestamp, foreign_text};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{Printer, Row};
 use crate::replay::{
     diagnosis::Cause,
-    screen::{Screen, Tone, fit, pad, tame, wrap},
+    screen::{Screen, Tone, fit, pad, wrap},
     story::number,
     summary::Verdict,
     words,
@@ -138,7 +138,7 @@ fn remark(screen: &mut Screen, text: &str, painted: impl Fn(&Screen, &str) -> St
 /// Which columns are shown, and how wide: all that fit; the widest shrink first.
 fn layout(rows: &[Row], now: Timestamp, width: usize) -> Vec<(usize, usize)> {
     let natural = |index: usize| {
-        let widest = rows.iter().map(|row| tame(&(COLUMNS[index].text)(row, now)).width()).max().unwrap_or(0);
+        let widest = rows.iter().map(|row| foreign_text::tame(&(COLUMNS[index].text)(row, now)).width()).max().unwrap_or(0);
         widest.max(COLUMNS[index].heading.width())
     };
     let mut columns: Vec<(usize, usize)> = (0..COLUMNS.len()).map(|index| (index, natural(index))).collect();

@@ -2,10 +2,12 @@
 
 use std::{io, io::Write as _, time::Duration};
 
+use states::foreign_text;
+
 use super::{Tale, journal, outcome};
 use crate::replay::{
     diagnosis::{Diagnosis, Evidence},
-    screen::{Screen, Tone, fit, pad, tame, wrap},
+    screen::{Screen, Tone, fit, pad, wrap},
     story::{STATES, number},
     words,
 };
@@ -180,7 +182,7 @@ fn journal(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
 fn line_of_journal(screen: &mut Screen, mark: &str, evidence: &Evidence) -> io::Result<()> {
     let at = evidence.at.map(words::clock).unwrap_or_default();
     let times = if evidence.times > 1 { format!(" ×{}", evidence.times) } else { String::new() };
-    let text = format!("{}{times}", tame(&evidence.text));
+    let text = format!("{}{times}", foreign_text::tame(&evidence.text));
     let room = screen.width - 16;
     let lines = wrap(&text, room);
     for (index, line) in lines.iter().take(3).enumerate() {

@@ -14,11 +14,12 @@
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
-//! - [`logging`] — the driver's own log;
+//! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.
 
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod local;
 pub mod logging;

@@ -143,7 +143,9 @@ fn decisions_are_listed_and_headed_alike() {
 #[test]
 fn every_link_to_a_file_leads_to_one() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    for page in ["README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/iam.md", "docs/transports.md", "docs/telemetry.md"] {
+    for page in
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/configuration.md", "docs/iam.md", "docs/transports.md", "docs/telemetry.md"]
+    {
         let page = root.join(page);
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.starts_with("http")) {

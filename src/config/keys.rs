@@ -24,6 +24,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("TaskMetadata", &["Directory", "Keep", "KeepCount", "Manager"]),
+    ("Runner", &["TrustJobVariables"]),
     ("SSH", &["Username", "Port", "KeepAlive"]),
     (
         "Telemetry",

@@ -33,6 +33,8 @@ pub struct Config {
     pub fargate: Fargate,
     /// `[TaskMetadata]`.
     pub metadata: Metadata,
+    /// `[Runner]`.
+    pub runner: Runner,
     /// `Transport`.
     pub transport: TransportKind,
     /// `[SSH]`.
@@ -83,6 +85,13 @@ pub struct Metadata {
     pub keep_count: usize,
     /// The runner manager's name on its tasks; `None`: the host's.
     pub manager: Option<String>,
+}
+
+/// `[Runner]`: what is believed of what gitlab-runner passes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runner {
+    /// Whether the job's variables may say which job it is, where gitlab-runner names no response file.
+    pub trust_job_variables: bool,
 }
 
 /// `Transport`: how new jobs' containers are reached.

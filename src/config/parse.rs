@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{
-    Config, ConfigError, Fargate, Metadata, Ssh, TransportKind, Warning,
+    Config, ConfigError, Fargate, Metadata, Runner, Ssh, TransportKind, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
 use crate::logging::LogFormat;
@@ -74,6 +74,7 @@ impl<'a> Reader<'a> {
                     .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
                 manager: self.text("TaskMetadata", "Manager")?,
             },
+            runner: Runner { trust_job_variables: self.flag("Runner", "TrustJobVariables")? },
             transport: self.transport()?,
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),

@@ -1,16 +1,13 @@
 //! The job log: the script's output, byte for byte, and a few lines that help the CI user.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{StateLog, output::Output};
-use crate::telemetry;
+use crate::{console::stderr_line, telemetry};
 
 /// After so long without a line, the CI user is told what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,8 +72,7 @@ impl JobLog {
 
     /// A line for the CI user.
     pub fn say(&mut self, line: &str) {
-        // gitlab-runner may have closed the log; that is no reason to stop working.
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        stderr_line(line);
         tracing::info!("job log: {line}");
         self.said_last = Timestamp::now();
     }

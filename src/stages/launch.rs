@@ -1,6 +1,6 @@
 //! What is launched for a job: the configuration, the job's choices, its tags.
 
-use states::{ConnectTo, LaunchSpec, Login, StartedBy};
+use states::{ConnectTo, LaunchSpec, Login, StartedBy, foreign_text};
 
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
@@ -25,8 +25,9 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
     let overrides = Overrides {
         flag_task_definition: flags.task_definition.clone(),
         flag_platform_version: flags.platform_version.clone(),
-        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION"),
-        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION"),
+        // They are recorded, and shown where they are refused.
+        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION").as_deref().map(foreign_text::clipped),
+        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION").as_deref().map(foreign_text::clipped),
     };
     overrides.choose(&config.fargate)
 }

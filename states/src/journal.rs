@@ -22,6 +22,9 @@ pub struct Journal {
     /// How many entries were left out of the middle because there were too many.
     #[serde(default)]
     pub omitted: u64,
+    /// How many entries there are before the omitted ones, if there are not as many as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_gap: Option<usize>,
 }
 
 /// An observation, or several that differ in nothing but their time.
@@ -141,15 +144,25 @@ impl Journal {
         self.entries.push(Entry { at, saw, times: 1, last: None, between: Vec::new(), left: Some(left) });
         if self.entries.len() > LONGEST {
             // The beginning and the end tell most: the middle goes.
-            self.entries.remove(LONGEST / 2);
+            self.entries.remove(self.before_gap.unwrap_or(LONGEST / 2));
             self.omitted += 1;
         }
+    }
+
+    /// Keeps `keep` entries: as many of the beginning as of the end, or fewer where others are omitted behind them already.
+    pub(crate) fn keep_only(&mut self, keep: usize) {
+        let gap = self.whole_until().min(keep / 2);
+        let before = self.entries.len();
+        let end = before - keep.min(before).saturating_sub(gap);
+        self.entries.drain(gap..end);
+        self.omitted += (before - self.entries.len()) as u64;
+        self.before_gap = Some(gap);
     }
 
     /// Entries before a gap: all of them, unless some were omitted.
     #[must_use]
     pub fn whole_until(&self) -> usize {
-        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(LONGEST / 2) }
+        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(self.before_gap.unwrap_or(LONGEST / 2)) }
     }
 
     /// How many entries there are, and when something was observed last: tells whether something was since.

@@ -24,7 +24,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("TaskMetadata", &["Directory", "Keep", "KeepCount", "Manager"]),
-    ("SSH", &["Username", "Port", "KeepAlive"]),
+    ("SSH", &["Username", "Port", "KeepAlive", "VerifyHost"]),
     (
         "Telemetry",
         &[

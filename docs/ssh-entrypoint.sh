@@ -29,7 +29,7 @@ fi
 ssh-keygen -q -t ed25519 -N '' -C '' -f "$private/host_key" || ssh-keygen -q -t ecdsa -b 256 -N '' -C '' -f "$private/host_key"
 
 sha256() {
-    if command -v sha256sum > /dev/null; then sha256sum; else openssl dgst -sha256 -r; fi | cut -c 1-64
+    if sha256sum < /dev/null > /dev/null 2>&1; then sha256sum; else openssl dgst -sha256 -r; fi | cut -c 1-64
 }
 # Writes bytes that are given as hexadecimal digits, each xor $2.
 bytes() {
@@ -52,7 +52,11 @@ hmac() {
 proof=none
 if [ -n "${FARGATE_HOST_PROOF_KEY:-}" ]; then
     read -r type key rest < "$private/host_key.pub" || :
-    proof=fargate-host-proof=1:$(printf 'fargate-host-proof=1 %s %s' "$type" "$key" | hmac "$FARGATE_HOST_PROOF_KEY")
+    digits=$(printf 'fargate-host-proof=1 %s %s' "$type" "$key" | hmac "$FARGATE_HOST_PROOF_KEY")
+    case ${#digits} in
+        64) proof=fargate-host-proof=1:$digits ;;
+        *) echo "the host key is not proven to the driver: neither sha256sum nor openssl works" >&2 ;;
+    esac
 fi
 unset FARGATE_HOST_PROOF_KEY
 

@@ -157,6 +157,15 @@ async fn the_entry_point_proves_a_fresh_host_key_in_every_shell() {
 
 #[tokio::test]
 #[ignore = "needs root (mount namespaces) and OpenSSH (scripts/test runs it)"]
+async fn the_entry_point_without_a_program_for_digests_has_no_proof_rather_than_a_wrong_one() {
+    let container = Container::start("dash", "for name in sha256sum openssl; do mount --bind /dev/null /usr/bin/$name; done", true);
+    assert!(!container.says().contains("fargate"), "{}", container.says());
+    assert!(container.log().contains("the host key is not proven"), "{}", container.log());
+    assert!(container.connect(HostProof::Offered).await.is_ok(), "{}", container.log());
+}
+
+#[tokio::test]
+#[ignore = "needs root (mount namespaces) and OpenSSH (scripts/test runs it)"]
 async fn the_entry_point_without_a_secret_serves_older_drivers_and_proves_nothing() {
     let container = Container::start("sh", "", false);
     assert!(!container.says().contains("fargate"), "{}", container.says());

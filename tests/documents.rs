@@ -123,7 +123,9 @@ fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit()
     assert_eq!(started, format!("sshd -D -e -f {}\n", path("private/sshd_config").display()));
     let settings = fs::read_to_string(path("private/sshd_config")).unwrap();
     let host_key = format!("HostKey {}", path("private/host_key").display());
-    for setting in [&host_key, "PermitUserEnvironment yes", "VersionAddendum none", "AuthenticationMethods publickey", "DisableForwarding yes"] {
+    for setting in
+        [&host_key, "PermitUserEnvironment yes", "VersionAddendum none", "AuthenticationMethods publickey", "DisableForwarding yes"]
+    {
         assert!(settings.lines().any(|line| line == setting), "{setting}: {settings}");
     }
     assert!(!path("private/host_key").exists(), "a host key of before");

@@ -483,6 +483,7 @@ impl fmt::Display for StateName {
 
 /// A job in any state: what a snapshot holds and what a loader matches on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "a job is in one state at a time, and is not moved about in numbers")]
 #[allow(missing_docs, reason = "documented at the states themselves")]
 pub enum AnyJob {
     Provisioning(Job<Provisioning>),

@@ -257,10 +257,8 @@ impl Journal {
             *last = Some(at);
             return Some(0);
         }
-        let Some(entry) = self.entries.iter_mut().rev().take(WINDOW).find(|entry| entry.saw == *saw && entry.between.len() < REPETITIONS)
-        else {
-            return None;
-        };
+        let mut latest = self.entries.iter_mut().rev().take(WINDOW);
+        let entry = latest.find(|entry| entry.saw == *saw && entry.between.len() < REPETITIONS)?;
         if let Some(last) = entry.last.replace(at) {
             entry.between.push(last.as_millis() - entry.at.as_millis());
         }

@@ -30,20 +30,20 @@ struct Hostile {
 impl Hostile {
     /// A prepared job.
     fn begin(attack: Attack) -> Self {
-        let (hostile, prepare) = Self::beginning(attack, "");
+        let (hostile, prepare) = Self::beginning(attack, "offered");
         let prepared = hostile.job.end(prepare);
         assert_eq!(prepared.code, 0, "{prepared:#?}");
         hostile
     }
 
-    /// A job that is being prepared; `ssh` is more of its `[SSH]`.
-    fn beginning(attack: Attack, ssh: &str) -> (Self, Child) {
+    /// A job that is being prepared, with this `VerifyHost`.
+    fn beginning(attack: Attack, verify_host: &str) -> (Self, Child) {
         let cluster = Cluster::local();
         // Nothing of the cluster's own listens in the container.
         cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true } }));
         let job = Job::with(&cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
         let text = fs::read_to_string(&job.config).unwrap();
-        fs::write(&job.config, text.replace("[SSH]\n", &format!("[SSH]\n{ssh}"))).unwrap();
+        fs::write(&job.config, text.replace("\"required\"", &format!("{verify_host:?}"))).unwrap();
         let prepare = job.spawn(&["prepare"]);
         let address = || match states::Snapshot::parse(&job.snapshot()).ok()?.job {
             states::AnyJob::Pending(job) => job.state.address,
@@ -129,7 +129,7 @@ fn channels_and_crumbs_take_little_memory() {
 
 #[test]
 fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_required() {
-    let (hostile, prepare) = Hostile::beginning(Attack::None, "VerifyHost = \"required\"\n");
+    let (hostile, prepare) = Hostile::beginning(Attack::None, "required");
     let prepared = hostile.job.end(prepare);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     for words in ["SHA256:", "VerifyHost", "nothing was sent", "docs/ssh-entrypoint.sh"] {
@@ -145,8 +145,6 @@ fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_requi
 fn a_job_whose_host_key_must_be_proven_runs_and_keeps_its_secret_to_itself() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
-    let text = fs::read_to_string(&job.config).unwrap();
-    fs::write(&job.config, text.replace("[SSH]\n", "[SSH]\nVerifyHost = \"required\"\n")).unwrap();
     job.prepare();
     let key = job.files(".key").remove(0);
     let secret = transports::ssh::proof::secret(&key).unwrap();

@@ -162,6 +162,7 @@ async fn perform(
     }
     let in_trace = telemetry::recorder().map_or_else(tracing::Span::none, telemetry::log_span);
     let verdict = work(&session, stage, &mut log).instrument(in_trace).await;
+    log.end();
     *cancelled = log.was_cancelled();
     if let Some(recorder) = telemetry::recorder() {
         recorder.count("fargate.output", Vec::new(), log.written());

@@ -57,6 +57,7 @@ impl Place {
             container: "ci-coordinator".to_owned(),
             key: PathBuf::new(),
             pinned: None,
+            host_proof: None,
             facts: None,
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(30),

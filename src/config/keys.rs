@@ -25,7 +25,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("TaskMetadata", &["Directory", "Keep", "KeepCount", "Manager"]),
     ("Runner", &["TrustJobVariables"]),
-    ("SSH", &["Username", "Port", "KeepAlive"]),
+    ("SSH", &["Username", "Port", "KeepAlive", "VerifyHost"]),
     (
         "Telemetry",
         &[

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use states::{Capacity, Limits};
+use states::{Capacity, HostProof, Limits};
 
 use crate::logging::LogFormat;
 
@@ -113,6 +113,8 @@ pub struct Ssh {
     pub port: u16,
     /// Silence after which the server is asked whether it is there.
     pub keep_alive: Duration,
+    /// What a container must prove at first contact.
+    pub verify_host: HostProof,
 }
 
 /// Something that is probably not meant, but harmless.

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, path::Path, time::Duration};
 
-use states::{Capacity, CapacityProvider, Limits};
+use states::{Capacity, CapacityProvider, HostProof, Limits};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -27,7 +27,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     if !reader.missing.is_empty() {
         return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing, hints: hints(root.get_ref(), &unknown) });
     }
-    Ok((config, unknown))
+    let mut warnings = unknown;
+    warnings.extend(reader.unverified(&config));
+    warnings.sort_by_key(|warning| warning.line);
+    Ok((config, warnings))
 }
 
 pub(super) struct File<'a> {
@@ -80,6 +83,7 @@ impl<'a> Reader<'a> {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
                 port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
                 keep_alive: self.span("SSH", "KeepAlive", Duration::from_secs(15))?,
+                verify_host: self.verify_host()?,
             },
             telemetry: self.telemetry()?,
             limits: Limits {
@@ -213,6 +217,25 @@ impl<'a> Reader<'a> {
             "ecs-exec" => Ok(TransportKind::EcsExec),
             other => Err(self.file.wrong(&value.span(), format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""))),
         }
+    }
+
+    fn verify_host(&self) -> Result<HostProof, ConfigError> {
+        let Some(value) = self.find("SSH", "VerifyHost") else { return Ok(HostProof::default()) };
+        match self.as_text(value, "VerifyHost")?.as_str() {
+            "" | "offered" => Ok(HostProof::Offered),
+            "required" => Ok(HostProof::Required),
+            other => Err(self.file.wrong(&value.span(), format!("VerifyHost is {other:?}, expected \"offered\" or \"required\""))),
+        }
+    }
+
+    /// Over the internet, a server in between could take the container's place at first contact.
+    fn unverified(&self, config: &Config) -> Option<Warning> {
+        let at_risk =
+            config.transport == TransportKind::Ssh && config.fargate.use_public_ip && config.ssh.verify_host != HostProof::Required;
+        let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
+        let (line, _) = self.file.place(value.span().start);
+        let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's docs/ssh-entrypoint.sh.";
+        Some(Warning { line, message: message.to_owned() })
     }
 
     fn log_format(&self) -> Result<LogFormat, ConfigError> {

@@ -220,3 +220,17 @@ proptest! {
         let _ = read(&near);
     }
 }
+
+#[test]
+fn a_container_over_the_internet_that_need_not_prove_its_host_key_is_warned_of() {
+    let warnings = |file: &str| read(file).unwrap().1;
+    let warned = warnings(&fargate("UsePublicIP = true"));
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].starts_with("line 5: UsePublicIP is true") && warned[0].contains("VerifyHost"), "{warned:?}");
+    let none = [""; 0];
+    assert_eq!(warnings(&fargate("UsePublicIP = false")), none);
+    assert_eq!(warnings(&format!("{}[SSH]\nVerifyHost = \"required\"\n", fargate("UsePublicIP = true"))), none);
+    assert_eq!(warnings(&format!("{}[ECSExec]\n", fargate("UsePublicIP = true"))), none);
+    let refused = read(&format!("{}[SSH]\nVerifyHost = \"off\"\n", fargate(""))).unwrap_err();
+    assert!(refused.contains("VerifyHost is \"off\", expected \"offered\" or \"required\""), "{refused}");
+}

@@ -260,6 +260,7 @@ mod tests {
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
             pinned: None,
+            host_proof: None,
             facts: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,

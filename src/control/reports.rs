@@ -1,7 +1,9 @@
 //! From the SDK's types to the machine's vocabulary.
 
 use aws_sdk_ecs::types::{Container, Task};
-use states::{ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped, TaskArn, TaskReport, TaskStatus};
+use states::{
+    ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped, TaskArn, TaskReport, TaskStatus, foreign_text::clipped,
+};
 
 use super::errors;
 
@@ -9,7 +11,7 @@ use super::errors;
 pub(super) fn task(operation: &'static str, task: &Task) -> Result<TaskReport, ControlError> {
     let arn = task.task_arn().ok_or_else(|| errors::nonsense(operation, "a task without an ARN"))?;
     let code = task.stop_code().map(|code| code.as_str().to_owned());
-    let reason = task.stopped_reason().map(str::to_owned);
+    let reason = task.stopped_reason().map(clipped);
     Ok(TaskReport {
         task: TaskArn::new(arn).map_err(|e| errors::nonsense(operation, &e.to_string()))?,
         status: TaskStatus::parse(task.last_status().unwrap_or_default()),
@@ -37,9 +39,9 @@ fn container(container: &Container) -> ContainerReport {
     let agent = container.managed_agents().iter().find(|a| a.name().is_some_and(|name| name.as_str() == "ExecuteCommandAgent"));
     ContainerReport {
         name: container.name().unwrap_or_default().to_owned(),
-        status: container.last_status().map(str::to_owned),
+        status: container.last_status().map(clipped),
         exit_code: container.exit_code(),
-        reason: container.reason().map(str::to_owned),
+        reason: container.reason().map(clipped),
         exec_agent: agent.and_then(|a| a.last_status()).map(str::to_owned),
         runtime_id: container.runtime_id().map(str::to_owned),
     }

@@ -64,6 +64,7 @@ impl Shell {
             container: header.spec.container.clone(),
             key: engine.store().key_path(&header.id),
             pinned: Some(at.identity.clone()),
+            host_proof: header.host_proof,
             facts: Some(at.facts.clone()),
             connect_timeout: CONNECT_TIMEOUT,
             attempt_timeout: ATTEMPT_TIMEOUT,

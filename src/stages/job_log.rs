@@ -6,7 +6,7 @@ use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{StateLog, output::Output};
+use super::{StateLog, losses::Losses, output::Output};
 use crate::{console::stderr_line, telemetry};
 
 /// After so long without a line, the CI user is told what is still waited for.
@@ -22,6 +22,7 @@ pub struct JobLog {
     began: Timestamp,
     said_last: Timestamp,
     trouble_told: Option<String>,
+    losses: Losses,
     /// Bytes of output that were handed on.
     written: u64,
 }
@@ -41,6 +42,7 @@ impl JobLog {
             began: Timestamp::now(),
             said_last: Timestamp::now(),
             trouble_told: None,
+            losses: Losses::default(),
             written: 0,
         })
     }
@@ -107,6 +109,21 @@ impl JobLog {
         }
     }
 
+    fn lost(&mut self, why: &str) {
+        let Some(more) = self.losses.note(Timestamp::now()) else { return tracing::debug!("connection lost: {why}") };
+        tracing::warn!(unreported = more, "connection lost: {why}");
+        let before = if more == 0 { String::new() } else { format!(", and {more} times before that") };
+        self.say(&format!("The connection to the container was lost ({why}){before}; a script that runs there goes on. Reconnecting …"));
+    }
+
+    /// Says what was kept back.
+    pub fn end(&mut self) {
+        match self.losses.take_unreported() {
+            0 => {}
+            more => self.say(&format!("The connection to the container was lost {more} times more.")),
+        }
+    }
+
     /// Says once what stands in the way, when it may interest the CI user.
     fn trouble(&mut self, what: &str) {
         if self.trouble_told.as_deref() != Some(what) {
@@ -144,14 +161,12 @@ impl JobIo for JobLog {
                 }
             }
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
-            Note::ConnectionLost(why) => {
-                tracing::warn!("connection lost: {why}");
-                self.say(&format!("The connection to the container was lost ({why}); a script that runs there goes on. Reconnecting …"));
-            }
-            Note::Reconnected { offset } => {
+            Note::ConnectionLost(why) => self.lost(&why),
+            Note::Reconnected { offset } if self.losses.is_reported() => {
                 tracing::info!(offset, "reconnected");
                 self.say("Reconnected.");
             }
+            Note::Reconnected { offset } => tracing::debug!(offset, "reconnected"),
             Note::Unreachable(error) => {
                 tracing::debug!(kind = error.kind.name(), "{error}");
                 self.still_waiting(error.message.trim_end_matches('.'));

@@ -1,6 +1,6 @@
 //! What is launched for a job: the configuration, the job's choices, its tags.
 
-use states::{ConnectTo, LaunchSpec, Login, StartedBy, foreign_text};
+use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
@@ -44,6 +44,11 @@ pub(super) fn connect_to(config: &Config) -> ConnectTo {
 /// How to log in to the container; a job keeps it when the file changes.
 pub(super) fn login(config: &Config) -> Option<Login> {
     (config.transport == TransportKind::Ssh).then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
+}
+
+/// What the container must prove at first contact; a job keeps it when the file changes.
+pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
+    (config.transport == TransportKind::Ssh).then_some(config.ssh.verify_host)
 }
 
 /// Everything RunTask is told. `public_key` is for whoever logs in by SSH.

@@ -133,6 +133,7 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
         login: launch::login(&session.config),
+        host_proof: launch::host_proof(&session.config),
         limits: session.config.limits,
         trace: telemetry::recorder().and_then(telemetry::Recorder::root),
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),

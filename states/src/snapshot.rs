@@ -36,6 +36,14 @@ pub enum BadSnapshot {
     Damaged(String),
 }
 
+/// Levels that get lines of their own.
+pub(crate) const DEPTH: usize = 7;
+
+/// How snapshots are written.
+pub(crate) fn style() -> ron::ser::PrettyConfig {
+    ron::ser::PrettyConfig::new().depth_limit(DEPTH).separate_tuple_members(false).compact_arrays(false)
+}
+
 impl Snapshot {
     /// A new job.
     #[must_use]
@@ -67,8 +75,7 @@ impl Snapshot {
     /// # Errors
     /// Never for data that came from the machine; the serializer's word otherwise.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
-        let style = ron::ser::PrettyConfig::new().depth_limit(7).separate_tuple_members(false).compact_arrays(false);
-        ron::ser::to_string_pretty(self, style)
+        ron::ser::to_string_pretty(self, style())
     }
 
     /// As [`Snapshot::to_ron`], in [`MAX_BYTES`] at most: where the journal is larger, entries of its middle are left out.

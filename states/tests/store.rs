@@ -38,6 +38,7 @@ fn snapshot(job: &str) -> Snapshot {
         },
         definition_from_project: false,
         trace: None,
+        host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),

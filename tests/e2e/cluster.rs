@@ -91,7 +91,7 @@ impl Cluster {
         if self.is_by_ecs_exec() {
             return format!("Transport = \"ecs-exec\"\n\n{fargate}");
         }
-        format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\n\n")
+        format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\nVerifyHost = \"required\"\n\n")
     }
 
     /// The AWS settings in gitlab-runner's environment.

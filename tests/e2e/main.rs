@@ -18,6 +18,9 @@ mod crash_points;
 mod disk;
 mod exec_cuts;
 mod faults;
+mod hostile;
+#[path = "../../transports/tests/hostile/server.rs"]
+mod hostile_server;
 mod hostile_text;
 mod http;
 mod identity;

@@ -79,10 +79,12 @@ fn run_task_says_all_that_is_configured() {
     let started_by = take(&mut said, "/startedBy").as_str().unwrap().to_owned();
     let token = take(&mut said, "/clientToken").as_str().unwrap().to_owned();
     let key = take(&mut said, "/overrides/containerOverrides/0/environment/0/value").as_str().unwrap().to_owned();
+    let secret = take(&mut said, "/overrides/containerOverrides/0/environment/1/value").as_str().unwrap().to_owned();
     let mut tags = take(&mut said, "/tags").as_array().unwrap().clone();
     assert!(started_by.starts_with("gitlab-4711-") && started_by.len() <= 36, "{started_by}");
     assert!(token.starts_with(&format!("{started_by}-")) && token.len() <= 64, "{token}");
     assert!(key.starts_with("ssh-ed25519 AAAA"), "{key}");
+    assert!(secret.len() == 64 && secret.bytes().all(|digit| digit.is_ascii_hexdigit()), "{secret}");
     tags.retain(|tag| !tag["key"].as_str().unwrap().starts_with("fargate-driver:"));
     tags.sort_by_key(|tag| tag["key"].as_str().unwrap().to_owned());
     let expected_tags = json!([
@@ -108,7 +110,10 @@ fn run_task_says_all_that_is_configured() {
             "securityGroups": ["sg-0a1b2c3d", "sg-b"],
             "assignPublicIp": "ENABLED",
         } },
-        "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": null }] }] },
+        "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [
+            { "name": "SSH_PUBLIC_KEY", "value": null },
+            { "name": "FARGATE_HOST_PROOF_KEY", "value": null },
+        ] }] },
         "tags": null,
     });
     assert_eq!(said, expected);

@@ -48,7 +48,7 @@ const LEFT_OUT: &str = "left out";
 impl Names {
     /// First of all: it makes known what is looked for in free text.
     pub(super) fn header(&mut self, header: &Header) -> Header {
-        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, limits, trace: _ } = header;
+        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, host_proof, limits, trace: _ } = header;
         let about = self.about(about);
         self.seek(id.as_str(), "job-1");
         self.seek(token.as_str(), "token-1");
@@ -62,6 +62,7 @@ impl Names {
             definition_from_project: *definition_from_project,
             connect_to: *connect_to,
             login: login.as_ref().map(|Login { user, port }| Login { user: self.text(user), port: *port }),
+            host_proof: *host_proof,
             limits: *limits,
             trace: None,
         }
@@ -356,8 +357,20 @@ impl Names {
             }
             AnyJob::Reachable(job) => Job { header, state: self.reachable(&job.state) }.into(),
             AnyJob::Executing(job) => {
-                let Executing { place, order, digest, since: _, started: _, offset: _, failures: _, link, followed: _, ending: _ } =
-                    &job.state;
+                let Executing {
+                    place,
+                    order,
+                    digest,
+                    since: _,
+                    started: _,
+                    offset: _,
+                    failures: _,
+                    fleeting: _,
+                    link,
+                    connected: _,
+                    followed: _,
+                    ending: _,
+                } = &job.state;
                 let link = match link {
                     Link::Up => Link::Up,
                     Link::Down { since, deadline, first, probing, describing } => Link::Down {

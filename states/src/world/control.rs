@@ -52,7 +52,8 @@ pub struct LaunchSpec {
     pub capacity: Capacity,
     /// The container that runs the scripts, by name (`ci-coordinator` unless configured).
     pub container: String,
-    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. Never a secret.
+    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. In a snapshot never a secret: see
+    /// [`Engine::with_secrets`](crate::Engine::with_secrets).
     pub environment: Vec<(String, String)>,
     /// Short, unique per job: ListTasks finds the task by it when RunTask's answer was lost.
     pub started_by: StartedBy,

@@ -25,6 +25,7 @@ pub fn header() -> Header {
         },
         definition_from_project: false,
         trace: None,
+        host_proof: None,
         login: Some(Login { user: "ci".into(), port: 2222 }),
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),

@@ -86,6 +86,7 @@ pub fn header(job: &JobId) -> Header {
         },
         definition_from_project: false,
         trace: None,
+        host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),

@@ -156,6 +156,7 @@ mod tests {
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
             pinned: pinned.then(|| states::HostIdentity("x".to_owned())),
+            host_proof: None,
             facts: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,

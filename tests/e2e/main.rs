@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster;
 #[cfg(feature = "telemetry")]
 mod collector;
+mod connect_proxy;
 mod connections;
 #[cfg(feature = "telemetry")]
 mod conventions;
@@ -19,6 +20,7 @@ mod disk;
 mod exec_cuts;
 mod faults;
 mod http;
+mod ipv6;
 mod jobs;
 mod moto;
 mod openssh;

@@ -80,7 +80,7 @@ pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> Conne
     }
 }
 
-const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it (docs/iam.md).";
+const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it, and the former ecs:DescribeClusters (docs/iam.md).";
 const LOGS: &str = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
 /// What services say when the same call will be refused again.
 const FOR_GOOD: [&str; 8] = [

@@ -276,7 +276,9 @@ async fn tasks_are_listed_by_who_started_them_in_pages() {
     assert_eq!(listed, ours);
     assert!(second.get("nextToken").is_none());
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": ours[1] })).await.unwrap();
-    assert_eq!(list(json!({ "desiredStatus": "STOPPED" })).await.unwrap()["taskArns"], json!([ours[1]]));
+    assert_eq!(list(json!({})).await.unwrap()["taskArns"], json!([ours[0], ours[2]]));
+    let stopped = json!({ "cluster": "local", "desiredStatus": "STOPPED" });
+    assert_eq!(ecs(&cluster, "ListTasks", stopped).await.unwrap()["taskArns"], json!([ours[1]]));
 }
 
 #[tokio::test]

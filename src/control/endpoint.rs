@@ -79,15 +79,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_the_partition_lacks_is_a_wrong_setting() {
-        let refused = endpoint("ec2", "us-iso-east-1", false, true).await.unwrap_err();
-        assert!(
-            refused.kind == states::ControlErrorKind::WrongSetting && refused.advice.contains("AWS_USE_DUALSTACK_ENDPOINT"),
-            "{refused:?}"
-        );
-    }
-
-    #[tokio::test]
     async fn an_endpoint_that_is_set_wins() {
         let config = SdkConfig::builder().endpoint_url("http://127.0.0.1:4566/").use_fips(true).build();
         assert_eq!(of(&config, "Test", "ec2", "eu-central-1").await.unwrap(), "http://127.0.0.1:4566/");

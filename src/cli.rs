@@ -124,6 +124,12 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
     for complaint in complaints {
         tracing::warn!("{complaint}");
     }
+    if warn && global.task_def.is_none() {
+        // For the administrator, who reads the log; the CI user reads stderr.
+        for choice in config.open_choices() {
+            tracing::warn!("{}: {choice}", path.display());
+        }
+    }
     for warning in &warnings {
         tracing::warn!("{}: {warning}", path.display());
         if warn {

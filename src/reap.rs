@@ -28,7 +28,7 @@ use crate::{
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
     runner::Identity,
     stages::{self, JobEngine, launch},
-    telemetry,
+    tags, telemetry,
 };
 
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
@@ -267,10 +267,10 @@ impl Reaper {
     /// Whether the task was launched for the manager, and the directory, that this is about.
     fn concerns(&self, config: &Config, task: &Launched) -> bool {
         match &self.manager {
-            Some(manager) => task.tag(MANAGER_TAG) == launch::tag_value(manager),
+            Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
             None => {
                 task.tag(MANAGER_TAG) == launch::manager(config)
-                    && task.tag(DIRECTORY_TAG) == launch::tag_value(&config.metadata.directory.display().to_string())
+                    && task.tag(DIRECTORY_TAG) == tags::value(&config.metadata.directory.display().to_string())
             }
         }
     }

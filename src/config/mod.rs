@@ -60,6 +60,8 @@ pub struct Fargate {
     pub task_definition: String,
     /// Patterns (`*` and `?`) of task definitions that a project may choose; `None`: any.
     pub allowed_task_definitions: Option<Vec<String>>,
+    /// Patterns of platform versions that a project may choose; `None`: any.
+    pub allowed_platform_versions: Option<Vec<String>>,
     /// Whether the task gets a public address.
     pub enable_public_ip: bool,
     /// Whether the driver connects to the public address.
@@ -70,6 +72,10 @@ pub struct Fargate {
     pub capacity: Capacity,
     /// Tags of the administrator's own, for every task.
     pub tags: Vec<(String, String)>,
+    /// Whether ECS copies the task definition's tags to the task.
+    pub propagate_tags: bool,
+    /// Whether ECS adds its own tags to the task.
+    pub enable_ecs_managed_tags: bool,
     /// The container that runs the scripts.
     pub container: String,
 }
@@ -182,6 +188,13 @@ impl Config {
             source,
         })?;
         Self::parse(&text, path)
+    }
+
+    /// What is left open to projects by these settings, a sentence each, for the administrator.
+    #[must_use]
+    pub fn open_choices(&self) -> Vec<&'static str> {
+        let definitions = "AllowedTaskDefinitions is not set: every project may run its jobs in any task definition of the account whose roles the manager may pass (FARGATE_TASK_DEFINITION). Set it in [Fargate]; [] allows none but TaskDefinition. See docs/configuration.md, \"What a project may choose\".";
+        self.fargate.allowed_task_definitions.is_none().then_some(definitions).into_iter().collect()
     }
 
     /// Checks a text; `path` is for messages.

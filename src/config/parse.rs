@@ -12,7 +12,7 @@ use super::{
     Config, ConfigError, Fargate, Metadata, Runner, Ssh, TransportKind, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, tags};
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
@@ -110,11 +110,14 @@ impl<'a> Reader<'a> {
             security_groups: self.one_and_more("SecurityGroup", "SecurityGroups")?,
             task_definition: self.required(t, "TaskDefinition")?,
             allowed_task_definitions: self.texts(t, "AllowedTaskDefinitions")?,
+            allowed_platform_versions: self.texts(t, "AllowedPlatformVersions")?,
             enable_public_ip: self.flag(t, "EnablePublicIP")?,
             use_public_ip: self.flag(t, "UsePublicIP")?,
             platform_version: self.text(t, "PlatformVersion")?,
             capacity: self.capacity()?,
             tags: self.tags()?,
+            propagate_tags: self.propagate_tags()?,
+            enable_ecs_managed_tags: self.flag(t, "EnableECSManagedTags")?,
             container: self.text(t, "ContainerName")?.unwrap_or_else(|| "ci-coordinator".to_owned()),
         })
     }
@@ -154,6 +157,12 @@ impl<'a> Reader<'a> {
                 base: number("Base", 100_000)?,
             });
         }
+        // "… that all have a weight of 0, any RunTask … will fail" (ECS API reference, CapacityProviderStrategyItem).
+        if strategy.iter().all(|provider: &CapacityProvider| provider.weight == 0) {
+            let message =
+                "all entries of CapacityProviders have the weight 0, and ECS refuses such a strategy: give one of them Weight = 1";
+            return Err(self.file.wrong(&value.span(), message.to_owned()));
+        }
         Ok(Capacity::Strategy(strategy))
     }
 
@@ -170,16 +179,17 @@ impl<'a> Reader<'a> {
     fn tags(&self) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find("Fargate", "Tags") else { return Ok(Vec::new()) };
         let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }")) };
-        let mut tags = Vec::new();
+        let mut own = Vec::new();
         for (key, value) in table.iter() {
             let text = self.as_text(value, key.get_ref())?;
-            let valid =
-                |t: &str, longest: usize| t.chars().count() <= longest && t.chars().all(|c| c.is_alphanumeric() || " +-=._:/@".contains(c));
-            if !valid(key.get_ref(), 128) || !valid(&text, 256) || key.get_ref().to_lowercase().starts_with("aws:") {
-                return Err(self.file.wrong(&key.span(), format!(
-                    "the tag {:?} is not one that AWS takes: keys up to 128, values up to 256 letters, digits, spaces and + - = . _ : / @, not beginning with aws:",
-                    key.get_ref()
-                )));
+            let admitted = "letters (combining marks are none), digits, spaces and + - = . _ : / @, not beginning with aws:";
+            if !tags::is_key(key.get_ref()) {
+                let message = format!("the tag {:?} is refused by AWS: expected a key of 1 to 128 {admitted}", key.get_ref());
+                return Err(self.file.wrong(&key.span(), message));
+            }
+            if !tags::is_value(&text) {
+                let message = format!("the value {text:?} of the tag {:?} is refused by AWS: expected up to 256 {admitted}", key.get_ref());
+                return Err(self.file.wrong(&value.span(), message));
             }
             if key.get_ref().starts_with("fargate-driver:") {
                 return Err(self.file.wrong(
@@ -187,15 +197,28 @@ impl<'a> Reader<'a> {
                     format!("the tag {:?} is the driver's own: by tags that begin so, `fargate reap` knows its tasks", key.get_ref()),
                 ));
             }
-            tags.push((key.get_ref().to_string(), text));
+            own.push((key.get_ref().to_string(), text));
         }
         // The driver adds up to nine of its own to AWS's limit of 50.
-        if tags.len() > 40 {
+        if own.len() > 40 {
             return Err(self
                 .file
-                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", tags.len())));
+                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", own.len())));
         }
-        Ok(tags)
+        Ok(own)
+    }
+
+    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused by RunTask.
+    fn propagate_tags(&self) -> Result<bool, ConfigError> {
+        let (text, value) = (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
+        match (text, value) {
+            (Some(text), Some(value)) => match text.to_uppercase().as_str() {
+                "TASK_DEFINITION" => Ok(true),
+                "NONE" => Ok(false),
+                _ => Err(self.file.wrong(&value.span(), format!("PropagateTags is {text:?}, expected \"TASK_DEFINITION\" or \"NONE\""))),
+            },
+            _ => Ok(false),
+        }
     }
 
     fn log_level(&self) -> Result<tracing::level_filters::LevelFilter, ConfigError> {

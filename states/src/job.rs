@@ -146,6 +146,22 @@ pub struct Provisioning {
     pub attempts: u32,
     /// What the last failed attempt said.
     pub problem: Option<ControlError>,
+    /// The search for an earlier launch's task, while ECS refuses this launch's token for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
+}
+
+/// A search for the task of an earlier launch that got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// When ECS said that the launch's token is taken.
+    pub since: Timestamp,
+    /// When the newest ListTasks was asked.
+    pub listed: Option<Timestamp>,
+    /// Tasks of its answer that are still to be described: an earlier attempt's, which is over, may be among them.
+    pub candidates: Vec<TaskArn>,
+    /// Calls to ECS.
+    pub asking: Asking,
 }
 
 /// ECS has the task: PROVISIONING, PENDING or ACTIVATING.

@@ -32,7 +32,7 @@ pub use engine::{Clock, Engine, EngineError, Goal, JobIo, Note, Outcome, Script,
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,
-    Reachable, RunOutcome, Running, StateName, StopReason, Stopping,
+    Reachable, RunOutcome, Running, Search, StateName, StopReason, Stopping,
 };
 pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};

@@ -35,6 +35,8 @@ fn snapshot(job: &str) -> Snapshot {
             started_by: StartedBy::new("s").unwrap(),
             tags: vec![],
             enable_execute_command: false,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         },
         definition_from_project: false,
         trace: None,

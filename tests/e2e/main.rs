@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster;
 #[cfg(feature = "telemetry")]
 mod collector;
+mod connect_proxy;
 mod connections;
 #[cfg(feature = "telemetry")]
 mod conventions;
@@ -24,6 +25,7 @@ mod hostile_server;
 mod hostile_text;
 mod http;
 mod identity;
+mod ipv6;
 mod jobs;
 mod moto;
 mod openssh;

@@ -52,7 +52,9 @@ pub(crate) fn is_meant(path: &str) -> bool {
 
 /// Answers a request for a data channel, and serves it if it may be opened.
 pub(crate) fn upgrade(cluster: &Arc<Cluster>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let session = match admit(cluster, &request) {
+    let admitted = admit(cluster, &request);
+    cluster.record("OpenDataChannel", admitted.as_ref().err().map(|(status, _)| status.as_u16().to_string()));
+    let session = match admitted {
         Ok(session) => session,
         Err((status, why)) => {
             tracing::debug!("a data channel is refused: {why}");
@@ -106,18 +108,23 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
         return Err((StatusCode::BAD_REQUEST, "the role or the cell number is not that of the stream URL\n"));
     }
     let signed = is_signed(query, headers)?;
-    match cluster.faults().exec.refuses_upgrades {
-        Some(Upgrades::All) => Err((StatusCode::FORBIDDEN, "a scripted refusal\n")),
-        Some(Upgrades::Signed) if signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is signed\n")),
-        Some(Upgrades::Unsigned) if !signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is not signed\n")),
+    let faults = cluster.faults().exec.clone();
+    let status = faults.upgrade_status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::FORBIDDEN);
+    match faults.refuses_upgrades {
+        Some(Upgrades::All) => Err((status, "a scripted refusal\n")),
+        Some(Upgrades::Signed) if signed => Err((status, "a scripted refusal of what is signed\n")),
+        Some(Upgrades::Unsigned) if !signed => Err((status, "a scripted refusal of what is not signed\n")),
         _ => Ok(session),
     }
 }
 
-/// Whether a request is signed: in its header, or in its query. Signatures are not verified, since
+/// Whether a request is signed: in its header, or in its query, not in both. Signatures are not verified, since
 /// nobody's keys are known here, but they have to be for the service.
 fn is_signed(query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
     if query.contains("X-Amz-Signature=") {
+        if headers.contains_key(AUTHORIZATION) {
+            return Err((StatusCode::BAD_REQUEST, "the request is signed twice: in its query and in its header\n"));
+        }
         return Ok(true);
     }
     let Some(authorization) = headers.get(AUTHORIZATION) else { return Ok(false) };

@@ -27,6 +27,7 @@ use super::{holder::Surroundings, screen::Tone, story::Story};
 pub enum Cause {
     Nothing,
     Capacity,
+    AccountLimit,
     Throttled,
     Credentials,
     Denied,
@@ -83,6 +84,7 @@ impl Cause {
         match self {
             Self::Nothing => "nothing is wrong",
             Self::Capacity => "Fargate has no capacity for the task",
+            Self::AccountLimit => "a quota of the AWS account is used up",
             Self::Throttled => "the AWS API throttles the driver",
             Self::Credentials => "AWS does not accept the credentials",
             Self::Denied => "the runner manager's role lacks a permission",

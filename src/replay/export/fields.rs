@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use states::{
     About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport, ControlError, Executing, Finished, Greeting,
     Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
-    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn, TaskReport,
-    TaskStatus,
+    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn,
+    TaskReport, TaskStatus,
 };
 
 use super::names::{Kind, Names};
@@ -117,6 +117,8 @@ impl Names {
             started_by: _,
             tags,
             enable_execute_command,
+            propagate_tags,
+            enable_ecs_managed_tags,
         } = spec;
         LaunchSpec {
             cluster: self.cluster(cluster),
@@ -131,6 +133,8 @@ impl Names {
             started_by: valid(StartedBy::new("started-1")),
             tags: tags.iter().map(|(key, value)| self.tag(key, value)).collect(),
             enable_execute_command: *enable_execute_command,
+            propagate_tags: *propagate_tags,
+            enable_ecs_managed_tags: *enable_ecs_managed_tags,
         }
     }
 
@@ -334,9 +338,10 @@ impl Names {
     pub(super) fn job(&mut self, job: &AnyJob, header: Header) -> AnyJob {
         match job {
             AnyJob::Provisioning(job) => {
-                let Provisioning { deadline: _, launch: _, asked: _, unknown: _, refusals: _, next: _, attempts: _, problem } = &job.state;
-                let problem = self.problem(problem);
-                Job { header, state: Provisioning { problem, ..job.state.clone() } }.into()
+                let Provisioning { deadline: _, launch: _, asked: _, unknown: _, refusals: _, next: _, attempts: _, problem, search } =
+                    &job.state;
+                let (problem, search) = (self.problem(problem), search.as_ref().map(|search| self.search(search)));
+                Job { header, state: Provisioning { problem, search, ..job.state.clone() } }.into()
             }
             AnyJob::Pending(job) => {
                 let Pending { task, since: _, deadline: _, interface, address, running: _, describing: _, addressing: _, probing } =
@@ -413,6 +418,12 @@ impl Names {
 
     fn problem(&mut self, problem: &Option<ControlError>) -> Option<ControlError> {
         problem.as_ref().map(|problem| self.control_error(problem))
+    }
+
+    fn search(&mut self, search: &Search) -> Search {
+        let Search { since, listed, candidates, asking } = search;
+        let candidates = candidates.iter().map(|task| self.task(task)).collect();
+        Search { since: *since, listed: *listed, candidates, asking: asking.clone() }
     }
 
     fn probing(&mut self, probing: &Probing) -> Probing {

@@ -22,6 +22,8 @@ pub fn header() -> Header {
             started_by: StartedBy::new("gitlab-9-abcdef").unwrap(),
             tags: vec![("team".into(), "ci \"quoted\" ünï".into())],
             enable_execute_command: false,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         },
         definition_from_project: false,
         trace: None,
@@ -78,6 +80,7 @@ fn control_error() -> impl Strategy<Value = ControlError> {
     let kinds = [
         Throttled,
         Capacity,
+        AccountLimit,
         Unavailable,
         Credentials,
         NoCredentials,

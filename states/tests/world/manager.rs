@@ -83,6 +83,8 @@ pub fn header(job: &JobId) -> Header {
             started_by: StartedBy::new(job.as_str()).unwrap(),
             tags: vec![],
             enable_execute_command: false,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         },
         definition_from_project: false,
         trace: None,

@@ -99,7 +99,7 @@ async fn handshake(
     let identity = seen.await.map_err(|_| {
         errors::error(
             ConnectErrorKind::NotOurProtocol,
-            format!("{address}:{port} showed no host key"),
+            format!("{address} port {port} showed no host key"),
             "It is no SSH server as RFC 4253 has it.",
         )
     })?;

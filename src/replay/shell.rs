@@ -21,7 +21,6 @@ use super::{Failure, PlaceArgs, act, own_cluster::ActOn};
 use crate::{control::EcsControl, transport::AnyTransport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `fargate-replay shell`.
 #[derive(Debug, Args)]
@@ -57,8 +56,10 @@ impl Shell {
             }
         };
         let header = job.header();
+        let destination = header.destination(&at.address);
         let target = states::Target {
-            destination: header.destination(&at.address),
+            attempt_timeout: destination.attempt_timeout(),
+            destination,
             cluster: header.spec.cluster.clone(),
             task: at.task.clone(),
             container: header.spec.container.clone(),
@@ -67,7 +68,6 @@ impl Shell {
             host_proof: header.host_proof,
             facts: Some(at.facts.clone()),
             connect_timeout: CONNECT_TIMEOUT,
-            attempt_timeout: ATTEMPT_TIMEOUT,
         };
         let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
         act::block_on(async {

@@ -18,6 +18,7 @@ mod crash_job;
 mod crash_points;
 mod disk;
 mod exec_cuts;
+mod fargate_times;
 mod faults;
 mod hostile;
 #[path = "../../transports/tests/hostile/server.rs"]

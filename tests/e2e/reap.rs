@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use crate::{
     cluster::Cluster,
     eventually,
-    moto::ecs,
     parametrised::{by_every_transport, on_every_cluster},
     runner::{Ended, Job},
 };
@@ -59,7 +58,7 @@ fn cluster_name(cluster: &Cluster) -> &str {
 
 fn call(cluster: &Cluster, action: &str, mut parameters: Value) -> Value {
     parameters["cluster"] = json!(cluster_name(cluster));
-    ecs(cluster.endpoint(), action, &parameters)
+    cluster.ecs(action, &parameters)
 }
 
 /// The tasks that are not meant to stop.

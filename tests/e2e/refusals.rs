@@ -176,7 +176,7 @@ fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
     let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
-    crate::moto::ecs(cluster.endpoint(), "StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
+    cluster.ecs("StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
     let ended = job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     for word in ["UserInitiated", "cost control", "CloudTrail"] {

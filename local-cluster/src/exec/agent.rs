@@ -99,7 +99,9 @@ impl Agent {
         control: mpsc::Receiver<Control>,
         command: &str,
         surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+        late: Duration,
     ) -> Self {
+        let settings = settings::ExecSettings { start: cluster.settings.exec.start + late, ..cluster.settings.exec };
         let mut ticks = interval(stream::TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -108,7 +110,7 @@ impl Agent {
             control,
             command: command.to_owned(),
             surroundings,
-            settings: cluster.settings.exec,
+            settings,
             stream: Stream::new(),
             cipher: None,
             to_client: None,

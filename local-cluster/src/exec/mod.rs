@@ -112,8 +112,8 @@ impl ExecAgent {
     }
 
     /// Starts, connects, and stays.
-    pub(crate) async fn serve(&self, cluster: &Cluster) -> Infallible {
-        let times = cluster.settings.times;
+    pub(crate) async fn serve(&self, cluster: &Cluster, task: &Task) -> Infallible {
+        let times = &task.times;
         let (never, late, stops) = {
             let exec = &cluster.faults().exec;
             (exec.never_connects, Duration::from_millis(exec.late_ms), exec.agent_stops.clone())
@@ -133,6 +133,7 @@ impl ExecAgent {
         if !never {
             tokio::time::sleep(times.exec_connects + late).await;
             self.enter(Stage::Connected);
+            task.mark_ready();
         }
         std::future::pending().await
     }
@@ -161,7 +162,9 @@ impl ExecAgent {
             (Arc::clone(&slots.workers), slot)
         };
         let (session, control) = Session::new(cluster, task, container);
-        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings));
+        let late = task.times.next_session();
+        task.note_session(late + settings.start + settings.first_output);
+        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings), late);
         let mut state = self.state.subscribe();
         tokio::spawn(async move {
             let _slot = slot;

@@ -42,7 +42,7 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
         let _held = swallow(cluster.ssh_address(task)).await?;
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(cluster.settings.times.ssh_server + late).await;
+    tokio::time::sleep(task.times.ssh_server + late).await;
     let key = host_key()?;
     let identification = identification(&key, container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str))?;
     // A server in between says what the real one says, and has another key.
@@ -50,6 +50,7 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
     // A key that is none admits nobody, as with a real image.
     let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
     let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
+    task.mark_ready();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;

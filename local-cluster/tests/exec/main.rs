@@ -7,6 +7,8 @@ mod calls;
 mod client;
 mod hostile;
 mod opening;
+#[path = "../signer/mod.rs"]
+mod signer;
 mod stream;
 
 use client::{Client, Opened, ecs, task, until_connected};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{DESCRIBE, RETRY, Step, searching::Searched};
+use super::{RETRY, START, Step, searching::Searched};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
-    StopReason, Stopping, TaskArn, TaskReport, Timestamp, Watch, pace,
+    StopReason, Stopping, TaskArn, TaskReport, TaskStatus, Timestamp, Watch, pace,
 };
 
 /// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
@@ -96,18 +96,21 @@ impl Job<Provisioning> {
     }
 
     fn launched(self, report: &TaskReport, now: Timestamp) -> Job<Pending> {
+        let begins = matches!(report.status, TaskStatus::Provisioning | TaskStatus::Pending);
         let state = Pending {
             since: now,
             deadline: now + self.header.limits.pending,
             interface: interface_of(report),
             address: None,
             running: false,
-            describing: Asking::from(now + DESCRIBE.interval(0, self.seed())),
+            describing: Asking::from(if begins { now + START.interval(0, self.seed()) } else { now }),
             addressing: Asking::from(now),
             probing: Probing::from(now),
             task: report.task.clone(),
         };
-        Job { header: self.header, state }
+        let mut job = Job { header: self.header, state };
+        job.learn(report);
+        job
     }
 
     /// Credentials that do not exist are not waited for as long as those that may be renewed.

@@ -148,6 +148,8 @@ fn fate(r: &mut StdRng, badness: f64) -> Fate {
         hidden: if now_and_then(r) { range(r, 40_000, 8000) } else { Duration::ZERO..Duration::ZERO },
         identity_changes: now_and_then(r).then(|| some_time(r)),
         files_lost: now_and_then(r).then(|| some_time(r)),
+        agent_after: None,
+        answers_in: if now_and_then(r) { millis(r, 0..2000) } else { Duration::ZERO },
     }
 }
 

@@ -22,7 +22,7 @@ use fargate_driver::{
     control::{EcsControl, ExecCalls},
     local,
 };
-use local_cluster::{ExecSettings, LocalCluster, Settings};
+use local_cluster::{AgentRules, ExecSettings, LocalCluster, Settings};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use states::{Target, TaskArn};
 use tempfile::TempDir;
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         println!("log text through `run`: {:.1} MB/s; × incompressible {ratio:.1} (target: at least 3)", plain / 1e6);
         target("log text × incompressible output, at least 3", ratio, ratio >= 3.0);
         let (exec, ssh) = bench.empty_script();
-        let agent = ExecSettings::default();
+        let agent = AgentRules::quick();
         println!(
             "`run` of an empty script: {exec:.1?}; by SSH on the same cluster: {ssh:.1?}; ratio {:.2}; the agent's own delays are {:?} of it (AWS's: a second and more)",
             exec.as_secs_f64() / ssh.as_secs_f64(),
@@ -116,7 +116,11 @@ struct Bench {
 impl Bench {
     fn new(ceiling: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let settings = Settings { exec: ExecSettings { ceiling, ..ExecSettings::default() }, ..Settings::default() };
+        let mut agent = AgentRules::quick();
+        if !ceiling {
+            agent.rest = Duration::ZERO;
+        }
+        let settings = Settings { exec: ExecSettings { agent, ..ExecSettings::default() }, ..Settings::default() };
         let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
         let place = tempfile::Builder::new().prefix("fargate-bench-").tempdir().unwrap();
         let mut environment = local::environment(&cluster.endpoint());

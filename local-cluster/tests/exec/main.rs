@@ -7,6 +7,7 @@ mod calls;
 mod client;
 mod hostile;
 mod opening;
+mod rules;
 mod stream;
 
 use client::{Client, Opened, ecs, task, until_connected};

@@ -156,6 +156,7 @@ impl JobIo for JobLog {
                 tracing::info!(offset, "reconnected");
                 self.say("Reconnected.");
             }
+            Note::Waiting(what) => self.say(&format!("Waiting: {what}")),
             Note::Unreachable(error) => {
                 tracing::debug!(kind = error.kind.name(), "{error}");
                 self.still_waiting(error.message.trim_end_matches('.'));

@@ -123,7 +123,7 @@ impl Bench {
         let settings = Settings { exec: ExecSettings { agent, ..ExecSettings::default() }, ..Settings::default() };
         let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
         let place = tempfile::Builder::new().prefix("fargate-bench-").tempdir().unwrap();
-        let mut environment = local::environment(&cluster.endpoint());
+        let mut environment = local::environment(&cluster.endpoint(), cluster.credentials());
         for (name, value) in [
             ("PATH", std::env::var("PATH").unwrap()),
             ("HOME", place.path().display().to_string()),

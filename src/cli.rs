@@ -48,17 +48,17 @@ impl Cli {
                 Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, stage))),
                 Err(e) => return fail(&e.to_string()),
             },
-            Command::Try { transport, scripts } => {
+            Command::Try { transport, times, scripts } => {
                 let transport = transport.map(TransportName::kind);
-                let trial = Trial { scripts, config: global.config.clone(), transport, flags: global.passed_on() };
+                let trial = Trial { scripts, config: global.config.clone(), transport, times: times.options(), flags: global.passed_on() };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
             Command::Reap { dry_run, older_than, manager } => {
                 runtime.block_on(reap(&global, &Reaper { dry_run, older_than, manager })).unwrap_or_else(|e| fail(&e))
             }
-            Command::LocalCluster { listen } => match start_logging(&global, None)
-                .and_then(|()| runtime.block_on(local::serve(listen)).map_err(|e| format!("the local cluster did not start: {e}")))
-            {
+            Command::LocalCluster { listen, times } => match start_logging(&global, None).and_then(|()| {
+                runtime.block_on(local::serve(listen, times.options())).map_err(|e| format!("the local cluster did not start: {e}"))
+            }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => fail(&e),
             },

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use local_cluster::{LocalCluster, Settings, StartError};
+use local_cluster::{Credentials, LocalCluster, Profile, Settings, StartError, Times};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::TransportKind;
@@ -34,17 +34,17 @@ Directory = {}
     )
 }
 
-/// Environment that points the AWS SDK at the embedded cluster, whatever else is configured on this machine.
+/// Environment that points the AWS SDK at the embedded cluster, with its credentials, whatever else is configured on this machine.
 #[must_use]
-pub fn environment(endpoint: &str) -> Vec<(String, String)> {
+pub fn environment(endpoint: &str, credentials: &Credentials) -> Vec<(String, String)> {
     [
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ENDPOINT_URL_ECS", endpoint),
         ("AWS_ENDPOINT_URL_EC2", endpoint),
         ("AWS_ENDPOINT_URL_KMS", endpoint),
         ("AWS_ENDPOINT_URL_SSM", endpoint),
-        ("AWS_ACCESS_KEY_ID", "local"),
-        ("AWS_SECRET_ACCESS_KEY", "local"),
+        ("AWS_ACCESS_KEY_ID", credentials.access_key_id.as_str()),
+        ("AWS_SECRET_ACCESS_KEY", credentials.secret_access_key.as_str()),
         ("AWS_SESSION_TOKEN", ""),
         ("AWS_REGION", "us-east-1"),
         ("AWS_CONFIG_FILE", "/dev/null"),
@@ -55,16 +55,47 @@ pub fn environment(endpoint: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
+/// What the user says of the embedded cluster's times: see [`Times`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeOptions {
+    /// How long things take; `None`: nothing is said, which is [`Profile::Quick`].
+    pub profile: Option<Profile>,
+    /// What everything is multiplied by.
+    pub scale: f64,
+    /// Where the drawing begins; `None`: anywhere.
+    pub seed: Option<u64>,
+}
+
+impl TimeOptions {
+    /// The times.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        let seed = self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        Times { scale: self.scale, seed, ..Times::of(self.profile.unwrap_or_default()) }
+    }
+
+    /// A line that tells how the same times are drawn again, where there are any to be drawn.
+    pub(crate) fn described(&self, times: &Times) -> Option<String> {
+        let fargate = self.profile == Some(Profile::Fargate);
+        fargate
+            .then(|| format!("Tasks take as long as on Fargate, times {}; --seed {} draws the same times again.", times.scale, times.seed))
+    }
+}
+
 /// Serves until SIGTERM or SIGINT; then every task is stopped.
 ///
 /// # Errors
 /// When the cluster cannot listen, or signals cannot be listened for.
-pub async fn serve(listen: SocketAddr) -> Result<(), StartError> {
+pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), StartError> {
     let mut term = signal(SignalKind::terminate()).map_err(StartError::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
-    let cluster = LocalCluster::start(Settings { listen, ..Settings::default() }).await?;
+    let times = options.times();
+    let cluster = LocalCluster::start(Settings { listen, times, ..Settings::default() }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
-    print!("{}", instructions(&cluster.endpoint(), cluster.ssh_port(), &metadata()));
+    if let Some(line) = options.described(&times) {
+        println!("{line}");
+    }
+    print!("{}", instructions(&cluster.endpoint(), cluster.credentials(), cluster.ssh_port(), &metadata()));
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
@@ -74,8 +105,8 @@ pub async fn serve(listen: SocketAddr) -> Result<(), StartError> {
 }
 
 /// How the driver, or the gitlab-runner that calls it, is pointed at the cluster.
-fn instructions(endpoint: &str, ssh_port: u16, metadata: &Path) -> String {
-    let exports: String = environment(endpoint).iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+fn instructions(endpoint: &str, credentials: &Credentials, ssh_port: u16, metadata: &Path) -> String {
+    let exports: String = environment(endpoint, credentials).iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
     let ssh = configuration(TransportKind::Ssh, ssh_port, metadata);
     let exec = configuration(TransportKind::EcsExec, ssh_port, metadata);
     format!(
@@ -83,7 +114,8 @@ fn instructions(endpoint: &str, ssh_port: u16, metadata: &Path) -> String {
 Its tasks are processes of this user on this machine: run only scripts that you trust.
 
 1. Start gitlab-runner, or the driver itself, with this environment. (What `environment` in gitlab-runner's config.toml
-   names are variables of the jobs: the driver does not get them.)
+   names are variables of the jobs: the driver does not get them.) The access key is new at each start. Keep it to
+   yourself: with it, another user of this machine can run processes as you.
 
 {exports}
 2. fargate.toml, for SSH:
@@ -119,11 +151,13 @@ mod tests {
 
     #[test]
     fn the_instructions_are_taken_by_a_shell_and_by_the_driver() {
-        let told = instructions("http://127.0.0.1:4711", 2222, Path::new("/home/me/metadata"));
+        let credentials = Credentials::random();
+        let told = instructions("http://127.0.0.1:4711", &credentials, 2222, Path::new("/home/me/metadata"));
         let exports: String = told.lines().filter(|line| line.starts_with("export ")).flat_map(|line| [line, "\n"]).collect();
-        let script = format!("{exports}printf '%s %s' \"$AWS_ENDPOINT_URL\" \"$AWS_ACCESS_KEY_ID\"");
+        let script = format!("{exports}printf '%s %s %s' \"$AWS_ENDPOINT_URL\" \"$AWS_ACCESS_KEY_ID\" \"$AWS_SECRET_ACCESS_KEY\"");
         let shell = std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&shell.stdout), "http://127.0.0.1:4711 local");
+        let expected = format!("http://127.0.0.1:4711 {} {}", credentials.access_key_id, credentials.secret_access_key);
+        assert_eq!(String::from_utf8_lossy(&shell.stdout), expected);
         let files: Vec<&str> = told.split("[Fargate]").skip(1).map(|file| file.split("\n\n   ").next().unwrap()).collect();
         let kinds = files.iter().map(|file| {
             let file = file.split("\n\n3. ").next().unwrap();

@@ -27,10 +27,11 @@ impl Place {
     async fn new(handshake: Handshake) -> Self {
         let settings = Settings { exec: ExecSettings { handshake, ..ExecSettings::default() }, ..Settings::default() };
         let cluster = LocalCluster::start(settings).await.unwrap();
+        let key = cluster.credentials();
         let config = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(cluster.endpoint())
             .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::from_keys("local", "local", None))
+            .credentials_provider(Credentials::from_keys(&key.access_key_id, &key.secret_access_key, None))
             .retry_config(aws_config::retry::RetryConfig::disabled())
             .load()
             .await;

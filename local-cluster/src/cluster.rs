@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::{
     faults::Faults,
     settings::Settings,
     task::processes,
+    times::{self, TaskTimes},
 };
 
 /// How many API calls are remembered.
@@ -51,6 +52,11 @@ pub struct TaskView {
     pub stopped_reason: Option<String>,
     /// Its living processes.
     pub processes: Vec<i32>,
+    /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH server listens, or its exec agent is
+    /// connected.
+    pub ready_at_ms: Option<u64>,
+    /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without its client.
+    pub session_starts_ms: Vec<u64>,
 }
 
 /// Everything.
@@ -114,10 +120,13 @@ pub(crate) struct Task {
     pub(crate) address: Ipv4Addr,
     pub(crate) interface: String,
     pub(crate) agent: ExecAgent,
+    pub(crate) times: TaskTimes,
     /// Where its commands run, once it does.
     pub(crate) surroundings: Arc<OnceLock<Surroundings>>,
     created: Instant,
     state: watch::Sender<TaskState>,
+    ready: OnceLock<u64>,
+    session_starts: Mutex<Vec<u64>>,
 }
 
 /// What changes during a task's life.
@@ -176,6 +185,16 @@ impl Task {
         format!("{}-{container}", self.id)
     }
 
+    /// Whether DescribeTasks knows it. ECS is eventually consistent: for a moment, reads do not know a new task.
+    pub(crate) fn is_described(&self) -> bool {
+        self.created.elapsed() >= self.times.describe_lag
+    }
+
+    /// Whether ListTasks shows it.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.created.elapsed() >= self.times.list_lag
+    }
+
     /// Enters a status.
     pub(crate) fn enter(&self, status: Status) {
         tracing::debug!(task = self.id, status = status.name(), "entered");
@@ -188,6 +207,16 @@ impl Task {
                 _ => {}
             }
         });
+    }
+
+    /// Notes that its container can be reached.
+    pub(crate) fn mark_ready(&self) {
+        self.ready.get_or_init(unix_millis);
+    }
+
+    /// Notes how long a session takes to its first byte.
+    pub(crate) fn note_session(&self, start: Duration) {
+        lock(&self.session_starts).push(u64::try_from(start.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Asks for the task's end. The first reason stays.
@@ -317,6 +346,7 @@ impl Cluster {
         let task = Arc::new(Task {
             id: random_id(16),
             interface: format!("eni-{}", random_id(8)),
+            times: self.settings.times.draw(known.tasks.len() as u64, times::image_megabytes(&launch.tags)),
             launch,
             address,
             agent: ExecAgent::new(),
@@ -327,6 +357,8 @@ impl Cluster {
                 stop: None,
                 times: BTreeMap::from([("createdAt", seconds())]),
             }),
+            ready: OnceLock::new(),
+            session_starts: Mutex::default(),
         });
         known.tasks.push(Arc::clone(&task));
         if let Some((token, parameters)) = token {
@@ -343,11 +375,6 @@ impl Cluster {
     pub(crate) fn task(&self, given: &str) -> Option<Arc<Task>> {
         let id = given.rsplit('/').next().unwrap_or(given);
         lock(&self.known).tasks.iter().find(|task| task.id == id).cloned()
-    }
-
-    /// ECS is eventually consistent: for a moment, reads do not know a new task.
-    pub(crate) fn is_visible(&self, task: &Task) -> bool {
-        task.created.elapsed() >= self.settings.times.invisible
     }
 
     /// A task as the API shows it.
@@ -434,8 +461,7 @@ impl Cluster {
         if calls.len() == CALLS {
             calls.pop_front();
         }
-        let at_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        calls.push_back(Call { at_ms: u64::try_from(at_ms).unwrap_or(u64::MAX), action: action.to_owned(), error });
+        calls.push_back(Call { at_ms: unix_millis(), action: action.to_owned(), error });
     }
 
     pub(crate) fn calls(&self) -> Vec<Call> {
@@ -451,6 +477,8 @@ impl Cluster {
                 started_by: task.launch.started_by.clone(),
                 address: task.address,
                 stopped_reason: state.stop.map(|stop| stop.reason),
+                ready_at_ms: task.ready.get().copied(),
+                session_starts_ms: lock(&task.session_starts).clone(),
                 processes: processes::of(&task.id).into_iter().map(|pid| pid.as_raw_nonzero().get()).collect(),
             }
         };
@@ -506,6 +534,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(crate) fn seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Random bytes as hexadecimal.

@@ -3,23 +3,27 @@
 //! agent: ECS Exec's API and AWS's session protocol, with a real pseudo-terminal per session.
 //!
 //! It is for trying the driver without AWS, and for its tests: the driver does not know the
-//! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`). It isolates
-//! nothing: scripts run as the user who started it.
+//! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`), and it can take as long as AWS Fargate does
+//! ([`Times`]). It isolates nothing: scripts run as the user who started it. So calls must be signed with the cluster's own
+//! [`Credentials`], which other users of the machine do not know.
 //!
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: what exists: clusters, task definitions, tasks;
-//! - `lifecycle`: a task's way from PROVISIONING to STOPPED;
+//! - `credentials`: who may call it;
+//! - `lifecycle`: a task's way from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
 mod cluster;
+mod credentials;
 mod exec;
 mod faults;
 mod lifecycle;
 mod server;
 mod settings;
 mod task;
+mod times;
 
 use std::{
     io,
@@ -31,11 +35,13 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
 pub use cluster::{Call, TaskView};
+pub use credentials::Credentials;
 pub use exec::{AgentRules, Overflow};
 pub use faults::{
     Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause, RandomFaults, Refusal, SshFaults, Upgrades,
 };
-pub use settings::{ExecSettings, Handshake, Settings, Times};
+pub use settings::{ExecSettings, Handshake, Settings};
+pub use times::{Profile, Span, Times};
 
 /// Why the cluster did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +54,8 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The address is not on loopback, where anybody could run processes here.
-    #[error(
-        "{0} is not a loopback address; whoever reaches the cluster can run processes on this machine, so it listens on 127.0.0.1 and ::1 only"
-    )]
+    /// The address is not on loopback: its calls and credentials would go over a network in the clear.
+    #[error("{0} is not a loopback address: the cluster's calls run processes on this machine, so it listens on 127.0.0.1 and ::1 only")]
     NotLoopback(SocketAddr),
     /// The system refused something else.
     #[error(transparent)]
@@ -95,6 +99,12 @@ impl LocalCluster {
     #[must_use]
     pub fn ssh_port(&self) -> u16 {
         self.cluster.ssh_port()
+    }
+
+    /// What calls must be signed with, and the bearer token of `/_faults` and the like.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.cluster.settings.credentials
     }
 
     /// The faults in force; what is counted down is counted down there.

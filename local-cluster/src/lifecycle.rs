@@ -10,7 +10,7 @@ use crate::{
     task::{Container, processes},
 };
 
-/// Lives the task's life.
+/// Runs the task from PROVISIONING to STOPPED.
 pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
     let container = tokio::select! {
         () = task.stop_requested() => None,
@@ -19,14 +19,14 @@ pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
     if let Some(container) = &container {
         run(&cluster, &task, container).await;
     }
-    end(&cluster, &task).await;
+    end(&task).await;
     drop(container);
     task.enter(Status::Stopped);
 }
 
 /// Up to RUNNING. `None` when it does not come to that.
 async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
-    let times = cluster.settings.times;
+    let times = &task.times;
     sleep(times.provisioning).await;
     task.enter(Status::Pending);
     sleep(times.pending).await;
@@ -89,12 +89,13 @@ async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
     }
 }
 
-async fn end(cluster: &Arc<Cluster>, task: &Arc<Task>) {
-    let times = cluster.settings.times;
+async fn end(task: &Arc<Task>) {
+    let times = &task.times;
     task.enter(Status::Deactivating);
+    sleep(times.deactivating).await;
     task.enter(Status::Stopping);
     task.agent.enter(Stage::Leaving);
-    processes::end(&task.id, times.stop_timeout).await;
+    tokio::join!(processes::end(&task.id, times.stop_timeout), sleep(times.stopping));
     task.agent.enter(Stage::Gone);
     task.enter(Status::Deprovisioning);
     sleep(times.deprovisioning).await;

@@ -1,10 +1,14 @@
 //! The API over HTTP.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, http::request::Parts, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -12,6 +16,7 @@ use tokio::net::TcpListener;
 use crate::{
     api::{self, ApiError},
     cluster::Cluster,
+    credentials::{Signed, Unverified},
     exec::gateway,
     faults::{Faults, Mishap},
 };
@@ -20,9 +25,9 @@ use crate::{
 const LONGEST: usize = 1024 * 1024;
 /// A service's actions.
 type Actions = fn(&Arc<Cluster>, &str, &Value) -> Result<Value, ApiError>;
-/// The services that speak JSON: the prefix of their actions in `X-Amz-Target`.
-const SERVICES: [(&str, Actions); 3] =
-    [("AmazonEC2ContainerServiceV20141113.", api::ecs), ("AmazonSSM.", api::ssm), ("TrentService.", api::kms)];
+/// The services that speak JSON: the prefix of their actions in `X-Amz-Target`, and their names in signatures.
+const SERVICES: [(&str, &str, Actions); 3] =
+    [("AmazonEC2ContainerServiceV20141113.", "ecs", api::ecs), ("AmazonSSM.", "ssm", api::ssm), ("TrentService.", "kms", api::kms)];
 
 /// Serves until aborted.
 pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
@@ -56,40 +61,99 @@ async fn answer(cluster: &Arc<Cluster>, request: Request<Incoming>) -> Result<Re
     };
     let body = body.to_bytes();
     if let Some(path) = head.uri.path().strip_prefix("/_") {
+        if !cluster.settings.credentials.are_borne_by(&head.headers) {
+            return Ok(respond(StatusCode::UNAUTHORIZED, "text/plain", "Authorization: Bearer <AWS_SECRET_ACCESS_KEY of the cluster>\n"));
+        }
         return Ok(administer(cluster, &head.method, path, &body));
     }
     let target = head.headers.get("x-amz-target").and_then(|t| t.to_str().ok()).unwrap_or_default();
-    let service = SERVICES.into_iter().find_map(|(prefix, actions)| Some((target.strip_prefix(prefix)?, actions)));
+    let service = SERVICES.into_iter().find_map(|(prefix, service, actions)| Some((target.strip_prefix(prefix)?, service, actions)));
     Ok(match service {
-        Some((action, actions)) => json(cluster, action, actions, &body).await,
-        None => ec2(cluster, &body).await,
+        Some((action, service, actions)) => match admit(cluster, &head, &body, service).map_err(|why| refused(&why)) {
+            Ok(()) => json(&call_json(cluster, action, actions, &body).await),
+            Err(error) => json(&refuse(cluster, action, error)),
+        },
+        None => {
+            let form = api::ec2::Form::parse(&body);
+            let action = form.get("Action").unwrap_or_default();
+            xml(match admit(cluster, &head, &body, "ec2").map_err(|why| refused_by_ec2(&why)) {
+                Ok(()) => perform(cluster, action, |cluster| api::ec2::perform(cluster, &form)).await,
+                Err(error) => refuse(cluster, action, error),
+            })
+        }
     })
 }
 
-async fn json(cluster: &Arc<Cluster>, action: &str, actions: Actions, body: &[u8]) -> Response<Full<Bytes>> {
-    const JSON: &str = "application/x-amz-json-1.1";
-    let outcome = match serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) {
-        Ok(parameters) => perform(cluster, action, |cluster| actions(cluster, action, &parameters)).await,
-        Err(e) => Err(ApiError::new(400, "SerializationException", e.to_string())),
+/// Checks a call's signature. Without this, every user of the machine could run processes as this one.
+fn admit(cluster: &Cluster, head: &Parts, body: &[u8], service: &str) -> Result<(), Unverified> {
+    let request = Signed { method: &head.method, uri: &head.uri, headers: &head.headers, body };
+    cluster.settings.credentials.verify(&request, service, SystemTime::now())
+}
+
+/// A call that is refused at the door: recorded, and no matter of the scripted faults.
+fn refuse<T>(cluster: &Cluster, action: &str, error: ApiError) -> Result<T, ApiError> {
+    tracing::debug!(action, code = error.code, "a call is refused");
+    cluster.record(action, Some(error.code.clone()));
+    Err(error)
+}
+
+/// The words of the services that speak JSON.
+fn refused(why: &Unverified) -> ApiError {
+    let (code, message) = match why {
+        Unverified::Missing => ("MissingAuthenticationTokenException", "Missing Authentication Token".to_owned()),
+        Unverified::Incomplete(part) => ("IncompleteSignatureException", format!("Authorization header requires '{part}' parameter.")),
+        Unverified::UnknownKey => ("UnrecognizedClientException", "The security token included in the request is invalid.".to_owned()),
+        Unverified::Expired(date) => ("InvalidSignatureException", format!("Signature expired or not yet current: {date} is more than 5 min. from now")),
+        Unverified::WrongScope(service) => ("InvalidSignatureException", format!("Credential should be scoped to correct service: '{service}'.")),
+        Unverified::WrongSignature => (
+            "InvalidSignatureException",
+            "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method."
+                .to_owned(),
+        ),
     };
-    match outcome {
-        Ok(value) => respond(StatusCode::OK, JSON, value.to_string()),
-        Err(e) => {
-            let said = serde_json::json!({ "__type": e.code, "message": e.message }).to_string();
-            respond(StatusCode::from_u16(e.status).unwrap_or(StatusCode::BAD_REQUEST), JSON, said)
+    ApiError::new(400, code, message)
+}
+
+/// EC2's words (Amazon EC2 API reference, "Error codes").
+fn refused_by_ec2(why: &Unverified) -> ApiError {
+    match why {
+        Unverified::Missing => ApiError::new(403, "MissingAuthenticationToken", "Request is missing Authentication Token"),
+        Unverified::Incomplete(part) => {
+            ApiError::new(400, "IncompleteSignature", format!("Authorization header requires '{part}' parameter."))
+        }
+        Unverified::UnknownKey => ApiError::new(401, "AuthFailure", "AWS was not able to validate the provided access credentials"),
+        Unverified::Expired(_) => ApiError::new(400, "RequestExpired", "Request has expired."),
+        Unverified::WrongScope(_) | Unverified::WrongSignature => {
+            ApiError::new(403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
         }
     }
 }
 
-async fn ec2(cluster: &Arc<Cluster>, body: &[u8]) -> Response<Full<Bytes>> {
-    let form = api::ec2::Form::parse(body);
-    let action = form.get("Action").unwrap_or_default().to_owned();
-    match perform(cluster, &action, |cluster| api::ec2::perform(cluster, &form)).await {
-        Ok(text) => respond(StatusCode::OK, "text/xml;charset=UTF-8", text),
-        Err(e) => {
-            respond(StatusCode::from_u16(e.status).unwrap_or(StatusCode::BAD_REQUEST), "text/xml;charset=UTF-8", api::ec2::refusal(&e))
-        }
+async fn call_json(cluster: &Arc<Cluster>, action: &str, actions: Actions, body: &[u8]) -> Result<Value, ApiError> {
+    match serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) {
+        Ok(parameters) => perform(cluster, action, |cluster| actions(cluster, action, &parameters)).await,
+        Err(e) => Err(ApiError::new(400, "SerializationException", e.to_string())),
     }
+}
+
+fn json(outcome: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
+    const JSON: &str = "application/x-amz-json-1.1";
+    match outcome {
+        Ok(value) => respond(StatusCode::OK, JSON, value.to_string()),
+        Err(e) => respond(status(e), JSON, serde_json::json!({ "__type": e.code, "message": e.message }).to_string()),
+    }
+}
+
+fn xml(outcome: Result<String, ApiError>) -> Response<Full<Bytes>> {
+    const XML: &str = "text/xml;charset=UTF-8";
+    match outcome {
+        Ok(text) => respond(StatusCode::OK, XML, text),
+        Err(e) => respond(status(&e), XML, api::ec2::refusal(&e)),
+    }
+}
+
+fn status(error: &ApiError) -> StatusCode {
+    StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
 /// Records the call, applies the faults, and does what is asked.

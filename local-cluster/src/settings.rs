@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::exec::AgentRules;
+use crate::{AgentRules, Credentials, Profile, Times};
 
 /// The cluster's settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Where the API listens: a loopback address. Port 0: any free one.
     pub listen: SocketAddr,
@@ -26,6 +26,16 @@ pub struct Settings {
     pub times: Times,
     /// The tasks' exec agents.
     pub exec: ExecSettings,
+    /// What calls must be signed with. By default, new ones for each cluster.
+    pub credentials: Credentials,
+}
+
+impl Settings {
+    /// Everything as it is by default, with the times of a profile.
+    #[must_use]
+    pub fn with_times_of(profile: Profile) -> Self {
+        Self { times: Times::of(profile), ..Self::default() }
+    }
 }
 
 impl Default for Settings {
@@ -39,47 +49,7 @@ impl Default for Settings {
             default_strategy: true,
             times: Times::default(),
             exec: ExecSettings::default(),
-        }
-    }
-}
-
-/// How long the phases of a task take: quick, but long enough to be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// How long DescribeTasks and ListTasks do not know a new task yet.
-    pub invisible: Duration,
-    /// PROVISIONING.
-    pub provisioning: Duration,
-    /// PENDING.
-    pub pending: Duration,
-    /// ACTIVATING.
-    pub activating: Duration,
-    /// From RUNNING until the SSH server accepts connections.
-    pub ssh_server: Duration,
-    /// From RUNNING until the exec agent's `lastStatus` is RUNNING: before, ExecuteCommand is refused
-    /// with `InvalidParameterException`.
-    pub exec_agent: Duration,
-    /// From then until it is connected: before, with `TargetNotConnectedException`.
-    pub exec_connects: Duration,
-    /// From SIGTERM to SIGKILL when a task is stopped (ECS: `stopTimeout`, 30 s).
-    pub stop_timeout: Duration,
-    /// DEPROVISIONING.
-    pub deprovisioning: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        let ms = Duration::from_millis;
-        Self {
-            invisible: ms(50),
-            provisioning: ms(200),
-            pending: ms(300),
-            activating: ms(100),
-            ssh_server: ms(150),
-            exec_agent: ms(100),
-            exec_connects: ms(50),
-            stop_timeout: ms(1000),
-            deprovisioning: ms(50),
+            credentials: Credentials::random(),
         }
     }
 }

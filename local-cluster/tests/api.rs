@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
-use std::time::Duration;
+mod signer;
 
-use local_cluster::{Death, EarlyStop, Faults, LaunchFailure, LocalCluster, Refusal, Settings, SshFaults, StartError, Times};
+use std::time::{Duration, SystemTime};
+
+use local_cluster::{
+    Credentials, Death, EarlyStop, Faults, LaunchFailure, LocalCluster, Profile, Refusal, Settings, SshFaults, StartError, Times,
+};
 use serde_json::{Value, json};
+use signer::Signer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -17,12 +22,26 @@ struct Answer {
     body: String,
 }
 
-async fn post(cluster: &LocalCluster, headers: &str, body: &str) -> Answer {
+async fn post(cluster: &LocalCluster, service: &str, headers: &[(&'static str, String)], body: &str) -> Answer {
+    let Credentials { access_key_id, secret_access_key } = cluster.credentials();
+    let signer = Signer { access_key_id, secret_access_key, service, at: SystemTime::now() };
+    send(cluster, &signer, headers, body).await
+}
+
+/// A call that is signed like this.
+async fn send(cluster: &LocalCluster, signer: &Signer<'_>, headers: &[(&'static str, String)], body: &str) -> Answer {
+    let signature = signer.sign("POST", &format!("{}/", cluster.endpoint()), headers, body.as_bytes());
+    raw(cluster, "POST /", &[headers, &signature].concat(), body).await
+}
+
+/// A request as it is.
+async fn raw(cluster: &LocalCluster, request: &str, headers: &[(&'static str, String)], body: &str) -> Answer {
     let endpoint = cluster.endpoint();
     let host = endpoint.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.unwrap();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let request =
-        format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -30,10 +49,20 @@ async fn post(cluster: &LocalCluster, headers: &str, body: &str) -> Answer {
     Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), body: body.to_owned() }
 }
 
+fn ecs_headers(action: &str) -> Vec<(&'static str, String)> {
+    vec![
+        ("x-amz-target", format!("AmazonEC2ContainerServiceV20141113.{action}")),
+        ("content-type", "application/x-amz-json-1.1".to_owned()),
+    ]
+}
+
+fn form_headers() -> Vec<(&'static str, String)> {
+    vec![("content-type", "application/x-www-form-urlencoded".to_owned())]
+}
+
 /// Calls an ECS action: its answer, or its error code.
 async fn ecs(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
-    let headers = format!("X-Amz-Target: AmazonEC2ContainerServiceV20141113.{action}\r\nContent-Type: application/x-amz-json-1.1");
-    let answer = post(cluster, &headers, &parameters.to_string()).await;
+    let answer = post(cluster, "ecs", &ecs_headers(action), &parameters.to_string()).await;
     let body: Value = serde_json::from_str(&answer.body).unwrap();
     if answer.status == 200 {
         Ok(body)
@@ -90,7 +119,7 @@ fn is(status: &'static str) -> impl Fn(&Value) -> bool {
 }
 
 async fn start() -> LocalCluster {
-    let times = Times { deprovisioning: Duration::from_millis(100), ..Times::default() };
+    let times = Times { deprovisioning: Duration::from_millis(100).into(), ..Times::default() };
     LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap()
 }
 
@@ -230,12 +259,10 @@ async fn ec2_knows_the_public_address_of_those_that_have_one() {
         let details = seen["attachments"][0]["details"].as_array().unwrap().clone();
         let interface = details.iter().find(|d| d["name"] == "networkInterfaceId").unwrap()["value"].as_str().unwrap().to_owned();
         let form = format!("Action=DescribeNetworkInterfaces&Version=2016-11-15&NetworkInterfaceId.1={interface}");
-        let answer = post(&cluster, "Content-Type: application/x-www-form-urlencoded", &form).await;
+        let answer = post(&cluster, "ec2", &form_headers(), &form).await;
         assert_eq!((answer.status, answer.body.contains("<publicIp>127.")), (200, has), "{}", answer.body);
     }
-    let unknown =
-        post(&cluster, "Content-Type: application/x-www-form-urlencoded", "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0")
-            .await;
+    let unknown = post(&cluster, "ec2", &form_headers(), "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0").await;
     assert!(unknown.status == 400 && unknown.body.contains("InvalidNetworkInterfaceID.NotFound"), "{}", unknown.body);
 }
 
@@ -310,4 +337,107 @@ async fn it_listens_on_loopback_only() {
     let listen = first.endpoint().trim_start_matches("http://").parse().unwrap();
     let error = LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
     assert!(matches!(error, StartError::Listen { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn calls_without_the_cluster_s_credentials_are_refused() {
+    let cluster = start().await;
+    let mine = cluster.credentials().clone();
+    let right =
+        Signer { access_key_id: &mine.access_key_id, secret_access_key: &mine.secret_access_key, service: "ecs", at: SystemTime::now() };
+    let (headers, body) = (ecs_headers("RunTask"), launch().to_string());
+    let other = Credentials::random();
+    let hour = Duration::from_secs(3600);
+    let cases = [
+        (Signer { access_key_id: &other.access_key_id, ..right.clone() }, "UnrecognizedClientException"),
+        (Signer { access_key_id: "local", secret_access_key: "local", ..right.clone() }, "UnrecognizedClientException"),
+        (Signer { secret_access_key: &other.secret_access_key, ..right.clone() }, "InvalidSignatureException"),
+        (Signer { at: right.at - hour, ..right.clone() }, "InvalidSignatureException"),
+        (Signer { service: "ec2", ..right.clone() }, "InvalidSignatureException"),
+    ];
+    for (signer, code) in cases {
+        let answer = send(&cluster, &signer, &headers, &body).await;
+        assert!(answer.status == 400 && answer.body.contains(code), "{code}: {} {}", answer.status, answer.body);
+    }
+    for action in ["RunTask", "ExecuteCommand", "DescribeTasks", "StopTask"] {
+        let answer = raw(&cluster, "POST /", &ecs_headers(action), "{}").await;
+        assert!(answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"), "{action}: {}", answer.body);
+    }
+    for target in ["AmazonSSM.ResumeSession", "TrentService.GenerateDataKey"] {
+        let answer = raw(&cluster, "POST /", &[("x-amz-target", target.to_owned())], "{}").await;
+        assert!(answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"), "{target}: {}", answer.body);
+    }
+    let form = "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0";
+    assert_eq!(raw(&cluster, "POST /", &form_headers(), form).await.status, 403);
+    let answer = send(&cluster, &Signer { secret_access_key: "local", service: "ec2", ..right.clone() }, &form_headers(), form).await;
+    assert!(answer.status == 403 && answer.body.contains("SignatureDoesNotMatch"), "{}", answer.body);
+    assert!(cluster.tasks().is_empty(), "a task was launched: {:?}", cluster.tasks());
+    assert_eq!(send(&cluster, &right, &headers, &body).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_cluster_s_own_endpoints_take_its_secret_only() {
+    let cluster = start().await;
+    let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
+    let faults = r#"{"never_starts":true}"#;
+    for headers in [Vec::new(), bearer(""), bearer("local"), bearer(&cluster.credentials().access_key_id)] {
+        for request in ["PUT /_faults", "GET /_faults", "POST /_drop-connections", "GET /_calls", "GET /_tasks"] {
+            assert_eq!(raw(&cluster, request, &headers, faults).await.status, 401, "{request} {headers:?}");
+        }
+    }
+    assert!(!cluster.faults().never_starts);
+    let headers = bearer(&cluster.credentials().secret_access_key);
+    assert_eq!(raw(&cluster, "PUT /_faults", &headers, faults).await.status, 200);
+    assert!(cluster.faults().never_starts);
+}
+
+#[tokio::test]
+async fn a_task_of_the_fargate_profile_lives_as_long_as_on_fargate() {
+    let times = Times { scale: 0.02, seed: 5, ..Times::of(Profile::Fargate) };
+    let cluster = LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap();
+    let task = run(&cluster).await;
+    assert_eq!(describe(&cluster, &task).await["failures"][0]["reason"], "MISSING");
+    let (running, statuses) = until(&cluster, &task, is("RUNNING")).await;
+    assert_eq!(statuses, ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING"]);
+    ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
+    let (stopped, statuses) = until(&cluster, &task, is("STOPPED")).await;
+    assert!(statuses.ends_with(&["DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"].map(str::to_owned)), "{statuses:?}");
+    // No less than drawn, by ECS's own times; more is the machine's doing.
+    let at = |task: &Value, name: &str| task[name].as_f64().unwrap();
+    let (start, stop) = (at(&running, "startedAt") - at(&running, "createdAt"), at(&stopped, "stoppedAt") - at(&stopped, "startedAt"));
+    assert!(start >= 40.0 * 0.02 && stop >= 13.0 * 0.02, "started in {start} s, stopped in {stop} s");
+    // It is listed seconds after it is described, on Fargate.
+    let listed = ecs(&cluster, "ListTasks", json!({ "cluster": "local", "desiredStatus": "STOPPED" })).await.unwrap();
+    assert_eq!(listed["taskArns"], json!([task]));
+}
+
+/// A client of SSH that takes any host key.
+struct Stranger;
+
+impl russh::client::Handler for Stranger {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+}
+
+#[tokio::test]
+async fn a_task_s_ssh_server_lets_nobody_in_without_the_job_s_key() {
+    let cluster = start().await;
+    let task = run(&cluster).await;
+    until(&cluster, &task, is("RUNNING")).await;
+    let address = (cluster.tasks()[0].address, cluster.ssh_port());
+    let mut session = loop {
+        match russh::client::connect(std::sync::Arc::default(), address, Stranger).await {
+            Ok(session) => break session,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    assert!(!session.authenticate_none("root").await.unwrap().success());
+    assert!(!session.authenticate_password("root", "").await.unwrap().success());
+    let key = russh::keys::PrivateKey::random(&mut rand::rng(), russh::keys::Algorithm::Ed25519).unwrap();
+    let key = russh::keys::PrivateKeyWithHashAlg::new(std::sync::Arc::new(key), None);
+    assert!(!session.authenticate_publickey("root", key).await.unwrap().success());
+    assert!(session.channel_open_session().await.is_err());
 }

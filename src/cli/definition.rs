@@ -3,10 +3,12 @@
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
+use local_cluster::Profile;
 use tracing::level_filters::LevelFilter;
 
 use crate::{
     config::TransportKind,
+    local::TimeOptions,
     logging::{LEVELS, LogFormat},
     manual::Manual,
 };
@@ -102,6 +104,8 @@ pub(super) enum Command {
         /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
         #[arg(long, value_enum)]
         transport: Option<TransportName>,
+        #[command(flatten)]
+        times: TimeArguments,
         /// The scripts, a run stage each
         #[arg(required = true, value_name = "SCRIPT")]
         scripts: Vec<PathBuf>,
@@ -126,9 +130,48 @@ pub(super) enum Command {
         /// Where its API listens; port 0 is any free one
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
         listen: SocketAddr,
+        #[command(flatten)]
+        times: TimeArguments,
     },
     #[command(flatten)]
     Manual(Manual),
+}
+
+/// How long things take on the embedded cluster.
+#[derive(Debug, Args)]
+pub(super) struct TimeArguments {
+    /// How long tasks of the embedded cluster take to start and to stop [default: quick]
+    #[arg(long, value_enum)]
+    profile: Option<ProfileName>,
+    /// What the profile's times are multiplied by: 0.02 makes a minute 1.2 s
+    #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = parse_scale, requires = "profile")]
+    time_scale: f64,
+    /// Number that the profile's times are drawn from: the same one draws the same times [default: random]
+    #[arg(long, value_name = "NUMBER", requires = "profile")]
+    seed: Option<u64>,
+}
+
+impl TimeArguments {
+    pub(super) fn options(&self) -> TimeOptions {
+        let profile = self.profile.map(|name| match name {
+            ProfileName::Quick => Profile::Quick,
+            ProfileName::Fargate => Profile::Fargate,
+        });
+        TimeOptions { profile, scale: self.time_scale, seed: self.seed }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProfileName {
+    /// Less than a second
+    Quick,
+    /// As on AWS Fargate: 40 to 60 s to start, 13 to 66 s to stop
+    Fargate,
+}
+
+fn parse_scale(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.001..=10.0).contains(factor));
+    factor.ok_or_else(|| "expected a number from 0.001 to 10".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,6 +338,21 @@ mod tests {
         let cli = parse_words(&["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
         assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("/etc/fargate.toml")));
         assert!(matches!(cli.command, Command::Custom { stage: Stage::Run { .. } }));
+    }
+
+    #[test]
+    fn the_embedded_cluster_s_times_are_scaled_within_reason() {
+        let times = |words: &[&str]| match parse_words(&[&["fargate", "local-cluster"], words].concat()).map(|cli| cli.command) {
+            Ok(Command::LocalCluster { times, .. }) => Some(times.options()),
+            _ => None,
+        };
+        assert_eq!(times(&[]), Some(TimeOptions { profile: None, scale: 1.0, seed: None }));
+        let fargate = TimeOptions { profile: Some(Profile::Fargate), scale: 0.02, seed: Some(7) };
+        assert_eq!(times(&["--profile", "fargate", "--time-scale", "0.02", "--seed", "7"]), Some(fargate));
+        for factor in ["0", "-1", "NaN", "inf", "11", "x"] {
+            assert_eq!(times(&["--profile", "fargate", "--time-scale", factor]), None, "{factor}");
+        }
+        assert_eq!(times(&["--seed", "7"]), None, "quick times are not drawn");
     }
 
     #[test]

@@ -21,7 +21,6 @@ use super::{Failure, PlaceArgs, act};
 use crate::{control::EcsControl, transport::AnyTransport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `fargate-replay shell`.
 #[derive(Debug, Args)]
@@ -55,8 +54,10 @@ impl Shell {
             }
         };
         let header = job.header();
+        let destination = header.destination(&at.address);
         let target = states::Target {
-            destination: header.destination(&at.address),
+            attempt_timeout: destination.attempt_timeout(),
+            destination,
             cluster: header.spec.cluster.clone(),
             task: at.task.clone(),
             container: header.spec.container.clone(),
@@ -64,7 +65,6 @@ impl Shell {
             pinned: Some(at.identity.clone()),
             facts: Some(at.facts.clone()),
             connect_timeout: CONNECT_TIMEOUT,
-            attempt_timeout: ATTEMPT_TIMEOUT,
         };
         let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
         act::block_on(async {

@@ -12,7 +12,10 @@ use local_cluster::LocalCluster;
 
 use states::Limits;
 
-use crate::config::{Config, ConfigError, TransportKind};
+use crate::{
+    config::{Config, ConfigError, TransportKind},
+    local::TimeOptions,
+};
 
 use runner::{Ended, Runner};
 use timeline::Timeline;
@@ -26,6 +29,8 @@ pub struct Trial {
     pub config: Option<PathBuf>,
     /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with a `fargate.toml`, it must say the same.
     pub transport: Option<TransportKind>,
+    /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be named.
+    pub times: TimeOptions,
     /// Flags that are passed on to every stage.
     pub flags: Vec<std::ffi::OsString>,
 }
@@ -50,6 +55,9 @@ pub enum TrialError {
     /// Something else was asked for than the stages will read.
     #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
     OtherTransport(PathBuf),
+    /// Times were asked for of a cluster that is not the embedded one.
+    #[error("--profile cannot be used with --config: it sets the embedded cluster's times. Leave one of the two flags out")]
+    OtherCluster,
     /// The embedded cluster did not start.
     #[error("the embedded local cluster did not start: {0}")]
     Cluster(#[from] local_cluster::StartError),
@@ -87,13 +95,17 @@ impl Trial {
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
             None => {
-                let cluster = LocalCluster::start(local_cluster::Settings::default()).await?;
+                let times = self.times.times();
+                let cluster = LocalCluster::start(local_cluster::Settings { times, ..local_cluster::Settings::default() }).await?;
                 let config = place.path().join("fargate.toml");
                 let text =
                     crate::local::configuration(self.transport.unwrap_or_default(), cluster.ssh_port(), &place.path().join("metadata"));
                 std::fs::write(&config, text).map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
                 eprintln!("No --config: using an embedded local cluster. Its tasks are processes on this machine.");
-                let environment = crate::local::environment(&cluster.endpoint());
+                if let Some(line) = self.times.described(&times) {
+                    eprintln!("{line}");
+                }
+                let environment = crate::local::environment(&cluster.endpoint(), cluster.credentials());
                 (config, Some(cluster), environment)
             }
         };
@@ -116,6 +128,9 @@ impl Trial {
     /// How long a script gets to end itself. Checks the configuration, before every stage would complain of it.
     fn grace(&self) -> Result<Duration, TrialError> {
         let Some(path) = &self.config else { return Ok(Limits::default().grace) };
+        if self.times.profile.is_some() {
+            return Err(TrialError::OtherCluster);
+        }
         let (config, _) = Config::load(Some(path))?;
         match self.transport {
             Some(wanted) if wanted != config.transport => Err(TrialError::OtherTransport(path.clone())),

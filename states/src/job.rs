@@ -182,6 +182,10 @@ pub struct Running {
     pub describing: Asking,
     /// Knocking at the container.
     pub probing: Probing,
+    /// Whether the container's exec agent runs, as ECS last described it; `None` where it does not say. Older drivers did not
+    /// note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_runs: Option<bool>,
 }
 
 /// A shell in the container answered; its identity is pinned.

@@ -6,8 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use local_cluster::{Credentials, LocalCluster, Settings};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::{http, moto::Moto, proxy::Proxy};
 
@@ -96,10 +98,14 @@ impl Cluster {
 
     /// The AWS settings in gitlab-runner's environment.
     pub fn environment(&self) -> Vec<(String, String)> {
+        let (access_key_id, secret_access_key) = match self {
+            Self::Local(local) => (local.credentials.access_key_id.as_str(), local.credentials.secret_access_key.as_str()),
+            Self::Moto(_) => ("test", "test"),
+        };
         let pairs = [
             ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_ACCESS_KEY_ID", access_key_id),
+            ("AWS_SECRET_ACCESS_KEY", secret_access_key),
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
@@ -127,36 +133,74 @@ impl Cluster {
     }
 }
 
+/// What serves a local cluster.
+enum Server {
+    Process(Child),
+    /// This process, where more can be set than on the command line.
+    Here {
+        cluster: Option<LocalCluster>,
+        runtime: Runtime,
+    },
+}
+
 /// `fargate local-cluster`, as a user starts it.
 pub struct Local {
-    process: Child,
+    server: Server,
     pub endpoint: String,
     pub ssh_port: u16,
     pub by_ecs_exec: bool,
+    pub credentials: Credentials,
 }
 
 impl Local {
+    /// In this process, with these settings.
+    pub fn here(settings: Settings) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
+        Self {
+            endpoint: cluster.endpoint(),
+            ssh_port: cluster.ssh_port(),
+            by_ecs_exec: false,
+            credentials: cluster.credentials().clone(),
+            server: Server::Here { cluster: Some(cluster), runtime },
+        }
+    }
+
     pub fn start() -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_fargate")).arg("local-cluster").stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let ready = lines.next().unwrap().unwrap();
-        std::thread::spawn(move || lines.for_each(drop));
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let ready = lines.next().unwrap();
         let rest = ready.strip_prefix("local cluster ready: ").unwrap_or_else(|| panic!("{ready}"));
         let (endpoint, port) = rest.split_once(" (ssh port ").unwrap();
-        Self { process, endpoint: endpoint.to_owned(), ssh_port: port.trim_end_matches(')').parse().unwrap(), by_ecs_exec: false }
+        let mut exported = |name: &str| {
+            let export = format!("export {name}='");
+            lines.find_map(|line| Some(line.strip_prefix(&export)?.trim_end_matches('\'').to_owned())).unwrap()
+        };
+        let credentials =
+            Credentials { access_key_id: exported("AWS_ACCESS_KEY_ID"), secret_access_key: exported("AWS_SECRET_ACCESS_KEY") };
+        std::thread::spawn(move || lines.for_each(drop));
+        let ssh_port = port.trim_end_matches(')').parse().unwrap();
+        Self { server: Server::Process(process), endpoint: endpoint.to_owned(), ssh_port, by_ecs_exec: false, credentials }
+    }
+
+    /// A request to one of the cluster's own endpoints.
+    fn administer(&self, method: &str, path: &str, body: &[u8]) -> http::Message {
+        let bearer = format!("Authorization: Bearer {}", self.credentials.secret_access_key);
+        let answer = http::request(&self.endpoint, method, path, &[&bearer], body);
+        assert_eq!(answer.status(), 200, "{}", String::from_utf8_lossy(&answer.body));
+        answer
     }
 
     pub fn get(&self, path: &str) -> Value {
-        serde_json::from_slice(&http::request(&self.endpoint, "GET", path, &[], b"").body).unwrap()
+        serde_json::from_slice(&self.administer("GET", path, b"").body).unwrap()
     }
 
     pub fn set_faults(&self, faults: &Value) {
-        let answer = http::request(&self.endpoint, "PUT", "/_faults", &[], faults.to_string().as_bytes());
-        assert_eq!(answer.status(), 200, "{}", String::from_utf8_lossy(&answer.body));
+        self.administer("PUT", "/_faults", faults.to_string().as_bytes());
     }
 
     pub fn drop_connections(&self) {
-        assert_eq!(http::request(&self.endpoint, "POST", "/_drop-connections", &[], b"").status(), 200);
+        self.administer("POST", "/_drop-connections", b"");
     }
 
     /// How often an action was called.
@@ -167,9 +211,18 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
+        match &mut self.server {
+            Server::Process(process) => {
+                if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::TERM);
+                }
+                let _ = process.wait();
+            }
+            Server::Here { cluster, runtime } => {
+                if let Some(cluster) = cluster.take() {
+                    runtime.block_on(cluster.shutdown());
+                }
+            }
         }
-        let _ = self.process.wait();
     }
 }

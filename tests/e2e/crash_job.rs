@@ -4,7 +4,6 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     cluster::{Cluster, Local},
-    http,
     runner::{BUILD_FAILURE, Ended, Job},
 };
 
@@ -169,11 +168,12 @@ impl<'a> Run<'a> {
     pub fn tasks(&self, desired_status: &str) -> usize {
         let Some(snapshot) = self.job.archived().first().map(|path| fs::read_to_string(path).unwrap()) else { return 0 };
         let started_by = snapshot.split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
-        let ask = serde_json::json!({ "cluster": "local", "startedBy": started_by, "desiredStatus": desired_status });
-        let headers = ["X-Amz-Target: AmazonEC2ContainerServiceV20141113.ListTasks", "Content-Type: application/x-amz-json-1.1"];
-        let answer = http::request(&local(self.cluster).endpoint, "POST", "/", &headers, ask.to_string().as_bytes());
-        let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        answer["taskArns"].as_array().unwrap_or_else(|| panic!("{answer}")).len()
+        let is_meant = |task: &serde_json::Value| {
+            let stopping = !task["stopped_reason"].is_null();
+            task["started_by"] == started_by && stopping == (desired_status == "STOPPED")
+        };
+        let tasks = local(self.cluster).get("/_tasks");
+        tasks.as_array().unwrap().iter().filter(|task| is_meant(task)).count()
     }
 }
 

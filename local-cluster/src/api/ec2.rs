@@ -18,7 +18,8 @@ impl Form {
     }
 }
 
-fn decode(text: &str) -> String {
+/// Decodes a name or a value of a form.
+pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, more)) = rest.split_first() {

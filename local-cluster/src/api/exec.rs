@@ -23,7 +23,7 @@ pub(super) fn execute_command(cluster: &Arc<Cluster>, parameters: &Value) -> Res
     if parameters.get("interactive").and_then(Value::as_bool) != Some(true) {
         return Err(ApiError::parameter("Interactive is the only mode supported currently."));
     }
-    let task = cluster.task(id).filter(|task| task.launch.cluster == name && cluster.is_visible(task));
+    let task = cluster.task(id).filter(|task| task.launch.cluster == name && task.is_described());
     let task = task.ok_or_else(|| ApiError::parameter("The referenced task was not found."))?;
     let containers = &task.launch.definition.containers;
     let container = match (text(parameters, "container"), containers.as_slice()) {

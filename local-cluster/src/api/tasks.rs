@@ -22,7 +22,7 @@ pub(super) fn describe(cluster: &Cluster, parameters: &Value) -> Result<Value, A
     let mut tasks = Vec::new();
     let mut failures = Vec::new();
     for given in asked {
-        match cluster.task(given).filter(|task| task.launch.cluster == name && cluster.is_visible(task)) {
+        match cluster.task(given).filter(|task| task.launch.cluster == name && task.is_described()) {
             Some(task) => tasks.push(cluster.shown(&task)),
             None => {
                 let id = given.rsplit('/').next().unwrap_or(given);
@@ -44,7 +44,7 @@ pub(super) fn list(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiEr
     let matching: Vec<String> = cluster
         .all()
         .into_iter()
-        .filter(|task| task.launch.cluster == name && cluster.is_visible(task))
+        .filter(|task| task.launch.cluster == name && task.is_listed())
         .filter(|task| task.state().stop.is_some() == stopped)
         .filter(|task| text(parameters, "startedBy").is_none_or(|by| task.launch.started_by.as_deref() == Some(by)))
         .filter(|task| text(parameters, "family").is_none_or(|family| task.launch.definition.family == family))

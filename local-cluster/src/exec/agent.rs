@@ -99,7 +99,9 @@ impl Agent {
         control: mpsc::Receiver<Control>,
         command: &str,
         surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+        late: Duration,
     ) -> Self {
+        let rules = AgentRules { start: cluster.settings.exec.agent.start + late, ..cluster.settings.exec.agent };
         let mut ticks = interval(stream::TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -109,7 +111,7 @@ impl Agent {
             command: command.to_owned(),
             surroundings,
             settings: cluster.settings.exec,
-            rules: cluster.settings.exec.agent,
+            rules,
             stream: Stream::new(),
             cipher: None,
             to_client: None,

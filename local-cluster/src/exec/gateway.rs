@@ -3,14 +3,17 @@
 mod connection;
 mod noise;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
-    header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+    header::{AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
@@ -25,7 +28,7 @@ use tokio_tungstenite::{
 };
 
 use super::session::{DATA_CHANNEL, Session};
-use crate::{cluster::Cluster, faults::Upgrades};
+use crate::{cluster::Cluster, credentials::Signed, faults::Upgrades};
 
 /// Longest message of a client's, in bytes: AWS's limit for messages of its public WebSocket APIs.
 /// That of this service is not published.
@@ -105,7 +108,7 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
     if !session.is_dialled_by(query) {
         return Err((StatusCode::BAD_REQUEST, "the role or the cell number is not that of the stream URL\n"));
     }
-    let signed = is_signed(query, headers)?;
+    let signed = is_signed(cluster, request)?;
     match cluster.faults().exec.refuses_upgrades {
         Some(Upgrades::All) => Err((StatusCode::FORBIDDEN, "a scripted refusal\n")),
         Some(Upgrades::Signed) if signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is signed\n")),
@@ -114,20 +117,24 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
     }
 }
 
-/// Whether a request is signed: in its header, or in its query. Signatures are not verified, since
-/// nobody's keys are known here, but they have to be for the service.
-fn is_signed(query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
-    if query.contains("X-Amz-Signature=") {
+/// Whether a request is signed: in its header, where the signature must be right, or in its query, which is not looked at.
+/// What admits a client is the session's token: see [`connection::serve`].
+fn is_signed(cluster: &Cluster, request: &Request<Incoming>) -> Result<bool, Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if uri.query().is_some_and(|query| query.contains("X-Amz-Signature=")) {
         return Ok(true);
     }
-    let Some(authorization) = headers.get(AUTHORIZATION) else { return Ok(false) };
-    let authorization = authorization.to_str().unwrap_or_default();
-    let scope = authorization.split("Credential=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
-    let right = authorization.starts_with("AWS4-HMAC-SHA256 ")
-        && scope.ends_with("/ssmmessages/aws4_request")
-        && authorization.contains("Signature=")
-        && headers.contains_key("x-amz-date");
-    if right { Ok(true) } else { Err((StatusCode::FORBIDDEN, "this is no signature for ssmmessages\n")) }
+    if !headers.contains_key(AUTHORIZATION) {
+        return Ok(false);
+    }
+    let signed = Signed { method: request.method(), uri, headers, body: b"" };
+    match cluster.settings.credentials.verify(&signed, "ssmmessages", SystemTime::now()) {
+        Ok(()) => Ok(true),
+        Err(why) => {
+            tracing::debug!(?why, "a signature is refused");
+            Err((StatusCode::FORBIDDEN, "this is no signature for ssmmessages\n"))
+        }
+    }
 }
 
 async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, upgraded: Upgraded) {

@@ -109,8 +109,8 @@ impl ExecAgent {
     }
 
     /// Starts, connects, and stays.
-    pub(crate) async fn serve(&self, cluster: &Cluster) -> Infallible {
-        let times = cluster.settings.times;
+    pub(crate) async fn serve(&self, cluster: &Cluster, task: &Task) -> Infallible {
+        let times = &task.times;
         let (never, late, stops) = {
             let exec = &cluster.faults().exec;
             (exec.never_connects, Duration::from_millis(exec.late_ms), exec.agent_stops.clone())
@@ -130,6 +130,7 @@ impl ExecAgent {
         if !never {
             tokio::time::sleep(times.exec_connects + late).await;
             self.enter(Stage::Connected);
+            task.mark_ready();
         }
         std::future::pending().await
     }
@@ -156,7 +157,9 @@ impl ExecAgent {
             if dropped { tokio::sync::oneshot::channel().1 } else { places.ask().ok_or(NoSlot::Taken)? }
         };
         let (session, control) = Session::new(cluster, task, container);
-        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings));
+        let late = task.times.next_session();
+        task.note_session(late + rules.start + rules.first_output);
+        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings), late);
         let mut state = self.state.subscribe();
         tokio::spawn(async move { agent.run(place, &mut state).await });
         Ok(session)

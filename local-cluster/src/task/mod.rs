@@ -44,7 +44,7 @@ impl Container {
     pub(crate) async fn serve(&self, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Error {
         let has_server = !task.launch.exec || self.environment.contains_key("SSH_PUBLIC_KEY");
         let ssh = async { if has_server { sshd::serve(self, cluster, task).await } else { std::future::pending().await } };
-        let exec = async { if task.launch.exec { task.agent.serve(cluster).await } else { std::future::pending().await } };
+        let exec = async { if task.launch.exec { task.agent.serve(cluster, task).await } else { std::future::pending().await } };
         tokio::select! {
             ended = ssh => match ended {
                 Err(e) => e,

@@ -41,11 +41,12 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
         let _held = swallow(cluster.ssh_address(task)).await?;
         std::future::pending::<()>().await;
     }
-    tokio::time::sleep(cluster.settings.times.ssh_server + late).await;
+    tokio::time::sleep(task.times.ssh_server + late).await;
     let (honest, impostor) = (config()?, config()?);
     // A key that is none admits nobody, as with a real image.
     let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
     let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
+    task.mark_ready();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use local_cluster::{ExecFaults, ExecSettings, LocalCluster, Settings, Times};
+use local_cluster::{Credentials, ExecFaults, ExecSettings, LocalCluster, Settings, Times};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{self, Client, ecs, ssm, task, until_connected},
+    client::{self, Client, Frame, ecs, ssm, task, until_connected},
     execute, faults, prepared, session, start,
 };
 
 #[tokio::test]
 async fn execute_command_is_refused_as_ecs_does() {
-    let times = Times { exec_connects: Duration::from_millis(300), ..Times::default() };
+    let times = Times { exec_connects: Duration::from_millis(300).into(), ..Times::default() };
     let cluster = LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap();
     let without = task(&cluster, false).await;
     let with = task(&cluster, true).await;
@@ -53,6 +53,23 @@ async fn execute_command_is_refused_as_ecs_does() {
 
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": with })).await.unwrap();
     assert!(refused(command(&with)).await.contains("not running"));
+}
+
+#[tokio::test]
+async fn a_client_without_the_credentials_gets_no_shell() {
+    let (cluster, task) = prepared(ExecSettings::default()).await;
+    let other = Credentials::random();
+    let parameters = json!({ "cluster": "local", "task": task, "command": "sh", "interactive": true });
+    let refused = client::post_as(&cluster, &other, "ecs", "AmazonEC2ContainerServiceV20141113.ExecuteCommand", &parameters).await;
+    assert!(refused.unwrap_err().starts_with("UnrecognizedClientException"));
+    // Nor does it get into somebody else's session: neither by ResumeSession nor by a guessed token.
+    let opened = execute(&cluster, &task, "sh").await.unwrap();
+    let resume = json!({ "SessionId": opened.id });
+    let refused = client::post_as(&cluster, &other, "ssm", "AmazonSSM.ResumeSession", &resume).await;
+    assert!(refused.unwrap_err().starts_with("UnrecognizedClientException"));
+    let mut guessing = client::dial(&opened.url, &[]).await.unwrap();
+    client::say(&mut guessing, Frame::text(client::opening(&format!("AAEAA{}", "0".repeat(96))))).await;
+    assert!(client::closes(&mut guessing).await.is_some());
 }
 
 #[tokio::test]

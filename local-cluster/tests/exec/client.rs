@@ -1,11 +1,14 @@
 //! A small client of data channels, after AWS's session-manager-plugin.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt, StreamExt};
-use local_cluster::LocalCluster;
+use local_cluster::{Credentials, LocalCluster};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -19,6 +22,8 @@ use tokio_tungstenite::{
 };
 
 pub(crate) use tokio_tungstenite::tungstenite::Message as Frame;
+
+use crate::signer::{Headers, Signer};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,15 +51,39 @@ pub(crate) fn encode(kind: &str, sequence: i64, payload_type: u32, payload: &[u8
     frame
 }
 
-async fn post(cluster: &LocalCluster, target: &str, parameters: Value) -> Result<Value, String> {
+/// Headers that sign a request to this service.
+pub(crate) fn signature(
+    credentials: &Credentials,
+    service: &str,
+    method: &str,
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: &[u8],
+) -> Headers {
+    let Credentials { access_key_id, secret_access_key } = credentials;
+    Signer { access_key_id, secret_access_key, service, at: SystemTime::now() }.sign(method, url, headers, body)
+}
+
+async fn post(cluster: &LocalCluster, service: &str, target: &str, parameters: Value) -> Result<Value, String> {
+    post_as(cluster, cluster.credentials(), service, target, &parameters).await
+}
+
+/// A call that is signed with these credentials.
+pub(crate) async fn post_as(
+    cluster: &LocalCluster,
+    credentials: &Credentials,
+    service: &str,
+    target: &str,
+    parameters: &Value,
+) -> Result<Value, String> {
     let endpoint = cluster.endpoint();
     let host = endpoint.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.unwrap();
     let body = parameters.to_string();
-    let request = format!(
-        "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-Amz-Target: {target}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let mut headers = vec![("x-amz-target", target.to_owned())];
+    headers.extend(signature(credentials, service, "POST", &format!("{endpoint}/"), &headers, body.as_bytes()));
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -68,15 +97,15 @@ async fn post(cluster: &LocalCluster, target: &str, parameters: Value) -> Result
 }
 
 pub(crate) async fn ecs(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
-    post(cluster, &format!("AmazonEC2ContainerServiceV20141113.{action}"), parameters).await
+    post(cluster, "ecs", &format!("AmazonEC2ContainerServiceV20141113.{action}"), parameters).await
 }
 
 pub(crate) async fn ssm(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
-    post(cluster, &format!("AmazonSSM.{action}"), parameters).await
+    post(cluster, "ssm", &format!("AmazonSSM.{action}"), parameters).await
 }
 
 pub(crate) async fn kms(cluster: &LocalCluster, parameters: Value) -> Result<Value, String> {
-    post(cluster, "TrentService.GenerateDataKey", parameters).await
+    post(cluster, "kms", "TrentService.GenerateDataKey", parameters).await
 }
 
 /// A new task.

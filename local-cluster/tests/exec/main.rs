@@ -8,6 +8,8 @@ mod client;
 mod hostile;
 mod opening;
 mod rules;
+#[path = "../signer/mod.rs"]
+mod signer;
 mod stream;
 
 use client::{Client, Opened, ecs, task, until_connected};

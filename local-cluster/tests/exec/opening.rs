@@ -35,13 +35,16 @@ async fn a_session_that_cannot_start_says_why() {
 async fn connections_are_opened_by_token_signed_or_not() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
     let opened = execute(&cluster, &task, "sh -c 'echo up; read line'").await.unwrap();
-    let scope = "Credential=AKID/20240501/us-east-1/ssmmessages/aws4_request, SignedHeaders=host;x-amz-date, Signature=00";
-    let signed = [("authorization", format!("AWS4-HMAC-SHA256 {scope}")), ("x-amz-date", "20240501T000000Z".to_owned())];
-    let wrong = [("authorization", "AWS4-HMAC-SHA256 Credential=AKID/20240501/us-east-1/ecs/aws4_request, Signature=00".to_owned())];
+    let http = opened.url.replacen("ws", "http", 1);
+    let signed = client::signature(cluster.credentials(), "ssmmessages", "GET", &http, &[], b"");
+    let wrong = client::signature(cluster.credentials(), "ecs", "GET", &http, &[], b"");
+    let [authorization, date] = &*signed else { panic!("{signed:?}") };
+    let (rest, last) = authorization.1.split_at(authorization.1.len() - 1);
+    let forged = [(authorization.0, format!("{rest}{}", if last == "0" { 1 } else { 0 })), date.clone()];
     let refusing = |upgrades| faults(ExecFaults { refuses_upgrades: Some(upgrades), ..ExecFaults::default() });
     let status = async |headers: &[(&'static str, String)]| dial(&opened.url, headers).await.err();
     assert_eq!(status(&signed).await, None);
-    assert_eq!(status(&wrong).await, Some(403));
+    assert_eq!((status(&wrong).await, status(&forged).await), (Some(403), Some(403)));
     cluster.set_faults(refusing(Upgrades::Unsigned));
     assert_eq!((status(&[]).await, status(&signed).await), (Some(403), None));
     cluster.set_faults(refusing(Upgrades::Signed));

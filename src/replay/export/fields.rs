@@ -350,7 +350,7 @@ impl Names {
                 Job { header, state }.into()
             }
             AnyJob::Running(job) => {
-                let Running { task, address, since: _, deadline: _, describing: _, probing } = &job.state;
+                let Running { task, address, since: _, deadline: _, describing: _, probing, agent_runs: _ } = &job.state;
                 let (task, address, probing) = (self.task(task), self.place(address), self.probing(probing));
                 Job { header, state: Running { task, address, probing, ..job.state.clone() } }.into()
             }

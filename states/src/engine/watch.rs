@@ -12,21 +12,21 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// The same, once a script runs: the network may be slow, and the host is known to be there.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one attempt may take from the first byte to a usable connection.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 type Attempt<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 /// Attempts that outlast one observation: a connection in the making is not given up because ECS answered.
 pub(super) struct Pendings<'a, N> {
     probe: Option<Attempt<'a, (N, Greeting), ConnectError>>,
+    /// When that begins, or began.
+    probed_at: Timestamp,
     describe: Option<Attempt<'a, Described, ControlError>>,
     described_for: Option<Timestamp>,
 }
 
 impl<N> Pendings<'_, N> {
     pub(super) fn none() -> Self {
-        Self { probe: None, describe: None, described_for: None }
+        Self { probe: None, probed_at: Timestamp::from_millis(0), describe: None, described_for: None }
     }
 }
 
@@ -45,9 +45,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             return Observation::Answered(greeting.clone());
         }
         if let Some((destination, at)) = &watch.probe {
-            if pending.probe.is_none() {
+            // One that has begun is not given up; one that has not follows the machine's mind.
+            if pending.probe.is_none() || (now < pending.probed_at && *at != pending.probed_at) {
                 let target = self.target(&work.snapshot.job, destination.clone());
                 let at = *at;
+                pending.probed_at = at;
                 pending.probe = Some(Box::pin(async move {
                     self.clock.until(at).await;
                     self.transport.connect(&target).await
@@ -107,6 +109,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 
     fn target(&self, job: &AnyJob, destination: Destination) -> Target {
         let header = job.header();
+        let attempt_timeout = destination.attempt_timeout();
         let place = match job {
             AnyJob::Reachable(job) => Some(&job.state),
             AnyJob::Executing(job) => Some(&job.state.place),
@@ -122,7 +125,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             pinned: place.map(|p| p.identity.clone()),
             facts: place.map(|p| p.facts.clone()),
             connect_timeout: if place.is_some() { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
-            attempt_timeout: ATTEMPT_TIMEOUT,
+            attempt_timeout,
         }
     }
 }

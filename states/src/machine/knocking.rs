@@ -1,7 +1,7 @@
 //! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
 //! container, and telling a bad answer from a final one.
 
-use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API, RETRY, TOLD_WITHIN};
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API, KNOCK_IN_VAIN, RETRY, TOLD_WITHIN};
 use crate::{
     Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp,
     stop_reason::explain_stop,
@@ -13,9 +13,20 @@ pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
     StopReason::TaskStopped { what, advice }
 }
 
-/// How often the container is knocked at.
-pub(super) fn pace(connect_to: ConnectTo) -> Pace {
-    if connect_to == ConnectTo::NoAddress { KNOCK_BY_API } else { KNOCK }
+/// How often the container is probed after this failure. `agent_runs`: what ECS last said of its exec agent, if anything.
+pub(super) fn pace(connect_to: ConnectTo, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
+    match (connect_to, agent_runs, error.kind) {
+        (ConnectTo::PrivateAddress | ConnectTo::PublicAddress, ..) => KNOCK,
+        (ConnectTo::NoAddress, Some(false), _) => KNOCK_IN_VAIN,
+        (ConnectTo::NoAddress, _, ConnectErrorKind::AgentNotConnected) => KNOCK_BY_API,
+        // Throttling among others, which a quick pace would only prolong.
+        (ConnectTo::NoAddress, ..) => KNOCK_IN_VAIN,
+    }
+}
+
+/// Whether the container's exec agent runs; `None` where ECS does not say.
+pub(super) fn agent_runs(report: &TaskReport, container: &str) -> Option<bool> {
+    report.container(container)?.exec_agent.as_deref().map(|status| status == "RUNNING")
 }
 
 impl Asking {

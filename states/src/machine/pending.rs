@@ -1,9 +1,10 @@
 //! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
 //! container may answer before ECS says RUNNING.
 
-use super::{DESCRIBE, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
+use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
 use crate::{
-    Action, Asking, ConnectTo, Job, Observation, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
+    Action, Asking, ConnectTo, Job, Observation, Pace, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp,
+    Watch,
 };
 
 impl Job<Pending> {
@@ -11,17 +12,17 @@ impl Job<Pending> {
         let seed = self.seed();
         let ends = match saw {
             Observation::Described(report) => {
-                self.state.describing.answered(DESCRIBE, seed, now);
                 self.learn(report);
+                self.state.describing.answered(self.pace(), seed, now);
                 self.state.describing.ending(report, &self.header.spec.container, now)
             }
             Observation::Missing => {
-                let gone = self.state.describing.missing(DESCRIBE, seed, now);
+                let gone = self.state.describing.missing(self.pace(), seed, now);
                 gone.filter(|_| now.since(self.state.since) >= VISIBLE_WITHIN)
             }
             Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),
             Observation::Addressed(address) => {
-                self.state.addressing.answered(DESCRIBE, seed, now);
+                self.state.addressing.answered(START, seed, now);
                 self.state.address.clone_from(address);
                 None
             }
@@ -31,7 +32,10 @@ impl Job<Pending> {
                 self.state.running = true;
                 None
             }
-            Observation::Unreachable(error) => self.state.probing.failed(error, knocking::pace(self.header.connect_to), seed, now),
+            Observation::Unreachable(error) => {
+                let pace = knocking::pace(self.header.connect_to, None, error);
+                self.state.probing.failed(error, pace, seed, now)
+            }
             Observation::CancelRequested => Some(StopReason::Cancelled),
             Observation::StopRequested(reason) => Some(reason.clone()),
             Observation::Opened { .. } => {
@@ -47,7 +51,7 @@ impl Job<Pending> {
         if self.state.running
             && let Some(address) = self.address()
         {
-            return Step::Next(self.run(address, now));
+            return Step::Next(self.run(address, saw, now));
         }
         if now >= self.state.deadline {
             let reason = self.too_long(self.header.limits.pending, self.trouble());
@@ -73,7 +77,13 @@ impl Job<Pending> {
         Action::Watch(Watch { describe, address, probe, until: self.state.deadline })
     }
 
-    fn learn(&mut self, report: &TaskReport) {
+    /// How often ECS is asked.
+    fn pace(&self) -> Pace {
+        if self.state.address.is_some() { PROBED } else { START }
+    }
+
+    /// Takes in what a report says, RunTask's own included.
+    pub(super) fn learn(&mut self, report: &TaskReport) {
         self.state.running |= report.status == TaskStatus::Running;
         if let Some(id) = interface_of(report) {
             self.state.interface = Some(id);
@@ -104,17 +114,23 @@ impl Job<Pending> {
         }
     }
 
-    fn run(self, address: String, now: Timestamp) -> Job<Running> {
+    fn run(self, address: String, saw: &Observation, now: Timestamp) -> Job<Running> {
+        let next = if self.needs_address() { self.state.describing.next.max(now) } else { now + AGENT.interval(0, self.seed()) };
         let state = Running {
             task: self.state.task,
             address,
             since: now,
             deadline: now + self.header.limits.running,
-            describing: Asking::from(self.state.describing.next.max(now)),
+            describing: Asking::from(next),
             // Knock at once: it runs.
             probing: Probing { next: now, ..self.state.probing },
+            agent_runs: None,
         };
-        Job { header: self.header, state }
+        let mut job = Job { header: self.header, state };
+        if let Observation::Described(report) = saw {
+            job.learn(report, now);
+        }
+        job
     }
 
     fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {

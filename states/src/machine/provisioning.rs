@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{DESCRIBE, RETRY, Step};
+use super::{RETRY, START, Step};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
-    StopReason, Stopping, TaskArn, Timestamp, Watch, pace,
+    StopReason, Stopping, TaskArn, TaskStatus, Timestamp, Watch, pace,
 };
 
 /// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
@@ -34,18 +34,21 @@ impl Job<Provisioning> {
             Observation::Launched(report) => {
                 let task = report.task.clone();
                 let interface = report.interface.as_ref();
+                let begins = matches!(report.status, TaskStatus::Provisioning | TaskStatus::Pending);
                 let state = Pending {
                     since: now,
                     deadline: now + self.header.limits.pending,
                     interface: interface.and_then(|i| i.id.clone()),
                     address: None,
                     running: false,
-                    describing: Asking::from(now + DESCRIBE.interval(0, self.seed())),
+                    describing: Asking::from(if begins { now + START.interval(0, self.seed()) } else { now }),
                     addressing: Asking::from(now),
                     probing: Probing::from(now),
                     task,
                 };
-                return Step::Next(Job { header: self.header, state });
+                let mut job = Job { header: self.header, state };
+                job.learn(report);
+                return Step::Next(job);
             }
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
                 if self.settles(error, now) {

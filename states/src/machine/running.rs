@@ -1,19 +1,23 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
-use super::{DESCRIBE, Step, knocking};
-use crate::{Action, Greeting, Job, Observation, Reachable, Running, StopReason, Stopping, Timestamp, Watch};
+use super::{AGENT, KNOCK_IN_VAIN, PROBED, Step, knocking};
+use crate::{Action, ConnectTo, Greeting, Job, Observation, Pace, Reachable, Running, StopReason, Stopping, TaskReport, Timestamp, Watch};
 
 impl Job<Running> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Running> {
         let seed = self.seed();
         let ends = match saw {
             Observation::Answered(greeting) => return Step::Next(self.reach(greeting.clone(), now)),
-            Observation::Unreachable(error) => self.state.probing.failed(error, knocking::pace(self.header.connect_to), seed, now),
+            Observation::Unreachable(error) => {
+                let pace = knocking::pace(self.header.connect_to, self.state.agent_runs, error);
+                self.state.probing.failed(error, pace, seed, now)
+            }
             Observation::Described(report) => {
-                self.state.describing.answered(DESCRIBE, seed, now);
+                self.learn(report, now);
+                self.state.describing.answered(self.pace(), seed, now);
                 self.state.describing.ending(report, &self.header.spec.container, now)
             }
-            Observation::Missing => self.state.describing.missing(DESCRIBE, seed, now),
+            Observation::Missing => self.state.describing.missing(PROBED, seed, now),
             Observation::DescribeFailed(error) => self.state.describing.failed(error, seed, now),
             Observation::CancelRequested => Some(StopReason::Cancelled),
             Observation::StopRequested(reason) => Some(reason.clone()),
@@ -41,6 +45,22 @@ impl Job<Running> {
             probe: Some((self.header.destination(&self.state.address), self.state.probing.next)),
             until: self.state.deadline,
         })
+    }
+
+    /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none before.
+    pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
+        let runs = knocking::agent_runs(report, &self.header.spec.container);
+        if self.header.connect_to != ConnectTo::NoAddress || runs == self.state.agent_runs {
+            return;
+        }
+        self.state.agent_runs = runs;
+        self.state.probing.attempts = 0;
+        self.state.probing.next = if runs == Some(false) { now + KNOCK_IN_VAIN.interval(0, self.seed()) } else { now };
+    }
+
+    /// How often ECS is asked.
+    pub(super) fn pace(&self) -> Pace {
+        if self.state.agent_runs == Some(false) { AGENT } else { PROBED }
     }
 
     fn reach(self, greeting: Greeting, now: Timestamp) -> Job<Reachable> {

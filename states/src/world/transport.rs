@@ -80,6 +80,17 @@ impl Destination {
     pub fn at(host: &str) -> Self {
         Self::Address { host: host.to_owned(), login: None }
     }
+
+    /// How long one attempt may take from the first byte to a usable connection: 15 s to an address, where a container that is
+    /// there answers in milliseconds; 60 s by ECS, where ExecuteCommand, the agent's worker, the handshake with KMS and the check of
+    /// log groups take seconds each on a quarter of a vCPU.
+    #[must_use]
+    pub fn attempt_timeout(&self) -> Duration {
+        match self {
+            Self::Address { .. } => Duration::from_secs(15),
+            Self::Ecs => Duration::from_secs(60),
+        }
+    }
 }
 
 impl fmt::Display for Destination {

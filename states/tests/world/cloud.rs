@@ -154,9 +154,26 @@ fn report(arn: &str, task: &Task) -> TaskReport {
             private_address: (status != TaskStatus::Provisioning).then(|| arn.to_owned()),
             subnet: None,
         }),
-        status,
-        containers: why.iter().filter_map(|(_, container)| container.clone()).collect(),
+        status: status.clone(),
+        containers: match why.as_ref().and_then(|(_, container)| container.clone()) {
+            Some(ended) => vec![ended],
+            None => {
+                task.fate.agent_after.filter(|_| status == TaskStatus::Running).map(|after| running(age >= after)).into_iter().collect()
+            }
+        },
         stopped: why.map(|(stopped, _)| stopped),
+    }
+}
+
+/// A container that runs, with its exec agent.
+fn running(agent_runs: bool) -> ContainerReport {
+    ContainerReport {
+        name: "ci-coordinator".into(),
+        status: Some("RUNNING".into()),
+        exit_code: None,
+        reason: None,
+        exec_agent: Some(if agent_runs { "RUNNING" } else { "PENDING" }.into()),
+        runtime_id: Some("r".into()),
     }
 }
 

@@ -118,6 +118,12 @@ impl Task {
         format!("{address}{}", if other { ", another" } else { "" })
     }
 
+    /// How long an attempt takes now.
+    fn answers_in(&self) -> Duration {
+        let listens = self.fate.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
+        if listens { self.fate.answers_in } else { Duration::ZERO }
+    }
+
     /// Who answers a connection that gets there.
     fn greets(&self, address: &str) -> Result<String, (ConnectErrorKind, Option<Fault>)> {
         let age = self.launched.elapsed();
@@ -135,11 +141,17 @@ impl Transport for Wire {
     type Session = Shell;
 
     async fn connect(&self, target: &Target) -> Result<(Shell, Greeting), ConnectError> {
-        let address = target.destination.to_string();
+        let by_ecs = target.destination == Destination::Ecs;
+        let address = if by_ecs { target.task.to_string() } else { target.destination.to_string() };
         self.fuse.step().await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         if self.cloud.network_is_down() {
             tokio::time::sleep(target.connect_timeout).await;
+            return Err(refused(ConnectErrorKind::TimedOut, &address));
+        }
+        let answers_in = self.cloud.state.lock().unwrap().tasks.get(&address).map_or(Duration::ZERO, |task| task.answers_in());
+        tokio::time::sleep(answers_in.min(target.attempt_timeout)).await;
+        if answers_in > target.attempt_timeout {
             return Err(refused(ConnectErrorKind::TimedOut, &address));
         }
         let mut state = self.cloud.state.lock().unwrap();
@@ -147,7 +159,8 @@ impl Transport for Wire {
             None => return Err(refused(ConnectErrorKind::Unreachable, &address)),
             Some(Err((kind, fault))) => {
                 fault.into_iter().for_each(|fault| state.weather.meet(fault));
-                return Err(refused(kind, &address));
+                let not_there = by_ecs && kind == ConnectErrorKind::Refused;
+                return Err(refused(if not_there { ConnectErrorKind::AgentNotConnected } else { kind }, &address));
             }
             Some(Ok(identity)) => identity,
         };

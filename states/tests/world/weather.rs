@@ -125,6 +125,10 @@ pub struct Fate {
     pub runs_after: Option<Duration>,
     pub listens_after: Option<Duration>,
     pub key_after: Duration,
+    /// When ECS shows its exec agent as RUNNING; `None`: it never says.
+    pub agent_after: Option<Duration>,
+    /// How long an attempt to connect takes that succeeds.
+    pub answers_in: Duration,
     pub ends: Option<(Duration, End)>,
     /// DescribeTasks does not show it meanwhile.
     pub hidden: Range<Duration>,
@@ -143,6 +147,8 @@ impl Default for Fate {
             runs_after: Some(RUNNING_AFTER),
             listens_after: Some(LISTENING_AFTER),
             key_after: Duration::ZERO,
+            agent_after: None,
+            answers_in: Duration::ZERO,
             ends: None,
             hidden: Duration::ZERO..Duration::ZERO,
             identity_changes: None,

@@ -39,6 +39,8 @@ const LISTED_WITHIN: Duration = Duration::from_secs(60);
 /// After so long without input AWS ends a session (20 minutes), whatever became of it.
 const ENDED_BY_THEN: Duration = Duration::from_secs(20 * 60 + 10);
 
+const IS_BEING_ENDED: &str = "an earlier session of this job is being ended; the agent frees its slot within 2 s.";
+
 /// Returns once a session may be asked for in this container. Ends the earlier ones, and says what it waits for.
 ///
 /// Without a ledger, it is for a person.
@@ -54,7 +56,7 @@ pub(super) async fn admit<A: ExecApi>(
         admission.end(earlier).await;
     }
     if let Some(at) = admission.terminated_at {
-        notices.say("an earlier session of this job is being ended: its slot is free within 2 s.");
+        notices.say(IS_BEING_ENDED);
         sleep_until(at + SLOT_FREE_WITHIN).await;
     }
     let mut again = LOOK_EVERY;
@@ -98,6 +100,9 @@ impl<A: ExecApi> Admission<'_, A> {
         match self.list().await {
             Ok(listed) => {
                 let listed = self.compare(listed).await;
+                if self.terminated_at.is_some_and(|at| at.elapsed() < SLOT_FREE_WITHIN) {
+                    return Some(IS_BEING_ENDED.to_owned());
+                }
                 let is_recent = self.terminated_at.is_some_and(|at| at.elapsed() < DELISTED_WITHIN);
                 let is_own = |session: &&ListedSession| {
                     self.earlier.iter().any(|earlier| !earlier.is_answered && earlier.session.as_ref() == Some(&session.id))

@@ -194,7 +194,7 @@ pub(super) fn are_open(listed: &[ListedSession]) -> String {
     let ids: Vec<&str> = listed.iter().map(|session| session.id.as_str()).take(4).collect();
     format!(
         "{} sessions are open in the container, and it takes {WORKERS} at a time ({}): terminals, probably (fargate-replay shell, \
-         aws ecs execute-command). The job goes on when one of them ends.",
+         aws ecs execute-command). One of them has to end first.",
         listed.len(),
         ids.join(", ")
     )

@@ -135,3 +135,76 @@ async fn why_silent(api: &impl ExecApi, container: &str, session: &str, notices:
     }
     std::future::pending().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as Lock;
+
+    use states::Timestamp;
+
+    use super::*;
+    use crate::ecs_exec::{ListedSession, NotDone, NotOpened, OpenedSession, channel};
+
+    /// Only lists.
+    struct Lists(Lock<Result<Vec<&'static str>, NotDone>>);
+
+    impl ExecApi for Lists {
+        async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
+            unreachable!()
+        }
+
+        async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, NotOpened> {
+            unreachable!()
+        }
+
+        async fn sign(&self, _: &str) -> Result<Vec<(String, String)>, String> {
+            unreachable!()
+        }
+
+        async fn data_key(&self, _: &str, _: &[(&str, &str)]) -> Result<channel::DataKey, channel::NoKey> {
+            unreachable!()
+        }
+
+        async fn terminate(&self, _: &str) -> Result<(), NotDone> {
+            unreachable!()
+        }
+
+        async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
+            let listed = self.0.lock().unwrap().clone()?;
+            Ok(listed.into_iter().map(|id| ListedSession { id: id.to_owned(), began: Timestamp::from_millis(0) }).collect())
+        }
+    }
+
+    async fn silent(lists: &Lists, notices: &Notices, seconds: u64) -> Option<String> {
+        timeout(Duration::from_secs(seconds), why_silent(lists, "ecs:x", "ours", notices, || false)).await.ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_session_is_waited_for_as_long_as_that_makes_sense() {
+        let notices = Notices::default();
+        let lists = |listed| Lists(Lock::new(listed));
+        // Others hold the slots: whatever it takes.
+        assert_eq!(silent(&lists(Ok(vec!["a", "ours", "b"])), &notices, 900).await, None);
+        assert!(notices.latest().is_some_and(|said| said.contains("2 sessions are open") && said.contains("(a, b)")));
+        let alone = silent(&lists(Ok(vec!["ours", "a"])), &notices, 900).await.unwrap();
+        assert!(alone.contains("within 30"), "{alone}");
+        let gone = silent(&lists(Ok(vec!["a"])), &notices, 30).await.unwrap();
+        assert!(gone.contains("does not list"), "{gone}");
+        let denied = lists(Err(NotDone { why: "access denied".into(), transient: false }));
+        assert_eq!(silent(&denied, &notices, 900).await, None);
+        assert!(notices.latest().is_some_and(|said| said.contains("access denied")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_is_handed_out_once() {
+        let notices = Notices::default();
+        notices.say("first");
+        notices.say("first");
+        assert_eq!(notices.next().await, "first");
+        assert!(timeout(Duration::from_secs(1), notices.next()).await.is_err());
+        notices.say("second\nline");
+        assert_eq!((notices.next().await.as_str(), notices.latest().as_deref()), ("second line", Some("second line")));
+        notices.clear();
+        assert_eq!(notices.latest(), None);
+    }
+}

@@ -22,7 +22,7 @@ use fargate_driver::{
     control::{EcsControl, ExecCalls},
     local,
 };
-use local_cluster::{ExecSettings, LocalCluster, Settings};
+use local_cluster::{AgentRules, ExecFaults, ExecSettings, Faults, LocalCluster, Settings};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use states::{Target, TaskArn};
 use tempfile::TempDir;
@@ -77,12 +77,21 @@ fn main() -> ExitCode {
         println!("log text through `run`: {:.1} MB/s; × incompressible {ratio:.1} (target: at least 3)", plain / 1e6);
         target("log text × incompressible output, at least 3", ratio, ratio >= 3.0);
         let (exec, ssh) = bench.empty_script();
-        let agent = ExecSettings::default();
+        let agent = AgentRules::quick();
         println!(
             "`run` of an empty script: {exec:.1?}; by SSH on the same cluster: {ssh:.1?}; ratio {:.2}; the agent's own delays are {:?} of it (AWS's: a second and more)",
             exec.as_secs_f64() / ssh.as_secs_f64(),
             agent.start + agent.first_output,
         );
+    }
+    {
+        let bench = Bench::new(true);
+        let (near, far) = (bench.upload(0), bench.upload(20));
+        println!(
+            "a script of 5 MB, beyond an empty one: {near:.1?}; at 20 ms each way: {far:.1?} (target: at most 3 s); ratio {:.2}",
+            far.as_secs_f64() / near.as_secs_f64()
+        );
+        target("seconds for 5 MB at 20 ms each way, at most 3", far.as_secs_f64(), far <= Duration::from_secs(3));
     }
     {
         let bench = Bench::new(false);
@@ -116,7 +125,11 @@ struct Bench {
 impl Bench {
     fn new(ceiling: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let settings = Settings { exec: ExecSettings { ceiling, ..ExecSettings::default() }, ..Settings::default() };
+        let mut agent = AgentRules::quick();
+        if !ceiling {
+            agent.rest = Duration::ZERO;
+        }
+        let settings = Settings { exec: ExecSettings { agent, ..ExecSettings::default() }, ..Settings::default() };
         let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
         let place = tempfile::Builder::new().prefix("fargate-bench-").tempdir().unwrap();
         let mut environment = local::environment(&cluster.endpoint(), cluster.credentials());
@@ -202,6 +215,15 @@ impl Bench {
             ssh.push(self.run(TransportKind::Ssh, "", 0));
         }
         (middle(exec), middle(ssh))
+    }
+
+    /// What a script of 5 MB takes beyond an empty one, on a way of so many milliseconds in each direction.
+    fn upload(&self, latency_ms: u64) -> Duration {
+        let exec = ExecFaults { latency_ms, ..ExecFaults::default() };
+        self.cluster.as_ref().unwrap().set_faults(Faults { exec, ..Faults::default() });
+        let large = format!(": '{}'", STANDARD.encode(incompressible(5_000_000 * 3 / 4)));
+        let run = |script: &str| median(|| self.run(TransportKind::EcsExec, script, 0), 3);
+        run(&large).saturating_sub(run(""))
     }
 
     /// What a terminal passes when a program writes these characters to it, bytes per second.

@@ -4,7 +4,7 @@
 mod visit;
 
 use bytes::Bytes;
-use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, Transport};
+use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, TaskArn, Transport};
 use transports::{
     ecs_exec::{ExecSession, ExecTransport},
     ssh::{SshSession, SshSettings, SshTransport},
@@ -52,6 +52,11 @@ impl Transport for AnyTransport {
         } else {
             self.ssh.connect(target).await.map(|(session, greeting)| (AnySession::Ssh(session), greeting))
         }
+    }
+
+    /// SSH's attempts wait for nothing.
+    async fn waits_for(&self, task: &TaskArn) -> String {
+        self.exec.waits_for(task).await
     }
 }
 

@@ -163,6 +163,8 @@ pub struct ExecFaults {
     pub cut: Option<Cut>,
     /// The service pauses the client.
     pub pause: Option<Pause>,
+    /// On new connections, each message is so many milliseconds on its way, in either direction.
+    pub latency_ms: u64,
     /// Of a hundred messages, in both directions: how many are lost …
     pub drop_percent: u32,
     /// … come twice …

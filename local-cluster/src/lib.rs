@@ -36,6 +36,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use cluster::Cluster;
 pub use cluster::{Call, TaskView};
 pub use credentials::Credentials;
+pub use exec::{AgentRules, Overflow};
 pub use faults::{
     Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause, RandomFaults, Refusal, SshFaults, Upgrades,
 };

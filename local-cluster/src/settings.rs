@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Credentials, Profile, Times};
+use crate::{AgentRules, Credentials, Profile, Times};
 
 /// The cluster's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,40 +54,26 @@ impl Default for Settings {
     }
 }
 
-/// What a task's exec agent does like AWS's, and how much of it.
+/// The tasks' exec agents, and the service between them and their clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecSettings {
     /// How a session begins.
     pub handshake: Handshake,
-    /// Whether the agent reads at most 1024 bytes of a terminal per millisecond, as AWS's does. Without
-    /// it, output is as fast as it can be; its messages stay as small.
-    pub ceiling: bool,
-    /// From ExecuteCommand until the command runs. In the first half, input is acknowledged and thrown
-    /// away; in the second, it is not taken.
-    pub start: Duration,
-    /// From the start of the command until its output is read for the first time (AWS: 1 s).
-    pub first_output: Duration,
+    /// How strict and how slow the agents are.
+    pub agent: AgentRules,
     /// A session ends that got no input for so long (AWS: 20 min). Output does not count.
     pub idle_timeout: Duration,
     /// How long a token opens a connection.
     pub token_lifetime: Duration,
-    /// Sessions per container at once (AWS: 2).
-    pub workers: usize,
-    /// Sessions per container that wait for one of those (AWS: 1).
-    pub queued: usize,
 }
 
 impl Default for ExecSettings {
     fn default() -> Self {
         Self {
             handshake: Handshake::None,
-            ceiling: true,
-            start: Duration::from_millis(20),
-            first_output: Duration::from_millis(50),
+            agent: AgentRules::quick(),
             idle_timeout: Duration::from_secs(20 * 60),
             token_lifetime: Duration::from_secs(60),
-            workers: 2,
-            queued: 1,
         }
     }
 }

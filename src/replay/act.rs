@@ -285,6 +285,7 @@ impl JobIo for Follower {
             Note::ConnectionLost(why) => say(&format!("the connection was lost ({why}); the script goes on there. Reconnecting …")),
             Note::Reconnected { offset } => say(&format!("reconnected, at byte {offset}")),
             Note::Unreachable(error) => tracing::debug!("{error}"),
+            Note::Waiting(what) => say(&format!("waiting: {what}")),
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use states::{AnyJob, ConnectError, ConnectErrorKind};
+use states::{AnyJob, ConnectError, ConnectErrorKind, Target, Transport as _};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -57,7 +58,7 @@ impl Shell {
         };
         let header = job.header();
         let destination = header.destination(&at.address);
-        let target = states::Target {
+        let target = Target {
             attempt_timeout: destination.attempt_timeout(),
             destination,
             cluster: header.spec.cluster.clone(),
@@ -73,7 +74,8 @@ impl Shell {
         act::block_on(async {
             let failed = |e| refusal(&e, AnyTransport::is_exec(&target));
             if !self.command.is_empty() {
-                let mut command = transport.command(&target, &self.command.join(" ")).await.map_err(failed)?;
+                let command = self.command.join(" ");
+                let mut command = say_waiting(&transport, &target, transport.command(&target, &command)).await.map_err(failed)?;
                 let code = pass_on(&mut command).await;
                 command.close().await;
                 return code;
@@ -83,11 +85,24 @@ impl Shell {
             }
             let (columns, rows) = size();
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-            let terminal = transport.terminal(&target, &Screen { term, columns, rows }).await.map_err(failed)?;
+            let screen = Screen { term, columns, rows };
+            let terminal = say_waiting(&transport, &target, transport.terminal(&target, &screen)).await.map_err(failed)?;
             let status = join(&terminal).await;
             terminal.close().await;
             Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
         })
+    }
+}
+
+/// Waits for a connection, and says what it waits for.
+async fn say_waiting<C>(transport: &AnyTransport, target: &Target, connects: impl Future<Output = C>) -> C {
+    let mut connects = pin!(connects);
+    loop {
+        tokio::select! {
+            biased;
+            connected = &mut connects => return connected,
+            what = transport.waits_for(&target.task) => act::say(&format!("waiting: {what}")),
+        }
     }
 }
 

@@ -167,6 +167,7 @@ impl JobIo for JobLog {
                 self.say("Reconnected.");
             }
             Note::Reconnected { offset } => tracing::debug!(offset, "reconnected"),
+            Note::Waiting(what) => self.say(&format!("Waiting: {what}")),
             Note::Unreachable(error) => {
                 tracing::debug!(kind = error.kind.name(), "{error}");
                 self.still_waiting(error.message.trim_end_matches('.'));

@@ -108,6 +108,6 @@ pub fn noted(note: &Note<'_>) {
             recorder.event("launch.failed", vec![("error.type", error.kind.name().into())]);
         }
         Note::Observed(Observation::Delivered) => recorder.event("script.delivered", Vec::new()),
-        Note::Observed(_) | Note::Unreachable(_) => {}
+        Note::Observed(_) | Note::Unreachable(_) | Note::Waiting(_) => {}
     }
 }

@@ -17,6 +17,7 @@ mod crash_api;
 mod crash_job;
 mod crash_points;
 mod disk;
+mod exec_agent;
 mod exec_cuts;
 mod fargate_times;
 mod faults;

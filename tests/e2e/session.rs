@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A command at a terminal.
-struct Terminal {
+pub struct Terminal {
     pty: Arc<Pty>,
     seen: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -26,7 +26,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(job: &Job, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+    pub fn open(job: &Job, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
         pty.resize(Size::new(24, columns)).unwrap();
         let child = pty_process::blocking::Command::new(env!("CARGO_BIN_EXE_fargate-replay"))
@@ -51,7 +51,7 @@ impl Terminal {
         Self { pty, seen, reader, child }
     }
 
-    fn press(&self, keys: &str) {
+    pub fn press(&self, keys: &str) {
         (&*self.pty).write_all(keys.as_bytes()).unwrap();
     }
 
@@ -60,12 +60,12 @@ impl Terminal {
         anstream::adapter::strip_str(&String::from_utf8_lossy(&self.seen.lock().unwrap())).to_string()
     }
 
-    fn shows(&self, what: &str) {
+    pub fn shows(&self, what: &str) {
         eventually(&format!("{what:?} is seen"), || self.text().contains(what));
     }
 
     /// Waits for the command: its exit code, and all that was seen.
-    fn end(mut self) -> (i32, String) {
+    pub fn end(mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
         drop(self.pty);
         self.reader.join().unwrap();

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use pty_process::{OwnedReadPty, OwnedWritePty};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -22,6 +22,8 @@ use super::{
     handshake::{self, Handshake},
     keys::KEY,
     message::{Message, payload},
+    places::Place,
+    rules::AgentRules,
     session::{Attachment, Control, Session, ToClient},
     stream::{self, Stream},
     terminal::{self, Terminal},
@@ -32,12 +34,6 @@ use crate::{cluster::Cluster, settings};
 const READ: usize = 1024;
 /// What is read of a terminal at once: four messages.
 const READ_AHEAD: usize = 4 * READ;
-/// How long the agent rests after each message …
-const REST: Duration = Duration::from_millis(1);
-/// … and how much of that it may make up for when the timer was late.
-const LATE: Duration = Duration::from_millis(8);
-/// How long the last messages wait for their acknowledgements.
-const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(2);
 /// How long a failure to start waits for a client to hear of it.
 const FAILED: Duration = Duration::from_secs(2);
 /// How long the service's last message may take.
@@ -53,10 +49,13 @@ pub(super) struct Agent {
     command: String,
     surroundings: Arc<std::sync::OnceLock<Surroundings>>,
     settings: settings::ExecSettings,
+    rules: AgentRules,
     stream: Stream,
     cipher: Option<Cipher>,
     to_client: Option<mpsc::Sender<ToClient>>,
     from_client: Option<mpsc::Receiver<Message>>,
+    /// The agent reads nothing of this session's clients any more.
+    hangs: bool,
     ticks: Interval,
     /// When the session ends unless input comes.
     idle: Instant,
@@ -69,6 +68,8 @@ enum End {
     Over,
     /// For a reason that the client is told.
     Because(String),
+    /// By a failure of the agent's, which the client is told in the agent's own way.
+    Failed(String),
     /// With the agent.
     Gone,
 }
@@ -101,7 +102,7 @@ impl Agent {
         surroundings: Arc<std::sync::OnceLock<Surroundings>>,
         late: Duration,
     ) -> Self {
-        let settings = settings::ExecSettings { start: cluster.settings.exec.start + late, ..cluster.settings.exec };
+        let rules = AgentRules { start: cluster.settings.exec.agent.start + late, ..cluster.settings.exec.agent };
         let mut ticks = interval(stream::TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -110,49 +111,73 @@ impl Agent {
             control,
             command: command.to_owned(),
             surroundings,
-            settings,
+            settings: cluster.settings.exec,
+            rules,
             stream: Stream::new(),
             cipher: None,
             to_client: None,
             from_client: None,
+            hangs: false,
             ticks,
             idle: Instant::now() + cluster.settings.exec.idle_timeout,
         }
     }
 
-    /// Lives the session.
-    pub(super) async fn run(mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) {
+    /// Runs the session from its place to its end, and then keeps the place as long as an agent does.
+    pub(super) async fn run(mut self, mut asked: oneshot::Receiver<Place>, agent: &mut watch::Receiver<State>) {
         let mut gone = agent.clone();
+        let mut place = None;
         let end = tokio::select! {
-            end = self.live(workers, agent) => end,
+            end = self.live(&mut asked, &mut place, agent) => end,
             // The sender is in the task, which outlives its sessions.
             _ = gone.wait_for(|state| state.stage == Stage::Gone) => End::Gone,
         };
         tracing::debug!(session = self.session.id, ?end, "a session ended");
+        let (rules, is_gone) = (self.rules, matches!(end, End::Gone));
         self.finish(end).await;
+        if is_gone {
+            return;
+        }
+        if place.is_none() && rules.keeps_terminated {
+            place = asked.await.ok();
+        }
+        if let Some(mut place) = place {
+            if rules.keeps_terminated {
+                place.worker().await;
+            }
+            sleep(rules.release).await;
+        }
     }
 
-    async fn live(&mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) -> End {
-        match self.stages(workers, agent).await {
+    async fn live(&mut self, asked: &mut oneshot::Receiver<Place>, place: &mut Option<Place>, agent: &mut watch::Receiver<State>) -> End {
+        match self.stages(asked, place, agent).await {
             Ok(()) => End::Over,
             Err(end) => end,
         }
     }
 
-    async fn stages(&mut self, workers: Arc<Semaphore>, agent: &mut watch::Receiver<State>) -> Result<(), End> {
-        let slot = async {
+    async fn stages(
+        &mut self,
+        asked: &mut oneshot::Receiver<Place>,
+        place: &mut Option<Place>,
+        agent: &mut watch::Receiver<State>,
+    ) -> Result<(), End> {
+        let worker = async {
+            let worker = async {
+                let Ok(got) = asked.await else { return std::future::pending().await };
+                place.insert(got).worker().await;
+            };
             tokio::select! {
-                // Never closed.
-                permit = workers.acquire_owned() => permit.ok(),
-                _ = agent.wait_for(|state| state.stage >= Stage::Leaving) => None,
+                () = worker => true,
+                _ = agent.wait_for(|state| state.stage >= Stage::Leaving) => false,
             }
         };
-        let Waited::Done(Some(_worker)) = self.meanwhile(Input::Lost, slot).await? else { return Err(End::Gone) };
+        let Waited::Done(true) = self.meanwhile(Input::Lost, worker).await? else { return Err(End::Gone) };
         let early_end = self.cluster.faults().exec.ends_session();
         if let Some(text) = early_end {
             return self.fail(text).await;
         }
-        let half = self.settings.start / 2;
+        let half = self.rules.start / 2;
         self.meanwhile(Input::Discarded, sleep(half)).await?;
         match self.settings.handshake {
             settings::Handshake::None => {}
@@ -162,7 +187,11 @@ impl Agent {
         self.meanwhile(Input::Refused, sleep(half)).await?;
         let Some(Surroundings { environment, directory }) = self.surroundings.get() else { return Err(End::Gone) };
         match Terminal::start(&self.command, environment, directory) {
-            Ok(terminal) => self.attend(terminal).await,
+            Ok(terminal) => {
+                self.attend(terminal).await?;
+                self.meanwhile(Input::Discarded, sleep(self.rules.log_upload)).await?;
+                Ok(())
+            }
             Err(e) => self.fail(e.to_string()).await,
         }
     }
@@ -175,11 +204,11 @@ impl Agent {
                 self.meanwhile(Input::Refused, sleep(stream::TICK / 10)).await?;
             }
         }
-        Err(End::Because(text))
+        Err(End::Failed(text))
     }
 
     async fn shake_hands(&mut self, encrypted: bool) -> Result<(), End> {
-        let failed = |why: String| End::Because(format!("Encountered error while initiating handshake. {why}"));
+        let failed = |why: String| End::Failed(format!("Encountered error while initiating handshake. {why}"));
         let late =
             |_| failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned());
         let mut handshake = Handshake::new();
@@ -216,7 +245,7 @@ impl Agent {
             tokio::select! {
                 output = &mut done => return Ok(Waited::Done(output)),
                 control = self.control.recv() => self.obey(control)?,
-                message = next(&mut self.from_client) => {
+                message = next(&mut self.from_client), if !self.hangs => {
                     let Some(message) = message else {
                         self.detach();
                         continue;
@@ -226,7 +255,7 @@ impl Agent {
                     }
                     let mut next = self.receive(message);
                     while let Some(message) = next {
-                        if input == Input::Refused {
+                        if input == Input::Refused || (input != Input::Answer(message.payload_type) && self.hangs_on(&message)) {
                             break;
                         }
                         self.stream.used(&message);
@@ -246,7 +275,7 @@ impl Agent {
     /// Joins a terminal and its client until the terminal is closed.
     async fn attend(&mut self, terminal: Terminal) -> Result<(), End> {
         let Terminal { mut child, reader, mut writer } = terminal;
-        let mut output = Output::new(reader, self.settings.first_output, self.settings.ceiling);
+        let mut output = Output::new(reader, &self.rules);
         let mut writing: Option<Writing> = None;
         let mut closed: Option<Instant> = None;
         let mut early = self.stream.early();
@@ -270,7 +299,7 @@ impl Agent {
                         return Err(end);
                     }
                 }
-                message = next(&mut self.from_client), if writing.is_none() => match message {
+                message = next(&mut self.from_client), if writing.is_none() && !self.hangs => match message {
                     Some(message) => early = self.receive(message),
                     None => self.detach(),
                 },
@@ -290,7 +319,7 @@ impl Agent {
                 }
                 read = output.next(self.to_client.as_ref()), if reads => match read {
                     Some(bytes) => self.send(bytes),
-                    None => closed = Some(Instant::now() + LAST_ACKNOWLEDGEMENTS),
+                    None => closed = Some(Instant::now() + self.last_acknowledgements()),
                 },
                 _ = self.ticks.tick() => self.stream.tick(Instant::now()),
                 () = sleep_until(self.idle.into()) => {
@@ -300,6 +329,19 @@ impl Agent {
                 () = until(closed) => return Ok(()),
             }
         }
+    }
+
+    /// How long acknowledgements that are missing at the end are waited for.
+    fn last_acknowledgements(&self) -> Duration {
+        let waits = if self.stream.was_acknowledged() { 1 } else { 2 };
+        self.rules.last_acknowledgements * waits
+    }
+
+    /// Whether the agent waits for ever to hand this message on: nothing of the client is read from then on.
+    fn hangs_on(&mut self, message: &Message) -> bool {
+        let hangs = self.rules.strict && message.payload_type == payload::HANDSHAKE_RESPONSE;
+        self.hangs |= hangs;
+        hangs
     }
 
     fn send(&mut self, bytes: Vec<u8>) {
@@ -321,6 +363,9 @@ impl Agent {
     /// Uses the next of the input; what is to be written to the terminal before it has been used.
     /// What cannot be used is not acknowledged.
     fn take_in(&mut self, message: Message, writer: &OwnedWritePty) -> Option<Writing> {
+        if self.hangs_on(&message) {
+            return None;
+        }
         match message.payload_type {
             payload::OUTPUT => {
                 let bytes = match &self.cipher {
@@ -388,6 +433,8 @@ impl Agent {
         let output = match end {
             End::Over => String::new(),
             End::Because(text) => text,
+            End::Failed(text) if self.rules.frames_errors => format!("\n----------ERROR-------\n{text}\n\n"),
+            End::Failed(text) => text,
             End::Gone => {
                 self.session.end("");
                 return;
@@ -458,13 +505,21 @@ struct Output {
     reader: OwnedReadPty,
     filter: Filter,
     read: BytesMut,
-    ceiling: bool,
+    rest: Duration,
+    catch_up: Duration,
     next: Instant,
 }
 
 impl Output {
-    fn new(reader: OwnedReadPty, first: Duration, ceiling: bool) -> Self {
-        Self { reader, filter: Filter::default(), read: BytesMut::new(), ceiling, next: Instant::now() + first }
+    fn new(reader: OwnedReadPty, rules: &AgentRules) -> Self {
+        Self {
+            reader,
+            filter: Filter::default(),
+            read: BytesMut::new(),
+            rest: rules.rest,
+            catch_up: rules.catch_up,
+            next: Instant::now() + rules.first_output,
+        }
     }
 
     /// The next payload, when it is time and the client has room; it may be empty. `None` at the end.
@@ -485,9 +540,9 @@ impl Output {
                 return None;
             }
         }
-        if self.ceiling {
+        if !self.rest.is_zero() {
             let now = Instant::now();
-            self.next = self.next.max(now.checked_sub(LATE).unwrap_or(now)) + REST;
+            self.next = self.next.max(now.checked_sub(self.catch_up).unwrap_or(now)) + self.rest;
         }
         let bytes = self.read.split_to(self.read.len().min(READ));
         Some(self.filter.pass(&bytes))

@@ -6,6 +6,7 @@
 //! - `message`: the binary messages; `stream`: their order and their acknowledgements;
 //! - `terminal`, `words`, `filter`: a command on a pseudo-terminal, its words, its output;
 //! - `agent`: one session: all of these together; `handshake`, `cipher`, `keys`: its beginning;
+//! - `places`: which sessions run and which wait; `rules`: how strict and how slow all of this is;
 //! - `gateway`: a session's connections, over WebSocket, with their faults.
 
 mod agent;
@@ -15,6 +16,8 @@ pub(crate) mod gateway;
 mod handshake;
 pub(crate) mod keys;
 mod message;
+mod places;
+mod rules;
 mod session;
 mod stream;
 mod terminal;
@@ -29,16 +32,17 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Task, seconds};
+pub use rules::{AgentRules, Overflow};
 pub(crate) use session::{Session, Sessions};
 
 /// A task's exec agent.
 pub(crate) struct ExecAgent {
     state: watch::Sender<State>,
-    /// Container → its slots.
-    slots: Mutex<HashMap<String, Slots>>,
+    /// By container.
+    places: Mutex<HashMap<String, places::Places>>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,13 +74,6 @@ pub(crate) struct Surroundings {
     pub(crate) directory: PathBuf,
 }
 
-/// The sessions that one container takes.
-struct Slots {
-    workers: Arc<Semaphore>,
-    /// Those that have a worker, and those that wait for one.
-    taken: Arc<Semaphore>,
-}
-
 /// No session is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoSlot {
@@ -86,7 +83,7 @@ pub(crate) enum NoSlot {
 
 impl ExecAgent {
     pub(crate) fn new() -> Self {
-        Self { state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }), slots: Mutex::default() }
+        Self { state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }), places: Mutex::default() }
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -151,25 +148,20 @@ impl ExecAgent {
 
     /// Starts a session in a container.
     pub(crate) fn open(&self, cluster: &Arc<Cluster>, task: &Task, container: &str, command: &str) -> Result<Arc<Session>, NoSlot> {
-        let settings = cluster.settings.exec;
-        let (workers, slot) = {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            let slots = slots.entry(container.to_owned()).or_insert_with(|| Slots {
-                workers: Arc::new(Semaphore::new(settings.workers)),
-                taken: Arc::new(Semaphore::new(settings.workers + settings.queued)),
-            });
-            let slot = Arc::clone(&slots.taken).try_acquire_owned().map_err(|_| NoSlot::Taken)?;
-            (Arc::clone(&slots.workers), slot)
+        let rules = cluster.settings.exec.agent;
+        let place = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = places.entry(container.to_owned()).or_insert_with(|| places::Places::new(&rules));
+            // What the agent takes for a parameter of Systems Manager never comes to the places.
+            let dropped = rules.strict && command.contains("{{ssm:");
+            if dropped { tokio::sync::oneshot::channel().1 } else { places.ask().ok_or(NoSlot::Taken)? }
         };
         let (session, control) = Session::new(cluster, task, container);
         let late = task.times.next_session();
-        task.note_session(late + settings.start + settings.first_output);
+        task.note_session(late + rules.start + rules.first_output);
         let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings), late);
         let mut state = self.state.subscribe();
-        tokio::spawn(async move {
-            let _slot = slot;
-            agent.run(workers, &mut state).await;
-        });
+        tokio::spawn(async move { agent.run(place, &mut state).await });
         Ok(session)
     }
 }

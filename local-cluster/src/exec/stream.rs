@@ -32,6 +32,7 @@ pub(super) struct Stream {
     unacknowledged: BTreeMap<i64, Sent>,
     trip: RoundTrip,
     paused: bool,
+    was_acknowledged: bool,
     outbox: Vec<Bytes>,
 }
 
@@ -58,6 +59,7 @@ impl Stream {
             unacknowledged: BTreeMap::new(),
             trip: RoundTrip::default(),
             paused: true,
+            was_acknowledged: false,
             outbox: Vec::new(),
         }
     }
@@ -86,6 +88,7 @@ impl Stream {
                 if let Ok(acknowledged) = serde_json::from_slice::<Acknowledged>(&message.payload)
                     && let Some(sent) = self.unacknowledged.remove(&acknowledged.sequence)
                 {
+                    self.was_acknowledged = true;
                     self.trip.took(now.saturating_duration_since(sent.at));
                 }
                 None
@@ -149,6 +152,11 @@ impl Stream {
 
     pub(super) fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Whether anything sent has ever been acknowledged.
+    pub(super) fn was_acknowledged(&self) -> bool {
+        self.was_acknowledged
     }
 
     /// Whether everything sent has been acknowledged.

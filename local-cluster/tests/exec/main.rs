@@ -7,6 +7,7 @@ mod calls;
 mod client;
 mod hostile;
 mod opening;
+mod rules;
 #[path = "../signer/mod.rs"]
 mod signer;
 mod stream;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local_cluster::{Cut, CutKind, ExecFaults, ExecSettings, Pause};
+use local_cluster::{AgentRules, Cut, CutKind, ExecFaults, ExecSettings, Pause};
 use serde_json::json;
 
 use crate::{
@@ -55,7 +55,8 @@ async fn input_is_put_in_order_and_acknowledged_once_it_is_safe() {
 
 #[tokio::test]
 async fn input_that_comes_too_early_is_acknowledged_and_lost() {
-    let exec = ExecSettings { start: Duration::from_secs(3), ..ExecSettings::default() };
+    let agent = AgentRules { start: Duration::from_secs(3), ..AgentRules::quick() };
+    let exec = ExecSettings { agent, ..ExecSettings::default() };
     let (cluster, task) = prepared(exec).await;
     let mut client = session(&cluster, &task, "sh -c 'stty -echo; head -n 1'").await;
     // The first half: acknowledged at once.

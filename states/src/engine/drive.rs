@@ -125,6 +125,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 Action::Watch(watch) => tokio::select! {
                     biased;
                     () = io.cancelled() => Observation::CancelRequested,
+                    notice = self.waits_for(work.snapshot.job.task().cloned()) => {
+                        io.note(Note::Waiting(&notice));
+                        continue;
+                    }
                     saw = self.watch(watch, work, &mut pending) => saw,
                 },
                 Action::Follow(follow) => self.follow(&follow, work, &mut following, io).await?,
@@ -175,6 +179,14 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 message: format!("it did not answer within {} s", LONGEST_CALL.as_secs()),
                 advice: "See the AWS Health Dashboard if it lasts.".to_owned(),
             }),
+        }
+    }
+
+    /// The next thing that is waited for to reach the task.
+    async fn waits_for(&self, task: Option<TaskArn>) -> String {
+        match task {
+            Some(task) => self.transport.waits_for(&task).await,
+            None => std::future::pending().await,
         }
     }
 

@@ -120,6 +120,8 @@ pub enum Note<'a> {
     },
     /// A connection attempt failed.
     Unreachable(&'a ConnectError),
+    /// What the connection attempt that is under way waits for.
+    Waiting(&'a str),
 }
 
 /// Why a job could not be driven on.

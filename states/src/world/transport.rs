@@ -16,6 +16,13 @@ pub trait Transport: Send + Sync + 'static {
     /// `target.facts` is `None`, to learn what its shell can do. No retries inside.
     /// Dropping the future abandons the attempt.
     fn connect(&self, target: &Target) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
+
+    /// The next thing that attempts to reach this task wait for, in a sentence for people. Never, where attempts do not wait
+    /// for anything that people could change. Cancel-safe.
+    fn waits_for(&self, task: &TaskArn) -> impl Future<Output = String> + Send {
+        let _ = task;
+        std::future::pending()
+    }
 }
 
 /// One open connection to a container.

@@ -23,6 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use states::foreign_text;
 
 use super::{
     cipher::Cipher,
@@ -34,14 +35,18 @@ use super::{
 
 /// Longest payload of input: what AWS's client sends. What a gateway would still take is not documented.
 const LONGEST_INPUT: usize = 1024;
+/// What an event or a message takes besides its payload, in bytes: its frame's header, which is kept with it, its place in
+/// a queue, the allocator's share. Otherwise a million messages of one byte would count as one megabyte.
+pub(super) const OVERHEAD: usize = 256;
 /// Events' bytes beyond which no more should be read.
 const BACKLOG: usize = 256 * 1024;
 /// Events' bytes beyond which no more is taken, whoever reads on.
 const MOST_BACKLOG: usize = 16 * 1024 * 1024;
 /// Messages to be sent beyond which no more should be read (each message read may make one).
 const MOST_TO_SEND: usize = 4096;
-/// How long the other side may say nothing that makes sense before the first output.
-const FIRST_WORD_WITHIN: Duration = Duration::from_secs(60);
+/// How long the other side may say nothing that makes sense before the first output: the session may wait for a slot of the
+/// container's, and is worth more than another one that would wait behind it. AWS ends it after 20 minutes without input.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often the other side is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long the connection may be silent.
@@ -262,7 +267,7 @@ impl DataChannel {
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         if let Event::Output(bytes) = &event {
-            self.backlog -= bytes.len();
+            self.backlog -= bytes.len() + OVERHEAD;
         }
         Some(event)
     }
@@ -311,7 +316,7 @@ impl DataChannel {
             Kind::ChannelClosed => {
                 let closed: Option<ChannelClosed> = serde_json::from_slice(&frame.payload).ok();
                 let said = closed.map_or_else(|| String::from_utf8_lossy(&frame.payload).into_owned(), |closed| closed.output);
-                self.ended.get_or_insert((said, now));
+                self.ended.get_or_insert_with(|| (plain(&said), now));
                 if !self.inbound.has_gap() {
                     self.finish();
                 }
@@ -375,7 +380,7 @@ impl DataChannel {
                     self.phase = Phase::Open;
                 }
                 if !payload.is_empty() {
-                    self.backlog += payload.len();
+                    self.backlog += payload.len() + OVERHEAD;
                     self.events.push_back(Event::Output(payload));
                 }
             }
@@ -461,6 +466,12 @@ impl DataChannel {
     fn id(&mut self) -> MessageId {
         MessageId::random(self.rng.random())
     }
+}
+
+/// What the agent says of an end, on one line. It puts failures into a frame of line breaks and dashes
+/// (amazon-ssm-agent: `----------ERROR-------`).
+fn plain(said: &str) -> String {
+    foreign_text::clipped(said.trim().trim_start_matches("----------ERROR-------"))
 }
 
 #[cfg(test)]

@@ -127,6 +127,153 @@ fn the_farewell_waits_for_output_that_is_missing() {
     }
 }
 
+/// How long an upload takes to an agent that is so far away and takes so long for a message.
+fn upload(size: usize, one_way: Duration, per_message: Duration, is_lost: impl Fn(u64) -> bool) -> (Duration, Vec<u8>, u64) {
+    let began = Instant::now();
+    let mut now = began;
+    let mut channel = DataChannel::new(opening(), now);
+    channel.on_frame(&output(0, b"BOOT"), now);
+    channel.send((0..size).map(|n| (n / 1024) as u8).collect());
+    let (mut to_agent, mut to_client) = (VecDeque::<(Instant, Frame)>::new(), VecDeque::<(Instant, Frame)>::new());
+    let mut early = std::collections::BTreeMap::<i64, Bytes>::new();
+    let (mut expected, mut received, mut idle_from, mut copies) = (0, Vec::new(), now, 0_u64);
+    while !channel.is_delivered() {
+        for frame in sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input) {
+            copies += 1;
+            if !is_lost(copies) {
+                to_agent.push_back((now + one_way, frame));
+            }
+        }
+        let next = [to_agent.front().map(|(at, _)| *at), to_client.front().map(|(at, _)| *at), Some(channel.deadline())];
+        now = next.into_iter().flatten().min().unwrap().max(now);
+        assert!(now < began + Duration::from_secs(120), "{} of {size} bytes have arrived", received.len());
+        while let Some((at, frame)) = to_agent.pop_front_if(|(at, _)| *at <= now) {
+            // One after the other, in its socket's loop.
+            idle_from = idle_from.max(at) + per_message;
+            if frame.sequence >= expected {
+                early.insert(frame.sequence, frame.payload.clone());
+            }
+            while let Some(payload) = early.remove(&expected) {
+                received.extend_from_slice(&payload);
+                expected += 1;
+            }
+            to_client.push_back((idle_from + one_way, frame));
+        }
+        while let Some((_, frame)) = to_client.pop_front_if(|(at, _)| *at <= now) {
+            channel.on_frame(&acknowledge(&frame), now);
+        }
+        channel.on_tick(now);
+        assert!(!events(&mut channel).iter().any(|event| matches!(event, Event::Closed(_))));
+    }
+    (now - began, received, copies)
+}
+
+const FIVE_MEGABYTES: usize = 5_000_000;
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn assert_arrived(received: &[u8], size: usize) {
+    assert!(received.len() == size && received.iter().enumerate().all(|(n, byte)| *byte == (n / 1024) as u8));
+}
+
+/// As AWS's own agent takes messages: 5 MB in 1.8 s if it is near.
+#[test]
+fn an_upload_is_not_bound_by_the_round_trip() {
+    let per_message = Duration::from_micros(360);
+    let (took, received, copies) = upload(FIVE_MEGABYTES, 20 * MILLISECOND, per_message, |_| false);
+    assert_arrived(&received, FIVE_MEGABYTES);
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert_eq!(copies, FIVE_MEGABYTES.div_ceil(1024) as u64, "nothing is sent twice");
+    let (took, ..) = upload(FIVE_MEGABYTES, 100 * MILLISECOND, Duration::ZERO, |_| false);
+    let round_trips = took.as_secs_f64() / 0.2;
+    assert!(round_trips <= 14.0, "{round_trips} round trips");
+}
+
+#[test]
+fn an_upload_heals_whatever_is_lost_of_it() {
+    for (what, is_lost) in [
+        ("one", (|n| n == 500) as fn(u64) -> bool),
+        ("all that is under way", |n| (400..=900).contains(&n)),
+        ("one in twenty", |n| n % 20 == 7),
+        ("the last", |n| n == 4883),
+        ("nine in ten for a while", |n| n < 600 && n % 10 != 0),
+    ] {
+        let (took, received, copies) = upload(FIVE_MEGABYTES, 20 * MILLISECOND, Duration::from_micros(360), is_lost);
+        assert_arrived(&received, FIVE_MEGABYTES);
+        assert!(took <= Duration::from_secs(12), "{what}: {took:?}");
+        let lost = (1..=copies).filter(|n| is_lost(*n)).count() as u64;
+        let needless = copies - lost - FIVE_MEGABYTES.div_ceil(1024) as u64;
+        assert!(needless <= 1100, "{what}: {needless} were sent in vain");
+    }
+}
+
+/// A terminal that takes nothing for a while holds the agent up; what is under way is not sent again and again.
+#[test]
+fn an_agent_that_stalls_is_not_flooded() {
+    let began = Instant::now();
+    let mut now = began;
+    let mut channel = DataChannel::new(opening(), now);
+    channel.on_frame(&output(0, b"BOOT"), now);
+    channel.send(vec![b'x'; FIVE_MEGABYTES].into());
+    // Widens the window as far as it goes.
+    for _ in 0..10 {
+        for frame in sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input) {
+            channel.on_frame(&acknowledge(&frame), now + MILLISECOND);
+        }
+        now += 2 * MILLISECOND;
+    }
+    let under_way = sent(&mut channel, now).len();
+    assert!((400..=512).contains(&under_way), "{under_way}");
+    let mut again = 0;
+    while now < began + Duration::from_secs(10) {
+        now += 100 * MILLISECOND;
+        channel.on_sign_of_life(now);
+        channel.on_tick(now);
+        again += sent(&mut channel, now).len();
+    }
+    assert!((32..=8 * 32).contains(&again), "{again} messages in ten seconds of silence");
+}
+
+#[test]
+fn the_agents_errors_are_one_plain_line() {
+    let now = Instant::now();
+    let long = format!("\n----------ERROR-------\n{}\n\n", "x\n".repeat(5000));
+    for (said, expected) in [
+        (
+            "\n----------ERROR-------\nUnable to start command: Failed to start pty: fork/exec /bin/sh: no such file or directory\n\n",
+            "Unable to start command: Failed to start pty: fork/exec /bin/sh: no such file or directory",
+        ),
+        ("Your session timed out due to inactivity.", "Your session timed out due to inactivity."),
+        (
+            "\n----------ERROR-------\nEncountered error while initiating handshake.\r\n\u{1b}[2JKMS denied\n\n",
+            "Encountered error while initiating handshake. \u{fffd}[2JKMS denied",
+        ),
+        ("", ""),
+        (long.as_str(), ""),
+    ] {
+        let mut channel = DataChannel::new(opening(), now);
+        let payload = serde_json::json!({ "Output": said }).to_string();
+        channel.on_frame(&frame(Kind::ChannelClosed, 0, 0, payload.as_bytes()), now);
+        let [Event::Closed(Closed::Ended(text))] = &events(&mut channel)[..] else { panic!("{said:?}") };
+        assert!(text == expected || (said.len() > 1000 && text.chars().count() == 500), "{text:?}");
+    }
+}
+
+/// Small messages count with what keeping them costs.
+#[test]
+fn a_flood_of_tiny_messages_is_held_up() {
+    let now = Instant::now();
+    let mut channel = DataChannel::new(opening(), now);
+    let taken = (0..).take_while(|sequence| {
+        channel.on_frame(&output(*sequence, b"x"), now);
+        let _ = sent(&mut channel, now);
+        channel.is_ready()
+    });
+    let taken = taken.count();
+    assert!((500..=1100).contains(&taken), "{taken} messages of a byte");
+    let _ = events(&mut channel);
+    assert!(channel.is_ready());
+}
+
 #[test]
 fn an_encrypted_session_begins_and_is_proved() {
     let now = Instant::now();

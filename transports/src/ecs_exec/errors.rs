@@ -25,11 +25,33 @@ pub(super) fn identity_changed(target: &Target, pinned: &str, found: &str) -> Co
     )
 }
 
-pub(super) fn too_slow(target: &Target) -> ConnectError {
+/// `waits_for` is what the attempt was waiting for, if that is known.
+pub(super) fn too_slow(target: &Target, waits_for: Option<String>) -> ConnectError {
+    let (why, advice) = match &waits_for {
+        Some(what) => {
+            (format!(": {}", what.trim_end_matches('.')), "It is waited for, as another session could block the container's exec agent.")
+        }
+        None => {
+            (String::new(), "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint.")
+        }
+    };
     error(
         Kind::TimedOut,
-        format!("a session in the container {} was not ready within {} s", target.container, target.attempt_timeout.as_secs()),
-        "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint.",
+        format!("a session in the container {} was not ready within {} s{why}", target.container, target.attempt_timeout.as_secs()),
+        advice,
+    )
+}
+
+pub(super) fn too_slow_to_dial() -> ConnectError {
+    error(Kind::TimedOut, "the ssmmessages endpoint did not open the session's connection in time".to_owned(), ENDPOINT)
+}
+
+/// A session that was given up before it said anything.
+pub(super) fn never_began(target: &Target, why: String) -> ConnectError {
+    error(
+        Kind::TimedOut,
+        format!("the session in the container {} never began: {why}", target.container),
+        "The container may be starved of CPU or memory, or its exec agent be gone.",
     )
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     ExecApi, NotOpened, OpenedSession, errors,
-    note::{Call, Note},
+    session_ledger::{Call, SessionLedger},
 };
 
 /// How long a session that came to nothing may take to be ended …
@@ -24,23 +24,33 @@ pub(super) struct Granted<A: ExecApi> {
     pub(super) session: OpenedSession,
     api: Arc<A>,
     call: Option<Call>,
+    is_answered: bool,
     over: bool,
+}
+
+/// What became of an attempt to end a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Termination {
+    /// It ends.
+    Accepted,
+    /// It was not allowed, or there is no such session any more; or there was no answer in time.
+    Unknown,
 }
 
 impl<A: ExecApi> Granted<A> {
     /// Asks for a session that runs this command. In a task of its own, so that a session that is granted when nobody waits
     /// for it any more is ended too.
-    pub(super) async fn ask(api: &Arc<A>, target: &Target, command: &str, note: Option<&Note>) -> Result<Self, ConnectError> {
+    pub(super) async fn ask(api: &Arc<A>, target: &Target, command: &str, ledger: Option<&SessionLedger>) -> Result<Self, ConnectError> {
         let asked = tokio::spawn({
             let (api, target, command) = (Arc::clone(api), target.clone(), command.to_owned());
-            let call = note.map(Note::ask);
+            let call = ledger.map(SessionLedger::ask);
             async move {
                 match api.execute(&target, &command).await {
                     Ok(session) => {
                         if let Some(call) = &call {
                             call.opened(&session.id);
                         }
-                        Ok(Self { session, api, call, over: false })
+                        Ok(Self { session, api, call, is_answered: false, over: false })
                     }
                     Err(NotOpened { error, perhaps }) => {
                         if let Some(call) = call {
@@ -54,10 +64,24 @@ impl<A: ExecApi> Granted<A> {
         asked.await.unwrap_or_else(|e| Err(errors::unasked(target, &e)))
     }
 
+    /// The calls that it was granted by.
+    pub(super) fn api(&self) -> Arc<A> {
+        Arc::clone(&self.api)
+    }
+
+    /// The session's command has said something.
+    pub(super) fn has_answered(&mut self) {
+        if !std::mem::replace(&mut self.is_answered, true)
+            && let Some(call) = &self.call
+        {
+            call.answered();
+        }
+    }
+
     /// Ends the session, as far as that is possible in a short time.
     pub(super) async fn end(mut self) {
         self.over = true;
-        terminate(Arc::clone(&self.api), self.session.id.clone(), self.call.take()).await;
+        end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered).await;
     }
 
     /// The session has ended by itself.
@@ -71,32 +95,41 @@ impl<A: ExecApi> Granted<A> {
 
 impl<A: ExecApi> Drop for Granted<A> {
     fn drop(&mut self) {
-        // Without a runtime the process ends; the next one finds the note.
+        // Without a runtime the process ends; the next one finds the ledger.
         if !self.over
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(terminate(Arc::clone(&self.api), self.session.id.clone(), self.call.take()));
+            runtime.spawn(end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered));
         }
     }
 }
 
-/// Ends a session, and forgets the note of it unless another attempt may do more.
-pub(super) async fn terminate<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>) -> bool {
+/// Ends a session. It stays in the ledger, for the next attempt to look, if it may still have a place at the agent: if
+/// it was not terminated, or never had a worker.
+async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_answered: bool) {
+    let termination = terminate(&*api, &session).await;
+    if termination == Termination::Accepted
+        && is_answered
+        && let Some(call) = call
+    {
+        call.over();
+    }
+}
+
+/// Asks AWS to end a session, for a bounded time.
+pub(super) async fn terminate(api: &impl ExecApi, session: &str) -> Termination {
     let done = timeout(TERMINATE_WITHIN, async {
         let mut again = TERMINATE_AGAIN;
-        while let Err(e) = api.terminate(&session).await {
-            tracing::debug!(session, why = e.why, "the session was not terminated");
+        while let Err(e) = api.terminate(session).await {
             if !e.transient {
-                // Not allowed, or it is over: AWS ends it, sooner or later.
-                return;
+                tracing::warn!(session, "the session was not ended: {}. Allow ssm:TerminateSession (docs/iam.md)", e.why);
+                return Termination::Unknown;
             }
+            tracing::debug!(session, why = e.why, "the session was not ended yet");
             sleep(again).await;
             again *= 2;
         }
+        Termination::Accepted
     });
-    let done = done.await.is_ok();
-    if let Some(call) = call.filter(|_| done) {
-        call.over();
-    }
-    done
+    done.await.unwrap_or(Termination::Unknown)
 }

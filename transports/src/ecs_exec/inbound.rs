@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::frame::Frame;
+use super::{channel::OVERHEAD, frame::Frame};
 
 /// How many messages are kept that came too early (as the plugin does) ...
 const MOST_EARLY: usize = 10_000;
-/// ... and how many bytes of payload.
+/// ... and how many bytes, with what each message takes besides its payload.
 const MOST_EARLY_BYTES: usize = 16 * 1024 * 1024;
 /// How long a message may be missing while later ones are there. The agent sends its oldest ten times a second.
 const GAP_PATIENCE: Duration = Duration::from_secs(20);
@@ -46,11 +46,11 @@ impl Inbound {
         if frame.sequence < self.expected || self.early.contains_key(&frame.sequence) {
             return Arrival::Acknowledge;
         }
-        if self.early.len() >= MOST_EARLY || self.early_bytes + frame.payload.len() > MOST_EARLY_BYTES {
+        if self.early.len() >= MOST_EARLY || self.early_bytes + held(&frame) > MOST_EARLY_BYTES {
             return Arrival::Ignore;
         }
         self.gap_since.get_or_insert(now);
-        self.early_bytes += frame.payload.len();
+        self.early_bytes += held(&frame);
         self.early.insert(frame.sequence, frame);
         Arrival::Acknowledge
     }
@@ -58,7 +58,7 @@ impl Inbound {
     /// The next message, if it is here already.
     pub(super) fn in_order(&mut self, now: Instant) -> Option<Frame> {
         let frame = self.early.remove(&self.expected)?;
-        self.early_bytes -= frame.payload.len();
+        self.early_bytes -= held(&frame);
         self.expected += 1;
         self.gap_since = (!self.early.is_empty()).then_some(now);
         Some(frame)
@@ -73,6 +73,11 @@ impl Inbound {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.gap_since.map(|since| since + GAP_PATIENCE)
     }
+}
+
+/// Bytes that a message takes while it is kept.
+fn held(frame: &Frame) -> usize {
+    frame.payload.len() + OVERHEAD
 }
 
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! A session's terminal: the data channel on a WebSocket, moved by one task.
 
 use std::{
+    io,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use states::foreign_text;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::{sleep_until, timeout},
 };
-use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 
 use super::{
     ExecApi,
@@ -27,10 +29,10 @@ const OUTPUT_PIECES: usize = 4;
 const PIECE: usize = 64 * 1024;
 /// Messages that are looked at before what they give rise to is sent.
 const BATCH: usize = 256;
-/// How long the session may take to end when its terminal is left. An agent whose client is gone does not read the
-/// terminal any more, and so does not learn that its command has ended: the session would keep its slot until ECS's
-/// idle time-out of twenty minutes.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the session may take to end when its terminal is left: the agent waits 2 s for its last acknowledgements. An agent
+/// whose client is gone does not read the terminal any more, and so does not learn that its command has ended: the session
+/// would keep its slot until ECS's idle time-out of twenty minutes.
+pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// How long KMS may take: the agent waits 15 s for our answer.
 const KEY_WITHIN: Duration = Duration::from_secs(12);
 
@@ -39,6 +41,7 @@ pub struct ExecTerminal {
     input: mpsc::Sender<Input>,
     output: Mutex<mpsc::Receiver<Bytes>>,
     closed: Arc<OnceLock<Closed>>,
+    first_word: Arc<OnceLock<()>>,
 }
 
 enum Input {
@@ -53,15 +56,16 @@ impl ExecTerminal {
     pub(super) fn new<A: ExecApi>(socket: Socket, granted: Granted<A>, target: String, api: Arc<A>) -> Self {
         let (input, inputs) = mpsc::channel(4);
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
-        let closed = Arc::new(OnceLock::new());
+        let (closed, first_word) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
         let opening =
             Opening { token: granted.session.token.clone(), unix_millis: states::Timestamp::now().as_millis(), seed: rand::random() };
         let channel = DataChannel::new(opening, Instant::now());
         let names = Names { session: granted.session.id.clone(), target };
-        let pump = Pump { socket, channel, names, api, inputs, outputs, waiting: BytesMut::new(), farewell: None };
+        let heard = Arc::clone(&first_word);
+        let pump = Pump { socket, channel, names, api, granted, heard, inputs, outputs, waiting: BytesMut::new(), farewell: None };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
-            let (why, outputs, _farewell) = pump.run().await;
+            let (why, granted, outputs, _farewell) = pump.run().await;
             let goes_on_without_us = !matches!(why, Closed::Ended(_));
             // Before the reader learns that there is no more.
             let _ = end.set(why);
@@ -73,7 +77,7 @@ impl ExecTerminal {
                 granted.has_ended();
             }
         });
-        Self { input, output: Mutex::new(output), closed }
+        Self { input, output: Mutex::new(output), closed, first_word }
     }
 
     /// As [`Terminal::close`], with the time that the session has to end by itself. Then it is ended.
@@ -88,6 +92,11 @@ impl ExecTerminal {
     /// Where it stands why the session ended, once it has.
     pub(super) fn end(&self) -> Arc<OnceLock<Closed>> {
         Arc::clone(&self.closed)
+    }
+
+    /// Set once the session's command has said something.
+    pub(super) fn first_word(&self) -> Arc<OnceLock<()>> {
+        Arc::clone(&self.first_word)
     }
 
     fn lost(&self) -> String {
@@ -119,7 +128,7 @@ impl Terminal for ExecTerminal {
     }
 
     async fn close(&self) {
-        self.leave(FAREWELL).await;
+        self.leave(ENDS_WITHIN).await;
     }
 }
 
@@ -133,11 +142,13 @@ struct Names {
 }
 
 /// Moves what the channel has to say, and what is said to it.
-struct Pump<A> {
+struct Pump<A: ExecApi> {
     socket: Socket,
     channel: DataChannel,
     names: Names,
     api: Arc<A>,
+    granted: Granted<A>,
+    heard: Arc<OnceLock<()>>,
     inputs: mpsc::Receiver<Input>,
     outputs: mpsc::Sender<Bytes>,
     /// Output that nobody has taken yet.
@@ -147,7 +158,7 @@ struct Pump<A> {
 }
 
 impl<A: ExecApi> Pump<A> {
-    async fn run(mut self) -> (Closed, mpsc::Sender<Bytes>, Option<Farewell>) {
+    async fn run(mut self) -> (Closed, Granted<A>, mpsc::Sender<Bytes>, Option<Farewell>) {
         let why = loop {
             if let Some(why) = self.events().await {
                 break why;
@@ -205,7 +216,7 @@ impl<A: ExecApi> Pump<A> {
             // Whoever reads gets all that came; if nobody does, nobody wants it.
             let _ = self.outputs.send(self.waiting.split().freeze()).await;
         }
-        (why, self.outputs, self.farewell)
+        (why, self.granted, self.outputs, self.farewell)
     }
 
     /// Takes what is there already as well, so that one answer goes out for many messages.
@@ -231,7 +242,8 @@ impl<A: ExecApi> Pump<A> {
             Some(Ok(Message::Binary(bytes))) => self.channel.on_frame(&bytes, now),
             Some(Ok(Message::Text(text))) => self.channel.on_frame(&Bytes::from(text), now),
             Some(Ok(Message::Close(frame))) => {
-                let said = frame.map_or_else(String::new, |frame| format!(" (code {}, {:?})", frame.code, frame.reason.as_str()));
+                let said = |frame: CloseFrame| format!(" (code {}, {:?})", frame.code, foreign_text::clipped(frame.reason.as_str()));
+                let said = frame.map(said).unwrap_or_default();
                 return Err(self.closing(Closed::Lost(format!("the service closed the session's connection{said}"))));
             }
             Some(Ok(_)) => self.channel.on_sign_of_life(now),
@@ -255,7 +267,11 @@ impl<A: ExecApi> Pump<A> {
 
     async fn events(&mut self) -> Option<Closed> {
         while self.waiting.len() < PIECE {
-            match self.channel.poll_event()? {
+            let event = self.channel.poll_event()?;
+            if matches!(event, Event::Output(_)) && self.heard.set(()).is_ok() {
+                self.granted.has_answered();
+            }
+            match event {
                 // Nobody wants it any more.
                 Event::Output(_) if self.farewell.is_some() => {}
                 Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
@@ -298,6 +314,28 @@ impl<A: ExecApi> Pump<A> {
     }
 }
 
+/// In words for the job log. A peer that goes away without TLS's goodbye is an everyday event, which rustls explains by a
+/// page of its manual.
 fn ended(e: &tungstenite::Error) -> String {
-    format!("the session's connection ended: {e}")
+    match e {
+        tungstenite::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            "the session's connection ended without a goodbye: the service, or something on the way to it, dropped it".to_owned()
+        }
+        e => foreign_text::clipped(&format!("the session's connection ended: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_vanishes_is_one_plain_sentence() {
+        // As rustls says it (`unexpected-eof` in its manual).
+        let text = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        let said = ended(&tungstenite::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+        assert!(said.contains("dropped it") && !said.contains("http") && !said.contains("rustls"), "{said}");
+        let other = ended(&tungstenite::Error::Io(io::Error::other("reset\nby peer")));
+        assert_eq!(other, "the session's connection ended: IO error: reset by peer");
+    }
 }

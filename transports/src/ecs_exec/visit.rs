@@ -7,15 +7,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::ExecTerminal;
+use super::{ExecTerminal, session::ENDS_WITHIN};
 use crate::Terminal;
 
 /// Around the status in the terminal's output: ASCII's record separator, which nothing shows.
 const SEPARATOR: u8 = 0x1e;
 /// Longest status, in digits.
 const DIGITS: usize = 3;
-/// How long a session whose shell has ended may take to end.
-const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The command of a session that runs the user's shell on a terminal of this kind, and says by `nonce` how it ended.
 ///

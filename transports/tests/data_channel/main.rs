@@ -8,3 +8,4 @@ mod load;
 mod service;
 mod slots;
 mod stream;
+mod waiting;

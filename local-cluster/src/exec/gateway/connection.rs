@@ -16,7 +16,7 @@ use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
@@ -39,6 +39,8 @@ use crate::{
 
 /// Messages of a client's that the agent has not read yet. Then the client's connection is not read.
 const FROM_CLIENT: usize = 256;
+/// Messages that are on a slow way.
+const ON_THE_WAY: usize = 16 * 1024;
 /// How often the faults are asked whether a connection is cut for its age.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a client may take to close its side.
@@ -67,8 +69,10 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
         close(socket, CloseCode::Policy, "the token is not valid").await;
         return;
     }
+    let latency = Duration::from_millis(cluster.faults().exec.latency_ms);
     let (to_client, frames) = mpsc::channel(TO_CLIENT);
     let (from_client, input) = mpsc::channel(FROM_CLIENT);
+    let (frames, input) = (late(frames, latency), late(input, latency));
     if !session.attach(Attachment { frames: to_client.clone(), input }).await {
         let _ = to_client.try_send(session.closing(&session.ended().unwrap_or_default()));
     }
@@ -95,6 +99,31 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
             let _ = timeout(SILENCE, silence(socket.into_inner())).await;
         }
     }
+}
+
+/// The same messages, each later by so much.
+fn late<T: Send + 'static>(mut from: mpsc::Receiver<T>, by: Duration) -> mpsc::Receiver<T> {
+    if by.is_zero() {
+        return from;
+    }
+    let (sender, mut on_the_way) = mpsc::channel::<(Instant, T)>(ON_THE_WAY);
+    let (to, arrived) = mpsc::channel(FROM_CLIENT);
+    tokio::spawn(async move {
+        while let Some(message) = from.recv().await {
+            if sender.send((Instant::now() + by, message)).await.is_err() {
+                return;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some((at, message)) = on_the_way.recv().await {
+            sleep_until(at.into()).await;
+            if to.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    arrived
 }
 
 /// The first message: text, with a token.

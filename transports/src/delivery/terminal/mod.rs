@@ -49,8 +49,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const PING_EVERY: Duration = Duration::from_secs(45);
 /// How long the follower of a run that nobody follows any more may take to end by itself.
 const SETTLED_WITHIN: Duration = Duration::from_secs(2);
-/// How long leaving may take.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How long leaving may take: longer than ECS Exec gives a session to end.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// Pieces in which input is handed to the terminal.
 const INPUT_PIECE: usize = 16 * 1024;
 /// The terminal's size: wide, as nothing is to be wrapped by anybody.

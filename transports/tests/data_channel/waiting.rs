@@ -1,0 +1,249 @@
+//! AWS's exec agent runs two sessions of a container and holds a third; one more than that blocks it for good. So a session
+//! that has said nothing is waited for, and another one is not asked for while the container may be full.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use states::{ConnectError, ConnectErrorKind, HostIdentity, ShellFacts, Target, Timestamp, Transport as _};
+use tokio::{net::TcpListener, sync::Notify, time::timeout};
+use tokio_tungstenite::{accept_async, tungstenite::Message};
+use transports::{
+    Screen, Visit as _,
+    ecs_exec::{
+        Container, ExecApi, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
+        channel::{DataKey, NoKey},
+        frame::{Kind, payload_type},
+    },
+};
+
+use crate::service::{encoded, target};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// AWS's calls, for a container with these sessions.
+#[derive(Default)]
+struct State {
+    /// Where a session's data channel is; empty: no session is granted.
+    url: String,
+    /// The commands of ExecuteCommand.
+    executed: Mutex<Vec<String>>,
+    asked: Notify,
+    listed: Mutex<Vec<ListedSession>>,
+    looked: Mutex<u32>,
+    terminated: Mutex<Vec<String>>,
+    /// Neither DescribeSessions nor TerminateSession is allowed.
+    denies: bool,
+}
+
+#[derive(Clone)]
+struct Aws(Arc<State>);
+
+impl Aws {
+    fn new(state: State) -> Self {
+        Self(Arc::new(state))
+    }
+
+    fn executed(&self) -> usize {
+        self.0.executed.lock().unwrap().len()
+    }
+
+    /// So many sessions of others are open.
+    fn has_open(&self, count: usize) {
+        let session =
+            |n| ListedSession { id: format!("ecs-execute-command-terminal{n}"), began: Timestamp::from_millis(1_700_000_000_000) };
+        *self.0.listed.lock().unwrap() = (0..count).map(session).collect();
+    }
+}
+
+impl ExecApi for Aws {
+    async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
+        Ok(Container { identity: HostIdentity("runtime".to_owned()), target: "ecs:ci_1_runtime".to_owned() })
+    }
+
+    async fn execute(&self, _: &Target, command: &str) -> Result<OpenedSession, NotOpened> {
+        self.0.executed.lock().unwrap().push(command.to_owned());
+        self.0.asked.notify_one();
+        if self.0.url.is_empty() {
+            let error = ConnectError { kind: ConnectErrorKind::Interrupted, message: "it was asked for".into(), advice: String::new() };
+            return Err(NotOpened { error, perhaps: false });
+        }
+        Ok(OpenedSession { id: "ecs-execute-command-ours".into(), url: self.0.url.clone(), token: "secret".into() })
+    }
+
+    async fn sign(&self, _: &str) -> Result<Vec<(String, String)>, String> {
+        Ok(Vec::new())
+    }
+
+    async fn data_key(&self, _: &str, _: &[(&str, &str)]) -> Result<DataKey, NoKey> {
+        unreachable!("no session is encrypted")
+    }
+
+    async fn terminate(&self, session: &str) -> Result<(), NotDone> {
+        if self.0.denies {
+            return Err(NotDone { why: "access denied".into(), transient: false });
+        }
+        self.0.terminated.lock().unwrap().push(session.to_owned());
+        self.0.listed.lock().unwrap().retain(|listed| listed.id != session);
+        Ok(())
+    }
+
+    async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
+        *self.0.looked.lock().unwrap() += 1;
+        if self.0.denies {
+            return Err(NotDone { why: "access denied".into(), transient: false });
+        }
+        Ok(self.0.listed.lock().unwrap().clone())
+    }
+}
+
+fn facts() -> ShellFacts {
+    ShellFacts { run_dir: "/tmp/run".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: true }
+}
+
+/// A job's container, reached before.
+fn job(place: &Path, attempt_timeout: Duration) -> Target {
+    let pinned = Some(HostIdentity("runtime".into()));
+    Target { key: place.join("job.key"), pinned, facts: Some(facts()), attempt_timeout, ..target() }
+}
+
+fn ledger(place: &Path, text: &str) {
+    std::fs::write(place.join("job.session"), text).unwrap();
+}
+
+fn now() -> u64 {
+    Timestamp::now().as_millis()
+}
+
+/// Without the agent's first word, three attempts wait for one session.
+#[tokio::test]
+async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/v1/data-channel/x?role=publish_subscribe", listener.local_addr().unwrap());
+    let aws = Aws::new(State { url, ..State::default() });
+    let transport = ExecTransport::new(aws.clone());
+    let place = tempfile::tempdir().unwrap();
+    let short = job(place.path(), Duration::from_millis(300));
+    let accepted = tokio::spawn(async move { accept_async(listener.accept().await.unwrap().0).await.unwrap() });
+    for _ in 0..3 {
+        let late = transport.connect(&short).await.err().unwrap();
+        assert_eq!(late.kind, ConnectErrorKind::TimedOut, "{late:?}");
+    }
+    let mut socket = timeout(LONG, accepted).await.unwrap().unwrap();
+    let command = aws.0.executed.lock().unwrap()[0].clone();
+    let nonce = command.split("BOOT").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let service = tokio::spawn(async move {
+        socket.next().await.unwrap().unwrap();
+        for (sequence, said) in [format!("BOOT{nonce}\n"), format!("~{nonce} ready\n")].iter().enumerate() {
+            let message = encoded(Kind::Output, i64::try_from(sequence).unwrap(), payload_type::OUTPUT, said.as_bytes());
+            socket.send(Message::Binary(message)).await.unwrap();
+        }
+        while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    });
+    let (session, _) = transport.connect(&job(place.path(), LONG)).await.expect("it is the session of the first attempt");
+    assert_eq!((aws.executed(), aws.0.terminated.lock().unwrap().len()), (1, 0));
+    let noted = std::fs::read_to_string(place.path().join("job.session")).unwrap();
+    assert!(noted.contains("answered "), "{noted}");
+    drop(session);
+    timeout(LONG, service).await.expect("it is left").unwrap();
+}
+
+/// A killed process's session that has said nothing may wait in the agent's queue, where it stays though it is ended.
+#[tokio::test(start_paused = true)]
+async fn a_job_waits_while_the_container_is_full_and_says_so() {
+    let aws = Aws::new(State::default());
+    aws.has_open(2);
+    let place = tempfile::tempdir().unwrap();
+    ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\n", now()));
+    let transport = Arc::new(ExecTransport::new(aws.clone()));
+    let target = job(place.path(), Duration::from_secs(60));
+    let connecting = tokio::spawn({
+        let (transport, target) = (Arc::clone(&transport), target.clone());
+        async move { transport.connect(&target).await.err().unwrap() }
+    });
+    let notice = loop {
+        let notice = timeout(LONG, transport.waits_for(&target.task)).await.expect("it is said what is waited for");
+        if notice.contains("terminal") {
+            break notice;
+        }
+    };
+    assert!(notice.contains("2 sessions are open") && notice.contains("ecs-execute-command-terminal1"), "{notice}");
+    assert_eq!((aws.executed(), aws.0.terminated.lock().unwrap().clone()), (0, vec!["ecs-execute-command-killed".to_owned()]));
+    assert!(timeout(Duration::from_secs(20), transport.waits_for(&target.task)).await.is_err(), "the same is said once");
+    let late = connecting.await.unwrap();
+    assert!(late.kind == ConnectErrorKind::TimedOut && late.message.contains("2 sessions are open"), "{late:?}");
+    assert_eq!(aws.executed(), 0, "in a whole attempt");
+    aws.has_open(1);
+    assert_eq!(transport.connect(&target).await.err().unwrap().message, "it was asked for");
+    assert!(!place.path().join("job.session").exists(), "the killed process's session is not listed any more");
+}
+
+/// One that had a worker gives it up; there is another one beside it.
+#[tokio::test(start_paused = true)]
+async fn after_a_session_that_was_used_nothing_is_waited_for() {
+    let aws = Aws::new(State::default());
+    let place = tempfile::tempdir().unwrap();
+    ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\nanswered a\n", now()));
+    let began = tokio::time::Instant::now();
+    let asked = ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
+    assert!(asked.message == "it was asked for" && began.elapsed() < Duration::from_secs(1), "{asked:?} after {:?}", began.elapsed());
+    assert_eq!((aws.0.terminated.lock().unwrap().len(), *aws.0.looked.lock().unwrap()), (1, 1));
+
+    // Nothing went wrong before: it is not even looked.
+    assert_eq!(ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap().message, "it was asked for");
+    assert_eq!(*aws.0.looked.lock().unwrap(), 1);
+}
+
+/// Its place in the queue is taken until a worker has looked at it.
+#[tokio::test(start_paused = true)]
+async fn after_a_session_that_was_never_answered_a_slot_is_given_its_time() {
+    let aws = Aws::new(State::default());
+    let place = tempfile::tempdir().unwrap();
+    ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\n", now()));
+    let began = tokio::time::Instant::now();
+    let asked = ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
+    assert!(asked.message == "it was asked for" && began.elapsed() > Duration::from_secs(2), "{asked:?} after {:?}", began.elapsed());
+}
+
+/// With neither permission, a job's own sessions count: never a third, until AWS's idle time-out.
+#[tokio::test(start_paused = true)]
+async fn without_permissions_there_is_never_a_third_session_of_the_job() {
+    let aws = Aws::new(State { denies: true, ..State::default() });
+    let place = tempfile::tempdir().unwrap();
+    let entry = |mark: &str, ago: u64| format!("asked {mark} {}\nopen {mark} ecs-execute-command-{mark}\nanswered {mark}\n", now() - ago);
+    let transport = ExecTransport::new(aws.clone());
+    let target = job(place.path(), Duration::from_secs(60));
+    ledger(place.path(), &entry("a", 1000));
+    assert_eq!(transport.connect(&target).await.err().unwrap().message, "it was asked for");
+    ledger(place.path(), &(entry("a", 1000) + &entry("b", 2000)));
+    for _ in 0..5 {
+        let late = transport.connect(&target).await.err().unwrap();
+        assert!(late.kind == ConnectErrorKind::TimedOut && late.message.contains("ssm:DescribeSessions"), "{late:?}");
+    }
+    assert_eq!(aws.executed(), 1);
+    ledger(place.path(), &(entry("a", 1000) + &entry("b", 21 * 60 * 1000)));
+    assert_eq!(transport.connect(&target).await.err().unwrap().message, "it was asked for");
+    let left = std::fs::read_to_string(place.path().join("job.session")).unwrap();
+    assert!(left.contains("over b") && !left.contains("over a"), "{left}");
+}
+
+/// A person's terminal is never the third.
+#[tokio::test(start_paused = true)]
+async fn a_terminal_looks_first() {
+    let aws = Aws::new(State::default());
+    let transport = ExecTransport::new(aws.clone());
+    let place = tempfile::tempdir().unwrap();
+    let target = job(place.path(), Duration::from_secs(15));
+    let screen = Screen { term: "xterm".to_owned(), columns: 80, rows: 24 };
+    aws.has_open(2);
+    for refused in [transport.terminal(&target, &screen).await.err(), transport.command(&target, "true").await.err()] {
+        let refused = refused.unwrap();
+        assert!(refused.message.contains("2 sessions are open") && refused.kind == ConnectErrorKind::TimedOut, "{refused:?}");
+    }
+    assert_eq!(aws.executed(), 0);
+    aws.has_open(1);
+    assert_eq!(transport.terminal(&target, &screen).await.err().unwrap().message, "it was asked for");
+}

@@ -78,15 +78,16 @@ follow_changes() {
         _departure=$!
       fi
       await_end
+      # Not after output that nobody may take.
+      verdict 2>&9
       kill -9 "$_watcher" $_departure
       echo ended >&8
     } 2>/dev/null | limit_changes
-  } 8>&1 | while read -r _event; do
+  } 8>&1 9>&2 | while read -r _event; do
     case $_event in
     changed) copy ;;
     departed) break ;;
     ended)
-      verdict
       copy
       break
       ;;

@@ -210,7 +210,7 @@ pub struct Finished {
     pub run: RunId,
     /// Its stage.
     pub stage: String,
-    /// SHA-256 of its script, in hexadecimal.
+    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
     #[serde(default)]
     pub digest: String,
     /// How it ended.
@@ -242,7 +242,7 @@ pub struct Executing {
     pub place: Reachable,
     /// What runs.
     pub order: RunOrder,
-    /// SHA-256 of the script, hexadecimal: tells a retried stage from another script.
+    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
     pub digest: String,
     /// When the stage began.
     pub since: Timestamp,
@@ -322,8 +322,24 @@ pub struct Stopping {
     pub describing: Asking,
     /// What last stood in the way.
     pub problem: Option<ControlError>,
-    /// More tasks of this job that must end after `task`.
+    /// More tasks of this job that must be stopped after `task`.
     pub rest: Vec<TaskArn>,
+    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers stopped one task after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ending: Vec<TaskArn>,
+}
+
+impl Stopping {
+    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited for.
+    #[must_use]
+    pub fn all_accepted(&self) -> bool {
+        self.accepted && self.task.is_some() && self.rest.is_empty() && self.unsettled.is_none()
+    }
+
+    /// The tasks that are not known to be over.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskArn> {
+        self.task.iter().filter(|_| !self.over).chain(&self.ending).chain(&self.rest)
+    }
 }
 
 /// Asking something again and again: its pacing.

@@ -59,7 +59,8 @@ pub struct Left {
 
 /// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
 /// 2: `Executing` knows since when its connection works.
-const SHAPE: u32 = 2;
+/// 3: `Stopping` knows the other tasks whose stop ECS has accepted.
+const SHAPE: u32 = 3;
 
 impl From<Left> for String {
     fn from(left: Left) -> Self {

@@ -9,6 +9,7 @@ mod describing;
 mod full_disk;
 mod killed;
 mod lost_answers;
+mod passengers;
 mod silence;
 #[path = "../world/mod.rs"]
 #[allow(dead_code, reason = "the simulation uses more of it")]

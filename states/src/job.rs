@@ -329,19 +329,6 @@ pub struct Stopping {
     pub ending: Vec<TaskArn>,
 }
 
-impl Stopping {
-    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited for.
-    #[must_use]
-    pub fn all_accepted(&self) -> bool {
-        self.accepted && self.task.is_some() && self.rest.is_empty() && self.unsettled.is_none()
-    }
-
-    /// The tasks that are not known to be over.
-    pub fn tasks(&self) -> impl Iterator<Item = &TaskArn> {
-        self.task.iter().filter(|_| !self.over).chain(&self.ending).chain(&self.rest)
-    }
-}
-
 /// Asking something again and again: its pacing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asking {

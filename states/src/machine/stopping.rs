@@ -15,6 +15,19 @@ const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 /// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
 const REASON_LENGTH: usize = 200;
 
+impl Stopping {
+    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited for.
+    #[must_use]
+    pub fn all_accepted(&self) -> bool {
+        self.accepted && self.task.is_some() && self.rest.is_empty() && self.unsettled.is_none()
+    }
+
+    /// The tasks that are not known to be over.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskArn> {
+        self.task.iter().filter(|_| !self.over).chain(&self.ending).chain(&self.rest)
+    }
+}
+
 impl Job<Stopping> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Stopping> {
         let seed = self.seed();

@@ -32,4 +32,8 @@ impl<T: Transport> Transport for Watched<T> {
         }
         connected
     }
+
+    async fn waits_for(&self, task: &TaskArn) -> String {
+        self.0.waits_for(task).await
+    }
 }

@@ -139,9 +139,6 @@ impl Bench {
             ("BUILD_FAILURE_EXIT_CODE", "91".to_owned()),
             ("SYSTEM_FAILURE_EXIT_CODE", "92".to_owned()),
             ("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "bench".to_owned()),
-            ("CUSTOM_ENV_CI_PROJECT_URL", "https://gitlab.example/group/project".to_owned()),
-            ("CUSTOM_ENV_CI_PIPELINE_ID", "1".to_owned()),
-            ("CUSTOM_ENV_CI_JOB_NAME", "bench".to_owned()),
         ] {
             environment.push((name.to_owned(), value));
         }
@@ -150,6 +147,10 @@ impl Bench {
             let cluster = bench.cluster.as_ref().unwrap();
             let text = local::configuration(transport, cluster.ssh_port(), &bench.place.path().join(name(transport)));
             fs::write(bench.config(transport), text).unwrap();
+            // The job's response, as gitlab-runner writes it: each transport's job has a number of its own.
+            let repository = "https://gitlab.example/group/project.git";
+            let response = format!(r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#, transport as u8 + 1);
+            fs::write(bench.response(transport), response).unwrap();
             bench.stage(transport, &["prepare"], 0);
         }
         bench
@@ -157,6 +158,10 @@ impl Bench {
 
     fn config(&self, transport: TransportKind) -> PathBuf {
         self.place.path().join(format!("{}.toml", name(transport)))
+    }
+
+    fn response(&self, transport: TransportKind) -> PathBuf {
+        self.place.path().join(format!("{}.json", name(transport)))
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -169,7 +174,7 @@ impl Bench {
     fn stage(&self, transport: TransportKind, arguments: &[&str], bytes: usize) -> Duration {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
         command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
-        command.env("CUSTOM_ENV_CI_JOB_ID", if transport == TransportKind::Ssh { "1" } else { "2" });
+        command.env("JOB_RESPONSE_FILE", self.response(transport));
         command.arg("--config").arg(self.config(transport)).arg("custom").args(arguments);
         let start = Instant::now();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
@@ -284,6 +289,7 @@ fn target(task: &str) -> Target {
         container: "ci-coordinator".to_owned(),
         key: PathBuf::new(),
         pinned: None,
+        host_proof: None,
         facts: None,
         connect_timeout: Duration::from_secs(10),
         attempt_timeout: Duration::from_secs(30),

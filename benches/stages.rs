@@ -126,7 +126,7 @@ impl Bench {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let script = self.job.script(format!("{script}\n# {}\n", RUNS.fetch_add(1, Ordering::Relaxed)));
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
-        command.env_clear().envs(self.job.environment.iter().map(|(k, v)| (k, v))).arg("--config").arg(&self.job.config);
+        command.env_clear().envs(self.job.stage_environment()).arg("--config").arg(&self.job.config);
         command.args(["custom", "run"]).arg(script).arg("build_script");
         command
     }

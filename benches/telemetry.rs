@@ -82,7 +82,7 @@ mod with_telemetry {
         let script = job.script("");
         let stage = |binary: &str, config: &Path| {
             let mut command = Command::new(binary);
-            command.env_clear().envs(job.environment.iter().map(|(k, v)| (k, v))).arg("--config").arg(config);
+            command.env_clear().envs(job.stage_environment()).arg("--config").arg(config);
             command.args(["custom", "run"]).arg(&script).arg("build_script").stdin(Stdio::null()).stdout(Stdio::null());
             command
         };

@@ -5,15 +5,17 @@ mod definition;
 use std::{env, path::Path, process::ExitCode};
 
 use clap::error::ErrorKind;
+use states::foreign_text;
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use self::definition::{Cli, Command, Global, Stage, TransportName, definition, parse};
 use crate::{
     config::{Config, DEFAULT_FILE},
+    console::stderr_line,
     local,
-    logging::Logging,
+    logging::{self, Logging},
     reap::Reaper,
-    runner::{Contract, Identity, Verdict},
+    runner::{Contract, Identity, Trust, Verdict},
     stages::{self, Flags, JobLog, Session, StageLog},
     telemetry,
     trial::Trial,
@@ -44,8 +46,8 @@ impl Cli {
         };
         let global = self.global;
         let code = match self.command {
-            Command::Custom { stage } => match Contract::from_env() {
-                Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, stage))),
+            Command::Custom { trust_job_variables, stage } => match Contract::from_env() {
+                Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, trust_job_variables, stage))),
                 Err(e) => return fail(&e.to_string()),
             },
             Command::Try { transport, times, scripts } => {
@@ -64,19 +66,21 @@ impl Cli {
             },
             Command::Manual(manual) => manual.run(definition()).unwrap_or_else(|e| fail(&e)),
         };
+        logging::finish();
         // A write to a job log that nobody reads any more must not keep the process.
         runtime.shutdown_background();
         code
     }
 }
 
-async fn custom(global: &Global, stage: Stage) -> Verdict {
+async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Verdict {
     // Warnings once per job, where somebody sees them; every stage would be too often.
     let config = match load(global, matches!(stage, Stage::Config)) {
         Ok(config) => config,
         Err(why) => return Verdict::SystemFailure(format!("fargate: {why}")),
     };
-    let identity = Identity::from_env().map_err(|e| e.to_string());
+    let trust = if trust_job_variables || config.runner.trust_job_variables { Trust::JobVariables } else { Trust::ResponseFile };
+    let identity = Identity::from_env(trust).map_err(|e| e.to_string());
     let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
     let logged = StageLog::begin(&stage.to_string(), job);
     let span = logged.span();
@@ -120,10 +124,16 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
     for complaint in complaints {
         tracing::warn!("{complaint}");
     }
+    if warn && global.task_def.is_none() {
+        // For the administrator, who reads the log; the CI user reads stderr.
+        for choice in config.open_choices() {
+            tracing::warn!("{}: {choice}", path.display());
+        }
+    }
     for warning in &warnings {
         tracing::warn!("{}: {warning}", path.display());
         if warn {
-            eprintln!("fargate: warning: {}: {warning}", path.display());
+            stderr_line(format_args!("fargate: warning: {}: {warning}", path.display()));
         }
     }
     Ok(config)
@@ -136,17 +146,18 @@ async fn perform(
     stage: Stage,
     cancelled: &mut bool,
 ) -> Result<Verdict, String> {
+    // Also before `config` answers: a job that cannot be told from others fails at its first stage.
+    let identity = identity?;
     if matches!(stage, Stage::Config) {
+        stages::store(&config).map_err(|e| e.to_string())?;
         let verdict = stages::config();
-        // What `config` cannot say of the job, `prepare` will complain of.
-        if let (Some(recorder), Ok(identity)) = (telemetry::recorder(), identity) {
+        if let Some(recorder) = telemetry::recorder() {
             telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
             recorder.leave(&verdict, false);
             telemetry::flush().await;
         }
         return Ok(verdict);
     }
-    let identity = identity?;
     let directory = config.metadata.directory.clone();
     let flags = Flags { task_definition: global.task_def.clone(), platform_version: global.platform_version.clone() };
     let session = Session::new(config, flags, identity, global.state_log.clone()).map_err(|e| e.to_string())?;
@@ -157,6 +168,7 @@ async fn perform(
     }
     let in_trace = telemetry::recorder().map_or_else(tracing::Span::none, telemetry::log_span);
     let verdict = work(&session, stage, &mut log).instrument(in_trace).await;
+    log.end();
     *cancelled = log.was_cancelled();
     if let Some(recorder) = telemetry::recorder() {
         recorder.count("fargate.output", Vec::new(), log.written());
@@ -170,7 +182,7 @@ async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
     match stage {
         Stage::Config => stages::config(),
         Stage::Prepare => stages::prepare(session, log).await,
-        Stage::Run { script, stage } => stages::run(session, &script, &stage, log).await,
+        Stage::Run { script, stage } => stages::run(session, &script, &foreign_text::clipped(&stage), log).await,
         Stage::Cleanup => stages::cleanup(session, log).await,
     }
 }
@@ -186,7 +198,7 @@ fn start_logging(global: &Global, config: Option<&Config>) -> Result<(), String>
 }
 
 fn fail(why: &str) -> ExitCode {
-    eprintln!("fargate: {why}");
+    stderr_line(format_args!("fargate: {why}"));
     unusable()
 }
 

@@ -8,17 +8,19 @@
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
+//! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
 //! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
-//! - [`logging`] — the driver's own log;
+//! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.
 
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod local;
 pub mod logging;
@@ -27,6 +29,7 @@ pub mod reap;
 pub mod replay;
 pub mod runner;
 pub mod stages;
+pub mod tags;
 #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]
 pub mod telemetry;
 pub mod transport;

@@ -1,16 +1,23 @@
 //! The driver's own log. The job log belongs to the CI user: nothing of this goes there, unless `debug` asks for it.
+//!
+//! Messages and fields hold texts of projects, containers and AWS. Whatever they are, an event is one line, and a file has a
+//! rate: see [`line`].
+
+mod line;
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::OnceLock,
 };
 
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, fmt, layer::SubscriberExt, registry, registry::LookupSpan, util::SubscriberInitExt};
+
+use self::line::{Lines, LogFile, Rate};
 use crate::telemetry::logs::LogExport;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
 
 /// The levels' names, as in the Go driver.
 pub const LEVELS: &[&str] = &["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
@@ -64,8 +71,12 @@ impl Logging {
     /// When the file cannot be opened.
     pub fn start(&self) -> Result<(), LoggingError> {
         match &self.file {
-            Some(path) => self.start_with(open(path)?),
-            None if self.level >= LevelFilter::DEBUG => self.start_with(io::stderr),
+            Some(path) => {
+                let rate = if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::USUAL };
+                let log = LogFile::new(open(path)?, self.format, rate);
+                self.start_with(FILE.get_or_init(|| log));
+            }
+            None if self.level >= LevelFilter::DEBUG => self.start_with(|| Lines(io::stderr())),
             // The log goes to the collector only.
             None if crate::telemetry::logs::wanted() => self.start_with(io::sink),
             None => {}
@@ -77,7 +88,6 @@ impl Logging {
     where
         W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
     {
-        let layer = fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
         // SSH and HTTP libraries log every packet at debug: theirs is wanted only at trace.
         let libraries = if self.level >= LevelFilter::TRACE { self.level } else { LevelFilter::WARN.min(self.level) };
         let filter = tracing_subscriber::filter::Targets::new().with_default(libraries).with_targets([
@@ -86,20 +96,65 @@ impl Logging {
             ("transports", self.level),
             ("local_cluster", self.level),
         ]);
-        let registry = registry().with(filter).with(crate::telemetry::logs::wanted().then_some(LogExport));
-        match self.format {
-            LogFormat::Text => registry.with(layer).init(),
-            LogFormat::Json => registry.with(layer.json()).init(),
-        }
+        let export = crate::telemetry::logs::wanted().then_some(LogExport);
+        registry().with(filter).with(export).with(layer(self.format, writer)).init();
     }
 }
 
-fn open(path: &Path) -> Result<Mutex<std::fs::File>, LoggingError> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map(Mutex::new)
-        .map_err(|source| LoggingError { path: path.to_owned(), source })
+static FILE: OnceLock<LogFile> = OnceLock::new();
+
+/// Says in the log file what was left out of it, if anything. Before the process ends.
+pub fn finish() {
+    if let Some(Err(e)) = FILE.get().map(LogFile::finish) {
+        // To a log that cannot be written, this cannot be written either.
+        tracing::debug!("the log file cannot be written: {e}");
+    }
+}
+
+fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().boxed(),
+    }
+}
+
+fn open(path: &Path) -> Result<File, LoggingError> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|source| LoggingError { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A project's name, a container's reason, a task's status: as hostile as they may be.
+    const HOSTILE: &str = "evil\r\n2026-11-25T00:00:00Z ERROR stage failed: forged\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{2066}";
+
+    #[test]
+    fn no_text_of_others_forges_a_line_or_steers_a_terminal() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("log");
+            let log: &'static LogFile = Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::USUAL)));
+            tracing::subscriber::with_default(registry().with(layer(format, log)), || {
+                let span = tracing::error_span!("stage", stage = HOSTILE, job = %HOSTILE);
+                span.in_scope(|| {
+                    tracing::warn!("described: {HOSTILE}");
+                    tracing::info!(text = HOSTILE, shown = %HOSTILE, debugged = ?HOSTILE, "{HOSTILE}");
+                });
+            });
+            let said = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(said.lines().count(), 2, "an event, a line: {said:?}");
+            let harmless = |line: &str| states::foreign_text::tame(line) == line;
+            assert!(said.lines().all(harmless) && said.matches("evil").count() >= 6, "{said:?}");
+            if format == LogFormat::Json {
+                let line: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+                assert!(line["fields"]["message"].as_str().unwrap().starts_with("described: evil"), "{line}");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
-    io::{self, Write as _},
+    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -24,10 +24,11 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     config::Config,
+    console::{stderr_line, stdout_line},
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
     runner::Identity,
     stages::{self, JobEngine, launch},
-    telemetry,
+    tags, telemetry,
 };
 
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
@@ -111,7 +112,7 @@ fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), J
     match store.load(job) {
         Ok(Some(snapshot)) => Ok((lease, snapshot)),
         Ok(None) => Err(Judged::Gone),
-        Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_), .. }) => Err(Judged::Damaged { lease, error }),
+        Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_) | BadSnapshot::TooLarge, .. }) => Err(Judged::Damaged { lease, error }),
         Err(e) => Err(Judged::Unknown(e.to_string())),
     }
 }
@@ -266,10 +267,10 @@ impl Reaper {
     /// Whether the task was launched for the manager, and the directory, that this is about.
     fn concerns(&self, config: &Config, task: &Launched) -> bool {
         match &self.manager {
-            Some(manager) => task.tag(MANAGER_TAG) == launch::tag_value(manager),
+            Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
             None => {
                 task.tag(MANAGER_TAG) == launch::manager(config)
-                    && task.tag(DIRECTORY_TAG) == launch::tag_value(&config.metadata.directory.display().to_string())
+                    && task.tag(DIRECTORY_TAG) == tags::value(&config.metadata.directory.display().to_string())
             }
         }
     }
@@ -387,14 +388,13 @@ fn name(snapshot: &Snapshot) -> String {
 
 fn say(line: impl fmt::Display) {
     tracing::info!("reap: {line}");
-    // Whoever closed the output does not want to read it.
-    let _ = writeln!(io::stdout().lock(), "{line}");
+    stdout_line(line);
 }
 
 impl Summary {
     fn failed(&mut self, what: &str, why: &dyn fmt::Display) {
         tracing::error!("reap: {what}: {why}");
-        eprintln!("fargate: reap: {what}: {why}");
+        stderr_line(format_args!("fargate: reap: {what}: {why}"));
         self.failures += 1;
     }
 }

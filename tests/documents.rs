@@ -98,8 +98,13 @@ fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit()
     // Everything but the server itself, and outside this machine's own directories.
     let script = include_str!("../docs/ssh-entrypoint.sh")
         .replace("/run/sshd", path("run").to_str().unwrap())
-        .replace("ssh-keygen -A", ":")
+        .replace("/run/fargate-ssh", path("private").to_str().unwrap())
+        .replace("/etc/shadow", path("shadow").to_str().unwrap())
+        .replace("ssh-keygen -q", ": -q")
         .replace("exec /usr/sbin/sshd", "exec echo sshd");
+    fs::write(path("shadow"), "root:!:20228:0:99999:7:::\nbin:!:20228::::::\n").unwrap();
+    fs::create_dir(path("private")).unwrap();
+    fs::write(path("private/host_key"), "left over").unwrap();
     fs::create_dir(path(".ssh")).unwrap();
     fs::set_permissions(path(".ssh"), fs::Permissions::from_mode(0o777)).unwrap();
     let begun = Command::new("sh")
@@ -115,7 +120,16 @@ fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit()
         .unwrap();
     assert!(begun.status.success(), "{begun:?}");
     let started = String::from_utf8(begun.stdout).unwrap();
-    assert!(started.starts_with("sshd -D -e") && started.contains("PermitUserEnvironment=yes"), "{started}");
+    assert_eq!(started, format!("sshd -D -e -f {}\n", path("private/sshd_config").display()));
+    let settings = fs::read_to_string(path("private/sshd_config")).unwrap();
+    let host_key = format!("HostKey {}", path("private/host_key").display());
+    for setting in
+        [&host_key, "PermitUserEnvironment yes", "VersionAddendum none", "AuthenticationMethods publickey", "DisableForwarding yes"]
+    {
+        assert!(settings.lines().any(|line| line == setting), "{setting}: {settings}");
+    }
+    assert!(!path("private/host_key").exists(), "a host key of before");
+    assert_eq!(fs::read_to_string(path("shadow")).unwrap(), "root:*:20228:0:99999:7:::\nbin:!:20228::::::\n");
     assert_eq!(fs::read_to_string(path(".ssh/authorized_keys")).unwrap(), "ssh-ed25519 AAAA job\n");
     let environment = fs::read_to_string(path(".ssh/environment")).unwrap();
     let mut names: Vec<&str> = environment.lines().map(|line| line.split('=').next().unwrap()).collect();
@@ -143,7 +157,9 @@ fn decisions_are_listed_and_headed_alike() {
 #[test]
 fn every_link_to_a_file_leads_to_one() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    for page in ["README.md", "CONTRIBUTING.md", "docs/configuration.md", "docs/iam.md", "docs/transports.md", "docs/telemetry.md"] {
+    for page in
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/configuration.md", "docs/iam.md", "docs/transports.md", "docs/telemetry.md"]
+    {
         let page = root.join(page);
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).filter(|link| !link.starts_with("http")) {

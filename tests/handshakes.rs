@@ -9,7 +9,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use bytes::Bytes;
 use fargate_driver::control::{EcsControl, ExecCalls};
-use local_cluster::{ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings};
+use local_cluster::{ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings, Upgrades};
 use states::{
     Capacity, ClientToken, ConnectError, ConnectErrorKind, Greeting, LaunchSpec, Run, RunEvent, RunId, RunOrder, Session as _, Signal,
     StartedBy, Target, TaskControl as _, Transport as _,
@@ -49,6 +49,8 @@ impl Place {
             started_by: StartedBy::new("gitlab-1").unwrap(),
             tags: Vec::new(),
             enable_execute_command: true,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         };
         let task = control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
         let target = Target {
@@ -58,6 +60,7 @@ impl Place {
             container: "ci-coordinator".to_owned(),
             key: PathBuf::new(),
             pinned: None,
+            host_proof: None,
             facts: None,
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(30),
@@ -171,6 +174,61 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
     assert!(refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+}
+
+/// The handshake is the container's, and what it asks the manager's role for must not be its choice.
+#[tokio::test]
+async fn kms_is_called_for_the_clusters_own_key_alone() {
+    let place = Place::new(Handshake::Kms).await;
+    let other = Some("arn:aws:kms:us-east-1:999999999999:key/production\u{1b}[2J".to_owned());
+    place.cluster.set_faults(Faults { exec: ExecFaults { kms_key: other, ..ExecFaults::default() }, ..Faults::default() });
+    let refused = place.connect().await.err().unwrap();
+    assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
+    assert!(refused.message.contains("key/production") && !refused.message.contains('\u{1b}'), "{refused:?}");
+    assert_eq!(place.calls("GenerateDataKey"), 0);
+}
+
+#[tokio::test]
+async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
+    let place = Place::new(Handshake::Kms).await;
+    place.refuse("DescribeClusters", "AccessDeniedException", "not authorized to perform: ecs:DescribeClusters");
+    let refused = place.connect().await.err().unwrap();
+    assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
+    assert!(refused.message.contains("ecs:DescribeClusters") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+    assert_eq!(place.calls("GenerateDataKey"), 0);
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
+    let place = Place::new(Handshake::Kms).await.known().await;
+    place.refuse("DescribeClusters", "ThrottlingException", "Rate exceeded");
+    let refused = place.transport.connect(&place.target).await.err().unwrap();
+    assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{refused:?}");
+    place.connect().await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
+    let place = Place::new(Handshake::None).await;
+    place.cluster.set_faults(Faults { exec: ExecFaults { signs_urls: true, ..ExecFaults::default() }, ..Faults::default() });
+    place.connect().await.unwrap().close().await;
+    let dialled: Vec<_> = place.cluster.calls().into_iter().filter(|call| call.action == "OpenDataChannel").collect();
+    assert!(dialled.len() == 1 && dialled[0].error.is_none(), "{dialled:?}");
+}
+
+#[tokio::test]
+async fn a_signature_that_is_refused_with_any_status_is_left_out() {
+    let place = Place::new(Handshake::None).await.known().await;
+    for status in [400, 401, 403, 404, 410, 426] {
+        let exec = ExecFaults { refuses_upgrades: Some(Upgrades::Signed), upgrade_status: Some(status), ..ExecFaults::default() };
+        place.cluster.set_faults(Faults { exec, ..Faults::default() });
+        place.transport.connect(&place.target).await.unwrap_or_else(|e| panic!("{status}: {e:?}")).0.close().await;
+    }
+    let exec = ExecFaults { refuses_upgrades: Some(Upgrades::All), upgrade_status: Some(503), ..ExecFaults::default() };
+    place.cluster.set_faults(Faults { exec, ..Faults::default() });
+    let before = place.calls("OpenDataChannel");
+    assert_eq!(place.transport.connect(&place.target).await.err().unwrap().kind, ConnectErrorKind::Interrupted);
+    assert_eq!(place.calls("OpenDataChannel"), before + 1, "a failure of the service says nothing of the signature");
 }
 
 /// Nor does it matter that the text of it is about KMS.

@@ -68,6 +68,8 @@ fn spec(started_by: StartedBy) -> LaunchSpec {
         started_by,
         tags: Vec::new(),
         enable_execute_command: false,
+        propagate_tags: false,
+        enable_ecs_managed_tags: false,
     }
 }
 

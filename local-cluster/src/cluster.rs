@@ -16,9 +16,12 @@ use tokio::{
 };
 
 use crate::{
-    exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
+    exec::{
+        ExecAgent, Session, Sessions, Surroundings,
+        keys::{KEY, Keys},
+    },
     faults::Faults,
-    settings::Settings,
+    settings::{Handshake, Settings},
     task::processes,
     times::{self, TaskTimes},
 };
@@ -90,6 +93,7 @@ pub(crate) struct Definition {
     pub(crate) family: String,
     pub(crate) revision: usize,
     pub(crate) containers: Vec<String>,
+    pub(crate) tags: Vec<Value>,
 }
 
 impl Definition {
@@ -244,6 +248,7 @@ impl Cluster {
             family: "local-job".to_owned(),
             revision: 1,
             containers: vec!["ci-coordinator".to_owned()],
+            tags: Vec::new(),
         }));
         Ok(Self {
             settings,
@@ -282,7 +287,14 @@ impl Cluster {
 
     /// Where a session's clients dial.
     pub(crate) fn stream_url(&self, session: &Session) -> String {
-        format!("ws://{}{}", self.address, session.path())
+        let url = format!("ws://{}{}", self.address, session.path());
+        if !self.faults().exec.signs_urls {
+            return url;
+        }
+        let scope = format!("local%2F20260101%2F{}%2Fssmmessages%2Faws4_request", self.settings.region);
+        format!(
+            "{url}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={scope}&X-Amz-Date=20260101T000000Z&X-Amz-SignedHeaders=host&X-Amz-Signature=00"
+        )
     }
 
     pub(crate) fn has_cluster(&self, name: &str) -> bool {
@@ -295,6 +307,15 @@ impl Cluster {
 
     pub(crate) fn add_cluster(&self, name: &str, default_strategy: bool) {
         lock(&self.known).clusters.entry(name.to_owned()).or_insert(default_strategy);
+    }
+
+    /// What DescribeClusters shows with `include = CONFIGURATIONS`.
+    pub(crate) fn configuration(&self) -> Value {
+        let mut command = json!({ "logging": "NONE" });
+        if self.settings.exec.handshake == Handshake::Kms {
+            command["kmsKeyId"] = json!(KEY);
+        }
+        json!({ "executeCommandConfiguration": command })
     }
 
     pub(crate) fn describe_cluster(&self, name: &str) -> Value {
@@ -312,10 +333,10 @@ impl Cluster {
         })
     }
 
-    pub(crate) fn register(&self, family: &str, containers: Vec<String>) -> Arc<Definition> {
+    pub(crate) fn register(&self, family: &str, containers: Vec<String>, tags: Vec<Value>) -> Arc<Definition> {
         let mut known = lock(&self.known);
         let revision = known.definitions.iter().filter(|d| d.family == family).map(|d| d.revision).max().unwrap_or(0) + 1;
-        let definition = Arc::new(Definition { family: family.to_owned(), revision, containers });
+        let definition = Arc::new(Definition { family: family.to_owned(), revision, containers, tags });
         known.definitions.push(Arc::clone(&definition));
         definition
     }

@@ -16,6 +16,8 @@ pub struct Faults {
     pub unanswered: BTreeMap<String, u32>,
     /// Action → milliseconds that an answer waits after the action was done.
     pub delay_ms: BTreeMap<String, u64>,
+    /// So many RunTasks that repeat an earlier call's token are answered with `ConflictException`, as while that call is under way.
+    pub conflicts: u32,
     /// RunTask answers with a failure and no task.
     pub launch_failure: Option<LaunchFailure>,
     /// New tasks stay PENDING.
@@ -147,8 +149,14 @@ pub struct ExecFaults {
     pub slots_taken: u32,
     /// New sessions end at once, without a process.
     pub ends_at_start: Option<EarlyEnd>,
-    /// Upgrades that are refused with HTTP 403.
+    /// Upgrades that are refused …
     pub refuses_upgrades: Option<Upgrades>,
+    /// … with this HTTP status; without one, with 403.
+    pub upgrade_status: Option<u16>,
+    /// Agents ask for this KMS key instead of the cluster's: as an agent does that the job has replaced.
+    pub kms_key: Option<String>,
+    /// Stream URLs come signed: their upgrades must not be signed again.
+    pub signs_urls: bool,
     /// ResumeSession answers without a token, as if the session had timed out.
     pub never_resumes: bool,
     /// Connections are cut.
@@ -261,6 +269,11 @@ impl Faults {
             1 => Mishap::FailedBefore,
             _ => Mishap::FailedAfter,
         })
+    }
+
+    /// Whether this repetition of a launch is a conflict.
+    pub(crate) fn conflicts(&mut self) -> bool {
+        count_down(&mut self.conflicts)
     }
 
     /// The failure that this launch is to be answered with.

@@ -173,9 +173,63 @@ async fn a_client_token_launches_once() {
 }
 
 #[tokio::test]
+async fn started_by_is_the_only_filter_of_a_list() {
+    let cluster = start().await;
+    let task = run(&cluster).await;
+    until(&cluster, &task, is("RUNNING")).await;
+    let list = async |more: Value| {
+        let mut parameters = json!({ "cluster": "local", "startedBy": "test" });
+        parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ecs(&cluster, "ListTasks", parameters).await
+    };
+    assert_eq!(list(json!({})).await.unwrap()["taskArns"], json!([task]));
+    for more in [json!({ "desiredStatus": "STOPPED" }), json!({ "desiredStatus": "RUNNING" }), json!({ "family": "local-job" })] {
+        assert!(list(more).await.unwrap_err().contains("InvalidParameterException"));
+    }
+    // What is told to stop is not meant to run.
+    ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
+    assert_eq!(list(json!({})).await.unwrap()["taskArns"], json!([]));
+}
+
+#[tokio::test]
+async fn tags_are_propagated_and_shown_when_they_are_asked_for() {
+    let cluster = start().await;
+    let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
+    let definition = json!({
+        "family": "tagged", "containerDefinitions": [{ "name": "ci-coordinator" }],
+        "tags": [tag("cost-centre", "42"), tag("team", "definition")],
+    });
+    ecs(&cluster, "RegisterTaskDefinition", definition).await.unwrap();
+    let mut wanted = with(with(launch(), "taskDefinition", json!("tagged")), "tags", json!([tag("team", "job")]));
+    let shown = async |parameters: Value| {
+        let launched = ecs(&cluster, "RunTask", parameters).await.unwrap();
+        let task = launched["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+        until(&cluster, &task, is("RUNNING")).await;
+        assert_eq!(describe(&cluster, &task).await["tasks"][0]["tags"], json!([]), "without `include`");
+        let asked = json!({ "cluster": "local", "tasks": [task], "include": ["TAGS"] });
+        ecs(&cluster, "DescribeTasks", asked).await.unwrap()["tasks"][0]["tags"].clone()
+    };
+    assert_eq!(shown(wanted.clone()).await, json!([tag("team", "job")]));
+    wanted["propagateTags"] = json!("TASK_DEFINITION");
+    wanted["enableECSManagedTags"] = json!(true);
+    assert_eq!(shown(wanted).await, json!([tag("team", "job"), tag("cost-centre", "42"), tag("aws:ecs:clusterName", "local")]));
+}
+
+#[tokio::test]
+async fn a_launch_that_is_repeated_can_be_a_conflict() {
+    let cluster = start().await;
+    cluster.set_faults(Faults { conflicts: 1, ..Faults::default() });
+    let launch = || ecs(&cluster, "RunTask", with(launch(), "clientToken", json!("t1")));
+    let first = launch().await.unwrap();
+    assert!(launch().await.unwrap_err().contains("ConflictException"));
+    assert_eq!(launch().await.unwrap()["tasks"][0]["taskArn"], first["tasks"][0]["taskArn"]);
+}
+
+#[tokio::test]
 async fn refusals_are_those_of_ecs() {
     let cluster = start().await;
     ecs(&cluster, "CreateCluster", json!({ "clusterName": "bare" })).await.unwrap();
+    let tagged = |key: &str, value: &str| with(launch(), "tags", json!([{ "key": key, "value": value }]));
     let vpc = |value: Value| with(launch(), "networkConfiguration", value);
     let cases = [
         (with(launch(), "cluster", json!("nowhere")), "ClusterNotFoundException"),
@@ -191,6 +245,12 @@ async fn refusals_are_those_of_ecs() {
             "both",
         ),
         (with(launch(), "clientToken", json!("x".repeat(65))), "clientToken"),
+        (with(launch(), "capacityProviderStrategy", json!([{ "capacityProvider": "FARGATE" }])), "weight of 0"),
+        (with(launch(), "propagateTags", json!("SERVICE")), "propagateTags"),
+        (tagged("AWS:x", "y"), "Invalid tag"),
+        (tagged("x", "aws:y"), "Invalid tag"),
+        // A combining accent.
+        (tagged("x", "e\u{301}"), "Invalid tag"),
     ];
     for (parameters, expected) in cases {
         let error = ecs(&cluster, "RunTask", parameters).await.unwrap_err();
@@ -245,7 +305,9 @@ async fn tasks_are_listed_by_who_started_them_in_pages() {
     assert_eq!(listed, ours);
     assert!(second.get("nextToken").is_none());
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": ours[1] })).await.unwrap();
-    assert_eq!(list(json!({ "desiredStatus": "STOPPED" })).await.unwrap()["taskArns"], json!([ours[1]]));
+    assert_eq!(list(json!({})).await.unwrap()["taskArns"], json!([ours[0], ours[2]]));
+    let stopped = json!({ "cluster": "local", "desiredStatus": "STOPPED" });
+    assert_eq!(ecs(&cluster, "ListTasks", stopped).await.unwrap()["taskArns"], json!([ours[1]]));
 }
 
 #[tokio::test]

@@ -95,6 +95,10 @@ pub(super) enum Command {
     /// The stages that gitlab-runner's custom executor calls
     #[command(after_help = STAGE_CODES)]
     Custom {
+        /// Believe the job's variables which job it is, where gitlab-runner (before 14.1) names no response file: a job can then
+        /// pose as another one. The same as TrustJobVariables = true in [Runner]
+        #[arg(long)]
+        trust_job_variables: bool,
         #[command(subcommand)]
         stage: Stage,
     },
@@ -337,7 +341,7 @@ mod tests {
     fn takes_what_the_go_drivers_users_have_in_config_toml() {
         let cli = parse_words(&["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
         assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("/etc/fargate.toml")));
-        assert!(matches!(cli.command, Command::Custom { stage: Stage::Run { .. } }));
+        assert!(matches!(cli.command, Command::Custom { trust_job_variables: false, stage: Stage::Run { .. } }));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use states::{Capacity, Limits};
+use states::{Capacity, HostProof, Limits};
 
 use crate::logging::LogFormat;
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub fargate: Fargate,
     /// `[TaskMetadata]`.
     pub metadata: Metadata,
+    /// `[Runner]`.
+    pub runner: Runner,
     /// `Transport`.
     pub transport: TransportKind,
     /// `[SSH]`.
@@ -58,6 +60,8 @@ pub struct Fargate {
     pub task_definition: String,
     /// Patterns (`*` and `?`) of task definitions that a project may choose; `None`: any.
     pub allowed_task_definitions: Option<Vec<String>>,
+    /// Patterns of platform versions that a project may choose; `None`: any.
+    pub allowed_platform_versions: Option<Vec<String>>,
     /// Whether the task gets a public address.
     pub enable_public_ip: bool,
     /// Whether the driver connects to the public address.
@@ -68,6 +72,10 @@ pub struct Fargate {
     pub capacity: Capacity,
     /// Tags of the administrator's own, for every task.
     pub tags: Vec<(String, String)>,
+    /// Whether ECS copies the task definition's tags to the task.
+    pub propagate_tags: bool,
+    /// Whether ECS adds its own tags to the task.
+    pub enable_ecs_managed_tags: bool,
     /// The container that runs the scripts.
     pub container: String,
 }
@@ -83,6 +91,13 @@ pub struct Metadata {
     pub keep_count: usize,
     /// The runner manager's name on its tasks; `None`: the host's.
     pub manager: Option<String>,
+}
+
+/// `[Runner]`: what is believed of what gitlab-runner passes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runner {
+    /// Whether the job's variables may say which job it is, where gitlab-runner names no response file.
+    pub trust_job_variables: bool,
 }
 
 /// `Transport`: how new jobs' containers are reached.
@@ -104,6 +119,8 @@ pub struct Ssh {
     pub port: u16,
     /// Silence after which the server is asked whether it is there.
     pub keep_alive: Duration,
+    /// What a container must prove at first contact.
+    pub verify_host: HostProof,
 }
 
 /// Something that is probably not meant, but harmless.
@@ -171,6 +188,13 @@ impl Config {
             source,
         })?;
         Self::parse(&text, path)
+    }
+
+    /// What is left open to projects by these settings, a sentence each, for the administrator.
+    #[must_use]
+    pub fn open_choices(&self) -> Vec<&'static str> {
+        let definitions = "AllowedTaskDefinitions is not set: every project may run its jobs in any task definition of the account whose roles the manager may pass (FARGATE_TASK_DEFINITION). Set it in [Fargate]; [] allows none but TaskDefinition. See docs/configuration.md, \"What a project may choose\".";
+        self.fargate.allowed_task_definitions.is_none().then_some(definitions).into_iter().collect()
     }
 
     /// Checks a text; `path` is for messages.

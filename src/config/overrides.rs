@@ -1,5 +1,6 @@
 //! Which task definition and platform version a job gets: flags over variables over the file.
 
+use states::foreign_text::clipped;
 use wildmatch::WildMatch;
 
 use super::Fargate;
@@ -28,44 +29,72 @@ pub struct Chosen {
     pub from_project: bool,
 }
 
-/// The project chose a task definition that it may not use. The job's own failure.
+/// The project chose a task definition or a platform version that it may not use. The job's own failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this runner does not allow the task definition {chosen:?}, which the variable FARGATE_TASK_DEFINITION asks for. Allowed: {}. Choose one of these, or ask the runner's administrator to extend AllowedTaskDefinitions in fargate.toml.",
-    if allowed.is_empty() { "none but the runner's own".to_owned() } else { allowed.join(", ") }
+    "this runner does not allow the {} {:?}, which the variable {} asks for. Allowed: {}. Choose one of these, or ask the runner's administrator to extend {} in fargate.toml.",
+    choice.what,
+    clipped(chosen),
+    choice.variable,
+    if allowed.is_empty() { "none but the runner's own".to_owned() } else { allowed.join(", ") },
+    choice.setting
 )]
 pub struct NotAllowed {
+    /// What the choice is about.
+    pub choice: Choice,
     /// What was chosen.
     pub chosen: String,
     /// The patterns.
     pub allowed: Vec<String>,
 }
 
+/// Something that a project may choose within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// What it is, for people.
+    pub what: &'static str,
+    /// The CI/CD variable that chooses.
+    pub variable: &'static str,
+    /// The key of `[Fargate]` that bounds it.
+    pub setting: &'static str,
+}
+
+const TASK_DEFINITION: Choice = Choice { what: "task definition", variable: "FARGATE_TASK_DEFINITION", setting: "AllowedTaskDefinitions" };
+const PLATFORM_VERSION: Choice =
+    Choice { what: "platform version", variable: "FARGATE_PLATFORM_VERSION", setting: "AllowedPlatformVersions" };
+
 impl Overrides {
     /// Chooses.
     ///
     /// # Errors
-    /// When the project chose a task definition that `AllowedTaskDefinitions` does not admit.
+    /// When the project chose what `AllowedTaskDefinitions` or `AllowedPlatformVersions` does not admit.
     pub fn choose(&self, file: &Fargate) -> Result<Chosen, NotAllowed> {
         // GitLab hands an unset variable over as an empty one; it chooses nothing.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-        let platform_version =
-            given(&self.flag_platform_version).or_else(|| given(&self.variable_platform_version)).or_else(|| file.platform_version.clone());
+        let platform_version = match (given(&self.flag_platform_version), given(&self.variable_platform_version)) {
+            (Some(flag), _) => Some(flag),
+            (None, Some(variable)) if Some(&variable) != file.platform_version.as_ref() => {
+                Some(allowed(PLATFORM_VERSION, variable, file.allowed_platform_versions.as_deref())?)
+            }
+            (None, _) => file.platform_version.clone(),
+        };
         let (task_definition, from_project) = match (given(&self.flag_task_definition), given(&self.variable_task_definition)) {
             (Some(flag), _) => (flag, false),
-            (None, Some(variable)) if variable != file.task_definition => (allowed(&variable, file)?, true),
+            (None, Some(variable)) if variable != file.task_definition => {
+                (allowed(TASK_DEFINITION, variable, file.allowed_task_definitions.as_deref())?, true)
+            }
             (None, _) => (file.task_definition.clone(), false),
         };
         Ok(Chosen { task_definition, platform_version, from_project })
     }
 }
 
-fn allowed(chosen: &str, file: &Fargate) -> Result<String, NotAllowed> {
-    match &file.allowed_task_definitions {
-        Some(patterns) if !patterns.iter().any(|p| WildMatch::new(p).matches(chosen)) => {
-            Err(NotAllowed { chosen: chosen.to_owned(), allowed: patterns.clone() })
+fn allowed(choice: Choice, chosen: String, patterns: Option<&[String]>) -> Result<String, NotAllowed> {
+    match patterns {
+        Some(patterns) if !patterns.iter().any(|p| WildMatch::new(p).matches(&chosen)) => {
+            Err(NotAllowed { choice, chosen, allowed: patterns.to_vec() })
         }
-        _ => Ok(chosen.to_owned()),
+        _ => Ok(chosen),
     }
 }
 
@@ -123,6 +152,24 @@ mod tests {
         }
         let flag = Overrides { flag_task_definition: Some("prod".into()), ..Overrides::default() };
         assert_eq!(flag.choose(&patterns).unwrap().task_definition, "prod", "the administrator's own choice");
+    }
+
+    #[test]
+    fn platform_versions_are_bounded_as_task_definitions_are() {
+        let version = |version: &str| Overrides { variable_platform_version: Some(version.to_owned()), ..Overrides::default() };
+        let patterns = file("AllowedPlatformVersions = ['1.4.*', 'LATEST']");
+        for allowed in ["1.4.0", "LATEST"] {
+            assert_eq!(version(allowed).choose(&patterns).unwrap().platform_version.as_deref(), Some(allowed));
+        }
+        let refusal = version("1.3.0").choose(&patterns).unwrap_err().to_string();
+        for word in ["platform version \"1.3.0\"", "FARGATE_PLATFORM_VERSION", "1.4.*, LATEST", "AllowedPlatformVersions"] {
+            assert!(refusal.contains(word), "{word}: {refusal}");
+        }
+        let none = file("AllowedPlatformVersions = []");
+        assert_eq!(version("1.4.0").choose(&none).unwrap().platform_version.as_deref(), Some("1.4.0"), "the file's own");
+        assert!(version("LATEST").choose(&none).is_err());
+        let flag = Overrides { flag_platform_version: Some("1.3.0".into()), ..version("x") };
+        assert_eq!(flag.choose(&none).unwrap().platform_version.as_deref(), Some("1.3.0"), "the administrator's own choice");
     }
 
     #[test]

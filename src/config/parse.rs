@@ -2,17 +2,17 @@
 
 use std::{ops::Range, path::Path, time::Duration};
 
-use states::{Capacity, CapacityProvider, Limits};
+use states::{Capacity, CapacityProvider, HostProof, Limits};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
 use super::{
-    Config, ConfigError, Fargate, Metadata, Ssh, TransportKind, Warning,
+    Config, ConfigError, Fargate, Metadata, Runner, Ssh, TransportKind, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, tags};
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
@@ -27,7 +27,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     if !reader.missing.is_empty() {
         return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing, hints: hints(root.get_ref(), &unknown) });
     }
-    Ok((config, unknown))
+    let mut warnings = unknown;
+    warnings.extend(reader.unverified(&config));
+    warnings.sort_by_key(|warning| warning.line);
+    Ok((config, warnings))
 }
 
 pub(super) struct File<'a> {
@@ -74,11 +77,13 @@ impl<'a> Reader<'a> {
                     .map_or(20_000, |n| usize::try_from(n).unwrap_or(usize::MAX)),
                 manager: self.text("TaskMetadata", "Manager")?,
             },
+            runner: Runner { trust_job_variables: self.flag("Runner", "TrustJobVariables")? },
             transport: self.transport()?,
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
                 port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
                 keep_alive: self.span("SSH", "KeepAlive", Duration::from_secs(15))?,
+                verify_host: self.verify_host()?,
             },
             telemetry: self.telemetry()?,
             limits: Limits {
@@ -105,11 +110,14 @@ impl<'a> Reader<'a> {
             security_groups: self.one_and_more("SecurityGroup", "SecurityGroups")?,
             task_definition: self.required(t, "TaskDefinition")?,
             allowed_task_definitions: self.texts(t, "AllowedTaskDefinitions")?,
+            allowed_platform_versions: self.texts(t, "AllowedPlatformVersions")?,
             enable_public_ip: self.flag(t, "EnablePublicIP")?,
             use_public_ip: self.flag(t, "UsePublicIP")?,
             platform_version: self.text(t, "PlatformVersion")?,
             capacity: self.capacity()?,
             tags: self.tags()?,
+            propagate_tags: self.propagate_tags()?,
+            enable_ecs_managed_tags: self.flag(t, "EnableECSManagedTags")?,
             container: self.text(t, "ContainerName")?.unwrap_or_else(|| "ci-coordinator".to_owned()),
         })
     }
@@ -149,6 +157,12 @@ impl<'a> Reader<'a> {
                 base: number("Base", 100_000)?,
             });
         }
+        // "… that all have a weight of 0, any RunTask … will fail" (ECS API reference, CapacityProviderStrategyItem).
+        if strategy.iter().all(|provider: &CapacityProvider| provider.weight == 0) {
+            let message =
+                "all entries of CapacityProviders have the weight 0, and ECS refuses such a strategy: give one of them Weight = 1";
+            return Err(self.file.wrong(&value.span(), message.to_owned()));
+        }
         Ok(Capacity::Strategy(strategy))
     }
 
@@ -165,16 +179,17 @@ impl<'a> Reader<'a> {
     fn tags(&self) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find("Fargate", "Tags") else { return Ok(Vec::new()) };
         let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }")) };
-        let mut tags = Vec::new();
+        let mut own = Vec::new();
         for (key, value) in table.iter() {
             let text = self.as_text(value, key.get_ref())?;
-            let valid =
-                |t: &str, longest: usize| t.chars().count() <= longest && t.chars().all(|c| c.is_alphanumeric() || " +-=._:/@".contains(c));
-            if !valid(key.get_ref(), 128) || !valid(&text, 256) || key.get_ref().to_lowercase().starts_with("aws:") {
-                return Err(self.file.wrong(&key.span(), format!(
-                    "the tag {:?} is not one that AWS takes: keys up to 128, values up to 256 letters, digits, spaces and + - = . _ : / @, not beginning with aws:",
-                    key.get_ref()
-                )));
+            let admitted = "letters (combining marks are none), digits, spaces and + - = . _ : / @, not beginning with aws:";
+            if !tags::is_key(key.get_ref()) {
+                let message = format!("the tag {:?} is refused by AWS: expected a key of 1 to 128 {admitted}", key.get_ref());
+                return Err(self.file.wrong(&key.span(), message));
+            }
+            if !tags::is_value(&text) {
+                let message = format!("the value {text:?} of the tag {:?} is refused by AWS: expected up to 256 {admitted}", key.get_ref());
+                return Err(self.file.wrong(&value.span(), message));
             }
             if key.get_ref().starts_with("fargate-driver:") {
                 return Err(self.file.wrong(
@@ -182,15 +197,28 @@ impl<'a> Reader<'a> {
                     format!("the tag {:?} is the driver's own: by tags that begin so, `fargate reap` knows its tasks", key.get_ref()),
                 ));
             }
-            tags.push((key.get_ref().to_string(), text));
+            own.push((key.get_ref().to_string(), text));
         }
         // The driver adds up to nine of its own to AWS's limit of 50.
-        if tags.len() > 40 {
+        if own.len() > 40 {
             return Err(self
                 .file
-                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", tags.len())));
+                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", own.len())));
         }
-        Ok(tags)
+        Ok(own)
+    }
+
+    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused by RunTask.
+    fn propagate_tags(&self) -> Result<bool, ConfigError> {
+        let (text, value) = (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
+        match (text, value) {
+            (Some(text), Some(value)) => match text.to_uppercase().as_str() {
+                "TASK_DEFINITION" => Ok(true),
+                "NONE" => Ok(false),
+                _ => Err(self.file.wrong(&value.span(), format!("PropagateTags is {text:?}, expected \"TASK_DEFINITION\" or \"NONE\""))),
+            },
+            _ => Ok(false),
+        }
     }
 
     fn log_level(&self) -> Result<tracing::level_filters::LevelFilter, ConfigError> {
@@ -212,6 +240,25 @@ impl<'a> Reader<'a> {
             "ecs-exec" => Ok(TransportKind::EcsExec),
             other => Err(self.file.wrong(&value.span(), format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""))),
         }
+    }
+
+    fn verify_host(&self) -> Result<HostProof, ConfigError> {
+        let Some(value) = self.find("SSH", "VerifyHost") else { return Ok(HostProof::default()) };
+        match self.as_text(value, "VerifyHost")?.as_str() {
+            "" | "offered" => Ok(HostProof::Offered),
+            "required" => Ok(HostProof::Required),
+            other => Err(self.file.wrong(&value.span(), format!("VerifyHost is {other:?}, expected \"offered\" or \"required\""))),
+        }
+    }
+
+    /// Over the internet, a server in between could take the container's place at first contact.
+    fn unverified(&self, config: &Config) -> Option<Warning> {
+        let at_risk =
+            config.transport == TransportKind::Ssh && config.fargate.use_public_ip && config.ssh.verify_host != HostProof::Required;
+        let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
+        let (line, _) = self.file.place(value.span().start);
+        let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's docs/ssh-entrypoint.sh.";
+        Some(Warning { line, message: message.to_owned() })
     }
 
     fn log_format(&self) -> Result<LogFormat, ConfigError> {

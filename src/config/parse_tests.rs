@@ -66,6 +66,8 @@ fn every_documented_key_is_read() {
     assert_eq!(config.fargate.tags, [("team".to_owned(), "ci".to_owned())]);
     assert_eq!(config.limits.pending, Duration::from_secs(20 * 60));
     assert_eq!(config.metadata.keep, Duration::from_secs(7 * 24 * 60 * 60));
+    assert!(config.fargate.propagate_tags && config.fargate.enable_ecs_managed_tags);
+    assert_eq!(config.fargate.allowed_platform_versions.as_deref(), Some(&["1.4.*".to_owned(), "LATEST".to_owned()][..]));
     assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
     assert_eq!(config.transport, TransportKind::EcsExec);
     assert_eq!(config.telemetry.is_on(), cfg!(feature = "telemetry"));
@@ -108,6 +110,22 @@ fn the_launch_type_is_fargate_in_any_case() {
 }
 
 #[test]
+fn tags_are_propagated_when_the_file_says_so() {
+    for (line, expected) in [("", false), ("PropagateTags = \"none\"", false), ("PropagateTags = \"task_definition\"", true)] {
+        assert_eq!(read(&fargate(line)).unwrap().0.fargate.propagate_tags, expected, "{line}");
+    }
+}
+
+#[test]
+fn what_is_open_to_projects_is_named_for_the_administrator() {
+    let open = |line| read(&fargate(line)).unwrap().0.open_choices().join(" ");
+    assert!(open("").contains("AllowedTaskDefinitions is not set"));
+    for line in ["AllowedTaskDefinitions = []", "AllowedTaskDefinitions = [\"ci-*\"]"] {
+        assert_eq!(open(line), "", "{line}");
+    }
+}
+
+#[test]
 fn case_does_not_matter_and_empty_is_not_there() {
     let text = fargate("REGION = \"\"\nenablepublicip = true").replace("Cluster", "cluster");
     let (config, warnings) = read(&text).unwrap();
@@ -117,7 +135,7 @@ fn case_does_not_matter_and_empty_is_not_there() {
 
 #[test]
 fn unknown_keys_are_warned_of_with_what_was_meant() {
-    let text = fargate("SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Wieght = 1 }]");
+    let text = fargate("SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Weight = 1, Wieght = 3 }]");
     let (_, warnings) = read(&format!("LogLvl = \"x\"\n{text}[SHH]\nPort = 1\n")).unwrap();
     let expected = [
         "line 1: the key LogLvl is not known and is ignored. Did you mean LogLevel?",
@@ -136,7 +154,14 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
         ("Region = 5", "fargate.toml:5:10: Region is a whole number, expected a string in quotes"),
         ("Subnets = \"s\"", "fargate.toml:5:11: Subnets is a string, expected a list of strings"),
         ("Subnets = [1]", "fargate.toml:5:12: Subnets is a whole number, expected a string in quotes"),
-        ("Tags = { \"aws:x\" = \"y\" }", "fargate.toml:5:10: the tag \"aws:x\" is not one that AWS takes"),
+        ("Tags = { \"aws:x\" = \"y\" }", "fargate.toml:5:10: the tag \"aws:x\" is refused by AWS"),
+        ("Tags = { \"\" = \"y\" }", "fargate.toml:5:10: the tag \"\" is refused by AWS"),
+        ("Tags = { team = \"AWS:y\" }", "fargate.toml:5:17: the value \"AWS:y\" of the tag \"team\" is refused by AWS"),
+        ("Tags = { team = \"e\\u0301\" }", "fargate.toml:5:17: the value"),
+        ("PropagateTags = \"SERVICE\"", "fargate.toml:5:17: PropagateTags is \"SERVICE\", expected \"TASK_DEFINITION\" or \"NONE\""),
+        ("EnableECSManagedTags = 1", "fargate.toml:5:24: EnableECSManagedTags is a whole number, expected true or false"),
+        ("AllowedPlatformVersions = \"1.4.0\"", "fargate.toml:5:27: AllowedPlatformVersions is a string, expected a list"),
+        ("CapacityProviders = [{ Name = \"FARGATE_SPOT\" }]", "fargate.toml:5:21: all entries of CapacityProviders have the weight 0"),
         ("CapacityProviders = []", "fargate.toml:5:21: CapacityProviders has 0 entries, ECS takes 1 to 20"),
         ("CapacityProviders = [{ Weight = 1 }]", "fargate.toml:5:22: an entry of CapacityProviders has no Name"),
         ("CapacityProviders = [{ Name = \"F\", Weight = 1001 }]", "Weight is 1001, expected a whole number from 0 to 1000"),
@@ -219,4 +244,18 @@ proptest! {
         near.insert_str(at, &put);
         let _ = read(&near);
     }
+}
+
+#[test]
+fn a_container_over_the_internet_that_need_not_prove_its_host_key_is_warned_of() {
+    let warnings = |file: &str| read(file).unwrap().1;
+    let warned = warnings(&fargate("UsePublicIP = true"));
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].starts_with("line 5: UsePublicIP is true") && warned[0].contains("VerifyHost"), "{warned:?}");
+    let none = [""; 0];
+    assert_eq!(warnings(&fargate("UsePublicIP = false")), none);
+    assert_eq!(warnings(&format!("{}[SSH]\nVerifyHost = \"required\"\n", fargate("UsePublicIP = true"))), none);
+    assert_eq!(warnings(&format!("{}[ECSExec]\n", fargate("UsePublicIP = true"))), none);
+    let refused = read(&format!("{}[SSH]\nVerifyHost = \"off\"\n", fargate(""))).unwrap_err();
+    assert!(refused.contains("VerifyHost is \"off\", expected \"offered\" or \"required\""), "{refused}");
 }

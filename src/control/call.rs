@@ -11,13 +11,14 @@ use aws_sigv4::{
 };
 use aws_smithy_http_client::{
     Connector,
+    proxy::ProxyConfig,
     tls::{Provider, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::ControlError;
 
-use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, errors};
+use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, endpoint, errors};
 use crate::telemetry::{self, aws, span};
 
 /// Longest answer that is read, in bytes: what is asked for takes a few thousand.
@@ -66,7 +67,7 @@ impl Call<'_> {
     async fn ask(&self, config: &SdkConfig, body: String) -> Result<Answer, ControlError> {
         let operation = self.operation;
         let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
-        let endpoint = endpoint(config, self.service, &region);
+        let endpoint = endpoint::of(config, operation, self.service, &region).await?;
         let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
         let instructions = signature(config, operation, self.service, "POST", &endpoint, self.headers, body.as_bytes()).await?;
         let mut request = http::Request::post(endpoint);
@@ -76,7 +77,12 @@ impl Call<'_> {
         let mut request = request.body(SdkBody::from(body)).map_err(|e| unsignable(&e))?;
         instructions.apply_to_request_http1x(&mut request);
         let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(CALL_TIMEOUT).build();
-        let connector = Connector::builder().connector_settings(settings).tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build();
+        // The environment's proxies, as the SDK's own clients use them.
+        let connector = Connector::builder()
+            .connector_settings(settings)
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .proxy_config(ProxyConfig::from_env())
+            .build();
         let answer = tokio::time::timeout(CALL_TIMEOUT, async {
             let request = request.try_into().map_err(|e| errors::unavailable(operation, &format!("{e}")))?;
             let answer = connector.call(request).await.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?;
@@ -94,16 +100,6 @@ impl Call<'_> {
         });
         answer.await.map_err(|_| errors::unavailable(operation, "it took too long"))?
     }
-}
-
-/// `AWS_ENDPOINT_URL_<SERVICE>`, then `AWS_ENDPOINT_URL`, then AWS's own.
-fn endpoint(config: &SdkConfig, service: &str, region: &str) -> String {
-    let own = std::env::var(format!("AWS_ENDPOINT_URL_{}", service.to_uppercase())).ok().filter(|url| !url.is_empty());
-    let endpoint = own.or_else(|| config.endpoint_url().map(str::to_owned)).unwrap_or_else(|| {
-        let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        format!("https://{service}.{region}.{suffix}")
-    });
-    format!("{}/", endpoint.trim_end_matches('/'))
 }
 
 /// What signs a request (SigV4, by headers).

@@ -42,7 +42,9 @@ pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
         return Err(errors::query(OPERATION, status, code, find("Message").unwrap_or_default()));
     }
     let association = document.descendants().find(|n| n.tag_name().name() == "association");
-    let address = association.and_then(|a| a.descendants().find(|n| n.tag_name().name() == "publicIp")).and_then(|n| n.text());
+    let public = association.and_then(|a| a.descendants().find(|n| n.tag_name().name() == "publicIp")).and_then(|n| n.text());
+    // An interface in a subnet with IPv6 alone never gets a public IPv4 address: its IPv6 address is the public one.
+    let address = public.or_else(|| if find("privateIpAddress").is_none() { find("ipv6Address") } else { None });
     Ok(address.map(|a| a.trim().to_owned()).filter(|a| a.parse::<std::net::IpAddr>().is_ok()))
 }
 
@@ -60,6 +62,11 @@ mod tests {
         assert_eq!(read(200, ANSWER).unwrap().as_deref(), Some("203.0.113.7"));
         assert_eq!(read(200, &ANSWER.replace("association>", "other>")).unwrap(), None, "not associated yet");
         assert_eq!(read(200, &ANSWER.replace("203.0.113.7", "evil; rm")).unwrap(), None, "not an address");
+        let ipv6 = "<ipv6AddressesSet><item><ipv6Address>2001:db8::1</ipv6Address></item></ipv6AddressesSet>";
+        let alone = ANSWER.replace("<association><publicIp>203.0.113.7</publicIp></association>", ipv6);
+        assert_eq!(read(200, &alone).unwrap().as_deref(), Some("2001:db8::1"), "a subnet with IPv6 alone");
+        let both = alone.replace("<ipv6AddressesSet>", "<privateIpAddress>10.0.0.1</privateIpAddress><ipv6AddressesSet>");
+        assert_eq!(read(200, &both).unwrap(), None, "its IPv4 address may be associated later");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use aws_sdk_ecs::{
     operation::RequestId as _,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use states::{Capacity, ControlError, ControlErrorKind as Kind, LaunchSpec};
+use states::{Capacity, ControlError, ControlErrorKind as Kind, LaunchSpec, foreign_text::clipped};
 
 /// What a call was about.
 pub(super) struct Subject<'a> {
@@ -91,7 +91,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    flat(&text)
+    clipped(&text)
 }
 
 const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock.";
@@ -133,10 +133,20 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
     let lower = said.to_lowercase();
     let (kind, message, advice) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
+        _ if is_account_limit(&lower) => account_limit(said),
+        // ECS asks EC2 about subnets and security groups, and passes its refusals on as wrong parameters.
+        "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
+            (Kind::Throttled, format!("EC2 throttles ECS ({said})"), RATE)
+        }
+        "InvalidParameterException" | "ClientException" if lower.contains("errorcode: internalerror") => {
+            (Kind::Unavailable, format!("a service that ECS depends on failed ({said})"), HEALTH)
+        }
         "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" | "LimitExceededException" => {
             (Kind::Throttled, format!("the API's rate limit is exceeded ({code}: {said})"), RATE)
         }
-        _ if lower.contains("rate exceeded") => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE),
+        _ if lower.contains("rate exceeded") || lower.contains("request limit exceeded") => {
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE)
+        }
         "ExpiredTokenException"
         | "ExpiredToken"
         | "UnrecognizedClientException"
@@ -164,8 +174,8 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
         ),
         "ConflictException" => (
             Kind::Conflict,
-            format!("the client token was used before with other parameters ({said})"),
-            "The next attempt uses another token.",
+            format!("an earlier call used this launch's client token ({said})"),
+            "The driver searches for the task of that call for half a minute, and launches another if there is none.",
         ),
         "PlatformUnknownException" => (
             Kind::WrongSetting,
@@ -210,9 +220,11 @@ pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Op
         None => reason.to_owned(),
     };
     let lower = said.to_lowercase();
-    let (kind, message, advice) = if reason.starts_with("RESOURCE") || lower.contains("capacity") {
+    let (kind, message, advice) = if is_account_limit(&lower) {
+        account_limit(&said)
+    } else if reason.starts_with("RESOURCE") || lower.contains("capacity") {
         capacity(&said)
-    } else if lower.contains("throttl") || lower.contains("rate exceeded") || lower.contains("rate limit") {
+    } else if lower.contains("rate limit") || is_throttling_of_ec2(&lower) {
         (Kind::Throttled, format!("too many launches at once ({said})"), RATE)
     } else {
         (
@@ -222,6 +234,25 @@ pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Op
         )
     };
     error_of("RunTask", kind, Some(reason.to_owned()), message, advice)
+}
+
+/// EC2's words for throttling, in lower case, wherever ECS quotes them.
+fn is_throttling_of_ec2(said: &str) -> bool {
+    ["request limit exceeded", "requestlimitexceeded", "rate exceeded", "throttl"].iter().any(|words| said.contains(words))
+}
+
+/// Quotas on what runs at once (AWS Fargate: vCPUs, formerly tasks) and on what waits for capacity, in lower case. The
+/// first comes with a typographic apostrophe, and came with ASCII's: "You’ve reached the limit on the number of vCPUs …".
+fn is_account_limit(said: &str) -> bool {
+    said.contains("reached the limit on the number of") || said.contains("provisioning capacity limit exceeded")
+}
+
+fn account_limit(said: &str) -> (Kind, String, &'static str) {
+    (
+        Kind::AccountLimit,
+        format!("a quota of the AWS account is used up ({said})"),
+        "Other jobs' ends make room. See AWS Fargate (vCPU resource counts, On-Demand and Spot) and Amazon ECS in Service Quotas for this region, and request higher values: new accounts begin with low ones.",
+    )
 }
 
 fn capacity(said: &str) -> (Kind, String, &'static str) {
@@ -263,6 +294,13 @@ pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> Con
     answered(operation, status, code, said, &Subject::cluster(""))
 }
 
+/// A service's endpoint that there is not.
+pub(super) fn no_endpoint(operation: &str, service: &str, region: &str, why: &str) -> ControlError {
+    let message = format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
+    let advice = "Check AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT and the AWS profile, or set AWS_ENDPOINT_URL_<SERVICE>.";
+    error_of(operation, Kind::WrongSetting, None, message, advice)
+}
+
 /// Neither the file nor the environment names a region.
 pub(super) fn no_region(operation: &str) -> ControlError {
     let advice = "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
@@ -292,13 +330,8 @@ fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 fn error_of(operation: &str, kind: Kind, code: Option<String>, message: String, advice: &str) -> ControlError {
-    ControlError { operation: operation.to_owned(), kind, code, message: flat(&message), advice: advice.to_owned() }
-}
-
-/// One line, of a length that fits a log line.
-fn flat(text: &str) -> String {
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.chars().count() > 600 { text.chars().take(600).chain(['…']).collect() } else { text }
+    let code = code.map(|code| clipped(&code));
+    ControlError { operation: operation.to_owned(), kind, code, message: clipped(&message), advice: advice.to_owned() }
 }
 
 #[cfg(test)]
@@ -324,6 +357,48 @@ mod tests {
         assert_eq!(kind("SomethingNew", "oops"), Kind::Other);
     }
 
+    /// Texts that AWS has been seen to answer with.
+    #[test]
+    fn what_ec2_and_the_account_refuse_is_waited_for() {
+        let kind = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("c")).kind;
+        for (said, expected) in [
+            (
+                "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)",
+                Kind::Throttled,
+            ),
+            ("Error retrieving subnet information for [subnet-0a1b2c3d]: Rate exceeded (ErrorCode: Throttling)", Kind::Throttled),
+            (
+                "Error retrieving subnet information for [subnet-0a1b2c3d]: An internal error has occurred (ErrorCode: InternalError)",
+                Kind::Unavailable,
+            ),
+        ] {
+            assert_eq!(kind("InvalidParameterException", said), expected, "{said}");
+            assert!(expected.is_transient());
+        }
+        assert_eq!(kind("ClientException", "The request failed because the provisioning capacity limit exceeded."), Kind::AccountLimit);
+        assert_eq!(kind("ConflictException", "conflicts"), Kind::Conflict);
+        let spec = launch(Capacity::ClusterDefault);
+        for reason in [
+            "You’ve reached the limit on the number of vCPUs you can run concurrently",
+            "You've reached the limit on the number of vCPUs you can run concurrently",
+            "You've reached the limit on the number of tasks you can run concurrently",
+        ] {
+            let refusal = launch_failure(&spec, Some(reason), None);
+            assert_eq!(refusal.kind, Kind::AccountLimit, "{reason}");
+            assert!(refusal.advice.contains("Service Quotas"), "{refusal:?}");
+        }
+        assert_eq!(launch_failure(&spec, Some("Capacity is unavailable at this time."), None).kind, Kind::Capacity);
+    }
+
+    #[test]
+    fn what_aws_says_is_one_line_of_bounded_length() {
+        let said = format!("no\u{1b}[2J\r\n{}", "x".repeat(100_000));
+        let refusal = answered("RunTask", 400, &said, &said, &Subject::cluster("c"));
+        for text in [&refusal.message, refusal.code.as_ref().unwrap()] {
+            assert!(text.chars().count() <= 500 && !text.contains(['\u{1b}', '\n']), "{text}");
+        }
+    }
+
     #[test]
     fn advice_for_the_pass_role_trap_and_the_missing_strategy() {
         let said = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice;
@@ -345,6 +420,8 @@ mod tests {
             started_by: states::StartedBy::new("s").unwrap(),
             tags: vec![],
             enable_execute_command: false,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         }
     }
 

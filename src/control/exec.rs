@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aws_sdk_ecs::error::{ProvideErrorMetadata as _, SdkError};
+use aws_sdk_ecs::{
+    error::{ProvideErrorMetadata as _, SdkError},
+    types::ClusterField,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -14,7 +17,7 @@ use transports::ecs_exec::{
     channel::{DataKey, NoKey},
 };
 
-use super::{EcsControl, call::Call, call::signature, errors};
+use super::{EcsControl, call::Call, call::signature, errors, kms_key};
 
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
@@ -108,6 +111,9 @@ impl ExecApi for ExecCalls {
     }
 
     async fn data_key(&self, key: &str, context: &[(&str, &str)]) -> Result<DataKey, NoKey> {
+        let target = context.iter().find(|(name, _)| *name == "aws:ssm:TargetId").map_or("", |(_, target)| *target);
+        let own = self.key_of_cluster(cluster_of(target)).await?;
+        let key = kms_key::checked(key, own.as_deref()).map_err(|why| NoKey { why, transient: false })?;
         let context: serde_json::Map<String, Value> = context.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
         let body = json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
         let no_key = |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
@@ -164,6 +170,22 @@ impl ExecCalls {
     }
 }
 
+impl ExecCalls {
+    /// The key that the cluster's `executeCommandConfiguration` names.
+    async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
+        const OPERATION: &str = "DescribeClusters";
+        let no_key = |e: &ControlError| NoKey {
+            why: format!("whose key it is cannot be checked: {}", e.explained()),
+            transient: e.kind.is_transient(),
+        };
+        let call = self.control.clients().await.ecs.describe_clusters().clusters(cluster).include(ClusterField::Configurations);
+        let answer = call.send().await.map_err(|e| no_key(&errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster))))?;
+        let found = answer.clusters().first().ok_or_else(|| no_key(&errors::nonsense(OPERATION, "it does not show the cluster")))?;
+        let configuration = found.configuration().and_then(|configuration| configuration.execute_command_configuration());
+        Ok(configuration.and_then(|configuration| configuration.kms_key_id()).filter(|key| !key.is_empty()).map(str::to_owned))
+    }
+}
+
 /// A session as DescribeSessions shows it (Systems Manager API reference: `Session`), if it is in this container.
 fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     let text = |name: &str| shown.get(name).and_then(Value::as_str);
@@ -198,6 +220,11 @@ fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, Co
     let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
     let name = format!("ecs:{cluster}_{}_{runtime}", target.task.task_id());
     Ok(Container { identity: HostIdentity(runtime), target: name })
+}
+
+/// The cluster's name in what [`identity`] made: neither task ids nor runtime ids have an underscore.
+fn cluster_of(target: &str) -> &str {
+    target.strip_prefix("ecs:").and_then(|rest| rest.rsplitn(3, '_').nth(2)).unwrap_or_default()
 }
 
 fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
@@ -260,6 +287,7 @@ mod tests {
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
             pinned: None,
+            host_proof: None,
             facts: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,
@@ -274,6 +302,8 @@ mod tests {
         }
         let known = identity(&target(), Some("0123-4".to_owned())).unwrap();
         assert_eq!((known.identity.0.as_str(), known.target.as_str()), ("0123-4", "ecs:ci_0123456789abcdef0123456789abcdef_0123-4"));
+        assert_eq!(cluster_of(&known.target), "ci");
+        assert_eq!(cluster_of("ecs:my_ci_0123_0123-4"), "my_ci");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! All tasks that drivers have launched in a cluster, by their tags.
+//! Tasks in lists: a job's, by its `startedBy`; all that drivers have launched in a cluster, by their tags.
 
 use std::time::SystemTime;
 
 use aws_sdk_ecs::types::{DesiredStatus, Task, TaskField};
-use states::{ControlError, TaskArn};
+use states::{ControlError, StartedBy, TaskArn};
 
 use super::{EcsControl, errors};
 
@@ -30,6 +30,22 @@ impl Launched {
 }
 
 impl EcsControl {
+    /// The tasks with this `startedBy` that are meant to run.
+    ///
+    /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the tasks whose desired
+    /// status is RUNNING (Amazon ECS API reference, ListTasks). A task that is told to stop ends without our help.
+    pub(super) async fn started_by(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+        const OPERATION: &str = "ListTasks";
+        let mut found = Vec::new();
+        let call = self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str());
+        let mut pages = call.into_paginator().items().send();
+        while let Some(arn) = pages.next().await {
+            let arn = arn.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+            found.push(TaskArn::new(arn).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
+        }
+        Ok(found)
+    }
+
     /// The cluster's tasks that are not meant to stop and whose `startedBy` is a driver's.
     ///
     /// # Errors

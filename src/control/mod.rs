@@ -5,8 +5,10 @@
 
 mod call;
 mod ec2;
+mod endpoint;
 mod errors;
 mod exec;
+mod kms_key;
 mod listing;
 mod reports;
 
@@ -21,8 +23,8 @@ use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig
 use aws_sdk_ecs::{
     Client,
     types::{
-        AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, DesiredStatus, Failure, KeyValuePair,
-        LaunchType, NetworkConfiguration, Tag, TaskOverride,
+        AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, Failure, KeyValuePair, LaunchType,
+        NetworkConfiguration, PropagateTags, Tag, TaskOverride,
     },
 };
 use states::{
@@ -108,6 +110,8 @@ impl TaskControl for EcsControl {
             .started_by(spec.started_by.as_str())
             .set_platform_version(spec.platform_version.clone())
             .enable_execute_command(spec.enable_execute_command)
+            .set_enable_ecs_managed_tags(spec.enable_ecs_managed_tags.then_some(true))
+            .set_propagate_tags(spec.propagate_tags.then_some(PropagateTags::TaskDefinition))
             .network_configuration(network(spec).map_err(|e| errors::unbuildable(OPERATION, &e))?)
             .overrides(overrides(spec))
             .set_tags(Some(spec.tags.iter().map(|(k, v)| Tag::builder().key(k).value(v).build()).collect()));
@@ -158,17 +162,7 @@ impl TaskControl for EcsControl {
     }
 
     async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
-        const OPERATION: &str = "ListTasks";
-        let mut found = Vec::new();
-        for status in [DesiredStatus::Running, DesiredStatus::Stopped] {
-            let call = self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str()).desired_status(status);
-            let mut pages = call.into_paginator().items().send();
-            while let Some(arn) = pages.next().await {
-                let arn = arn.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
-                found.push(TaskArn::new(arn).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
-            }
-        }
-        Ok(found)
+        self.started_by(cluster, started_by).await
     }
 
     async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {

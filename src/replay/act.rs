@@ -13,8 +13,9 @@ use clap::Args;
 use states::{AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, PlaceArgs, Target};
+use super::{Failure, PlaceArgs, Target, own_cluster::ActOn};
 use crate::{
+    console::stderr_line,
     stages::{self, JobEngine, output::Output},
     telemetry,
     transport::AnySession,
@@ -32,6 +33,8 @@ pub struct Resume {
     /// A GitLab job id, or a snapshot's name in the directory
     #[arg(value_name = "JOB")]
     job: String,
+    #[command(flatten)]
+    on: ActOn,
 }
 
 /// `fargate-replay stop`.
@@ -43,6 +46,8 @@ pub struct Stop {
     /// Why, for the job's record and ECS's
     #[arg(long, value_name = "TEXT", default_value = "stopped by hand with fargate-replay")]
     reason: String,
+    #[command(flatten)]
+    on: ActOn,
 }
 
 /// `fargate-replay archive`.
@@ -51,6 +56,8 @@ pub struct Archive {
     /// A GitLab job id, or a snapshot's name in the directory
     #[arg(value_name = "JOB")]
     job: String,
+    #[command(flatten)]
+    on: ActOn,
 }
 
 impl Resume {
@@ -60,7 +67,7 @@ impl Resume {
     /// [`Failure`], also when another process works on the job.
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, mut work) = take_up(place, &self.job, "resume")?;
+            let (engine, mut work) = take_up(place, &self.job, self.on, "resume")?;
             begin(&engine, &mut work, "resume");
             let never_sent = matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
             let goal = match &work.snapshot.job {
@@ -106,7 +113,7 @@ impl Stop {
     /// [`Failure`], also when another process works on the job.
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = take_up(place, &self.job, "stop")?;
+            let (engine, work) = take_up(place, &self.job, self.on, "stop")?;
             end(&engine, work, "stop", &self.reason).await
         })
     }
@@ -119,7 +126,7 @@ impl Archive {
     /// [`Failure`], also while the job's task lives.
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = take_up(place, &self.job, "archive")?;
+            let (engine, work) = take_up(place, &self.job, self.on, "archive")?;
             let header = work.snapshot.job.header();
             let alive = |task: &dyn std::fmt::Display, status: &dyn std::fmt::Display| {
                 Failure::Other(format!(
@@ -160,10 +167,10 @@ async fn end(engine: &JobEngine, mut work: Work, purpose: &str, reason: &str) ->
 }
 
 /// Finds the job, and becomes the only one who works on it.
-fn take_up(place: &PlaceArgs, job: &str, purpose: &str) -> Result<(JobEngine, Work), Failure> {
+fn take_up(place: &PlaceArgs, job: &str, on: ActOn, purpose: &str) -> Result<(JobEngine, Work), Failure> {
     let target = place.find(job)?;
     let id = target.snapshot.job.header().id.clone();
-    let (engine, config) = acting(target)?;
+    let (engine, config) = acting(target, on)?;
     for complaint in telemetry::start(&config) {
         say(&complaint);
     }
@@ -180,7 +187,7 @@ fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
 }
 
 /// What acts on a job that was found.
-pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config), Failure> {
+pub(super) fn acting(target: Target, on: ActOn) -> Result<(JobEngine, crate::config::Config), Failure> {
     if target.archived {
         let job = &target.snapshot.job.header().about.job_id;
         return Err(Failure::Other(format!("job {job} is over and archived: `fargate-replay show {job}` tells how it ended")));
@@ -191,6 +198,8 @@ pub(super) fn acting(target: Target) -> Result<(JobEngine, crate::config::Config
     let Some(config) = place.config else {
         return Err(Failure::Other("this acts on the job's task: name the driver's configuration with --config".to_owned()));
     };
+    place.store.refuse_exposed()?;
+    on.refuse_others(&target.snapshot, &config)?;
     Ok((stages::engine(&config, place.store), config))
 }
 
@@ -289,7 +298,7 @@ impl JobIo for Follower {
 
 /// A line for the person; standard output is the script's.
 pub(super) fn say(line: &str) {
-    eprintln!("fargate-replay: {}", states::foreign_text::tame(line));
+    stderr_line(format_args!("fargate-replay: {line}"));
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

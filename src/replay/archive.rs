@@ -3,20 +3,23 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
-    io::{self, BufRead as _, BufReader},
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _},
     num::NonZero,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
 };
 
-use states::{DirectoryStore, FileStamp, IndexLine, StoreError};
+use states::{DirectoryStore, FileStamp, IndexLine, StoreError, private_file};
 
 use super::{Failure, place, summary::Summary};
 
 /// Snapshots that are read before their lines are added to the index: what is lost when that is interrupted.
 const BATCH: usize = 4096;
+
+/// More of a line is read as a line of its own, which fits no snapshot, in bytes.
+const LONGEST_LINE: u64 = 64 * 1024;
 
 /// What was seen of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,14 +97,14 @@ fn stamps(archive: &Path) -> Result<HashMap<String, FileStamp>, StoreError> {
 
 /// Every line of the index, read with one buffer. One that is not UTF-8 is none.
 fn for_each_line(path: &Path, mut each: impl FnMut(&str)) -> io::Result<()> {
-    let file = match File::open(path) {
+    let file = match private_file::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
     let mut lines = BufReader::with_capacity(256 * 1024, file);
     let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
+    while lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? > 0 {
         if let Ok(text) = std::str::from_utf8(&line) {
             each(text.trim_end_matches('\n'));
         }

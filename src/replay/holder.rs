@@ -4,13 +4,9 @@
 //! back when that process ends, however it ends. A process id alone would not do: it may be another
 //! process's by now, and says nothing on another host. So ids are only named, never believed.
 
-use std::{
-    fs::{File, TryLockError},
-    io::Read as _,
-    path::Path,
-};
+use std::{fs::TryLockError, io::Read as _, path::Path};
 
-use states::{AnyJob, Snapshot};
+use states::{AnyJob, Snapshot, private_file};
 
 use crate::{config::Config, control::MANAGER_TAG, stages::launch};
 
@@ -49,7 +45,7 @@ impl Surroundings {
     pub fn of(path: &Path, snapshot: &Snapshot, config: Option<&Config>) -> Self {
         let lock = path.with_extension("lock");
         let here = manager(snapshot).is_none_or(|manager| manager == config.map_or_else(launch::host, launch::manager));
-        let Ok(mut file) = File::open(&lock) else { return Self::unknown(snapshot) };
+        let Ok(mut file) = private_file::open(&lock) else { return Self::unknown(snapshot) };
         let mut words = String::new();
         // They are for people: without them the lock tells as much.
         let _ = (&mut file).take(200).read_to_string(&mut words);

@@ -309,7 +309,7 @@ impl Printer for Json {
     fn row(&mut self, row: Row, screen: &mut Screen) -> io::Result<()> {
         write!(screen, "{}  ", if self.begun { ",\n" } else { "[\n" })?;
         self.begun = true;
-        serde_json::to_writer(&mut *screen, &row)?;
+        screen.write_all(super::screen::printable_json(&serde_json::to_string(&row)?).as_bytes())?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! `archive`), [`prune`], [`shell`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
-//! - [`holder`] — who works on a job;
+//! - [`holder`], [`own_cluster`] — who works on a job; whose it is;
 //! - [`story`] — what happened, as visits to states;
 //! - [`diagnosis`] — what is wrong, and what helps;
 //! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long states last;
@@ -19,6 +19,7 @@ pub mod diagnosis;
 pub mod export;
 pub mod holder;
 pub mod list;
+pub mod own_cluster;
 pub mod page;
 pub mod place;
 pub mod prune;
@@ -40,7 +41,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub use place::{Place, PlaceArgs, PlaceError, Target};
 pub use screen::{ColourArg, Screen};
 
-use crate::manual::Manual;
+use crate::{console::stderr_line, manual::Manual};
 
 /// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
 #[derive(Debug, Parser)]
@@ -126,9 +127,11 @@ pub fn main() -> ExitCode {
         // Whoever closed the pipe (`| head`) has seen enough.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("fargate-replay: {e}");
+            stderr_line(format_args!("fargate-replay: {e}"));
             if e.is_denied() {
-                eprintln!("fargate-replay: the metadata is the driver's: run this as the user that the driver runs as, or as root.");
+                stderr_line(
+                    "fargate-replay: the metadata is the driver's: run this as the user that the driver runs as; to look, root may, too.",
+                );
             }
             // As with ssh: resume and shell return somebody else's exit code, 1 may be that.
             if matches!(cli.command, Command::Resume(_) | Command::Shell(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }

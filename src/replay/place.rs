@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use states::{BadSnapshot, DirectoryStore, Retention, Snapshot, StoreError};
+use states::{BadSnapshot, DirectoryStore, MAX_BYTES, Retention, Snapshot, StoreError, private_file};
 
 use super::summary::Summary;
 use crate::config::{Config, ConfigError};
@@ -114,7 +114,7 @@ impl PlaceArgs {
         if !directory.is_dir() {
             return Err(PlaceError::NoDirectory(directory));
         }
-        let mut store = DirectoryStore::open(directory)?.with_notes(Summary::note);
+        let mut store = DirectoryStore::look(directory).with_notes(Summary::note);
         if let Some(config) = &config {
             store = store.with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
         }
@@ -129,7 +129,9 @@ impl PlaceArgs {
     pub fn find(&self, wanted: &str) -> Result<Target, PlaceError> {
         let path = Path::new(wanted);
         if path.is_file() {
-            return Ok(Target { path: path.to_owned(), place: self.around(path), archived: false, snapshot: read(path)? });
+            // Who names a link means what it leads to.
+            let file = path.canonicalize().map_err(|source| PlaceError::Unreadable { path: path.to_owned(), source })?;
+            return Ok(Target { path: path.to_owned(), place: self.around(path), archived: false, snapshot: read(&file)? });
         }
         if path.is_dir() {
             return Err(PlaceError::Directory(path.to_owned()));
@@ -189,10 +191,9 @@ impl Place {
 /// # Errors
 /// When it cannot be read or is none.
 pub fn read(path: &Path) -> Result<Snapshot, PlaceError> {
-    let bytes = fs::read(path).map_err(|source| PlaceError::Unreadable { path: path.to_owned(), source })?;
-    let bad = |why| PlaceError::Bad { path: path.to_owned(), why };
-    let text = String::from_utf8(bytes).map_err(|e| bad(BadSnapshot::Damaged(e.to_string())))?;
-    Snapshot::parse(&text).map_err(bad)
+    let read = private_file::read_up_to(path, MAX_BYTES + 1);
+    let bytes = read.map_err(|source| PlaceError::Unreadable { path: path.to_owned(), source })?;
+    Snapshot::from_bytes(bytes).map_err(|why| PlaceError::Bad { path: path.to_owned(), why })
 }
 
 /// The snapshots in a directory that `wanted` may mean.
@@ -218,17 +219,14 @@ fn forbidden(directory: &Path) -> Option<PathBuf> {
         Ok(entries) => entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|e| e == "ron"))
-            .find(|path| fs::File::open(path).err().as_ref().is_some_and(is_denied)),
+            .find(|path| private_file::open(path).err().as_ref().is_some_and(is_denied)),
     }
 }
 
 /// The beginning of a snapshot, which says whose job it is.
 fn head(path: &Path) -> String {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
     // One that cannot be read is not the one.
-    let _ = fs::File::open(path).and_then(|file| file.take(1024).read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&private_file::read_up_to(path, 1024).unwrap_or_default()).into_owned()
 }
 
 fn same_job(paths: &[PathBuf]) -> bool {

@@ -32,6 +32,7 @@ impl Prune {
             (None, None, None) => return Err(Failure::Other("say what goes: --older-than, --keep, or a --config".to_owned())),
             (age, keep, _) => (age.unwrap_or(Duration::MAX), keep.unwrap_or(usize::MAX)),
         };
+        place.store.refuse_exposed()?;
         let Pruned { kept, removed } = place.store.prune(Retention { age, count }, self.dry_run)?;
         let would = if self.dry_run { "would be removed" } else { "removed" };
         writeln!(screen, "{removed} of {} archived jobs {would}", kept + removed)?;

@@ -121,6 +121,22 @@ fn terminal_width(stdout: &Stdout) -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
+/// The same JSON, in which what JSON admits and a terminal heeds (C1 and bidirectional controls) is escaped.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    use std::fmt::Write as _;
+    json.chars().fold(String::with_capacity(json.len()), |mut escaped, c| {
+        // Of ASCII, JSON escapes what has to be.
+        if c.is_ascii() || tame(&c.to_string()) == c.to_string() {
+            escaped.push(c);
+        } else {
+            // Writing to a String cannot fail; none of these has more than four digits.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+        }
+        escaped
+    })
+}
+
 /// The text cut to `width` columns, with `…` where something is missing; control characters are made visible.
 #[must_use]
 pub fn fit(text: &str, width: usize) -> String {
@@ -199,6 +215,14 @@ mod tests {
         assert_eq!(fit("構築構築", 5), "構築…");
         assert_eq!(pad("構築", 6), "構築  ");
         assert_eq!(fit("\u{1b}[31mred", 20), "\u{fffd}[31mred");
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_and_steers_no_terminal() {
+        let value = serde_json::json!({ "name": "a\u{9b}31m\u{202e}\u{1b}[2J\r\né" });
+        let json = printable_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(json.lines().all(|line| tame(line) == line) && json.contains("\\u009b31m\\u202e"), "{json}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
     }
 
     #[test]

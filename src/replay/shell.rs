@@ -18,7 +18,7 @@ use tokio::{
 };
 use transports::{Command, Screen, Terminal, Visit, delivery::Chunk};
 
-use super::{Failure, PlaceArgs, act};
+use super::{Failure, PlaceArgs, act, own_cluster::ActOn};
 use crate::{control::EcsControl, transport::AnyTransport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub struct Shell {
     /// A command to run instead of a terminal, by the user's shell and without input
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+    #[command(flatten)]
+    on: ActOn,
 }
 
 impl Shell {
@@ -43,7 +45,7 @@ impl Shell {
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         let found = place.find(&self.job)?;
         let job = found.snapshot.job.clone();
-        let (engine, config) = act::acting(found)?;
+        let (engine, config) = act::acting(found, self.on)?;
         let at = match &job {
             AnyJob::Reachable(job) => &job.state,
             AnyJob::Executing(job) => &job.state.place,
@@ -64,6 +66,7 @@ impl Shell {
             container: header.spec.container.clone(),
             key: engine.store().key_path(&header.id),
             pinned: Some(at.identity.clone()),
+            host_proof: header.host_proof,
             facts: Some(at.facts.clone()),
             connect_timeout: CONNECT_TIMEOUT,
         };

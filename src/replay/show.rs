@@ -9,6 +9,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use states::{AnyJob, Snapshot, SnapshotStore as _, StateName, Timestamp};
 
+#[cfg(test)]
+pub(super) use self::html::ROWS;
 use super::{
     Failure, Place, PlaceArgs, Screen,
     diagnosis::{Diagnosis, diagnose},

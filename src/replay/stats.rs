@@ -13,6 +13,8 @@ use clap::Args;
 use serde::Serialize;
 use states::{StateName, Timestamp};
 
+#[cfg(test)]
+pub(super) use self::html::ROWS;
 use super::{
     Failure, Place, Screen, archive,
     diagnosis::Cause,
@@ -101,7 +103,8 @@ impl Stats {
             return page::write(html::page(&tally, Timestamp::now()), file, screen);
         }
         if self.json {
-            serde_json::to_writer_pretty(&mut *screen, &tally.report()).map_err(io::Error::from)?;
+            let report = serde_json::to_string_pretty(&tally.report()).map_err(io::Error::from)?;
+            screen.write_all(super::screen::printable_json(&report).as_bytes())?;
             writeln!(screen)?;
         } else {
             tally.show(screen)?;

@@ -2,6 +2,8 @@
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
+use crate::console::stderr_line;
+
 /// The exit codes that gitlab-runner asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contract {
@@ -64,17 +66,17 @@ impl Contract {
             Verdict::Success => ExitCode::SUCCESS,
             Verdict::BuildFailure { code, message } => {
                 if let Some(message) = message {
-                    eprintln!("{message}");
+                    stderr_line(message);
                 }
                 if let (Some(file), Some(code)) = (&self.exit_code_file, code)
                     && let Err(e) = fs::write(file, code.to_string())
                 {
-                    eprintln!("fargate: the script's exit status {code} could not be written to {}: {e}", file.display());
+                    stderr_line(format_args!("fargate: the script's exit status {code} could not be written to {}: {e}", file.display()));
                 }
                 ExitCode::from(self.build_failure)
             }
             Verdict::SystemFailure(message) => {
-                eprintln!("{message}");
+                stderr_line(message);
                 ExitCode::from(self.system_failure)
             }
         }

@@ -1,9 +1,11 @@
-//! Which job this is: what gitlab-runner's environment says of it.
+//! Which job this is: what gitlab-runner says of it, and how far that is believed.
 
-use std::{env, fs, path::Path};
+use std::env;
 
 use sha2::{Digest, Sha256};
-use states::{About, JobId};
+use states::{About, JobId, foreign_text};
+
+use super::response::{Response, ResponseError, VARIABLE};
 
 /// The job that gitlab-runner called us for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,34 +16,29 @@ pub struct Identity {
     pub about: About,
 }
 
+/// Whom the driver believes which job it was called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// GitLab: the job's response, in the file that gitlab-runner wrote.
+    ResponseFile,
+    /// The job's variables too, where gitlab-runner names no file. A job may set them to another job's.
+    JobVariables,
+}
+
 /// Why the job cannot be told from others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
+    /// There is no response file, and variables are not trusted.
+    #[error(
+        "{VARIABLE} is not set, so only the job's own variables say which job this is, and a job may set them to another job's. Nothing was touched. Upgrade gitlab-runner to 14.1 or newer, which sets it. To trust the variables instead, set TrustJobVariables = true in [Runner] of fargate.toml, or pass --trust-job-variables after `custom`."
+    )]
+    Untrusted,
     /// Variables are missing.
     #[error("the environment does not say which job this is: {} missing. gitlab-runner sets them for every job.", .0.join(", "))]
     Missing(Vec<String>),
-    /// The job's response file is no use.
-    #[error("the job's response file {path} cannot be used: {why}")]
-    Response {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-/// The part of the job's response that we trust more than variables, which a project can set.
-#[derive(serde::Deserialize)]
-struct Response {
-    id: u64,
-    #[serde(default)]
-    job_info: JobInfo,
-}
-
-#[derive(serde::Deserialize, Default)]
-struct JobInfo {
-    #[serde(default)]
-    name: String,
+    /// The job's response file cannot be used.
+    #[error(transparent)]
+    Response(#[from] ResponseError),
 }
 
 /// The value of a CI/CD variable of the job. It comes from the project and its users: untrusted.
@@ -51,17 +48,20 @@ pub fn job_variable(name: &str) -> Option<String> {
 }
 
 impl Identity {
-    /// Reads the job's identity from the environment.
+    /// Reads the job's identity from the file that gitlab-runner's environment names.
     ///
-    /// The job's id is taken from `JOB_RESPONSE_FILE` where there is one: a project can set the
-    /// variable `CI_JOB_ID` to another job's, and must not get at that job's container by it.
+    /// Project, pipeline and job are those of the response file: a project can set the variables
+    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not get at that job's container by it.
+    /// The runner's short token is in no file. It is the job's word, and names no other job's files without the rest.
     ///
     /// # Errors
-    /// When variables are missing, or the response file is unreadable.
-    pub fn from_env() -> Result<Self, IdentityError> {
-        let response =
-            env::var_os("JOB_RESPONSE_FILE").filter(|f| !f.is_empty()).map(|file| read_response(Path::new(&file))).transpose()?;
-        Self::from(job_variable, response.map(|r| (r.id.to_string(), r.job_info.name)))
+    /// When there is no such file and variables are not trusted, when it cannot be used, or when variables are missing.
+    pub fn from_env(trust: Trust) -> Result<Self, IdentityError> {
+        match (Response::from_env()?, trust) {
+            (Some(response), _) => Ok(Self::of_response(&response, job_variable)),
+            (None, Trust::JobVariables) => Self::of_variables(job_variable),
+            (None, Trust::ResponseFile) => Err(IdentityError::Untrusted),
+        }
     }
 
     /// Whether a job id is one that is made here. Other files may lie in the metadata directory, with ordinary names.
@@ -71,7 +71,13 @@ impl Identity {
         hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
 
-    fn from(variable: impl Fn(&str) -> Option<String>, trusted: Option<(String, String)>) -> Result<Self, IdentityError> {
+    fn of_response(response: &Response, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let runner = variable("CI_RUNNER_SHORT_TOKEN").unwrap_or_default();
+        let (project, pipeline) = (response.project_url(), response.pipeline_id().unwrap_or_default());
+        Self::new(&runner, [&project, pipeline, &response.id.to_string()], response.job_name())
+    }
+
+    fn of_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, IdentityError> {
         let mut missing = Vec::new();
         let mut required = |name: &str| {
             variable(name).unwrap_or_else(|| {
@@ -80,20 +86,27 @@ impl Identity {
             })
         };
         let runner = required("CI_RUNNER_SHORT_TOKEN");
-        let project_url = required("CI_PROJECT_URL");
-        let pipeline_id = required("CI_PIPELINE_ID");
-        let (job_id, job_name) = match trusted {
-            Some(trusted) => trusted,
-            None => (required("CI_JOB_ID"), variable("CI_JOB_NAME").unwrap_or_default()),
-        };
+        let names = [required("CI_PROJECT_URL"), required("CI_PIPELINE_ID"), required("CI_JOB_ID")];
         if !missing.is_empty() {
             return Err(IdentityError::Missing(missing));
         }
+        Ok(Self::new(&runner, names.each_ref().map(String::as_str), &variable("CI_JOB_NAME").unwrap_or_default()))
+    }
+
+    fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
         let hash = hex(&Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
-        let id = JobId::new(format!("{}-{hash}", file_name_part(&runner)))
+        let id = JobId::new(format!("{}-{hash}", file_name_part(runner)))
             // The token's part is made of at most 40 valid characters and a letter or digit first, the hash of 64.
             .unwrap_or_else(|e| unreachable!("{e}"));
-        Ok(Self { id, about: About { project_url, pipeline_id, job_id, job_name, runner } })
+        // Projects choose names, and all else where variables are trusted.
+        let about = About {
+            project_url: foreign_text::clipped(project_url),
+            pipeline_id: foreign_text::clipped(pipeline_id),
+            job_id: foreign_text::clipped(job_id),
+            job_name: foreign_text::clipped(job_name),
+            runner: foreign_text::clipped(runner),
+        };
+        Self { id, about }
     }
 }
 
@@ -112,12 +125,6 @@ fn file_name_part(token: &str) -> String {
     if safe.is_empty() { "runner".to_owned() } else { safe }
 }
 
-fn read_response(path: &Path) -> Result<Response, IdentityError> {
-    let fail = |why: String| IdentityError::Response { path: path.display().to_string(), why };
-    let text = fs::read(path).map_err(|e| fail(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,25 +140,47 @@ mod tests {
         Some(value.to_owned())
     }
 
+    /// What GitLab sends of the job that [`variables`] are of; `id` is its own number.
+    fn response(id: u64) -> Response {
+        let text = format!(
+            r#"{{"id":{id},"token":"x","job_info":{{"name":"build","stage":"test","project_id":7,"project_name":"project"}},
+                "git_info":{{"repo_url":"https://gitlab-ci-token:x@gitlab.example/group/project.git"}},
+                "variables":[{{"key":"CI_PIPELINE_ID","value":"11","public":true}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
     #[test]
-    fn is_named_as_the_go_driver_names_it() {
-        let identity = Identity::from(variables, None).unwrap();
+    fn is_named_as_the_go_driver_names_it_whoever_says_it() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
         let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
-        assert_eq!(identity.id.as_str(), format!("aB3_x-9Z-{hash}"));
+        for identity in [Identity::of_variables(variables).unwrap(), Identity::of_response(&response(22), variables)] {
+            assert_eq!(identity.id.as_str(), format!("aB3_x-9Z-{hash}"));
+        }
     }
 
     #[test]
     fn a_project_cannot_pose_as_another_job() {
-        let honest = Identity::from(variables, Some(("22".into(), "build".into()))).unwrap();
-        let posing = Identity::from(variables, Some(("99".into(), "build".into()))).unwrap();
-        assert_ne!(honest.id, posing.id);
+        let victim = Identity::of_response(&response(22), variables);
+        // The variables are the victim's, all of them.
+        let posing = Identity::of_response(&response(99), variables);
+        assert_ne!(victim.id, posing.id);
         assert_eq!(posing.about.job_id, "99");
+        let names = |name: &str| match name {
+            "CI_PROJECT_URL" => Some("https://other.example/x".to_owned()),
+            "CI_PIPELINE_ID" => Some("1".to_owned()),
+            "CI_JOB_NAME" => Some("deploy".to_owned()),
+            other => variables(other),
+        };
+        let about = Identity::of_response(&response(22), names).about;
+        assert_eq!(about, About { runner: "aB3_x-9Z".to_owned(), ..victim.about }, "no variable counts");
+        assert_eq!((about.project_url.as_str(), about.pipeline_id.as_str()), ("https://gitlab.example/group/project", "11"));
+        assert_eq!(about.job_name, "build");
     }
 
     #[test]
     fn names_all_that_is_missing() {
-        let error = Identity::from(|_| None, None).unwrap_err().to_string();
+        let error = Identity::of_variables(|_| None).unwrap_err().to_string();
         for name in ["CI_RUNNER_SHORT_TOKEN", "CI_PROJECT_URL", "CI_PIPELINE_ID", "CI_JOB_ID"] {
             assert!(error.contains(name), "{error}");
         }
@@ -159,8 +188,19 @@ mod tests {
 
     #[test]
     fn a_hostile_token_stays_within_the_directory() {
-        let hostile = |name: &str| if name == "CI_RUNNER_SHORT_TOKEN" { Some("../../etc/x".into()) } else { variables(name) };
-        let identity = Identity::from(hostile, None).unwrap();
+        let hostile = |name: &str| if name == "CI_RUNNER_SHORT_TOKEN" { Some("../../etc/x\n".into()) } else { variables(name) };
+        let identity = Identity::of_response(&response(22), hostile);
         assert!(identity.id.as_str().starts_with("etcx-"), "{}", identity.id);
+        assert_eq!(identity.about.runner, "../../etc/x");
+        assert!(Identity::could_name(&identity.id));
+    }
+
+    #[test]
+    fn a_hostile_project_s_texts_are_one_line_each() {
+        let hostile = |name: &str| variables(name).map(|value| format!("{value}\r\n\u{1b}[2J\u{202e}{}", "x".repeat(100_000)));
+        let about = Identity::of_variables(hostile).unwrap().about;
+        for text in [&about.project_url, &about.pipeline_id, &about.job_id, &about.runner] {
+            assert_eq!(**text, foreign_text::clipped(&foreign_text::tame(text)), "tamed and clipped already");
+        }
     }
 }

@@ -3,8 +3,10 @@
 
 mod contract;
 mod identity;
+mod response;
 pub mod stage;
 
 pub use contract::{Contract, ContractError, Verdict};
 pub(crate) use identity::hex;
-pub use identity::{Identity, IdentityError, job_variable};
+pub use identity::{Identity, IdentityError, Trust, job_variable};
+pub use response::ResponseError;

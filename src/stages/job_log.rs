@@ -1,16 +1,13 @@
 //! The job log: the script's output, byte for byte, and a few lines that help the CI user.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{StateLog, output::Output};
-use crate::telemetry;
+use super::{StateLog, losses::Losses, output::Output};
+use crate::{console::stderr_line, telemetry};
 
 /// After so long without a line, the CI user is told what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,6 +22,7 @@ pub struct JobLog {
     began: Timestamp,
     said_last: Timestamp,
     trouble_told: Option<String>,
+    losses: Losses,
     /// Bytes of output that were handed on.
     written: u64,
 }
@@ -44,6 +42,7 @@ impl JobLog {
             began: Timestamp::now(),
             said_last: Timestamp::now(),
             trouble_told: None,
+            losses: Losses::default(),
             written: 0,
         })
     }
@@ -75,8 +74,7 @@ impl JobLog {
 
     /// A line for the CI user.
     pub fn say(&mut self, line: &str) {
-        // gitlab-runner may have closed the log; that is no reason to stop working.
-        let _ = writeln!(io::stderr().lock(), "{line}");
+        stderr_line(line);
         tracing::info!("job log: {line}");
         self.said_last = Timestamp::now();
     }
@@ -108,6 +106,21 @@ impl JobLog {
     fn still_waiting(&mut self, what: &str) {
         if Timestamp::now().since(self.said_last) >= PATIENCE {
             self.say(&format!("Still waiting after {:.0} s: {what}.", self.seconds()));
+        }
+    }
+
+    fn lost(&mut self, why: &str) {
+        let Some(more) = self.losses.note(Timestamp::now()) else { return tracing::debug!("connection lost: {why}") };
+        tracing::warn!(unreported = more, "connection lost: {why}");
+        let before = if more == 0 { String::new() } else { format!(", and {more} times before that") };
+        self.say(&format!("The connection to the container was lost ({why}){before}; a script that runs there goes on. Reconnecting …"));
+    }
+
+    /// Says what was kept back.
+    pub fn end(&mut self) {
+        match self.losses.take_unreported() {
+            0 => {}
+            more => self.say(&format!("The connection to the container was lost {more} times more.")),
         }
     }
 
@@ -148,14 +161,12 @@ impl JobIo for JobLog {
                 }
             }
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
-            Note::ConnectionLost(why) => {
-                tracing::warn!("connection lost: {why}");
-                self.say(&format!("The connection to the container was lost ({why}); a script that runs there goes on. Reconnecting …"));
-            }
-            Note::Reconnected { offset } => {
+            Note::ConnectionLost(why) => self.lost(&why),
+            Note::Reconnected { offset } if self.losses.is_reported() => {
                 tracing::info!(offset, "reconnected");
                 self.say("Reconnected.");
             }
+            Note::Reconnected { offset } => tracing::debug!(offset, "reconnected"),
             Note::Waiting(what) => self.say(&format!("Waiting: {what}")),
             Note::Unreachable(error) => {
                 tracing::debug!(kind = error.kind.name(), "{error}");

@@ -1,11 +1,12 @@
 //! What is launched for a job: the configuration, the job's choices, its tags.
 
-use states::{ConnectTo, LaunchSpec, Login, StartedBy};
+use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
     runner::{Identity, job_variable},
+    tags,
 };
 
 /// The command line's overrides: the administrator's, from gitlab-runner's `config.toml`.
@@ -17,16 +18,14 @@ pub struct Flags {
     pub platform_version: Option<String>,
 }
 
-/// Longest value of a tag, in characters (Amazon ECS developer guide, "Tag restrictions").
-const LONGEST_TAG: usize = 256;
-
 /// Which task definition and platform version this job gets.
 pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowed> {
     let overrides = Overrides {
         flag_task_definition: flags.task_definition.clone(),
         flag_platform_version: flags.platform_version.clone(),
-        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION"),
-        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION"),
+        // They are recorded, and shown where they are refused.
+        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION").as_deref().map(foreign_text::clipped),
+        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION").as_deref().map(foreign_text::clipped),
     };
     overrides.choose(&config.fargate)
 }
@@ -45,6 +44,11 @@ pub(super) fn login(config: &Config) -> Option<Login> {
     (config.transport == TransportKind::Ssh).then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
 }
 
+/// What the container must prove at first contact; a job keeps it when the file changes.
+pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
+    (config.transport == TransportKind::Ssh).then_some(config.ssh.verify_host)
+}
+
 /// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
 pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: Option<&str>) -> LaunchSpec {
     let fargate = &config.fargate;
@@ -59,14 +63,16 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
         container: fargate.container.clone(),
         environment: public_key.map(|key| ("SSH_PUBLIC_KEY".to_owned(), key.to_owned())).into_iter().collect(),
         started_by,
-        tags: tags(config, identity),
+        tags: task_tags(config, identity),
         enable_execute_command: config.transport == TransportKind::EcsExec,
+        propagate_tags: fargate.propagate_tags,
+        enable_ecs_managed_tags: fargate.enable_ecs_managed_tags,
     }
 }
 
 /// Tags that say whose task it is, in the console and on the bill. The administrator's own override them, except those of the
 /// driver, which the configuration refuses.
-fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
+fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
     let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());
     let mut tags: Vec<(String, String)> = [
@@ -80,7 +86,7 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
         ("gitlab:runner", &about.runner),
     ]
     .into_iter()
-    .map(|(key, value)| (key.to_owned(), tag_value(value)))
+    .map(|(key, value)| (key.to_owned(), tags::value(value)))
     .filter(|(_, value)| !value.is_empty())
     .collect();
     for (key, value) in &config.fargate.tags {
@@ -93,20 +99,14 @@ fn tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
 /// This runner manager's name: the configured one, or the host's.
 pub(crate) fn manager(config: &Config) -> String {
     match &config.metadata.manager {
-        Some(name) => tag_value(name),
+        Some(name) => tags::value(name),
         None => host(),
     }
 }
 
 /// The host's name.
 pub(crate) fn host() -> String {
-    tag_value(&rustix::system::uname().nodename().to_string_lossy())
-}
-
-/// A text as a tag takes it: letters, digits, spaces and `+ - = . _ : / @`.
-pub(crate) fn tag_value(text: &str) -> String {
-    let valid = |c: char| c.is_alphanumeric() || c == ' ' || "+-=._:/@".contains(c);
-    text.chars().map(|c| if valid(c) { c } else { '_' }).take(LONGEST_TAG).collect::<String>().trim().to_owned()
+    tags::value(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 #[cfg(test)]
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn tags_say_whose_task_it_is_in_characters_that_aws_takes() {
-        let tags = tags(&config(""), &identity());
+        let tags = task_tags(&config(""), &identity());
         let value = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         assert_eq!(value("fargate-driver:job"), Some("tok-abc"));
         assert_eq!(value("gitlab:project"), Some("https://gitlab.example/g/p"));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_administrators_tags_win() {
-        let tags = tags(&config("Tags = { 'gitlab:job' = 'hidden', team = 'infra' }"), &identity());
+        let tags = task_tags(&config("Tags = { 'gitlab:job' = 'hidden', team = 'infra' }"), &identity());
         assert_eq!(tags.iter().filter(|(k, _)| k == "gitlab:job").map(|(_, v)| v.as_str()).collect::<Vec<_>>(), ["hidden"]);
         assert!(tags.contains(&("team".to_owned(), "infra".to_owned())));
     }

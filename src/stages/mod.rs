@@ -5,6 +5,7 @@ mod cleanup;
 mod config;
 mod job_log;
 pub(crate) mod launch;
+mod losses;
 pub(crate) mod output;
 mod prepare;
 mod run;
@@ -14,6 +15,8 @@ pub(crate) mod state_log;
 use std::{path::PathBuf, time::Duration};
 
 use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
+
+use transports::ssh::proof;
 
 use crate::{
     config::Config,
@@ -91,7 +94,15 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
     let control = EcsControl::new(config.fargate.region.clone());
     let transport = Watched(AnyTransport::new(config, &control));
-    Engine::new(control, transport, store, move |job| keys.key_path(job))
+    let secrets = keys.clone();
+    Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(move |header| {
+        // A job that an older driver began is launched again with what it was launched with.
+        let wanted = header.host_proof.is_some();
+        wanted
+            .then(|| proof::secret(&secrets.key_path(&header.id)).map(|secret| (proof::VARIABLE.to_owned(), secret)))
+            .into_iter()
+            .collect()
+    })
 }
 
 /// What gitlab-runner is told of a job that had to end.

@@ -1,9 +1,9 @@
 //! `prepare`: a task for the job, up to the moment when its container answers.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt};
+use std::io::Write as _;
 
 use rand::Rng as _;
-use states::{AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason};
+use states::{AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason, foreign_text, private_file};
 use transports::ssh::key;
 
 use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
@@ -91,7 +91,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
 fn services(wanted: &str) -> Option<String> {
     const SHOWN: usize = 5;
     let wanted: Vec<Service> = serde_json::from_str(wanted).ok()?;
-    let name = |service: &Service| service.name.chars().filter(|c| !c.is_control()).take(100).collect::<String>();
+    let name = |service: &Service| foreign_text::tame(&service.name).chars().take(100).collect::<String>();
     let mut names = wanted.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");
     if wanted.len() > SHOWN {
         names.push_str(", …");
@@ -133,6 +133,7 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
         login: launch::login(&session.config),
+        host_proof: launch::host_proof(&session.config),
         limits: session.config.limits,
         trace: telemetry::recorder().and_then(telemetry::Recorder::root),
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
@@ -150,9 +151,9 @@ fn make_key(session: &Session) -> Result<String, PrepareError> {
     Ok(pair.public)
 }
 
-/// The key of an earlier attempt that was killed may lie there: it is of no use any more.
+/// The key of an earlier attempt that was killed may lie there: a new file takes its place.
 fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = private_file::create_new(path)?;
     file.write_all(private.as_bytes())?;
     file.sync_data()
 }
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn services_that_nobody_starts_are_named() {
         let told = services(r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#).unwrap();
-        assert!(told.contains("(postgres:17, re[31mdis)"), "{told}");
+        assert!(told.contains("(postgres:17, re\u{fffd}[31mdis)"), "{told}");
         for none in ["", "[]", "null", "{}", "what"] {
             assert_eq!(services(none), None, "{none}");
         }

@@ -4,13 +4,12 @@
 //! makes a span of it. There from `config` on, before there is a snapshot; gone with the job.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use states::private_file;
 
 use super::context::Context;
 
@@ -68,10 +67,10 @@ impl Trail {
 
     /// Reads the job's trail, if there is one. Lines that make no sense are left out.
     pub(super) fn read(path: PathBuf) -> Option<Self> {
-        if fs::metadata(&path).ok()?.len() > LONGEST {
+        let text = String::from_utf8(private_file::read_up_to(&path, LONGEST + 1).ok()?).ok()?;
+        if text.len() as u64 > LONGEST {
             return None;
         }
-        let text = fs::read_to_string(&path).ok()?;
         let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let Some(Line::Job { context, at }) = lines.next() else { return None };
         context.root()?;
@@ -115,9 +114,8 @@ impl Trail {
 
     /// A trace is not worth a job: what cannot be written is logged.
     fn append(&self, line: &Line) {
-        let written = serde_json::to_string(line).map_err(io::Error::other).and_then(|text| {
-            OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?.write_all(format!("{text}\n").as_bytes())
-        });
+        let text = serde_json::to_string(line).map_err(io::Error::other);
+        let written = text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
         if let Err(e) = written {
             tracing::warn!("{} cannot be written: {e}", self.path.display());
         }

@@ -1,6 +1,6 @@
 //! A transport whose connections are recorded.
 
-use states::{ConnectError, Greeting, Target, Transport};
+use states::{ConnectError, Greeting, Target, TaskArn, Transport};
 
 use super::{recorder, span};
 

@@ -90,7 +90,13 @@ impl Trial {
                 return Err(TrialError::NoFile(path.clone()));
             }
         }
-        let grace = self.grace()?;
+        let config = self.checked()?;
+        let grace = config.as_ref().map_or(Limits::default().grace, |config| config.limits.grace);
+        if !self.flags.iter().any(|flag| flag.to_string_lossy().starts_with("--task-def")) {
+            for choice in config.iter().flat_map(Config::open_choices) {
+                eprintln!("fargate: warning: {choice}");
+            }
+        }
         let place = tempfile::Builder::new().prefix("fargate-try-").tempdir().map_err(TrialError::io("make a temporary directory"))?;
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
@@ -125,16 +131,16 @@ impl Trial {
         })
     }
 
-    /// How long a script gets to end itself. Checks the configuration, before every stage would complain of it.
-    fn grace(&self) -> Result<Duration, TrialError> {
-        let Some(path) = &self.config else { return Ok(Limits::default().grace) };
+    /// The configuration that was named, checked before every stage would complain of it.
+    fn checked(&self) -> Result<Option<Config>, TrialError> {
+        let Some(path) = &self.config else { return Ok(None) };
         if self.times.profile.is_some() {
             return Err(TrialError::OtherCluster);
         }
         let (config, _) = Config::load(Some(path))?;
         match self.transport {
             Some(wanted) if wanted != config.transport => Err(TrialError::OtherTransport(path.clone())),
-            _ => Ok(config.limits.grace),
+            _ => Ok(Some(config)),
         }
     }
 

@@ -31,6 +31,16 @@ pub(super) enum Ended {
     System,
 }
 
+/// The job as GitLab would send it, as far as stages read it.
+fn response(job: u64) -> serde_json::Value {
+    serde_json::json!({
+        "id": job,
+        "job_info": { "name": "try", "stage": "test", "project_id": 1, "project_name": "try" },
+        "git_info": { "repo_url": "https://gitlab.example/fargate/try.git" },
+        "variables": [{ "key": "CI_PIPELINE_ID", "value": "1", "public": true }],
+    })
+}
+
 /// Calls stages.
 pub(super) struct Runner {
     program: PathBuf,
@@ -53,18 +63,17 @@ impl Runner {
         let temporary = place.join("tmp");
         fs::create_dir(&temporary)?;
         let exit_code_file = place.join("exit-code");
-        let job = format!("{}{:03}", std::process::id(), rand::random_range(0..1000));
+        let job = u64::from(std::process::id()) * 1000 + rand::random_range(0..1000);
+        let response_file = place.join("response.json");
+        fs::write(&response_file, response(job).to_string())?;
         let states = place.join("states");
         for (name, value) in [
             ("BUILD_FAILURE_EXIT_CODE", BUILD_FAILURE.to_string()),
             ("SYSTEM_FAILURE_EXIT_CODE", SYSTEM_FAILURE.to_string()),
             ("BUILD_EXIT_CODE_FILE", exit_code_file.display().to_string()),
+            ("JOB_RESPONSE_FILE", response_file.display().to_string()),
             ("TMPDIR", temporary.display().to_string()),
             ("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "try".to_owned()),
-            ("CUSTOM_ENV_CI_PROJECT_URL", "https://gitlab.example/fargate/try".to_owned()),
-            ("CUSTOM_ENV_CI_PIPELINE_ID", "1".to_owned()),
-            ("CUSTOM_ENV_CI_JOB_ID", job),
-            ("CUSTOM_ENV_CI_JOB_NAME", "try".to_owned()),
         ] {
             environment.push((name.to_owned(), value));
         }

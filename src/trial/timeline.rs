@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use states::Timestamp;
 
-use crate::stages::state_log;
+use crate::{console::stderr_line, stages::state_log};
 
 /// Widest bar, in characters.
 const WIDTH: usize = 40;
@@ -28,7 +28,7 @@ impl Timeline {
         for line in text[..whole].lines().skip(self.seen.len()) {
             let Some((at, state)) = state_log::read(line) else { continue };
             self.seen.push((at, state.to_owned()));
-            eprintln!("{:>8.2} s  {state}", at.since(self.began).as_secs_f64());
+            stderr_line(format_args!("{:>8.2} s  {state}", at.since(self.began).as_secs_f64()));
         }
     }
 
@@ -36,7 +36,7 @@ impl Timeline {
     pub(super) fn close(mut self) {
         self.look();
         for line in render(self.began, &self.seen) {
-            eprintln!("{line}");
+            stderr_line(line);
         }
     }
 }

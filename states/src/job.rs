@@ -8,8 +8,8 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClientToken, ConnectError, ControlError, Destination, HostIdentity, InterfaceId, JobId, LaunchSpec, Login, RunId, RunOrder, ShellFacts,
-    TaskArn, Timestamp, span,
+    ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId, JobId, LaunchSpec, Login, RunId, RunOrder,
+    ShellFacts, TaskArn, Timestamp, span,
 };
 
 /// One GitLab job, in state `S`.
@@ -41,6 +41,10 @@ pub struct Header {
     /// How to log in there; jobs that go through the ECS API have none, nor have those of older drivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
+    /// What the container's host key must prove at first contact. Jobs have none that go through the ECS API, or were begun by
+    /// older drivers: their containers got no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_proof: Option<HostProof>,
     /// How long each state may last.
     pub limits: Limits,
     /// The job's span for tracing tools, as a W3C `traceparent`; nothing is decided by it.
@@ -142,6 +146,22 @@ pub struct Provisioning {
     pub attempts: u32,
     /// What the last failed attempt said.
     pub problem: Option<ControlError>,
+    /// The search for an earlier launch's task, while ECS refuses this launch's token for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
+}
+
+/// A search for the task of an earlier launch that got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Search {
+    /// When ECS said that the launch's token is taken.
+    pub since: Timestamp,
+    /// When the newest ListTasks was asked.
+    pub listed: Option<Timestamp>,
+    /// Tasks of its answer that are still to be described: an earlier attempt's, which is over, may be among them.
+    pub candidates: Vec<TaskArn>,
+    /// Calls to ECS.
+    pub asking: Asking,
 }
 
 /// ECS has the task: PROVISIONING, PENDING or ACTIVATING.
@@ -256,13 +276,24 @@ pub struct Executing {
     pub offset: u64,
     /// Times the connection failed since the last byte arrived, or since it last worked for long.
     pub failures: u32,
+    /// Connections in a row that ended within moments and brought little. Older drivers did not count them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fleeting: u32,
     /// The connection, as this process sees it.
     pub link: Link,
+    /// Since when the connection is up, and the offset it went on at. Older drivers did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected: Option<(Timestamp, u64)>,
     /// Since when the container has the script and answers over the connection that is up. Older drivers did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed: Option<Timestamp>,
     /// Set when the run is being ended early.
     pub ending: Option<Ending>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The connection to the container while a script runs.
@@ -472,6 +503,7 @@ impl fmt::Display for StateName {
 
 /// A job in any state: what a snapshot holds and what a loader matches on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "a job is in one state at a time, and is not moved about in numbers")]
 #[allow(missing_docs, reason = "documented at the states themselves")]
 pub enum AnyJob {
     Provisioning(Job<Provisioning>),

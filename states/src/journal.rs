@@ -1,18 +1,23 @@
 //! What was observed, in order: bounded, and exact enough to replay.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp};
+use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, snapshot};
 
 /// Entries kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
+/// Bytes that the entries may take in a snapshot: far more than an honest job's, and half of what a snapshot may be long. What
+/// a container says is in them.
+const LARGEST: usize = 512 * 1024;
 /// A repetition is merged into an equal entry among this many last ones: while we wait, asking ECS
 /// and knocking at the container alternate.
 const WINDOW: usize = 4;
 /// Repetitions that one entry takes.
 const REPETITIONS: usize = 250;
+/// Bytes that a repetition takes at most: a line of its own, with the milliseconds of some days.
+const REPETITION_SIZE: usize = 32;
 
 /// The observations of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -22,7 +27,24 @@ pub struct Journal {
     /// How many entries were left out of the middle because there were too many.
     #[serde(default)]
     pub omitted: u64,
+    /// How many entries there are before the omitted ones, if there are not as many as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_gap: Option<usize>,
+    #[serde(skip)]
+    size: Size,
 }
+
+/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from them, so it is no difference.
+#[derive(Debug, Clone, Default)]
+struct Size(Option<usize>);
+
+impl PartialEq for Size {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Size {}
 
 /// An observation, or several that differ in nothing but their time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +67,32 @@ pub struct Entry {
     pub left: Option<Left>,
 }
 
+impl Entry {
+    /// Bytes that it takes in a snapshot.
+    fn size(&self) -> usize {
+        let mut text = Counted(0);
+        // What came from the machine can be serialized.
+        let _ = ron::ser::to_writer_pretty(&mut text, self, snapshot::style().depth_limit(snapshot::DEPTH - Counted::DEPTH));
+        text.0
+    }
+}
+
+/// Counts the bytes of a text that is written into a journal.
+struct Counted(usize);
+
+impl Counted {
+    /// Levels of a snapshot around an entry.
+    const DEPTH: usize = 3;
+}
+
+impl fmt::Write for Counted {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let lines = text.bytes().filter(|byte| *byte == b'\n').count();
+        self.0 += text.len() + 4 * Self::DEPTH * lines;
+        Ok(())
+    }
+}
+
 /// The state that an observation left the job in, short enough to be noted with every one: what a
 /// replay by another version of the machine is compared with.
 /// In snapshots it is one word after another: `Pending 1-3f9a1c20`.
@@ -58,7 +106,8 @@ pub struct Left {
 }
 
 /// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
-/// 2: `Executing` knows since when its connection works. 3: `Running` knows whether the exec agent runs.
+/// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last; `Running` knows whether the exec
+/// agent runs.
 const SHAPE: u32 = 3;
 
 impl From<Left> for String {
@@ -135,21 +184,56 @@ impl Journal {
     /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's state is an entry
     /// of its own; another may be merged with an equal one just before it, so that [`Journal::replay`] comes out the same.
     pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: Left) {
-        if !changed && self.merge(&saw, at, &left) {
+        if !changed && let Some(growth) = self.merge(&saw, at, &left) {
+            if growth > 0 {
+                self.shorten(self.size() + growth);
+            }
             return;
         }
-        self.entries.push(Entry { at, saw, times: 1, last: None, between: Vec::new(), left: Some(left) });
-        if self.entries.len() > LONGEST {
-            // The beginning and the end tell most: the middle goes.
-            self.entries.remove(LONGEST / 2);
+        let entry = Entry { at, saw, times: 1, last: None, between: Vec::new(), left: Some(left) };
+        let size = self.size() + entry.size();
+        self.entries.push(entry);
+        self.shorten(size);
+    }
+
+    /// Leaves entries out until there are not too many, and they are not too long. The beginning and the end tell most: the
+    /// middle goes.
+    fn shorten(&mut self, mut size: usize) {
+        while self.entries.len() > LONGEST || (size > LARGEST && self.entries.len() > 1) {
+            if self.omitted == 0 {
+                let mut sum = 0;
+                let fits = self.entries.iter().take_while(|entry| {
+                    sum += entry.size();
+                    sum <= LARGEST / 2
+                });
+                self.before_gap = Some(fits.count()).filter(|fits| *fits < LONGEST / 2);
+            }
+            let gap = self.whole_until().min(self.entries.len() - 2);
+            size = size.saturating_sub(self.entries.remove(gap).size());
             self.omitted += 1;
         }
+        self.size = Size(Some(size));
+    }
+
+    fn size(&self) -> usize {
+        self.size.0.unwrap_or_else(|| self.entries.iter().map(Entry::size).sum())
+    }
+
+    /// Keeps `keep` entries: as many of the beginning as of the end, or fewer where others are omitted behind them already.
+    pub(crate) fn keep_only(&mut self, keep: usize) {
+        let gap = self.whole_until().min(keep / 2);
+        let before = self.entries.len();
+        let end = before - keep.min(before).saturating_sub(gap);
+        self.entries.drain(gap..end);
+        self.omitted += (before - self.entries.len()) as u64;
+        self.before_gap = Some(gap);
+        self.size = Size(None);
     }
 
     /// Entries before a gap: all of them, unless some were omitted.
     #[must_use]
     pub fn whole_until(&self) -> usize {
-        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(LONGEST / 2) }
+        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(self.before_gap.unwrap_or(LONGEST / 2)) }
     }
 
     /// How many entries there are, and when something was observed last: tells whether something was since.
@@ -161,39 +245,38 @@ impl Journal {
         self.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max()
     }
 
-    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> bool {
+    /// Notes an observation with an equal one before it, if that can be. The bytes that it takes.
+    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> Option<usize> {
         let newest = self.newest();
         // Times tell the order of merged entries: one that is not later than all others stands by itself.
         if newest.is_none_or(|newest| at <= newest) {
-            return false;
+            return None;
         }
         if let Observation::Progress { offset } = saw {
             // Only the farthest offset matters, but only as long as nothing else came between.
             let Some(Entry { saw: Observation::Progress { offset: farthest }, at: began, times, last, left: before, .. }) =
                 self.entries.last_mut()
             else {
-                return false;
+                return None;
             };
             // An equal observation that came between may have been merged with an earlier entry.
             if Some(last.unwrap_or(*began)) != newest {
-                return false;
+                return None;
             }
             *before = Some(left.clone());
             *farthest = (*farthest).max(*offset);
             *times = times.saturating_add(1);
             *last = Some(at);
-            return true;
+            return Some(0);
         }
-        let Some(entry) = self.entries.iter_mut().rev().take(WINDOW).find(|entry| entry.saw == *saw && entry.between.len() < REPETITIONS)
-        else {
-            return false;
-        };
+        let mut latest = self.entries.iter_mut().rev().take(WINDOW);
+        let entry = latest.find(|entry| entry.saw == *saw && entry.between.len() < REPETITIONS)?;
         if let Some(last) = entry.last.replace(at) {
             entry.between.push(last.as_millis() - entry.at.as_millis());
         }
         entry.times += 1;
         entry.left = Some(left.clone());
-        true
+        Some(REPETITION_SIZE)
     }
 
     /// Every observation with its time, as it happened; of progress the first and the last time.

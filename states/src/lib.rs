@@ -18,6 +18,7 @@ mod journal;
 mod machine;
 mod observation;
 mod pace;
+pub mod private_file;
 mod replay;
 mod snapshot;
 mod span;
@@ -31,14 +32,14 @@ pub use engine::{Clock, Engine, EngineError, Goal, JobIo, Note, Outcome, Script,
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,
-    Reachable, RunOutcome, Running, StateName, StopReason, Stopping,
+    Reachable, RunOutcome, Running, Search, StateName, StopReason, Stopping,
 };
 pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};
 pub use observation::Observation;
 pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
-pub use snapshot::{BadSnapshot, Snapshot, VERSION};
-pub use store::{DirectoryLease, DirectoryStore, FileStamp, IndexLine, Notes, Pruned, Retention, StoreError};
+pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
+pub use store::{DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, IndexLine, Notes, Pruned, Retention, StoreError};
 pub use time::Timestamp;
 pub use world::*;

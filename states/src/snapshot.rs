@@ -7,6 +7,9 @@ use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp, journa
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
 pub const VERSION: u32 = 1;
 
+/// The largest snapshot that is written or read, in bytes. A job of a dozen stages makes some 10,000.
+pub const MAX_BYTES: u64 = 1024 * 1024;
+
 /// A job with its journal. Holds no secret: the private key lies beside it in its own file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,9 +28,20 @@ pub enum BadSnapshot {
     /// Written by a newer driver.
     #[error("it has format version {0}, and this fargate knows {VERSION} at most: it was written by a newer one")]
     Newer(u32),
+    /// No driver writes so large a one.
+    #[error("it is larger than {} MiB, and no snapshot is", MAX_BYTES / 1024 / 1024)]
+    TooLarge,
     /// Not a snapshot, or damaged.
     #[error("it is not a whole snapshot: {0}")]
     Damaged(String),
+}
+
+/// Levels that get lines of their own.
+pub(crate) const DEPTH: usize = 7;
+
+/// How snapshots are written.
+pub(crate) fn style() -> ron::ser::PrettyConfig {
+    ron::ser::PrettyConfig::new().depth_limit(DEPTH).separate_tuple_members(false).compact_arrays(false)
 }
 
 impl Snapshot {
@@ -61,8 +75,44 @@ impl Snapshot {
     /// # Errors
     /// Never for data that came from the machine; the serializer's word otherwise.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
-        let style = ron::ser::PrettyConfig::new().depth_limit(7).separate_tuple_members(false).compact_arrays(false);
-        ron::ser::to_string_pretty(self, style)
+        ron::ser::to_string_pretty(self, style())
+    }
+
+    /// As [`Snapshot::to_ron`], in [`MAX_BYTES`] at most: where the journal is larger, entries of its middle are left out.
+    ///
+    /// Texts of others are clipped before they are journaled, so this is the last line of defence. It costs what happened when, and
+    /// keeps what ends the task: the job's state is written whole.
+    ///
+    /// # Errors
+    /// When the job is larger even without a journal; the serializer's word otherwise.
+    pub(crate) fn to_bounded_ron(&self) -> Result<String, ron::Error> {
+        let fits = |text: &str| text.len() as u64 <= MAX_BYTES;
+        let mut text = self.to_ron()?;
+        if fits(&text) {
+            return Ok(text);
+        }
+        let mut shorter = self.clone();
+        while !shorter.journal.entries.is_empty() {
+            shorter.journal.keep_only(shorter.journal.entries.len() / 2);
+            text = shorter.to_ron()?;
+            if fits(&text) {
+                let (kept, omitted) = (shorter.journal.entries.len(), shorter.journal.omitted);
+                tracing::warn!(kept, omitted, "the snapshot is too large: entries of its journal were left out");
+                return Ok(text);
+            }
+        }
+        Err(ron::Error::Message(format!("it would have {} bytes without its journal, and at most {MAX_BYTES} are written", text.len())))
+    }
+
+    /// Reads a snapshot's file, of which [`MAX_BYTES`] and one more byte suffice.
+    ///
+    /// # Errors
+    /// As [`Snapshot::parse`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BadSnapshot> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(BadSnapshot::TooLarge);
+        }
+        Self::parse(&String::from_utf8(bytes).map_err(|e| BadSnapshot::Damaged(e.to_string()))?)
     }
 
     /// Reads what [`Snapshot::to_ron`] wrote, whatever it may have become since.
@@ -70,6 +120,9 @@ impl Snapshot {
     /// # Errors
     /// [`BadSnapshot`] for anything else than a whole snapshot of a known version.
     pub fn parse(text: &str) -> Result<Self, BadSnapshot> {
+        if text.len() as u64 > MAX_BYTES {
+            return Err(BadSnapshot::TooLarge);
+        }
         /// Reads the version alone, so that a newer format is told from a damaged file.
         #[derive(Deserialize)]
         struct Versioned {

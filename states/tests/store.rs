@@ -4,15 +4,15 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime},
 };
 
 use states::{
-    About, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Header, JobId, LaunchSpec, Limits, Observation, Retention, RunId,
-    Snapshot, SnapshotStore, StartedBy, StoreError, Timestamp,
+    About, AnyJob, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Exposure, Header, JobId, LaunchSpec, Limits, MAX_BYTES,
+    Observation, Retention, RunId, Snapshot, SnapshotStore, StartedBy, StoreError, Timestamp, Verdict,
 };
 use tempfile::TempDir;
 
@@ -35,9 +35,12 @@ fn snapshot(job: &str) -> Snapshot {
             started_by: StartedBy::new("s").unwrap(),
             tags: vec![],
             enable_execute_command: false,
+            propagate_tags: false,
+            enable_ecs_managed_tags: false,
         },
         definition_from_project: false,
         trace: None,
+        host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,
         limits: Limits::default(),
@@ -243,10 +246,186 @@ fn a_directory_that_cannot_be_used_is_an_error_before_anything_is_launched() {
     assert!(DirectoryStore::open(file.join("below")).is_err());
     symlink(place.path().join("nowhere"), place.path().join("dangling")).unwrap();
     assert!(DirectoryStore::open(place.path().join("dangling")).is_err());
-    // A full disk, as far as it can be had without root: /dev/full refuses every byte.
+    // What cannot be replaced, also by root.
     let (_place, store) = store();
-    symlink("/dev/full", store.directory().join("a.tmp")).unwrap();
+    fs::create_dir(store.directory().join("a.tmp")).unwrap();
     let text = store.save(&snapshot("a")).unwrap_err().to_string();
     assert!(text.contains("cannot write") && text.contains("a.ron"), "{text}");
     assert!(store.load(&id("a")).unwrap().is_none());
+}
+
+#[test]
+fn a_snapshot_above_the_limit_is_refused_and_not_read_into_memory() {
+    let (_place, store) = store();
+    let path = store.snapshot_path(&id("a"));
+    // A terabyte: whoever reads it all does not end.
+    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let error = store.load(&id("a")).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Bad { why: BadSnapshot::TooLarge, .. }), "{text}");
+    assert!(text.contains("larger than 1 MiB") && text.contains(path.to_str().unwrap()) && text.contains("Nothing was changed"), "{text}");
+    let mut whole = snapshot("a").to_ron().unwrap();
+    whole.push_str(&" ".repeat(usize::try_from(MAX_BYTES).unwrap() - whole.len()));
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(store.load(&id("a")).unwrap().unwrap().job, snapshot_like(&whole).job, "the limit itself is admitted");
+    fs::write(&path, whole + " ").unwrap();
+    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Bad { why: BadSnapshot::TooLarge, .. }));
+}
+
+fn snapshot_like(text: &str) -> Snapshot {
+    Snapshot::parse(text).unwrap()
+}
+
+#[test]
+fn a_snapshot_above_the_limit_is_written_without_the_middle_of_its_journal() {
+    let (_place, store) = store();
+    let mut job = snapshot("a");
+    let began = job.job.header().created;
+    let at = |n: u64| Timestamp::from_millis(began.as_millis() + n);
+    for n in 1..=400_u32 {
+        job.step(Observation::Opened { process: n, purpose: String::new() }, at(u64::from(n)));
+    }
+    // Longer texts than any that is recorded: they are put past what clips them.
+    for entry in &mut job.journal.entries {
+        if let Observation::Opened { purpose, .. } = &mut entry.saw {
+            *purpose = "\u{1b}x".repeat(2000);
+        }
+    }
+    let recorded = job.journal.entries.len() as u64 + job.journal.omitted;
+    store.save(&job).unwrap();
+    assert!(fs::metadata(store.snapshot_path(&id("a"))).unwrap().len() <= MAX_BYTES);
+    let mut loaded = store.load(&id("a")).unwrap().unwrap();
+    assert_eq!(loaded.job, job.job, "the state is whole: the task can be ended");
+    let process = |saw: &Observation| match saw {
+        Observation::Opened { process, .. } => *process,
+        _ => unreachable!(),
+    };
+    let kept: Vec<u32> = loaded.journal.entries.iter().map(|entry| process(&entry.saw)).collect();
+    assert_eq!(kept.len() as u64 + loaded.journal.omitted, recorded);
+    assert!(kept.len() > 20 && kept[0] == 1 && kept.last() == Some(&400) && kept.is_sorted(), "{kept:?}");
+    // What is compared in a replay is what comes before the gap, also after more was recorded.
+    for n in 401..=1200_u32 {
+        loaded.step(Observation::Opened { process: n, purpose: "prepare".into() }, at(u64::from(n)));
+    }
+    let whole = loaded.journal.whole_until();
+    let contiguous = loaded.journal.entries[..whole].iter().zip(1..).all(|(entry, n)| process(&entry.saw) == n);
+    assert!(whole > 0 && contiguous, "{whole}");
+    assert!(matches!(loaded.replay(), Verdict::Agree { compared, .. } if compared == whole), "{:?}", loaded.replay());
+    store.save(&loaded).unwrap();
+    assert_eq!(store.load(&id("a")).unwrap(), Some(loaded));
+}
+
+#[test]
+fn a_job_that_is_too_large_by_itself_leaves_the_old_snapshot_on_record() {
+    let (_place, store) = store();
+    let small = snapshot("a");
+    store.save(&small).unwrap();
+    let mut large = small.clone();
+    let AnyJob::Provisioning(job) = &mut large.job else { unreachable!() };
+    job.header.spec.tags = vec![("x".to_owned(), "y".repeat(2 * 1024 * 1024))];
+    let text = store.save(&large).unwrap_err().to_string();
+    assert!(text.contains("cannot write the snapshot") && text.contains("a.ron") && text.contains("without its journal"), "{text}");
+    assert_eq!(store.load(&id("a")).unwrap(), Some(small), "whoever comes next ends the task by it");
+}
+
+#[test]
+fn a_directory_that_others_could_change_is_refused_with_what_helps() {
+    let place = tempfile::tempdir().unwrap();
+    let (above, directory) = (place.path().join("above"), place.path().join("above/metadata"));
+    let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    DirectoryStore::open(&directory).unwrap();
+    let refused = |named: &Path, part: &Path, help: &str| {
+        let error = DirectoryStore::open(named).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::Exposed { .. }) && text.contains(named.to_str().unwrap()), "{text}");
+        assert!(text.contains(&format!("{help} {}", part.display())) && text.contains("Nothing was touched"), "{text}");
+    };
+    for mode in [0o777, 0o770, 0o702, 0o1777, 0o720] {
+        set(&directory, mode);
+        refused(&directory, &directory, "chmod go-w");
+    }
+    for mode in [0o700, 0o755, 0o750] {
+        set(&directory, mode);
+        DirectoryStore::open(&directory).unwrap();
+    }
+    // Who may write to the directory above may put another one in its place, unless that has the sticky bit.
+    set(&above, 0o777);
+    refused(&directory, &above, "chmod go-w");
+    set(&above, 0o1777);
+    DirectoryStore::open(&directory).unwrap();
+    // So may who may replace a link on the way to it.
+    let open = place.path().join("open");
+    fs::create_dir(&open).unwrap();
+    symlink(&directory, open.join("link")).unwrap();
+    DirectoryStore::open(open.join("link")).unwrap();
+    set(&open, 0o777);
+    refused(&open.join("link"), &open, "chmod go-w");
+    // Looking is admitted; acting is not.
+    set(&directory, 0o777);
+    let store = DirectoryStore::look(&directory);
+    assert!(store.jobs().unwrap().is_empty() && store.refuse_exposed().is_err() && store.note(&[]).is_err());
+}
+
+#[test]
+fn a_directory_of_another_user_is_refused_with_what_helps() {
+    let place = tempfile::tempdir().unwrap();
+    let (above, directory) = (place.path().join("above"), place.path().join("above/metadata"));
+    DirectoryStore::open(&directory).unwrap();
+    if chown(&directory, Some(4711), None).is_err() {
+        println!("skipped: this user may not give files away");
+        return;
+    }
+    for (theirs, ours) in [(&directory, &above), (&above, &directory)] {
+        chown(theirs, Some(4711), None).unwrap();
+        chown(ours, Some(0), None).unwrap();
+        let error = DirectoryStore::open(&directory).unwrap_err();
+        let StoreError::Exposed { exposed, .. } = &error else { panic!("{error}") };
+        assert_eq!((&exposed.part, exposed.exposure), (theirs, Exposure::Owner { owner: 4711, user: 0 }));
+        assert!(error.to_string().contains(&format!("chown -h 0 {}", theirs.display())), "{error}");
+    }
+}
+
+#[test]
+fn no_file_of_the_directory_is_reached_through_a_link() {
+    let (place, store) = store();
+    let victim = place.path().join("victim");
+    let plant = |name: &str| {
+        fs::write(&victim, "theirs").unwrap();
+        let link = store.directory().join(name);
+        let _ = fs::remove_file(&link);
+        symlink(&victim, link).unwrap();
+    };
+    let unharmed = || assert_eq!(fs::read_to_string(&victim).unwrap(), "theirs");
+    plant("a.tmp");
+    store.save(&snapshot("a")).unwrap();
+    plant("a.probe");
+    store.check_writable(&id("a")).unwrap();
+    unharmed();
+    plant("a.lock");
+    assert!(store.lease(&id("a"), "test", Duration::ZERO).is_err());
+    unharmed();
+    fs::remove_file(store.directory().join("a.lock")).unwrap();
+    let lease = store.lease(&id("a"), "test", Duration::ZERO).unwrap();
+    plant("a.offset");
+    assert!(store.mark(&lease, &RunId::new("0000-a").unwrap(), 7).is_err());
+    unharmed();
+    // A whole snapshot, were it not for the link.
+    let elsewhere = place.path().join("elsewhere.ron");
+    fs::write(&elsewhere, snapshot("b").to_ron().unwrap()).unwrap();
+    symlink(&elsewhere, store.snapshot_path(&id("b"))).unwrap();
+    assert!(matches!(store.load(&id("b")).unwrap_err(), StoreError::Io { .. }));
+    // Neither is the archive, nor what lies in it.
+    let other = place.path().join("other");
+    fs::create_dir(&other).unwrap();
+    symlink(&other, store.archive_path()).unwrap();
+    assert!(store.archive(&snapshot("a")).is_err());
+    assert_eq!(names(&other), [""; 0]);
+    fs::remove_file(store.archive_path()).unwrap();
+    fs::create_dir(store.archive_path()).unwrap();
+    for name in ["archive/.pruned", "archive/index"] {
+        plant(name);
+        store.save(&snapshot("a")).unwrap();
+        store.clone().with_notes(|_| "note".to_owned()).archive(&snapshot("a")).unwrap();
+        unharmed();
+    }
 }

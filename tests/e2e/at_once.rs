@@ -68,7 +68,7 @@ fn two_managers_with_jobs_of_their_own_in_one_directory(cluster: &Cluster) {
     let one = Job::on(cluster);
     let mut other = one.beside(cluster);
     // Even the job's number may be the same: of another runner.
-    let number = one.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone();
+    let number = one.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
     other.set("CUSTOM_ENV_CI_JOB_ID", &number);
     other.set("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "an0therOne");
     std::thread::scope(|scope| [&one, &other].map(|job| scope.spawn(|| job.prepare())).map(|prepared| prepared.join().unwrap()));

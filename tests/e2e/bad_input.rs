@@ -41,8 +41,6 @@ fn configurations() {
 fn environments() {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
-    job.unset("CUSTOM_ENV_CI_PIPELINE_ID");
-    assert_refused(&job.stage(&["prepare"]), &["CUSTOM_ENV_CI_PIPELINE_ID"]);
     job.unset("BUILD_FAILURE_EXIT_CODE");
     assert_refused(&job.stage(&["prepare"]), &["BUILD_FAILURE_EXIT_CODE", "fargate try"]);
     assert_eq!(cluster.tasks().len(), 0);
@@ -65,6 +63,52 @@ fn metadata_directories() {
     job.prepare();
     assert_eq!(fs::metadata(&job.metadata).unwrap().permissions().mode() & 0o777, 0o700, "it is made when it is missing");
     job.cleanup();
+}
+
+#[test]
+fn a_metadata_directory_that_others_could_change_is_refused_at_every_stage() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    let before = job.snapshot();
+    let script = job.script("echo never").display().to_string();
+    let refused = |words: &[&str]| {
+        for stage in [&["config"][..], &["prepare"], &["run", &script, "build_script"], &["cleanup"]] {
+            assert_refused(&job.stage(stage), words);
+        }
+        let reaped = job.reap(&["--older-than", "0s"]);
+        assert!(reaped.code != 0 && words.iter().all(|word| reaped.stderr.contains(word)), "{reaped:#?}");
+    };
+    let name = job.metadata.display().to_string();
+    fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o770)).unwrap();
+    refused(&[&name, "other users may write", &format!("chmod go-w {name}")]);
+    fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o700)).unwrap();
+    if chown(&job.metadata, Some(4711), None).is_ok() {
+        refused(&[&name, "belongs to the user with id 4711", "chown -h 0"]);
+        chown(&job.metadata, Some(0), None).unwrap();
+    }
+    assert_eq!((job.snapshot(), cluster.tasks().len(), cluster.as_local().calls("StopTask")), (before, 1, 0));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn a_snapshot_that_is_too_large_is_refused_and_its_task_can_be_ended() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    let path = job.files(".ron").remove(0);
+    job.edited.store(true, std::sync::atomic::Ordering::Relaxed);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+    let name = path.display().to_string();
+    assert_refused(&job.run("build_script", "echo never"), &[&name, "larger than 1 MiB"]);
+    assert_refused(&job.stage(&["cleanup"]), &[&name, "larger than 1 MiB", "was stopped"]);
+    let reaped = job.reap(&["--older-than", "0s"]);
+    let said = String::from_utf8_lossy(&reaped.stdout).into_owned() + &reaped.stderr;
+    assert!(said.contains("set aside") || said.contains("kept as"), "{said}");
+    assert!(job.files(".ron").is_empty());
+    cluster.assert_nothing_is_left(1);
 }
 
 #[test]

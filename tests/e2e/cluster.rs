@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::SystemTime,
 };
 
 use local_cluster::{Credentials, LocalCluster, Settings};
@@ -11,7 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{http, moto::Moto, proxy::Proxy};
+use crate::{
+    http,
+    moto::{self, Moto},
+    proxy::Proxy,
+};
+
+#[path = "../../local-cluster/tests/signer/mod.rs"]
+mod signer;
 
 /// A cluster on which the driver runs jobs.
 pub enum Cluster {
@@ -93,7 +101,7 @@ impl Cluster {
         if self.is_by_ecs_exec() {
             return format!("Transport = \"ecs-exec\"\n\n{fargate}");
         }
-        format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\n\n")
+        format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\nVerifyHost = \"required\"\n\n")
     }
 
     /// The AWS settings in gitlab-runner's environment.
@@ -109,6 +117,14 @@ impl Cluster {
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    }
+
+    /// A call to ECS, as JSON.
+    pub fn ecs(&self, action: &str, parameters: &Value) -> Value {
+        match self {
+            Self::Local(local) => local.ecs(action, parameters),
+            Self::Moto(moto) => moto::ecs(&moto.endpoint, action, parameters),
+        }
     }
 
     pub fn tasks(&self) -> Vec<TaskSeen> {
@@ -189,6 +205,21 @@ impl Local {
         let answer = http::request(&self.endpoint, method, path, &[&bearer], body);
         assert_eq!(answer.status(), 200, "{}", String::from_utf8_lossy(&answer.body));
         answer
+    }
+
+    /// A call to ECS, signed with the cluster's credentials.
+    fn ecs(&self, action: &str, parameters: &Value) -> Value {
+        let Credentials { access_key_id, secret_access_key } = &self.credentials;
+        let signer = signer::Signer { access_key_id, secret_access_key, service: "ecs", at: SystemTime::now() };
+        let (url, body) = (format!("{}/", self.endpoint), parameters.to_string());
+        let mut headers = vec![
+            ("x-amz-target", format!("AmazonEC2ContainerServiceV20141113.{action}")),
+            ("content-type", "application/x-amz-json-1.1".to_owned()),
+        ];
+        headers.extend(signer.sign("POST", &url, &headers, body.as_bytes()));
+        let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        serde_json::from_slice(&http::request(&self.endpoint, "POST", "/", &lines, body.as_bytes()).body).unwrap()
     }
 
     pub fn get(&self, path: &str) -> Value {

@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster;
 #[cfg(feature = "telemetry")]
 mod collector;
+mod connect_proxy;
 mod connections;
 #[cfg(feature = "telemetry")]
 mod conventions;
@@ -20,7 +21,13 @@ mod exec_agent;
 mod exec_cuts;
 mod fargate_times;
 mod faults;
+mod hostile;
+#[path = "../../transports/tests/hostile/server.rs"]
+mod hostile_server;
+mod hostile_text;
 mod http;
+mod identity;
+mod ipv6;
 mod jobs;
 mod moto;
 mod openssh;

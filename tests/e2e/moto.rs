@@ -234,7 +234,14 @@ fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
     let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"].as_str().unwrap().to_owned();
     let overridden = &asked["overrides"]["containerOverrides"][0];
     assert_eq!(overridden["name"], "ci-coordinator");
-    let key = overridden["environment"].as_array().unwrap().iter().find(|v| v["name"] == "SSH_PUBLIC_KEY").unwrap()["value"].clone();
+    let variable = |name: &str| {
+        let variables = overridden["environment"].as_array().unwrap();
+        variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("no {name}"))["value"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (key, secret) = (variable("SSH_PUBLIC_KEY"), variable("FARGATE_HOST_PROOF_KEY"));
     let [a, b, c] = rand::random::<[u8; 3]>();
     let address = Ipv4Addr::new(127, 128 | (a & 63), b, c.clamp(1, 254));
     containers.addresses.lock().unwrap().insert(made_up, address);
@@ -244,7 +251,7 @@ fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
         let mut running = containers.running.lock().unwrap();
         running.entry(arn.clone()).or_insert_with(|| {
             let port = containers.proxy.as_ref().map_or(containers.port, |(_, sshd_port)| *sshd_port);
-            let sshd = Sshd::start(address, port, key.as_str().unwrap(), &mark(&arn));
+            let sshd = Sshd::start(address, port, &key, &secret, &mark(&arn));
             if let Some((proxy, _)) = &containers.proxy {
                 proxy.stand_before(SocketAddr::from((address, containers.port)), SocketAddr::from((address, port)));
             }

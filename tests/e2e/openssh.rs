@@ -20,8 +20,9 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts sshd on the address, for one key. Commands run with `mark` in their environment.
-    pub fn start(address: Ipv4Addr, port: u16, public_key: &str, mark: &str) -> Self {
+    /// Starts sshd on the address, for one key, with a proof of its host key under the secret. Commands run with `mark` in their
+    /// environment.
+    pub fn start(address: Ipv4Addr, port: u16, public_key: &str, secret: &str, mark: &str) -> Self {
         let place = tempfile::Builder::new().prefix("fargate-sshd-").tempdir().unwrap();
         let path = |name: &str| place.path().join(name).display().to_string();
         make_host_key(place.path());
@@ -30,10 +31,11 @@ impl Sshd {
         let config = format!(
             "Port {port}\nListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nSetEnv {mark} TMPDIR={}\n\
              PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             MaxStartups 200\nPrintMotd no\n",
+             MaxStartups 200\nPrintMotd no\nVersionAddendum {}\n",
             path("host"),
             path("authorized"),
             path("tmp"),
+            proof(place.path(), secret),
         );
         fs::write(path("config"), config).unwrap();
         Self { mark: mark.to_owned(), server: serve(place.path()), place }
@@ -56,6 +58,18 @@ impl Sshd {
         }
         self.server = serve(self.place.path());
     }
+}
+
+/// The proof of the host key, as the entry point that is shipped makes it.
+fn proof(place: &Path, secret: &str) -> String {
+    let entry_point = include_str!("../../docs/ssh-entrypoint.sh");
+    let begin = entry_point.find("\nsha256() {").expect("the entry point's functions");
+    let end = begin + entry_point[begin..].find("\n# Proves").expect("what uses them");
+    let program =
+        format!("set -eu{}\nprintf 'fargate-host-proof=1 %s' \"$(cut -d ' ' -f 1,2 \"$2\")\" | hmac \"$1\"", &entry_point[begin..end]);
+    let made = Command::new("sh").args(["-c", &program, "proof", secret]).arg(place.join("host.pub")).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    format!("fargate-host-proof=1:{}", String::from_utf8(made.stdout).unwrap().trim_end())
 }
 
 fn make_host_key(place: &Path) {

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use crate::{
     cluster::Cluster,
     eventually,
-    moto::ecs,
     parametrised::{by_every_transport, on_every_cluster},
     runner::{Ended, Job},
 };
@@ -59,7 +58,7 @@ fn cluster_name(cluster: &Cluster) -> &str {
 
 fn call(cluster: &Cluster, action: &str, mut parameters: Value) -> Value {
     parameters["cluster"] = json!(cluster_name(cluster));
-    ecs(cluster.endpoint(), action, &parameters)
+    cluster.ecs(action, &parameters)
 }
 
 /// The tasks that are not meant to stop.
@@ -334,7 +333,7 @@ fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Clust
 /// How the snapshot of this job's file begins to differ from others'.
 fn id(job: &Job) -> String {
     let snapshots = job.files(".ron");
-    let project_job = job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone();
+    let project_job = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
     let of_job = |path: &&std::path::PathBuf| fs::read_to_string(path).unwrap().contains(&format!("job_id: \"{project_job}\""));
     snapshots.iter().find(of_job).unwrap().file_stem().unwrap().to_string_lossy().into_owned()
 }

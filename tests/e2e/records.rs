@@ -36,7 +36,7 @@ fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
         ended.iter().map(|line| (line["span"]["stage"].as_str().unwrap(), line["fields"]["verdict"].as_str().unwrap())).collect();
     assert_eq!(told, [("cleanup", "success"), ("prepare", "success"), ("run build_script", "build failure"), ("cleanup", "success")]);
     assert_eq!((&ended[2]["fields"]["exit_code"], ended[2]["fields"]["seconds"].is_number()), (&42.into(), true));
-    let number = job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.as_str();
+    let number = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap();
     assert!(
         lines(&job, "INFO")
             .iter()

@@ -17,6 +17,10 @@ use crate::{
 by_every_transport!(
     credentials_that_expired_and_come_back_are_waited_for,
     an_outage_of_the_api_is_waited_out,
+    what_ec2_throttles_inside_a_launch_is_waited_out,
+    a_quota_of_the_account_is_waited_for,
+    a_quota_of_the_account_that_stays_used_up_names_service_quotas,
+    a_conflict_with_an_unanswered_launch_goes_on_with_its_task,
     a_permission_that_is_missing_ends_prepare,
     a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused,
     a_container_that_was_killed_for_its_memory_is_explained,
@@ -53,6 +57,54 @@ fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
         &json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage(), "ExecuteCommand": outage() } }),
     );
     job.prepare();
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// ECS passes EC2's refusals on as wrong parameters.
+fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
+    let throttled =
+        "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)";
+    let job = Job::on(cluster);
+    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal(400, "InvalidParameterException", throttled, 2) } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}");
+    assert!(prepared.stderr.contains("EC2 throttles ECS") && !prepared.stderr.contains("Check Subnet"), "{}", prepared.stderr);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+const QUOTA: &str = "You’ve reached the limit on the number of vCPUs you can run concurrently";
+
+fn a_quota_of_the_account_is_waited_for(cluster: &Cluster) {
+    let job = Job::on(cluster);
+    cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 2 } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}");
+    assert!(prepared.stderr.contains("a quota of the AWS account is used up"), "{}", prepared.stderr);
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn a_quota_of_the_account_that_stays_used_up_names_service_quotas(cluster: &Cluster) {
+    let job = Job::with(cluster, "[Deadlines]\nProvisioning = \"2s\"\n");
+    cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 1000 } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
+    assert!(prepared.stderr.contains("Service Quotas") && !prepared.stderr.contains("More subnets"), "{}", prepared.stderr);
+    job.cleanup();
+    cluster.assert_nothing_is_left(0);
+}
+
+/// RunTask is done and not answered; its repetition is a conflict.
+fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster) {
+    let job = Job::on(cluster);
+    cluster.as_local().set_faults(&json!({ "unanswered": { "RunTask": 1 }, "conflicts": 1 }));
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
+    assert_eq!(cluster.as_local().calls("RunTask"), 2);
+    assert!(cluster.as_local().calls("ListTasks") >= 1);
+    assert_eq!(job.run("build_script", "echo fine").stdout, b"fine\n");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -124,7 +176,7 @@ fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
     let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
-    crate::moto::ecs(cluster.endpoint(), "StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
+    cluster.ecs("StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
     let ended = job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     for word in ["UserInitiated", "cost control", "CloudTrail"] {

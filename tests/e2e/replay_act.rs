@@ -17,7 +17,7 @@ pub fn replay(job: &Job) -> Command {
 
 /// The job's id in GitLab.
 pub fn id(job: &Job) -> String {
-    job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1.clone()
+    job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned()
 }
 
 fn told(output: &Output) -> String {
@@ -63,6 +63,45 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
     let kept = replay(&job).args(["prune", "--keep", "0", "--dry-run"]).output().unwrap();
     assert!(String::from_utf8_lossy(&kept.stdout).starts_with("1 of 1"), "{kept:?}");
     assert_eq!(job.archived().len(), 1);
+}
+
+#[test]
+fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    let (file, before) = (fs::read_to_string(&job.config).unwrap(), job.snapshot());
+    fs::write(&job.config, file.replace("Cluster = \"local\"", "Cluster = \"prod\"")).unwrap();
+    for command in [&["resume"][..], &["stop"], &["archive"], &["shell"]] {
+        let mut arguments = vec![command[0].to_owned(), id(&job)];
+        if command[0] == "shell" {
+            arguments.extend(["--", "true"].map(str::to_owned));
+        }
+        let refused = replay(&job).args(&arguments).output().unwrap();
+        let said = told(&refused);
+        assert!(!refused.status.success() && said.contains("of cluster local") && said.contains("--any-cluster"), "{arguments:?}: {said}");
+    }
+    assert_eq!(job.snapshot(), before, "nothing was done");
+    assert_eq!(cluster.tasks().iter().filter(|task| task.status == "RUNNING").count(), 1);
+    let stopped = replay(&job).args(["stop", &id(&job), "--any-cluster"]).output().unwrap();
+    assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
+    cluster.assert_nothing_is_left(1);
+}
+
+#[test]
+fn a_directory_that_others_could_change_is_looked_at_and_not_acted_in() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    job.prepare();
+    fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o777)).unwrap();
+    let listed = replay(&job).arg("list").output().unwrap();
+    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains(&id(&job)), "{listed:?}");
+    let refused = replay(&job).args(["stop", &id(&job)]).output().unwrap();
+    assert!(!refused.status.success() && told(&refused).contains("chmod go-w"), "{refused:?}");
+    assert_eq!(cluster.as_local().calls("StopTask"), 0);
+    fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o700)).unwrap();
+    job.cleanup();
 }
 
 #[test]

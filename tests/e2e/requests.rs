@@ -79,10 +79,12 @@ fn run_task_says_all_that_is_configured() {
     let started_by = take(&mut said, "/startedBy").as_str().unwrap().to_owned();
     let token = take(&mut said, "/clientToken").as_str().unwrap().to_owned();
     let key = take(&mut said, "/overrides/containerOverrides/0/environment/0/value").as_str().unwrap().to_owned();
+    let secret = take(&mut said, "/overrides/containerOverrides/0/environment/1/value").as_str().unwrap().to_owned();
     let mut tags = take(&mut said, "/tags").as_array().unwrap().clone();
     assert!(started_by.starts_with("gitlab-4711-") && started_by.len() <= 36, "{started_by}");
     assert!(token.starts_with(&format!("{started_by}-")) && token.len() <= 64, "{token}");
     assert!(key.starts_with("ssh-ed25519 AAAA"), "{key}");
+    assert!(secret.len() == 64 && secret.bytes().all(|digit| digit.is_ascii_hexdigit()), "{secret}");
     tags.retain(|tag| !tag["key"].as_str().unwrap().starts_with("fargate-driver:"));
     tags.sort_by_key(|tag| tag["key"].as_str().unwrap().to_owned());
     let expected_tags = json!([
@@ -108,11 +110,60 @@ fn run_task_says_all_that_is_configured() {
             "securityGroups": ["sg-0a1b2c3d", "sg-b"],
             "assignPublicIp": "ENABLED",
         } },
-        "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": null }] }] },
+        "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [
+            { "name": "SSH_PUBLIC_KEY", "value": null },
+            { "name": "FARGATE_HOST_PROOF_KEY", "value": null },
+        ] }] },
         "tags": null,
     });
     assert_eq!(said, expected);
 }
+
+#[test]
+fn run_task_asks_for_more_tags_where_they_are_wanted() {
+    let recorder = Recorder::start("400 Bad Request", DENIED);
+    let (_cluster, job) = job(&recorder, "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n");
+    assert_eq!(job.stage(&["prepare"]).code, SYSTEM_FAILURE);
+    let said: Value = serde_json::from_slice(&recorder.asked()[0].body).unwrap();
+    assert_eq!((&said["propagateTags"], &said["enableECSManagedTags"]), (&json!("TASK_DEFINITION"), &json!(true)), "{said}");
+}
+
+/// Of a job whose name and project have all that AWS refuses in tags.
+fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
+    let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
+    let definition = json!({
+        "family": "tagged", "networkMode": "awsvpc", "cpu": "256", "memory": "512", "requiresCompatibilities": ["FARGATE"],
+        "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }],
+        "tags": [tag("cost-centre", "42")],
+    });
+    crate::moto::ecs(cluster.endpoint(), "RegisterTaskDefinition", &definition);
+    let mut job = Job::on(cluster);
+    let text = std::fs::read_to_string(&job.config).unwrap();
+    let more = "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n";
+    std::fs::write(&job.config, text.replace("EnablePublicIP = false\n", more)).unwrap();
+    job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", "tagged");
+    job.set("CUSTOM_ENV_CI_JOB_NAME", &format!("aws:e\u{301} \u{93f} [1/2], {}", "x".repeat(300)));
+    job.prepare();
+    let list = json!({ "cluster": job_cluster(&text) });
+    let tasks = crate::moto::ecs(cluster.endpoint(), "ListTasks", &list)["taskArns"].clone();
+    let asked = json!({ "cluster": job_cluster(&text), "tasks": tasks, "include": ["TAGS"] });
+    let described = crate::moto::ecs(cluster.endpoint(), "DescribeTasks", &asked);
+    let tags = described["tasks"][0]["tags"].as_array().unwrap();
+    let value = |key: &str| tags.iter().find(|tag| tag["key"] == key).and_then(|tag| tag["value"].as_str()).unwrap_or_default();
+    assert!(value("gitlab:job-name").starts_with("_aws:e_ _ _1/2__ xxx"), "{tags:?}");
+    if let Cluster::Local(_) = cluster {
+        assert_eq!((value("cost-centre"), value("aws:ecs:clusterName")), ("42", "local"), "{tags:?}");
+    }
+    job.cleanup();
+}
+
+/// The cluster that a configuration names.
+fn job_cluster(configuration: &str) -> String {
+    let line = configuration.lines().find(|line| line.starts_with("Cluster = ")).unwrap();
+    line.trim_start_matches("Cluster = ").trim_matches('"').to_owned()
+}
+
+crate::parametrised::on_every_cluster!(a_job_whose_names_are_no_tags);
 
 #[test]
 fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {

@@ -22,6 +22,9 @@ pub struct Job {
     pub config: PathBuf,
     pub metadata: PathBuf,
     pub environment: Vec<(String, String)>,
+    /// Whether the runner writes the job's response to a file, as gitlab-runner does since 14.1. What the file says follows from
+    /// the environment's variables; a test that sets `JOB_RESPONSE_FILE` itself is left alone.
+    pub writes_response: bool,
     /// The test has changed the snapshot by hand: what it holds then is not what was recorded.
     pub edited: AtomicBool,
 }
@@ -73,7 +76,7 @@ impl Job {
         ] {
             environment.push((name.to_owned(), value));
         }
-        Self { place, config, metadata, environment, edited: AtomicBool::new(false) }
+        Self { place, config, metadata, environment, writes_response: true, edited: AtomicBool::new(false) }
     }
 
     /// Another job of the same manager.
@@ -91,6 +94,44 @@ impl Job {
 
     pub fn unset(&mut self, name: &str) {
         self.environment.retain(|(n, _)| n != name);
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Writes the job's response as gitlab-runner does, for a job whose variables are honest; its file.
+    pub fn response_file(&self) -> PathBuf {
+        let variable = |name: &str| self.get(&format!("CUSTOM_ENV_{name}")).unwrap_or_default();
+        let project = variable("CI_PROJECT_URL");
+        let response = serde_json::json!({
+            "id": variable("CI_JOB_ID").parse::<u64>().unwrap(),
+            "token": "jobT0ken",
+            "job_info": {
+                "name": variable("CI_JOB_NAME"), "stage": "test",
+                "project_id": 7, "project_name": project.rsplit('/').next(),
+            },
+            "git_info": { "repo_url": format!("{}.git", project.replacen("://", "://gitlab-ci-token:jobT0ken@", 1)) },
+            "variables": [{ "key": "CI_PIPELINE_ID", "value": variable("CI_PIPELINE_ID"), "public": true }],
+        });
+        static WRITTEN: AtomicU32 = AtomicU32::new(1);
+        let (path, text) = (self.path("response.json"), response.to_string());
+        // Another stage may be reading it.
+        if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            let beside = self.path(&format!("response{}", WRITTEN.fetch_add(1, Ordering::Relaxed)));
+            fs::write(&beside, text).unwrap();
+            fs::rename(&beside, &path).unwrap();
+        }
+        path
+    }
+
+    /// The environment of a stage.
+    pub fn stage_environment(&self) -> Vec<(String, String)> {
+        let mut environment = self.environment.clone();
+        if self.writes_response && self.get("JOB_RESPONSE_FILE").is_none() {
+            environment.push(("JOB_RESPONSE_FILE".to_owned(), self.response_file().display().to_string()));
+        }
+        environment
     }
 
     /// A script's file on the manager.
@@ -118,7 +159,7 @@ impl Job {
         command
             .args(&words[1..])
             .env_clear()
-            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .envs(self.stage_environment())
             .current_dir(self.place.path())
             .arg("--config")
             .arg(&self.config)

@@ -65,12 +65,14 @@ fn modes() -> Vec<Mode> {
     let mode = |name, faults, until| Mode { name, faults, until };
     let essential = "Essential container in task exited";
     let capacity = "Capacity is unavailable at this time. Please try again later or in a different availability zone";
+    let vcpus = "You’ve reached the limit on the number of vCPUs you can run concurrently";
     let pass_role = "User: arn:aws:sts::123456789012:assumed-role/manager/i-0a1b2c3d4e5f60718 is not authorized to perform: iam:PassRole on resource: arn:aws:iam::123456789012:role/task";
     let pull = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref registry.example/ci:latest: not found";
     let secrets = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: access denied";
     let memory = Some("OutOfMemoryError: Container killed due to memory usage");
     vec![
         mode("capacity", json!({ "launch_failure": { "reason": capacity, "times": 1000 } }), Failed),
+        mode("account-limit", json!({ "launch_failure": { "reason": vcpus, "times": 1000 } }), Failed),
         mode("throttled", json!({ "throttle": { "RunTask": 1000 } }), Failed),
         mode("credentials", refusal("ExpiredTokenException", "The security token included in the request is expired"), Failed),
         mode("denied", refusal("AccessDeniedException", pass_role), Failed),

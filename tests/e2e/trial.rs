@@ -5,6 +5,8 @@ use std::{
     process::{Command, Output},
 };
 
+use crate::{cluster::Cluster, runner::Job};
+
 fn fargate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fargate"))
         .args(arguments)
@@ -27,6 +29,39 @@ fn shows_the_states_and_the_scripts_output() {
         rest = rest.split_once(state).unwrap_or_else(|| panic!("{state} is not in its place: {stderr}")).1;
     }
     assert!(stderr.contains('█'), "a timeline: {stderr}");
+}
+
+/// The administrator tries an installation; CI users are not to be bothered.
+#[test]
+fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
+    let cluster = Cluster::local();
+    let job = Job::on(&cluster);
+    let warning = "AllowedTaskDefinitions is not set";
+    let tried = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        command.args(flags).arg("--config").arg(&job.config).args(["try", "fixtures/jobs/hello.sh"]);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).envs(job.environment.iter().map(|(k, v)| (k, v)));
+        let tried = command.env_remove("SYSTEM_FAILURE_EXIT_CODE").env_remove("BUILD_FAILURE_EXIT_CODE").output().unwrap();
+        assert!(tried.status.success(), "{tried:?}");
+        String::from_utf8(tried.stderr).unwrap().matches(warning).count()
+    };
+    assert_eq!(tried(&[]), 1);
+    assert_eq!(tried(&["--task-def", "local-job:1"]), 0, "the project has no choice then");
+
+    let logged = || job.log().lines().filter(|line| line.contains("WARN") && line.contains(warning)).count();
+    let before = logged();
+    for stage in [&["config"][..], &["prepare"], &["cleanup"]] {
+        let ended = job.stage(stage);
+        assert!(ended.code == 0 && !ended.stderr.contains(warning), "{ended:#?}");
+    }
+    assert_eq!(logged(), before + 1, "once per job");
+    std::fs::write(
+        &job.config,
+        std::fs::read_to_string(&job.config).unwrap().replace("[Fargate]", "[Fargate]\nAllowedTaskDefinitions = [\"ci-*\"]"),
+    )
+    .unwrap();
+    job.stage(&["config"]);
+    assert_eq!((logged(), tried(&[])), (before + 1, 0));
 }
 
 #[test]

@@ -17,17 +17,27 @@ pub(super) fn describe_clusters(cluster: &Cluster, parameters: &Value) -> Result
         Some(names) => names.iter().filter_map(Value::as_str).collect(),
         None => vec!["default"],
     };
+    let includes_configurations = includes(parameters, "CONFIGURATIONS");
     let mut clusters = Vec::new();
     let mut failures = Vec::new();
     for given in asked {
         let name = given.rsplit('/').next().unwrap_or(given);
         if cluster.has_cluster(name) {
-            clusters.push(cluster.describe_cluster(name));
+            let mut shown = cluster.describe_cluster(name);
+            if includes_configurations {
+                shown["configuration"] = cluster.configuration();
+            }
+            clusters.push(shown);
         } else {
             failures.push(json!({ "arn": cluster.arn(&format!("cluster/{name}")), "reason": "MISSING" }));
         }
     }
     Ok(json!({ "clusters": clusters, "failures": failures }))
+}
+
+/// Whether the call's `include` names this.
+pub(super) fn includes(parameters: &Value, field: &str) -> bool {
+    parameters.get("include").and_then(Value::as_array).is_some_and(|include| include.iter().any(|name| name == field))
 }
 
 pub(super) fn register(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
@@ -39,14 +49,16 @@ pub(super) fn register(cluster: &Cluster, parameters: &Value) -> Result<Value, A
         .map(|c| text(c, "name").map(str::to_owned))
         .collect();
     let names = names.ok_or_else(|| ApiError::client("Container.name should not be null or empty."))?;
-    let definition = cluster.register(family, names);
+    let tags = parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+    let definition = cluster.register(family, names, tags);
     Ok(json!({ "taskDefinition": shown(cluster, &definition) }))
 }
 
 pub(super) fn describe(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
     let given = text(parameters, "taskDefinition").unwrap_or_default();
     let definition = cluster.definition(given).ok_or_else(|| ApiError::client("Unable to describe task definition."))?;
-    Ok(json!({ "taskDefinition": shown(cluster, &definition), "tags": [] }))
+    let tags: &[Value] = if includes(parameters, "TAGS") { &definition.tags } else { &[] };
+    Ok(json!({ "taskDefinition": shown(cluster, &definition), "tags": tags }))
 }
 
 fn shown(cluster: &Cluster, definition: &Definition) -> Value {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
 use super::{ApiError, cluster_name, text};
 use crate::{
-    cluster::{Cluster, Launch, Task},
+    cluster::{Cluster, Definition, Launch, Task},
     lifecycle,
 };
 
@@ -24,7 +25,7 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
     let public = check_network(parameters)?;
     let environment = check_overrides(&definition.containers, parameters)?;
     check_started_by(parameters)?;
-    check_tags(parameters)?;
+    let tags = tags(&name, &definition, parameters)?;
     let token = text(parameters, "clientToken").map(str::to_owned);
     let mut fingerprint = parameters.clone();
     if let Some(object) = fingerprint.as_object_mut() {
@@ -35,6 +36,9 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
             return Err(ApiError::parameter("Invalid clientToken: at most 64 characters of ASCII 33 to 126."));
         }
         match cluster.launched_with(token) {
+            Some(_) if cluster.faults().conflicts() => {
+                return Err(ApiError::new(400, "ConflictException", "The RunTask request could not be processed due to conflicts."));
+            }
             Some((earlier, task)) if earlier == fingerprint => return Ok(answer(cluster, &[task])),
             Some(_) => {
                 let message = "The clientToken was used before with other parameters.";
@@ -55,7 +59,7 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
         definition,
         started_by: text(parameters, "startedBy").map(str::to_owned),
         group: text(parameters, "group").map(str::to_owned),
-        tags: parameters.get("tags").cloned().unwrap_or_else(|| json!([])),
+        tags,
         overrides: parameters.get("overrides").cloned().unwrap_or_else(|| json!({})),
         launch_type: text(parameters, "launchType").map(str::to_owned),
         environment,
@@ -81,6 +85,10 @@ fn check_capacity(cluster: &Cluster, name: &str, parameters: &Value) -> Result<(
         (Some(_), None) => Err(ApiError::parameter("No Container Instances were found in your cluster.")),
         (None, Some(strategy)) => {
             let known = strategy.iter().all(|item| matches!(text(item, "capacityProvider"), Some("FARGATE" | "FARGATE_SPOT")));
+            if known && strategy.iter().all(|item| item.get("weight").and_then(Value::as_i64).unwrap_or_default() == 0) {
+                let message = "The specified capacity provider strategy cannot contain only capacity providers with a weight of 0.";
+                return Err(ApiError::parameter(message));
+            }
             if known { Ok(()) } else { Err(ApiError::parameter("The specified capacity provider was not found.")) }
         }
         (None, None) if cluster.has_default_strategy(name) => Ok(()),
@@ -129,19 +137,38 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
     }
 }
 
-fn check_tags(parameters: &Value) -> Result<(), ApiError> {
-    let tags: Vec<&Value> = parameters.get("tags").and_then(Value::as_array).into_iter().flatten().collect();
-    let valid = |text: &str, longest: usize| {
-        text.chars().count() <= longest && text.chars().all(|c| c.is_alphanumeric() || c == ' ' || "+-=._:/@".contains(c))
-    };
-    if tags.len() > 50 {
-        return Err(ApiError::parameter("Tags can not have more than 50 elements."));
-    }
-    for tag in tags {
-        let (key, value) = (text(tag, "key").unwrap_or_default(), text(tag, "value").unwrap_or_default());
-        if key.is_empty() || key.to_lowercase().starts_with("aws:") || !valid(key, 128) || !valid(value, 256) {
+/// The task's tags: those of the call, the task definition's if they are to be propagated, and ECS's own.
+fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
+    let mut tags: Vec<Value> = parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+    for tag in &tags {
+        // Of one that is absent, ECS makes an empty one.
+        let part = |name| tag.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (key, value) = (part("key"), part("value"));
+        if key.is_empty() || !is_admitted(key, 128) || !is_admitted(value, 256) {
             return Err(ApiError::parameter(format!("Invalid tag: {key}={value}")));
         }
     }
-    Ok(())
+    match text(parameters, "propagateTags") {
+        None | Some("NONE") => {}
+        Some("TASK_DEFINITION") => {
+            let own = |tag: &Value| tags.iter().any(|other| other["key"] == tag["key"]);
+            let more: Vec<Value> = definition.tags.iter().filter(|tag| !own(tag)).cloned().collect();
+            tags.extend(more);
+        }
+        Some(other) => return Err(ApiError::parameter(format!("propagateTags {other} is not valid for RunTask."))),
+    }
+    if tags.len() > 50 {
+        return Err(ApiError::parameter("Tags can not have more than 50 elements."));
+    }
+    if parameters.get("enableECSManagedTags").and_then(Value::as_bool) == Some(true) {
+        tags.push(json!({ "key": "aws:ecs:clusterName", "value": name }));
+    }
+    Ok(Value::from(tags))
+}
+
+/// Amazon ECS API reference, `Tag`: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, and no `aws:` in front.
+fn is_admitted(text: &str, longest: usize) -> bool {
+    use GeneralCategoryGroup::{Letter, Number, Separator};
+    let admitted = |c: char| "_.:/=+-@".contains(c) || matches!(c.general_category_group(), Letter | Number | Separator);
+    text.encode_utf16().count() <= longest && !text.to_ascii_lowercase().starts_with("aws:") && text.chars().all(admitted)
 }

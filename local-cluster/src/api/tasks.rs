@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{ApiError, cluster_name, text};
+use super::{ApiError, cluster_name, definitions::includes, text};
 use crate::cluster::{Cluster, Status, Stop};
 
 /// Most tasks per DescribeTasks, and per page of ListTasks (ECS API reference).
@@ -19,11 +19,18 @@ pub(super) fn describe(cluster: &Cluster, parameters: &Value) -> Result<Value, A
     if asked.len() > MOST {
         return Err(ApiError::parameter("Tasks cannot have more than 100 elements."));
     }
+    let includes_tags = includes(parameters, "TAGS");
     let mut tasks = Vec::new();
     let mut failures = Vec::new();
     for given in asked {
         match cluster.task(given).filter(|task| task.launch.cluster == name && task.is_described()) {
-            Some(task) => tasks.push(cluster.shown(&task)),
+            Some(task) => {
+                let mut shown = cluster.shown(&task);
+                if !includes_tags {
+                    shown["tags"] = json!([]);
+                }
+                tasks.push(shown);
+            }
             None => {
                 let id = given.rsplit('/').next().unwrap_or(given);
                 failures.push(json!({ "arn": cluster.arn(&format!("task/{name}/{id}")), "reason": "MISSING" }));
@@ -35,6 +42,11 @@ pub(super) fn describe(cluster: &Cluster, parameters: &Value) -> Result<Value, A
 
 pub(super) fn list(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
     let name = cluster_name(cluster, parameters)?;
+    // ECS API reference, ListTasks: "When you specify startedBy as the filter, it must be the only filter that you use."
+    let others = ["desiredStatus", "family", "containerInstance", "serviceName", "launchType"];
+    if text(parameters, "startedBy").is_some() && others.iter().any(|filter| text(parameters, filter).is_some()) {
+        return Err(ApiError::parameter("startedBy cannot be combined with another filter."));
+    }
     let stopped = text(parameters, "desiredStatus") == Some("STOPPED");
     let most = parameters.get("maxResults").and_then(Value::as_u64).map_or(MOST, |n| usize::try_from(n).unwrap_or(MOST).clamp(1, MOST));
     let start: usize = match text(parameters, "nextToken") {

@@ -20,6 +20,7 @@ use super::{
     cipher::Cipher,
     filter::Filter,
     handshake::{self, Handshake},
+    keys::KEY,
     message::{Message, payload},
     places::Place,
     rules::AgentRules,
@@ -211,7 +212,8 @@ impl Agent {
         let late =
             |_| failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned());
         let mut handshake = Handshake::new();
-        self.stream.send(payload::HANDSHAKE_REQUEST, handshake.request(encrypted), Instant::now());
+        let key = encrypted.then(|| self.cluster.faults().exec.kms_key.clone().unwrap_or_else(|| KEY.to_owned()));
+        self.stream.send(payload::HANDSHAKE_REQUEST, handshake.request(key.as_deref()), Instant::now());
         let response = self.answer(payload::HANDSHAKE_RESPONSE).await?.map_err(late)?;
         let cipher = handshake.responded(&response, &self.session, &self.cluster.keys).map_err(failed)?;
         if encrypted {

@@ -55,7 +55,9 @@ pub(crate) fn is_meant(path: &str) -> bool {
 
 /// Answers a request for a data channel, and serves it if it may be opened.
 pub(crate) fn upgrade(cluster: &Arc<Cluster>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let session = match admit(cluster, &request) {
+    let admitted = admit(cluster, &request);
+    cluster.record("OpenDataChannel", admitted.as_ref().err().map(|(status, _)| status.as_u16().to_string()));
+    let session = match admitted {
         Ok(session) => session,
         Err((status, why)) => {
             tracing::debug!("a data channel is refused: {why}");
@@ -109,19 +111,24 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
         return Err((StatusCode::BAD_REQUEST, "the role or the cell number is not that of the stream URL\n"));
     }
     let signed = is_signed(cluster, request)?;
-    match cluster.faults().exec.refuses_upgrades {
-        Some(Upgrades::All) => Err((StatusCode::FORBIDDEN, "a scripted refusal\n")),
-        Some(Upgrades::Signed) if signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is signed\n")),
-        Some(Upgrades::Unsigned) if !signed => Err((StatusCode::FORBIDDEN, "a scripted refusal of what is not signed\n")),
+    let faults = cluster.faults().exec.clone();
+    let status = faults.upgrade_status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::FORBIDDEN);
+    match faults.refuses_upgrades {
+        Some(Upgrades::All) => Err((status, "a scripted refusal\n")),
+        Some(Upgrades::Signed) if signed => Err((status, "a scripted refusal of what is signed\n")),
+        Some(Upgrades::Unsigned) if !signed => Err((status, "a scripted refusal of what is not signed\n")),
         _ => Ok(session),
     }
 }
 
-/// Whether a request is signed: in its header, where the signature must be right, or in its query, which is not looked at.
+/// Whether a request is signed: in its header, where the signature must be right, or in its query, which is not looked at; not in both.
 /// What admits a client is the session's token: see [`connection::serve`].
 fn is_signed(cluster: &Cluster, request: &Request<Incoming>) -> Result<bool, Refusal> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.query().is_some_and(|query| query.contains("X-Amz-Signature=")) {
+        if headers.contains_key(AUTHORIZATION) {
+            return Err((StatusCode::BAD_REQUEST, "the request is signed twice: in its query and in its header\n"));
+        }
         return Ok(true);
     }
     if !headers.contains_key(AUTHORIZATION) {

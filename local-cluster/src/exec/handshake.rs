@@ -18,9 +18,6 @@ use super::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// The agent that this one follows.
 const AGENT_VERSION: &str = "3.3.0.0";
-/// The key's name; nobody looks it up.
-const KEY: &str = "arn:aws:kms:us-east-1:000000000000:key/local";
-
 /// What is agreed on with a client.
 pub(super) struct Handshake {
     began: Instant,
@@ -66,14 +63,14 @@ impl Handshake {
         Self { began: Instant::now(), challenge: None, random: crate::cluster::random_id(32) }
     }
 
-    /// The request.
-    pub(super) fn request(&self, encrypted: bool) -> Bytes {
+    /// The request: with a key, that the session be encrypted by it.
+    pub(super) fn request(&self, key: Option<&str>) -> Bytes {
         let mut actions = vec![json!({
             "ActionType": "SessionType",
             "ActionParameters": { "SessionType": "InteractiveCommands", "Properties": null },
         })];
-        if encrypted {
-            actions.push(json!({ "ActionType": "KMSEncryption", "ActionParameters": { "KMSKeyId": KEY, "Challenge": self.random } }));
+        if let Some(key) = key {
+            actions.push(json!({ "ActionType": "KMSEncryption", "ActionParameters": { "KMSKeyId": key, "Challenge": self.random } }));
         }
         json!({ "AgentVersion": AGENT_VERSION, "RequestedClientActions": actions }).to_string().into()
     }

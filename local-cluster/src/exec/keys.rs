@@ -7,6 +7,8 @@ use std::{
 
 use super::cipher::DATA_KEY;
 
+/// The cluster's key, in its `executeCommandConfiguration` and in agents' handshakes.
+pub(crate) const KEY: &str = "arn:aws:kms:us-east-1:000000000000:key/local";
 /// How many data keys are remembered.
 const REMEMBERED: usize = 1000;
 

@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use bytes::BytesMut;
 use russh::{
-    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty,
+    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty, SshId,
     keys::{Algorithm, PrivateKey, PublicKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
 };
@@ -42,7 +43,10 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(task.times.ssh_server + late).await;
-    let (honest, impostor) = (config()?, config()?);
+    let key = host_key()?;
+    let identification = identification(&key, container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str))?;
+    // A server in between says what the real one says, and has another key.
+    let (honest, impostor) = (config(key, &identification), config(host_key()?, &identification));
     // A key that is none admits nobody, as with a real image.
     let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
     let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
@@ -73,10 +77,30 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
     }
 }
 
-/// A server with a host key of its own.
-fn config() -> io::Result<Arc<server::Config>> {
-    let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)?;
-    Ok(Arc::new(server::Config {
+fn host_key() -> io::Result<PrivateKey> {
+    PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)
+}
+
+/// What the server calls itself, with the proof of its host key that docs/ssh-entrypoint.sh would give.
+fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<String> {
+    const NAME: &str = "SSH-2.0-local_cluster";
+    // A secret that is none proves nothing, as with the entry point.
+    let Some(secret) = secret.and_then(unhex) else { return Ok(NAME.to_owned()) };
+    let public = PublicKey::from(host_key.public_key().key_data().clone()).to_openssh().map_err(io::Error::other)?;
+    let proof = hmac::sign(&hmac::Key::new(HMAC_SHA256, &secret), format!("fargate-host-proof=1 {public}").as_bytes());
+    let digits: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{NAME} fargate-host-proof=1:{digits}"))
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    let pair = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    (digits.len() == 64).then(|| (0..64).step_by(2).map(pair).collect()).flatten()
+}
+
+/// A server with this host key.
+fn config(host_key: PrivateKey, identification: &str) -> Arc<server::Config> {
+    Arc::new(server::Config {
+        server_id: SshId::Standard(identification.to_owned().into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         keys: vec![host_key],
         auth_rejection_time: Duration::from_millis(1),
@@ -86,7 +110,7 @@ fn config() -> io::Result<Arc<server::Config>> {
         window_size: 2 * 1024 * 1024,
         nodelay: true,
         ..server::Config::default()
-    }))
+    })
 }
 
 /// Makes the address silent: a listener whose queue is full, so that the kernel drops whatever comes

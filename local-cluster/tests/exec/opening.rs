@@ -49,7 +49,11 @@ async fn connections_are_opened_by_token_signed_or_not() {
     assert_eq!((status(&[]).await, status(&signed).await), (Some(403), None));
     cluster.set_faults(refusing(Upgrades::Signed));
     assert_eq!((status(&[]).await, status(&signed).await), (None, Some(403)));
+    cluster.set_faults(faults(ExecFaults { refuses_upgrades: Some(Upgrades::All), upgrade_status: Some(410), ..ExecFaults::default() }));
+    assert_eq!(status(&signed).await, Some(410));
     cluster.set_faults(Faults::default());
+    let twice = format!("{}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00", opened.url);
+    assert_eq!((dial(&twice, &[]).await.err(), dial(&twice, &signed).await.err()), (None, Some(400)), "signed twice");
     assert_eq!(dial(&opened.url.replace('+', "%20"), &[]).await.err(), Some(400), "not the cell that was given");
     assert_eq!(dial(&opened.url.replace("ecs-execute", "ecs-else"), &[]).await.err(), Some(404));
 

@@ -9,7 +9,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     let error = error(case)?;
     let executing = case.decisive() == StateName::Executing;
     let mut evidence = case.entries(|saw| matches!(saw, Observation::Unreachable(e) if e.kind == error.kind));
-    if executing && error.kind != Kind::IdentityChanged {
+    if executing && !matches!(error.kind, Kind::IdentityChanged | Kind::IdentityUnproven) {
         return Some(lost(case, error, evidence));
     }
     let user = "the user in [SSH] Username";
@@ -40,6 +40,11 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             Cause::HostKeyChanged,
             format!("Another SSH server than at first contact answers at {address}. Nothing was sent to it."),
             "Look in the ECS console whether the task still runs and has this address. If it does, its container was restarted or made new host keys: an image makes them once, before sshd starts.".to_owned(),
+        ),
+        Kind::IdentityUnproven => (
+            Cause::HostKeyUnproven,
+            format!("The SSH server that answers at {address} does not prove that it is the container's. Nothing was sent to it."),
+            "Run the image by hand with SSH_PUBLIC_KEY and FARGATE_HOST_PROOF_KEY set: `nc <address> <port>` shows the proof in the first line.".to_owned(),
         ),
         Kind::AgentNotConnected | Kind::Denied => (
             Cause::ExecAgent,
@@ -106,9 +111,7 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     let advice = match error.kind {
         Kind::Refused => "Nothing listens any more: sshd ended in the container. Was it killed by the script, or for want of memory?",
         Kind::Interrupted => "Somebody answers and breaks off: a proxy or firewall in between, or an sshd that cannot start sessions.",
-        _ => {
-            "Packets do not arrive any more: security group, route, a NAT's idle time-out ([SSH] KeepAliveIntervalSeconds), an overloaded container."
-        }
+        _ => "Packets do not arrive any more: security group, route, a NAT's idle time-out ([SSH] KeepAlive), an overloaded container.",
     };
     case.diagnosis(
         Cause::ConnectionLost,

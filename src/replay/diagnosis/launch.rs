@@ -12,8 +12,9 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     let spec = &case.snapshot.job.header().spec;
     let cause = cause(error.kind);
     let summary = match cause {
-        Cause::Capacity => format!(
-            "Fargate had no capacity for the task: {times} {} in {}.",
+        Cause::Capacity | Cause::AccountLimit => format!(
+            "{}: {times} {} in {}.",
+            if cause == Cause::Capacity { "Fargate had no capacity for the task" } else { "A quota of the AWS account is used up" },
             if times == 1 { "refusal" } else { "refusals" },
             words::span(case.story.visits[0].length())
         ),
@@ -86,6 +87,7 @@ fn failed(saw: &Observation) -> Option<&ControlError> {
 pub(super) fn cause(kind: Kind) -> Cause {
     match kind {
         Kind::Capacity => Cause::Capacity,
+        Kind::AccountLimit => Cause::AccountLimit,
         Kind::Throttled => Cause::Throttled,
         Kind::Credentials | Kind::NoCredentials => Cause::Credentials,
         Kind::Denied => Cause::Denied,

@@ -27,6 +27,7 @@ use super::{holder::Surroundings, screen::Tone, story::Story};
 pub enum Cause {
     Nothing,
     Capacity,
+    AccountLimit,
     Throttled,
     Credentials,
     Denied,
@@ -45,6 +46,7 @@ pub enum Cause {
     ConnectionRefused,
     KeyRefused,
     HostKeyChanged,
+    HostKeyUnproven,
     NotUsable,
     ExecAgent,
     ConnectionLost,
@@ -82,6 +84,7 @@ impl Cause {
         match self {
             Self::Nothing => "nothing is wrong",
             Self::Capacity => "Fargate has no capacity for the task",
+            Self::AccountLimit => "a quota of the AWS account is used up",
             Self::Throttled => "the AWS API throttles the driver",
             Self::Credentials => "AWS does not accept the credentials",
             Self::Denied => "the runner manager's role lacks a permission",
@@ -100,6 +103,7 @@ impl Cause {
             Self::ConnectionRefused => "nothing listens in the container",
             Self::KeyRefused => "the container refuses the job's key",
             Self::HostKeyChanged => "another container answers at the address",
+            Self::HostKeyUnproven => "the container does not prove its host key",
             Self::NotUsable => "the container answers, but cannot be used",
             Self::ExecAgent => "ECS Exec's agent is not connected",
             Self::ConnectionLost => "the connection was lost while the task lives",

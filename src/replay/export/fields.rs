@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use states::{
     About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport, ControlError, Executing, Finished, Greeting,
     Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
-    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn, TaskReport,
-    TaskStatus,
+    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn,
+    TaskReport, TaskStatus,
 };
 
 use super::names::{Kind, Names};
@@ -48,7 +48,7 @@ const LEFT_OUT: &str = "left out";
 impl Names {
     /// First of all: it makes known what is looked for in free text.
     pub(super) fn header(&mut self, header: &Header) -> Header {
-        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, limits, trace: _ } = header;
+        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, host_proof, limits, trace: _ } = header;
         let about = self.about(about);
         self.seek(id.as_str(), "job-1");
         self.seek(token.as_str(), "token-1");
@@ -62,6 +62,7 @@ impl Names {
             definition_from_project: *definition_from_project,
             connect_to: *connect_to,
             login: login.as_ref().map(|Login { user, port }| Login { user: self.text(user), port: *port }),
+            host_proof: *host_proof,
             limits: *limits,
             trace: None,
         }
@@ -116,6 +117,8 @@ impl Names {
             started_by: _,
             tags,
             enable_execute_command,
+            propagate_tags,
+            enable_ecs_managed_tags,
         } = spec;
         LaunchSpec {
             cluster: self.cluster(cluster),
@@ -130,6 +133,8 @@ impl Names {
             started_by: valid(StartedBy::new("started-1")),
             tags: tags.iter().map(|(key, value)| self.tag(key, value)).collect(),
             enable_execute_command: *enable_execute_command,
+            propagate_tags: *propagate_tags,
+            enable_ecs_managed_tags: *enable_ecs_managed_tags,
         }
     }
 
@@ -333,9 +338,10 @@ impl Names {
     pub(super) fn job(&mut self, job: &AnyJob, header: Header) -> AnyJob {
         match job {
             AnyJob::Provisioning(job) => {
-                let Provisioning { deadline: _, launch: _, asked: _, unknown: _, refusals: _, next: _, attempts: _, problem } = &job.state;
-                let problem = self.problem(problem);
-                Job { header, state: Provisioning { problem, ..job.state.clone() } }.into()
+                let Provisioning { deadline: _, launch: _, asked: _, unknown: _, refusals: _, next: _, attempts: _, problem, search } =
+                    &job.state;
+                let (problem, search) = (self.problem(problem), search.as_ref().map(|search| self.search(search)));
+                Job { header, state: Provisioning { problem, search, ..job.state.clone() } }.into()
             }
             AnyJob::Pending(job) => {
                 let Pending { task, since: _, deadline: _, interface, address, running: _, describing: _, addressing: _, probing } =
@@ -356,8 +362,20 @@ impl Names {
             }
             AnyJob::Reachable(job) => Job { header, state: self.reachable(&job.state) }.into(),
             AnyJob::Executing(job) => {
-                let Executing { place, order, digest, since: _, started: _, offset: _, failures: _, link, followed: _, ending: _ } =
-                    &job.state;
+                let Executing {
+                    place,
+                    order,
+                    digest,
+                    since: _,
+                    started: _,
+                    offset: _,
+                    failures: _,
+                    fleeting: _,
+                    link,
+                    connected: _,
+                    followed: _,
+                    ending: _,
+                } = &job.state;
                 let link = match link {
                     Link::Up => Link::Up,
                     Link::Down { since, deadline, first, probing, describing } => Link::Down {
@@ -400,6 +418,12 @@ impl Names {
 
     fn problem(&mut self, problem: &Option<ControlError>) -> Option<ControlError> {
         problem.as_ref().map(|problem| self.control_error(problem))
+    }
+
+    fn search(&mut self, search: &Search) -> Search {
+        let Search { since, listed, candidates, asking } = search;
+        let candidates = candidates.iter().map(|task| self.task(task)).collect();
+        Search { since: *since, listed: *listed, candidates, asking: asking.clone() }
     }
 
     fn probing(&mut self, probing: &Probing) -> Probing {

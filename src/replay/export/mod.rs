@@ -77,7 +77,8 @@ pub fn anonymous(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
         between: between.clone(),
         left: left.clone(),
     });
-    let journal = states::Journal { entries: entries.collect(), omitted: snapshot.journal.omitted };
+    let mut journal = snapshot.journal.clone();
+    journal.entries = entries.collect();
     let mut other = Snapshot { version: snapshot.version, job: names.job(&snapshot.job, header), journal };
     carry_over(snapshot, &mut other);
     let about = about(snapshot, &names);

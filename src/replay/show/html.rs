@@ -74,6 +74,7 @@ struct Picture<'a> {
     length: Duration,
 }
 
+pub(in crate::replay) const ROWS: page::Rows = page::Rows { class: "lanes", top: TOP, height: LANE };
 const LANE: u32 = 30;
 const BAR: u32 = 18;
 const TOP: u32 = 18;
@@ -118,7 +119,7 @@ impl<'a> Picture<'a> {
         };
         let usual = self.tale.story.visits.iter().any(|visit| self.usual(visit.state).is_some());
         html! {
-            (page::chart("The job's states over time", (TOP, LANE), rows, &drawing))
+            (page::chart("The job's states over time", ROWS, rows, &drawing))
             @if usual { p.legend { "The line under a bar: 95 % of such stays last that long at most." } }
         }
     }

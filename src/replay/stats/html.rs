@@ -14,6 +14,7 @@ use crate::replay::{
 
 /// The height of a bar and the room around it, in CSS's pixels.
 const ROW: u32 = 24;
+pub(in crate::replay) const ROWS: page::Rows = page::Rows { class: "rows", top: 0, height: ROW };
 
 pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
     let body = html! {
@@ -57,7 +58,7 @@ fn histogram(tally: &Tally) -> Markup {
             rect.visit x="0" y=(row * ROW + 4) width=(page::percent(100.0 * *count as f64 / most as f64)) height=(ROW - 8) rx="2" {}
         } }
     };
-    page::chart("Jobs by how long they took", (0, ROW), bars.iter().map(|(bar, count)| (label(*bar), count.to_string())), &drawing)
+    page::chart("Jobs by how long they took", ROWS, bars.iter().map(|(bar, count)| (label(*bar), count.to_string())), &drawing)
 }
 
 fn definitions(tally: &Tally) -> Markup {

@@ -1,11 +1,12 @@
 //! `<job>.otlp` beside the snapshot: requests that could not be sent yet. `<signal, one byte> <length, four bytes> <request>`, again and again.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
+
+use states::private_file;
 
 use super::super::settings::Signal;
 
@@ -15,10 +16,7 @@ const MOST: usize = 1024 * 1024;
 /// What is kept. A torn end, and what makes no sense, is left out.
 pub(super) fn read(path: &Path) -> Vec<(Signal, Vec<u8>)> {
     let mut requests = Vec::new();
-    if fs::metadata(path).map_or(0, |about| about.len()) > 2 * MOST as u64 {
-        return requests;
-    }
-    let bytes = fs::read(path).unwrap_or_default();
+    let bytes = private_file::read_up_to(path, 2 * MOST as u64).unwrap_or_default();
     let mut rest = bytes.as_slice();
     while let [kind, a, b, c, d, more @ ..] = rest {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
@@ -60,7 +58,7 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Written beside and renamed: a process that dies in between leaves the old or the new.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("otlp.new");
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+    private_file::create_new(&beside)?.write_all(bytes)?;
     fs::rename(beside, path)
 }
 

@@ -117,7 +117,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             let saw = match action {
                 Action::Launch { token, spec } => {
                     // Not abandoned on a cancel: its answer names the task that is then to be stopped.
-                    match self.launch(&token, &spec).await {
+                    match self.launch(work.snapshot.job.header(), &token, spec).await {
                         Ok(report) => Observation::Launched(report),
                         Err(error) => Observation::LaunchFailed(error),
                     }
@@ -161,10 +161,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown launch relies on.
-    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+    async fn launch(&self, header: &Header, token: &ClientToken, mut spec: Box<LaunchSpec>) -> Result<TaskReport, ControlError> {
+        spec.environment.extend((self.secrets)(header).map_err(|error| ControlError {
+            operation: "RunTask".to_owned(),
+            kind: ControlErrorKind::Other,
+            code: None,
+            message: error.message,
+            advice: error.advice,
+        })?);
         tokio::select! {
             biased;
-            answer = self.control.launch(token, spec) => answer,
+            answer = self.control.launch(token, &spec) => answer,
             () = self.clock.until(self.clock.now() + LONGEST_CALL) => Err(ControlError {
                 operation: "RunTask".to_owned(),
                 kind: ControlErrorKind::Unavailable,

@@ -18,7 +18,8 @@ pub use clock::Clock;
 use describer::Describer;
 
 use crate::{
-    ConnectError, Finished, Greeting, JobId, Session, Snapshot, SnapshotStore, StateName, StopReason, StoreError, TaskControl, Transport,
+    ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName, StopReason, StoreError, TaskControl,
+    Transport,
 };
 
 /// Performs what machines decide. Cheap to share by reference between many jobs.
@@ -29,9 +30,11 @@ pub struct Engine<C, T, S> {
     describer: Describer,
     clock: Clock,
     keys: KeyPath,
+    secrets: Secrets,
 }
 
 type KeyPath = Box<dyn Fn(&JobId) -> PathBuf + Send + Sync>;
+type Secrets = Box<dyn Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync>;
 
 /// One job that is being driven by this process.
 pub struct Work<N, L> {
@@ -139,7 +142,15 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// An engine. `keys` tells where a job's private key lies.
     pub fn new(control: C, transport: T, store: S, keys: impl Fn(&JobId) -> PathBuf + Send + Sync + 'static) -> Self {
         let control = Arc::new(control);
-        Self { describer: Describer::new(), transport, store, clock: Clock::start(), keys: Box::new(keys), control }
+        let secrets = Box::new(|_: &Header| Ok(Vec::new()));
+        Self { describer: Describer::new(), transport, store, clock: Clock::start(), keys: Box::new(keys), secrets, control }
+    }
+
+    /// The same engine, with environment variables that a job's container gets and that no snapshot may hold. They are asked for at
+    /// each launch, and must be the same each time.
+    #[must_use]
+    pub fn with_secrets(self, secrets: impl Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync + 'static) -> Self {
+        Self { secrets: Box::new(secrets), ..self }
     }
 
     /// The same engine on another clock: in a simulation, processes that follow one another share one.

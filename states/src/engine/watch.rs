@@ -123,6 +123,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             container: header.spec.container.clone(),
             key: (self.keys)(&header.id),
             pinned: place.map(|p| p.identity.clone()),
+            host_proof: header.host_proof,
             facts: place.map(|p| p.facts.clone()),
             connect_timeout: if place.is_some() { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
             attempt_timeout,

@@ -13,6 +13,13 @@ const HOPELESS: u32 = 50;
 /// said nothing: it is no connection that comes and goes. One that is dead from its first answer on must not last that long,
 /// and is noticed after 60 s of silence (SSH, four times `KeepAlive`) or 90 s (ECS Exec).
 const WORKED: std::time::Duration = std::time::Duration::from_secs(120);
+/// A connection that ended sooner, and had brought less output than [`MUCH`], did not last. The more of them there were in a
+/// row, the longer the next one is waited for, even if each brought a byte: a server in the container can do that for ever.
+const LASTING: std::time::Duration = std::time::Duration::from_secs(10);
+/// Bytes of output that make a connection a good one however soon it ended.
+const MUCH: u64 = 1024 * 1024;
+/// Connections in a row that did not last after which the run is given up, whatever they brought: some forty minutes of them.
+const ENDLESS: u32 = 500;
 /// How long after SIGKILL an exit status is waited for.
 const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -22,10 +29,12 @@ impl Job<Executing> {
             // Until when the connection of a process that is gone worked, nobody knows.
             Observation::Opened { .. } => {
                 self.state.followed = None;
+                self.state.connected = None;
                 self.state.link = self.down(true, now);
             }
             Observation::Answered(_) => {
                 self.state.followed = None;
+                self.state.connected = Some((now, self.state.offset));
                 self.state.link = Link::Up;
             }
             Observation::Unreachable(_) | Observation::Described(_) | Observation::Missing | Observation::DescribeFailed(_) => {
@@ -135,11 +144,22 @@ impl Job<Executing> {
                     self.state.failures = 0;
                 }
                 self.state.failures += 1;
+                if let Some((since, from)) = self.state.connected.take() {
+                    let has_lasted = now.since(since) >= LASTING || self.state.offset.saturating_sub(from) >= MUCH;
+                    self.state.fleeting = if has_lasted { 0 } else { self.state.fleeting.saturating_add(1) };
+                }
                 if self.state.failures >= HOPELESS {
                     // Its script may still run: nothing must be started beside it.
                     let reason = StopReason::RunLost(format!(
                         "{HOPELESS} connections to the container in a row were lost before they had brought a byte of the script's output or worked for {}: {error}. Look at the SSH server's log and the load in the container.",
                         humantime::format_duration(WORKED)
+                    ));
+                    return Step::Stop(self.stop(reason, now));
+                }
+                if self.state.fleeting >= ENDLESS {
+                    let reason = StopReason::RunLost(format!(
+                        "{ENDLESS} connections to the container in a row were lost within {} of their beginning: {error}. Look at the SSH server's log and the load in the container.",
+                        humantime::format_duration(LASTING)
                     ));
                     return Step::Stop(self.stop(reason, now));
                 }
@@ -188,9 +208,9 @@ impl Job<Executing> {
         })
     }
 
-    /// The link of a process that has to connect (again). Failures without progress slow it down.
+    /// The link of a process that has to connect (again). Failures without progress slow it down, and connections that did not last.
     fn down(&self, first: bool, now: Timestamp) -> Link {
-        let attempts = self.state.failures.saturating_sub(1);
+        let attempts = self.state.failures.max(self.state.fleeting).saturating_sub(1);
         let wait = if attempts == 0 { std::time::Duration::ZERO } else { RECONNECT.interval(attempts, self.seed()) };
         let describe_in = if first { std::time::Duration::from_secs(2) } else { std::time::Duration::ZERO };
         Link::Down {

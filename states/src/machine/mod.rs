@@ -11,6 +11,7 @@ mod pending;
 mod provisioning;
 mod reachable;
 mod running;
+mod searching;
 mod stopping;
 
 use std::time::Duration;

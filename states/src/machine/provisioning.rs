@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{RETRY, START, Step};
+use super::{RETRY, START, Step, searching::Searched};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
-    StopReason, Stopping, TaskArn, TaskStatus, Timestamp, Watch, pace,
+    StopReason, Stopping, TaskArn, TaskReport, TaskStatus, Timestamp, Watch, pace,
 };
 
 /// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
@@ -25,31 +25,24 @@ impl Job<Provisioning> {
             next: now,
             attempts: 0,
             problem: None,
+            search: None,
         };
         Self { header, state }
     }
 
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Provisioning> {
-        match saw {
-            Observation::Launched(report) => {
-                let task = report.task.clone();
-                let interface = report.interface.as_ref();
-                let begins = matches!(report.status, TaskStatus::Provisioning | TaskStatus::Pending);
-                let state = Pending {
-                    since: now,
-                    deadline: now + self.header.limits.pending,
-                    interface: interface.and_then(|i| i.id.clone()),
-                    address: None,
-                    running: false,
-                    describing: Asking::from(if begins { now + START.interval(0, self.seed()) } else { now }),
-                    addressing: Asking::from(now),
-                    probing: Probing::from(now),
-                    task,
-                };
-                let mut job = Job { header: self.header, state };
-                job.learn(report);
-                return Step::Next(job);
+        let seed = self.seed();
+        if let Some(search) = &mut self.state.search {
+            match search.observe(saw, seed, now) {
+                Searched::On => {}
+                Searched::Found(report) => return Step::Next(self.launched(&report, now)),
+                Searched::Nothing => self.launch_anew(now),
+                Searched::Refused(reason) => return Step::Stop(self.stop(reason, now)),
             }
+        }
+        match saw {
+            Observation::Launched(report) => return Step::Next(self.launched(report, now)),
+            Observation::LaunchFailed(error) if error.kind == ControlErrorKind::Conflict => self.search(error, now),
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
                 if self.settles(error, now) {
                     self.state.refusals += u32::from(error.kind == ControlErrorKind::Capacity);
@@ -84,7 +77,7 @@ impl Job<Provisioning> {
             };
             return Step::Stop(self.stop(reason, now));
         }
-        if self.state.asked.is_some() && now >= self.state.next {
+        if self.state.asked.is_some() && self.state.search.is_none() && now >= self.state.next {
             // It is asked again now: its task may turn up that much later.
             self.state.asked = Some(now);
         }
@@ -92,11 +85,32 @@ impl Job<Provisioning> {
     }
 
     pub(crate) fn plan(&mut self, now: Timestamp) -> Action {
+        if let Some(search) = &mut self.state.search {
+            return search.plan(&self.header, self.state.deadline, now);
+        }
         if now < self.state.next {
             return Action::Watch(Watch { describe: None, address: None, probe: None, until: self.state.next.min(self.state.deadline) });
         }
         self.state.asked.get_or_insert(now);
         Action::Launch { token: self.token(), spec: Box::new(self.header.spec.after_refusals(self.state.refusals)) }
+    }
+
+    fn launched(self, report: &TaskReport, now: Timestamp) -> Job<Pending> {
+        let begins = matches!(report.status, TaskStatus::Provisioning | TaskStatus::Pending);
+        let state = Pending {
+            since: now,
+            deadline: now + self.header.limits.pending,
+            interface: interface_of(report),
+            address: None,
+            running: false,
+            describing: Asking::from(if begins { now + START.interval(0, self.seed()) } else { now }),
+            addressing: Asking::from(now),
+            probing: Probing::from(now),
+            task: report.task.clone(),
+        };
+        let mut job = Job { header: self.header, state };
+        job.learn(report);
+        job
     }
 
     /// Credentials that do not exist are not waited for as long as those that may be renewed.
@@ -180,6 +194,6 @@ impl<S: super::State> Job<S> {
 }
 
 /// The interface's id, if this is new knowledge.
-pub(super) fn interface_of(report: &crate::TaskReport) -> Option<InterfaceId> {
+pub(super) fn interface_of(report: &TaskReport) -> Option<InterfaceId> {
     report.interface.as_ref().and_then(|i| i.id.clone())
 }

@@ -44,7 +44,9 @@ impl Job<Reachable> {
             started: false,
             offset: 0,
             failures: 0,
+            fleeting: 0,
             link,
+            connected: None,
             followed: None,
             ending: None,
         };

@@ -8,7 +8,7 @@ use crate::{Action, Asking, ControlError, Job, LONGEST_CALL, Observation, Stoppi
 /// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask: "eventual consistency").
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long after an unanswered RunTask was begun a ListTasks that does not know its task is believed.
-const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
+pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 /// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
 const REASON_LENGTH: usize = 200;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{DirectoryStore, StoreError, durable, index};
-use crate::{Header, JobId, Timestamp};
+use crate::{Header, JobId, Timestamp, private_file};
 
 /// How long finished jobs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +53,13 @@ pub(super) fn set_aside(store: &DirectoryStore, job: &JobId) -> Result<PathBuf, 
 /// The archive's directory; made when it is missing.
 fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
     let archive = store.archive_path();
-    match fs::DirBuilder::new().mode(0o700).create(&archive) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("create the directory", &archive)(e)),
-        _ => Ok(archive),
-    }
+    let made = match fs::DirBuilder::new().mode(0o700).create(&archive) {
+        // Not through a link: what it leads to was not looked at.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(&archive).is_ok_and(|about| about.is_dir()) => Ok(()),
+        made => made,
+    };
+    made.map_err(StoreError::io("create the directory", &archive))?;
+    Ok(archive)
 }
 
 /// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
@@ -66,7 +69,8 @@ pub(super) fn prune(archive: &Path, retention: Retention) {
     if recently {
         return;
     }
-    let pruned = fs::write(&mark, b"").map_err(StoreError::io("prune", archive)).and_then(|()| prune_now(archive, retention, false));
+    let pruned =
+        private_file::create_new(&mark).map_err(StoreError::io("prune", archive)).and_then(|_| prune_now(archive, retention, false));
     if let Err(e) = pruned {
         tracing::warn!("the archive {} was not pruned: {e}", archive.display());
     }

@@ -1,13 +1,13 @@
 //! Files that are whole or not there, also after a power cut.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use super::StoreError;
+use crate::private_file;
 
 /// Replaces the file's content: written beside it, synced, renamed over it, directory synced. Mode 0600.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
@@ -36,7 +36,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
 }
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = private_file::create_new(path)?;
     file.write_all(content)?;
     file.sync_data()
 }

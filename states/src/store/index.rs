@@ -9,13 +9,14 @@
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{StoreError, durable};
+use crate::private_file;
 
 /// A line of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,19 +70,19 @@ pub(super) fn append(archive: &Path, notes: &[(String, FileStamp, String)]) -> i
             lines.push_str(&format!("\n{name}\t{size}\t{modified}\t{note}\n"));
         }
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path(archive))?;
-    file.write_all(lines.as_bytes())
+    private_file::append(&path(archive), lines.as_bytes())
 }
 
 /// Drops the lines of snapshots that are gone, when they have become many. A line that somebody appends
 /// meanwhile may get lost: whoever misses it reads the snapshot.
 pub(super) fn compact(archive: &Path, kept: &HashSet<&OsStr>) -> Result<(), StoreError> {
     let path = path(archive);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let mut text = String::new();
+    match private_file::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => {}
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => return Ok(()),
         Err(e) => return Err(StoreError::io("read", &path)(e)),
-    };
+    }
     let lines = || text.lines().filter(|line| !line.is_empty());
     let lives = |line: &&str| IndexLine::parse(line).is_some_and(|line| kept.contains(OsStr::new(line.name)));
     if lines().filter(lives).count() * 2 > lines().count() {

@@ -1,15 +1,15 @@
 //! One process at a time works on a job.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use super::StoreError;
-use crate::JobId;
+use crate::{JobId, private_file};
 
 /// How often a held lock is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
@@ -43,14 +43,7 @@ impl Drop for DirectoryLease {
 pub(super) fn take(path: &Path, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
     let start = Instant::now();
     loop {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(StoreError::io("open the lock", path))?;
+        let mut file = private_file::open_or_create(path).map_err(StoreError::io("open the lock", path))?;
         match file.try_lock() {
             Ok(()) if is_current(&file, path) => {
                 // For people only: a holder that cannot leave its name holds the lock all the same.
@@ -72,7 +65,7 @@ pub(super) fn take(path: &Path, job: &JobId, purpose: &str, wait: Duration) -> R
 }
 
 fn is_current(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
         (Ok(ours), Ok(theirs)) => (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()),
         _ => false,
     }

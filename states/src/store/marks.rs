@@ -1,14 +1,12 @@
 //! How far a run's output has been handed on: one line of fixed length, overwritten in place.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-};
+use std::{os::unix::fs::FileExt, path::Path};
 
 use super::{DirectoryLease, StoreError};
-use crate::RunId;
+use crate::{RunId, private_file};
+
+/// Longer than a mark, in bytes.
+const LONGEST: u64 = 256;
 
 /// `<run id, padded to its greatest length> <offset, padded>\n`: one write that is whole or not there.
 fn line(run: &RunId, offset: u64) -> String {
@@ -21,20 +19,16 @@ pub(super) fn write(lease: &DirectoryLease, run: &RunId, offset: u64) -> Result<
     let file = match lease.marks.get() {
         Some(file) => file,
         None => {
-            let file = open(&path).map_err(fail)?;
+            let file = private_file::open_or_create(&path).map_err(fail)?;
             lease.marks.get_or_init(|| file)
         }
     };
     file.write_all_at(line(run, offset).as_bytes(), 0).map_err(fail)
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
 /// The mark, if there is one of this run. Whatever else the file holds is of no use to anybody.
 pub(super) fn read(path: &Path, run: &RunId) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8(private_file::read_up_to(path, LONGEST).ok()?).ok()?;
     let (marked, offset) = text.trim_end().split_once(' ')?;
     (marked == run.as_str()).then(|| offset.trim().parse().ok()).flatten()
 }

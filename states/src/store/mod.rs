@@ -13,6 +13,7 @@
 
 mod archive;
 mod durable;
+mod exposure;
 mod index;
 mod lease;
 mod marks;
@@ -25,10 +26,11 @@ use std::{
 };
 
 pub use archive::{Pruned, Retention};
+pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
-use crate::{BadSnapshot, JobId, RunId, Snapshot, SnapshotStore};
+use crate::{BadSnapshot, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
 
 /// The ending of a lock: it goes with its lease.
 const LOCK: &str = "lock";
@@ -69,6 +71,14 @@ pub enum StoreError {
         /// What is wrong with it.
         why: BadSnapshot,
     },
+    /// Others than this process's user could change what is in the directory.
+    #[error("the metadata directory {} is not safe from other users: {exposed}. Nothing was touched.", directory.display())]
+    Exposed {
+        /// The directory.
+        directory: PathBuf,
+        /// What lets others at it.
+        exposed: Exposed,
+    },
     /// The snapshot's file name and content disagree.
     #[error("the snapshot {} belongs to another job: {found}. Nothing was changed.", path.display())]
     Foreign {
@@ -108,11 +118,27 @@ impl DirectoryStore {
     /// Opens the directory; makes it, with mode 0700, when it is missing.
     ///
     /// # Errors
-    /// When it cannot be made or is not a directory.
+    /// When it cannot be made, is not a directory, or is [exposed](StoreError::Exposed) to other users.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let directory = directory.into();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(StoreError::io("create the directory", &directory))?;
-        Ok(Self { directory, retention: Retention::default(), notes: None })
+        let store = Self::look(directory);
+        let path = store.directory();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create the directory", path))?;
+        store.refuse_exposed()?;
+        Ok(store)
+    }
+
+    /// A directory to look at, whosever it is. Call [`DirectoryStore::refuse_exposed`] before acting on a job in it.
+    #[must_use]
+    pub fn look(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), retention: Retention::default(), notes: None }
+    }
+
+    /// Refuses a directory that other users could change.
+    ///
+    /// # Errors
+    /// [`StoreError::Exposed`], or when it cannot be looked at.
+    pub fn refuse_exposed(&self) -> Result<(), StoreError> {
+        exposure::refuse(&self.directory)
     }
 
     /// Keeps archived snapshots according to `retention`.
@@ -204,8 +230,9 @@ impl DirectoryStore {
     /// Adds lines to the archive's index: the snapshot's file name, its version, and a note of one line.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, or the directory is exposed to other users.
     pub fn note(&self, notes: &[(String, FileStamp, String)]) -> Result<(), StoreError> {
+        self.refuse_exposed()?;
         index::append(&self.archive_path(), notes).map_err(StoreError::io("append to", &self.index_path()))
     }
 
@@ -268,14 +295,12 @@ impl SnapshotStore for DirectoryStore {
 
     fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
         let path = self.snapshot_path(job);
-        let bytes = match fs::read(&path) {
+        let bytes = match private_file::read_up_to(&path, MAX_BYTES + 1) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io("read the snapshot", &path)(e)),
         };
-        let bad = |why| StoreError::Bad { path: path.clone(), job: job.clone(), why };
-        let text = String::from_utf8(bytes).map_err(|e| bad(BadSnapshot::Damaged(e.to_string())))?;
-        let snapshot = Snapshot::parse(&text).map_err(bad)?;
+        let snapshot = Snapshot::from_bytes(bytes).map_err(|why| StoreError::Bad { path: path.clone(), job: job.clone(), why })?;
         let found = &snapshot.job.header().id;
         if found != job {
             return Err(StoreError::Foreign { found: found.clone(), path });
@@ -285,7 +310,7 @@ impl SnapshotStore for DirectoryStore {
 
     fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let path = self.snapshot_path(&snapshot.job.header().id);
-        let text = snapshot.to_ron().map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
+        let text = snapshot.to_bounded_ron().map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
         durable::write(&path, text.as_bytes())
     }
 

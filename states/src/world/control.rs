@@ -23,7 +23,7 @@ pub trait TaskControl: Send + Sync + 'static {
     /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry for each task asked for.
     fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
 
-    /// The tasks, stopped ones included, that were started with this `startedBy` (ECS: ListTasks).
+    /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks). Tasks that stop may be among them.
     fn find(&self, cluster: &str, started_by: &StartedBy) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
 
     /// Asks for the task's end (ECS: StopTask). A task that is stopped, or not known any more, is a success.
@@ -52,7 +52,8 @@ pub struct LaunchSpec {
     pub capacity: Capacity,
     /// The container that runs the scripts, by name (`ci-coordinator` unless configured).
     pub container: String,
-    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. Never a secret.
+    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. In a snapshot never a secret: see
+    /// [`Engine::with_secrets`](crate::Engine::with_secrets).
     pub environment: Vec<(String, String)>,
     /// Short, unique per job: ListTasks finds the task by it when RunTask's answer was lost.
     pub started_by: StartedBy,
@@ -60,6 +61,17 @@ pub struct LaunchSpec {
     pub tags: Vec<(String, String)>,
     /// Whether ECS Exec is enabled on the task (only at RunTask).
     pub enable_execute_command: bool,
+    /// Whether ECS copies the task definition's tags to the task (RunTask: `propagateTags`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub propagate_tags: bool,
+    /// Whether ECS adds its own tags (`aws:ecs:…`) to the task.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub enable_ecs_managed_tags: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl LaunchSpec {
@@ -311,6 +323,8 @@ pub enum ControlErrorKind {
     Throttled,
     /// No capacity now (`RESOURCE:*`, "Capacity is unavailable"): another subnet, or later.
     Capacity,
+    /// A quota of the account is used up (vCPUs, tasks that wait for capacity): later, and no other subnet helps.
+    AccountLimit,
     /// The service could not be reached, or failed (5xx, time-out, connection).
     Unavailable,
     /// Credentials that are refused, or expired: others may come (an instance profile is refreshed).
@@ -325,7 +339,7 @@ pub enum ControlErrorKind {
     TaskDefinition,
     /// Neither launch type nor any capacity provider strategy: "No Container Instances were found in your cluster".
     NoCapacityProvider,
-    /// The client token was used before with other parameters.
+    /// The client token belongs to an earlier launch, which may have succeeded without an answer.
     Conflict,
     /// The answer made no sense.
     BadAnswer,
@@ -340,6 +354,7 @@ impl ControlErrorKind {
         match self {
             Self::Throttled => "throttled",
             Self::Capacity => "capacity",
+            Self::AccountLimit => "account_limit",
             Self::Unavailable => "unavailable",
             Self::Credentials => "credentials",
             Self::NoCredentials => "no_credentials",
@@ -356,6 +371,15 @@ impl ControlErrorKind {
     /// Whether the same call may succeed later without anybody changing a setting.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Throttled | Self::Capacity | Self::Unavailable | Self::Credentials | Self::NoCredentials | Self::BadAnswer)
+        matches!(
+            self,
+            Self::Throttled
+                | Self::Capacity
+                | Self::AccountLimit
+                | Self::Unavailable
+                | Self::Credentials
+                | Self::NoCredentials
+                | Self::BadAnswer
+        )
     }
 }

@@ -14,8 +14,8 @@ pub use control::{
 };
 pub use snapshots::SnapshotStore;
 pub use transport::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, Login, Run, RunError, RunEvent, RunOrder, Session, ShellFacts,
-    Signal, Target, Transport,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run, RunError, RunEvent, RunOrder, Session,
+    ShellFacts, Signal, Target, Transport,
 };
 
 /// An error's text and its advice, as sentences. Texts of others end with a full stop, or do not.

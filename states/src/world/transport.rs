@@ -117,12 +117,24 @@ pub struct Target {
     pub key: PathBuf,
     /// The identity that was pinned at first contact; any other answer is [`ConnectErrorKind::IdentityChanged`].
     pub pinned: Option<HostIdentity>,
+    /// What a host key must prove when none is pinned; `None` where the container got no secret to prove it with.
+    pub host_proof: Option<HostProof>,
     /// What is known of the container's shell from first contact.
     pub facts: Option<ShellFacts>,
     /// How long this attempt may take until TCP (or its like) is connected.
     pub connect_timeout: Duration,
     /// How long this attempt may take altogether.
     pub attempt_timeout: Duration,
+}
+
+/// How much a container must prove at first contact: that its host key is the task's own. See `[SSH] VerifyHost`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum HostProof {
+    /// A wrong proof is refused, a missing one is not: images with another entry point have none.
+    #[default]
+    Offered,
+    /// A missing proof is refused, too.
+    Required,
 }
 
 /// Who answered: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the container's runtime id.
@@ -231,6 +243,8 @@ pub enum ConnectErrorKind {
     AuthRefused,
     /// Another identity than the pinned one: another container answers at this address.
     IdentityChanged,
+    /// At first contact it did not prove that its host key is the task's own: [`HostProof`].
+    IdentityUnproven,
     /// It answered, but its shell cannot run scripts (no sh, no writable directory).
     NoShell,
     /// The job's key file is missing or unreadable on the manager.
@@ -253,6 +267,7 @@ impl ConnectErrorKind {
             Self::NotOurProtocol => "not_our_protocol",
             Self::AuthRefused => "auth_refused",
             Self::IdentityChanged => "identity_changed",
+            Self::IdentityUnproven => "identity_unproven",
             Self::NoShell => "no_shell",
             Self::KeyUnusable => "key_unusable",
             Self::AgentNotConnected => "agent_not_connected",
@@ -264,7 +279,7 @@ impl ConnectErrorKind {
     /// sshd may accept before the container's entry point has installed the key.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::IdentityChanged | Self::NoShell | Self::KeyUnusable | Self::Denied)
+        !matches!(self, Self::IdentityChanged | Self::IdentityUnproven | Self::NoShell | Self::KeyUnusable | Self::Denied)
     }
 }
 

@@ -186,3 +186,31 @@ fn a_journal_keeps_its_beginning_and_its_end() {
     assert_eq!(journal.entries[..200].iter().map(process).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
     assert_eq!(journal.entries.last().map(process), Some(4999));
 }
+
+#[test]
+fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
+    let mut journal = Journal::default();
+    let left = Left { state: StateName::Pending, digest: "1-0".into() };
+    // Four observations in turn, so that each is merged with its like, as often as an entry takes; then four others.
+    for n in 0..400_000_u32 {
+        let saw = Observation::Opened { process: n % 4 + n / 1000 * 4, purpose: "prepare".into() };
+        journal.record(saw, Timestamp::from_millis(1_790_000_000_000 + u64::from(n) * 1000), false, left.clone());
+    }
+    let AnyJob::Provisioning(job) = Snapshot::new(crate::any::header()).job else { unreachable!() };
+    let mut snapshot = Snapshot::new(job.header);
+    snapshot.journal = journal;
+    let size = snapshot.to_ron().unwrap().len();
+    assert!((256 * 1024..768 * 1024).contains(&size), "{size} bytes, {} entries", snapshot.journal.entries.len());
+    // Also when it was written and read meanwhile.
+    let read = Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap();
+    for mut snapshot in [snapshot, read] {
+        for n in 0..1000 {
+            let saw = Observation::Opened { process: n, purpose: "x".repeat(2000) };
+            snapshot.journal.record(saw, Timestamp::from_millis(1_890_000_000_000 + u64::from(n)), true, left.clone());
+        }
+        let (first, last) = (&snapshot.journal.entries[0].saw, &snapshot.journal.entries.last().unwrap().saw);
+        assert!(matches!((first, last), (Observation::Opened { process: 0, .. }, Observation::Opened { process: 999, .. })));
+        let size = snapshot.to_ron().unwrap().len();
+        assert!((256 * 1024..768 * 1024).contains(&size), "{size} bytes");
+    }
+}

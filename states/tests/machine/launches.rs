@@ -104,6 +104,108 @@ fn without_capacity_other_subnets_and_on_demand_are_tried() {
 }
 
 #[test]
+fn a_quota_of_the_account_is_waited_for_and_no_subnet_is_blamed() {
+    let (mut snapshot, now) = begun();
+    let first = token(&mut snapshot, now);
+    let spec = |snapshot: &Snapshot, at| match snapshot.clone().plan(at) {
+        Action::Launch { spec, .. } => spec,
+        other => panic!("{other:?}"),
+    };
+    for turn in 1..=3 {
+        let at = seconds_later(now, turn * 40);
+        let action = snapshot.step(failed(ControlErrorKind::AccountLimit, Some("You’ve reached the limit")), at);
+        assert!(matches!(action, Action::Watch(_)), "it waits: {action:?}");
+        assert_eq!(spec(&snapshot, seconds_later(at, 40)).subnets, any::header().spec.subnets);
+    }
+    assert_ne!(token(&mut snapshot, seconds_later(now, 120)), first, "ECS has answered: there is no task by this token");
+    let action = snapshot.step(Observation::TimePassed, seconds_later(now, 601));
+    assert_eq!(action, Action::Archive);
+    assert!(
+        matches!(&snapshot.job, AnyJob::Stopping(job) if matches!(&job.state.reason, StopReason::LaunchRefused(e) if e.kind == ControlErrorKind::AccountLimit))
+    );
+}
+
+/// A launch without an answer, whose repetition is a conflict: the search for its task has begun.
+fn in_conflict() -> (Snapshot, Timestamp, String) {
+    let (mut snapshot, now) = begun();
+    let first = token(&mut snapshot, now);
+    snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
+    let now = seconds_later(now, 1);
+    snapshot.step(Observation::TimePassed, now);
+    let action = snapshot.step(failed(ControlErrorKind::Conflict, Some("ConflictException")), now);
+    assert!(matches!(&action, Action::Find { started_by, .. } if *started_by == any::header().spec.started_by), "{action:?}");
+    (snapshot, now, first)
+}
+
+#[test]
+fn a_conflict_goes_on_with_the_task_of_the_earlier_launch() {
+    let (mut snapshot, now, _) = in_conflict();
+    let action = snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), now);
+    assert!(matches!(&action, Action::Watch(watch) if watch.describe == Some((any::arn(1), now))), "{action:?}");
+    // That one is an earlier attempt's.
+    let action = snapshot.step(described_as(1, TaskStatus::Stopped), now);
+    assert!(matches!(&action, Action::Watch(watch) if watch.describe.as_ref().is_some_and(|(task, _)| *task == any::arn(2))), "{action:?}");
+    snapshot.step(described_as(2, TaskStatus::Provisioning), now);
+    assert!(matches!(&snapshot.job, AnyJob::Pending(job) if job.state.task == any::arn(2)), "{:?}", snapshot.job);
+}
+
+#[test]
+fn a_conflict_without_a_task_is_launched_anew_once_none_can_turn_up() {
+    let (mut snapshot, start, first) = in_conflict();
+    let mut now = start;
+    let mut asked = 0;
+    let token = loop {
+        match snapshot.plan(now) {
+            Action::Find { .. } => _ = snapshot.step(Observation::Found(Vec::new()), now),
+            Action::Watch(watch) => {
+                now = watch.until;
+                snapshot.step(Observation::TimePassed, now);
+            }
+            Action::Launch { token, .. } => break token.to_string(),
+            other => panic!("{other:?}"),
+        }
+        asked += 1;
+    };
+    assert_ne!(token, first);
+    let settled = now.since(start);
+    assert!(settled >= LONGEST_CALL + Duration::from_secs(10) && settled < LONGEST_CALL + Duration::from_secs(15), "{settled:?}");
+    assert!(asked < 60, "{asked}");
+    assert!(matches!(&snapshot.job, AnyJob::Provisioning(job) if job.state.search.is_none() && !job.state.unknown));
+}
+
+#[test]
+fn a_search_for_the_task_of_a_conflict_outlives_its_process_and_ends_with_the_job() {
+    let (mut snapshot, now, _) = in_conflict();
+    let late = seconds_later(now, 40);
+    let mut killed = snapshot.clone();
+    // The question of the process before got no answer: another is asked.
+    killed.step(Observation::Opened { process: 2, purpose: "prepare".into() }, late);
+    assert!(matches!(killed.step(Observation::Found(Vec::new()), late), Action::Launch { .. }));
+    // A cancel looks for the task as after any launch without an answer.
+    let action = snapshot.step(Observation::CancelRequested, now);
+    assert!(matches!(action, Action::Find { .. }), "{action:?}");
+    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()));
+}
+
+#[test]
+fn a_search_that_ecs_refuses_ends_the_job_without_another_launch() {
+    let (mut snapshot, now, _) = in_conflict();
+    let denied = ControlError {
+        operation: "ListTasks".into(),
+        kind: ControlErrorKind::Denied,
+        code: Some("AccessDeniedException".into()),
+        message: "m".into(),
+        advice: "a".into(),
+    };
+    for turn in 1..=3 {
+        let at = seconds_later(now, turn * 10);
+        let action = snapshot.step(Observation::FindFailed(denied.clone()), at);
+        assert!(!matches!(action, Action::Launch { .. }), "{action:?}");
+    }
+    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()), "{:?}", snapshot.job);
+}
+
+#[test]
 fn a_launch_of_unknown_outcome_is_repeated_word_for_word() {
     let (mut snapshot, now) = begun();
     let later = Timestamp::from_millis(now.as_millis() + 40_000);
@@ -122,8 +224,12 @@ fn seconds_later(now: Timestamp, seconds: u64) -> Timestamp {
 }
 
 fn described(status: TaskStatus) -> Observation {
+    described_as(1, status)
+}
+
+fn described_as(number: u8, status: TaskStatus) -> Observation {
     let stop_desired = status.is_ending();
-    Observation::Described(TaskReport { task: any::arn(1), stop_desired, status, interface: None, containers: vec![], stopped: None })
+    Observation::Described(TaskReport { task: any::arn(number), stop_desired, status, interface: None, containers: vec![], stopped: None })
 }
 
 /// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as well.

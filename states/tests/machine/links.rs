@@ -217,3 +217,49 @@ fn a_task_that_is_missing_is_asked_about_less_and_less() {
     }
     assert!((15..30).contains(&asked), "{asked} times in 50 s");
 }
+
+/// Connections that are there for `lasts` milliseconds and bring so many bytes each, until the job is given up, or `most`: the
+/// waits between them in milliseconds.
+fn waits(snapshot: &mut Snapshot, mut now: Timestamp, lasts: u64, brings: u64, most: usize) -> Vec<u64> {
+    let mut waits = Vec::new();
+    let mut offset = 0;
+    while waits.len() < most {
+        snapshot.step(Observation::Delivered, now);
+        now = later(now, lasts);
+        offset += brings;
+        snapshot.step(Observation::Progress { offset }, now);
+        // What a hostile server says differs each time, and takes as much room as it may.
+        let text = format!("{} {}", waits.len(), "\u{e0100}".repeat(foreign_text::MAX_CHARS));
+        let why = foreign_text::clipped(&text);
+        let action = snapshot.step(Observation::RunFailed(RunError::ConnectionLost(why.clone())), now);
+        let Action::Watch(Watch { probe: Some((_, at)), .. }) = action else { break };
+        waits.push(u64::try_from(at.since(now).as_millis()).unwrap());
+        now = at.max(now);
+        let refused = ConnectError { kind: ConnectErrorKind::Interrupted, message: why, advice: "Look.".into() };
+        snapshot.step(Observation::Unreachable(refused), now);
+        snapshot.step(Observation::Answered(any::greeting()), now);
+    }
+    waits
+}
+
+#[test]
+fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_small() {
+    let (mut snapshot, now) = connected();
+    let waits = waits(&mut snapshot, now, 50, 1, 10_000);
+    assert_eq!((waits[0], waits.len()), (0, 499), "{:?}", snapshot.job.name());
+    assert!(waits[20..].iter().all(|wait| *wait >= 4000), "{waits:?}");
+    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+    let size = snapshot.to_ron().unwrap().len();
+    println!("a snapshot of {size} bytes, {} entries, {} left out", snapshot.journal.entries.len(), snapshot.journal.omitted);
+    assert!(size < 1024 * 1024 && snapshot.journal.omitted > 0, "{size}");
+    assert!(matches!(snapshot.replay(), Verdict::Agree { compared: 1.., .. }), "{:?}", snapshot.replay());
+    assert_eq!(Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap(), snapshot);
+}
+
+#[test]
+fn connections_that_bring_much_or_last_are_made_again_at_once() {
+    for (lasts, brings) in [(50, 1024 * 1024), (10_000, 1)] {
+        let (mut snapshot, now) = connected();
+        assert_eq!(waits(&mut snapshot, now, lasts, brings, 600), [0; 600], "{lasts} ms, {brings} bytes");
+    }
+}

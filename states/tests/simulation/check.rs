@@ -113,12 +113,15 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             // A killed process's run is ended before another stage begins; one that does not end takes the task along.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
+            StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => Some(vec![LaunchConflict]),
             StopReason::LaunchRefused(error) if !error.kind.is_transient() => Some(vec![LaunchDenied]),
-            StopReason::LaunchRefused(_) => with(&CALLS, &[NoCapacity]),
+            StopReason::LaunchRefused(_) => with(&CALLS, &[NoCapacity, AccountLimit]),
             StopReason::ControlFailed(_) => Some(vec![]),
             StopReason::TaskStopped { .. } => with(&ENDS, &[LateEffect]),
             StopReason::TaskVanished => Some(vec![TaskForgotten]),
-            StopReason::Deadline { state: StateName::Provisioning, .. } => with(&CALLS, &[NoCapacity, ProcessKilled]),
+            StopReason::Deadline { state: StateName::Provisioning, .. } => {
+                with(&CALLS, &[NoCapacity, AccountLimit, LaunchConflict, ProcessKilled])
+            }
             StopReason::Deadline { state: StateName::Pending, .. } => with(&CALLS, &[NeverRuns, HiddenTask, TaskForgotten, ProcessKilled]),
             StopReason::Deadline { .. } => with(&LINKS, &[NeverListens, KeyLate, ProcessKilled]),
             StopReason::Unusable(error) if error.kind == ConnectErrorKind::IdentityChanged => Some(vec![IdentityChanged]),

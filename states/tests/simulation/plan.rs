@@ -106,6 +106,8 @@ fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
         garbled_answer: share(r, 0.3, 0.2),
         late_effect: share(r, 0.7, 0.2),
         no_capacity: share(r, 0.9, 0.2),
+        account_limit: share(r, 0.9, 0.2),
+        launch_conflict: share(r, 1.0, 0.5),
         launch_denied: share(r, 0.3, 0.0),
         unconnected: share(r, 0.8, 0.2),
         cut: share(r, 1.0, 0.5),
@@ -146,6 +148,8 @@ fn fate(r: &mut StdRng, badness: f64) -> Fate {
         hidden: if now_and_then(r) { range(r, 40_000, 8000) } else { Duration::ZERO..Duration::ZERO },
         identity_changes: now_and_then(r).then(|| some_time(r)),
         files_lost: now_and_then(r).then(|| some_time(r)),
+        agent_after: None,
+        answers_in: if now_and_then(r) { millis(r, 0..2000) } else { Duration::ZERO },
     }
 }
 

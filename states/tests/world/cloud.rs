@@ -247,20 +247,26 @@ impl Control {
 impl State {
     /// RunTask as it arrives: refused for want of capacity, for good, or on its way.
     fn admit(&mut self, token: &ClientToken, spec: &LaunchSpec) -> Result<(), ControlError> {
-        if let Some((asked, _)) = self.tokens.get(token.as_str()) {
-            if asked != spec {
+        let odds = &self.weather.odds;
+        let (denied, capacity, limit, conflict) = (odds.launch_denied, odds.no_capacity, odds.account_limit, odds.launch_conflict);
+        if let Some((asked, task)) = self.tokens.get(token.as_str()) {
+            let is_another = asked != spec;
+            if is_another {
                 self.violations.push(format!("token {token} was used for another launch"));
+            }
+            if is_another || task.is_none() && self.weather.strikes(conflict, Fault::LaunchConflict) {
                 return Err(error("RunTask", ControlErrorKind::Conflict, Some("ConflictException")));
             }
             return Ok(());
         }
-        let odds = &self.weather.odds;
-        let (denied, capacity) = (odds.launch_denied, odds.no_capacity);
         if self.weather.strikes(denied, Fault::LaunchDenied) {
             return Err(error("RunTask", ControlErrorKind::Denied, Some("AccessDeniedException")));
         }
         if self.weather.strikes(capacity, Fault::NoCapacity) {
             return Err(error("RunTask", ControlErrorKind::Capacity, Some("RESOURCE:FARGATE")));
+        }
+        if self.weather.strikes(limit, Fault::AccountLimit) {
+            return Err(error("RunTask", ControlErrorKind::AccountLimit, Some("limit")));
         }
         self.tokens.insert(token.to_string(), (spec.clone(), None));
         Ok(())

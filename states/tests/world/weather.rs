@@ -26,6 +26,8 @@ faults! {
     GarbledAnswer,
     HiddenTask,
     NoCapacity,
+    AccountLimit,
+    LaunchConflict,
     LaunchDenied,
     ApiDown,
     CredentialsExpired,
@@ -72,6 +74,9 @@ pub struct Odds {
     pub late_effect: f64,
     /// Of launches.
     pub no_capacity: f64,
+    pub account_limit: f64,
+    /// Of launches whose token an earlier call has used that is not done yet.
+    pub launch_conflict: f64,
     pub launch_denied: f64,
     /// Of attempts to connect.
     pub unconnected: f64,

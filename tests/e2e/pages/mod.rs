@@ -118,6 +118,22 @@ fn pages_look_right_in_light_and_dark_wide_and_narrow() {
     }
 }
 
+#[test]
+#[ignore = "needs Chromium: scripts/test installs it and runs this"]
+fn nothing_that_gets_into_a_page_runs_or_is_loaded() {
+    let place = tempfile::tempdir().unwrap();
+    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck/script-failed.ron");
+    let page = replay(&["show", fixture.to_str().unwrap(), "--html", "-"]);
+    let hostile = "<script>console.error('it ran')</script><img src=x onerror=\"console.error('it ran')\">\
+                   <p style='position: fixed'>over all</p><style>p { display: none }</style>";
+    let page = page.replacen("<main>", &format!("<main>{hostile}"), 1);
+    let (_, complaints) = measure(place.path(), &[("hostile".to_owned(), page)], false);
+    assert!(!complaints.iter().any(|line| line.contains("it ran") && !line.contains("Content Security Policy")), "{complaints:#?}");
+    for directive in ["script-src", "style-src", "default-src"] {
+        assert!(complaints.iter().any(|line| line.contains("Content Security Policy") && line.contains(directive)), "{complaints:#?}");
+    }
+}
+
 /// The test above has to notice what it is there for.
 #[test]
 #[ignore = "needs Chromium: scripts/test installs it and runs this"]

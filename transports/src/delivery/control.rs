@@ -1,11 +1,14 @@
 //! The control lines of the supervisor, on its stderr.
 
-use states::ShellFacts;
+use states::{ShellFacts, foreign_text::clipped};
 
 /// Bytes of other text on stderr that are kept to explain a failure.
 const NOISE_KEPT: usize = 2000;
 /// Longest line that is waited for; a longer one is noise.
 const LONGEST_LINE: usize = 8 * 1024;
+
+/// Longest name of a run directory.
+const LONGEST_DIRECTORY: usize = 1024;
 
 /// What the supervisor said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +57,7 @@ impl Control {
 
     /// What else was said, for people.
     pub(super) fn noise(&self) -> String {
-        let text = String::from_utf8_lossy(&self.noise);
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        clipped(&String::from_utf8_lossy(&self.noise))
     }
 
     fn line(&mut self, line: &[u8]) {
@@ -72,21 +74,21 @@ impl Control {
 
 fn parse(text: &str) -> Reply {
     let (kind, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let nonsense = || Reply::Nonsense(text.to_owned());
+    let nonsense = || Reply::Nonsense(clipped(text));
     match kind {
         "ready" => facts(rest).map_or_else(nonsense, Reply::Ready),
         "noplace" => Reply::NoPlace,
         "started" => Reply::Started,
         "notstarted" => Reply::NotStarted,
-        "nointerpreter" => Reply::NoInterpreter(rest.to_owned()),
+        "nointerpreter" => Reply::NoInterpreter(clipped(rest)),
         "damaged" => Reply::Damaged,
-        "truncated" => Reply::Truncated(rest.to_owned()),
+        "truncated" => Reply::Truncated(clipped(rest)),
         "exit" => match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
             Some((Ok(code), Ok(total))) => Reply::Exit { code, total },
             _ => nonsense(),
         },
-        "lost" => Reply::Lost(rest.trim().to_owned()),
-        "unknown" => Reply::Unknown(rest.to_owned()),
+        "lost" => Reply::Lost(clipped(rest)),
+        "unknown" => Reply::Unknown(clipped(rest)),
         "done" => Reply::Done,
         _ => nonsense(),
     }
@@ -100,8 +102,13 @@ fn facts(text: &str) -> Option<ShellFacts> {
         _ => None,
     };
     let (follows_with_tail, has_setsid, has_bash) = (flag()?, flag()?, flag()?);
-    let run_dir = words.next().filter(|dir| dir.starts_with('/'))?.to_owned();
+    let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
     Some(ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash })
+}
+
+/// Whether this can be the run directory. It is kept in snapshots, and noted each time the container answers.
+fn is_directory(name: &str) -> bool {
+    name.starts_with('/') && name.len() <= LONGEST_DIRECTORY && !name.contains(char::is_control)
 }
 
 #[cfg(test)]
@@ -130,6 +137,24 @@ mod tests {
         let (replies, _) = replies(&[b"n0nce ready 1 0 1 /tmp/with space\n"]);
         let facts = ShellFacts { run_dir: "/tmp/with space".into(), follows_with_tail: true, has_setsid: false, has_bash: true };
         assert_eq!(replies, [Reply::Ready(facts)]);
+    }
+
+    #[test]
+    fn what_a_container_says_is_clipped_and_tamed() {
+        let long = "x\u{1b}".repeat(3000);
+        for (line, tells) in [
+            (format!("n0nce lost {long}\n"), "Lost"),
+            (format!("n0nce nointerpreter {long}\n"), "NoInterpreter"),
+            (format!("n0nce ready 1 1 1 /{long}\n"), "Nonsense"),
+            ("n0nce ready 1 1 1 /tmp/\u{7}\n".to_owned(), "Nonsense"),
+        ] {
+            let (replies, _) = replies(&[line.as_bytes()]);
+            let [Reply::Lost(text) | Reply::NoInterpreter(text) | Reply::Nonsense(text)] = &replies[..] else { panic!("{replies:?}") };
+            assert!(text.chars().count() <= states::foreign_text::MAX_CHARS && !text.contains(char::is_control), "{tells}: {text:?}");
+            assert!(format!("{replies:?}").contains(tells), "{replies:?}");
+        }
+        let (_, noise) = replies(&[long.as_bytes(), b"\n"]);
+        assert!(noise.chars().count() <= states::foreign_text::MAX_CHARS && !noise.contains(char::is_control), "{noise:?}");
     }
 
     proptest! {

@@ -26,6 +26,8 @@ pub struct Followed<C> {
     /// The script's exit status and its output's size, once known.
     exit: Option<(i32, u64)>,
     ready: VecDeque<RunEvent>,
+    /// Whether that it started was handed on: a container may say so again and again.
+    is_started: bool,
 }
 
 impl<C: Channel> Followed<C> {
@@ -38,6 +40,7 @@ impl<C: Channel> Followed<C> {
             offset: from,
             exit: None,
             ready: VecDeque::new(),
+            is_started: false,
         }
     }
 
@@ -72,7 +75,11 @@ impl<C: Channel> Followed<C> {
             return Ok(());
         }
         match reply {
-            Reply::Started => self.ready.push_back(RunEvent::Started),
+            Reply::Started if self.is_started => {}
+            Reply::Started => {
+                self.is_started = true;
+                self.ready.push_back(RunEvent::Started);
+            }
             Reply::Exit { code, total } => {
                 self.exit = Some((code, total));
             }

@@ -14,8 +14,12 @@
 //! ```
 //!
 //! On the command's stdout come the spool's bytes, as they are, after a line that marks their
-//! beginning; on its stderr come control lines, each marked with a word that only this command knows,
-//! so that nothing a shell's start-up files print can be mistaken for either.
+//! beginning; on its stderr come control lines, each marked with a random word that is new for each command,
+//! so that nothing a shell's start-up files print is mistaken for either.
+//!
+//! The word is no secret from the job: its processes can read it from the supervisor's arguments (`/proc/<pid>/cmdline`) and write
+//! marked lines themselves. By that a job can lie about its own script only: its exit status, its end, how much it wrote. It decides
+//! all of these anyway. So replies are parsed strictly and bounded, and nothing that they say reaches beyond the job.
 //!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
 //! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it, only its size is.

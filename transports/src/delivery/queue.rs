@@ -14,6 +14,9 @@ const ENOUGH: usize = 256 * 1024;
 /// ... and before it is not read even for an answer that somebody waits for.
 const MOST: usize = 32 * 1024 * 1024;
 
+/// Bytes that an item takes beside its own: its place in the queue, and an allocation. Many items without a byte are many bytes.
+const ITEM: usize = 128;
+
 /// What a queue holds.
 pub(crate) trait Held {
     /// Bytes that it takes.
@@ -46,7 +49,7 @@ impl<T: Held> Queue<T> {
     pub(crate) fn push(&self, item: T) {
         {
             let (items, bytes) = &mut *self.lock();
-            *bytes += item.size();
+            *bytes += ITEM + item.size();
             items.push_back(item);
         }
         self.filled.notify_one();
@@ -66,7 +69,7 @@ impl<T: Held> Queue<T> {
     fn take(&self) -> Option<T> {
         let (items, bytes) = &mut *self.lock();
         let item = items.pop_front()?;
-        *bytes -= item.size();
+        *bytes -= ITEM + item.size();
         Some(item)
     }
 
@@ -83,5 +86,27 @@ impl<T: Held> Queue<T> {
     fn lock(&self) -> MutexGuard<'_, (VecDeque<T>, usize)> {
         // Nothing in here panics with the lock held.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn items_without_a_byte_fill_a_queue_too() {
+        let queue = Queue::default();
+        let mut held = 0;
+        while !queue.is_full(false) {
+            queue.push(Chunk::Out(Bytes::new()));
+            held += 1;
+        }
+        assert_eq!(held, ENOUGH / ITEM);
+        for _ in 0..held {
+            queue.next().await;
+        }
+        assert_eq!(queue.lock().1, 0, "all is taken");
     }
 }

@@ -2,6 +2,8 @@
 
 use states::{ConnectError, ConnectErrorKind as Kind, Target};
 
+use tokio_tungstenite::tungstenite::http::StatusCode;
+
 use super::{channel::Closed, socket::DialError};
 use crate::delivery::terminal::BootError;
 
@@ -57,12 +59,12 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
     match e {
         DialError::Address(..) => error(Kind::NotOurProtocol, e.to_string(), "It is what ECS answered to ExecuteCommand: report it."),
         DialError::Unreachable(..) => error(Kind::Unreachable, e.to_string(), ENDPOINT),
-        DialError::Forbidden(_) => error(
+        DialError::Rejected(_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => error(
             Kind::AuthRefused,
             e.to_string(),
             "Allow the runner manager's role ssmmessages:OpenDataChannel on its sessions (docs/iam.md), and look at the VPC endpoint's policy.",
         ),
-        DialError::Refused(..) => {
+        DialError::Rejected(..) | DialError::Refused(..) => {
             error(Kind::Interrupted, e.to_string(), "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?")
         }
     }
@@ -100,7 +102,7 @@ pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> Conne
     }
 }
 
-const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it (docs/iam.md).";
+const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it, and the former ecs:DescribeClusters (docs/iam.md).";
 const LOGS: &str = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
 /// What services say when the same call will be refused again.
 const FOR_GOOD: [&str; 8] = [
@@ -178,6 +180,7 @@ mod tests {
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
             pinned: pinned.then(|| states::HostIdentity("x".to_owned())),
+            host_proof: None,
             facts: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,

@@ -14,17 +14,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use states::{LONGEST_CALL, Timestamp};
+use states::{LONGEST_CALL, Timestamp, private_file};
 
 /// Longest id that is believed, in bytes.
 const LONGEST: usize = 200;
+/// As much of a file as is read, in bytes.
+const LONGEST_FILE: u64 = 1024 * 1024;
 
 /// The ledger of one job's sessions. One process at a time works on a job.
 #[derive(Debug, Clone)]
@@ -160,7 +160,8 @@ impl Drop for Call {
 
 /// The calls that are not over.
 fn entries(path: &Path) -> Vec<Entry> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = private_file::read_up_to(path, LONGEST_FILE).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let mut entries: Vec<Entry> = Vec::new();
     for line in text.lines() {
         let mut words = line.split(' ');
@@ -186,8 +187,7 @@ fn entries(path: &Path) -> Vec<Entry> {
 }
 
 fn append(path: &Path, line: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(format!("{line}\n").as_bytes())
+    private_file::append(path, format!("{line}\n").as_bytes())
 }
 
 /// A session works without its line in the ledger.

@@ -37,27 +37,44 @@ pub(super) enum DialError {
     Address(String, String),
     #[error("{0} cannot be reached: {1}")]
     Unreachable(String, String),
-    #[error("{0} refuses the session (HTTP status 403), with a signature and without")]
-    Forbidden(String),
+    #[error("{0} refuses the session ({1}), {2}")]
+    Rejected(String, StatusCode, &'static str),
     #[error("{0} does not open the session's data channel: {1}")]
     Refused(String, String),
 }
 
-/// Connects, with a signature first; where a signature is refused, without.
+/// Connects, with a signature first; where that is refused, without. A URL that AWS has signed is left as it is: AWS's
+/// own client (session-manager-plugin, `websocketchannel`) does not sign it either, and two signatures are an error.
 pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Socket, DialError> {
     let place = Place::of(url)?;
+    if is_signed(url) {
+        return upgrade(url, &place, Vec::new(), way).await;
+    }
     let signature = api.sign(url).await.unwrap_or_else(|why| {
         tracing::debug!(why, "the data channel is opened without a signature");
         Vec::new()
     });
-    let signed = !signature.is_empty();
+    if signature.is_empty() {
+        return upgrade(url, &place, signature, way).await;
+    }
     match upgrade(url, &place, signature, way).await {
-        Err(DialError::Forbidden(_)) if signed => {
-            tracing::info!(host = place.host, "the signed data channel is refused; trying without a signature");
-            upgrade(url, &place, Vec::new(), way).await
+        // Any refusal may be one of the signature: which status says so is not documented.
+        Err(DialError::Rejected(host, status, _)) => {
+            tracing::info!(host, %status, "the signed data channel is refused; trying without a signature");
+            upgrade(url, &place, Vec::new(), way).await.map_err(|e| match e {
+                DialError::Rejected(host, status, _) => DialError::Rejected(host, status, "with a signature and without"),
+                other => other,
+            })
         }
         other => other,
     }
+}
+
+/// Whether the URL's query holds a signature (SigV4, "Authenticating Requests: Using Query Parameters").
+fn is_signed(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let names = query.split('&').filter_map(|pair| pair.split('=').next());
+    names.into_iter().any(|name| ["X-Amz-Algorithm", "X-Amz-Signature"].iter().any(|signed| name.eq_ignore_ascii_case(signed)))
 }
 
 /// Host, port, whether by TLS.
@@ -104,6 +121,7 @@ async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: 
     };
     let refused = |e: &dyn std::fmt::Display| DialError::Refused(host.clone(), e.to_string());
     let mut request = url.into_client_request().map_err(|e| refused(&e))?;
+    let how = if headers.is_empty() { "as it is" } else { "with a signature" };
     for (name, value) in headers {
         let name = HeaderName::try_from(name).map_err(|e| refused(&e))?;
         request.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|e| refused(&e))?);
@@ -111,7 +129,9 @@ async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: 
     let config = WebSocketConfig::default().max_message_size(Some(frame::LONGEST)).max_frame_size(Some(frame::LONGEST));
     match client_async_with_config(request, stream, Some(config)).await {
         Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(answer)) if answer.status() == StatusCode::FORBIDDEN => Err(DialError::Forbidden(host.clone())),
+        Err(tungstenite::Error::Http(answer)) if answer.status().is_client_error() => {
+            Err(DialError::Rejected(host.clone(), answer.status(), how))
+        }
         Err(tungstenite::Error::Http(answer)) => Err(refused(&format!("HTTP status {}", answer.status()))),
         Err(e) => Err(refused(&e)),
     }
@@ -173,6 +193,14 @@ mod tests {
             assert!(matches!(refused, DialError::Address(..)), "{refused}");
         }
         assert!(!Place::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret"));
+    }
+
+    #[test]
+    fn a_url_that_aws_has_signed_is_known() {
+        let base = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe";
+        assert!(is_signed(&format!("{base}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00")));
+        assert!(is_signed("wss://host/x?x-amz-signature=00") && is_signed("wss://host/x?X-Amz-Algorithm=AWS4-HMAC-SHA256"));
+        assert!(!is_signed(base) && !is_signed("wss://host/X-Amz-Signature=00") && !is_signed(&format!("{base}&cell=X-Amz-Signature")));
     }
 
     #[test]

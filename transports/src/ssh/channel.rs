@@ -13,7 +13,7 @@ use std::sync::{
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client::Msg};
 use tokio::{sync::Notify, task::JoinHandle};
 
-use super::client::Obituary;
+use super::client::CloseReason;
 use crate::delivery::{self, Chunk, queue::Queue};
 
 /// How many wait for an answer over the connection.
@@ -75,9 +75,9 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Begins to read.
-    pub(super) fn begin(read: ChannelReadHalf, answers: &Arc<Answers>, obituary: Obituary) -> Self {
+    pub(super) fn begin(read: ChannelReadHalf, answers: &Arc<Answers>, close_reason: CloseReason) -> Self {
         let queue = Arc::<Queue<Chunk>>::default();
-        let reader = tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), obituary));
+        let reader = tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), close_reason));
         Self { queue, reader }
     }
 }
@@ -88,7 +88,7 @@ impl Drop for Reading {
     }
 }
 
-async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<Answers>, obituary: Obituary) {
+async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<Answers>, close_reason: CloseReason) {
     let mut status = None;
     loop {
         room(&queue, &answers).await;
@@ -104,7 +104,7 @@ async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<
             Some(ChannelMsg::Eof | ChannelMsg::Close) => Chunk::Ended { status },
             Some(_) => continue,
             None => {
-                let why = obituary.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned());
+                let why = close_reason.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned());
                 return queue.push(Chunk::Lost(why));
             }
         });

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use states::{ConnectError, ConnectErrorKind};
+use states::{ConnectError, ConnectErrorKind, foreign_text::clipped};
 
 pub(super) fn error(kind: ConnectErrorKind, message: String, advice: &str) -> ConnectError {
     ConnectError { kind, message, advice: advice.to_owned() }
@@ -56,17 +56,20 @@ pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectEr
         russh::Error::IO(e) if e.kind() != io::ErrorKind::InvalidData => tcp(address, port, e),
         russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } => error(
             ConnectErrorKind::NotOurProtocol,
-            format!("the SSH server at {address} port {port} has no host key of a kind that this driver checks: {e}"),
+            format!(
+                "the SSH server at {address} port {port} has no host key of a kind that this driver checks: {}",
+                clipped(&e.to_string())
+            ),
             "RSA host keys are not supported: let the image make an Ed25519 or ECDSA host key as well (`ssh-keygen -A` makes every kind).",
         ),
         russh::Error::NoCommonAlgo { .. } => error(
             ConnectErrorKind::NotOurProtocol,
-            format!("the SSH server at {address} port {port} has no algorithm in common with this driver: {e}"),
+            format!("the SSH server at {address} port {port} has no algorithm in common with this driver: {}", clipped(&e.to_string())),
             "It must know curve25519 or ECDH P-256 and AES; every OpenSSH since 6.5 does unless its configuration forbids it.",
         ),
         _ => error(
             ConnectErrorKind::NotOurProtocol,
-            format!("{address} port {port} does not complete an SSH handshake: {e}"),
+            format!("{address} port {port} does not complete an SSH handshake: {}", clipped(&e.to_string())),
             "Check that it is an SSH server that listens there ([SSH] Port in fargate.toml).",
         ),
     }
@@ -88,13 +91,43 @@ pub(super) fn identity_changed(address: &str, port: u16, pinned: &str, found: &s
     )
 }
 
+/// At first contact the server did not prove that its host key is the container's.
+pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) -> ConnectError {
+    let (what, advice) = if is_missing {
+        (
+            "does not prove it, which [SSH] VerifyHost requires",
+            "Use docs/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.",
+        )
+    } else {
+        (
+            "proves another one",
+            "Another server answers in the container's place, or its entry point is not the one of this version (docs/ssh-entrypoint.sh).",
+        )
+    };
+    error(
+        ConnectErrorKind::IdentityUnproven,
+        format!("the SSH server at {address} port {port} has the host key {found} and {what}: nothing was sent to it"),
+        advice,
+    )
+}
+
+/// The server did what no honest one does.
+pub(super) fn abused(address: &str, port: u16, what: &str) -> ConnectError {
+    error(
+        ConnectErrorKind::NotOurProtocol,
+        format!("the driver ended the connection to the SSH server at {address} port {port}: {what}"),
+        "Look at what listens there in the container.",
+    )
+}
+
 /// A connection that failed later, in words.
 pub(super) fn text(e: russh::Error) -> String {
     match e {
         e if ended(&e) => "the SSH connection ended".to_owned(),
         russh::Error::KeepaliveTimeout => "the container does not answer any more".to_owned(),
         russh::Error::IO(e) if e.kind() == io::ErrorKind::TimedOut => "the container does not answer any more".to_owned(),
-        e => e.to_string(),
+        // The server's algorithms may be in it.
+        e => clipped(&e.to_string()),
     }
 }
 

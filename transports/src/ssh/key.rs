@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
-use states::{ConnectError, ConnectErrorKind};
+use states::{ConnectError, ConnectErrorKind, private_file};
+
+/// As much of a key's file as is read, in bytes.
+const LONGEST: u64 = 64 * 1024;
 
 /// A key pair in OpenSSH's formats.
 pub struct KeyPair {
@@ -40,8 +43,8 @@ pub(super) fn read(path: &Path) -> Result<PrivateKey, ConnectError> {
             "Without it nobody can log in to the job's container: the job has to be started again.",
         )
     };
-    let text = std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?;
-    PrivateKey::from_openssh(&text).map_err(|e| unusable(e.to_string()))
+    let text = private_file::read_up_to(path, LONGEST).map_err(|e| unusable(e.to_string()))?;
+    PrivateKey::from_openssh(text).map_err(|e| unusable(e.to_string()))
 }
 
 #[cfg(test)]

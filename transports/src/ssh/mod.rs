@@ -4,8 +4,10 @@ mod channel;
 mod client;
 mod errors;
 pub mod key;
+pub mod proof;
 mod socket;
 mod terminal;
+mod watcher;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +26,7 @@ pub use self::{
 };
 use self::{
     channel::{Answers, Awaited, Reading},
-    client::{Connected, Obituary, Peer},
+    client::{CloseReason, Connected, Peer},
 };
 use crate::delivery::{self, Exec, Followed};
 
@@ -99,8 +101,8 @@ impl SshTransport {
 impl SshTransport {
     /// A new connection, and the host key at its other end.
     async fn enter(&self, target: &Target) -> Result<(Shell, String), ConnectError> {
-        let Connected { handle, identity, obituary, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
-        Ok((Shell { handle, obituary, alive, answers: Arc::default() }, identity))
+        let Connected { handle, identity, close_reason, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        Ok((Shell { handle, close_reason, alive, answers: Arc::default() }, identity))
     }
 }
 
@@ -150,7 +152,7 @@ impl Session for SshSession {
 /// Commands over one connection, each in a channel of its own.
 struct Shell {
     handle: client::Handle,
-    obituary: Obituary,
+    close_reason: CloseReason,
     alive: watch::Receiver<()>,
     answers: Arc<Answers>,
 }
@@ -164,7 +166,7 @@ impl Shell {
 
     /// Why a request failed: what is known of the connection's end tells more than that it ended.
     fn text(&self, e: russh::Error) -> String {
-        self.obituary.get().cloned().unwrap_or_else(|| errors::text(e))
+        self.close_reason.get().cloned().unwrap_or_else(|| errors::text(e))
     }
 }
 
@@ -193,7 +195,7 @@ impl Shell {
         let awaited = Awaited::new(&self.answers);
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
-        let reading = Reading::begin(read, &self.answers, Arc::clone(&self.obituary));
+        let reading = Reading::begin(read, &self.answers, Arc::clone(&self.close_reason));
         // Everything is sent at once: no reply is waited for on the way.
         write.exec(false, line).await.map_err(|e| self.text(e))?;
         if !input.is_empty() {

@@ -19,7 +19,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// A shell on a terminal in the container.
 pub struct SshTerminal {
     connection: client::Handle,
-    obituary: client::Obituary,
+    close_reason: client::CloseReason,
     read: Mutex<ChannelReadHalf>,
     write: ChannelWriteHalf<Msg>,
     status: OnceLock<u32>,
@@ -51,7 +51,7 @@ impl Visit for SshTransport {
             )),
             Ok(Ok(Some((read, write)))) => Ok(SshTerminal {
                 connection: shell.handle,
-                obituary: shell.obituary,
+                close_reason: shell.close_reason,
                 read: Mutex::new(read),
                 write,
                 status: OnceLock::new(),
@@ -100,7 +100,7 @@ impl Terminal for SshTerminal {
                 Some(ChannelMsg::Close) => return Ok(None),
                 Some(_) => {}
                 None if self.status.get().is_some() => return Ok(None),
-                None => return Err(self.obituary.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned())),
+                None => return Err(self.close_reason.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned())),
             }
         }
     }
@@ -125,7 +125,7 @@ impl Terminal for SshTerminal {
 
 impl SshTerminal {
     fn why(&self, e: russh::Error) -> String {
-        self.obituary.get().cloned().unwrap_or_else(|| errors::text(e))
+        self.close_reason.get().cloned().unwrap_or_else(|| errors::text(e))
     }
 }
 

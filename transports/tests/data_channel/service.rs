@@ -283,6 +283,7 @@ pub(crate) fn target() -> Target {
         container: "ci-coordinator".to_owned(),
         key: PathBuf::new(),
         pinned: None,
+        host_proof: None,
         facts: None,
         connect_timeout: LONG,
         attempt_timeout: LONG,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 
+mod entrypoint;
 mod memory;
 mod sshd;
 
@@ -25,6 +26,7 @@ fn target(sshd: &Sshd) -> Target {
         container: "ci-coordinator".to_owned(),
         key: sshd.key(),
         pinned: None,
+        host_proof: None,
         facts: None,
         connect_timeout: Duration::from_secs(10),
         attempt_timeout: Duration::from_secs(30),
@@ -340,6 +342,7 @@ async fn attempt(directory: &tempfile::TempDir, port: u16, timeout: Duration) ->
         container: "ci-coordinator".to_owned(),
         key,
         pinned: None,
+        host_proof: None,
         facts: None,
         connect_timeout: timeout,
         attempt_timeout: timeout,

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rand::RngExt as _;
+use states::foreign_text::clipped;
 
 use super::{DataChannel, DataKey, Event, KeyWanted, NoKey, Phase};
 use crate::ecs_exec::{
@@ -65,7 +66,8 @@ impl DataChannel {
 
     fn want_key(&mut self, action: &Action) {
         let text = |name: &str| action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-        let Some(key) = text("KMSKeyId").filter(|key| !key.is_empty()) else {
+        // It is shown to people. No key's name is as long as what is kept.
+        let Some(key) = text("KMSKeyId").map(|key| clipped(&key)).filter(|key| !key.is_empty()) else {
             return self.refused("the agent wants the session encrypted and names no KMS key".to_owned());
         };
         let challenge = text("Challenge").filter(|challenge| !challenge.is_empty());

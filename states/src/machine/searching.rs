@@ -1,0 +1,109 @@
+//! The search for a task whose launch got no answer, while ECS refuses its token with a conflict.
+//!
+//! The conflict says that an earlier RunTask used the token; it does not say whether a task came of it. ListTasks and
+//! DescribeTasks tell. When they show none for as long as one may still turn up, there is none, and a new token is safe.
+
+use super::{DESCRIBE, stopping::SETTLES_WITHIN};
+use crate::{Action, Asking, ControlError, Header, Job, Observation, Provisioning, Search, StopReason, TaskReport, Timestamp, Watch};
+
+/// What an observation meant for a search.
+pub(super) enum Searched {
+    /// It goes on.
+    On,
+    /// This task lives: it is the job's.
+    Found(Box<TaskReport>),
+    /// The earlier launch came to nothing.
+    Nothing,
+    /// ECS refuses to tell.
+    Refused(StopReason),
+}
+
+impl Search {
+    /// Starting now.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { since: now, listed: None, candidates: Vec::new(), asking: Asking::from(now) }
+    }
+
+    pub(super) fn observe(&mut self, saw: &Observation, seed: u64, now: Timestamp) -> Searched {
+        match saw {
+            Observation::Opened { .. } => {
+                // The answer to a question of the process before never came.
+                self.listed = None;
+                self.candidates.clear();
+                self.asking.next = now;
+                self.asking.failures = 0;
+            }
+            Observation::Found(tasks) => {
+                self.candidates = tasks.clone();
+                self.asking.next = now;
+                return self.next_candidate(seed, now);
+            }
+            Observation::Described(report) if self.candidates.first() == Some(&report.task) => {
+                if !report.stop_desired && !report.status.is_ending() {
+                    return Searched::Found(Box::new(report.clone()));
+                }
+                self.candidates.remove(0);
+                return self.next_candidate(seed, now);
+            }
+            // ListTasks may know a task a moment earlier than DescribeTasks: the next round tells.
+            Observation::Missing if !self.candidates.is_empty() => {
+                self.candidates.remove(0);
+                return self.next_candidate(seed, now);
+            }
+            Observation::FindFailed(error) => {
+                self.listed = None;
+                return self.failed(error, seed, now);
+            }
+            Observation::DescribeFailed(error) => return self.failed(error, seed, now),
+            _ => {}
+        }
+        Searched::On
+    }
+
+    /// What is left of a round, or, after its last candidate, what it says: an answer is as old as its question.
+    fn next_candidate(&mut self, seed: u64, now: Timestamp) -> Searched {
+        self.asking.failures = 0;
+        if !self.candidates.is_empty() {
+            return Searched::On;
+        }
+        if self.listed.take().is_some_and(|listed| listed.since(self.since) >= SETTLES_WITHIN) {
+            return Searched::Nothing;
+        }
+        self.asking.answered(DESCRIBE, seed, now);
+        Searched::On
+    }
+
+    fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) -> Searched {
+        self.asking.failed(error, seed, now).map_or(Searched::On, Searched::Refused)
+    }
+
+    pub(super) fn plan(&mut self, header: &Header, deadline: Timestamp, now: Timestamp) -> Action {
+        let watch = |describe, until: Timestamp| Action::Watch(Watch { describe, address: None, probe: None, until: until.min(deadline) });
+        if let Some(task) = self.candidates.first() {
+            return watch(Some((task.clone(), self.asking.next)), deadline);
+        }
+        if now < self.asking.next {
+            return watch(None, self.asking.next);
+        }
+        self.listed.get_or_insert(now);
+        Action::Find { cluster: header.spec.cluster.clone(), started_by: header.spec.started_by.clone() }
+    }
+}
+
+impl Job<Provisioning> {
+    /// ECS has refused the launch's token: an earlier call used it.
+    pub(super) fn search(&mut self, conflict: &ControlError, now: Timestamp) {
+        self.state.unknown = true;
+        self.state.problem = Some(conflict.clone());
+        self.state.search = Some(Search::new(now));
+    }
+
+    /// The next launch is a new one: no earlier one can turn up any more.
+    pub(super) fn launch_anew(&mut self, now: Timestamp) {
+        self.state.search = None;
+        self.state.launch += 1;
+        self.state.asked = None;
+        self.state.unknown = false;
+        self.state.next = now;
+    }
+}

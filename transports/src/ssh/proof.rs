@@ -1,0 +1,122 @@
+//! The proof that a host key is the task's own, at first contact.
+//!
+//! The container gets a secret in its environment ([`VARIABLE`]). Its entry point makes a host key and puts an HMAC of it, under
+//! that secret, into the server's identification string, which is the first thing that an SSH server says (RFC 4253, section 4.2):
+//!
+//! ```text
+//! SSH-2.0-OpenSSH_9.6 fargate-host-proof=1:<HMAC-SHA256(secret, "fargate-host-proof=1 ssh-ed25519 AAAA…"), hexadecimal>
+//! ```
+//!
+//! It is compared when the key exchange has shown that the server has that host key, before anything else is sent. Another server
+//! cannot make one without the secret, nor use this one without the host key's private half. `docs/ssh-entrypoint.sh` is the other
+//! side.
+
+use std::path::Path;
+
+use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
+use russh::keys::PrivateKey;
+use states::{ConnectError, ConnectErrorKind};
+
+/// The container's environment variable with the secret.
+pub const VARIABLE: &str = "FARGATE_HOST_PROOF_KEY";
+/// What a proof begins with, in an identification string.
+const LABEL: &str = "fargate-host-proof=1";
+/// What the secret is derived for; another use of the job's key must have another text.
+const PURPOSE: &[u8] = b"fargate-driver: secret of host proofs, 1";
+
+/// The secret of one job: derived from its private key, so that it needs no file of its own and goes with that one. Who has the
+/// secret does not learn the key.
+pub(super) struct Secret([u8; 32]);
+
+/// What an identification string proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    Missing,
+    Wrong,
+    Right,
+}
+
+/// The secret for the job with this private key, as the container gets it: 64 hexadecimal digits.
+///
+/// # Errors
+/// When the key file cannot be used.
+pub fn secret(key: &Path) -> Result<String, ConnectError> {
+    let private = super::key::read(key)?;
+    Ok(hex(&Secret::of(&private)?.0))
+}
+
+impl Secret {
+    pub(super) fn of(private: &PrivateKey) -> Result<Self, ConnectError> {
+        let seed = private.key_data().ed25519().map(|pair| pair.private.to_bytes()).ok_or_else(|| {
+            super::errors::error(
+                ConnectErrorKind::KeyUnusable,
+                "the job's private key is not an Ed25519 key, as this driver makes them".to_owned(),
+                "Somebody replaced it: the job has to be started again.",
+            )
+        })?;
+        let derived = hmac::sign(&Key::new(HMAC_SHA256, &seed), PURPOSE);
+        let mut secret = [0; 32];
+        secret.copy_from_slice(derived.as_ref());
+        Ok(Self(secret))
+    }
+
+    /// What a server proves that identified itself so and has this host key (`ssh-ed25519 AAAA…`).
+    pub(super) fn check(&self, identification: &[u8], host_key: &str) -> Proof {
+        let identification = String::from_utf8_lossy(identification);
+        let mut shown = identification.split(' ').filter_map(|word| word.strip_prefix(LABEL)?.strip_prefix(':'));
+        let Some(proof) = shown.next() else { return Proof::Missing };
+        let key = Key::new(HMAC_SHA256, &self.0);
+        let is_right = unhex(proof).is_some_and(|proof| hmac::verify(&key, format!("{LABEL} {host_key}").as_bytes(), &proof).is_ok());
+        if is_right && shown.next().is_none() { Proof::Right } else { Proof::Wrong }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The 32 bytes of a SHA-256 in lower-case digits.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| u8::try_from((byte as char).to_digit(16)?).ok();
+    let pairs = text.as_bytes().chunks_exact(2);
+    let bytes: Vec<u8> = pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
+    (text.len() == 64).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVz";
+
+    /// Computed by OpenSSL: `printf %s "fargate-host-proof=1 $key" | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101…01`.
+    const PROOF: &str = "f210bd8c78d850afff64454a6ae5940caebca26113df38f48a5b1db03c86024b";
+
+    #[test]
+    fn a_proof_is_of_one_host_key_under_one_secret() {
+        let check = |secret: u8, identification: &str, host_key: &str| Secret([secret; 32]).check(identification.as_bytes(), host_key);
+        let shown = format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{PROOF}");
+        assert_eq!(check(1, &shown, HOST_KEY), Proof::Right);
+        assert_eq!(check(2, &shown, HOST_KEY), Proof::Wrong);
+        assert_eq!(check(1, &shown, &HOST_KEY.replace("GYz", "GYy")), Proof::Wrong);
+        assert_eq!(check(1, "SSH-2.0-OpenSSH_9.6p1 Debian-5", HOST_KEY), Proof::Missing);
+        for wrong in ["", "00", &PROOF[1..], &format!("{PROOF}00"), "é".repeat(32).as_str()] {
+            assert_eq!(check(1, &format!("SSH-2.0-x fargate-host-proof=1:{wrong}"), HOST_KEY), Proof::Wrong, "{wrong}");
+        }
+        assert_eq!(check(1, &format!("{shown} fargate-host-proof=1:{}", "00".repeat(32)), HOST_KEY), Proof::Wrong, "one proof only");
+    }
+
+    #[test]
+    fn a_secret_is_the_jobs_own_and_the_same_each_time() {
+        let file = |pair: &crate::ssh::key::KeyPair| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &pair.private).unwrap();
+            file
+        };
+        let (one, other) = (crate::ssh::key::generate().unwrap(), crate::ssh::key::generate().unwrap());
+        let (one, other) = (file(&one), file(&other));
+        let of_one = secret(one.path()).unwrap();
+        assert_eq!((of_one.len(), &of_one), (64, &secret(one.path()).unwrap()));
+        assert_ne!(of_one, secret(other.path()).unwrap());
+    }
+}

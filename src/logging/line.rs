@@ -164,9 +164,9 @@ mod tests {
 
     const SMALL: Rate = Rate { burst: Rate::RESERVE + 1000.0, sustained: 100.0 };
 
-    fn log(place: &tempfile::TempDir, format: LogFormat) -> LogFile {
+    fn log(place: &tempfile::TempDir, format: LogFormat, rate: Rate) -> LogFile {
         let file = fs::OpenOptions::new().append(true).create(true).open(place.path().join("log")).unwrap();
-        LogFile::new(file, format, SMALL)
+        LogFile::new(file, format, rate)
     }
 
     fn lines(place: &tempfile::TempDir) -> Vec<String> {
@@ -177,7 +177,7 @@ mod tests {
     fn what_exceeds_the_rate_is_dropped_and_counted() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let place = tempfile::tempdir().unwrap();
-            let log = log(&place, format);
+            let log = log(&place, format, SMALL);
             let start = Instant::now();
             let event = [&[b'x'; 99][..], b"\n"].concat();
             for _ in 0..5000 {
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn even_errors_are_bounded() {
         let place = tempfile::tempdir().unwrap();
-        let log = log(&place, LogFormat::Text);
+        let log = log(&place, LogFormat::Text, SMALL);
         let start = Instant::now();
         for _ in 0..100_000 {
             log.event(&[&[b'x'; 99][..], b"\n"].concat(), true, start).unwrap();
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_line_is_one_line_of_bounded_length() {
         let place = tempfile::tempdir().unwrap();
-        let log = log(&place, LogFormat::Text);
+        let log = log(&place, LogFormat::Text, Rate::USUAL);
         let hostile = format!("a\r\n2026-11-25T00:00:00Z  INFO forged\u{1b}[2J\u{9b}31m\u{202e}{}\n", "é".repeat(100_000));
         log.event(hostile.as_bytes(), false, Instant::now()).unwrap();
         let said = fs::read_to_string(place.path().join("log")).unwrap();

@@ -32,7 +32,7 @@ impl<S: Subscriber> Layer<S> for LogExport {
         let Some(recorder) = recorder() else { return };
         let mut message = Message(String::new());
         event.record(&mut message);
-        let mut message = message.0;
+        let mut message = states::foreign_text::tame(&message.0);
         if message.len() > LONGEST {
             message.truncate((0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
         }

@@ -45,6 +45,9 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
         job.set("CUSTOM_ENV_CI_PROJECT_URL", &format!("https://gitlab.example/{HOSTILE}/project"));
         job.set("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", HOSTILE);
         job.set("CUSTOM_ENV_CI_JOB_SERVICES", &json!([{ "name": HOSTILE }]).to_string());
+        let config = job.stage(&["config"]);
+        assert_eq!(config.code, 0, "{config:#?}");
+        assert_harmless("config", &format!("{}{}", String::from_utf8_lossy(&config.stdout), config.stderr));
         job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", HOSTILE);
         let refused = job.stage(&["prepare"]);
         assert!(refused.code == BUILD_FAILURE && refused.stderr.contains("evil"), "{refused:#?}");

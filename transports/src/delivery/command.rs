@@ -1,5 +1,7 @@
 //! The commands that are run in the container.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use states::{RunId, RunOrder, ShellFacts, Signal};
@@ -7,11 +9,19 @@ use states::{RunId, RunOrder, ShellFacts, Signal};
 use super::interpreter::Interpreter;
 
 /// Runs in the container for every verb. Must not contain a single quote.
-const SUPERVISOR: &str = concat!(include_str!("follow.sh"), include_str!("supervisor.sh"));
+static SUPERVISOR: LazyLock<String> = LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
 /// The same, for a terminal: output goes in armour.
-pub(super) const ARMOURED_SUPERVISOR: &str = concat!(include_str!("armour.sh"), include_str!("supervisor.sh"));
+pub(super) static ARMOURED_SUPERVISOR: LazyLock<String> =
+    LazyLock::new(|| compact(concat!(include_str!("armour.sh"), include_str!("supervisor.sh"))));
 /// Runs in the container as the script's parent. Must not contain a single quote.
-pub(super) const WRAPPER: &str = include_str!("wrapper.sh");
+pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
+
+/// A shell program without its comments and indentation, which would be sent with every command. Comments must have lines of
+/// their own, and no text of the program may go on in a further line.
+pub(super) fn compact(program: &str) -> String {
+    let lines = program.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.fold(String::with_capacity(program.len()), |text, line| text + line + "\n")
+}
 
 /// One command of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +73,7 @@ impl Command {
     pub fn line(&self) -> String {
         let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
         line.push_str("exec /bin/sh -c ");
-        for word in [SUPERVISOR, "fargate", WRAPPER, self.verb, &self.nonce].into_iter().chain(self.rest()) {
+        for word in [&SUPERVISOR, "fargate", &WRAPPER, self.verb, &self.nonce].into_iter().chain(self.rest()) {
             quote(&mut line, word);
             line.push(' ');
         }
@@ -76,7 +86,8 @@ impl Command {
     }
 
     /// Whether it follows a run's output.
-    pub(crate) fn follows(&self) -> bool {
+    #[must_use]
+    pub fn follows(&self) -> bool {
         matches!(self.verb, "start" | "attach")
     }
 
@@ -129,13 +140,13 @@ mod tests {
     #[test]
     fn the_programs_have_no_single_quote() {
         // So that each is one quoted word, whatever the login shell thinks of escapes.
-        assert!([SUPERVISOR, ARMOURED_SUPERVISOR, WRAPPER].iter().all(|program| !program.contains('\'')));
+        assert!([&SUPERVISOR, &ARMOURED_SUPERVISOR, &WRAPPER].iter().all(|program| !program.contains('\'')));
     }
 
     /// As root, `rm` takes it away from everybody.
     #[test]
     fn no_variable_of_the_programs_is_the_null_device() {
-        let programs = [SUPERVISOR, ARMOURED_SUPERVISOR, WRAPPER, include_str!("terminal/shell.sh")];
+        let programs = [SUPERVISOR.as_str(), &ARMOURED_SUPERVISOR, &WRAPPER, include_str!("terminal/shell.sh")];
         assert!(programs.iter().all(|program| !program.contains("=/dev/") && !program.contains("=\"/dev/")));
     }
 

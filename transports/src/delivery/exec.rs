@@ -11,8 +11,12 @@ pub trait Exec: Send + Sync {
     /// A running command.
     type Channel: Channel;
 
-    /// Runs `command` in the container, gives it `input` and then the end of input.
-    /// The error says why the connection is of no use any more.
+    /// Runs `command` in the container and gives it `input`.
+    ///
+    /// The end of input follows at once, but for a command that [follows](Command::follows) a run: there it comes when the
+    /// channel is dropped, or its connection is lost, and ends what the command left in the container. Where input cannot
+    /// stay open, the transport has to end those processes in another way.
+    /// The error says why the connection cannot be used any more.
     fn exec(&self, command: Command, input: Bytes) -> impl Future<Output = Result<Self::Channel, String>> + Send;
 }
 

@@ -11,7 +11,15 @@
 //!                    pid        wrapper's pid, its start time, the script's process group, between dots; blank until then
 //!                    exit       exit status and size of the output, between dots; blank until the script ended
 //!                    err        what the wrapper itself had to complain about
+//!                    alive      a FIFO that the wrapper alone has open for writing, for as long as it lives
 //! ```
+//!
+//! A supervisor waits for the end of a run by reading: the pipe from the wrapper that it started itself, or `alive` of a run that
+//! it attaches to. Both come to their end when the wrapper dies, by whatever signal. So the end is noticed at once, and a
+//! script that says nothing costs nothing. `exit` remains the only proof of an end; without a FIFO, it is looked at
+//! every 50 ms.
+//!
+//! A supervisor's input stays open for as long as its run is followed ([`Exec::exec`]): when the connection is gone, it ends.
 //!
 //! On the command's stdout come the spool's bytes, as they are, after a line that marks their
 //! beginning; on its stderr come control lines, each marked with a random word that is new for each command,
@@ -23,7 +31,8 @@
 //!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
 //! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it, only its size is.
-//! Where `tail` is GNU's, output arrives as it is written (by inotify);
+//! `head` and `mkfifo` are used where they are.
+//! Where `tail` is GNU's, or busybox has `inotifyd`, the kernel announces what is written to the spool (inotify);
 //! elsewhere the spool is looked at every 50 ms.
 
 mod command;

@@ -1,104 +1,199 @@
-w=$1 v=$2 k=$3 d=$4 r=$4/$5
+# Runs in the container for every verb: probe, start, attach, signal. Comments and indentation are not sent.
+# Names begin with an underscore: a variable of the environment would be changed for the script, too.
+_wrapper=$1 _verb=$2 _mark=$3 _directory=$4 _run=$4/$5
 shift 5
 # By a process without children: busybox drops what a SIGCHLD interrupts.
-say() { (printf "%s %s\n" "$k" "$*" >&2); }
+say() { (printf "%s %s\n" "$_mark" "$*" >&2); }
 nap() { sleep 0.05 2>/dev/null || sleep 1; }
 # pid and exit are written in one piece over blanks. Shells read them byte by byte, maybe meanwhile: only what
 # begins and ends with a dot is all there.
-placed() { { read -r a p s g e <"$r/pid"; } 2>/dev/null && [ "$a$e" = .. ]; }
-ended() { { read -r a c n e <"$r/exit"; } 2>/dev/null && [ "$a$e" = .. ]; }
+is_placed() { { read -r _first _pid _started _group _last <"$_run/pid"; } 2>/dev/null && [ "$_first$_last" = .. ]; }
+has_ended() { { read -r _first _code _total _last <"$_run/exit"; } 2>/dev/null && [ "$_first$_last" = .. ]; }
 # The same process, not another one that has got its number; a zombie is none.
-alive() {
-  { IFS= read -r l <"/proc/$p/stat"; } 2>/dev/null || return 1
-  set -- ${l##*) }
-  [ "$1" != Z ] && [ "${20}" = "$s" ]
+is_alive() {
+  { IFS= read -r _stat <"/proc/$_pid/stat"; } 2>/dev/null || return 1
+  set -- ${_stat##*) }
+  [ "$1" != Z ] && [ "${20}" = "$_started" ]
+}
+is_over() { has_ended || ! is_alive; }
+# Descriptor 6 comes to its end when the wrapper is gone, however it died: waiting there costs nothing.
+# Where there is no FIFO it is at its end from the beginning, and this looks twenty times a second.
+await_end() {
+  until is_over; do
+    read -r _line <&6
+    is_over || nap
+  done
 }
 verdict() {
-  if ended; then say "exit $c $n"; elif [ ! -d "$r" ]; then say "lost $r was deleted while the script ran"; else say "lost $(tail -n 3 "$r/err" 2>/dev/null | tr "\n" " ")"; fi
+  if has_ended; then
+    say "exit $_code $_total"
+  elif [ ! -d "$_run" ]; then
+    say "lost $_run was deleted while the script ran"
+  else
+    say "lost $(tail -n 3 "$_run/err" 2>/dev/null | tr "\n" " ")"
+  fi
+}
+# Prints something whenever the spool has grown beyond byte $1, waiting for it without a look at it. Ends where nothing can.
+watch_spool() {
+  if [ "$2" = 1 ]; then
+    exec tail -c "+$(($1 + 1))" -s 0.1 -f "$_run/out"
+  elif command -v inotifyd >/dev/null 2>&1; then
+    read -r _watcher _rest </proc/self/stat
+    # What is written before it watches is not announced by it.
+    until_it_watches "$_watcher" &
+    # Paths with a colon are not for inotifyd.
+    cd "$_run" && exec inotifyd - out:c
+  fi
+}
+until_it_watches() {
+  while echo && ! grep -q "^inotify" "/proc/$1/fdinfo/"*; do nap; done
+  echo
+}
+# Opens the spool from byte $1, as descriptor 5.
+open_spool() {
+  { command exec 5<"$_run/out"; } 2>/dev/null || exec 5</dev/null
+  # dd leaves the offset of the shared descriptor where it is to be read from.
+  [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
+}
+# A line for what watch_spool prints, at most twenty a second; twenty a second once it has ended.
+limit_changes() {
+  while echo changed && nap; do
+    case $(dd bs=65536 count=1 2>&1 >/dev/null) in 0+0*) break ;; esac
+  done
+  while echo changed && nap; do :; done
+}
+# Calls copy whenever the spool may have grown, and says the verdict as soon as the script has ended.
+# Everything that may happen comes as a line through one pipe, so that nothing has to be looked for.
+follow_changes() {
+  read -r _follower _rest </proc/self/stat
+  {
+    {
+      watch_spool "$@" &
+      _watcher=$! _departure=
+      # So that what the watcher prints to comes to its end with it.
+      exec >/dev/null
+      if [ -n "$_is_connected" ]; then
+        read -r _self _rest </proc/self/stat
+        (await_departure "$_watcher" "$_self" "$_follower" "$$"; echo departed >&8) &
+        _departure=$!
+      fi
+      await_end
+      # Not after output that nobody may take.
+      verdict 2>&9
+      kill -9 "$_watcher" $_departure
+      echo ended >&8
+    } 2>/dev/null | limit_changes
+  } 8>&1 9>&2 | while read -r _event; do
+    case $_event in
+    changed) copy ;;
+    departed) break ;;
+    ended)
+      copy
+      break
+      ;;
+    esac
+  done
 }
 attach() {
-  i=0
-  until placed || [ "$i" -ge 100 ]; do nap; i=$((i + 1)); done
-  placed || { say "lost it was interrupted before it could start the script"; exit 0; }
-  n=$(wc -c <"$r/out") || n=0
-  [ "$((n))" -ge "$1" ] || { say "unknown its output is shorter ($((n)) bytes) than what was read of it ($1)"; exit 0; }
+  _tries=0
+  until is_placed || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
+  is_placed || { say "lost it was interrupted before it could start the script"; exit 0; }
+  _size=$(wc -c <"$_run/out") || _size=0
+  [ "$((_size))" -ge "$1" ] || { say "unknown its output is shorter ($((_size)) bytes) than what was read of it ($1)"; exit 0; }
+  # To open a FIFO for reading waits for a writer, and the wrapper may be gone: for a moment, this is one itself.
+  # By way of command, so that a shell survives where the directory has just been deleted.
+  [ -p "$_run/alive" ] && { command exec 8<>"$_run/alive" 6<"$_run/alive" 8>&-; } 2>/dev/null || exec 6</dev/null
   say started
-  follow "$1" "$2" &
-  until ended || ! alive; do nap; done
-  verdict
-  wait
+  follow "$1" "$2"
+}
+# Reads $1 bytes and no more: the input stays open for as long as the driver follows.
+receive() {
+  if command -v head >/dev/null 2>&1; then
+    # On a full disk, busybox's head says less than cat.
+    head -c "$1" || { printf "%9999s" "" | cat; return 1; }
+    return
+  fi
+  _left=$1
+  while [ "$_left" -gt 0 ]; do
+    # A pipe may give less than is asked for.
+    _message=$(dd "bs=$_left" count=1 2>&1 >"$_upload.piece") && cat "$_upload.piece" || {
+      rm -f "$_upload.piece"
+      echo "$_message" >&2
+      return 1
+    }
+    [ -s "$_upload.piece" ] || break
+    _left=$((_left - $(wc -c <"$_upload.piece")))
+  done
+  rm -f "$_upload.piece"
 }
 # A script that asks for a shell that is not there gets another one; any other program cannot be replaced.
-interpreter() {
-  [ -n "$i" ] || i=${SHELL:-/bin/sh}
-  command -v "$i" >/dev/null 2>&1 && return
-  case ${i##*/} in
-  sh | ash | bash | dash | ksh | mksh | zsh) i=${i##*/} && command -v "$i" >/dev/null 2>&1 || i=/bin/sh ;;
+find_interpreter() {
+  [ -n "$_interpreter" ] || _interpreter=${SHELL:-/bin/sh}
+  command -v "$_interpreter" >/dev/null 2>&1 && return
+  case ${_interpreter##*/} in
+  sh | ash | bash | dash | ksh | mksh | zsh)
+    _interpreter=${_interpreter##*/} && command -v "$_interpreter" >/dev/null 2>&1 || _interpreter=/bin/sh
+    ;;
   *) return 1 ;;
   esac
 }
-case $v in
+case $_verb in
 probe)
-  for b in "$TMPDIR" /tmp /var/tmp "$HOME" /dev/shm; do
-    case $b in /*) ;; *) continue ;; esac
-    [ -d "$b" ] || continue
+  for _parent in "$TMPDIR" /tmp /var/tmp "$HOME" /dev/shm; do
+    case $_parent in /*) ;; *) continue ;; esac
+    [ -d "$_parent" ] || continue
     # Hidden: scripts clean up with rm -rf /tmp/*.
-    d=$b/.fargate-$1
-    mkdir -m 700 "$d" || continue
-    (echo ok >"$d/probe") && rm "$d/probe" || { rm -rf "$d"; continue; }
-    t=0 s=0 i=0
-    case $(tail --version 2>&1) in *GNU*) t=1 ;; esac
-    if command -v setsid >/dev/null 2>&1; then s=1; fi
-    if command -v bash >/dev/null 2>&1; then i=1; fi
-    say "ready $t $s $i $d"
+    _directory=$_parent/.fargate-$1
+    mkdir -m 700 "$_directory" || continue
+    (echo ok >"$_directory/probe") && rm "$_directory/probe" || { rm -rf "$_directory"; continue; }
+    _has_gnu_tail=0 _has_setsid=0 _has_bash=0
+    case $(tail --version 2>&1) in *GNU*) _has_gnu_tail=1 ;; esac
+    if command -v setsid >/dev/null 2>&1; then _has_setsid=1; fi
+    if command -v bash >/dev/null 2>&1; then _has_bash=1; fi
+    say "ready $_has_gnu_tail $_has_setsid $_has_bash $_directory"
     exit 0
   done
   say "noplace"
   ;;
 start)
-  f=$1 z=$2 h=$3 t=$4 o=$5 i=$6
+  _forget=$1 _size=$2 _digest=$3 _has_gnu_tail=$4 _has_setsid=$5 _interpreter=$6
   shift 6
-  [ -z "$f" ] || rm -rf "${d:?}/$f"
-  [ -d "$d" ] || mkdir -p -m 700 "$d"
-  u=$d/upload.$$
-  cat >"$u" || { rm -f "$u"; say notstarted; exit 0; }
-  n=$(wc -c <"$u")
-  [ "$((n))" = "$z" ] || { rm -f "$u"; say "truncated $((n))"; exit 0; }
+  [ -z "$_forget" ] || rm -rf "${_directory:?}/$_forget"
+  [ -d "$_directory" ] || mkdir -p -m 700 "$_directory"
+  _upload=$_directory/upload.$$
+  receive "$_size" >"$_upload" || { rm -f "$_upload"; say notstarted; exit 0; }
+  _count=$(wc -c <"$_upload")
+  [ "$((_count))" = "$_size" ] || { rm -f "$_upload"; say "truncated $((_count))"; exit 0; }
   # Where there is no such program, the size has to do.
-  case $(sha256sum <"$u" 2>/dev/null) in "" | "$h"*) ;; *) rm -f "$u"; say damaged; exit 0 ;; esac
-  interpreter || { rm -f "$u"; say nointerpreter "$i"; exit 0; }
+  case $(sha256sum <"$_upload" 2>/dev/null) in "" | "$_digest"*) ;; *) rm -f "$_upload"; say damaged; exit 0 ;; esac
+  find_interpreter || { rm -f "$_upload"; say nointerpreter "$_interpreter"; exit 0; }
   # A foreground pipeline: what a shell starts with & could never receive SIGINT or SIGQUIT again.
   # Its end of file tells that the wrapper is gone.
-  if [ "$o" = 1 ]; then
-    setsid /bin/sh -c "$w" fargate-run "$r" "$u" setsid "$i" "$@" </dev/null
-  else
-    /bin/sh -c "$w" fargate-run "$r" "$u" "$i" "$@" </dev/null
-  fi | {
-    read -r p
-    case $p in
+  if [ "$_has_setsid" = 1 ]; then _setsid=setsid; else _setsid=; fi
+  $_setsid /bin/sh -c "$_wrapper" fargate-run "$_run" "$_upload" $_setsid "$_interpreter" "$@" </dev/null 3<&- | {
+    read -r _answer
+    case $_answer in
     made) ;;
-    taken) attach 0 "$t"; exit 0 ;;
-    *) rm -f "$u"; say notstarted; exit 0 ;;
+    taken) attach 0 "$_has_gnu_tail"; exit 0 ;;
+    *) rm -f "$_upload"; say notstarted; exit 0 ;;
     esac
-    read -r p s || { cat "$r/err" >&2; rm -rf "$r"; say notstarted; exit 0; }
+    read -r _pid _started || { cat "$_run/err" >&2; rm -rf "$_run"; say notstarted; exit 0; }
     say started
-    follow 0 "$t" &
-    read -r l
-    verdict
-    wait
+    exec 6<&0
+    follow 0 "$_has_gnu_tail"
   }
   ;;
 attach)
-  [ -d "$r" ] || { say "unknown there is no $r"; exit 0; }
+  [ -d "$_run" ] || { say "unknown there is no $_run"; exit 0; }
   attach "$1" "$2"
   ;;
 signal)
   # What a killed driver sent may still be on its way here: who makes the directory first decides whether it starts.
-  if mkdir "$r" 2>/dev/null || [ ! -d "$r" ]; then say "unknown there is no $r"; exit 0; fi
-  i=0
-  until placed || ended || [ "$i" -ge 100 ]; do nap; i=$((i + 1)); done
-  if placed && ! ended; then
-    kill "-$1" "-$g" 2>/dev/null || kill "-$1" "$g" 2>/dev/null
+  if mkdir "$_run" 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
+  _tries=0
+  until is_placed || has_ended || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
+  if is_placed && ! has_ended; then
+    kill "-$1" "-$_group" 2>/dev/null || kill "-$1" "$_group" 2>/dev/null
   fi
   say done
   ;;

@@ -1,28 +1,31 @@
-r=$1 u=$2
+# The script's parent. What it needs to know of the script is in files, so that its connection may end.
+_run=$1 _upload=$2
 shift 2
 trap : HUP INT TERM PIPE
 # Here, where the end of the session that brought the script does not reach: whoever makes the directory starts it.
-if ! mkdir "$r" 2>/dev/null; then
-  rm -f "$u"
-  if [ -d "$r" ]; then echo taken; else mkdir "$r"; fi
+if ! mkdir "$_run" 2>/dev/null; then
+  rm -f "$_upload"
+  if [ -d "$_run" ]; then echo taken; else mkdir "$_run"; fi
   exit
 fi
 # Room for what must be written even if the script fills the disk.
-printf "%80s\n" "" >"$r/pid" && printf "%80s\n" "" >"$r/exit" && printf "" >"$r/out" && mv "$u" "$r/script" || {
-  rm -rf "$r" "$u"
+printf "%80s\n" "" >"$_run/pid" && printf "%80s\n" "" >"$_run/exit" && printf "" >"$_run/out" && mv "$_upload" "$_run/script" || {
+  rm -rf "$_run" "$_upload"
   exit
 }
+# Open for writing as long as this lives, and in no other process: its readers see the end at once.
+mkfifo -m 600 "$_run/alive" 2>/dev/null && exec 3<>"$_run/alive"
 echo made
-exec 2>"$r/err"
-IFS= read -r l <"/proc/$$/stat"
-b() { b=${20} g=$3; }
-b ${l##*) }
-echo "$$ $b"
+exec 2>"$_run/err"
+IFS= read -r _stat <"/proc/$$/stat"
+read_started() { _started=${20} _group=$3; }
+read_started ${_stat##*) }
+echo "$$ $_started"
 (
-  case $1 in setsid) read -r g l </proc/self/stat ;; esac
-  printf "%-80s\n" ". $$ $b $g ." 1<>"$r/pid"
-  exec "$@" "$r/script" </dev/null >>"$r/out" 2>&1
+  case $1 in setsid) read -r _group _rest </proc/self/stat ;; esac
+  printf "%-80s\n" ". $$ $_started $_group ." 1<>"$_run/pid"
+  exec "$@" "$_run/script" </dev/null >>"$_run/out" 2>&1 3>&-
 )
-c=$?
-n=$(wc -c <"$r/out")
-printf "%-80s\n" ". $c $((n)) ." 1<>"$r/exit"
+_code=$?
+_total=$(wc -c <"$_run/out")
+printf "%-80s\n" ". $_code $((_total)) ." 1<>"$_run/exit"

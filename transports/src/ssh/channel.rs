@@ -44,20 +44,33 @@ impl Drop for Awaited {
 /// A command that runs over the connection.
 pub struct SshChannel {
     reading: Reading,
-    /// Keeps the channel open.
-    write: ChannelWriteHalf<Msg>,
+    write: Arc<ChannelWriteHalf<Msg>>,
     _awaited: Option<Awaited>,
 }
 
 impl SshChannel {
     /// `awaited` where the command's end is what somebody waits for.
     pub(super) fn new(reading: Reading, write: ChannelWriteHalf<Msg>, awaited: Option<Awaited>) -> Self {
-        Self { reading, write, _awaited: awaited }
+        Self { reading, write: Arc::new(write), _awaited: awaited }
     }
 
     /// Sends the command a signal (RFC 4254, section 6.9). Servers may ignore it.
     pub(super) async fn signal(&self, signal: Sig) -> Result<(), russh::Error> {
         self.write.signal(signal).await
+    }
+}
+
+impl Drop for SshChannel {
+    /// Closes the channel, which russh leaves open: the command's input ends then, and with it what follows a run.
+    fn drop(&mut self) {
+        // Without a runtime there is no connection either.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let write = Arc::clone(&self.write);
+            runtime.spawn(async move {
+                // It fails where the connection is gone, and its channels with it.
+                let _ = write.close().await;
+            });
+        }
     }
 }
 

@@ -170,27 +170,37 @@ impl Shell {
     }
 }
 
+/// When a command comes to the end of its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputEnd {
+    /// Behind the input.
+    AtOnce,
+    /// When the channel is closed.
+    WithChannel,
+}
+
 impl Exec for Shell {
     type Channel = SshChannel;
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
         // What is not followed is waited for.
-        self.run(command.line(), input, !command.follows()).await
+        let (is_awaited, input_end) = if command.follows() { (false, InputEnd::WithChannel) } else { (true, InputEnd::AtOnce) };
+        self.run(command.line(), input, input_end, is_awaited).await
     }
 }
 
 impl Shell {
     /// Runs a line by the user's login shell. `is_awaited`: somebody waits for what it says.
-    async fn run(&self, line: String, input: Bytes, is_awaited: bool) -> Result<SshChannel, String> {
+    async fn run(&self, line: String, input: Bytes, input_end: InputEnd, is_awaited: bool) -> Result<SshChannel, String> {
         tokio::select! {
             biased;
-            channel = self.send(line, input, is_awaited) => channel,
+            channel = self.send(line, input, input_end, is_awaited) => channel,
             // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
             () = self.ended() => Err(self.text(russh::Error::Disconnect)),
         }
     }
 
-    async fn send(&self, line: String, input: Bytes, is_awaited: bool) -> Result<SshChannel, String> {
+    async fn send(&self, line: String, input: Bytes, input_end: InputEnd, is_awaited: bool) -> Result<SshChannel, String> {
         // The server's window for the input comes over the connection, too.
         let awaited = Awaited::new(&self.answers);
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
@@ -201,7 +211,9 @@ impl Shell {
         if !input.is_empty() {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;
         }
-        write.eof().await.map_err(|e| self.text(e))?;
+        if input_end == InputEnd::AtOnce {
+            write.eof().await.map_err(|e| self.text(e))?;
+        }
         Ok(SshChannel::new(reading, write, is_awaited.then_some(awaited)))
     }
 }

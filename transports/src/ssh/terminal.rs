@@ -7,7 +7,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, clie
 use states::{ConnectError, ConnectErrorKind, Target};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::{SshChannel, SshTransport, client, errors};
+use super::{InputEnd, SshChannel, SshTransport, client, errors};
 use crate::{
     delivery::{Channel, Chunk},
     terminal::{Command, Screen, Terminal, Visit},
@@ -62,7 +62,7 @@ impl Visit for SshTransport {
     async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
         let (shell, _) = self.enter(target).await?;
         let channel = shell
-            .run(command.to_owned(), Bytes::new(), false)
+            .run(command.to_owned(), Bytes::new(), InputEnd::AtOnce, false)
             .await
             .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
         Ok(SshCommand { channel, connection: shell.handle })

@@ -256,6 +256,35 @@ async fn a_cut_connection_goes_on_at_the_next_byte() {
     assert_eq!(rest.ended, Ok((9, expected.len() as u64)));
 }
 
+/// While its script says nothing, so that no write fails.
+#[tokio::test]
+#[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
+async fn a_run_that_is_dropped_leaves_no_supervisor() {
+    let sshd = Sshd::start();
+    let (session, greeting) = connect(&sshd).await;
+    let go = sshd.file("go");
+    let script = format!("echo ready; until [ -e '{}' ]; do sleep 0.05; done; exit 3", go.display());
+    let mut run = session.start(&order("run"), script.into()).await.unwrap();
+    while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
+    let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let field = |stat: &str, index: usize| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(index).unwrap().to_owned();
+    let pid = std::fs::read_to_string(format!("{}/run/pid", greeting.facts.run_dir)).unwrap();
+    let wrapper = stat(pid.split(' ').nth(1).unwrap()).unwrap();
+    let supervisor = field(&wrapper, 1);
+    drop(run);
+    let gone = async {
+        while stat(&supervisor).is_some_and(|stat| field(&stat, 0) != "Z") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the supervisor ends with its channel");
+    // Over the same connection, which lives on.
+    let mut run = session.attach(&order("run").run, 0).await.unwrap();
+    while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
+    std::fs::write(go, "").unwrap();
+    assert_eq!(follow(&mut run).await.ended, Ok((3, 6)));
+}
+
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn signals_reach_the_script() {

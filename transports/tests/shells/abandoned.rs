@@ -112,7 +112,7 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
 async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() {
     let mut local = Local::new(Surroundings::System, By::Terminal);
     // From when the run's directory is there until its process is noted.
-    local.replaced = vec![("printf \"%80s\\n\" \"\" >\"$r/pid\"", "sleep 1; printf \"%80s\\n\" \"\" >\"$r/pid\"")];
+    local.replaced = vec![("printf \"%80s\\n\" \"\" >\"$_run/pid\"", "sleep 1; printf \"%80s\\n\" \"\" >\"$_run/pid\"")];
     let (boot, pty) = local.boot().unwrap();
     let leader = local.groups.lock().unwrap()[0];
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();

@@ -80,7 +80,7 @@ impl Exec for Cut<'_> {
     type Channel = LocalChannel;
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
-        self.0.exec(command, input.slice(..input.len() / 2)).await
+        self.0.exec_and_lose(command, input.slice(..input.len() / 2)).await
     }
 }
 

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStderr, ChildStdout, Command},
+    sync::oneshot,
 };
 use transports::delivery::{
     self, Channel, Chunk, Exec,
@@ -120,6 +121,25 @@ impl Local {
         self.surroundings
     }
 
+    pub(crate) fn by(&self) -> By {
+        self.by
+    }
+
+    /// A program that is found before all others of its name.
+    pub(crate) fn add_program(&mut self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = self.path("first");
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join(name);
+        std::fs::write(&file, format!("#!{}\n{script}\n", program("sh").display())).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.env.insert("PATH".to_owned(), format!("{}:{}", directory.display(), self.path));
+    }
+
+    pub(crate) fn has_program(&self, name: &str) -> bool {
+        self.path.split(':').any(|directory| Path::new(directory).join(name).exists())
+    }
+
     pub(crate) fn has_setsid(&self) -> bool {
         self.surroundings != Surroundings::Least || self.by == By::Terminal
     }
@@ -139,7 +159,7 @@ impl Exec for Local {
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
         match self.by {
-            By::Pipes => self.by_pipes(&command, input),
+            By::Pipes => self.by_pipes(&command, input, command.follows()),
             By::Terminal => self.by_terminal(command, input).await.map(LocalChannel::Terminal),
         }
     }
@@ -165,7 +185,15 @@ impl Local {
         env
     }
 
-    fn by_pipes(&self, command: &delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+    /// As `exec`, but the connection is lost once so much input has been sent.
+    pub(crate) async fn exec_and_lose(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+        match self.by {
+            By::Pipes => self.by_pipes(&command, input, false),
+            By::Terminal => self.exec(command, input).await,
+        }
+    }
+
+    fn by_pipes(&self, command: &delivery::Command, input: Bytes, stays_open: bool) -> Result<LocalChannel, String> {
         let command = format!("{}{}", self.startup, self.adapted(&command.line()));
         let mut child = Command::new(&self.sh)
             .args(["-c", &command])
@@ -181,11 +209,16 @@ impl Local {
             .map_err(|e| e.to_string())?;
         self.groups.lock().unwrap().push(child.id().unwrap());
         let mut stdin = child.stdin.take().unwrap();
+        let (open, closed) = oneshot::channel::<()>();
         tokio::spawn(async move {
             // A command that ends without reading is no failure.
             let _ = stdin.write_all(&input).await;
+            if stays_open {
+                // Nothing is ever sent: it ends when the channel is dropped.
+                let _ = closed.await;
+            }
         });
-        Ok(LocalChannel::Pipes(Box::new(PipesChannel { out: child.stdout.take(), err: child.stderr.take(), child })))
+        Ok(LocalChannel::Pipes(Box::new(PipesChannel { out: child.stdout.take(), err: child.stderr.take(), child, _input: open })))
     }
 
     /// By the last terminal, or a new one: when there is none, when its container was changed since, or when it is taken.
@@ -225,6 +258,8 @@ pub(crate) struct PipesChannel {
     child: Child,
     out: Option<ChildStdout>,
     err: Option<ChildStderr>,
+    /// Keeps the command's input open.
+    _input: oneshot::Sender<()>,
 }
 
 impl Channel for LocalChannel {

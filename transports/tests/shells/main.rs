@@ -9,13 +9,14 @@ mod local;
 mod pieces;
 mod pty;
 mod running;
+mod silence;
 mod steps;
 
 /// Every case in every kind of surroundings.
 macro_rules! in_every_shell {
     ($($(#[$attribute:meta])* $module:ident: $surroundings:ident by $by:ident;)*) => {$(
         mod $module {
-            use crate::{broken, detached, running, local::{By, Local, Surroundings}};
+            use crate::{broken, detached, running, silence, local::{By, Local, Surroundings}};
 
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, running:
                 facts_are_true, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
@@ -28,6 +29,11 @@ macro_rules! in_every_shell {
                 term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end,
                 signal_claims_a_start_in_flight, signal_to_a_start_that_was_first, dropped_connection_goes_on_at_the_next_byte,
                 slow_reader, killed_supervisor, killed_wrapper, output_after_the_end,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, silence:
+                a_silent_script_costs_nothing, an_attached_end_is_noticed_without_polling, a_killed_wrapper_is_noticed_by_an_attached_run,
+                a_background_process_does_not_hold_an_attached_run, a_script_inherits_no_descriptor,
+                a_lost_connection_leaves_no_process, runs_end_without_a_fifo, environment_is_unchanged,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:
                 unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,

@@ -3,7 +3,7 @@
 use crate::{
     Terminal,
     delivery::{
-        command::{ARMOURED_SUPERVISOR, WRAPPER, quote},
+        command::{ARMOURED_SUPERVISOR, WRAPPER, compact, quote},
         nonce,
     },
 };
@@ -33,14 +33,14 @@ impl Boot {
     #[must_use]
     pub fn new() -> Self {
         let nonce = nonce();
-        let mut helper = format!("k={nonce}\n");
-        for (name, program) in [("V", ARMOURED_SUPERVISOR), ("W", WRAPPER)] {
+        let mut helper = format!("_mark={nonce}\n");
+        for (name, program) in [("_supervisor", &ARMOURED_SUPERVISOR), ("_wrapper", &WRAPPER)] {
             helper.push_str(name);
             helper.push('=');
             quote(&mut helper, program);
             helper.push('\n');
         }
-        helper.push_str(SHELL);
+        helper.push_str(&compact(SHELL));
         Self { nonce, helper }
     }
 
@@ -50,7 +50,7 @@ impl Boot {
     #[must_use]
     pub fn command(&self) -> String {
         format!(
-            "/bin/sh -c '(sleep 60; kill -9 $$) </dev/null >/dev/null 2>&1 & g=$!; \
+            "/bin/sh -c '(sleep 60; kill -9 $$) </dev/null >/dev/null 2>&1 & _guard=$!; \
              stty raw -echo && printf \"%s\\n\" BOOT{} && eval \"$(dd bs=1 count={} 2>/dev/null)\"'",
             self.nonce,
             self.helper.len()

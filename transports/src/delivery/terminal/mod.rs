@@ -11,7 +11,7 @@
 //! Besides what `delivery` needs, the container must have `stty`, `head`, `base64` and `setsid`; with `gzip`, output
 //! is packed. Commands run in the terminal's environment, in `$HOME` (`/root`, or `/`, if that is not there).
 //!
-//! A session that nobody uses any more ends itself three minutes after the last verb; what it started runs on.
+//! A session that nobody uses any more ends itself three minutes after the last verb, with its supervisors; scripts run on.
 
 pub mod armour;
 mod boot;

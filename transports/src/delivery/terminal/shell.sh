@@ -1,60 +1,62 @@
 # Runs as the session's only program: takes verbs, a line each, from the terminal, and starts supervisors.
-# k marks its lines, V and W are the supervisor and the wrapper, g is the process that ends an abandoned session.
+# Before it come _mark, which its lines begin with, _supervisor and _wrapper, two programs. _guard is the process that ends an
+# abandoned session.
 # Lines are written by processes without children: busybox drops what a SIGCHLD interrupts.
-say() { (printf "~%s %s\n" "$k" "$*" >&3); }
+say() { (printf "~%s %s\n" "$_mark" "$*" >&3); }
 # Of the whole session, so that nothing keeps the terminal open. Scripts have sessions of their own.
-end() { kill -9 "-$$" || kill -9 "$$"; }
-guard() {
-  kill "$g"
-  (sleep 180; end) </dev/null >/dev/null 3>&- 4>&- &
-  g=$!
+end_session() { kill -9 "-$$" || kill -9 "$$"; }
+renew_guard() {
+  kill "$_guard"
+  (sleep 180; end_session) </dev/null >/dev/null 3>&- 4>&- &
+  _guard=$!
 }
 supervise() {
-  /bin/sh -c "$V" fargate "$W" "$@" 3>&- 2>&4 4>&-
+  /bin/sh -c "$_supervisor" fargate "$_wrapper" "$@" 3>&- 2>&4 4>&-
 }
 # The agent runs commands as root, wherever it was started and with whatever HOME it has.
 [ -d "$HOME" ] || HOME=/root
 [ -d "$HOME" ] || HOME=/
 export HOME
 cd "$HOME" || cd /
-m=
-for t in base64 cat dd head mkdir mv rm setsid sleep tail tr wc; do
-  command -v "$t" >/dev/null 2>&1 || m="$m $t"
+_missing=
+for _tool in base64 cat dd head mkdir mv rm setsid sleep tail tr wc; do
+  command -v "$_tool" >/dev/null 2>&1 || _missing="$_missing $_tool"
 done
 # What the shell itself has to say of its jobs would come into the output.
 exec 3>&1 4>&2 2>/dev/null
-verbs() {
-  guard
-  say "ready$m"
+# run NUMBER SIZE VERB MARK DIRECTORY …: a supervisor, for SIZE bytes of input that follow.
+take_verbs() {
+  renew_guard
+  say "ready$_missing"
   # Not by read, for the same reason: busybox would forget a line's beginning. What head reads ahead is nothing yet.
-  while l=$(head -n 1; echo .) && [ "$l" != . ]; do
-    case $l in *"$k "*) l=${l%??} ;; *) continue ;; esac
-    eval "set -- ${l#*"$k "}"
-    guard
+  while _line=$(head -n 1; echo .) && [ "$_line" != . ]; do
+    case $_line in *"$_mark "*) _line=${_line%??} ;; *) continue ;; esac
+    eval "set -- ${_line#*"$_mark "}"
+    renew_guard
     case $1 in
     ping) say pong ;;
-    quit) end ;;
+    quit) end_session ;;
     run)
-      n=$2 z=$3
+      _number=$2 _size=$3
       shift 3
-      if [ "$z" != 0 ]; then
-        u=$3/upload.$n
+      if [ "$_size" != 0 ]; then
+        _upload=$3/upload.$_number
         say go
         # Whatever happens to the file, all of the input is taken off the terminal.
-        head -c "$z" | { { mkdir -p -m 700 "$3" && cat >"$u"; } 2>&4 || { rm -f "$u"; cat >/dev/null; }; }
-        [ -f "$u" ] || {
+        head -c "$_size" | { { mkdir -p -m 700 "$3" && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
+        [ -f "$_upload" ] || {
           printf "%s notstarted\n" "$2" >&3
-          say "end $n 1"
+          say "end $_number 1"
           say ok
           continue
         }
       fi
       if [ "$1" = start ]; then
-        printf "%s\n" "n=$n z=$z; set -- ${l#*"$n $z"}"
+        printf "%s\n" "_number=$_number _size=$_size; set -- ${_line#*"$_number $_size"}"
       else
         (
           supervise "$@" </dev/null >&3
-          say "end $n $?"
+          say "end $_number $?"
         ) &
       fi
       say ok
@@ -63,16 +65,16 @@ verbs() {
   done
 }
 # What a shell starts with & could never receive SIGINT or SIGQUIT again: so scripts are started here, in the foreground.
-verbs | while IFS= read -r l; do
-  eval "$l"
-  if [ "$z" = 0 ]; then
+take_verbs | while IFS= read -r _line; do
+  eval "$_line"
+  if [ "$_size" = 0 ]; then
     supervise "$@" </dev/null >&3
   else
-    u=$3/upload.$n
+    _upload=$3/upload.$_number
     {
-      rm -f "$u"
+      rm -f "$_upload"
       supervise "$@"
-    } <"$u" >&3
+    } <"$_upload" >&3
   fi
-  say "end $n $?"
+  say "end $_number $?"
 done

@@ -1,0 +1,168 @@
+//! What following a run costs in the container, beside the same run followed by polling. `cargo bench -p transports --bench supervisor`.
+//!
+//! The delivery protocol's commands run in local shells, as in its tests: over pipes as by SSH, and over a terminal as by
+//! ECS Exec. The reference is the protocol's fallback, in the same run: no FIFO, no notifications of the file system.
+//! Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE` is the length of the silence in seconds, a minute by default.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
+
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/shells/local.rs"]
+mod local;
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/shells/pty.rs"]
+mod pty;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use states::{Run as _, RunEvent, RunId, RunOrder, ShellFacts};
+use transports::delivery::{self, Followed};
+
+use crate::local::{By, Local, LocalChannel, Surroundings};
+
+/// Empty scripts per shell.
+const SCRIPTS: usize = 41;
+/// When the processes of a run have come to rest.
+const SETTLED: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    // `cargo test --benches` calls it with other arguments; it is no test.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let silence = std::env::var("FARGATE_BENCH_SILENCE").map_or(60, |seconds| seconds.parse().unwrap());
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        empty_scripts().await;
+        silent_scripts(Duration::from_secs(silence)).await;
+    });
+    ExitCode::SUCCESS
+}
+
+/// A shell, and how its commands come to it.
+const CONTAINERS: [(&str, Surroundings, By); 8] = [
+    ("dash, by pipes", Surroundings::System, By::Pipes),
+    ("bash, by pipes", Surroundings::Bash, By::Pipes),
+    ("busybox sh, by pipes", Surroundings::BusyboxShell, By::Pipes),
+    ("busybox alone, by pipes", Surroundings::BusyboxAlone, By::Pipes),
+    ("dash, by a terminal", Surroundings::System, By::Terminal),
+    ("bash, by a terminal", Surroundings::Bash, By::Terminal),
+    ("busybox sh, by a terminal", Surroundings::BusyboxShell, By::Terminal),
+    ("busybox alone, by a terminal", Surroundings::BusyboxAlone, By::Terminal),
+];
+
+struct Container {
+    local: Local,
+    facts: ShellFacts,
+}
+
+impl Container {
+    /// `polls`: without what the fallback has to do without.
+    async fn new(surroundings: Surroundings, by: By, polls: bool) -> Self {
+        let mut local = Local::new(surroundings, by);
+        if polls {
+            local.replaced = vec![("mkfifo", "no-mkfifo"), ("inotifyd", "no-inotifyd")];
+        }
+        let mut facts = delivery::probe(&local).await.unwrap();
+        facts.follows_with_tail &= !polls;
+        Self { local, facts }
+    }
+
+    async fn start(&self, run: &str, script: &'static str) -> Followed<LocalChannel> {
+        let order = RunOrder { run: RunId::new(run).unwrap(), stage: "build_script".to_owned(), forget: None };
+        delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes())).await.unwrap()
+    }
+
+    async fn attach(&self, run: &str) -> Followed<LocalChannel> {
+        delivery::attach(&self.local, &self.facts, &RunId::new(run).unwrap(), 0).await.unwrap()
+    }
+
+    /// From sending an empty script to its exit status.
+    async fn empty_script(&self, number: usize) -> Duration {
+        let start = Instant::now();
+        let mut run = self.start(&format!("empty-{number}"), "").await;
+        while !matches!(run.next().await.unwrap(), RunEvent::Exited { .. }) {}
+        start.elapsed()
+    }
+
+    /// Processor time of all of the container's processes that are there, and of those that they waited for.
+    fn processor_time(&self) -> Duration {
+        let root = self.local.path("tmp").display().to_string().into_bytes();
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let directory = entry.ok()?.path();
+            let environment = std::fs::read(directory.join("environ")).ok()?;
+            environment.windows(root.len()).any(|window| window == root).then_some(directory)
+        });
+        processes.filter_map(|directory| processor_time(&directory)).sum()
+    }
+}
+
+fn processor_time(process: &std::path::Path) -> Option<Duration> {
+    // Nanoseconds of its own (proc_pid_schedstat); hundredths of seconds of its children: fields 16 and 17 of proc_pid_stat(5).
+    let own = std::fs::read_to_string(process.join("schedstat")).ok()?.split(' ').next()?.parse().ok()?;
+    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+    let children: u64 = stat.rsplit_once(')')?.1.split(' ').skip(14).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Some(Duration::from_nanos(own) + Duration::from_millis(10 * children))
+}
+
+async fn empty_scripts() {
+    println!("an empty script, from sending it to its exit status (median of {SCRIPTS}, in turns):");
+    for (name, surroundings, by) in CONTAINERS {
+        let (told, polls) = (Container::new(surroundings, by, false).await, Container::new(surroundings, by, true).await);
+        let (mut by_told, mut by_polls) = (Vec::new(), Vec::new());
+        for number in 0..SCRIPTS {
+            by_told.push(told.empty_script(number).await);
+            by_polls.push(polls.empty_script(number).await);
+        }
+        let (told, polls) = (median(by_told), median(by_polls));
+        println!("  {name}: {told:.1?}; by polling: {polls:.1?}; ratio {:.2}", told.as_secs_f64() / polls.as_secs_f64());
+    }
+}
+
+async fn silent_scripts(silence: Duration) {
+    let mut measured = Vec::new();
+    for (name, surroundings, by) in CONTAINERS {
+        // A terminal's old follower would go on beside the new one.
+        let attached = if by == By::Pipes { &[false, true][..] } else { &[false] };
+        for &attached in attached {
+            for polls in [false, true] {
+                let container = Container::new(surroundings, by, polls).await;
+                // Blocks in the shell itself.
+                let mut run = container.start("silent", "mkfifo go; echo ready; read -r line <go").await;
+                while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
+                if attached {
+                    drop(run);
+                    run = container.attach("silent").await;
+                    while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
+                }
+                measured.push((name, attached, polls, container, run));
+            }
+        }
+    }
+    tokio::time::sleep(SETTLED).await;
+    let before: Vec<_> = measured.iter().map(|(.., container, _)| container.processor_time()).collect();
+    tokio::time::sleep(silence).await;
+    println!("processor time in the container during {silence:?} of silence:");
+    let used: Vec<_> =
+        measured.iter().zip(before).map(|((.., container, _), before)| container.processor_time().saturating_sub(before)).collect();
+    for (pair, used) in measured.chunks(2).zip(used.chunks(2)) {
+        let (name, attached, ..) = &pair[0];
+        let verb = if *attached { "attached" } else { "started" };
+        println!("  {name}, {verb}: {:.1?}; by polling: {:.1?}", used[0], used[1]);
+    }
+    for (.., container, _) in &measured {
+        // So that no process is left.
+        std::fs::OpenOptions::new().write(true).open(container.local.home().join("go")).unwrap();
+    }
+    for (.., run) in &mut measured {
+        while !matches!(run.next().await.unwrap(), RunEvent::Exited { .. }) {}
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

@@ -1,6 +1,6 @@
 //! A transport whose connections are recorded.
 
-use states::{ConnectError, Greeting, Target, Transport};
+use states::{ConnectError, Greeting, Target, TaskArn, Transport};
 
 use super::{recorder, span};
 
@@ -31,5 +31,9 @@ impl<T: Transport> Transport for Watched<T> {
             Some(error) => recorder.event("connection.failed", vec![("error.type", error.into())]),
         }
         connected
+    }
+
+    async fn waits_for(&self, task: &TaskArn) -> String {
+        self.0.waits_for(task).await
     }
 }

@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use pty_process::{OwnedReadPty, OwnedWritePty};
+use bytes::Bytes;
+use pty_process::OwnedWritePty;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     sync::{mpsc, oneshot, watch},
     time::{Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
@@ -18,10 +17,10 @@ use tokio::{
 use super::{
     Stage, State, Surroundings,
     cipher::Cipher,
-    filter::Filter,
     handshake::{self, Handshake},
     keys::KEY,
     message::{Message, payload},
+    pace::{Output, Writing, Written, write},
     places::Place,
     rules::AgentRules,
     session::{Attachment, Control, Session, ToClient},
@@ -30,10 +29,6 @@ use super::{
 };
 use crate::{cluster::Cluster, settings};
 
-/// Most bytes of a terminal in one message.
-const READ: usize = 1024;
-/// What is read of a terminal at once: four messages.
-const READ_AHEAD: usize = 4 * READ;
 /// How long a failure to start waits for a client to hear of it.
 const FAILED: Duration = Duration::from_secs(2);
 /// How long the service's last message may take.
@@ -471,80 +466,5 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Input on its way into the terminal: meanwhile nothing else is read from the client.
-struct Writing {
-    message: Message,
-    bytes: Bytes,
-    written: usize,
-}
-
-enum Written {
-    All,
-    Some(usize),
-    Failed,
-}
-
-async fn write(writer: &mut OwnedWritePty, writing: &mut Option<Writing>) -> Written {
-    let Some(writing) = writing else { return std::future::pending().await };
-    let rest = &writing.bytes[writing.written..];
-    match writer.write(rest).await {
-        Ok(count) if count == rest.len() => Written::All,
-        Ok(count) => Written::Some(count),
-        Err(e) => {
-            tracing::debug!("input cannot be written: {e}");
-            Written::Failed
-        }
-    }
-}
-
-/// A terminal's output, at the agent's pace.
-struct Output {
-    reader: OwnedReadPty,
-    filter: Filter,
-    read: BytesMut,
-    rest: Duration,
-    catch_up: Duration,
-    next: Instant,
-}
-
-impl Output {
-    fn new(reader: OwnedReadPty, rules: &AgentRules) -> Self {
-        Self {
-            reader,
-            filter: Filter::default(),
-            read: BytesMut::new(),
-            rest: rules.rest,
-            catch_up: rules.catch_up,
-            next: Instant::now() + rules.first_output,
-        }
-    }
-
-    /// The next payload, when it is time and the client has room; it may be empty. `None` at the end.
-    async fn next(&mut self, client: Option<&mpsc::Sender<ToClient>>) -> Option<Vec<u8>> {
-        if Instant::now() < self.next {
-            sleep_until(self.next.into()).await;
-        }
-        if let Some(client) = client {
-            // Only this agent sends there: what is free now stays free. A client that is gone is
-            // noticed elsewhere.
-            let _ = client.reserve_many(2).await;
-        }
-        if self.read.is_empty() {
-            self.read.reserve(READ_AHEAD);
-            let mut window = (&mut self.reader).take(READ_AHEAD as u64);
-            // The end of a terminal is an error (EIO).
-            if !matches!(window.read_buf(&mut self.read).await, Ok(1..)) {
-                return None;
-            }
-        }
-        if !self.rest.is_zero() {
-            let now = Instant::now();
-            self.next = self.next.max(now.checked_sub(self.catch_up).unwrap_or(now)) + self.rest;
-        }
-        let bytes = self.read.split_to(self.read.len().min(READ));
-        Some(self.filter.pass(&bytes))
     }
 }

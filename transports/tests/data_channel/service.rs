@@ -68,7 +68,8 @@ impl ExecApi for Api {
     }
 
     async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
-        unreachable!("no call is without an answer")
+        // People's terminals look first.
+        Ok(Vec::new())
     }
 }
 

@@ -134,7 +134,7 @@ async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
     }
     let mut socket = timeout(LONG, accepted).await.unwrap().unwrap();
     let command = aws.0.executed.lock().unwrap()[0].clone();
-    let nonce = command.split("BOOT").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let nonce = command.split("BOOT").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     let service = tokio::spawn(async move {
         socket.next().await.unwrap().unwrap();
         for (sequence, said) in [format!("BOOT{nonce}\n"), format!("~{nonce} ready\n")].iter().enumerate() {

@@ -63,13 +63,14 @@ impl Story {
         let mut visits = vec![Visit::begin(&job, header.created)];
         let mut observations = Vec::new();
         let mut newest = header.created;
-        let mut ended = None;
+        let (mut is_wanted, mut ended) = (false, None);
         for (at, saw) in snapshot.journal.unfold() {
             let before = job.name();
             // What was done after the job's end, perhaps hours later, is no part of its length.
-            if matches!(saw, Observation::Opened { .. }) && is_over(&job) {
+            if matches!(saw, Observation::Opened { .. }) && is_wanted && is_over(&job) {
                 ended.get_or_insert(newest);
             }
+            is_wanted |= matches!(saw, Observation::StopRequested(_));
             job = job.observe(&saw, at);
             job.plan(at);
             observations.push((at, before, saw));

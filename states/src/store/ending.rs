@@ -4,15 +4,14 @@
 //! A hint, not a record: it is not synced, and it is checked against the snapshot before anything is done.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs,
+    io::Write as _,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::StoreError;
-use crate::{AnyJob, EndingJob, JobId, Snapshot, TaskArn};
+use crate::{AnyJob, EndingJob, JobId, Snapshot, TaskArn, private_file};
 
 /// The note's file ending.
 pub(super) const NOTE: &str = "ending";
@@ -26,15 +25,8 @@ pub(super) fn write(path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> 
     for task in job.state.tasks() {
         text.push_str(&format!("{task}\n"));
     }
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        // One write: a reader sees all of it or nothing.
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(StoreError::io("write", path))
+    // One write: a reader sees all of it or nothing.
+    private_file::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(StoreError::io("write", path))
 }
 
 /// Reads notes of at most `most` jobs in the directory.
@@ -55,8 +47,7 @@ pub(super) fn list(directory: &Path, most: usize) -> Vec<EndingJob> {
 }
 
 fn read(path: &Path, job: JobId) -> Option<EndingJob> {
-    let mut text = String::new();
-    fs::File::open(path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(private_file::read_up_to(path, LONGEST).ok()?).ok()?;
     let mut lines = text.lines();
     let cluster = lines.next()?.to_owned();
     let tasks = lines.map(TaskArn::new).collect::<Result<Vec<_>, _>>().ok()?;

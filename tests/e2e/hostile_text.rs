@@ -116,7 +116,7 @@ fn who_stops_a_task_writes_no_line_of_the_job_log() {
     let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
-    crate::moto::ecs(cluster.endpoint(), "StopTask", &json!({ "cluster": "local", "task": arn, "reason": HOSTILE }));
+    cluster.ecs("StopTask", &json!({ "cluster": "local", "task": arn, "reason": HOSTILE }));
     let ended = job.end(run);
     assert!(ended.code == SYSTEM_FAILURE && ended.stderr.contains("evil"), "{ended:#?}");
     assert_harmless("the job log", &ended.stderr);

@@ -85,9 +85,12 @@ fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
     let missing: &[&str] = &["--config", "no-such.toml", "try", "fixtures/jobs/hello.sh"];
     let with_transport = [missing, &["--transport", "ssh"]].concat();
     let with_profile = ["--config", "fixtures/config/every-key.toml", "try", "--profile", "fargate", "fixtures/jobs/hello.sh"];
-    for (arguments, word) in
-        [(missing, "no-such.toml"), (&with_transport, "no-such.toml"), (&with_profile, "--profile cannot be used with --config"), (&["try", "fixtures/jobs"], "fixtures/jobs is not a file")]
-    {
+    for (arguments, word) in [
+        (missing, "no-such.toml"),
+        (&with_transport, "no-such.toml"),
+        (&with_profile, "--profile cannot be used with --config"),
+        (&["try", "fixtures/jobs"], "fixtures/jobs is not a file"),
+    ] {
         let tried = fargate(arguments);
         let stderr = String::from_utf8(tried.stderr).unwrap();
         assert_eq!(tried.status.code(), Some(2), "{arguments:?}: {stderr}");

@@ -30,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use local_cluster::{Profile, Settings, Times};
+use local_cluster::{Profile, Settings};
 use serde_json::Value;
 
 use cluster::{Cluster, Local};
@@ -46,9 +46,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let jobs = std::env::var("FARGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(5);
-    let times = Times { seed: 1, ..Times::of(Profile::Fargate) };
     let clusters = [("SSH", false), ("ECS Exec", true)].map(|(name, by_ecs_exec)| {
-        let mut local = Local::here(Settings { times, ..Settings::default() });
+        let mut local = Local::here(Settings::of(Profile::Fargate, 1.0, 1));
         local.by_ecs_exec = by_ecs_exec;
         (name, Cluster::Local(local))
     });

@@ -67,11 +67,11 @@ pub struct TimeOptions {
 }
 
 impl TimeOptions {
-    /// The times.
+    /// The cluster's settings.
     #[must_use]
-    pub fn times(&self) -> Times {
+    pub fn settings(&self) -> Settings {
         let seed = self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-        Times { scale: self.scale, seed, ..Times::of(self.profile.unwrap_or_default()) }
+        Settings::of(self.profile.unwrap_or_default(), self.scale, seed)
     }
 
     /// A line that tells how the same times are drawn again, where there are any to be drawn.
@@ -89,8 +89,9 @@ impl TimeOptions {
 pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), StartError> {
     let mut term = signal(SignalKind::terminate()).map_err(StartError::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
-    let times = options.times();
-    let cluster = LocalCluster::start(Settings { listen, times, ..Settings::default() }).await?;
+    let settings = options.settings();
+    let times = settings.times;
+    let cluster = LocalCluster::start(Settings { listen, ..settings }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
     if let Some(line) = options.described(&times) {
         println!("{line}");

@@ -31,10 +31,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Everything as it is by default, with the times of a profile.
+    /// Everything as it is by default, with a profile's times and exec agents. Times are multiplied by `scale`, and drawn from
+    /// `seed`.
     #[must_use]
-    pub fn with_times_of(profile: Profile) -> Self {
-        Self { times: Times::of(profile), ..Self::default() }
+    pub fn of(profile: Profile, scale: f64, seed: u64) -> Self {
+        let mut agent = match profile {
+            Profile::Quick => AgentRules::quick(),
+            Profile::Fargate => AgentRules::real(),
+        };
+        for time in [&mut agent.release, &mut agent.start, &mut agent.first_output] {
+            *time = time.mul_f64(scale);
+        }
+        let times = Times { scale, seed, ..Times::of(profile) };
+        Self { times, exec: ExecSettings { agent, ..ExecSettings::default() }, ..Self::default() }
     }
 }
 

@@ -455,8 +455,7 @@ async fn the_cluster_s_own_endpoints_take_its_secret_only() {
 
 #[tokio::test]
 async fn a_task_of_the_fargate_profile_lives_as_long_as_on_fargate() {
-    let times = Times { scale: 0.02, seed: 5, ..Times::of(Profile::Fargate) };
-    let cluster = LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap();
+    let cluster = LocalCluster::start(Settings::of(Profile::Fargate, 0.02, 5)).await.unwrap();
     let task = run(&cluster).await;
     assert_eq!(describe(&cluster, &task).await["failures"][0]["reason"], "MISSING");
     let (running, statuses) = until(&cluster, &task, is("RUNNING")).await;

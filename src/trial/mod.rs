@@ -101,8 +101,9 @@ impl Trial {
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
             None => {
-                let times = self.times.times();
-                let cluster = LocalCluster::start(local_cluster::Settings { times, ..local_cluster::Settings::default() }).await?;
+                let settings = self.times.settings();
+                let times = settings.times;
+                let cluster = LocalCluster::start(settings).await?;
                 let config = place.path().join("fargate.toml");
                 let text =
                     crate::local::configuration(self.transport.unwrap_or_default(), cluster.ssh_port(), &place.path().join("metadata"));

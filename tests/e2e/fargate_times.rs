@@ -13,8 +13,9 @@ use crate::{
 /// A tenth of Fargate's times. DescribeTasks does not know a new task for 2 s, so that the driver does meet that.
 fn cluster(by_ecs_exec: bool) -> Cluster {
     let slow = Duration::from_secs(20).into();
-    let times = Times { scale: 0.1, seed: 11, describe_lag: slow, list_lag: slow, ..Times::of(Profile::Fargate) };
-    let mut local = Local::here(Settings { times, ..Settings::default() });
+    let settings = Settings::of(Profile::Fargate, 0.1, 11);
+    let times = Times { describe_lag: slow, list_lag: slow, ..settings.times };
+    let mut local = Local::here(Settings { times, ..settings });
     local.by_ecs_exec = by_ecs_exec;
     Cluster::Local(local)
 }

@@ -183,7 +183,7 @@ async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
         Stage::Config => stages::config(),
         Stage::Prepare => stages::prepare(session, log).await,
         Stage::Run { script, stage } => stages::run(session, &script, &foreign_text::clipped(&stage), log).await,
-        Stage::Cleanup => stages::cleanup(session, log).await,
+        Stage::Cleanup { wait } => stages::cleanup(session, wait, log).await,
     }
 }
 

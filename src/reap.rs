@@ -5,6 +5,10 @@
 //! this metadata directory, or for the manager that it is told; a file only if its name is one that a driver
 //! gives. A job that a process works on is left
 //! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
+//!
+//! A job that `cleanup` has ended waits for its task's end only: it is archived as soon as ECS shows that.
+
+mod asked;
 
 use std::{
     collections::HashMap,
@@ -17,8 +21,8 @@ use std::{
 
 use bytes::Bytes;
 use states::{
-    AnyJob, BadSnapshot, ControlError, DirectoryLease, Goal, JobId, JobIo, Note, Outcome, Pace, Seen, Snapshot, SnapshotStore, StopReason,
-    StoreError, TaskArn, TaskControl, Timestamp,
+    AnyJob, BadSnapshot, Concluded, ControlError, DirectoryLease, EngineError, Goal, JobId, JobIo, Note, Outcome, Pace, Seen, Snapshot,
+    SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -27,12 +31,17 @@ use crate::{
     console::{stderr_line, stdout_line},
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
     runner::Identity,
-    stages::{self, JobEngine, launch},
+    stages::{self, JobEngine, has_ended, launch},
     tags, telemetry,
 };
 
+use asked::{Asked, Seems};
+
 /// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
 const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
+/// How long ECS may take to end a task after it has accepted StopTask, before it is asked again. Fargate takes 13 to 66 s, and
+/// up to two minutes where a container's `stopTimeout` says so.
+const STOPS_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How many jobs are ended side by side: each waits for ECS most of the time.
 const AT_ONCE: usize = 20;
 /// How often a call is made before its failure counts, and how far apart: a timer should not fail for one throttled call.
@@ -78,8 +87,10 @@ enum Owns {
     Any,
 }
 
-/// What became of one job.
+/// What is to become of one job.
 enum Judged {
+    /// It ends if its tasks are over.
+    Asks(Asked),
     /// It owns its task.
     Alive(Owns),
     /// It is to be ended.
@@ -97,8 +108,12 @@ enum Ends {
     No,
     /// And why.
     Now(String),
-    /// If ECS says that this task is over.
-    WithItsTask(TaskArn),
+    /// If ECS says that these tasks are over.
+    WithItsTasks(Vec<TaskArn>),
+}
+
+fn owns(snapshot: &Snapshot) -> Owns {
+    snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)
 }
 
 /// The job and its lock, if nobody works on it.
@@ -131,14 +146,27 @@ impl Reaper {
         let mut damaged = Vec::new();
         let mut ending = JoinSet::new();
         let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let (mut judged, mut asked) = (Vec::new(), Vec::new());
         for job in engine.store().jobs()? {
-            match self.judge(&engine, &job).await {
+            match self.judge(&engine, &job) {
+                Judged::Asks(ask) => asked.push(ask),
+                other => judged.push((job, other)),
+            }
+        }
+        let answers = asked::answers(&engine, &asked).await;
+        for ask in asked {
+            let job = ask.job.clone();
+            let seems = asked::seems(&ask, &answers);
+            judged.push((job, self.judge_again(&engine, ask, seems, &mut summary)));
+        }
+        for (job, judged) in judged {
+            match judged {
                 Judged::Alive(owns) => {
                     summary.alive += 1;
                     owners.insert(job, owns);
                 }
                 Judged::Ends { snapshot, lease, why } => {
-                    owners.insert(job.clone(), snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task));
+                    owners.insert(job.clone(), owns(&snapshot));
                     if self.dry_run {
                         say(format_args!("{}: {why}; would be ended", name(&snapshot)));
                         summary.jobs += 1;
@@ -151,7 +179,7 @@ impl Reaper {
                     }
                 }
                 Judged::Damaged { lease, error } => damaged.push((job, lease, error)),
-                Judged::Gone => {}
+                Judged::Gone | Judged::Asks(_) => {}
                 Judged::Unknown(why) => {
                     owners.insert(job.clone(), Owns::Any);
                     summary.failed(&format!("job {job}"), &why);
@@ -212,45 +240,87 @@ impl Reaper {
         }
     }
 
-    /// What is to become of a job.
-    async fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
+    /// What is to become of a job, as far as its snapshot says.
+    fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
         let (lease, snapshot) = match take(engine, job) {
             Ok(taken) => taken,
             Err(judged) => return judged,
         };
-        let task = match self.ends(&snapshot) {
-            Ends::Now(why) => return Judged::Ends { snapshot: Box::new(snapshot), lease, why },
-            Ends::No => return Judged::Alive(snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)),
-            Ends::WithItsTask(task) => task,
+        match self.ends(&snapshot, engine.store().is_ending(job)) {
+            Ends::Now(why) => Judged::Ends { snapshot: Box::new(snapshot), lease, why },
+            Ends::No => Judged::Alive(owns(&snapshot)),
+            Ends::WithItsTasks(tasks) => Judged::Asks(Asked { job: job.clone(), snapshot: Box::new(snapshot), tasks }),
+        }
+    }
+
+    /// What is to become of a job, now that it is known how its tasks are.
+    fn judge_again(&self, engine: &JobEngine, ask: Asked, seems: Seems, summary: &mut Summary) -> Judged {
+        let Asked { job, snapshot, .. } = ask;
+        let (ended, idle) = (has_ended(&snapshot), idle(&snapshot));
+        let why = match seems {
+            Seems::Unknown(why) => return Judged::Unknown(why),
+            Seems::Over { why, answers } if ended => return self.conclude(engine, &job, &snapshot, why, &answers, summary),
+            Seems::Over { why, .. } => why.to_owned(),
+            Seems::Not(status) if ended && idle >= STOPS_WITHIN.min(self.older_than) => {
+                let idle = humantime::format_duration(Duration::from_secs(idle.as_secs()));
+                format!("ECS accepted to stop its task {idle} ago and shows it as {status}")
+            }
+            Seems::Not(_) => return Judged::Alive(owns(&snapshot)),
         };
-        // ECS may take minutes to answer: a stage that begins meanwhile must not wait for that.
-        drop(lease);
-        let alive = Judged::Alive(Owns::Task(task.clone()));
-        let cluster = &snapshot.job.header().spec.cluster;
-        let why = match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task))).await {
-            Ok(described) => match described.first().map(|described| &described.seen) {
-                Some(Seen::Task(report)) if report.status.is_over() => "its task is over",
-                Some(Seen::Missing) => "ECS does not know its task any more",
-                _ => return alive,
-            },
-            Err(e) => return Judged::Unknown(e.explained()),
-        };
-        match take(engine, job) {
-            Ok((lease, again)) if again == snapshot => Judged::Ends { snapshot: Box::new(snapshot), lease, why: why.to_owned() },
+        match take(engine, &job) {
+            Ok((lease, again)) if again == *snapshot => Judged::Ends { snapshot, lease, why },
             // Somebody has worked on it meanwhile.
-            Ok(_) => alive,
+            Ok(_) => Judged::Alive(owns(&snapshot)),
             Err(judged) => judged,
         }
     }
 
-    /// Whether a job that nobody works on ends.
-    fn ends(&self, snapshot: &Snapshot) -> Ends {
+    /// Archives a job whose end ECS had accepted, and whose tasks are over now.
+    fn conclude(
+        &self,
+        engine: &JobEngine,
+        job: &JobId,
+        snapshot: &Snapshot,
+        why: &str,
+        answers: &[states::Described],
+        summary: &mut Summary,
+    ) -> Judged {
+        if self.dry_run {
+            say(format_args!("{}: {why}; would be archived", name(snapshot)));
+            summary.jobs += 1;
+            return Judged::Gone;
+        }
+        telemetry::job::opened(engine.store().directory(), snapshot, "reap");
+        let concluded = engine.conclude(job, "reap", answers);
+        let outcome: Result<Outcome, EngineError> = match &concluded {
+            Ok(Concluded::Archived) => Ok(Outcome::Ended(StopReason::Cleanup)),
+            _ => Ok(Outcome::Unfinished(String::new())),
+        };
+        telemetry::job::closed(&outcome, Goal::End, snapshot);
+        match concluded {
+            Ok(Concluded::Archived) => {
+                say(format_args!("{}: {why}; archived", name(snapshot)));
+                summary.jobs += 1;
+                Judged::Gone
+            }
+            Ok(Concluded::Gone) => Judged::Gone,
+            Ok(Concluded::Busy | Concluded::NotYet) => Judged::Alive(owns(snapshot)),
+            Err(e) => Judged::Unknown(e.to_string()),
+        }
+    }
+
+    /// Whether a job that nobody works on ends. `cleaned_up`: its end is all that is waited for, also by gitlab-runner.
+    fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ends {
         if self.manager.is_some() {
             return Ends::No;
         }
-        let header = snapshot.job.header();
-        let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
-        let idle = Timestamp::now().since(newest.unwrap_or(header.created));
+        let idle = idle(snapshot);
+        if let AnyJob::Stopping(job) = &snapshot.job
+            && job.state.all_accepted()
+            && (cleaned_up || idle >= BETWEEN_STAGES.min(self.older_than))
+        {
+            return Ends::WithItsTasks(job.state.tasks().cloned().collect());
+        }
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
             return Ends::Now(format!("nobody has worked on it for {}", humantime::format_duration(idle)));
@@ -261,7 +331,7 @@ impl Reaper {
         if let AnyJob::Stopping(_) = snapshot.job {
             return Ends::Now("its end was begun and not finished".to_owned());
         }
-        snapshot.job.task().cloned().map_or(Ends::No, Ends::WithItsTask)
+        snapshot.job.task().cloned().map_or(Ends::No, |task| Ends::WithItsTasks(vec![task]))
     }
 
     /// Whether the task was launched for the manager, and the directory, that this is about.
@@ -343,6 +413,12 @@ impl Reaper {
         }
         summary.jobs += 1;
     }
+}
+
+/// How long nobody has worked on a job.
+fn idle(snapshot: &Snapshot) -> Duration {
+    let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
+    Timestamp::now().since(newest.unwrap_or(snapshot.job.header().created))
 }
 
 /// Ends one job: its task, then its snapshot goes to the archive.

@@ -45,7 +45,7 @@ async fn ask(call: u8, answer: Answer) {
                 assert!(asked.iter().all(|task| described.iter().any(|d| d.task == *task)), "nothing is said of a task: {described:?}");
             })
         }
-        2 => control.stop("ci", &task, "fuzz").await,
+        2 => control.stop("ci", &task, "fuzz").await.map(|_| ()),
         // Pages: one that always has a next one would go on for ever with one answer.
         _ => control.launched("ci").await.map(drop),
     };

@@ -193,8 +193,12 @@ pub(super) enum Stage {
         #[arg(value_name = "STAGE")]
         stage: String,
     },
-    /// Stop the job's task
-    Cleanup,
+    /// Stop the job's task: done once ECS has accepted it
+    Cleanup {
+        /// Also wait until the task has ended and the job is archived
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 impl fmt::Display for Stage {
@@ -203,7 +207,7 @@ impl fmt::Display for Stage {
             Self::Config => f.write_str("config"),
             Self::Prepare => f.write_str("prepare"),
             Self::Run { stage, .. } => write!(f, "run {stage}"),
-            Self::Cleanup => f.write_str("cleanup"),
+            Self::Cleanup { .. } => f.write_str("cleanup"),
         }
     }
 }

@@ -250,8 +250,8 @@ fn is_account_limit(said: &str) -> bool {
 fn account_limit(said: &str) -> (Kind, String, &'static str) {
     (
         Kind::AccountLimit,
-        format!("a quota of the AWS account is used up ({said})"),
-        "Other jobs' ends make room. See AWS Fargate (vCPU resource counts, On-Demand and Spot) and Amazon ECS in Service Quotas for this region, and request higher values: new accounts begin with low ones.",
+        format!("a quota of the AWS account is used up, which Service Quotas shows ({said})"),
+        "Room comes when other tasks end. Request higher values for this region: AWS Fargate's vCPU resource counts (On-Demand and Spot), and Amazon ECS's quotas. New accounts begin with low ones.",
     )
 }
 
@@ -385,7 +385,7 @@ mod tests {
         ] {
             let refusal = launch_failure(&spec, Some(reason), None);
             assert_eq!(refusal.kind, Kind::AccountLimit, "{reason}");
-            assert!(refusal.advice.contains("Service Quotas"), "{refusal:?}");
+            assert!(refusal.message.contains("Service Quotas"), "{refusal:?}");
         }
         assert_eq!(launch_failure(&spec, Some("Capacity is unavailable at this time."), None).kind, Kind::Capacity);
     }

@@ -28,8 +28,8 @@ use aws_sdk_ecs::{
     },
 };
 use states::{
-    Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec, Seen, StartedBy, TaskArn, TaskControl,
-    TaskReport,
+    Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec, Seen, StartedBy, StopAnswer, TaskArn,
+    TaskControl, TaskReport,
 };
 use tokio::sync::OnceCell;
 
@@ -165,14 +165,16 @@ impl TaskControl for EcsControl {
         self.started_by(cluster, started_by).await
     }
 
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
         const OPERATION: &str = "StopTask";
         let call = self.clients().await.ecs.stop_task().cluster(cluster).task(task.as_str()).reason(reason);
         match call.send().await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(StopAnswer::Accepted),
             Err(e) => match errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)) {
-                // "The referenced task was not found.": there is nothing left to stop.
-                error if error.kind == ControlErrorKind::WrongSetting && error.message.contains("task was not found") => Ok(()),
+                // "The referenced task was not found."
+                error if error.kind == ControlErrorKind::WrongSetting && error.message.contains("task was not found") => {
+                    Ok(StopAnswer::Missing)
+                }
                 error => Err(error),
             },
         }

@@ -69,6 +69,9 @@ impl Resume {
         block_on(async {
             let (engine, mut work) = take_up(place, &self.job, self.on, "resume")?;
             begin(&engine, &mut work, "resume");
+            if stages::has_ended(&work.snapshot) {
+                engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
+            }
             let never_sent = matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
             let goal = match &work.snapshot.job {
                 AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => Goal::Reach,
@@ -101,6 +104,7 @@ impl Resume {
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::Unfinished(what) => Err(Failure::Other(what)),
+                Outcome::Stopping(_) => Err(Failure::Other("the job's task has not ended yet".to_owned())),
             }
         })
     }
@@ -139,7 +143,7 @@ impl Archive {
             if let Some(task) = work.snapshot.job.task() {
                 let described = engine.control().describe(cluster, std::slice::from_ref(task)).await.map_err(control)?;
                 match described.first().map(|described| &described.seen) {
-                    Some(Seen::Task(report)) if report.status.is_over() => {}
+                    Some(Seen::Task(report)) if report.status.has_ended() => {}
                     Some(Seen::Missing) => {}
                     Some(Seen::Task(report)) => return Err(alive(task, &report.status)),
                     None => return Err(Failure::Other(format!("ECS did not say how task {task} is. Try again."))),

@@ -62,6 +62,12 @@ impl Surroundings {
         Self { holder, free, handed_on: None }
     }
 
+    /// Whether the job lives here: its snapshot is neither archived nor a copy.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        !matches!(self.holder, Holder::Elsewhere(_))
+    }
+
     /// Whether a process should be working on the job and none does.
     ///
     /// In `Reachable`, and while the end of a job is left to `cleanup`, nobody works between two stages.

@@ -21,6 +21,7 @@ use super::{
     place,
     summary::{Summary, Verdict},
     usual::Usual,
+    words,
 };
 
 use crate::config::Config;
@@ -160,7 +161,12 @@ fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> O
     let (summary, found) = Summary::of(&snapshot, &around, now);
     let mut row = Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);
-    row.stuck = stuck(&row, &around, usual, now);
+    row.stuck = if words::ends(&snapshot.job) {
+        // It is over for GitLab; only a task that does not end, or that nobody looks at, needs somebody.
+        found.iter().find(|found| found.cause == Cause::StopUnfinished).map(|found| found.summary.clone())
+    } else {
+        stuck(&row, &around, usual, now)
+    };
     row.worked_on_by = if let Holder::Working(who) = &around.holder { Some(who.clone()) } else { None };
     if row.stuck.is_some() && row.cause == Cause::Nothing {
         row.cause = found.first().map_or(Cause::Unknown, |found| found.cause);
@@ -206,7 +212,7 @@ fn stuck(row: &Row, around: &Surroundings, usual: &Usual, now: Timestamp) -> Opt
     }
     let bearable = usual.bearable(&row.task_definition, state);
     let lasted = Duration::from_millis(row.in_state_ms);
-    (lasted > bearable).then(|| format!("{state} for longer than {}", super::words::span(bearable)))
+    (lasted > bearable).then(|| format!("{state} for longer than {}", words::span(bearable)))
 }
 
 /// Smaller is more urgent.
@@ -214,6 +220,8 @@ fn need(row: &Row) -> u8 {
     match (&row.stuck, row.cause) {
         (Some(_), Cause::DriverGone | Cause::DiskFull) => 0,
         (Some(_), _) => 1,
+        // It is over, and its archiving is nobody's concern.
+        (None, _) if row.verdict != Verdict::Open => 4,
         (None, Cause::Nothing) => 3,
         (None, _) => 2,
     }

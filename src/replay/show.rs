@@ -75,7 +75,9 @@ impl Tale {
         let Self { snapshot, story, .. } = self;
         let spec = &snapshot.job.header().spec;
         let current = story.current();
-        let state = if story.over {
+        let state = if words::ends(&snapshot.job) {
+            format!("{}, over for GitLab after {}", current.state, words::span(story.length()))
+        } else if story.over {
             format!("over after {}", words::span(story.length()))
         } else {
             format!("{} for {}, {} in all", current.state, words::span(current.length()), words::span(story.length()))
@@ -87,6 +89,9 @@ impl Tale {
         ];
         facts.extend(snapshot.job.task().map(|task| ("task", task.to_string())));
         facts.extend(manager(snapshot).map(|manager| ("manager", manager.to_owned())));
+        if words::ends(&snapshot.job) && self.around.is_here() {
+            facts.push(("waits for", words::next(&snapshot.job, story.newest)));
+        }
         if story.over {
             return facts;
         }

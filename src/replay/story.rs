@@ -48,7 +48,7 @@ pub struct Story {
     pub observations: Vec<(Timestamp, StateName, Observation)>,
     /// When something was last observed.
     pub newest: Timestamp,
-    /// Whether the job is over.
+    /// Whether the job is over: its tasks are, or ECS has accepted to stop them.
     pub over: bool,
     /// Whether the journal alone leads to the recorded state: not, when entries were left out of it.
     pub exact: bool,
@@ -63,8 +63,14 @@ impl Story {
         let mut visits = vec![Visit::begin(&job, header.created)];
         let mut observations = Vec::new();
         let mut newest = header.created;
+        let (mut is_wanted, mut ended) = (false, None);
         for (at, saw) in snapshot.journal.unfold() {
             let before = job.name();
+            // What was done after the job's end, perhaps hours later, is no part of its length.
+            if matches!(saw, Observation::Opened { .. }) && is_wanted && is_over(&job) {
+                ended.get_or_insert(newest);
+            }
+            is_wanted |= matches!(saw, Observation::StopRequested(_));
             job = job.observe(&saw, at);
             job.plan(at);
             observations.push((at, before, saw));
@@ -80,7 +86,7 @@ impl Story {
             enter(&mut visits, &snapshot.job, since);
         }
         if let Some(last) = visits.last_mut() {
-            last.to = if over { newest } else { now }.max(last.from);
+            last.to = if over { ended.unwrap_or(newest) } else { now }.max(last.from);
         }
         Self { visits, observations, newest, over, exact }
     }
@@ -156,9 +162,10 @@ fn enter(visits: &mut Vec<Visit>, job: &AnyJob, at: Timestamp) {
     visits.push(Visit::begin(job, at));
 }
 
-/// Whether nothing of the job is left to do.
+/// Whether nothing of the job is left to do, but perhaps to see its tasks ended.
 fn is_over(job: &AnyJob) -> bool {
-    matches!(job, AnyJob::Stopping(job) if job.state.over || (job.state.task.is_none() && job.state.unsettled.is_none()))
+    let AnyJob::Stopping(job) = job else { return false };
+    job.state.over || job.state.all_accepted() || (job.state.task.is_none() && job.state.unsettled.is_none())
 }
 
 /// Since when the job is in its state, as far as the state itself says.

@@ -56,6 +56,9 @@ pub fn project(url: &str) -> &str {
 /// What the machine waits for, or does next.
 #[must_use]
 pub fn next(job: &AnyJob, at: Timestamp) -> String {
+    if ends(job) {
+        return "a process that sees its task ended and archives it: the next `prepare` of any job here, or `fargate reap`".to_owned();
+    }
     match job.clone().plan(at) {
         Action::Launch { .. } => "RunTask's answer".to_owned(),
         Action::Watch(watch) => {
@@ -81,6 +84,12 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
         Action::Archive => "nothing: the job is over".to_owned(),
         Action::GiveUp => "the next `cleanup` or `resume`: the last one's time was up".to_owned(),
     }
+}
+
+/// Whether nothing but the end of the job's tasks is left, which ECS has accepted to bring about.
+#[must_use]
+pub fn ends(job: &AnyJob) -> bool {
+    matches!(job, AnyJob::Stopping(job) if job.state.all_accepted() && !job.state.over)
 }
 
 /// How a run ended.

@@ -1,19 +1,23 @@
-//! `cleanup`: the task ends, the snapshot goes to the archive. Safe at any time, any number of times.
+//! `cleanup`: ECS accepts to stop the job's task. Safe at any time, any number of times.
+//!
+//! GitLab shows the job as running until this stage ends, so it does not wait for the task's end: an accepted stop is not taken
+//! back. The snapshot stays, and the next process that looks archives it (see `docs/decisions/0040-cleanup-does-not-wait.md`).
 
-use states::{Goal, Outcome, SnapshotStore, StopReason, StoreError, TaskControl};
+use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 
 use super::{JobLog, LEASE_WAIT, Session, prepare};
 use crate::{runner::Verdict, telemetry};
 
-/// Ends the job.
-pub async fn cleanup(session: &Session, log: &mut JobLog) -> Verdict {
-    match end(session, log).await {
+/// Ends the job; with `wait`, also waits for its task's end.
+pub async fn cleanup(session: &Session, wait: bool, log: &mut JobLog) -> Verdict {
+    let goal = if wait { Goal::End } else { Goal::Stop };
+    match end(session, goal, log).await {
         Ok(verdict) => verdict,
         Err(e) => Verdict::SystemFailure(format!("fargate: cleanup: {e}")),
     }
 }
 
-async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::EngineError> {
+async fn end(session: &Session, goal: Goal, log: &mut JobLog) -> Result<Verdict, states::EngineError> {
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "cleanup", LEASE_WAIT)?;
@@ -32,8 +36,8 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
     engine.open(&mut work, "cleanup");
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());
-    let outcome = engine.drive(&mut work, Goal::End, log).await?;
-    if let Outcome::Ended(_) = outcome {
+    let outcome = engine.drive(&mut work, goal, log).await?;
+    if let Outcome::Ended(_) | Outcome::Stopping(_) = outcome {
         telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
     }
     work.close().await;
@@ -41,6 +45,10 @@ async fn end(session: &Session, log: &mut JobLog) -> Result<Verdict, states::Eng
         Outcome::Ended(reason) => {
             tracing::info!(job = %id, %reason, "the job is over");
             session.state_log.entered(super::state_log::ARCHIVED);
+            Verdict::Success
+        }
+        Outcome::Stopping(reason) => {
+            tracing::info!(job = %id, %reason, "the job is over; ECS has accepted to stop its task");
             Verdict::Success
         }
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!(
@@ -71,7 +79,8 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     }
     for task in &tasks {
         match control.stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read").await {
-            Ok(()) => said.push_str(&format!(" Its task {task} was stopped.")),
+            Ok(StopAnswer::Accepted) => said.push_str(&format!(" Its task {task} was stopped.")),
+            Ok(StopAnswer::Missing) => said.push_str(&format!(" ECS does not know its task {task} any more.")),
             Err(e) => said.push_str(&format!(" Its task {task} could not be stopped: {} `fargate reap` ends it.", e.explained())),
         }
     }

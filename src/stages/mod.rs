@@ -14,7 +14,7 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{DirectoryStore, Engine, Fault, Header, Retention, SnapshotStore, StopReason, StoreError};
+use states::{AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, SnapshotStore, StopReason, StoreError};
 
 use transports::ssh::proof;
 
@@ -68,10 +68,11 @@ impl Session {
         &self.identity
     }
 
-    /// The trace that the job's snapshot names, if there is one.
+    /// The trace that the job's snapshot names, if there is one. Not of a job that has ended: its trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
-        self.engine.store().load(&self.identity.id).ok().flatten().and_then(|snapshot| snapshot.job.header().trace.clone())
+        let snapshot = self.engine.store().load(&self.identity.id).ok().flatten()?;
+        if has_ended(&snapshot) { None } else { snapshot.job.header().trace.clone() }
     }
 
     /// Where the states that are entered are noted.
@@ -103,6 +104,11 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
             .into_iter()
             .collect()
     })
+}
+
+/// Whether ECS has accepted to stop every task of the job: nothing but their end is left.
+pub(crate) fn has_ended(snapshot: &Snapshot) -> bool {
+    matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted())
 }
 
 /// What gitlab-runner is told of a job that had to end.

@@ -6,7 +6,7 @@ use rand::Rng as _;
 use states::{AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason, foreign_text, private_file};
 use transports::ssh::key;
 
-use super::{JobLog, LEASE_WAIT, Session, Work, launch, stopped};
+use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, stopped};
 use crate::{
     config::{Chosen, TransportKind},
     control::STARTED_BY,
@@ -58,9 +58,16 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 tracing::info!(state = %work.snapshot.job.name(), "going on with the task of an earlier prepare");
                 work
             } else {
-                engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
-                match engine.drive(&mut work, Goal::End, log).await? {
+                let outcome = if has_ended(&work.snapshot) {
+                    Outcome::Stopping(StopReason::Cleanup)
+                } else {
+                    engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                    engine.drive(&mut work, Goal::Stop, log).await?
+                };
+                match outcome {
                     Outcome::Ended(_) => {}
+                    // ECS ends that task whether somebody looks or not; its place is needed.
+                    Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
                     Outcome::Unfinished(what) => {
                         return Ok(Verdict::SystemFailure(format!("fargate: prepare: of an earlier attempt, {what}")));
                     }
@@ -82,7 +89,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     Ok(match outcome {
         _ if log.was_cancelled() => Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned()),
         Outcome::Reachable(_) => Verdict::Success,
-        Outcome::MustEnd(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: prepare: {what}")),
     })
 }

@@ -18,7 +18,10 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
         Ok(text) => Bytes::from(text),
         Err(e) => return Verdict::SystemFailure(format!("fargate: the script {} of stage {stage} cannot be read: {e}", script.display())),
     };
-    let script = Script { digest: hex(&Sha256::digest(&text)), text: telemetry::propagated(text) };
+    // The digest is of the script as gitlab-runner gave it: what is added below names this process's span, and another process
+    // that repeats the stage must find its run.
+    let digest = hex(&Sha256::digest(&text));
+    let script = Script { digest, text: telemetry::propagated(text) };
     match execute(session, script, stage, log).await {
         Ok(verdict) => verdict,
         Err(e) => Verdict::SystemFailure(format!("fargate: stage {stage}: {e}")),
@@ -72,7 +75,7 @@ async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLo
             RunOutcome::Exited { code, .. } => Verdict::BuildFailure { code: Some(code), message: None },
             RunOutcome::Lost(why) => Verdict::SystemFailure(format!("fargate: stage {stage}: {why}")),
         },
-        Outcome::MustEnd(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
         Outcome::Reachable(None) => Verdict::SystemFailure(format!("fargate: stage {stage}: the script was not run")),
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: stage {stage}: {what}")),
     })

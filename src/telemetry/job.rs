@@ -10,7 +10,7 @@ use super::{
     settings::origin,
     span::{self, Attributes},
 };
-use crate::runner::Verdict;
+use crate::{runner::Verdict, stages};
 
 /// What `prepare` and all others know of a job.
 #[must_use]
@@ -27,8 +27,16 @@ pub fn about(about: &states::About) -> Attributes {
 pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
     let Some(recorder) = recorder() else { return };
     let header = snapshot.job.header();
-    let purpose = Purpose { directory: directory.to_owned(), job: header.id.to_string(), name: purpose.to_owned(), may_begin: false };
-    recorder.enter(&purpose, header.trace.as_deref(), (None, None), about(&header.about));
+    let purpose = Purpose {
+        directory: directory.to_owned(),
+        job: header.id.to_string(),
+        name: purpose.to_owned(),
+        may_begin: false,
+        only: header.trace.clone(),
+    };
+    // The trace of a job that has ended was exported, unless the process that ended it was killed: then its trail is there.
+    let kept = header.trace.as_deref().filter(|_| !stages::has_ended(snapshot));
+    recorder.enter(&purpose, kept, (None, None), about(&header.about));
 }
 
 /// Lays down what [`opened`] took up and was driven to `goal`. If the job ended, its own span is told: nobody else will.
@@ -48,9 +56,11 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
     recorder.leave(&verdict, false);
 }
 
-/// The job is over. Its snapshot has just gone to the archive; there is none if it never got so far.
+/// The job is over: ECS has accepted to stop its task, or it is archived; there is no snapshot if it never got so far. One of
+/// another trace than this process's is an earlier attempt's, which was exported when it ended.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     let Some(recorder) = recorder() else { return };
+    let snapshot = snapshot.filter(|snapshot| is_told_here(recorder, snapshot));
     let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
     if let Some(snapshot) = snapshot {
         states_of(snapshot);
@@ -66,9 +76,14 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     recorder.end(end);
 }
 
+/// Whether this process exports the trace that the snapshot names.
+fn is_told_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
+    snapshot.job.header().trace == recorder.root()
+}
+
 /// The states of a job's task that is over, as spans and measured.
 pub fn states_of(snapshot: &Snapshot) {
-    let Some(recorder) = recorder() else { return };
+    let Some(recorder) = recorder().filter(|recorder| is_told_here(recorder, snapshot)) else { return };
     let header = snapshot.job.header();
     let mut job = AnyJob::from(Job::new(header.clone()));
     let mut since = header.created;

@@ -31,7 +31,13 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
         match recorder() {
             Some(recorder) if ending == "otlp" => recorder.take_over(path),
             Some(recorder) => {
-                let purpose = Purpose { directory: directory.to_owned(), job: job.to_string(), name: "reap".to_owned(), may_begin: false };
+                let purpose = Purpose {
+                    directory: directory.to_owned(),
+                    job: job.to_string(),
+                    name: "reap".to_owned(),
+                    may_begin: false,
+                    only: None,
+                };
                 recorder.enter(&purpose, None, (None, None), Vec::new());
                 recorder.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
                 recorder.leave(&Verdict::Success, false);

@@ -62,6 +62,7 @@ pub fn enter(recorder: &Recorder, directory: &Path, identity: &Identity, stage: 
         job: identity.id.to_string(),
         name: stage.to_owned(),
         may_begin: matches!(stage, "config" | "prepare"),
+        only: None,
     };
     let (parent, state) = (job_variable("TRACEPARENT"), job_variable("TRACESTATE"));
     if purpose.may_begin

@@ -119,6 +119,8 @@ pub struct Purpose {
     pub name: String,
     /// Whether a job may begin with it.
     pub may_begin: bool,
+    /// The job's own span, if only a job of this one is to be taken up: its next attempt may have begun.
+    pub only: Option<String>,
 }
 
 /// Collects from now on. Once per process.
@@ -156,7 +158,8 @@ impl Recorder {
                 .or_else(|| purpose.may_begin.then(|| Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)))?;
             Some(Trail::begin(path, context, start))
         });
-        let Some(mut trail) = trail else { return };
+        let wanted = |trail: &Trail| purpose.only.as_deref().is_none_or(|only| only == trail.context.root_text());
+        let Some(mut trail) = trail.filter(wanted) else { return };
         let stage = context::new_id();
         trail.note_begin(&hex(&stage), &purpose.name, start);
         let name = purpose.name.clone();

@@ -157,8 +157,9 @@ impl Trial {
             let stage = if self.scripts.len() == 1 { "build_script".to_owned() } else { format!("step_{}", number + 1) };
             ended = runner.stage(&["run", &script, &stage], timeline).await?;
         }
-        // As gitlab-runner: always, and its result changes nothing.
-        let _ = runner.stage(&["cleanup"], timeline).await?;
+        // As gitlab-runner: always, and its result changes nothing. The local cluster lives no longer than this process, and
+        // a newcomer sees the task's end.
+        let _ = runner.stage(&["cleanup", "--wait"], timeline).await?;
         Ok(ended)
     }
 }

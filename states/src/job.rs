@@ -234,7 +234,7 @@ pub struct Finished {
     pub run: RunId,
     /// Its stage.
     pub stage: String,
-    /// SHA-256 of its script, in hexadecimal.
+    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
     #[serde(default)]
     pub digest: String,
     /// How it ended.
@@ -266,7 +266,7 @@ pub struct Executing {
     pub place: Reachable,
     /// What runs.
     pub order: RunOrder,
-    /// SHA-256 of the script, hexadecimal: tells a retried stage from another script.
+    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
     pub digest: String,
     /// When the stage began.
     pub since: Timestamp,
@@ -357,8 +357,11 @@ pub struct Stopping {
     pub describing: Asking,
     /// What last stood in the way.
     pub problem: Option<ControlError>,
-    /// More tasks of this job that must end after `task`.
+    /// More tasks of this job that must be stopped after `task`.
     pub rest: Vec<TaskArn>,
+    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers stopped one task after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ending: Vec<TaskArn>,
 }
 
 /// Asking something again and again: its pacing.

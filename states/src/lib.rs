@@ -28,7 +28,7 @@ mod time;
 pub mod world;
 
 pub use action::{Action, Follow, Watch};
-pub use engine::{Clock, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
+pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,

@@ -36,7 +36,7 @@ pub enum Observation {
     RunRequested {
         /// The custom-executor stage.
         stage: String,
-        /// SHA-256 of the script, hexadecimal.
+        /// SHA-256 of gitlab-runner's script, hexadecimal.
         digest: String,
     },
     /// The container has the script and runs it.

@@ -429,3 +429,60 @@ fn no_file_of_the_directory_is_reached_through_a_link() {
         unharmed();
     }
 }
+
+/// A job of which ECS has accepted to stop the task.
+fn ending() -> Snapshot {
+    Snapshot::parse(include_str!("../../fixtures/snapshots/v1.3/stopping.ron")).unwrap()
+}
+
+#[test]
+fn ending_jobs_are_found_without_their_snapshots_until_they_are_archived() {
+    let (_place, store) = store();
+    let snapshot = ending();
+    let header = snapshot.job.header().clone();
+    store.save(&snapshot).unwrap();
+    assert!(store.ending_jobs(100).is_empty() && !store.is_ending(&header.id));
+    store.note_ending(&snapshot).unwrap();
+    assert!(store.is_ending(&header.id));
+    let noted = store.ending_jobs(100);
+    assert_eq!(noted.len(), 1);
+    assert_eq!((&noted[0].job, noted[0].cluster.as_str()), (&header.id, "ci"));
+    assert_eq!(noted[0].tasks.iter().collect::<Vec<_>>(), snapshot.job.task().into_iter().collect::<Vec<_>>());
+    // They are hints: whatever else lies there is none.
+    for (name, text) in [("torn.ending", ""), ("torn-2.ending", "ci"), ("bad.ending", "ci\nno arn\u{0}"), ("a b.ending", "ci\ntask/1")] {
+        fs::write(store.directory().join(name), text).unwrap();
+    }
+    assert_eq!(store.ending_jobs(100), noted);
+    store.archive(&snapshot).unwrap();
+    assert!(!store.is_ending(&header.id) && store.ending_jobs(100).is_empty());
+}
+
+#[test]
+fn of_many_ending_jobs_some_are_named_and_each_in_its_turn() {
+    let (_place, store) = store();
+    for n in 0..250 {
+        fs::write(store.directory().join(format!("job-{n:03}.ending")), format!("ci\narn:aws:ecs:eu-west-1:1:task/ci/{n:032}\n")).unwrap();
+    }
+    let mut named = std::collections::HashSet::new();
+    for _ in 0..10_000 {
+        let some = store.ending_jobs(100);
+        assert_eq!(some.len(), 100);
+        named.extend(some.into_iter().map(|job| job.job));
+        if named.len() == 250 {
+            return;
+        }
+    }
+    panic!("{} of 250 were named", named.len());
+}
+
+#[test]
+fn a_note_without_a_snapshot_is_swept() {
+    let (_place, store) = store();
+    store.note_ending(&ending()).unwrap();
+    let job = ending().job.header().id.clone();
+    assert_eq!(store.leftovers().unwrap(), std::slice::from_ref(&job));
+    let lease = store.lease(&job, "reap", Duration::ZERO).unwrap();
+    store.sweep(&job, &lease).unwrap();
+    drop(lease);
+    assert!(!store.is_ending(&job) && store.leftovers().unwrap().is_empty());
+}

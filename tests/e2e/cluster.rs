@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use local_cluster::{Credentials, LocalCluster, Settings};
@@ -141,11 +141,13 @@ impl Cluster {
         }
     }
 
-    /// Fails unless every task is stopped and has no process left.
+    /// Fails unless there were so many tasks, and each is stopped, or DEPROVISIONING and then stopped, and has no process left.
     pub fn assert_nothing_is_left(&self, tasks: usize) {
         let seen = self.tasks();
         assert_eq!(seen.len(), tasks, "{seen:?}");
-        assert!(seen.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{seen:?}");
+        let ended = |task: &TaskSeen| matches!(task.status.as_str(), "DEPROVISIONING" | "STOPPED") && task.processes == 0;
+        assert!(seen.iter().all(ended), "{seen:?}");
+        eventually("all tasks are STOPPED", || self.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0));
     }
 }
 
@@ -255,5 +257,14 @@ impl Drop for Local {
                 }
             }
         }
+    }
+}
+
+/// Polls until the condition holds; fails after a minute.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < give_up, "it did not come to pass: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     cluster::{Cluster, Local},
+    eventually,
     runner::{BUILD_FAILURE, Ended, Job},
 };
 
@@ -20,6 +21,8 @@ pub enum Killed {
     /// `build_script`, which fails, is not repeated: `after_script` and `cleanup` follow.
     FailingStage,
     Cleanup,
+    /// `prepare` of another job of the manager, which archives this one: its `cleanup` is done, and its task has ended.
+    PrepareBeside,
 }
 
 /// What a script writes, in pieces that are read one by one.
@@ -92,7 +95,7 @@ impl<'a> Run<'a> {
                 killed = kill(&self.job, &["prepare"]);
                 if what == Killed::PrepareCleanedUp {
                     self.ok(&["cleanup"]);
-                    self.left_behind(0);
+                    assert_eq!(self.tasks("RUNNING"), 0, "a task was leaked");
                     self.ok(&["config"]);
                 }
                 self.ok(&["prepare"]);
@@ -142,9 +145,22 @@ impl<'a> Run<'a> {
                 self.whole_stage("get_sources", 0);
                 killed = kill(&self.job, &["cleanup"]);
             }
+            Killed::PrepareBeside => {
+                self.ok(&["prepare"]);
+                self.ok(&["cleanup"]);
+                self.tasks_have_ended();
+                let mut other = self.job.beside(self.cluster);
+                other.environment.extend(self.job.environment.iter().filter(|(name, _)| name == "AWS_ENDPOINT_URL").cloned());
+                killed = kill(&other, &["prepare"]);
+                other.prepare();
+                let ended = other.run("get_sources", self.script("get_sources", 0));
+                assert_eq!((ended.code, self.times("get_sources")), (0, 1), "killed at {}: {ended:#?}", killed.at);
+                other.cleanup_as_gitlab_runner();
+            }
         }
         self.ok(&["cleanup"]);
-        self.left_behind(1);
+        assert_eq!(self.tasks("RUNNING"), 0, "a task was leaked");
+        self.left_behind(what);
         Point { killed: killed.killed, repeated }
     }
 
@@ -154,26 +170,48 @@ impl<'a> Run<'a> {
         assert_eq!(self.times(stage), 1);
     }
 
-    /// Nothing runs, and nothing lies in the directory but the archive.
-    fn left_behind(&self, archived_at_least: usize) {
+    /// Once the tasks have ended, the next process that looks archives their jobs: then nothing lies in the directory but the archive.
+    fn left_behind(&self, what: Killed) {
+        self.tasks_have_ended();
+        let kept = ["ron", "key", "ending", "lock"];
+        let kind = |name: &String| name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default();
+        let before = self.names();
+        assert!(before.iter().all(|name| kept.contains(&kind(name).as_str())), "left behind: {before:?}");
+        let reaped = self.job.reap(&[]);
+        let said = String::from_utf8_lossy(&reaped.stdout);
+        // A stage that was killed while it archived another job may have left that one's note.
+        let swept = said.contains("files were removed") && what != Killed::PrepareBeside;
+        assert!(reaped.code == 0 && said.contains("orphaned tasks stopped: 0") && !swept, "{reaped:#?}");
         let archived = self.job.archived();
-        assert!(archived.len() >= archived_at_least, "{archived:?}");
-        let names = fs::read_dir(&self.job.metadata).map(|entries| entries.map(|e| e.unwrap().file_name()).collect::<Vec<_>>());
-        let names: Vec<_> = names.unwrap_or_default().into_iter().filter(|name| name != "archive").collect();
-        assert!(names.is_empty(), "left behind: {names:?}");
+        assert!(!archived.is_empty(), "{before:?}");
+        assert_eq!(self.names(), [""; 0], "left behind: {reaped:#?}");
         assert_eq!(self.tasks("RUNNING"), 0, "a task was leaked");
     }
 
-    /// How many tasks of the job, which has an archived snapshot, are meant to be in this state.
+    /// What lies in the metadata directory beside the archive.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.job.metadata).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.filter(|name| name != "archive").collect()
+    }
+
+    fn tasks_have_ended(&self) {
+        eventually("the tasks have ended", || self.of_this_directory().iter().all(|task| task["status"] == "STOPPED"));
+    }
+
+    /// How many tasks of the directory's jobs are meant to be in this state.
     pub fn tasks(&self, desired_status: &str) -> usize {
-        let Some(snapshot) = self.job.archived().first().map(|path| fs::read_to_string(path).unwrap()) else { return 0 };
-        let started_by = snapshot.split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
-        let is_meant = |task: &serde_json::Value| {
-            let stopping = !task["stopped_reason"].is_null();
-            task["started_by"] == started_by && stopping == (desired_status == "STOPPED")
-        };
+        self.of_this_directory().iter().filter(|task| task["stopped_reason"].is_null() == (desired_status == "RUNNING")).count()
+    }
+
+    /// The tasks that were launched for the directory's jobs.
+    fn of_this_directory(&self) -> Vec<serde_json::Value> {
+        let snapshots = self.job.files(".ron").into_iter().chain(self.job.archived()).map(|path| fs::read_to_string(path).unwrap());
+        let marks: Vec<String> = snapshots
+            .map(|snapshot| snapshot.split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned())
+            .collect();
         let tasks = local(self.cluster).get("/_tasks");
-        tasks.as_array().unwrap().iter().filter(|task| is_meant(task)).count()
+        let is_theirs = |task: &&serde_json::Value| marks.iter().any(|mark| task["started_by"] == mark.as_str());
+        tasks.as_array().unwrap().iter().filter(is_theirs).cloned().collect()
     }
 }
 

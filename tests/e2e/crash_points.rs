@@ -49,8 +49,15 @@ const AT_ONCE: usize = 12;
 const UNREACHED: usize = 2;
 
 /// Those that take the longest come first.
-const ALL: [Killed; 6] =
-    [Killed::PrepareCleanedUp, Killed::PrepareAgain, Killed::RetriedStage, Killed::FailingStage, Killed::Cleanup, Killed::Config];
+const ALL: [Killed; 7] = [
+    Killed::PrepareBeside,
+    Killed::PrepareCleanedUp,
+    Killed::PrepareAgain,
+    Killed::RetriedStage,
+    Killed::FailingStage,
+    Killed::Cleanup,
+    Killed::Config,
+];
 
 /// Runs a stage under strace, which kills it at the `n`th such call.
 fn traced(job: &Job, arguments: &[&str], call: &str, n: usize) -> Stage {
@@ -161,7 +168,9 @@ fn every_crash_point(cluster: &Cluster) {
     assert!(progress.failures.is_empty(), "{} failures:\n{}", progress.failures.len(), progress.failures.join("\n"));
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
-    for (stage, least) in [(Killed::PrepareAgain, 50), (Killed::RetriedStage, 30), (Killed::Cleanup, 15), (Killed::Config, 1)] {
+    let least =
+        [(Killed::PrepareAgain, 50), (Killed::RetriedStage, 30), (Killed::PrepareBeside, 60), (Killed::Cleanup, 15), (Killed::Config, 1)];
+    for (stage, least) in least {
         assert!(progress.points.get(&stage).is_some_and(|points| *points >= least), "too few points: {:?}", progress.points);
     }
 }

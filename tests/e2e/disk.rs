@@ -117,7 +117,8 @@ fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
     let trace = job.path("trace");
     let traced = trace.display().to_string();
     let strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "trace=write,rename,fsync,fdatasync,sendto,writev", "-o", &traced];
-    for arguments in [&["prepare"][..], &["cleanup"]] {
+    // Of `cleanup`: what it asks for, and that it was accepted; where it waits, what it archives, too.
+    for (arguments, saved) in [(&["prepare"][..], None), (&["cleanup"], Some(2)), (&["cleanup", "--wait"], Some(3))] {
         let ended = stage_under(&job, &strace, arguments);
         assert_eq!(ended.code, 0, "{ended:#?}");
         let text = fs::read_to_string(&trace).unwrap();
@@ -131,7 +132,7 @@ fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
             assert!(next.contains("fsync("), "not on record in its directory: {call}, then {next}");
             saves += 1;
         }
-        assert!(saves >= 2, "{saves} saves in {text}");
+        assert!(saves >= 2 && saved.is_none_or(|saved| saved == saves), "{arguments:?}: {saves} saves in {text}");
     }
     cluster.assert_nothing_is_left(1);
 }

@@ -151,9 +151,16 @@ fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept(cluster: &Cluster
     let job = Job::with(cluster, "[Deadlines]\nStop = \"1s\"\n");
     job.prepare();
     cluster.as_local().set_faults(&json!({ "stop_ignored": true }));
-    let cleaned = job.stage(&["cleanup"]);
+    let cleaned = job.stage(&["cleanup", "--wait"]);
     assert_explains(&cleaned, &["is kept"]);
     assert_eq!(job.files(".ron").len(), 1);
+    // A stop that is refused is not accepted: there is nothing to leave to others.
+    let denied =
+        json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:StopTask", "times": 100 });
+    cluster.as_local().set_faults(&json!({ "refuse": { "StopTask": denied } }));
+    let cleaned = job.stage(&["cleanup"]);
+    assert_explains(&cleaned, &["is kept", "could not be stopped", "StopTask"]);
+    assert_eq!((job.files(".ron").len(), job.archived().len()), (1, 0));
     cluster.as_local().set_faults(&json!({}));
     job.cleanup();
     cluster.assert_nothing_is_left(1);

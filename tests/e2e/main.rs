@@ -17,6 +17,7 @@ mod crash_api;
 mod crash_job;
 mod crash_points;
 mod disk;
+mod ending;
 mod exec_agent;
 mod exec_cuts;
 mod fargate_times;
@@ -50,13 +51,4 @@ mod telemetry;
 mod trial;
 mod unreachable;
 
-use std::time::{Duration, Instant};
-
-/// Polls until the condition holds; fails after a minute.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < give_up, "it did not come to pass: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use cluster::eventually;

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{Arc, Mutex, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -122,6 +122,26 @@ struct Containers {
     addresses: Mutex<HashMap<String, Ipv4Addr>>,
     /// Task ARN → its container; `None` once it is stopped.
     running: Mutex<HashMap<String, Option<Sshd>>>,
+    /// How long a task is DEACTIVATING after StopTask: moto's own are STOPPED at once.
+    stops_take: Mutex<Duration>,
+    /// Task ARN → when it was told to stop.
+    told_to_stop: Mutex<HashMap<String, Instant>>,
+}
+
+impl Containers {
+    /// Shows the tasks in an answer as they would be if they took their time to stop.
+    fn show_ending(&self, answer: &mut Value) {
+        let (stops_take, told) = (*self.stops_take.lock().unwrap(), self.told_to_stop.lock().unwrap());
+        let show = |task: &mut Value| {
+            if task["taskArn"].as_str().and_then(|arn| told.get(arn)).is_some_and(|at| at.elapsed() < stops_take) {
+                task["lastStatus"] = json!("DEACTIVATING");
+            }
+        };
+        if let Some(task) = answer.get_mut("task") {
+            show(task);
+        }
+        answer.get_mut("tasks").and_then(Value::as_array_mut).into_iter().flatten().for_each(show);
+    }
 }
 
 impl Moto {
@@ -165,6 +185,11 @@ impl Moto {
     #[allow(dead_code, reason = "for the benchmark `stages`")]
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         self.containers.addresses.lock().unwrap().values().copied().collect()
+    }
+
+    /// From now on, tasks take so long to stop; those that were told to a while ago, too.
+    pub fn stops_take(&self, time: Duration) {
+        *self.containers.stops_take.lock().unwrap() = time;
     }
 
     /// Does something to the one container there is.
@@ -215,9 +240,17 @@ fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Opt
     if answer.status() == 200 && target.ends_with(".StopTask") {
         let told: Value = serde_json::from_slice(&answer.body).ok()?;
         let arn = told["task"]["taskArn"].as_str()?.to_owned();
+        containers.told_to_stop.lock().unwrap().entry(arn.clone()).or_insert_with(Instant::now);
         // Dropped outside the lock: ending sshd takes a moment.
         let container = containers.running.lock().unwrap().insert(arn, None);
         drop(container);
+    }
+    if answer.status() == 200
+        && ["StopTask", "DescribeTasks"].iter().any(|action| target.ends_with(action))
+        && let Ok(mut said) = serde_json::from_slice::<Value>(&answer.body)
+    {
+        containers.show_ending(&mut said);
+        answer.body = said.to_string().into_bytes();
     }
     let mut body = String::from_utf8(answer.body).ok()?;
     for (made_up, ours) in containers.addresses.lock().unwrap().iter() {

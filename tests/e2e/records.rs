@@ -24,12 +24,12 @@ fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
     let [refused] = errors.as_slice() else { panic!("{errors:#?}") };
     assert_eq!((refused["span"]["stage"].as_str(), refused["fields"]["verdict"].as_str()), (Some("prepare"), Some("system failure")));
     assert!(refused["fields"]["message"].as_str().unwrap().contains("cluster other does not exist"), "{refused:#?}");
-    job.cleanup();
+    job.cleanup_as_gitlab_runner();
 
     fs::write(&job.config, file).unwrap();
     job.prepare();
     assert_eq!(job.run("build_script", "exit 42").code, BUILD_FAILURE);
-    job.cleanup();
+    job.cleanup_as_gitlab_runner();
     assert_eq!(lines(&job, "ERROR").len(), 1, "a script's failure is nothing to wake anybody for");
     let ended: Vec<_> = lines(&job, "INFO").into_iter().filter(|line| line["fields"]["verdict"].is_string()).collect();
     let told: Vec<_> =

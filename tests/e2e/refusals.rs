@@ -81,7 +81,7 @@ fn a_quota_of_the_account_is_waited_for(cluster: &Cluster) {
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
-    assert!(prepared.stderr.contains("a quota of the AWS account is used up"), "{}", prepared.stderr);
+    assert!(prepared.stderr.contains("a quota of the AWS account is used up, which Service Quotas shows"), "{}", prepared.stderr);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

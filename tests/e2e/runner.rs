@@ -209,8 +209,15 @@ impl Job {
         self.stage(&["run", &self.script(text).display().to_string(), stage])
     }
 
-    /// Runs `cleanup`, which must succeed.
+    /// Runs `cleanup` as gitlab-runner does, and again to wait for the task's end: both must succeed.
     pub fn cleanup(&self) {
+        self.cleanup_as_gitlab_runner();
+        let waited = self.stage(&["cleanup", "--wait"]);
+        assert_eq!(waited.code, 0, "{waited:#?}\n{}", self.log());
+    }
+
+    /// Runs `cleanup`, which must succeed. The task's end is not waited for.
+    pub fn cleanup_as_gitlab_runner(&self) {
         let cleaned = self.stage(&["cleanup"]);
         assert_eq!(cleaned.code, 0, "{cleaned:#?}\n{}", self.log());
     }

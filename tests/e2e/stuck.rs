@@ -172,7 +172,7 @@ fn produce(mode: &Mode) -> String {
         }
         Until::NotStopped => {
             local.set_faults(&json!({ "stop_ignored": true }));
-            let ended = job.stage(&["cleanup"]);
+            let ended = job.stage(&["cleanup", "--wait"]);
             assert_ne!(ended.code, 0, "{name}: {ended:#?}");
             return job.snapshot();
         }

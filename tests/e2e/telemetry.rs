@@ -54,7 +54,6 @@ fn promised(runs: &[&str]) -> BTreeSet<String> {
     tree.insert("stage prepare > ECS/DescribeTasks".to_owned());
     tree.insert("stage prepare > connect".to_owned());
     tree.insert("stage cleanup > ECS/StopTask".to_owned());
-    tree.insert("stage cleanup > ECS/DescribeTasks".to_owned());
     for run in runs {
         tree.insert(format!("{root} > stage run {run}"));
         tree.insert(format!("stage run {run} > connect"));
@@ -328,6 +327,62 @@ fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
     let expected = format!("00-0af7651916cd43dd8448eb211c80319c-{hex}-01|vendor=it's $(me)|http://collector.example:4318\n");
     assert_eq!(String::from_utf8_lossy(&ran.stdout), expected);
     assert_eq!(root.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+}
+
+/// Another process gives the script another span: it is the same script, and its run goes on.
+#[test]
+fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
+    let (cluster, collector) = (Cluster::local(), Collector::start());
+    let mut job = traced(&cluster, &collector.endpoint, "PropagateToJob = true");
+    job.set("CUSTOM_ENV_TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    job.prepare();
+    let script = job.script(
+        "echo \"$TRACEPARENT\" >>\"$TMPDIR/spans\"; echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; wc -l <\"$TMPDIR/spans\"\n",
+    );
+    let text = std::fs::read(&script).unwrap();
+    let script = script.display().to_string();
+    let mut first = job.spawn(&["run", &script, "get_sources"]);
+    eventually("the script runs", || job.snapshot().contains("started: true"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    job.set("CUSTOM_ENV_TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01");
+    let again = job.spawn(&["run", &script, "get_sources"]);
+    assert_eq!(replay(&job).args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\""]).status().unwrap().code(), Some(0));
+    let ended = job.end(again);
+    assert_eq!((ended.code, String::from_utf8_lossy(&ended.stdout).lines().last()), (0, Some("1")), "it ran once: {ended:#?}");
+    // What is on record is gitlab-runner's script.
+    use sha2::{Digest as _, Sha256};
+    let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(job.snapshot().contains(&digest), "{}", job.snapshot());
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+/// `cleanup` exports the job; whoever looks at it later, archives it, or prepares it again, does not export it once more.
+#[test]
+fn each_attempt_is_exported_once_whoever_archives_it() {
+    let (cluster, collector) = (Cluster::local(), Collector::start());
+    let job = traced(&cluster, &collector.endpoint, "");
+    for with_config in [true, false, true] {
+        if with_config {
+            assert_eq!(job.stage(&["config"]).code, 0);
+        }
+        job.prepare();
+        job.cleanup_as_gitlab_runner();
+        assert_eq!(job.files(".trace"), Vec::<std::path::PathBuf>::new());
+    }
+    job.cleanup_as_gitlab_runner();
+    eventually("its tasks have ended", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    assert!(String::from_utf8_lossy(&job.reap(&[]).stdout).contains("jobs ended: 1"));
+    let spans = collector.spans();
+    let ids: BTreeSet<&[u8]> = spans.iter().map(|span| span.span_id.as_slice()).collect();
+    assert_eq!(ids.len(), spans.len(), "a span came twice");
+    assert_eq!(traces(spans.clone()).len(), 1);
+    let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
+    assert_eq!((count("job build [1/2]"), count("state Stopping"), count("stage cleanup"), count("state Pending")), (3, 3, 3, 3));
+    let jobs: Vec<_> = collector.metrics().into_iter().filter(|metric| metric.name == "fargate.jobs").collect();
+    assert_eq!(jobs.len(), 3, "{jobs:#?}");
+    assert_eq!((job.files("").len(), job.archived().len()), (0, 3));
 }
 
 #[test]

@@ -65,6 +65,14 @@ fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
 }
 
 #[test]
+fn tasks_take_as_long_as_on_fargate_when_that_is_wanted() {
+    let tried = fargate(&["try", "--profile", "fargate", "--time-scale", "0.02", "--seed", "3", "fixtures/jobs/hello.sh"]);
+    let (stdout, stderr) = (String::from_utf8(tried.stdout).unwrap(), String::from_utf8(tried.stderr).unwrap());
+    assert_eq!(tried.status.code(), Some(0), "{stderr}");
+    assert!(stdout.ends_with("line 3\n") && stderr.contains("--seed 3 draws the same times again"), "{stdout}{stderr}");
+}
+
+#[test]
 fn exits_with_the_code_of_the_script_that_failed() {
     let tried = fargate(&["try", "fixtures/jobs/hello.sh", "fixtures/jobs/fails.sh", "fixtures/jobs/hello.sh"]);
     assert_eq!(tried.status.code(), Some(42), "{}", String::from_utf8_lossy(&tried.stderr));
@@ -76,8 +84,9 @@ fn exits_with_the_code_of_the_script_that_failed() {
 fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
     let missing: &[&str] = &["--config", "no-such.toml", "try", "fixtures/jobs/hello.sh"];
     let with_transport = [missing, &["--transport", "ssh"]].concat();
+    let with_profile = ["--config", "fixtures/config/every-key.toml", "try", "--profile", "fargate", "fixtures/jobs/hello.sh"];
     for (arguments, word) in
-        [(missing, "no-such.toml"), (&with_transport, "no-such.toml"), (&["try", "fixtures/jobs"], "fixtures/jobs is not a file")]
+        [(missing, "no-such.toml"), (&with_transport, "no-such.toml"), (&with_profile, "--profile cannot be used with --config"), (&["try", "fixtures/jobs"], "fixtures/jobs is not a file")]
     {
         let tried = fargate(arguments);
         let stderr = String::from_utf8(tried.stderr).unwrap();

@@ -221,6 +221,11 @@ impl Case<'_> {
             (AnyJob::Stopping(job), _) => format!("The job ended before it ran a script: {}.", job.state.reason),
             (job, _) => format!("The job is {} and goes on, as far as this file tells.", job.name()),
         };
+        let summary = if super::words::ends(&self.snapshot.job) && self.around.is_here() {
+            format!("{summary} ECS has accepted to stop its task, and nobody waits for that.")
+        } else {
+            summary
+        };
         self.diagnosis(Cause::Nothing, summary, Vec::new(), &[])
     }
 }

@@ -16,6 +16,10 @@ const SILENT_AFTER: Duration = Duration::from_secs(10 * 60);
 const NEXT_STAGE_WITHIN: Duration = Duration::from_secs(2 * 60);
 /// While a driver waits for a task, it writes something down at least this often (its longest interval is 30 s).
 const HEARTBEAT: Duration = Duration::from_secs(2 * 60);
+/// Fargate ends a task 13 to 66 s after it has accepted StopTask, or up to two minutes where a `stopTimeout` says so.
+const STOPS_WITHIN: Duration = Duration::from_secs(3 * 60);
+/// A manager without jobs for so long has nobody who looks, unless a timer runs `fargate reap`. ECS forgets a stopped task by then.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// With less than this free, a snapshot cannot be relied upon to be written.
 const HARDLY_ANY: u64 = 1024 * 1024;
 
@@ -59,31 +63,59 @@ pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
 /// 18.
 pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
     let AnyJob::Stopping(job) = &case.snapshot.job else { return None };
+    if words::ends(&case.snapshot.job) {
+        return task_outlives_its_stop(case, job);
+    }
     let waited = case.now.since(job.state.since);
     if case.story.over || waited < job.header.limits.stop {
         return None;
     }
+    let summary = match &job.state.task {
+        Some(task) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
+        None => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
+    };
+    let advice = job.state.problem.as_ref().map_or("", |problem| problem.advice.as_str());
+    Some(unfinished(case, summary, advice, "`fargate-replay resume JOB` asks again; `fargate reap` does it for all jobs, from a timer."))
+}
+
+/// ECS has accepted the stop, and is not known to have carried it out.
+fn task_outlives_its_stop(case: &Case<'_>, job: &states::Job<states::Stopping>) -> Option<Diagnosis> {
+    let observations = &case.story.observations;
+    let accepted = observations.iter().rposition(|(_, _, saw)| *saw == Observation::StopAccepted);
+    let waited = case.now.since(accepted.map_or(job.state.since, |index| observations[index].0));
+    let later = observations[accepted.map_or(0, |index| index + 1)..].iter().rev();
+    let seen = later.clone().find_map(|(_, _, saw)| if let Observation::Described(report) = saw { Some(&report.status) } else { None });
+    let was = seen.map(|status| format!("showed it as {status} when it was last asked"));
+    let (what, is_long) = match (was, case.around.is_here()) {
+        (Some(was), true) => (was, waited >= STOPS_WITHIN),
+        // What came later is not in a lone file: whether a process waited as long as it may.
+        (Some(was), false) => (was, case.now.since(job.state.since) >= job.header.limits.stop),
+        (None, true) => ("no process has looked since whether it has ended".to_owned(), waited >= LOOKED_AT_WITHIN),
+        (None, false) => return None,
+    };
+    if !is_long {
+        return None;
+    }
+    let task = job.state.task.as_ref().map_or("", states::TaskArn::task_id);
+    let summary = format!("ECS accepted to stop task {task} {} ago, and {what}.", span(waited));
+    let remedy = "`fargate reap` archives the job once its task has ended, or asks for its end again; let a timer run it.";
+    Some(unfinished(case, summary, "", remedy))
+}
+
+fn unfinished(case: &Case<'_>, summary: String, advice: &str, remedy: &str) -> Diagnosis {
     let mut evidence =
         case.entries(|saw| matches!(saw, Observation::StopAccepted | Observation::StopFailed(_) | Observation::FindFailed(_)));
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_) | Observation::Found(_))));
-    let problem = job.state.problem.as_ref();
-    let summary = match (&job.state.task, job.state.accepted) {
-        (Some(task), true) => {
-            format!("ECS accepted to stop task {} {} ago and does not show it as STOPPED yet.", task.task_id(), span(waited))
-        }
-        (Some(task), false) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
-        (None, _) => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
-    };
-    Some(case.diagnosis(
+    case.diagnosis(
         Cause::StopUnfinished,
         summary,
         evidence,
         &[
-            problem.map_or("", |problem| problem.advice.as_str()),
-            "`fargate-replay resume JOB` waits on, or asks again; `fargate reap` does it for all jobs, from a timer.",
+            advice,
+            remedy,
             "A container that ignores SIGTERM gets its stopTimeout (30 s, 120 s at most); a task that stays in DEPROVISIONING is AWS's: it is not billed any more.",
         ],
-    ))
+    )
 }
 
 /// 17.
@@ -212,4 +244,64 @@ fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
             &check,
         ],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use states::{Snapshot, TaskReport, TaskStatus};
+
+    use super::{super::diagnose, *};
+    use crate::replay::{holder::Surroundings, story::Story};
+
+    /// A job whose stop was accepted, and that was looked at since in this status.
+    fn ended(looked_at: Option<TaskStatus>) -> Snapshot {
+        let path = format!("{}/fixtures/snapshots/v1.3/stopping.ron", env!("CARGO_MANIFEST_DIR"));
+        let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        if let Some(status) = looked_at {
+            let (task, at) = (snapshot.job.task().unwrap().clone(), newest(&snapshot) + Duration::from_secs(60));
+            let report = TaskReport { task, status, stop_desired: true, interface: None, containers: Vec::new(), stopped: None };
+            snapshot.step(Observation::Described(report), at);
+        }
+        snapshot
+    }
+
+    fn newest(snapshot: &Snapshot) -> states::Timestamp {
+        snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max().unwrap()
+    }
+
+    /// What is said of it so long after the stop was accepted, where it lives.
+    fn said(looked_at: Option<TaskStatus>, after: Duration) -> (Cause, String) {
+        let (accepted, snapshot) = (newest(&ended(None)), ended(looked_at));
+        let around = Surroundings { holder: Holder::Nobody(None), free: None, handed_on: None };
+        let now = accepted + after;
+        let found = diagnose(&snapshot, &Story::of(&snapshot, now), &around, now).remove(0);
+        (found.cause, found.summary)
+    }
+
+    #[test]
+    fn a_job_that_waits_for_its_tasks_end_needs_nobody_before_a_sensible_time() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        for (looked_at, after) in [(None, minutes(1)), (None, minutes(50)), (Some(TaskStatus::Deactivating), minutes(2))] {
+            let (cause, summary) = said(looked_at, after);
+            assert_eq!(cause, Cause::Nothing, "after {after:?}: {summary}");
+            assert!(summary.contains("ECS has accepted to stop its task"), "{summary}");
+        }
+        let (cause, summary) = said(Some(TaskStatus::Deactivating), minutes(4));
+        assert!(cause == Cause::StopUnfinished && summary.contains("DEACTIVATING"), "{summary}");
+        let (cause, summary) = said(None, minutes(61));
+        assert!(cause == Cause::StopUnfinished && summary.contains("no process has looked"), "{summary}");
+    }
+
+    #[test]
+    fn a_job_that_is_archived_hours_after_its_end_took_no_longer_for_that() {
+        let (mut snapshot, accepted) = (ended(None), newest(&ended(None)));
+        let late = accepted + Duration::from_secs(7200);
+        let length = Story::of(&snapshot, late).length();
+        snapshot.step(Observation::Opened { process: 1, purpose: "archive".into() }, late);
+        let (task, status) = (snapshot.job.task().unwrap().clone(), TaskStatus::Stopped);
+        let report = TaskReport { task, status, stop_desired: true, interface: None, containers: Vec::new(), stopped: None };
+        snapshot.step(Observation::Described(report), late);
+        let story = Story::of(&snapshot, late);
+        assert!(story.over && story.length() == length && length < Duration::from_secs(60), "{:?}", story.length());
+    }
 }

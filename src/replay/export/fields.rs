@@ -403,12 +403,14 @@ impl Names {
                     describing: _,
                     problem,
                     rest,
+                    ending,
                 } = &job.state;
                 let state = Stopping {
                     reason: self.reason(reason),
                     task: task.as_ref().map(|task| self.task(task)),
                     problem: self.problem(problem),
                     rest: rest.iter().map(|task| self.task(task)).collect(),
+                    ending: ending.iter().map(|task| self.task(task)).collect(),
                     ..job.state.clone()
                 };
                 Job { header, state }.into()

@@ -3,6 +3,7 @@
 //! Jobs queue the task they want described and when it is due. Whoever is due first asks, and takes
 //! along everything that is due soon after, up to 100 tasks a call (the limit of DescribeTasks): a
 //! manager with a thousand jobs makes ten calls a tick, and one with a single job waits for nobody.
+//! Places that are left in a call are given to [`Passengers`].
 
 use std::{
     collections::HashMap,
@@ -12,8 +13,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Clock;
-use crate::{ControlError, ControlErrorKind, Described, TaskArn, TaskControl, Timestamp};
+use super::{Clock, passengers::Passengers};
+use crate::{ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn, TaskControl, Timestamp};
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
@@ -41,10 +42,10 @@ impl Describer {
     }
 
     /// Describes the task when it is `due`, or a little earlier in somebody else's call. Dropping the future withdraws the wish.
-    pub(super) async fn describe<C: TaskControl>(
+    pub(super) async fn describe<C: TaskControl, S: SnapshotStore>(
         &self,
-        control: &C,
-        clock: &Clock,
+        (control, clock): (&C, &Clock),
+        (passengers, store): (&Passengers, &S),
         cluster: &str,
         task: &TaskArn,
         due: Timestamp,
@@ -61,7 +62,8 @@ impl Describer {
             // Somebody has just taken our wish along and is asking.
             return answered.await.unwrap_or_else(|_| Err(withdrawn()));
         }
-        ask(control, cluster, batch).await;
+        let along = passengers.board(store, cluster, AT_ONCE.saturating_sub(batch.len()), clock);
+        ask(control, cluster, batch, (passengers, along)).await;
         answered.await.unwrap_or_else(|_| Err(withdrawn()))
     }
 
@@ -85,11 +87,20 @@ impl Describer {
     }
 }
 
-async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>) {
+async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>, (passengers, along): (&Passengers, Vec<EndingJob>)) {
     let mut tasks: Vec<TaskArn> = batch.iter().map(|w| w.task.clone()).collect();
     tasks.sort();
     tasks.dedup();
-    let answers = control.describe(cluster, &tasks).await;
+    let with_others: Vec<TaskArn> = tasks.iter().chain(along.iter().flat_map(|job| &job.tasks)).cloned().collect();
+    let mut answers = control.describe(cluster, &with_others).await;
+    if with_others.len() > tasks.len()
+        && let Err(error) = &answers
+        && concerns_its_tasks(error.kind)
+    {
+        tracing::debug!("{error}; asked again without the tasks of ending jobs");
+        passengers.refuse();
+        answers = control.describe(cluster, &tasks).await;
+    }
     for waiting in batch {
         let answer = match &answers {
             Ok(described) => described.iter().find(|d| d.task == waiting.task).cloned().ok_or_else(|| left_out(&waiting.task)),
@@ -98,6 +109,15 @@ async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>) {
         // Whoever withdrew does not want it any more.
         let _ = waiting.answer.send(answer);
     }
+    if let Ok(described) = &answers {
+        passengers.arrive(along, described);
+    }
+}
+
+/// Whether a call may have failed for what it asked about: without some of it, it may succeed.
+fn concerns_its_tasks(kind: ControlErrorKind) -> bool {
+    use ControlErrorKind::{Credentials, NoCredentials, Throttled, Unavailable};
+    !matches!(kind, Throttled | Unavailable | Credentials | NoCredentials)
 }
 
 fn left_out(task: &TaskArn) -> ControlError {

@@ -5,14 +5,12 @@ use std::time::Duration;
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlError, ControlErrorKind, Fault, Header, Job, LONGEST_CALL, LaunchSpec, Link, Observation,
-    Provisioning, RunError, RunId, Session, Signal, Snapshot, SnapshotStore, StateName, StopReason, TaskArn, TaskControl, TaskReport,
-    Timestamp, Transport,
+    Provisioning, RunError, RunId, Snapshot, SnapshotStore, StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp,
+    Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(2);
-/// How long the container may take to pass a signal on; then the connection counts as lost.
-const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The part of a state that the world may remember: when it changes, the snapshot is saved before anything is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,9 +108,15 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 // What nobody polls must not be held: others may wait for the same answer.
                 pending = Pendings::none();
             }
-            let is_on_disk = self.save_if_due(work, &action)?;
+            // What is archived is saved on its way there.
+            let is_archived_now = action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
+            let is_on_disk = !is_archived_now && self.save_if_due(work, &action)?;
             if let Some(outcome) = self.reached(work, &action, goal, is_on_disk)? {
                 return Ok(outcome);
+            }
+            if matches!(action, Action::Watch(_)) {
+                // Nothing is due here at this moment.
+                self.conclude_one();
             }
             let saw = match action {
                 Action::Launch { token, spec } => {
@@ -133,7 +137,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 },
                 Action::Follow(follow) => self.follow(&follow, work, &mut following, io).await?,
                 Action::Signal { order, signal } => match &work.session {
-                    Some((session, _)) => match self.signal(session, &order.run, signal).await {
+                    Some((session, _)) => match self.signal(session, &work.lease, (&order, signal), &mut following, io).await? {
                         Ok(()) => Observation::Signalled(signal),
                         Err(error) => {
                             self.give_up_connection(work, following.take());
@@ -147,7 +151,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     Err(error) => Observation::FindFailed(error),
                 },
                 Action::Stop { cluster, task, reason } => match self.control.stop(&cluster, &task, &reason).await {
-                    Ok(()) => Observation::StopAccepted,
+                    Ok(StopAnswer::Accepted) => Observation::StopAccepted,
+                    Ok(StopAnswer::Missing) => Observation::Missing,
                     Err(error) => Observation::StopFailed(error),
                 },
                 // `reached` returns for these.
@@ -190,19 +195,6 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Sends a signal. Who asked for the stage's end does not wait for a silent connection's keep-alives.
-    async fn signal(&self, session: &T::Session, run: &RunId, signal: Signal) -> Result<(), RunError> {
-        tokio::select! {
-            // Not at random: the same world leads to the same observations.
-            biased;
-            sent = session.signal(run, signal) => sent,
-            () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
-                let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());
-                Err(RunError::ConnectionLost(silence))
-            }
-        }
-    }
-
     /// Journals an observation, lets the machine decide, and tells whoever is interested.
     fn take_in(&self, work: &mut Work<T::Session, S::Lease>, saw: Observation, io: &mut impl JobIo) {
         let before = work.snapshot.job.name();
@@ -235,13 +227,14 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ) -> Result<Option<Outcome>, EngineError> {
         let outcome = match (&work.snapshot.job, action) {
             (AnyJob::Reachable(job), Action::Await) => Outcome::Reachable(job.state.last.clone()),
-            (AnyJob::Stopping(job), Action::Archive) if goal == Goal::End => {
+            (AnyJob::Stopping(job), Action::Archive) if matches!(goal, Goal::Stop | Goal::End) => {
                 let reason = job.state.reason.clone();
                 self.store.archive(&work.snapshot)?;
                 work.saved = None;
                 return Ok(Some(Outcome::Ended(reason)));
             }
-            (AnyJob::Stopping(job), Action::GiveUp) if goal == Goal::End => Outcome::Unfinished(remains(job)),
+            (AnyJob::Stopping(job), _) if goal == Goal::Stop && job.state.all_accepted() => Outcome::Stopping(job.state.reason.clone()),
+            (AnyJob::Stopping(job), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => Outcome::Unfinished(remains(job)),
             // Whoever comes next, `cleanup`, sees to the rest.
             (AnyJob::Stopping(job), _) if goal == Goal::Run => Outcome::MustEnd(job.state.reason.clone()),
             // The task that nobody will use is told to end before the stage does; only seeing it end is left to `cleanup`.
@@ -254,6 +247,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         // A state that was just entered has been saved as it is: not twice.
         if !is_on_disk {
             self.save_unless_full(work, goal == Goal::Run && is_finished(&work.snapshot.job, action))?;
+        }
+        if matches!(outcome, Outcome::Stopping(_))
+            && let Err(e) = self.store.note_ending(&work.snapshot)
+        {
+            tracing::warn!("{e}; `fargate reap` archives the job");
         }
         Ok(Some(outcome))
     }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Engine, EngineError, JobIo, Work, drive::SAVE_EVERY};
 use crate::{
-    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, Seen, Session, SnapshotStore, TaskControl, Timestamp, Transport,
+    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, RunId, Seen, Session, SnapshotStore, TaskControl, Timestamp, Transport,
 };
 
 /// How often the offset reached is put on record while output flows.
@@ -18,9 +20,21 @@ const KILLED: [i32; 2] = [128 + 9, 128 + 15];
 
 /// A run being followed, kept from one observation to the next.
 pub(super) struct Following<R> {
-    run: R,
+    pub(super) run: R,
     offset: u64,
     recorded: Timestamp,
+    /// What came while something else was done.
+    pub(super) next: Option<Result<RunEvent, RunError>>,
+}
+
+impl<R: Run> Following<R> {
+    /// The next thing that is known of the run. Cancel-safe.
+    async fn next(&mut self) -> Result<RunEvent, RunError> {
+        match self.next.take() {
+            Some(event) => event,
+            None => self.run.next().await,
+        }
+    }
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
@@ -66,7 +80,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 };
                 match run {
                     // Nothing was handed on of a script that is not known to have started: `from` is 0 then, where a start streams from.
-                    Ok(run) => following.insert(Following { run, offset: from, recorded: self.clock.now() }),
+                    Ok(run) => following.insert(Following { run, offset: from, recorded: self.clock.now(), next: None }),
                     Err(error) => {
                         work.session = None;
                         return Ok(Observation::RunFailed(error));
@@ -84,8 +98,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let mut unsaved = work.snapshot.journal.end() != work.saved_end;
         loop {
             // A script may be silent for hours: whoever looks at the snapshot meanwhile finds how far it came.
+            let is_due = unsaved || current.offset > from;
             let on_record = async {
-                match work.saved_at.filter(|_| unsaved || current.offset > from) {
+                match work.saved_at.filter(|_| is_due) {
                     Some(at) => self.clock.until(at + SAVE_EVERY).await,
                     None => std::future::pending().await,
                 }
@@ -94,7 +109,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 biased;
                 () = io.cancelled() => return Ok(Observation::CancelRequested),
                 () = &mut time_is_up => return Ok(Observation::TimePassed),
-                event = current.run.next() => event,
+                event = current.next() => event,
                 () = on_record => {
                     if current.offset > from {
                         current.recorded = self.clock.now();
@@ -108,22 +123,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             };
             match event {
                 Ok(RunEvent::Started) => return Ok(Observation::Delivered),
-                Ok(RunEvent::Output(mut left)) => {
-                    while !left.is_empty() {
-                        let taken = match io.output(left.clone()).await {
-                            Ok(0) => return Err(EngineError::Output(std::io::ErrorKind::WriteZero.into())),
-                            Ok(taken) => taken,
-                            Err(e) => return Err(EngineError::Output(e)),
-                        };
-                        left = left.slice(taken..);
-                        current.offset += taken as u64;
-                        // After every write, not after every piece: whoever is killed while a slow reader
-                        // has taken half of a piece must not hand that half on again.
-                        if let Err(e) = self.store.mark(&work.lease, &order.run, current.offset) {
-                            // Output must go on with a full disk; the next process may then repeat some of it.
-                            tracing::debug!("{e}");
-                        }
-                    }
+                Ok(RunEvent::Output(bytes)) => {
+                    self.hand_on(bytes, &order.run, &work.lease, current, io).await?;
                     let now = self.clock.now();
                     if now.since(current.recorded) >= RECORD_EVERY {
                         current.recorded = now;
@@ -156,6 +157,33 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
+    /// Hands output on, and puts on record how far it came.
+    pub(super) async fn hand_on<R>(
+        &self,
+        mut left: Bytes,
+        run: &RunId,
+        lease: &S::Lease,
+        following: &mut Following<R>,
+        io: &mut impl JobIo,
+    ) -> Result<(), EngineError> {
+        while !left.is_empty() {
+            let taken = match io.output(left.clone()).await {
+                Ok(0) => return Err(EngineError::Output(std::io::ErrorKind::WriteZero.into())),
+                Ok(taken) => taken,
+                Err(e) => return Err(EngineError::Output(e)),
+            };
+            left = left.slice(taken..);
+            following.offset += taken as u64;
+            // After every write, not after every piece: whoever is killed while a slow reader
+            // has taken half of a piece must not hand that half on again.
+            if let Err(e) = self.store.mark(lease, run, following.offset) {
+                // Output must go on with a full disk; the next process may then repeat some of it.
+                tracing::debug!("{e}");
+            }
+        }
+        Ok(())
+    }
+
     /// Whether ECS ends the task of a script that was killed: then that is what became of the script, and ECS tells why. Not of
     /// a script that is being ended from here.
     async fn task_is_ending(&self, work: &Work<T::Session, S::Lease>, looks: &[Duration]) -> bool {
@@ -166,7 +194,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let began = self.clock.now();
         for look in looks {
             let at = began + *look;
-            let described = self.describer.describe(&*self.control, &self.clock, &job.header.spec.cluster, &job.state.place.task, at);
+            let described = self.describe(&job.header.spec.cluster, &job.state.place.task, at);
             let described = tokio::select! {
                 biased;
                 described = described => described,

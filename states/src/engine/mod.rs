@@ -8,6 +8,8 @@ mod clock;
 mod describer;
 mod drive;
 mod follow;
+mod passengers;
+mod signal;
 mod watch;
 
 use std::{future::Future, io, path::PathBuf, sync::Arc};
@@ -16,6 +18,8 @@ use bytes::Bytes;
 
 pub use clock::Clock;
 use describer::Describer;
+pub use passengers::Concluded;
+use passengers::Passengers;
 
 use crate::{
     ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName, StopReason, StoreError, TaskControl,
@@ -28,6 +32,7 @@ pub struct Engine<C, T, S> {
     transport: T,
     store: S,
     describer: Describer,
+    passengers: Passengers,
     clock: Clock,
     keys: KeyPath,
     secrets: Secrets,
@@ -56,9 +61,10 @@ pub struct Work<N, L> {
 /// A script that gitlab-runner wants run.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// Its text.
+    /// What is run: gitlab-runner's script, with whatever the driver has added to it.
     pub text: Bytes,
-    /// SHA-256 of the text, hexadecimal.
+    /// SHA-256 of gitlab-runner's script, hexadecimal. What the driver adds differs from process to process, and a stage that
+    /// is repeated is known by it.
     pub digest: String,
 }
 
@@ -69,7 +75,9 @@ pub enum Goal {
     Reach,
     /// Until the run that was requested is over; or the job has to end.
     Run,
-    /// Until its task is over and its snapshot archived.
+    /// Until ECS has accepted to stop all of its tasks, or they are over and its snapshot is archived.
+    Stop,
+    /// Until its tasks are over and its snapshot is archived.
     End,
 }
 
@@ -80,6 +88,8 @@ pub enum Outcome {
     Reachable(Option<Finished>),
     /// The job has to end, for this reason; `cleanup` finishes it.
     MustEnd(StopReason),
+    /// ECS has accepted to stop the job's tasks. Its snapshot waits for a process that sees them ended and archives it.
+    Stopping(StopReason),
     /// The job is over and archived.
     Ended(StopReason),
     /// The time is up; this remains.
@@ -142,8 +152,16 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// An engine. `keys` tells where a job's private key lies.
     pub fn new(control: C, transport: T, store: S, keys: impl Fn(&JobId) -> PathBuf + Send + Sync + 'static) -> Self {
         let control = Arc::new(control);
-        let secrets = Box::new(|_: &Header| Ok(Vec::new()));
-        Self { describer: Describer::new(), transport, store, clock: Clock::start(), keys: Box::new(keys), secrets, control }
+        Self {
+            describer: Describer::new(),
+            passengers: Passengers::default(),
+            transport,
+            store,
+            clock: Clock::start(),
+            keys: Box::new(keys),
+            secrets: Box::new(|_| Ok(Vec::new())),
+            control,
+        }
     }
 
     /// The same engine, with environment variables that a job's container gets and that no snapshot may hold. They are asked for at

@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use super::{Engine, Work};
 use crate::{
-    AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen, SnapshotStore, Target, TaskControl, Timestamp,
-    Transport, Watch,
+    AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen, SnapshotStore, Target, TaskArn, TaskControl,
+    Timestamp, Transport, Watch,
 };
 
 /// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is not is asked again.
@@ -63,8 +63,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 if pending.describe.is_none() || pending.described_for != Some(*at) {
                     let (cluster, task, at) = (work.snapshot.job.header().spec.cluster.clone(), task.clone(), *at);
                     pending.described_for = Some(at);
-                    pending.describe =
-                        Some(Box::pin(async move { self.describer.describe(&*self.control, &self.clock, &cluster, &task, at).await }));
+                    pending.describe = Some(Box::pin(async move { self.describe(&cluster, &task, at).await }));
                 }
             }
             None => pending.describe = None,
@@ -105,6 +104,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             },
             () = self.clock.until(watch.until.max(now)) => Observation::TimePassed,
         }
+    }
+
+    /// Asks ECS about the task when it is due.
+    pub(super) async fn describe(&self, cluster: &str, task: &TaskArn, due: Timestamp) -> Result<Described, ControlError> {
+        let (asking, along) = ((&*self.control, &self.clock), (&self.passengers, &self.store));
+        self.describer.describe(asking, along, cluster, task, due).await
     }
 
     fn target(&self, job: &AnyJob, destination: Destination) -> Target {

@@ -183,6 +183,7 @@ impl<S: super::State> Job<S> {
             describing: Asking::from(now),
             problem: None,
             rest: Vec::new(),
+            ending: Vec::new(),
         };
         Job { header: self.header, state }
     }

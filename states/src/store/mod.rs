@@ -6,6 +6,7 @@
 //! <directory>/<job>.lock    who works on the job    0600, an advisory lock
 //! <directory>/<job>.session the ECS Exec session that is open, for the next process if this one is killed
 //! <directory>/<job>.offset  how far a run's output was handed on; removed when the job is archived
+//! <directory>/<job>.ending  its tasks will end, and no process waits for that: see `ending.rs`
 //! <directory>/archive/<job>.<start in ms>.ron
 //! <directory>/archive/index    a line per archived snapshot: see [`IndexLine`]
 //! <directory>/archive/<job>.<time in ms>.damaged   a snapshot that could not be read, set aside
@@ -13,6 +14,7 @@
 
 mod archive;
 mod durable;
+mod ending;
 mod exposure;
 mod index;
 mod lease;
@@ -30,12 +32,12 @@ pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
-use crate::{BadSnapshot, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
+use crate::{BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
 
 /// The ending of a lock: it goes with its lease.
 const LOCK: &str = "lock";
 /// The endings of a job's files beside its snapshot; `tmp` and `probe` are there for a moment only.
-const BESIDE: [&str; 6] = ["key", "offset", "session", "tmp", "probe", LOCK];
+const BESIDE: [&str; 7] = ["key", "offset", "session", "tmp", "probe", ending::NOTE, LOCK];
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +256,7 @@ impl DirectoryStore {
     /// When the file system refuses.
     pub fn set_aside(&self, job: &JobId) -> Result<PathBuf, StoreError> {
         let kept = archive::set_aside(self, job)?;
-        self.remove_beside(job)?;
+        self.remove_beside(job, &[])?;
         Ok(kept)
     }
 
@@ -264,12 +266,25 @@ impl DirectoryStore {
     /// # Errors
     /// When a file cannot be removed.
     pub fn sweep(&self, job: &JobId, _: &DirectoryLease) -> Result<(), StoreError> {
-        if self.snapshot_path(job).exists() { Ok(()) } else { self.remove_beside(job) }
+        if self.snapshot_path(job).exists() { Ok(()) } else { self.remove_beside(job, &[]) }
     }
 
-    /// Removes the job's key, its marks, and files that were being written when a process was killed.
-    fn remove_beside(&self, job: &JobId) -> Result<(), StoreError> {
-        BESIDE.iter().filter(|kind| **kind != LOCK).try_for_each(|kind| durable::remove(&self.directory.join(format!("{job}.{kind}"))))
+    /// Removes the job's key, its marks, and files that were being written when a process was killed, but those to `keep`.
+    fn remove_beside(&self, job: &JobId, keep: &[&str]) -> Result<(), StoreError> {
+        BESIDE
+            .iter()
+            .filter(|kind| **kind != LOCK && !keep.contains(kind))
+            .try_for_each(|kind| durable::remove(&self.directory.join(format!("{job}.{kind}"))))
+    }
+
+    fn ending_path(&self, job: &JobId) -> PathBuf {
+        self.directory.join(format!("{job}.{}", ending::NOTE))
+    }
+
+    /// Whether it was noted that the job's tasks will end, and that no process waits for it.
+    #[must_use]
+    pub fn is_ending(&self, job: &JobId) -> bool {
+        self.ending_path(job).exists()
     }
 
     /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
@@ -322,12 +337,27 @@ impl SnapshotStore for DirectoryStore {
         marks::read(&self.marks_path(job), run)
     }
 
+    fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        ending::write(&self.ending_path(&snapshot.job.header().id), snapshot)
+    }
+
+    fn ending_jobs(&self, most: usize) -> Vec<EndingJob> {
+        ending::list(&self.directory, most)
+    }
+
+    fn forget_ending(&self, job: &JobId) {
+        if let Err(e) = durable::remove(&self.ending_path(job)) {
+            tracing::debug!("{e}");
+        }
+    }
+
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.save(snapshot)?;
         let header = snapshot.job.header();
-        // Before the snapshot goes: whoever is killed here is followed by somebody who still finds it.
-        self.remove_beside(&header.id)?;
+        // Before the snapshot goes: a process that is killed here is followed by one that still finds it, by its note, too.
+        self.remove_beside(&header.id, &[ending::NOTE])?;
         let kept = archive::keep(self, header)?;
+        self.forget_ending(&header.id);
         self.note_archived(snapshot, &kept);
         archive::prune(&self.archive_path(), self.retention);
         Ok(())

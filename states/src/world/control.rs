@@ -26,11 +26,20 @@ pub trait TaskControl: Send + Sync + 'static {
     /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks). Tasks that stop may be among them.
     fn find(&self, cluster: &str, started_by: &StartedBy) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
 
-    /// Asks for the task's end (ECS: StopTask). A task that is stopped, or not known any more, is a success.
-    fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> impl Future<Output = Result<(), ControlError>> + Send;
+    /// Asks for the task's end (ECS: StopTask). A task that is stopped already is a success.
+    fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
     /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None` while it has none.
     fn public_address(&self, interface: &InterfaceId) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
+}
+
+/// What ECS answers to StopTask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopAnswer {
+    /// The task is stopped, or will be: its desired status is STOPPED, and nothing changes that again.
+    Accepted,
+    /// ECS does not know the task: it was forgotten, or is so new that this answer came too early.
+    Missing,
 }
 
 /// Everything RunTask is told. Part of the snapshot, so without secrets.
@@ -244,10 +253,17 @@ impl TaskStatus {
         }
     }
 
-    /// Whether no container of the task runs any more, nor will.
+    /// Whether the task's life is over, and ECS has said all that it will say about it.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Stopped | Self::Deleted)
+    }
+
+    /// Whether no container of the task runs any more, nor will: from DEPROVISIONING on, when only its network interface
+    /// is still to be removed.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.is_over() || *self == Self::Deprovisioning
     }
 
     /// Whether the task is past RUNNING, on its way to the end or there.

@@ -10,9 +10,9 @@ mod transport;
 
 pub use control::{
     Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described, LONGEST_CALL, LaunchSpec, NetworkInterface,
-    Seen, Stopped, TaskControl, TaskReport, TaskStatus,
+    Seen, StopAnswer, Stopped, TaskControl, TaskReport, TaskStatus,
 };
-pub use snapshots::SnapshotStore;
+pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{
     ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run, RunError, RunEvent, RunOrder, Session,
     ShellFacts, Signal, Target, Transport,

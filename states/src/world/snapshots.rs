@@ -2,7 +2,18 @@
 
 use std::time::Duration;
 
-use crate::{JobId, RunId, Snapshot, store::StoreError};
+use crate::{JobId, RunId, Snapshot, TaskArn, store::StoreError};
+
+/// A job of which ECS has accepted to stop every task: only their end is waited for, by no process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndingJob {
+    /// The job.
+    pub job: JobId,
+    /// Its tasks' cluster.
+    pub cluster: String,
+    /// Its tasks.
+    pub tasks: Vec<TaskArn>,
+}
 
 /// Keeps snapshots. The machine's word is only as good as this: [`SnapshotStore::save`] returns
 /// when the snapshot would survive a power cut, and a reader sees the old or the new one, never half.
@@ -39,7 +50,21 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// The last mark of the job, if it is of this run.
     fn marked(&self, job: &JobId, run: &RunId) -> Option<u64>;
 
-    /// Moves a finished job's snapshot to the archive and removes its key.
+    /// Notes that the job's tasks will end and that no process waits for it, so that the next process that asks ECS about
+    /// tasks asks about these too. A hint: when it is lost, the job stays where it is until somebody reads its snapshot.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
+
+    /// The jobs that were noted so, at most `most`, in another order each time. Reads no snapshot: what is noted may be
+    /// out of date.
+    fn ending_jobs(&self, most: usize) -> Vec<EndingJob>;
+
+    /// Removes the note of a job that is not there any more.
+    fn forget_ending(&self, job: &JobId);
+
+    /// Moves a finished job's snapshot to the archive and removes its key and its note.
     ///
     /// # Errors
     /// When it cannot be moved; it is then still where it was.

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use states::*;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::world::{
     cloud::{Cloud, Control},
@@ -71,7 +72,7 @@ impl TaskControl for Silent {
     async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
         self.0.find(cluster, started_by).await
     }
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
         self.0.stop(cluster, task, reason).await
     }
     async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
@@ -98,4 +99,75 @@ async fn a_launch_without_an_answer_is_given_up() {
     engine.request_stop(&mut work, StopReason::Cleanup);
     let outcome = engine.drive(&mut work, Goal::End, &mut io).await.unwrap();
     assert_eq!(outcome, Outcome::Ended(StopReason::Cancelled));
+}
+
+/// A container whose answers come in one queue: what it says of a signal is behind the output that nobody has taken.
+#[derive(Clone)]
+struct Queue {
+    left: watch::Sender<usize>,
+    signalled: watch::Sender<bool>,
+}
+
+/// Pieces of output, and the time that each takes to arrive.
+const PIECES: usize = 50;
+const PIECE_EVERY: Duration = Duration::from_millis(10);
+
+impl Transport for Queue {
+    type Session = Self;
+    async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
+        let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: false };
+        Ok((self.clone(), Greeting { identity: HostIdentity("a queue".into()), facts }))
+    }
+}
+
+impl Session for Queue {
+    type Run = Self;
+    async fn start(&self, _: &RunOrder, _: Bytes) -> Result<Self, RunError> {
+        Ok(self.clone())
+    }
+    async fn attach(&self, run: &RunId, _: u64) -> Result<Self, RunError> {
+        Err(RunError::Unknown(run.to_string()))
+    }
+    async fn signal(&self, _: &RunId, _: Signal) -> Result<(), RunError> {
+        let mut left = self.left.subscribe();
+        left.wait_for(|left| *left == 0).await.unwrap();
+        self.signalled.send_replace(true);
+        Ok(())
+    }
+    async fn close(self) {}
+}
+
+impl Run for Queue {
+    async fn next(&mut self) -> Result<RunEvent, RunError> {
+        let left = *self.left.borrow();
+        if left == 0 {
+            self.signalled.subscribe().wait_for(|signalled| *signalled).await.unwrap();
+            return Ok(RunEvent::Exited { code: 143, total: PIECES as u64 });
+        }
+        tokio::time::sleep(PIECE_EVERY).await;
+        self.left.send_replace(left - 1);
+        Ok(RunEvent::Output(Bytes::from_static(b".")))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn output_that_is_ahead_of_a_signal_s_answer_is_handed_on_meanwhile() {
+    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
+    let queue = Queue { left: watch::Sender::new(PIECES), signalled: watch::Sender::new(false) };
+    let store = manager.process().store().clone();
+    let engine = Engine::new(Control { cloud, fuse }, queue, store, |_| "key".into()).with_clock(manager.clock);
+    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
+    let mut work = engine.begin(header(&manager.job), lease);
+    engine.open(&mut work, "prepare");
+    assert_eq!(engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap(), Outcome::Reachable(None));
+    engine.request_run(&mut work, "build_script", Script { text: Bytes::new(), digest: "0".into() }).unwrap();
+    let (mut io, began) = (manager.io(), Instant::now());
+    io.cancel_at = Some(began + 3 * PIECE_EVERY);
+    let Outcome::Reachable(Some(last)) = engine.drive(&mut work, Goal::Run, &mut io).await.unwrap() else { panic!() };
+    assert!(last.cancelled && last.outcome == RunOutcome::Exited { code: 143, total: PIECES as u64 }, "{last:?}");
+    assert_eq!(io.output.len(), PIECES);
+    let journal = work.snapshot.journal.unfold();
+    assert!(!journal.iter().any(|(_, saw)| matches!(saw, Observation::RunFailed(_))), "{journal:#?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

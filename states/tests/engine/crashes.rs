@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use states::{Outcome, RunOutcome};
+use states::{AnyJob, Outcome, RunOutcome, Snapshot};
 
 use crate::world::manager::{Io, Manager};
 
@@ -30,9 +30,18 @@ async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
     manager.cleanup(io.last_mut().unwrap()).await.map(drop)
 }
 
-fn assert_nothing_is_left(manager: &Manager, point: u32) {
+/// After `cleanup`: no task of the job lives on, and the next process of the manager that asks ECS archives the job.
+async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     assert_eq!(manager.cloud.alive(), [""; 0], "a task was leaked; died at step {point}");
-    assert!(manager.shelf.snapshots.lock().unwrap().is_empty(), "a snapshot was left; died at step {point}");
+    let of_job = |all: &[Snapshot]| all.iter().filter(|snapshot| snapshot.job.header().id == manager.job).count();
+    let waits = manager.shelf.snapshots.lock().unwrap().contains_key(&manager.job);
+    let expected = of_job(&manager.shelf.archived.lock().unwrap()) + usize::from(waits);
+    assert!(expected <= 1);
+    assert_eq!(manager.left_by_the_next_job().await, None, "a snapshot was left; died at step {point}");
+    let archived = manager.shelf.archived.lock().unwrap();
+    assert_eq!(of_job(&archived), expected, "died at step {point}");
+    let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.over || job.state.task.is_none());
+    assert!(archived.iter().all(|archived| is_over(&archived.job)), "{archived:?}; died at step {point}");
 }
 
 fn assert_scripts_ran_once(manager: &Manager, point: u32) {
@@ -56,13 +65,15 @@ async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
         manager.fuse.set(0);
         if !died {
             assert!(point > 100, "a job has more steps than {point}");
-            assert_nothing_is_left(&manager, point);
+            assert_nothing_is_left(&manager, point).await;
             return;
         }
         let cleaned = manager.cleanup(&mut manager.io()).await.unwrap();
-        assert!(matches!(cleaned, None | Some(Outcome::Ended(_))), "{cleaned:?}; died at step {point}");
-        assert_nothing_is_left(&manager, point);
+        // There may have been no task yet, or none any more.
+        let expected = matches!(cleaned, None | Some(Outcome::Stopping(_) | Outcome::Ended(_)));
+        assert!(expected, "{cleaned:?}; died at step {point}");
         assert_scripts_ran_once(&manager, point);
+        assert_nothing_is_left(&manager, point).await;
     }
     panic!("a job has more than {POINTS} steps");
 }
@@ -95,8 +106,9 @@ async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
             manager.fuse.set(0);
             manager.cleanup(&mut io).await.unwrap();
         }
-        assert_nothing_is_left(&manager, point);
+        manager.fuse.set(0);
         assert_scripts_ran_once(&manager, point);
+        assert_nothing_is_left(&manager, point).await;
         if !died {
             return;
         }

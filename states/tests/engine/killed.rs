@@ -38,7 +38,7 @@ impl TaskControl for Ending {
     async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
         self.control.find(cluster, started_by).await
     }
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<(), ControlError> {
+    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }
     async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {

@@ -84,6 +84,8 @@ async fn dies_at_every_step(cancel_after: Duration) {
 async fn nothing_is_saved_twice() {
     let manager = Manager::new(Arc::default());
     job(&manager, Duration::from_millis(500)).await.unwrap();
+    let waited = manager.cleanup_and_wait(&mut manager.io()).await;
+    assert!(matches!(waited, Some(Some(Outcome::Ended(_)))), "{waited:?}");
     assert_eq!(manager.shelf.saved_again.load(Ordering::Relaxed), 0);
     assert_eq!(manager.shelf.archived.lock().unwrap().len(), 1);
 }

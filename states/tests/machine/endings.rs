@@ -129,14 +129,152 @@ fn a_cancel_while_the_task_starts_stops_it() {
 }
 
 #[test]
-fn whoever_takes_an_end_up_asks_for_it_again() {
+fn a_process_that_wants_an_end_asks_for_it_again_and_one_that_looks_does_not() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     let action = snapshot.step(Observation::StopAccepted, now);
     assert!(matches!(action, Action::Watch(_)), "{action:?}");
+    let action = snapshot.step(Observation::Opened { process: 2, purpose: "a stage of another job".into() }, later(now, 60_000));
+    assert!(matches!(action, Action::Watch(Watch { describe: Some((_, at)), .. }) if at == later(now, 60_000)), "{action:?}");
     // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer was a proxy's …
-    let action = snapshot.step(Observation::Opened { process: 2, purpose: "cleanup".into() }, later(now, 60_000));
+    let action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
+}
+
+/// A job whose task was found twice: an earlier attempt's lives on, too.
+fn with_two_tasks() -> (Snapshot, Timestamp) {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), now);
+    let action = snapshot.step(Observation::Described(report(TaskStatus::Running, None)), now);
+    assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(1)), "{action:?}");
+    (snapshot, now)
+}
+
+fn all_accepted(snapshot: &Snapshot) -> bool {
+    matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted())
+}
+
+#[test]
+fn every_task_is_stopped_before_the_end_of_one_is_waited_for() {
+    let (mut snapshot, now) = with_two_tasks();
+    let action = snapshot.step(Observation::StopAccepted, now);
+    assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
+    assert!(!all_accepted(&snapshot));
+    let action = snapshot.step(Observation::StopAccepted, now);
+    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)), "{action:?}");
+    assert!(all_accepted(&snapshot));
+    // It is over when both are.
+    let action = snapshot.step(Observation::Described(report(TaskStatus::Stopped, None)), later(now, 20_000));
+    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)), "{action:?}");
+    let action = snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), later(now, 21_000));
+    assert_eq!(action, Action::Archive);
+}
+
+#[test]
+fn all_tasks_are_asked_to_stop_again_by_a_process_that_wants_the_end() {
+    let (mut snapshot, now) = with_two_tasks();
+    snapshot.step(Observation::StopAccepted, now);
+    snapshot.step(Observation::StopAccepted, now);
+    let mut stopped = Vec::new();
+    let mut action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
+    while let Action::Stop { task, .. } = action {
+        stopped.push(task);
+        action = snapshot.step(Observation::StopAccepted, later(now, 60_000));
+    }
+    stopped.sort();
+    assert_eq!(stopped, [any::arn(1), any::arn(2)]);
+}
+
+#[test]
+fn a_task_that_ends_is_over_once_its_containers_are() {
+    for (status, over) in [
+        (TaskStatus::Running, false),
+        (TaskStatus::Deactivating, false),
+        (TaskStatus::Stopping, false),
+        (TaskStatus::Deprovisioning, true),
+        (TaskStatus::Stopped, true),
+        (TaskStatus::Deleted, true),
+    ] {
+        let (mut snapshot, now) = connected();
+        snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+        snapshot.step(Observation::StopAccepted, now);
+        let action = snapshot.step(Observation::Described(report(status.clone(), None)), later(now, 1000));
+        assert_eq!(action == Action::Archive, over, "{status}");
+    }
+}
+
+/// StopTask may come before ECS shows a task that was launched a moment ago: that it was not found is no proof of its end.
+#[test]
+fn a_task_that_stop_task_does_not_find_yet_is_asked_to_stop_again() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    snapshot.step(Observation::CancelRequested, now);
+    snapshot.step(Observation::Missing, now);
+    assert!(!all_accepted(&snapshot));
+    let AnyJob::Stopping(job) = &snapshot.job else { panic!("{:?}", snapshot.job) };
+    let next = job.state.describing.next;
+    assert!(next.since(now) < std::time::Duration::from_secs(1));
+    let action = snapshot.plan(next);
+    assert!(matches!(action, Action::Stop { .. }), "{action:?}");
+}
+
+/// All attempts of a job have one `startedBy`, and `cleanup` does not wait for the earlier one's end.
+#[test]
+fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_launched() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    let stopping = |task| TaskReport { task: any::arn(task), ..report(TaskStatus::Stopping, None) };
+    let action = snapshot.step(Observation::Described(stopping(1)), now);
+    assert!(matches!(action, Action::Watch(Watch { describe: None, .. })) && !all_accepted(&snapshot), "{action:?}");
+    assert!(matches!(snapshot.plan(later(now, 5000)), Action::Find { .. }));
+    // ECS shows the other one only now.
+    let action = snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), later(now, 5000));
+    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)), "{action:?}");
+    let running = TaskReport { task: any::arn(2), ..report(TaskStatus::Running, None) };
+    let action = snapshot.step(Observation::Described(running), later(now, 5000));
+    assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
+    snapshot.step(Observation::StopAccepted, later(now, 5000));
+    assert!(all_accepted(&snapshot));
+    // Both are seen ended before the job is over.
+    snapshot.step(Observation::Described(TaskReport { task: any::arn(2), ..report(TaskStatus::Stopped, None) }), later(now, 20_000));
+    let action =
+        snapshot.step(Observation::Described(TaskReport { task: any::arn(1), ..report(TaskStatus::Stopped, None) }), later(now, 21_000));
+    assert_eq!(action, Action::Archive);
+}
+
+/// ... and when nothing was launched after all, it is the only one.
+#[test]
+fn an_earlier_attempts_task_that_still_stops_is_waited_for_when_nothing_was_launched() {
+    let mut snapshot = Snapshot::new(any::header());
+    let now = snapshot.job.header().created;
+    snapshot.plan(now);
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::Found(vec![any::arn(1)]), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopping, None)), now);
+    let late = later(now, 40_000);
+    assert!(matches!(snapshot.plan(late), Action::Find { .. }));
+    let action = snapshot.step(Observation::Found(vec![any::arn(1)]), late);
+    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)), "{action:?}");
+    assert!(all_accepted(&snapshot));
+    assert_eq!(snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), late), Action::Archive);
+}
+
+/// ECS forgets a task about an hour after its end; until then it shows it.
+#[test]
+fn a_task_whose_stop_was_accepted_and_that_ecs_forgot_is_over() {
+    let (mut snapshot, now) = connected();
+    snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
+    snapshot.step(Observation::StopAccepted, now);
+    assert_ne!(snapshot.step(Observation::Missing, later(now, 1000)), Action::Archive);
+    assert_eq!(snapshot.step(Observation::Missing, later(now, 3_600_000)), Action::Archive);
 }
 
 #[test]

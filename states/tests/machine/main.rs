@@ -69,7 +69,7 @@ proptest! {
         let mut told_over = false;
         through(&history, |before, saw, after, action, now| {
             told_over |= match saw {
-                Observation::Described(report) => report.status.is_over() || before.name() != Stopping,
+                Observation::Described(report) => report.status.has_ended() || before.name() != Stopping,
                 Observation::Missing | Observation::Found(_) => true,
                 _ => false,
             };

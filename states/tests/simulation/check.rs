@@ -50,7 +50,9 @@ pub fn wrong(job: &Job) -> Vec<String> {
         {
             wrong.push(format!("{} said {:?}, and none of {causes:?} was met", called.stage, called.verdict));
         }
-        let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_)) || is_over(&called.verdict) || called.stage == "cleanup";
+        let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
+            || is_over(&called.verdict)
+            || matches!(called.stage, "cleanup" | "look");
         if job.plan.bearable && !ours {
             wrong.push(format!("{} said {:?} although all that was met could be borne", called.stage, called.verdict));
         }
@@ -133,7 +135,7 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
 
 /// What a job came to, for the count.
 pub fn outcome(job: &Job) -> &'static str {
-    let last = job.called.iter().rev().find(|called| called.stage != "cleanup" && called.stage != "reap");
+    let last = job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
     match last.map(|called| &called.verdict) {
         Some(Verdict::Success) => "every script succeeded",
         Some(Verdict::Exit(_)) => "a script failed, by its own status",

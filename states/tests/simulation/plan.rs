@@ -47,6 +47,10 @@ pub struct Plan {
     pub cleanups: Vec<Cleanup>,
     /// Somebody calls `reap` before the last `cleanup`.
     pub reaped: bool,
+    /// Whether every `cleanup` waits for the task's end, as people's do.
+    pub waits: bool,
+    /// The step at which a stage of another job is killed that looks after each `cleanup`; 0: none looks.
+    pub looked_at: u32,
     /// Whether the driver has to get through it: the script's own verdicts, whatever the weather.
     pub bearable: bool,
 }
@@ -86,7 +90,8 @@ impl Plan {
             prepares.iter().chain(stages.iter().map(|stage| &stage.call)).any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
         bearable &= !killed && cleanup_beside.is_none();
         let (cleans_between, reaped) = (r.random_bool(0.5), happens(r));
-        Self { weather, prepares, cleans_between, stages, cleanup_beside, cleanups, reaped, bearable }
+        let (waits, looked_at) = (r.random_bool(0.25), if r.random_bool(0.5) { log_uniform(r, 40) } else { 0 });
+        Self { weather, prepares, cleans_between, stages, cleanup_beside, cleanups, reaped, waits, looked_at, bearable }
     }
 }
 

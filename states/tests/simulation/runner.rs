@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use states::{AnyJob, RunOutcome, SnapshotStore as _, StopReason};
+use states::{AnyJob, Goal, RunOutcome, Snapshot, SnapshotStore as _, StopReason};
 use tokio::time::Instant;
 
 use super::{
@@ -63,12 +63,20 @@ impl Job {
         self.manager.cloud.heal();
         if self.plan.reaped {
             self.meet(Fault::Reaped);
-            let reaped = self.end(Call::default(), StopReason::Asked("reaped".to_owned())).await;
+            let reaped = self.end(Call::default(), Goal::End, StopReason::Asked("reaped".to_owned())).await;
             self.note("reap", reaped, Duration::ZERO);
         }
         let last = self.cleanup(Call::default()).await;
         self.claim(is_over(&last), || format!("on a fair day, cleanup said {last:?}"));
         tokio::time::sleep(Duration::from_secs(30)).await;
+        self.look(Call::default()).await;
+        let kept = self.manager.shelf.snapshots.lock().unwrap().contains_key(&self.manager.job);
+        self.claim(!kept, || "its task has ended, and the next process that looked did not archive it".to_owned());
+    }
+
+    /// A stage of another job of the manager.
+    async fn look(&mut self, call: Call) -> Verdict {
+        self.call("look", call, async |process, _| stages::look(process).await).await.0
     }
 
     fn note(&mut self, stage: &'static str, verdict: Verdict, took: Duration) {
@@ -211,16 +219,24 @@ impl Job {
         if self.called.iter().any(|called| called.stage == "cleanup") {
             self.meet(Fault::CleanupRepeated);
         }
-        let verdict = self.end(call, StopReason::Cleanup).await;
+        let waits = self.plan.waits;
+        let verdict = self.end(call, if waits { Goal::End } else { Goal::Stop }, StopReason::Cleanup).await;
         if is_over(&verdict) {
-            let kept = self.manager.shelf.snapshots.lock().unwrap().contains_key(&self.manager.job);
-            self.claim(!kept, || "cleanup succeeded, and the snapshot is still there".to_owned());
+            let kept = self.manager.shelf.snapshots.lock().unwrap().get(&self.manager.job).cloned();
+            let ends = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if !waits && job.state.all_accepted());
+            self.claim(kept.as_ref().is_none_or(ends), || format!("cleanup succeeded, and the snapshot is still there: {kept:?}"));
+            let alive = self.manager.cloud.alive();
+            self.claim(alive.is_empty(), || format!("cleanup succeeded, and no stop was accepted of {alive:?}"));
+        }
+        // Somebody else's stage may come at any time, and die at any step.
+        if self.plan.looked_at > 0 {
+            self.look(Call { killed_at: self.plan.looked_at, ..Call::default() }).await;
         }
         verdict
     }
 
-    async fn end(&mut self, call: Call, reason: StopReason) -> Verdict {
-        self.call("cleanup", call, async move |process, io| stages::end(process, reason, io).await).await.0
+    async fn end(&mut self, call: Call, goal: Goal, reason: StopReason) -> Verdict {
+        self.call("cleanup", call, async move |process, io| stages::end(process, goal, reason, io).await).await.0
     }
 
     fn executions(&self, script: &Bytes) -> usize {

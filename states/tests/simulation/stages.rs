@@ -95,13 +95,23 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
             if matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)) {
                 work
             } else {
-                engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
-                match engine.drive(&mut work, Goal::End, io).await? {
-                    Outcome::Ended(_) if io.was_cancelled => return Ok(Verdict::Cancelled),
-                    Outcome::Ended(_) => begin(work.close().await),
+                let has_ended = matches!(&work.snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted());
+                let outcome = if has_ended {
+                    Outcome::Stopping(StopReason::Cleanup)
+                } else {
+                    engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                    engine.drive(&mut work, Goal::Stop, io).await?
+                };
+                match outcome {
+                    Outcome::Ended(_) => {}
+                    Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
                     Outcome::Unfinished(what) => return Ok(Verdict::Unfinished(what)),
                     other => return Ok(Verdict::Impossible(format!("{other:?}"))),
                 }
+                if io.was_cancelled {
+                    return Ok(Verdict::Cancelled);
+                }
+                begin(work.close().await)
             }
         }
     };
@@ -110,7 +120,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
     Ok(match outcome {
         _ if io.was_cancelled => Verdict::Cancelled,
         Outcome::Reachable(_) => Verdict::Success,
-        Outcome::MustEnd(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
         Outcome::Unfinished(what) => Verdict::Unfinished(what),
     })
 }
@@ -150,25 +160,42 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
             RunOutcome::Exited { code, .. } => Verdict::Exit(code),
             RunOutcome::Lost(why) => Verdict::Lost(why),
         },
-        Outcome::MustEnd(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
         Outcome::Reachable(None) => Verdict::Impossible("the script was not run".to_owned()),
         Outcome::Unfinished(what) => Verdict::Unfinished(what),
     })
 }
 
-/// `cleanup`, or what `reap` does with an abandoned job.
-pub async fn end(manager: &Manager, reason: StopReason, io: &mut Io) -> Told {
+/// `cleanup` with `Goal::Stop`; with `Goal::End` also waits for the task's end, as `reap` does with an abandoned job.
+pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> Told {
     let engine = manager.process();
     let lease = lease(manager, &engine, "cleanup").await?;
     let Some(snapshot) = engine.store().load(&manager.job)? else { return Ok(Verdict::NoJob) };
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "cleanup");
     engine.request_stop(&mut work, reason);
-    let outcome = engine.drive(&mut work, Goal::End, io).await?;
+    let outcome = engine.drive(&mut work, goal, io).await?;
     work.close().await;
     Ok(match outcome {
-        Outcome::Ended(_) => Verdict::Success,
+        Outcome::Ended(_) | Outcome::Stopping(_) => Verdict::Success,
         Outcome::Unfinished(what) => Verdict::Unfinished(what),
         other => Verdict::Impossible(format!("{other:?}")),
     })
+}
+
+/// What another job's stage does with one that only waits for its task's end, in the call that it makes anyway.
+pub async fn look(manager: &Manager) -> Told {
+    let engine = manager.process();
+    for ending in engine.store().ending_jobs(100) {
+        // Its own job's failures are none of this one's.
+        let Ok(answers) = engine.control().describe(&ending.cluster, &ending.tasks).await else { continue };
+        let has_ended = |answer: &Described| match &answer.seen {
+            Seen::Task(report) => report.status.has_ended(),
+            Seen::Missing => true,
+        };
+        if answers.iter().all(has_ended) {
+            engine.conclude(&ending.job, "archive", &answers)?;
+        }
+    }
+    Ok(Verdict::Success)
 }

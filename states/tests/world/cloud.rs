@@ -15,7 +15,9 @@ use super::{
     weather::{End, Fate, Fault, Odds, Weather},
 };
 
-const STOPS_WITHIN: Duration = Duration::from_secs(4);
+/// How long after a task was told to end its containers run no more, and how long after that ECS shows it as STOPPED.
+const ENDS_WITHIN: Duration = Duration::from_secs(4);
+const STOPS_WITHIN: Duration = Duration::from_secs(14);
 /// How long after a task's end ECS knows why.
 const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
 /// How long a caller waits for an answer, and how late an effect may come, in milliseconds.
@@ -48,7 +50,11 @@ impl Task {
     }
 
     fn is_seen(&self) -> bool {
-        self.age() >= self.fate.invisible && !matches!(self.over(), Some((_, Some(End::Forgotten))))
+        self.age() >= self.fate.invisible && !self.is_forgotten()
+    }
+
+    fn is_forgotten(&self) -> bool {
+        matches!(self.over(), Some((_, Some(End::Forgotten))))
     }
 }
 
@@ -140,7 +146,8 @@ fn report(arn: &str, task: &Task) -> TaskReport {
     let over = task.over();
     let status = match over {
         Some((at, _)) if at.elapsed() >= STOPS_WITHIN => TaskStatus::Stopped,
-        Some(_) => TaskStatus::Deprovisioning,
+        Some((at, _)) if at.elapsed() >= ENDS_WITHIN => TaskStatus::Deprovisioning,
+        Some(_) => TaskStatus::Stopping,
         None if task.fate.runs_after.is_some_and(|after| age >= after) => TaskStatus::Running,
         None if age >= task.fate.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => TaskStatus::Pending,
         None => TaskStatus::Provisioning,
@@ -337,15 +344,17 @@ impl TaskControl for Control {
         self.back("ListTasks", Some(found)).await
     }
 
-    async fn stop(&self, _: &str, task: &TaskArn, _: &str) -> Result<(), ControlError> {
+    async fn stop(&self, _: &str, task: &TaskArn, _: &str) -> Result<StopAnswer, ControlError> {
         self.there("StopTask").await?;
         let task = task.clone();
         let stopped = self
             .cloud
-            .effect(&self.fuse, move |state| {
-                if let Some(task) = state.tasks.get_mut(task.as_str()) {
+            .effect(&self.fuse, move |state| match state.tasks.get_mut(task.as_str()).filter(|task| !task.is_forgotten()) {
+                Some(task) => {
                     task.stopped.get_or_insert_with(Instant::now);
+                    StopAnswer::Accepted
                 }
+                None => StopAnswer::Missing,
             })
             .await;
         self.back("StopTask", stopped).await

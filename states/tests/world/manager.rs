@@ -132,7 +132,7 @@ impl Manager {
             let lease = engine.store().lease(&self.job, "prepare", std::time::Duration::ZERO)?;
             let mut work = match engine.store().load(&self.job)? {
                 Some(snapshot) => engine.work(snapshot, lease),
-                None => engine.begin(header(&self.job), lease),
+                None => engine.begin(Header { created: engine.clock().now(), ..header(&self.job) }, lease),
             };
             engine.open(&mut work, "prepare");
             engine.drive(&mut work, Goal::Reach, io).await
@@ -154,8 +154,30 @@ impl Manager {
         .await
     }
 
-    /// `Some(None)`: there was nothing to clean up.
+    /// `cleanup` as gitlab-runner calls it. `Some(None)`: there was nothing to clean up.
     pub async fn cleanup(&self, io: &mut Io) -> Option<Option<Outcome>> {
+        self.end(Goal::Stop, io).await
+    }
+
+    /// `cleanup --wait`.
+    pub async fn cleanup_and_wait(&self, io: &mut Io) -> Option<Option<Outcome>> {
+        self.end(Goal::End, io).await
+    }
+
+    /// Another job of this manager, on the same disk and in the same cloud.
+    pub fn of_job(&self, job: &str) -> Self {
+        Self { job: JobId::new(job).unwrap(), ..self.clone() }
+    }
+
+    /// Once the job's tasks have ended, `prepare` of another job: what it leaves of this one's snapshot.
+    pub async fn left_by_the_next_job(&self) -> Option<Snapshot> {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        let next = self.of_job("the-next-job");
+        assert_eq!(next.prepare(&mut next.io()).await, Some(Outcome::Reachable(None)));
+        self.shelf.snapshots.lock().unwrap().get(&self.job).cloned()
+    }
+
+    async fn end(&self, goal: Goal, io: &mut Io) -> Option<Option<Outcome>> {
         self.unless_it_dies(async {
             let engine = self.process();
             let lease = engine.store().lease(&self.job, "cleanup", std::time::Duration::ZERO)?;
@@ -163,7 +185,7 @@ impl Manager {
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "cleanup");
             engine.request_stop(&mut work, StopReason::Cleanup);
-            engine.drive(&mut work, Goal::End, io).await.map(Some)
+            engine.drive(&mut work, goal, io).await.map(Some)
         })
         .await
     }

@@ -2,7 +2,7 @@
 //! longer than all the rest of a job.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::PathBuf,
     sync::{
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use states::{JobId, RunId, Snapshot, SnapshotStore, StoreError};
+use states::{AnyJob, EndingJob, JobId, RunId, Snapshot, SnapshotStore, StoreError};
 
 use super::{cloud::Cloud, fuse::Fuse, weather::Fault};
 
@@ -25,6 +25,7 @@ pub struct Shelf {
     pub saved_again: AtomicU32,
     pub archived: Mutex<Vec<Snapshot>>,
     marks: Mutex<HashMap<JobId, (RunId, u64)>>,
+    ending: Mutex<BTreeMap<JobId, EndingJob>>,
     leased: Mutex<HashSet<JobId>>,
 }
 
@@ -111,10 +112,30 @@ impl SnapshotStore for Store {
         self.shelf.marks.lock().unwrap().get(job).filter(|(marked, _)| marked == run).map(|(_, offset)| *offset)
     }
 
+    fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.step()?;
+        let AnyJob::Stopping(job) = &snapshot.job else { return Ok(()) };
+        let (id, tasks) = (job.header.id.clone(), job.state.tasks().cloned().collect());
+        let noted = EndingJob { job: id.clone(), cluster: job.header.spec.cluster.clone(), tasks };
+        self.shelf.ending.lock().unwrap().insert(id, noted);
+        self.step()
+    }
+
+    fn ending_jobs(&self, most: usize) -> Vec<EndingJob> {
+        self.shelf.ending.lock().unwrap().values().take(most).cloned().collect()
+    }
+
+    fn forget_ending(&self, job: &JobId) {
+        self.shelf.ending.lock().unwrap().remove(job);
+    }
+
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.step()?;
         self.disk(|odds| odds.unarchived, Fault::Unarchived)?;
-        self.shelf.snapshots.lock().unwrap().remove(&snapshot.job.header().id);
+        // As on disk, it is saved on its way.
+        let before = self.shelf.snapshots.lock().unwrap().remove(&snapshot.job.header().id);
+        self.shelf.saved_again.fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
+        self.forget_ending(&snapshot.job.header().id);
         self.shelf.archived.lock().unwrap().push(snapshot.clone());
         self.step()
     }

@@ -3,15 +3,19 @@
 # The end of the session ends this supervisor, which is in its process group.
 _is_connected=
 follow() {
-  _position=$1 _encode=base64 _pack=
+  _position=$1 _encode=
   open_spool "$1"
+  follow_changes "$@"
+}
+find_encoders() {
+  _encode=base64 _pack=
   if base64 -w 0 </dev/null >/dev/null 2>&1; then _encode="base64 -w 0"; fi
   if command -v gzip >/dev/null 2>&1; then _pack="gzip -1"; fi
-  follow_changes "$@"
 }
 copy() {
   _size=$(wc -c <"$_run/out") || return
   _size=$((_size))
+  [ "$_position" -ge "$_size" ] || [ -n "$_encode" ] || find_encoders
   while [ "$_position" -lt "$_size" ]; do
     _length=$((_size - _position))
     [ "$_length" -le 196608 ] || _length=196608

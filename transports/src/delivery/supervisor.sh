@@ -162,10 +162,16 @@ start)
   [ -d "$_directory" ] || mkdir -p -m 700 "$_directory"
   _upload=$_directory/upload.$$
   receive "$_size" >"$_upload" || { rm -f "$_upload"; say notstarted; exit 0; }
-  _count=$(wc -c <"$_upload")
-  [ "$((_count))" = "$_size" ] || { rm -f "$_upload"; say "truncated $((_count))"; exit 0; }
-  # Where there is no such program, the size has to do.
-  case $(sha256sum <"$_upload" 2>/dev/null) in "" | "$_digest"*) ;; *) rm -f "$_upload"; say damaged; exit 0 ;; esac
+  _sum=$(sha256sum <"$_upload" 2>/dev/null)
+  case $_sum in
+  "$_digest"*) ;;
+  *)
+    _count=$(wc -c <"$_upload")
+    [ "$((_count))" = "$_size" ] || { rm -f "$_upload"; say "truncated $((_count))"; exit 0; }
+    # Where there is no such program, the size has to do.
+    [ -z "$_sum" ] || { rm -f "$_upload"; say damaged; exit 0; }
+    ;;
+  esac
   find_interpreter || { rm -f "$_upload"; say nointerpreter "$_interpreter"; exit 0; }
   # A foreground pipeline: what a shell starts with & could never receive SIGINT or SIGQUIT again.
   # Its end of file tells that the wrapper is gone.

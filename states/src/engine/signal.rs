@@ -1,0 +1,68 @@
+//! Sending a signal to a run, and taking its output meanwhile.
+
+use std::time::Duration;
+
+use super::{Engine, EngineError, JobIo, follow::Following};
+use crate::{Run as _, RunError, RunEvent, RunOrder, Session, Signal, SnapshotStore, TaskControl, Transport};
+
+/// How long the container may take to pass a signal on; then the connection counts as lost.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Followed<T> = Following<<<T as Transport>::Session as Session>::Run>;
+
+impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
+    /// Sends a signal. Output that is on its way before the answer is handed on: a connection holds only so much of it.
+    ///
+    /// # Errors
+    /// When output cannot be handed on. The inner error is the signal's.
+    pub(super) async fn signal(
+        &self,
+        session: &T::Session,
+        lease: &S::Lease,
+        (order, signal): (&RunOrder, Signal),
+        following: &mut Option<Followed<T>>,
+        io: &mut impl JobIo,
+    ) -> Result<Result<(), RunError>, EngineError> {
+        let answer = self.signal_answer(session, order, signal);
+        tokio::pin!(answer);
+        let Some(following) = following else { return Ok(answer.await) };
+        loop {
+            let event = tokio::select! {
+                // Not at random: the same world leads to the same observations.
+                biased;
+                sent = &mut answer => return Ok(sent),
+                // What is no output is left to whoever follows the run.
+                event = following.run.next(), if following.next.is_none() => event,
+            };
+            let Ok(RunEvent::Output(bytes)) = event else {
+                following.next = Some(event);
+                continue;
+            };
+            let handing_on = self.hand_on(bytes, &order.run, lease, following, io);
+            tokio::pin!(handing_on);
+            let mut sent = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    handed_on = &mut handing_on => break handed_on?,
+                    answer = &mut answer, if sent.is_none() => sent = Some(answer),
+                }
+            }
+            if let Some(sent) = sent {
+                return Ok(sent);
+            }
+        }
+    }
+
+    /// A process that wants the stage to end does not wait for a silent connection's keep-alives.
+    async fn signal_answer(&self, session: &T::Session, order: &RunOrder, signal: Signal) -> Result<(), RunError> {
+        tokio::select! {
+            biased;
+            sent = session.signal(&order.run, signal) => sent,
+            () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
+                let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());
+                Err(RunError::ConnectionLost(silence))
+            }
+        }
+    }
+}

@@ -1,6 +1,12 @@
 //! A session between ExecuteCommand's answer and its end: whoever loses it ends it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use states::{ConnectError, Target};
 use tokio::{
@@ -116,13 +122,23 @@ async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_an
     }
 }
 
+/// Says once in a process's log that sessions cannot be ended; the same refusal meets each of them.
+fn report_refusal(session: &str, why: &str) {
+    static IS_REPORTED: AtomicBool = AtomicBool::new(false);
+    if IS_REPORTED.swap(true, Ordering::Relaxed) {
+        tracing::debug!(session, why, "the session was not ended");
+    } else {
+        tracing::warn!(session, "the session was not ended: {why}. Allow ssm:TerminateSession (docs/iam.md)");
+    }
+}
+
 /// Asks AWS to end a session, for a bounded time.
 pub(super) async fn terminate(api: &impl ExecApi, session: &str) -> Termination {
     let done = timeout(TERMINATE_WITHIN, async {
         let mut again = TERMINATE_AGAIN;
         while let Err(e) = api.terminate(session).await {
             if !e.transient {
-                tracing::warn!(session, "the session was not ended: {}. Allow ssm:TerminateSession (docs/iam.md)", e.why);
+                report_refusal(session, &e.why);
                 return Termination::Unknown;
             }
             tracing::debug!(session, why = e.why, "the session was not ended yet");

@@ -136,7 +136,7 @@ fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
         "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }],
         "tags": [tag("cost-centre", "42")],
     });
-    crate::moto::ecs(cluster.endpoint(), "RegisterTaskDefinition", &definition);
+    cluster.ecs("RegisterTaskDefinition", &definition);
     let mut job = Job::on(cluster);
     let text = std::fs::read_to_string(&job.config).unwrap();
     let more = "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n";
@@ -145,9 +145,9 @@ fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     job.set("CUSTOM_ENV_CI_JOB_NAME", &format!("aws:e\u{301} \u{93f} [1/2], {}", "x".repeat(300)));
     job.prepare();
     let list = json!({ "cluster": job_cluster(&text) });
-    let tasks = crate::moto::ecs(cluster.endpoint(), "ListTasks", &list)["taskArns"].clone();
+    let tasks = cluster.ecs("ListTasks", &list)["taskArns"].clone();
     let asked = json!({ "cluster": job_cluster(&text), "tasks": tasks, "include": ["TAGS"] });
-    let described = crate::moto::ecs(cluster.endpoint(), "DescribeTasks", &asked);
+    let described = cluster.ecs("DescribeTasks", &asked);
     let tags = described["tasks"][0]["tags"].as_array().unwrap();
     let value = |key: &str| tags.iter().find(|tag| tag["key"] == key).and_then(|tag| tag["value"].as_str()).unwrap_or_default();
     assert!(value("gitlab:job-name").starts_with("_aws:e_ _ _1/2__ xxx"), "{tags:?}");

@@ -29,7 +29,7 @@ impl Visit for AnyTransport {
 
     async fn command(&self, target: &Target, command: &str) -> Result<AnyCommand, ConnectError> {
         if Self::is_exec(target) {
-            self.exec.command(target, command).await.map(AnyCommand::Exec)
+            self.exec.command(target, command).await.map(|command| AnyCommand::Exec(Box::new(command)))
         } else {
             self.ssh.command(target, command).await.map(AnyCommand::Ssh)
         }
@@ -86,7 +86,7 @@ pub enum AnyCommand {
     /// Over SSH.
     Ssh(<Ssh as Visit>::Command),
     /// Over ECS Exec.
-    Exec(<Exec as Visit>::Command),
+    Exec(Box<<Exec as Visit>::Command>),
 }
 
 impl Channel for AnyCommand {
@@ -109,7 +109,7 @@ impl Command for AnyCommand {
     async fn close(self) {
         match self {
             Self::Ssh(command) => command.close().await,
-            Self::Exec(command) => command.close().await,
+            Self::Exec(command) => (*command).close().await,
         }
     }
 }

@@ -173,7 +173,8 @@ impl<'a> Run<'a> {
     /// Once the tasks have ended, the next process that looks archives their jobs: then nothing lies in the directory but the archive.
     fn left_behind(&self, what: Killed) {
         self.tasks_have_ended();
-        let kept = ["ron", "key", "ending", "lock"];
+        // What the archive takes or removes: also how far output was handed on, and sessions that the task ends.
+        let kept = ["ron", "key", "ending", "lock", "offset", "session"];
         let kind = |name: &String| name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default();
         let before = self.names();
         assert!(before.iter().all(|name| kept.contains(&kind(name).as_str())), "left behind: {before:?}");

@@ -84,7 +84,7 @@ fn a_read_only_file_system_launches_nothing_and_runs_nothing(cluster: &Cluster) 
         format!("mount {options} && exec \"$0\" \"$@\"").replace("DIR", &directory.to_string())
     };
     let read_only = mounts("--bind DIR DIR && mount -o remount,bind,ro DIR");
-    let tiny = mounts("-t tmpfs -o size=8k none DIR");
+    let tiny = mounts("-t tmpfs -o size=8k,mode=700 none DIR");
     let under = |script: &str| ["unshare", "--mount", "sh", "-c", script].map(str::to_owned);
     fs::create_dir(&job.metadata).unwrap();
     let words = under(&read_only);

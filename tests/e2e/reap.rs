@@ -91,7 +91,10 @@ fn launch_like(cluster: &Cluster, like: &str, started_by: &str, change: impl Fn(
         "RunTask",
         json!({ "taskDefinition": definition, "count": 1, "startedBy": started_by, "tags": tags, "launchType": "FARGATE",
             "networkConfiguration": { "awsvpcConfiguration": { "subnets": [subnet], "securityGroups": ["sg-0a1b2c3d"] } },
-            "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": "none" }] }] } }),
+            "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [
+                { "name": "SSH_PUBLIC_KEY", "value": "none" },
+                { "name": "FARGATE_HOST_PROOF_KEY", "value": "0".repeat(64) },
+            ] }] } }),
     );
     assert_eq!(launched["tasks"].as_array().map(Vec::len), Some(1), "{launched}");
     eventually("it is listed", || alive(cluster).len() > before);

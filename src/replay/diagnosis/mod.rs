@@ -1,10 +1,10 @@
 //! What is wrong with a job, with the evidence for it and what helps: a pure function of the snapshot
 //! and of what is known around it.
 //!
-//! - [`launch`] — no task: capacity, throttling, credentials, wrong settings;
-//! - [`task`] — the task stopped: image, secrets, memory, Spot, its container;
-//! - [`connection`] — the container does not answer, or not any more;
-//! - [`progress`] — nothing goes on: a silent script, a driver that is gone, a stop that is not done, a full disk.
+//! - `launch` — no task: capacity, throttling, credentials, wrong settings;
+//! - `task` — the task stopped: image, secrets, memory, Spot, its container;
+//! - `connection` — the container does not answer, or not any more;
+//! - `progress` — nothing goes on: a silent script, a driver that is gone, a stop that is not done, a full disk.
 //!
 //! Each looks for its own modes and answers `None` when it sees none of them.
 

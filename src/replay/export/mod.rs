@@ -1,8 +1,8 @@
 //! `export`: a job in one file for a bug report, with other names, and without secrets.
 //!
-//! - [`names`] — which name becomes which;
-//! - [`text`] — names in what AWS, containers and the driver said;
-//! - [`fields`] — what becomes of each field.
+//! - `names` — which name becomes which;
+//! - `text` — names in what AWS, containers and the driver said;
+//! - `fields` — what becomes of each field.
 //!
 //! Times, states, exit codes and byte counts stay: the file is a snapshot that `show` and `step` take, and
 //! that tells the same as the real one.

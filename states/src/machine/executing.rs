@@ -3,8 +3,8 @@
 
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
-    Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome, Signal,
-    StopReason, Stopping, Timestamp, Watch,
+    Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome,
+    Signal, StopReason, Stopping, Timestamp, Watch,
 };
 
 /// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run cannot be followed.
@@ -20,7 +20,7 @@ const LASTING: std::time::Duration = std::time::Duration::from_secs(10);
 const MUCH: u64 = 1024 * 1024;
 /// Connections in a row that did not last after which the run is given up, whatever they brought: some forty minutes of them.
 const ENDLESS: u32 = 500;
-/// How long after SIGKILL an exit status is waited for.
+/// How long after SIGKILL an exit status is waited for, where a connection takes moments.
 const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Job<Executing> {
@@ -68,12 +68,17 @@ impl Job<Executing> {
             }
             Observation::CancelRequested => {
                 let grace = self.header.limits.grace;
+                // A session by ECS Exec may have to wait for its slot first: a cancel is worth one attempt.
+                let after_kill = match self.header.destination(&self.state.place.address) {
+                    destination @ Destination::Ecs => destination.attempt_timeout(),
+                    Destination::Address { .. } => AFTER_KILL,
+                };
                 self.state.ending.get_or_insert(Ending {
                     since: now,
                     term_sent: false,
                     kill_at: now + grace,
                     kill_sent: false,
-                    deadline: now + grace + AFTER_KILL,
+                    deadline: now + grace + after_kill,
                 });
             }
             Observation::StopRequested(reason) => {

@@ -31,21 +31,34 @@ fn main() -> ExitCode {
     let place = tempfile::tempdir().unwrap();
     let began = Instant::now();
     let bytes = fill(&place.path().join("archive"), jobs);
-    println!("{jobs} archived jobs of {} bytes on average, made in {:.1?}", bytes / jobs.max(1) as u64, began.elapsed());
+    println!(
+        "{jobs} archived jobs of {} bytes on average, made in {:.1?}",
+        bytes / jobs.max(1) as u64,
+        began.elapsed()
+    );
 
     let (first, memory) = timed(place.path(), &["stats"]);
     println!("first of all, which makes the index: {first:.1?}, {memory} KiB");
     let floor = median((0..ROUNDS).map(|_| reference(place.path())).collect());
     println!("reference, the directory listed and the index read: {floor:.2?}");
     let mut met = true;
-    for arguments in [&["list", "--archived"][..], &["list", "--archived", "--json"], &["list"], &["stats"], &["stats", "--json"]] {
+    for arguments in [
+        &["list", "--archived"][..],
+        &["list", "--archived", "--json"],
+        &["list"],
+        &["stats"],
+        &["stats", "--json"],
+    ] {
         let runs: Vec<_> = (0..ROUNDS).map(|_| timed(place.path(), arguments)).collect();
         let memory = runs.iter().map(|(_, memory)| *memory).max().unwrap_or(0);
         let time = median(runs.into_iter().map(|(time, _)| time).collect());
         let ratio = time.as_secs_f64() / floor.as_secs_f64();
         let missed = if time > BOUND || memory > MOST_MEMORY { "  MISSED" } else { "" };
         met &= missed.is_empty();
-        println!("{:<24} {time:>8.2?}, {ratio:.1} of the reference, {memory} KiB{missed}", arguments.join(" "));
+        println!(
+            "{:<24} {time:>8.2?}, {ratio:.1} of the reference, {memory} KiB{missed}",
+            arguments.join(" ")
+        );
     }
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -106,7 +119,13 @@ fn timed(directory: &Path, arguments: &[&str]) -> (Duration, u64) {
 /// `VmHWM`, in KiB.
 fn peak(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .ok()
 }
 
 fn reference(directory: &Path) -> Duration {

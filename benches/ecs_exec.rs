@@ -60,21 +60,34 @@ fn main() -> ExitCode {
     {
         let bench = Bench::new(true);
         let file = bench.file("incompressible", &incompressible(INCOMPRESSIBLE));
-        let raw = bench.raw(&bench.file("characters", STANDARD.encode(incompressible(INCOMPRESSIBLE)).as_bytes()));
+        let raw = bench.raw(
+            &bench.file("characters", STANDARD.encode(incompressible(INCOMPRESSIBLE)).as_bytes()),
+        );
         let packed = bench.output(TransportKind::EcsExec, &file);
         let ratio = packed / ARMOURED;
-        println!("a terminal of ECS Exec, `cat` of characters, nothing else: {:.0} kB/s; the ceiling: {:.0}", raw / 1e3, CEILING / 1e3);
+        println!(
+            "a terminal of ECS Exec, `cat` of characters, nothing else: {:.0} kB/s; the ceiling: {:.0}",
+            raw / 1e3,
+            CEILING / 1e3
+        );
         println!(
             "incompressible output through `run`: {:.0} kB/s; base64 leaves {:.0} of the ceiling; ratio {ratio:.2} (target: at least 0.90); {:.2} of what it leaves of that terminal",
             packed / 1e3,
             ARMOURED / 1e3,
             packed / (raw * 3.0 / 4.0)
         );
-        target("incompressible output × what the ceiling leaves, at least 0.90", ratio, ratio >= 0.9);
+        target(
+            "incompressible output × what the ceiling leaves, at least 0.90",
+            ratio,
+            ratio >= 0.9,
+        );
         let text = log(LOG);
         let plain = bench.output(TransportKind::EcsExec, &bench.file("log", &text));
         let ratio = plain / packed;
-        println!("log text through `run`: {:.1} MB/s; × incompressible {ratio:.1} (target: at least 3)", plain / 1e6);
+        println!(
+            "log text through `run`: {:.1} MB/s; × incompressible {ratio:.1} (target: at least 3)",
+            plain / 1e6
+        );
         target("log text × incompressible output, at least 3", ratio, ratio >= 3.0);
         let (exec, ssh) = bench.empty_script();
         let agent = AgentRules::quick();
@@ -91,13 +104,20 @@ fn main() -> ExitCode {
             "a script of 5 MB, beyond an empty one: {near:.1?}; at 20 ms each way: {far:.1?} (target: at most 3 s); ratio {:.2}",
             far.as_secs_f64() / near.as_secs_f64()
         );
-        target("seconds for 5 MB at 20 ms each way, at most 3", far.as_secs_f64(), far <= Duration::from_secs(3));
+        target(
+            "seconds for 5 MB at 20 ms each way, at most 3",
+            far.as_secs_f64(),
+            far <= Duration::from_secs(3),
+        );
     }
     {
         let bench = Bench::new(false);
-        let raw = bench.raw(&bench.file("characters", STANDARD.encode(incompressible(LIFTED)).as_bytes()));
-        let packed = bench.output(TransportKind::EcsExec, &bench.file("incompressible", &incompressible(LIFTED)));
-        let ssh = bench.output(TransportKind::Ssh, &bench.file("incompressible", &incompressible(LIFTED)));
+        let raw = bench
+            .raw(&bench.file("characters", STANDARD.encode(incompressible(LIFTED)).as_bytes()));
+        let packed = bench
+            .output(TransportKind::EcsExec, &bench.file("incompressible", &incompressible(LIFTED)));
+        let ssh = bench
+            .output(TransportKind::Ssh, &bench.file("incompressible", &incompressible(LIFTED)));
         println!(
             "without the ceiling: the terminal {:.1} MB/s, incompressible output through `run` {:.1} MB/s (by SSH: {:.1})",
             raw / 1e6,
@@ -106,7 +126,10 @@ fn main() -> ExitCode {
         );
     }
     let client = client();
-    println!("the client alone, from messages to output: {:.1} MB/s (target: at least 30)", client / 1e6);
+    println!(
+        "the client alone, from messages to output: {:.1} MB/s (target: at least 30)",
+        client / 1e6
+    );
     target("the client alone, MB/s, at least 30", client / 1e6, client >= 30e6);
     for target in &missed {
         println!("MISSED: {target}");
@@ -124,12 +147,19 @@ struct Bench {
 
 impl Bench {
     fn new(ceiling: bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let mut agent = AgentRules::quick();
         if !ceiling {
             agent.rest = Duration::ZERO;
         }
-        let settings = Settings { exec: ExecSettings { agent, ..ExecSettings::default() }, ..Settings::default() };
+        let settings = Settings {
+            exec: ExecSettings { agent, ..ExecSettings::default() },
+            ..Settings::default()
+        };
         let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
         let place = tempfile::Builder::new().prefix("fargate-bench-").tempdir().unwrap();
         let mut environment = local::environment(&cluster.endpoint(), cluster.credentials());
@@ -145,11 +175,18 @@ impl Bench {
         let bench = Self { runtime, cluster: Some(cluster), place, environment };
         for transport in [TransportKind::EcsExec, TransportKind::Ssh] {
             let cluster = bench.cluster.as_ref().unwrap();
-            let text = local::configuration(transport, cluster.ssh_port(), &bench.place.path().join(name(transport)));
+            let text = local::configuration(
+                transport,
+                cluster.ssh_port(),
+                &bench.place.path().join(name(transport)),
+            );
             fs::write(bench.config(transport), text).unwrap();
             // The job's response, as gitlab-runner writes it: each transport's job has a number of its own.
             let repository = "https://gitlab.example/group/project.git";
-            let response = format!(r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#, transport as u8 + 1);
+            let response = format!(
+                r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#,
+                transport as u8 + 1
+            );
             fs::write(bench.response(transport), response).unwrap();
             bench.stage(transport, &["prepare"], 0);
         }
@@ -177,7 +214,12 @@ impl Bench {
         command.env("JOB_RESPONSE_FILE", self.response(transport));
         command.arg("--config").arg(self.config(transport)).arg("custom").args(arguments);
         let start = Instant::now();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
         let mut output = child.stdout.take().unwrap();
         let (mut buffer, mut size) = (vec![0; 256 * 1024], 0);
         loop {
@@ -188,7 +230,10 @@ impl Bench {
         }
         let status = child.wait().unwrap();
         let spent = start.elapsed();
-        assert!(status.success() && (bytes == 0 || size == bytes), "{command:?}: {status}, {size} bytes");
+        assert!(
+            status.success() && (bytes == 0 || size == bytes),
+            "{command:?}: {status}, {size} bytes"
+        );
         spent
     }
 
@@ -238,14 +283,19 @@ impl Bench {
             let config = aws_config::defaults(aws_config::BehaviorVersion::latest())
                 .endpoint_url(endpoint)
                 .region("us-east-1")
-                .credentials_provider(aws_credential_types::Credentials::from_keys("local", "local", None))
+                .credentials_provider(aws_credential_types::Credentials::from_keys(
+                    "local", "local", None,
+                ))
                 .load()
                 .await;
             let transport = ExecTransport::new(ExecCalls::new(EcsControl::with_config(config)));
             let target = target(&task.arn);
             let terminal = transport.run(&target, "/bin/sh", (200, 50)).await.unwrap();
             // Not what the terminal echoes of this.
-            let text = format!("stty raw -echo; printf 'BEG''IN'; cat '{}'; printf 'E''ND'; kill -9 $$\n", file.display());
+            let text = format!(
+                "stty raw -echo; printf 'BEG''IN'; cat '{}'; printf 'E''ND'; kill -9 $$\n",
+                file.display()
+            );
             terminal.write(Bytes::from(text)).await.unwrap();
             let mut preamble = Vec::new();
             let mut received = loop {
@@ -311,8 +361,17 @@ fn client() -> f64 {
     let mut messages = Vec::new();
     for (sequence, payload) in text.chunks(1024).enumerate() {
         let id = MessageId::random(rand::random());
-        let (sequence, payload) = (i64::try_from(sequence).unwrap(), Bytes::copy_from_slice(payload));
-        let message = Frame { kind: Kind::Output, sequence, flags: 0, id, created: 1, payload_type: payload_type::OUTPUT, payload };
+        let (sequence, payload) =
+            (i64::try_from(sequence).unwrap(), Bytes::copy_from_slice(payload));
+        let message = Frame {
+            kind: Kind::Output,
+            sequence,
+            flags: 0,
+            id,
+            created: 1,
+            payload_type: payload_type::OUTPUT,
+            payload,
+        };
         messages.push(message.encode());
     }
     let spent = median(
@@ -359,24 +418,42 @@ fn incompressible(size: usize) -> Vec<u8> {
 /// Lines as a build has them: times, levels, paths, numbers, a hash here and there.
 fn log(size: usize) -> Vec<u8> {
     let mut rng = StdRng::seed_from_u64(11);
-    let modules = ["parser", "network", "storage", "scheduler", "billing", "search", "frontend", "metrics"];
+    let modules =
+        ["parser", "network", "storage", "scheduler", "billing", "search", "frontend", "metrics"];
     let mut text = Vec::with_capacity(size + 200);
     let mut millis = 0_u64;
     while text.len() < size {
         millis += rng.random_range(0..40);
         let module = modules[rng.random_range(0..modules.len())];
         let number = rng.random_range(0..10_000_u32);
-        let time = format!("12:{:02}:{:02}.{:03}", millis / 60_000 % 60, millis / 1000 % 60, millis % 1000);
+        let time = format!(
+            "12:{:02}:{:02}.{:03}",
+            millis / 60_000 % 60,
+            millis / 1000 % 60,
+            millis % 1000
+        );
         let line = match rng.random_range(0..6) {
-            0 => format!("[{time}] INFO  {module}: compiled src/{module}/unit_{number}.rs in {} ms\n", rng.random_range(3..900)),
+            0 => format!(
+                "[{time}] INFO  {module}: compiled src/{module}/unit_{number}.rs in {} ms\n",
+                rng.random_range(3..900)
+            ),
             1 => format!("[{time}] DEBUG {module}: cache hit for {:016x}\n", rng.random::<u64>()),
             2 => format!("test {module}::tests::case_{number} ... ok\n"),
-            3 => format!("[{time}] INFO  {module}: downloaded package-{number} v1.{}.{} ({} kB)\n", number % 40, number % 7, number * 3),
+            3 => format!(
+                "[{time}] INFO  {module}: downloaded package-{number} v1.{}.{} ({} kB)\n",
+                number % 40,
+                number % 7,
+                number * 3
+            ),
             4 => format!(
                 "[{time}] WARN  {module}: retrying request {number} after {} ms: connection reset by peer\n",
                 rng.random_range(10..500)
             ),
-            _ => format!("  --> src/{module}/unit_{number}.rs:{}:{}\n", rng.random_range(1..2000), rng.random_range(1..120)),
+            _ => format!(
+                "  --> src/{module}/unit_{number}.rs:{}:{}\n",
+                rng.random_range(1..2000),
+                rng.random_range(1..120)
+            ),
         };
         text.extend_from_slice(line.as_bytes());
     }

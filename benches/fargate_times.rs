@@ -45,7 +45,8 @@ fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let jobs = std::env::var("FARGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(5);
+    let jobs =
+        std::env::var("FARGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(5);
     let clusters = [("SSH", false), ("ECS Exec", true)].map(|(name, by_ecs_exec)| {
         let mut local = Local::here(Settings::of(Profile::Fargate, 1.0, 1));
         local.by_ecs_exec = by_ecs_exec;
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     let mut missed = Vec::new();
     std::thread::scope(|scope| {
         let running = clusters.each_ref().map(|(name, cluster)| {
-            let jobs: Vec<_> = (0..jobs).map(|number| scope.spawn(move || measure(cluster, number))).collect();
+            let jobs: Vec<_> =
+                (0..jobs).map(|number| scope.spawn(move || measure(cluster, number))).collect();
             (name, cluster, jobs)
         });
         for (name, cluster, jobs) in running {
@@ -96,7 +98,12 @@ fn measure(cluster: &Cluster, number: u64) -> Measured {
     job.cleanup();
     let end = unix_seconds() - ended;
     let ready = task["ready_at_ms"].as_f64().unwrap() / 1e3;
-    let sessions: f64 = task["session_starts_ms"].as_array().unwrap().iter().map(|ms| ms.as_f64().unwrap() / 1e3).sum();
+    let sessions: f64 = task["session_starts_ms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|ms| ms.as_f64().unwrap() / 1e3)
+        .sum();
     let own = ready - began + sessions;
     Measured { own, start: first_line - began - own, end }
 }
@@ -105,7 +112,9 @@ fn measure(cluster: &Cluster, number: u64) -> Measured {
 fn task_of(cluster: &Cluster, job: &Job) -> Value {
     let id = &job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1;
     let tasks = cluster.as_local().get("/_tasks");
-    let is_ours = |task: &&Value| task["started_by"].as_str().is_some_and(|by| by.starts_with(&format!("gitlab-{id}-")));
+    let is_ours = |task: &&Value| {
+        task["started_by"].as_str().is_some_and(|by| by.starts_with(&format!("gitlab-{id}-")))
+    };
     tasks.as_array().unwrap().iter().find(is_ours).unwrap().clone()
 }
 
@@ -119,13 +128,23 @@ fn report(name: &str, cluster: &Cluster, measured: &[Measured]) -> Vec<String> {
     };
     let (own, start, end) = (of(|m| m.own), of(|m| m.start), of(|m| m.end));
     println!("{name}, {} jobs, median and most:", measured.len());
-    println!("  the task's own start, and its sessions'                     {:>6.2} s {:>6.2} s", own.0, own.1);
+    println!(
+        "  the task's own start, and its sessions'                     {:>6.2} s {:>6.2} s",
+        own.0, own.1
+    );
     println!(
         "  beyond that until the script's first line                   {:>6.2} s {:>6.2} s  (target: at most {START})",
         start.0, start.1
     );
-    println!("  from the script's end to cleanup's return                   {:>6.2} s {:>6.2} s  (target: at most {END})", end.0, end.1);
-    println!("  calls per job: {:.1} DescribeTasks, {:.1} ExecuteCommand", calls("DescribeTasks"), calls("ExecuteCommand"));
+    println!(
+        "  from the script's end to cleanup's return                   {:>6.2} s {:>6.2} s  (target: at most {END})",
+        end.0, end.1
+    );
+    println!(
+        "  calls per job: {:.1} DescribeTasks, {:.1} ExecuteCommand",
+        calls("DescribeTasks"),
+        calls("ExecuteCommand")
+    );
     let mut missed = Vec::new();
     let mut check = |what: &str, measured: f64, target: f64| {
         if measured > target {

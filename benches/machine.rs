@@ -64,9 +64,13 @@ fn saves(c: &mut Criterion) {
     let path = place.path().join("plain.ron");
     let mut group = c.benchmark_group("saves");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("a snapshot", |b| b.iter(|| store.save(black_box(&snapshot)).unwrap_or_else(|e| panic!("{e}"))));
+    group.bench_function("a snapshot", |b| {
+        b.iter(|| store.save(black_box(&snapshot)).unwrap_or_else(|e| panic!("{e}")))
+    });
     group.bench_function("reference: the same bytes, plainly", |b| {
-        b.iter(|| plain_save(&path, black_box(FIXTURE.as_bytes())).unwrap_or_else(|e| panic!("{e}")));
+        b.iter(|| {
+            plain_save(&path, black_box(FIXTURE.as_bytes())).unwrap_or_else(|e| panic!("{e}"))
+        });
     });
     group.bench_function("as text, not written", |b| b.iter(|| black_box(&snapshot).to_ron()));
     group.bench_function("read from text", |b| b.iter(|| Snapshot::parse(black_box(FIXTURE))));
@@ -78,14 +82,22 @@ fn keys(c: &mut Criterion) {
     let place = tempfile::tempdir().unwrap_or_else(|e| panic!("a temporary directory: {e}"));
     let mut group = c.benchmark_group("keys");
     group.sample_size(20);
-    group.bench_function("an Ed25519 key pair", |b| b.iter(|| transports::ssh::key::generate().map(|pair| pair.public)));
+    group.bench_function("an Ed25519 key pair", |b| {
+        b.iter(|| transports::ssh::key::generate().map(|pair| pair.public))
+    });
     let mut number = 0_u32;
     group.bench_function("reference: ssh-keygen -t ed25519", |b| {
         b.iter(|| {
             number += 1;
             let path = place.path().join(number.to_string());
-            let made = std::process::Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
-            assert!(made.is_ok_and(|status| status.success()), "ssh-keygen (Debian: apt-get install openssh-client)");
+            let made = std::process::Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(path)
+                .status();
+            assert!(
+                made.is_ok_and(|status| status.success()),
+                "ssh-keygen (Debian: apt-get install openssh-client)"
+            );
         });
     });
     group.finish();

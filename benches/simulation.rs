@@ -31,7 +31,10 @@ fn main() {
     }
     let shared = measure(true);
     let alone = measure(false);
-    println!("{JOBS} jobs from nothing to Reachable, tasks RUNNING after {} s:", RUNNING_AFTER.as_secs());
+    println!(
+        "{JOBS} jobs from nothing to Reachable, tasks RUNNING after {} s:",
+        RUNNING_AFTER.as_secs()
+    );
     for (name, measured) in [("one engine", &shared), ("reference: an engine per job", &alone)] {
         println!(
             "  {name}: {} DescribeTasks calls for {} descriptions, {:.1} calls per tick of {} s, {:.0} ms of real time",
@@ -43,7 +46,10 @@ fn main() {
         );
     }
     println!("  ratio of calls: {:.3}", shared.calls as f64 / alone.calls as f64);
-    println!("  resident memory per waiting job in one engine: {:.1} KiB", shared.memory as f64 / JOBS as f64 / 1024.0);
+    println!(
+        "  resident memory per waiting job in one engine: {:.1} KiB",
+        shared.memory as f64 / JOBS as f64 / 1024.0
+    );
 }
 
 struct Measured {
@@ -56,7 +62,11 @@ struct Measured {
 }
 
 fn measure(shared: bool) -> Measured {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let manager = Manager::new(Arc::default());
         let engine = Arc::new(manager.process());
@@ -75,7 +85,13 @@ fn measure(shared: bool) -> Measured {
         let ticks = start.elapsed().as_secs_f64() / TICK.as_secs_f64();
         let state = manager.cloud.state.lock().unwrap();
         assert!(state.described.iter().all(|tasks| *tasks <= 100));
-        Measured { calls: state.described.len(), described: state.described.iter().sum(), ticks, spent: real.elapsed(), memory }
+        Measured {
+            calls: state.described.len(),
+            described: state.described.iter().sum(),
+            ticks,
+            spent: real.elapsed(),
+            memory,
+        }
     })
 }
 

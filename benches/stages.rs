@@ -66,8 +66,15 @@ fn prepare(cluster: &Cluster) -> Vec<String> {
         let job = Job::on(cluster);
         let known = moto.addresses();
         let mut child = job.spawn(&["prepare"]);
-        let address = poll(|| moto.addresses().into_iter().find(|address| !known.contains(address)));
-        poll(|| TcpStream::connect_timeout(&SocketAddr::from((address, moto.ssh_port)), Duration::from_millis(5)).ok());
+        let address =
+            poll(|| moto.addresses().into_iter().find(|address| !known.contains(address)));
+        poll(|| {
+            TcpStream::connect_timeout(
+                &SocketAddr::from((address, moto.ssh_port)),
+                Duration::from_millis(5),
+            )
+            .ok()
+        });
         let accepted = Instant::now();
         assert!(child.wait().unwrap().success(), "{}", job.log());
         after.push(accepted.elapsed());
@@ -80,7 +87,12 @@ fn prepare(cluster: &Cluster) -> Vec<String> {
         after.as_secs_f64() / ssh.as_secs_f64()
     );
     let mut missed = Vec::new();
-    check(&mut missed, "prepare, seconds after sshd first accepts, at most 0.4", after.as_secs_f64(), after <= Duration::from_millis(400));
+    check(
+        &mut missed,
+        "prepare, seconds after sshd first accepts, at most 0.4",
+        after.as_secs_f64(),
+        after <= Duration::from_millis(400),
+    );
     missed
 }
 
@@ -100,8 +112,20 @@ fn openssh(job: &Job, address: Ipv4Addr, port: u16, command: &str) -> Command {
     let key = job.files(".key").pop().unwrap();
     let known_hosts = format!("UserKnownHostsFile={}", job.metadata.join("known_hosts").display());
     let mut ssh = Command::new("ssh");
-    ssh.args(["-F", "none", "-p", &port.to_string(), "-o", &known_hosts, "-o", "StrictHostKeyChecking=accept-new"]);
-    ssh.args(["-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR", "-i"]).arg(key).arg(format!("root@{address}")).arg(command);
+    ssh.args([
+        "-F",
+        "none",
+        "-p",
+        &port.to_string(),
+        "-o",
+        &known_hosts,
+        "-o",
+        "StrictHostKeyChecking=accept-new",
+    ]);
+    ssh.args(["-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR", "-i"])
+        .arg(key)
+        .arg(format!("root@{address}"))
+        .arg(command);
     ssh
 }
 
@@ -117,16 +141,22 @@ impl Bench {
         let job = Job::on(cluster);
         let known = moto.addresses();
         job.prepare();
-        let address = moto.addresses().into_iter().find(|address| !known.contains(address)).unwrap();
+        let address =
+            moto.addresses().into_iter().find(|address| !known.contains(address)).unwrap();
         Self { job, address, port: moto.ssh_port }
     }
 
     /// Each script is another one: a stage that has succeeded is not run again.
     fn ours(&self, script: &str) -> Command {
         static RUNS: AtomicU32 = AtomicU32::new(0);
-        let script = self.job.script(format!("{script}\n# {}\n", RUNS.fetch_add(1, Ordering::Relaxed)));
+        let script =
+            self.job.script(format!("{script}\n# {}\n", RUNS.fetch_add(1, Ordering::Relaxed)));
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
-        command.env_clear().envs(self.job.stage_environment()).arg("--config").arg(&self.job.config);
+        command
+            .env_clear()
+            .envs(self.job.stage_environment())
+            .arg("--config")
+            .arg(&self.job.config);
         command.args(["custom", "run"]).arg(script).arg("build_script");
         command
     }
@@ -142,7 +172,9 @@ impl Bench {
         }
         let (ours, ssh) = (median(ours), median(ssh));
         let ratio = ours.as_secs_f64() / ssh.as_secs_f64();
-        println!("`run` of an empty script: {ours:.1?}; `ssh … true`: {ssh:.1?}; ratio {ratio:.2} (target: at most 0.60)");
+        println!(
+            "`run` of an empty script: {ours:.1?}; `ssh … true`: {ssh:.1?}; ratio {ratio:.2} (target: at most 0.60)"
+        );
         let mut missed = Vec::new();
         check(&mut missed, "`run` of an empty script × ssh, at most 0.60", ratio, ratio <= 0.6);
         missed
@@ -162,9 +194,15 @@ impl Bench {
             ssh.push(time(&mut openssh(&self.job, self.address, self.port, &text), STREAM));
         }
         let speed = |spent: Duration| STREAM as f64 / spent.as_secs_f64() / 1e6;
-        let (ours, ssh, peak) = (speed(median(ours)), speed(median(ssh)), peaks.into_iter().max().unwrap_or_default() as f64 / 1024.0);
+        let (ours, ssh, peak) = (
+            speed(median(ours)),
+            speed(median(ssh)),
+            peaks.into_iter().max().unwrap_or_default() as f64 / 1024.0,
+        );
         let ratio = ours / ssh;
-        println!("300 MB of output: {ours:.0} MB/s; `ssh`: {ssh:.0} MB/s; ratio {ratio:.2} (target: at least 1.00)");
+        println!(
+            "300 MB of output: {ours:.0} MB/s; `ssh`: {ssh:.0} MB/s; ratio {ratio:.2} (target: at least 1.00)"
+        );
         println!("peak resident memory of `run` while streaming: {peak:.1} MiB (target: under 12)");
         let mut missed = Vec::new();
         check(&mut missed, "300 MB of output × ssh's speed, at least 1.00", ratio, ratio >= 1.0);
@@ -181,7 +219,8 @@ fn time(command: &mut Command, bytes: u64) -> Duration {
 /// And its peak resident memory in KiB, as far as it was read.
 fn time_and_peak(command: &mut Command, bytes: u64) -> (Duration, u64) {
     let start = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut output = child.stdout.take().unwrap();
     let (mut buffer, mut size, mut peak, mut reads) = (vec![0; 256 * 1024], 0, 0, 0_u32);
     loop {
@@ -203,7 +242,8 @@ fn time_and_peak(command: &mut Command, bytes: u64) -> (Duration, u64) {
 
 /// `VmHWM` of a process, KiB; 0 when it has ended.
 fn high_water(child: &Child) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
 }

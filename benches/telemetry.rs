@@ -78,12 +78,21 @@ mod with_telemetry {
         let job = Job::on(&cluster);
         let off = std::fs::read_to_string(&job.config).unwrap();
         let told = job.path("told.toml");
-        std::fs::write(&told, format!("{off}\n[Telemetry]\nEndpoint = \"{}\"\n", collector.endpoint)).unwrap();
+        std::fs::write(
+            &told,
+            format!("{off}\n[Telemetry]\nEndpoint = \"{}\"\n", collector.endpoint),
+        )
+        .unwrap();
         let script = job.script("");
         let stage = |binary: &str, config: &Path| {
             let mut command = Command::new(binary);
             command.env_clear().envs(job.stage_environment()).arg("--config").arg(config);
-            command.args(["custom", "run"]).arg(&script).arg("build_script").stdin(Stdio::null()).stdout(Stdio::null());
+            command
+                .args(["custom", "run"])
+                .arg(&script)
+                .arg("build_script")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
             command
         };
         job.prepare();
@@ -94,12 +103,21 @@ mod with_telemetry {
             ("local collector", Some(Mood::Fine), Box::new(|| stage(ours, &told))),
         ];
         match &plain {
-            Some(plain) => ways.push(("built without telemetry", None, Box::new(|| stage(plain, &job.config)))),
-            None => println!("FARGATE_BENCH_PLAIN is not set: telemetry off is not compared with a build without it"),
+            Some(plain) => {
+                ways.push(("built without telemetry", None, Box::new(|| stage(plain, &job.config))))
+            }
+            None => println!(
+                "FARGATE_BENCH_PLAIN is not set: telemetry off is not compared with a build without it"
+            ),
         }
         // Of two equal commands in turns, the difference is noise.
         ways.push(("off again", None, Box::new(|| stage(ours, &job.config))));
-        for (name, mood) in [("503", Mood::Unavailable), ("hangs", Mood::Hangs), ("garbage", Mood::Garbage), ("dies", Mood::Dies)] {
+        for (name, mood) in [
+            ("503", Mood::Unavailable),
+            ("hangs", Mood::Hangs),
+            ("garbage", Mood::Garbage),
+            ("dies", Mood::Dies),
+        ] {
             ways.push((name, Some(mood), Box::new(|| stage(ours, &told))));
         }
         let mut spent: Vec<Vec<Duration>> = vec![Vec::new(); ways.len()];
@@ -125,7 +143,11 @@ mod with_telemetry {
     fn report(ways: &[(&str, Option<Mood>)], spent: Vec<Vec<Duration>>) -> ExitCode {
         let medians: Vec<f64> = spent.into_iter().map(median).collect();
         let off = medians[0];
-        let noise = ways.iter().zip(&medians).find(|((name, _), _)| *name == "off again").map_or(0.0, |(_, again)| (again - off).abs());
+        let noise = ways
+            .iter()
+            .zip(&medians)
+            .find(|((name, _), _)| *name == "off again")
+            .map_or(0.0, |(_, again)| (again - off).abs());
         println!("`run` of an empty script, median of {ROUNDS}:");
         let mut missed = Vec::new();
         for ((name, mood), spent) in ways.iter().zip(&medians) {
@@ -136,7 +158,10 @@ mod with_telemetry {
                 Some(_) => Some((BOUND + MARGIN).as_secs_f64() * 1e3),
                 // Off may cost two milliseconds more than nothing, and what two equal commands differ by.
                 None if *name == "built without telemetry" && -more > 2.0 + noise * 1e3 => {
-                    missed.push(format!("off costs {:.1} ms more than a build without telemetry", -more));
+                    missed.push(format!(
+                        "off costs {:.1} ms more than a build without telemetry",
+                        -more
+                    ));
                     None
                 }
                 None => None,

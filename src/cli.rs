@@ -47,23 +47,37 @@ impl Cli {
         let global = self.global;
         let code = match self.command {
             Command::Custom { trust_job_variables, stage } => match Contract::from_env() {
-                Ok(contract) => contract.conclude(&runtime.block_on(custom(&global, trust_job_variables, stage))),
+                Ok(contract) => contract.conclude(&runtime.block_on(custom(
+                    &global,
+                    trust_job_variables,
+                    stage,
+                ))),
                 Err(e) => return fail(&e.to_string()),
             },
             Command::Try { transport, times, scripts } => {
                 let transport = transport.map(TransportName::kind);
-                let trial = Trial { scripts, config: global.config.clone(), transport, times: times.options(), flags: global.passed_on() };
+                let trial = Trial {
+                    scripts,
+                    config: global.config.clone(),
+                    transport,
+                    times: times.options(),
+                    flags: global.passed_on(),
+                };
                 runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
-            Command::Reap { dry_run, older_than, manager } => {
-                runtime.block_on(reap(&global, &Reaper { dry_run, older_than, manager })).unwrap_or_else(|e| fail(&e))
+            Command::Reap { dry_run, older_than, manager } => runtime
+                .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
+                .unwrap_or_else(|e| fail(&e)),
+            Command::LocalCluster { listen, times } => {
+                match start_logging(&global, None).and_then(|()| {
+                    runtime
+                        .block_on(local::serve(listen, times.options()))
+                        .map_err(|e| format!("the local cluster did not start: {e}"))
+                }) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(e) => fail(&e),
+                }
             }
-            Command::LocalCluster { listen, times } => match start_logging(&global, None).and_then(|()| {
-                runtime.block_on(local::serve(listen, times.options())).map_err(|e| format!("the local cluster did not start: {e}"))
-            }) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => fail(&e),
-            },
             Command::Manual(manual) => manual.run(definition()).unwrap_or_else(|e| fail(&e)),
         };
         logging::finish();
@@ -79,7 +93,11 @@ async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Ver
         Ok(config) => config,
         Err(why) => return Verdict::SystemFailure(format!("fargate: {why}")),
     };
-    let trust = if trust_job_variables || config.runner.trust_job_variables { Trust::JobVariables } else { Trust::ResponseFile };
+    let trust = if trust_job_variables || config.runner.trust_job_variables {
+        Trust::JobVariables
+    } else {
+        Trust::ResponseFile
+    };
     let identity = Identity::from_env(trust).map_err(|e| e.to_string());
     let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
     let logged = StageLog::begin(&stage.to_string(), job);
@@ -159,12 +177,23 @@ async fn perform(
         return Ok(verdict);
     }
     let directory = config.metadata.directory.clone();
-    let flags = Flags { task_definition: global.task_def.clone(), platform_version: global.platform_version.clone() };
-    let session = Session::new(config, flags, identity, global.state_log.clone()).map_err(|e| e.to_string())?;
-    let mut log = JobLog::new(session.state_log().clone()).map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let flags = Flags {
+        task_definition: global.task_def.clone(),
+        platform_version: global.platform_version.clone(),
+    };
+    let session = Session::new(config, flags, identity, global.state_log.clone())
+        .map_err(|e| e.to_string())?;
+    let mut log = JobLog::new(session.state_log().clone())
+        .map_err(|e| format!("cannot listen for signals: {e}"))?;
     let name = stage.to_string();
     if let Some(recorder) = telemetry::recorder() {
-        telemetry::enter(recorder, &directory, session.identity(), &name, session.kept_trace().as_deref());
+        telemetry::enter(
+            recorder,
+            &directory,
+            session.identity(),
+            &name,
+            session.kept_trace().as_deref(),
+        );
     }
     let in_trace = telemetry::recorder().map_or_else(tracing::Span::none, telemetry::log_span);
     let verdict = work(&session, stage, &mut log).instrument(in_trace).await;
@@ -182,13 +211,16 @@ async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
     match stage {
         Stage::Config => stages::config(),
         Stage::Prepare => stages::prepare(session, log).await,
-        Stage::Run { script, stage } => stages::run(session, &script, &foreign_text::clipped(&stage), log).await,
+        Stage::Run { script, stage } => {
+            stages::run(session, &script, &foreign_text::clipped(&stage), log).await
+        }
         Stage::Cleanup { wait } => stages::cleanup(session, wait, log).await,
     }
 }
 
 fn start_logging(global: &Global, config: Option<&Config>) -> Result<(), String> {
-    let level = global.log_level.or_else(|| config.map(|c| c.log_level)).unwrap_or(LevelFilter::INFO);
+    let level =
+        global.log_level.or_else(|| config.map(|c| c.log_level)).unwrap_or(LevelFilter::INFO);
     let logging = Logging {
         level: if global.debug { level.max(LevelFilter::DEBUG) } else { level },
         file: global.log_file.clone().or_else(|| config.and_then(|c| c.log_file.clone())),
@@ -205,6 +237,10 @@ fn fail(why: &str) -> ExitCode {
 /// gitlab-runner's code for system failures where it gave one; else the one it uses today.
 fn unusable() -> ExitCode {
     ExitCode::from(
-        env::var("SYSTEM_FAILURE_EXIT_CODE").ok().and_then(|code| code.trim().parse().ok()).filter(|code| *code != 0).unwrap_or(2_u8),
+        env::var("SYSTEM_FAILURE_EXIT_CODE")
+            .ok()
+            .and_then(|code| code.trim().parse().ok())
+            .filter(|code| *code != 0)
+            .unwrap_or(2_u8),
     )
 }

@@ -77,8 +77,12 @@ impl TimeOptions {
     /// A line that tells how the same times are drawn again, where there are any to be drawn.
     pub(crate) fn described(&self, times: &Times) -> Option<String> {
         let fargate = self.profile == Some(Profile::Fargate);
-        fargate
-            .then(|| format!("Tasks take as long as on Fargate, times {}; --seed {} draws the same times again.", times.scale, times.seed))
+        fargate.then(|| {
+            format!(
+                "Tasks take as long as on Fargate, times {}; --seed {} draws the same times again.",
+                times.scale, times.seed
+            )
+        })
     }
 }
 
@@ -96,7 +100,10 @@ pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), Start
     if let Some(line) = options.described(&times) {
         println!("{line}");
     }
-    print!("{}", instructions(&cluster.endpoint(), cluster.credentials(), cluster.ssh_port(), &metadata()));
+    print!(
+        "{}",
+        instructions(&cluster.endpoint(), cluster.credentials(), cluster.ssh_port(), &metadata())
+    );
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
@@ -106,8 +113,16 @@ pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), Start
 }
 
 /// How the driver, or the gitlab-runner that calls it, is pointed at the cluster.
-fn instructions(endpoint: &str, credentials: &Credentials, ssh_port: u16, metadata: &Path) -> String {
-    let exports: String = environment(endpoint, credentials).iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+fn instructions(
+    endpoint: &str,
+    credentials: &Credentials,
+    ssh_port: u16,
+    metadata: &Path,
+) -> String {
+    let exports: String = environment(endpoint, credentials)
+        .iter()
+        .map(|(name, value)| format!("export {name}='{value}'\n"))
+        .collect();
     let ssh = configuration(TransportKind::Ssh, ssh_port, metadata);
     let exec = configuration(TransportKind::EcsExec, ssh_port, metadata);
     format!(
@@ -132,7 +147,10 @@ Its tasks are processes of this user on this machine: run only scripts that you 
 
 /// A directory of this user's own.
 fn metadata() -> PathBuf {
-    std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(std::env::temp_dir).join(".local/state/fargate-local-cluster")
+    std::env::home_dir()
+        .filter(|home| home.is_absolute())
+        .unwrap_or_else(std::env::temp_dir)
+        .join(".local/state/fargate-local-cluster")
 }
 
 #[cfg(test)]
@@ -142,9 +160,13 @@ mod tests {
     #[test]
     fn the_configuration_is_one_that_the_driver_takes() {
         let exec = configuration(TransportKind::EcsExec, 2222, Path::new("/tmp"));
-        assert_eq!(crate::config::Config::parse(&exec, Path::new("fargate.toml")).unwrap().0.transport, TransportKind::EcsExec);
+        assert_eq!(
+            crate::config::Config::parse(&exec, Path::new("fargate.toml")).unwrap().0.transport,
+            TransportKind::EcsExec
+        );
         let text = configuration(TransportKind::Ssh, 2222, Path::new("/tmp/with \"quotes\""));
-        let (config, warnings) = crate::config::Config::parse(&text, Path::new("fargate.toml")).unwrap();
+        let (config, warnings) =
+            crate::config::Config::parse(&text, Path::new("fargate.toml")).unwrap();
         assert_eq!(config.ssh.port, 2222);
         assert_eq!(config.metadata.directory, Path::new("/tmp/with \"quotes\""));
         assert_eq!(warnings, []);
@@ -153,17 +175,43 @@ mod tests {
     #[test]
     fn the_instructions_are_taken_by_a_shell_and_by_the_driver() {
         let credentials = Credentials::random();
-        let told = instructions("http://127.0.0.1:4711", &credentials, 2222, Path::new("/home/me/metadata"));
-        let exports: String = told.lines().filter(|line| line.starts_with("export ")).flat_map(|line| [line, "\n"]).collect();
-        let script = format!("{exports}printf '%s %s %s' \"$AWS_ENDPOINT_URL\" \"$AWS_ACCESS_KEY_ID\" \"$AWS_SECRET_ACCESS_KEY\"");
-        let shell = std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
-        let expected = format!("http://127.0.0.1:4711 {} {}", credentials.access_key_id, credentials.secret_access_key);
+        let told = instructions(
+            "http://127.0.0.1:4711",
+            &credentials,
+            2222,
+            Path::new("/home/me/metadata"),
+        );
+        let exports: String = told
+            .lines()
+            .filter(|line| line.starts_with("export "))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let script = format!(
+            "{exports}printf '%s %s %s' \"$AWS_ENDPOINT_URL\" \"$AWS_ACCESS_KEY_ID\" \"$AWS_SECRET_ACCESS_KEY\""
+        );
+        let shell =
+            std::process::Command::new("sh").env_clear().args(["-c", &script]).output().unwrap();
+        let expected = format!(
+            "http://127.0.0.1:4711 {} {}",
+            credentials.access_key_id, credentials.secret_access_key
+        );
         assert_eq!(String::from_utf8_lossy(&shell.stdout), expected);
-        let files: Vec<&str> = told.split("[Fargate]").skip(1).map(|file| file.split("\n\n   ").next().unwrap()).collect();
+        let files: Vec<&str> = told
+            .split("[Fargate]")
+            .skip(1)
+            .map(|file| file.split("\n\n   ").next().unwrap())
+            .collect();
         let kinds = files.iter().map(|file| {
             let file = file.split("\n\n3. ").next().unwrap();
-            let (config, warnings) = crate::config::Config::parse(&format!("[Fargate]{file}"), Path::new("fargate.toml")).unwrap();
-            assert_eq!((config.metadata.directory.as_path(), warnings), (Path::new("/home/me/metadata"), vec![]));
+            let (config, warnings) = crate::config::Config::parse(
+                &format!("[Fargate]{file}"),
+                Path::new("fargate.toml"),
+            )
+            .unwrap();
+            assert_eq!(
+                (config.metadata.directory.as_path(), warnings),
+                (Path::new("/home/me/metadata"), vec![])
+            );
             config.transport
         });
         assert_eq!(kinds.collect::<Vec<_>>(), [TransportKind::Ssh, TransportKind::EcsExec]);

@@ -14,13 +14,16 @@ use std::{
 };
 
 use tracing::{Subscriber, level_filters::LevelFilter};
-use tracing_subscriber::{Layer, fmt, layer::SubscriberExt, registry, registry::LookupSpan, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, fmt, layer::SubscriberExt, registry, registry::LookupSpan, util::SubscriberInitExt,
+};
 
 use self::line::{Lines, LogFile, Rate};
 use crate::telemetry::logs::LogExport;
 
 /// The levels' names, as in the Go driver.
-pub const LEVELS: &[&str] = &["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
+pub const LEVELS: &[&str] =
+    &["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
 
 /// A level by its name; what the Go driver knows beyond ours becomes the nearest of ours.
 #[must_use]
@@ -89,13 +92,18 @@ impl Logging {
         W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
     {
         // SSH and HTTP libraries log every packet at debug: theirs is wanted only at trace.
-        let libraries = if self.level >= LevelFilter::TRACE { self.level } else { LevelFilter::WARN.min(self.level) };
-        let filter = tracing_subscriber::filter::Targets::new().with_default(libraries).with_targets([
-            ("fargate_driver", self.level),
-            ("states", self.level),
-            ("transports", self.level),
-            ("local_cluster", self.level),
-        ]);
+        let libraries = if self.level >= LevelFilter::TRACE {
+            self.level
+        } else {
+            LevelFilter::WARN.min(self.level)
+        };
+        let filter =
+            tracing_subscriber::filter::Targets::new().with_default(libraries).with_targets([
+                ("fargate_driver", self.level),
+                ("states", self.level),
+                ("transports", self.level),
+                ("local_cluster", self.level),
+            ]);
         let export = crate::telemetry::logs::wanted().then_some(LogExport);
         registry().with(filter).with(export).with(layer(self.format, writer)).init();
     }
@@ -124,7 +132,12 @@ where
 }
 
 fn open(path: &Path) -> Result<File, LoggingError> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(|source| LoggingError { path: path.to_owned(), source })
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| LoggingError { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -139,7 +152,8 @@ mod tests {
         for format in [LogFormat::Text, LogFormat::Json] {
             let place = tempfile::tempdir().unwrap();
             let path = place.path().join("log");
-            let log: &'static LogFile = Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::USUAL)));
+            let log: &'static LogFile =
+                Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::USUAL)));
             tracing::subscriber::with_default(registry().with(layer(format, log)), || {
                 let span = tracing::error_span!("stage", stage = HOSTILE, job = %HOSTILE);
                 span.in_scope(|| {
@@ -152,8 +166,12 @@ mod tests {
             let harmless = |line: &str| states::foreign_text::tame(line) == line;
             assert!(said.lines().all(harmless) && said.matches("evil").count() >= 6, "{said:?}");
             if format == LogFormat::Json {
-                let line: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
-                assert!(line["fields"]["message"].as_str().unwrap().starts_with("described: evil"), "{line}");
+                let line: serde_json::Value =
+                    serde_json::from_str(said.lines().next().unwrap()).unwrap();
+                assert!(
+                    line["fields"]["message"].as_str().unwrap().starts_with("described: evil"),
+                    "{line}"
+                );
             }
         }
     }

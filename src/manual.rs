@@ -40,12 +40,16 @@ impl Manual {
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut command, name, &mut script);
                 match io::stdout().write_all(&script) {
-                    Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(format!("cannot write the completions: {e}")),
+                    Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                        return Err(format!("cannot write the completions: {e}"));
+                    }
                     _ => {}
                 }
             }
             Self::Man { directory } => {
-                fs::create_dir_all(directory).map_err(|e| format!("cannot make the directory {}: {e}", directory.display()))?;
+                fs::create_dir_all(directory).map_err(|e| {
+                    format!("cannot make the directory {}: {e}", directory.display())
+                })?;
                 command.build();
                 pages(&command, command.get_name(), directory)?;
             }
@@ -60,9 +64,15 @@ fn pages(command: &Command, name: &str, directory: &Path) -> Result<(), String> 
     // The long name is what building the command gave it.
     let rendered = clap_mangen::Man::new(command.clone()).render(&mut page);
     let path = directory.join(format!("{name}.1"));
-    rendered.and_then(|()| fs::write(&path, page)).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    let below = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
-    below.into_iter().try_for_each(|below| pages(below, &format!("{name}-{}", below.get_name()), directory))
+    rendered
+        .and_then(|()| fs::write(&path, page))
+        .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    let below = command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set() && below.get_name() != "help");
+    below
+        .into_iter()
+        .try_for_each(|below| pages(below, &format!("{name}-{}", below.get_name()), directory))
 }
 
 #[cfg(test)]
@@ -83,7 +93,10 @@ mod tests {
         use clap::CommandFactory as _;
         let directory = tempfile::tempdir().unwrap();
         Manual::Man { directory: directory.path().to_owned() }.run(Program::command()).unwrap();
-        let mut names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["program-completions.1", "program-man.1", "program.1"]);
         let page = fs::read_to_string(directory.path().join("program-man.1")).unwrap();

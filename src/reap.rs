@@ -21,8 +21,9 @@ use std::{
 
 use bytes::Bytes;
 use states::{
-    AnyJob, BadSnapshot, Concluded, ControlError, DirectoryLease, EngineError, Goal, JobId, JobIo, Note, Outcome, Pace, Seen, Snapshot,
-    SnapshotStore, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
+    AnyJob, BadSnapshot, Concluded, ControlError, DirectoryLease, EngineError, Goal, JobId, JobIo,
+    Note, Outcome, Pace, Seen, Snapshot, SnapshotStore, StopReason, StoreError, TaskArn,
+    TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -46,7 +47,8 @@ const STOPS_WITHIN: Duration = Duration::from_secs(5 * 60);
 const AT_ONCE: usize = 20;
 /// How often a call is made before its failure counts, and how far apart: a timer should not fail for one throttled call.
 const TRIES: u32 = 5;
-const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(10), growth: 200 };
+const RETRY: Pace =
+    Pace { first: Duration::from_millis(700), longest: Duration::from_secs(10), growth: 200 };
 
 /// What to end.
 #[derive(Debug, Clone)]
@@ -75,7 +77,10 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { orphans, jobs, alive, failures } = self;
-        write!(f, "orphaned tasks stopped: {orphans}; jobs ended: {jobs}; jobs left alone: {alive}; failures: {failures}")
+        write!(
+            f,
+            "orphaned tasks stopped: {orphans}; jobs ended: {jobs}; jobs left alone: {alive}; failures: {failures}"
+        )
     }
 }
 
@@ -127,7 +132,9 @@ fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), J
     match store.load(job) {
         Ok(Some(snapshot)) => Ok((lease, snapshot)),
         Ok(None) => Err(Judged::Gone),
-        Err(error @ StoreError::Bad { why: BadSnapshot::Damaged(_) | BadSnapshot::TooLarge, .. }) => Err(Judged::Damaged { lease, error }),
+        Err(
+            error @ StoreError::Bad { why: BadSnapshot::Damaged(_) | BadSnapshot::TooLarge, .. },
+        ) => Err(Judged::Damaged { lease, error }),
         Err(e) => Err(Judged::Unknown(e.to_string())),
     }
 }
@@ -205,7 +212,10 @@ impl Reaper {
                     *left.entry(task.tag(JOB_TAG)).or_default() |= lives_on;
                 }
             }
-            Err(e) => summary.failed(&format!("the tasks of cluster {}", config.fargate.cluster), &e.explained()),
+            Err(e) => summary.failed(
+                &format!("the tasks of cluster {}", config.fargate.cluster),
+                &e.explained(),
+            ),
         }
         for (job, lease, error) in damaged {
             let over = launched.is_ok() && !left.get(job.as_str()).copied().unwrap_or(false);
@@ -230,7 +240,11 @@ impl Reaper {
         let swept = match store.lease(job, "reap", Duration::ZERO) {
             // Whoever works on it is about to write the snapshot.
             Err(StoreError::Busy { .. }) => return,
-            Ok(_) if self.dry_run => return say(format_args!("job {job}: it has no snapshot; its files would be removed")),
+            Ok(_) if self.dry_run => {
+                return say(format_args!(
+                    "job {job}: it has no snapshot; its files would be removed"
+                ));
+            }
             Ok(lease) => store.sweep(job, &lease),
             Err(e) => Err(e),
         };
@@ -249,17 +263,27 @@ impl Reaper {
         match self.ends(&snapshot, engine.store().is_ending(job)) {
             Ends::Now(why) => Judged::Ends { snapshot: Box::new(snapshot), lease, why },
             Ends::No => Judged::Alive(owns(&snapshot)),
-            Ends::WithItsTasks(tasks) => Judged::Asks(Asked { job: job.clone(), snapshot: Box::new(snapshot), tasks }),
+            Ends::WithItsTasks(tasks) => {
+                Judged::Asks(Asked { job: job.clone(), snapshot: Box::new(snapshot), tasks })
+            }
         }
     }
 
     /// What is to become of a job, now that it is known how its tasks are.
-    fn judge_again(&self, engine: &JobEngine, ask: Asked, seems: Seems, summary: &mut Summary) -> Judged {
+    fn judge_again(
+        &self,
+        engine: &JobEngine,
+        ask: Asked,
+        seems: Seems,
+        summary: &mut Summary,
+    ) -> Judged {
         let Asked { job, snapshot, .. } = ask;
         let (ended, idle) = (has_ended(&snapshot), idle(&snapshot));
         let why = match seems {
             Seems::Unknown(why) => return Judged::Unknown(why),
-            Seems::Over { why, answers } if ended => return self.conclude(engine, &job, &snapshot, why, &answers, summary),
+            Seems::Over { why, answers } if ended => {
+                return self.conclude(engine, &job, &snapshot, why, &answers, summary);
+            }
             Seems::Over { why, .. } => why.to_owned(),
             Seems::Not(status) if ended && idle >= STOPS_WITHIN.min(self.older_than) => {
                 let idle = humantime::format_duration(Duration::from_secs(idle.as_secs()));
@@ -323,7 +347,10 @@ impl Reaper {
         }
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
-            return Ends::Now(format!("nobody has worked on it for {}", humantime::format_duration(idle)));
+            return Ends::Now(format!(
+                "nobody has worked on it for {}",
+                humantime::format_duration(idle)
+            ));
         }
         if idle < BETWEEN_STAGES {
             return Ends::No;
@@ -340,7 +367,8 @@ impl Reaper {
             Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
             None => {
                 task.tag(MANAGER_TAG) == launch::manager(config)
-                    && task.tag(DIRECTORY_TAG) == tags::value(&config.metadata.directory.display().to_string())
+                    && task.tag(DIRECTORY_TAG)
+                        == tags::value(&config.metadata.directory.display().to_string())
             }
         }
     }
@@ -359,13 +387,18 @@ impl Reaper {
             Some(Owns::Task(owned)) if *owned == task.task => return false,
             _ => {}
         }
-        let age = task.created.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
+        let age = task
+            .created
+            .and_then(|at| SystemTime::now().duration_since(at).ok())
+            .unwrap_or_default();
         if age < self.older_than {
             return false;
         }
         let cluster = &config.fargate.cluster;
         // Its job may have ended, and stopped it, since the tasks were listed.
-        match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task.task))).await {
+        match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task.task)))
+            .await
+        {
             Ok(described) => match described.first().map(|described| &described.seen) {
                 Some(Seen::Task(report)) if !report.stop_desired && !report.status.is_ending() => {}
                 _ => return true,
@@ -376,9 +409,15 @@ impl Reaper {
             }
         }
         if !self.dry_run
-            && let Err(e) = patiently(|| engine.control().stop(cluster, &task.task, "fargate driver: reaped, no job owns it")).await
+            && let Err(e) = patiently(|| {
+                engine.control().stop(cluster, &task.task, "fargate driver: reaped, no job owns it")
+            })
+            .await
         {
-            summary.failed(&format!("task {}", task.task), &format!("it was not stopped: {}", e.explained()));
+            summary.failed(
+                &format!("task {}", task.task),
+                &format!("it was not stopped: {}", e.explained()),
+            );
             return false;
         }
         if !self.dry_run {
@@ -397,17 +436,33 @@ impl Reaper {
     }
 
     /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for long.
-    fn set_aside(&self, engine: &JobEngine, job: &JobId, error: &StoreError, over: bool, summary: &mut Summary) {
+    fn set_aside(
+        &self,
+        engine: &JobEngine,
+        job: &JobId,
+        error: &StoreError,
+        over: bool,
+        summary: &mut Summary,
+    ) {
         let path = engine.store().snapshot_path(job);
-        let age = std::fs::metadata(&path).and_then(|about| about.modified()).ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+        let age = std::fs::metadata(&path)
+            .and_then(|about| about.modified())
+            .ok()
+            .and_then(|at| at.elapsed().ok())
+            .unwrap_or_default();
         if !over || age < self.older_than || self.manager.is_some() {
             return summary.failed(&format!("job {job}"), error);
         }
         if self.dry_run {
-            say(format_args!("job {job}: its snapshot is damaged, and it has no task; would be set aside"));
+            say(format_args!(
+                "job {job}: its snapshot is damaged, and it has no task; would be set aside"
+            ));
         } else {
             match engine.store().set_aside(job) {
-                Ok(kept) => say(format_args!("job {job}: its snapshot is damaged, and it has no task; kept as {}", kept.display())),
+                Ok(kept) => say(format_args!(
+                    "job {job}: its snapshot is damaged, and it has no task; kept as {}",
+                    kept.display()
+                )),
                 Err(e) => return summary.failed(&format!("job {job}"), &e),
             }
         }
@@ -422,7 +477,12 @@ fn idle(snapshot: &Snapshot) -> Duration {
 }
 
 /// Ends one job: its task, then its snapshot goes to the archive.
-async fn end(engine: &JobEngine, snapshot: Snapshot, lease: DirectoryLease, why: &str) -> Result<String, (JobId, String)> {
+async fn end(
+    engine: &JobEngine,
+    snapshot: Snapshot,
+    lease: DirectoryLease,
+    why: &str,
+) -> Result<String, (JobId, String)> {
     let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
     telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
@@ -435,14 +495,18 @@ async fn end(engine: &JobEngine, snapshot: Snapshot, lease: DirectoryLease, why:
             telemetry::reaped("job");
             Ok(format!("{name}: {why}; ended"))
         }
-        Ok(Outcome::Unfinished(what)) => Err((id, format!("{what} Its snapshot is kept: the next reap goes on."))),
+        Ok(Outcome::Unfinished(what)) => {
+            Err((id, format!("{what} Its snapshot is kept: the next reap goes on.")))
+        }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),
     }
 }
 
 /// Makes a call, and makes it again while that can help.
-async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(call: impl Fn() -> F) -> Result<T, ControlError> {
+async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(
+    call: impl Fn() -> F,
+) -> Result<T, ControlError> {
     for attempt in 0..TRIES - 1 {
         match call().await {
             Err(error) if error.kind.is_transient() => {
@@ -458,7 +522,10 @@ async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(call: impl Fn
 /// Whose job it is, for people.
 fn name(snapshot: &Snapshot) -> String {
     let header = snapshot.job.header();
-    let task = snapshot.job.task().map_or_else(|| "no task known".to_owned(), |task| format!("task {}", task.task_id()));
+    let task = snapshot
+        .job
+        .task()
+        .map_or_else(|| "no task known".to_owned(), |task| format!("task {}", task.task_id()));
     format!("job {} ({}, job {}, {task})", header.id, header.about.project_url, header.about.job_id)
 }
 

@@ -46,7 +46,9 @@ pub fn value(text: &str) -> String {
 }
 
 fn is_admitted(text: &str, longest: usize) -> bool {
-    text.encode_utf16().count() <= longest && !is_reserved(text) && text.chars().all(is_admitted_char)
+    text.encode_utf16().count() <= longest
+        && !is_reserved(text)
+        && text.chars().all(is_admitted_char)
 }
 
 fn is_admitted_char(c: char) -> bool {
@@ -86,7 +88,12 @@ mod tests {
 
     #[test]
     fn keys_and_values_that_aws_refuses_are_known() {
-        assert!(is_key("team") && is_key(&"k".repeat(128)) && is_value("") && is_value(&"v".repeat(256)));
+        assert!(
+            is_key("team")
+                && is_key(&"k".repeat(128))
+                && is_value("")
+                && is_value(&"v".repeat(256))
+        );
         for key in ["", "aws:x", "Aws:x", "a*b", "a\u{301}", "tab\t", &"k".repeat(129)] {
             assert!(!is_key(key), "{key:?}");
         }

@@ -4,7 +4,10 @@
 mod visit;
 
 use bytes::Bytes;
-use states::{ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, TaskArn, Transport};
+use states::{
+    ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal,
+    Target, TaskArn, Transport,
+};
 use transports::{
     ecs_exec::{ExecSession, ExecTransport},
     ssh::{SshSession, SshSettings, SshTransport},
@@ -48,9 +51,15 @@ impl Transport for AnyTransport {
 
     async fn connect(&self, target: &Target) -> Result<(AnySession, Greeting), ConnectError> {
         if Self::is_exec(target) {
-            self.exec.connect(target).await.map(|(session, greeting)| (AnySession::Exec(session), greeting))
+            self.exec
+                .connect(target)
+                .await
+                .map(|(session, greeting)| (AnySession::Exec(session), greeting))
         } else {
-            self.ssh.connect(target).await.map(|(session, greeting)| (AnySession::Ssh(session), greeting))
+            self.ssh
+                .connect(target)
+                .await
+                .map(|(session, greeting)| (AnySession::Ssh(session), greeting))
         }
     }
 

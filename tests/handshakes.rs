@@ -9,10 +9,12 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use bytes::Bytes;
 use fargate_driver::control::{EcsControl, ExecCalls};
-use local_cluster::{ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings, Upgrades};
+use local_cluster::{
+    ExecFaults, ExecSettings, Faults, Handshake, LocalCluster, Pause, Refusal, Settings, Upgrades,
+};
 use states::{
-    Capacity, ClientToken, ConnectError, ConnectErrorKind, Greeting, LaunchSpec, Run, RunEvent, RunId, RunOrder, Session as _, Signal,
-    StartedBy, Target, TaskControl as _, Transport as _,
+    Capacity, ClientToken, ConnectError, ConnectErrorKind, Greeting, LaunchSpec, Run, RunEvent,
+    RunId, RunOrder, Session as _, Signal, StartedBy, Target, TaskControl as _, Transport as _,
 };
 use transports::ecs_exec::{ExecSession, ExecTransport};
 
@@ -25,13 +27,20 @@ struct Place {
 
 impl Place {
     async fn new(handshake: Handshake) -> Self {
-        let settings = Settings { exec: ExecSettings { handshake, ..ExecSettings::default() }, ..Settings::default() };
+        let settings = Settings {
+            exec: ExecSettings { handshake, ..ExecSettings::default() },
+            ..Settings::default()
+        };
         let cluster = LocalCluster::start(settings).await.unwrap();
         let key = cluster.credentials();
         let config = aws_config::defaults(BehaviorVersion::latest())
             .endpoint_url(cluster.endpoint())
             .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::from_keys(&key.access_key_id, &key.secret_access_key, None))
+            .credentials_provider(Credentials::from_keys(
+                &key.access_key_id,
+                &key.secret_access_key,
+                None,
+            ))
             .retry_config(aws_config::retry::RetryConfig::disabled())
             .load()
             .await;
@@ -52,7 +61,8 @@ impl Place {
             propagate_tags: false,
             enable_ecs_managed_tags: false,
         };
-        let task = control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
+        let task =
+            control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
         let target = Target {
             destination: states::Destination::Ecs,
             cluster: "local".to_owned(),
@@ -78,7 +88,12 @@ impl Place {
             loop {
                 match self.transport.connect(&self.target).await {
                     Ok(connected) => return Ok(connected),
-                    Err(e) if matches!(e.kind, ConnectErrorKind::AgentNotConnected | ConnectErrorKind::Interrupted) => {
+                    Err(e)
+                        if matches!(
+                            e.kind,
+                            ConnectErrorKind::AgentNotConnected | ConnectErrorKind::Interrupted
+                        ) =>
+                    {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                     Err(e) => return Err(e),
@@ -97,8 +112,12 @@ impl Place {
     }
 
     fn refuse(&self, action: &str, code: &str, message: &str) {
-        let refusal = Refusal { status: 400, code: code.to_owned(), message: message.to_owned(), times: 1 };
-        self.cluster.set_faults(Faults { refuse: [(action.to_owned(), refusal)].into(), ..Faults::default() });
+        let refusal =
+            Refusal { status: 400, code: code.to_owned(), message: message.to_owned(), times: 1 };
+        self.cluster.set_faults(Faults {
+            refuse: [(action.to_owned(), refusal)].into(),
+            ..Faults::default()
+        });
     }
 
     fn calls(&self, action: &str) -> usize {
@@ -114,7 +133,11 @@ fn order(name: &str) -> RunOrder {
 async fn outcome(mut run: impl Run) -> (Vec<u8>, i32) {
     let mut output = Vec::new();
     loop {
-        match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("it goes on").unwrap() {
+        match tokio::time::timeout(Duration::from_secs(60), run.next())
+            .await
+            .expect("it goes on")
+            .unwrap()
+        {
             RunEvent::Started => {}
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, .. } => return (output, code),
@@ -126,8 +149,13 @@ async fn outcome(mut run: impl Run) -> (Vec<u8>, i32) {
 async fn a_job(place: &Place) {
     let session = place.connect().await.unwrap();
     let script = format!(": {}\nprintf '\\000\\377\\n'; seq 1 20000; exit 7", "x".repeat(200_000));
-    let (output, code) = outcome(session.start(&order("first"), Bytes::from(script)).await.unwrap()).await;
-    let expected: Vec<u8> = b"\0\xff\n".iter().copied().chain((1..=20_000).flat_map(|n| format!("{n}\n").into_bytes())).collect();
+    let (output, code) =
+        outcome(session.start(&order("first"), Bytes::from(script)).await.unwrap()).await;
+    let expected: Vec<u8> = b"\0\xff\n"
+        .iter()
+        .copied()
+        .chain((1..=20_000).flat_map(|n| format!("{n}\n").into_bytes()))
+        .collect();
     assert!(output == expected && code == 7, "{} bytes, {code}", output.len());
     let mut run = session.start(&order("second"), Bytes::from_static(b"sleep 1000")).await.unwrap();
     assert_eq!(run.next().await, Ok(RunEvent::Started));
@@ -170,10 +198,17 @@ async fn a_job_over_an_encrypted_session_on_a_line_that_loses_and_pauses() {
 #[tokio::test]
 async fn a_key_that_the_manager_may_not_use_is_explained() {
     let place = Place::new(Handshake::Kms).await;
-    place.refuse("GenerateDataKey", "AccessDeniedException", "not authorized to perform: kms:GenerateDataKey");
+    place.refuse(
+        "GenerateDataKey",
+        "AccessDeniedException",
+        "not authorized to perform: kms:GenerateDataKey",
+    );
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
-    assert!(refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+    assert!(
+        refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"),
+        "{refused:?}"
+    );
 }
 
 /// The handshake is the container's, and what it asks the manager's role for must not be its choice.
@@ -181,20 +216,33 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
 async fn kms_is_called_for_the_clusters_own_key_alone() {
     let place = Place::new(Handshake::Kms).await;
     let other = Some("arn:aws:kms:us-east-1:999999999999:key/production\u{1b}[2J".to_owned());
-    place.cluster.set_faults(Faults { exec: ExecFaults { kms_key: other, ..ExecFaults::default() }, ..Faults::default() });
+    place.cluster.set_faults(Faults {
+        exec: ExecFaults { kms_key: other, ..ExecFaults::default() },
+        ..Faults::default()
+    });
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
-    assert!(refused.message.contains("key/production") && !refused.message.contains('\u{1b}'), "{refused:?}");
+    assert!(
+        refused.message.contains("key/production") && !refused.message.contains('\u{1b}'),
+        "{refused:?}"
+    );
     assert_eq!(place.calls("GenerateDataKey"), 0);
 }
 
 #[tokio::test]
 async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
     let place = Place::new(Handshake::Kms).await;
-    place.refuse("DescribeClusters", "AccessDeniedException", "not authorized to perform: ecs:DescribeClusters");
+    place.refuse(
+        "DescribeClusters",
+        "AccessDeniedException",
+        "not authorized to perform: ecs:DescribeClusters",
+    );
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
-    assert!(refused.message.contains("ecs:DescribeClusters") && refused.advice.contains("docs/iam.md"), "{refused:?}");
+    assert!(
+        refused.message.contains("ecs:DescribeClusters") && refused.advice.contains("docs/iam.md"),
+        "{refused:?}"
+    );
     assert_eq!(place.calls("GenerateDataKey"), 0);
 }
 
@@ -210,9 +258,13 @@ async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
 #[tokio::test]
 async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
     let place = Place::new(Handshake::None).await;
-    place.cluster.set_faults(Faults { exec: ExecFaults { signs_urls: true, ..ExecFaults::default() }, ..Faults::default() });
+    place.cluster.set_faults(Faults {
+        exec: ExecFaults { signs_urls: true, ..ExecFaults::default() },
+        ..Faults::default()
+    });
     place.connect().await.unwrap().close().await;
-    let dialled: Vec<_> = place.cluster.calls().into_iter().filter(|call| call.action == "OpenDataChannel").collect();
+    let dialled: Vec<_> =
+        place.cluster.calls().into_iter().filter(|call| call.action == "OpenDataChannel").collect();
     assert!(dialled.len() == 1 && dialled[0].error.is_none(), "{dialled:?}");
 }
 
@@ -220,15 +272,37 @@ async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
 async fn a_signature_that_is_refused_with_any_status_is_left_out() {
     let place = Place::new(Handshake::None).await.known().await;
     for status in [400, 401, 403, 404, 410, 426] {
-        let exec = ExecFaults { refuses_upgrades: Some(Upgrades::Signed), upgrade_status: Some(status), ..ExecFaults::default() };
+        let exec = ExecFaults {
+            refuses_upgrades: Some(Upgrades::Signed),
+            upgrade_status: Some(status),
+            ..ExecFaults::default()
+        };
         place.cluster.set_faults(Faults { exec, ..Faults::default() });
-        place.transport.connect(&place.target).await.unwrap_or_else(|e| panic!("{status}: {e:?}")).0.close().await;
+        place
+            .transport
+            .connect(&place.target)
+            .await
+            .unwrap_or_else(|e| panic!("{status}: {e:?}"))
+            .0
+            .close()
+            .await;
     }
-    let exec = ExecFaults { refuses_upgrades: Some(Upgrades::All), upgrade_status: Some(503), ..ExecFaults::default() };
+    let exec = ExecFaults {
+        refuses_upgrades: Some(Upgrades::All),
+        upgrade_status: Some(503),
+        ..ExecFaults::default()
+    };
     place.cluster.set_faults(Faults { exec, ..Faults::default() });
     let before = place.calls("OpenDataChannel");
-    assert_eq!(place.transport.connect(&place.target).await.err().unwrap().kind, ConnectErrorKind::Interrupted);
-    assert_eq!(place.calls("OpenDataChannel"), before + 1, "a failure of the service says nothing of the signature");
+    assert_eq!(
+        place.transport.connect(&place.target).await.err().unwrap().kind,
+        ConnectErrorKind::Interrupted
+    );
+    assert_eq!(
+        place.calls("OpenDataChannel"),
+        before + 1,
+        "a failure of the service says nothing of the signature"
+    );
 }
 
 /// Nor does it matter that the text of it is about KMS.
@@ -247,9 +321,11 @@ async fn a_key_that_kms_does_not_give_now_is_asked_for_again() {
 #[tokio::test]
 async fn a_refusal_of_a_container_that_was_reached_before_may_pass() {
     let place = Place::new(Handshake::None).await.known().await;
-    for (action, code) in
-        [("ExecuteCommand", "AccessDeniedException"), ("ExecuteCommand", "OddException"), ("DescribeTasks", "AccessDenied")]
-    {
+    for (action, code) in [
+        ("ExecuteCommand", "AccessDeniedException"),
+        ("ExecuteCommand", "OddException"),
+        ("DescribeTasks", "AccessDenied"),
+    ] {
         place.refuse(action, code, "not authorized");
         let refused = place.transport.connect(&place.target).await.err().unwrap();
         assert!(refused.kind.is_transient(), "{refused:?}");
@@ -268,11 +344,14 @@ async fn a_session_is_ended_when_its_container_could_not_be_described() {
         assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{failures}: {refused:?}");
         // None is asked for where ECS answered first.
         let all_ended = async {
-            while place.calls("ExecuteCommand") - opened != place.calls("TerminateSession") - ended {
+            while place.calls("ExecuteCommand") - opened != place.calls("TerminateSession") - ended
+            {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), all_ended).await.expect("what was opened is ended");
+        tokio::time::timeout(Duration::from_secs(30), all_ended)
+            .await
+            .expect("what was opened is ended");
     }
     place.transport.connect(&place.target).await.unwrap().0.close().await;
 }

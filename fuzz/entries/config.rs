@@ -10,12 +10,18 @@ pub fn run(data: &[u8]) {
         Ok((config, warnings)) => {
             assert!(!config.fargate.cluster.is_empty() && !config.fargate.subnets.is_empty());
             for warning in warnings {
-                assert!(warning.line >= 1 && warning.line <= text.lines().count().max(1), "{warning:?}");
+                assert!(
+                    warning.line >= 1 && warning.line <= text.lines().count().max(1),
+                    "{warning:?}"
+                );
             }
         }
         Err(ConfigError::Wrong { line, column, message, .. }) => {
             // The end of a text counts as a line of its own.
-            assert!(line >= 1 && line <= text.lines().count() + 1 && column >= 1, "{line}:{column}: {message}");
+            assert!(
+                line >= 1 && line <= text.lines().count() + 1 && column >= 1,
+                "{line}:{column}: {message}"
+            );
             assert!(!message.is_empty());
         }
         Err(ConfigError::Missing { keys, .. }) => assert!(!keys.is_empty()),

@@ -29,7 +29,11 @@ pub fn run(data: &[u8]) {
     }
     let output = channel(data);
     for text in [&output[..], data] {
-        assert_eq!(pieces(std::iter::once(text)), pieces(text.chunks(1)), "it matters where the terminal's output was cut");
+        assert_eq!(
+            pieces(std::iter::once(text)),
+            pieces(text.chunks(1)),
+            "it matters where the terminal's output was cut"
+        );
     }
 }
 
@@ -37,17 +41,26 @@ pub fn run(data: &[u8]) {
 fn channel(mut data: &[u8]) -> Vec<u8> {
     let mut now = Instant::now();
     let opening = Opening { token: "secret".to_owned(), unix_millis: 0, seed: [7; 32] };
-    let mut side = Side { channel: DataChannel::new(opening, now), sent: VecDeque::new(), wanted: None, output: Vec::new(), closed: false };
+    let mut side = Side {
+        channel: DataChannel::new(opening, now),
+        sent: VecDeque::new(),
+        wanted: None,
+        output: Vec::new(),
+        closed: false,
+    };
     let mut received = 0;
     while let Some(step) = byte(&mut data) {
         match step {
             b'f' => {
-                let (Some(kind), Some(sequence), Some(kind_of_payload)) = (byte(&mut data), byte(&mut data), byte(&mut data)) else {
+                let (Some(kind), Some(sequence), Some(kind_of_payload)) =
+                    (byte(&mut data), byte(&mut data), byte(&mut data))
+                else {
                     break;
                 };
                 let payload = bytes(&mut data);
                 received += payload.len();
-                side.channel.on_frame(&message(kind, sequence, kind_of_payload, payload).encode(), now);
+                side.channel
+                    .on_frame(&message(kind, sequence, kind_of_payload, payload).encode(), now);
             }
             b'r' => {
                 let raw = bytes(&mut data);
@@ -68,7 +81,10 @@ fn channel(mut data: &[u8]) -> Vec<u8> {
                 }
             }
             b't' => now += Duration::from_millis(100) * u32::from(byte(&mut data).unwrap_or(1)),
-            b's' => side.channel.send(Bytes::from(vec![b'x'; 64 * usize::from(byte(&mut data).unwrap_or(1))])),
+            b's' => {
+                side.channel
+                    .send(Bytes::from(vec![b'x'; 64 * usize::from(byte(&mut data).unwrap_or(1))]))
+            }
             b'z' => side.channel.resize(200, 50),
             b'k' => {
                 if let Some(wanted) = side.wanted.take() {
@@ -114,13 +130,22 @@ impl Side {
         assert!(self.channel.is_ready() || self.closed, "nothing waits, and it is not ready");
         while let Some(transmit) = self.channel.poll_transmit(now) {
             let Transmit::Binary(bytes) = transmit else { continue };
-            let frame = Frame::parse(&bytes).unwrap_or_else(|e| panic!("it says what is no message: {e}"));
-            assert!(frame.payload.len() <= 1024 + 28 || frame.payload_type != payload_type::OUTPUT, "a long message: {frame:?}");
-            if frame.kind == Kind::Input && self.sent.back().is_none_or(|last| last.sequence < frame.sequence) {
+            let frame =
+                Frame::parse(&bytes).unwrap_or_else(|e| panic!("it says what is no message: {e}"));
+            assert!(
+                frame.payload.len() <= 1024 + 28 || frame.payload_type != payload_type::OUTPUT,
+                "a long message: {frame:?}"
+            );
+            if frame.kind == Kind::Input
+                && self.sent.back().is_none_or(|last| last.sequence < frame.sequence)
+            {
                 self.sent.push_back(frame);
             }
         }
-        assert!(self.closed || self.channel.deadline() > now, "it wants to be called again and again");
+        assert!(
+            self.closed || self.channel.deadline() > now,
+            "it wants to be called again and again"
+        );
     }
 }
 
@@ -138,12 +163,22 @@ fn message(kind: u8, sequence: u8, payload_type: u8, payload: Bytes) -> Frame {
     let sequence = i64::from(sequence) - 2;
     let mut bits = [3; 16];
     bits[..8].copy_from_slice(&sequence.to_be_bytes());
-    Frame { kind, sequence, flags: 0, id: MessageId::random(bits), created: 1, payload_type: u32::from(payload_type), payload }
+    Frame {
+        kind,
+        sequence,
+        flags: 0,
+        id: MessageId::random(bits),
+        created: 1,
+        payload_type: u32::from(payload_type),
+        payload,
+    }
 }
 
 /// What was read can be written, and is the same when it is read again.
 fn reads_again(frame: &Frame) {
-    if frame.created == 0 || matches!(&frame.kind, Kind::Other(name) if name.len() > 32 || name.trim().is_empty()) {
+    if frame.created == 0
+        || matches!(&frame.kind, Kind::Other(name) if name.len() > 32 || name.trim().is_empty())
+    {
         return;
     }
     assert_eq!(Frame::parse(&frame.encode()).as_ref(), Ok(frame));
@@ -157,7 +192,9 @@ fn pieces<'a>(text: impl Iterator<Item = &'a [u8]>) -> Vec<Piece> {
         armour.push(text);
         while let Some(piece) = armour.piece() {
             match (pieces.last_mut(), piece) {
-                (Some(Piece::Noise(before)), Piece::Noise(more)) => *before = [&before[..], &more[..]].concat().into(),
+                (Some(Piece::Noise(before)), Piece::Noise(more)) => {
+                    *before = [&before[..], &more[..]].concat().into()
+                }
                 (_, piece) => pieces.push(piece),
             }
         }

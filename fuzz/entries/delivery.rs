@@ -28,17 +28,39 @@ pub fn run(data: &[u8]) {
 
 /// What the protocol makes of it: its output, and how it ended.
 fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
-    let facts = ShellFacts { run_dir: "/tmp".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: false };
+    let facts = ShellFacts {
+        run_dir: "/tmp".to_owned(),
+        follows_with_tail: true,
+        has_setsid: true,
+        has_bash: false,
+    };
     let run = RunId::new("0000-build").expect("a valid id");
     let container = Container { said: pieces.to_vec(), in_bytes };
     match verb {
-        b'p' => (Vec::new(), format!("{:?}", now(delivery::probe(&container)).map(|facts| facts.run_dir.len()).map_err(|e| e.kind))),
+        b'p' => (
+            Vec::new(),
+            format!(
+                "{:?}",
+                now(delivery::probe(&container))
+                    .map(|facts| facts.run_dir.len())
+                    .map_err(|e| e.kind)
+            ),
+        ),
         b's' => {
             let order = RunOrder { run, stage: "build".to_owned(), forget: None };
-            followed(now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))), 0)
+            followed(
+                now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))),
+                0,
+            )
         }
         b'a' => followed(now(delivery::attach(&container, &facts, &run, 7)), 7),
-        b'g' => (Vec::new(), format!("{:?}", now(delivery::signal(&container, &facts, &run, Signal::Term)).map_err(|e| kind(&e)))),
+        b'g' => (
+            Vec::new(),
+            format!(
+                "{:?}",
+                now(delivery::signal(&container, &facts, &run, Signal::Term)).map_err(|e| kind(&e))
+            ),
+        ),
         _ => (Vec::new(), String::new()),
     }
 }
@@ -57,7 +79,11 @@ fn followed(run: Result<delivery::Followed<Pieces>, RunError>, from: u64) -> (Ve
                 output.extend_from_slice(&bytes);
             }
             Ok(RunEvent::Exited { code, total }) => {
-                assert!(total <= from + output.len() as u64, "an end at {total} after byte {}", from + output.len() as u64);
+                assert!(
+                    total <= from + output.len() as u64,
+                    "an end at {total} after byte {}",
+                    from + output.len() as u64
+                );
                 return (output, format!("exited with {code}"));
             }
             Err(e) => return (output, kind(&e)),
@@ -90,20 +116,28 @@ impl Exec for Container {
     async fn exec(&self, command: delivery::Command, _: Bytes) -> Result<Pieces, String> {
         let command = command.line();
         // The only word of 32 hexadecimal digits.
-        let word = command.split('\'').find(|word| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit())).expect("the word");
+        let word = command
+            .split('\'')
+            .find(|word| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit()))
+            .expect("the word");
         let mut chunks = Vec::new();
         let mut has_begun = false;
         for piece in self.said.split(|b| *b == 0x1e) {
             let Some((kind, text)) = piece.split_first() else { continue };
             let mut bytes = Vec::new();
             for b in text {
-                let is_word = *b == 1 && !(*kind == b'o' && std::mem::replace(&mut has_begun, true));
+                let is_word =
+                    *b == 1 && !(*kind == b'o' && std::mem::replace(&mut has_begun, true));
                 if is_word { bytes.extend_from_slice(word.as_bytes()) } else { bytes.push(*b) }
             }
             let step = if self.in_bytes { 1 } else { bytes.len().max(1) };
             match kind {
-                b'o' => chunks.extend(bytes.chunks(step).map(|b| Chunk::Out(Bytes::copy_from_slice(b)))),
-                b'e' => chunks.extend(bytes.chunks(step).map(|b| Chunk::Err(Bytes::copy_from_slice(b)))),
+                b'o' => {
+                    chunks.extend(bytes.chunks(step).map(|b| Chunk::Out(Bytes::copy_from_slice(b))))
+                }
+                b'e' => {
+                    chunks.extend(bytes.chunks(step).map(|b| Chunk::Err(Bytes::copy_from_slice(b))))
+                }
                 b'x' => chunks.push(Chunk::Ended { status: text.first().map(|b| u32::from(*b)) }),
                 _ => chunks.push(Chunk::Lost("cut".to_owned())),
             }

@@ -5,13 +5,18 @@ use std::cell::OnceCell;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::{
-    http::{HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn},
+    http::{
+        HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+        http_client_fn,
+    },
     orchestrator::{HttpRequest, HttpResponse},
     runtime_components::RuntimeComponents,
 };
 use aws_smithy_types::body::SdkBody;
 use fargate_driver::control::EcsControl;
-use states::{Capacity, ClientToken, ControlError, LaunchSpec, StartedBy, TaskArn, TaskControl as _};
+use states::{
+    Capacity, ClientToken, ControlError, LaunchSpec, StartedBy, TaskArn, TaskControl as _,
+};
 use tokio::runtime::Runtime;
 
 const STATUS: [u16; 8] = [200, 200, 200, 400, 400, 403, 500, 503];
@@ -23,9 +28,12 @@ std::thread_local! {
 
 pub fn run(data: &[u8]) {
     let [call, status, body @ ..] = data else { return };
-    let answer = Answer { status: STATUS[usize::from(*status) % STATUS.len()], body: body.to_vec() };
+    let answer =
+        Answer { status: STATUS[usize::from(*status) % STATUS.len()], body: body.to_vec() };
     RUNTIME.with(|runtime| {
-        let runtime = runtime.get_or_init(|| tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"));
+        let runtime = runtime.get_or_init(|| {
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
+        });
         runtime.block_on(ask(*call, answer));
     });
 }
@@ -37,12 +45,18 @@ async fn ask(call: u8, answer: Answer) {
     let refused = match call % 4 {
         0 => {
             let token = ClientToken::new("gitlab-1-0").expect("a token");
-            control.launch(&token, &spec(started_by)).await.map(|report| assert!(!report.task.as_str().is_empty()))
+            control
+                .launch(&token, &spec(started_by))
+                .await
+                .map(|report| assert!(!report.task.as_str().is_empty()))
         }
         1 => {
             let asked = [task];
             control.describe("ci", &asked).await.map(|described| {
-                assert!(asked.iter().all(|task| described.iter().any(|d| d.task == *task)), "nothing is said of a task: {described:?}");
+                assert!(
+                    asked.iter().all(|task| described.iter().any(|d| d.task == *task)),
+                    "nothing is said of a task: {described:?}"
+                );
             })
         }
         2 => control.stop("ci", &task, "fuzz").await.map(|_| ()),
@@ -80,7 +94,9 @@ fn config(answer: Answer) -> SdkConfig {
         .region(Region::new("eu-west-1"))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .retry_config(aws_config::retry::RetryConfig::disabled())
-        .http_client(http_client_fn(move |_: &HttpConnectorSettings, _: &RuntimeComponents| SharedHttpConnector::new(answer.clone())))
+        .http_client(http_client_fn(move |_: &HttpConnectorSettings, _: &RuntimeComponents| {
+            SharedHttpConnector::new(answer.clone())
+        }))
         .build()
 }
 

@@ -240,7 +240,11 @@ impl Task {
 }
 
 impl Cluster {
-    pub(crate) fn new(settings: Settings, address: SocketAddr, held: TcpListener) -> io::Result<Self> {
+    pub(crate) fn new(
+        settings: Settings,
+        address: SocketAddr,
+        held: TcpListener,
+    ) -> io::Result<Self> {
         let ssh_port = held.local_addr()?.port();
         let mut known = Known::default();
         known.clusters.insert(settings.cluster.clone(), settings.default_strategy);
@@ -291,7 +295,8 @@ impl Cluster {
         if !self.faults().exec.signs_urls {
             return url;
         }
-        let scope = format!("local%2F20260101%2F{}%2Fssmmessages%2Faws4_request", self.settings.region);
+        let scope =
+            format!("local%2F20260101%2F{}%2Fssmmessages%2Faws4_request", self.settings.region);
         format!(
             "{url}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={scope}&X-Amz-Date=20260101T000000Z&X-Amz-SignedHeaders=host&X-Amz-Signature=00"
         )
@@ -319,9 +324,17 @@ impl Cluster {
     }
 
     pub(crate) fn describe_cluster(&self, name: &str) -> Value {
-        let strategy =
-            if self.has_default_strategy(name) { json!([{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }]) } else { json!([]) };
-        let of = |status: fn(Status) -> bool| self.all().iter().filter(|t| t.launch.cluster == name && status(t.state().status)).count();
+        let strategy = if self.has_default_strategy(name) {
+            json!([{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }])
+        } else {
+            json!([])
+        };
+        let of = |status: fn(Status) -> bool| {
+            self.all()
+                .iter()
+                .filter(|t| t.launch.cluster == name && status(t.state().status))
+                .count()
+        };
         json!({
             "clusterArn": self.arn(&format!("cluster/{name}")),
             "clusterName": name,
@@ -333,10 +346,23 @@ impl Cluster {
         })
     }
 
-    pub(crate) fn register(&self, family: &str, containers: Vec<String>, tags: Vec<Value>) -> Arc<Definition> {
+    pub(crate) fn register(
+        &self,
+        family: &str,
+        containers: Vec<String>,
+        tags: Vec<Value>,
+    ) -> Arc<Definition> {
         let mut known = lock(&self.known);
-        let revision = known.definitions.iter().filter(|d| d.family == family).map(|d| d.revision).max().unwrap_or(0) + 1;
-        let definition = Arc::new(Definition { family: family.to_owned(), revision, containers, tags });
+        let revision = known
+            .definitions
+            .iter()
+            .filter(|d| d.family == family)
+            .map(|d| d.revision)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let definition =
+            Arc::new(Definition { family: family.to_owned(), revision, containers, tags });
         known.definitions.push(Arc::clone(&definition));
         definition
     }
@@ -345,7 +371,8 @@ impl Cluster {
     pub(crate) fn definition(&self, given: &str) -> Option<Arc<Definition>> {
         let name = given.rsplit('/').next().unwrap_or(given);
         let known = lock(&self.known);
-        let mut matching = known.definitions.iter().filter(|d| d.name() == name || d.family == name);
+        let mut matching =
+            known.definitions.iter().filter(|d| d.name() == name || d.family == name);
         matching.by_ref().max_by_key(|d| d.revision).cloned()
     }
 
@@ -367,7 +394,10 @@ impl Cluster {
         let task = Arc::new(Task {
             id: random_id(16),
             interface: format!("eni-{}", random_id(8)),
-            times: self.settings.times.draw(known.tasks.len() as u64, times::image_megabytes(&launch.tags)),
+            times: self
+                .settings
+                .times
+                .draw(known.tasks.len() as u64, times::image_megabytes(&launch.tags)),
             launch,
             address,
             agent: ExecAgent::new(),
@@ -406,7 +436,8 @@ impl Cluster {
         let mut details = vec![json!({ "name": "subnetId", "value": "subnet-local" })];
         if has_interface {
             details.push(json!({ "name": "networkInterfaceId", "value": task.interface }));
-            details.push(json!({ "name": "privateIPv4Address", "value": task.address.to_string() }));
+            details
+                .push(json!({ "name": "privateIPv4Address", "value": task.address.to_string() }));
         }
         let attachment = json!({
             "id": task.interface.replace("eni-", "attachment-"),
@@ -414,7 +445,11 @@ impl Cluster {
             "status": if state.status >= Status::Deprovisioning { "DELETED" } else if has_interface { "ATTACHED" } else { "PRECREATED" },
             "details": details,
         });
-        let containers: Vec<Value> = definition.containers.iter().map(|name| self.shown_container(task, &state, name)).collect();
+        let containers: Vec<Value> = definition
+            .containers
+            .iter()
+            .map(|name| self.shown_container(task, &state, name))
+            .collect();
         let mut shown = json!({
             "taskArn": self.task_arn(task),
             "clusterArn": self.arn(&format!("cluster/{}", task.launch.cluster)),
@@ -461,7 +496,8 @@ impl Cluster {
         });
         if state.status >= Status::Running {
             shown["runtimeId"] = json!(task.runtime_id(name));
-            shown["networkInterfaces"] = json!([{ "privateIpv4Address": task.address.to_string() }]);
+            shown["networkInterfaces"] =
+                json!([{ "privateIpv4Address": task.address.to_string() }]);
         }
         if task.launch.exec {
             shown["managedAgents"] = json!([task.agent.shown()]);
@@ -500,7 +536,10 @@ impl Cluster {
                 stopped_reason: state.stop.map(|stop| stop.reason),
                 ready_at_ms: task.ready.get().copied(),
                 session_starts_ms: lock(&task.session_starts).clone(),
-                processes: processes::of(&task.id).into_iter().map(|pid| pid.as_raw_nonzero().get()).collect(),
+                processes: processes::of(&task.id)
+                    .into_iter()
+                    .map(|pid| pid.as_raw_nonzero().get())
+                    .collect(),
             }
         };
         self.all().into_iter().map(view).collect()
@@ -530,7 +569,12 @@ impl Cluster {
     pub(crate) fn stop_all(&self, why: &str) -> Vec<Arc<Task>> {
         let tasks = self.all();
         for task in &tasks {
-            task.request_stop(Stop { code: "UserInitiated".to_owned(), reason: why.to_owned(), container_reason: None, exit_code: None });
+            task.request_stop(Stop {
+                code: "UserInitiated".to_owned(),
+                reason: why.to_owned(),
+                container_reason: None,
+                exit_code: None,
+            });
         }
         tasks
     }

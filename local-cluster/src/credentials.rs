@@ -33,7 +33,9 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -41,30 +43,53 @@ impl Credentials {
     /// A new access key.
     #[must_use]
     pub fn random() -> Self {
-        Self { access_key_id: format!("AKIA{}", random_id(8).to_uppercase()), secret_access_key: random_id(20) }
+        Self {
+            access_key_id: format!("AKIA{}", random_id(8).to_uppercase()),
+            secret_access_key: random_id(20),
+        }
     }
 
     /// Checks that a request to `service` was signed with these credentials, moments ago.
-    pub(crate) fn verify(&self, request: &Signed<'_>, service: &str, now: SystemTime) -> Result<(), Unverified> {
+    pub(crate) fn verify(
+        &self,
+        request: &Signed<'_>,
+        service: &str,
+        now: SystemTime,
+    ) -> Result<(), Unverified> {
         let authorization = match request.headers.get(AUTHORIZATION) {
             Some(value) => value.to_str().map_err(|_| Unverified::Incomplete("Authorization"))?,
             None => return Err(Unverified::Missing),
         };
-        let fields = authorization.strip_prefix(ALGORITHM).ok_or(Unverified::Incomplete("AWS4-HMAC-SHA256"))?;
+        let fields = authorization
+            .strip_prefix(ALGORITHM)
+            .ok_or(Unverified::Incomplete("AWS4-HMAC-SHA256"))?;
         let field = |name: &'static str| {
-            fields.split(',').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('=')).ok_or(Unverified::Incomplete(name))
+            fields
+                .split(',')
+                .find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
+                .ok_or(Unverified::Incomplete(name))
         };
-        let (credential, signed_headers, signature) = (field("Credential")?, field("SignedHeaders")?, field("Signature")?);
-        let (access_key_id, scope) = credential.split_once('/').ok_or(Unverified::Incomplete("Credential"))?;
+        let (credential, signed_headers, signature) =
+            (field("Credential")?, field("SignedHeaders")?, field("Signature")?);
+        let (access_key_id, scope) =
+            credential.split_once('/').ok_or(Unverified::Incomplete("Credential"))?;
         let [day, region, scoped_to, "aws4_request"] = *scope.split('/').collect::<Vec<_>>() else {
             return Err(Unverified::Incomplete("Credential"));
         };
         if access_key_id != self.access_key_id {
             return Err(Unverified::UnknownKey);
         }
-        let date = request.headers.get("x-amz-date").and_then(|date| date.to_str().ok()).ok_or(Unverified::Incomplete("X-Amz-Date"))?;
+        let date = request
+            .headers
+            .get("x-amz-date")
+            .and_then(|date| date.to_str().ok())
+            .ok_or(Unverified::Incomplete("X-Amz-Date"))?;
         let at = parse(date).ok_or(Unverified::Incomplete("X-Amz-Date"))?;
-        if at.duration_since(now).or_else(|_| now.duration_since(at)).is_ok_and(|skew| skew > MOST_SKEW) {
+        if at
+            .duration_since(now)
+            .or_else(|_| now.duration_since(at))
+            .is_ok_and(|skew| skew > MOST_SKEW)
+        {
             return Err(Unverified::Expired(date.to_owned()));
         }
         if scoped_to != service || !date.starts_with(day) {
@@ -79,15 +104,21 @@ impl Credentials {
         let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
         let key = [day, region, scoped_to, "aws4_request"]
             .iter()
-            .fold(format!("AWS4{}", self.secret_access_key).into_bytes(), |key, part| tag(&key, part.as_bytes()));
+            .fold(format!("AWS4{}", self.secret_access_key).into_bytes(), |key, part| {
+                tag(&key, part.as_bytes())
+            });
         let expected = hex(&tag(&key, to_sign.as_bytes()));
-        verify_slices_are_equal(expected.as_bytes(), signature.as_bytes()).map_err(|_| Unverified::WrongSignature)
+        verify_slices_are_equal(expected.as_bytes(), signature.as_bytes())
+            .map_err(|_| Unverified::WrongSignature)
     }
 
     /// Whether a request to one of the cluster's own endpoints carries the secret: `Authorization: Bearer …`.
     pub(crate) fn are_borne_by(&self, headers: &HeaderMap) -> bool {
-        let token = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        token.is_some_and(|token| verify_slices_are_equal(token, self.secret_access_key.as_bytes()).is_ok())
+        let token =
+            headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        token.is_some_and(|token| {
+            verify_slices_are_equal(token, self.secret_access_key.as_bytes()).is_ok()
+        })
     }
 }
 
@@ -143,7 +174,11 @@ impl Signed<'_> {
             .collect();
         query.sort();
         let digest = hex(&Sha256::digest(self.body));
-        format!("{}\n{path}\n{}\n{headers}\n{signed_headers}\n{digest}", self.method, query.join("&"))
+        format!(
+            "{}\n{path}\n{}\n{headers}\n{signed_headers}\n{digest}",
+            self.method,
+            query.join("&")
+        )
     }
 }
 
@@ -164,7 +199,9 @@ fn hex(bytes: &[u8]) -> String {
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
         encoded
@@ -176,7 +213,12 @@ fn parse(date: &str) -> Option<SystemTime> {
     if date.len() != 16 || !date.is_ascii() || &date[8..9] != "T" || &date[15..] != "Z" {
         return None;
     }
-    let number = |from: usize, to: usize| date[from..to].bytes().all(|b| b.is_ascii_digit()).then(|| date[from..to].parse::<u64>().ok())?;
+    let number = |from: usize, to: usize| {
+        date[from..to]
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| date[from..to].parse::<u64>().ok())?
+    };
     let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
     let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
     if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
@@ -184,8 +226,13 @@ fn parse(date: &str) -> Option<SystemTime> {
     }
     // Days since the epoch in the Gregorian calendar, whose year begins in March here so that its leap day comes last.
     let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = years * 365 + years / 4 - years / 100 + years / 400 + (months * 153 + 2) / 5 + day - 1 - 719_468;
-    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
+    let days = years * 365 + years / 4 - years / 100 + years / 400 + (months * 153 + 2) / 5 + day
+        - 1
+        - 719_468;
+    Some(
+        SystemTime::UNIX_EPOCH
+            + Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second),
+    )
 }
 
 #[cfg(test)]
@@ -204,15 +251,29 @@ mod tests {
     /// Headers by which AWS's own signer signs a POST of [`BODY`] to `url`.
     fn signed(credentials: &Credentials, service: &str, url: &str, at: SystemTime) -> HeaderMap {
         let Credentials { access_key_id, secret_access_key } = credentials;
-        let headers = [("x-amz-target", "A.B"), ("content-type", "application/x-amz-json-1.1"), ("x-spaces", " a   b ")];
+        let headers = [
+            ("x-amz-target", "A.B"),
+            ("content-type", "application/x-amz-json-1.1"),
+            ("x-spaces", " a   b "),
+        ];
         let headers = headers.map(|(name, value)| (name, value.to_owned()));
-        let signature = Signer { access_key_id, secret_access_key, service, at }.sign("POST", url, &headers, BODY);
+        let signature = Signer { access_key_id, secret_access_key, service, at }
+            .sign("POST", url, &headers, BODY);
         let host = ("host", url.split('/').nth(2).unwrap().to_owned());
         let all = headers.into_iter().chain(signature).chain([host]);
-        all.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap())).collect()
+        all.map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::try_from(value).unwrap())
+        })
+        .collect()
     }
 
-    fn verify(credentials: &Credentials, url: &str, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Result<(), Unverified> {
+    fn verify(
+        credentials: &Credentials,
+        url: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<(), Unverified> {
         let uri: Uri = url.parse().unwrap();
         credentials.verify(&Signed { method: &Method::POST, uri: &uri, headers, body }, "ecs", now)
     }
@@ -234,38 +295,72 @@ mod tests {
     fn anything_else_is_refused() {
         let (credentials, now) = (Credentials::random(), SystemTime::now());
         let headers = signed(&credentials, "ecs", URL, now);
-        let refusal = |url: &str, headers: &HeaderMap, body: &[u8], now| verify(&credentials, url, headers, body, now).unwrap_err();
+        let refusal = |url: &str, headers: &HeaderMap, body: &[u8], now| {
+            verify(&credentials, url, headers, body, now).unwrap_err()
+        };
         assert_eq!(refusal(URL, &HeaderMap::new(), BODY, now), Unverified::Missing);
         assert_eq!(refusal(URL, &headers, b"{}", now), Unverified::WrongSignature);
-        assert_eq!(refusal(&URL.replace("publish", "other"), &headers, BODY, now), Unverified::WrongSignature);
+        assert_eq!(
+            refusal(&URL.replace("publish", "other"), &headers, BODY, now),
+            Unverified::WrongSignature
+        );
         for late in [now + Duration::from_secs(400), now - Duration::from_secs(400)] {
             assert!(matches!(refusal(URL, &headers, BODY, late), Unverified::Expired(_)));
         }
         let other_secret = Credentials { secret_access_key: "0".repeat(40), ..credentials.clone() };
-        assert_eq!(refusal(URL, &signed(&other_secret, "ecs", URL, now), BODY, now), Unverified::WrongSignature);
-        assert_eq!(refusal(URL, &signed(&Credentials::random(), "ecs", URL, now), BODY, now), Unverified::UnknownKey);
-        assert_eq!(refusal(URL, &signed(&credentials, "ssm", URL, now), BODY, now), Unverified::WrongScope("ecs".to_owned()));
+        assert_eq!(
+            refusal(URL, &signed(&other_secret, "ecs", URL, now), BODY, now),
+            Unverified::WrongSignature
+        );
+        assert_eq!(
+            refusal(URL, &signed(&Credentials::random(), "ecs", URL, now), BODY, now),
+            Unverified::UnknownKey
+        );
+        assert_eq!(
+            refusal(URL, &signed(&credentials, "ssm", URL, now), BODY, now),
+            Unverified::WrongScope("ecs".to_owned())
+        );
         let mut changed = headers.clone();
         changed.insert("x-amz-target", HeaderValue::from_static("A.C"));
         assert_eq!(refusal(URL, &changed, BODY, now), Unverified::WrongSignature);
-        for broken in ["", "Bearer x", "AWS4-HMAC-SHA256", "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=0"] {
+        for broken in [
+            "",
+            "Bearer x",
+            "AWS4-HMAC-SHA256",
+            "AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host, Signature=0",
+        ] {
             let mut headers = headers.clone();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(broken));
-            assert!(matches!(refusal(URL, &headers, BODY, now), Unverified::Incomplete(_)), "{broken}");
+            assert!(
+                matches!(refusal(URL, &headers, BODY, now), Unverified::Incomplete(_)),
+                "{broken}"
+            );
         }
         let authorization = headers[AUTHORIZATION].to_str().unwrap().replace("host;", "");
         let mut unsigned_host = headers;
         unsigned_host.insert(AUTHORIZATION, HeaderValue::try_from(authorization).unwrap());
-        assert_eq!(refusal(URL, &unsigned_host, BODY, now), Unverified::Incomplete("SignedHeaders"));
+        assert_eq!(
+            refusal(URL, &unsigned_host, BODY, now),
+            Unverified::Incomplete("SignedHeaders")
+        );
     }
 
     #[test]
     fn dates_are_read() {
-        let seconds = |date: &str| parse(date).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
+        let seconds = |date: &str| {
+            parse(date).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        };
         assert_eq!(seconds("19700101T000000Z"), Some(0));
         assert_eq!(seconds("20240229T235959Z"), Some(1_709_251_199));
         assert_eq!(seconds("20000301T000000Z"), Some(951_868_800));
-        for wrong in ["", "20240229T235959", "20240229 235959Z", "20241329T235959Z", "2024022-T235959Z", "äääääääT1"] {
+        for wrong in [
+            "",
+            "20240229T235959",
+            "20240229 235959Z",
+            "20241329T235959Z",
+            "2024022-T235959Z",
+            "äääääääT1",
+        ] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }

@@ -298,8 +298,8 @@ impl ExecFaults {
     /// How a connection that has lived so long is cut now.
     pub(crate) fn cuts(&mut self, bytes: u64, age: Duration) -> Option<CutKind> {
         let cut = self.cut.as_mut()?;
-        let due =
-            cut.after_bytes.is_some_and(|after| bytes >= after) || cut.after_ms.is_some_and(|after| age >= Duration::from_millis(after));
+        let due = cut.after_bytes.is_some_and(|after| bytes >= after)
+            || cut.after_ms.is_some_and(|after| age >= Duration::from_millis(after));
         (due && count_down(&mut cut.times)).then_some(cut.how)
     }
 

@@ -38,7 +38,8 @@ pub use cluster::{Call, TaskView};
 pub use credentials::Credentials;
 pub use exec::{AgentRules, Overflow};
 pub use faults::{
-    Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause, RandomFaults, Refusal, SshFaults, Upgrades,
+    Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause,
+    RandomFaults, Refusal, SshFaults, Upgrades,
 };
 pub use settings::{ExecSettings, Handshake, Settings};
 pub use times::{Profile, Span, Times};
@@ -55,7 +56,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address is not on loopback: its calls and credentials would go over a network in the clear.
-    #[error("{0} is not a loopback address: the cluster's calls run processes on this machine, so it listens on 127.0.0.1 and ::1 only")]
+    #[error(
+        "{0} is not a loopback address: the cluster's calls run processes on this machine, so it listens on 127.0.0.1 and ::1 only"
+    )]
     NotLoopback(SocketAddr),
     /// The system refused something else.
     #[error(transparent)]
@@ -79,11 +82,15 @@ impl LocalCluster {
         if !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr()?;
         // Holds the port on 127.0.0.1, so that it stays free on the tasks' addresses.
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, settings.ssh_port));
-        let held = TcpListener::bind(wanted).await.map_err(|source| StartError::Listen { address: wanted, source })?;
+        let held = TcpListener::bind(wanted)
+            .await
+            .map_err(|source| StartError::Listen { address: wanted, source })?;
         let cluster = Arc::new(Cluster::new(settings, address, held)?);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&cluster)));
         Ok(Self { cluster, address, server })

@@ -8,7 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, http::request::Parts, server::conn::http1, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, http::request::Parts,
+    server::conn::http1, service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -26,8 +29,11 @@ const LONGEST: usize = 1024 * 1024;
 /// A service's actions.
 type Actions = fn(&Arc<Cluster>, &str, &Value) -> Result<Value, ApiError>;
 /// The services that speak JSON: the prefix of their actions in `X-Amz-Target`, and their names in signatures.
-const SERVICES: [(&str, &str, Actions); 3] =
-    [("AmazonEC2ContainerServiceV20141113.", "ecs", api::ecs), ("AmazonSSM.", "ssm", api::ssm), ("TrentService.", "kms", api::kms)];
+const SERVICES: [(&str, &str, Actions); 3] = [
+    ("AmazonEC2ContainerServiceV20141113.", "ecs", api::ecs),
+    ("AmazonSSM.", "ssm", api::ssm),
+    ("TrentService.", "kms", api::kms),
+];
 
 /// Serves until aborted.
 pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
@@ -44,40 +50,61 @@ pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
         let cluster = Arc::clone(&cluster);
         tokio::spawn(async move {
             let service = service_fn(|request| answer(&cluster, request));
-            if let Err(e) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await {
+            if let Err(e) = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+                .await
+            {
                 tracing::debug!("an API connection ended: {e}");
             }
         });
     }
 }
 
-async fn answer(cluster: &Arc<Cluster>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    cluster: &Arc<Cluster>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     if gateway::is_meant(request.uri().path()) {
         return Ok(gateway::upgrade(cluster, request));
     }
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, LONGEST).collect().await else {
-        return Ok(respond(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the request is too long or was cut off"));
+        return Ok(respond(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "text/plain",
+            "the request is too long or was cut off",
+        ));
     };
     let body = body.to_bytes();
     if let Some(path) = head.uri.path().strip_prefix("/_") {
         if !cluster.settings.credentials.are_borne_by(&head.headers) {
-            return Ok(respond(StatusCode::UNAUTHORIZED, "text/plain", "Authorization: Bearer <AWS_SECRET_ACCESS_KEY of the cluster>\n"));
+            return Ok(respond(
+                StatusCode::UNAUTHORIZED,
+                "text/plain",
+                "Authorization: Bearer <AWS_SECRET_ACCESS_KEY of the cluster>\n",
+            ));
         }
         return Ok(administer(cluster, &head.method, path, &body));
     }
     let target = head.headers.get("x-amz-target").and_then(|t| t.to_str().ok()).unwrap_or_default();
-    let service = SERVICES.into_iter().find_map(|(prefix, service, actions)| Some((target.strip_prefix(prefix)?, service, actions)));
+    let service = SERVICES.into_iter().find_map(|(prefix, service, actions)| {
+        Some((target.strip_prefix(prefix)?, service, actions))
+    });
     Ok(match service {
-        Some((action, service, actions)) => match admit(cluster, &head, &body, service).map_err(|why| refused(&why)) {
-            Ok(()) => json(&call_json(cluster, action, actions, &body).await),
-            Err(error) => json(&refuse(cluster, action, error)),
-        },
+        Some((action, service, actions)) => {
+            match admit(cluster, &head, &body, service).map_err(|why| refused(&why)) {
+                Ok(()) => json(&call_json(cluster, action, actions, &body).await),
+                Err(error) => json(&refuse(cluster, action, error)),
+            }
+        }
         None => {
             let form = api::ec2::Form::parse(&body);
             let action = form.get("Action").unwrap_or_default();
             xml(match admit(cluster, &head, &body, "ec2").map_err(|why| refused_by_ec2(&why)) {
-                Ok(()) => perform(cluster, action, |cluster| api::ec2::perform(cluster, &form)).await,
+                Ok(()) => {
+                    perform(cluster, action, |cluster| api::ec2::perform(cluster, &form)).await
+                }
                 Err(error) => refuse(cluster, action, error),
             })
         }
@@ -117,21 +144,40 @@ fn refused(why: &Unverified) -> ApiError {
 /// EC2's words (Amazon EC2 API reference, "Error codes").
 fn refused_by_ec2(why: &Unverified) -> ApiError {
     match why {
-        Unverified::Missing => ApiError::new(403, "MissingAuthenticationToken", "Request is missing Authentication Token"),
-        Unverified::Incomplete(part) => {
-            ApiError::new(400, "IncompleteSignature", format!("Authorization header requires '{part}' parameter."))
-        }
-        Unverified::UnknownKey => ApiError::new(401, "AuthFailure", "AWS was not able to validate the provided access credentials"),
+        Unverified::Missing => ApiError::new(
+            403,
+            "MissingAuthenticationToken",
+            "Request is missing Authentication Token",
+        ),
+        Unverified::Incomplete(part) => ApiError::new(
+            400,
+            "IncompleteSignature",
+            format!("Authorization header requires '{part}' parameter."),
+        ),
+        Unverified::UnknownKey => ApiError::new(
+            401,
+            "AuthFailure",
+            "AWS was not able to validate the provided access credentials",
+        ),
         Unverified::Expired(_) => ApiError::new(400, "RequestExpired", "Request has expired."),
-        Unverified::WrongScope(_) | Unverified::WrongSignature => {
-            ApiError::new(403, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided.")
-        }
+        Unverified::WrongScope(_) | Unverified::WrongSignature => ApiError::new(
+            403,
+            "SignatureDoesNotMatch",
+            "The request signature we calculated does not match the signature you provided.",
+        ),
     }
 }
 
-async fn call_json(cluster: &Arc<Cluster>, action: &str, actions: Actions, body: &[u8]) -> Result<Value, ApiError> {
+async fn call_json(
+    cluster: &Arc<Cluster>,
+    action: &str,
+    actions: Actions,
+    body: &[u8],
+) -> Result<Value, ApiError> {
     match serde_json::from_slice::<Value>(if body.is_empty() { b"{}" } else { body }) {
-        Ok(parameters) => perform(cluster, action, |cluster| actions(cluster, action, &parameters)).await,
+        Ok(parameters) => {
+            perform(cluster, action, |cluster| actions(cluster, action, &parameters)).await
+        }
         Err(e) => Err(ApiError::new(400, "SerializationException", e.to_string())),
     }
 }
@@ -140,7 +186,11 @@ fn json(outcome: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
     const JSON: &str = "application/x-amz-json-1.1";
     match outcome {
         Ok(value) => respond(StatusCode::OK, JSON, value.to_string()),
-        Err(e) => respond(status(e), JSON, serde_json::json!({ "__type": e.code, "message": e.message }).to_string()),
+        Err(e) => respond(
+            status(e),
+            JSON,
+            serde_json::json!({ "__type": e.code, "message": e.message }).to_string(),
+        ),
     }
 }
 
@@ -157,7 +207,11 @@ fn status(error: &ApiError) -> StatusCode {
 }
 
 /// Records the call, applies the faults, and does what is asked.
-async fn perform<T>(cluster: &Arc<Cluster>, action: &str, act: impl FnOnce(&Arc<Cluster>) -> Result<T, ApiError>) -> Result<T, ApiError> {
+async fn perform<T>(
+    cluster: &Arc<Cluster>,
+    action: &str,
+    act: impl FnOnce(&Arc<Cluster>) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
     let failed = || ApiError::new(500, "ServerException", "a scripted failure");
     let (fault, unanswered, delay) = {
         let mut faults = cluster.faults();
@@ -187,10 +241,17 @@ async fn perform<T>(cluster: &Arc<Cluster>, action: &str, act: impl FnOnce(&Arc<
 }
 
 /// What is not AWS's: scripting faults, and looking at what happened.
-fn administer(cluster: &Arc<Cluster>, method: &Method, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+fn administer(
+    cluster: &Arc<Cluster>,
+    method: &Method,
+    path: &str,
+    body: &[u8],
+) -> Response<Full<Bytes>> {
     const JSON: &str = "application/json";
     // Plain data: it serializes always.
-    let json = |value: serde_json::Result<String>| respond(StatusCode::OK, JSON, value.unwrap_or_else(|e| e.to_string()));
+    let json = |value: serde_json::Result<String>| {
+        respond(StatusCode::OK, JSON, value.unwrap_or_else(|e| e.to_string()))
+    };
     match (method.as_str(), path) {
         ("GET", "faults") => json(serde_json::to_string(&*cluster.faults())),
         ("PUT", "faults") => match serde_json::from_slice::<Faults>(body) {
@@ -198,7 +259,11 @@ fn administer(cluster: &Arc<Cluster>, method: &Method, path: &str, body: &[u8]) 
                 *cluster.faults() = faults;
                 respond(StatusCode::OK, JSON, "{}")
             }
-            Err(e) => respond(StatusCode::BAD_REQUEST, "text/plain", format!("these are no faults: {e}\n")),
+            Err(e) => respond(
+                StatusCode::BAD_REQUEST,
+                "text/plain",
+                format!("these are no faults: {e}\n"),
+            ),
         },
         ("POST", "drop-connections") => {
             cluster.drop_connections();
@@ -206,11 +271,19 @@ fn administer(cluster: &Arc<Cluster>, method: &Method, path: &str, body: &[u8]) 
         }
         ("GET", "calls") => json(serde_json::to_string(&cluster.calls())),
         ("GET", "tasks") => json(serde_json::to_string(&cluster.views())),
-        _ => respond(StatusCode::NOT_FOUND, "text/plain", "GET or PUT /_faults, POST /_drop-connections, GET /_calls, GET /_tasks\n"),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "GET or PUT /_faults, POST /_drop-connections, GET /_calls, GET /_tasks\n",
+        ),
     }
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+fn respond(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(kind));

@@ -163,7 +163,9 @@ impl Times {
 
     /// The times of the cluster's task number `number`.
     pub(crate) fn draw(&self, number: u64, image_megabytes: Option<u32>) -> TaskTimes {
-        let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let mut random = StdRng::seed_from_u64(
+            self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        );
         let mut draw = |span: Span| span.draw(&mut random).mul_f64(self.scale);
         let gigabytes = f64::from(image_megabytes.unwrap_or(self.image_megabytes)) / 1000.0;
         TaskTimes {
@@ -179,7 +181,11 @@ impl Times {
             stopping: draw(self.stopping),
             stop_timeout: self.stop_timeout.mul_f64(self.scale),
             deprovisioning: draw(self.deprovisioning),
-            sessions: Sessions { span: self.exec_session, scale: self.scale, random: Mutex::new(random) },
+            sessions: Sessions {
+                span: self.exec_session,
+                scale: self.scale,
+                random: Mutex::new(random),
+            },
         }
     }
 }
@@ -219,7 +225,10 @@ impl TaskTimes {
 
 /// The size of the image that RunTask's tags name, in megabytes.
 pub(crate) fn image_megabytes(tags: &Value) -> Option<u32> {
-    let tag = tags.as_array()?.iter().find(|tag| tag.get("key").and_then(Value::as_str) == Some(IMAGE_TAG))?;
+    let tag = tags
+        .as_array()?
+        .iter()
+        .find(|tag| tag.get("key").and_then(Value::as_str) == Some(IMAGE_TAG))?;
     tag.get("value")?.as_str()?.parse().ok()
 }
 
@@ -235,16 +244,23 @@ mod tests {
 
     fn starts(image_megabytes: Option<u32>) -> Vec<f64> {
         let fargate = Times::of(Profile::Fargate);
-        let start = |times: TaskTimes| seconds(&[times.provisioning, times.pending, times.activating]);
+        let start =
+            |times: TaskTimes| seconds(&[times.provisioning, times.pending, times.activating]);
         (0..2000).map(|number| start(fargate.draw(number, image_megabytes))).collect()
     }
 
     fn within(figures: &[f64], least: f64, most: f64) {
-        assert!(figures.iter().all(|figure| (least..=most).contains(figure)), "not within {least} to {most}: {figures:?}");
+        assert!(
+            figures.iter().all(|figure| (least..=most).contains(figure)),
+            "not within {least} to {most}: {figures:?}"
+        );
         // The range is used: a tenth of it at either end is met.
         let tenth = (most - least) / 10.0;
         let any = |from: f64, to: f64| figures.iter().any(|figure| (from..=to).contains(figure));
-        assert!(any(least, least + 3.0 * tenth) && any(most - 3.0 * tenth, most), "{least} to {most} is not used");
+        assert!(
+            any(least, least + 3.0 * tenth) && any(most - 3.0 * tenth, most),
+            "{least} to {most} is not used"
+        );
     }
 
     #[test]
@@ -252,7 +268,8 @@ mod tests {
         within(&starts(Some(0)), 20.0, 29.0);
         within(&starts(None), 40.0, 58.0);
         within(&starts(Some(870)), 63.0, 90.0);
-        let drawn: Vec<TaskTimes> = (0..2000).map(|number| Times::of(Profile::Fargate).draw(number, None)).collect();
+        let drawn: Vec<TaskTimes> =
+            (0..2000).map(|number| Times::of(Profile::Fargate).draw(number, None)).collect();
         let figures = |of: fn(&TaskTimes) -> f64| drawn.iter().map(of).collect::<Vec<_>>();
         within(&figures(|t| seconds(&[t.deactivating, t.stopping, t.deprovisioning])), 13.0, 66.0);
         within(&figures(|t| seconds(&[t.exec_agent, t.exec_connects])), 2.0, 15.0);
@@ -264,7 +281,13 @@ mod tests {
     fn equal_seeds_draw_equal_times_and_tasks_differ() {
         let drawn = |seed: u64, number: u64| {
             let times = Times { seed, ..Times::of(Profile::Fargate) }.draw(number, None);
-            (times.provisioning, times.pending, times.deprovisioning, times.next_session(), times.next_session())
+            (
+                times.provisioning,
+                times.pending,
+                times.deprovisioning,
+                times.next_session(),
+                times.next_session(),
+            )
         };
         assert_eq!(drawn(7, 3), drawn(7, 3));
         assert_ne!(drawn(7, 3), drawn(7, 4));
@@ -276,9 +299,14 @@ mod tests {
     fn a_scale_shortens_everything() {
         let whole = Times::of(Profile::Fargate).draw(1, None);
         let short = Times { scale: 0.02, ..Times::of(Profile::Fargate) }.draw(1, None);
-        let near = |whole: Duration, short: Duration| (whole.as_secs_f64() * 0.02 - short.as_secs_f64()).abs() < 1e-6;
+        let near = |whole: Duration, short: Duration| {
+            (whole.as_secs_f64() * 0.02 - short.as_secs_f64()).abs() < 1e-6
+        };
         assert!(near(whole.pending, short.pending) && near(whole.stop_timeout, short.stop_timeout));
-        assert!(near(whole.next_session(), short.next_session()) && near(whole.list_lag, short.list_lag));
+        assert!(
+            near(whole.next_session(), short.next_session())
+                && near(whole.list_lag, short.list_lag)
+        );
     }
 
     #[test]

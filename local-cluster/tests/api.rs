@@ -7,7 +7,8 @@ mod signer;
 use std::time::{Duration, SystemTime};
 
 use local_cluster::{
-    Credentials, Death, EarlyStop, Faults, LaunchFailure, LocalCluster, Profile, Refusal, Settings, SshFaults, StartError, Times,
+    Credentials, Death, EarlyStop, Faults, LaunchFailure, LocalCluster, Profile, Refusal, Settings,
+    SshFaults, StartError, Times,
 };
 use serde_json::{Value, json};
 use signer::Signer;
@@ -22,26 +23,45 @@ struct Answer {
     body: String,
 }
 
-async fn post(cluster: &LocalCluster, service: &str, headers: &[(&'static str, String)], body: &str) -> Answer {
+async fn post(
+    cluster: &LocalCluster,
+    service: &str,
+    headers: &[(&'static str, String)],
+    body: &str,
+) -> Answer {
     let Credentials { access_key_id, secret_access_key } = cluster.credentials();
     let signer = Signer { access_key_id, secret_access_key, service, at: SystemTime::now() };
     send(cluster, &signer, headers, body).await
 }
 
 /// A call that is signed like this.
-async fn send(cluster: &LocalCluster, signer: &Signer<'_>, headers: &[(&'static str, String)], body: &str) -> Answer {
-    let signature = signer.sign("POST", &format!("{}/", cluster.endpoint()), headers, body.as_bytes());
+async fn send(
+    cluster: &LocalCluster,
+    signer: &Signer<'_>,
+    headers: &[(&'static str, String)],
+    body: &str,
+) -> Answer {
+    let signature =
+        signer.sign("POST", &format!("{}/", cluster.endpoint()), headers, body.as_bytes());
     raw(cluster, "POST /", &[headers, &signature].concat(), body).await
 }
 
 /// A request as it is.
-async fn raw(cluster: &LocalCluster, request: &str, headers: &[(&'static str, String)], body: &str) -> Answer {
+async fn raw(
+    cluster: &LocalCluster,
+    request: &str,
+    headers: &[(&'static str, String)],
+    body: &str,
+) -> Answer {
     let endpoint = cluster.endpoint();
     let host = endpoint.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.unwrap();
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request =
-        format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!(
+        "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -96,7 +116,11 @@ async fn describe(cluster: &LocalCluster, task: &str) -> Value {
 }
 
 /// Describes the task until it looks as wanted; all statuses on the way, in order.
-async fn until(cluster: &LocalCluster, task: &str, wanted: impl Fn(&Value) -> bool) -> (Value, Vec<String>) {
+async fn until(
+    cluster: &LocalCluster,
+    task: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> (Value, Vec<String>) {
     let mut statuses: Vec<String> = Vec::new();
     for _ in 0..4000 {
         let answer = describe(cluster, task).await;
@@ -138,7 +162,9 @@ async fn a_task_lives_as_ecs_lets_it() {
     assert_eq!(statuses, ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING"]);
     assert_eq!(running["containers"][0]["name"], "ci-coordinator");
     let details = running["attachments"][0]["details"].as_array().unwrap();
-    let detail = |name: &str| details.iter().find(|d| d["name"] == name).unwrap()["value"].as_str().unwrap().to_owned();
+    let detail = |name: &str| {
+        details.iter().find(|d| d["name"] == name).unwrap()["value"].as_str().unwrap().to_owned()
+    };
     assert!(detail("networkInterfaceId").starts_with("eni-"));
 
     // A real SSH server answers at the task's own address.
@@ -157,7 +183,10 @@ async fn a_task_lives_as_ecs_lets_it() {
     let stop = json!({ "cluster": "local", "task": task, "reason": "enough" });
     assert_eq!(ecs(&cluster, "StopTask", stop).await.unwrap()["task"]["desiredStatus"], "STOPPED");
     let (stopped, _) = until(&cluster, &task, is("STOPPED")).await;
-    assert_eq!((stopped["stopCode"].as_str(), stopped["stoppedReason"].as_str()), (Some("UserInitiated"), Some("enough")));
+    assert_eq!(
+        (stopped["stopCode"].as_str(), stopped["stoppedReason"].as_str()),
+        (Some("UserInitiated"), Some("enough"))
+    );
     assert!(TcpStream::connect(&address).await.is_err(), "the server is gone with its task");
 }
 
@@ -183,7 +212,11 @@ async fn started_by_is_the_only_filter_of_a_list() {
         ecs(&cluster, "ListTasks", parameters).await
     };
     assert_eq!(list(json!({})).await.unwrap()["taskArns"], json!([task]));
-    for more in [json!({ "desiredStatus": "STOPPED" }), json!({ "desiredStatus": "RUNNING" }), json!({ "family": "local-job" })] {
+    for more in [
+        json!({ "desiredStatus": "STOPPED" }),
+        json!({ "desiredStatus": "RUNNING" }),
+        json!({ "family": "local-job" }),
+    ] {
         assert!(list(more).await.unwrap_err().contains("InvalidParameterException"));
     }
     // What is told to stop is not meant to run.
@@ -200,19 +233,30 @@ async fn tags_are_propagated_and_shown_when_they_are_asked_for() {
         "tags": [tag("cost-centre", "42"), tag("team", "definition")],
     });
     ecs(&cluster, "RegisterTaskDefinition", definition).await.unwrap();
-    let mut wanted = with(with(launch(), "taskDefinition", json!("tagged")), "tags", json!([tag("team", "job")]));
+    let mut wanted = with(
+        with(launch(), "taskDefinition", json!("tagged")),
+        "tags",
+        json!([tag("team", "job")]),
+    );
     let shown = async |parameters: Value| {
         let launched = ecs(&cluster, "RunTask", parameters).await.unwrap();
         let task = launched["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
         until(&cluster, &task, is("RUNNING")).await;
-        assert_eq!(describe(&cluster, &task).await["tasks"][0]["tags"], json!([]), "without `include`");
+        assert_eq!(
+            describe(&cluster, &task).await["tasks"][0]["tags"],
+            json!([]),
+            "without `include`"
+        );
         let asked = json!({ "cluster": "local", "tasks": [task], "include": ["TAGS"] });
         ecs(&cluster, "DescribeTasks", asked).await.unwrap()["tasks"][0]["tags"].clone()
     };
     assert_eq!(shown(wanted.clone()).await, json!([tag("team", "job")]));
     wanted["propagateTags"] = json!("TASK_DEFINITION");
     wanted["enableECSManagedTags"] = json!(true);
-    assert_eq!(shown(wanted).await, json!([tag("team", "job"), tag("cost-centre", "42"), tag("aws:ecs:clusterName", "local")]));
+    assert_eq!(
+        shown(wanted).await,
+        json!([tag("team", "job"), tag("cost-centre", "42"), tag("aws:ecs:clusterName", "local")])
+    );
 }
 
 #[tokio::test]
@@ -229,23 +273,37 @@ async fn a_launch_that_is_repeated_can_be_a_conflict() {
 async fn refusals_are_those_of_ecs() {
     let cluster = start().await;
     ecs(&cluster, "CreateCluster", json!({ "clusterName": "bare" })).await.unwrap();
-    let tagged = |key: &str, value: &str| with(launch(), "tags", json!([{ "key": key, "value": value }]));
+    let tagged =
+        |key: &str, value: &str| with(launch(), "tags", json!([{ "key": key, "value": value }]));
     let vpc = |value: Value| with(launch(), "networkConfiguration", value);
     let cases = [
         (with(launch(), "cluster", json!("nowhere")), "ClusterNotFoundException"),
         (with(launch(), "taskDefinition", json!("nothing:7")), "TaskDefinition not found"),
-        (with(launch(), "cluster", json!("bare")), "No Container Instances were found in your cluster."),
+        (
+            with(launch(), "cluster", json!("bare")),
+            "No Container Instances were found in your cluster.",
+        ),
         (with(launch(), "platformVersion", json!("9.x")), "PlatformUnknownException"),
         (with(launch(), "startedBy", json!("not valid!")), "InvalidParameterException"),
-        (with(launch(), "overrides", json!({ "containerOverrides": [{ "name": "other" }] })), "Override container name other"),
+        (
+            with(launch(), "overrides", json!({ "containerOverrides": [{ "name": "other" }] })),
+            "Override container name other",
+        ),
         (vpc(Value::Null), "Network Configuration must be provided"),
         (vpc(json!({ "awsvpcConfiguration": { "subnets": [] } })), "subnets can not be empty"),
         (
-            with(with(launch(), "launchType", json!("FARGATE")), "capacityProviderStrategy", json!([{ "capacityProvider": "FARGATE" }])),
+            with(
+                with(launch(), "launchType", json!("FARGATE")),
+                "capacityProviderStrategy",
+                json!([{ "capacityProvider": "FARGATE" }]),
+            ),
             "both",
         ),
         (with(launch(), "clientToken", json!("x".repeat(65))), "clientToken"),
-        (with(launch(), "capacityProviderStrategy", json!([{ "capacityProvider": "FARGATE" }])), "weight of 0"),
+        (
+            with(launch(), "capacityProviderStrategy", json!([{ "capacityProvider": "FARGATE" }])),
+            "weight of 0",
+        ),
         (with(launch(), "propagateTags", json!("SERVICE")), "propagateTags"),
         (tagged("AWS:x", "y"), "Invalid tag"),
         (tagged("x", "aws:y"), "Invalid tag"),
@@ -264,8 +322,15 @@ async fn refusals_are_those_of_ecs() {
             .contains("referenced task was not found")
     );
     let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
-    assert!(ecs(&cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": many })).await.unwrap_err().contains("100"));
-    assert!(ecs(&cluster, "Dance", json!({})).await.unwrap_err().contains("UnknownOperationException"));
+    assert!(
+        ecs(&cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": many }))
+            .await
+            .unwrap_err()
+            .contains("100")
+    );
+    assert!(
+        ecs(&cluster, "Dance", json!({})).await.unwrap_err().contains("UnknownOperationException")
+    );
 }
 
 #[tokio::test]
@@ -276,10 +341,13 @@ async fn definitions_are_registered_and_described() {
         let answer = ecs(&cluster, "RegisterTaskDefinition", register.clone()).await.unwrap();
         assert_eq!(answer["taskDefinition"]["revision"], revision);
     }
-    let latest = ecs(&cluster, "DescribeTaskDefinition", json!({ "taskDefinition": "mine" })).await.unwrap();
+    let latest =
+        ecs(&cluster, "DescribeTaskDefinition", json!({ "taskDefinition": "mine" })).await.unwrap();
     assert_eq!(latest["taskDefinition"]["revision"], 2);
     assert_eq!(latest["taskDefinition"]["containerDefinitions"][0]["name"], "build");
-    let clusters = ecs(&cluster, "DescribeClusters", json!({ "clusters": ["local", "nowhere"] })).await.unwrap();
+    let clusters = ecs(&cluster, "DescribeClusters", json!({ "clusters": ["local", "nowhere"] }))
+        .await
+        .unwrap();
     assert_eq!(clusters["clusters"][0]["clusterName"], "local");
     assert_eq!(clusters["failures"][0]["reason"], "MISSING");
 }
@@ -300,8 +368,11 @@ async fn tasks_are_listed_by_who_started_them_in_pages() {
     };
     let first = list(json!({ "maxResults": 2 })).await.unwrap();
     let second = list(json!({ "maxResults": 2, "nextToken": first["nextToken"] })).await.unwrap();
-    let listed: Vec<&str> =
-        [&first, &second].iter().flat_map(|page| page["taskArns"].as_array().unwrap()).map(|arn| arn.as_str().unwrap()).collect();
+    let listed: Vec<&str> = [&first, &second]
+        .iter()
+        .flat_map(|page| page["taskArns"].as_array().unwrap())
+        .map(|arn| arn.as_str().unwrap())
+        .collect();
     assert_eq!(listed, ours);
     assert!(second.get("nextToken").is_none());
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": ours[1] })).await.unwrap();
@@ -313,19 +384,46 @@ async fn tasks_are_listed_by_who_started_them_in_pages() {
 #[tokio::test]
 async fn ec2_knows_the_public_address_of_those_that_have_one() {
     let cluster = start().await;
-    let public =
-        with(launch(), "networkConfiguration", json!({ "awsvpcConfiguration": { "subnets": ["s"], "assignPublicIp": "ENABLED" } }));
+    let public = with(
+        launch(),
+        "networkConfiguration",
+        json!({ "awsvpcConfiguration": { "subnets": ["s"], "assignPublicIp": "ENABLED" } }),
+    );
     for (parameters, has) in [(launch(), false), (public, true)] {
-        let task = ecs(&cluster, "RunTask", parameters).await.unwrap()["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+        let task = ecs(&cluster, "RunTask", parameters).await.unwrap()["tasks"][0]["taskArn"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let (seen, _) = until(&cluster, &task, is("PENDING")).await;
         let details = seen["attachments"][0]["details"].as_array().unwrap().clone();
-        let interface = details.iter().find(|d| d["name"] == "networkInterfaceId").unwrap()["value"].as_str().unwrap().to_owned();
-        let form = format!("Action=DescribeNetworkInterfaces&Version=2016-11-15&NetworkInterfaceId.1={interface}");
+        let interface =
+            details.iter().find(|d| d["name"] == "networkInterfaceId").unwrap()["value"]
+                .as_str()
+                .unwrap()
+                .to_owned();
+        let form = format!(
+            "Action=DescribeNetworkInterfaces&Version=2016-11-15&NetworkInterfaceId.1={interface}"
+        );
         let answer = post(&cluster, "ec2", &form_headers(), &form).await;
-        assert_eq!((answer.status, answer.body.contains("<publicIp>127.")), (200, has), "{}", answer.body);
+        assert_eq!(
+            (answer.status, answer.body.contains("<publicIp>127.")),
+            (200, has),
+            "{}",
+            answer.body
+        );
     }
-    let unknown = post(&cluster, "ec2", &form_headers(), "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0").await;
-    assert!(unknown.status == 400 && unknown.body.contains("InvalidNetworkInterfaceID.NotFound"), "{}", unknown.body);
+    let unknown = post(
+        &cluster,
+        "ec2",
+        &form_headers(),
+        "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0",
+    )
+    .await;
+    assert!(
+        unknown.status == 400 && unknown.body.contains("InvalidNetworkInterfaceID.NotFound"),
+        "{}",
+        unknown.body
+    );
 }
 
 #[tokio::test]
@@ -333,20 +431,43 @@ async fn calls_fail_as_scripted_and_no_longer() {
     let cluster = start().await;
     cluster.set_faults(Faults {
         throttle: [("RunTask".to_owned(), 2)].into(),
-        refuse: [("ListTasks".to_owned(), Refusal { status: 403, code: "AccessDeniedException".into(), message: "no".into(), times: 1 })]
-            .into(),
-        launch_failure: Some(LaunchFailure { reason: "RESOURCE:ENI".into(), detail: None, times: 1 }),
+        refuse: [(
+            "ListTasks".to_owned(),
+            Refusal {
+                status: 403,
+                code: "AccessDeniedException".into(),
+                message: "no".into(),
+                times: 1,
+            },
+        )]
+        .into(),
+        launch_failure: Some(LaunchFailure {
+            reason: "RESOURCE:ENI".into(),
+            detail: None,
+            times: 1,
+        }),
         ..Faults::default()
     });
     for _ in 0..2 {
-        assert!(ecs(&cluster, "RunTask", launch()).await.unwrap_err().contains("ThrottlingException"));
+        assert!(
+            ecs(&cluster, "RunTask", launch()).await.unwrap_err().contains("ThrottlingException")
+        );
     }
     let failed = ecs(&cluster, "RunTask", launch()).await.unwrap();
-    assert_eq!((failed["tasks"].as_array().unwrap().len(), failed["failures"][0]["reason"].as_str()), (0, Some("RESOURCE:ENI")));
+    assert_eq!(
+        (failed["tasks"].as_array().unwrap().len(), failed["failures"][0]["reason"].as_str()),
+        (0, Some("RESOURCE:ENI"))
+    );
     run(&cluster).await;
-    assert!(ecs(&cluster, "ListTasks", json!({ "cluster": "local" })).await.unwrap_err().contains("403 AccessDeniedException"));
+    assert!(
+        ecs(&cluster, "ListTasks", json!({ "cluster": "local" }))
+            .await
+            .unwrap_err()
+            .contains("403 AccessDeniedException")
+    );
     ecs(&cluster, "ListTasks", json!({ "cluster": "local" })).await.unwrap();
-    let errors: Vec<Option<String>> = cluster.calls().into_iter().filter(|c| c.action == "RunTask").map(|c| c.error).collect();
+    let errors: Vec<Option<String>> =
+        cluster.calls().into_iter().filter(|c| c.action == "RunTask").map(|c| c.error).collect();
     let throttled = Some("ThrottlingException".to_owned());
     assert_eq!(errors, [throttled.clone(), throttled, None, None]);
 }
@@ -378,14 +499,20 @@ async fn tasks_fail_as_scripted() {
     let task = run(&cluster).await;
     let (stopped, statuses) = until(&cluster, &task, is("STOPPED")).await;
     assert!(statuses.contains(&"RUNNING".to_owned()), "{statuses:?}");
-    assert_eq!((stopped["stopCode"].as_str(), stopped["containers"][0]["exitCode"].as_i64()), (Some("SpotInterruption"), Some(137)));
+    assert_eq!(
+        (stopped["stopCode"].as_str(), stopped["containers"][0]["exitCode"].as_i64()),
+        (Some("SpotInterruption"), Some(137))
+    );
 
     cluster.set_faults(Faults { never_starts: true, stop_ignored: true, ..Faults::default() });
     let task = run(&cluster).await;
     until(&cluster, &task, is("PENDING")).await;
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
     assert_eq!(describe(&cluster, &task).await["tasks"][0]["desiredStatus"], "RUNNING", "ignored");
-    cluster.set_faults(Faults { ssh: SshFaults { never_listens: true, ..SshFaults::default() }, ..Faults::default() });
+    cluster.set_faults(Faults {
+        ssh: SshFaults { never_listens: true, ..SshFaults::default() },
+        ..Faults::default()
+    });
     assert!(cluster.faults().ssh.never_listens);
     cluster.shutdown().await;
 }
@@ -393,11 +520,13 @@ async fn tasks_fail_as_scripted() {
 #[tokio::test]
 async fn it_listens_on_loopback_only() {
     let listen = "0.0.0.0:0".parse().unwrap();
-    let error = LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
+    let error =
+        LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
     assert!(matches!(error, StartError::NotLoopback(_)), "{error}");
     let first = start().await;
     let listen = first.endpoint().trim_start_matches("http://").parse().unwrap();
-    let error = LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
+    let error =
+        LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();
     assert!(matches!(error, StartError::Listen { .. }), "{error}");
 }
 
@@ -405,34 +534,70 @@ async fn it_listens_on_loopback_only() {
 async fn calls_without_the_cluster_s_credentials_are_refused() {
     let cluster = start().await;
     let mine = cluster.credentials().clone();
-    let right =
-        Signer { access_key_id: &mine.access_key_id, secret_access_key: &mine.secret_access_key, service: "ecs", at: SystemTime::now() };
+    let right = Signer {
+        access_key_id: &mine.access_key_id,
+        secret_access_key: &mine.secret_access_key,
+        service: "ecs",
+        at: SystemTime::now(),
+    };
     let (headers, body) = (ecs_headers("RunTask"), launch().to_string());
     let other = Credentials::random();
     let hour = Duration::from_secs(3600);
     let cases = [
-        (Signer { access_key_id: &other.access_key_id, ..right.clone() }, "UnrecognizedClientException"),
-        (Signer { access_key_id: "local", secret_access_key: "local", ..right.clone() }, "UnrecognizedClientException"),
-        (Signer { secret_access_key: &other.secret_access_key, ..right.clone() }, "InvalidSignatureException"),
+        (
+            Signer { access_key_id: &other.access_key_id, ..right.clone() },
+            "UnrecognizedClientException",
+        ),
+        (
+            Signer { access_key_id: "local", secret_access_key: "local", ..right.clone() },
+            "UnrecognizedClientException",
+        ),
+        (
+            Signer { secret_access_key: &other.secret_access_key, ..right.clone() },
+            "InvalidSignatureException",
+        ),
         (Signer { at: right.at - hour, ..right.clone() }, "InvalidSignatureException"),
         (Signer { service: "ec2", ..right.clone() }, "InvalidSignatureException"),
     ];
     for (signer, code) in cases {
         let answer = send(&cluster, &signer, &headers, &body).await;
-        assert!(answer.status == 400 && answer.body.contains(code), "{code}: {} {}", answer.status, answer.body);
+        assert!(
+            answer.status == 400 && answer.body.contains(code),
+            "{code}: {} {}",
+            answer.status,
+            answer.body
+        );
     }
     for action in ["RunTask", "ExecuteCommand", "DescribeTasks", "StopTask"] {
         let answer = raw(&cluster, "POST /", &ecs_headers(action), "{}").await;
-        assert!(answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"), "{action}: {}", answer.body);
+        assert!(
+            answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"),
+            "{action}: {}",
+            answer.body
+        );
     }
     for target in ["AmazonSSM.ResumeSession", "TrentService.GenerateDataKey"] {
         let answer = raw(&cluster, "POST /", &[("x-amz-target", target.to_owned())], "{}").await;
-        assert!(answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"), "{target}: {}", answer.body);
+        assert!(
+            answer.status == 400 && answer.body.contains("MissingAuthenticationTokenException"),
+            "{target}: {}",
+            answer.body
+        );
     }
     let form = "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1=eni-0";
     assert_eq!(raw(&cluster, "POST /", &form_headers(), form).await.status, 403);
-    let answer = send(&cluster, &Signer { secret_access_key: "local", service: "ec2", ..right.clone() }, &form_headers(), form).await;
-    assert!(answer.status == 403 && answer.body.contains("SignatureDoesNotMatch"), "{}", answer.body);
+    let answer = send(
+        &cluster,
+        &Signer { secret_access_key: "local", service: "ec2", ..right.clone() },
+        &form_headers(),
+        form,
+    )
+    .await;
+    assert!(
+        answer.status == 403 && answer.body.contains("SignatureDoesNotMatch"),
+        "{}",
+        answer.body
+    );
     assert!(cluster.tasks().is_empty(), "a task was launched: {:?}", cluster.tasks());
     assert_eq!(send(&cluster, &right, &headers, &body).await.status, 200);
 }
@@ -442,9 +607,21 @@ async fn the_cluster_s_own_endpoints_take_its_secret_only() {
     let cluster = start().await;
     let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
     let faults = r#"{"never_starts":true}"#;
-    for headers in [Vec::new(), bearer(""), bearer("local"), bearer(&cluster.credentials().access_key_id)] {
-        for request in ["PUT /_faults", "GET /_faults", "POST /_drop-connections", "GET /_calls", "GET /_tasks"] {
-            assert_eq!(raw(&cluster, request, &headers, faults).await.status, 401, "{request} {headers:?}");
+    for headers in
+        [Vec::new(), bearer(""), bearer("local"), bearer(&cluster.credentials().access_key_id)]
+    {
+        for request in [
+            "PUT /_faults",
+            "GET /_faults",
+            "POST /_drop-connections",
+            "GET /_calls",
+            "GET /_tasks",
+        ] {
+            assert_eq!(
+                raw(&cluster, request, &headers, faults).await.status,
+                401,
+                "{request} {headers:?}"
+            );
         }
     }
     assert!(!cluster.faults().never_starts);
@@ -462,13 +639,27 @@ async fn a_task_of_the_fargate_profile_lives_as_long_as_on_fargate() {
     assert_eq!(statuses, ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING"]);
     ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
     let (stopped, statuses) = until(&cluster, &task, is("STOPPED")).await;
-    assert!(statuses.ends_with(&["DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"].map(str::to_owned)), "{statuses:?}");
+    assert!(
+        statuses.ends_with(
+            &["DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED"].map(str::to_owned)
+        ),
+        "{statuses:?}"
+    );
     // No less than drawn, by ECS's own times; more is the machine's doing.
     let at = |task: &Value, name: &str| task[name].as_f64().unwrap();
-    let (start, stop) = (at(&running, "startedAt") - at(&running, "createdAt"), at(&stopped, "stoppedAt") - at(&stopped, "startedAt"));
-    assert!(start >= 40.0 * 0.02 && stop >= 13.0 * 0.02, "started in {start} s, stopped in {stop} s");
+    let (start, stop) = (
+        at(&running, "startedAt") - at(&running, "createdAt"),
+        at(&stopped, "stoppedAt") - at(&stopped, "startedAt"),
+    );
+    assert!(
+        start >= 40.0 * 0.02 && stop >= 13.0 * 0.02,
+        "started in {start} s, stopped in {stop} s"
+    );
     // It is listed seconds after it is described, on Fargate.
-    let listed = ecs(&cluster, "ListTasks", json!({ "cluster": "local", "desiredStatus": "STOPPED" })).await.unwrap();
+    let listed =
+        ecs(&cluster, "ListTasks", json!({ "cluster": "local", "desiredStatus": "STOPPED" }))
+            .await
+            .unwrap();
     assert_eq!(listed["taskArns"], json!([task]));
 }
 
@@ -478,7 +669,10 @@ struct Stranger;
 impl russh::client::Handler for Stranger {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, _: &russh::keys::PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+    async fn check_server_key(
+        &mut self,
+        _: &russh::keys::PublicKeyOrCertificate,
+    ) -> Result<bool, russh::Error> {
         Ok(true)
     }
 }
@@ -497,7 +691,8 @@ async fn a_task_s_ssh_server_lets_nobody_in_without_the_job_s_key() {
     };
     assert!(!session.authenticate_none("root").await.unwrap().success());
     assert!(!session.authenticate_password("root", "").await.unwrap().success());
-    let key = russh::keys::PrivateKey::random(&mut rand::rng(), russh::keys::Algorithm::Ed25519).unwrap();
+    let key =
+        russh::keys::PrivateKey::random(&mut rand::rng(), russh::keys::Algorithm::Ed25519).unwrap();
     let key = russh::keys::PrivateKeyWithHashAlg::new(std::sync::Arc::new(key), None);
     assert!(!session.authenticate_publickey("root", key).await.unwrap().success());
     assert!(session.channel_open_session().await.is_err());

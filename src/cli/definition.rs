@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind, parser::ValueSource};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    error::ErrorKind, parser::ValueSource,
+};
 use local_cluster::Profile;
 use tracing::level_filters::LevelFilter;
 
@@ -86,8 +89,32 @@ const IGNORED: [(&str, &[&str]); 5] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
-    ("completions", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
-    ("man", &["config", "task_def", "platform_version", "debug", "log_level", "log_file", "log_format", "state_log"]),
+    (
+        "completions",
+        &[
+            "config",
+            "task_def",
+            "platform_version",
+            "debug",
+            "log_level",
+            "log_file",
+            "log_format",
+            "state_log",
+        ],
+    ),
+    (
+        "man",
+        &[
+            "config",
+            "task_def",
+            "platform_version",
+            "debug",
+            "log_level",
+            "log_file",
+            "log_format",
+            "state_log",
+        ],
+    ),
 ];
 
 #[derive(Debug, Subcommand)]
@@ -236,23 +263,32 @@ fn parse_level(name: &str) -> Result<LevelFilter, String> {
 /// The command line's definition, in which each command shows only what it does not ignore.
 pub(super) fn definition() -> clap::Command {
     let mut command = Cli::command();
-    let globals: Vec<clap::Arg> = command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    let globals: Vec<clap::Arg> =
+        command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
     for (name, ignored) in IGNORED {
         // What a command defines itself is not inherited.
-        let own =
-            globals.iter().filter(|argument| ignored.contains(&argument.get_id().as_str())).map(|argument| argument.clone().hide(true));
+        let own = globals
+            .iter()
+            .filter(|argument| ignored.contains(&argument.get_id().as_str()))
+            .map(|argument| argument.clone().hide(true));
         command = command.mut_subcommand(name, |below| below.args(own));
     }
     let config = globals.into_iter().find(|argument| argument.get_id() == "config");
-    let config = config.map(|argument| argument.help("The cluster's configuration; without it, an embedded local cluster is used"));
+    let config = config.map(|argument| {
+        argument.help("The cluster's configuration; without it, an embedded local cluster is used")
+    });
     command.mut_subcommand("try", |below| below.args(config))
 }
 
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let matches = definition().try_get_matches_from(arguments)?;
     if let Some((name, below)) = matches.subcommand() {
-        let ignored = IGNORED.iter().find(|(command, _)| *command == name).map_or(&[][..], |(_, ignored)| ignored);
-        let given = ignored.iter().find(|id| below.value_source(id) == Some(ValueSource::CommandLine));
+        let ignored = IGNORED
+            .iter()
+            .find(|(command, _)| *command == name)
+            .map_or(&[][..], |(_, ignored)| ignored);
+        let given =
+            ignored.iter().find(|id| below.value_source(id) == Some(ValueSource::CommandLine));
         if let Some(id) = given {
             let what = format!("--{} is of no use for `fargate {name}`", id.replace('_', "-"));
             return Err(definition().error(ErrorKind::ArgumentConflict, what));
@@ -275,7 +311,10 @@ impl Global {
         };
         pass("--log-level", self.log_level.map(|level| level.to_string().into()));
         pass("--log-file", self.log_file.clone().map(Into::into));
-        pass("--log-format", self.log_format.and_then(|f| f.to_possible_value().map(|v| v.get_name().into())));
+        pass(
+            "--log-format",
+            self.log_format.and_then(|f| f.to_possible_value().map(|v| v.get_name().into())),
+        );
         pass("--task-def", self.task_def.clone().map(Into::into));
         pass("--platform-version", self.platform_version.clone().map(Into::into));
         flags
@@ -327,13 +366,21 @@ mod tests {
         let page = help(&["reap"]);
         let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}: {page}"));
         assert!(
-            at("--dry-run") < at("Global options") && at("Global options") < at("--config") && at("--config") < at("Exit codes"),
+            at("--dry-run") < at("Global options")
+                && at("Global options") < at("--config")
+                && at("--config") < at("Exit codes"),
             "{page}"
         );
         assert!(
-            help(&["try"]).contains("70 ") && help(&["custom"]).contains("BUILD_FAILURE_EXIT_CODE") && help(&[]).contains("prepare_args")
+            help(&["try"]).contains("70 ")
+                && help(&["custom"]).contains("BUILD_FAILURE_EXIT_CODE")
+                && help(&[]).contains("prepare_args")
         );
-        assert!(help(&["try"]).contains("embedded local cluster is used") && !help(&["reap"]).contains("embedded"), "{page}");
+        assert!(
+            help(&["try"]).contains("embedded local cluster is used")
+                && !help(&["reap"]).contains("embedded"),
+            "{page}"
+        );
     }
 
     #[test]
@@ -343,20 +390,38 @@ mod tests {
 
     #[test]
     fn takes_what_the_go_drivers_users_have_in_config_toml() {
-        let cli = parse_words(&["fargate", "--config", "/etc/fargate.toml", "custom", "run", "/tmp/script", "build_script"]).unwrap();
+        let cli = parse_words(&[
+            "fargate",
+            "--config",
+            "/etc/fargate.toml",
+            "custom",
+            "run",
+            "/tmp/script",
+            "build_script",
+        ])
+        .unwrap();
         assert_eq!(cli.global.config.as_deref(), Some(std::path::Path::new("/etc/fargate.toml")));
-        assert!(matches!(cli.command, Command::Custom { trust_job_variables: false, stage: Stage::Run { .. } }));
+        assert!(matches!(
+            cli.command,
+            Command::Custom { trust_job_variables: false, stage: Stage::Run { .. } }
+        ));
     }
 
     #[test]
     fn the_embedded_cluster_s_times_are_scaled_within_reason() {
-        let times = |words: &[&str]| match parse_words(&[&["fargate", "local-cluster"], words].concat()).map(|cli| cli.command) {
-            Ok(Command::LocalCluster { times, .. }) => Some(times.options()),
-            _ => None,
-        };
+        let times =
+            |words: &[&str]| match parse_words(&[&["fargate", "local-cluster"], words].concat())
+                .map(|cli| cli.command)
+            {
+                Ok(Command::LocalCluster { times, .. }) => Some(times.options()),
+                _ => None,
+            };
         assert_eq!(times(&[]), Some(TimeOptions { profile: None, scale: 1.0, seed: None }));
         let fargate = TimeOptions { profile: Some(Profile::Fargate), scale: 0.02, seed: Some(7) };
-        assert_eq!(times(&["--profile", "fargate", "--time-scale", "0.02", "--seed", "7"]), Some(fargate));
+        assert_eq!(
+            times(&["--profile", "fargate", "--time-scale", "0.02", "--seed", "7"]),
+            Some(fargate)
+        );
         for factor in ["0", "-1", "NaN", "inf", "11", "x"] {
             assert_eq!(times(&["--profile", "fargate", "--time-scale", factor]), None, "{factor}");
         }
@@ -365,13 +430,27 @@ mod tests {
 
     #[test]
     fn a_trial_passes_its_flags_on_in_a_form_that_stages_take() {
-        let cli = parse_words(&["fargate", "--debug", "--log-level", "warning", "--log-format", "json", "--task-def", "t:1", "try", "x"])
-            .unwrap();
+        let cli = parse_words(&[
+            "fargate",
+            "--debug",
+            "--log-level",
+            "warning",
+            "--log-format",
+            "json",
+            "--task-def",
+            "t:1",
+            "try",
+            "x",
+        ])
+        .unwrap();
         let mut again = vec![OsString::from("fargate")];
         again.extend(cli.global.passed_on());
         again.extend(["custom".into(), "config".into()]);
         let global = parse(again).unwrap().global;
-        assert_eq!((global.debug, global.log_level, global.log_format), (true, Some(LevelFilter::WARN), Some(LogFormat::Json)));
+        assert_eq!(
+            (global.debug, global.log_level, global.log_format),
+            (true, Some(LevelFilter::WARN), Some(LogFormat::Json))
+        );
         assert_eq!(global.task_def.as_deref(), Some("t:1"));
     }
 }

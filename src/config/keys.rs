@@ -56,10 +56,15 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
 pub(super) const CAPACITY_PROVIDER: &[&str] = &["Name", "Weight", "Base"];
 
 /// The key or table nearest to `name`, if one is near enough to be meant.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let lower = name.to_lowercase();
     candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate)
+        })
         .min()
         .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
         .map(|(_, candidate)| candidate)

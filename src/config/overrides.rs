@@ -59,9 +59,16 @@ pub struct Choice {
     pub setting: &'static str,
 }
 
-const TASK_DEFINITION: Choice = Choice { what: "task definition", variable: "FARGATE_TASK_DEFINITION", setting: "AllowedTaskDefinitions" };
-const PLATFORM_VERSION: Choice =
-    Choice { what: "platform version", variable: "FARGATE_PLATFORM_VERSION", setting: "AllowedPlatformVersions" };
+const TASK_DEFINITION: Choice = Choice {
+    what: "task definition",
+    variable: "FARGATE_TASK_DEFINITION",
+    setting: "AllowedTaskDefinitions",
+};
+const PLATFORM_VERSION: Choice = Choice {
+    what: "platform version",
+    variable: "FARGATE_PLATFORM_VERSION",
+    setting: "AllowedPlatformVersions",
+};
 
 impl Overrides {
     /// Chooses.
@@ -71,25 +78,36 @@ impl Overrides {
     pub fn choose(&self, file: &Fargate) -> Result<Chosen, NotAllowed> {
         // GitLab hands an unset variable over as an empty one; it chooses nothing.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-        let platform_version = match (given(&self.flag_platform_version), given(&self.variable_platform_version)) {
-            (Some(flag), _) => Some(flag),
-            (None, Some(variable)) if Some(&variable) != file.platform_version.as_ref() => {
-                Some(allowed(PLATFORM_VERSION, variable, file.allowed_platform_versions.as_deref())?)
-            }
-            (None, _) => file.platform_version.clone(),
-        };
-        let (task_definition, from_project) = match (given(&self.flag_task_definition), given(&self.variable_task_definition)) {
-            (Some(flag), _) => (flag, false),
-            (None, Some(variable)) if variable != file.task_definition => {
-                (allowed(TASK_DEFINITION, variable, file.allowed_task_definitions.as_deref())?, true)
-            }
-            (None, _) => (file.task_definition.clone(), false),
-        };
+        let platform_version =
+            match (given(&self.flag_platform_version), given(&self.variable_platform_version)) {
+                (Some(flag), _) => Some(flag),
+                (None, Some(variable)) if Some(&variable) != file.platform_version.as_ref() => {
+                    Some(allowed(
+                        PLATFORM_VERSION,
+                        variable,
+                        file.allowed_platform_versions.as_deref(),
+                    )?)
+                }
+                (None, _) => file.platform_version.clone(),
+            };
+        let (task_definition, from_project) =
+            match (given(&self.flag_task_definition), given(&self.variable_task_definition)) {
+                (Some(flag), _) => (flag, false),
+                (None, Some(variable)) if variable != file.task_definition => (
+                    allowed(TASK_DEFINITION, variable, file.allowed_task_definitions.as_deref())?,
+                    true,
+                ),
+                (None, _) => (file.task_definition.clone(), false),
+            };
         Ok(Chosen { task_definition, platform_version, from_project })
     }
 }
 
-fn allowed(choice: Choice, chosen: String, patterns: Option<&[String]>) -> Result<String, NotAllowed> {
+fn allowed(
+    choice: Choice,
+    chosen: String,
+    patterns: Option<&[String]>,
+) -> Result<String, NotAllowed> {
     match patterns {
         Some(patterns) if !patterns.iter().any(|p| WildMatch::new(p).matches(&chosen)) => {
             Err(NotAllowed { choice, chosen, allowed: patterns.to_vec() })
@@ -119,7 +137,11 @@ mod tests {
     #[test]
     fn flags_win_over_variables_and_variables_over_the_file() {
         let mut overrides = Overrides::default();
-        let chosen = |o: &Overrides| o.choose(&file("")).map(|c| (c.task_definition, c.platform_version.unwrap_or_default())).unwrap();
+        let chosen = |o: &Overrides| {
+            o.choose(&file(""))
+                .map(|c| (c.task_definition, c.platform_version.unwrap_or_default()))
+                .unwrap()
+        };
         assert_eq!(chosen(&overrides), ("default:1".into(), "1.4.0".into()));
         overrides.variable_task_definition = Some("project:3".into());
         overrides.variable_platform_version = Some("1.3.0".into());
@@ -138,7 +160,10 @@ mod tests {
             ..Overrides::default()
         };
         let chosen = overrides.choose(&file("AllowedTaskDefinitions = []")).unwrap();
-        assert_eq!((chosen.task_definition.as_str(), chosen.platform_version.as_deref()), ("default:1", Some("1.4.0")));
+        assert_eq!(
+            (chosen.task_definition.as_str(), chosen.platform_version.as_deref()),
+            ("default:1", Some("1.4.0"))
+        );
     }
 
     #[test]
@@ -147,29 +172,58 @@ mod tests {
         for allowed in ["ci-rust", "ci-rust:7", "exact:2", "default:1"] {
             assert_eq!(variable(allowed).choose(&patterns).unwrap().task_definition, allowed);
         }
-        for refused in ["exact:21", "exact", "prod-ci-x", "arn:aws:ecs:eu-west-1:1:task-definition/ci-rust:7", "Ci-rust"] {
+        for refused in [
+            "exact:21",
+            "exact",
+            "prod-ci-x",
+            "arn:aws:ecs:eu-west-1:1:task-definition/ci-rust:7",
+            "Ci-rust",
+        ] {
             assert_eq!(variable(refused).choose(&patterns).unwrap_err().chosen, refused);
         }
         let flag = Overrides { flag_task_definition: Some("prod".into()), ..Overrides::default() };
-        assert_eq!(flag.choose(&patterns).unwrap().task_definition, "prod", "the administrator's own choice");
+        assert_eq!(
+            flag.choose(&patterns).unwrap().task_definition,
+            "prod",
+            "the administrator's own choice"
+        );
     }
 
     #[test]
     fn platform_versions_are_bounded_as_task_definitions_are() {
-        let version = |version: &str| Overrides { variable_platform_version: Some(version.to_owned()), ..Overrides::default() };
+        let version = |version: &str| Overrides {
+            variable_platform_version: Some(version.to_owned()),
+            ..Overrides::default()
+        };
         let patterns = file("AllowedPlatformVersions = ['1.4.*', 'LATEST']");
         for allowed in ["1.4.0", "LATEST"] {
-            assert_eq!(version(allowed).choose(&patterns).unwrap().platform_version.as_deref(), Some(allowed));
+            assert_eq!(
+                version(allowed).choose(&patterns).unwrap().platform_version.as_deref(),
+                Some(allowed)
+            );
         }
         let refusal = version("1.3.0").choose(&patterns).unwrap_err().to_string();
-        for word in ["platform version \"1.3.0\"", "FARGATE_PLATFORM_VERSION", "1.4.*, LATEST", "AllowedPlatformVersions"] {
+        for word in [
+            "platform version \"1.3.0\"",
+            "FARGATE_PLATFORM_VERSION",
+            "1.4.*, LATEST",
+            "AllowedPlatformVersions",
+        ] {
             assert!(refusal.contains(word), "{word}: {refusal}");
         }
         let none = file("AllowedPlatformVersions = []");
-        assert_eq!(version("1.4.0").choose(&none).unwrap().platform_version.as_deref(), Some("1.4.0"), "the file's own");
+        assert_eq!(
+            version("1.4.0").choose(&none).unwrap().platform_version.as_deref(),
+            Some("1.4.0"),
+            "the file's own"
+        );
         assert!(version("LATEST").choose(&none).is_err());
         let flag = Overrides { flag_platform_version: Some("1.3.0".into()), ..version("x") };
-        assert_eq!(flag.choose(&none).unwrap().platform_version.as_deref(), Some("1.3.0"), "the administrator's own choice");
+        assert_eq!(
+            flag.choose(&none).unwrap().platform_version.as_deref(),
+            Some("1.3.0"),
+            "the administrator's own choice"
+        );
     }
 
     #[test]

@@ -18,14 +18,23 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     let file = File { text, path };
     let root = DeTable::parse(text).map_err(|e| {
         let (line, column) = file.place(e.span().map_or(0, |span| span.start));
-        ConfigError::Wrong { path: path.to_owned(), line, column, message: format!("this is not TOML: {}", e.message()) }
+        ConfigError::Wrong {
+            path: path.to_owned(),
+            line,
+            column,
+            message: format!("this is not TOML: {}", e.message()),
+        }
     })?;
     well_formed(&file, root.get_ref())?;
     let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
     let config = reader.config()?;
     let unknown = unknown_keys(&file, root.get_ref());
     if !reader.missing.is_empty() {
-        return Err(ConfigError::Missing { path: path.to_owned(), keys: reader.missing, hints: hints(root.get_ref(), &unknown) });
+        return Err(ConfigError::Missing {
+            path: path.to_owned(),
+            keys: reader.missing,
+            hints: hints(root.get_ref(), &unknown),
+        });
     }
     let mut warnings = unknown;
     warnings.extend(reader.unverified(&config));
@@ -81,7 +90,11 @@ impl<'a> Reader<'a> {
             transport: self.transport()?,
             ssh: Ssh {
                 username: self.text("SSH", "Username")?.unwrap_or_else(|| "root".to_owned()),
-                port: self.number("SSH", "Port", 0..=65_535)?.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0).unwrap_or(22),
+                port: self
+                    .number("SSH", "Port", 0..=65_535)?
+                    .and_then(|n| u16::try_from(n).ok())
+                    .filter(|port| *port != 0)
+                    .unwrap_or(22),
                 keep_alive: self.span("SSH", "KeepAlive", Duration::from_secs(15))?,
                 verify_host: self.verify_host()?,
             },
@@ -118,7 +131,9 @@ impl<'a> Reader<'a> {
             tags: self.tags()?,
             propagate_tags: self.propagate_tags()?,
             enable_ecs_managed_tags: self.flag(t, "EnableECSManagedTags")?,
-            container: self.text(t, "ContainerName")?.unwrap_or_else(|| "ci-coordinator".to_owned()),
+            container: self
+                .text(t, "ContainerName")?
+                .unwrap_or_else(|| "ci-coordinator".to_owned()),
         })
     }
 
@@ -134,9 +149,14 @@ impl<'a> Reader<'a> {
             ));
         }
         let expected = "a list such as [{ Name = \"FARGATE_SPOT\", Weight = 3 }, { Name = \"FARGATE\", Weight = 1, Base = 1 }]";
-        let DeValue::Array(entries) = value.get_ref() else { return Err(self.mistyped(value, "CapacityProviders", expected)) };
+        let DeValue::Array(entries) = value.get_ref() else {
+            return Err(self.mistyped(value, "CapacityProviders", expected));
+        };
         if entries.is_empty() || entries.len() > 20 {
-            return Err(self.file.wrong(&value.span(), format!("CapacityProviders has {} entries, ECS takes 1 to 20", entries.len())));
+            return Err(self.file.wrong(
+                &value.span(),
+                format!("CapacityProviders has {} entries, ECS takes 1 to 20", entries.len()),
+            ));
         }
         let mut strategy = Vec::new();
         for entry in entries.iter() {
@@ -144,12 +164,16 @@ impl<'a> Reader<'a> {
                 return Err(self.mistyped(entry, "an entry of CapacityProviders", expected));
             };
             let Some(name) = lookup(table, "Name") else {
-                return Err(self
-                    .file
-                    .wrong(&entry.span(), "an entry of CapacityProviders has no Name (FARGATE, FARGATE_SPOT, …)".to_owned()));
+                return Err(self.file.wrong(
+                    &entry.span(),
+                    "an entry of CapacityProviders has no Name (FARGATE, FARGATE_SPOT, …)"
+                        .to_owned(),
+                ));
             };
             let number = |key: &str, most: i64| -> Result<i32, ConfigError> {
-                lookup(table, key).map_or(Ok(0), |v| self.as_number(v, key, 0..=most).map(|n| i32::try_from(n).unwrap_or(i32::MAX)))
+                lookup(table, key).map_or(Ok(0), |v| {
+                    self.as_number(v, key, 0..=most).map(|n| i32::try_from(n).unwrap_or(i32::MAX))
+                })
             };
             strategy.push(CapacityProvider {
                 name: self.as_text(name, "Name")?,
@@ -159,8 +183,7 @@ impl<'a> Reader<'a> {
         }
         // "… that all have a weight of 0, any RunTask … will fail" (ECS API reference, CapacityProviderStrategyItem).
         if strategy.iter().all(|provider: &CapacityProvider| provider.weight == 0) {
-            let message =
-                "all entries of CapacityProviders have the weight 0, and ECS refuses such a strategy: give one of them Weight = 1";
+            let message = "all entries of CapacityProviders have the weight 0, and ECS refuses such a strategy: give one of them Weight = 1";
             return Err(self.file.wrong(&value.span(), message.to_owned()));
         }
         Ok(Capacity::Strategy(strategy))
@@ -170,7 +193,12 @@ impl<'a> Reader<'a> {
     fn launch_type(&self) -> Result<Option<String>, ConfigError> {
         match (self.text("Fargate", "LaunchType")?, self.find("Fargate", "LaunchType")) {
             (Some(name), Some(value)) if !name.eq_ignore_ascii_case("FARGATE") => {
-                Err(self.file.wrong(&value.span(), format!("LaunchType is {name:?}, expected \"FARGATE\": jobs run as Fargate tasks")))
+                Err(self.file.wrong(
+                    &value.span(),
+                    format!(
+                        "LaunchType is {name:?}, expected \"FARGATE\": jobs run as Fargate tasks"
+                    ),
+                ))
             }
             (name, _) => Ok(name.map(|name| name.to_uppercase())),
         }
@@ -178,17 +206,25 @@ impl<'a> Reader<'a> {
 
     fn tags(&self) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find("Fargate", "Tags") else { return Ok(Vec::new()) };
-        let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }")) };
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(self.mistyped(value, "Tags", "a table such as { team = \"ci\" }"));
+        };
         let mut own = Vec::new();
         for (key, value) in table.iter() {
             let text = self.as_text(value, key.get_ref())?;
             let admitted = "letters (combining marks are none), digits, spaces and + - = . _ : / @, not beginning with aws:";
             if !tags::is_key(key.get_ref()) {
-                let message = format!("the tag {:?} is refused by AWS: expected a key of 1 to 128 {admitted}", key.get_ref());
+                let message = format!(
+                    "the tag {:?} is refused by AWS: expected a key of 1 to 128 {admitted}",
+                    key.get_ref()
+                );
                 return Err(self.file.wrong(&key.span(), message));
             }
             if !tags::is_value(&text) {
-                let message = format!("the value {text:?} of the tag {:?} is refused by AWS: expected up to 256 {admitted}", key.get_ref());
+                let message = format!(
+                    "the value {text:?} of the tag {:?} is refused by AWS: expected up to 256 {admitted}",
+                    key.get_ref()
+                );
                 return Err(self.file.wrong(&value.span(), message));
             }
             if key.get_ref().starts_with("fargate-driver:") {
@@ -201,44 +237,64 @@ impl<'a> Reader<'a> {
         }
         // The driver adds up to nine of its own to AWS's limit of 50.
         if own.len() > 40 {
-            return Err(self
-                .file
-                .wrong(&value.span(), format!("Tags has {} entries, 40 at most leave room for the driver's own", own.len())));
+            return Err(self.file.wrong(
+                &value.span(),
+                format!(
+                    "Tags has {} entries, 40 at most leave room for the driver's own",
+                    own.len()
+                ),
+            ));
         }
         Ok(own)
     }
 
     /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused by RunTask.
     fn propagate_tags(&self) -> Result<bool, ConfigError> {
-        let (text, value) = (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
+        let (text, value) =
+            (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
         match (text, value) {
             (Some(text), Some(value)) => match text.to_uppercase().as_str() {
                 "TASK_DEFINITION" => Ok(true),
                 "NONE" => Ok(false),
-                _ => Err(self.file.wrong(&value.span(), format!("PropagateTags is {text:?}, expected \"TASK_DEFINITION\" or \"NONE\""))),
+                _ => Err(self.file.wrong(
+                    &value.span(),
+                    format!("PropagateTags is {text:?}, expected \"TASK_DEFINITION\" or \"NONE\""),
+                )),
             },
             _ => Ok(false),
         }
     }
 
     fn log_level(&self) -> Result<tracing::level_filters::LevelFilter, ConfigError> {
-        let Some(value) = self.find("", "LogLevel") else { return Ok(tracing::level_filters::LevelFilter::INFO) };
+        let Some(value) = self.find("", "LogLevel") else {
+            return Ok(tracing::level_filters::LevelFilter::INFO);
+        };
         let text = self.as_text(value, "LogLevel")?;
         crate::logging::level(&text).ok_or_else(|| {
-            self.file.wrong(&value.span(), format!("LogLevel is {text:?}, expected one of {}", crate::logging::LEVELS.join(", ")))
+            self.file.wrong(
+                &value.span(),
+                format!(
+                    "LogLevel is {text:?}, expected one of {}",
+                    crate::logging::LEVELS.join(", ")
+                ),
+            )
         })
     }
 
     /// What `Transport` says; without it, `[ECSExec]` and no `[SSH]` says so too.
     fn transport(&self) -> Result<TransportKind, ConfigError> {
         let has = |table: &str| lookup(self.root, table).is_some();
-        let unsaid = if has("ECSExec") && !has("SSH") { TransportKind::EcsExec } else { TransportKind::Ssh };
+        let unsaid =
+            if has("ECSExec") && !has("SSH") { TransportKind::EcsExec } else { TransportKind::Ssh };
         let Some(value) = self.find("", "Transport") else { return Ok(unsaid) };
         match self.as_text(value, "Transport")?.as_str() {
             "" => Ok(unsaid),
             "ssh" => Ok(TransportKind::Ssh),
             "ecs-exec" => Ok(TransportKind::EcsExec),
-            other => Err(self.file.wrong(&value.span(), format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""))),
+            other => Err(self.file.wrong(
+                &value.span(),
+                format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""),
+            )),
         }
     }
 
@@ -247,14 +303,18 @@ impl<'a> Reader<'a> {
         match self.as_text(value, "VerifyHost")?.as_str() {
             "" | "offered" => Ok(HostProof::Offered),
             "required" => Ok(HostProof::Required),
-            other => Err(self.file.wrong(&value.span(), format!("VerifyHost is {other:?}, expected \"offered\" or \"required\""))),
+            other => Err(self.file.wrong(
+                &value.span(),
+                format!("VerifyHost is {other:?}, expected \"offered\" or \"required\""),
+            )),
         }
     }
 
     /// Over the internet, a server in between could take the container's place at first contact.
     fn unverified(&self, config: &Config) -> Option<Warning> {
-        let at_risk =
-            config.transport == TransportKind::Ssh && config.fargate.use_public_ip && config.ssh.verify_host != HostProof::Required;
+        let at_risk = config.transport == TransportKind::Ssh
+            && config.fargate.use_public_ip
+            && config.ssh.verify_host != HostProof::Required;
         let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
         let (line, _) = self.file.place(value.span().start);
         let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's docs/ssh-entrypoint.sh.";
@@ -266,7 +326,10 @@ impl<'a> Reader<'a> {
         match self.as_text(value, "LogFormat")?.as_str() {
             "" | "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            other => Err(self.file.wrong(&value.span(), format!("LogFormat is {other:?}, expected \"text\" or \"json\""))),
+            other => Err(self.file.wrong(
+                &value.span(),
+                format!("LogFormat is {other:?}, expected \"text\" or \"json\""),
+            )),
         }
     }
 
@@ -295,7 +358,9 @@ impl<'a> Reader<'a> {
 
     fn texts(&self, table: &str, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
         let Some(value) = self.find(table, key) else { return Ok(None) };
-        let DeValue::Array(entries) = value.get_ref() else { return Err(self.mistyped(value, key, "a list of strings")) };
+        let DeValue::Array(entries) = value.get_ref() else {
+            return Err(self.mistyped(value, key, "a list of strings"));
+        };
         entries.iter().map(|entry| self.as_text(entry, key)).collect::<Result<_, _>>().map(Some)
     }
 
@@ -319,11 +384,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number(&self, table: &str, key: &str, range: std::ops::RangeInclusive<i64>) -> Result<Option<i64>, ConfigError> {
+    fn number(
+        &self,
+        table: &str,
+        key: &str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ConfigError> {
         self.find(table, key).map(|value| self.as_number(value, key, range)).transpose()
     }
 
-    pub(super) fn span(&self, table: &str, key: &str, default: Duration) -> Result<Duration, ConfigError> {
+    pub(super) fn span(
+        &self,
+        table: &str,
+        key: &str,
+        default: Duration,
+    ) -> Result<Duration, ConfigError> {
         let Some(value) = self.find(table, key) else { return Ok(default) };
         let text = self.as_text(value, key)?;
         match humantime::parse_duration(&text) {
@@ -342,13 +417,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn as_number(&self, value: Value<'_>, key: &str, range: std::ops::RangeInclusive<i64>) -> Result<i64, ConfigError> {
+    fn as_number(
+        &self,
+        value: Value<'_>,
+        key: &str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Result<i64, ConfigError> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         match value.get_ref() {
-            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) if range.contains(&number) => Ok(number),
-                _ => Err(self.file.wrong(&value.span(), format!("{key} is {number}, expected {expected}"))),
-            },
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) if range.contains(&number) => Ok(number),
+                    _ => Err(self
+                        .file
+                        .wrong(&value.span(), format!("{key} is {number}, expected {expected}"))),
+                }
+            }
             _ => Err(self.mistyped(value, key, &expected)),
         }
     }
@@ -379,7 +463,10 @@ fn well_formed(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
         match lookup(root, table).map(|value| (value.get_ref(), value.span())) {
             Some((DeValue::Table(entries), _)) => unique(file, &format!("[{table}] "), entries)?,
             Some((_, span)) => {
-                return Err(file.wrong(&span, format!("{table} is not a table here, expected [{table}] on a line of its own")));
+                return Err(file.wrong(
+                    &span,
+                    format!("{table} is not a table here, expected [{table}] on a line of its own"),
+                ));
             }
             None => {}
         }
@@ -391,10 +478,15 @@ fn unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(), Con
     let mut keys: Vec<_> = entries.iter().map(|(key, _)| key).collect();
     keys.sort_by_key(|key| key.span().start);
     for (n, key) in keys.iter().enumerate() {
-        if let Some(first) = keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref())) {
+        if let Some(first) =
+            keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref()))
+        {
             let (line, _) = file.place(first.span().start);
-            let message =
-                format!("the key {table}{} is here twice, expected once: it is {} on line {line}", key.get_ref(), first.get_ref());
+            let message = format!(
+                "the key {table}{} is here twice, expected once: it is {} on line {line}",
+                key.get_ref(),
+                first.get_ref()
+            );
             return Err(file.wrong(&key.span(), message));
         }
     }
@@ -405,22 +497,32 @@ fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let tables = || TABLES.iter().map(|(table, _)| *table).filter(|table| !table.is_empty());
     for (name, value) in root.iter() {
-        let known = TABLES.iter().find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
+        let known = TABLES
+            .iter()
+            .find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
         match (known, value.get_ref()) {
             (Some((table, keys)), DeValue::Table(entries)) => {
                 for (key, value) in entries.iter() {
                     warn(file, key, &format!("[{table}] "), keys.iter().copied(), &mut warnings);
-                    if let (true, DeValue::Array(providers)) = (key.get_ref().eq_ignore_ascii_case("CapacityProviders"), value.get_ref()) {
-                        for provider in providers.iter().filter_map(|provider| provider.get_ref().as_table()) {
+                    if let (true, DeValue::Array(providers)) =
+                        (key.get_ref().eq_ignore_ascii_case("CapacityProviders"), value.get_ref())
+                    {
+                        for provider in
+                            providers.iter().filter_map(|provider| provider.get_ref().as_table())
+                        {
                             let known = CAPACITY_PROVIDER.iter().copied();
-                            provider.iter().for_each(|(key, _)| warn(file, key, "CapacityProviders ", known.clone(), &mut warnings));
+                            provider.iter().for_each(|(key, _)| {
+                                warn(file, key, "CapacityProviders ", known.clone(), &mut warnings)
+                            });
                         }
                     }
                 }
             }
             // Not a table: refused before.
             (Some(_), _) => {}
-            (None, _) => warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings),
+            (None, _) => {
+                warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings)
+            }
         }
     }
     warnings.sort_by_key(|warning| warning.line);
@@ -445,7 +547,10 @@ fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
 
 /// The table that a key at the top level was meant for.
 fn table_of(key: &str) -> Option<&'static str> {
-    TABLES.iter().find(|(table, keys)| !table.is_empty() && keys.iter().any(|k| k.eq_ignore_ascii_case(key))).map(|(table, _)| *table)
+    TABLES
+        .iter()
+        .find(|(table, keys)| !table.is_empty() && keys.iter().any(|k| k.eq_ignore_ascii_case(key)))
+        .map(|(table, _)| *table)
 }
 
 fn warn<'a>(
@@ -461,9 +566,14 @@ fn warn<'a>(
     let (line, _) = file.place(key.span().start);
     let meant = match table_of(key.get_ref()) {
         Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
-        _ => nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default(),
+        _ => {
+            nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default()
+        }
     };
-    warnings.push(Warning { line, message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()) });
+    warnings.push(Warning {
+        line,
+        message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()),
+    });
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ const LEAST: &str = "[Fargate]\nCluster = \"c\"\nSubnet = \"subnet-1\"\nTaskDefi
 const DIRECTORY: &str = "[TaskMetadata]\nDirectory = \"/m\"\n";
 
 fn read(text: &str) -> Result<(Config, Vec<String>), String> {
-    let (config, warnings) = Config::parse(text, Path::new("fargate.toml")).map_err(|e| e.to_string())?;
+    let (config, warnings) =
+        Config::parse(text, Path::new("fargate.toml")).map_err(|e| e.to_string())?;
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
@@ -27,14 +28,20 @@ fn the_file_of_gitlabs_guide_is_read_as_it_is() {
     assert_eq!(warnings, [""; 0]);
     assert_eq!(config.log_level, tracing::level_filters::LevelFilter::INFO);
     let fargate = &config.fargate;
-    assert_eq!((fargate.cluster.as_str(), fargate.region.as_deref()), ("test-cluster", Some("us-east-2")));
+    assert_eq!(
+        (fargate.cluster.as_str(), fargate.region.as_deref()),
+        ("test-cluster", Some("us-east-2"))
+    );
     assert_eq!(
         (fargate.subnets.as_slice(), fargate.security_groups.as_slice()),
         (&["subnet-xxxxxx".to_owned()][..], &["sg-xxxxxxxxxxxxx".to_owned()][..])
     );
     assert_eq!(fargate.task_definition, "test-task:1");
     assert!(fargate.enable_public_ip && !fargate.use_public_ip);
-    assert_eq!((fargate.capacity.clone(), fargate.container.as_str()), (Capacity::ClusterDefault, "ci-coordinator"));
+    assert_eq!(
+        (fargate.capacity.clone(), fargate.container.as_str()),
+        (Capacity::ClusterDefault, "ci-coordinator")
+    );
     assert_eq!(config.metadata.directory, Path::new("/opt/gitlab-runner/metadata"));
     assert_eq!((config.ssh.username.as_str(), config.ssh.port), ("root", 22));
 }
@@ -43,14 +50,20 @@ fn the_file_of_gitlabs_guide_is_read_as_it_is() {
 fn every_documented_key_is_read() {
     let text = include_str!("../../fixtures/config/every-key.toml");
     // Without the feature, an endpoint is refused.
-    let read_by_this_build = if cfg!(feature = "telemetry") { text } else { text.split("[Telemetry]").next().unwrap() };
+    let read_by_this_build =
+        if cfg!(feature = "telemetry") { text } else { text.split("[Telemetry]").next().unwrap() };
     let (config, warnings) = read(read_by_this_build).unwrap();
     assert_eq!(warnings, [""; 0]);
-    let pages = [include_str!("../../docs/configuration.md"), include_str!("../../docs/telemetry.md")].concat();
+    let pages =
+        [include_str!("../../docs/configuration.md"), include_str!("../../docs/telemetry.md")]
+            .concat();
     for (table, keys) in TABLES {
         for key in *keys {
             // CapacityProviders excludes it.
-            let there = *key == "LaunchType" || text.lines().any(|line| line.split('=').next().is_some_and(|name| name.trim() == *key));
+            let there = *key == "LaunchType"
+                || text
+                    .lines()
+                    .any(|line| line.split('=').next().is_some_and(|name| name.trim() == *key));
             assert!(there, "{table} {key} is missing in the fixture");
             assert!(pages.contains(&format!("`{key}`")), "{table} {key} is missing in docs/");
         }
@@ -67,7 +80,10 @@ fn every_documented_key_is_read() {
     assert_eq!(config.limits.pending, Duration::from_secs(20 * 60));
     assert_eq!(config.metadata.keep, Duration::from_secs(7 * 24 * 60 * 60));
     assert!(config.fargate.propagate_tags && config.fargate.enable_ecs_managed_tags);
-    assert_eq!(config.fargate.allowed_platform_versions.as_deref(), Some(&["1.4.*".to_owned(), "LATEST".to_owned()][..]));
+    assert_eq!(
+        config.fargate.allowed_platform_versions.as_deref(),
+        Some(&["1.4.*".to_owned(), "LATEST".to_owned()][..])
+    );
     assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
     assert_eq!(config.transport, TransportKind::EcsExec);
     assert_eq!(config.telemetry.is_on(), cfg!(feature = "telemetry"));
@@ -76,7 +92,12 @@ fn every_documented_key_is_read() {
 #[test]
 fn what_is_missing_is_named_all_at_once() {
     let error = read("[Fargate]\nRegion = \"r\"\n").unwrap_err();
-    for key in ["[Fargate] Cluster", "[Fargate] Subnet", "[Fargate] TaskDefinition", "[TaskMetadata] Directory"] {
+    for key in [
+        "[Fargate] Cluster",
+        "[Fargate] Subnet",
+        "[Fargate] TaskDefinition",
+        "[TaskMetadata] Directory",
+    ] {
         assert!(error.contains(key), "{error}");
     }
 }
@@ -85,11 +106,18 @@ fn what_is_missing_is_named_all_at_once() {
 fn what_is_there_instead_of_what_is_missing_is_named() {
     let error = read(&fargate("").replace("Cluster", "Clutser")).unwrap_err();
     assert!(
-        error.contains("missing [Fargate] Cluster.") && error.contains("Clutser") && error.contains("Did you mean Cluster?"),
+        error.contains("missing [Fargate] Cluster.")
+            && error.contains("Clutser")
+            && error.contains("Did you mean Cluster?"),
         "{error}"
     );
-    let error = read("Cluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\nDirectory = '/m'\n").unwrap_err();
-    for word in ["Line 1: the key Cluster", "It belongs under [Fargate].", "It belongs under [TaskMetadata]."] {
+    let error =
+        read("Cluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\nDirectory = '/m'\n").unwrap_err();
+    for word in [
+        "Line 1: the key Cluster",
+        "It belongs under [Fargate].",
+        "It belongs under [TaskMetadata].",
+    ] {
         assert!(error.contains(word), "{error}");
     }
     let error = read("concurrent = 4\n[[runners]]\nname = 'r'\nexecutor = 'custom'\n").unwrap_err();
@@ -100,7 +128,12 @@ fn what_is_there_instead_of_what_is_missing_is_named() {
 fn only_a_file_that_nobody_named_is_to_be_named() {
     let error = |path| Config::load(path).unwrap_err().to_string();
     assert!(!error(Some(Path::new("/no/such/fargate.toml"))).contains("Name it"));
-    assert!(error(None).contains("config.toml cannot be read") && error(None).contains("Name it with --config"), "{}", error(None));
+    assert!(
+        error(None).contains("config.toml cannot be read")
+            && error(None).contains("Name it with --config"),
+        "{}",
+        error(None)
+    );
 }
 
 #[test]
@@ -111,7 +144,11 @@ fn the_launch_type_is_fargate_in_any_case() {
 
 #[test]
 fn tags_are_propagated_when_the_file_says_so() {
-    for (line, expected) in [("", false), ("PropagateTags = \"none\"", false), ("PropagateTags = \"task_definition\"", true)] {
+    for (line, expected) in [
+        ("", false),
+        ("PropagateTags = \"none\"", false),
+        ("PropagateTags = \"task_definition\"", true),
+    ] {
         assert_eq!(read(&fargate(line)).unwrap().0.fargate.propagate_tags, expected, "{line}");
     }
 }
@@ -135,7 +172,9 @@ fn case_does_not_matter_and_empty_is_not_there() {
 
 #[test]
 fn unknown_keys_are_warned_of_with_what_was_meant() {
-    let text = fargate("SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Weight = 1, Wieght = 3 }]");
+    let text = fargate(
+        "SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Weight = 1, Wieght = 3 }]",
+    );
     let (_, warnings) = read(&format!("LogLvl = \"x\"\n{text}[SHH]\nPort = 1\n")).unwrap();
     let expected = [
         "line 1: the key LogLvl is not known and is ignored. Did you mean LogLevel?",
@@ -150,28 +189,64 @@ fn unknown_keys_are_warned_of_with_what_was_meant() {
 #[test]
 fn wrong_values_are_named_with_their_place_and_what_was_expected() {
     let cases = [
-        ("EnablePublicIP = \"yes\"", "fargate.toml:5:18: EnablePublicIP is a string, expected true or false"),
+        (
+            "EnablePublicIP = \"yes\"",
+            "fargate.toml:5:18: EnablePublicIP is a string, expected true or false",
+        ),
         ("Region = 5", "fargate.toml:5:10: Region is a whole number, expected a string in quotes"),
         ("Subnets = \"s\"", "fargate.toml:5:11: Subnets is a string, expected a list of strings"),
-        ("Subnets = [1]", "fargate.toml:5:12: Subnets is a whole number, expected a string in quotes"),
+        (
+            "Subnets = [1]",
+            "fargate.toml:5:12: Subnets is a whole number, expected a string in quotes",
+        ),
         ("Tags = { \"aws:x\" = \"y\" }", "fargate.toml:5:10: the tag \"aws:x\" is refused by AWS"),
         ("Tags = { \"\" = \"y\" }", "fargate.toml:5:10: the tag \"\" is refused by AWS"),
-        ("Tags = { team = \"AWS:y\" }", "fargate.toml:5:17: the value \"AWS:y\" of the tag \"team\" is refused by AWS"),
+        (
+            "Tags = { team = \"AWS:y\" }",
+            "fargate.toml:5:17: the value \"AWS:y\" of the tag \"team\" is refused by AWS",
+        ),
         ("Tags = { team = \"e\\u0301\" }", "fargate.toml:5:17: the value"),
-        ("PropagateTags = \"SERVICE\"", "fargate.toml:5:17: PropagateTags is \"SERVICE\", expected \"TASK_DEFINITION\" or \"NONE\""),
-        ("EnableECSManagedTags = 1", "fargate.toml:5:24: EnableECSManagedTags is a whole number, expected true or false"),
-        ("AllowedPlatformVersions = \"1.4.0\"", "fargate.toml:5:27: AllowedPlatformVersions is a string, expected a list"),
-        ("CapacityProviders = [{ Name = \"FARGATE_SPOT\" }]", "fargate.toml:5:21: all entries of CapacityProviders have the weight 0"),
-        ("CapacityProviders = []", "fargate.toml:5:21: CapacityProviders has 0 entries, ECS takes 1 to 20"),
-        ("CapacityProviders = [{ Weight = 1 }]", "fargate.toml:5:22: an entry of CapacityProviders has no Name"),
-        ("CapacityProviders = [{ Name = \"F\", Weight = 1001 }]", "Weight is 1001, expected a whole number from 0 to 1000"),
+        (
+            "PropagateTags = \"SERVICE\"",
+            "fargate.toml:5:17: PropagateTags is \"SERVICE\", expected \"TASK_DEFINITION\" or \"NONE\"",
+        ),
+        (
+            "EnableECSManagedTags = 1",
+            "fargate.toml:5:24: EnableECSManagedTags is a whole number, expected true or false",
+        ),
+        (
+            "AllowedPlatformVersions = \"1.4.0\"",
+            "fargate.toml:5:27: AllowedPlatformVersions is a string, expected a list",
+        ),
+        (
+            "CapacityProviders = [{ Name = \"FARGATE_SPOT\" }]",
+            "fargate.toml:5:21: all entries of CapacityProviders have the weight 0",
+        ),
+        (
+            "CapacityProviders = []",
+            "fargate.toml:5:21: CapacityProviders has 0 entries, ECS takes 1 to 20",
+        ),
+        (
+            "CapacityProviders = [{ Weight = 1 }]",
+            "fargate.toml:5:22: an entry of CapacityProviders has no Name",
+        ),
+        (
+            "CapacityProviders = [{ Name = \"F\", Weight = 1001 }]",
+            "Weight is 1001, expected a whole number from 0 to 1000",
+        ),
         (
             "LaunchType = \"FARGATE\"\nCapacityProviders = [{ Name = \"F\" }]",
             "fargate.toml:6:21: LaunchType and CapacityProviders exclude each other",
         ),
         ("LaunchType = \"EC2\"", "fargate.toml:5:14: LaunchType is \"EC2\", expected \"FARGATE\""),
-        ("Tags = { \"fargate-driver:job\" = \"x\" }", "fargate.toml:5:10: the tag \"fargate-driver:job\" is the driver's own"),
-        ("cluster = \"again\"", "fargate.toml:5:1: the key [Fargate] cluster is here twice, expected once: it is Cluster on line 2"),
+        (
+            "Tags = { \"fargate-driver:job\" = \"x\" }",
+            "fargate.toml:5:10: the tag \"fargate-driver:job\" is the driver's own",
+        ),
+        (
+            "cluster = \"again\"",
+            "fargate.toml:5:1: the key [Fargate] cluster is here twice, expected once: it is Cluster on line 2",
+        ),
         ("Region = \"a", "fargate.toml:5:12: this is not TOML"),
     ];
     for (line, expected) in cases {
@@ -179,9 +254,18 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
         assert!(error.contains(expected), "{line}: {error}");
     }
     let below = [
-        ("[SSH]\nPort = 70000", "fargate.toml:9:8: Port is 70000, expected a whole number from 0 to 65535"),
-        ("[Deadlines]\nPending = \"soon\"", "fargate.toml:9:11: Pending is \"soon\", expected a duration such as"),
-        ("[Deadlines]\nPending = 90", "fargate.toml:9:11: Pending is a whole number, expected a string in quotes"),
+        (
+            "[SSH]\nPort = 70000",
+            "fargate.toml:9:8: Port is 70000, expected a whole number from 0 to 65535",
+        ),
+        (
+            "[Deadlines]\nPending = \"soon\"",
+            "fargate.toml:9:11: Pending is \"soon\", expected a duration such as",
+        ),
+        (
+            "[Deadlines]\nPending = 90",
+            "fargate.toml:9:11: Pending is a whole number, expected a string in quotes",
+        ),
     ];
     for (lines, expected) in below {
         let error = read(&(fargate("") + lines)).unwrap_err();
@@ -189,10 +273,19 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
     }
     let top = [
         ("LogLevel = \"loud\"\n", "fargate.toml:1:12: LogLevel is \"loud\", expected one of"),
-        ("LogFormat = \"xml\"\n", "fargate.toml:1:13: LogFormat is \"xml\", expected \"text\" or \"json\""),
+        (
+            "LogFormat = \"xml\"\n",
+            "fargate.toml:1:13: LogFormat is \"xml\", expected \"text\" or \"json\"",
+        ),
         ("SSH = 1\n", "fargate.toml:1:7: SSH is not a table here, expected [SSH]"),
-        ("Transport = \"telnet\"\n", "fargate.toml:1:13: Transport is \"telnet\", expected \"ssh\" or \"ecs-exec\""),
-        ("Transport = true\n", "fargate.toml:1:13: Transport is true or false, expected a string in quotes"),
+        (
+            "Transport = \"telnet\"\n",
+            "fargate.toml:1:13: Transport is \"telnet\", expected \"ssh\" or \"ecs-exec\"",
+        ),
+        (
+            "Transport = true\n",
+            "fargate.toml:1:13: Transport is true or false, expected a string in quotes",
+        ),
         ("ECSExec = 1\n", "fargate.toml:1:11: ECSExec is not a table here, expected [ECSExec]"),
     ];
     for (line, expected) in top {
@@ -251,11 +344,20 @@ fn a_container_over_the_internet_that_need_not_prove_its_host_key_is_warned_of()
     let warnings = |file: &str| read(file).unwrap().1;
     let warned = warnings(&fargate("UsePublicIP = true"));
     assert_eq!(warned.len(), 1, "{warned:?}");
-    assert!(warned[0].starts_with("line 5: UsePublicIP is true") && warned[0].contains("VerifyHost"), "{warned:?}");
+    assert!(
+        warned[0].starts_with("line 5: UsePublicIP is true") && warned[0].contains("VerifyHost"),
+        "{warned:?}"
+    );
     let none = [""; 0];
     assert_eq!(warnings(&fargate("UsePublicIP = false")), none);
-    assert_eq!(warnings(&format!("{}[SSH]\nVerifyHost = \"required\"\n", fargate("UsePublicIP = true"))), none);
+    assert_eq!(
+        warnings(&format!("{}[SSH]\nVerifyHost = \"required\"\n", fargate("UsePublicIP = true"))),
+        none
+    );
     assert_eq!(warnings(&format!("{}[ECSExec]\n", fargate("UsePublicIP = true"))), none);
     let refused = read(&format!("{}[SSH]\nVerifyHost = \"off\"\n", fargate(""))).unwrap_err();
-    assert!(refused.contains("VerifyHost is \"off\", expected \"offered\" or \"required\""), "{refused}");
+    assert!(
+        refused.contains("VerifyHost is \"off\", expected \"offered\" or \"required\""),
+        "{refused}"
+    );
 }

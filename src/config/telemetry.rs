@@ -12,15 +12,20 @@ impl Reader<'_> {
     pub(super) fn telemetry(&self) -> Result<Settings, ConfigError> {
         let defaults = Settings::default();
         let endpoint = self.address("Endpoint")?;
-        if let (false, true, Some(value)) = (cfg!(feature = "telemetry"), endpoint.is_some(), self.find(TABLE, "Endpoint")) {
+        if let (false, true, Some(value)) =
+            (cfg!(feature = "telemetry"), endpoint.is_some(), self.find(TABLE, "Endpoint"))
+        {
             return Err(self.file.wrong(
                 &value.span(),
                 "this fargate was built without telemetry: remove [Telemetry], or build it with the feature `telemetry`".to_owned(),
             ));
         }
         let mut signals = Vec::new();
-        for (key, signal, usually) in [("Traces", Signal::Traces, true), ("Metrics", Signal::Metrics, true), ("Logs", Signal::Logs, false)]
-        {
+        for (key, signal, usually) in [
+            ("Traces", Signal::Traces, true),
+            ("Metrics", Signal::Metrics, true),
+            ("Logs", Signal::Logs, false),
+        ] {
             if self.find(TABLE, key).map_or(Ok(usually), |_| self.flag(TABLE, key))? {
                 signals.push(signal);
             }
@@ -45,7 +50,9 @@ impl Reader<'_> {
         let Some(url) = self.text(TABLE, key)? else { return Ok(None) };
         match (is_address(&url), self.find(TABLE, key)) {
             (false, Some(value)) => {
-                let message = format!("{key} is {url:?}, expected an address such as \"http://127.0.0.1:4318\"");
+                let message = format!(
+                    "{key} is {url:?}, expected an address such as \"http://127.0.0.1:4318\""
+                );
                 Err(self.file.wrong(&value.span(), message))
             }
             _ => Ok(Some(url)),
@@ -55,8 +62,12 @@ impl Reader<'_> {
     fn protocol(&self) -> Result<Protocol, ConfigError> {
         let Some(value) = self.find(TABLE, "Protocol") else { return Ok(Protocol::default()) };
         let name = self.as_text(value, "Protocol")?;
-        Protocol::by_name(&name)
-            .ok_or_else(|| self.file.wrong(&value.span(), format!("Protocol is {name:?}, expected \"http/protobuf\" or \"grpc\"")))
+        Protocol::by_name(&name).ok_or_else(|| {
+            self.file.wrong(
+                &value.span(),
+                format!("Protocol is {name:?}, expected \"http/protobuf\" or \"grpc\""),
+            )
+        })
     }
 
     fn sampler(&self) -> Result<Sampler, ConfigError> {
@@ -74,8 +85,15 @@ impl Reader<'_> {
     /// A table of texts.
     fn named(&self, key: &str) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find(TABLE, key) else { return Ok(Vec::new()) };
-        let DeValue::Table(table) = value.get_ref() else { return Err(self.mistyped(value, key, "a table such as { name = \"value\" }")) };
-        table.iter().map(|(name, value)| Ok((name.get_ref().to_string(), self.as_text(value, name.get_ref())?))).collect()
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(self.mistyped(value, key, "a table such as { name = \"value\" }"));
+        };
+        table
+            .iter()
+            .map(|(name, value)| {
+                Ok((name.get_ref().to_string(), self.as_text(value, name.get_ref())?))
+            })
+            .collect()
     }
 }
 
@@ -92,7 +110,9 @@ mod tests {
         let text = format!(
             "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'\n[Telemetry]\n{telemetry}\n"
         );
-        Config::parse(&text, Path::new("f")).map(|(config, _)| config.telemetry).map_err(|e| e.to_string())
+        Config::parse(&text, Path::new("f"))
+            .map(|(config, _)| config.telemetry)
+            .map_err(|e| e.to_string())
     }
 
     #[test]

@@ -42,7 +42,11 @@ struct Answer {
 
 impl Call<'_> {
     /// Makes the call: HTTP status and body of the answer.
-    pub(super) async fn post(&self, config: &SdkConfig, body: String) -> Result<(u16, Vec<u8>), ControlError> {
+    pub(super) async fn post(
+        &self,
+        config: &SdkConfig,
+        body: String,
+    ) -> Result<(u16, Vec<u8>), ControlError> {
         let start = span::now();
         let answer = self.ask(config, body).await;
         if let Some(recorder) = telemetry::recorder() {
@@ -55,7 +59,9 @@ impl Call<'_> {
                 attempts: 1,
                 error: match &answer {
                     Ok(answer) if answer.status < 300 => None,
-                    Ok(answer) => Some(aws::code(&answer.body).unwrap_or_else(|| answer.status.to_string())),
+                    Ok(answer) => {
+                        Some(aws::code(&answer.body).unwrap_or_else(|| answer.status.to_string()))
+                    }
                     Err(_) => Some("no_answer".to_owned()),
                 },
             };
@@ -69,14 +75,26 @@ impl Call<'_> {
         let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
         let endpoint = endpoint::of(config, operation, self.service, &region).await?;
         let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
-        let instructions = signature(config, operation, self.service, "POST", &endpoint, self.headers, body.as_bytes()).await?;
+        let instructions = signature(
+            config,
+            operation,
+            self.service,
+            "POST",
+            &endpoint,
+            self.headers,
+            body.as_bytes(),
+        )
+        .await?;
         let mut request = http::Request::post(endpoint);
         for (name, value) in self.headers {
             request = request.header(*name, *value);
         }
         let mut request = request.body(SdkBody::from(body)).map_err(|e| unsignable(&e))?;
         instructions.apply_to_request_http1x(&mut request);
-        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(CALL_TIMEOUT).build();
+        let settings = HttpConnectorSettings::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(CALL_TIMEOUT)
+            .build();
         // The environment's proxies, as the SDK's own clients use them.
         let connector = Connector::builder()
             .connector_settings(settings)
@@ -84,14 +102,20 @@ impl Call<'_> {
             .proxy_config(ProxyConfig::from_env())
             .build();
         let answer = tokio::time::timeout(CALL_TIMEOUT, async {
-            let request = request.try_into().map_err(|e| errors::unavailable(operation, &format!("{e}")))?;
-            let answer = connector.call(request).await.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?;
+            let request =
+                request.try_into().map_err(|e| errors::unavailable(operation, &format!("{e}")))?;
+            let answer = connector
+                .call(request)
+                .await
+                .map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?;
             let status = answer.status().as_u16();
             let request_id = answer.headers().get("x-amzn-requestid").map(str::to_owned);
             let mut parts = ByteStream::new(answer.into_body());
             let mut body = Vec::new();
             while let Some(part) = parts.next().await {
-                body.extend_from_slice(&part.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?);
+                body.extend_from_slice(
+                    &part.map_err(|e| errors::unavailable(operation, &errors::causes(&e)))?,
+                );
                 if body.len() > LONGEST_ANSWER {
                     return Err(errors::nonsense(operation, "it is longer than a megabyte"));
                 }
@@ -114,7 +138,11 @@ pub(super) async fn signature(
 ) -> Result<SigningInstructions, ControlError> {
     let region = config.region().ok_or_else(|| errors::no_region(operation))?.to_string();
     let provider = config.credentials_provider().ok_or_else(|| errors::nowhere(operation))?;
-    let identity = provider.provide_credentials().await.map_err(|e| errors::no_credentials(operation, &e))?.into();
+    let identity = provider
+        .provide_credentials()
+        .await
+        .map_err(|e| errors::no_credentials(operation, &e))?
+        .into();
     let unsignable = |e: &dyn std::error::Error| errors::unbuildable(operation, e);
     let parameters = v4::SigningParams::builder()
         .identity(&identity)
@@ -125,6 +153,8 @@ pub(super) async fn signature(
         .build()
         .map_err(|e| unsignable(&e))?
         .into();
-    let signable = SignableRequest::new(method, url, headers.iter().copied(), SignableBody::Bytes(body)).map_err(|e| unsignable(&e))?;
+    let signable =
+        SignableRequest::new(method, url, headers.iter().copied(), SignableBody::Bytes(body))
+            .map_err(|e| unsignable(&e))?;
     Ok(sign(signable, &parameters).map_err(|e| unsignable(&e))?.into_parts().0)
 }

@@ -16,10 +16,17 @@ use super::errors;
 ///
 /// # Errors
 /// When the region's partition has no endpoint of the kind that is asked for.
-pub(super) async fn of(config: &SdkConfig, operation: &str, service: &str, region: &str) -> Result<String, ControlError> {
+pub(super) async fn of(
+    config: &SdkConfig,
+    operation: &str,
+    service: &str,
+    region: &str,
+) -> Result<String, ControlError> {
     let url = match configured(config, service) {
         Some(url) => url,
-        None => by_rule(config, service, region).await.map_err(|why| errors::no_endpoint(operation, service, region, &why))?,
+        None => by_rule(config, service, region)
+            .await
+            .map_err(|why| errors::no_endpoint(operation, service, region, &why))?,
     };
     Ok(format!("{}/", url.trim_end_matches('/')))
 }
@@ -31,7 +38,12 @@ fn configured(config: &SdkConfig, service: &str) -> Option<String> {
         return general();
     }
     let id = service.to_uppercase();
-    let key = ServiceConfigKey::builder().service_id(&id).env("AWS_ENDPOINT_URL").profile("endpoint_url").build().ok()?;
+    let key = ServiceConfigKey::builder()
+        .service_id(&id)
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
     let own = config.service_config().and_then(|settings| settings.load_config(key));
     own.filter(|url| !url.is_empty()).or_else(general)
 }
@@ -39,10 +51,15 @@ fn configured(config: &SdkConfig, service: &str) -> Option<String> {
 async fn by_rule(config: &SdkConfig, service: &str, region: &str) -> Result<String, String> {
     let has_fips = config.use_fips().unwrap_or_default();
     let has_dual_stack = config.use_dual_stack().unwrap_or_default();
-    let ordinary_has_fips = region.starts_with("us-gov-") && matches!(service, "ec2" | "ssm") && !has_dual_stack;
-    let wanted = Params::builder().region(region).use_fips(has_fips && !ordinary_has_fips).use_dual_stack(has_dual_stack);
+    let ordinary_has_fips =
+        region.starts_with("us-gov-") && matches!(service, "ec2" | "ssm") && !has_dual_stack;
+    let wanted = Params::builder()
+        .region(region)
+        .use_fips(has_fips && !ordinary_has_fips)
+        .use_dual_stack(has_dual_stack);
     let wanted = wanted.build().map_err(|e| e.to_string())?;
-    let endpoint = DefaultResolver::new().resolve_endpoint(&wanted).await.map_err(|e| e.to_string())?;
+    let endpoint =
+        DefaultResolver::new().resolve_endpoint(&wanted).await.map_err(|e| e.to_string())?;
     Ok(endpoint.url().replacen("://ecs", &format!("://{service}"), 1))
 }
 
@@ -50,7 +67,12 @@ async fn by_rule(config: &SdkConfig, service: &str, region: &str) -> Result<Stri
 mod tests {
     use super::*;
 
-    async fn endpoint(service: &str, region: &'static str, fips: bool, dual_stack: bool) -> Result<String, ControlError> {
+    async fn endpoint(
+        service: &str,
+        region: &'static str,
+        fips: bool,
+        dual_stack: bool,
+    ) -> Result<String, ControlError> {
         let config = SdkConfig::builder().use_fips(fips).use_dual_stack(dual_stack).build();
         of(&config, "Test", service, region).await
     }
@@ -64,7 +86,13 @@ mod tests {
             ("kms", "eu-central-1", true, false, "https://kms-fips.eu-central-1.amazonaws.com/"),
             ("ssm", "us-east-1", true, true, "https://ssm-fips.us-east-1.api.aws/"),
             ("ec2", "cn-north-1", false, false, "https://ec2.cn-north-1.amazonaws.com.cn/"),
-            ("kms", "cn-north-1", false, true, "https://kms.cn-north-1.api.amazonwebservices.com.cn/"),
+            (
+                "kms",
+                "cn-north-1",
+                false,
+                true,
+                "https://kms.cn-north-1.api.amazonwebservices.com.cn/",
+            ),
             ("ec2", "us-gov-west-1", true, false, "https://ec2.us-gov-west-1.amazonaws.com/"),
             ("ssm", "us-gov-west-1", true, false, "https://ssm.us-gov-west-1.amazonaws.com/"),
             ("ec2", "us-gov-west-1", true, true, "https://ec2-fips.us-gov-west-1.api.aws/"),
@@ -80,7 +108,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_that_is_set_wins() {
-        let config = SdkConfig::builder().endpoint_url("http://127.0.0.1:4566/").use_fips(true).build();
-        assert_eq!(of(&config, "Test", "ec2", "eu-central-1").await.unwrap(), "http://127.0.0.1:4566/");
+        let config =
+            SdkConfig::builder().endpoint_url("http://127.0.0.1:4566/").use_fips(true).build();
+        assert_eq!(
+            of(&config, "Test", "ec2", "eu-central-1").await.unwrap(),
+            "http://127.0.0.1:4566/"
+        );
     }
 }

@@ -30,14 +30,26 @@ impl<'a> Subject<'a> {
     /// What was configured, for a message that says no more than "invalid".
     fn parameters(&self) -> String {
         self.launch.map_or_else(String::new, |spec| {
-            let groups = if spec.security_groups.is_empty() { "none".to_owned() } else { spec.security_groups.join(", ") };
-            format!(": container {}, subnets {}, security groups {groups}", spec.container, spec.subnets.join(", "))
+            let groups = if spec.security_groups.is_empty() {
+                "none".to_owned()
+            } else {
+                spec.security_groups.join(", ")
+            };
+            format!(
+                ": container {}, subnets {}, security groups {groups}",
+                spec.container,
+                spec.subnets.join(", ")
+            )
         })
     }
 }
 
 /// An error of a call.
-pub(super) fn refused<E>(operation: &str, error: &SdkError<E, HttpResponse>, subject: &Subject<'_>) -> ControlError
+pub(super) fn refused<E>(
+    operation: &str,
+    error: &SdkError<E, HttpResponse>,
+    subject: &Subject<'_>,
+) -> ControlError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -45,18 +57,31 @@ where
         SdkError::ServiceError(service) => {
             let meta = service.err();
             let status = service.raw().status().as_u16();
-            let mut refusal = answered(operation, status, meta.code().unwrap_or_default(), meta.message().unwrap_or_default(), subject);
+            let mut refusal = answered(
+                operation,
+                status,
+                meta.code().unwrap_or_default(),
+                meta.message().unwrap_or_default(),
+                subject,
+            );
             if let Some(id) = error.request_id() {
-                refusal.message = format!("{} (request {id})", refusal.message.trim_end_matches('.'));
+                refusal.message =
+                    format!("{} (request {id})", refusal.message.trim_end_matches('.'));
             }
             refusal
         }
         SdkError::ResponseError(response) => {
             // An answer that is not of the protocol: a proxy's page, or a load balancer's.
             let status = response.raw().status().as_u16();
-            unavailable(operation, &format!("it answered with HTTP status {status} and something that is not ECS's"))
+            unavailable(
+                operation,
+                &format!("it answered with HTTP status {status} and something that is not ECS's"),
+            )
         }
-        SdkError::TimeoutError(_) => unavailable(operation, &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs())),
+        SdkError::TimeoutError(_) => unavailable(
+            operation,
+            &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs()),
+        ),
         other => {
             let text = causes(other);
             if found_none(other) {
@@ -94,7 +119,8 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     clipped(&text)
 }
 
-const CREDENTIALS: &str = "Check the runner manager's instance profile or AWS_* variables, and its clock.";
+const CREDENTIALS: &str =
+    "Check the runner manager's instance profile or AWS_* variables, and its clock.";
 
 const RATE: &str = "The limit is shared by everything in the AWS account and region.";
 const HEALTH: &str = "See the AWS Health Dashboard if it lasts.";
@@ -114,7 +140,14 @@ fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'stat
         }
         Some(Capacity::LaunchType(launch_type)) => format!("LaunchType {launch_type}"),
         Some(Capacity::Strategy(providers)) => {
-            format!("CapacityProviders {}", providers.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>().join(", "))
+            format!(
+                "CapacityProviders {}",
+                providers
+                    .iter()
+                    .map(|provider| provider.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
         }
     };
     (
@@ -127,7 +160,13 @@ fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'stat
 /// An error that the service answered with.
 ///
 /// `status` is HTTP's; `code` may be empty, when the service gave none.
-fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subject<'_>) -> ControlError {
+fn answered(
+    operation: &str,
+    status: u16,
+    code: &str,
+    said: &str,
+    subject: &Subject<'_>,
+) -> ControlError {
     let cluster = subject.cluster;
     let definition = subject.definition();
     let lower = said.to_lowercase();
@@ -138,10 +177,16 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
             (Kind::Throttled, format!("EC2 throttles ECS ({said})"), RATE)
         }
-        "InvalidParameterException" | "ClientException" if lower.contains("errorcode: internalerror") => {
+        "InvalidParameterException" | "ClientException"
+            if lower.contains("errorcode: internalerror") =>
+        {
             (Kind::Unavailable, format!("a service that ECS depends on failed ({said})"), HEALTH)
         }
-        "ThrottlingException" | "Throttling" | "RequestLimitExceeded" | "TooManyRequestsException" | "LimitExceededException" => {
+        "ThrottlingException"
+        | "Throttling"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException"
+        | "LimitExceededException" => {
             (Kind::Throttled, format!("the API's rate limit is exceeded ({code}: {said})"), RATE)
         }
         _ if lower.contains("rate exceeded") || lower.contains("request limit exceeded") => {
@@ -155,18 +200,28 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
         | "AuthFailure"
         | "MissingAuthenticationTokenException"
         | "RequestExpired"
-        | "SignatureDoesNotMatch" => (Kind::Credentials, format!("AWS does not accept the credentials ({code}: {said})"), CREDENTIALS),
-        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" if said.contains("iam:PassRole") => (
-            Kind::Denied,
-            format!("the runner manager's role may not pass the task's roles to ECS ({said})"),
-            "Allow iam:PassRole on the task definition's task role and execution role, for ecs-tasks.amazonaws.com: see docs/iam.md.",
+        | "SignatureDoesNotMatch" => (
+            Kind::Credentials,
+            format!("AWS does not accept the credentials ({code}: {said})"),
+            CREDENTIALS,
         ),
+        "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"
+            if said.contains("iam:PassRole") =>
+        {
+            (
+                Kind::Denied,
+                format!("the runner manager's role may not pass the task's roles to ECS ({said})"),
+                "Allow iam:PassRole on the task definition's task role and execution role, for ecs-tasks.amazonaws.com: see docs/iam.md.",
+            )
+        }
         "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => (
             Kind::Denied,
             format!("the runner manager's role is not allowed to do this ({said})"),
             "Add the missing permission to its policy: see docs/iam.md.",
         ),
-        "BlockedException" => (Kind::Denied, format!("the AWS account is blocked ({said})"), "Contact AWS support."),
+        "BlockedException" => {
+            (Kind::Denied, format!("the AWS account is blocked ({said})"), "Contact AWS support.")
+        }
         "ClusterNotFoundException" => (
             Kind::WrongSetting,
             format!("the cluster {cluster} does not exist in this account and region"),
@@ -192,28 +247,49 @@ fn answered(operation: &str, status: u16, code: &str, said: &str, subject: &Subj
             format!("the task definition {definition} cannot be used ({code}: {said})"),
             "Check TaskDefinition in fargate.toml or the variable FARGATE_TASK_DEFINITION: family or family:revision, active, in this region.",
         ),
-        "InvalidParameterException" | "ClientException" if lower.contains("capacity") && lower.contains("unavailable") => capacity(said),
+        "InvalidParameterException" | "ClientException"
+            if lower.contains("capacity") && lower.contains("unavailable") =>
+        {
+            capacity(said)
+        }
         "InvalidParameterException" | "ClientException" => (
             Kind::WrongSetting,
             format!("ECS does not accept the parameters{} ({said})", subject.parameters()),
             "Check Subnet(s), SecurityGroup(s), ContainerName and capacity settings in [Fargate] of fargate.toml.",
         ),
-        _ if status == 429 => (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE),
+        _ if status == 429 => {
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE)
+        }
         // The status, not a list of codes: AWS adds codes.
         _ if status >= 500 => (
             Kind::Unavailable,
-            format!("the service failed (HTTP status {status}, {}: {said})", if code.is_empty() { "no code" } else { code }),
+            format!(
+                "the service failed (HTTP status {status}, {}: {said})",
+                if code.is_empty() { "no code" } else { code }
+            ),
             HEALTH,
         ),
-        "" => (Kind::Unavailable, format!("the service refused without saying why (HTTP status {status})"), HEALTH),
-        _ => (Kind::Other, format!("{code}: {said}"), "See the Amazon ECS API reference for this error."),
+        "" => (
+            Kind::Unavailable,
+            format!("the service refused without saying why (HTTP status {status})"),
+            HEALTH,
+        ),
+        _ => (
+            Kind::Other,
+            format!("{code}: {said}"),
+            "See the Amazon ECS API reference for this error.",
+        ),
     };
     let code = Some(code.to_owned()).filter(|code| !code.is_empty());
     error_of(operation, kind, code, message, advice)
 }
 
 /// RunTask's `failures`: an answer without a task.
-pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Option<&str>) -> ControlError {
+pub(super) fn launch_failure(
+    spec: &LaunchSpec,
+    reason: Option<&str>,
+    detail: Option<&str>,
+) -> ControlError {
     let reason = reason.unwrap_or("no reason given");
     let said = match detail {
         Some(detail) => format!("{reason}: {detail}"),
@@ -238,13 +314,16 @@ pub(super) fn launch_failure(spec: &LaunchSpec, reason: Option<&str>, detail: Op
 
 /// EC2's words for throttling, in lower case, wherever ECS quotes them.
 fn is_throttling_of_ec2(said: &str) -> bool {
-    ["request limit exceeded", "requestlimitexceeded", "rate exceeded", "throttl"].iter().any(|words| said.contains(words))
+    ["request limit exceeded", "requestlimitexceeded", "rate exceeded", "throttl"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// Quotas on what runs at once (AWS Fargate: vCPUs, formerly tasks) and on what waits for capacity, in lower case. The
 /// first comes with a typographic apostrophe, and came with ASCII's: "You’ve reached the limit on the number of vCPUs …".
 fn is_account_limit(said: &str) -> bool {
-    said.contains("reached the limit on the number of") || said.contains("provisioning capacity limit exceeded")
+    said.contains("reached the limit on the number of")
+        || said.contains("provisioning capacity limit exceeded")
 }
 
 fn account_limit(said: &str) -> (Kind, String, &'static str) {
@@ -276,7 +355,13 @@ pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
 
 /// A request that the SDK refuses to make.
 pub(super) fn unbuildable(operation: &str, why: &dyn std::error::Error) -> ControlError {
-    error_of(operation, Kind::Other, None, format!("the request cannot be made: {why}"), "Check [Fargate] in fargate.toml.")
+    error_of(
+        operation,
+        Kind::Other,
+        None,
+        format!("the request cannot be made: {why}"),
+        "Check [Fargate] in fargate.toml.",
+    )
 }
 
 pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
@@ -296,24 +381,35 @@ pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> Con
 
 /// A service's endpoint that there is not.
 pub(super) fn no_endpoint(operation: &str, service: &str, region: &str, why: &str) -> ControlError {
-    let message = format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
+    let message =
+        format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
     let advice = "Check AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT and the AWS profile, or set AWS_ENDPOINT_URL_<SERVICE>.";
     error_of(operation, Kind::WrongSetting, None, message, advice)
 }
 
 /// Neither the file nor the environment names a region.
 pub(super) fn no_region(operation: &str) -> ControlError {
-    let advice = "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
+    let advice =
+        "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
     error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice)
 }
 
 /// Credentials that could not be had.
-pub(super) fn no_credentials(operation: &str, why: &(dyn std::error::Error + 'static)) -> ControlError {
+pub(super) fn no_credentials(
+    operation: &str,
+    why: &(dyn std::error::Error + 'static),
+) -> ControlError {
     if found_none(why) {
         return nowhere(operation);
     }
     let why = causes(why);
-    error_of(operation, Kind::Credentials, None, format!("there are no usable AWS credentials: {why}"), CREDENTIALS)
+    error_of(
+        operation,
+        Kind::Credentials,
+        None,
+        format!("there are no usable AWS credentials: {why}"),
+        CREDENTIALS,
+    )
 }
 
 /// Credentials that nothing on this machine provides.
@@ -326,12 +422,26 @@ pub(super) fn nowhere(operation: &str) -> ControlError {
 /// Whether nothing that could provide credentials has any, as opposed to having some that cannot be got now.
 fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.filter_map(|error| error.downcast_ref::<CredentialsError>()).any(|e| matches!(e, CredentialsError::CredentialsNotLoaded(_)))
+    causes
+        .filter_map(|error| error.downcast_ref::<CredentialsError>())
+        .any(|e| matches!(e, CredentialsError::CredentialsNotLoaded(_)))
 }
 
-fn error_of(operation: &str, kind: Kind, code: Option<String>, message: String, advice: &str) -> ControlError {
+fn error_of(
+    operation: &str,
+    kind: Kind,
+    code: Option<String>,
+    message: String,
+    advice: &str,
+) -> ControlError {
     let code = code.map(|code| clipped(&code));
-    ControlError { operation: operation.to_owned(), kind, code, message: clipped(&message), advice: advice.to_owned() }
+    ControlError {
+        operation: operation.to_owned(),
+        kind,
+        code,
+        message: clipped(&message),
+        advice: advice.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -340,16 +450,32 @@ mod tests {
 
     #[test]
     fn tells_refusals_apart() {
-        let kind = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("c")).kind;
-        assert_eq!(kind("InvalidParameterException", "No Container Instances were found in your cluster."), Kind::NoCapacityProvider);
+        let kind = |code: &str, said: &str| {
+            answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
+        };
+        assert_eq!(
+            kind("InvalidParameterException", "No Container Instances were found in your cluster."),
+            Kind::NoCapacityProvider
+        );
         assert_eq!(kind("ThrottlingException", "Rate exceeded"), Kind::Throttled);
-        assert_eq!(kind("ExpiredTokenException", "The security token included in the request is expired"), Kind::Credentials);
-        assert_eq!(kind("AccessDeniedException", "not authorized to perform: iam:PassRole on resource"), Kind::Denied);
+        assert_eq!(
+            kind("ExpiredTokenException", "The security token included in the request is expired"),
+            Kind::Credentials
+        );
+        assert_eq!(
+            kind("AccessDeniedException", "not authorized to perform: iam:PassRole on resource"),
+            Kind::Denied
+        );
         assert_eq!(kind("ClusterNotFoundException", "Cluster not found."), Kind::WrongSetting);
         assert_eq!(kind("ClientException", "TaskDefinition not found."), Kind::TaskDefinition);
         assert_eq!(kind("ClientException", "TaskDefinition is inactive"), Kind::TaskDefinition);
-        assert_eq!(kind("InvalidParameterException", "The subnet ID 'subnet-x' does not exist"), Kind::WrongSetting);
-        let status = |status: u16, code: &str| answered("RunTask", status, code, "oops", &Subject::cluster("c")).kind;
+        assert_eq!(
+            kind("InvalidParameterException", "The subnet ID 'subnet-x' does not exist"),
+            Kind::WrongSetting
+        );
+        let status = |status: u16, code: &str| {
+            answered("RunTask", status, code, "oops", &Subject::cluster("c")).kind
+        };
         assert_eq!(status(500, "ServerException"), Kind::Unavailable);
         assert_eq!(status(503, "SomethingNew"), Kind::Unavailable);
         assert_eq!(status(429, ""), Kind::Throttled);
@@ -360,13 +486,18 @@ mod tests {
     /// Texts that AWS has been seen to answer with.
     #[test]
     fn what_ec2_and_the_account_refuse_is_waited_for() {
-        let kind = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("c")).kind;
+        let kind = |code: &str, said: &str| {
+            answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
+        };
         for (said, expected) in [
             (
                 "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)",
                 Kind::Throttled,
             ),
-            ("Error retrieving subnet information for [subnet-0a1b2c3d]: Rate exceeded (ErrorCode: Throttling)", Kind::Throttled),
+            (
+                "Error retrieving subnet information for [subnet-0a1b2c3d]: Rate exceeded (ErrorCode: Throttling)",
+                Kind::Throttled,
+            ),
             (
                 "Error retrieving subnet information for [subnet-0a1b2c3d]: An internal error has occurred (ErrorCode: InternalError)",
                 Kind::Unavailable,
@@ -375,7 +506,13 @@ mod tests {
             assert_eq!(kind("InvalidParameterException", said), expected, "{said}");
             assert!(expected.is_transient());
         }
-        assert_eq!(kind("ClientException", "The request failed because the provisioning capacity limit exceeded."), Kind::AccountLimit);
+        assert_eq!(
+            kind(
+                "ClientException",
+                "The request failed because the provisioning capacity limit exceeded."
+            ),
+            Kind::AccountLimit
+        );
         assert_eq!(kind("ConflictException", "conflicts"), Kind::Conflict);
         let spec = launch(Capacity::ClusterDefault);
         for reason in [
@@ -387,7 +524,10 @@ mod tests {
             assert_eq!(refusal.kind, Kind::AccountLimit, "{reason}");
             assert!(refusal.message.contains("Service Quotas"), "{refusal:?}");
         }
-        assert_eq!(launch_failure(&spec, Some("Capacity is unavailable at this time."), None).kind, Kind::Capacity);
+        assert_eq!(
+            launch_failure(&spec, Some("Capacity is unavailable at this time."), None).kind,
+            Kind::Capacity
+        );
     }
 
     #[test]
@@ -401,9 +541,14 @@ mod tests {
 
     #[test]
     fn advice_for_the_pass_role_trap_and_the_missing_strategy() {
-        let said = |code: &str, said: &str| answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice;
+        let said = |code: &str, said: &str| {
+            answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice
+        };
         assert!(said("AccessDeniedException", "… iam:PassRole …").contains("iam:PassRole"));
-        assert!(said("InvalidParameterException", "No Container Instances were found in your cluster.").contains("capacity provider"));
+        assert!(
+            said("InvalidParameterException", "No Container Instances were found in your cluster.")
+                .contains("capacity provider")
+        );
     }
 
     fn launch(capacity: Capacity) -> LaunchSpec {
@@ -428,19 +573,33 @@ mod tests {
     #[test]
     fn what_was_set_is_named_where_there_are_no_instances() {
         let said = "No Container Instances were found in your cluster.";
-        let refusal = |capacity| answered("RunTask", 400, "InvalidParameterException", said, &Subject::launch(&launch(capacity)));
+        let refusal = |capacity| {
+            answered(
+                "RunTask",
+                400,
+                "InvalidParameterException",
+                said,
+                &Subject::launch(&launch(capacity)),
+            )
+        };
         let provider = states::CapacityProvider { name: "asg".into(), weight: 1, base: 0 };
         let named = refusal(Capacity::Strategy(vec![provider]));
-        assert!(named.kind == Kind::WrongSetting && named.message.contains("CapacityProviders asg"), "{named:?}");
+        assert!(
+            named.kind == Kind::WrongSetting && named.message.contains("CapacityProviders asg"),
+            "{named:?}"
+        );
         assert!(!named.explained().contains("neither LaunchType"), "{named:?}");
         assert_eq!(refusal(Capacity::ClusterDefault).kind, Kind::NoCapacityProvider);
     }
 
     #[test]
     fn an_error_s_last_words_promise_nothing_and_have_one_full_stop() {
-        for (code, said) in
-            [("ThrottlingException", "Rate exceeded."), ("AccessDeniedException", "No."), ("ServerException", "Oops."), ("Odd", "x.")]
-        {
+        for (code, said) in [
+            ("ThrottlingException", "Rate exceeded."),
+            ("AccessDeniedException", "No."),
+            ("ServerException", "Oops."),
+            ("Odd", "x."),
+        ] {
             let text = answered("RunTask", 500, code, said, &Subject::cluster("ci")).explained();
             assert!(!text.contains("tried again") && !text.contains(".."), "{text}");
         }
@@ -452,6 +611,9 @@ mod tests {
     fn credentials_that_do_not_exist_are_told_from_those_that_cannot_be_got() {
         let none = CredentialsError::not_loaded("no providers in chain provided credentials");
         assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
-        assert_eq!(no_credentials("RunTask", &CredentialsError::provider_error("sso: expired")).kind, Kind::Credentials);
+        assert_eq!(
+            no_credentials("RunTask", &CredentialsError::provider_error("sso: expired")).kind,
+            Kind::Credentials
+        );
     }
 }

@@ -10,7 +10,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use states::{
-    ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen, Target, TaskControl as _, Timestamp,
+    ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen,
+    Target, TaskControl as _, Timestamp,
 };
 use transports::ecs_exec::{
     Container, ExecApi, KEY_BYTES, ListedSession, NotDone, NotOpened, OpenedSession,
@@ -43,11 +44,19 @@ impl ExecCalls {
 
     /// The container as ECS describes it.
     async fn container(&self, target: &Target) -> Result<ContainerReport, ConnectError> {
-        let described = self.control.describe(&target.cluster, std::slice::from_ref(&target.task)).await.map_err(|e| {
-            let error = unavailable(&e);
-            // Of a job whose script may run for hours: a refusal to tell is no reason to end it.
-            if target.pinned.is_some() { ConnectError { kind: Kind::Interrupted, ..error } } else { error }
-        })?;
+        let described = self
+            .control
+            .describe(&target.cluster, std::slice::from_ref(&target.task))
+            .await
+            .map_err(|e| {
+                let error = unavailable(&e);
+                // Of a job whose script may run for hours: a refusal to tell is no reason to end it.
+                if target.pinned.is_some() {
+                    ConnectError { kind: Kind::Interrupted, ..error }
+                } else {
+                    error
+                }
+            })?;
         let report = described.into_iter().find_map(|described| match described.seen {
             Seen::Task(report) => report.container(&target.container).cloned(),
             Seen::Missing => None,
@@ -66,7 +75,8 @@ impl ExecApi for ExecCalls {
     async fn identify(&self, target: &Target) -> Result<Container, ConnectError> {
         let container = self.container(target).await?;
         if target.pinned.is_none()
-            && let Some(status) = container.exec_agent.as_deref().filter(|status| *status != "RUNNING")
+            && let Some(status) =
+                container.exec_agent.as_deref().filter(|status| *status != "RUNNING")
         {
             return Err(not_connected(target, status));
         }
@@ -87,16 +97,25 @@ impl ExecApi for ExecCalls {
             .interactive(true)
             .command(command);
         let answer = call.send().await.map_err(|e| {
-            let refusal = errors::refused(OPERATION, &e, &errors::Subject::cluster(&target.cluster));
+            let refusal =
+                errors::refused(OPERATION, &e, &errors::Subject::cluster(&target.cluster));
             let (code, said) = match &e {
-                SdkError::ServiceError(service) => (service.err().code().unwrap_or_default(), service.err().message().unwrap_or_default()),
+                SdkError::ServiceError(service) => (
+                    service.err().code().unwrap_or_default(),
+                    service.err().message().unwrap_or_default(),
+                ),
                 _ => ("", ""),
             };
             NotOpened { error: refused(target, code, said, &refusal), perhaps: perhaps_done(&e) }
         })?;
-        let nonsense = |what| NotOpened { error: unavailable(&errors::nonsense(OPERATION, what)), perhaps: true };
+        let nonsense = |what| NotOpened {
+            error: unavailable(&errors::nonsense(OPERATION, what)),
+            perhaps: true,
+        };
         let session = answer.session.ok_or_else(|| nonsense("it has no session"))?;
-        let (Some(id), Some(url), Some(token)) = (session.session_id, session.stream_url, session.token_value) else {
+        let (Some(id), Some(url), Some(token)) =
+            (session.session_id, session.stream_url, session.token_value)
+        else {
             return Err(nonsense("its session has no id, no address or no token"));
         };
         Ok(OpenedSession { id, url, token })
@@ -106,19 +125,37 @@ impl ExecApi for ExecCalls {
         // The same to a signature; a scheme that its library knows.
         let url = url.replacen("ws", "http", 1);
         let shared = &self.control.clients().await.shared;
-        let instructions = signature(shared, "OpenDataChannel", "ssmmessages", "GET", &url, &[], b"").await.map_err(|e| e.to_string())?;
-        Ok(instructions.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        let instructions =
+            signature(shared, "OpenDataChannel", "ssmmessages", "GET", &url, &[], b"")
+                .await
+                .map_err(|e| e.to_string())?;
+        Ok(instructions
+            .headers()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
     }
 
     async fn data_key(&self, key: &str, context: &[(&str, &str)]) -> Result<DataKey, NoKey> {
-        let target = context.iter().find(|(name, _)| *name == "aws:ssm:TargetId").map_or("", |(_, target)| *target);
+        let target = context
+            .iter()
+            .find(|(name, _)| *name == "aws:ssm:TargetId")
+            .map_or("", |(_, target)| *target);
         let own = self.key_of_cluster(cluster_of(target)).await?;
-        let key = kms_key::checked(key, own.as_deref()).map_err(|why| NoKey { why, transient: false })?;
-        let context: serde_json::Map<String, Value> = context.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
-        let body = json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
-        let no_key = |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
-        let answer = self.json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body).await.map_err(no_key)?;
-        let bytes = |name: &str| answer.get(name).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok());
+        let key =
+            kms_key::checked(key, own.as_deref()).map_err(|why| NoKey { why, transient: false })?;
+        let context: serde_json::Map<String, Value> =
+            context.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
+        let body =
+            json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
+        let no_key =
+            |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
+        let answer = self
+            .json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body)
+            .await
+            .map_err(no_key)?;
+        let bytes = |name: &str| {
+            answer.get(name).and_then(Value::as_str).and_then(|text| STANDARD.decode(text).ok())
+        };
         match (bytes("Plaintext"), bytes("CiphertextBlob")) {
             (Some(plain), Some(sealed)) => Ok(DataKey { plain, sealed }),
             _ => Err(no_key(errors::nonsense("GenerateDataKey", "it has no key"))),
@@ -126,7 +163,12 @@ impl ExecApi for ExecCalls {
     }
 
     async fn terminate(&self, session: &str) -> Result<(), NotDone> {
-        self.ssm("TerminateSession", "AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await?;
+        self.ssm(
+            "TerminateSession",
+            "AmazonSSM.TerminateSession",
+            &json!({ "SessionId": session }),
+        )
+        .await?;
         Ok(())
     }
 
@@ -136,7 +178,12 @@ impl ExecApi for ExecCalls {
         for _ in 0..MOST_PAGES {
             let answer = self.ssm("DescribeSessions", "AmazonSSM.DescribeSessions", &asked).await?;
             found.extend(
-                answer.get("Sessions").and_then(Value::as_array).into_iter().flatten().filter_map(|shown| listed(shown, container)),
+                answer
+                    .get("Sessions")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|shown| listed(shown, container)),
             );
             match answer.get("NextToken").and_then(Value::as_str) {
                 Some(next) => asked["NextToken"] = next.into(),
@@ -158,14 +205,21 @@ impl ExecCalls {
     ) -> Result<Value, ControlError> {
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
         let call = Call { operation, service, headers: &headers };
-        let (status, answer) = call.post(&self.control.clients().await.shared, body.to_string()).await?;
+        let (status, answer) =
+            call.post(&self.control.clients().await.shared, body.to_string()).await?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         if status < 300 { Ok(answer) } else { Err(failed(operation, status, &answer)) }
     }
 
     /// A call of Session Manager.
-    async fn ssm(&self, operation: &'static str, target: &'static str, body: &Value) -> Result<Value, NotDone> {
-        let not_done = |e: ControlError| NotDone { why: e.to_string(), transient: e.kind.is_transient() };
+    async fn ssm(
+        &self,
+        operation: &'static str,
+        target: &'static str,
+        body: &Value,
+    ) -> Result<Value, NotDone> {
+        let not_done =
+            |e: ControlError| NotDone { why: e.to_string(), transient: e.kind.is_transient() };
         self.json(operation, "ssm", target, body).await.map_err(not_done)
     }
 }
@@ -178,11 +232,28 @@ impl ExecCalls {
             why: format!("whose key it is cannot be checked: {}", e.explained()),
             transient: e.kind.is_transient(),
         };
-        let call = self.control.clients().await.ecs.describe_clusters().clusters(cluster).include(ClusterField::Configurations);
-        let answer = call.send().await.map_err(|e| no_key(&errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster))))?;
-        let found = answer.clusters().first().ok_or_else(|| no_key(&errors::nonsense(OPERATION, "it does not show the cluster")))?;
-        let configuration = found.configuration().and_then(|configuration| configuration.execute_command_configuration());
-        Ok(configuration.and_then(|configuration| configuration.kms_key_id()).filter(|key| !key.is_empty()).map(str::to_owned))
+        let call = self
+            .control
+            .clients()
+            .await
+            .ecs
+            .describe_clusters()
+            .clusters(cluster)
+            .include(ClusterField::Configurations);
+        let answer = call.send().await.map_err(|e| {
+            no_key(&errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))
+        })?;
+        let found = answer
+            .clusters()
+            .first()
+            .ok_or_else(|| no_key(&errors::nonsense(OPERATION, "it does not show the cluster")))?;
+        let configuration = found
+            .configuration()
+            .and_then(|configuration| configuration.execute_command_configuration());
+        Ok(configuration
+            .and_then(|configuration| configuration.kms_key_id())
+            .filter(|key| !key.is_empty())
+            .map(str::to_owned))
     }
 }
 
@@ -190,7 +261,10 @@ impl ExecCalls {
 fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     let text = |name: &str| shown.get(name).and_then(Value::as_str);
     let began = Duration::try_from_secs_f64(shown.get("StartDate")?.as_f64()?).ok()?;
-    let found = ListedSession { id: text("SessionId")?.to_owned(), began: Timestamp::from_millis(u64::try_from(began.as_millis()).ok()?) };
+    let found = ListedSession {
+        id: text("SessionId")?.to_owned(),
+        began: Timestamp::from_millis(u64::try_from(began.as_millis()).ok()?),
+    };
     (text("Target") == Some(container)).then_some(found)
 }
 
@@ -206,15 +280,23 @@ fn perhaps_done<E>(error: &SdkError<E, HttpResponse>) -> bool {
 
 /// An error that such a service answered with.
 fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
-    let text = |names: [&str; 2]| names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default();
+    let text = |names: [&str; 2]| {
+        names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default()
+    };
     let code = text(["__type", "code"]);
-    errors::query(operation, status, code.rsplit('#').next().unwrap_or_default(), text(["message", "Message"]))
+    errors::query(
+        operation,
+        status,
+        code.rsplit('#').next().unwrap_or_default(),
+        text(["message", "Message"]),
+    )
 }
 
 /// The container, once ECS tells which one it is.
 fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, ConnectError> {
     let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
-        let message = format!("ECS does not tell the runtime id of the container {} yet", target.container);
+        let message =
+            format!("ECS does not tell the runtime id of the container {} yet", target.container);
         return Err(error(Kind::Interrupted, message, "It is asked again."));
     };
     let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
@@ -232,7 +314,10 @@ fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
 }
 
 fn not_connected(target: &Target, status: &str) -> ConnectError {
-    let message = format!("the exec agent of the container {} is not connected yet (ECS shows it as {status})", target.container);
+    let message = format!(
+        "the exec agent of the container {} is not connected yet (ECS shows it as {status})",
+        target.container
+    );
     error(Kind::AgentNotConnected, message, NOT_CONNECTED)
 }
 
@@ -248,7 +333,9 @@ fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> C
     match code {
         "TargetNotConnectedException" => error(
             Kind::AgentNotConnected,
-            format!("the exec agent of the container {container} runs and is not connected to AWS (ECS: {said})"),
+            format!(
+                "the exec agent of the container {container} runs and is not connected to AWS (ECS: {said})"
+            ),
             if target.pinned.is_some() { NOT_CONNECTED_ANY_MORE } else { NOT_CONNECTED },
         ),
         "AccessDeniedException" => error(
@@ -261,9 +348,11 @@ fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> C
             format!("the exec agent of the container {container} does not run yet (ECS: {said})"),
             NOT_CONNECTED,
         ),
-        "InvalidParameterException" if said.contains("task is not running") => {
-            error(Kind::Interrupted, format!("the task does not run (ECS: {said})"), "ECS is asked what became of it.")
-        }
+        "InvalidParameterException" if said.contains("task is not running") => error(
+            Kind::Interrupted,
+            format!("the task does not run (ECS: {said})"),
+            "ECS is asked what became of it.",
+        ),
         "InvalidParameterException" | "ClientException" => error(
             Kind::Denied,
             format!("ECS does not run commands in the container {container} ({said})"),
@@ -283,7 +372,10 @@ mod tests {
         Target {
             destination: states::Destination::Ecs,
             cluster: "arn:aws:ecs:eu-west-1:111122223333:cluster/ci".to_owned(),
-            task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
+            task: TaskArn::new(
+                "arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef",
+            )
+            .unwrap(),
             container: "ci-coordinator".to_owned(),
             key: "/none".into(),
             pinned: None,
@@ -301,7 +393,10 @@ mod tests {
             assert_eq!(identity(&target(), missing).unwrap_err().kind, Kind::Interrupted);
         }
         let known = identity(&target(), Some("0123-4".to_owned())).unwrap();
-        assert_eq!((known.identity.0.as_str(), known.target.as_str()), ("0123-4", "ecs:ci_0123456789abcdef0123456789abcdef_0123-4"));
+        assert_eq!(
+            (known.identity.0.as_str(), known.target.as_str()),
+            ("0123-4", "ecs:ci_0123456789abcdef0123456789abcdef_0123-4")
+        );
         assert_eq!(cluster_of(&known.target), "ci");
         assert_eq!(cluster_of("ecs:my_ci_0123_0123-4"), "my_ci");
     }
@@ -309,7 +404,10 @@ mod tests {
     #[test]
     fn sessions_of_other_containers_are_passed_over() {
         let shown = |target: &str| json!({ "SessionId": "ecs-execute-command-1", "Target": target, "StartDate": 1_700_000_000.25, "Status": "Connected" });
-        let found = ListedSession { id: "ecs-execute-command-1".to_owned(), began: Timestamp::from_millis(1_700_000_000_250) };
+        let found = ListedSession {
+            id: "ecs-execute-command-1".to_owned(),
+            began: Timestamp::from_millis(1_700_000_000_250),
+        };
         assert_eq!(listed(&shown("ecs:ci_1_2"), "ecs:ci_1_2"), Some(found));
         assert_eq!(listed(&shown("ecs:ci_1_3"), "ecs:ci_1_2"), None);
         for odd in [
@@ -323,7 +421,9 @@ mod tests {
 
     #[test]
     fn what_kms_refuses_now_it_may_give_later() {
-        let kind = |status, code: &str| failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind;
+        let kind = |status, code: &str| {
+            failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind
+        };
         for (status, code) in [
             (400, "ThrottlingException"),
             (400, "com.amazonaws#ExpiredTokenException"),
@@ -351,9 +451,19 @@ mod tests {
         let other = refusal(ControlErrorKind::Other);
         let not_enabled = "The execute command failed because execute command was not enabled when the task was run or the execute command agent isn’t running.";
         for (code, said, kind, advice) in [
-            ("TargetNotConnectedException", "internal error", Kind::AgentNotConnected, "ssmmessages"),
+            (
+                "TargetNotConnectedException",
+                "internal error",
+                Kind::AgentNotConnected,
+                "ssmmessages",
+            ),
             ("InvalidParameterException", not_enabled, Kind::AgentNotConnected, "ssmmessages"),
-            ("InvalidParameterException", "The container x was not found in the task.", Kind::Denied, "ContainerName"),
+            (
+                "InvalidParameterException",
+                "The container x was not found in the task.",
+                Kind::Denied,
+                "ContainerName",
+            ),
             ("AccessDeniedException", "no", Kind::Denied, "docs/iam.md"),
             ("Odd", "no", Kind::Denied, "advice"),
         ] {
@@ -361,8 +471,14 @@ mod tests {
             assert_eq!(explained.kind, kind, "{code}");
             assert!(explained.advice.contains(advice), "{explained:?}");
         }
-        assert!(refused(&target, "Odd", "", &refusal(ControlErrorKind::Throttled)).kind.is_transient());
+        assert!(
+            refused(&target, "Odd", "", &refusal(ControlErrorKind::Throttled)).kind.is_transient()
+        );
         let reached = Target { pinned: Some(HostIdentity("x".to_owned())), ..target };
-        assert!(refused(&reached, "TargetNotConnectedException", "", &other).advice.contains("two sessions"));
+        assert!(
+            refused(&reached, "TargetNotConnectedException", "", &other)
+                .advice
+                .contains("two sessions")
+        );
     }
 }

@@ -25,7 +25,8 @@ pub(super) fn checked<'a>(asked: &str, own: Option<&'a str>) -> Result<&'a str, 
 /// cluster's key that is used, nothing is lost by that.
 fn contradicts(asked: &str, own: &str) -> bool {
     let (asked, own) = (Name::of(asked), Name::of(own));
-    asked.is_alias == own.is_alias && asked.name != own.name || matches!((asked.place, own.place), (Some(a), Some(o)) if a != o)
+    asked.is_alias == own.is_alias && asked.name != own.name
+        || matches!((asked.place, own.place), (Some(a), Some(o)) if a != o)
 }
 
 /// A key's id, ARN, alias name or alias ARN (KMS API reference, GenerateDataKey, `KeyId`).
@@ -59,9 +60,15 @@ mod tests {
     fn the_clusters_key_is_used_however_it_is_written() {
         let arn = format!("arn:aws:kms:eu-west-1:111122223333:key/{ID}");
         let alias_arn = "arn:aws:kms:eu-west-1:111122223333:alias/exec";
-        for (asked, own) in
-            [(ID, ID), (&arn, ID), (ID, &arn), (&arn, &arn), ("alias/exec", alias_arn), (alias_arn, "alias/exec"), (&arn, "alias/exec")]
-        {
+        for (asked, own) in [
+            (ID, ID),
+            (&arn, ID),
+            (ID, &arn),
+            (&arn, &arn),
+            ("alias/exec", alias_arn),
+            (alias_arn, "alias/exec"),
+            (&arn, "alias/exec"),
+        ] {
             assert_eq!(checked(asked, Some(own)), Ok(own), "{asked} for {own}");
         }
     }
@@ -76,7 +83,10 @@ mod tests {
             ("arn:aws:kms:eu-west-1:999999999999:alias/exec", &arn("111122223333")),
             ("", ID),
         ] {
-            assert!(checked(asked, Some(own)).unwrap_err().contains("KMS was not called"), "{asked} for {own}");
+            assert!(
+                checked(asked, Some(own)).unwrap_err().contains("KMS was not called"),
+                "{asked} for {own}"
+            );
         }
         let foreign = format!("\u{1b}[2J{}", "x".repeat(10_000));
         for own in [None, Some(ID)] {

@@ -34,13 +34,19 @@ impl EcsControl {
     ///
     /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the tasks whose desired
     /// status is RUNNING (Amazon ECS API reference, ListTasks). A task that is told to stop ends without our help.
-    pub(super) async fn started_by(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+    pub(super) async fn started_by(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> Result<Vec<TaskArn>, ControlError> {
         const OPERATION: &str = "ListTasks";
         let mut found = Vec::new();
-        let call = self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str());
+        let call =
+            self.clients().await.ecs.list_tasks().cluster(cluster).started_by(started_by.as_str());
         let mut pages = call.into_paginator().items().send();
         while let Some(arn) = pages.next().await {
-            let arn = arn.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+            let arn = arn
+                .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
             found.push(TaskArn::new(arn).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?);
         }
         Ok(found)
@@ -54,14 +60,25 @@ impl EcsControl {
         let subject = errors::Subject::cluster(cluster);
         let ecs = &self.clients().await.ecs;
         let mut arns = Vec::new();
-        let mut pages = ecs.list_tasks().cluster(cluster).desired_status(DesiredStatus::Running).into_paginator().items().send();
+        let mut pages = ecs
+            .list_tasks()
+            .cluster(cluster)
+            .desired_status(DesiredStatus::Running)
+            .into_paginator()
+            .items()
+            .send();
         while let Some(arn) = pages.next().await {
             arns.push(arn.map_err(|e| errors::refused("ListTasks", &e, &subject))?);
         }
         let mut launched = Vec::new();
         for arns in arns.chunks(AT_ONCE) {
-            let call = ecs.describe_tasks().cluster(cluster).set_tasks(Some(arns.to_vec())).include(TaskField::Tags);
-            let answer = call.send().await.map_err(|e| errors::refused("DescribeTasks", &e, &subject))?;
+            let call = ecs
+                .describe_tasks()
+                .cluster(cluster)
+                .set_tasks(Some(arns.to_vec()))
+                .include(TaskField::Tags);
+            let answer =
+                call.send().await.map_err(|e| errors::refused("DescribeTasks", &e, &subject))?;
             launched.extend(answer.tasks().iter().filter(|task| is_ours(task)).filter_map(read));
         }
         Ok(launched)
@@ -71,11 +88,15 @@ impl EcsControl {
 /// Both marks: `startedBy` can be anybody's text, and tags can be copied.
 fn is_ours(task: &Task) -> bool {
     let tagged = task.tags().iter().any(|tag| tag.key() == Some(super::JOB_TAG));
-    tagged && task.started_by().is_some_and(|by| by.starts_with(super::STARTED_BY)) && task.desired_status() != Some("STOPPED")
+    tagged
+        && task.started_by().is_some_and(|by| by.starts_with(super::STARTED_BY))
+        && task.desired_status() != Some("STOPPED")
 }
 
 fn read(task: &Task) -> Option<Launched> {
-    let tags = task.tags().iter().map(|tag| (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned()));
+    let tags = task.tags().iter().map(|tag| {
+        (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned())
+    });
     Some(Launched {
         task: TaskArn::new(task.task_arn()?).ok()?,
         created: task.created_at().and_then(|at| SystemTime::try_from(*at).ok()),

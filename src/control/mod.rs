@@ -19,17 +19,19 @@ pub use listing::Launched;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_config::{AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    AppName, BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig,
+};
 use aws_sdk_ecs::{
     Client,
     types::{
-        AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, Failure, KeyValuePair, LaunchType,
-        NetworkConfiguration, PropagateTags, Tag, TaskOverride,
+        AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride,
+        Failure, KeyValuePair, LaunchType, NetworkConfiguration, PropagateTags, Tag, TaskOverride,
     },
 };
 use states::{
-    Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec, Seen, StartedBy, StopAnswer, TaskArn,
-    TaskControl, TaskReport,
+    Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec,
+    Seen, StartedBy, StopAnswer, TaskArn, TaskControl, TaskReport,
 };
 use tokio::sync::OnceCell;
 
@@ -77,9 +79,13 @@ impl EcsControl {
     async fn clients(&self) -> &Clients {
         self.clients
             .get_or_init(|| async {
-                let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
-                let mut loader =
-                    aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+                let timeouts = TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_timeout(CALL_TIMEOUT)
+                    .build();
+                let mut loader = aws_config::defaults(BehaviorVersion::latest())
+                    .retry_config(RetryConfig::disabled())
+                    .timeout_config(timeouts);
                 // Shows in CloudTrail whose calls these are.
                 if let Ok(name) = AppName::new("fargate-driver") {
                     loader = loader.app_name(name);
@@ -88,7 +94,9 @@ impl EcsControl {
                     loader = loader.region(Region::new(region.clone()));
                 }
                 let shared = loader.load().await;
-                let settings = aws_sdk_ecs::config::Builder::from(&shared).interceptor(crate::telemetry::aws::Recording).build();
+                let settings = aws_sdk_ecs::config::Builder::from(&shared)
+                    .interceptor(crate::telemetry::aws::Recording)
+                    .build();
                 Clients { ecs: Client::from_conf(settings), shared }
             })
             .await
@@ -96,7 +104,11 @@ impl EcsControl {
 }
 
 impl TaskControl for EcsControl {
-    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
         const OPERATION: &str = "RunTask";
         let mut call = self
             .clients()
@@ -114,10 +126,14 @@ impl TaskControl for EcsControl {
             .set_propagate_tags(spec.propagate_tags.then_some(PropagateTags::TaskDefinition))
             .network_configuration(network(spec).map_err(|e| errors::unbuildable(OPERATION, &e))?)
             .overrides(overrides(spec))
-            .set_tags(Some(spec.tags.iter().map(|(k, v)| Tag::builder().key(k).value(v).build()).collect()));
+            .set_tags(Some(
+                spec.tags.iter().map(|(k, v)| Tag::builder().key(k).value(v).build()).collect(),
+            ));
         match &spec.capacity {
             Capacity::ClusterDefault => {}
-            Capacity::LaunchType(launch_type) => call = call.launch_type(LaunchType::from(launch_type.as_str())),
+            Capacity::LaunchType(launch_type) => {
+                call = call.launch_type(LaunchType::from(launch_type.as_str()))
+            }
             Capacity::Strategy(providers) => {
                 for provider in providers {
                     let item = CapacityProviderStrategyItem::builder()
@@ -130,19 +146,36 @@ impl TaskControl for EcsControl {
                 }
             }
         }
-        let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::launch(spec)))?;
+        let answer = call
+            .send()
+            .await
+            .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::launch(spec)))?;
         match (answer.tasks().first(), answer.failures().first()) {
             (Some(task), _) => reports::task(OPERATION, task),
-            (None, Some(failure)) => Err(errors::launch_failure(spec, failure.reason(), failure.detail())),
+            (None, Some(failure)) => {
+                Err(errors::launch_failure(spec, failure.reason(), failure.detail()))
+            }
             (None, None) => Err(errors::nonsense(OPERATION, "it has neither a task nor a failure")),
         }
     }
 
-    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+    async fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
         const OPERATION: &str = "DescribeTasks";
-        let call =
-            self.clients().await.ecs.describe_tasks().cluster(cluster).set_tasks(Some(tasks.iter().map(ToString::to_string).collect()));
-        let answer = call.send().await.map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+        let call = self
+            .clients()
+            .await
+            .ecs
+            .describe_tasks()
+            .cluster(cluster)
+            .set_tasks(Some(tasks.iter().map(ToString::to_string).collect()));
+        let answer = call
+            .send()
+            .await
+            .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
         let mut described = Vec::with_capacity(tasks.len());
         for task in answer.tasks() {
             let report = reports::task(OPERATION, task)?;
@@ -150,29 +183,58 @@ impl TaskControl for EcsControl {
         }
         for task in tasks {
             if described.iter().all(|d| d.task != *task) {
-                let failure = answer.failures().iter().find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
+                let failure = answer
+                    .failures()
+                    .iter()
+                    .find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
                 match failure.and_then(Failure::reason) {
-                    None | Some("MISSING") => described.push(Described { task: task.clone(), seen: Seen::Missing }),
+                    None | Some("MISSING") => {
+                        described.push(Described { task: task.clone(), seen: Seen::Missing })
+                    }
                     // Not an answer for this task alone; the engine asks again for all.
-                    Some(reason) => return Err(errors::nonsense(OPERATION, &format!("task {}: {reason}", task.task_id()))),
+                    Some(reason) => {
+                        return Err(errors::nonsense(
+                            OPERATION,
+                            &format!("task {}: {reason}", task.task_id()),
+                        ));
+                    }
                 }
             }
         }
         Ok(described)
     }
 
-    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+    async fn find(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> Result<Vec<TaskArn>, ControlError> {
         self.started_by(cluster, started_by).await
     }
 
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        reason: &str,
+    ) -> Result<StopAnswer, ControlError> {
         const OPERATION: &str = "StopTask";
-        let call = self.clients().await.ecs.stop_task().cluster(cluster).task(task.as_str()).reason(reason);
+        let call = self
+            .clients()
+            .await
+            .ecs
+            .stop_task()
+            .cluster(cluster)
+            .task(task.as_str())
+            .reason(reason);
         match call.send().await {
             Ok(_) => Ok(StopAnswer::Accepted),
             Err(e) => match errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)) {
                 // "The referenced task was not found."
-                error if error.kind == ControlErrorKind::WrongSetting && error.message.contains("task was not found") => {
+                error
+                    if error.kind == ControlErrorKind::WrongSetting
+                        && error.message.contains("task was not found") =>
+                {
                     Ok(StopAnswer::Missing)
                 }
                 error => Err(error),
@@ -180,13 +242,17 @@ impl TaskControl for EcsControl {
         }
     }
 
-    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+    async fn public_address(
+        &self,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, ControlError> {
         ec2::public_address(&self.clients().await.shared, interface).await
     }
 }
 
 fn network(spec: &LaunchSpec) -> Result<NetworkConfiguration, aws_sdk_ecs::error::BuildError> {
-    let assign = if spec.assign_public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled };
+    let assign =
+        if spec.assign_public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled };
     let vpc = AwsVpcConfiguration::builder()
         .set_subnets(Some(spec.subnets.clone()))
         .set_security_groups(Some(spec.security_groups.clone()).filter(|groups| !groups.is_empty()))
@@ -196,7 +262,14 @@ fn network(spec: &LaunchSpec) -> Result<NetworkConfiguration, aws_sdk_ecs::error
 }
 
 fn overrides(spec: &LaunchSpec) -> TaskOverride {
-    let environment = spec.environment.iter().map(|(name, value)| KeyValuePair::builder().name(name).value(value).build()).collect();
-    let container = ContainerOverride::builder().name(&spec.container).set_environment(Some(environment)).build();
+    let environment = spec
+        .environment
+        .iter()
+        .map(|(name, value)| KeyValuePair::builder().name(name).value(value).build())
+        .collect();
+    let container = ContainerOverride::builder()
+        .name(&spec.container)
+        .set_environment(Some(environment))
+        .build();
     TaskOverride::builder().container_overrides(container).build()
 }

@@ -2,14 +2,16 @@
 
 use aws_sdk_ecs::types::{Container, Task};
 use states::{
-    ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped, TaskArn, TaskReport, TaskStatus, foreign_text::clipped,
+    ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped, TaskArn, TaskReport,
+    TaskStatus, foreign_text::clipped,
 };
 
 use super::errors;
 
 /// A task as ECS described it.
 pub(super) fn task(operation: &'static str, task: &Task) -> Result<TaskReport, ControlError> {
-    let arn = task.task_arn().ok_or_else(|| errors::nonsense(operation, "a task without an ARN"))?;
+    let arn =
+        task.task_arn().ok_or_else(|| errors::nonsense(operation, "a task without an ARN"))?;
     let code = task.stop_code().map(|code| code.as_str().to_owned());
     let reason = task.stopped_reason().map(clipped);
     Ok(TaskReport {
@@ -23,7 +25,8 @@ pub(super) fn task(operation: &'static str, task: &Task) -> Result<TaskReport, C
 }
 
 fn interface(task: &Task) -> Option<NetworkInterface> {
-    let attachment = task.attachments().iter().find(|a| a.r#type() == Some("ElasticNetworkInterface"))?;
+    let attachment =
+        task.attachments().iter().find(|a| a.r#type() == Some("ElasticNetworkInterface"))?;
     let detail = |name: &str| {
         let found = attachment.details().iter().find(|d| d.name() == Some(name))?;
         found.value().filter(|value| !value.is_empty()).map(str::to_owned)
@@ -38,11 +41,16 @@ fn interface(task: &Task) -> Option<NetworkInterface> {
 /// In a subnet with IPv6 alone, the attachment has no address: the containers' interfaces do.
 fn ipv6_address(task: &Task) -> Option<String> {
     let mut interfaces = task.containers().iter().flat_map(Container::network_interfaces);
-    interfaces.find_map(|interface| interface.ipv6_address().filter(|address| !address.is_empty())).map(str::to_owned)
+    interfaces
+        .find_map(|interface| interface.ipv6_address().filter(|address| !address.is_empty()))
+        .map(str::to_owned)
 }
 
 fn container(container: &Container) -> ContainerReport {
-    let agent = container.managed_agents().iter().find(|a| a.name().is_some_and(|name| name.as_str() == "ExecuteCommandAgent"));
+    let agent = container
+        .managed_agents()
+        .iter()
+        .find(|a| a.name().is_some_and(|name| name.as_str() == "ExecuteCommandAgent"));
     ContainerReport {
         name: container.name().unwrap_or_default().to_owned(),
         status: container.last_status().map(clipped),
@@ -60,13 +68,18 @@ mod tests {
     use super::*;
 
     fn address(attached: Option<&str>, of_container: Option<&str>) -> Option<String> {
-        let detail = |name: &str, value: &str| KeyValuePair::builder().name(name).value(value).build();
-        let mut attachment = Attachment::builder().r#type("ElasticNetworkInterface").details(detail("networkInterfaceId", "eni-1"));
+        let detail =
+            |name: &str, value: &str| KeyValuePair::builder().name(name).value(value).build();
+        let mut attachment = Attachment::builder()
+            .r#type("ElasticNetworkInterface")
+            .details(detail("networkInterfaceId", "eni-1"));
         if let Some(address) = attached {
             attachment = attachment.details(detail("privateIPv4Address", address));
         }
-        let interface = ContainerInterface::builder().set_ipv6_address(of_container.map(str::to_owned)).build();
-        let container = Container::builder().name("ci-coordinator").network_interfaces(interface).build();
+        let interface =
+            ContainerInterface::builder().set_ipv6_address(of_container.map(str::to_owned)).build();
+        let container =
+            Container::builder().name("ci-coordinator").network_interfaces(interface).build();
         let shown = Task::builder()
             .task_arn("arn:aws:ecs:eu-west-1:1:task/ci/00000000000000000000000000000001")
             .attachments(attachment.build())

@@ -33,7 +33,8 @@ impl Rate {
     /// What a process has at most levels.
     pub(super) const USUAL: Self = Self { burst: 1024.0 * 1024.0, sustained: 8.0 * 1024.0 };
     /// What it has at `trace`, where libraries log every packet.
-    pub(super) const TRACE: Self = Self { burst: 64.0 * 1024.0 * 1024.0, sustained: 512.0 * 1024.0 };
+    pub(super) const TRACE: Self =
+        Self { burst: 64.0 * 1024.0 * 1024.0, sustained: 512.0 * 1024.0 };
     /// What of the burst is left to errors, in bytes.
     const RESERVE: f64 = 64.0 * 1024.0;
 }
@@ -80,7 +81,12 @@ struct Bucket {
 
 impl LogFile {
     pub(super) fn new(file: File, format: LogFormat, rate: Rate) -> Self {
-        Self { file, format, rate, state: Mutex::new(Bucket { tokens: rate.burst, filled: Instant::now(), dropped: 0 }) }
+        Self {
+            file,
+            format,
+            rate,
+            state: Mutex::new(Bucket { tokens: rate.burst, filled: Instant::now(), dropped: 0 }),
+        }
     }
 
     /// Says how many lines were dropped, if any were since it was last said.
@@ -114,7 +120,8 @@ impl LogFile {
     /// A line that says what is missing here.
     fn notice(&self, dropped: u64) -> String {
         let at = Timestamp::now();
-        let message = format!("{dropped} lines dropped: this process logged more than the log's rate admits");
+        let message =
+            format!("{dropped} lines dropped: this process logged more than the log's rate admits");
         match self.format {
             LogFormat::Text => format!("{at}  WARN {message}\n"),
             LogFormat::Json => {
@@ -165,7 +172,11 @@ mod tests {
     const SMALL: Rate = Rate { burst: Rate::RESERVE + 1000.0, sustained: 100.0 };
 
     fn log(place: &tempfile::TempDir, format: LogFormat, rate: Rate) -> LogFile {
-        let file = fs::OpenOptions::new().append(true).create(true).open(place.path().join("log")).unwrap();
+        let file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(place.path().join("log"))
+            .unwrap();
         LogFile::new(file, format, rate)
     }
 
@@ -186,15 +197,28 @@ mod tests {
             assert_eq!(lines(&place).len(), 10, "the burst");
             log.event(b"stage failed\n", true, start).unwrap();
             let said = lines(&place);
-            assert!(said[10].contains("4990 lines dropped") && said[11] == "stage failed", "errors come through: {:?}", &said[10..]);
+            assert!(
+                said[10].contains("4990 lines dropped") && said[11] == "stage failed",
+                "errors come through: {:?}",
+                &said[10..]
+            );
             if format == LogFormat::Json {
-                assert_eq!(serde_json::from_str::<serde_json::Value>(&said[10]).unwrap()["fields"]["dropped"], 4990);
+                assert_eq!(
+                    serde_json::from_str::<serde_json::Value>(&said[10]).unwrap()["fields"]["dropped"],
+                    4990
+                );
             }
             log.event(&event, false, start).unwrap();
             assert_eq!(lines(&place).len(), 12);
             log.event(&event, false, start + Duration::from_secs(10)).unwrap();
             let said = lines(&place);
-            assert!(said.len() == 14 && said[12].contains("1 lines dropped") && said[13].starts_with("xxx"), "{:?}", &said[12..]);
+            assert!(
+                said.len() == 14
+                    && said[12].contains("1 lines dropped")
+                    && said[13].starts_with("xxx"),
+                "{:?}",
+                &said[12..]
+            );
             for _ in 0..100 {
                 log.event(&event, false, start + Duration::from_secs(10)).unwrap();
             }
@@ -222,11 +246,18 @@ mod tests {
     fn a_line_is_one_line_of_bounded_length() {
         let place = tempfile::tempdir().unwrap();
         let log = log(&place, LogFormat::Text, Rate::USUAL);
-        let hostile = format!("a\r\n2026-11-25T00:00:00Z  INFO forged\u{1b}[2J\u{9b}31m\u{202e}{}\n", "é".repeat(100_000));
+        let hostile = format!(
+            "a\r\n2026-11-25T00:00:00Z  INFO forged\u{1b}[2J\u{9b}31m\u{202e}{}\n",
+            "é".repeat(100_000)
+        );
         log.event(hostile.as_bytes(), false, Instant::now()).unwrap();
         let said = fs::read_to_string(place.path().join("log")).unwrap();
         assert_eq!(said.matches('\n').count(), 1);
         assert!(said.len() < LONGEST + 100 && said.ends_with("…\n"), "{} bytes", said.len());
-        assert!(said.starts_with("a\u{fffd}\u{fffd}2026") && said.contains("forged\u{fffd}[2J\u{fffd}31m\u{fffd}é"), "{said:.100}");
+        assert!(
+            said.starts_with("a\u{fffd}\u{fffd}2026")
+                && said.contains("forged\u{fffd}[2J\u{fffd}31m\u{fffd}é"),
+            "{said:.100}"
+        );
     }
 }

@@ -25,21 +25,30 @@ pub(super) type Answer = Result<Described, ControlError>;
 pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskArn, Answer> {
     let mut by_cluster: BTreeMap<&str, Vec<TaskArn>> = BTreeMap::new();
     for asked in jobs {
-        by_cluster.entry(&asked.snapshot.job.header().spec.cluster).or_default().extend(asked.tasks.iter().cloned());
+        by_cluster
+            .entry(&asked.snapshot.job.header().spec.cluster)
+            .or_default()
+            .extend(asked.tasks.iter().cloned());
     }
     let mut answers = HashMap::new();
     for (cluster, tasks) in by_cluster {
         for chunk in tasks.chunks(AT_ONCE) {
             match patiently(|| engine.control().describe(cluster, chunk)).await {
-                Ok(described) => answers.extend(described.into_iter().map(|answer| (answer.task.clone(), Ok(answer)))),
+                Ok(described) => answers
+                    .extend(described.into_iter().map(|answer| (answer.task.clone(), Ok(answer)))),
                 Err(error) if error.kind.is_transient() || chunk.len() == 1 => {
                     answers.extend(chunk.iter().map(|task| (task.clone(), Err(error.clone()))));
                 }
                 // One of them may be to blame.
                 Err(_) => {
                     for task in chunk {
-                        let answer = patiently(|| engine.control().describe(cluster, std::slice::from_ref(task))).await;
-                        let answer = answer.map(|described| described.into_iter().find(|answer| answer.task == *task));
+                        let answer = patiently(|| {
+                            engine.control().describe(cluster, std::slice::from_ref(task))
+                        })
+                        .await;
+                        let answer = answer.map(|described| {
+                            described.into_iter().find(|answer| answer.task == *task)
+                        });
                         if let Some(answer) = answer.transpose() {
                             answers.insert(task.clone(), answer);
                         }

@@ -10,7 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use states::{AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen, SnapshotStore, StopReason, TaskControl};
+use states::{
+    AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen,
+    SnapshotStore, StopReason, TaskControl,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, PlaceArgs, Target, own_cluster::ActOn};
@@ -28,7 +31,9 @@ const LAST_PIECE: Duration = Duration::from_secs(2);
 
 /// `fargate-replay resume`.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is the script's; 255 if the job could not be driven on. Ctrl-C leaves the job as it is.")]
+#[command(
+    after_help = "The exit code is the script's; 255 if the job could not be driven on. Ctrl-C leaves the job as it is."
+)]
 pub struct Resume {
     /// A GitLab job id, or a snapshot's name in the directory
     #[arg(value_name = "JOB")]
@@ -72,39 +77,61 @@ impl Resume {
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
             }
-            let never_sent = matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
+            let never_sent =
+                matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
             let goal = match &work.snapshot.job {
-                AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => Goal::Reach,
+                AnyJob::Provisioning(_)
+                | AnyJob::Pending(_)
+                | AnyJob::Running(_)
+                | AnyJob::Reachable(_) => Goal::Reach,
                 AnyJob::Executing(job) => {
-                    say(&format!("following the script of {} from byte {} of its output", job.state.order.stage, job.state.offset));
+                    say(&format!(
+                        "following the script of {} from byte {} of its output",
+                        job.state.order.stage, job.state.offset
+                    ));
                     Goal::Run
                 }
                 AnyJob::Stopping(_) => Goal::End,
             };
-            let Some(outcome) = drive(&engine, &mut work, goal).await? else { return Ok(ExitCode::from(130)) };
+            let Some(outcome) = drive(&engine, &mut work, goal).await? else {
+                return Ok(ExitCode::from(130));
+            };
             work.close().await;
             match outcome {
                 Outcome::Reachable(Some(last)) if goal == Goal::Run => match last.outcome {
                     RunOutcome::Exited { code, total } => {
-                        say(&format!("the script of {} ended with exit status {code} after {total} bytes of output", last.stage));
+                        say(&format!(
+                            "the script of {} ended with exit status {code} after {total} bytes of output",
+                            last.stage
+                        ));
                         Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
                     }
-                    RunOutcome::Lost(why) => Err(Failure::Other(format!("the script's exit status is lost: {why}"))),
+                    RunOutcome::Lost(why) => {
+                        Err(Failure::Other(format!("the script's exit status is lost: {why}")))
+                    }
                 },
                 Outcome::Reachable(_) => {
-                    say("the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`");
+                    say(
+                        "the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`",
+                    );
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::MustEnd(reason) => Err(Failure::Other(format!(
                     "{}the job has to end: {reason} `fargate-replay stop` ends its task.",
-                    if never_sent { "the driver was gone before the container had confirmed the script. " } else { "" }
+                    if never_sent {
+                        "the driver was gone before the container had confirmed the script. "
+                    } else {
+                        ""
+                    }
                 ))),
                 Outcome::Ended(reason) => {
                     say(&format!("the job is over and archived: {reason}"));
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::Unfinished(what) => Err(Failure::Other(what)),
-                Outcome::Stopping(_) => Err(Failure::Other("the job's task has not ended yet".to_owned())),
+                Outcome::Stopping(_) => {
+                    Err(Failure::Other("the job's task has not ended yet".to_owned()))
+                }
             }
         })
     }
@@ -141,14 +168,28 @@ impl Archive {
             let control = |e: states::ControlError| Failure::Other(e.explained());
             let cluster = &header.spec.cluster;
             if let Some(task) = work.snapshot.job.task() {
-                let described = engine.control().describe(cluster, std::slice::from_ref(task)).await.map_err(control)?;
+                let described = engine
+                    .control()
+                    .describe(cluster, std::slice::from_ref(task))
+                    .await
+                    .map_err(control)?;
                 match described.first().map(|described| &described.seen) {
                     Some(Seen::Task(report)) if report.status.has_ended() => {}
                     Some(Seen::Missing) => {}
                     Some(Seen::Task(report)) => return Err(alive(task, &report.status)),
-                    None => return Err(Failure::Other(format!("ECS did not say how task {task} is. Try again."))),
+                    None => {
+                        return Err(Failure::Other(format!(
+                            "ECS did not say how task {task} is. Try again."
+                        )));
+                    }
                 }
-            } else if let Some(task) = engine.control().find(cluster, &header.spec.started_by).await.map_err(control)?.first() {
+            } else if let Some(task) = engine
+                .control()
+                .find(cluster, &header.spec.started_by)
+                .await
+                .map_err(control)?
+                .first()
+            {
                 return Err(alive(task, &"launched"));
             }
             end(&engine, work, "archive", "archived by hand: its task is over").await
@@ -156,22 +197,36 @@ impl Archive {
     }
 }
 
-async fn end(engine: &JobEngine, mut work: Work, purpose: &str, reason: &str) -> Result<ExitCode, Failure> {
+async fn end(
+    engine: &JobEngine,
+    mut work: Work,
+    purpose: &str,
+    reason: &str,
+) -> Result<ExitCode, Failure> {
     begin(engine, &mut work, purpose);
     engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
-    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else { return Ok(ExitCode::from(130)) };
+    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else {
+        return Ok(ExitCode::from(130));
+    };
     match outcome {
         Outcome::Ended(reason) => {
             say(&format!("the job is over and archived: {reason}"));
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Unfinished(what) => Err(Failure::Other(format!("{what} The job is kept: `{purpose}` again goes on."))),
+        Outcome::Unfinished(what) => {
+            Err(Failure::Other(format!("{what} The job is kept: `{purpose}` again goes on.")))
+        }
         other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
     }
 }
 
 /// Finds the job, and becomes the only one who works on it.
-fn take_up(place: &PlaceArgs, job: &str, on: ActOn, purpose: &str) -> Result<(JobEngine, Work), Failure> {
+fn take_up(
+    place: &PlaceArgs,
+    job: &str,
+    on: ActOn,
+    purpose: &str,
+) -> Result<(JobEngine, Work), Failure> {
     let target = place.find(job)?;
     let id = target.snapshot.job.header().id.clone();
     let (engine, config) = acting(target, on)?;
@@ -179,7 +234,10 @@ fn take_up(place: &PlaceArgs, job: &str, on: ActOn, purpose: &str) -> Result<(Jo
         say(&complaint);
     }
     let lease = engine.store().lease(&id, purpose, Duration::ZERO)?;
-    let snapshot = engine.store().load(&id)?.ok_or_else(|| Failure::Other(format!("job {id} has just ended")))?;
+    let snapshot = engine
+        .store()
+        .load(&id)?
+        .ok_or_else(|| Failure::Other(format!("job {id} has just ended")))?;
     let work = engine.work(snapshot, lease);
     Ok((engine, work))
 }
@@ -191,16 +249,26 @@ fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
 }
 
 /// What acts on a job that was found.
-pub(super) fn acting(target: Target, on: ActOn) -> Result<(JobEngine, crate::config::Config), Failure> {
+pub(super) fn acting(
+    target: Target,
+    on: ActOn,
+) -> Result<(JobEngine, crate::config::Config), Failure> {
     if target.archived {
         let job = &target.snapshot.job.header().about.job_id;
-        return Err(Failure::Other(format!("job {job} is over and archived: `fargate-replay show {job}` tells how it ended")));
+        return Err(Failure::Other(format!(
+            "job {job} is over and archived: `fargate-replay show {job}` tells how it ended"
+        )));
     }
     let Some(place) = target.place else {
-        return Err(Failure::Other(format!("{} is a copy: only a job in its metadata directory can be acted on", target.path.display())));
+        return Err(Failure::Other(format!(
+            "{} is a copy: only a job in its metadata directory can be acted on",
+            target.path.display()
+        )));
     };
     let Some(config) = place.config else {
-        return Err(Failure::Other("this acts on the job's task: name the driver's configuration with --config".to_owned()));
+        return Err(Failure::Other(
+            "this acts on the job's task: name the driver's configuration with --config".to_owned(),
+        ));
     };
     place.store.refuse_exposed()?;
     on.refuse_others(&target.snapshot, &config)?;
@@ -209,7 +277,11 @@ pub(super) fn acting(target: Target, on: ActOn) -> Result<(JobEngine, crate::con
 
 /// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
 /// handed on is marked: the next process goes on there.
-async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option<Outcome>, Failure> {
+async fn drive(
+    engine: &JobEngine,
+    work: &mut Work,
+    goal: Goal,
+) -> Result<Option<Outcome>, Failure> {
     let Some(drove) = until_left(engine, work, goal).await? else {
         let left = "left as it is; `resume` goes on from here";
         telemetry::job::closed(&Ok(Outcome::Unfinished(left.to_owned())), goal, &work.snapshot);
@@ -220,10 +292,15 @@ async fn drive(engine: &JobEngine, work: &mut Work, goal: Goal) -> Result<Option
     drove.map(Some).map_err(failed)
 }
 
-async fn until_left(engine: &JobEngine, work: &mut Work, goal: Goal) -> io::Result<Option<Result<Outcome, EngineError>>> {
+async fn until_left(
+    engine: &JobEngine,
+    work: &mut Work,
+    goal: Goal,
+) -> io::Result<Option<Result<Outcome, EngineError>>> {
     let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false) });
     let mut io = Follower { stdout: Output::stdout(), desk: Arc::clone(&desk) };
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let drive = engine.drive(work, goal, &mut io);
     tokio::pin!(drive);
     tokio::select! {
@@ -286,7 +363,9 @@ impl JobIo for Follower {
         telemetry::noted(&note);
         match note {
             Note::Entered { state, .. } => say(&format!("the job is {state}")),
-            Note::ConnectionLost(why) => say(&format!("the connection was lost ({why}); the script goes on there. Reconnecting …")),
+            Note::ConnectionLost(why) => say(&format!(
+                "the connection was lost ({why}); the script goes on there. Reconnecting …"
+            )),
             Note::Reconnected { offset } => say(&format!("reconnected, at byte {offset}")),
             Note::Unreachable(error) => tracing::debug!("{error}"),
             Note::Waiting(what) => say(&format!("waiting: {what}")),

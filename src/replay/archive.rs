@@ -37,7 +37,10 @@ pub struct Seen {
 ///
 /// # Errors
 /// When the archive cannot be read. Files that are no snapshots are counted.
-pub fn visit(store: &DirectoryStore, mut visit: impl FnMut(&str, &Summary<'_>)) -> Result<Seen, Failure> {
+pub fn visit(
+    store: &DirectoryStore,
+    mut visit: impl FnMut(&str, &Summary<'_>),
+) -> Result<Seen, Failure> {
     let archive = store.archive_path();
     let mut files = stamps(&archive)?;
     let mut seen = Seen::default();
@@ -73,7 +76,8 @@ pub fn visit(store: &DirectoryStore, mut visit: impl FnMut(&str, &Summary<'_>)) 
 
 /// The archived snapshots with their versions.
 fn stamps(archive: &Path) -> Result<HashMap<String, FileStamp>, StoreError> {
-    let fail = |source| StoreError::Io { what: "list the directory", path: archive.to_owned(), source };
+    let fail =
+        |source| StoreError::Io { what: "list the directory", path: archive.to_owned(), source };
     let entries = match fs::read_dir(archive) {
         Ok(entries) => entries,
         // No job has ended yet.
@@ -120,8 +124,13 @@ fn read_all(archive: &Path, files: &[(String, FileStamp)]) -> Vec<(String, FileS
     thread::scope(|scope| {
         for part in files.chunks(files.len().div_ceil(threads).max(1)) {
             scope.spawn(|| {
-                let read = |name: &String| place::read(&archive.join(name)).ok().map(|snapshot| Summary::note(&snapshot));
-                let part: Vec<_> = part.iter().filter_map(|(name, stamp)| Some((name.clone(), *stamp, read(name)?))).collect();
+                let read = |name: &String| {
+                    place::read(&archive.join(name)).ok().map(|snapshot| Summary::note(&snapshot))
+                };
+                let part: Vec<_> = part
+                    .iter()
+                    .filter_map(|(name, stamp)| Some((name.clone(), *stamp, read(name)?)))
+                    .collect();
                 // A poisoned lock would mean that a thread panicked, and the scope passes that on.
                 notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(part);
             });

@@ -37,14 +37,19 @@ impl Surroundings {
     /// Nothing is known but the snapshot.
     #[must_use]
     pub fn unknown(snapshot: &Snapshot) -> Self {
-        Self { holder: Holder::Elsewhere(manager(snapshot).unwrap_or("its runner manager").to_owned()), free: None, handed_on: None }
+        Self {
+            holder: Holder::Elsewhere(manager(snapshot).unwrap_or("its runner manager").to_owned()),
+            free: None,
+            handed_on: None,
+        }
     }
 
     /// Looks around a snapshot's file. The configuration says which runner manager this is; without one, the host's name does.
     #[must_use]
     pub fn of(path: &Path, snapshot: &Snapshot, config: Option<&Config>) -> Self {
         let lock = path.with_extension("lock");
-        let here = manager(snapshot).is_none_or(|manager| manager == config.map_or_else(launch::host, launch::manager));
+        let here = manager(snapshot)
+            .is_none_or(|manager| manager == config.map_or_else(launch::host, launch::manager));
         let Ok(mut file) = private_file::open(&lock) else { return Self::unknown(snapshot) };
         let mut words = String::new();
         // They are for people: without them the lock tells as much.
@@ -52,13 +57,16 @@ impl Surroundings {
         let words = words.trim().to_owned();
         // Shared, and given back at once: a driver that wants the lock in this moment asks again.
         let holder = match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Holder::Working(if words.is_empty() { "another process".to_owned() } else { words }),
+            Err(TryLockError::WouldBlock) => {
+                Holder::Working(if words.is_empty() { "another process".to_owned() } else { words })
+            }
             // A copied lock is nobody's, and says nothing.
             Ok(()) if !here => return Self::unknown(snapshot),
             Ok(()) => Holder::Nobody((!words.is_empty()).then_some(words)),
             Err(TryLockError::Error(_)) => return Self::unknown(snapshot),
         };
-        let free = rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free =
+            rustix::fs::statvfs(path).ok().map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         Self { holder, free, handed_on: None }
     }
 
@@ -74,12 +82,25 @@ impl Surroundings {
     #[must_use]
     pub fn process_is_gone(&self, job: &AnyJob) -> bool {
         matches!(self.holder, Holder::Nobody(_))
-            && matches!(job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Executing(_))
+            && matches!(
+                job,
+                AnyJob::Provisioning(_)
+                    | AnyJob::Pending(_)
+                    | AnyJob::Running(_)
+                    | AnyJob::Executing(_)
+            )
     }
 }
 
 /// The runner manager that launched the job's task.
 #[must_use]
 pub fn manager(snapshot: &Snapshot) -> Option<&str> {
-    snapshot.job.header().spec.tags.iter().find(|(key, _)| key == MANAGER_TAG).map(|(_, value)| value.as_str())
+    snapshot
+        .job
+        .header()
+        .spec
+        .tags
+        .iter()
+        .find(|(key, _)| key == MANAGER_TAG)
+        .map(|(_, value)| value.as_str())
 }

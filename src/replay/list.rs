@@ -106,7 +106,11 @@ impl List {
         }
         let left_out = newest.left_out;
         rows.extend(newest.rows());
-        let mut printer: Box<dyn Printer> = if self.json { Box::new(Json::default()) } else { Box::new(Table::new(self.stuck, now)) };
+        let mut printer: Box<dyn Printer> = if self.json {
+            Box::new(Json::default())
+        } else {
+            Box::new(Table::new(self.stuck, now))
+        };
         for row in rows {
             printer.row(row, screen)?;
         }
@@ -159,15 +163,20 @@ fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> O
     };
     let around = Surroundings::of(path, &snapshot, config);
     let (summary, found) = Summary::of(&snapshot, &around, now);
-    let mut row = Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
+    let mut row =
+        Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);
     row.stuck = if words::ends(&snapshot.job) {
         // It is over for GitLab; only a task that does not end, or that nobody looks at, needs somebody.
-        found.iter().find(|found| found.cause == Cause::StopUnfinished).map(|found| found.summary.clone())
+        found
+            .iter()
+            .find(|found| found.cause == Cause::StopUnfinished)
+            .map(|found| found.summary.clone())
     } else {
         stuck(&row, &around, usual, now)
     };
-    row.worked_on_by = if let Holder::Working(who) = &around.holder { Some(who.clone()) } else { None };
+    row.worked_on_by =
+        if let Holder::Working(who) = &around.holder { Some(who.clone()) } else { None };
     if row.stuck.is_some() && row.cause == Cause::Nothing {
         row.cause = found.first().map_or(Cause::Unknown, |found| found.cause);
     }
@@ -317,7 +326,8 @@ impl Printer for Json {
     fn row(&mut self, row: Row, screen: &mut Screen) -> io::Result<()> {
         write!(screen, "{}  ", if self.begun { ",\n" } else { "[\n" })?;
         self.begun = true;
-        screen.write_all(super::screen::printable_json(&serde_json::to_string(&row)?).as_bytes())?;
+        screen
+            .write_all(super::screen::printable_json(&serde_json::to_string(&row)?).as_bytes())?;
         Ok(())
     }
 

@@ -107,7 +107,10 @@ impl Failure {
     /// Whether another user could do it.
     fn is_denied(&self) -> bool {
         let (Self::Store(states::StoreError::Io { source, .. })
-        | Self::Place(PlaceError::Store(states::StoreError::Io { source, .. }) | PlaceError::Unreadable { source, .. })) = self
+        | Self::Place(
+            PlaceError::Store(states::StoreError::Io { source, .. })
+            | PlaceError::Unreadable { source, .. },
+        )) = self
         else {
             return false;
         };
@@ -134,7 +137,11 @@ pub fn main() -> ExitCode {
                 );
             }
             // As with ssh: resume and shell return somebody else's exit code, 1 may be that.
-            if matches!(cli.command, Command::Resume(_) | Command::Shell(_)) { ExitCode::from(255) } else { ExitCode::FAILURE }
+            if matches!(cli.command, Command::Resume(_) | Command::Shell(_)) {
+                ExitCode::from(255)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

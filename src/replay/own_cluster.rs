@@ -42,14 +42,22 @@ fn difference(snapshot: &Snapshot, config: &Config) -> Option<String> {
     for theirs in [Some(header.spec.cluster.as_str()), task.as_deref()].into_iter().flatten() {
         let cluster = Cluster::parse(theirs);
         if cluster.name != ours.name || differ(cluster.account, ours.account) {
-            return Some(format!("of cluster {theirs}, and the configuration names {}", config.fargate.cluster));
+            return Some(format!(
+                "of cluster {theirs}, and the configuration names {}",
+                config.fargate.cluster
+            ));
         }
         if differ(cluster.region, region) {
-            return Some(format!("in {}, and the configuration names {}", cluster.region.unwrap_or_default(), region.unwrap_or_default()));
+            return Some(format!(
+                "in {}, and the configuration names {}",
+                cluster.region.unwrap_or_default(),
+                region.unwrap_or_default()
+            ));
         }
     }
     let (theirs, ours) = (holder::manager(snapshot)?, launch::manager(config));
-    (theirs != ours).then(|| format!("of runner manager {theirs}, and the configuration's is {ours}"))
+    (theirs != ours)
+        .then(|| format!("of runner manager {theirs}, and the configuration's is {ours}"))
 }
 
 /// What two descriptions say differently. Where one of them says nothing, they agree.
@@ -70,9 +78,11 @@ impl<'a> Cluster<'a> {
         let parts: Vec<&str> = text.splitn(6, ':').collect();
         match parts.as_slice() {
             // arn:aws:ecs:<region>:<account>:cluster/<name>
-            ["arn", _, "ecs", region, account, rest] => {
-                Self { region: Some(region), account: Some(account), name: rest.strip_prefix("cluster/").unwrap_or(rest) }
-            }
+            ["arn", _, "ecs", region, account, rest] => Self {
+                region: Some(region),
+                account: Some(account),
+                name: rest.strip_prefix("cluster/").unwrap_or(rest),
+            },
             _ => Self { region: None, account: None, name: text },
         }
     }
@@ -85,8 +95,9 @@ mod tests {
     use super::*;
 
     fn config(fargate: &str) -> Config {
-        let text =
-            format!("[Fargate]\nSubnet = 's'\nTaskDefinition = 't'\n{fargate}\n[TaskMetadata]\nDirectory = '/m'\nManager = 'manager-1'\n");
+        let text = format!(
+            "[Fargate]\nSubnet = 's'\nTaskDefinition = 't'\n{fargate}\n[TaskMetadata]\nDirectory = '/m'\nManager = 'manager-1'\n"
+        );
         Config::parse(&text, Path::new("fargate.toml")).unwrap().0
     }
 
@@ -98,7 +109,10 @@ mod tests {
         if let states::AnyJob::Executing(job) = &mut snapshot.job {
             job.header.spec.cluster = cluster.to_owned();
             job.header.spec.tags = vec![("fargate-driver:manager".to_owned(), manager.to_owned())];
-            job.state.place.task = states::TaskArn::new("arn:aws:ecs:eu-central-1:111122223333:task/ci/0123456789abcdef").unwrap();
+            job.state.place.task = states::TaskArn::new(
+                "arn:aws:ecs:eu-central-1:111122223333:task/ci/0123456789abcdef",
+            )
+            .unwrap();
         }
         snapshot
     }
@@ -106,20 +120,40 @@ mod tests {
     #[test]
     fn only_the_configuration_s_own_cluster_region_and_manager_are_acted_on() {
         const ARN: &str = "arn:aws:ecs:eu-central-1:111122223333:cluster/ci";
-        let own = ["Cluster = 'ci'", "Cluster = 'ci'\nRegion = 'eu-central-1'", &format!("Cluster = '{ARN}'")].map(config);
-        for (cluster, config) in ["ci", ARN].iter().flat_map(|cluster| own.iter().map(move |config| (cluster, config))) {
+        let own = [
+            "Cluster = 'ci'",
+            "Cluster = 'ci'\nRegion = 'eu-central-1'",
+            &format!("Cluster = '{ARN}'"),
+        ]
+        .map(config);
+        for (cluster, config) in
+            ["ci", ARN].iter().flat_map(|cluster| own.iter().map(move |config| (cluster, config)))
+        {
             assert_eq!(difference(&snapshot(cluster, "manager-1"), config), None, "{cluster}");
         }
         for (cluster, manager, file, word) in [
             ("prod", "manager-1", "Cluster = 'ci'", "of cluster prod"),
             ("ci", "manager-1", "Cluster = 'prod'", "of cluster ci"),
             ("ci", "manager-1", "Cluster = 'ci'\nRegion = 'us-east-1'", "in eu-central-1"),
-            ("ci", "manager-1", "Cluster = 'arn:aws:ecs:eu-central-1:999999999999:cluster/ci'", "111122223333"),
-            ("ci", "manager-1", "Cluster = 'arn:aws:ecs:us-east-1:111122223333:cluster/ci'", "in eu-central-1"),
+            (
+                "ci",
+                "manager-1",
+                "Cluster = 'arn:aws:ecs:eu-central-1:999999999999:cluster/ci'",
+                "111122223333",
+            ),
+            (
+                "ci",
+                "manager-1",
+                "Cluster = 'arn:aws:ecs:us-east-1:111122223333:cluster/ci'",
+                "in eu-central-1",
+            ),
             ("ci", "manager-2", "Cluster = 'ci'", "of runner manager manager-2"),
         ] {
             let (snapshot, config) = (snapshot(cluster, manager), config(file));
-            let refusal = ActOn { any_cluster: false }.refuse_others(&snapshot, &config).unwrap_err().to_string();
+            let refusal = ActOn { any_cluster: false }
+                .refuse_others(&snapshot, &config)
+                .unwrap_err()
+                .to_string();
             assert!(refusal.contains(word) && refusal.contains("--any-cluster"), "{refusal}");
             assert!(ActOn { any_cluster: true }.refuse_others(&snapshot, &config).is_ok());
         }

@@ -69,7 +69,12 @@ pub struct Rows {
 /// A picture with a line of text on each side of every row: its name, and its sum. It is as wide as there is room, so
 /// the drawing measures in percent across, and in CSS's pixels down.
 #[must_use]
-pub fn chart(label: &str, kind: Rows, rows: impl Iterator<Item = (String, String)>, drawing: &Markup) -> Markup {
+pub fn chart(
+    label: &str,
+    kind: Rows,
+    rows: impl Iterator<Item = (String, String)>,
+    drawing: &Markup,
+) -> Markup {
     let (names, sums): (Vec<_>, Vec<_>) = rows.unzip();
     let column = |texts: &[String]| html! { div { @for text in texts { div { (text) } } } };
     html! {
@@ -112,7 +117,8 @@ pub fn write(page: Markup, file: &Path, screen: &mut Screen) -> Result<(), super
     if file == Path::new("-") {
         screen.write_all(page.into_string().as_bytes())?;
     } else {
-        fs::write(file, page.into_string()).map_err(|source| PageError { path: file.to_owned(), source })?;
+        fs::write(file, page.into_string())
+            .map_err(|source| PageError { path: file.to_owned(), source })?;
         writeln!(screen, "wrote {}", file.display())?;
     }
     Ok(screen.flush()?)
@@ -125,19 +131,36 @@ mod tests {
 
     #[test]
     fn a_page_s_policy_admits_its_style_sheet_and_nothing_else() {
-        let page = page("<script>alert(1)</script>", Timestamp::from_millis(0), &html! { p { "x" } }).into_string();
+        let page =
+            page("<script>alert(1)</script>", Timestamp::from_millis(0), &html! { p { "x" } })
+                .into_string();
         let style = page.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
         let hash = STANDARD.encode(Sha256::digest(style));
-        let policy = page.split_once("http-equiv=\"Content-Security-Policy\" content=\"").unwrap().1.split_once('"').unwrap().0;
-        assert_eq!(policy, format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'"));
-        assert!(page.find("Content-Security-Policy").unwrap() < page.find("<title>").unwrap(), "before all that it is about");
+        let policy = page
+            .split_once("http-equiv=\"Content-Security-Policy\" content=\"")
+            .unwrap()
+            .1
+            .split_once('"')
+            .unwrap()
+            .0;
+        assert_eq!(
+            policy,
+            format!(
+                "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'"
+            )
+        );
+        assert!(
+            page.find("Content-Security-Policy").unwrap() < page.find("<title>").unwrap(),
+            "before all that it is about"
+        );
         assert!(!page.contains("<script"), "{page}");
     }
 
     #[test]
     fn the_style_sheet_knows_the_charts_measures() {
         for kind in [show::ROWS, stats::ROWS] {
-            let rule = format!(".{} {{ --top: {}px; --row: {}px; }}", kind.class, kind.top, kind.height);
+            let rule =
+                format!(".{} {{ --top: {}px; --row: {}px; }}", kind.class, kind.top, kind.height);
             assert!(STYLE.contains(&rule), "{rule}");
         }
     }

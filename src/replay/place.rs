@@ -6,7 +6,9 @@ use std::{
 };
 
 use clap::Args;
-use states::{BadSnapshot, DirectoryStore, MAX_BYTES, Retention, Snapshot, StoreError, private_file};
+use states::{
+    BadSnapshot, DirectoryStore, MAX_BYTES, Retention, Snapshot, StoreError, private_file,
+};
 
 use super::summary::Summary;
 use crate::config::{Config, ConfigError};
@@ -51,7 +53,9 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The configuration is no use.
-    #[error("{0} (fargate-replay needs it for the metadata directory: name one with --config or --directory, or give a snapshot's file)")]
+    #[error(
+        "{0} (fargate-replay needs it for the metadata directory: name one with --config or --directory, or give a snapshot's file)"
+    )]
     Config(#[from] ConfigError),
     /// The directory does not exist. Looking must not make it.
     #[error("there is no metadata directory {}: correct --directory, or [TaskMetadata] Directory in fargate.toml.", .0.display())]
@@ -116,7 +120,10 @@ impl PlaceArgs {
         }
         let mut store = DirectoryStore::look(directory).with_notes(Summary::note);
         if let Some(config) = &config {
-            store = store.with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count });
+            store = store.with_retention(Retention {
+                age: config.metadata.keep,
+                count: config.metadata.keep_count,
+            });
         }
         Ok(Place { store, config })
     }
@@ -130,8 +137,15 @@ impl PlaceArgs {
         let path = Path::new(wanted);
         if path.is_file() {
             // Who names a link means what it leads to.
-            let file = path.canonicalize().map_err(|source| PlaceError::Unreadable { path: path.to_owned(), source })?;
-            return Ok(Target { path: path.to_owned(), place: self.around(path), archived: false, snapshot: read(&file)? });
+            let file = path
+                .canonicalize()
+                .map_err(|source| PlaceError::Unreadable { path: path.to_owned(), source })?;
+            return Ok(Target {
+                path: path.to_owned(),
+                place: self.around(path),
+                archived: false,
+                snapshot: read(&file)?,
+            });
         }
         if path.is_dir() {
             return Err(PlaceError::Directory(path.to_owned()));
@@ -159,30 +173,63 @@ impl Place {
     /// # Errors
     /// When there is none, or more than one.
     pub fn find(self, wanted: &str) -> Result<Target, PlaceError> {
-        for (archived, directory) in [(false, self.store.directory().to_owned()), (true, self.store.archive_path())] {
+        for (archived, directory) in
+            [(false, self.store.directory().to_owned()), (true, self.store.archive_path())]
+        {
             let mut fitting = candidates(&directory, wanted);
             // The whole name of one may be the beginning of another's.
-            if let Some(exact) = fitting.iter().position(|path| path.file_stem().is_some_and(|stem| stem == wanted)) {
+            if let Some(exact) =
+                fitting.iter().position(|path| path.file_stem().is_some_and(|stem| stem == wanted))
+            {
                 fitting = vec![fitting.swap_remove(exact)];
             }
             match fitting.as_slice() {
                 [] => {}
-                [path] => return Ok(Target { snapshot: read(path)?, path: path.clone(), archived, place: Some(self) }),
+                [path] => {
+                    return Ok(Target {
+                        snapshot: read(path)?,
+                        path: path.clone(),
+                        archived,
+                        place: Some(self),
+                    });
+                }
                 // Attempts of a retried job: the newest is the one that is talked of.
                 several if archived && same_job(several) => {
-                    let newest = several.iter().max_by_key(|path| attempt(path)).cloned().unwrap_or_else(|| several[0].clone());
-                    return Ok(Target { snapshot: read(&newest)?, path: newest, archived, place: Some(self) });
+                    let newest = several
+                        .iter()
+                        .max_by_key(|path| attempt(path))
+                        .cloned()
+                        .unwrap_or_else(|| several[0].clone());
+                    return Ok(Target {
+                        snapshot: read(&newest)?,
+                        path: newest,
+                        archived,
+                        place: Some(self),
+                    });
                 }
                 several => {
-                    let names = several.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
-                    return Err(PlaceError::Ambiguous { wanted: wanted.to_owned(), candidates: names.collect() });
+                    let names = several
+                        .iter()
+                        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+                    return Err(PlaceError::Ambiguous {
+                        wanted: wanted.to_owned(),
+                        candidates: names.collect(),
+                    });
                 }
             }
         }
-        if let Some(forbidden) = forbidden(self.store.directory()).or_else(|| forbidden(&self.store.archive_path())) {
-            return Err(PlaceError::Unreadable { path: forbidden, source: std::io::ErrorKind::PermissionDenied.into() });
+        if let Some(forbidden) =
+            forbidden(self.store.directory()).or_else(|| forbidden(&self.store.archive_path()))
+        {
+            return Err(PlaceError::Unreadable {
+                path: forbidden,
+                source: std::io::ErrorKind::PermissionDenied.into(),
+            });
         }
-        Err(PlaceError::NoJob { wanted: wanted.to_owned(), directory: self.store.directory().to_owned() })
+        Err(PlaceError::NoJob {
+            wanted: wanted.to_owned(),
+            directory: self.store.directory().to_owned(),
+        })
     }
 }
 
@@ -199,7 +246,9 @@ pub fn read(path: &Path) -> Result<Snapshot, PlaceError> {
 /// The snapshots in a directory that `wanted` may mean.
 fn candidates(directory: &Path, wanted: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let snapshots = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "ron"));
+    let snapshots = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "ron"));
     if wanted.is_empty() {
         return Vec::new();
     }
@@ -208,7 +257,11 @@ fn candidates(directory: &Path, wanted: &str) -> Vec<PathBuf> {
         return snapshots.filter(|path| head(path).contains(&named)).collect();
     }
     let wanted = wanted.strip_suffix(".ron").unwrap_or(wanted);
-    snapshots.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted))).collect()
+    snapshots
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(wanted))
+        })
+        .collect()
 }
 
 /// What of a directory, if anything, this user may not read: the job may be there.
@@ -230,11 +283,17 @@ fn head(path: &Path) -> String {
 }
 
 fn same_job(paths: &[PathBuf]) -> bool {
-    let job = |path: &PathBuf| path.file_stem().map(Path::new).and_then(Path::file_stem).map(ToOwned::to_owned);
+    let job = |path: &PathBuf| {
+        path.file_stem().map(Path::new).and_then(Path::file_stem).map(ToOwned::to_owned)
+    };
     paths.iter().all(|path| job(path) == job(&paths[0]))
 }
 
 /// When an archived attempt began, from its name: `<job>.<start in ms>.ron`.
 fn attempt(path: &Path) -> u64 {
-    path.file_stem().map(Path::new).and_then(Path::extension).and_then(|start| start.to_str()?.parse().ok()).unwrap_or(0)
+    path.file_stem()
+        .map(Path::new)
+        .and_then(Path::extension)
+        .and_then(|start| start.to_str()?.parse().ok())
+        .unwrap_or(0)
 }

@@ -29,7 +29,11 @@ impl Prune {
     pub fn run(&self, place: &Place, screen: &mut Screen) -> Result<(), Failure> {
         let (age, count) = match (self.older_than, self.keep, &place.config) {
             (None, None, Some(config)) => (config.metadata.keep, config.metadata.keep_count),
-            (None, None, None) => return Err(Failure::Other("say what goes: --older-than, --keep, or a --config".to_owned())),
+            (None, None, None) => {
+                return Err(Failure::Other(
+                    "say what goes: --older-than, --keep, or a --config".to_owned(),
+                ));
+            }
             (age, keep, _) => (age.unwrap_or(Duration::MAX), keep.unwrap_or(usize::MAX)),
         };
         place.store.refuse_exposed()?;

@@ -63,7 +63,9 @@ impl Screen {
         let colour = match colour {
             ColourArg::Always => true,
             ColourArg::Never => false,
-            ColourArg::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
+            ColourArg::Auto => {
+                anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never
+            }
         };
         let width = if terminal { terminal_width(&stdout) } else { None }
             .or_else(|| env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()))
@@ -108,8 +110,14 @@ impl Tone {
             Self::Warn => of(AnsiColor::Yellow),
             Self::Bad => of(AnsiColor::Red).bold(),
             Self::State(number) => {
-                const COLOURS: [AnsiColor; 6] =
-                    [AnsiColor::Yellow, AnsiColor::Magenta, AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Blue, AnsiColor::Red];
+                const COLOURS: [AnsiColor; 6] = [
+                    AnsiColor::Yellow,
+                    AnsiColor::Magenta,
+                    AnsiColor::Cyan,
+                    AnsiColor::Green,
+                    AnsiColor::Blue,
+                    AnsiColor::Red,
+                ];
                 of(COLOURS[number % COLOURS.len()])
             }
         }
@@ -221,7 +229,10 @@ mod tests {
     fn json_keeps_its_meaning_and_steers_no_terminal() {
         let value = serde_json::json!({ "name": "a\u{9b}31m\u{202e}\u{1b}[2J\r\né" });
         let json = printable_json(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(json.lines().all(|line| tame(line) == line) && json.contains("\\u009b31m\\u202e"), "{json}");
+        assert!(
+            json.lines().all(|line| tame(line) == line) && json.contains("\\u009b31m\\u202e"),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
     }
 

@@ -25,7 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `fargate-replay shell`.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is the shell's or the command's; 255 if there is no connection.")]
+#[command(
+    after_help = "The exit code is the shell's or the command's; 255 if there is no connection."
+)]
 pub struct Shell {
     /// A GitLab job id, or a snapshot's name in the directory
     #[arg(value_name = "JOB")]
@@ -75,18 +77,25 @@ impl Shell {
             let failed = |e| refusal(&e, AnyTransport::is_exec(&target));
             if !self.command.is_empty() {
                 let command = self.command.join(" ");
-                let mut command = say_waiting(&transport, &target, transport.command(&target, &command)).await.map_err(failed)?;
+                let mut command =
+                    say_waiting(&transport, &target, transport.command(&target, &command))
+                        .await
+                        .map_err(failed)?;
                 let code = pass_on(&mut command).await;
                 command.close().await;
                 return code;
             }
             if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-                return Err(Failure::Other("a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned()));
+                return Err(Failure::Other(
+                    "a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned(),
+                ));
             }
             let (columns, rows) = size();
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
             let screen = Screen { term, columns, rows };
-            let terminal = say_waiting(&transport, &target, transport.terminal(&target, &screen)).await.map_err(failed)?;
+            let terminal = say_waiting(&transport, &target, transport.terminal(&target, &screen))
+                .await
+                .map_err(failed)?;
             let status = join(&terminal).await;
             terminal.close().await;
             Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
@@ -95,7 +104,11 @@ impl Shell {
 }
 
 /// Waits for a connection, and says what it waits for.
-async fn say_waiting<C>(transport: &AnyTransport, target: &Target, connects: impl Future<Output = C>) -> C {
+async fn say_waiting<C>(
+    transport: &AnyTransport,
+    target: &Target,
+    connects: impl Future<Output = C>,
+) -> C {
     let mut connects = pin!(connects);
     loop {
         tokio::select! {
@@ -118,7 +131,8 @@ fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
 
 /// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.
 async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut asked = false;
     loop {
         let chunk = tokio::select! {
@@ -141,8 +155,12 @@ async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
                 io::stdout().flush()?;
             }
             Chunk::Err(bytes) => io::stderr().write_all(&bytes)?,
-            Chunk::Ended { status } => return Ok(ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(255))),
-            Chunk::Lost(why) => return Err(Failure::Other(format!("the connection was lost: {why}"))),
+            Chunk::Ended { status } => {
+                return Ok(ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(255)));
+            }
+            Chunk::Lost(why) => {
+                return Err(Failure::Other(format!("the connection was lost: {why}")));
+            }
         }
     }
 }
@@ -160,7 +178,8 @@ async fn join(terminal: &impl Terminal) -> Result<Option<u32>, Failure> {
             }
         }
     });
-    let (mut resized, mut hung_up) = (signal(SignalKind::window_change())?, signal(SignalKind::hangup())?);
+    let (mut resized, mut hung_up) =
+        (signal(SignalKind::window_change())?, signal(SignalKind::hangup())?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut escape = Escape::default();
     let lost = |why: String| Failure::Other(format!("the connection was lost: {why}"));
@@ -197,7 +216,8 @@ struct Escape(Vec<u8>);
 impl Escape {
     fn leaves(&mut self, bytes: &[u8]) -> bool {
         self.0.extend_from_slice(bytes);
-        let found = self.0.windows(3).any(|keys| matches!(keys[0], b'\r' | b'\n') && &keys[1..] == b"~.");
+        let found =
+            self.0.windows(3).any(|keys| matches!(keys[0], b'\r' | b'\n') && &keys[1..] == b"~.");
         self.0.drain(..self.0.len().saturating_sub(2));
         found
     }
@@ -205,7 +225,9 @@ impl Escape {
 
 fn size() -> (u32, u32) {
     match tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (u32::from(size.ws_col), u32::from(size.ws_row)),
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            (u32::from(size.ws_col), u32::from(size.ws_row))
+        }
         _ => (80, 24),
     }
 }

@@ -66,8 +66,17 @@ impl Tale {
     /// The job's name, project and pipeline.
     fn title(&self) -> String {
         let about = &self.snapshot.job.header().about;
-        let name = if about.job_name.is_empty() { String::new() } else { format!(" \"{}\"", about.job_name) };
-        format!("Job {}{name} of {}, pipeline {}", about.job_id, words::project(&about.project_url), about.pipeline_id)
+        let name = if about.job_name.is_empty() {
+            String::new()
+        } else {
+            format!(" \"{}\"", about.job_name)
+        };
+        format!(
+            "Job {}{name} of {}, pipeline {}",
+            about.job_id,
+            words::project(&about.project_url),
+            about.pipeline_id
+        )
     }
 
     /// What is to be known at once, with its name.
@@ -80,12 +89,20 @@ impl Tale {
         } else if story.over {
             format!("over after {}", words::span(story.length()))
         } else {
-            format!("{} for {}, {} in all", current.state, words::span(current.length()), words::span(story.length()))
+            format!(
+                "{} for {}, {} in all",
+                current.state,
+                words::span(current.length()),
+                words::span(story.length())
+            )
         };
         let stage = current.stage.as_ref().map(|stage| format!(" ({stage})")).unwrap_or_default();
         let mut facts = vec![
             ("state", format!("{state}{stage}; began {}", words::date(story.begin()))),
-            ("runs as", format!("task definition {} in cluster {}", spec.task_definition, spec.cluster)),
+            (
+                "runs as",
+                format!("task definition {} in cluster {}", spec.task_definition, spec.cluster),
+            ),
         ];
         facts.extend(snapshot.job.task().map(|task| ("task", task.to_string())));
         facts.extend(manager(snapshot).map(|manager| ("manager", manager.to_owned())));
@@ -123,9 +140,9 @@ impl Tale {
     /// Whether the job's longest stay in the state is longer than 95 % of all such stays.
     fn is_slow(&self, state: StateName) -> bool {
         let usual = self.usual.lengths(&self.snapshot.job.header().spec.task_definition, state);
-        usual
-            .and_then(|lengths| lengths.percentile(95))
-            .is_some_and(|p95| self.story.longest()[number(state)] > p95.max(Duration::from_secs(1)))
+        usual.and_then(|lengths| lengths.percentile(95)).is_some_and(|p95| {
+            self.story.longest()[number(state)] > p95.max(Duration::from_secs(1))
+        })
     }
 
     /// Tells it on a screen.
@@ -150,13 +167,18 @@ impl Show {
         let mut around = if target.archived {
             Surroundings::unknown(&target.snapshot)
         } else {
-            Surroundings::of(&target.path, &target.snapshot, here.as_ref().and_then(|place| place.config.as_ref()))
+            Surroundings::of(
+                &target.path,
+                &target.snapshot,
+                here.as_ref().and_then(|place| place.config.as_ref()),
+            )
         };
         if let (Some(place), AnyJob::Executing(job)) = (&target.place, &target.snapshot.job) {
             around.handed_on = place.store.marked(&job.header.id, &job.state.order.run);
         }
         // What a copy shows ended with its last entry, whenever it is looked at.
-        let now = if target.place.is_some() { Timestamp::now() } else { last_seen(&target.snapshot) };
+        let now =
+            if target.place.is_some() { Timestamp::now() } else { last_seen(&target.snapshot) };
         let mut tale = Tale::new(target.snapshot, around, usual, now);
         tale.all = self.all;
         match &self.html {
@@ -168,7 +190,10 @@ impl Show {
 
 /// How a run ended, and what to think of it.
 fn outcome(visit: &Visit, over: bool) -> (String, Tone) {
-    let text = visit.outcome.as_ref().map_or_else(|| if over { "no end".to_owned() } else { "runs".to_owned() }, words::outcome);
+    let text = visit
+        .outcome
+        .as_ref()
+        .map_or_else(|| if over { "no end".to_owned() } else { "runs".to_owned() }, words::outcome);
     let tone = match text.as_str() {
         "ok" => Tone::Good,
         "runs" => Tone::State(number(visit.state)),

@@ -123,17 +123,23 @@ impl Tally {
         }
         let length: u64 = summary.totals.iter().sum();
         self.lengths.add(length);
-        let definition = self.definitions.entry(summary.definition.clone().into_owned()).or_default();
+        let definition =
+            self.definitions.entry(summary.definition.clone().into_owned()).or_default();
         definition.jobs += 1;
         definition.millis += length;
-        for (lengths, millis) in definition.states.iter_mut().zip(summary.totals).filter(|(_, millis)| *millis > 0) {
+        for (lengths, millis) in
+            definition.states.iter_mut().zip(summary.totals).filter(|(_, millis)| *millis > 0)
+        {
             lengths.add(millis);
         }
     }
 
     fn settle(&mut self) {
         self.lengths.settle();
-        self.definitions.values_mut().flat_map(|definition| &mut definition.states).for_each(Lengths::settle);
+        self.definitions
+            .values_mut()
+            .flat_map(|definition| &mut definition.states)
+            .for_each(Lengths::settle);
     }
 
     fn report(&self) -> Report {
@@ -141,7 +147,10 @@ impl Tally {
             task_definition: name.to_owned(),
             jobs: definition.jobs,
             total_ms: definition.millis,
-            states: STATES.into_iter().filter_map(|state| Some((state, percentiles(&definition.states[number(state)])?))).collect(),
+            states: STATES
+                .into_iter()
+                .filter_map(|state| Some((state, percentiles(&definition.states[number(state)])?)))
+                .collect(),
         });
         Report {
             jobs: self.jobs,
@@ -154,7 +163,8 @@ impl Tally {
 
     /// The task definitions, that which took most time first.
     fn by_time(&self) -> Vec<(&str, &Definition)> {
-        let mut definitions: Vec<_> = self.definitions.iter().map(|(name, definition)| (name.as_str(), definition)).collect();
+        let mut definitions: Vec<_> =
+            self.definitions.iter().map(|(name, definition)| (name.as_str(), definition)).collect();
         definitions.sort_by_key(|(_, definition)| std::cmp::Reverse(definition.millis));
         definitions
     }
@@ -183,26 +193,46 @@ impl Tally {
         let definitions = self.by_time();
         for (name, definition) in definitions.iter().take(DEFINITIONS) {
             let jobs = if definition.jobs == 1 { "job" } else { "jobs" };
-            let after = format!("  {} in {} {jobs}", words::span(Duration::from_millis(definition.millis)), definition.jobs);
-            writeln!(screen, "  {}{after}", super::screen::fit(name, screen.width.saturating_sub(2 + after.len())))?;
+            let after = format!(
+                "  {} in {} {jobs}",
+                words::span(Duration::from_millis(definition.millis)),
+                definition.jobs
+            );
+            writeln!(
+                screen,
+                "  {}{after}",
+                super::screen::fit(name, screen.width.saturating_sub(2 + after.len()))
+            )?;
             for state in STATES {
                 if let Some(of) = percentiles(&definition.states[number(state)]) {
-                    let [p50, p95, p99] = [of.p50_ms, of.p95_ms, of.p99_ms].map(|millis| words::span(Duration::from_millis(millis)));
-                    let state = screen.paint(Tone::State(number(state)), &pad(&state.to_string(), 13));
+                    let [p50, p95, p99] = [of.p50_ms, of.p95_ms, of.p99_ms]
+                        .map(|millis| words::span(Duration::from_millis(millis)));
+                    let state =
+                        screen.paint(Tone::State(number(state)), &pad(&state.to_string(), 13));
                     writeln!(screen, "    {state} p50 {p50:<8} p95 {p95:<8} p99 {p99}")?;
                 }
             }
         }
         if definitions.len() > DEFINITIONS {
-            writeln!(screen, "  {} more task definitions: --json has them", definitions.len() - DEFINITIONS)?;
+            writeln!(
+                screen,
+                "  {} more task definitions: --json has them",
+                definitions.len() - DEFINITIONS
+            )?;
         }
         Ok(())
     }
 }
 
 fn percentiles(lengths: &Lengths) -> Option<Percentiles> {
-    let millis = |percent| Some(u64::try_from(lengths.percentile(percent)?.as_millis()).unwrap_or(u64::MAX));
-    Some(Percentiles { count: lengths.count(), p50_ms: millis(50)?, p95_ms: millis(95)?, p99_ms: millis(99)? })
+    let millis =
+        |percent| Some(u64::try_from(lengths.percentile(percent)?.as_millis()).unwrap_or(u64::MAX));
+    Some(Percentiles {
+        count: lengths.count(),
+        p50_ms: millis(50)?,
+        p95_ms: millis(95)?,
+        p99_ms: millis(99)?,
+    })
 }
 
 fn heading(screen: &mut Screen, text: &str) -> io::Result<()> {
@@ -232,7 +262,11 @@ fn counts(lengths: &Lengths) -> [usize; BARS] {
 /// Which lengths a bar counts.
 fn label(bar: usize) -> String {
     let limit = |bar: usize| words::span(Duration::from_secs(1 << bar));
-    if bar == BARS - 1 { format!("from {}", limit(bar - 1)) } else { format!("below {}", limit(bar)) }
+    if bar == BARS - 1 {
+        format!("from {}", limit(bar - 1))
+    } else {
+        format!("below {}", limit(bar))
+    }
 }
 
 fn histogram(lengths: &Lengths, screen: &mut Screen) -> io::Result<()> {
@@ -257,7 +291,9 @@ mod tests {
     #[test]
     fn bars_double_in_length_and_the_last_has_the_rest() {
         let mut lengths = Lengths::default();
-        [0, 999, 1000, 1999, 2000, 3999, 4000, u64::from(u32::MAX)].into_iter().for_each(|millis| lengths.add(millis));
+        [0, 999, 1000, 1999, 2000, 3999, 4000, u64::from(u32::MAX)]
+            .into_iter()
+            .for_each(|millis| lengths.add(millis));
         lengths.settle();
         let counts = counts(&lengths);
         assert_eq!(counts[..4], [2, 2, 2, 1]);
@@ -271,9 +307,11 @@ mod tests {
         let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         let note = Summary::note(&snapshot);
         let mut tally = Tally::default();
-        for (definition, totals) in
-            [("small", [1000, 0, 0, 0, 0, 0]), ("large", [3000, 0, 0, 0, 9000, 0]), ("large", [5000, 0, 0, 0, 0, 0])]
-        {
+        for (definition, totals) in [
+            ("small", [1000, 0, 0, 0, 0, 0]),
+            ("large", [3000, 0, 0, 0, 9000, 0]),
+            ("large", [5000, 0, 0, 0, 0, 0]),
+        ] {
             let mut summary = Summary::parse(&note).unwrap();
             summary.definition = definition.into();
             summary.totals = totals;
@@ -283,8 +321,14 @@ mod tests {
         let report = tally.report();
         assert_eq!(report.jobs, 3);
         let large = &report.task_definitions[0];
-        assert_eq!((large.task_definition.as_str(), large.jobs, large.total_ms), ("large", 2, 17_000));
-        assert_eq!(large.states[&StateName::Provisioning], Percentiles { count: 2, p50_ms: 3000, p95_ms: 5000, p99_ms: 5000 });
+        assert_eq!(
+            (large.task_definition.as_str(), large.jobs, large.total_ms),
+            ("large", 2, 17_000)
+        );
+        assert_eq!(
+            large.states[&StateName::Provisioning],
+            Percentiles { count: 2, p50_ms: 3000, p95_ms: 5000, p99_ms: 5000 }
+        );
         assert_eq!(large.states[&StateName::Executing].count, 1);
         assert!(!large.states.contains_key(&StateName::Pending));
         assert_eq!(report.verdicts.values().sum::<usize>(), 3);

@@ -7,7 +7,9 @@ use std::{
 };
 
 use clap::Args;
-use states::{Action, AnyJob, Difference, Observation, Replay, Replayed, Snapshot, Timestamp, Verdict};
+use states::{
+    Action, AnyJob, Difference, Observation, Replay, Replayed, Snapshot, Timestamp, Verdict,
+};
 
 use super::{
     Failure, PlaceArgs, Screen,
@@ -51,7 +53,11 @@ impl StepArgs {
         }
         conclude(&snapshot, &verdict, screen)?;
         screen.flush()?;
-        Ok(if matches!(verdict, Verdict::Agree { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if matches!(verdict, Verdict::Agree { .. }) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     fn pass(&self, snapshot: &Snapshot, screen: &mut Screen) -> Result<(), Failure> {
@@ -68,7 +74,9 @@ impl StepArgs {
         for saw in &self.what_if {
             now = match (self.after, &action) {
                 (Some(after), _) => now + after,
-                (None, Some(Action::Watch(watch))) if *saw == Observation::TimePassed => watch.until.max(now),
+                (None, Some(Action::Watch(watch))) if *saw == Observation::TimePassed => {
+                    watch.until.max(now)
+                }
                 _ => now + Duration::from_secs(1),
             };
             job = job.observe(saw, now);
@@ -81,7 +89,15 @@ impl StepArgs {
 }
 
 fn print(step: &Replayed<'_>, of: usize, screen: &mut Screen) -> io::Result<()> {
-    line(&format!("{}/{of}", step.number), step.at, step.saw, &step.job, &step.action, step.agrees(), screen)
+    line(
+        &format!("{}/{of}", step.number),
+        step.at,
+        step.saw,
+        &step.job,
+        &step.action,
+        step.agrees(),
+        screen,
+    )
 }
 
 fn line(
@@ -117,7 +133,11 @@ fn describe(action: &Action) -> String {
                 due("ask for the address", watch.address.as_ref().map(|(_, at)| *at)),
                 due("connect", watch.probe.as_ref().map(|(_, at)| *at)),
             ];
-            format!("Watch: {}until {}", parts.into_iter().flatten().collect::<String>(), watch.until)
+            format!(
+                "Watch: {}until {}",
+                parts.into_iter().flatten().collect::<String>(),
+                watch.until
+            )
         }
         Action::Follow(follow) => format!("Follow {} from byte {}", follow.order.run, follow.from),
         other => format!("{other:?}"),
@@ -143,7 +163,11 @@ fn walk(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> Result<(
             ("G", _) => end,
             ("d", Verdict::Differ(difference)) => difference.number,
             ("d", Verdict::Agree { .. }) => {
-                say(Tone::Good, "there is no difference: today's states are the recorded ones", screen)?;
+                say(
+                    Tone::Good,
+                    "there is no difference: today's states are the recorded ones",
+                    screen,
+                )?;
                 continue;
             }
             ("q", _) => break,
@@ -172,12 +196,22 @@ fn walk(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> Result<(
 fn conclude(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> io::Result<()> {
     match verdict {
         Verdict::Agree { observations, compared, omitted } => {
-            let gap = if *omitted == 0 { String::new() } else { format!("; after a gap of {omitted} entries nothing can be compared") };
-            let text = format!("{observations} observations replayed: today's states are the recorded ones ({compared} compared{gap}).");
+            let gap = if *omitted == 0 {
+                String::new()
+            } else {
+                format!("; after a gap of {omitted} entries nothing can be compared")
+            };
+            let text = format!(
+                "{observations} observations replayed: today's states are the recorded ones ({compared} compared{gap})."
+            );
             say(Tone::Good, &text, screen)
         }
         Verdict::Differ(difference) => {
-            say(Tone::Bad, &format!("Recorded states and today's differ: first {difference}."), screen)?;
+            say(
+                Tone::Bad,
+                &format!("Recorded states and today's differ: first {difference}."),
+                screen,
+            )?;
             if difference.recorded.is_none() {
                 details(snapshot, difference, screen)?;
             }
@@ -196,10 +230,13 @@ fn say(tone: Tone, text: &str, screen: &mut Screen) -> io::Result<()> {
 
 /// What the saved state holds and today's does not, and the other way round.
 fn details(snapshot: &Snapshot, difference: &Difference, screen: &mut Screen) -> io::Result<()> {
-    let text = |job: &AnyJob| ron::ser::to_string_pretty(job, ron::ser::PrettyConfig::new()).unwrap_or_default();
+    let text = |job: &AnyJob| {
+        ron::ser::to_string_pretty(job, ron::ser::PrettyConfig::new()).unwrap_or_default()
+    };
     let (recorded, today) = (text(&snapshot.job), text(&difference.today));
     for (sign, these, those) in [("-", &recorded, &today), ("+", &today, &recorded)] {
-        for line in these.lines().filter(|line| !those.lines().any(|other| other == *line)).take(20) {
+        for line in these.lines().filter(|line| !those.lines().any(|other| other == *line)).take(20)
+        {
             let line = fit(&format!("  {sign} {}", line.trim()), screen.width);
             writeln!(screen, "{line}")?;
         }

@@ -7,8 +7,14 @@ use states::{AnyJob, Job, Observation, RunOutcome, Snapshot, StateName, Timestam
 use crate::runner::stage;
 
 /// The states in their order.
-pub const STATES: [StateName; 6] =
-    [StateName::Provisioning, StateName::Pending, StateName::Running, StateName::Reachable, StateName::Executing, StateName::Stopping];
+pub const STATES: [StateName; 6] = [
+    StateName::Provisioning,
+    StateName::Pending,
+    StateName::Running,
+    StateName::Reachable,
+    StateName::Executing,
+    StateName::Stopping,
+];
 
 /// A state's number in [`STATES`].
 #[must_use]
@@ -100,13 +106,17 @@ impl Story {
 
     /// The scripts that ended, with their stages, in order.
     pub fn runs(&self) -> impl Iterator<Item = (&str, &RunOutcome)> {
-        self.visits.iter().filter_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)))
+        self.visits
+            .iter()
+            .filter_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)))
     }
 
     /// The script that failed the job, if one did.
     #[must_use]
     pub fn failed_run(&self) -> Option<(&str, &RunOutcome)> {
-        stage::decisive(self.runs(), |outcome| !matches!(outcome, RunOutcome::Exited { code: 0, .. }))
+        stage::decisive(self.runs(), |outcome| {
+            !matches!(outcome, RunOutcome::Exited { code: 0, .. })
+        })
     }
 
     /// When the job began.
@@ -145,7 +155,11 @@ impl Story {
 
 impl Visit {
     fn begin(job: &AnyJob, at: Timestamp) -> Self {
-        let stage = if let AnyJob::Executing(job) = job { Some(job.state.order.stage.clone()) } else { None };
+        let stage = if let AnyJob::Executing(job) = job {
+            Some(job.state.order.stage.clone())
+        } else {
+            None
+        };
         Self { state: job.name(), from: at, to: at, stage, outcome: None }
     }
 }
@@ -165,7 +179,9 @@ fn enter(visits: &mut Vec<Visit>, job: &AnyJob, at: Timestamp) {
 /// Whether nothing of the job is left to do, but perhaps to see its tasks ended.
 fn is_over(job: &AnyJob) -> bool {
     let AnyJob::Stopping(job) = job else { return false };
-    job.state.over || job.state.all_accepted() || (job.state.task.is_none() && job.state.unsettled.is_none())
+    job.state.over
+        || job.state.all_accepted()
+        || (job.state.task.is_none() && job.state.unsettled.is_none())
 }
 
 /// Since when the job is in its state, as far as the state itself says.
@@ -175,7 +191,9 @@ pub fn since(job: &AnyJob) -> Option<Timestamp> {
         AnyJob::Provisioning(job) => Some(job.header.created),
         AnyJob::Pending(job) => Some(job.state.since),
         AnyJob::Running(job) => Some(job.state.since),
-        AnyJob::Reachable(job) => Some(job.state.last.as_ref().map_or(job.state.since, |last| last.at)),
+        AnyJob::Reachable(job) => {
+            Some(job.state.last.as_ref().map_or(job.state.since, |last| last.at))
+        }
         AnyJob::Executing(job) => Some(job.state.since),
         AnyJob::Stopping(job) => Some(job.state.since),
     }
@@ -198,7 +216,10 @@ mod tests {
             let story = Story::of(&snapshot, now);
             assert!(story.exact, "{name}");
             assert_eq!(story.current().state, snapshot.job.name());
-            assert!(story.visits.windows(2).all(|pair| pair[0].to == pair[1].from), "{name}: {story:#?}");
+            assert!(
+                story.visits.windows(2).all(|pair| pair[0].to == pair[1].from),
+                "{name}: {story:#?}"
+            );
             assert_eq!(story.totals().iter().sum::<Duration>(), story.length(), "{name}");
         }
     }

@@ -32,7 +32,14 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [Self::Success, Self::Failed, Self::SystemFailure, Self::Cancelled, Self::Unused, Self::Open];
+    pub const ALL: [Self; 6] = [
+        Self::Success,
+        Self::Failed,
+        Self::SystemFailure,
+        Self::Cancelled,
+        Self::Unused,
+        Self::Open,
+    ];
 
     /// In a word or two.
     #[must_use]
@@ -95,7 +102,11 @@ const LAST_LENGTH: usize = 100;
 impl Summary<'static> {
     /// Sums a job up. Lengths are until `now` when it is not over.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, around: &Surroundings, now: Timestamp) -> (Self, Vec<Diagnosis>) {
+    pub fn of(
+        snapshot: &Snapshot,
+        around: &Surroundings,
+        now: Timestamp,
+    ) -> (Self, Vec<Diagnosis>) {
         let story = Story::of(snapshot, now);
         let found = diagnose(snapshot, &story, around, now);
         let header = snapshot.job.header();
@@ -113,7 +124,12 @@ impl Summary<'static> {
             Cause::Cancelled => Verdict::Cancelled,
             _ => Verdict::SystemFailure,
         };
-        let last = snapshot.journal.entries.last().map(|entry| words::observation(&entry.saw)).unwrap_or_default();
+        let last = snapshot
+            .journal
+            .entries
+            .last()
+            .map(|entry| words::observation(&entry.saw))
+            .unwrap_or_default();
         let owned = |text: &String| Cow::Owned(text.clone());
         let summary = Self {
             project: owned(&header.about.project_url),

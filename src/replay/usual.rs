@@ -107,14 +107,18 @@ impl Usual {
     pub fn lengths(&self, definition: &str, state: StateName) -> Option<&Lengths> {
         let index = number(state);
         let own = self.definitions.get(definition).map(|lengths| &lengths[index]);
-        own.filter(|own| own.count() >= ENOUGH).or(Some(&self.all[index])).filter(|lengths| lengths.count() >= ENOUGH)
+        own.filter(|own| own.count() >= ENOUGH)
+            .or(Some(&self.all[index]))
+            .filter(|lengths| lengths.count() >= ENOUGH)
     }
 
     /// The longest stay that nobody need worry about: what 99 of 100 do not exceed, but no less than the floor.
     #[must_use]
     pub fn bearable(&self, definition: &str, state: StateName) -> Duration {
         let floor = FLOORS[number(state)];
-        self.lengths(definition, state).and_then(|lengths| lengths.percentile(99)).map_or(floor, |usual| usual.max(floor))
+        self.lengths(definition, state)
+            .and_then(|lengths| lengths.percentile(99))
+            .map_or(floor, |usual| usual.max(floor))
     }
 
     /// Whether anything is known of this task definition.
@@ -151,7 +155,11 @@ mod tests {
         let floor = FLOORS[1];
         assert_eq!(usual.bearable("quick", StateName::Pending), floor);
         assert_eq!(usual.bearable("slow", StateName::Pending), Duration::from_secs(900));
-        assert_eq!(usual.bearable("new", StateName::Pending), Duration::from_secs(900), "all definitions' where its own are too few");
+        assert_eq!(
+            usual.bearable("new", StateName::Pending),
+            Duration::from_secs(900),
+            "all definitions' where its own are too few"
+        );
         assert_eq!(Usual::default().bearable("any", StateName::Executing), FLOORS[4]);
     }
 }

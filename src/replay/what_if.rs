@@ -16,7 +16,11 @@ pub const SHORT_FORMS: &str = "OBSERVATION is RON as in a snapshot, such as 'Exi
 /// What is wrong with it.
 pub fn parse(text: &str) -> Result<Observation, String> {
     let unreachable = |kind, message: &str| {
-        Observation::Unreachable(ConnectError { kind, message: message.to_owned(), advice: "This is only supposed.".to_owned() })
+        Observation::Unreachable(ConnectError {
+            kind,
+            message: message.to_owned(),
+            advice: "This is only supposed.".to_owned(),
+        })
     };
     Ok(match text.trim() {
         "refused" => unreachable(ConnectErrorKind::Refused, "nobody listens there"),
@@ -29,7 +33,10 @@ pub fn parse(text: &str) -> Result<Observation, String> {
         "unknown-run" => Observation::RunFailed(RunError::Unknown("supposed".to_owned())),
         "time" => Observation::TimePassed,
         text => match text.strip_prefix("exit:") {
-            Some(code) => Observation::Exited { code: code.parse().map_err(|e| format!("exit status {code:?}: {e}"))?, total: 0 },
+            Some(code) => Observation::Exited {
+                code: code.parse().map_err(|e| format!("exit status {code:?}: {e}"))?,
+                total: 0,
+            },
             None => ron::from_str(text).map_err(|e| format!("it is no observation: {e}"))?,
         },
     })
@@ -41,9 +48,22 @@ mod tests {
 
     #[test]
     fn reads_short_forms_and_ron() {
-        assert_eq!(parse("Exited(code: 1, total: 10)"), Ok(Observation::Exited { code: 1, total: 10 }));
+        assert_eq!(
+            parse("Exited(code: 1, total: 10)"),
+            Ok(Observation::Exited { code: 1, total: 10 })
+        );
         assert_eq!(parse("exit:7"), Ok(Observation::Exited { code: 7, total: 0 }));
-        for name in ["lost", "refused", "timeout", "auth", "missing", "cancel", "stop", "unknown-run", "time"] {
+        for name in [
+            "lost",
+            "refused",
+            "timeout",
+            "auth",
+            "missing",
+            "cancel",
+            "stop",
+            "unknown-run",
+            "time",
+        ] {
             assert!(parse(name).is_ok() && SHORT_FORMS.contains(name), "{name}");
         }
         assert!(parse("nonsense").is_err() && parse("exit:x").is_err());

@@ -69,12 +69,17 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
                 Destination::Address { host, .. } => format!("an answer of {host}"),
             });
             let things: Vec<String> = [describe, address, probe].into_iter().flatten().collect();
-            let things = if things.is_empty() { "its next attempt".to_owned() } else { things.join(" or ") };
+            let things =
+                if things.is_empty() { "its next attempt".to_owned() } else { things.join(" or ") };
             format!("{things}, until {}", clock(watch.until))
         }
         Action::Await => "gitlab-runner's next stage".to_owned(),
-        Action::Follow(follow) if follow.started => format!("output or the end of {}, from byte {}", follow.order.stage, follow.from),
-        Action::Follow(follow) => format!("the container to take the script of {}", follow.order.stage),
+        Action::Follow(follow) if follow.started => {
+            format!("output or the end of {}, from byte {}", follow.order.stage, follow.from)
+        }
+        Action::Follow(follow) => {
+            format!("the container to take the script of {}", follow.order.stage)
+        }
         Action::Signal { signal, .. } => match signal {
             Signal::Term => "the script to get SIGTERM".to_owned(),
             Signal::Kill => "the script to get SIGKILL".to_owned(),
@@ -106,8 +111,12 @@ pub fn outcome(outcome: &RunOutcome) -> String {
 #[must_use]
 pub fn observation(saw: &Observation) -> String {
     match saw {
-        Observation::Opened { process, purpose } => format!("process {process} took the job up: {purpose}"),
-        Observation::Launched(task) => format!("RunTask launched task {} ({})", task.task.task_id(), task.status),
+        Observation::Opened { process, purpose } => {
+            format!("process {process} took the job up: {purpose}")
+        }
+        Observation::Launched(task) => {
+            format!("RunTask launched task {} ({})", task.task.task_id(), task.status)
+        }
         Observation::LaunchFailed(error)
         | Observation::DescribeFailed(error)
         | Observation::AddressFailed(error)
@@ -117,20 +126,29 @@ pub fn observation(saw: &Observation) -> String {
         Observation::Missing => "ECS: task MISSING".to_owned(),
         Observation::Addressed(Some(address)) => format!("EC2: public address {address}"),
         Observation::Addressed(None) => "EC2: no public address yet".to_owned(),
-        Observation::Answered(greeting) => format!("the container answered ({})", key_kind(&greeting.identity.0)),
+        Observation::Answered(greeting) => {
+            format!("the container answered ({})", key_kind(&greeting.identity.0))
+        }
         Observation::Unreachable(error) => format!("no connection: {error}"),
         Observation::RunRequested { stage, .. } => format!("gitlab-runner wants stage {stage} run"),
         Observation::Delivered => "the container has the script and runs it".to_owned(),
         Observation::Progress { offset } => format!("output handed on up to byte {offset}"),
-        Observation::Exited { code, total } => format!("the script ended with exit code {code} after {total} bytes of output"),
+        Observation::Exited { code, total } => {
+            format!("the script ended with exit code {code} after {total} bytes of output")
+        }
         Observation::RunFailed(error) => error.to_string(),
         Observation::Signalled(Signal::Term) => "the script got SIGTERM".to_owned(),
         Observation::Signalled(Signal::Kill) => "the script got SIGKILL".to_owned(),
         Observation::CancelRequested => "gitlab-runner ended the stage (SIGTERM)".to_owned(),
         Observation::StopRequested(reason) => format!("the task is to end: {reason}"),
-        Observation::Found(tasks) if tasks.is_empty() => "ListTasks: no task of this job".to_owned(),
+        Observation::Found(tasks) if tasks.is_empty() => {
+            "ListTasks: no task of this job".to_owned()
+        }
         Observation::Found(tasks) => {
-            format!("ListTasks: {}", tasks.iter().map(states::TaskArn::task_id).collect::<Vec<_>>().join(", "))
+            format!(
+                "ListTasks: {}",
+                tasks.iter().map(states::TaskArn::task_id).collect::<Vec<_>>().join(", ")
+            )
         }
         Observation::StopAccepted => "StopTask was accepted".to_owned(),
         Observation::TimePassed => "time passed".to_owned(),
@@ -143,7 +161,8 @@ fn report(task: &TaskReport) -> String {
     if task.stop_desired && !task.status.is_over() {
         text.push_str(", to be STOPPED");
     }
-    let stopped = task.stopped.iter().flat_map(|stopped| [&stopped.code, &stopped.reason]).flatten();
+    let stopped =
+        task.stopped.iter().flat_map(|stopped| [&stopped.code, &stopped.reason]).flatten();
     for part in stopped.filter(|part| !part.trim().is_empty()) {
         text.push_str(", ");
         text.push_str(part.trim());
@@ -170,9 +189,15 @@ mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        for (ms, text) in
-            [(0, "0ms"), (450, "450ms"), (1500, "1.5s"), (59_900, "59s"), (60_000, "1m"), (200_000, "3m 20s"), (7_260_000, "2h 1m")]
-        {
+        for (ms, text) in [
+            (0, "0ms"),
+            (450, "450ms"),
+            (1500, "1.5s"),
+            (59_900, "59s"),
+            (60_000, "1m"),
+            (200_000, "3m 20s"),
+            (7_260_000, "2h 1m"),
+        ] {
             assert_eq!(span(Duration::from_millis(ms)), text);
         }
         assert_eq!(span(Duration::from_secs(90_000)), "1d 1h");

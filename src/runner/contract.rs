@@ -55,7 +55,9 @@ impl Contract {
         Ok(Self {
             build_failure: code("BUILD_FAILURE_EXIT_CODE")?,
             system_failure: code("SYSTEM_FAILURE_EXIT_CODE")?,
-            exit_code_file: env::var_os("BUILD_EXIT_CODE_FILE").filter(|f| !f.is_empty()).map(PathBuf::from),
+            exit_code_file: env::var_os("BUILD_EXIT_CODE_FILE")
+                .filter(|f| !f.is_empty())
+                .map(PathBuf::from),
         })
     }
 
@@ -71,7 +73,10 @@ impl Contract {
                 if let (Some(file), Some(code)) = (&self.exit_code_file, code)
                     && let Err(e) = fs::write(file, code.to_string())
                 {
-                    stderr_line(format_args!("fargate: the script's exit status {code} could not be written to {}: {e}", file.display()));
+                    stderr_line(format_args!(
+                        "fargate: the script's exit status {code} could not be written to {}: {e}",
+                        file.display()
+                    ));
                 }
                 ExitCode::from(self.build_failure)
             }

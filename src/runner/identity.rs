@@ -73,7 +73,8 @@ impl Identity {
 
     fn of_response(response: &Response, variable: impl Fn(&str) -> Option<String>) -> Self {
         let runner = variable("CI_RUNNER_SHORT_TOKEN").unwrap_or_default();
-        let (project, pipeline) = (response.project_url(), response.pipeline_id().unwrap_or_default());
+        let (project, pipeline) =
+            (response.project_url(), response.pipeline_id().unwrap_or_default());
         Self::new(&runner, [&project, pipeline, &response.id.to_string()], response.job_name())
     }
 
@@ -90,7 +91,11 @@ impl Identity {
         if !missing.is_empty() {
             return Err(IdentityError::Missing(missing));
         }
-        Ok(Self::new(&runner, names.each_ref().map(String::as_str), &variable("CI_JOB_NAME").unwrap_or_default()))
+        Ok(Self::new(
+            &runner,
+            names.each_ref().map(String::as_str),
+            &variable("CI_JOB_NAME").unwrap_or_default(),
+        ))
     }
 
     fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
@@ -121,7 +126,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn file_name_part(token: &str) -> String {
-    let safe: String = token.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(40).collect();
+    let safe: String = token
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        .take(40)
+        .collect();
     if safe.is_empty() { "runner".to_owned() } else { safe }
 }
 
@@ -154,7 +163,10 @@ mod tests {
     fn is_named_as_the_go_driver_names_it_whoever_says_it() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
         let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
-        for identity in [Identity::of_variables(variables).unwrap(), Identity::of_response(&response(22), variables)] {
+        for identity in [
+            Identity::of_variables(variables).unwrap(),
+            Identity::of_response(&response(22), variables),
+        ] {
             assert_eq!(identity.id.as_str(), format!("aB3_x-9Z-{hash}"));
         }
     }
@@ -173,8 +185,15 @@ mod tests {
             other => variables(other),
         };
         let about = Identity::of_response(&response(22), names).about;
-        assert_eq!(about, About { runner: "aB3_x-9Z".to_owned(), ..victim.about }, "no variable counts");
-        assert_eq!((about.project_url.as_str(), about.pipeline_id.as_str()), ("https://gitlab.example/group/project", "11"));
+        assert_eq!(
+            about,
+            About { runner: "aB3_x-9Z".to_owned(), ..victim.about },
+            "no variable counts"
+        );
+        assert_eq!(
+            (about.project_url.as_str(), about.pipeline_id.as_str()),
+            ("https://gitlab.example/group/project", "11")
+        );
         assert_eq!(about.job_name, "build");
     }
 
@@ -188,7 +207,13 @@ mod tests {
 
     #[test]
     fn a_hostile_token_stays_within_the_directory() {
-        let hostile = |name: &str| if name == "CI_RUNNER_SHORT_TOKEN" { Some("../../etc/x\n".into()) } else { variables(name) };
+        let hostile = |name: &str| {
+            if name == "CI_RUNNER_SHORT_TOKEN" {
+                Some("../../etc/x\n".into())
+            } else {
+                variables(name)
+            }
+        };
         let identity = Identity::of_response(&response(22), hostile);
         assert!(identity.id.as_str().starts_with("etcx-"), "{}", identity.id);
         assert_eq!(identity.about.runner, "../../etc/x");
@@ -197,10 +222,17 @@ mod tests {
 
     #[test]
     fn a_hostile_project_s_texts_are_one_line_each() {
-        let hostile = |name: &str| variables(name).map(|value| format!("{value}\r\n\u{1b}[2J\u{202e}{}", "x".repeat(100_000)));
+        let hostile = |name: &str| {
+            variables(name)
+                .map(|value| format!("{value}\r\n\u{1b}[2J\u{202e}{}", "x".repeat(100_000)))
+        };
         let about = Identity::of_variables(hostile).unwrap().about;
         for text in [&about.project_url, &about.pipeline_id, &about.job_id, &about.runner] {
-            assert_eq!(**text, foreign_text::clipped(&foreign_text::tame(text)), "tamed and clipped already");
+            assert_eq!(
+                **text,
+                foreign_text::clipped(&foreign_text::tame(text)),
+                "tamed and clipped already"
+            );
         }
     }
 }

@@ -95,7 +95,8 @@ impl Response {
         if text.trim_ascii().is_empty() {
             return Err(fail("it is empty".to_owned()));
         }
-        serde_json::from_slice(&text).map_err(|e| fail(foreign_text::clipped(&format!("it is not a job's response: {e}"))))
+        serde_json::from_slice(&text)
+            .map_err(|e| fail(foreign_text::clipped(&format!("it is not a job's response: {e}"))))
     }
 
     /// The job's name, as `.gitlab-ci.yml` has it: GitLab's word that it is this job's, and the project's own text.
@@ -116,7 +117,8 @@ impl Response {
     /// The response has it as a variable only. GitLab lists its own `CI_PIPELINE_ID` before all that a project defines (`Ci::Build`,
     /// `variables`), so the first one is GitLab's whatever is repeated behind it. Yet nothing rests on it: it is for people.
     pub(super) fn pipeline_id(&self) -> Option<&str> {
-        let first = self.variables.iter().flatten().find(|variable| variable.key == "CI_PIPELINE_ID")?;
+        let first =
+            self.variables.iter().flatten().find(|variable| variable.key == "CI_PIPELINE_ID")?;
         let is_number = !first.value.is_empty() && first.value.bytes().all(|b| b.is_ascii_digit());
         is_number.then_some(&first.value)
     }
@@ -163,10 +165,20 @@ mod tests {
 
     #[test]
     fn the_project_is_its_repository_without_token() {
-        let of = |url: &str| parse(&format!(r#"{{"id":1,"job_info":{{"project_id":7}},"git_info":{{"repo_url":"{url}"}}}}"#));
+        let of = |url: &str| {
+            parse(&format!(
+                r#"{{"id":1,"job_info":{{"project_id":7}},"git_info":{{"repo_url":"{url}"}}}}"#
+            ))
+        };
         for (repository, project) in [
-            ("https://gitlab-ci-token:64_x@y@gitlab.example/group/sub/project.git", "https://gitlab.example/group/sub/project"),
-            ("http://gitlab.example:8080/g/p.git?private_token=x", "http://gitlab.example:8080/g/p"),
+            (
+                "https://gitlab-ci-token:64_x@y@gitlab.example/group/sub/project.git",
+                "https://gitlab.example/group/sub/project",
+            ),
+            (
+                "http://gitlab.example:8080/g/p.git?private_token=x",
+                "http://gitlab.example:8080/g/p",
+            ),
             ("https://gitlab.example/relative/g/p", "https://gitlab.example/relative/g/p"),
             ("", "project 7"),
             ("https://gitlab.example", "project 7"),
@@ -177,10 +189,19 @@ mod tests {
 
     #[test]
     fn the_first_pipeline_is_gitlabs_whatever_a_project_repeats() {
-        let of = |variables: &str| parse(&format!(r#"{{"id":1,"variables":{variables}}}"#)).pipeline_id().map(str::to_owned);
+        let of = |variables: &str| {
+            parse(&format!(r#"{{"id":1,"variables":{variables}}}"#))
+                .pipeline_id()
+                .map(str::to_owned)
+        };
         let repeated = r#"[{"key":"CI_PIPELINE_ID","value":"77","public":true},{"key":"CI_PIPELINE_ID","value":"99","public":true}]"#;
         assert_eq!(of(repeated).as_deref(), Some("77"));
-        for none in ["null", "[]", r#"[{"key":"CI_PIPELINE_ID","value":"7\n7"}]"#, r#"[{"key":"CI_PIPELINE_ID"}]"#] {
+        for none in [
+            "null",
+            "[]",
+            r#"[{"key":"CI_PIPELINE_ID","value":"7\n7"}]"#,
+            r#"[{"key":"CI_PIPELINE_ID"}]"#,
+        ] {
             assert_eq!(of(none), None, "{none}");
         }
     }
@@ -191,7 +212,10 @@ mod tests {
         let path = place.path().join("response.json");
         let refused = |path: &Path, why: &str| {
             let error = Response::read(path).unwrap_err().to_string();
-            assert!(error.contains(why) && error.contains(path.to_str().unwrap()), "{why}: {error}");
+            assert!(
+                error.contains(why) && error.contains(path.to_str().unwrap()),
+                "{why}: {error}"
+            );
             assert!(!error.contains(char::is_control), "{error}");
         };
         refused(&path, "No such file");

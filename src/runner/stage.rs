@@ -13,7 +13,10 @@ pub fn is_judged(stage: &str) -> bool {
 /// last attempt counts; a failed one is followed by others, as `after_script`.
 ///
 /// `runs` are stages and how they ended, in the order in which they ended.
-pub fn decisive<'a, T>(runs: impl IntoIterator<Item = (&'a str, T)>, failed: impl Fn(&T) -> bool) -> Option<(&'a str, T)> {
+pub fn decisive<'a, T>(
+    runs: impl IntoIterator<Item = (&'a str, T)>,
+    failed: impl Fn(&T) -> bool,
+) -> Option<(&'a str, T)> {
     let mut stages: Vec<(&str, T)> = Vec::new();
     for (stage, ended) in runs.into_iter().filter(|(stage, _)| is_judged(stage)) {
         match stages.iter_mut().find(|(seen, _)| *seen == stage) {
@@ -34,7 +37,12 @@ mod tests {
 
     #[test]
     fn a_failed_script_is_the_job_s_verdict_whatever_succeeds_afterwards() {
-        let runs = [("get_sources", 0), ("step_script", 7), ("after_script", 0), ("upload_artifacts_on_failure", 0)];
+        let runs = [
+            ("get_sources", 0),
+            ("step_script", 7),
+            ("after_script", 0),
+            ("upload_artifacts_on_failure", 0),
+        ];
         assert_eq!(of(&runs), Some(("step_script", 7)));
     }
 
@@ -46,7 +54,13 @@ mod tests {
 
     #[test]
     fn what_gitlab_only_warns_of_decides_nothing() {
-        assert_eq!(of(&[("step_script", 0), ("after_script", 1), ("cleanup_file_variables", 1)]), None);
-        assert_eq!(of(&[("step_script", 0), ("upload_artifacts_on_success", 1)]), Some(("upload_artifacts_on_success", 1)));
+        assert_eq!(
+            of(&[("step_script", 0), ("after_script", 1), ("cleanup_file_variables", 1)]),
+            None
+        );
+        assert_eq!(
+            of(&[("step_script", 0), ("upload_artifacts_on_success", 1)]),
+            Some(("upload_artifacts_on_success", 1))
+        );
     }
 }

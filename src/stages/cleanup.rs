@@ -17,7 +17,11 @@ pub async fn cleanup(session: &Session, wait: bool, log: &mut JobLog) -> Verdict
     }
 }
 
-async fn end(session: &Session, goal: Goal, log: &mut JobLog) -> Result<Verdict, states::EngineError> {
+async fn end(
+    session: &Session,
+    goal: Goal,
+    log: &mut JobLog,
+) -> Result<Verdict, states::EngineError> {
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "cleanup", LEASE_WAIT)?;
@@ -29,7 +33,9 @@ async fn end(session: &Session, goal: Goal, log: &mut JobLog) -> Result<Verdict,
             telemetry::job::ended(None, &session.identity.about);
             return Ok(Verdict::Success);
         }
-        Err(e @ (StoreError::Bad { .. } | StoreError::Foreign { .. })) => return Ok(stop_by_name(session, &e).await),
+        Err(e @ (StoreError::Bad { .. } | StoreError::Foreign { .. })) => {
+            return Ok(stop_by_name(session, &e).await);
+        }
         Err(e) => return Err(e.into()),
     };
     let mut work = engine.work(snapshot, lease);
@@ -63,7 +69,8 @@ async fn end(session: &Session, goal: Goal, log: &mut JobLog) -> Result<Verdict,
 async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     let control = session.engine.control();
     let cluster = &session.config.fargate.cluster;
-    let started_by = prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
+    let started_by =
+        prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
     let mut said = format!("fargate: cleanup: {why}.");
     let tasks = match control.find(cluster, &started_by).await {
         Ok(tasks) => tasks,
@@ -75,13 +82,23 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
         }
     };
     if tasks.is_empty() {
-        said.push_str(&format!(" No task of it runs: there is none with startedBy {started_by} in cluster {cluster}."));
+        said.push_str(&format!(
+            " No task of it runs: there is none with startedBy {started_by} in cluster {cluster}."
+        ));
     }
     for task in &tasks {
-        match control.stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read").await {
+        match control
+            .stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read")
+            .await
+        {
             Ok(StopAnswer::Accepted) => said.push_str(&format!(" Its task {task} was stopped.")),
-            Ok(StopAnswer::Missing) => said.push_str(&format!(" ECS does not know its task {task} any more.")),
-            Err(e) => said.push_str(&format!(" Its task {task} could not be stopped: {} `fargate reap` ends it.", e.explained())),
+            Ok(StopAnswer::Missing) => {
+                said.push_str(&format!(" ECS does not know its task {task} any more."))
+            }
+            Err(e) => said.push_str(&format!(
+                " Its task {task} could not be stopped: {} `fargate reap` ends it.",
+                e.explained()
+            )),
         }
     }
     Verdict::SystemFailure(said)

@@ -110,9 +110,12 @@ impl JobLog {
     }
 
     fn lost(&mut self, why: &str) {
-        let Some(more) = self.losses.note(Timestamp::now()) else { return tracing::debug!("connection lost: {why}") };
+        let Some(more) = self.losses.note(Timestamp::now()) else {
+            return tracing::debug!("connection lost: {why}");
+        };
         tracing::warn!(unreported = more, "connection lost: {why}");
-        let before = if more == 0 { String::new() } else { format!(", and {more} times before that") };
+        let before =
+            if more == 0 { String::new() } else { format!(", and {more} times before that") };
         self.say(&format!("The connection to the container was lost ({why}){before}; a script that runs there goes on. Reconnecting …"));
     }
 
@@ -120,7 +123,9 @@ impl JobLog {
     pub fn end(&mut self) {
         match self.losses.take_unreported() {
             0 => {}
-            more => self.say(&format!("The connection to the container was lost {more} times more.")),
+            more => {
+                self.say(&format!("The connection to the container was lost {more} times more."))
+            }
         }
     }
 
@@ -148,16 +153,35 @@ impl JobIo for JobLog {
                 self.entered(state, &snapshot.job);
             }
             Note::Observed(Observation::LaunchFailed(error)) => {
-                tracing::warn!(kind = error.kind.name(), advice = error.advice, "{error}; it is tried again if that can help");
-                self.trouble(&format!("The task could not be launched yet: {}.", error.message.trim_end_matches('.')));
+                tracing::warn!(
+                    kind = error.kind.name(),
+                    advice = error.advice,
+                    "{error}; it is tried again if that can help"
+                );
+                self.trouble(&format!(
+                    "The task could not be launched yet: {}.",
+                    error.message.trim_end_matches('.')
+                ));
             }
-            Note::Observed(Observation::DescribeFailed(error) | Observation::StopFailed(error) | Observation::FindFailed(error)) => {
-                tracing::warn!(kind = error.kind.name(), advice = error.advice, "{error}; it is tried again if that can help");
+            Note::Observed(
+                Observation::DescribeFailed(error)
+                | Observation::StopFailed(error)
+                | Observation::FindFailed(error),
+            ) => {
+                tracing::warn!(
+                    kind = error.kind.name(),
+                    advice = error.advice,
+                    "{error}; it is tried again if that can help"
+                );
             }
             Note::Observed(Observation::Described(report)) => {
                 tracing::debug!(status = %report.status, stop_desired = report.stop_desired, "described");
                 if report.status != TaskStatus::Running {
-                    self.still_waiting(&format!("ECS says the task is {}{}", report.status, hint(&report.status)));
+                    self.still_waiting(&format!(
+                        "ECS says the task is {}{}",
+                        report.status,
+                        hint(&report.status)
+                    ));
                 }
             }
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),

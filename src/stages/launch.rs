@@ -24,8 +24,12 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
         flag_task_definition: flags.task_definition.clone(),
         flag_platform_version: flags.platform_version.clone(),
         // They are recorded, and shown where they are refused.
-        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION").as_deref().map(foreign_text::clipped),
-        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION").as_deref().map(foreign_text::clipped),
+        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION")
+            .as_deref()
+            .map(foreign_text::clipped),
+        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION")
+            .as_deref()
+            .map(foreign_text::clipped),
     };
     overrides.choose(&config.fargate)
 }
@@ -41,7 +45,8 @@ pub(super) fn connect_to(config: &Config) -> ConnectTo {
 
 /// How to log in to the container; a job keeps it when the file changes.
 pub(super) fn login(config: &Config) -> Option<Login> {
-    (config.transport == TransportKind::Ssh).then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
+    (config.transport == TransportKind::Ssh)
+        .then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
 }
 
 /// What the container must prove at first contact; a job keeps it when the file changes.
@@ -50,7 +55,13 @@ pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
 }
 
 /// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
-pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started_by: StartedBy, public_key: Option<&str>) -> LaunchSpec {
+pub(super) fn spec(
+    config: &Config,
+    identity: &Identity,
+    chosen: Chosen,
+    started_by: StartedBy,
+    public_key: Option<&str>,
+) -> LaunchSpec {
     let fargate = &config.fargate;
     LaunchSpec {
         cluster: fargate.cluster.clone(),
@@ -61,7 +72,10 @@ pub(super) fn spec(config: &Config, identity: &Identity, chosen: Chosen, started
         assign_public_ip: fargate.enable_public_ip,
         capacity: fargate.capacity.clone(),
         container: fargate.container.clone(),
-        environment: public_key.map(|key| ("SSH_PUBLIC_KEY".to_owned(), key.to_owned())).into_iter().collect(),
+        environment: public_key
+            .map(|key| ("SSH_PUBLIC_KEY".to_owned(), key.to_owned()))
+            .into_iter()
+            .collect(),
         started_by,
         tags: task_tags(config, identity),
         enable_execute_command: config.transport == TransportKind::EcsExec,
@@ -129,7 +143,9 @@ mod tests {
     }
 
     fn config(more: &str) -> Config {
-        let text = format!("[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n{more}\n[TaskMetadata]\nDirectory = '/m'\n");
+        let text = format!(
+            "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n{more}\n[TaskMetadata]\nDirectory = '/m'\n"
+        );
         Config::parse(&text, Path::new("fargate.toml")).unwrap().0
     }
 
@@ -144,16 +160,33 @@ mod tests {
 
     #[test]
     fn the_administrators_tags_win() {
-        let tags = task_tags(&config("Tags = { 'gitlab:job' = 'hidden', team = 'infra' }"), &identity());
-        assert_eq!(tags.iter().filter(|(k, _)| k == "gitlab:job").map(|(_, v)| v.as_str()).collect::<Vec<_>>(), ["hidden"]);
+        let tags =
+            task_tags(&config("Tags = { 'gitlab:job' = 'hidden', team = 'infra' }"), &identity());
+        assert_eq!(
+            tags.iter()
+                .filter(|(k, _)| k == "gitlab:job")
+                .map(|(_, v)| v.as_str())
+                .collect::<Vec<_>>(),
+            ["hidden"]
+        );
         assert!(tags.contains(&("team".to_owned(), "infra".to_owned())));
     }
 
     #[test]
     fn the_key_goes_to_the_configured_container() {
-        let chosen = Chosen { task_definition: "t".into(), platform_version: None, from_project: false };
-        let spec = spec(&config("ContainerName = 'build'"), &identity(), chosen, StartedBy::new("x").unwrap(), Some("ssh-ed25519 AAAA"));
+        let chosen =
+            Chosen { task_definition: "t".into(), platform_version: None, from_project: false };
+        let spec = spec(
+            &config("ContainerName = 'build'"),
+            &identity(),
+            chosen,
+            StartedBy::new("x").unwrap(),
+            Some("ssh-ed25519 AAAA"),
+        );
         assert_eq!(spec.container, "build");
-        assert_eq!(spec.environment, [("SSH_PUBLIC_KEY".to_owned(), "ssh-ed25519 AAAA".to_owned())]);
+        assert_eq!(
+            spec.environment,
+            [("SSH_PUBLIC_KEY".to_owned(), "ssh-ed25519 AAAA".to_owned())]
+        );
     }
 }

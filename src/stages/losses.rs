@@ -26,7 +26,14 @@ pub(super) struct Losses {
 
 impl Default for Losses {
     fn default() -> Self {
-        Self { count: 0, last: None, reported: None, pause: PAUSE, unreported: 0, is_reported: false }
+        Self {
+            count: 0,
+            last: None,
+            reported: None,
+            pause: PAUSE,
+            unreported: 0,
+            is_reported: false,
+        }
     }
 }
 
@@ -38,7 +45,8 @@ impl Losses {
         }
         self.last = Some(now);
         self.count = self.count.saturating_add(1);
-        self.is_reported = self.count <= FIRST || self.reported.is_none_or(|reported| now.since(reported) >= self.pause);
+        self.is_reported = self.count <= FIRST
+            || self.reported.is_none_or(|reported| now.since(reported) >= self.pause);
         if !self.is_reported {
             self.unreported = self.unreported.saturating_add(1);
             return None;

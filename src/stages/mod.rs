@@ -14,7 +14,10 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, SnapshotStore, StopReason, StoreError};
+use states::{
+    AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, SnapshotStore, StopReason,
+    StoreError,
+};
 
 use transports::ssh::proof;
 
@@ -57,7 +60,12 @@ impl Session {
     ///
     /// # Errors
     /// When the metadata directory is missing and cannot be made.
-    pub fn new(config: Config, flags: Flags, identity: Identity, state_log: Option<PathBuf>) -> Result<Self, StoreError> {
+    pub fn new(
+        config: Config,
+        flags: Flags,
+        identity: Identity,
+        state_log: Option<PathBuf>,
+    ) -> Result<Self, StoreError> {
         let engine = engine(&config, store(&config)?);
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
@@ -96,14 +104,19 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let control = EcsControl::new(config.fargate.region.clone());
     let transport = Watched(AnyTransport::new(config, &control));
     let secrets = keys.clone();
-    Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(move |header| {
-        // A job that an older driver began is launched again with what it was launched with.
-        let wanted = header.host_proof.is_some();
-        wanted
-            .then(|| proof::secret(&secrets.key_path(&header.id)).map(|secret| (proof::VARIABLE.to_owned(), secret)))
-            .into_iter()
-            .collect()
-    })
+    Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
+        move |header| {
+            // A job that an older driver began is launched again with what it was launched with.
+            let wanted = header.host_proof.is_some();
+            wanted
+                .then(|| {
+                    proof::secret(&secrets.key_path(&header.id))
+                        .map(|secret| (proof::VARIABLE.to_owned(), secret))
+                })
+                .into_iter()
+                .collect()
+        },
+    )
 }
 
 /// Whether ECS has accepted to stop every task of the job: nothing but their end is left.

@@ -3,7 +3,10 @@
 use std::io::Write as _;
 
 use rand::Rng as _;
-use states::{AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason, foreign_text, private_file};
+use states::{
+    AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason,
+    foreign_text, private_file,
+};
 use transports::ssh::key;
 
 use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, stopped};
@@ -37,7 +40,12 @@ enum PrepareError {
 async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareError> {
     let chosen = match launch::choose(&session.config, &session.flags) {
         Ok(chosen) => chosen,
-        Err(refusal) => return Ok(Verdict::BuildFailure { code: None, message: Some(format!("fargate: {refusal}")) }),
+        Err(refusal) => {
+            return Ok(Verdict::BuildFailure {
+                code: None,
+                message: Some(format!("fargate: {refusal}")),
+            });
+        }
     };
     let engine = &session.engine;
     let id = &session.identity.id;
@@ -47,7 +55,11 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
         log.say(&line);
     }
-    let cancelled = || Ok(Verdict::SystemFailure("fargate: prepare was cancelled before a task was launched.".to_owned()));
+    let cancelled = || {
+        Ok(Verdict::SystemFailure(
+            "fargate: prepare was cancelled before a task was launched.".to_owned(),
+        ))
+    };
     let mut work = match engine.store().load(id)? {
         None if log.is_cancelled().await => return cancelled(),
         None => begin(session, chosen, lease)?,
@@ -61,7 +73,10 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 let outcome = if has_ended(&work.snapshot) {
                     Outcome::Stopping(StopReason::Cleanup)
                 } else {
-                    engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                    engine.request_stop(
+                        &mut work,
+                        StopReason::Asked("prepare was called again".to_owned()),
+                    );
                     engine.drive(&mut work, Goal::Stop, log).await?
                 };
                 match outcome {
@@ -69,9 +84,15 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                     // ECS ends that task whether somebody looks or not; its place is needed.
                     Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
                     Outcome::Unfinished(what) => {
-                        return Ok(Verdict::SystemFailure(format!("fargate: prepare: of an earlier attempt, {what}")));
+                        return Ok(Verdict::SystemFailure(format!(
+                            "fargate: prepare: of an earlier attempt, {what}"
+                        )));
                     }
-                    other => return Ok(Verdict::SystemFailure(format!("fargate: prepare: an earlier attempt cannot be ended: {other:?}"))),
+                    other => {
+                        return Ok(Verdict::SystemFailure(format!(
+                            "fargate: prepare: an earlier attempt cannot be ended: {other:?}"
+                        )));
+                    }
                 }
                 telemetry::job::states_of(&work.snapshot);
                 let lease = work.close().await;
@@ -87,9 +108,13 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     let header = work.snapshot.job.header().clone();
     work.close().await;
     Ok(match outcome {
-        _ if log.was_cancelled() => Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned()),
+        _ if log.was_cancelled() => {
+            Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned())
+        }
         Outcome::Reachable(_) => Verdict::Success,
-        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
+            stopped(&reason, &header)
+        }
         Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: prepare: {what}")),
     })
 }
@@ -98,7 +123,8 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
 fn services(wanted: &str) -> Option<String> {
     const SHOWN: usize = 5;
     let wanted: Vec<Service> = serde_json::from_str(wanted).ok()?;
-    let name = |service: &Service| foreign_text::tame(&service.name).chars().take(100).collect::<String>();
+    let name =
+        |service: &Service| foreign_text::tame(&service.name).chars().take(100).collect::<String>();
     let mut names = wanted.iter().take(SHOWN).map(name).collect::<Vec<_>>().join(", ");
     if wanted.len() > SHOWN {
         names.push_str(", …");
@@ -119,12 +145,19 @@ struct Service {
 /// Whether the task of an earlier prepare can be used: it is on its way, and we hold the key to it.
 /// One that was reachable may have run scripts: a new attempt gets a fresh task.
 fn can_go_on(session: &Session, work: &Work) -> bool {
-    let on_its_way = matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_));
+    let on_its_way = matches!(
+        work.snapshot.job,
+        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
+    );
     let by_exec = work.snapshot.job.header().connect_to == ConnectTo::NoAddress;
     on_its_way && (by_exec || session.engine.store().key_path(&session.identity.id).exists())
 }
 
-fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Result<Work, PrepareError> {
+fn begin(
+    session: &Session,
+    chosen: Chosen,
+    lease: states::DirectoryLease,
+) -> Result<Work, PrepareError> {
     let engine = &session.engine;
     let identity = &session.identity;
     let public_key = match session.config.transport {
@@ -154,7 +187,8 @@ fn begin(session: &Session, chosen: Chosen, lease: states::DirectoryLease) -> Re
 fn make_key(session: &Session) -> Result<String, PrepareError> {
     let pair = key::generate()?;
     let path = session.engine.store().key_path(&session.identity.id);
-    write_key(&path, &pair.private).map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
+    write_key(&path, &pair.private)
+        .map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
     Ok(pair.public)
 }
 
@@ -190,7 +224,10 @@ mod tests {
 
     #[test]
     fn services_that_nobody_starts_are_named() {
-        let told = services(r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#).unwrap();
+        let told = services(
+            r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#,
+        )
+        .unwrap();
         assert!(told.contains("(postgres:17, re\u{fffd}[31mdis)"), "{told}");
         for none in ["", "[]", "null", "{}", "what"] {
             assert_eq!(services(none), None, "{none}");

@@ -16,7 +16,12 @@ use crate::{
 pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
     let text = match fs::read(script) {
         Ok(text) => Bytes::from(text),
-        Err(e) => return Verdict::SystemFailure(format!("fargate: the script {} of stage {stage} cannot be read: {e}", script.display())),
+        Err(e) => {
+            return Verdict::SystemFailure(format!(
+                "fargate: the script {} of stage {stage} cannot be read: {e}",
+                script.display()
+            ));
+        }
     };
     // The digest is of the script as gitlab-runner gave it: what is added below names this process's span, and another process
     // that repeats the stage must find its run.
@@ -28,7 +33,12 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
     }
 }
 
-async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLog) -> Result<Verdict, states::EngineError> {
+async fn execute(
+    session: &Session,
+    script: Script,
+    stage: &str,
+    log: &mut JobLog,
+) -> Result<Verdict, states::EngineError> {
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, &format!("run {stage}"), LEASE_WAIT)?;
@@ -44,13 +54,18 @@ async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLo
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
         // A driver was killed, and gitlab-runner went on with another stage: what still runs must not run beside it.
-        tracing::warn!(stage = job.state.order.stage, "ending the run that an earlier process left behind");
+        tracing::warn!(
+            stage = job.state.order.stage,
+            "ending the run that an earlier process left behind"
+        );
         engine.request_cancel(&mut work);
         engine.drive(&mut work, Goal::Run, log).await?;
     }
     if log.is_cancelled().await {
         work.close().await;
-        return Ok(Verdict::SystemFailure(format!("fargate: stage {stage} was cancelled before its script was started.")));
+        return Ok(Verdict::SystemFailure(format!(
+            "fargate: stage {stage} was cancelled before its script was started."
+        )));
     }
     let outcome = match &work.snapshot.job {
         AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
@@ -69,14 +84,26 @@ async fn execute(session: &Session, script: Script, stage: &str, log: &mut JobLo
     let header = work.snapshot.job.header().clone();
     work.close().await;
     Ok(match outcome {
-        _ if log.was_cancelled() => Verdict::SystemFailure(format!("fargate: stage {stage} was cancelled; its script was ended.")),
+        _ if log.was_cancelled() => Verdict::SystemFailure(format!(
+            "fargate: stage {stage} was cancelled; its script was ended."
+        )),
         Outcome::Reachable(Some(last)) => match last.outcome {
             RunOutcome::Exited { code: 0, .. } => Verdict::Success,
-            RunOutcome::Exited { code, .. } => Verdict::BuildFailure { code: Some(code), message: None },
-            RunOutcome::Lost(why) => Verdict::SystemFailure(format!("fargate: stage {stage}: {why}")),
+            RunOutcome::Exited { code, .. } => {
+                Verdict::BuildFailure { code: Some(code), message: None }
+            }
+            RunOutcome::Lost(why) => {
+                Verdict::SystemFailure(format!("fargate: stage {stage}: {why}"))
+            }
         },
-        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => stopped(&reason, &header),
-        Outcome::Reachable(None) => Verdict::SystemFailure(format!("fargate: stage {stage}: the script was not run")),
-        Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: stage {stage}: {what}")),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
+            stopped(&reason, &header)
+        }
+        Outcome::Reachable(None) => {
+            Verdict::SystemFailure(format!("fargate: stage {stage}: the script was not run"))
+        }
+        Outcome::Unfinished(what) => {
+            Verdict::SystemFailure(format!("fargate: stage {stage}: {what}"))
+        }
     })
 }

@@ -35,13 +35,22 @@ impl StageLog {
             Verdict::Success => tracing::info!(verdict = "success", seconds, "stage ended well"),
             Verdict::BuildFailure { code, message: None } => {
                 let code = code.unwrap_or(1);
-                tracing::info!(verdict = "build failure", exit_code = code, seconds, "stage ended: its script's exit status is {code}");
+                tracing::info!(
+                    verdict = "build failure",
+                    exit_code = code,
+                    seconds,
+                    "stage ended: its script's exit status is {code}"
+                );
             }
             Verdict::BuildFailure { message: Some(message), .. } => {
                 tracing::warn!(verdict = "build failure", seconds, "stage failed: {message}");
             }
-            Verdict::SystemFailure(message) if cancelled => tracing::warn!(verdict = "cancelled", seconds, "stage ended: {message}"),
-            Verdict::SystemFailure(message) => tracing::error!(verdict = "system failure", seconds, "stage failed: {message}"),
+            Verdict::SystemFailure(message) if cancelled => {
+                tracing::warn!(verdict = "cancelled", seconds, "stage ended: {message}")
+            }
+            Verdict::SystemFailure(message) => {
+                tracing::error!(verdict = "system failure", seconds, "stage failed: {message}")
+            }
         }
     }
 }

@@ -35,7 +35,11 @@ impl Intercept for Recording {
         "Recording"
     }
 
-    fn read_before_execution(&self, _: &BeforeSerializationInterceptorContextRef<'_>, cfg: &mut ConfigBag) -> Result<(), BoxError> {
+    fn read_before_execution(
+        &self,
+        _: &BeforeSerializationInterceptorContextRef<'_>,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
         if recorder().is_some() {
             cfg.interceptor_state().store_put(Started(span::now()));
         }
@@ -48,13 +52,21 @@ impl Intercept for Recording {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let (Some(recorder), Some(Started(start))) = (recorder(), cfg.load::<Started>()) else { return Ok(()) };
-        let (service, operation) = cfg.load::<Metadata>().map_or(("", ""), |about| (about.service(), about.name()));
+        let (Some(recorder), Some(Started(start))) = (recorder(), cfg.load::<Started>()) else {
+            return Ok(());
+        };
+        let (service, operation) =
+            cfg.load::<Metadata>().map_or(("", ""), |about| (about.service(), about.name()));
         let answer = context.response();
         let failed = !matches!(context.output_or_error(), Some(Ok(_)));
         let error = failed.then(|| {
             let code = answer.and_then(|answer| answer.body().bytes()).and_then(code);
-            code.unwrap_or_else(|| answer.map_or_else(|| "no_answer".to_owned(), |answer| answer.status().as_u16().to_string()))
+            code.unwrap_or_else(|| {
+                answer.map_or_else(
+                    || "no_answer".to_owned(),
+                    |answer| answer.status().as_u16().to_string(),
+                )
+            })
         });
         let call = Call {
             service,
@@ -89,7 +101,14 @@ impl Call<'_> {
         counted.extend(self.error.iter().map(|error| ("error.type", Value::from(error.as_str()))));
         recorder.count("fargate.aws.calls", counted, 1);
         let throttled = self.error.as_deref().is_some_and(|code| {
-            ["ThrottlingException", "Throttling", "RequestLimitExceeded", "TooManyRequestsException", "429"].contains(&code)
+            [
+                "ThrottlingException",
+                "Throttling",
+                "RequestLimitExceeded",
+                "TooManyRequestsException",
+                "429",
+            ]
+            .contains(&code)
         });
         let mut attributes: Attributes = vec![
             ("rpc.system.name", "aws-api".into()),
@@ -97,7 +116,9 @@ impl Call<'_> {
             ("http.request.resend_count", i64::from(self.attempts.saturating_sub(1)).into()),
             ("fargate.throttled", throttled.into()),
         ];
-        attributes.extend(self.status.map(|status| ("http.response.status_code", i64::from(status).into())));
+        attributes.extend(
+            self.status.map(|status| ("http.response.status_code", i64::from(status).into())),
+        );
         attributes.extend(self.request_id.map(|id| ("aws.request_id", id.into())));
         recorder.called(method, self.start, attributes, self.error);
     }
@@ -118,7 +139,8 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
             document.descendants().find(|n| n.tag_name().name() == "Code")?.text()?.to_owned()
         }
     };
-    (code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.')).then_some(code)
+    (code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.'))
+        .then_some(code)
 }
 
 #[cfg(test)]
@@ -128,7 +150,8 @@ mod tests {
     #[test]
     fn the_code_is_all_that_is_taken_from_an_answer() {
         assert_eq!(
-            code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#).as_deref(),
+            code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#)
+                .as_deref(),
             Some("ClusterNotFoundException")
         );
         assert_eq!(code(br#"{"__type":"AKIA secret?query=1"}"#), None);

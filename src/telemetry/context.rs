@@ -25,13 +25,18 @@ impl Traceparent {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (version, trace, span, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let version = bytes::<1>(version)?[0];
         // A later version may have more parts; ff is forbidden.
         if version == 0xff || (version == 0 && parts.next().is_some()) {
             return None;
         }
-        let parsed = Self { trace: bytes(trace)?, span: bytes(span)?, sampled: bytes::<1>(flags)?[0] & 1 == 1 };
+        let parsed = Self {
+            trace: bytes(trace)?,
+            span: bytes(span)?,
+            sampled: bytes::<1>(flags)?[0] & 1 == 1,
+        };
         (parsed.trace != [0; 16] && parsed.span != [0; 8]).then_some(parsed)
     }
 }
@@ -44,7 +49,9 @@ impl std::fmt::Display for Traceparent {
 
 /// Lower-case hexadecimal of exactly so many bytes.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if text.len() != 2 * N
+        || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return None;
     }
     let mut bytes = [0; N];
@@ -69,7 +76,12 @@ impl Context {
     /// A new job's place. Without an incoming `traceparent` the trace follows from the job's id, so
     /// that all attempts at preparing one job are in one trace.
     #[must_use]
-    pub fn begin(job: &str, incoming: Option<&str>, state: Option<&str>, sampler: &Sampler) -> Self {
+    pub fn begin(
+        job: &str,
+        incoming: Option<&str>,
+        state: Option<&str>,
+        sampler: &Sampler,
+    ) -> Self {
         let incoming = incoming.and_then(Traceparent::parse);
         let trace = incoming.map_or_else(
             || {
@@ -81,11 +93,17 @@ impl Context {
             |parent| parent.trace,
         );
         let sampled = sampler.samples(&trace, incoming.map(|parent| parent.sampled));
-        let printable = |text: &&str| text.len() <= LONGEST_STATE && text.bytes().all(|b| (0x20..0x7f).contains(&b));
+        let printable = |text: &&str| {
+            text.len() <= LONGEST_STATE && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+        };
         Self {
             root: Traceparent { trace, span: new_id(), sampled }.to_string(),
             parent: incoming.map(|parent| hex(&parent.span)),
-            state: state.filter(|_| incoming.is_some()).filter(printable).unwrap_or_default().to_owned(),
+            state: state
+                .filter(|_| incoming.is_some())
+                .filter(printable)
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 
@@ -169,7 +187,10 @@ mod tests {
         assert_eq!(first.trace, second.trace);
         assert_ne!(first.span, second.span);
         assert!(first.sampled);
-        assert_ne!(first.trace, Context::begin("job-2", None, None, &Sampler::default()).root().unwrap().trace);
+        assert_ne!(
+            first.trace,
+            Context::begin("job-2", None, None, &Sampler::default()).root().unwrap().trace
+        );
     }
 
     #[test]
@@ -180,7 +201,15 @@ mod tests {
         assert_eq!(context.parent(), Some(parent.span));
         assert_eq!(context.state(), "vendor=1");
         let off = PARENT.replace("-01", "-00");
-        assert!(!Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default()).root().unwrap().sampled);
-        assert_eq!(Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default()).state(), "");
+        assert!(
+            !Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default())
+                .root()
+                .unwrap()
+                .sampled
+        );
+        assert_eq!(
+            Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default()).state(),
+            ""
+        );
     }
 }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use states::{AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
+use states::{
+    AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot, StateName,
+    StopReason, Timestamp,
+};
 
 use super::{
     Purpose, recorder,
@@ -19,7 +22,10 @@ pub fn about(about: &states::About) -> Attributes {
         ("cicd.pipeline.task.name", about.job_name.as_str().into()),
         ("cicd.pipeline.task.run.id", about.job_id.as_str().into()),
         ("cicd.pipeline.run.id", about.pipeline_id.as_str().into()),
-        ("cicd.pipeline.task.run.url.full", format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id).into()),
+        (
+            "cicd.pipeline.task.run.url.full",
+            format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id).into(),
+        ),
     ]
 }
 
@@ -47,10 +53,14 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
     }
     let verdict = match drove {
         // A script that was followed to its end: its verdict is the job's, whoever followed it.
-        Ok(Outcome::Reachable(Some(Finished { outcome: RunOutcome::Exited { code, .. }, .. }))) if goal == Goal::Run && *code != 0 => {
+        Ok(Outcome::Reachable(Some(Finished {
+            outcome: RunOutcome::Exited { code, .. }, ..
+        }))) if goal == Goal::Run && *code != 0 => {
             Verdict::BuildFailure { code: Some(*code), message: None }
         }
-        Ok(Outcome::Unfinished(_) | Outcome::MustEnd(_)) | Err(_) => Verdict::SystemFailure(String::new()),
+        Ok(Outcome::Unfinished(_) | Outcome::MustEnd(_)) | Err(_) => {
+            Verdict::SystemFailure(String::new())
+        }
         Ok(_) => Verdict::Success,
     };
     recorder.leave(&verdict, false);
@@ -83,7 +93,9 @@ fn is_told_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
 
 /// The states of a job's task that is over, as spans and measured.
 pub fn states_of(snapshot: &Snapshot) {
-    let Some(recorder) = recorder().filter(|recorder| is_told_here(recorder, snapshot)) else { return };
+    let Some(recorder) = recorder().filter(|recorder| is_told_here(recorder, snapshot)) else {
+        return;
+    };
     let header = snapshot.job.header();
     let mut job = AnyJob::from(Job::new(header.clone()));
     let mut since = header.created;
@@ -101,7 +113,13 @@ pub fn states_of(snapshot: &Snapshot) {
     state(recorder, &job, &job, since, latest.max(Timestamp::now()));
 }
 
-fn state(recorder: &super::Recorder, was: &AnyJob, next: &AnyJob, since: Timestamp, until: Timestamp) {
+fn state(
+    recorder: &super::Recorder,
+    was: &AnyJob,
+    next: &AnyJob,
+    since: Timestamp,
+    until: Timestamp,
+) {
     let name = was.name();
     let mut attributes: Attributes = vec![("fargate.state", name.to_string().into())];
     let mut error = None;
@@ -109,16 +127,21 @@ fn state(recorder: &super::Recorder, was: &AnyJob, next: &AnyJob, since: Timesta
         attributes.push(("fargate.stage", job.state.order.stage.as_str().into()));
     }
     match (was, next) {
-        (AnyJob::Executing(_), AnyJob::Reachable(next)) => match next.state.last.as_ref().map(|last| &last.outcome) {
-            Some(RunOutcome::Exited { code, total }) => {
-                attributes.push(("process.exit.code", i64::from(*code).into()));
-                attributes.push(("fargate.output", i64::try_from(*total).unwrap_or(i64::MAX).into()));
-                error = (*code != 0).then(|| format!("exit_status_{code}"));
+        (AnyJob::Executing(_), AnyJob::Reachable(next)) => {
+            match next.state.last.as_ref().map(|last| &last.outcome) {
+                Some(RunOutcome::Exited { code, total }) => {
+                    attributes.push(("process.exit.code", i64::from(*code).into()));
+                    attributes
+                        .push(("fargate.output", i64::try_from(*total).unwrap_or(i64::MAX).into()));
+                    error = (*code != 0).then(|| format!("exit_status_{code}"));
+                }
+                Some(RunOutcome::Lost(_)) => error = Some("run_lost".to_owned()),
+                None => {}
             }
-            Some(RunOutcome::Lost(_)) => error = Some("run_lost".to_owned()),
-            None => {}
-        },
-        (was, AnyJob::Stopping(next)) if was.name() != StateName::Stopping => error = failure(&next.state.reason),
+        }
+        (was, AnyJob::Stopping(next)) if was.name() != StateName::Stopping => {
+            error = failure(&next.state.reason)
+        }
         _ => {}
     }
     let counted = vec![("fargate.state", name.to_string().into())];
@@ -144,7 +167,10 @@ fn cause(reason: &StopReason) -> String {
         StopReason::Unusable(error) => format!("container_unusable.{}", error.kind.name()),
         StopReason::RunLost(_) => "run_lost".to_owned(),
         // More reasons may be added beside these.
-        #[allow(unreachable_patterns, reason = "keeps the export compiling when the machine learns a reason")]
+        #[allow(
+            unreachable_patterns,
+            reason = "keeps the export compiling when the machine learns a reason"
+        )]
         _ => "other".to_owned(),
     }
 }
@@ -152,7 +178,8 @@ fn cause(reason: &StopReason) -> String {
 /// Where it ran.
 fn placed(snapshot: &Snapshot) -> Attributes {
     let Header { spec, .. } = snapshot.job.header();
-    let mut attributes: Attributes = vec![("cloud.provider", "aws".into()), ("cloud.platform", "aws_ecs".into())];
+    let mut attributes: Attributes =
+        vec![("cloud.provider", "aws".into()), ("cloud.platform", "aws_ecs".into())];
     if let Some(task) = snapshot.job.task() {
         attributes.push(("aws.ecs.task.arn", task.as_str().into()));
         attributes.push(("aws.ecs.task.id", task.task_id().into()));
@@ -164,12 +191,17 @@ fn placed(snapshot: &Snapshot) -> Attributes {
         }
     }
     let definition = spec.task_definition.rsplit('/').next().unwrap_or_default();
-    let (family, revision) = definition.split_once(':').map_or((definition, None), |(family, revision)| (family, Some(revision)));
+    let (family, revision) = definition
+        .split_once(':')
+        .map_or((definition, None), |(family, revision)| (family, Some(revision)));
     attributes.push(("aws.ecs.task.family", family.into()));
     attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
     attributes.push(("aws.ecs.launchtype", "fargate".into()));
     let told = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
-    attributes.extend(told.or_else(|| snapshot.job.task()?.cluster_arn()).map(|arn| ("aws.ecs.cluster.arn", arn.into())));
+    attributes.extend(
+        told.or_else(|| snapshot.job.task()?.cluster_arn())
+            .map(|arn| ("aws.ecs.cluster.arn", arn.into())),
+    );
     attributes
 }
 
@@ -187,7 +219,10 @@ mod tests {
 
     #[test]
     fn nothing_secret_stays_in_an_address() {
-        assert_eq!(without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"), "https://gitlab.example/g/p");
+        assert_eq!(
+            without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
+            "https://gitlab.example/g/p"
+        );
         assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
     }
 }

@@ -18,12 +18,25 @@ use crate::runner::{Identity, Verdict};
 /// When the directory cannot be read.
 pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreError> {
     let directory = store.directory();
-    let listed =
-        fs::read_dir(directory).map_err(|source| StoreError::Io { what: "list the directory", path: directory.to_owned(), source })?;
+    let listed = fs::read_dir(directory).map_err(|source| StoreError::Io {
+        what: "list the directory",
+        path: directory.to_owned(),
+        source,
+    })?;
     for path in listed.flatten().map(|entry| entry.path()) {
-        let Some(ending @ ("trace" | "otlp")) = path.extension().and_then(|ending| ending.to_str()) else { continue };
-        let Some(job) = path.file_stem().and_then(|stem| stem.to_str()).and_then(|job| JobId::new(job).ok()) else { continue };
-        if !Identity::could_name(&job) || store.snapshot_path(&job).exists() || age(&path) < older_than {
+        let Some(ending @ ("trace" | "otlp")) = path.extension().and_then(|ending| ending.to_str())
+        else {
+            continue;
+        };
+        let Some(job) =
+            path.file_stem().and_then(|stem| stem.to_str()).and_then(|job| JobId::new(job).ok())
+        else {
+            continue;
+        };
+        if !Identity::could_name(&job)
+            || store.snapshot_path(&job).exists()
+            || age(&path) < older_than
+        {
             continue;
         }
         // Somebody works on it, or is about to.

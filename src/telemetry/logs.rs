@@ -34,9 +34,16 @@ impl<S: Subscriber> Layer<S> for LogExport {
         event.record(&mut message);
         let mut message = states::foreign_text::tame(&message.0);
         if message.len() > LONGEST {
-            message.truncate((0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
+            message.truncate(
+                (0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0),
+            );
         }
-        recorder.line(LogLine { at: span::now(), level: *event.metadata().level(), message, span: None });
+        recorder.line(LogLine {
+            at: span::now(),
+            level: *event.metadata().level(),
+            message,
+            span: None,
+        });
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::span::{Attributes, Value};
 
 /// Upper bounds of the histograms' buckets, in seconds: from a call to a job of hours.
-pub(super) const BOUNDS: [f64; 15] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
+pub(super) const BOUNDS: [f64; 15] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
 type Key = (&'static str, Vec<(&'static str, Value)>);
 
@@ -67,7 +68,10 @@ const METRICS: [(&str, &str, &str); 8] = [
 
 /// Unit and description of a metric.
 pub(super) fn about(name: &str) -> (&'static str, &'static str) {
-    METRICS.iter().find(|(metric, _, _)| *metric == name).map_or(("1", ""), |(_, unit, description)| (*unit, *description))
+    METRICS
+        .iter()
+        .find(|(metric, _, _)| *metric == name)
+        .map_or(("1", ""), |(_, unit, description)| (*unit, *description))
 }
 
 #[cfg(test)]
@@ -89,7 +93,10 @@ mod tests {
             metrics.measure("fargate.job.duration", Vec::new(), seconds);
         }
         let of = metrics.histograms.values().next().unwrap();
-        assert_eq!((of.buckets[0], of.buckets[1], of.buckets[BOUNDS.len()], of.count), (1, 1, 1, 3));
+        assert_eq!(
+            (of.buckets[0], of.buckets[1], of.buckets[BOUNDS.len()], of.count),
+            (1, 1, 1, 3)
+        );
         assert_eq!((of.least, of.most), (0.05, 99_999.0));
     }
 
@@ -106,14 +113,21 @@ mod tests {
     #[test]
     fn the_dashboard_shows_every_metric_and_no_other() {
         use std::collections::BTreeSet;
-        let dashboard: serde_json::Value = serde_json::from_str(include_str!("../../docs/grafana-dashboard.json")).unwrap();
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../../docs/grafana-dashboard.json")).unwrap();
         let mut shown = BTreeSet::new();
         for panel in dashboard["panels"].as_array().unwrap() {
             assert_eq!(panel["datasource"]["uid"], "${source}", "{panel}");
             for target in panel["targets"].as_array().unwrap() {
-                let words = target["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                let words = target["expr"]
+                    .as_str()
+                    .unwrap()
+                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 // The driver's own attributes have such names too; they stand where no metric can.
-                shown.extend(words.filter(|word| word.starts_with("fargate_") && !["fargate_state", "fargate_reaped_kind"].contains(word)));
+                shown.extend(words.filter(|word| {
+                    word.starts_with("fargate_")
+                        && !["fargate_state", "fargate_reaped_kind"].contains(word)
+                }));
             }
         }
         let told: Vec<String> = METRICS.iter().map(in_prometheus).collect();
@@ -125,7 +139,10 @@ mod tests {
         let page = include_str!("../../docs/telemetry.md");
         for (name, unit, _) in METRICS {
             let row = page.lines().find(|line| line.starts_with(&format!("| `{name}`")));
-            assert!(row.is_some_and(|row| row.contains(&format!("| {unit} |"))), "{name} in {unit}: {row:?}");
+            assert!(
+                row.is_some_and(|row| row.contains(&format!("| {unit} |"))),
+                "{name} in {unit}: {row:?}"
+            );
         }
     }
 }

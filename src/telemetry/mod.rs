@@ -40,7 +40,8 @@ pub use watched::Watched;
 /// the variables could not be used.
 #[must_use]
 pub fn start(config: &Config) -> Vec<String> {
-    let (settings, complaints) = config.telemetry.clone().overridden(|name| std::env::var(name).ok());
+    let (settings, complaints) =
+        config.telemetry.clone().overridden(|name| std::env::var(name).ok());
     if cfg!(feature = "telemetry") && settings.is_on() {
         recorder::install(settings, launch::manager(config));
     }
@@ -56,7 +57,13 @@ pub async fn flush() {
 }
 
 /// Takes a job up for one of gitlab-runner's stages. Its variables may name the pipeline's trace.
-pub fn enter(recorder: &Recorder, directory: &Path, identity: &Identity, stage: &str, kept: Option<&str>) {
+pub fn enter(
+    recorder: &Recorder,
+    directory: &Path,
+    identity: &Identity,
+    stage: &str,
+    kept: Option<&str>,
+) {
     let purpose = Purpose {
         directory: directory.to_owned(),
         job: identity.id.to_string(),
@@ -70,7 +77,12 @@ pub fn enter(recorder: &Recorder, directory: &Path, identity: &Identity, stage: 
     {
         tracing::debug!("{e}");
     }
-    recorder.enter(&purpose, kept, (parent.as_deref(), state.as_deref()), job::about(&identity.about));
+    recorder.enter(
+        &purpose,
+        kept,
+        (parent.as_deref(), state.as_deref()),
+        job::about(&identity.about),
+    );
 }
 
 /// Counts something that was reaped: a `job` or an `orphan`.
@@ -85,7 +97,9 @@ pub fn reaped(kind: &'static str) {
 pub fn log_span(recorder: &Recorder) -> tracing::Span {
     match recorder.stage() {
         // At `error`, or it would be left out of a log at that level.
-        Some((at, _)) => tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span)),
+        Some((at, _)) => {
+            tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span))
+        }
         None => tracing::Span::none(),
     }
 }
@@ -94,15 +108,25 @@ pub fn log_span(recorder: &Recorder) -> tracing::Span {
 pub fn noted(note: &Note<'_>) {
     let Some(recorder) = recorder() else { return };
     match note {
-        Note::Entered { state, .. } => recorder.event("state.entered", vec![("fargate.state", state.to_string().into())]),
+        Note::Entered { state, .. } => {
+            recorder.event("state.entered", vec![("fargate.state", state.to_string().into())])
+        }
         Note::ConnectionLost(_) => recorder.event("connection.lost", Vec::new()),
         Note::Reconnected { offset } => {
             recorder.count("fargate.reconnections", Vec::new(), 1);
-            recorder.event("connection.restored", vec![("fargate.output.offset", i64::try_from(*offset).unwrap_or(i64::MAX).into())]);
+            recorder.event(
+                "connection.restored",
+                vec![("fargate.output.offset", i64::try_from(*offset).unwrap_or(i64::MAX).into())],
+            );
         }
-        Note::Observed(Observation::CancelRequested) => recorder.event("cancel.requested", Vec::new()),
+        Note::Observed(Observation::CancelRequested) => {
+            recorder.event("cancel.requested", Vec::new())
+        }
         Note::Observed(Observation::Described(report)) => {
-            recorder.event("task.described", vec![("fargate.task.status", report.status.to_string().into())]);
+            recorder.event(
+                "task.described",
+                vec![("fargate.task.status", report.status.to_string().into())],
+            );
         }
         Note::Observed(Observation::Missing) => recorder.event("task.missing", Vec::new()),
         Note::Observed(Observation::LaunchFailed(error)) => {

@@ -10,7 +10,9 @@ use super::recorder;
 /// Only shells of the Bourne family understand them; others are left alone.
 #[must_use]
 pub fn propagated(script: Bytes) -> Bytes {
-    let Some(recorder) = recorder().filter(|recorder| recorder.settings.propagate) else { return script };
+    let Some(recorder) = recorder().filter(|recorder| recorder.settings.propagate) else {
+        return script;
+    };
     let Some((parent, state)) = recorder.stage() else { return script };
     let mut variables = vec![("TRACEPARENT", parent.to_string())];
     if !state.is_empty() {
@@ -53,14 +55,18 @@ mod tests {
     use super::*;
 
     fn prepared(script: &str) -> String {
-        let variables = [("TRACEPARENT", "00-a-b-01".to_owned()), ("TRACESTATE", "it's=1; $(rm)".to_owned())];
+        let variables =
+            [("TRACEPARENT", "00-a-b-01".to_owned()), ("TRACESTATE", "it's=1; $(rm)".to_owned())];
         String::from_utf8(with(Bytes::from(script.to_owned()), &variables).to_vec()).unwrap()
     }
 
     #[test]
     fn the_interpreter_and_the_lines_stay_where_they_are() {
         let script = prepared("#!/usr/bin/env bash\n\nset -e\n");
-        assert_eq!(script, "#!/usr/bin/env bash\nexport TRACEPARENT='00-a-b-01' TRACESTATE='it'\\''s=1; $(rm)'; \nset -e\n");
+        assert_eq!(
+            script,
+            "#!/usr/bin/env bash\nexport TRACEPARENT='00-a-b-01' TRACESTATE='it'\\''s=1; $(rm)'; \nset -e\n"
+        );
     }
 
     #[test]

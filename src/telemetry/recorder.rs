@@ -125,7 +125,8 @@ pub struct Purpose {
 
 /// Collects from now on. Once per process.
 pub(super) fn install(settings: Settings, manager: String) {
-    let _ = RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
+    let _ =
+        RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
 }
 
 /// The recorder, if telemetry is on.
@@ -147,24 +148,46 @@ impl Recorder {
     }
 
     /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the pipeline's variables do.
-    pub fn enter(&self, purpose: &Purpose, kept: Option<&str>, incoming: (Option<&str>, Option<&str>), attributes: Attributes) {
+    pub fn enter(
+        &self,
+        purpose: &Purpose,
+        kept: Option<&str>,
+        incoming: (Option<&str>, Option<&str>),
+        attributes: Attributes,
+    ) {
         let mut inner = self.inner();
         inner.told.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
         let path = trail::path(&purpose.directory, &purpose.job);
         let start = if inner.used { span::now() } else { self.began };
         let trail = Trail::read(path.clone()).or_else(|| {
-            let context = kept
-                .and_then(Context::recover)
-                .or_else(|| purpose.may_begin.then(|| Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)))?;
+            let context = kept.and_then(Context::recover).or_else(|| {
+                purpose.may_begin.then(|| {
+                    Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)
+                })
+            })?;
             Some(Trail::begin(path, context, start))
         });
-        let wanted = |trail: &Trail| purpose.only.as_deref().is_none_or(|only| only == trail.context.root_text());
+        let wanted = |trail: &Trail| {
+            purpose.only.as_deref().is_none_or(|only| only == trail.context.root_text())
+        };
         let Some(mut trail) = trail.filter(wanted) else { return };
         let stage = context::new_id();
         trail.note_begin(&hex(&stage), &purpose.name, start);
         let name = purpose.name.clone();
         inner.used = true;
-        inner.open.insert(place(), Open { trail, stage, name, start, attributes, events: Vec::new(), omitted: 0, end: None });
+        inner.open.insert(
+            place(),
+            Open {
+                trail,
+                stage,
+                name,
+                start,
+                attributes,
+                events: Vec::new(),
+                omitted: 0,
+                end: None,
+            },
+        );
     }
 
     /// Also sends what this file keeps.
@@ -219,13 +242,21 @@ impl Recorder {
     pub(super) fn line(&self, mut line: LogLine) {
         let Ok(mut inner) = self.inner.try_lock() else { return };
         if inner.told.lines.len() < MOST_LINES {
-            line.span = inner.here().and_then(|open| Some(Traceparent { span: open.stage, ..open.trail.context.root()? }));
+            line.span = inner.here().and_then(|open| {
+                Some(Traceparent { span: open.stage, ..open.trail.context.root()? })
+            });
             inner.told.lines.push(line);
         }
     }
 
     /// A span of the job's own, from its journal.
-    pub(super) fn state(&self, name: String, times: (u64, u64), attributes: Attributes, error: Option<String>) {
+    pub(super) fn state(
+        &self,
+        name: String,
+        times: (u64, u64),
+        attributes: Attributes,
+        error: Option<String>,
+    ) {
         let mut inner = self.inner();
         let parent = inner.here().and_then(|open| open.trail.context.root()).map(|root| root.span);
         inner.push(name, Kind::Internal, parent, times, attributes, error);
@@ -258,7 +289,10 @@ impl Recorder {
             end,
             attributes: std::mem::take(&mut open.attributes)
                 .into_iter()
-                .chain([("fargate.stage", open.name.clone().into()), ("fargate.stage.result", result.into())])
+                .chain([
+                    ("fargate.stage", open.name.clone().into()),
+                    ("fargate.stage.result", result.into()),
+                ])
                 .collect(),
             events: std::mem::take(&mut open.events),
             omitted: open.omitted,
@@ -332,7 +366,9 @@ impl Inner {
     fn conclude(&mut self, trail: &Trail, root: Traceparent, job: &JobEnd, end: u64) {
         let state = trail.context.state().to_owned();
         for (n, process) in trail.processes.iter().enumerate() {
-            let (None, Some(id)) = (&process.ended, context::parse_id(&process.span)) else { continue };
+            let (None, Some(id)) = (&process.ended, context::parse_id(&process.span)) else {
+                continue;
+            };
             let next = trail.processes.get(n + 1).map_or(end, |next| next.at);
             if !root.sampled {
                 continue;
@@ -346,7 +382,10 @@ impl Inner {
                 kind: Kind::Internal,
                 start: process.at,
                 end: next.clamp(process.at, end.max(process.at)),
-                attributes: vec![("fargate.stage", process.purpose.clone().into()), ("fargate.stage.result", "error".into())],
+                attributes: vec![
+                    ("fargate.stage", process.purpose.clone().into()),
+                    ("fargate.stage.result", "error".into()),
+                ],
                 events: Vec::new(),
                 omitted: 0,
                 error: Some("process_killed".to_owned()),
@@ -355,11 +394,19 @@ impl Inner {
         let (result, error) = outcome(trail, job);
         let seconds = end.saturating_sub(trail.began) as f64 / 1e9;
         let about: Attributes = vec![("cicd.pipeline.task.run.result", result.into())];
-        let caused: Attributes = error.iter().map(|error| ("error.type", error.clone().into())).chain(about.clone()).collect();
+        let caused: Attributes = error
+            .iter()
+            .map(|error| ("error.type", error.clone().into()))
+            .chain(about.clone())
+            .collect();
         self.told.metrics.measure("fargate.job.duration", about.clone(), seconds);
         self.told.metrics.count("fargate.jobs", caused, 1);
         if root.sampled {
-            let name = job.attributes.iter().find(|(key, _)| *key == "cicd.pipeline.task.name").map(|(_, name)| name.clone());
+            let name = job
+                .attributes
+                .iter()
+                .find(|(key, _)| *key == "cicd.pipeline.task.name")
+                .map(|(_, name)| name.clone());
             let name = match name {
                 Some(Value::Text(name)) if !name.is_empty() => format!("job {name}"),
                 _ => "job".to_owned(),
@@ -392,9 +439,19 @@ fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
     if let Some(error) = &job.error {
         return (if error == "deadline" { "timeout" } else { "error" }, Some(error.clone()));
     }
-    let of_job = || trail.processes.iter().filter(|process| !matches!(process.purpose.as_str(), "cleanup" | "reap" | "stop" | "archive"));
-    let stages = || of_job().map(|process| (process.purpose.strip_prefix("run ").unwrap_or(&process.purpose), &process.ended));
-    let failed = |ended: &&Option<(String, Option<String>)>| ended.as_ref().is_some_and(|(result, _)| result != "success");
+    let of_job = || {
+        trail.processes.iter().filter(|process| {
+            !matches!(process.purpose.as_str(), "cleanup" | "reap" | "stop" | "archive")
+        })
+    };
+    let stages = || {
+        of_job().map(|process| {
+            (process.purpose.strip_prefix("run ").unwrap_or(&process.purpose), &process.ended)
+        })
+    };
+    let failed = |ended: &&Option<(String, Option<String>)>| {
+        ended.as_ref().is_some_and(|(result, _)| result != "success")
+    };
     if let Some((_, Some((result, error)))) = stage::decisive(stages(), failed) {
         return match result.as_str() {
             "failure" => ("failure", error.clone()),
@@ -413,7 +470,9 @@ fn judged(verdict: &Verdict, cancelled: bool) -> (&'static str, Option<String>) 
     match verdict {
         _ if cancelled => ("cancellation", None),
         Verdict::Success => ("success", None),
-        Verdict::BuildFailure { code: Some(code), .. } => ("failure", Some(format!("exit_status_{code}"))),
+        Verdict::BuildFailure { code: Some(code), .. } => {
+            ("failure", Some(format!("exit_status_{code}")))
+        }
         Verdict::BuildFailure { code: None, .. } => ("failure", Some("refused".to_owned())),
         Verdict::SystemFailure(_) => ("error", Some("system_failure".to_owned())),
     }

@@ -75,11 +75,14 @@ impl Sampler {
     /// By its name and argument, as in `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
     #[must_use]
     pub fn by_name(name: &str, argument: Option<&str>) -> Option<Self> {
-        let (parent_based, base) = name.strip_prefix("parentbased_").map_or((false, name), |base| (true, base));
+        let (parent_based, base) =
+            name.strip_prefix("parentbased_").map_or((false, name), |base| (true, base));
         let ratio = match base {
             "always_on" => 1.0,
             "always_off" => 0.0,
-            "traceidratio" => argument.map_or(Some(1.0), |text| text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)))?,
+            "traceidratio" => argument.map_or(Some(1.0), |text| {
+                text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+            })?,
             _ => return None,
         };
         Some(Self { ratio, parent_based })
@@ -93,7 +96,12 @@ impl Sampler {
         }
         // As OpenTelemetry's SDKs do: the trace id's last 56 bits are random.
         let random = trace[9..].iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2^56")]
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 2^56"
+        )]
         let bound = (self.ratio * (1_u64 << 56) as f64) as u64;
         random < bound
     }
@@ -178,8 +186,9 @@ impl Settings {
     pub fn overridden(mut self, variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut complaints = Vec::new();
-        let mut unusable =
-            |name: &str, expected: &str| complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"));
+        let mut unusable = |name: &str, expected: &str| {
+            complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"))
+        };
         match variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
             Some(url) if is_address(&url) => self.endpoint = Some(url),
             Some(_) => unusable("OTEL_EXPORTER_OTLP_ENDPOINT", ADDRESS),
@@ -215,13 +224,18 @@ impl Settings {
         if let Some(name) = variable("OTEL_TRACES_SAMPLER") {
             match Sampler::by_name(&name, variable("OTEL_TRACES_SAMPLER_ARG").as_deref()) {
                 Some(sampler) => self.sampler = sampler,
-                None => unusable("OTEL_TRACES_SAMPLER", "always_on, always_off, traceidratio or these after parentbased_"),
+                None => unusable(
+                    "OTEL_TRACES_SAMPLER",
+                    "always_on, always_off, traceidratio or these after parentbased_",
+                ),
             }
         }
         // It can only shorten the bound: its usual value, 10 s, is meant for processes that live longer.
         if let Some(text) = variable("OTEL_EXPORTER_OTLP_TIMEOUT") {
             match text.parse() {
-                Ok(millis) => self.flush_timeout = self.flush_timeout.min(Duration::from_millis(millis)),
+                Ok(millis) => {
+                    self.flush_timeout = self.flush_timeout.min(Duration::from_millis(millis))
+                }
                 Err(_) => unusable("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds"),
             }
         }
@@ -256,7 +270,8 @@ const ADDRESS: &str = "an address such as http://127.0.0.1:4318";
 #[must_use]
 pub fn is_address(url: &str) -> bool {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) && url.parse::<http::Uri>().is_ok()
+    host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'))
+        && url.parse::<http::Uri>().is_ok()
 }
 
 /// Scheme, host and port of an address: what messages may repeat. User, password, path and query may each hold a secret.
@@ -306,13 +321,16 @@ mod tests {
     use super::*;
 
     fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
-        Settings::default().overridden(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        Settings::default().overridden(|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
+        })
     }
 
     #[test]
     fn off_without_an_endpoint() {
         assert!(!with(&[]).0.is_on());
-        let disabled = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_SDK_DISABLED", "true")];
+        let disabled =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_SDK_DISABLED", "true")];
         assert!(!with(&disabled).0.is_on());
     }
 
@@ -330,7 +348,10 @@ mod tests {
         assert_eq!(complaints, Vec::<String>::new());
         assert_eq!(settings.address(Signal::Traces).unwrap(), "http://c:4318/v1/traces");
         assert_eq!(settings.address(Signal::Metrics).unwrap(), "http://m/custom");
-        assert_eq!(settings.headers, [("api-key".to_owned(), "a b".to_owned()), ("x".to_owned(), "y".to_owned())]);
+        assert_eq!(
+            settings.headers,
+            [("api-key".to_owned(), "a b".to_owned()), ("x".to_owned(), "y".to_owned())]
+        );
         assert_eq!((settings.service.as_str(), settings.resource.len()), ("mine", 1));
         assert_eq!(settings.sampler, Sampler { ratio: 0.25, parent_based: false });
         assert!(settings.exports(Signal::Logs));
@@ -350,11 +371,15 @@ mod tests {
     #[test]
     fn an_address_in_the_environment_is_checked_as_one_in_the_file() {
         for bad in ["localhost:4318", "http://", "ftp://c", "http://c d"] {
-            let (settings, complaints) = with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", bad), ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", bad)]);
+            let (settings, complaints) = with(&[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", bad),
+                ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", bad),
+            ]);
             assert!(!settings.is_on(), "{bad}");
             assert_eq!(complaints.len(), 2, "{complaints:?}");
             assert!(
-                complaints[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT") && complaints[0].contains("http://127.0.0.1:4318"),
+                complaints[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT")
+                    && complaints[0].contains("http://127.0.0.1:4318"),
                 "{complaints:?}"
             );
         }
@@ -362,7 +387,10 @@ mod tests {
 
     #[test]
     fn what_is_said_of_an_address_holds_no_secret() {
-        assert_eq!(origin("https://me:secret@c.example:4318/token/v1/traces?key=x"), "https://c.example:4318");
+        assert_eq!(
+            origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
+            "https://c.example:4318"
+        );
     }
 
     #[test]

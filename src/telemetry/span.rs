@@ -98,7 +98,10 @@ pub fn now() -> u64 {
 /// The same, of any time.
 #[must_use]
 pub fn nanoseconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+    at.duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| u64::try_from(since.as_nanos()).ok())
+        .unwrap_or(0)
 }
 
 /// The same, of the machine's time.

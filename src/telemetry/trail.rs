@@ -78,9 +78,13 @@ impl Trail {
         for line in lines {
             match line {
                 Line::Job { .. } => {}
-                Line::Began { span, purpose, at } => trail.processes.push(Process { span, purpose, at, ended: None }),
+                Line::Began { span, purpose, at } => {
+                    trail.processes.push(Process { span, purpose, at, ended: None })
+                }
                 Line::Ended { span, result, error } => {
-                    if let Some(process) = trail.processes.iter_mut().find(|process| process.span == span) {
+                    if let Some(process) =
+                        trail.processes.iter_mut().find(|process| process.span == span)
+                    {
                         process.ended = Some((result, error));
                     }
                 }
@@ -92,12 +96,21 @@ impl Trail {
     /// Notes that a process begins.
     pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: u64) {
         self.append(&Line::Began { span: span.to_owned(), purpose: purpose.to_owned(), at });
-        self.processes.push(Process { span: span.to_owned(), purpose: purpose.to_owned(), at, ended: None });
+        self.processes.push(Process {
+            span: span.to_owned(),
+            purpose: purpose.to_owned(),
+            at,
+            ended: None,
+        });
     }
 
     /// Notes that it ended.
     pub(super) fn note_end(&mut self, span: &str, result: &str, error: Option<&str>) {
-        self.append(&Line::Ended { span: span.to_owned(), result: result.to_owned(), error: error.map(str::to_owned) });
+        self.append(&Line::Ended {
+            span: span.to_owned(),
+            result: result.to_owned(),
+            error: error.map(str::to_owned),
+        });
         if let Some(process) = self.processes.iter_mut().find(|process| process.span == span) {
             process.ended = Some((result.to_owned(), error.map(str::to_owned)));
         }
@@ -115,7 +128,8 @@ impl Trail {
     /// A trace is not worth a job: what cannot be written is logged.
     fn append(&self, line: &Line) {
         let text = serde_json::to_string(line).map_err(io::Error::other);
-        let written = text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
+        let written =
+            text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
         if let Err(e) = written {
             tracing::warn!("{} cannot be written: {e}", self.path.display());
         }

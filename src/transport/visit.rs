@@ -19,7 +19,11 @@ impl Visit for AnyTransport {
     type Terminal = AnyTerminal;
     type Command = AnyCommand;
 
-    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<AnyTerminal, ConnectError> {
+    async fn terminal(
+        &self,
+        target: &Target,
+        screen: &Screen,
+    ) -> Result<AnyTerminal, ConnectError> {
         if Self::is_exec(target) {
             self.exec.terminal(target, screen).await.map(AnyTerminal::Exec)
         } else {
@@ -29,7 +33,10 @@ impl Visit for AnyTransport {
 
     async fn command(&self, target: &Target, command: &str) -> Result<AnyCommand, ConnectError> {
         if Self::is_exec(target) {
-            self.exec.command(target, command).await.map(|command| AnyCommand::Exec(Box::new(command)))
+            self.exec
+                .command(target, command)
+                .await
+                .map(|command| AnyCommand::Exec(Box::new(command)))
         } else {
             self.ssh.command(target, command).await.map(AnyCommand::Ssh)
         }

@@ -56,7 +56,9 @@ pub enum TrialError {
     #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
     OtherTransport(PathBuf),
     /// Times were asked for of a cluster that is not the embedded one.
-    #[error("--profile cannot be used with --config: it sets the embedded cluster's times. Leave one of the two flags out")]
+    #[error(
+        "--profile cannot be used with --config: it sets the embedded cluster's times. Leave one of the two flags out"
+    )]
     OtherCluster,
     /// The embedded cluster did not start.
     #[error("the embedded local cluster did not start: {0}")]
@@ -86,7 +88,10 @@ impl Trial {
     pub async fn run(&self) -> Result<ExitCode, TrialError> {
         for path in &self.scripts {
             let script = std::fs::File::open(path).and_then(|file| file.metadata());
-            if !script.map_err(|source| TrialError::Script { path: path.clone(), source })?.is_file() {
+            if !script
+                .map_err(|source| TrialError::Script { path: path.clone(), source })?
+                .is_file()
+            {
                 return Err(TrialError::NoFile(path.clone()));
             }
         }
@@ -97,7 +102,10 @@ impl Trial {
                 eprintln!("fargate: warning: {choice}");
             }
         }
-        let place = tempfile::Builder::new().prefix("fargate-try-").tempdir().map_err(TrialError::io("make a temporary directory"))?;
+        let place = tempfile::Builder::new()
+            .prefix("fargate-try-")
+            .tempdir()
+            .map_err(TrialError::io("make a temporary directory"))?;
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
             None => {
@@ -105,21 +113,29 @@ impl Trial {
                 let times = settings.times;
                 let cluster = LocalCluster::start(settings).await?;
                 let config = place.path().join("fargate.toml");
-                let text =
-                    crate::local::configuration(self.transport.unwrap_or_default(), cluster.ssh_port(), &place.path().join("metadata"));
-                std::fs::write(&config, text).map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
-                eprintln!("No --config: using an embedded local cluster. Its tasks are processes on this machine.");
+                let text = crate::local::configuration(
+                    self.transport.unwrap_or_default(),
+                    cluster.ssh_port(),
+                    &place.path().join("metadata"),
+                );
+                std::fs::write(&config, text)
+                    .map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
+                eprintln!(
+                    "No --config: using an embedded local cluster. Its tasks are processes on this machine."
+                );
                 if let Some(line) = self.times.described(&times) {
                     eprintln!("{line}");
                 }
-                let environment = crate::local::environment(&cluster.endpoint(), cluster.credentials());
+                let environment =
+                    crate::local::environment(&cluster.endpoint(), cluster.credentials());
                 (config, Some(cluster), environment)
             }
         };
         let mut timeline = Timeline::watch(place.path().join("states"));
-        let mut runner =
-            Runner::new(place.path(), &config, &self.flags, environment, grace).map_err(TrialError::io("play gitlab-runner"))?;
-        let ended = self.job(&mut runner, &mut timeline).await.map_err(TrialError::io("run a stage"));
+        let mut runner = Runner::new(place.path(), &config, &self.flags, environment, grace)
+            .map_err(TrialError::io("play gitlab-runner"))?;
+        let ended =
+            self.job(&mut runner, &mut timeline).await.map_err(TrialError::io("run a stage"));
         if let Some(cluster) = cluster {
             cluster.shutdown().await;
         }
@@ -127,7 +143,9 @@ impl Trial {
         timeline.close();
         Ok(match ended {
             Ended::Well => ExitCode::SUCCESS,
-            Ended::Script(code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1)),
+            Ended::Script(code) => {
+                ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1))
+            }
             Ended::System => ExitCode::from(70),
         })
     }
@@ -140,7 +158,9 @@ impl Trial {
         }
         let (config, _) = Config::load(Some(path))?;
         match self.transport {
-            Some(wanted) if wanted != config.transport => Err(TrialError::OtherTransport(path.clone())),
+            Some(wanted) if wanted != config.transport => {
+                Err(TrialError::OtherTransport(path.clone()))
+            }
             _ => Ok(Some(config)),
         }
     }
@@ -155,7 +175,11 @@ impl Trial {
                 break;
             }
             let script = script.to_string_lossy();
-            let stage = if self.scripts.len() == 1 { "build_script".to_owned() } else { format!("step_{}", number + 1) };
+            let stage = if self.scripts.len() == 1 {
+                "build_script".to_owned()
+            } else {
+                format!("step_{}", number + 1)
+            };
             ended = runner.stage(&["run", &script, &stage], timeline).await?;
         }
         // As gitlab-runner: always, and its result changes nothing. The local cluster lives no longer than this process, and

@@ -77,10 +77,18 @@ impl Runner {
         ] {
             environment.push((name.to_owned(), value));
         }
-        let mut arguments: Vec<OsString> = vec!["--config".into(), config.into(), "--state-log".into(), states.into()];
+        let mut arguments: Vec<OsString> =
+            vec!["--config".into(), config.into(), "--state-log".into(), states.into()];
         arguments.extend(flags.iter().cloned());
         arguments.push("custom".into());
-        Ok(Self { program: std::env::current_exe()?, arguments, environment, exit_code_file, grace, interrupted: false })
+        Ok(Self {
+            program: std::env::current_exe()?,
+            arguments,
+            environment,
+            exit_code_file,
+            grace,
+            interrupted: false,
+        })
     }
 
     /// Whether the user wants to end.
@@ -89,7 +97,11 @@ impl Runner {
     }
 
     /// Runs one stage, showing states as they pass.
-    pub(super) async fn stage(&mut self, stage: &[&str], timeline: &mut Timeline) -> io::Result<Ended> {
+    pub(super) async fn stage(
+        &mut self,
+        stage: &[&str],
+        timeline: &mut Timeline,
+    ) -> io::Result<Ended> {
         let is_run = stage.first() == Some(&"run");
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut term = signal(SignalKind::terminate())?;
@@ -117,7 +129,9 @@ impl Runner {
             return Ok(Ended::Well);
         }
         if status.code() == Some(i32::from(BUILD_FAILURE)) {
-            let code = fs::read_to_string(&self.exit_code_file).ok().and_then(|text| text.trim().parse().ok());
+            let code = fs::read_to_string(&self.exit_code_file)
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
             return Ok(Ended::Script(code.unwrap_or(1)));
         }
         Ok(Ended::System)
@@ -126,9 +140,14 @@ impl Runner {
     /// As gitlab-runner ends a stage: SIGTERM to its process group.
     fn interrupt(&mut self, group: Option<Pid>) {
         if self.interrupted {
-            eprintln!("Still ending the job: its task is stopped as soon as the script has ended, or was killed.");
+            eprintln!(
+                "Still ending the job: its task is stopped as soon as the script has ended, or was killed."
+            );
         } else {
-            eprintln!("Ending the job … (a script that runs has {} to end itself)", humantime::format_duration(self.grace));
+            eprintln!(
+                "Ending the job … (a script that runs has {} to end itself)",
+                humantime::format_duration(self.grace)
+            );
         }
         self.interrupted = true;
         if let Some(group) = group {

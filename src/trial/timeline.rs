@@ -50,13 +50,22 @@ fn render(began: Timestamp, seen: &[(Timestamp, String)]) -> Vec<String> {
         let (start, took) = (from.since(began).as_secs_f64(), pair[1].0.since(*from).as_secs_f64());
         let indent = scale(start / whole);
         let bar = scale(took / whole).max(1).min(WIDTH.saturating_sub(indent).max(1));
-        lines.push(format!("{state:<13} {start:>6.2} s {took:>7.2} s  {}{}", " ".repeat(indent), "█".repeat(bar)));
+        lines.push(format!(
+            "{state:<13} {start:>6.2} s {took:>7.2} s  {}{}",
+            " ".repeat(indent),
+            "█".repeat(bar)
+        ));
     }
     lines.push(format!("{:<13} {whole:>6.2} s", seen.last().map_or("", |(_, state)| state)));
     lines
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a share of WIDTH, from 0 to 1")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of WIDTH, from 0 to 1"
+)]
 fn scale(share: f64) -> usize {
     (share.clamp(0.0, 1.0) * WIDTH as f64).round() as usize
 }
@@ -68,10 +77,17 @@ mod tests {
     #[test]
     fn shows_every_stay_in_proportion() {
         let at = |ms: u64| Timestamp::from_millis(1_000_000 + ms);
-        let seen = vec![(at(0), "Provisioning".to_owned()), (at(100), "Pending".to_owned()), (at(1000), state_log::ARCHIVED.to_owned())];
+        let seen = vec![
+            (at(0), "Provisioning".to_owned()),
+            (at(100), "Pending".to_owned()),
+            (at(1000), state_log::ARCHIVED.to_owned()),
+        ];
         let lines = render(at(0), &seen);
         assert_eq!(lines[2], format!("Provisioning    0.00 s    0.10 s  {}", "█".repeat(4)));
-        assert_eq!(lines[3], format!("Pending         0.10 s    0.90 s  {}{}", " ".repeat(4), "█".repeat(36)));
+        assert_eq!(
+            lines[3],
+            format!("Pending         0.10 s    0.90 s  {}{}", " ".repeat(4), "█".repeat(36))
+        );
         assert_eq!(lines[4], "archived        1.00 s");
     }
 }

@@ -1,6 +1,9 @@
 //! What the machine wants done next.
 
-use crate::{ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, TaskArn, Timestamp};
+use crate::{
+    ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, TaskArn,
+    Timestamp,
+};
 
 /// The one next thing to do. The engine performs it and reports what it observed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -58,12 +58,19 @@ mod tests {
 
     #[test]
     fn a_foreign_text_is_one_line_of_bounded_length() {
-        assert_eq!(clipped("  denied:\r\n\tno\x1b[2J  key\u{202e} \n"), "denied: no\u{fffd}[2J key\u{fffd}");
+        assert_eq!(
+            clipped("  denied:\r\n\tno\x1b[2J  key\u{202e} \n"),
+            "denied: no\u{fffd}[2J key\u{fffd}"
+        );
         assert_eq!(clipped(""), "");
         for text in ["x".repeat(180_000), "é ".repeat(600), format!("{}\n", "x".repeat(499))] {
             let clipped = clipped(&text);
             assert!(clipped.chars().count() <= MAX_CHARS, "{}", clipped.chars().count());
-            assert_eq!(clipped.ends_with('…'), text.trim_end().chars().count() > MAX_CHARS - 1, "{clipped}");
+            assert_eq!(
+                clipped.ends_with('…'),
+                text.trim_end().chars().count() > MAX_CHARS - 1,
+                "{clipped}"
+            );
         }
     }
 

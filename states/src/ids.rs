@@ -134,7 +134,10 @@ mod tests {
     fn a_task_names_its_cluster() {
         let cluster = |task| TaskArn::new(task).ok()?.cluster_arn();
         let new = "arn:aws:ecs:eu-central-1:123456789012:task/ci/0123456789abcdef0123456789abcdef";
-        assert_eq!(cluster(new).as_deref(), Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci"));
+        assert_eq!(
+            cluster(new).as_deref(),
+            Some("arn:aws:ecs:eu-central-1:123456789012:cluster/ci")
+        );
         assert_eq!(cluster("arn:aws:ecs:eu-central-1:123456789012:task/0123456789abcdef"), None);
     }
 }

@@ -8,8 +8,8 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId, JobId, LaunchSpec, Login, RunId, RunOrder,
-    ShellFacts, TaskArn, Timestamp, span,
+    ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
+    JobId, LaunchSpec, Login, RunId, RunOrder, ShellFacts, TaskArn, Timestamp, span,
 };
 
 /// One GitLab job, in state `S`.
@@ -506,7 +506,10 @@ impl fmt::Display for StateName {
 
 /// A job in any state: what a snapshot holds and what a loader matches on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(clippy::large_enum_variant, reason = "a job is in one state at a time, and is not moved about in numbers")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a job is in one state at a time, and is not moved about in numbers"
+)]
 #[allow(missing_docs, reason = "documented at the states themselves")]
 pub enum AnyJob {
     Provisioning(Job<Provisioning>),

@@ -72,7 +72,11 @@ impl Entry {
     fn size(&self) -> usize {
         let mut text = Counted(0);
         // What came from the machine can be serialized.
-        let _ = ron::ser::to_writer_pretty(&mut text, self, snapshot::style().depth_limit(snapshot::DEPTH - Counted::DEPTH));
+        let _ = ron::ser::to_writer_pretty(
+            &mut text,
+            self,
+            snapshot::style().depth_limit(snapshot::DEPTH - Counted::DEPTH),
+        );
         text.0
     }
 }
@@ -120,7 +124,8 @@ impl TryFrom<String> for Left {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (state, digest) = text.split_once(' ').ok_or_else(|| format!("{text:?} is no state and digest"))?;
+        let (state, digest) =
+            text.split_once(' ').ok_or_else(|| format!("{text:?} is no state and digest"))?;
         let state = ron::from_str(state).map_err(|_| format!("{state:?} is no state"))?;
         Ok(Self { state, digest: digest.to_owned() })
     }
@@ -141,7 +146,8 @@ impl Left {
         };
         // Data that came from the machine can be serialized; a digest of nothing would only show as a difference.
         let hash = Sha256::digest(text.unwrap_or_default());
-        let digest = format!("{SHAPE}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
+        let digest =
+            format!("{SHAPE}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         Self { state: job.name(), digest }
     }
 
@@ -233,7 +239,11 @@ impl Journal {
     /// Entries before a gap: all of them, unless some were omitted.
     #[must_use]
     pub fn whole_until(&self) -> usize {
-        if self.omitted == 0 { self.entries.len() } else { self.entries.len().min(self.before_gap.unwrap_or(LONGEST / 2)) }
+        if self.omitted == 0 {
+            self.entries.len()
+        } else {
+            self.entries.len().min(self.before_gap.unwrap_or(LONGEST / 2))
+        }
     }
 
     /// How many entries there are, and when something was observed last: tells whether something was since.
@@ -254,8 +264,14 @@ impl Journal {
         }
         if let Observation::Progress { offset } = saw {
             // Only the farthest offset matters, but only as long as nothing else came between.
-            let Some(Entry { saw: Observation::Progress { offset: farthest }, at: began, times, last, left: before, .. }) =
-                self.entries.last_mut()
+            let Some(Entry {
+                saw: Observation::Progress { offset: farthest },
+                at: began,
+                times,
+                last,
+                left: before,
+                ..
+            }) = self.entries.last_mut()
             else {
                 return None;
             };
@@ -282,14 +298,18 @@ impl Journal {
     /// Every observation with its time, as it happened; of progress the first and the last time.
     #[must_use]
     pub fn unfold(&self) -> Vec<(Timestamp, Observation)> {
-        self.moments().into_iter().map(|moment| (moment.at, self.entries[moment.entry].saw.clone())).collect()
+        self.moments()
+            .into_iter()
+            .map(|moment| (moment.at, self.entries[moment.entry].saw.clone()))
+            .collect()
     }
 
     /// Every observation's time and entry, as it happened; of progress the first and the last.
     pub(crate) fn moments(&self) -> Vec<Moment> {
         let mut all: Vec<Moment> = Vec::new();
         for (number, entry) in self.entries.iter().enumerate() {
-            let between = entry.between.iter().map(|after| entry.at + Duration::from_millis(*after));
+            let between =
+                entry.between.iter().map(|after| entry.at + Duration::from_millis(*after));
             let times = std::iter::once(entry.at).chain(between).chain(entry.last);
             all.extend(times.map(|at| Moment { at, entry: number, last: false }));
             if let Some(newest) = all.last_mut() {

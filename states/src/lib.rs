@@ -31,8 +31,9 @@ pub use action::{Action, Follow, Watch};
 pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
-    About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits, Link, Pending, Probing, Provisioning,
-    Reachable, RunOutcome, Running, Search, StateName, StopReason, Stopping,
+    About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits,
+    Link, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, StateName,
+    StopReason, Stopping,
 };
 pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};
@@ -40,6 +41,9 @@ pub use observation::Observation;
 pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
-pub use store::{DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, IndexLine, Notes, Pruned, Retention, StoreError};
+pub use store::{
+    DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, IndexLine, Notes, Pruned,
+    Retention, StoreError,
+};
 pub use time::Timestamp;
 pub use world::*;

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ConnectError, ControlError, Greeting, RunError, Signal, StopReason, TaskArn, TaskReport};
+use crate::{
+    ConnectError, ControlError, Greeting, RunError, Signal, StopReason, TaskArn, TaskReport,
+};
 
 /// One thing that was observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

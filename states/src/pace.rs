@@ -42,7 +42,9 @@ fn millis(span: Duration) -> u64 {
 /// A seed for [`Pace::interval`] from a job's id (FNV-1a).
 #[must_use]
 pub(crate) fn seed(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// SplitMix64's finalizer: spreads neighbouring numbers evenly.
@@ -59,17 +61,25 @@ mod tests {
 
     #[test]
     fn grows_to_its_bound_and_stays_within_a_fifth() {
-        let pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 130 };
+        let pace = Pace {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(3),
+            growth: 130,
+        };
         for attempt in 0..1000 {
             let interval = pace.interval(attempt, 7);
-            assert!(interval >= Duration::from_millis(400) && interval <= Duration::from_millis(3600), "{attempt}: {interval:?}");
+            assert!(
+                interval >= Duration::from_millis(400) && interval <= Duration::from_millis(3600),
+                "{attempt}: {interval:?}"
+            );
         }
         assert!(pace.interval(20, 7) >= Duration::from_millis(2400));
     }
 
     #[test]
     fn differs_between_jobs_and_repeats_for_one() {
-        let pace = Pace { first: Duration::from_secs(1), longest: Duration::from_secs(1), growth: 100 };
+        let pace =
+            Pace { first: Duration::from_secs(1), longest: Duration::from_secs(1), growth: 100 };
         assert_eq!(pace.interval(3, seed("a")), pace.interval(3, seed("a")));
         assert!((0..50).any(|n| pace.interval(n, seed("a")) != pace.interval(n, seed("b"))));
     }

@@ -70,7 +70,11 @@ pub fn read_up_to(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 fn regular(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
 }
 
 #[cfg(test)]
@@ -88,14 +92,29 @@ mod tests {
         let dangling = place.path().join("dangling");
         symlink(place.path().join("nowhere"), &dangling).unwrap();
         let pipe = place.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0)
-            .unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
         for path in [&link, &dangling, &pipe, &place.path().to_owned()] {
-            assert!(open(path).is_err() && open_or_create(path).is_err() && append(path, b"ours").is_err(), "{}", path.display());
+            assert!(
+                open(path).is_err()
+                    && open_or_create(path).is_err()
+                    && append(path, b"ours").is_err(),
+                "{}",
+                path.display()
+            );
             assert!(read_up_to(path, 9).is_err(), "{}", path.display());
         }
         create_new(&link).unwrap().write_all(b"ours").unwrap();
-        assert_eq!((fs::read(&target).unwrap(), fs::read(&link).unwrap()), (b"theirs".to_vec(), b"ours".to_vec()));
+        assert_eq!(
+            (fs::read(&target).unwrap(), fs::read(&link).unwrap()),
+            (b"theirs".to_vec(), b"ours".to_vec())
+        );
         assert!(!place.path().join("nowhere").exists());
     }
 
@@ -111,7 +130,10 @@ mod tests {
         fs::set_permissions(&three, fs::Permissions::from_mode(0o666)).unwrap();
         create_new(&three).unwrap();
         assert_eq!([&one, &two, &three].map(|path| mode(path)), [0o600; 3]);
-        assert_eq!((read_up_to(&one, 3).unwrap(), read_up_to(&one, 9).unwrap()), (b"abc".to_vec(), b"abcd".to_vec()));
+        assert_eq!(
+            (read_up_to(&one, 3).unwrap(), read_up_to(&one, 9).unwrap()),
+            (b"abc".to_vec(), b"abcd".to_vec())
+        );
         assert_eq!(read_up_to(&three, 9).unwrap(), b"");
     }
 }

@@ -87,8 +87,17 @@ impl fmt::Display for Difference {
             Some(recorded) if recorded.state == self.today.name() => {
                 write!(f, "both are {}, but differ in what they hold", recorded.state)
             }
-            Some(recorded) => write!(f, "{} was recorded, and today's machine is {}", recorded.state, self.today.name()),
-            None => write!(f, "the last one, the state that was saved is not the one that today's machine is in, {}", self.today.name()),
+            Some(recorded) => write!(
+                f,
+                "{} was recorded, and today's machine is {}",
+                recorded.state,
+                self.today.name()
+            ),
+            None => write!(
+                f,
+                "the last one, the state that was saved is not the one that today's machine is in, {}",
+                self.today.name()
+            ),
         }
     }
 }
@@ -101,9 +110,18 @@ impl<'a> Replay<'a> {
     }
 
     /// By another machine than today's.
-    pub fn by(snapshot: &'a Snapshot, machine: impl Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a) -> Self {
+    pub fn by(
+        snapshot: &'a Snapshot,
+        machine: impl Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a,
+    ) -> Self {
         let job = Job::new(snapshot.job.header().clone()).into();
-        Self { snapshot, machine: Box::new(machine), moments: snapshot.journal.moments(), done: 0, job }
+        Self {
+            snapshot,
+            machine: Box::new(machine),
+            moments: snapshot.journal.moments(),
+            done: 0,
+            job,
+        }
     }
 
     /// Observations in all.
@@ -171,8 +189,15 @@ impl<'a> Replay<'a> {
     pub fn ends_where_the_job_did(&self) -> Option<bool> {
         let journal = &self.snapshot.journal;
         let newest = self.moments.last().map(|moment| &journal.entries[moment.entry]);
-        let is_todays = newest.is_none_or(|entry| entry.left.as_ref().is_some_and(Left::has_todays_shape));
-        let agree = || if is_todays { self.job == self.snapshot.job } else { self.job.name() == self.snapshot.job.name() };
+        let is_todays =
+            newest.is_none_or(|entry| entry.left.as_ref().is_some_and(Left::has_todays_shape));
+        let agree = || {
+            if is_todays {
+                self.job == self.snapshot.job
+            } else {
+                self.job.name() == self.snapshot.job.name()
+            }
+        };
         (journal.omitted == 0).then(agree)
     }
 
@@ -193,7 +218,14 @@ impl<'a> Replay<'a> {
             Some(false) => {
                 let difference = match &last {
                     Some(step) => Difference { recorded: None, ..Difference::at(step) },
-                    None => Difference { number: 0, entry: 0, at: self.now(), saw: None, recorded: None, today: self.job.clone() },
+                    None => Difference {
+                        number: 0,
+                        entry: 0,
+                        at: self.now(),
+                        saw: None,
+                        recorded: None,
+                        today: self.job.clone(),
+                    },
                 };
                 Verdict::Differ(Box::new(difference))
             }

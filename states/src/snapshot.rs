@@ -26,7 +26,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSnapshot {
     /// Written by a newer driver.
-    #[error("it has format version {0}, and this fargate knows {VERSION} at most: it was written by a newer one")]
+    #[error(
+        "it has format version {0}, and this fargate knows {VERSION} at most: it was written by a newer one"
+    )]
     Newer(u32),
     /// No driver writes so large a one.
     #[error("it is larger than {} MiB, and no snapshot is", MAX_BYTES / 1024 / 1024)]
@@ -41,7 +43,10 @@ pub(crate) const DEPTH: usize = 7;
 
 /// How snapshots are written.
 pub(crate) fn style() -> ron::ser::PrettyConfig {
-    ron::ser::PrettyConfig::new().depth_limit(DEPTH).separate_tuple_members(false).compact_arrays(false)
+    ron::ser::PrettyConfig::new()
+        .depth_limit(DEPTH)
+        .separate_tuple_members(false)
+        .compact_arrays(false)
 }
 
 impl Snapshot {
@@ -97,11 +102,18 @@ impl Snapshot {
             text = shorter.to_ron()?;
             if fits(&text) {
                 let (kept, omitted) = (shorter.journal.entries.len(), shorter.journal.omitted);
-                tracing::warn!(kept, omitted, "the snapshot is too large: entries of its journal were left out");
+                tracing::warn!(
+                    kept,
+                    omitted,
+                    "the snapshot is too large: entries of its journal were left out"
+                );
                 return Ok(text);
             }
         }
-        Err(ron::Error::Message(format!("it would have {} bytes without its journal, and at most {MAX_BYTES} are written", text.len())))
+        Err(ron::Error::Message(format!(
+            "it would have {} bytes without its journal, and at most {MAX_BYTES} are written",
+            text.len()
+        )))
     }
 
     /// Reads a snapshot's file, of which [`MAX_BYTES`] and one more byte suffice.

@@ -10,5 +10,6 @@ pub(crate) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, 
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("{text:?} is not a duration: {e}")))
+    humantime::parse_duration(&text)
+        .map_err(|e| D::Error::custom(format!("{text:?} is not a duration: {e}")))
 }

@@ -94,7 +94,11 @@ const REASONS: &[Known] = &[
         what: "fargate reap took the task for one that no job owns",
         advice: "See which host ran it (CloudTrail, StopTask): managers that share a cluster need host names, or Manager in [TaskMetadata], of their own.",
     },
-    Known { begins: "Host EC2", what: "The machine under the task was terminated", advice: "Start the job again." },
+    Known {
+        begins: "Host EC2",
+        what: "The machine under the task was terminated",
+        advice: "Start the job again.",
+    },
     Known {
         begins: "Fargate platform version",
         what: "AWS retired the platform version that the task ran on",
@@ -107,12 +111,20 @@ const REASONS: &[Known] = &[
 #[must_use]
 pub fn explain_stop(report: &TaskReport, container: &str) -> (String, String) {
     let code = report.stopped.as_ref().and_then(|s| s.code.as_deref());
-    let reason = report.stopped.as_ref().and_then(|s| s.reason.as_deref()).map(str::trim).filter(|r| !r.is_empty());
+    let reason = report
+        .stopped
+        .as_ref()
+        .and_then(|s| s.reason.as_deref())
+        .map(str::trim)
+        .filter(|r| !r.is_empty());
     let main = report.container(container);
     let ended = culprit(report, main);
-    let container_reason = ended.and_then(|c| c.reason.as_deref()).map(str::trim).filter(|r| !r.is_empty());
+    let container_reason =
+        ended.and_then(|c| c.reason.as_deref()).map(str::trim).filter(|r| !r.is_empty());
 
-    let (what, advice) = if let Some(known) = [container_reason, reason].into_iter().flatten().find_map(known) {
+    let (what, advice) = if let Some(known) =
+        [container_reason, reason].into_iter().flatten().find_map(known)
+    {
         (known.what.to_owned(), known.advice.to_owned())
     } else {
         match code {
@@ -132,26 +144,47 @@ pub fn explain_stop(report: &TaskReport, container: &str) -> (String, String) {
             },
         }
     };
-    (sentence(&what, report, code, reason, container_reason, ended.map(|c| (c.name.as_str(), c.exit_code))), advice)
+    (
+        sentence(
+            &what,
+            report,
+            code,
+            reason,
+            container_reason,
+            ended.map(|c| (c.name.as_str(), c.exit_code)),
+        ),
+        advice,
+    )
 }
 
 /// The container whose end explains the task's. A side container can take the task down as well: then the others
 /// were told to end, and their exit codes say only that.
-fn culprit<'a>(report: &'a TaskReport, main: Option<&'a ContainerReport>) -> Option<&'a ContainerReport> {
+fn culprit<'a>(
+    report: &'a TaskReport,
+    main: Option<&'a ContainerReport>,
+) -> Option<&'a ContainerReport> {
     let told_to_end = |c: &ContainerReport| matches!(c.exit_code, None | Some(0 | 137 | 143));
     let by_itself = |c: &&ContainerReport| c.reason.is_some() || !told_to_end(c);
     let ended = |c: &&ContainerReport| c.exit_code.is_some() || c.reason.is_some();
-    let others = || report.containers.iter().filter(|c| main.is_none_or(|main| main.name != c.name));
-    main.filter(by_itself).or_else(|| others().find(by_itself)).or_else(|| main.filter(ended)).or_else(|| others().find(ended))
+    let others =
+        || report.containers.iter().filter(|c| main.is_none_or(|main| main.name != c.name));
+    main.filter(by_itself)
+        .or_else(|| others().find(by_itself))
+        .or_else(|| main.filter(ended))
+        .or_else(|| others().find(ended))
 }
 
 fn known(text: &str) -> Option<&'static Known> {
     // ECS writes some of them as "Essential container in task exited: CannotPull…", others with a status before.
-    REASONS.iter().find(|known| text.starts_with(known.begins)).or_else(|| REASONS.iter().find(|known| text.contains(known.begins)))
+    REASONS
+        .iter()
+        .find(|known| text.starts_with(known.begins))
+        .or_else(|| REASONS.iter().find(|known| text.contains(known.begins)))
 }
 
 fn of_reason(begins: &str) -> (String, String) {
-    known(begins).map_or_else(Default::default, |known| (known.what.to_owned(), known.advice.to_owned()))
+    known(begins)
+        .map_or_else(Default::default, |known| (known.what.to_owned(), known.advice.to_owned()))
 }
 
 fn exited(container: &str, status: i32) -> (String, String) {
@@ -215,7 +248,12 @@ mod tests {
     use super::*;
     use crate::{Stopped, TaskArn, TaskStatus};
 
-    fn report(code: Option<&str>, reason: Option<&str>, exit_code: Option<i32>, container_reason: Option<&str>) -> TaskReport {
+    fn report(
+        code: Option<&str>,
+        reason: Option<&str>,
+        exit_code: Option<i32>,
+        container_reason: Option<&str>,
+    ) -> TaskReport {
         TaskReport {
             task: TaskArn::new("arn:task/1").unwrap(),
             status: TaskStatus::Stopped,
@@ -240,22 +278,53 @@ mod tests {
         let essential = Some("Essential container in task exited");
         for (report, what, advice) in [
             (
-                report(start, Some("CannotPullContainerError: pull image manifest: not found"), None, None),
+                report(
+                    start,
+                    Some("CannotPullContainerError: pull image manifest: not found"),
+                    None,
+                    None,
+                ),
                 "image could not be pulled",
                 "NAT gateway",
             ),
-            (report(exited, essential, None, Some("CannotPullContainerError: x")), "image could not be pulled", "image's name"),
             (
-                report(start, Some("ResourceInitializationError: unable to pull secrets"), None, None),
+                report(exited, essential, None, Some("CannotPullContainerError: x")),
+                "image could not be pulled",
+                "image's name",
+            ),
+            (
+                report(
+                    start,
+                    Some("ResourceInitializationError: unable to pull secrets"),
+                    None,
+                    None,
+                ),
                 "needs before its containers",
                 "secrets",
             ),
-            (report(start, Some("CannotStartContainerError: exec"), None, None), "could not be started", "entry point"),
-            (report(start, Some("CannotCreateVolumeError: efs"), None, None), "volume", "EFS"),
-            (report(start, Some("ContainerRuntimeError: x"), None, None), "runtime failed", "again"),
-            (report(start, Some("ContainerRuntimeTimeoutError: x"), None, None), "took too long", "again"),
             (
-                report(exited, essential, Some(137), Some("OutOfMemoryError: Container killed due to memory usage")),
+                report(start, Some("CannotStartContainerError: exec"), None, None),
+                "could not be started",
+                "entry point",
+            ),
+            (report(start, Some("CannotCreateVolumeError: efs"), None, None), "volume", "EFS"),
+            (
+                report(start, Some("ContainerRuntimeError: x"), None, None),
+                "runtime failed",
+                "again",
+            ),
+            (
+                report(start, Some("ContainerRuntimeTimeoutError: x"), None, None),
+                "took too long",
+                "again",
+            ),
+            (
+                report(
+                    exited,
+                    essential,
+                    Some(137),
+                    Some("OutOfMemoryError: Container killed due to memory usage"),
+                ),
                 "more memory",
                 "Raise memory",
             ),
@@ -265,24 +334,68 @@ mod tests {
             (report(exited, essential, Some(127), None), "command not found", "entry point"),
             (report(exited, essential, Some(1), None), "sshd failed", "log"),
             (report(exited, essential, Some(0), None), "ended by itself", "foreground"),
-            (report(Some("SpotInterruption"), Some("Your Spot Task was interrupted."), None, None), "Spot capacity", "FARGATE_SPOT"),
-            (report(Some("SpotInterruption"), None, Some(143), None), "Spot capacity", "FARGATE_SPOT"),
+            (
+                report(
+                    Some("SpotInterruption"),
+                    Some("Your Spot Task was interrupted."),
+                    None,
+                    None,
+                ),
+                "Spot capacity",
+                "FARGATE_SPOT",
+            ),
+            (
+                report(Some("SpotInterruption"), None, Some(143), None),
+                "Spot capacity",
+                "FARGATE_SPOT",
+            ),
             (report(Some("TerminationNotice"), None, None, None), "retire its host", "again"),
-            (report(Some("ServiceSchedulerInitiated"), None, None, None), "scheduler", "automation"),
-            (report(Some("UserInitiated"), Some("Task stopped by user"), None, None), "Somebody stopped", "CloudTrail"),
-            (report(start, Some("Capacity is unavailable at this time. Please try again later"), None, None), "no capacity", "Subnets"),
-            (report(None, Some("Host EC2 (instance i-1) terminated"), None, None), "machine under the task", "again"),
-            (report(None, Some("Fargate platform version 1.3.0 retired"), None, None), "retired", "LATEST"),
+            (
+                report(Some("ServiceSchedulerInitiated"), None, None, None),
+                "scheduler",
+                "automation",
+            ),
+            (
+                report(Some("UserInitiated"), Some("Task stopped by user"), None, None),
+                "Somebody stopped",
+                "CloudTrail",
+            ),
+            (
+                report(
+                    start,
+                    Some("Capacity is unavailable at this time. Please try again later"),
+                    None,
+                    None,
+                ),
+                "no capacity",
+                "Subnets",
+            ),
+            (
+                report(None, Some("Host EC2 (instance i-1) terminated"), None, None),
+                "machine under the task",
+                "again",
+            ),
+            (
+                report(None, Some("Fargate platform version 1.3.0 retired"), None, None),
+                "retired",
+                "LATEST",
+            ),
             (report(None, None, None, None), "The task stopped", "console"),
         ] {
             let (said, remedy) = explain_stop(&report, "ci-coordinator");
             assert!(said.contains(what), "{what:?} is not in {said:?}");
             assert!(remedy.contains(advice), "{advice:?} is not in {remedy:?}");
-            for fact in [report.stopped.as_ref().and_then(|s| s.code.clone()), report.stopped.as_ref().and_then(|s| s.reason.clone())]
-                .into_iter()
-                .flatten()
+            for fact in [
+                report.stopped.as_ref().and_then(|s| s.code.clone()),
+                report.stopped.as_ref().and_then(|s| s.reason.clone()),
+            ]
+            .into_iter()
+            .flatten()
             {
-                assert!(said.contains(&fact), "ECS's own words are kept: {fact:?} is not in {said:?}");
+                assert!(
+                    said.contains(&fact),
+                    "ECS's own words are kept: {fact:?} is not in {said:?}"
+                );
             }
         }
     }
@@ -299,8 +412,17 @@ mod tests {
             (Some(137), Some(143), "The container ci-coordinator was killed"),
             (None, Some(0), "The container proxy ended by itself"),
         ] {
-            let mut report = report(Some("EssentialContainerExited"), Some("Essential container in task exited"), main, None);
-            report.containers.push(ContainerReport { name: "proxy".into(), exit_code: side, ..report.containers[0].clone() });
+            let mut report = report(
+                Some("EssentialContainerExited"),
+                Some("Essential container in task exited"),
+                main,
+                None,
+            );
+            report.containers.push(ContainerReport {
+                name: "proxy".into(),
+                exit_code: side,
+                ..report.containers[0].clone()
+            });
             let (said, _) = explain_stop(&report, "ci-coordinator");
             assert!(said.contains(blamed), "{main:?} {side:?}: {said}");
         }

@@ -45,7 +45,9 @@ impl Timestamp {
 impl Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, span: Duration) -> Self {
-        Self::from_millis(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        Self::from_millis(
+            self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -72,8 +74,11 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        let time = humantime::parse_rfc3339(&text).map_err(|e| D::Error::custom(format!("{text:?} is not an RFC 3339 time: {e}")))?;
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(|_| D::Error::custom("a time before 1970"))?;
+        let time = humantime::parse_rfc3339(&text)
+            .map_err(|e| D::Error::custom(format!("{text:?} is not an RFC 3339 time: {e}")))?;
+        let since = time
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_err(|_| D::Error::custom("a time before 1970"))?;
         Ok(Self::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
     }
 }

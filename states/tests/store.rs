@@ -11,8 +11,9 @@ use std::{
 };
 
 use states::{
-    About, AnyJob, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Exposure, Header, JobId, LaunchSpec, Limits, MAX_BYTES,
-    Observation, Retention, RunId, Snapshot, SnapshotStore, StartedBy, StoreError, Timestamp, Verdict,
+    About, AnyJob, BadSnapshot, Capacity, ClientToken, ConnectTo, DirectoryStore, Exposure, Header,
+    JobId, LaunchSpec, Limits, MAX_BYTES, Observation, Retention, RunId, Snapshot, SnapshotStore,
+    StartedBy, StoreError, Timestamp, Verdict,
 };
 use tempfile::TempDir;
 
@@ -62,8 +63,10 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -111,13 +114,23 @@ fn what_cannot_be_used_is_named_and_left_alone() {
         let error = store.load(&id("a")).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StoreError::Bad { .. }), "{text}");
-        assert!(text.contains(expected) && text.contains(path.to_str().unwrap()) && text.contains("Move the file away"), "{text}");
+        assert!(
+            text.contains(expected)
+                && text.contains(path.to_str().unwrap())
+                && text.contains("Move the file away"),
+            "{text}"
+        );
         assert_eq!(fs::read(&path).unwrap(), content, "left as it was");
     }
     fs::write(&path, snapshot("b").to_ron().unwrap()).unwrap();
-    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Foreign { found, .. } if found == id("b")));
+    assert!(
+        matches!(store.load(&id("a")).unwrap_err(), StoreError::Foreign { found, .. } if found == id("b"))
+    );
     fs::write(&path, whole.replacen("version: 1", "version: 2", 1)).unwrap();
-    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Bad { why: BadSnapshot::Newer(2), .. }));
+    assert!(matches!(
+        store.load(&id("a")).unwrap_err(),
+        StoreError::Bad { why: BadSnapshot::Newer(2), .. }
+    ));
 }
 
 #[test]
@@ -125,7 +138,10 @@ fn the_second_one_waits_and_is_told_who_works_on_the_job() {
     let (_place, store) = store();
     let first = store.lease(&id("a"), "run build_script", Duration::ZERO).unwrap();
     let text = store.lease(&id("a"), "cleanup", Duration::from_millis(60)).unwrap_err().to_string();
-    assert!(text.contains("run build_script") && text.contains(&std::process::id().to_string()), "{text}");
+    assert!(
+        text.contains("run build_script") && text.contains(&std::process::id().to_string()),
+        "{text}"
+    );
     store.lease(&id("b"), "cleanup", Duration::ZERO).expect("another job is free");
     let second = std::thread::spawn({
         let store = store.clone();
@@ -201,7 +217,16 @@ fn a_finished_job_is_archived_without_its_key() {
 fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() {
     let (_place, store) = store();
     store.save(&snapshot("alive")).unwrap();
-    for name in ["alive.key", "gone.key", "gone.offset", "gone.tmp", "half.probe", "only.lock", "unknown.txt", "none"] {
+    for name in [
+        "alive.key",
+        "gone.key",
+        "gone.offset",
+        "gone.tmp",
+        "half.probe",
+        "only.lock",
+        "unknown.txt",
+        "none",
+    ] {
         fs::write(store.directory().join(name), "").unwrap();
     }
     assert_eq!(store.leftovers().unwrap(), ["gone", "half", "only"].map(id));
@@ -220,7 +245,10 @@ fn the_archive_is_pruned_by_age_and_count() {
         let file = fs::File::create(store.archive_path().join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     };
-    for (count, left) in [(3, &["young.0.ron", "young.1.ron"][..]), (100, &["young.0.ron", "young.1.ron", "young.2.damaged"][..])] {
+    for (count, left) in [
+        (3, &["young.0.ron", "young.1.ron"][..]),
+        (100, &["young.0.ron", "young.1.ron", "young.2.damaged"][..]),
+    ] {
         let (_place, store) = store();
         let store = store.with_retention(Retention { age: Duration::from_secs(3600), count });
         fs::create_dir(store.archive_path()).unwrap();
@@ -233,7 +261,10 @@ fn the_archive_is_pruned_by_age_and_count() {
         let job = snapshot("a");
         store.archive(&job).unwrap();
         let newest = format!("a.{}.ron", job.job.header().created.as_millis());
-        assert_eq!(names(&store.archive_path()), [&[".pruned", &newest, "notes.txt"], left].concat());
+        assert_eq!(
+            names(&store.archive_path()),
+            [&[".pruned", &newest, "notes.txt"], left].concat()
+        );
     }
 }
 
@@ -263,13 +294,25 @@ fn a_snapshot_above_the_limit_is_refused_and_not_read_into_memory() {
     let error = store.load(&id("a")).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, StoreError::Bad { why: BadSnapshot::TooLarge, .. }), "{text}");
-    assert!(text.contains("larger than 1 MiB") && text.contains(path.to_str().unwrap()) && text.contains("Nothing was changed"), "{text}");
+    assert!(
+        text.contains("larger than 1 MiB")
+            && text.contains(path.to_str().unwrap())
+            && text.contains("Nothing was changed"),
+        "{text}"
+    );
     let mut whole = snapshot("a").to_ron().unwrap();
     whole.push_str(&" ".repeat(usize::try_from(MAX_BYTES).unwrap() - whole.len()));
     fs::write(&path, &whole).unwrap();
-    assert_eq!(store.load(&id("a")).unwrap().unwrap().job, snapshot_like(&whole).job, "the limit itself is admitted");
+    assert_eq!(
+        store.load(&id("a")).unwrap().unwrap().job,
+        snapshot_like(&whole).job,
+        "the limit itself is admitted"
+    );
     fs::write(&path, whole + " ").unwrap();
-    assert!(matches!(store.load(&id("a")).unwrap_err(), StoreError::Bad { why: BadSnapshot::TooLarge, .. }));
+    assert!(matches!(
+        store.load(&id("a")).unwrap_err(),
+        StoreError::Bad { why: BadSnapshot::TooLarge, .. }
+    ));
 }
 
 fn snapshot_like(text: &str) -> Snapshot {
@@ -302,15 +345,24 @@ fn a_snapshot_above_the_limit_is_written_without_the_middle_of_its_journal() {
     };
     let kept: Vec<u32> = loaded.journal.entries.iter().map(|entry| process(&entry.saw)).collect();
     assert_eq!(kept.len() as u64 + loaded.journal.omitted, recorded);
-    assert!(kept.len() > 20 && kept[0] == 1 && kept.last() == Some(&400) && kept.is_sorted(), "{kept:?}");
+    assert!(
+        kept.len() > 20 && kept[0] == 1 && kept.last() == Some(&400) && kept.is_sorted(),
+        "{kept:?}"
+    );
     // What is compared in a replay is what comes before the gap, also after more was recorded.
     for n in 401..=1200_u32 {
-        loaded.step(Observation::Opened { process: n, purpose: "prepare".into() }, at(u64::from(n)));
+        loaded
+            .step(Observation::Opened { process: n, purpose: "prepare".into() }, at(u64::from(n)));
     }
     let whole = loaded.journal.whole_until();
-    let contiguous = loaded.journal.entries[..whole].iter().zip(1..).all(|(entry, n)| process(&entry.saw) == n);
+    let contiguous =
+        loaded.journal.entries[..whole].iter().zip(1..).all(|(entry, n)| process(&entry.saw) == n);
     assert!(whole > 0 && contiguous, "{whole}");
-    assert!(matches!(loaded.replay(), Verdict::Agree { compared, .. } if compared == whole), "{:?}", loaded.replay());
+    assert!(
+        matches!(loaded.replay(), Verdict::Agree { compared, .. } if compared == whole),
+        "{:?}",
+        loaded.replay()
+    );
     store.save(&loaded).unwrap();
     assert_eq!(store.load(&id("a")).unwrap(), Some(loaded));
 }
@@ -324,21 +376,39 @@ fn a_job_that_is_too_large_by_itself_leaves_the_old_snapshot_on_record() {
     let AnyJob::Provisioning(job) = &mut large.job else { unreachable!() };
     job.header.spec.tags = vec![("x".to_owned(), "y".repeat(2 * 1024 * 1024))];
     let text = store.save(&large).unwrap_err().to_string();
-    assert!(text.contains("cannot write the snapshot") && text.contains("a.ron") && text.contains("without its journal"), "{text}");
-    assert_eq!(store.load(&id("a")).unwrap(), Some(small), "whoever comes next ends the task by it");
+    assert!(
+        text.contains("cannot write the snapshot")
+            && text.contains("a.ron")
+            && text.contains("without its journal"),
+        "{text}"
+    );
+    assert_eq!(
+        store.load(&id("a")).unwrap(),
+        Some(small),
+        "whoever comes next ends the task by it"
+    );
 }
 
 #[test]
 fn a_directory_that_others_could_change_is_refused_with_what_helps() {
     let place = tempfile::tempdir().unwrap();
     let (above, directory) = (place.path().join("above"), place.path().join("above/metadata"));
-    let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let set = |path: &Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap()
+    };
     DirectoryStore::open(&directory).unwrap();
     let refused = |named: &Path, part: &Path, help: &str| {
         let error = DirectoryStore::open(named).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, StoreError::Exposed { .. }) && text.contains(named.to_str().unwrap()), "{text}");
-        assert!(text.contains(&format!("{help} {}", part.display())) && text.contains("Nothing was touched"), "{text}");
+        assert!(
+            matches!(error, StoreError::Exposed { .. }) && text.contains(named.to_str().unwrap()),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{help} {}", part.display()))
+                && text.contains("Nothing was touched"),
+            "{text}"
+        );
     };
     for mode in [0o777, 0o770, 0o702, 0o1777, 0o720] {
         set(&directory, mode);
@@ -363,7 +433,11 @@ fn a_directory_that_others_could_change_is_refused_with_what_helps() {
     // Looking is admitted; acting is not.
     set(&directory, 0o777);
     let store = DirectoryStore::look(&directory);
-    assert!(store.jobs().unwrap().is_empty() && store.refuse_exposed().is_err() && store.note(&[]).is_err());
+    assert!(
+        store.jobs().unwrap().is_empty()
+            && store.refuse_exposed().is_err()
+            && store.note(&[]).is_err()
+    );
 }
 
 #[test]
@@ -380,7 +454,10 @@ fn a_directory_of_another_user_is_refused_with_what_helps() {
         chown(ours, Some(0), None).unwrap();
         let error = DirectoryStore::open(&directory).unwrap_err();
         let StoreError::Exposed { exposed, .. } = &error else { panic!("{error}") };
-        assert_eq!((&exposed.part, exposed.exposure), (theirs, Exposure::Owner { owner: 4711, user: 0 }));
+        assert_eq!(
+            (&exposed.part, exposed.exposure),
+            (theirs, Exposure::Owner { owner: 4711, user: 0 })
+        );
         assert!(error.to_string().contains(&format!("chown -h 0 {}", theirs.display())), "{error}");
     }
 }
@@ -447,9 +524,17 @@ fn ending_jobs_are_found_without_their_snapshots_until_they_are_archived() {
     let noted = store.ending_jobs(100);
     assert_eq!(noted.len(), 1);
     assert_eq!((&noted[0].job, noted[0].cluster.as_str()), (&header.id, "ci"));
-    assert_eq!(noted[0].tasks.iter().collect::<Vec<_>>(), snapshot.job.task().into_iter().collect::<Vec<_>>());
+    assert_eq!(
+        noted[0].tasks.iter().collect::<Vec<_>>(),
+        snapshot.job.task().into_iter().collect::<Vec<_>>()
+    );
     // They are hints: whatever else lies there is none.
-    for (name, text) in [("torn.ending", ""), ("torn-2.ending", "ci"), ("bad.ending", "ci\nno arn\u{0}"), ("a b.ending", "ci\ntask/1")] {
+    for (name, text) in [
+        ("torn.ending", ""),
+        ("torn-2.ending", "ci"),
+        ("bad.ending", "ci\nno arn\u{0}"),
+        ("a b.ending", "ci\ntask/1"),
+    ] {
         fs::write(store.directory().join(name), text).unwrap();
     }
     assert_eq!(store.ending_jobs(100), noted);
@@ -461,7 +546,11 @@ fn ending_jobs_are_found_without_their_snapshots_until_they_are_archived() {
 fn of_many_ending_jobs_some_are_named_and_each_in_its_turn() {
     let (_place, store) = store();
     for n in 0..250 {
-        fs::write(store.directory().join(format!("job-{n:03}.ending")), format!("ci\narn:aws:ecs:eu-west-1:1:task/ci/{n:032}\n")).unwrap();
+        fs::write(
+            store.directory().join(format!("job-{n:03}.ending")),
+            format!("ci\narn:aws:ecs:eu-west-1:1:task/ci/{n:032}\n"),
+        )
+        .unwrap();
     }
     let mut named = std::collections::HashSet::new();
     for _ in 0..10_000 {

@@ -24,7 +24,11 @@ fn both(job: &Job, arguments: &[&str]) -> [Ended; 2] {
 
 /// Nothing but the archive is left in the directory.
 fn assert_all_archived(job: &Job) {
-    let left: Vec<_> = fs::read_dir(&job.metadata).unwrap().map(|entry| entry.unwrap().file_name()).filter(|n| n != "archive").collect();
+    let left: Vec<_> = fs::read_dir(&job.metadata)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|n| n != "archive")
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!job.archived().is_empty());
 }
@@ -32,7 +36,10 @@ fn assert_all_archived(job: &Job) {
 /// A script that runs until `release`d; it has begun.
 fn running(job: &Job, script: &str, stage: &str) -> Child {
     let gate = job.path("gate");
-    let script = format!("echo begun; {script}; until [ -e '{}' ]; do sleep 0.02; done; echo done; exit 5", gate.display());
+    let script = format!(
+        "echo begun; {script}; until [ -e '{}' ]; do sleep 0.02; done; echo done; exit 5",
+        gate.display()
+    );
     let mut run = job.spawn(&["run", &job.script(script).display().to_string(), stage]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     run
@@ -48,10 +55,16 @@ fn two_managers_at_the_same_job(cluster: &Cluster) {
     let prepared = both(&job, &["prepare"]);
     assert_eq!(prepared.each_ref().map(|p| p.code), [0, 0], "{prepared:#?}");
     let alive = cluster.tasks().iter().filter(|task| task.status == "RUNNING").count();
-    assert_eq!(alive, 1, "the second has replaced the task of the first, or taken it: {:?}", cluster.tasks());
+    assert_eq!(
+        alive,
+        1,
+        "the second has replaced the task of the first, or taken it: {:?}",
+        cluster.tasks()
+    );
 
     let ledger = job.path("ledger");
-    let script = job.script(format!("echo ran >>'{}'; echo said", ledger.display())).display().to_string();
+    let script =
+        job.script(format!("echo ran >>'{}'; echo said", ledger.display())).display().to_string();
     let runs = both(&job, &["run", &script, "get_sources"]);
     assert_eq!(runs.each_ref().map(|run| run.code), [0, 0], "{runs:#?}");
     assert_eq!(fs::read_to_string(&ledger).unwrap(), "ran\n");
@@ -72,7 +85,11 @@ fn two_managers_with_jobs_of_their_own_in_one_directory(cluster: &Cluster) {
     let number = one.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
     other.set("CUSTOM_ENV_CI_JOB_ID", &number);
     other.set("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "an0therOne");
-    std::thread::scope(|scope| [&one, &other].map(|job| scope.spawn(|| job.prepare())).map(|prepared| prepared.join().unwrap()));
+    std::thread::scope(|scope| {
+        [&one, &other]
+            .map(|job| scope.spawn(|| job.prepare()))
+            .map(|prepared| prepared.join().unwrap())
+    });
     one.cleanup();
     assert_eq!(other.run("build_script", "echo alive").stdout, b"alive\n");
     other.cleanup();
@@ -90,13 +107,19 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
     // What waits for the job's lock has it open.
     let waits = |child: &Child| {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
-        descriptors.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).any(|file| file.to_string_lossy().ends_with(".lock"))
+        descriptors
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+            .any(|file| file.to_string_lossy().ends_with(".lock"))
     };
     eventually("both wait", || waits(&cleanup) && waits(&second));
     assert_eq!(local(cluster).calls("StopTask"), 0);
     release(&job);
     let ended = job.end(run);
-    assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("5"), &b"done\n"[..]), "{ended:#?}");
+    assert_eq!(
+        (ended.script_code.as_deref(), ended.stdout.as_slice()),
+        (Some("5"), &b"done\n"[..]),
+        "{ended:#?}"
+    );
     for cleanup in [cleanup, second] {
         let cleaned = job.end(cleanup);
         assert_eq!(cleaned.code, 0, "{cleaned:#?}");
@@ -127,7 +150,10 @@ fn cleanup_beside_prepare_leaves_nothing(cluster: &Cluster) {
     let moments: [fn(&Cluster, &Job) -> bool; 3] = [
         |_, _| true,
         |cluster, _| !cluster.tasks().is_empty(),
-        |cluster, job| cluster.tasks().iter().any(|task| task.status == "RUNNING") && !job.files(".ron").is_empty(),
+        |cluster, job| {
+            cluster.tasks().iter().any(|task| task.status == "RUNNING")
+                && !job.files(".ron").is_empty()
+        },
     ];
     for (number, moment) in moments.iter().enumerate() {
         let job = Job::on(cluster);

@@ -22,9 +22,15 @@ fn configurations() {
     fs::remove_file(&job.config).unwrap();
     assert_refused(&job.stage(&["config"]), &["fargate.toml", "cannot be read", "No such file"]);
     for (text, words) in [
-        (good.replace("Port = ", "Port = \"x\" # "), ["fargate.toml:", "Port is a string", "0 to 65535"]),
+        (
+            good.replace("Port = ", "Port = \"x\" # "),
+            ["fargate.toml:", "Port is a string", "0 to 65535"],
+        ),
         (good.replace("[SSH]", "[SSH"), ["fargate.toml:", "not TOML", ":"]),
-        (good.replace("Cluster = ", "Clutser = "), ["missing", "[Fargate] Cluster", "docs/configuration.md"]),
+        (
+            good.replace("Cluster = ", "Clutser = "),
+            ["missing", "[Fargate] Cluster", "docs/configuration.md"],
+        ),
     ] {
         fs::write(&job.config, text).unwrap();
         assert_refused(&job.stage(&["config"]), &words);
@@ -33,7 +39,11 @@ fn configurations() {
     fs::write(&job.config, good.replace("SecurityGroup", "SecurtyGroup")).unwrap();
     let warned = job.stage(&["config"]);
     assert_eq!(warned.code, 0);
-    assert!(warned.stderr.contains("SecurtyGroup") && warned.stderr.contains("SecurityGroup?"), "{}", warned.stderr);
+    assert!(
+        warned.stderr.contains("SecurtyGroup") && warned.stderr.contains("SecurityGroup?"),
+        "{}",
+        warned.stderr
+    );
     assert_eq!(cluster.tasks().len(), 0);
 }
 
@@ -61,7 +71,11 @@ fn metadata_directories() {
     assert_eq!(cluster.tasks().len(), 0, "nothing was launched that could not be recorded");
     fs::write(&job.config, good).unwrap();
     job.prepare();
-    assert_eq!(fs::metadata(&job.metadata).unwrap().permissions().mode() & 0o777, 0o700, "it is made when it is missing");
+    assert_eq!(
+        fs::metadata(&job.metadata).unwrap().permissions().mode() & 0o777,
+        0o700,
+        "it is made when it is missing"
+    );
     job.cleanup();
 }
 
@@ -74,11 +88,16 @@ fn a_metadata_directory_that_others_could_change_is_refused_at_every_stage() {
     let before = job.snapshot();
     let script = job.script("echo never").display().to_string();
     let refused = |words: &[&str]| {
-        for stage in [&["config"][..], &["prepare"], &["run", &script, "build_script"], &["cleanup"]] {
+        for stage in
+            [&["config"][..], &["prepare"], &["run", &script, "build_script"], &["cleanup"]]
+        {
             assert_refused(&job.stage(stage), words);
         }
         let reaped = job.reap(&["--older-than", "0s"]);
-        assert!(reaped.code != 0 && words.iter().all(|word| reaped.stderr.contains(word)), "{reaped:#?}");
+        assert!(
+            reaped.code != 0 && words.iter().all(|word| reaped.stderr.contains(word)),
+            "{reaped:#?}"
+        );
     };
     let name = job.metadata.display().to_string();
     fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o770)).unwrap();
@@ -88,7 +107,10 @@ fn a_metadata_directory_that_others_could_change_is_refused_at_every_stage() {
         refused(&[&name, "belongs to the user with id 4711", "chown -h 0"]);
         chown(&job.metadata, Some(0), None).unwrap();
     }
-    assert_eq!((job.snapshot(), cluster.tasks().len(), cluster.as_local().calls("StopTask")), (before, 1, 0));
+    assert_eq!(
+        (job.snapshot(), cluster.tasks().len(), cluster.as_local().calls("StopTask")),
+        (before, 1, 0)
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -142,7 +164,10 @@ fn scripts() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
-    assert_refused(&job.stage(&["run", "/does/not/exist", "build_script"]), &["/does/not/exist", "build_script"]);
+    assert_refused(
+        &job.stage(&["run", "/does/not/exist", "build_script"]),
+        &["/does/not/exist", "build_script"],
+    );
     assert_eq!(job.run("build_script", "").code, 0, "an empty script is one");
     job.cleanup();
 }

@@ -57,7 +57,11 @@ impl Cluster {
 
     /// The faults with which nobody can connect to a new task, whatever the transport.
     pub fn never_lets_in(&self) -> Value {
-        if self.is_by_ecs_exec() { json!({ "exec": { "never_connects": true } }) } else { json!({ "ssh": { "never_listens": true } }) }
+        if self.is_by_ecs_exec() {
+            json!({ "exec": { "never_connects": true } })
+        } else {
+            json!({ "ssh": { "never_listens": true } })
+        }
     }
 
     /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS Exec, which packs output.
@@ -92,7 +96,9 @@ impl Cluster {
     pub fn configuration(&self) -> String {
         let (cluster, subnet, definition, port) = match self {
             Self::Local(local) => ("local", "subnet-local", "local-job:1", local.ssh_port),
-            Self::Moto(moto) => (moto.cluster.as_str(), moto.subnet.as_str(), "job:1", moto.ssh_port),
+            Self::Moto(moto) => {
+                (moto.cluster.as_str(), moto.subnet.as_str(), "job:1", moto.ssh_port)
+            }
         };
         let fargate = format!(
             "[Fargate]\nCluster = \"{cluster}\"\nRegion = \"us-east-1\"\nSubnet = \"{subnet}\"\nSecurityGroup = \"sg-0a1b2c3d\"\n\
@@ -107,7 +113,10 @@ impl Cluster {
     /// The AWS settings in gitlab-runner's environment.
     pub fn environment(&self) -> Vec<(String, String)> {
         let (access_key_id, secret_access_key) = match self {
-            Self::Local(local) => (local.credentials.access_key_id.as_str(), local.credentials.secret_access_key.as_str()),
+            Self::Local(local) => (
+                local.credentials.access_key_id.as_str(),
+                local.credentials.secret_access_key.as_str(),
+            ),
             Self::Moto(_) => ("test", "test"),
         };
         let pairs = [
@@ -137,7 +146,11 @@ impl Cluster {
                 };
                 tasks.as_array().unwrap().iter().map(seen).collect()
             }
-            Self::Moto(moto) => moto.tasks().into_iter().map(|(_, status, processes)| TaskSeen { status, processes }).collect(),
+            Self::Moto(moto) => moto
+                .tasks()
+                .into_iter()
+                .map(|(_, status, processes)| TaskSeen { status, processes })
+                .collect(),
         }
     }
 
@@ -145,9 +158,13 @@ impl Cluster {
     pub fn assert_nothing_is_left(&self, tasks: usize) {
         let seen = self.tasks();
         assert_eq!(seen.len(), tasks, "{seen:?}");
-        let ended = |task: &TaskSeen| matches!(task.status.as_str(), "DEPROVISIONING" | "STOPPED") && task.processes == 0;
+        let ended = |task: &TaskSeen| {
+            matches!(task.status.as_str(), "DEPROVISIONING" | "STOPPED") && task.processes == 0
+        };
         assert!(seen.iter().all(ended), "{seen:?}");
-        eventually("all tasks are STOPPED", || self.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0));
+        eventually("all tasks are STOPPED", || {
+            self.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0)
+        });
     }
 }
 
@@ -173,7 +190,11 @@ pub struct Local {
 impl Local {
     /// In this process, with these settings.
     pub fn here(settings: Settings) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let cluster = runtime.block_on(LocalCluster::start(settings)).unwrap();
         Self {
             endpoint: cluster.endpoint(),
@@ -185,20 +206,36 @@ impl Local {
     }
 
     pub fn start() -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_fargate")).arg("local-cluster").stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_fargate"))
+            .arg("local-cluster")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
         let ready = lines.next().unwrap();
         let rest = ready.strip_prefix("local cluster ready: ").unwrap_or_else(|| panic!("{ready}"));
         let (endpoint, port) = rest.split_once(" (ssh port ").unwrap();
         let mut exported = |name: &str| {
             let export = format!("export {name}='");
-            lines.find_map(|line| Some(line.strip_prefix(&export)?.trim_end_matches('\'').to_owned())).unwrap()
+            lines
+                .find_map(|line| {
+                    Some(line.strip_prefix(&export)?.trim_end_matches('\'').to_owned())
+                })
+                .unwrap()
         };
-        let credentials =
-            Credentials { access_key_id: exported("AWS_ACCESS_KEY_ID"), secret_access_key: exported("AWS_SECRET_ACCESS_KEY") };
+        let credentials = Credentials {
+            access_key_id: exported("AWS_ACCESS_KEY_ID"),
+            secret_access_key: exported("AWS_SECRET_ACCESS_KEY"),
+        };
         std::thread::spawn(move || lines.for_each(drop));
         let ssh_port = port.trim_end_matches(')').parse().unwrap();
-        Self { server: Server::Process(process), endpoint: endpoint.to_owned(), ssh_port, by_ecs_exec: false, credentials }
+        Self {
+            server: Server::Process(process),
+            endpoint: endpoint.to_owned(),
+            ssh_port,
+            by_ecs_exec: false,
+            credentials,
+        }
     }
 
     /// A request to one of the cluster's own endpoints.
@@ -212,16 +249,25 @@ impl Local {
     /// A call to ECS, signed with the cluster's credentials.
     fn ecs(&self, action: &str, parameters: &Value) -> Value {
         let Credentials { access_key_id, secret_access_key } = &self.credentials;
-        let signer = signer::Signer { access_key_id, secret_access_key, service: "ecs", at: SystemTime::now() };
+        let signer = signer::Signer {
+            access_key_id,
+            secret_access_key,
+            service: "ecs",
+            at: SystemTime::now(),
+        };
         let (url, body) = (format!("{}/", self.endpoint), parameters.to_string());
         let mut headers = vec![
             ("x-amz-target", format!("AmazonEC2ContainerServiceV20141113.{action}")),
             ("content-type", "application/x-amz-json-1.1".to_owned()),
         ];
         headers.extend(signer.sign("POST", &url, &headers, body.as_bytes()));
-        let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let lines: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        serde_json::from_slice(&http::request(&self.endpoint, "POST", "/", &lines, body.as_bytes()).body).unwrap()
+        serde_json::from_slice(
+            &http::request(&self.endpoint, "POST", "/", &lines, body.as_bytes()).body,
+        )
+        .unwrap()
     }
 
     pub fn get(&self, path: &str) -> Value {
@@ -238,7 +284,12 @@ impl Local {
 
     /// How often an action was called.
     pub fn calls(&self, action: &str) -> usize {
-        self.get("/_calls").as_array().unwrap().iter().filter(|call| call["action"] == action).count()
+        self.get("/_calls")
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|call| call["action"] == action)
+            .count()
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{KeyValue, any_value::Value},
     logs::v1::LogRecord,
     metrics::v1::Metric,
@@ -38,7 +41,8 @@ pub enum Mood {
     Refuses,
 }
 
-const MOODS: [Mood; 6] = [Mood::Fine, Mood::Unavailable, Mood::Hangs, Mood::Garbage, Mood::Dies, Mood::Refuses];
+const MOODS: [Mood; 6] =
+    [Mood::Fine, Mood::Unavailable, Mood::Hangs, Mood::Garbage, Mood::Dies, Mood::Refuses];
 
 /// A receiver that remembers.
 pub struct Collector {
@@ -56,13 +60,16 @@ impl Collector {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
-                let (mood, received) = (MOODS[usize::from(mood.load(Ordering::Relaxed))], Arc::clone(&received));
+                let (mood, received) =
+                    (MOODS[usize::from(mood.load(Ordering::Relaxed))], Arc::clone(&received));
                 std::thread::spawn(move || {
                     use std::io::{Read as _, Write as _};
                     match mood {
                         Mood::Dies => drop((&stream).read(&mut [0; 16])),
                         Mood::Hangs => drop(std::io::copy(&mut &stream, &mut std::io::sink())),
-                        Mood::Garbage => drop((&stream).write_all(b"\0\xff no HTTP at all\r\n\r\n")),
+                        Mood::Garbage => {
+                            drop((&stream).write_all(b"\0\xff no HTTP at all\r\n\r\n"))
+                        }
                         Mood::Fine | Mood::Unavailable | Mood::Refuses => {
                             let Some(request) = Message::read(&stream) else { return };
                             let first = match mood {
@@ -74,7 +81,8 @@ impl Collector {
                             if mood == Mood::Fine {
                                 received.lock().unwrap().push(unpacked(request));
                             }
-                            let _ = Message { first: first.to_owned(), ..Message::default() }.write(&stream);
+                            let _ = Message { first: first.to_owned(), ..Message::default() }
+                                .write(&stream);
                         }
                     }
                 });
@@ -93,13 +101,18 @@ impl Collector {
     }
 
     fn of(&self, signal: &str) -> Vec<Message> {
-        self.received().into_iter().filter(|request| request.first.contains(&format!("/v1/{signal} "))).collect()
+        self.received()
+            .into_iter()
+            .filter(|request| request.first.contains(&format!("/v1/{signal} ")))
+            .collect()
     }
 
     pub fn spans(&self) -> Vec<Span> {
         self.of("traces")
             .iter()
-            .flat_map(|request| ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans)
+            .flat_map(|request| {
+                ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans
+            })
             .flat_map(|of| of.scope_spans)
             .flat_map(|of| of.spans)
             .collect()
@@ -108,7 +121,11 @@ impl Collector {
     pub fn metrics(&self) -> Vec<Metric> {
         self.of("metrics")
             .iter()
-            .flat_map(|request| ExportMetricsServiceRequest::decode(request.body.as_slice()).unwrap().resource_metrics)
+            .flat_map(|request| {
+                ExportMetricsServiceRequest::decode(request.body.as_slice())
+                    .unwrap()
+                    .resource_metrics
+            })
             .flat_map(|of| of.scope_metrics)
             .flat_map(|of| of.metrics)
             .collect()
@@ -117,7 +134,9 @@ impl Collector {
     pub fn logs(&self) -> Vec<LogRecord> {
         self.of("logs")
             .iter()
-            .flat_map(|request| ExportLogsServiceRequest::decode(request.body.as_slice()).unwrap().resource_logs)
+            .flat_map(|request| {
+                ExportLogsServiceRequest::decode(request.body.as_slice()).unwrap().resource_logs
+            })
             .flat_map(|of| of.scope_logs)
             .flat_map(|of| of.log_records)
             .collect()
@@ -127,7 +146,9 @@ impl Collector {
     pub fn resource(&self) -> Vec<KeyValue> {
         self.of("traces")
             .iter()
-            .flat_map(|request| ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans)
+            .flat_map(|request| {
+                ExportTraceServiceRequest::decode(request.body.as_slice()).unwrap().resource_spans
+            })
             .filter_map(|of| of.resource)
             .flat_map(|of| of.attributes)
             .collect()
@@ -138,7 +159,12 @@ impl Collector {
 fn unpacked(mut request: Message) -> Message {
     use std::io::Write as _;
     if request.body.starts_with(&[0x1f, 0x8b]) {
-        let mut gzip = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut gzip = Command::new("gzip")
+            .arg("-dc")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (mut packed, body) = (gzip.stdin.take().unwrap(), request.body);
         std::thread::spawn(move || packed.write_all(&body).unwrap());
         request.body = gzip.wait_with_output().unwrap().stdout;
@@ -159,7 +185,8 @@ pub fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
 
 /// One trace, with one root, in which every parent is there and holds its children's times. Answers the tree: `parent > child`, sorted.
 pub fn tree(spans: &[Span]) -> Vec<String> {
-    let by_id: HashMap<&[u8], &Span> = spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
+    let by_id: HashMap<&[u8], &Span> =
+        spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
     assert_eq!(by_id.len(), spans.len(), "a span came twice: {spans:#?}");
     assert!(spans.iter().all(|span| span.trace_id == spans[0].trace_id), "{spans:#?}");
     let roots: Vec<&Span> = spans.iter().filter(|span| span.parent_span_id.is_empty()).collect();
@@ -171,9 +198,12 @@ pub fn tree(spans: &[Span]) -> Vec<String> {
             lines.push(span.name.clone());
             continue;
         }
-        let parent = by_id.get(span.parent_span_id.as_slice()).unwrap_or_else(|| panic!("an orphan: {span:#?}"));
+        let parent = by_id
+            .get(span.parent_span_id.as_slice())
+            .unwrap_or_else(|| panic!("an orphan: {span:#?}"));
         assert!(
-            parent.start_time_unix_nano <= span.start_time_unix_nano && span.end_time_unix_nano <= parent.end_time_unix_nano,
+            parent.start_time_unix_nano <= span.start_time_unix_nano
+                && span.end_time_unix_nano <= parent.end_time_unix_nano,
             "{span:#?} is not within {parent:#?}"
         );
         lines.push(format!("{} > {}", parent.name, span.name));
@@ -191,13 +221,29 @@ pub struct Rotel {
 
 impl Rotel {
     pub fn start(to: &Collector) -> Self {
-        let agent = std::env::var("FARGATE_TEST_ROTEL").expect("scripts/test installs rotel and names it in FARGATE_TEST_ROTEL");
+        let agent = std::env::var("FARGATE_TEST_ROTEL")
+            .expect("scripts/test installs rotel and names it in FARGATE_TEST_ROTEL");
         let place = tempfile::tempdir().unwrap().keep();
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let (grpc, http) = (free(), free());
         let process = Command::new(agent)
-            .args(["start", "--exporter", "otlp", "--otlp-exporter-protocol", "http", "--batch-timeout", "100ms"])
-            .args(["--otlp-grpc-endpoint", &grpc, "--otlp-http-endpoint", &http, "--otlp-exporter-endpoint", &to.endpoint])
+            .args([
+                "start",
+                "--exporter",
+                "otlp",
+                "--otlp-exporter-protocol",
+                "http",
+                "--batch-timeout",
+                "100ms",
+            ])
+            .args([
+                "--otlp-grpc-endpoint",
+                &grpc,
+                "--otlp-http-endpoint",
+                &http,
+                "--otlp-exporter-endpoint",
+                &to.endpoint,
+            ])
             .args(["--otlp-exporter-compression", "none"])
             .arg("--pid-file")
             .arg(place.join("pid"))
@@ -207,7 +253,8 @@ impl Rotel {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let rotel = Self { process, grpc: format!("http://{grpc}"), http: format!("http://{http}") };
+        let rotel =
+            Self { process, grpc: format!("http://{grpc}"), http: format!("http://{http}") };
         for address in [&grpc, &http] {
             crate::eventually("rotel listens", || std::net::TcpStream::connect(address).is_ok());
         }

@@ -34,13 +34,17 @@ impl ConnectProxy {
     fn before(cluster: &Cluster) -> Self {
         let api: SocketAddr = cluster.endpoint().trim_start_matches("http://").parse().unwrap();
         let place = tempfile::tempdir().unwrap();
-        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(NAMES.map(str::to_owned)).unwrap();
         let certificate = place.path().join("aws.pem");
         fs::write(&certificate, cert.pem()).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let server = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let server = server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let server =
+            server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
         let tls = TlsAcceptor::from(Arc::new(server));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -48,7 +52,8 @@ impl ConnectProxy {
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&asked);
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener).unwrap();
                 while let Ok((client, _)) = listener.accept().await {
@@ -78,7 +83,12 @@ impl ConnectProxy {
     }
 }
 
-async fn pass(mut client: TcpStream, tls: &TlsAcceptor, api: SocketAddr, kept: &Mutex<Vec<String>>) -> io::Result<()> {
+async fn pass(
+    mut client: TcpStream,
+    tls: &TlsAcceptor,
+    api: SocketAddr,
+    kept: &Mutex<Vec<String>>,
+) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
@@ -94,7 +104,11 @@ async fn pass(mut client: TcpStream, tls: &TlsAcceptor, api: SocketAddr, kept: &
 
 fn use_public_address(job: &Job) {
     let text = fs::read_to_string(&job.config).unwrap();
-    fs::write(&job.config, text.replace("EnablePublicIP = false\n", "EnablePublicIP = true\nUsePublicIP = true\n")).unwrap();
+    fs::write(
+        &job.config,
+        text.replace("EnablePublicIP = false\n", "EnablePublicIP = true\nUsePublicIP = true\n"),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -106,7 +120,10 @@ fn ecs_and_ec2_are_called_through_the_proxy() {
     job.prepare();
     assert_eq!(job.run("build_script", "echo reached").stdout, b"reached\n");
     job.cleanup();
-    let expected = ["CONNECT ec2.us-east-1.amazonaws.com:443 HTTP/1.1", "CONNECT ecs.us-east-1.amazonaws.com:443 HTTP/1.1"];
+    let expected = [
+        "CONNECT ec2.us-east-1.amazonaws.com:443 HTTP/1.1",
+        "CONNECT ecs.us-east-1.amazonaws.com:443 HTTP/1.1",
+    ];
     assert_eq!(proxy.asked(), expected);
     cluster.assert_nothing_is_left(1);
 }
@@ -114,7 +131,11 @@ fn ecs_and_ec2_are_called_through_the_proxy() {
 #[test]
 fn fips_and_dual_stack_endpoints_are_called_where_they_are_wanted() {
     for (settings, ec2, ecs) in [
-        (&["AWS_USE_FIPS_ENDPOINT"][..], "ec2-fips.us-east-1.amazonaws.com", "ecs-fips.us-east-1.amazonaws.com"),
+        (
+            &["AWS_USE_FIPS_ENDPOINT"][..],
+            "ec2-fips.us-east-1.amazonaws.com",
+            "ecs-fips.us-east-1.amazonaws.com",
+        ),
         (&["AWS_USE_DUALSTACK_ENDPOINT"], "ec2.us-east-1.api.aws", "ecs.us-east-1.api.aws"),
     ] {
         let cluster = Cluster::local();
@@ -135,11 +156,16 @@ fn session_manager_is_called_through_the_proxy() {
     let proxy = ConnectProxy::before(&cluster);
     let job = proxy.job(&cluster);
     job.prepare();
-    cluster.as_local().set_faults(&json!({ "exec": { "cut": { "how": "reset", "after_ms": 300, "times": 1 } } }));
+    cluster
+        .as_local()
+        .set_faults(&json!({ "exec": { "cut": { "how": "reset", "after_ms": 300, "times": 1 } } }));
     assert_eq!(job.run("build_script", "sleep 1; echo done").stdout, b"done\n");
     job.cleanup();
     assert!(cluster.as_local().calls("TerminateSession") >= 1, "{}", job.log());
-    let expected = ["CONNECT ecs.us-east-1.amazonaws.com:443 HTTP/1.1", "CONNECT ssm.us-east-1.amazonaws.com:443 HTTP/1.1"];
+    let expected = [
+        "CONNECT ecs.us-east-1.amazonaws.com:443 HTTP/1.1",
+        "CONNECT ssm.us-east-1.amazonaws.com:443 HTTP/1.1",
+    ];
     assert_eq!(proxy.asked(), expected);
 }
 

@@ -56,7 +56,11 @@ impl Prepared {
     fn begin(&self, script: &str) -> Child {
         let mut run = self.spawn(script);
         let mut begun = [0; 6];
-        run.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap_or_else(|e| panic!("{e}: {:#?}", self.job.log()));
+        run.stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut begun)
+            .unwrap_or_else(|e| panic!("{e}: {:#?}", self.job.log()));
         assert_eq!(&begun, b"begun\n");
         run
     }
@@ -84,7 +88,8 @@ fn fault(way: Way, after: u64, what: What) -> Fault {
 }
 
 /// A script that waits for a file after its first line, and then ends with 3.
-const WAITS: &str = "echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo done; exit 3";
+const WAITS: &str =
+    "echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo done; exit 3";
 
 /// Runs one script again and again; each time the connection breaks a little later.
 fn cut_everywhere(way: Way, what: What) {
@@ -101,22 +106,37 @@ fn cut_everywhere(way: Way, what: What) {
         runs += 1;
         proxy.plan(after.map(|after| fault(way, after, what)));
         let run = at.job.run("build_script", &script);
-        let context = format!("{what:?} after {after:?} bytes {way:?}: {}\n{}", run.stderr, at.job.log());
+        let context =
+            format!("{what:?} after {after:?} bytes {way:?}: {}\n{}", run.stderr, at.job.log());
         assert_eq!((run.code, run.script_code.as_deref()), (BUILD_FAILURE, Some("5")), "{context}");
-        assert_eq!(String::from_utf8_lossy(&run.stdout).trim_start(), format!("{runs}\n{lines}"), "it ran once; {context}");
+        assert_eq!(
+            String::from_utf8_lossy(&run.stdout).trim_start(),
+            format!("{runs}\n{lines}"),
+            "it ran once; {context}"
+        );
         proxy.clear();
     };
     run(None);
     let whole = proxy.carried(way);
     assert!(whole > 3000, "{whole} bytes");
     // The banner byte by byte, then steps that are shorter than any message of the handshake and of the script's delivery.
-    let points: Vec<u64> = [0, 1, 20, 22].into_iter().chain((1..=32).map(|step| whole * step / 34)).collect();
+    let points: Vec<u64> =
+        [0, 1, 20, 22].into_iter().chain((1..=32).map(|step| whole * step / 34)).collect();
     for after in &points {
         run(Some(*after));
     }
     // The last ones may come after the verdict, when the driver has said goodbye.
-    assert!(proxy.happened() >= points.len() - 6, "{} of {} cuts happened", proxy.happened(), points.len());
-    println!("{} runs, {} of them cut ({what:?}) at another of {whole} bytes {way:?}", points.len(), proxy.happened());
+    assert!(
+        proxy.happened() >= points.len() - 6,
+        "{} of {} cuts happened",
+        proxy.happened(),
+        points.len()
+    );
+    println!(
+        "{} runs, {} of them cut ({what:?}) at another of {whole} bytes {way:?}",
+        points.len(),
+        proxy.happened()
+    );
     at.end();
 }
 
@@ -170,7 +190,8 @@ fn three_hundred_megabytes_over_connections_that_are_cut_again_and_again() {
     const LENGTH: usize = 300_000_000;
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
-    let cuts = (0..30).map(|i| fault(ToClient, 5_000_000 + i * 333_333, if i % 2 == 0 { Reset } else { Close }));
+    let cuts = (0..30)
+        .map(|i| fault(ToClient, 5_000_000 + i * 333_333, if i % 2 == 0 { Reset } else { Close }));
     proxy.plan(cuts);
     let mut run = at.spawn(lines_script(LENGTH));
     assert_lines(&mut run, LENGTH);
@@ -179,12 +200,17 @@ fn three_hundred_megabytes_over_connections_that_are_cut_again_and_again() {
     assert_eq!(proxy.happened(), 30, "{}", ended.stderr);
     // The first ones one by one, and none is forgotten.
     let (mut lines, mut losses) = (0, 0);
-    for line in ended.stderr.lines().filter(|line| line.contains("connection to the container was lost")) {
+    for line in
+        ended.stderr.lines().filter(|line| line.contains("connection to the container was lost"))
+    {
         let more = |before: &str, after: &str| -> usize {
-            line.split_once(before).and_then(|(_, rest)| rest.split_once(after)).map_or(0, |(more, _)| more.parse().unwrap())
+            line.split_once(before)
+                .and_then(|(_, rest)| rest.split_once(after))
+                .map_or(0, |(more, _)| more.parse().unwrap())
         };
         let at_the_end = more("was lost ", " times more");
-        losses += more(", and ", " times before that") + if at_the_end == 0 { 1 } else { at_the_end };
+        losses +=
+            more(", and ", " times before that") + if at_the_end == 0 { 1 } else { at_the_end };
         lines += 1;
     }
     assert!((10..=30).contains(&lines), "{lines} lines: {}", ended.stderr);
@@ -210,7 +236,11 @@ fn a_network_that_vanishes_while_output_flows() {
     });
     let ended = at.job.end(run);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    assert!(ended.stderr.contains("does not answer any more") && ended.stderr.contains("Reconnected"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("does not answer any more") && ended.stderr.contains("Reconnected"),
+        "{}",
+        ended.stderr
+    );
     at.end();
 }
 
@@ -243,19 +273,29 @@ fn a_network_that_vanishes_under_a_silent_script() {
     let at = Prepared::configured(&proxy, QUICK, "");
     let run = at.begin(WAITS);
     proxy.freeze();
-    eventually("the driver notices by its keep-alives", || at.job.log().contains("connection lost"));
+    eventually("the driver notices by its keep-alives", || {
+        at.job.log().contains("connection lost")
+    });
     // It ends while nobody is connected.
     at.release();
     proxy.thaw();
     let ended = at.job.end(run);
-    assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("3"), &b"done\n"[..]), "{ended:#?}");
+    assert_eq!(
+        (ended.script_code.as_deref(), ended.stdout.as_slice()),
+        (Some("3"), &b"done\n"[..]),
+        "{ended:#?}"
+    );
     at.end();
 }
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn a_network_that_vanishes_in_the_handshake_and_in_the_delivery() {
-    for (after, script) in [(400, String::new()), (5_000, String::new()), (700_000, "# a long script\n".repeat(100_000))] {
+    for (after, script) in [
+        (400, String::new()),
+        (5_000, String::new()),
+        (700_000, "# a long script\n".repeat(100_000)),
+    ] {
         let proxy = Proxy::new();
         let at = Prepared::configured(&proxy, QUICK, "");
         proxy.plan([fault(ToServer, after, Freeze)]);
@@ -268,7 +308,12 @@ fn a_network_that_vanishes_in_the_handshake_and_in_the_delivery() {
         });
         proxy.thaw();
         let ended = at.job.end(run);
-        assert_eq!((ended.code, String::from_utf8_lossy(&ended.stdout).trim()), (0, "1"), "after {after}: {ended:#?}\n{}", at.job.log());
+        assert_eq!(
+            (ended.code, String::from_utf8_lossy(&ended.stdout).trim()),
+            (0, "1"),
+            "after {after}: {ended:#?}\n{}",
+            at.job.log()
+        );
         at.end();
     }
 }
@@ -282,7 +327,11 @@ fn a_task_that_dies_while_nobody_can_connect_ends_the_stage_at_once() {
     let run = at.begin(WAITS);
     proxy.freeze();
     let (arn, _, _) = at.moto().tasks().remove(0);
-    moto::ecs(&at.moto().endpoint, "StopTask", &json!({ "cluster": at.moto().cluster, "task": arn, "reason": "maintenance of the test" }));
+    moto::ecs(
+        &at.moto().endpoint,
+        "StopTask",
+        &json!({ "cluster": at.moto().cluster, "task": arn, "reason": "maintenance of the test" }),
+    );
     let ended = at.job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     assert!(ended.stderr.contains("maintenance of the test"), "ECS's own words: {}", ended.stderr);
@@ -294,7 +343,11 @@ fn a_task_that_dies_while_nobody_can_connect_ends_the_stage_at_once() {
 fn a_cancel_does_not_wait_for_a_network_that_vanished() {
     let proxy = Proxy::new();
     // Silence would be noticed after an hour only.
-    let at = Prepared::configured(&proxy, "KeepAlive = \"15m\"\n", "[Deadlines]\nGracePeriod = \"1s\"\nReconnect = \"1h\"\n");
+    let at = Prepared::configured(
+        &proxy,
+        "KeepAlive = \"15m\"\n",
+        "[Deadlines]\nGracePeriod = \"1s\"\nReconnect = \"1h\"\n",
+    );
     let run = at.begin(WAITS);
     proxy.freeze();
     Job::cancel(&run);
@@ -317,9 +370,18 @@ fn an_ssh_server_that_is_killed_and_comes_back() {
     eventually("it is back", || at.job.log().contains("reconnected"));
     at.release();
     let ended = at.job.end(run);
-    assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("3"), &b"done\n"[..]), "{ended:#?}");
+    assert_eq!(
+        (ended.script_code.as_deref(), ended.stdout.as_slice()),
+        (Some("3"), &b"done\n"[..]),
+        "{ended:#?}"
+    );
     let told = |what: &str| ended.stderr.matches(what).count();
-    assert_eq!((told("connection to the container was lost"), told("Reconnected")), (1, 1), "{}", ended.stderr);
+    assert_eq!(
+        (told("connection to the container was lost"), told("Reconnected")),
+        (1, 1),
+        "{}",
+        ended.stderr
+    );
     at.end();
 }
 
@@ -334,7 +396,11 @@ fn another_host_key_is_refused_and_explained() {
     });
     let ended = at.job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
-    assert!(ended.stderr.contains("another SSH server answers") && ended.stderr.contains("SHA256:"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("another SSH server answers") && ended.stderr.contains("SHA256:"),
+        "{}",
+        ended.stderr
+    );
     // Nor is it spoken to afterwards.
     let after = at.job.run("after_script", "echo never");
     assert_eq!((after.code, after.stdout.as_slice()), (SYSTEM_FAILURE, &b""[..]), "{after:#?}");
@@ -352,7 +418,13 @@ fn answers_of_the_api_that_are_cut_off_leak_no_task() {
     let mut job = Job::on(&cluster);
     job.set("AWS_ENDPOINT_URL", &format!("http://{address}"));
     // RunTask's request does not arrive, then its answer is lost, then cut in the middle; DescribeTasks and StopTask likewise.
-    let cuts = [(ToServer, 100, Reset), (ToClient, 0, Reset), (ToClient, 200, Close), (ToClient, 300, Reset), (ToClient, 0, Close)];
+    let cuts = [
+        (ToServer, 100, Reset),
+        (ToClient, 0, Reset),
+        (ToClient, 200, Close),
+        (ToClient, 300, Reset),
+        (ToClient, 0, Close),
+    ];
     proxy.plan(cuts.map(|(way, after, what)| fault(way, after, what)));
     job.prepare();
     assert!(proxy.happened() >= 3, "{} cuts", proxy.happened());

@@ -39,7 +39,8 @@ const CONVENTIONS: [&str; 27] = [
 ];
 
 /// The resource's that every SDK has.
-const SDK: [&str; 3] = [of::TELEMETRY_SDK_LANGUAGE, of::TELEMETRY_SDK_NAME, of::TELEMETRY_SDK_VERSION];
+const SDK: [&str; 3] =
+    [of::TELEMETRY_SDK_LANGUAGE, of::TELEMETRY_SDK_NAME, of::TELEMETRY_SDK_VERSION];
 
 /// Names of attributes, wherever they were recorded.
 fn recorded(collector: &Collector) -> BTreeSet<String> {
@@ -50,8 +51,12 @@ fn recorded(collector: &Collector) -> BTreeSet<String> {
     }
     for metric in collector.metrics() {
         match metric.data {
-            Some(Data::Sum(sum)) => all.extend(sum.data_points.into_iter().flat_map(|point| point.attributes)),
-            Some(Data::Histogram(histogram)) => all.extend(histogram.data_points.into_iter().flat_map(|point| point.attributes)),
+            Some(Data::Sum(sum)) => {
+                all.extend(sum.data_points.into_iter().flat_map(|point| point.attributes))
+            }
+            Some(Data::Histogram(histogram)) => {
+                all.extend(histogram.data_points.into_iter().flat_map(|point| point.attributes))
+            }
             other => panic!("{} is {other:?}", metric.name),
         }
     }
@@ -61,7 +66,9 @@ fn recorded(collector: &Collector) -> BTreeSet<String> {
 /// Of a job that failed.
 pub fn assert_followed(collector: &Collector) {
     let recorded = recorded(collector);
-    let is_known = |name: &str| CONVENTIONS.contains(&name) || SDK.contains(&name) || name.starts_with("fargate.");
+    let is_known = |name: &str| {
+        CONVENTIONS.contains(&name) || SDK.contains(&name) || name.starts_with("fargate.")
+    };
     let unknown: Vec<&String> = recorded.iter().filter(|name| !is_known(name)).collect();
     assert!(unknown.is_empty(), "neither the conventions' nor ours: {unknown:?}");
     let never: Vec<&&str> = CONVENTIONS.iter().filter(|name| !recorded.contains(**name)).collect();

@@ -27,7 +27,8 @@ enum Moment {
     AfterTheAnswer,
 }
 
-const MOMENTS: [Moment; 3] = [Moment::BeforeTheCall, Moment::BeforeTheAnswer, Moment::AfterTheAnswer];
+const MOMENTS: [Moment; 3] =
+    [Moment::BeforeTheCall, Moment::BeforeTheAnswer, Moment::AfterTheAnswer];
 
 const STAGES: [Killed; 7] = [
     Killed::PrepareBeside,
@@ -51,12 +52,23 @@ enum Aim {
 
 /// What must have been met, whatever else a stage calls.
 fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
-    let mut met = vec![(Killed::PrepareAgain, "RunTask"), (Killed::PrepareCleanedUp, "RunTask"), (Killed::Cleanup, "StopTask")];
+    let mut met = vec![
+        (Killed::PrepareAgain, "RunTask"),
+        (Killed::PrepareCleanedUp, "RunTask"),
+        (Killed::Cleanup, "StopTask"),
+    ];
     if by_ecs_exec {
-        met.extend([(Killed::PrepareAgain, "ExecuteCommand"), (Killed::PrepareCleanedUp, "ExecuteCommand")]);
+        met.extend([
+            (Killed::PrepareAgain, "ExecuteCommand"),
+            (Killed::PrepareCleanedUp, "ExecuteCommand"),
+        ]);
         // These make both at once: which one is the first differs.
-        met.extend([Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "ExecuteCommand")));
-        met.extend([Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "DescribeTasks")));
+        met.extend(
+            [Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "ExecuteCommand")),
+        );
+        met.extend(
+            [Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "DescribeTasks")),
+        );
     }
     met
 }
@@ -84,7 +96,8 @@ impl Killer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let killer = Arc::new(Self::default());
-        let (shared, upstream) = (Arc::clone(&killer), upstream.trim_start_matches("http://").to_owned());
+        let (shared, upstream) =
+            (Arc::clone(&killer), upstream.trim_start_matches("http://").to_owned());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (shared, upstream) = (Arc::clone(&shared), upstream.clone());
@@ -96,7 +109,10 @@ impl Killer {
 
     fn pass(&self, stream: TcpStream, upstream: &str) -> Option<()> {
         let request = Message::read(&stream)?;
-        let action = request.header("x-amz-target").and_then(|target| target.split('.').next_back()).unwrap_or("EC2");
+        let action = request
+            .header("x-amz-target")
+            .and_then(|target| target.split('.').next_back())
+            .unwrap_or("EC2");
         let target = self.due(action);
         if let Some(target) = &target {
             *self.killed_at.lock().unwrap() = Some(action.to_owned());
@@ -140,7 +156,8 @@ impl Killer {
         let mut target = self.target.lock().unwrap();
         let child = job.spawn(arguments);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
-        *target = Some(Target { process: pidfd_open(pid, PidfdFlags::empty()).unwrap(), moment, aim });
+        *target =
+            Some(Target { process: pidfd_open(pid, PidfdFlags::empty()).unwrap(), moment, aim });
         drop(target);
         let output = child.wait_with_output().unwrap();
         *self.target.lock().unwrap() = None;
@@ -195,7 +212,12 @@ fn every_call_to_aws(cluster: &Cluster) {
         tried.was_over,
         tried.killed
     );
-    assert!(tried.failures.is_empty(), "{} failures:\n{}", tried.failures.len(), tried.failures.join("\n"));
+    assert!(
+        tried.failures.is_empty(),
+        "{} failures:\n{}",
+        tried.failures.len(),
+        tried.failures.join("\n")
+    );
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
     let calls = |what, moment| tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
@@ -204,7 +226,9 @@ fn every_call_to_aws(cluster: &Cluster) {
             let made = MOMENTS.map(|moment| calls(what, moment));
             assert!(made.iter().all(|calls| calls.len() >= 2), "{what:?}: {made:?}");
             assert!(
-                ["ExecuteCommand", "DescribeTasks"].iter().all(|call| made.concat().iter().any(|made| made == call)),
+                ["ExecuteCommand", "DescribeTasks"]
+                    .iter()
+                    .all(|call| made.concat().iter().any(|made| made == call)),
                 "{what:?}: {made:?}"
             );
         }
@@ -212,9 +236,16 @@ fn every_call_to_aws(cluster: &Cluster) {
     for (what, action) in surely {
         for moment in MOMENTS {
             let calls = calls(what, moment);
-            assert!(calls.iter().any(|call| call == action), "not killed at {action}: {what:?}, {moment:?}: {calls:?}");
+            assert!(
+                calls.iter().any(|call| call == action),
+                "not killed at {action}: {what:?}, {moment:?}: {calls:?}"
+            );
             let describes = what != Killed::Cleanup;
-            assert_eq!(calls.iter().any(|call| call == "DescribeTasks"), describes, "{what:?}, {moment:?}: {calls:?}");
+            assert_eq!(
+                calls.iter().any(|call| call == "DescribeTasks"),
+                describes,
+                "{what:?}, {moment:?}: {calls:?}"
+            );
         }
     }
 }
@@ -225,8 +256,11 @@ fn one(cluster: &Cluster, what: Killed, moment: Moment, aim: Aim, tried: &Mutex<
     let mut run = Run::new(cluster);
     run.job.set("AWS_ENDPOINT_URL", &endpoint);
     let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let point = run.point(what, false, |job, arguments| killer.stage(job, arguments, aim, moment));
-        if what == Killed::PrepareAgain && killer.killed_at.lock().unwrap().as_deref() == Some("RunTask") {
+        let point =
+            run.point(what, false, |job, arguments| killer.stage(job, arguments, aim, moment));
+        if what == Killed::PrepareAgain
+            && killer.killed_at.lock().unwrap().as_deref() == Some("RunTask")
+        {
             assert_eq!(run.tasks("STOPPED"), 1, "the same client token is the same task");
         }
         point
@@ -235,12 +269,17 @@ fn one(cluster: &Cluster, what: Killed, moment: Moment, aim: Aim, tried: &Mutex<
     let mut tried = tried.lock().unwrap();
     tried.jobs += 1;
     match (&at, seen) {
-        (Some(action), Ok(point)) if point.killed => tried.killed.entry((what, moment)).or_default().push(action.clone()),
+        (Some(action), Ok(point)) if point.killed => {
+            tried.killed.entry((what, moment)).or_default().push(action.clone())
+        }
         (Some(_), Ok(_)) if moment == Moment::AfterTheAnswer => tried.was_over += 1,
-        (Some(action), Ok(_)) => tried.failures.push(format!("{what:?} outlived {action} {aim:?}, {moment:?}")),
+        (Some(action), Ok(_)) => {
+            tried.failures.push(format!("{what:?} outlived {action} {aim:?}, {moment:?}"))
+        }
         (None, Ok(point)) => assert!(!point.killed, "killed by somebody else"),
         (_, Err(panic)) => {
-            let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
+            let why =
+                panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
             tried.failures.push(format!("{what:?}, {at:?} {aim:?}, {moment:?}: {why}"));
         }
     }

@@ -55,7 +55,8 @@ impl<'a> Run<'a> {
         let mut job = Job::on(cluster);
         // What the driver logs for itself is nothing that a job could lose.
         let text = fs::read_to_string(&job.config).unwrap();
-        let quiet = text.lines().filter(|line| !line.starts_with("Log")).collect::<Vec<_>>().join("\n");
+        let quiet =
+            text.lines().filter(|line| !line.starts_with("Log")).collect::<Vec<_>>().join("\n");
         fs::write(&job.config, quiet).unwrap();
         job.set("RUST_BACKTRACE", "0");
         let ledger = job.path("ledger");
@@ -64,12 +65,17 @@ impl<'a> Run<'a> {
 
     /// Writes down that it ran, says its pieces, and ends with this code.
     fn script(&self, name: &str, code: i32) -> String {
-        let pieces: Vec<String> = OUTPUT.lines().map(|line| format!("echo '{line}'; sleep 0.03\n")).collect();
+        let pieces: Vec<String> =
+            OUTPUT.lines().map(|line| format!("echo '{line}'; sleep 0.03\n")).collect();
         format!("echo {name} >>'{}'\n{}exit {code}\n", self.ledger.display(), pieces.concat())
     }
 
     fn times(&self, name: &str) -> usize {
-        fs::read_to_string(&self.ledger).unwrap_or_default().lines().filter(|line| *line == name).count()
+        fs::read_to_string(&self.ledger)
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| *line == name)
+            .count()
     }
 
     fn ok(&self, arguments: &[&str]) -> Ended {
@@ -80,7 +86,12 @@ impl<'a> Run<'a> {
 
     /// Has a stage killed by `kill`, ends the job as gitlab-runner would, and checks what must hold.
     /// Output may be repeated only where `may_repeat` says so: between a write and the note of it.
-    pub fn point(&self, what: Killed, may_repeat: bool, kill: impl FnOnce(&Job, &[&str]) -> Stage) -> Point {
+    pub fn point(
+        &self,
+        what: Killed,
+        may_repeat: bool,
+        kill: impl FnOnce(&Job, &[&str]) -> Stage,
+    ) -> Point {
         let (mut repeated, killed);
         repeated = 0;
         match what {
@@ -106,14 +117,30 @@ impl<'a> Run<'a> {
                 let script = self.job.script(self.script("get_sources", 0)).display().to_string();
                 killed = kill(&self.job, &["run", &script, "get_sources"]);
                 let before = &killed.ended.stdout;
-                let again = if killed.killed { self.ok(&["run", &script, "get_sources"]).stdout } else { Vec::new() };
-                assert!(OUTPUT.as_bytes().starts_with(before), "killed at {}: {before:?}", killed.at);
+                let again = if killed.killed {
+                    self.ok(&["run", &script, "get_sources"]).stdout
+                } else {
+                    Vec::new()
+                };
+                assert!(
+                    OUTPUT.as_bytes().starts_with(before),
+                    "killed at {}: {before:?}",
+                    killed.at
+                );
                 assert!(OUTPUT.as_bytes().ends_with(&again), "killed at {}: {again:?}", killed.at);
                 let handed_on = before.len() + again.len();
-                assert!(handed_on >= OUTPUT.len(), "a gap after {}: {before:?} {again:?}", killed.at);
+                assert!(
+                    handed_on >= OUTPUT.len(),
+                    "a gap after {}: {before:?} {again:?}",
+                    killed.at
+                );
                 repeated = handed_on - OUTPUT.len();
                 // The one instant that is left: the bytes are in the pipe, and the mark is the very next call.
-                assert!(repeated == 0 || may_repeat, "repeated after {}: {before:?} {again:?}", killed.at);
+                assert!(
+                    repeated == 0 || may_repeat,
+                    "repeated after {}: {before:?} {again:?}",
+                    killed.at
+                );
                 assert_eq!(self.times("get_sources"), 1, "killed at {}", killed.at);
                 self.whole_stage("after_script", 0);
             }
@@ -122,20 +149,45 @@ impl<'a> Run<'a> {
                 let script = self.job.script(self.script("build_script", 7)).display().to_string();
                 killed = kill(&self.job, &["run", &script, "build_script"]);
                 if !killed.killed {
-                    assert_eq!((killed.ended.code, killed.ended.script_code.as_deref()), (BUILD_FAILURE, Some("7")), "{:#?}", killed.ended);
+                    assert_eq!(
+                        (killed.ended.code, killed.ended.script_code.as_deref()),
+                        (BUILD_FAILURE, Some("7")),
+                        "{:#?}",
+                        killed.ended
+                    );
                 }
-                assert!(OUTPUT.as_bytes().starts_with(&killed.ended.stdout), "killed at {}: {:?}", killed.at, killed.ended);
+                assert!(
+                    OUTPUT.as_bytes().starts_with(&killed.ended.stdout),
+                    "killed at {}: {:?}",
+                    killed.at,
+                    killed.ended
+                );
                 // What the killed driver had not handed on of the script that still ran comes first: one job log.
                 let after = self.job.run("after_script", self.script("after_script", 0));
-                assert_eq!((after.code, self.times("after_script")), (0, 1), "killed at {}: {}", killed.at, after.stderr);
+                assert_eq!(
+                    (after.code, self.times("after_script")),
+                    (0, 1),
+                    "killed at {}: {}",
+                    killed.at,
+                    after.stderr
+                );
                 let rest = after.stdout.strip_suffix(OUTPUT.as_bytes());
-                let rest = rest.unwrap_or_else(|| panic!("killed at {}: {}", killed.at, String::from_utf8_lossy(&after.stdout)));
+                let rest = rest.unwrap_or_else(|| {
+                    panic!("killed at {}: {}", killed.at, String::from_utf8_lossy(&after.stdout))
+                });
                 let before = &killed.ended.stdout;
-                let goes_on = |from: usize| OUTPUT.as_bytes().get(from..).is_some_and(|left| left.starts_with(rest));
+                let goes_on = |from: usize| {
+                    OUTPUT.as_bytes().get(from..).is_some_and(|left| left.starts_with(rest))
+                };
                 if !goes_on(before.len()) {
                     let whole_again = (0..before.len()).rev().find(|from| goes_on(*from));
                     let said = String::from_utf8_lossy(rest);
-                    assert!(may_repeat && whole_again.is_some(), "killed at {} after {}: {said}", killed.at, before.len());
+                    assert!(
+                        may_repeat && whole_again.is_some(),
+                        "killed at {} after {}: {said}",
+                        killed.at,
+                        before.len()
+                    );
                     repeated = before.len() - whole_again.unwrap_or_default();
                 }
                 assert!(self.times("build_script") <= 1, "killed at {}", killed.at);
@@ -150,11 +202,22 @@ impl<'a> Run<'a> {
                 self.ok(&["cleanup"]);
                 self.tasks_have_ended();
                 let mut other = self.job.beside(self.cluster);
-                other.environment.extend(self.job.environment.iter().filter(|(name, _)| name == "AWS_ENDPOINT_URL").cloned());
+                other.environment.extend(
+                    self.job
+                        .environment
+                        .iter()
+                        .filter(|(name, _)| name == "AWS_ENDPOINT_URL")
+                        .cloned(),
+                );
                 killed = kill(&other, &["prepare"]);
                 other.prepare();
                 let ended = other.run("get_sources", self.script("get_sources", 0));
-                assert_eq!((ended.code, self.times("get_sources")), (0, 1), "killed at {}: {ended:#?}", killed.at);
+                assert_eq!(
+                    (ended.code, self.times("get_sources")),
+                    (0, 1),
+                    "killed at {}: {ended:#?}",
+                    killed.at
+                );
                 other.cleanup_as_gitlab_runner();
             }
         }
@@ -166,7 +229,11 @@ impl<'a> Run<'a> {
 
     fn whole_stage(&self, stage: &str, code: i32) {
         let ended = self.job.run(stage, self.script(stage, code));
-        assert_eq!((ended.code, String::from_utf8_lossy(&ended.stdout).as_ref()), (code, OUTPUT), "{ended:#?}");
+        assert_eq!(
+            (ended.code, String::from_utf8_lossy(&ended.stdout).as_ref()),
+            (code, OUTPUT),
+            "{ended:#?}"
+        );
         assert_eq!(self.times(stage), 1);
     }
 
@@ -175,14 +242,22 @@ impl<'a> Run<'a> {
         self.tasks_have_ended();
         // What the archive takes or removes: also how far output was handed on, and sessions that the task ends.
         let kept = ["ron", "key", "ending", "lock", "offset", "session"];
-        let kind = |name: &String| name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default();
+        let kind = |name: &String| {
+            name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default()
+        };
         let before = self.names();
-        assert!(before.iter().all(|name| kept.contains(&kind(name).as_str())), "left behind: {before:?}");
+        assert!(
+            before.iter().all(|name| kept.contains(&kind(name).as_str())),
+            "left behind: {before:?}"
+        );
         let reaped = self.job.reap(&[]);
         let said = String::from_utf8_lossy(&reaped.stdout);
         // A stage that was killed while it archived another job may have left that one's note.
         let swept = said.contains("files were removed") && what != Killed::PrepareBeside;
-        assert!(reaped.code == 0 && said.contains("orphaned tasks stopped: 0") && !swept, "{reaped:#?}");
+        assert!(
+            reaped.code == 0 && said.contains("orphaned tasks stopped: 0") && !swept,
+            "{reaped:#?}"
+        );
         let archived = self.job.archived();
         assert!(!archived.is_empty(), "{before:?}");
         assert_eq!(self.names(), [""; 0], "left behind: {reaped:#?}");
@@ -191,27 +266,48 @@ impl<'a> Run<'a> {
 
     /// What lies in the metadata directory beside the archive.
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.job.metadata).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let entries = fs::read_dir(&self.job.metadata)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         entries.filter(|name| name != "archive").collect()
     }
 
     fn tasks_have_ended(&self) {
-        eventually("the tasks have ended", || self.of_this_directory().iter().all(|task| task["status"] == "STOPPED"));
+        eventually("the tasks have ended", || {
+            self.of_this_directory().iter().all(|task| task["status"] == "STOPPED")
+        });
     }
 
     /// How many tasks of the directory's jobs are meant to be in this state.
     pub fn tasks(&self, desired_status: &str) -> usize {
-        self.of_this_directory().iter().filter(|task| task["stopped_reason"].is_null() == (desired_status == "RUNNING")).count()
+        self.of_this_directory()
+            .iter()
+            .filter(|task| task["stopped_reason"].is_null() == (desired_status == "RUNNING"))
+            .count()
     }
 
     /// The tasks that were launched for the directory's jobs.
     fn of_this_directory(&self) -> Vec<serde_json::Value> {
-        let snapshots = self.job.files(".ron").into_iter().chain(self.job.archived()).map(|path| fs::read_to_string(path).unwrap());
+        let snapshots = self
+            .job
+            .files(".ron")
+            .into_iter()
+            .chain(self.job.archived())
+            .map(|path| fs::read_to_string(path).unwrap());
         let marks: Vec<String> = snapshots
-            .map(|snapshot| snapshot.split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned())
+            .map(|snapshot| {
+                snapshot
+                    .split("started_by: \"")
+                    .nth(1)
+                    .and_then(|rest| rest.split('"').next())
+                    .unwrap()
+                    .to_owned()
+            })
             .collect();
         let tasks = local(self.cluster).get("/_tasks");
-        let is_theirs = |task: &&serde_json::Value| marks.iter().any(|mark| task["started_by"] == mark.as_str());
+        let is_theirs = |task: &&serde_json::Value| {
+            marks.iter().any(|mark| task["started_by"] == mark.as_str())
+        };
         tasks.as_array().unwrap().iter().filter(is_theirs).cloned().collect()
     }
 }

@@ -62,18 +62,35 @@ const ALL: [Killed; 7] = [
 /// Runs a stage under strace, which kills it at the `n`th such call.
 fn traced(job: &Job, arguments: &[&str], call: &str, n: usize) -> Stage {
     let trace = job.path("trace");
-    let (all, inject) = (format!("trace={}", CALLS.join(",")), format!("inject={call}:signal=SIGKILL:when={n}"));
-    let mut command = job.command_under(&["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &all, "-e", &inject], arguments);
+    let (all, inject) =
+        (format!("trace={}", CALLS.join(",")), format!("inject={call}:signal=SIGKILL:when={n}"));
+    let mut command = job.command_under(
+        &["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &all, "-e", &inject],
+        arguments,
+    );
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     let killed = output.status.signal() == Some(9);
     let text = fs::read_to_string(&trace).unwrap();
     let calls: Vec<&str> = text.lines().filter(|line| !line.contains("+++")).collect();
-    let mut threads: Vec<&str> = calls.iter().filter_map(|line| line.split_whitespace().next()).collect();
+    let mut threads: Vec<&str> =
+        calls.iter().filter_map(|line| line.split_whitespace().next()).collect();
     threads.dedup();
-    assert_eq!(threads.len(), 1, "strace counts calls by thread: another one would hide points: {text}");
-    let name = |line: &&str| line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&format!("{call}(")));
-    assert!(!killed || calls.last().is_some_and(name), "killed elsewhere than at {call} {n}: {text}");
-    assert!(!killed || calls.iter().filter(|line| name(line)).count() == n, "not killed at {call} {n}: {text}");
+    assert_eq!(
+        threads.len(),
+        1,
+        "strace counts calls by thread: another one would hide points: {text}"
+    );
+    let name = |line: &&str| {
+        line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&format!("{call}(")))
+    };
+    assert!(
+        !killed || calls.last().is_some_and(name),
+        "killed elsewhere than at {call} {n}: {text}"
+    );
+    assert!(
+        !killed || calls.iter().filter(|line| name(line)).count() == n,
+        "not killed at {call} {n}: {text}"
+    );
     Stage { ended: job.ended(output), killed, at: format!("{call} {n}") }
 }
 
@@ -92,7 +109,8 @@ struct Progress {
 
 impl Progress {
     fn is_done(&self) -> bool {
-        let finished = |at| self.tried.get(&at).is_some_and(|(_, unreached)| *unreached >= UNREACHED);
+        let finished =
+            |at| self.tried.get(&at).is_some_and(|(_, unreached)| *unreached >= UNREACHED);
         (0..ALL.len()).all(|stage| (0..CALLS.len()).all(|call| finished((stage, call))))
     }
 
@@ -102,7 +120,9 @@ impl Progress {
             let unreached = self.tried.get(at).map_or(0, |(_, unreached)| *unreached);
             unreached + self.at_it.get(at).copied().unwrap_or_default() < UNREACHED
         };
-        let (stage, call) = (0..ALL.len()).flat_map(|stage| (0..CALLS.len()).map(move |call| (stage, call))).find(open)?;
+        let (stage, call) = (0..ALL.len())
+            .flat_map(|stage| (0..CALLS.len()).map(move |call| (stage, call)))
+            .find(open)?;
         let (number, _) = self.tried.entry((stage, call)).or_default();
         *number += 1;
         *self.at_it.entry((stage, call)).or_default() += 1;
@@ -135,7 +155,9 @@ fn every_crash_point(cluster: &Cluster) {
                     runs.fetch_add(1, Ordering::Relaxed);
                     let tried = std::panic::catch_unwind(|| {
                         let (call, between) = (CALLS[call], CALLS[call] == "pwrite64");
-                        Run::new(cluster).point(ALL[stage], between, |job, arguments| traced(job, arguments, call, n))
+                        Run::new(cluster).point(ALL[stage], between, |job, arguments| {
+                            traced(job, arguments, call, n)
+                        })
                     });
                     let mut progress = progress.lock().unwrap();
                     *progress.at_it.entry((stage, call)).or_default() -= 1;
@@ -147,8 +169,13 @@ fn every_crash_point(cluster: &Cluster) {
                         }
                         Ok(_) => progress.tried.entry((stage, call)).or_default().1 += 1,
                         Err(panic) => {
-                            let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());
-                            progress.failures.push(format!("{:?}, {} {n}: {why}", ALL[stage], CALLS[call]));
+                            let why = panic
+                                .downcast_ref::<String>()
+                                .cloned()
+                                .unwrap_or_else(|| "it panicked".to_owned());
+                            progress
+                                .failures
+                                .push(format!("{:?}, {} {n}: {why}", ALL[stage], CALLS[call]));
                         }
                     }
                 }
@@ -165,13 +192,27 @@ fn every_crash_point(cluster: &Cluster) {
         progress.calls,
         progress.repeated
     );
-    assert!(progress.failures.is_empty(), "{} failures:\n{}", progress.failures.len(), progress.failures.join("\n"));
+    assert!(
+        progress.failures.is_empty(),
+        "{} failures:\n{}",
+        progress.failures.len(),
+        progress.failures.join("\n")
+    );
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
-    let least =
-        [(Killed::PrepareAgain, 50), (Killed::RetriedStage, 30), (Killed::PrepareBeside, 60), (Killed::Cleanup, 15), (Killed::Config, 1)];
+    let least = [
+        (Killed::PrepareAgain, 50),
+        (Killed::RetriedStage, 30),
+        (Killed::PrepareBeside, 60),
+        (Killed::Cleanup, 15),
+        (Killed::Config, 1),
+    ];
     for (stage, least) in least {
-        assert!(progress.points.get(&stage).is_some_and(|points| *points >= least), "too few points: {:?}", progress.points);
+        assert!(
+            progress.points.get(&stage).is_some_and(|points| *points >= least),
+            "too few points: {:?}",
+            progress.points
+        );
     }
 }
 
@@ -183,7 +224,13 @@ fn cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file(cluster: &Cluste
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let cleaned = job.stage(&["cleanup"]);
     assert_eq!(cleaned.code, SYSTEM_FAILURE, "{cleaned:#?}");
-    assert!(cleaned.stderr.contains("not a whole snapshot") && cleaned.stderr.contains("was stopped"), "{}", cleaned.stderr);
-    crate::eventually("the task stops", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    assert!(
+        cleaned.stderr.contains("not a whole snapshot") && cleaned.stderr.contains("was stopped"),
+        "{}",
+        cleaned.stderr
+    );
+    crate::eventually("the task stops", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED")
+    });
     assert_eq!(fs::read(&path).unwrap().len(), whole.len() / 2, "it is evidence");
 }

@@ -28,7 +28,11 @@ fn stage_under(job: &Job, before: &[&str], arguments: &[&str]) -> Ended {
 
 fn assert_refused(job: &Job, ended: &Ended) {
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
-    assert!(ended.stderr.contains(&job.metadata.display().to_string()), "it says where: {}", ended.stderr);
+    assert!(
+        ended.stderr.contains(&job.metadata.display().to_string()),
+        "it says where: {}",
+        ended.stderr
+    );
 }
 
 fn a_full_disk_launches_nothing(cluster: &Cluster) {
@@ -45,7 +49,9 @@ fn a_full_disk_launches_nothing(cluster: &Cluster) {
     assert_eq!(fs::read_dir(&job.metadata).unwrap().count(), 1, "the archive");
 }
 
-fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room(cluster: &Cluster) {
+fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_there_is_room(
+    cluster: &Cluster,
+) {
     let job = Job::on(cluster);
     job.prepare();
     let ledger = job.path("ledger");
@@ -56,7 +62,11 @@ fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_the
     assert!(!ledger.exists(), "it could not be recorded");
     assert_eq!(job.snapshot(), whole, "a snapshot is never torn");
     let again = job.stage(&["run", &script, "get_sources"]);
-    assert_eq!((again.code, fs::read_to_string(&ledger).unwrap().as_str()), (0, "ran\n"), "{again:#?}");
+    assert_eq!(
+        (again.code, fs::read_to_string(&ledger).unwrap().as_str()),
+        (0, "ran\n"),
+        "{again:#?}"
+    );
 
     let whole = job.snapshot();
     let cleaned = stage_under(&job, &FULL, &["cleanup"]);
@@ -88,11 +98,18 @@ fn a_read_only_file_system_launches_nothing_and_runs_nothing(cluster: &Cluster) 
     let under = |script: &str| ["unshare", "--mount", "sh", "-c", script].map(str::to_owned);
     fs::create_dir(&job.metadata).unwrap();
     let words = under(&read_only);
-    if !Command::new(&words[0]).args(&words[1..]).arg("true").output().is_ok_and(|tried| tried.status.success()) {
+    if !Command::new(&words[0])
+        .args(&words[1..])
+        .arg("true")
+        .output()
+        .is_ok_and(|tried| tried.status.success())
+    {
         println!("skipped: this user may not mount");
         return;
     }
-    for (script, word) in [(&read_only, "Read-only file system"), (&tiny, "No space left on device")] {
+    for (script, word) in
+        [(&read_only, "Read-only file system"), (&tiny, "No space left on device")]
+    {
         let words = under(script);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let prepared = stage_under(&job, &words, &["prepare"]);
@@ -116,23 +133,52 @@ fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
     let job = Job::on(cluster);
     let trace = job.path("trace");
     let traced = trace.display().to_string();
-    let strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "trace=write,rename,fsync,fdatasync,sendto,writev", "-o", &traced];
+    let strace = [
+        "strace",
+        "-f",
+        "-y",
+        "-qq",
+        "-s",
+        "0",
+        "-e",
+        "trace=write,rename,fsync,fdatasync,sendto,writev",
+        "-o",
+        &traced,
+    ];
     // Of `cleanup`: what it asks for, and that it was accepted; where it waits, what it archives, too.
-    for (arguments, saved) in [(&["prepare"][..], None), (&["cleanup"], Some(2)), (&["cleanup", "--wait"], Some(3))] {
+    for (arguments, saved) in
+        [(&["prepare"][..], None), (&["cleanup"], Some(2)), (&["cleanup", "--wait"], Some(3))]
+    {
         let ended = stage_under(&job, &strace, arguments);
         assert_eq!(ended.code, 0, "{ended:#?}");
         let text = fs::read_to_string(&trace).unwrap();
-        let calls: Vec<&str> = text.lines().filter(|line| line.contains(&job.metadata.display().to_string())).collect();
+        let calls: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains(&job.metadata.display().to_string()))
+            .collect();
         let mut saves = 0;
-        for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.contains("rename(") && call.contains(".tmp\"")) {
+        for (at, call) in calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| call.contains("rename(") && call.contains(".tmp\""))
+        {
             let temporary = call.split('"').nth(1).unwrap();
-            let last_of = |name: &str| calls[..at].iter().rposition(|call| call.contains(name) && call.contains(temporary));
-            assert!(last_of("fdatasync(") > last_of(" write("), "renamed before it was on disk: {:#?}", &calls[..=at]);
+            let last_of = |name: &str| {
+                calls[..at].iter().rposition(|call| call.contains(name) && call.contains(temporary))
+            };
+            assert!(
+                last_of("fdatasync(") > last_of(" write("),
+                "renamed before it was on disk: {:#?}",
+                &calls[..=at]
+            );
             let next = calls.get(at + 1).unwrap_or(&"nothing");
             assert!(next.contains("fsync("), "not on record in its directory: {call}, then {next}");
             saves += 1;
         }
-        assert!(saves >= 2 && saved.is_none_or(|saved| saved == saves), "{arguments:?}: {saves} saves in {text}");
+        assert!(
+            saves >= 2 && saved.is_none_or(|saved| saved == saves),
+            "{arguments:?}: {saves} saves in {text}"
+        );
     }
     cluster.assert_nothing_is_left(1);
 }

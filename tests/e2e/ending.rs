@@ -40,8 +40,12 @@ fn moto(cluster: &Cluster) -> &Moto {
 
 /// What ECS shows of the job's only task.
 fn task(cluster: &Cluster) -> Value {
-    let listed = cluster.ecs("ListTasks", &json!({ "cluster": moto(cluster).cluster, "desiredStatus": "STOPPED" }));
-    let described = cluster.ecs("DescribeTasks", &json!({ "cluster": moto(cluster).cluster, "tasks": listed["taskArns"] }));
+    let listed = cluster
+        .ecs("ListTasks", &json!({ "cluster": moto(cluster).cluster, "desiredStatus": "STOPPED" }));
+    let described = cluster.ecs(
+        "DescribeTasks",
+        &json!({ "cluster": moto(cluster).cluster, "tasks": listed["taskArns"] }),
+    );
     described["tasks"][0].clone()
 }
 
@@ -52,15 +56,27 @@ fn cleanup_returns_while_its_task_still_stops() {
     for _ in 0..2 {
         job.cleanup_as_gitlab_runner();
         let task = task(&cluster);
-        assert_eq!((task["lastStatus"].as_str(), task["desiredStatus"].as_str()), (Some("DEACTIVATING"), Some("STOPPED")), "{task}");
-        assert!(job.snapshot().contains("accepted: true") && job.snapshot().contains("over: false"), "{}", job.snapshot());
+        assert_eq!(
+            (task["lastStatus"].as_str(), task["desiredStatus"].as_str()),
+            (Some("DEACTIVATING"), Some("STOPPED")),
+            "{task}"
+        );
+        assert!(
+            job.snapshot().contains("accepted: true") && job.snapshot().contains("over: false"),
+            "{}",
+            job.snapshot()
+        );
         assert_eq!((job.files(".ending").len(), job.archived().len()), (1, 0));
     }
     // Whoever looks meanwhile leaves it alone, and nobody is worried.
     let other = job.beside(&cluster);
     other.prepare();
     let reaped = job.reap(&[]);
-    assert!(String::from_utf8_lossy(&reaped.stdout).contains("jobs ended: 0; jobs left alone: 2; failures: 0"), "{reaped:#?}");
+    assert!(
+        String::from_utf8_lossy(&reaped.stdout)
+            .contains("jobs ended: 0; jobs left alone: 2; failures: 0"),
+        "{reaped:#?}"
+    );
     let stuck = replay(&job).args(["list", "--stuck"]).output().unwrap();
     assert!(String::from_utf8_lossy(&stuck.stdout).contains("No job needs anybody"), "{stuck:#?}");
     let shown = replay(&job).args(["show", &id(&job)]).output().unwrap();
@@ -70,8 +86,15 @@ fn cleanup_returns_while_its_task_still_stops() {
     // Once ECS shows it as stopped, the next one that looks archives it.
     moto(&cluster).stops_take(Duration::ZERO);
     let reaped = job.reap(&[]);
-    assert!(String::from_utf8_lossy(&reaped.stdout).contains("jobs ended: 1; jobs left alone: 1; failures: 0"), "{reaped:#?}");
-    assert_eq!((job.archived().len(), job.files(".ending").len(), job.files(".ron").len()), (1, 0, 1));
+    assert!(
+        String::from_utf8_lossy(&reaped.stdout)
+            .contains("jobs ended: 1; jobs left alone: 1; failures: 0"),
+        "{reaped:#?}"
+    );
+    assert_eq!(
+        (job.archived().len(), job.files(".ending").len(), job.files(".ron").len()),
+        (1, 0, 1)
+    );
     assert!(fs::read_to_string(&job.archived()[0]).unwrap().contains("over: true"));
     assert_eq!(other.run("build_script", "echo alive").stdout, b"alive\n");
     other.cleanup();
@@ -106,15 +129,25 @@ fn ended_job(cluster: &Cluster) -> Job {
     job.prepare();
     let describes = local(cluster).calls("DescribeTasks");
     job.cleanup_as_gitlab_runner();
-    assert_eq!((local(cluster).calls("StopTask"), local(cluster).calls("DescribeTasks")), (1, describes));
-    assert_eq!((job.files(".ron").len(), job.files(".ending").len(), job.archived().len()), (1, 1, 0));
+    assert_eq!(
+        (local(cluster).calls("StopTask"), local(cluster).calls("DescribeTasks")),
+        (1, describes)
+    );
+    assert_eq!(
+        (job.files(".ron").len(), job.files(".ending").len(), job.archived().len()),
+        (1, 1, 0)
+    );
     eventually("its task has ended", || all_stopped(cluster));
     job
 }
 
 fn assert_archived(job: &Job, files: usize) {
-    assert_eq!((job.files(".ending").len(), job.archived().len(), job.files("").len()), (0, 1, files));
-    let archived = states::Snapshot::parse(&fs::read_to_string(&job.archived()[0]).unwrap()).unwrap();
+    assert_eq!(
+        (job.files(".ending").len(), job.archived().len(), job.files("").len()),
+        (0, 1, files)
+    );
+    let archived =
+        states::Snapshot::parse(&fs::read_to_string(&job.archived()[0]).unwrap()).unwrap();
     let states::AnyJob::Stopping(ended) = &archived.job else { panic!("{archived:#?}") };
     assert!(ended.state.over && ended.state.reason == states::StopReason::Cleanup, "{ended:#?}");
 }
@@ -134,10 +167,18 @@ fn the_next_prepare_of_another_job_archives_an_ended_one(cluster: &Cluster) {
 fn reap_archives_an_ended_job_at_once(cluster: &Cluster) {
     let job = ended_job(cluster);
     let reaped = job.reap(&["--dry-run"]);
-    assert!(String::from_utf8_lossy(&reaped.stdout).contains("its task is over; would be archived"), "{reaped:#?}");
+    assert!(
+        String::from_utf8_lossy(&reaped.stdout).contains("its task is over; would be archived"),
+        "{reaped:#?}"
+    );
     let reaped = job.reap(&[]);
     let said = String::from_utf8_lossy(&reaped.stdout);
-    assert!(reaped.code == 0 && said.contains("its task is over; archived") && said.contains("jobs ended: 1"), "{reaped:#?}");
+    assert!(
+        reaped.code == 0
+            && said.contains("its task is over; archived")
+            && said.contains("jobs ended: 1"),
+        "{reaped:#?}"
+    );
     assert_archived(&job, 0);
     assert_eq!(local(cluster).calls("StopTask"), 1, "it is not stopped again");
 }
@@ -166,7 +207,10 @@ fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluste
             (job.archived().len(), job.files(".ron").len(), job.files(".key").len()),
             (attempt, 1, usize::from(!cluster.is_by_ecs_exec()))
         );
-        assert_eq!(job.run("build_script", format!("echo {attempt}")).stdout, format!("{attempt}\n").as_bytes());
+        assert_eq!(
+            job.run("build_script", format!("echo {attempt}")).stdout,
+            format!("{attempt}\n").as_bytes()
+        );
         job.cleanup_as_gitlab_runner();
     }
     job.cleanup();
@@ -178,7 +222,13 @@ fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluste
 fn all_tasks_of_a_job_are_stopped_before_cleanup_returns(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    let mark = job.snapshot().split("started_by: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned();
+    let mark = job
+        .snapshot()
+        .split("started_by: \"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .unwrap()
+        .to_owned();
     let launched = cluster.ecs(
         "RunTask",
         &json!({ "cluster": "local", "taskDefinition": "local-job:1", "count": 1, "startedBy": mark, "launchType": "FARGATE",
@@ -193,7 +243,8 @@ fn all_tasks_of_a_job_are_stopped_before_cleanup_returns(cluster: &Cluster) {
     unanswered.plan(states::Timestamp::now());
     fs::write(&path, unanswered.to_ron().unwrap()).unwrap();
     job.cleanup_as_gitlab_runner();
-    let alive = cluster.ecs("ListTasks", &json!({ "cluster": "local", "desiredStatus": "RUNNING" }));
+    let alive =
+        cluster.ecs("ListTasks", &json!({ "cluster": "local", "desiredStatus": "RUNNING" }));
     assert_eq!(alive["taskArns"], json!([]));
     eventually("both have ended", || all_stopped(cluster));
     assert_eq!(job.reap(&[]).code, 0);

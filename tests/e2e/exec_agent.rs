@@ -33,17 +33,33 @@ fn a_whole_job() {
     cluster.as_local().set_faults(&json!({ "exec": { "ends_at_start": failure } }));
     job.prepare();
     assert!(
-        job.log().contains("before a command could be run: write /tmp/x: no space left on device") && !job.log().contains("-----ERROR")
+        job.log().contains("before a command could be run: write /tmp/x: no space left on device")
+            && !job.log().contains("-----ERROR")
     );
     let before = cluster.as_local().calls("ExecuteCommand");
     for stage in ["prepare_script", "get_sources", "step_script", "archive_cache"] {
         let run = job.run(stage, format!("echo {stage}"));
-        assert_eq!((run.code, String::from_utf8_lossy(&run.stdout).as_ref()), (0, format!("{stage}\n").as_str()), "{}", run.stderr);
+        assert_eq!(
+            (run.code, String::from_utf8_lossy(&run.stdout).as_ref()),
+            (0, format!("{stage}\n").as_str()),
+            "{}",
+            run.stderr
+        );
     }
-    let large = job.run("build_script", format!("seq 1 30000 | cksum\nexit 3\n# {}", "x".repeat(300_000)));
-    assert_eq!((large.script_code.as_deref(), large.stdout.as_slice()), (Some("3"), &b"3957459851 168894\n"[..]), "{}", large.stderr);
+    let large =
+        job.run("build_script", format!("seq 1 30000 | cksum\nexit 3\n# {}", "x".repeat(300_000)));
+    assert_eq!(
+        (large.script_code.as_deref(), large.stdout.as_slice()),
+        (Some("3"), &b"3957459851 168894\n"[..]),
+        "{}",
+        large.stderr
+    );
     let calls = |action| cluster.as_local().calls(action);
-    assert_eq!((calls("ExecuteCommand") - before, calls("TerminateSession"), calls("DescribeSessions")), (5, 0, 0), "a session for each");
+    assert_eq!(
+        (calls("ExecuteCommand") - before, calls("TerminateSession"), calls("DescribeSessions")),
+        (5, 0, 0),
+        "a session for each"
+    );
     assert!(job.files(".session").is_empty());
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -66,13 +82,18 @@ fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
     let arguments = ["run", script.as_str(), "build_script"];
     let mut killed = job.spawn(&arguments);
     eventually("a session is granted to the stage", || {
-        job.files(".session").first().and_then(|path| fs::read_to_string(path).ok()).is_some_and(|ledger| ledger.contains("\nopen "))
+        job.files(".session")
+            .first()
+            .and_then(|path| fs::read_to_string(path).ok())
+            .is_some_and(|ledger| ledger.contains("\nopen "))
     });
     killed.kill().unwrap();
     killed.wait().unwrap();
     let asked = cluster.as_local().calls("ExecuteCommand");
     let waiting = job.spawn(&arguments);
-    eventually("it is said what is waited for", || job.log().contains("job log: Waiting: 2 sessions are open"));
+    eventually("it is said what is waited for", || {
+        job.log().contains("job log: Waiting: 2 sessions are open")
+    });
     // Longer than the agent tries for a place before it blocks.
     let until = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until {
@@ -84,8 +105,18 @@ fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
         assert_eq!(terminal.end().0, 0);
     }
     let ended = job.end(waiting);
-    assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("5"), &b"ran\n"[..]), "{}\n{}", ended.stderr, job.log());
-    assert!(ended.stderr.contains("Waiting: 2 sessions are open in the container"), "{}", ended.stderr);
+    assert_eq!(
+        (ended.script_code.as_deref(), ended.stdout.as_slice()),
+        (Some("5"), &b"ran\n"[..]),
+        "{}\n{}",
+        ended.stderr,
+        job.log()
+    );
+    assert!(
+        ended.stderr.contains("Waiting: 2 sessions are open in the container"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(job.run("after_script", "echo after").stdout, b"after\n");
     job.cleanup();
     cluster.assert_nothing_is_left(1);

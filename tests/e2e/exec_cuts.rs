@@ -14,8 +14,13 @@ fn twenty_megabytes(how: &str, after_ms: u32, times: u32) {
     let cluster = Cluster::local_by_ecs_exec();
     let job = Job::on(&cluster);
     job.prepare();
-    cluster.as_local().set_faults(&json!({ "exec": { "cut": { "how": how, "after_ms": after_ms, "times": times } } }));
-    let run = job.run("build_script", format!("echo run >>\"$TMPDIR/runs\"\nseq 1 {LINES}\nwc -l <\"$TMPDIR/runs\"\nexit 7"));
+    cluster.as_local().set_faults(
+        &json!({ "exec": { "cut": { "how": how, "after_ms": after_ms, "times": times } } }),
+    );
+    let run = job.run(
+        "build_script",
+        format!("echo run >>\"$TMPDIR/runs\"\nseq 1 {LINES}\nwc -l <\"$TMPDIR/runs\"\nexit 7"),
+    );
     assert_eq!(run.script_code.as_deref(), Some("7"), "{}\n{}", run.stderr, job.log());
     let mut at = 0;
     for number in 1..=LINES {
@@ -23,7 +28,11 @@ fn twenty_megabytes(how: &str, after_ms: u32, times: u32) {
         assert!(run.stdout[at..].starts_with(line.as_bytes()), "line {number} is not at byte {at}");
         at += line.len();
     }
-    assert_eq!(&run.stdout[at..], b"1\n", "the script ran once, and nothing comes after its output");
+    assert_eq!(
+        &run.stdout[at..],
+        b"1\n",
+        "the script ran once, and nothing comes after its output"
+    );
     let left = cluster.as_local().get("/_faults")["exec"]["cut"]["times"].as_u64().unwrap_or(0);
     assert!(left < u64::from(times), "no session was cut");
     cluster.as_local().set_faults(&json!({}));
@@ -55,16 +64,31 @@ fn killed_drivers_leave_no_session_behind() {
     let cluster = Cluster::local_by_ecs_exec();
     let job = Job::on(&cluster);
     job.prepare();
-    assert_eq!(job.files(".session"), <[std::path::PathBuf; 0]>::default(), "prepare has ended its session");
+    assert_eq!(
+        job.files(".session"),
+        <[std::path::PathBuf; 0]>::default(),
+        "prepare has ended its session"
+    );
     let go = job.path("go");
-    let script = job.script(format!("echo begun; until [ -e '{}' ]; do sleep 0.05; done; exit 3", go.display()));
+    let script = job.script(format!(
+        "echo begun; until [ -e '{}' ]; do sleep 0.05; done; exit 3",
+        go.display()
+    ));
     let arguments = ["run", script.to_str().unwrap(), "get_sources"];
     let mut last = String::new();
     for _ in 0..KILLS {
         let mut run = job.spawn(&arguments);
         eventually("the driver has opened a session", || {
-            let noted = job.files(".session").first().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-            let noted = noted.lines().rfind(|line| line.starts_with("open ")).unwrap_or_default().to_owned();
+            let noted = job
+                .files(".session")
+                .first()
+                .and_then(|path| fs::read_to_string(path).ok())
+                .unwrap_or_default();
+            let noted = noted
+                .lines()
+                .rfind(|line| line.starts_with("open "))
+                .unwrap_or_default()
+                .to_owned();
             let another = !noted.is_empty() && noted != last;
             if another {
                 last = noted;
@@ -77,7 +101,11 @@ fn killed_drivers_leave_no_session_behind() {
     fs::write(&go, "").unwrap();
     let ended = job.stage(&arguments);
     assert_eq!(ended.script_code.as_deref(), Some("3"), "{ended:#?}\n{}", job.log());
-    assert_eq!(cluster.as_local().calls("TerminateSession"), KILLS, "each by the process after it, and no other");
+    assert_eq!(
+        cluster.as_local().calls("TerminateSession"),
+        KILLS,
+        "each by the process after it, and no other"
+    );
     assert!(job.files(".session").is_empty());
     job.cleanup();
     cluster.assert_nothing_is_left(1);

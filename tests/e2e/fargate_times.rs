@@ -36,18 +36,39 @@ fn a_job_goes_its_way(cluster: &Cluster) {
     assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
     assert!(!prepared.stderr.to_lowercase().contains("error"), "{}", prepared.stderr);
     let run = job.run("build_script", "echo begun; echo done");
-    assert_eq!((run.code, String::from_utf8_lossy(&run.stdout).as_ref()), (0, "begun\ndone\n"), "{run:#?}\n{}", job.log());
+    assert_eq!(
+        (run.code, String::from_utf8_lossy(&run.stdout).as_ref()),
+        (0, "begun\ndone\n"),
+        "{run:#?}\n{}",
+        job.log()
+    );
     job.cleanup();
     // Whether the job is archived yet is another promise's matter.
-    let snapshot = job.archived().first().map_or_else(|| job.snapshot(), |path| std::fs::read_to_string(path).unwrap());
+    let snapshot = job
+        .archived()
+        .first()
+        .map_or_else(|| job.snapshot(), |path| std::fs::read_to_string(path).unwrap());
     let mut rest = snapshot.as_str();
-    let seen =
-        ["Launched(", "saw: Missing", "status: Pending", "Answered(", "RunRequested", "Exited(", "StopRequested(Cleanup)", "StopAccepted"];
+    let seen = [
+        "Launched(",
+        "saw: Missing",
+        "status: Pending",
+        "Answered(",
+        "RunRequested",
+        "Exited(",
+        "StopRequested(Cleanup)",
+        "StopAccepted",
+    ];
     for what in seen {
-        rest = rest.split_once(what).unwrap_or_else(|| panic!("{what} is not in its place:\n{snapshot}")).1;
+        rest = rest
+            .split_once(what)
+            .unwrap_or_else(|| panic!("{what} is not in its place:\n{snapshot}"))
+            .1;
     }
     let log = job.log();
     assert!(!log.contains("ERROR"), "{log}");
-    eventually("the task is stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    eventually("the task is stopped", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED")
+    });
     cluster.assert_nothing_is_left(1);
 }

@@ -34,7 +34,9 @@ fn assert_explains(ended: &Ended, words: &[&str]) {
 
 fn throttled_calls_are_made_again(cluster: &Cluster) {
     let job = Job::on(cluster);
-    cluster.as_local().set_faults(&json!({ "throttle": { "RunTask": 2, "DescribeTasks": 2, "StopTask": 1 } }));
+    cluster
+        .as_local()
+        .set_faults(&json!({ "throttle": { "RunTask": 2, "DescribeTasks": 2, "StopTask": 1 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("rate limit"), "the CI user is told: {}", prepared.stderr);
@@ -44,7 +46,9 @@ fn throttled_calls_are_made_again(cluster: &Cluster) {
 
 fn capacity_that_comes_back_is_waited_for(cluster: &Cluster) {
     let job = Job::on(cluster);
-    cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": "RESOURCE:ENI", "times": 2 } }));
+    cluster
+        .as_local()
+        .set_faults(&json!({ "launch_failure": { "reason": "RESOURCE:ENI", "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
     assert!(prepared.stderr.contains("RESOURCE:ENI"), "{}", prepared.stderr);
@@ -77,8 +81,7 @@ fn a_cluster_without_a_capacity_provider_strategy_is_explained(cluster: &Cluster
 
 fn a_missing_permission_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let message =
-        "User: arn:aws:sts::1:assumed-role/manager is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/task";
+    let message = "User: arn:aws:sts::1:assumed-role/manager is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/task";
     cluster.as_local().set_faults(
         &json!({ "refuse": { "RunTask": { "status": 400, "code": "AccessDeniedException", "message": message, "times": 1 } } }),
     );
@@ -90,7 +93,10 @@ fn a_task_that_stops_before_it_runs_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
     let reason = "CannotPullContainerError: pull image manifest has been retried 1 time(s): failed to resolve ref registry.example/ci:latest: not found";
     cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason, "container_reason": reason } }));
-    assert_explains(&job.stage(&["prepare"]), &["CannotPullContainerError", "registry.example/ci:latest", "image"]);
+    assert_explains(
+        &job.stage(&["prepare"]),
+        &["CannotPullContainerError", "registry.example/ci:latest", "image"],
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -98,7 +104,11 @@ fn a_task_that_stops_before_it_runs_is_explained(cluster: &Cluster) {
 fn a_container_that_never_listens_is_explained_at_the_deadline(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nRunning = \"2s\"\n");
     cluster.as_local().set_faults(&cluster.never_lets_in());
-    let words = if cluster.is_by_ecs_exec() { ["exec agent", "ssmmessages"] } else { ["nothing listens", "SSH server"] };
+    let words = if cluster.is_by_ecs_exec() {
+        ["exec agent", "ssmmessages"]
+    } else {
+        ["nothing listens", "SSH server"]
+    };
     assert_explains(&job.stage(&["prepare"]), &words);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -110,10 +120,26 @@ fn a_connection_that_is_cut_again_and_again_changes_no_byte(cluster: &Cluster) {
     cluster.as_local().set_faults(&cluster.cuts_connections(3_000_000, 300_000, 3));
     let run = job
         .run("build_script", "i=0; while [ $i -lt 200000 ]; do echo \"line $i of many, to be seen once each\"; i=$((i+1)); done; exit 7");
-    let expected: String = (0..200_000).map(|i| format!("line {i} of many, to be seen once each\n")).collect();
-    assert_eq!((run.code, run.script_code.as_deref()), (BUILD_FAILURE, Some("7")), "{}", run.stderr);
-    assert!(run.stdout == expected.as_bytes(), "the output differs: {} bytes, not {}", run.stdout.len(), expected.len());
-    assert!(run.stderr.contains("connection to the container was lost") && run.stderr.contains("Reconnected"), "{}", run.stderr);
+    let expected: String =
+        (0..200_000).map(|i| format!("line {i} of many, to be seen once each\n")).collect();
+    assert_eq!(
+        (run.code, run.script_code.as_deref()),
+        (BUILD_FAILURE, Some("7")),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stdout == expected.as_bytes(),
+        "the output differs: {} bytes, not {}",
+        run.stdout.len(),
+        expected.len()
+    );
+    assert!(
+        run.stderr.contains("connection to the container was lost")
+            && run.stderr.contains("Reconnected"),
+        "{}",
+        run.stderr
+    );
     job.cleanup();
 }
 
@@ -122,7 +148,11 @@ fn a_script_outlives_its_connection(cluster: &Cluster) {
     job.prepare();
     let mut run = job.spawn(&[
         "run",
-        &job.script("echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo done; exit 3").display().to_string(),
+        &job.script(
+            "echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo done; exit 3",
+        )
+        .display()
+        .to_string(),
         "build_script",
     ]);
     let mut begun = [0; 6];
@@ -130,7 +160,11 @@ fn a_script_outlives_its_connection(cluster: &Cluster) {
     cluster.as_local().drop_connections();
     crate::processes::release(cluster);
     let ended = job.end(run);
-    assert_eq!((ended.script_code.as_deref(), ended.stdout.as_slice()), (Some("3"), &b"done\n"[..]), "{ended:#?}");
+    assert_eq!(
+        (ended.script_code.as_deref(), ended.stdout.as_slice()),
+        (Some("3"), &b"done\n"[..]),
+        "{ended:#?}"
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -155,8 +189,7 @@ fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept(cluster: &Cluster
     assert_explains(&cleaned, &["is kept"]);
     assert_eq!(job.files(".ron").len(), 1);
     // A stop that is refused is not accepted: there is nothing to leave to others.
-    let denied =
-        json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:StopTask", "times": 100 });
+    let denied = json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:StopTask", "times": 100 });
     cluster.as_local().set_faults(&json!({ "refuse": { "StopTask": denied } }));
     let cleaned = job.stage(&["cleanup"]);
     assert_explains(&cleaned, &["is kept", "could not be stopped", "StopTask"]);

@@ -52,8 +52,16 @@ impl Hostile {
         };
         eventually("the container has an address", || address().is_some());
         let address: Ipv4Addr = address().unwrap().parse().unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (_, seen) = runtime.block_on(serve((address, cluster.as_local().ssh_port), Identity::unproven(), attack));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (_, seen) = runtime.block_on(serve(
+            (address, cluster.as_local().ssh_port),
+            Identity::unproven(),
+            attack,
+        ));
         (Self { cluster, job, seen, _runtime: runtime }, prepare)
     }
 
@@ -70,8 +78,14 @@ impl Hostile {
         self.cluster.assert_nothing_is_left(1);
         let archived = fs::metadata(&self.job.archived()[0]).unwrap().len();
         let (log, job_log) = (self.job.log().len(), ended.stderr.len());
-        println!("{} connections: snapshot {archived}, log {log}, job log {job_log} bytes", self.seen.connections());
-        assert!(archived < 256 * 1024 && log < 512 * 1024 && job_log < 64 * 1024, "{archived}, {log}, {job_log}");
+        println!(
+            "{} connections: snapshot {archived}, log {log}, job log {job_log} bytes",
+            self.seen.connections()
+        );
+        assert!(
+            archived < 256 * 1024 && log < 512 * 1024 && job_log < 64 * 1024,
+            "{archived}, {log}, {job_log}"
+        );
     }
 }
 
@@ -148,10 +162,18 @@ fn a_job_whose_host_key_must_be_proven_runs_and_keeps_its_secret_to_itself() {
     job.prepare();
     let key = job.files(".key").remove(0);
     let secret = transports::ssh::proof::secret(&key).unwrap();
-    assert!(job.snapshot().contains("host_proof: Some(Required)") && !job.snapshot().contains(&secret), "{}", job.snapshot());
+    assert!(
+        job.snapshot().contains("host_proof: Some(Required)") && !job.snapshot().contains(&secret),
+        "{}",
+        job.snapshot()
+    );
     assert!(!job.log().contains(&secret));
     let run = job.run("build_script", "echo \"$FARGATE_HOST_PROOF_KEY\"");
-    assert_eq!((run.code, run.stdout.len()), (0, secret.len() + 1), "the local cluster passes on the whole environment: {run:#?}");
+    assert_eq!(
+        (run.code, run.stdout.len()),
+        (0, secret.len() + 1),
+        "the local cluster passes on the whole environment: {run:#?}"
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

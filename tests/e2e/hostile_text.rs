@@ -16,18 +16,26 @@ use crate::{
 };
 
 /// A line break and what looks like the driver's own line, a screen that is cleared, a title, C1 and bidirectional controls.
-const HOSTILE: &str = "evil\r\nfargate: forged\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\u{2066}";
+const HOSTILE: &str =
+    "evil\r\nfargate: forged\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\u{2066}";
 
 /// Asserts that the text has no line but the driver's own, and nothing that steers a terminal.
 fn assert_harmless(what: &str, text: &str) {
     for line in text.lines() {
-        assert!(tame(line) == line && !line.starts_with("fargate: forged"), "{what}: {line:?} in {text:?}");
+        assert!(
+            tame(line) == line && !line.starts_with("fargate: forged"),
+            "{what}: {line:?} in {text:?}"
+        );
     }
     assert!(!text.contains('\r'), "{what}: {text:?}");
 }
 
 fn texts(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
@@ -38,7 +46,11 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
         let file = fs::read_to_string(&job.config).unwrap();
         fs::write(
             &job.config,
-            format!("LogFormat = \"{format}\"\n{file}").replacen("[Fargate]\n", "[Fargate]\nAllowedTaskDefinitions = []\n", 1),
+            format!("LogFormat = \"{format}\"\n{file}").replacen(
+                "[Fargate]\n",
+                "[Fargate]\nAllowedTaskDefinitions = []\n",
+                1,
+            ),
         )
         .unwrap();
         job.set("CUSTOM_ENV_CI_JOB_NAME", HOSTILE);
@@ -47,14 +59,20 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
         job.set("CUSTOM_ENV_CI_JOB_SERVICES", &json!([{ "name": HOSTILE }]).to_string());
         let config = job.stage(&["config"]);
         assert_eq!(config.code, 0, "{config:#?}");
-        assert_harmless("config", &format!("{}{}", String::from_utf8_lossy(&config.stdout), config.stderr));
+        assert_harmless(
+            "config",
+            &format!("{}{}", String::from_utf8_lossy(&config.stdout), config.stderr),
+        );
         job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", HOSTILE);
         let refused = job.stage(&["prepare"]);
         assert!(refused.code == BUILD_FAILURE && refused.stderr.contains("evil"), "{refused:#?}");
         assert_harmless("a refusal", &refused.stderr);
         job.unset("CUSTOM_ENV_FARGATE_TASK_DEFINITION");
         let prepared = job.stage(&["prepare"]);
-        assert!(prepared.code == 0 && prepared.stderr.contains("does not start services (evil"), "{prepared:#?}");
+        assert!(
+            prepared.code == 0 && prepared.stderr.contains("does not start services (evil"),
+            "{prepared:#?}"
+        );
         assert_harmless("the job log", &prepared.stderr);
         // A script's own output is passed on as it is.
         let run = job.run(HOSTILE, format!("printf '%s' '{HOSTILE}'"));
@@ -74,7 +92,11 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
         assert!(log.contains("evil"), "{log}");
         assert_harmless("the log", &log);
         for line in log.lines() {
-            let is_whole = if format == "json" { line.starts_with('{') && line.ends_with('}') } else { line.starts_with("20") };
+            let is_whole = if format == "json" {
+                line.starts_with('{') && line.ends_with('}')
+            } else {
+                line.starts_with("20")
+            };
             assert!(is_whole, "not a line of the driver's: {line:?}");
         }
         cluster.assert_nothing_is_left(1);
@@ -113,7 +135,11 @@ fn who_stops_a_task_writes_no_line_of_the_job_log() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
-    let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; sleep 600").display().to_string(),
+        "build_script",
+    ]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
     cluster.ecs("StopTask", &json!({ "cluster": "local", "task": arn, "reason": HOSTILE }));

@@ -31,14 +31,20 @@ impl Message {
                 message.body = vec![0; length.parse().ok()?];
                 reader.read_exact(&mut message.body).ok()?;
             }
-            None if message.first.starts_with("HTTP") => drop(reader.read_to_end(&mut message.body).ok()?),
+            None if message.first.starts_with("HTTP") => {
+                drop(reader.read_to_end(&mut message.body).ok()?)
+            }
             None => {}
         }
         Some(message)
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().filter_map(|h| h.split_once(':')).find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+        let (_, value) = self
+            .headers
+            .iter()
+            .filter_map(|h| h.split_once(':'))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))?;
         Some(value.trim())
     }
 
@@ -56,7 +62,9 @@ impl Message {
                 bytes.extend_from_slice(format!("{header}\r\n").as_bytes());
             }
         }
-        bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", self.body.len()).as_bytes());
+        bytes.extend_from_slice(
+            format!("content-length: {}\r\nconnection: close\r\n\r\n", self.body.len()).as_bytes(),
+        );
         bytes.extend_from_slice(&self.body);
         stream.write_all(&bytes)
     }
@@ -73,6 +81,8 @@ pub fn request(endpoint: &str, method: &str, path: &str, headers: &[&str], body:
     let stream = TcpStream::connect(host).unwrap();
     let mut headers: Vec<String> = headers.iter().map(ToString::to_string).collect();
     headers.push(format!("Host: {host}"));
-    Message { first: format!("{method} {path} HTTP/1.1"), headers, body: body.to_vec() }.write(&stream).unwrap();
+    Message { first: format!("{method} {path} HTTP/1.1"), headers, body: body.to_vec() }
+        .write(&stream)
+        .unwrap();
     Message::read(&stream).unwrap()
 }

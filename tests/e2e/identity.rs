@@ -7,7 +7,8 @@ use crate::{
     runner::{Ended, Job, SYSTEM_FAILURE},
 };
 
-const STAGES: [&[&str]; 4] = [&["config"], &["prepare"], &["run", "/does/not/matter", "build_script"], &["cleanup"]];
+const STAGES: [&[&str]; 4] =
+    [&["config"], &["prepare"], &["run", "/does/not/matter", "build_script"], &["cleanup"]];
 
 /// All files below a directory with their content, but for locks' holders.
 fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
@@ -49,11 +50,13 @@ fn a_response_file_that_cannot_be_used_touches_nothing_at_any_stage() {
     let before = content(&victim.metadata);
     let mut job = posing(&victim, &cluster);
     // gitlab-runner sets the variable to nothing when it could not write the file, for want of room for instance.
-    let (empty, torn, missing) = (job.path("empty.json"), job.path("torn.json"), job.path("missing.json"));
+    let (empty, torn, missing) =
+        (job.path("empty.json"), job.path("torn.json"), job.path("missing.json"));
     fs::write(&empty, "").unwrap();
     fs::write(&torn, r#"{"id":1,"job_info":{"#).unwrap();
     // Neither setting makes a file that is broken the same as one that never was.
-    let trusting = fs::read_to_string(&job.config).unwrap() + "\n[Runner]\nTrustJobVariables = true\n";
+    let trusting =
+        fs::read_to_string(&job.config).unwrap() + "\n[Runner]\nTrustJobVariables = true\n";
     for file in ["fargate.toml", "trusting.toml"] {
         if file == "trusting.toml" {
             job.config = job.path(file);
@@ -86,7 +89,10 @@ fn without_a_response_file_variables_count_only_where_they_are_trusted() {
     for trust in ["", "\n[Runner]\nTrustJobVariables = false\n"] {
         fs::write(&job.config, format!("{file}{trust}")).unwrap();
         for stage in STAGES {
-            assert_refused(&job.stage(stage), &["JOB_RESPONSE_FILE is not set", "TrustJobVariables = true in [Runner]", "14.1"]);
+            assert_refused(
+                &job.stage(stage),
+                &["JOB_RESPONSE_FILE is not set", "TrustJobVariables = true in [Runner]", "14.1"],
+            );
         }
     }
     assert_eq!((cluster.tasks().len(), content(&job.metadata).len()), (0, 0));
@@ -94,10 +100,12 @@ fn without_a_response_file_variables_count_only_where_they_are_trusted() {
     let script = job.script("echo by variables").display().to_string();
     for argument in ["--trust-job-variables", ""] {
         if argument.is_empty() {
-            fs::write(&job.config, format!("{file}\n[Runner]\nTrustJobVariables = true\n")).unwrap();
+            fs::write(&job.config, format!("{file}\n[Runner]\nTrustJobVariables = true\n"))
+                .unwrap();
         }
         let stage = |words: &[&str]| {
-            let words: Vec<&str> = [argument].iter().chain(words).copied().filter(|word| !word.is_empty()).collect();
+            let words: Vec<&str> =
+                [argument].iter().chain(words).copied().filter(|word| !word.is_empty()).collect();
             job.stage(&words)
         };
         assert_eq!(stage(&["config"]).code, 0);
@@ -129,10 +137,20 @@ fn a_job_that_poses_as_another_by_its_variables_gets_its_own_task_and_records() 
     assert_eq!(victim.run("build_script", "echo alive").stdout, b"alive\n");
     let record = fs::read_to_string(&job.archived()[0]).unwrap();
     let number = honest.get("CUSTOM_ENV_CI_JOB_ID").unwrap();
-    for text in [format!("job_id: \"{number}\""), format!("(\"gitlab:job\", \"{number}\")"), "build [1/2]".to_owned()] {
-        assert!(record.replace('\n', "").contains(&text) || record.contains(&text), "{text} is not in {record}");
+    for text in [
+        format!("job_id: \"{number}\""),
+        format!("(\"gitlab:job\", \"{number}\")"),
+        "build [1/2]".to_owned(),
+    ] {
+        assert!(
+            record.replace('\n', "").contains(&text) || record.contains(&text),
+            "{text} is not in {record}"
+        );
     }
-    assert!(!record.contains("deploy") && !record.contains(victim.get("CUSTOM_ENV_CI_JOB_ID").unwrap()), "{record}");
+    assert!(
+        !record.contains("deploy") && !record.contains(victim.get("CUSTOM_ENV_CI_JOB_ID").unwrap()),
+        "{record}"
+    );
     victim.cleanup();
     cluster.assert_nothing_is_left(2);
 }

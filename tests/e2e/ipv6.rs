@@ -33,11 +33,15 @@ fn pass(stream: &TcpStream, above: &str, port: u16, stands: &mut bool) -> Option
     if let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) {
         for task in body["tasks"].as_array_mut().into_iter().flatten() {
             let details = task["attachments"][0]["details"].as_array_mut()?;
-            let address = details.iter().find(|detail| detail["name"] == "privateIPv4Address").cloned();
+            let address =
+                details.iter().find(|detail| detail["name"] == "privateIPv4Address").cloned();
             details.retain(|detail| detail["name"] != "privateIPv4Address");
             for container in task["containers"].as_array_mut().into_iter().flatten() {
-                let is_there = container["networkInterfaces"].as_array().is_some_and(|interfaces| !interfaces.is_empty());
-                container["networkInterfaces"] = if is_there { json!([{ "ipv6Address": "::1" }]) } else { json!([]) };
+                let is_there = container["networkInterfaces"]
+                    .as_array()
+                    .is_some_and(|interfaces| !interfaces.is_empty());
+                container["networkInterfaces"] =
+                    if is_there { json!([{ "ipv6Address": "::1" }]) } else { json!([]) };
             }
             if let Some(address) = address.filter(|_| !*stands) {
                 let server = SocketAddr::new(address["value"].as_str()?.parse().ok()?, port);

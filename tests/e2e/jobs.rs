@@ -57,9 +57,16 @@ fn a_job_passes_through_all_stages(cluster: &Cluster) {
         "cleanup_file_variables",
     ];
     for (number, stage) in stages.iter().enumerate() {
-        let run = job.run(stage, format!("echo {stage} >>\"$TMPDIR/stages\"; wc -l <\"$TMPDIR/stages\"; echo error >&2"));
+        let run = job.run(
+            stage,
+            format!("echo {stage} >>\"$TMPDIR/stages\"; wc -l <\"$TMPDIR/stages\"; echo error >&2"),
+        );
         assert_eq!(run.code, 0, "{run:#?}\n{}", job.log());
-        assert_eq!(String::from_utf8(run.stdout).unwrap().trim(), format!("{}\nerror", number + 1), "stdout and stderr in order");
+        assert_eq!(
+            String::from_utf8(run.stdout).unwrap().trim(),
+            format!("{}\nerror", number + 1),
+            "stdout and stderr in order"
+        );
         assert_eq!(run.stderr, "", "nothing of the driver's own in the job log");
         assert_eq!(run.script_code, None);
     }
@@ -74,18 +81,33 @@ fn a_job_passes_through_all_stages(cluster: &Cluster) {
     }
     job.cleanup();
     cluster.assert_nothing_is_left(1);
-    assert_eq!(job.files(".ron").len() + job.files(".key").len() + job.files(".lock").len(), 0, "{:?}", fs::read_dir(&job.metadata));
+    assert_eq!(
+        job.files(".ron").len() + job.files(".key").len() + job.files(".lock").len(),
+        0,
+        "{:?}",
+        fs::read_dir(&job.metadata)
+    );
     assert_eq!(job.archived().len(), 1);
 }
 
 fn a_failing_script_is_a_build_failure_with_its_own_code(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    for (script, code) in
-        [("exit 42", "42"), ("exit 255", "255"), ("kill -9 $$", "137"), ("set -e; false; echo never", "1"), ("no-such-command-here", "127")]
-    {
+    for (script, code) in [
+        ("exit 42", "42"),
+        ("exit 255", "255"),
+        ("kill -9 $$", "137"),
+        ("set -e; false; echo never", "1"),
+        ("no-such-command-here", "127"),
+    ] {
         let run = job.run("build_script", script);
-        assert_eq!((run.code, run.script_code.as_deref()), (BUILD_FAILURE, Some(code)), "{script}: {}\n{}", run.stderr, job.log());
+        assert_eq!(
+            (run.code, run.script_code.as_deref()),
+            (BUILD_FAILURE, Some(code)),
+            "{script}: {}\n{}",
+            run.stderr,
+            job.log()
+        );
     }
     let after = job.run("after_script", "echo after");
     assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]));
@@ -103,7 +125,12 @@ fn a_script_of_five_megabytes(cluster: &Cluster) {
     let lines = script.lines().count() - 1;
     script.push_str("echo $n\n");
     let run = job.run("build_script", &script);
-    assert_eq!((run.code, String::from_utf8(run.stdout).unwrap()), (0, format!("{lines}\n")), "{}", run.stderr);
+    assert_eq!(
+        (run.code, String::from_utf8(run.stdout).unwrap()),
+        (0, format!("{lines}\n")),
+        "{}",
+        run.stderr
+    );
     job.cleanup();
 }
 
@@ -124,7 +151,11 @@ pub fn assert_lines(child: &mut Child, length: usize) {
         while !rest.is_empty() {
             let phase = at % LINE.len();
             let here = rest.len().min(expected.len() - phase);
-            assert!(rest[..here] == expected[phase..phase + here], "a byte between {at} and {} is wrong", at + here);
+            assert!(
+                rest[..here] == expected[phase..phase + here],
+                "a byte between {at} and {} is wrong",
+                at + here
+            );
             at += here;
             rest = &rest[here..];
         }
@@ -140,7 +171,11 @@ fn three_hundred_megabytes_of_output(cluster: &Cluster) {
     const LENGTH: usize = 300_000_000;
     let job = Job::on(cluster);
     job.prepare();
-    let mut run = job.spawn(&["run", &job.script(lines_script(LENGTH)).display().to_string(), "build_script"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script(lines_script(LENGTH)).display().to_string(),
+        "build_script",
+    ]);
     assert_lines(&mut run, LENGTH);
     assert_eq!(job.end(run).code, 0);
     job.cleanup();
@@ -149,10 +184,17 @@ fn three_hundred_megabytes_of_output(cluster: &Cluster) {
 fn bytes_are_not_changed(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    let binary = job.run("build_script", "i=0; while [ $i -lt 256 ]; do printf \"\\\\$(printf %03o $i)\"; i=$((i+1)); done");
+    let binary = job.run(
+        "build_script",
+        "i=0; while [ $i -lt 256 ]; do printf \"\\\\$(printf %03o $i)\"; i=$((i+1)); done",
+    );
     assert_eq!(binary.stdout, (0..=255).collect::<Vec<u8>>());
-    let unicode = job.run("build_script", "echo 'größe 日本語 🦀 e\u{301}'; printf 'no newline at the end'");
-    assert_eq!(String::from_utf8(unicode.stdout).unwrap(), "größe 日本語 🦀 e\u{301}\nno newline at the end");
+    let unicode =
+        job.run("build_script", "echo 'größe 日本語 🦀 e\u{301}'; printf 'no newline at the end'");
+    assert_eq!(
+        String::from_utf8(unicode.stdout).unwrap(),
+        "größe 日本語 🦀 e\u{301}\nno newline at the end"
+    );
     let quotes = job.run("build_script", "echo \"it's\" '\"$HOME\"' \\\\ '`x`'\n");
     assert_eq!(String::from_utf8(quotes.stdout).unwrap(), "it's \"$HOME\" \\ `x`\n");
     let crlf = job.run("build_script", "printf 'a\\r\\nb\\0c\\033[31m'");
@@ -174,7 +216,10 @@ fn a_background_process_does_not_hold_the_stage(cluster: &Cluster) {
     let began = Instant::now();
     let run = job.run("build_script", "sleep 600 &\necho started");
     assert_eq!((run.code, run.stdout.as_slice()), (0, &b"started\n"[..]), "{}", run.stderr);
-    assert!(began.elapsed() < Duration::from_secs(60), "the stage waited for the background process");
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "the stage waited for the background process"
+    );
     assert!(cluster.tasks()[0].processes > 0, "it lives on, for the stages that follow");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -183,7 +228,9 @@ fn a_background_process_does_not_hold_the_stage(cluster: &Cluster) {
 fn cancelled_during_prepare(cluster: &Cluster) {
     let mut job = Job::on(cluster);
     match cluster {
-        Cluster::Local(local) if local.by_ecs_exec => local.set_faults(&json!({ "exec": { "never_connects": true } })),
+        Cluster::Local(local) if local.by_ecs_exec => {
+            local.set_faults(&json!({ "exec": { "never_connects": true } }))
+        }
         _ => {
             // Nobody listens at that port: prepare waits.
             let config = fs::read_to_string(&job.config).unwrap();
@@ -206,7 +253,11 @@ fn cancelled_during_run(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let before = cluster.tasks()[0].processes;
-    let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600 & sleep 600").display().to_string(), "build_script"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; sleep 600 & sleep 600").display().to_string(),
+        "build_script",
+    ]);
     let mut first = [0; 6];
     run.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     assert_eq!(&first, b"begun\n");
@@ -214,7 +265,9 @@ fn cancelled_during_run(cluster: &Cluster) {
     let ended = job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     assert!(ended.stderr.contains("cancelled"), "{}", ended.stderr);
-    eventually("the script's whole process group is gone", || cluster.tasks()[0].processes <= before);
+    eventually("the script's whole process group is gone", || {
+        cluster.tasks()[0].processes <= before
+    });
     let after = job.run("after_script", "echo after");
     assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]), "{}", after.stderr);
     job.cleanup();
@@ -225,7 +278,8 @@ fn cancelled_during_run(cluster: &Cluster) {
 fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"2s\"\n");
     job.prepare();
-    let deaf = job.script("trap '' TERM; echo begun; while :; do sleep 1; done").display().to_string();
+    let deaf =
+        job.script("trap '' TERM; echo begun; while :; do sleep 1; done").display().to_string();
     let mut first = job.spawn(&["run", &deaf, "build_script"]);
     first.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     first.kill().unwrap();
@@ -233,7 +287,9 @@ fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     let ledger = job.path("ledger");
     let script = job.script(format!("echo ran >>'{}'", ledger.display())).display().to_string();
     let second = job.spawn(&["run", &script, "after_script"]);
-    eventually("the first one's script is being ended", || job.log().contains("ending the run that an earlier process left behind"));
+    eventually("the first one's script is being ended", || {
+        job.log().contains("ending the run that an earlier process left behind")
+    });
     Job::cancel(&second);
     let ended = job.end(second);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
@@ -247,7 +303,8 @@ fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
 fn a_script_that_floods_is_cancelled_over_the_connection_that_it_fills(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
     job.prepare();
-    let flood = "trap '' TERM; yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60";
+    let flood =
+        "trap '' TERM; yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60";
     let mut run = job.spawn(&["run", &job.script(flood).display().to_string(), "build_script"]);
     let mut stdout = run.stdout.take().unwrap();
     stdout.read_exact(&mut vec![0; 1_000_000]).unwrap();
@@ -255,7 +312,12 @@ fn a_script_that_floods_is_cancelled_over_the_connection_that_it_fills(cluster: 
     std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
     let ended = job.end(run);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
-    assert!(ended.stderr.contains("cancelled") && !ended.stderr.contains("was lost"), "{}\n{}", ended.stderr, job.log());
+    assert!(
+        ended.stderr.contains("cancelled") && !ended.stderr.contains("was lost"),
+        "{}\n{}",
+        ended.stderr,
+        job.log()
+    );
     let after = job.run("after_script", "echo after");
     assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]), "{}", after.stderr);
     job.cleanup();
@@ -270,8 +332,16 @@ fn twenty_jobs_at_once(cluster: &Cluster) {
                 job.prepare();
                 for stage in ["get_sources", "build_script"] {
                     let run = job.run(stage, format!("echo {number}; exit {number}"));
-                    assert_eq!(String::from_utf8(run.stdout).unwrap(), format!("{number}\n"), "{}", run.stderr);
-                    assert_eq!(run.script_code.unwrap_or_else(|| "0".to_owned()), number.to_string());
+                    assert_eq!(
+                        String::from_utf8(run.stdout).unwrap(),
+                        format!("{number}\n"),
+                        "{}",
+                        run.stderr
+                    );
+                    assert_eq!(
+                        run.script_code.unwrap_or_else(|| "0".to_owned()),
+                        number.to_string()
+                    );
                 }
                 job.cleanup();
             });
@@ -324,13 +394,17 @@ fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
     first.wait().unwrap();
     let second = job.spawn(&["run", &script, "get_sources"]);
     eventually("the second driver has connected", || {
-        job.log().contains("run get_sources") || job.snapshot().matches("run get_sources").count() >= 2
+        job.log().contains("run get_sources")
+            || job.snapshot().matches("run get_sources").count() >= 2
     });
     // The script is not to end before: by another connection, as an engineer would.
     crate::processes::release(cluster);
     let ended = job.end(second);
     assert_eq!(ended.code, 0, "{ended:#?}\n{}", job.log());
-    assert!(String::from_utf8_lossy(&ended.stdout).trim_start_matches("begun").trim() == "1", "the script ran once: {ended:?}");
+    assert!(
+        String::from_utf8_lossy(&ended.stdout).trim_start_matches("begun").trim() == "1",
+        "the script ran once: {ended:?}"
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -338,11 +412,19 @@ fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
 fn the_project_may_choose_only_what_is_allowed(cluster: &Cluster) {
     let mut job = Job::on(cluster);
     let config = fs::read_to_string(&job.config).unwrap();
-    fs::write(&job.config, config.replace("EnablePublicIP", "AllowedTaskDefinitions = [\"ci-*\"]\nEnablePublicIP")).unwrap();
+    fs::write(
+        &job.config,
+        config.replace("EnablePublicIP", "AllowedTaskDefinitions = [\"ci-*\"]\nEnablePublicIP"),
+    )
+    .unwrap();
     job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", "admin:3");
     let refused = job.stage(&["prepare"]);
     assert_eq!(refused.code, BUILD_FAILURE, "{refused:#?}");
-    assert!(refused.stderr.contains("admin:3") && refused.stderr.contains("ci-*"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("admin:3") && refused.stderr.contains("ci-*"),
+        "{}",
+        refused.stderr
+    );
     job.cleanup();
     assert_eq!(cluster.tasks().len(), 0);
 }

@@ -67,15 +67,23 @@ fn server() -> &'static str {
 }
 
 fn authorization(service: &str) -> String {
-    format!("authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0")
+    format!(
+        "authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
+    )
 }
 
 /// A call to ECS, as JSON.
 pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
-    let headers = [authorization("ecs"), format!("x-amz-target: {TARGET}.{action}"), "content-type: application/x-amz-json-1.1".to_owned()];
+    let headers = [
+        authorization("ecs"),
+        format!("x-amz-target: {TARGET}.{action}"),
+        "content-type: application/x-amz-json-1.1".to_owned(),
+    ];
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-    let body = http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body;
-    serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
+    let body =
+        http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body;
+    serde_json::from_slice(&body)
+        .unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
 /// A job by each task definition of docs/. moto checks what a real ECS would of a definition's shape; the container that its
@@ -84,7 +92,10 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn the_documented_task_definitions_are_taken_and_run_jobs() {
     let cluster = crate::cluster::Cluster::moto();
-    for text in [include_str!("../../docs/task-definition-ssh.json"), include_str!("../../docs/task-definition-ecs-exec.json")] {
+    for text in [
+        include_str!("../../docs/task-definition-ssh.json"),
+        include_str!("../../docs/task-definition-ecs-exec.json"),
+    ] {
         let mut definition: Value = serde_json::from_str(text).unwrap();
         // On Fargate the task's size is enough; moto counts what containers reserve.
         definition["containerDefinitions"][0]["memory"] = json!(512);
@@ -131,9 +142,14 @@ struct Containers {
 impl Containers {
     /// Shows the tasks in an answer as they would be if they took their time to stop.
     fn show_ending(&self, answer: &mut Value) {
-        let (stops_take, told) = (*self.stops_take.lock().unwrap(), self.told_to_stop.lock().unwrap());
+        let (stops_take, told) =
+            (*self.stops_take.lock().unwrap(), self.told_to_stop.lock().unwrap());
         let show = |task: &mut Value| {
-            if task["taskArn"].as_str().and_then(|arn| told.get(arn)).is_some_and(|at| at.elapsed() < stops_take) {
+            if task["taskArn"]
+                .as_str()
+                .and_then(|arn| told.get(arn))
+                .is_some_and(|at| at.elapsed() < stops_take)
+            {
                 task["lastStatus"] = json!("DEACTIVATING");
             }
         };
@@ -149,10 +165,15 @@ impl Moto {
     pub fn start(proxy: Option<Arc<Proxy>>) -> Self {
         let upstream = server();
         let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [ssh_port, sshd_port] = [&held[0], &held[1]].map(|held| held.local_addr().unwrap().port());
+        let [ssh_port, sshd_port] =
+            [&held[0], &held[1]].map(|held| held.local_addr().unwrap().port());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let containers = Arc::new(Containers { port: ssh_port, proxy: proxy.map(|proxy| (proxy, sshd_port)), ..Containers::default() });
+        let containers = Arc::new(Containers {
+            port: ssh_port,
+            proxy: proxy.map(|proxy| (proxy, sshd_port)),
+            ..Containers::default()
+        });
         let shared = Arc::clone(&containers);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -175,9 +196,20 @@ impl Moto {
                 "requiresCompatibilities": ["FARGATE"], "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }] }),
             );
         }
-        let subnets = http::request(upstream, "POST", "/", &[&authorization("ec2")], b"Action=DescribeSubnets&Version=2016-11-15");
+        let subnets = http::request(
+            upstream,
+            "POST",
+            "/",
+            &[&authorization("ec2")],
+            b"Action=DescribeSubnets&Version=2016-11-15",
+        );
         let text = String::from_utf8(subnets.body).unwrap();
-        let subnet = text.split("<subnetId>").nth(1).and_then(|rest| rest.split('<').next()).unwrap().to_owned();
+        let subnet = text
+            .split("<subnetId>")
+            .nth(1)
+            .and_then(|rest| rest.split('<').next())
+            .unwrap()
+            .to_owned();
         Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
     }
 
@@ -204,7 +236,11 @@ impl Moto {
     pub fn tasks(&self) -> Vec<(String, String, usize)> {
         let mut tasks = Vec::new();
         for status in ["RUNNING", "STOPPED"] {
-            let listed = ecs(server(), "ListTasks", &json!({ "cluster": self.cluster, "desiredStatus": status }));
+            let listed = ecs(
+                server(),
+                "ListTasks",
+                &json!({ "cluster": self.cluster, "desiredStatus": status }),
+            );
             for arn in listed["taskArns"].as_array().unwrap() {
                 let arn = arn.as_str().unwrap().to_owned();
                 let alive = processes::marked(&mark(&arn)).len();
@@ -264,12 +300,18 @@ fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
     let task = &told["tasks"][0];
     let arn = task["taskArn"].as_str().unwrap().to_owned();
     let details = task["attachments"][0]["details"].as_array().unwrap();
-    let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"].as_str().unwrap().to_owned();
+    let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let overridden = &asked["overrides"]["containerOverrides"][0];
     assert_eq!(overridden["name"], "ci-coordinator");
     let variable = |name: &str| {
         let variables = overridden["environment"].as_array().unwrap();
-        variables.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("no {name}"))["value"]
+        variables
+            .iter()
+            .find(|variable| variable["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}"))["value"]
             .as_str()
             .unwrap()
             .to_owned()
@@ -283,10 +325,14 @@ fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
         std::thread::sleep(SSHD_DELAY);
         let mut running = containers.running.lock().unwrap();
         running.entry(arn.clone()).or_insert_with(|| {
-            let port = containers.proxy.as_ref().map_or(containers.port, |(_, sshd_port)| *sshd_port);
+            let port =
+                containers.proxy.as_ref().map_or(containers.port, |(_, sshd_port)| *sshd_port);
             let sshd = Sshd::start(address, port, &key, &secret, &mark(&arn));
             if let Some((proxy, _)) = &containers.proxy {
-                proxy.stand_before(SocketAddr::from((address, containers.port)), SocketAddr::from((address, port)));
+                proxy.stand_before(
+                    SocketAddr::from((address, containers.port)),
+                    SocketAddr::from((address, port)),
+                );
             }
             Some(sshd)
         });

@@ -65,21 +65,37 @@ fn proof(place: &Path, secret: &str) -> String {
     let entry_point = include_str!("../../docs/ssh-entrypoint.sh");
     let begin = entry_point.find("\nsha256() {").expect("the entry point's functions");
     let end = begin + entry_point[begin..].find("\n# Proves").expect("what uses them");
-    let program =
-        format!("set -eu{}\nprintf 'fargate-host-proof=1 %s' \"$(cut -d ' ' -f 1,2 \"$2\")\" | hmac \"$1\"", &entry_point[begin..end]);
-    let made = Command::new("sh").args(["-c", &program, "proof", secret]).arg(place.join("host.pub")).output().unwrap();
+    let program = format!(
+        "set -eu{}\nprintf 'fargate-host-proof=1 %s' \"$(cut -d ' ' -f 1,2 \"$2\")\" | hmac \"$1\"",
+        &entry_point[begin..end]
+    );
+    let made = Command::new("sh")
+        .args(["-c", &program, "proof", secret])
+        .arg(place.join("host.pub"))
+        .output()
+        .unwrap();
     assert!(made.status.success(), "{made:?}");
     format!("fargate-host-proof=1:{}", String::from_utf8(made.stdout).unwrap().trim_end())
 }
 
 fn make_host_key(place: &Path) {
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(place.join("host")).status().unwrap();
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(place.join("host"))
+        .status()
+        .unwrap();
     assert!(made.success(), "ssh-keygen failed");
 }
 
 fn serve(place: &Path) -> Child {
     let log = fs::OpenOptions::new().append(true).create(true).open(place.join("log")).unwrap();
-    Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(place.join("config")).stdin(Stdio::null()).stderr(log).spawn().unwrap()
+    Command::new("/usr/sbin/sshd")
+        .args(["-D", "-e", "-f"])
+        .arg(place.join("config"))
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Sshd {

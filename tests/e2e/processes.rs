@@ -6,19 +6,30 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Those that have `mark` (`NAME=value`) in their environment.
 pub fn marked(mark: &str) -> Vec<Pid> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.split(|b| *b == 0).any(|entry| entry == mark.as_bytes())))
-        .filter_map(Pid::from_raw)
-        .collect()
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|e| e.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+    })
+    .filter_map(Pid::from_raw)
+    .collect()
 }
 
 /// The children of `parent` and theirs, as far down as their names begin so.
 pub fn children_named(name: &str, parent: u32) -> Vec<Pid> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let pids = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let children = pids.filter(|pid| {
         let Ok(about) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-        let Some((named, rest)) = about.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { return false };
-        named.starts_with(name) && rest.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+        let Some((named, rest)) = about.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'))
+        else {
+            return false;
+        };
+        named.starts_with(name)
+            && rest.split_whitespace().nth(1) == Some(parent.to_string().as_str())
     });
     let mut found = Vec::new();
     for child in children {
@@ -48,9 +59,12 @@ pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
                 .filter_map(|p| i32::try_from(p.as_i64()?).ok())
                 .collect()
         }
-        crate::cluster::Cluster::Moto(moto) => {
-            moto.tasks().iter().flat_map(|(arn, _, _)| marked(&crate::moto::mark(arn))).map(|pid| pid.as_raw_nonzero().get()).collect()
-        }
+        crate::cluster::Cluster::Moto(moto) => moto
+            .tasks()
+            .iter()
+            .flat_map(|(arn, _, _)| marked(&crate::moto::mark(arn)))
+            .map(|pid| pid.as_raw_nonzero().get())
+            .collect(),
     }
 }
 
@@ -62,7 +76,8 @@ pub fn release(cluster: &crate::cluster::Cluster) {
     // Any of them: sessions and what a script calls come and go meanwhile.
     let place = task_processes(cluster).into_iter().find_map(|pid| {
         let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let place = environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR="))?;
+        let place =
+            environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"TMPDIR="))?;
         Some(String::from_utf8_lossy(place).into_owned())
     });
     fs::write(format!("{}/go", place.expect("the script is alive")), "").unwrap();

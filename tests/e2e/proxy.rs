@@ -58,7 +58,12 @@ pub struct Proxy {
 impl Proxy {
     pub fn new() -> Arc<Self> {
         let frozen = watch::Sender::new(false);
-        Arc::new(Self { faults: Mutex::default(), happened: AtomicUsize::new(0), carried: Mutex::default(), frozen })
+        Arc::new(Self {
+            faults: Mutex::default(),
+            happened: AtomicUsize::new(0),
+            carried: Mutex::default(),
+            frozen,
+        })
     }
 
     /// Listens at `at` and passes everything on to `server`.
@@ -68,7 +73,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let proxy = Arc::clone(self);
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 while let Ok((client, _)) = listener.accept().await {
@@ -109,7 +115,11 @@ impl Proxy {
 
     /// How many bytes the newest connection carried this way.
     pub fn carried(&self, way: Way) -> u64 {
-        self.carried.lock().unwrap().last().map_or(0, |bytes| bytes[way as usize].load(Ordering::SeqCst))
+        self.carried
+            .lock()
+            .unwrap()
+            .last()
+            .map_or(0, |bytes| bytes[way as usize].load(Ordering::SeqCst))
     }
 
     async fn carry(&self, mut client: TcpStream, server: SocketAddr) -> io::Result<()> {
@@ -134,7 +144,11 @@ impl Proxy {
                 client.shutdown().await?;
                 // Closed with something unread, it would be a reset. Whoever keeps it open anyway is not waited for.
                 let mut nowhere = tokio::io::sink();
-                let _ = tokio::time::timeout(Duration::from_secs(10), tokio::io::copy(&mut client, &mut nowhere)).await;
+                let _ = tokio::time::timeout(
+                    Duration::from_secs(10),
+                    tokio::io::copy(&mut client, &mut nowhere),
+                )
+                .await;
             }
         }
         Ok(())
@@ -161,7 +175,9 @@ impl Proxy {
             }
             // The sender is in `self`.
             frozen.wait_for(|frozen| !frozen).await.ok()?;
-            let room = fault.map_or(buffer.len(), |fault| usize::try_from(fault.after - so_far).unwrap().min(buffer.len()));
+            let room = fault.map_or(buffer.len(), |fault| {
+                usize::try_from(fault.after - so_far).unwrap().min(buffer.len())
+            });
             let read = from.read(&mut buffer[..room]).await.ok().filter(|read| *read > 0)?;
             frozen.wait_for(|frozen| !frozen).await.ok()?;
             to.write_all(&buffer[..read]).await.ok()?;

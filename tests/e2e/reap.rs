@@ -64,11 +64,21 @@ fn call(cluster: &Cluster, action: &str, mut parameters: Value) -> Value {
 /// The tasks that are not meant to stop.
 fn alive(cluster: &Cluster) -> Vec<String> {
     let listed = call(cluster, "ListTasks", json!({ "desiredStatus": "RUNNING" }));
-    listed["taskArns"].as_array().unwrap().iter().map(|arn| arn.as_str().unwrap().to_owned()).collect()
+    listed["taskArns"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|arn| arn.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Launches a task without the driver: like the one that `like` is, with these differences.
-fn launch_like(cluster: &Cluster, like: &str, started_by: &str, change: impl Fn(&str, &str) -> Option<String>) {
+fn launch_like(
+    cluster: &Cluster,
+    like: &str,
+    started_by: &str,
+    change: impl Fn(&str, &str) -> Option<String>,
+) {
     let described = call(cluster, "DescribeTasks", json!({ "tasks": [like], "include": ["TAGS"] }));
     let task = &described["tasks"][0];
     let tags: Vec<Value> = task["tags"]
@@ -116,19 +126,37 @@ fn a_task_whose_snapshot_was_lost_is_an_orphan(cluster: &Cluster) {
     forget(&job);
     assert_reaps(&job.reap(&[]), "orphaned tasks stopped: 0", &[]);
     assert_eq!(running(cluster), 1, "it is younger than an hour");
-    assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1; jobs ended: 0", &["no job owns it; stopped", "group/project"]);
-    eventually("it has stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0));
+    assert_reaps(
+        &job.reap(&ALL),
+        "orphaned tasks stopped: 1; jobs ended: 0",
+        &["no job owns it; stopped", "group/project"],
+    );
+    eventually("it has stopped", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0)
+    });
     cluster.assert_nothing_is_left(1);
-    assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 0; jobs ended: 0; jobs left alone: 0; failures: 0", &[]);
+    assert_reaps(
+        &job.reap(&ALL),
+        "orphaned tasks stopped: 0; jobs ended: 0; jobs left alone: 0; failures: 0",
+        &[],
+    );
 }
 
 fn a_dry_run_does_nothing(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    assert_reaps(&job.reap(&["--dry-run", ALL[0], ALL[1]]), "jobs ended: 1", &["would be ended", "dry run"]);
+    assert_reaps(
+        &job.reap(&["--dry-run", ALL[0], ALL[1]]),
+        "jobs ended: 1",
+        &["would be ended", "dry run"],
+    );
     assert_eq!(job.run("build_script", "echo alive").stdout, b"alive\n");
     forget(&job);
-    assert_reaps(&job.reap(&["--dry-run", ALL[0], ALL[1]]), "orphaned tasks stopped: 1", &["would be stopped", "dry run"]);
+    assert_reaps(
+        &job.reap(&["--dry-run", ALL[0], ALL[1]]),
+        "orphaned tasks stopped: 1",
+        &["would be stopped", "dry run"],
+    );
     assert_eq!(alive(cluster).len(), 1);
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
@@ -136,8 +164,13 @@ fn a_dry_run_does_nothing(cluster: &Cluster) {
 fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    let mut run =
-        job.spawn(&["run", &job.script("echo begun; while [ ! -e \"$TMPDIR/go\" ]; do sleep 0.05; done").display().to_string(), "x"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; while [ ! -e \"$TMPDIR/go\" ]; do sleep 0.05; done")
+            .display()
+            .to_string(),
+        "x",
+    ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     assert_reaps(&job.reap(&ALL), "jobs ended: 0; jobs left alone: 1", &[]);
     // Nor one whose task is not known yet.
@@ -158,7 +191,11 @@ fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
 fn a_job_between_two_stages_is_left_alone(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    assert_reaps(&job.reap(&[]), "orphaned tasks stopped: 0; jobs ended: 0; jobs left alone: 1", &[]);
+    assert_reaps(
+        &job.reap(&[]),
+        "orphaned tasks stopped: 0; jobs ended: 0; jobs left alone: 1",
+        &[],
+    );
     assert_reaps(&job.reap(&["--older-than", "1m"]), "jobs ended: 0; jobs left alone: 1", &[]);
     assert_eq!(job.run("build_script", "echo alive").stdout, b"alive\n");
     job.cleanup();
@@ -169,7 +206,11 @@ fn a_job_between_two_stages_is_left_alone(cluster: &Cluster) {
 fn an_abandoned_job_is_ended(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; sleep 600").display().to_string(),
+        "build_script",
+    ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     run.kill().unwrap();
     run.wait().unwrap();
@@ -185,7 +226,9 @@ fn a_job_whose_task_is_gone_is_archived(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     call(cluster, "StopTask", json!({ "task": alive(cluster)[0] }));
-    eventually("it has stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0));
+    eventually("it has stopped", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0)
+    });
     // For all that is known, gitlab-runner is about to call the next stage, which will explain it.
     assert_reaps(&job.reap(&[]), "jobs ended: 0; jobs left alone: 1", &[]);
     age(&job, Duration::from_secs(180));
@@ -199,7 +242,9 @@ fn age(job: &Job, by: Duration) {
     let id = path.file_stem().unwrap().to_str().unwrap();
     let mut snapshot = states::Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(snapshot.job.header().id.as_str(), id);
-    let earlier = |at: states::Timestamp| states::Timestamp::from_millis(at.as_millis() - u64::try_from(by.as_millis()).unwrap());
+    let earlier = |at: states::Timestamp| {
+        states::Timestamp::from_millis(at.as_millis() - u64::try_from(by.as_millis()).unwrap())
+    };
     for entry in &mut snapshot.journal.entries {
         entry.at = earlier(entry.at);
         entry.last = entry.last.map(earlier);
@@ -214,8 +259,13 @@ fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster
     job.prepare();
     let own = alive(cluster).remove(0);
     launch_like(cluster, &own, "gitlab-1-0123456789", keep);
-    let mut run =
-        job.spawn(&["run", &job.script("echo begun; while [ ! -e \"$TMPDIR/go\" ]; do sleep 0.05; done").display().to_string(), "x"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; while [ ! -e \"$TMPDIR/go\" ]; do sleep 0.05; done")
+            .display()
+            .to_string(),
+        "x",
+    ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     // While a process works on the job, any of its tasks may be the one that a launch is about to name.
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 0", &[]);
@@ -235,11 +285,17 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let own = alive(cluster).remove(0);
-    let changed = |what: &'static str| move |key: &str, value: &str| Some(if key == what { "other".to_owned() } else { value.to_owned() });
+    let changed = |what: &'static str| {
+        move |key: &str, value: &str| {
+            Some(if key == what { "other".to_owned() } else { value.to_owned() })
+        }
+    };
     // Another manager's, another directory's, one without our tags, one that somebody started with our tags.
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:manager"));
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:directory"));
-    launch_like(cluster, &own, "gitlab-1-0123456789", |key, value| (!key.starts_with("fargate-driver:")).then(|| value.to_owned()));
+    launch_like(cluster, &own, "gitlab-1-0123456789", |key, value| {
+        (!key.starts_with("fargate-driver:")).then(|| value.to_owned())
+    });
     launch_like(cluster, &own, "somebody", keep);
     eventually("all are listed", || alive(cluster).len() == 5);
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 0; jobs ended: 1", &[]);
@@ -251,17 +307,27 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
 fn a_managers_tasks_that_is_gone(cluster: &Cluster) {
     let job = Job::with(cluster, "");
     let text = fs::read_to_string(&job.config).unwrap();
-    let named = |name: &str| text.replace("[TaskMetadata]\n", &format!("[TaskMetadata]\nManager = \"{name}\"\n"));
+    let named = |name: &str| {
+        text.replace("[TaskMetadata]\n", &format!("[TaskMetadata]\nManager = \"{name}\"\n"))
+    };
     fs::write(&job.config, named("manager-a")).unwrap();
     job.prepare();
     forget(&job);
     fs::write(&job.config, named("manager-b")).unwrap();
     let own = job.beside(cluster);
     own.prepare();
-    assert_reaps(&job.reap(&["--older-than", "1h", "--manager", "manager-a"]), "orphaned tasks stopped: 0", &[]);
+    assert_reaps(
+        &job.reap(&["--older-than", "1h", "--manager", "manager-a"]),
+        "orphaned tasks stopped: 0",
+        &[],
+    );
     let reaped = job.reap(&[ALL[0], ALL[1], "--manager", "manager-a"]);
     assert_reaps(&reaped, "orphaned tasks stopped: 1; jobs ended: 0; jobs left alone: 1", &[]);
-    assert_eq!(own.run("build_script", "echo alive").stdout, b"alive\n", "its own jobs are not touched");
+    assert_eq!(
+        own.run("build_script", "echo alive").stdout,
+        b"alive\n",
+        "its own jobs are not touched"
+    );
     own.cleanup();
     cluster.assert_nothing_is_left(2);
 }
@@ -283,7 +349,9 @@ fn a_damaged_snapshot_is_set_aside_when_its_task_has_ended(cluster: &Cluster) {
         .map(|entry| entry.unwrap().path())
         .find(|path| path.extension().unwrap() == "damaged");
     assert_eq!(fs::read_to_string(kept.unwrap()).unwrap(), whole[..whole.len() / 2]);
-    eventually("its task has ended", || cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0));
+    eventually("its task has ended", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0)
+    });
 }
 
 fn a_newer_drivers_snapshot_is_left_alone(cluster: &Cluster) {
@@ -310,7 +378,10 @@ fn calls_that_fail_are_made_again(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     forget(&job);
-    set_faults(cluster, &json!({ "throttle": { "ListTasks": 1, "DescribeTasks": 2, "StopTask": 1 } }));
+    set_faults(
+        cluster,
+        &json!({ "throttle": { "ListTasks": 1, "DescribeTasks": 2, "StopTask": 1 } }),
+    );
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
@@ -320,14 +391,19 @@ fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Clust
     let other = job.beside(cluster);
     other.prepare();
     // One job is abandoned, of the other the snapshot is lost.
-    fs::remove_file(job.files(".ron").iter().find(|path| path.to_string_lossy().contains(&id(&other))).unwrap()).unwrap();
-    let denied =
-        json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:ListTasks", "times": 1 });
+    fs::remove_file(
+        job.files(".ron").iter().find(|path| path.to_string_lossy().contains(&id(&other))).unwrap(),
+    )
+    .unwrap();
+    let denied = json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:ListTasks", "times": 1 });
     set_faults(cluster, &json!({ "refuse": { "ListTasks": denied } }));
     let reaped = job.reap(&ALL);
     assert_eq!(reaped.code, 1, "{reaped:#?}");
     assert!(reaped.stderr.contains("docs/iam.md"), "{}", reaped.stderr);
-    assert!(String::from_utf8_lossy(&reaped.stdout).contains("jobs ended: 1"), "the jobs need no list: {reaped:#?}");
+    assert!(
+        String::from_utf8_lossy(&reaped.stdout).contains("jobs ended: 1"),
+        "the jobs need no list: {reaped:#?}"
+    );
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
     eventually("both have stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
     cluster.assert_nothing_is_left(2);
@@ -337,7 +413,9 @@ fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Clust
 fn id(job: &Job) -> String {
     let snapshots = job.files(".ron");
     let project_job = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
-    let of_job = |path: &&std::path::PathBuf| fs::read_to_string(path).unwrap().contains(&format!("job_id: \"{project_job}\""));
+    let of_job = |path: &&std::path::PathBuf| {
+        fs::read_to_string(path).unwrap().contains(&format!("job_id: \"{project_job}\""))
+    };
     snapshots.iter().find(of_job).unwrap().file_stem().unwrap().to_string_lossy().into_owned()
 }
 
@@ -355,14 +433,20 @@ fn a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays(cluster: &Clu
     assert_reaps(&job.reap(&[]), "jobs ended: 0; jobs left alone: 1", &[]);
     // Then it is asked again, long before the job counts as abandoned.
     age(&job, Duration::from_secs(180));
-    assert_reaps(&job.reap(&[]), "jobs ended: 1", &["ECS accepted to stop its task 6m", "shows it as RUNNING; ended"]);
+    assert_reaps(
+        &job.reap(&[]),
+        "jobs ended: 1",
+        &["ECS accepted to stop its task 6m", "shows it as RUNNING; ended"],
+    );
     cluster.assert_nothing_is_left(1);
 }
 
 fn twenty_five_abandoned_jobs_are_ended_side_by_side(cluster: &Cluster) {
     let first = Job::on(cluster);
     let jobs: Vec<Job> = (0..24).map(|_| first.beside(cluster)).collect();
-    std::thread::scope(|scope| jobs.iter().chain([&first]).for_each(|job| drop(scope.spawn(move || job.prepare()))));
+    std::thread::scope(|scope| {
+        jobs.iter().chain([&first]).for_each(|job| drop(scope.spawn(move || job.prepare())))
+    });
     assert_reaps(&first.reap(&ALL), "jobs ended: 25; jobs left alone: 0; failures: 0", &[]);
     cluster.assert_nothing_is_left(25);
 }
@@ -389,7 +473,13 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
 
     // Somebody works on the job: its snapshot is about to be written.
     let store = states::DirectoryStore::open(&job.metadata).unwrap();
-    let lease = states::SnapshotStore::lease(&store, &states::JobId::new(id.as_str()).unwrap(), "test", Duration::ZERO).unwrap();
+    let lease = states::SnapshotStore::lease(
+        &store,
+        &states::JobId::new(id.as_str()).unwrap(),
+        "test",
+        Duration::ZERO,
+    )
+    .unwrap();
     assert_reaps(&job.reap(&ALL), "failures: 0", &[]);
     assert_eq!(left(), 5);
     drop(lease);
@@ -409,7 +499,8 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
 fn a_directory_that_cannot_be_used_is_an_error_at_once(cluster: &Cluster) {
     let job = Job::on(cluster);
     let text = fs::read_to_string(&job.config).unwrap();
-    fs::write(&job.config, text.replace(&format!("{:?}", job.metadata), "\"/dev/null/metadata\"")).unwrap();
+    fs::write(&job.config, text.replace(&format!("{:?}", job.metadata), "\"/dev/null/metadata\""))
+        .unwrap();
     let reaped = job.reap(&[]);
     assert!(reaped.code != 0 && reaped.stderr.contains("/dev/null/metadata"), "{reaped:#?}");
 }

@@ -9,7 +9,11 @@ use crate::{
 
 /// The lines of the driver's log, as JSON, that have this level.
 fn lines(job: &Job, level: &str) -> Vec<serde_json::Value> {
-    let lines = job.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>();
+    let lines = job
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect::<Vec<serde_json::Value>>();
     lines.into_iter().filter(|line| line["level"] == level).collect()
 }
 
@@ -17,13 +21,21 @@ fn lines(job: &Job, level: &str) -> Vec<serde_json::Value> {
 fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
-    let file = fs::read_to_string(&job.config).unwrap().replace("LogLevel = \"debug\"", "LogLevel = \"info\"\nLogFormat = \"json\"");
+    let file = fs::read_to_string(&job.config)
+        .unwrap()
+        .replace("LogLevel = \"debug\"", "LogLevel = \"info\"\nLogFormat = \"json\"");
     fs::write(&job.config, file.replace("Cluster = \"local\"", "Cluster = \"other\"")).unwrap();
     assert_eq!(job.stage(&["prepare"]).code, SYSTEM_FAILURE);
     let errors = lines(&job, "ERROR");
     let [refused] = errors.as_slice() else { panic!("{errors:#?}") };
-    assert_eq!((refused["span"]["stage"].as_str(), refused["fields"]["verdict"].as_str()), (Some("prepare"), Some("system failure")));
-    assert!(refused["fields"]["message"].as_str().unwrap().contains("cluster other does not exist"), "{refused:#?}");
+    assert_eq!(
+        (refused["span"]["stage"].as_str(), refused["fields"]["verdict"].as_str()),
+        (Some("prepare"), Some("system failure"))
+    );
+    assert!(
+        refused["fields"]["message"].as_str().unwrap().contains("cluster other does not exist"),
+        "{refused:#?}"
+    );
     job.cleanup_as_gitlab_runner();
 
     fs::write(&job.config, file).unwrap();
@@ -31,17 +43,32 @@ fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
     assert_eq!(job.run("build_script", "exit 42").code, BUILD_FAILURE);
     job.cleanup_as_gitlab_runner();
     assert_eq!(lines(&job, "ERROR").len(), 1, "a script's failure is nothing to wake anybody for");
-    let ended: Vec<_> = lines(&job, "INFO").into_iter().filter(|line| line["fields"]["verdict"].is_string()).collect();
-    let told: Vec<_> =
-        ended.iter().map(|line| (line["span"]["stage"].as_str().unwrap(), line["fields"]["verdict"].as_str().unwrap())).collect();
-    assert_eq!(told, [("cleanup", "success"), ("prepare", "success"), ("run build_script", "build failure"), ("cleanup", "success")]);
-    assert_eq!((&ended[2]["fields"]["exit_code"], ended[2]["fields"]["seconds"].is_number()), (&42.into(), true));
-    let number = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap();
-    assert!(
-        lines(&job, "INFO")
-            .iter()
-            .all(|line| line["span"]["job"] == number || line["fields"]["message"].as_str().unwrap().contains(number))
+    let ended: Vec<_> = lines(&job, "INFO")
+        .into_iter()
+        .filter(|line| line["fields"]["verdict"].is_string())
+        .collect();
+    let told: Vec<_> = ended
+        .iter()
+        .map(|line| {
+            (line["span"]["stage"].as_str().unwrap(), line["fields"]["verdict"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("cleanup", "success"),
+            ("prepare", "success"),
+            ("run build_script", "build failure"),
+            ("cleanup", "success")
+        ]
     );
+    assert_eq!(
+        (&ended[2]["fields"]["exit_code"], ended[2]["fields"]["seconds"].is_number()),
+        (&42.into(), true)
+    );
+    let number = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap();
+    assert!(lines(&job, "INFO").iter().all(|line| line["span"]["job"] == number
+        || line["fields"]["message"].as_str().unwrap().contains(number)));
     assert!(!job.log().contains("PRIVATE KEY"));
 }
 
@@ -51,10 +78,15 @@ fn a_job_that_has_begun_keeps_its_login_when_the_file_is_changed() {
     let job = Job::on(&cluster);
     job.prepare();
     let file = fs::read_to_string(&job.config).unwrap();
-    let without = file[..file.find("[SSH]").unwrap()].to_owned() + &file[file.find("[TaskMetadata]").unwrap()..];
+    let without = file[..file.find("[SSH]").unwrap()].to_owned()
+        + &file[file.find("[TaskMetadata]").unwrap()..];
     fs::write(&job.config, format!("{without}[ECSExec]\n")).unwrap();
     let run = job.run("build_script", "echo still there");
-    assert_eq!((run.code, String::from_utf8_lossy(&run.stdout).trim()), (0, "still there"), "{run:#?}");
+    assert_eq!(
+        (run.code, String::from_utf8_lossy(&run.stdout).trim()),
+        (0, "still there"),
+        "{run:#?}"
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -66,6 +98,10 @@ fn services_that_are_not_started_are_named_in_the_job_log() {
     job.set("CUSTOM_ENV_CI_JOB_SERVICES", r#"[{"name":"postgres:17","alias":"db"}]"#);
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
-    assert!(prepared.stderr.contains("does not start services (postgres:17)"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("does not start services (postgres:17)"),
+        "{}",
+        prepared.stderr
+    );
     job.cleanup();
 }

@@ -38,7 +38,14 @@ fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
 
 fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let expired = || refusal(400, "ExpiredTokenException", "The security token included in the request is expired", 2);
+    let expired = || {
+        refusal(
+            400,
+            "ExpiredTokenException",
+            "The security token included in the request is expired",
+            2,
+        )
+    };
     cluster.as_local().set_faults(
         &json!({ "refuse": { "RunTask": expired(), "DescribeTasks": expired(), "StopTask": expired(), "ExecuteCommand": expired() } }),
     );
@@ -52,7 +59,9 @@ fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
 
 fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let outage = || refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3);
+    let outage = || {
+        refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3)
+    };
     cluster.as_local().set_faults(
         &json!({ "refuse": { "RunTask": outage(), "DescribeTasks": outage(), "StopTask": outage(), "ExecuteCommand": outage() } }),
     );
@@ -63,13 +72,16 @@ fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
 
 /// ECS passes EC2's refusals on as wrong parameters.
 fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
-    let throttled =
-        "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)";
+    let throttled = "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)";
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal(400, "InvalidParameterException", throttled, 2) } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
-    assert!(prepared.stderr.contains("EC2 throttles ECS") && !prepared.stderr.contains("Check Subnet"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("EC2 throttles ECS") && !prepared.stderr.contains("Check Subnet"),
+        "{}",
+        prepared.stderr
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -81,7 +93,13 @@ fn a_quota_of_the_account_is_waited_for(cluster: &Cluster) {
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
-    assert!(prepared.stderr.contains("a quota of the AWS account is used up, which Service Quotas shows"), "{}", prepared.stderr);
+    assert!(
+        prepared
+            .stderr
+            .contains("a quota of the AWS account is used up, which Service Quotas shows"),
+        "{}",
+        prepared.stderr
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -91,7 +109,11 @@ fn a_quota_of_the_account_that_stays_used_up_names_service_quotas(cluster: &Clus
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 1000 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
-    assert!(prepared.stderr.contains("Service Quotas") && !prepared.stderr.contains("More subnets"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("Service Quotas") && !prepared.stderr.contains("More subnets"),
+        "{}",
+        prepared.stderr
+    );
     job.cleanup();
     cluster.assert_nothing_is_left(0);
 }
@@ -112,19 +134,30 @@ fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster)
 /// What would be refused for ever is not waited for: neither while a task is launched nor while it starts.
 fn a_permission_that_is_missing_ends_prepare(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let denied = refusal(400, "AccessDeniedException", "User: x is not authorized to perform: ecs:DescribeTasks", 50);
+    let denied = refusal(
+        400,
+        "AccessDeniedException",
+        "User: x is not authorized to perform: ecs:DescribeTasks",
+        50,
+    );
     cluster
         .as_local()
         .set_faults(&json!({ "refuse": { "DescribeTasks": denied }, "ssh": { "late_ms": 60_000 }, "exec": { "late_ms": 60_000 } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
-    assert!(prepared.stderr.contains("ecs:DescribeTasks") && prepared.stderr.contains("docs/iam.md"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("ecs:DescribeTasks") && prepared.stderr.contains("docs/iam.md"),
+        "{}",
+        prepared.stderr
+    );
     cluster.as_local().set_faults(&json!({}));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
 
-fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused(cluster: &Cluster) {
+fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused(
+    cluster: &Cluster,
+) {
     let mut faults = cluster.never_lets_in();
     faults["throttle"] = json!({ "StopTask": 1 });
     let job = Job::on(cluster);
@@ -135,7 +168,9 @@ fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused
     let prepared = job.end(prepare);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     // Before any cleanup.
-    eventually("its task has stopped", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    eventually("its task has stopped", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED")
+    });
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -150,7 +185,9 @@ fn a_container_that_was_killed_for_its_memory_is_explained(cluster: &Cluster) {
     job.prepare();
     let run = job.run("build_script", "echo begun; sleep 600");
     assert_eq!((run.code, run.stdout.as_slice()), (SYSTEM_FAILURE, &b"begun\n"[..]), "{run:#?}");
-    for word in ["more memory", "OutOfMemoryError", "137", "EssentialContainerExited", "Raise memory"] {
+    for word in
+        ["more memory", "OutOfMemoryError", "137", "EssentialContainerExited", "Raise memory"]
+    {
         assert!(run.stderr.contains(word), "{word:?} is not in: {}", run.stderr);
     }
     job.cleanup();
@@ -160,7 +197,9 @@ fn a_container_that_was_killed_for_its_memory_is_explained(cluster: &Cluster) {
 fn a_secret_that_cannot_be_read_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
     let reason = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: AccessDeniedException";
-    cluster.as_local().set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
+    cluster
+        .as_local()
+        .set_faults(&json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason } }));
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
     for word in ["TaskFailedToStart", "unable to retrieve secret", "execution role"] {
@@ -173,7 +212,11 @@ fn a_secret_that_cannot_be_read_is_explained(cluster: &Cluster) {
 fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
-    let mut run = job.spawn(&["run", &job.script("echo begun; sleep 600").display().to_string(), "build_script"]);
+    let mut run = job.spawn(&[
+        "run",
+        &job.script("echo begun; sleep 600").display().to_string(),
+        "build_script",
+    ]);
     std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     let arn = cluster.as_local().get("/_tasks")[0]["arn"].as_str().unwrap().to_owned();
     cluster.ecs("StopTask", &json!({ "cluster": "local", "task": arn, "reason": "cost control" }));
@@ -207,16 +250,19 @@ fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
 /// Every call is throttled for a minute, from before the launch on.
 fn a_minute_of_throttling(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let every = ["RunTask", "DescribeTasks", "StopTask", "ListTasks", "ExecuteCommand", "TerminateSession"];
-    let everything =
-        json!({ "throttle": every.map(|action| (action, u32::MAX)).into_iter().collect::<std::collections::BTreeMap<_, _>>() });
+    let every =
+        ["RunTask", "DescribeTasks", "StopTask", "ListTasks", "ExecuteCommand", "TerminateSession"];
+    let everything = json!({ "throttle": every.map(|action| (action, u32::MAX)).into_iter().collect::<std::collections::BTreeMap<_, _>>() });
     cluster.as_local().set_faults(&everything);
     let began = Instant::now();
     let prepare = job.spawn(&["prepare"]);
     // The minute is the fault itself.
     std::thread::sleep(Duration::from_secs(60));
     let tried = cluster.as_local().calls("RunTask");
-    assert!((3..=15).contains(&tried), "{tried} calls of RunTask in a minute of throttling: neither given up nor hammered");
+    assert!(
+        (3..=15).contains(&tried),
+        "{tried} calls of RunTask in a minute of throttling: neither given up nor hammered"
+    );
     cluster.as_local().set_faults(&json!({}));
     let prepared = job.end(prepare);
     assert_eq!(prepared.code, 0, "{prepared:#?}");
@@ -224,7 +270,10 @@ fn a_minute_of_throttling(cluster: &Cluster) {
     assert_eq!(job.run("build_script", "exit 4").script_code.as_deref(), Some("4"));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
-    println!("ready {:.0} s after the first call, {tried} of them throttled", began.elapsed().as_secs_f64());
+    println!(
+        "ready {:.0} s after the first call, {tried} of them throttled",
+        began.elapsed().as_secs_f64()
+    );
 }
 
 /// A tenth of all calls is throttled, fails, or is done without an answer, whatever the call.
@@ -243,9 +292,20 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
                     let job = Job::on(cluster);
                     job.prepare();
                     let code = number % 7;
-                    let run = job.run("build_script", format!("echo run >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"; exit {code}"));
+                    let run = job.run(
+                        "build_script",
+                        format!(
+                            "echo run >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"; exit {code}"
+                        ),
+                    );
                     let told = (run.code, run.script_code.unwrap_or_else(|| "0".to_owned()));
-                    assert_eq!(told, (if code == 0 { 0 } else { BUILD_FAILURE }, code.to_string()), "{}\n{}", run.stderr, job.log());
+                    assert_eq!(
+                        told,
+                        (if code == 0 { 0 } else { BUILD_FAILURE }, code.to_string()),
+                        "{}\n{}",
+                        run.stderr,
+                        job.log()
+                    );
                     assert_eq!(String::from_utf8_lossy(&run.stdout).trim(), "1");
                     job.cleanup();
                     assert_eq!((job.files(".ron").len(), job.archived().len()), (0, 1));
@@ -257,7 +317,11 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
     let calls = calls.as_array().unwrap();
     let failed = calls.iter().filter(|call| !call["error"].is_null()).count();
     println!("{JOBS} jobs, {} calls, {failed} of them failed", calls.len());
-    assert!(failed * 20 > calls.len(), "a tenth of the calls was to fail: {failed} of {}", calls.len());
+    assert!(
+        failed * 20 > calls.len(),
+        "a tenth of the calls was to fail: {failed} of {}",
+        calls.len()
+    );
     // One task per job, all ended: no launch was made twice.
     cluster.assert_nothing_is_left(JOBS);
 }

@@ -11,7 +11,12 @@ use crate::{cluster::Cluster, runner::Job};
 /// The command with a job's configuration and environment.
 pub fn replay(job: &Job) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
-    command.env_clear().envs(job.environment.iter().map(|(k, v)| (k, v))).arg("--config").arg(&job.config).stdin(Stdio::null());
+    command
+        .env_clear()
+        .envs(job.environment.iter().map(|(k, v)| (k, v)))
+        .arg("--config")
+        .arg(&job.config)
+        .stdin(Stdio::null());
     command
 }
 
@@ -34,7 +39,11 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
 
     let refused = replay(&job).args(["resume", &id(&job)]).output().unwrap();
     assert_eq!(refused.status.code(), Some(255), "{refused:?}");
-    assert!(told(&refused).contains(&format!("process {} (run build_script)", run.id())), "{}", told(&refused));
+    assert!(
+        told(&refused).contains(&format!("process {} (run build_script)", run.id())),
+        "{}",
+        told(&refused)
+    );
 
     run.kill().unwrap();
     run.wait().unwrap();
@@ -44,15 +53,29 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
 
     // Beside the script, under no lease, without a trace in the snapshot.
     let before = job.snapshot();
-    let beside = replay(&job).args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\"; echo beside; exit 5"]).output().unwrap();
-    assert_eq!((beside.status.code(), beside.stdout.as_slice()), (Some(5), &b"beside\n"[..]), "{}", told(&beside));
+    let beside = replay(&job)
+        .args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\"; echo beside; exit 5"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        (beside.status.code(), beside.stdout.as_slice()),
+        (Some(5), &b"beside\n"[..]),
+        "{}",
+        told(&beside)
+    );
     assert_eq!(job.snapshot(), before);
 
     let resumed = replay(&job).args(["resume", &id(&job)]).output().unwrap();
     assert_eq!(resumed.status.code(), Some(7), "{}", told(&resumed));
-    assert_eq!(String::from_utf8_lossy(&resumed.stdout), "the rest\nno newline", "{}", told(&resumed));
+    assert_eq!(
+        String::from_utf8_lossy(&resumed.stdout),
+        "the rest\nno newline",
+        "{}",
+        told(&resumed)
+    );
 
-    let stopped = replay(&job).args(["stop", &id(&job), "--reason", "by the test"]).output().unwrap();
+    let stopped =
+        replay(&job).args(["stop", &id(&job), "--reason", "by the test"]).output().unwrap();
     assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
     cluster.assert_nothing_is_left(1);
     let archived = job.archived();
@@ -79,7 +102,12 @@ fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
         }
         let refused = replay(&job).args(&arguments).output().unwrap();
         let said = told(&refused);
-        assert!(!refused.status.success() && said.contains("of cluster local") && said.contains("--any-cluster"), "{arguments:?}: {said}");
+        assert!(
+            !refused.status.success()
+                && said.contains("of cluster local")
+                && said.contains("--any-cluster"),
+            "{arguments:?}: {said}"
+        );
     }
     assert_eq!(job.snapshot(), before, "nothing was done");
     assert_eq!(cluster.tasks().iter().filter(|task| task.status == "RUNNING").count(), 1);
@@ -96,7 +124,10 @@ fn a_directory_that_others_could_change_is_looked_at_and_not_acted_in() {
     job.prepare();
     fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o777)).unwrap();
     let listed = replay(&job).arg("list").output().unwrap();
-    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains(&id(&job)), "{listed:?}");
+    assert!(
+        listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains(&id(&job)),
+        "{listed:?}"
+    );
     let refused = replay(&job).args(["stop", &id(&job)]).output().unwrap();
     assert!(!refused.status.success() && told(&refused).contains("chmod go-w"), "{refused:?}");
     assert_eq!(cluster.as_local().calls("StopTask"), 0);

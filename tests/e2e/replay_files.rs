@@ -3,7 +3,11 @@
 use std::{fs, path::Path, process::Command};
 
 fn said(place: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_fargate-replay")).current_dir(place).args(arguments).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fargate-replay"))
+        .current_dir(place)
+        .args(arguments)
+        .output()
+        .unwrap();
     assert!(output.stdout.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
@@ -37,11 +41,15 @@ fn what_cannot_be_looked_at_is_said() {
         ] {
             let (code, text) = said(place.path(), &[command, file]);
             assert!(
-                code == 1 && words.iter().all(|word| text.contains(word)) && text.lines().count() == 1,
+                code == 1
+                    && words.iter().all(|word| text.contains(word))
+                    && text.lines().count() == 1,
                 "{command} {file}: {code}: {text}"
             );
         }
-        for (job, words) in [("4711", "no job \"4711\""), ("", "no job \"\""), ("connection-", "connection-lost, ")] {
+        for (job, words) in
+            [("4711", "no job \"4711\""), ("", "no job \"\""), ("connection-", "connection-lost, ")]
+        {
             let (code, text) = said(place.path(), &[&stuck[..], &[command, job]].concat());
             assert!(code == 1 && text.contains(words), "{command} {job}: {code}: {text}");
         }
@@ -54,5 +62,10 @@ fn what_cannot_be_looked_at_is_said() {
         assert!(refused.0 == code && refused.1.contains("--config"), "{command}: {refused:?}");
     }
     let (code, text) = said(place.path(), &["--directory", "nowhere", "list"]);
-    assert!(code == 1 && text.contains("no metadata directory nowhere") && !place.path().join("nowhere").exists(), "{text}");
+    assert!(
+        code == 1
+            && text.contains("no metadata directory nowhere")
+            && !place.path().join("nowhere").exists(),
+        "{text}"
+    );
 }

@@ -29,8 +29,16 @@ impl Recorder {
             for stream in listener.incoming().flatten() {
                 let Some(request) = Message::read(&stream) else { continue };
                 kept.lock().unwrap().push(request);
-                let headers = vec!["Content-Type: application/x-amz-json-1.1".to_owned(), "x-amzn-RequestId: 7b0d".to_owned()];
-                let _ = Message { first: format!("HTTP/1.1 {status}"), headers, body: body.as_bytes().to_vec() }.write(&stream);
+                let headers = vec![
+                    "Content-Type: application/x-amz-json-1.1".to_owned(),
+                    "x-amzn-RequestId: 7b0d".to_owned(),
+                ];
+                let _ = Message {
+                    first: format!("HTTP/1.1 {status}"),
+                    headers,
+                    body: body.as_bytes().to_vec(),
+                }
+                .write(&stream);
             }
         });
         Self { endpoint, requests }
@@ -51,8 +59,7 @@ fn job(recorder: &Recorder, fargate: &str) -> (Cluster, Job) {
     (cluster, job)
 }
 
-const DENIED: &str =
-    r#"{"__type":"AccessDeniedException","message":"User: arn:aws:iam::1:user/x is not authorized to perform: ecs:RunTask"}"#;
+const DENIED: &str = r#"{"__type":"AccessDeniedException","message":"User: arn:aws:iam::1:user/x is not authorized to perform: ecs:RunTask"}"#;
 
 #[test]
 fn run_task_says_all_that_is_configured() {
@@ -65,26 +72,53 @@ fn run_task_says_all_that_is_configured() {
     job.set("CUSTOM_ENV_CI_JOB_ID", "4711");
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
-    assert!(prepared.stderr.contains("docs/iam.md") && prepared.stderr.contains("request 7b0d"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("docs/iam.md") && prepared.stderr.contains("request 7b0d"),
+        "{}",
+        prepared.stderr
+    );
 
     let asked = recorder.asked();
-    assert_eq!(asked.len(), 1, "a refusal for good is not asked again, and nothing needs to be looked for: {asked:?}");
+    assert_eq!(
+        asked.len(),
+        1,
+        "a refusal for good is not asked again, and nothing needs to be looked for: {asked:?}"
+    );
     assert_eq!(asked[0].header("x-amz-target"), Some("AmazonEC2ContainerServiceV20141113.RunTask"));
-    assert!(asked[0].header("authorization").unwrap().contains("/us-east-1/ecs/aws4_request"), "{:?}", asked[0].headers);
-    assert!(asked[0].header("user-agent").unwrap().contains("app/fargate-driver"), "{:?}", asked[0].headers);
+    assert!(
+        asked[0].header("authorization").unwrap().contains("/us-east-1/ecs/aws4_request"),
+        "{:?}",
+        asked[0].headers
+    );
+    assert!(
+        asked[0].header("user-agent").unwrap().contains("app/fargate-driver"),
+        "{:?}",
+        asked[0].headers
+    );
     let mut said: Value = serde_json::from_slice(&asked[0].body).unwrap();
 
     // What differs from run to run.
-    let take = |value: &mut Value, pointer: &str| value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")).take();
+    let take = |value: &mut Value, pointer: &str| {
+        value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")).take()
+    };
     let started_by = take(&mut said, "/startedBy").as_str().unwrap().to_owned();
     let token = take(&mut said, "/clientToken").as_str().unwrap().to_owned();
-    let key = take(&mut said, "/overrides/containerOverrides/0/environment/0/value").as_str().unwrap().to_owned();
-    let secret = take(&mut said, "/overrides/containerOverrides/0/environment/1/value").as_str().unwrap().to_owned();
+    let key = take(&mut said, "/overrides/containerOverrides/0/environment/0/value")
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let secret = take(&mut said, "/overrides/containerOverrides/0/environment/1/value")
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut tags = take(&mut said, "/tags").as_array().unwrap().clone();
     assert!(started_by.starts_with("gitlab-4711-") && started_by.len() <= 36, "{started_by}");
     assert!(token.starts_with(&format!("{started_by}-")) && token.len() <= 64, "{token}");
     assert!(key.starts_with("ssh-ed25519 AAAA"), "{key}");
-    assert!(secret.len() == 64 && secret.bytes().all(|digit| digit.is_ascii_hexdigit()), "{secret}");
+    assert!(
+        secret.len() == 64 && secret.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        "{secret}"
+    );
     tags.retain(|tag| !tag["key"].as_str().unwrap().starts_with("fargate-driver:"));
     tags.sort_by_key(|tag| tag["key"].as_str().unwrap().to_owned());
     let expected_tags = json!([
@@ -122,10 +156,15 @@ fn run_task_says_all_that_is_configured() {
 #[test]
 fn run_task_asks_for_more_tags_where_they_are_wanted() {
     let recorder = Recorder::start("400 Bad Request", DENIED);
-    let (_cluster, job) = job(&recorder, "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n");
+    let (_cluster, job) =
+        job(&recorder, "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n");
     assert_eq!(job.stage(&["prepare"]).code, SYSTEM_FAILURE);
     let said: Value = serde_json::from_slice(&recorder.asked()[0].body).unwrap();
-    assert_eq!((&said["propagateTags"], &said["enableECSManagedTags"]), (&json!("TASK_DEFINITION"), &json!(true)), "{said}");
+    assert_eq!(
+        (&said["propagateTags"], &said["enableECSManagedTags"]),
+        (&json!("TASK_DEFINITION"), &json!(true)),
+        "{said}"
+    );
 }
 
 /// Of a job whose name and project have all that AWS refuses in tags.
@@ -149,10 +188,19 @@ fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     let asked = json!({ "cluster": job_cluster(&text), "tasks": tasks, "include": ["TAGS"] });
     let described = cluster.ecs("DescribeTasks", &asked);
     let tags = described["tasks"][0]["tags"].as_array().unwrap();
-    let value = |key: &str| tags.iter().find(|tag| tag["key"] == key).and_then(|tag| tag["value"].as_str()).unwrap_or_default();
+    let value = |key: &str| {
+        tags.iter()
+            .find(|tag| tag["key"] == key)
+            .and_then(|tag| tag["value"].as_str())
+            .unwrap_or_default()
+    };
     assert!(value("gitlab:job-name").starts_with("_aws:e_ _ _1/2__ xxx"), "{tags:?}");
     if let Cluster::Local(_) = cluster {
-        assert_eq!((value("cost-centre"), value("aws:ecs:clusterName")), ("42", "local"), "{tags:?}");
+        assert_eq!(
+            (value("cost-centre"), value("aws:ecs:clusterName")),
+            ("42", "local"),
+            "{tags:?}"
+        );
     }
     job.cleanup();
 }
@@ -170,10 +218,18 @@ fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {
     let recorder = Recorder::start("502 Bad Gateway", "<html><body>proxy error</body></html>");
     let (_cluster, job) = job(&recorder, "EnablePublicIP = false\n");
     let text = std::fs::read_to_string(&job.config).unwrap();
-    std::fs::write(&job.config, format!("{text}[Deadlines]\nProvisioning = \"2s\"\nStop = \"1s\"\n")).unwrap();
+    std::fs::write(
+        &job.config,
+        format!("{text}[Deadlines]\nProvisioning = \"2s\"\nStop = \"1s\"\n"),
+    )
+    .unwrap();
     let prepared = job.stage(&["prepare"]);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
-    assert!(prepared.stderr.contains("HTTP status 502") && !prepared.stderr.contains("<html>"), "{}", prepared.stderr);
+    assert!(
+        prepared.stderr.contains("HTTP status 502") && !prepared.stderr.contains("<html>"),
+        "{}",
+        prepared.stderr
+    );
     let told = prepared.stderr.matches("could not be launched yet").count();
     assert_eq!(told, 1, "the same trouble is told once: {}", prepared.stderr);
 }
@@ -183,7 +239,11 @@ fn the_public_address_is_asked_of_ec2_and_connected_to() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let text = std::fs::read_to_string(&job.config).unwrap();
-    std::fs::write(&job.config, text.replace("EnablePublicIP = false\n", "EnablePublicIP = true\nUsePublicIP = true\n")).unwrap();
+    std::fs::write(
+        &job.config,
+        text.replace("EnablePublicIP = false\n", "EnablePublicIP = true\nUsePublicIP = true\n"),
+    )
+    .unwrap();
     job.prepare();
     assert_eq!(job.run("build_script", "echo reached").stdout, b"reached\n");
     job.cleanup();

@@ -76,7 +76,14 @@ impl Job {
         ] {
             environment.push((name.to_owned(), value));
         }
-        Self { place, config, metadata, environment, writes_response: true, edited: AtomicBool::new(false) }
+        Self {
+            place,
+            config,
+            metadata,
+            environment,
+            writes_response: true,
+            edited: AtomicBool::new(false),
+        }
     }
 
     /// Another job of the same manager.
@@ -129,7 +136,8 @@ impl Job {
     pub fn stage_environment(&self) -> Vec<(String, String)> {
         let mut environment = self.environment.clone();
         if self.writes_response && self.get("JOB_RESPONSE_FILE").is_none() {
-            environment.push(("JOB_RESPONSE_FILE".to_owned(), self.response_file().display().to_string()));
+            environment
+                .push(("JOB_RESPONSE_FILE".to_owned(), self.response_file().display().to_string()));
         }
         environment
     }
@@ -137,7 +145,8 @@ impl Job {
     /// A script's file on the manager.
     pub fn script(&self, text: impl AsRef<[u8]>) -> PathBuf {
         static SCRIPTS: AtomicU32 = AtomicU32::new(1);
-        let path = self.place.path().join(format!("script{}", SCRIPTS.fetch_add(1, Ordering::Relaxed)));
+        let path =
+            self.place.path().join(format!("script{}", SCRIPTS.fetch_add(1, Ordering::Relaxed)));
         fs::write(&path, text).unwrap();
         path
     }
@@ -154,7 +163,8 @@ impl Job {
     /// A stage, started by another program (`strace …`) in front of it.
     pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
-        let words: Vec<&str> = before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
+        let words: Vec<&str> =
+            before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
@@ -225,8 +235,16 @@ impl Job {
     /// Runs `fargate reap` with this job's configuration, as a timer does.
     pub fn reap(&self, arguments: &[&str]) -> Ended {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
-        command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v))).env_remove("SYSTEM_FAILURE_EXIT_CODE");
-        command.current_dir(self.place.path()).arg("--config").arg(&self.config).arg("reap").args(arguments);
+        command
+            .env_clear()
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .env_remove("SYSTEM_FAILURE_EXIT_CODE");
+        command
+            .current_dir(self.place.path())
+            .arg("--config")
+            .arg(&self.config)
+            .arg("reap")
+            .args(arguments);
         self.ended(command.output().unwrap())
     }
 
@@ -274,5 +292,8 @@ impl Drop for Job {
 
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file() && path.to_string_lossy().ends_with(ending)).collect()
+    entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file() && path.to_string_lossy().ends_with(ending))
+        .collect()
 }

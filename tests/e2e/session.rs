@@ -57,7 +57,8 @@ impl Terminal {
 
     /// What was seen so far, without colours.
     fn text(&self) -> String {
-        anstream::adapter::strip_str(&String::from_utf8_lossy(&self.seen.lock().unwrap())).to_string()
+        anstream::adapter::strip_str(&String::from_utf8_lossy(&self.seen.lock().unwrap()))
+            .to_string()
     }
 
     pub fn shows(&self, what: &str) {
@@ -85,7 +86,11 @@ fn assert_fits(seen: &str, columns: usize) {
     let text = anstream::adapter::strip_str(seen).to_string();
     assert!(!text.trim().is_empty());
     for line in text.lines() {
-        assert!(line.trim_end_matches('\r').width() <= columns, "{} columns of {columns}: {line}", line.width());
+        assert!(
+            line.trim_end_matches('\r').width() <= columns,
+            "{} columns of {columns}: {line}",
+            line.width()
+        );
     }
 }
 
@@ -93,7 +98,12 @@ fn assert_fits(seen: &str, columns: usize) {
 fn stuck(cluster: &Cluster) -> Job {
     let job = Job::on(cluster);
     job.prepare();
-    let script = job.script("echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo the rest; exit 7").display().to_string();
+    let script = job
+        .script(
+            "echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo the rest; exit 7",
+        )
+        .display()
+        .to_string();
     let mut run = job.spawn(&["run", &script, "build_script"]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     run.kill().unwrap();
@@ -103,26 +113,47 @@ fn stuck(cluster: &Cluster) -> Job {
 
 fn looks(job: &Job) {
     let id = id(job);
-    for arguments in [&["list", "--stuck"][..], &["show", &id], &["step", &id], &["list", "--archived"], &["stats"]] {
+    for arguments in [
+        &["list", "--stuck"][..],
+        &["show", &id],
+        &["step", &id],
+        &["list", "--archived"],
+        &["stats"],
+    ] {
         for columns in [44, 80, 140] {
             assert_fits(&seen(job, columns, &[], arguments), usize::from(columns));
         }
         // Colours are for terminals that have them, and for people who want them.
         for variables in [&[("NO_COLOR", "1")][..], &[("TERM", "dumb")]] {
-            assert!(!seen(job, 80, variables, arguments).contains('\u{1b}'), "{arguments:?}, {variables:?}");
+            assert!(
+                !seen(job, 80, variables, arguments).contains('\u{1b}'),
+                "{arguments:?}, {variables:?}"
+            );
         }
         let piped = replay(job).args(arguments).output().unwrap();
         assert!(piped.status.success() && !piped.stdout.contains(&0x1b), "{piped:?}");
     }
     let listed = seen(job, 80, &[], &["list", "--stuck"]);
-    assert!(listed.contains('\u{1b}') && listed.contains(&id) && listed.contains("driver-gone"), "{listed}");
+    assert!(
+        listed.contains('\u{1b}') && listed.contains(&id) && listed.contains("driver-gone"),
+        "{listed}"
+    );
     let shown = seen(job, 80, &[], &["show", &id]);
-    assert!(shown.contains('\u{1b}') && shown.contains("driver-gone") && shown.contains("fargate-replay resume"), "{shown}");
+    assert!(
+        shown.contains('\u{1b}')
+            && shown.contains("driver-gone")
+            && shown.contains("fargate-replay resume"),
+        "{shown}"
+    );
     let forced = replay(job).args(["--color", "always", "show", &id]).output().unwrap();
     assert!(forced.stdout.contains(&0x1b), "--color always");
     // Whoever closes the pipe has seen enough: no complaint, no failure.
-    let mut cut =
-        replay(job).args(["step", &id]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut cut = replay(job)
+        .args(["step", &id])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(cut.stdout.take());
     let cut = cut.wait_with_output().unwrap();
     assert_eq!((cut.status.code(), String::from_utf8_lossy(&cut.stderr).as_ref()), (Some(0), ""));
@@ -131,7 +162,16 @@ fn looks(job: &Job) {
 fn walks(job: &Job) {
     let walk = Terminal::open(job, 80, &[], &["step", "--interactive", &id(job)]);
     walk.shows("q > ");
-    let of = walk.text().lines().next().unwrap().trim_start().split(['/', ' ']).nth(1).unwrap().to_owned();
+    let of = walk
+        .text()
+        .lines()
+        .next()
+        .unwrap()
+        .trim_start()
+        .split(['/', ' '])
+        .nth(1)
+        .unwrap()
+        .to_owned();
     let count = |number: usize| walk.text().matches(&format!("{number}/{of} ")).count();
     assert_eq!((count(1), count(2)), (1, 0), "{}", walk.text());
     walk.press("\r");
@@ -184,7 +224,12 @@ fn visits(job: &Job, by_ecs_exec: bool) {
         let command = replay(job).args(["shell", &id(job), "--", "exit 9"]).output().unwrap();
         assert_eq!(command.status.code(), Some(9), "{command:?}");
     }
-    let command = Terminal::open(job, 80, &[], &["shell", &id(job), "--", "echo works-$((3 + 3)); sleep 600"]);
+    let command = Terminal::open(
+        job,
+        80,
+        &[],
+        &["shell", &id(job), "--", "echo works-$((3 + 3)); sleep 600"],
+    );
     command.shows("works-6");
     command.press("\u{3}");
     let (code, seen) = command.end();
@@ -195,7 +240,8 @@ fn visits(job: &Job, by_ecs_exec: bool) {
 }
 
 fn unsticks(job: &Job, has_terminals: bool) {
-    let beside = replay(job).args(["shell", &id(job), "--", "touch \"$TMPDIR/go\""]).output().unwrap();
+    let beside =
+        replay(job).args(["shell", &id(job), "--", "touch \"$TMPDIR/go\""]).output().unwrap();
     assert!(beside.status.success(), "{beside:?}");
     let (code, seen) = Terminal::open(job, 80, &[], &["resume", &id(job)]).end();
     assert!(code == 7 && seen.contains("the rest"), "{code}: {seen}");
@@ -204,7 +250,8 @@ fn unsticks(job: &Job, has_terminals: bool) {
         visitor.press("echo there-$((3 + 1))\r");
         visitor.shows("there-4");
     }
-    let (code, seen) = Terminal::open(job, 80, &[], &["stop", &id(job), "--reason", "by hand"]).end();
+    let (code, seen) =
+        Terminal::open(job, 80, &[], &["stop", &id(job), "--reason", "by hand"]).end();
     assert!(code == 0 && seen.contains("over and archived"), "{code}: {seen}");
     if let Some(visitor) = visitor {
         let (code, seen) = visitor.end();

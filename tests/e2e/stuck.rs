@@ -56,7 +56,13 @@ fn stops_early(reason: &str) -> Value {
     json!({ "stops_early": { "code": "TaskFailedToStart", "reason": reason, "container_reason": reason } })
 }
 
-fn dies(after_ms: u64, code: &str, reason: &str, container_reason: Option<&str>, exit_code: i32) -> Value {
+fn dies(
+    after_ms: u64,
+    code: &str,
+    reason: &str,
+    container_reason: Option<&str>,
+    exit_code: i32,
+) -> Value {
     json!({ "after_ms": after_ms, "code": code, "reason": reason, "container_reason": container_reason, "exit_code": exit_code })
 }
 
@@ -71,13 +77,39 @@ fn modes() -> Vec<Mode> {
     let secrets = "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to retrieve secret from asm: access denied";
     let memory = Some("OutOfMemoryError: Container killed due to memory usage");
     vec![
-        mode("capacity", json!({ "launch_failure": { "reason": capacity, "times": 1000 } }), Failed),
-        mode("account-limit", json!({ "launch_failure": { "reason": vcpus, "times": 1000 } }), Failed),
+        mode(
+            "capacity",
+            json!({ "launch_failure": { "reason": capacity, "times": 1000 } }),
+            Failed,
+        ),
+        mode(
+            "account-limit",
+            json!({ "launch_failure": { "reason": vcpus, "times": 1000 } }),
+            Failed,
+        ),
         mode("throttled", json!({ "throttle": { "RunTask": 1000 } }), Failed),
-        mode("credentials", refusal("ExpiredTokenException", "The security token included in the request is expired"), Failed),
+        mode(
+            "credentials",
+            refusal(
+                "ExpiredTokenException",
+                "The security token included in the request is expired",
+            ),
+            Failed,
+        ),
         mode("denied", refusal("AccessDeniedException", pass_role), Failed),
-        mode("wrong-setting", refusal("InvalidParameterException", "The subnet ID 'subnet-local' does not exist"), Failed),
-        mode("no-capacity-provider", refusal("InvalidParameterException", "No Container Instances were found in your cluster."), Failed),
+        mode(
+            "wrong-setting",
+            refusal("InvalidParameterException", "The subnet ID 'subnet-local' does not exist"),
+            Failed,
+        ),
+        mode(
+            "no-capacity-provider",
+            refusal(
+                "InvalidParameterException",
+                "No Container Instances were found in your cluster.",
+            ),
+            Failed,
+        ),
         mode("image-pull", stops_early(pull), Failed),
         mode("initialisation", stops_early(secrets), Failed),
         mode(
@@ -99,7 +131,11 @@ fn modes() -> Vec<Mode> {
                 "IdentityChanged",
             ),
         ),
-        mode("out-of-memory", json!({ "dies": dies(6000, "EssentialContainerExited", essential, memory, 137) }), RunFailed(SCRIPT)),
+        mode(
+            "out-of-memory",
+            json!({ "dies": dies(6000, "EssentialContainerExited", essential, memory, 137) }),
+            RunFailed(SCRIPT),
+        ),
         mode(
             "spot-interruption",
             json!({ "dies": dies(6000, "SpotInterruption", "Your Spot Task was interrupted.", None, 143) }),
@@ -110,7 +146,8 @@ fn modes() -> Vec<Mode> {
             json!({}),
             Executing(
                 |cluster| {
-                    cluster.set_faults(&json!({ "ssh": { "cut_after_bytes": 1, "cuts": 100_000 } }));
+                    cluster
+                        .set_faults(&json!({ "ssh": { "cut_after_bytes": 1, "cuts": 100_000 } }));
                     cluster.drop_connections();
                 },
                 "kind: Interrupted",
@@ -141,7 +178,11 @@ fn settings(mode: &Mode) -> String {
 /// Produces the job, and answers with its snapshot.
 fn produce(mode: &Mode) -> String {
     let name = mode.name;
-    let cluster = if matches!(mode.until, Until::FailedByExec) { Cluster::local_by_ecs_exec() } else { Cluster::local() };
+    let cluster = if matches!(mode.until, Until::FailedByExec) {
+        Cluster::local_by_ecs_exec()
+    } else {
+        Cluster::local()
+    };
     let local = cluster.as_local();
     let mut job = Job::with(&cluster, &settings(mode));
     job.set("CUSTOM_ENV_CI_JOB_NAME", "build");
@@ -199,19 +240,24 @@ const AT_ONCE: usize = 4;
 fn every_failure_mode_leaves_a_snapshot_that_shows_it() {
     let wanted = std::env::var("STUCK_FIXTURE").ok();
     let write = std::env::var_os("WRITE_FIXTURES").is_some();
-    let modes = modes().into_iter().filter(|mode| wanted.as_ref().is_none_or(|wanted| wanted == mode.name));
+    let modes =
+        modes().into_iter().filter(|mode| wanted.as_ref().is_none_or(|wanted| wanted == mode.name));
     let queue = Mutex::new(modes);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some(mode) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() else { break };
+                    let Some(mode) = queue.lock().unwrap_or_else(PoisonError::into_inner).next()
+                    else {
+                        break;
+                    };
                     let text = produce(&mode);
                     let snapshot = states::Snapshot::parse(&text).unwrap();
                     let tale = stuck_told::tale(mode.name, snapshot);
                     assert_eq!(tale.found[0].cause.name(), mode.name, "{:#?}\n{text}", tale.found);
                     if write {
-                        let place = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
+                        let place =
+                            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
                         fs::create_dir_all(&place).unwrap();
                         fs::write(place.join(format!("{}.ron", mode.name)), text).unwrap();
                     }

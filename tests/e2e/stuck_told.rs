@@ -104,7 +104,10 @@ fn show_tells_the_story_of_each() {
         }
         for name in ["connection-refused", "out-of-memory"] {
             let path = fixtures().into_iter().find(|(other, _)| other == name).unwrap().1;
-            insta::assert_snapshot!(format!("{name}-narrow"), told(&tale(name, read(&path)), NARROW));
+            insta::assert_snapshot!(
+                format!("{name}-narrow"),
+                told(&tale(name, read(&path)), NARROW)
+            );
         }
     });
 }
@@ -126,7 +129,11 @@ fn no_line_is_wider_than_the_screen() {
         for width in [40, NARROW, 72, WIDE] {
             let text = told(&tale(&name, read(&path)), width);
             for line in text.lines() {
-                assert!(line.width() <= width, "{name}: {} columns of {width}: {line}", line.width());
+                assert!(
+                    line.width() <= width,
+                    "{name}: {} columns of {width}: {line}",
+                    line.width()
+                );
             }
         }
     }
@@ -136,7 +143,11 @@ fn no_line_is_wider_than_the_screen() {
 fn the_command_tells_the_same_of_a_file() {
     for (name, path) in fixtures().into_iter().filter(|(name, _)| name != "script-silent") {
         let shown = replay(&["show", path.to_str().unwrap()]);
-        assert_eq!(String::from_utf8(shown.stdout).unwrap(), told(&tale(&name, read(&path)), WIDE), "{name}");
+        assert_eq!(
+            String::from_utf8(shown.stdout).unwrap(),
+            told(&tale(&name, read(&path)), WIDE),
+            "{name}"
+        );
     }
 }
 
@@ -156,12 +167,16 @@ fn an_export_is_a_snapshot_without_names() {
     let place = tempfile::tempdir().unwrap();
     for (name, path) in fixtures() {
         let file = place.path().join(format!("{name}.ron"));
-        let exported = replay(&["export", path.to_str().unwrap(), "--output", file.to_str().unwrap()]);
+        let exported =
+            replay(&["export", path.to_str().unwrap(), "--output", file.to_str().unwrap()]);
         assert!(exported.status.success(), "{exported:?}");
         let text = fs::read_to_string(&file).unwrap();
         let said = String::from_utf8(exported.stdout).unwrap();
         for line in ["Replaced, each name", "Left out: the job's key", "Kept: times"] {
-            assert!(text.contains(line) && said.replace('\n', " ").contains(line), "{line}: {said}");
+            assert!(
+                text.contains(line) && said.replace('\n', " ").contains(line),
+                "{line}: {said}"
+            );
         }
         let real = read(&path);
         let header = real.job.header();
@@ -179,7 +194,11 @@ fn an_export_is_a_snapshot_without_names() {
         ] {
             assert!(!text.contains(secret), "{name}: {secret} is in\n{text}");
         }
-        assert_eq!(replay(&["export", path.to_str().unwrap()]).stdout, text.as_bytes(), "{name}: standard output");
+        assert_eq!(
+            replay(&["export", path.to_str().unwrap()]).stdout,
+            text.as_bytes(),
+            "{name}: standard output"
+        );
         assert_eq!(replay(&["step", file.to_str().unwrap()]).status.code(), Some(0), "{name}");
         let cause = tale(&name, read(&file)).found[0].cause;
         assert_eq!(cause.name(), name);
@@ -200,15 +219,16 @@ fn a_changed_transition_is_caught_at_its_entry() {
             if !changed || step.recorded.is_none() {
                 continue;
             }
-            let deaf = Replay::by(
-                &snapshot,
-                |job, saw: &Observation, at| {
-                    if at == step.at && saw == step.saw { job } else { job.observe(saw, at) }
-                },
-            );
+            let deaf = Replay::by(&snapshot, |job, saw: &Observation, at| {
+                if at == step.at && saw == step.saw { job } else { job.observe(saw, at) }
+            });
             match deaf.verdict() {
                 Verdict::Differ(found) => {
-                    assert_eq!((found.entry, found.recorded.as_ref()), (step.entry, step.recorded), "{name}: {found}");
+                    assert_eq!(
+                        (found.entry, found.recorded.as_ref()),
+                        (step.entry, step.recorded),
+                        "{name}: {found}"
+                    );
                 }
                 agree @ Verdict::Agree { .. } => panic!("{name}, entry {}: {agree:?}", step.entry),
             }

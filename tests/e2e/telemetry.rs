@@ -18,7 +18,9 @@ const SECRET: &str = "hunter2-5up3r-53cr3t";
 fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
     let mut job = Job::with(
         cluster,
-        &format!("[Telemetry]\nEndpoint = \"{endpoint}\"\nFlushTimeout = \"5s\"\nHeaders = {{ api-key = \"{SECRET}-header\" }}\n{more}\n"),
+        &format!(
+            "[Telemetry]\nEndpoint = \"{endpoint}\"\nFlushTimeout = \"5s\"\nHeaders = {{ api-key = \"{SECRET}-header\" }}\n{more}\n"
+        ),
     );
     job.set("CUSTOM_ENV_DATABASE_PASSWORD", SECRET);
     job
@@ -28,7 +30,9 @@ fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
 fn whole_job(job: &Job) {
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
-    for stage in ["prepare_script", "get_sources", "restore_cache", "download_artifacts", "step_script"] {
+    for stage in
+        ["prepare_script", "get_sources", "restore_cache", "download_artifacts", "step_script"]
+    {
         assert_eq!(job.run(stage, format!("#!/bin/sh\n: {SECRET}\necho out\n")).code, 0);
     }
     let failed = job.run("build_script", "#!/bin/sh\nexit 7\n");
@@ -81,7 +85,10 @@ fn assert_whole(collector: &Collector) {
     let spans = collector.spans();
     assert_eq!(without_chance(tree(&spans)), promised(&RUNS), "{spans:#?}");
     let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
-    assert_eq!(attribute(&root.attributes, "cicd.pipeline.task.run.result").as_deref(), Some("failure"));
+    assert_eq!(
+        attribute(&root.attributes, "cicd.pipeline.task.run.result").as_deref(),
+        Some("failure")
+    );
     assert_eq!(attribute(&root.attributes, "error.type").as_deref(), Some("exit_status_7"));
     assert!(attribute(&root.attributes, "aws.ecs.task.arn").is_some());
     for call in spans.iter().filter(|span| span.name.starts_with("ECS/")) {
@@ -103,10 +110,16 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     let resource = collector.resource();
     assert_eq!(attribute(&resource, "service.name").as_deref(), Some("fargate-driver"));
     assert!(attribute(&resource, "cicd.worker.name").is_some());
-    let names: BTreeSet<String> = collector.metrics().into_iter().map(|metric| metric.name).collect();
-    for name in
-        ["fargate.aws.calls", "fargate.connections", "fargate.job.duration", "fargate.jobs", "fargate.output", "fargate.state.duration"]
-    {
+    let names: BTreeSet<String> =
+        collector.metrics().into_iter().map(|metric| metric.name).collect();
+    for name in [
+        "fargate.aws.calls",
+        "fargate.connections",
+        "fargate.job.duration",
+        "fargate.jobs",
+        "fargate.output",
+        "fargate.state.duration",
+    ] {
         assert!(names.contains(name), "{name} is not in {names:?}");
     }
     let trace = collector.spans()[0].trace_id.clone();
@@ -117,7 +130,8 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
 
     let key = std::fs::read_to_string(&job.config).unwrap();
     assert!(key.contains(SECRET), "the test's secret is where it should be");
-    let aws = job.environment.iter().find(|(name, _)| name == "AWS_SECRET_ACCESS_KEY").unwrap().1.clone();
+    let aws =
+        job.environment.iter().find(|(name, _)| name == "AWS_SECRET_ACCESS_KEY").unwrap().1.clone();
     for request in collector.received() {
         let body = String::from_utf8_lossy(&request.body).into_owned();
         for secret in [aws.as_str(), SECRET, "PRIVATE KEY", "ssh-ed25519", "exit 7", "echo out"] {
@@ -136,7 +150,9 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     assert_eq!(job.stage(&["config"]).code, 0);
     // prepare dies once there is a task, and is called again.
     let mut first = job.spawn(&["prepare"]);
-    eventually("a task is asked for", || job.snapshot().contains("RunTask") || job.snapshot().contains("Pending"));
+    eventually("a task is asked for", || {
+        job.snapshot().contains("RunTask") || job.snapshot().contains("Pending")
+    });
     first.kill().unwrap();
     first.wait().unwrap();
     job.prepare();
@@ -151,13 +167,21 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     let tree = tree(&spans);
     let killed: Vec<&str> = spans
         .iter()
-        .filter(|span| attribute(&span.attributes, "error.type").as_deref() == Some("process_killed"))
+        .filter(|span| {
+            attribute(&span.attributes, "error.type").as_deref() == Some("process_killed")
+        })
         .map(|span| span.name.as_str())
         .collect();
-    assert!(killed.contains(&"stage run build_script") && killed.contains(&"stage prepare"), "{killed:?} {tree:#?}");
+    assert!(
+        killed.contains(&"stage run build_script") && killed.contains(&"stage prepare"),
+        "{killed:?} {tree:#?}"
+    );
     assert!(tree.contains(&"job build [1/2] > state Executing".to_owned()), "{tree:#?}");
     let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
-    assert_eq!(attribute(&root.attributes, "cicd.pipeline.task.run.result").as_deref(), Some("error"));
+    assert_eq!(
+        attribute(&root.attributes, "cicd.pipeline.task.run.result").as_deref(),
+        Some("error")
+    );
     cluster.assert_nothing_is_left(1);
 }
 
@@ -165,7 +189,10 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
 fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
-    let script = job.script("#!/bin/sh\necho begun\nuntil [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done\nexit 7\n").display().to_string();
+    let script = job
+        .script("#!/bin/sh\necho begun\nuntil [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done\nexit 7\n")
+        .display()
+        .to_string();
     let mut run = job.spawn(&["run", &script, "build_script"]);
     eventually("the script runs", || job.snapshot().contains("started: true"));
     run.kill().unwrap();
@@ -189,7 +216,9 @@ fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
     eventually("the whole trace has arrived", || all_there(&collector.spans()));
     let spans = collector.spans();
     let tree = tree(&spans);
-    for line in ["job build [1/2] > state Executing", "stage resume > connect", "stage stop > ECS/StopTask"] {
+    for line in
+        ["job build [1/2] > state Executing", "stage resume > connect", "stage stop > ECS/StopTask"]
+    {
         assert!(tree.contains(&line.to_owned()), "{line} is not in {tree:#?}");
     }
     let of = |stage: &str, name: &str| {
@@ -200,8 +229,14 @@ fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
         (of("run build_script", "error.type"), of("resume", "error.type")),
         ("process_killed".to_owned(), "exit_status_7".to_owned())
     );
-    assert_eq!((of("resume", "fargate.stage.result"), of("stop", "fargate.stage.result")), ("failure".to_owned(), "success".to_owned()));
-    assert_eq!(attribute(&root(&spans).unwrap().attributes, "error.type").as_deref(), Some("abandoned"));
+    assert_eq!(
+        (of("resume", "fargate.stage.result"), of("stop", "fargate.stage.result")),
+        ("failure".to_owned(), "success".to_owned())
+    );
+    assert_eq!(
+        attribute(&root(&spans).unwrap().attributes, "error.type").as_deref(),
+        Some("abandoned")
+    );
     for ending in [".trace", ".otlp"] {
         assert_eq!(job.files(ending), Vec::<std::path::PathBuf>::new());
     }
@@ -219,7 +254,10 @@ fn a_job_that_is_resumed_and_stopped_by_hand_is_one_trace() {
 fn a_job_that_is_resumed_and_stopped_by_hand_is_one_trace_in_a_real_collector() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let rotel = Rotel::start(&collector);
-    followed_and_stopped_by_hand(&traced(&cluster, &rotel.http, "Protocol = \"http/protobuf\""), &collector);
+    followed_and_stopped_by_hand(
+        &traced(&cluster, &rotel.http, "Protocol = \"http/protobuf\""),
+        &collector,
+    );
 }
 
 /// The spans of each trace.
@@ -246,7 +284,11 @@ fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
     assert_eq!(traces.len(), 3);
     for spans in &traces {
         let tree = without_chance(tree(spans));
-        for line in ["job build [1/2] > stage prepare", "job build [1/2] > state Stopping", "stage reap > ECS/StopTask"] {
+        for line in [
+            "job build [1/2] > stage prepare",
+            "job build [1/2] > state Stopping",
+            "stage reap > ECS/StopTask",
+        ] {
             assert!(tree.contains(line), "{line} is not in {tree:#?}");
         }
         let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();
@@ -271,7 +313,11 @@ fn what_no_process_comes_back_to_is_told_by_reap() {
     assert_eq!((job.files(".otlp").len(), job.files(".trace").len()), (1, 1));
     let log = job.log();
     let line = log.lines().find(|line| line.contains("telemetry was not taken")).unwrap();
-    assert!(line.contains(&format!("traces, metrics to {}: ", collector.endpoint)) && line.contains("kept for `fargate reap`"), "{line}");
+    assert!(
+        line.contains(&format!("traces, metrics to {}: ", collector.endpoint))
+            && line.contains("kept for `fargate reap`"),
+        "{line}"
+    );
     collector.set(Mood::Fine);
     std::fs::write(&job.config, patient).unwrap();
     let early = job.reap(&[]);
@@ -296,8 +342,16 @@ fn a_faulty_collector_changes_nothing_and_gets_everything_later() {
     for mood in [Mood::Unavailable, Mood::Hangs, Mood::Garbage, Mood::Dies] {
         collector.set(mood);
         let ended = job.run("build_script", "#!/bin/sh\nprintf 'out\\0\\377'\nexit 3\n");
-        assert_eq!((ended.code, ended.script_code.as_deref()), (BUILD_FAILURE, Some("3")), "{mood:?} {ended:#?}");
-        assert_eq!((ended.stdout.as_slice(), ended.stderr.as_str()), (&b"out\0\xff"[..], ""), "{mood:?}");
+        assert_eq!(
+            (ended.code, ended.script_code.as_deref()),
+            (BUILD_FAILURE, Some("3")),
+            "{mood:?} {ended:#?}"
+        );
+        assert_eq!(
+            (ended.stdout.as_slice(), ended.stderr.as_str()),
+            (&b"out\0\xff"[..], ""),
+            "{mood:?}"
+        );
         assert_eq!(job.files(".otlp").len(), 1, "{mood:?}");
     }
     let lines = job.log().lines().filter(|line| line.contains("telemetry was not taken")).count();
@@ -307,24 +361,37 @@ fn a_faulty_collector_changes_nothing_and_gets_everything_later() {
     job.cleanup();
     let spans = collector.spans();
     let tree = tree(&spans);
-    assert_eq!(spans.iter().filter(|span| span.name == "stage run build_script").count(), 4, "{tree:#?}");
+    assert_eq!(
+        spans.iter().filter(|span| span.name == "stage run build_script").count(),
+        4,
+        "{tree:#?}"
+    );
     assert_eq!(job.files(".otlp"), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
 fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let mut job = traced(&cluster, &collector.endpoint, "PropagateToJob = true\nJobEndpoint = \"http://collector.example:4318\"");
+    let mut job = traced(
+        &cluster,
+        &collector.endpoint,
+        "PropagateToJob = true\nJobEndpoint = \"http://collector.example:4318\"",
+    );
     job.set("CUSTOM_ENV_TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     job.set("CUSTOM_ENV_TRACESTATE", "vendor=it's $(me)");
     job.prepare();
-    let ran = job.run("build_script", "#!/bin/sh\n\necho \"$TRACEPARENT|$TRACESTATE|$OTEL_EXPORTER_OTLP_ENDPOINT\"\n");
+    let ran = job.run(
+        "build_script",
+        "#!/bin/sh\n\necho \"$TRACEPARENT|$TRACESTATE|$OTEL_EXPORTER_OTLP_ENDPOINT\"\n",
+    );
     job.cleanup();
     let spans = collector.spans();
     let root = spans.iter().find(|span| span.name.starts_with("job ")).unwrap();
     let stage = spans.iter().find(|span| span.name == "stage run build_script").unwrap();
     let hex: String = stage.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = format!("00-0af7651916cd43dd8448eb211c80319c-{hex}-01|vendor=it's $(me)|http://collector.example:4318\n");
+    let expected = format!(
+        "00-0af7651916cd43dd8448eb211c80319c-{hex}-01|vendor=it's $(me)|http://collector.example:4318\n"
+    );
     assert_eq!(String::from_utf8_lossy(&ran.stdout), expected);
     assert_eq!(root.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
 }
@@ -347,9 +414,20 @@ fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
     first.wait().unwrap();
     job.set("CUSTOM_ENV_TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01");
     let again = job.spawn(&["run", &script, "get_sources"]);
-    assert_eq!(replay(&job).args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\""]).status().unwrap().code(), Some(0));
+    assert_eq!(
+        replay(&job)
+            .args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\""])
+            .status()
+            .unwrap()
+            .code(),
+        Some(0)
+    );
     let ended = job.end(again);
-    assert_eq!((ended.code, String::from_utf8_lossy(&ended.stdout).lines().last()), (0, Some("1")), "it ran once: {ended:#?}");
+    assert_eq!(
+        (ended.code, String::from_utf8_lossy(&ended.stdout).lines().last()),
+        (0, Some("1")),
+        "it ran once: {ended:#?}"
+    );
     // What is on record is gitlab-runner's script.
     use sha2::{Digest as _, Sha256};
     let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -372,15 +450,26 @@ fn each_attempt_is_exported_once_whoever_archives_it() {
         assert_eq!(job.files(".trace"), Vec::<std::path::PathBuf>::new());
     }
     job.cleanup_as_gitlab_runner();
-    eventually("its tasks have ended", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
+    eventually("its tasks have ended", || {
+        cluster.tasks().iter().all(|task| task.status == "STOPPED")
+    });
     assert!(String::from_utf8_lossy(&job.reap(&[]).stdout).contains("jobs ended: 1"));
     let spans = collector.spans();
     let ids: BTreeSet<&[u8]> = spans.iter().map(|span| span.span_id.as_slice()).collect();
     assert_eq!(ids.len(), spans.len(), "a span came twice");
     assert_eq!(traces(spans.clone()).len(), 1);
     let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
-    assert_eq!((count("job build [1/2]"), count("state Stopping"), count("stage cleanup"), count("state Pending")), (3, 3, 3, 3));
-    let jobs: Vec<_> = collector.metrics().into_iter().filter(|metric| metric.name == "fargate.jobs").collect();
+    assert_eq!(
+        (
+            count("job build [1/2]"),
+            count("state Stopping"),
+            count("stage cleanup"),
+            count("state Pending")
+        ),
+        (3, 3, 3, 3)
+    );
+    let jobs: Vec<_> =
+        collector.metrics().into_iter().filter(|metric| metric.name == "fargate.jobs").collect();
     assert_eq!(jobs.len(), 3, "{jobs:#?}");
     assert_eq!((job.files("").len(), job.archived().len()), (0, 3));
 }
@@ -407,11 +496,17 @@ fn a_real_collector_takes_it_over_grpc_and_http() {
         let endpoint = if protocol == "grpc" { &rotel.grpc } else { &rotel.http };
         let job = traced(&cluster, endpoint, &format!("Protocol = \"{protocol}\"\nLogs = true"));
         whole_job(&job);
-        eventually("the collector hands the job's span on", || collector.spans().iter().any(|span| span.parent_span_id.is_empty()));
+        eventually("the collector hands the job's span on", || {
+            collector.spans().iter().any(|span| span.parent_span_id.is_empty())
+        });
         eventually("the collector hands all spans on", || {
-            without_chance(collector.spans().iter().map(|span| span.name.clone()).collect()).len() >= 9 && collector.spans().len() > 30
+            without_chance(collector.spans().iter().map(|span| span.name.clone()).collect()).len()
+                >= 9
+                && collector.spans().len() > 30
         });
         assert_whole(&collector);
-        eventually("the collector hands metrics and logs on", || !collector.metrics().is_empty() && !collector.logs().is_empty());
+        eventually("the collector hands metrics and logs on", || {
+            !collector.metrics().is_empty() && !collector.logs().is_empty()
+        });
     }
 }

@@ -21,12 +21,25 @@ fn fargate(arguments: &[&str]) -> Output {
 #[test]
 fn shows_the_states_and_the_scripts_output() {
     let tried = fargate(&["try", "fixtures/jobs/hello.sh"]);
-    let (stdout, stderr) = (String::from_utf8(tried.stdout).unwrap(), String::from_utf8(tried.stderr).unwrap());
+    let (stdout, stderr) =
+        (String::from_utf8(tried.stdout).unwrap(), String::from_utf8(tried.stderr).unwrap());
     assert_eq!(tried.status.code(), Some(0), "{stderr}");
     assert!(stdout.starts_with("Hello from ") && stdout.ends_with("line 3\n"), "{stdout}");
     let mut rest = stderr.as_str();
-    for state in ["Provisioning", "Pending", "Running", "Reachable", "Executing", "Reachable", "Stopping", "archived"] {
-        rest = rest.split_once(state).unwrap_or_else(|| panic!("{state} is not in its place: {stderr}")).1;
+    for state in [
+        "Provisioning",
+        "Pending",
+        "Running",
+        "Reachable",
+        "Executing",
+        "Reachable",
+        "Stopping",
+        "archived",
+    ] {
+        rest = rest
+            .split_once(state)
+            .unwrap_or_else(|| panic!("{state} is not in its place: {stderr}"))
+            .1;
     }
     assert!(stderr.contains('█'), "a timeline: {stderr}");
 }
@@ -39,16 +52,27 @@ fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
     let warning = "AllowedTaskDefinitions is not set";
     let tried = |flags: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
-        command.args(flags).arg("--config").arg(&job.config).args(["try", "fixtures/jobs/hello.sh"]);
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).envs(job.environment.iter().map(|(k, v)| (k, v)));
-        let tried = command.env_remove("SYSTEM_FAILURE_EXIT_CODE").env_remove("BUILD_FAILURE_EXIT_CODE").output().unwrap();
+        command
+            .args(flags)
+            .arg("--config")
+            .arg(&job.config)
+            .args(["try", "fixtures/jobs/hello.sh"]);
+        command
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .envs(job.environment.iter().map(|(k, v)| (k, v)));
+        let tried = command
+            .env_remove("SYSTEM_FAILURE_EXIT_CODE")
+            .env_remove("BUILD_FAILURE_EXIT_CODE")
+            .output()
+            .unwrap();
         assert!(tried.status.success(), "{tried:?}");
         String::from_utf8(tried.stderr).unwrap().matches(warning).count()
     };
     assert_eq!(tried(&[]), 1);
     assert_eq!(tried(&["--task-def", "local-job:1"]), 0, "the project has no choice then");
 
-    let logged = || job.log().lines().filter(|line| line.contains("WARN") && line.contains(warning)).count();
+    let logged =
+        || job.log().lines().filter(|line| line.contains("WARN") && line.contains(warning)).count();
     let before = logged();
     for stage in [&["config"][..], &["prepare"], &["cleanup"]] {
         let ended = job.stage(stage);
@@ -57,7 +81,9 @@ fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
     assert_eq!(logged(), before + 1, "once per job");
     std::fs::write(
         &job.config,
-        std::fs::read_to_string(&job.config).unwrap().replace("[Fargate]", "[Fargate]\nAllowedTaskDefinitions = [\"ci-*\"]"),
+        std::fs::read_to_string(&job.config)
+            .unwrap()
+            .replace("[Fargate]", "[Fargate]\nAllowedTaskDefinitions = [\"ci-*\"]"),
     )
     .unwrap();
     job.stage(&["config"]);
@@ -66,15 +92,33 @@ fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
 
 #[test]
 fn tasks_take_as_long_as_on_fargate_when_that_is_wanted() {
-    let tried = fargate(&["try", "--profile", "fargate", "--time-scale", "0.02", "--seed", "3", "fixtures/jobs/hello.sh"]);
-    let (stdout, stderr) = (String::from_utf8(tried.stdout).unwrap(), String::from_utf8(tried.stderr).unwrap());
+    let tried = fargate(&[
+        "try",
+        "--profile",
+        "fargate",
+        "--time-scale",
+        "0.02",
+        "--seed",
+        "3",
+        "fixtures/jobs/hello.sh",
+    ]);
+    let (stdout, stderr) =
+        (String::from_utf8(tried.stdout).unwrap(), String::from_utf8(tried.stderr).unwrap());
     assert_eq!(tried.status.code(), Some(0), "{stderr}");
-    assert!(stdout.ends_with("line 3\n") && stderr.contains("--seed 3 draws the same times again"), "{stdout}{stderr}");
+    assert!(
+        stdout.ends_with("line 3\n") && stderr.contains("--seed 3 draws the same times again"),
+        "{stdout}{stderr}"
+    );
 }
 
 #[test]
 fn exits_with_the_code_of_the_script_that_failed() {
-    let tried = fargate(&["try", "fixtures/jobs/hello.sh", "fixtures/jobs/fails.sh", "fixtures/jobs/hello.sh"]);
+    let tried = fargate(&[
+        "try",
+        "fixtures/jobs/hello.sh",
+        "fixtures/jobs/fails.sh",
+        "fixtures/jobs/hello.sh",
+    ]);
     assert_eq!(tried.status.code(), Some(42), "{}", String::from_utf8_lossy(&tried.stderr));
     let stdout = String::from_utf8(tried.stdout).unwrap();
     assert_eq!(stdout.matches("Hello from").count(), 1, "the third script is not run: {stdout}");
@@ -84,7 +128,14 @@ fn exits_with_the_code_of_the_script_that_failed() {
 fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
     let missing: &[&str] = &["--config", "no-such.toml", "try", "fixtures/jobs/hello.sh"];
     let with_transport = [missing, &["--transport", "ssh"]].concat();
-    let with_profile = ["--config", "fixtures/config/every-key.toml", "try", "--profile", "fargate", "fixtures/jobs/hello.sh"];
+    let with_profile = [
+        "--config",
+        "fixtures/config/every-key.toml",
+        "try",
+        "--profile",
+        "fargate",
+        "fixtures/jobs/hello.sh",
+    ];
     for (arguments, word) in [
         (missing, "no-such.toml"),
         (&with_transport, "no-such.toml"),
@@ -94,7 +145,10 @@ fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
         let tried = fargate(arguments);
         let stderr = String::from_utf8(tried.stderr).unwrap();
         assert_eq!(tried.status.code(), Some(2), "{arguments:?}: {stderr}");
-        assert!(stderr.matches(word).count() == 1 && !stderr.contains("Provisioning"), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.matches(word).count() == 1 && !stderr.contains("Provisioning"),
+            "{arguments:?}: {stderr}"
+        );
     }
 }
 

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let silence = std::env::var("FARGATE_BENCH_SILENCE").map_or(60, |seconds| seconds.parse().unwrap());
+    let silence =
+        std::env::var("FARGATE_BENCH_SILENCE").map_or(60, |seconds| seconds.parse().unwrap());
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         empty_scripts().await;
         silent_scripts(Duration::from_secs(silence)).await;
@@ -72,8 +73,14 @@ impl Container {
     }
 
     async fn start(&self, run: &str, script: &'static str) -> Followed<LocalChannel> {
-        let order = RunOrder { run: RunId::new(run).unwrap(), stage: "build_script".to_owned(), forget: None };
-        delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes())).await.unwrap()
+        let order = RunOrder {
+            run: RunId::new(run).unwrap(),
+            stage: "build_script".to_owned(),
+            forget: None,
+        };
+        delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes()))
+            .await
+            .unwrap()
     }
 
     async fn attach(&self, run: &str) -> Followed<LocalChannel> {
@@ -102,23 +109,39 @@ impl Container {
 
 fn processor_time(process: &std::path::Path) -> Option<Duration> {
     // Nanoseconds of its own (proc_pid_schedstat); hundredths of seconds of its children: fields 16 and 17 of proc_pid_stat(5).
-    let own = std::fs::read_to_string(process.join("schedstat")).ok()?.split(' ').next()?.parse().ok()?;
+    let own =
+        std::fs::read_to_string(process.join("schedstat")).ok()?.split(' ').next()?.parse().ok()?;
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;
-    let children: u64 = stat.rsplit_once(')')?.1.split(' ').skip(14).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let children: u64 = stat
+        .rsplit_once(')')?
+        .1
+        .split(' ')
+        .skip(14)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
     Some(Duration::from_nanos(own) + Duration::from_millis(10 * children))
 }
 
 async fn empty_scripts() {
-    println!("an empty script, from sending it to its exit status (median of {SCRIPTS}, in turns):");
+    println!(
+        "an empty script, from sending it to its exit status (median of {SCRIPTS}, in turns):"
+    );
     for (name, surroundings, by) in CONTAINERS {
-        let (told, polls) = (Container::new(surroundings, by, false).await, Container::new(surroundings, by, true).await);
+        let (told, polls) = (
+            Container::new(surroundings, by, false).await,
+            Container::new(surroundings, by, true).await,
+        );
         let (mut by_told, mut by_polls) = (Vec::new(), Vec::new());
         for number in 0..SCRIPTS {
             by_told.push(told.empty_script(number).await);
             by_polls.push(polls.empty_script(number).await);
         }
         let (told, polls) = (median(by_told), median(by_polls));
-        println!("  {name}: {told:.1?}; by polling: {polls:.1?}; ratio {:.2}", told.as_secs_f64() / polls.as_secs_f64());
+        println!(
+            "  {name}: {told:.1?}; by polling: {polls:.1?}; ratio {:.2}",
+            told.as_secs_f64() / polls.as_secs_f64()
+        );
     }
 }
 
@@ -131,7 +154,8 @@ async fn silent_scripts(silence: Duration) {
             for polls in [false, true] {
                 let container = Container::new(surroundings, by, polls).await;
                 // Blocks in the shell itself.
-                let mut run = container.start("silent", "mkfifo go; echo ready; read -r line <go").await;
+                let mut run =
+                    container.start("silent", "mkfifo go; echo ready; read -r line <go").await;
                 while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
                 if attached {
                     drop(run);
@@ -143,11 +167,15 @@ async fn silent_scripts(silence: Duration) {
         }
     }
     tokio::time::sleep(SETTLED).await;
-    let before: Vec<_> = measured.iter().map(|(.., container, _)| container.processor_time()).collect();
+    let before: Vec<_> =
+        measured.iter().map(|(.., container, _)| container.processor_time()).collect();
     tokio::time::sleep(silence).await;
     println!("processor time in the container during {silence:?} of silence:");
-    let used: Vec<_> =
-        measured.iter().zip(before).map(|((.., container, _), before)| container.processor_time().saturating_sub(before)).collect();
+    let used: Vec<_> = measured
+        .iter()
+        .zip(before)
+        .map(|((.., container, _), before)| container.processor_time().saturating_sub(before))
+        .collect();
     for (pair, used) in measured.chunks(2).zip(used.chunks(2)) {
         let (name, attached, ..) = &pair[0];
         let verb = if *attached { "attached" } else { "started" };

@@ -67,11 +67,19 @@ pub trait Visit: Transport {
     ///
     /// # Errors
     /// As [`Transport::connect`]; and when the container gives no terminal.
-    fn terminal(&self, target: &Target, screen: &Screen) -> impl Future<Output = Result<Self::Terminal, ConnectError>> + Send;
+    fn terminal(
+        &self,
+        target: &Target,
+        screen: &Screen,
+    ) -> impl Future<Output = Result<Self::Terminal, ConnectError>> + Send;
 
     /// Runs a command by the user's login shell, without a terminal and without input.
     ///
     /// # Errors
     /// As [`Transport::connect`].
-    fn command(&self, target: &Target, command: &str) -> impl Future<Output = Result<Self::Command, ConnectError>> + Send;
+    fn command(
+        &self,
+        target: &Target,
+        command: &str,
+    ) -> impl Future<Output = Result<Self::Command, ConnectError>> + Send;
 }

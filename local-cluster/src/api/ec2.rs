@@ -10,7 +10,12 @@ impl Form {
     /// Reads a form; what is not one is empty.
     pub(crate) fn parse(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
-        Self(text.split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (decode(k), decode(v))).collect())
+        Self(
+            text.split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(k, v)| (decode(k), decode(v)))
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -23,7 +28,10 @@ pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, more)) = rest.split_first() {
-        let hex = (*first == b'%').then(|| more.get(..2)).flatten().and_then(|h| std::str::from_utf8(h).ok());
+        let hex = (*first == b'%')
+            .then(|| more.get(..2))
+            .flatten()
+            .and_then(|h| std::str::from_utf8(h).ok());
         match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -42,7 +50,11 @@ pub(crate) fn decode(text: &str) -> String {
 pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError> {
     if form.get("Action") != Some("DescribeNetworkInterfaces") {
         let action = form.get("Action").unwrap_or_default();
-        return Err(ApiError::new(400, "InvalidAction", format!("The action {action} is not valid for this web service.")));
+        return Err(ApiError::new(
+            400,
+            "InvalidAction",
+            format!("The action {action} is not valid for this web service."),
+        ));
     }
     let mut items = String::new();
     for (_, id) in form.0.iter().filter(|(name, _)| name.starts_with("NetworkInterfaceId.")) {
@@ -56,7 +68,11 @@ pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError
         };
         let address = task.address;
         // Loopback has no public side: the task's own address stands for it.
-        let public = if task.launch.public { format!("<association><publicIp>{address}</publicIp></association>") } else { String::new() };
+        let public = if task.launch.public {
+            format!("<association><publicIp>{address}</publicIp></association>")
+        } else {
+            String::new()
+        };
         items.push_str(&format!(
             "<item><networkInterfaceId>{id}</networkInterfaceId><status>in-use</status><privateIpAddress>{address}</privateIpAddress>{public}</item>"
         ));

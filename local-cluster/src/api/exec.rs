@@ -12,14 +12,19 @@ use crate::{
     exec::{Session, Stage},
 };
 
-pub(super) fn execute_command(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Value, ApiError> {
+pub(super) fn execute_command(
+    cluster: &Arc<Cluster>,
+    parameters: &Value,
+) -> Result<Value, ApiError> {
     let name = cluster_name(cluster, parameters)?;
-    let given = text(parameters, "task").ok_or_else(|| ApiError::parameter("Task Identifier can not be empty."))?;
+    let given = text(parameters, "task")
+        .ok_or_else(|| ApiError::parameter("Task Identifier can not be empty."))?;
     let id = given.rsplit('/').next().unwrap_or(given);
     if !matches!(id.len(), 32 | 36) {
         return Err(ApiError::parameter("taskId length should be one of [32,36]"));
     }
-    let command = text(parameters, "command").ok_or_else(|| ApiError::parameter("Command can not be empty."))?;
+    let command = text(parameters, "command")
+        .ok_or_else(|| ApiError::parameter("Command can not be empty."))?;
     if parameters.get("interactive").and_then(Value::as_bool) != Some(true) {
         return Err(ApiError::parameter("Interactive is the only mode supported currently."));
     }
@@ -28,15 +33,28 @@ pub(super) fn execute_command(cluster: &Arc<Cluster>, parameters: &Value) -> Res
     let containers = &task.launch.definition.containers;
     let container = match (text(parameters, "container"), containers.as_slice()) {
         (Some(container), _) if containers.iter().any(|known| known == container) => container,
-        (Some(container), _) => return Err(ApiError::parameter(format!("The container {container} was not found in the task."))),
+        (Some(container), _) => {
+            return Err(ApiError::parameter(format!(
+                "The container {container} was not found in the task."
+            )));
+        }
         (None, [only]) => only,
-        (None, _) => return Err(ApiError::parameter("Container name must be given: the task has several containers.")),
+        (None, _) => {
+            return Err(ApiError::parameter(
+                "Container name must be given: the task has several containers.",
+            ));
+        }
     };
     let state = task.state();
     if state.stop.is_some() || state.status > Status::Running {
-        return Err(ApiError::parameter("The execute command failed because the task is not running. Run a new task and try again."));
+        return Err(ApiError::parameter(
+            "The execute command failed because the task is not running. Run a new task and try again.",
+        ));
     }
-    if !task.launch.exec || state.status < Status::Running || matches!(task.agent.stage(), Stage::Pending | Stage::Gone) {
+    if !task.launch.exec
+        || state.status < Status::Running
+        || matches!(task.agent.stage(), Stage::Pending | Stage::Gone)
+    {
         return Err(ApiError::parameter(
             "The execute command failed because execute command was not enabled when the task was run or the execute command agent \
              isn’t running. Wait and try again or run a new task with execute command enabled and try again.",
@@ -65,7 +83,11 @@ pub(super) fn execute_command(cluster: &Arc<Cluster>, parameters: &Value) -> Res
 }
 
 /// Performs an action of Systems Manager.
-pub(crate) fn ssm(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+pub(crate) fn ssm(
+    cluster: &Arc<Cluster>,
+    action: &str,
+    parameters: &Value,
+) -> Result<Value, ApiError> {
     match action {
         "ResumeSession" => {
             let session = session(cluster, parameters)?;
@@ -86,7 +108,11 @@ pub(crate) fn ssm(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> R
             session.terminate();
             Ok(json!({ "SessionId": session.id }))
         }
-        _ => Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}"))),
+        _ => Err(ApiError::new(
+            400,
+            "UnknownOperationException",
+            format!("the local cluster has no action {action}"),
+        )),
     }
 }
 
@@ -95,7 +121,13 @@ fn describe_sessions(cluster: &Cluster, parameters: &Value) -> Result<Value, Api
     let active = match text(parameters, "State") {
         Some("Active") => true,
         Some("History") => false,
-        _ => return Err(ApiError::new(400, "ValidationException", "State must be Active or History")),
+        _ => {
+            return Err(ApiError::new(
+                400,
+                "ValidationException",
+                "State must be Active or History",
+            ));
+        }
     };
     let mut sessions = cluster.sessions.all();
     sessions.retain(|session| session.ended().is_none() == active);
@@ -104,7 +136,13 @@ fn describe_sessions(cluster: &Cluster, parameters: &Value) -> Result<Value, Api
         match text(filter, "key") {
             Some("Target") => sessions.retain(|session| session.target == value),
             Some("SessionId") => sessions.retain(|session| session.id == value),
-            key => return Err(ApiError::new(400, "InvalidFilterKey", format!("the local cluster has no filter {key:?}"))),
+            key => {
+                return Err(ApiError::new(
+                    400,
+                    "InvalidFilterKey",
+                    format!("the local cluster has no filter {key:?}"),
+                ));
+            }
         }
     }
     let shown = sessions.iter().map(|session| {
@@ -121,20 +159,40 @@ fn describe_sessions(cluster: &Cluster, parameters: &Value) -> Result<Value, Api
 
 fn session(cluster: &Cluster, parameters: &Value) -> Result<Arc<Session>, ApiError> {
     let id = text(parameters, "SessionId").unwrap_or_default();
-    cluster.sessions.find(id).ok_or_else(|| ApiError::new(400, "DoesNotExistException", format!("Session {id:.96} does not exist")))
+    cluster.sessions.find(id).ok_or_else(|| {
+        ApiError::new(400, "DoesNotExistException", format!("Session {id:.96} does not exist"))
+    })
 }
 
 /// Performs an action of the Key Management Service.
-pub(crate) fn kms(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+pub(crate) fn kms(
+    cluster: &Arc<Cluster>,
+    action: &str,
+    parameters: &Value,
+) -> Result<Value, ApiError> {
     if action != "GenerateDataKey" {
-        return Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}")));
+        return Err(ApiError::new(
+            400,
+            "UnknownOperationException",
+            format!("the local cluster has no action {action}"),
+        ));
     }
-    let key = text(parameters, "KeyId").ok_or_else(|| ApiError::new(400, "ValidationException", "KeyId must not be null"))?;
+    let key = text(parameters, "KeyId")
+        .ok_or_else(|| ApiError::new(400, "ValidationException", "KeyId must not be null"))?;
     if parameters.get("NumberOfBytes").and_then(Value::as_u64) != Some(64) {
-        return Err(ApiError::new(400, "ValidationException", "the local cluster makes data keys of 64 bytes"));
+        return Err(ApiError::new(
+            400,
+            "ValidationException",
+            "the local cluster makes data keys of 64 bytes",
+        ));
     }
-    let context = parameters.get("EncryptionContext").and_then(Value::as_object).into_iter().flatten();
-    let context: BTreeMap<String, String> = context.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+    let context =
+        parameters.get("EncryptionContext").and_then(Value::as_object).into_iter().flatten();
+    let context: BTreeMap<String, String> = context
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect();
     let made = cluster.keys.make(context);
-    Ok(json!({ "KeyId": key, "Plaintext": STANDARD.encode(made.key), "CiphertextBlob": STANDARD.encode(&made.blob) }))
+    Ok(
+        json!({ "KeyId": key, "Plaintext": STANDARD.encode(made.key), "CiphertextBlob": STANDARD.encode(&made.blob) }),
+    )
 }

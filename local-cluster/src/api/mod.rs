@@ -36,7 +36,11 @@ impl ApiError {
 }
 
 /// Performs an ECS action.
-pub(crate) fn ecs(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> Result<Value, ApiError> {
+pub(crate) fn ecs(
+    cluster: &Arc<Cluster>,
+    action: &str,
+    parameters: &Value,
+) -> Result<Value, ApiError> {
     match action {
         "RunTask" => run_task::run_task(cluster, parameters),
         "DescribeTasks" => tasks::describe(cluster, parameters),
@@ -47,7 +51,11 @@ pub(crate) fn ecs(cluster: &Arc<Cluster>, action: &str, parameters: &Value) -> R
         "DescribeTaskDefinition" => definitions::describe(cluster, parameters),
         "CreateCluster" => definitions::create_cluster(cluster, parameters),
         "DescribeClusters" => definitions::describe_clusters(cluster, parameters),
-        _ => Err(ApiError::new(400, "UnknownOperationException", format!("the local cluster has no action {action}"))),
+        _ => Err(ApiError::new(
+            400,
+            "UnknownOperationException",
+            format!("the local cluster has no action {action}"),
+        )),
     }
 }
 
@@ -59,5 +67,9 @@ fn text<'a>(parameters: &'a Value, name: &str) -> Option<&'a str> {
 fn cluster_name(cluster: &Cluster, parameters: &Value) -> Result<String, ApiError> {
     let given = text(parameters, "cluster").unwrap_or("default");
     let name = given.rsplit('/').next().unwrap_or(given);
-    if cluster.has_cluster(name) { Ok(name.to_owned()) } else { Err(ApiError::new(400, "ClusterNotFoundException", "Cluster not found.")) }
+    if cluster.has_cluster(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(ApiError::new(400, "ClusterNotFoundException", "Cluster not found."))
+    }
 }

@@ -16,8 +16,10 @@ const LONGEST_OVERRIDES: usize = 8192;
 
 pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Value, ApiError> {
     let name = cluster_name(cluster, parameters)?;
-    let given = text(parameters, "taskDefinition").ok_or_else(|| ApiError::client("taskDefinition cannot be empty"))?;
-    let definition = cluster.definition(given).ok_or_else(|| ApiError::client("TaskDefinition not found."))?;
+    let given = text(parameters, "taskDefinition")
+        .ok_or_else(|| ApiError::client("taskDefinition cannot be empty"))?;
+    let definition =
+        cluster.definition(given).ok_or_else(|| ApiError::client("TaskDefinition not found."))?;
     if parameters.get("count").and_then(Value::as_u64).unwrap_or(1) != 1 {
         return Err(ApiError::parameter("the local cluster runs one task per call"));
     }
@@ -33,11 +35,17 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
     }
     if let Some(token) = &token {
         if token.len() > 64 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(ApiError::parameter("Invalid clientToken: at most 64 characters of ASCII 33 to 126."));
+            return Err(ApiError::parameter(
+                "Invalid clientToken: at most 64 characters of ASCII 33 to 126.",
+            ));
         }
         match cluster.launched_with(token) {
             Some(_) if cluster.faults().conflicts() => {
-                return Err(ApiError::new(400, "ConflictException", "The RunTask request could not be processed due to conflicts."));
+                return Err(ApiError::new(
+                    400,
+                    "ConflictException",
+                    "The RunTask request could not be processed due to conflicts.",
+                ));
             }
             Some((earlier, task)) if earlier == fingerprint => return Ok(answer(cluster, &[task])),
             Some(_) => {
@@ -48,11 +56,20 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
         }
     }
     if let Some(failure) = cluster.faults().fails_launch() {
-        return Ok(json!({ "tasks": [], "failures": [{ "reason": failure.reason, "detail": failure.detail }] }));
+        return Ok(
+            json!({ "tasks": [], "failures": [{ "reason": failure.reason, "detail": failure.detail }] }),
+        );
     }
     let platform = text(parameters, "platformVersion").unwrap_or("LATEST");
-    if !(platform == "LATEST" || platform.split('.').count() == 3 && platform.split('.').all(|part| part.parse::<u8>().is_ok())) {
-        return Err(ApiError::new(400, "PlatformUnknownException", "The specified platform version does not exist."));
+    if !(platform == "LATEST"
+        || platform.split('.').count() == 3
+            && platform.split('.').all(|part| part.parse::<u8>().is_ok()))
+    {
+        return Err(ApiError::new(
+            400,
+            "PlatformUnknownException",
+            "The specified platform version does not exist.",
+        ));
     }
     let task = cluster.launch(Launch {
         cluster: name,
@@ -76,23 +93,40 @@ fn answer(cluster: &Cluster, tasks: &[Arc<Task>]) -> Value {
 }
 
 fn check_capacity(cluster: &Cluster, name: &str, parameters: &Value) -> Result<(), ApiError> {
-    let strategy = parameters.get("capacityProviderStrategy").and_then(Value::as_array).filter(|s| !s.is_empty());
+    let strategy = parameters
+        .get("capacityProviderStrategy")
+        .and_then(Value::as_array)
+        .filter(|s| !s.is_empty());
     match (text(parameters, "launchType"), strategy) {
         (Some(_), Some(_)) => Err(ApiError::parameter(
             "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.",
         )),
         (Some("FARGATE"), None) => Ok(()),
-        (Some(_), None) => Err(ApiError::parameter("No Container Instances were found in your cluster.")),
+        (Some(_), None) => {
+            Err(ApiError::parameter("No Container Instances were found in your cluster."))
+        }
         (None, Some(strategy)) => {
-            let known = strategy.iter().all(|item| matches!(text(item, "capacityProvider"), Some("FARGATE" | "FARGATE_SPOT")));
-            if known && strategy.iter().all(|item| item.get("weight").and_then(Value::as_i64).unwrap_or_default() == 0) {
+            let known = strategy.iter().all(|item| {
+                matches!(text(item, "capacityProvider"), Some("FARGATE" | "FARGATE_SPOT"))
+            });
+            if known
+                && strategy
+                    .iter()
+                    .all(|item| item.get("weight").and_then(Value::as_i64).unwrap_or_default() == 0)
+            {
                 let message = "The specified capacity provider strategy cannot contain only capacity providers with a weight of 0.";
                 return Err(ApiError::parameter(message));
             }
-            if known { Ok(()) } else { Err(ApiError::parameter("The specified capacity provider was not found.")) }
+            if known {
+                Ok(())
+            } else {
+                Err(ApiError::parameter("The specified capacity provider was not found."))
+            }
         }
         (None, None) if cluster.has_default_strategy(name) => Ok(()),
-        (None, None) => Err(ApiError::parameter("No Container Instances were found in your cluster.")),
+        (None, None) => {
+            Err(ApiError::parameter("No Container Instances were found in your cluster."))
+        }
     }
 }
 
@@ -108,19 +142,28 @@ fn check_network(parameters: &Value) -> Result<bool, ApiError> {
 }
 
 /// The environment that the overrides give to containers.
-fn check_overrides(containers: &[String], parameters: &Value) -> Result<Vec<(String, String)>, ApiError> {
+fn check_overrides(
+    containers: &[String],
+    parameters: &Value,
+) -> Result<Vec<(String, String)>, ApiError> {
     let Some(overrides) = parameters.get("overrides") else { return Ok(Vec::new()) };
     if overrides.to_string().chars().count() > LONGEST_OVERRIDES {
         return Err(ApiError::parameter("Container Overrides length must be at most 8192"));
     }
     let mut environment = Vec::new();
-    for container in overrides.get("containerOverrides").and_then(Value::as_array).into_iter().flatten() {
+    for container in
+        overrides.get("containerOverrides").and_then(Value::as_array).into_iter().flatten()
+    {
         let name = text(container, "name").unwrap_or_default();
         if !containers.iter().any(|known| known == name) {
-            return Err(ApiError::parameter(format!("Override container name {name} does not exist in the task definition.")));
+            return Err(ApiError::parameter(format!(
+                "Override container name {name} does not exist in the task definition."
+            )));
         }
         for pair in container.get("environment").and_then(Value::as_array).into_iter().flatten() {
-            if let (Some(name), Some(value)) = (text(pair, "name"), pair.get("value").and_then(Value::as_str)) {
+            if let (Some(name), Some(value)) =
+                (text(pair, "name"), pair.get("value").and_then(Value::as_str))
+            {
                 environment.push((name.to_owned(), value.to_owned()));
             }
         }
@@ -130,7 +173,10 @@ fn check_overrides(containers: &[String], parameters: &Value) -> Result<Vec<(Str
 
 fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
     match text(parameters, "startedBy") {
-        Some(by) if by.len() > 128 || !by.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_".contains(&b)) => {
+        Some(by)
+            if by.len() > 128
+                || !by.bytes().all(|b| b.is_ascii_alphanumeric() || b"-/_".contains(&b)) =>
+        {
             Err(ApiError::parameter("startedBy: at most 128 letters, digits, '-', '/' or '_'."))
         }
         _ => Ok(()),
@@ -139,7 +185,8 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
 
 /// The task's tags: those of the call, the task definition's if they are to be propagated, and ECS's own.
 fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
-    let mut tags: Vec<Value> = parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut tags: Vec<Value> =
+        parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
     for tag in &tags {
         // Of one that is absent, ECS makes an empty one.
         let part = |name| tag.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -152,10 +199,15 @@ fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value
         None | Some("NONE") => {}
         Some("TASK_DEFINITION") => {
             let own = |tag: &Value| tags.iter().any(|other| other["key"] == tag["key"]);
-            let more: Vec<Value> = definition.tags.iter().filter(|tag| !own(tag)).cloned().collect();
+            let more: Vec<Value> =
+                definition.tags.iter().filter(|tag| !own(tag)).cloned().collect();
             tags.extend(more);
         }
-        Some(other) => return Err(ApiError::parameter(format!("propagateTags {other} is not valid for RunTask."))),
+        Some(other) => {
+            return Err(ApiError::parameter(format!(
+                "propagateTags {other} is not valid for RunTask."
+            )));
+        }
     }
     if tags.len() > 50 {
         return Err(ApiError::parameter("Tags can not have more than 50 elements."));
@@ -169,6 +221,10 @@ fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value
 /// Amazon ECS API reference, `Tag`: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, and no `aws:` in front.
 fn is_admitted(text: &str, longest: usize) -> bool {
     use GeneralCategoryGroup::{Letter, Number, Separator};
-    let admitted = |c: char| "_.:/=+-@".contains(c) || matches!(c.general_category_group(), Letter | Number | Separator);
-    text.encode_utf16().count() <= longest && !text.to_ascii_lowercase().starts_with("aws:") && text.chars().all(admitted)
+    let admitted = |c: char| {
+        "_.:/=+-@".contains(c) || matches!(c.general_category_group(), Letter | Number | Separator)
+    };
+    text.encode_utf16().count() <= longest
+        && !text.to_ascii_lowercase().starts_with("aws:")
+        && text.chars().all(admitted)
 }

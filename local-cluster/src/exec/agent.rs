@@ -97,7 +97,10 @@ impl Agent {
         surroundings: Arc<std::sync::OnceLock<Surroundings>>,
         late: Duration,
     ) -> Self {
-        let rules = AgentRules { start: cluster.settings.exec.agent.start + late, ..cluster.settings.exec.agent };
+        let rules = AgentRules {
+            start: cluster.settings.exec.agent.start + late,
+            ..cluster.settings.exec.agent
+        };
         let mut ticks = interval(stream::TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -119,7 +122,11 @@ impl Agent {
     }
 
     /// Runs the session from its place to its end, and then keeps the place as long as an agent does.
-    pub(super) async fn run(mut self, mut asked: oneshot::Receiver<Place>, agent: &mut watch::Receiver<State>) {
+    pub(super) async fn run(
+        mut self,
+        mut asked: oneshot::Receiver<Place>,
+        agent: &mut watch::Receiver<State>,
+    ) {
         let mut gone = agent.clone();
         let mut place = None;
         let end = tokio::select! {
@@ -144,7 +151,12 @@ impl Agent {
         }
     }
 
-    async fn live(&mut self, asked: &mut oneshot::Receiver<Place>, place: &mut Option<Place>, agent: &mut watch::Receiver<State>) -> End {
+    async fn live(
+        &mut self,
+        asked: &mut oneshot::Receiver<Place>,
+        place: &mut Option<Place>,
+        agent: &mut watch::Receiver<State>,
+    ) -> End {
         match self.stages(asked, place, agent).await {
             Ok(()) => End::Over,
             Err(end) => end,
@@ -167,7 +179,9 @@ impl Agent {
                 _ = agent.wait_for(|state| state.stage >= Stage::Leaving) => false,
             }
         };
-        let Waited::Done(true) = self.meanwhile(Input::Lost, worker).await? else { return Err(End::Gone) };
+        let Waited::Done(true) = self.meanwhile(Input::Lost, worker).await? else {
+            return Err(End::Gone);
+        };
         let early_end = self.cluster.faults().exec.ends_session();
         if let Some(text) = early_end {
             return self.fail(text).await;
@@ -180,7 +194,9 @@ impl Agent {
             settings::Handshake::Kms => self.shake_hands(true).await?,
         }
         self.meanwhile(Input::Refused, sleep(half)).await?;
-        let Some(Surroundings { environment, directory }) = self.surroundings.get() else { return Err(End::Gone) };
+        let Some(Surroundings { environment, directory }) = self.surroundings.get() else {
+            return Err(End::Gone);
+        };
         match Terminal::start(&self.command, environment, directory) {
             Ok(terminal) => {
                 self.attend(terminal).await?;
@@ -203,23 +219,41 @@ impl Agent {
     }
 
     async fn shake_hands(&mut self, encrypted: bool) -> Result<(), End> {
-        let failed = |why: String| End::Failed(format!("Encountered error while initiating handshake. {why}"));
-        let late =
-            |_| failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned());
+        let failed = |why: String| {
+            End::Failed(format!("Encountered error while initiating handshake. {why}"))
+        };
+        let late = |_| {
+            failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned())
+        };
         let mut handshake = Handshake::new();
-        let key = encrypted.then(|| self.cluster.faults().exec.kms_key.clone().unwrap_or_else(|| KEY.to_owned()));
-        self.stream.send(payload::HANDSHAKE_REQUEST, handshake.request(key.as_deref()), Instant::now());
+        let key = encrypted
+            .then(|| self.cluster.faults().exec.kms_key.clone().unwrap_or_else(|| KEY.to_owned()));
+        self.stream.send(
+            payload::HANDSHAKE_REQUEST,
+            handshake.request(key.as_deref()),
+            Instant::now(),
+        );
         let response = self.answer(payload::HANDSHAKE_RESPONSE).await?.map_err(late)?;
-        let cipher = handshake.responded(&response, &self.session, &self.cluster.keys).map_err(failed)?;
+        let cipher =
+            handshake.responded(&response, &self.session, &self.cluster.keys).map_err(failed)?;
         if encrypted {
             let cipher = cipher.ok_or_else(|| failed("the client agreed on no key".to_owned()))?;
-            self.stream.send(payload::CHALLENGE_REQUEST, handshake.challenge(&cipher), Instant::now());
+            self.stream.send(
+                payload::CHALLENGE_REQUEST,
+                handshake.challenge(&cipher),
+                Instant::now(),
+            );
             let answer = self.answer(payload::CHALLENGE_RESPONSE).await?;
-            let answer = answer.map_err(|_| failed("Timed out waiting for encryption challenge.".to_owned()))?;
+            let answer = answer
+                .map_err(|_| failed("Timed out waiting for encryption challenge.".to_owned()))?;
             handshake.answered(&answer, &cipher).map_err(failed)?;
             self.cipher = Some(cipher);
         }
-        self.stream.send(payload::HANDSHAKE_COMPLETE, handshake.complete(encrypted), Instant::now());
+        self.stream.send(
+            payload::HANDSHAKE_COMPLETE,
+            handshake.complete(encrypted),
+            Instant::now(),
+        );
         Ok(())
     }
 
@@ -233,7 +267,11 @@ impl Agent {
 
     /// Does what an agent does all the time, until `done`; or until the answer that `input` waits
     /// for.
-    async fn meanwhile<T>(&mut self, input: Input, done: impl Future<Output = T>) -> Result<Waited<T>, End> {
+    async fn meanwhile<T>(
+        &mut self,
+        input: Input,
+        done: impl Future<Output = T>,
+    ) -> Result<Waited<T>, End> {
         let mut done = pin!(done);
         loop {
             self.flush();
@@ -428,7 +466,9 @@ impl Agent {
         let output = match end {
             End::Over => String::new(),
             End::Because(text) => text,
-            End::Failed(text) if self.rules.frames_errors => format!("\n----------ERROR-------\n{text}\n\n"),
+            End::Failed(text) if self.rules.frames_errors => {
+                format!("\n----------ERROR-------\n{text}\n\n")
+            }
             End::Failed(text) => text,
             End::Gone => {
                 self.session.end("");

@@ -21,7 +21,10 @@ pub(super) struct WrongKey;
 impl Cipher {
     pub(super) fn new(key: &[u8; DATA_KEY]) -> Self {
         let half = |half: &[u8]| {
-            #[expect(clippy::expect_used, reason = "half of a data key has the length of an AES-256 key")]
+            #[expect(
+                clippy::expect_used,
+                reason = "half of a data key has the length of an AES-256 key"
+            )]
             let key = UnboundKey::new(&AES_256_GCM, half).expect("32 bytes");
             LessSafeKey::new(key)
         };
@@ -33,7 +36,13 @@ impl Cipher {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut sealed = plain.to_vec();
         #[expect(clippy::expect_used, reason = "fails from 64 GiB on only")]
-        self.sealing.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed).expect("a payload is short");
+        self.sealing
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::empty(),
+                &mut sealed,
+            )
+            .expect("a payload is short");
         [&nonce[..], &sealed].concat()
     }
 
@@ -41,7 +50,11 @@ impl Cipher {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN).ok_or(WrongKey)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| WrongKey)?;
         let mut plain = sealed.to_vec();
-        let length = self.opening.open_in_place(nonce, Aad::empty(), &mut plain).map_err(|_| WrongKey)?.len();
+        let length = self
+            .opening
+            .open_in_place(nonce, Aad::empty(), &mut plain)
+            .map_err(|_| WrongKey)?
+            .len();
         plain.truncate(length);
         Ok(plain)
     }

@@ -13,7 +13,10 @@ use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
-    header::{AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_VERSION, UPGRADE,
+    },
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
@@ -54,9 +57,15 @@ pub(crate) fn is_meant(path: &str) -> bool {
 }
 
 /// Answers a request for a data channel, and serves it if it may be opened.
-pub(crate) fn upgrade(cluster: &Arc<Cluster>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(crate) fn upgrade(
+    cluster: &Arc<Cluster>,
+    mut request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let admitted = admit(cluster, &request);
-    cluster.record("OpenDataChannel", admitted.as_ref().err().map(|(status, _)| status.as_u16().to_string()));
+    cluster.record(
+        "OpenDataChannel",
+        admitted.as_ref().err().map(|(status, _)| status.as_u16().to_string()),
+    );
     let session = match admitted {
         Ok(session) => session,
         Err((status, why)) => {
@@ -66,7 +75,8 @@ pub(crate) fn upgrade(cluster: &Arc<Cluster>, mut request: Request<Incoming>) ->
             return response;
         }
     };
-    let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let accept =
+        request.headers().get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(&accept).ok()) else {
         let mut response = Response::new(Full::from("a WebSocket has a Sec-WebSocket-Key\n"));
         *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -94,8 +104,11 @@ type Refusal = (StatusCode, &'static str);
 fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>, Refusal> {
     let (uri, headers) = (request.uri(), request.headers());
     let has = |name, token: &str| {
-        let values = headers.get_all(name).into_iter().filter_map(|value: &HeaderValue| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+        let values =
+            headers.get_all(name).into_iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(token))
     };
     if !(request.method() == hyper::Method::GET
         && has(UPGRADE, "websocket")
@@ -105,18 +118,27 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
         return Err((StatusCode::UPGRADE_REQUIRED, "this is a WebSocket, version 13\n"));
     }
     let id = uri.path().strip_prefix(DATA_CHANNEL).unwrap_or_default();
-    let session = cluster.sessions.find(id).ok_or((StatusCode::NOT_FOUND, "there is no such session\n"))?;
+    let session =
+        cluster.sessions.find(id).ok_or((StatusCode::NOT_FOUND, "there is no such session\n"))?;
     let query = uri.query().unwrap_or_default();
     if !session.is_dialled_by(query) {
-        return Err((StatusCode::BAD_REQUEST, "the role or the cell number is not that of the stream URL\n"));
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "the role or the cell number is not that of the stream URL\n",
+        ));
     }
     let signed = is_signed(cluster, request)?;
     let faults = cluster.faults().exec.clone();
-    let status = faults.upgrade_status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::FORBIDDEN);
+    let status = faults
+        .upgrade_status
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .unwrap_or(StatusCode::FORBIDDEN);
     match faults.refuses_upgrades {
         Some(Upgrades::All) => Err((status, "a scripted refusal\n")),
         Some(Upgrades::Signed) if signed => Err((status, "a scripted refusal of what is signed\n")),
-        Some(Upgrades::Unsigned) if !signed => Err((status, "a scripted refusal of what is not signed\n")),
+        Some(Upgrades::Unsigned) if !signed => {
+            Err((status, "a scripted refusal of what is not signed\n"))
+        }
         _ => Ok(session),
     }
 }
@@ -127,7 +149,10 @@ fn is_signed(cluster: &Cluster, request: &Request<Incoming>) -> Result<bool, Ref
     let (uri, headers) = (request.uri(), request.headers());
     if uri.query().is_some_and(|query| query.contains("X-Amz-Signature=")) {
         if headers.contains_key(AUTHORIZATION) {
-            return Err((StatusCode::BAD_REQUEST, "the request is signed twice: in its query and in its header\n"));
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "the request is signed twice: in its query and in its header\n",
+            ));
         }
         return Ok(true);
     }
@@ -155,6 +180,12 @@ async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, upgraded: Upgraded)
         .max_frame_size(Some(LONGEST))
         .write_buffer_size(64 * 1024)
         .max_write_buffer_size(1024 * 1024);
-    let socket = WebSocketStream::from_partially_read(stream, parts.read_buf.into(), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_partially_read(
+        stream,
+        parts.read_buf.into(),
+        Role::Server,
+        Some(config),
+    )
+    .await;
     connection::serve(cluster, session, socket).await;
 }

@@ -72,13 +72,20 @@ impl Handshake {
         if let Some(key) = key {
             actions.push(json!({ "ActionType": "KMSEncryption", "ActionParameters": { "KMSKeyId": key, "Challenge": self.random } }));
         }
-        json!({ "AgentVersion": AGENT_VERSION, "RequestedClientActions": actions }).to_string().into()
+        json!({ "AgentVersion": AGENT_VERSION, "RequestedClientActions": actions })
+            .to_string()
+            .into()
     }
 
     /// Takes the response; the cipher, if one was agreed on.
-    pub(super) fn responded(&self, response: &[u8], session: &Session, keys: &Keys) -> Result<Option<Cipher>, String> {
-        let response: Response =
-            serde_json::from_slice(response).map_err(|e| format!("Unmarshalling of HandshakeResponse message failed, {e}"))?;
+    pub(super) fn responded(
+        &self,
+        response: &[u8],
+        session: &Session,
+        keys: &Keys,
+    ) -> Result<Option<Cipher>, String> {
+        let response: Response = serde_json::from_slice(response)
+            .map_err(|e| format!("Unmarshalling of HandshakeResponse message failed, {e}"))?;
         let mut cipher = None;
         for action in response.processed_client_actions.unwrap_or_default() {
             if action.action_status != 1 {
@@ -95,16 +102,26 @@ impl Handshake {
         Ok(cipher)
     }
 
-    fn data_key(&self, result: Value, session: &Session, keys: &Keys) -> Result<[u8; DATA_KEY], String> {
+    fn data_key(
+        &self,
+        result: Value,
+        session: &Session,
+        keys: &Keys,
+    ) -> Result<[u8; DATA_KEY], String> {
         let failed = |why: &str| format!("Fetching data key failed: {why}");
-        let result: EncryptionResult = serde_json::from_value(result).map_err(|e| failed(&e.to_string()))?;
+        let result: EncryptionResult =
+            serde_json::from_value(result).map_err(|e| failed(&e.to_string()))?;
         let blob = STANDARD.decode(&result.key).map_err(|e| failed(&e.to_string()))?;
-        let mut context =
-            Context::from([("aws:ssm:SessionId".to_owned(), session.id.clone()), ("aws:ssm:TargetId".to_owned(), session.target.clone())]);
+        let mut context = Context::from([
+            ("aws:ssm:SessionId".to_owned(), session.id.clone()),
+            ("aws:ssm:TargetId".to_owned(), session.target.clone()),
+        ]);
         if result.acknowledged {
             context.insert("aws:ssm:RandomChallenge".to_owned(), self.random.clone());
         }
-        keys.find(&blob, &context).map(|key| key.key).ok_or_else(|| failed("InvalidCiphertextException"))
+        keys.find(&blob, &context)
+            .map(|key| key.key)
+            .ok_or_else(|| failed("InvalidCiphertextException"))
     }
 
     /// Asks the client to show that it has the key.
@@ -116,8 +133,9 @@ impl Handshake {
 
     /// Whether it has.
     pub(super) fn answered(&self, answer: &[u8], cipher: &Cipher) -> Result<(), String> {
-        let answer: Challenge =
-            serde_json::from_slice(answer).map_err(|e| format!("Unmarshalling of EncryptionChallengeReponse message failed, {e}"))?;
+        let answer: Challenge = serde_json::from_slice(answer).map_err(|e| {
+            format!("Unmarshalling of EncryptionChallengeReponse message failed, {e}")
+        })?;
         let sealed = STANDARD.decode(&answer.challenge).map_err(|e| e.to_string())?;
         let plain = cipher.open(&sealed).map_err(|e| e.to_string())?;
         let right = self.challenge.is_some_and(|challenge| challenge[..] == plain);

@@ -32,7 +32,8 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn make(&self, context: Context) -> DataKey {
-        let key = DataKey { blob: rand::random::<[u8; 32]>().to_vec(), key: rand::random(), context };
+        let key =
+            DataKey { blob: rand::random::<[u8; 32]>().to_vec(), key: rand::random(), context };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if made.len() == REMEMBERED {
             made.pop_front();

@@ -67,9 +67,21 @@ pub(super) enum Invalid {
 impl Message {
     fn new(kind: &str, sequence: i64, flags: u64, payload_type: u32, payload: Bytes) -> Self {
         let digest = Sha256::digest(&payload).into();
-        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let created = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         let created = u64::try_from(created).unwrap_or(u64::MAX);
-        Self { kind: kind.to_owned(), sequence, flags, id: new_id(), payload_type, payload, created, digest }
+        Self {
+            kind: kind.to_owned(),
+            sequence,
+            flags,
+            id: new_id(),
+            payload_type,
+            payload,
+            created,
+            digest,
+        }
     }
 
     /// A message of the output stream. The first one carries SYN.
@@ -142,7 +154,9 @@ impl Message {
         if start < PAYLOAD || start > frame.len() {
             return Err(Invalid::HeaderLength(header_length));
         }
-        let kind = String::from_utf8_lossy(&frame[4..36]).trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_owned();
+        let kind = String::from_utf8_lossy(&frame[4..36])
+            .trim_matches(|c: char| c == '\0' || c.is_whitespace())
+            .to_owned();
         let mut id = [0; 16];
         id[8..].copy_from_slice(&frame[64..72]);
         id[..8].copy_from_slice(&frame[72..80]);
@@ -163,7 +177,9 @@ impl Message {
             return Err(Invalid::Date);
         }
         let announced = u32::from_be_bytes(part(frame, 116)) > 0;
-        if (announced || !message.payload.is_empty()) && message.digest != *Sha256::digest(&message.payload) {
+        if (announced || !message.payload.is_empty())
+            && message.digest != *Sha256::digest(&message.payload)
+        {
             return Err(Invalid::Digest);
         }
         Ok(message)

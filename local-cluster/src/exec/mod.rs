@@ -84,7 +84,10 @@ pub(crate) enum NoSlot {
 
 impl ExecAgent {
     pub(crate) fn new() -> Self {
-        Self { state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }), places: Mutex::default() }
+        Self {
+            state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }),
+            places: Mutex::default(),
+        }
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -148,19 +151,37 @@ impl ExecAgent {
     }
 
     /// Starts a session in a container.
-    pub(crate) fn open(&self, cluster: &Arc<Cluster>, task: &Task, container: &str, command: &str) -> Result<Arc<Session>, NoSlot> {
+    pub(crate) fn open(
+        &self,
+        cluster: &Arc<Cluster>,
+        task: &Task,
+        container: &str,
+        command: &str,
+    ) -> Result<Arc<Session>, NoSlot> {
         let rules = cluster.settings.exec.agent;
         let place = {
             let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let places = places.entry(container.to_owned()).or_insert_with(|| places::Places::new(&rules));
+            let places =
+                places.entry(container.to_owned()).or_insert_with(|| places::Places::new(&rules));
             // What the agent takes for a parameter of Systems Manager never comes to the places.
             let dropped = rules.strict && command.contains("{{ssm:");
-            if dropped { tokio::sync::oneshot::channel().1 } else { places.ask().ok_or(NoSlot::Taken)? }
+            if dropped {
+                tokio::sync::oneshot::channel().1
+            } else {
+                places.ask().ok_or(NoSlot::Taken)?
+            }
         };
         let (session, control) = Session::new(cluster, task, container);
         let late = task.times.next_session();
         task.note_session(late + rules.start + rules.first_output);
-        let agent = agent::Agent::new(cluster, Arc::clone(&session), control, command, Arc::clone(&task.surroundings), late);
+        let agent = agent::Agent::new(
+            cluster,
+            Arc::clone(&session),
+            control,
+            command,
+            Arc::clone(&task.surroundings),
+            late,
+        );
         let mut state = self.state.subscribe();
         tokio::spawn(async move { agent.run(place, &mut state).await });
         Ok(session)

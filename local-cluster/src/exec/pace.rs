@@ -66,7 +66,10 @@ impl Output {
     }
 
     /// The next payload, when it is time and the client has room; it may be empty. `None` at the end.
-    pub(super) async fn next(&mut self, client: Option<&mpsc::Sender<ToClient>>) -> Option<Vec<u8>> {
+    pub(super) async fn next(
+        &mut self,
+        client: Option<&mpsc::Sender<ToClient>>,
+    ) -> Option<Vec<u8>> {
         if Instant::now() < self.next {
             sleep_until(self.next.into()).await;
         }

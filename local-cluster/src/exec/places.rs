@@ -32,8 +32,11 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(rules: &AgentRules) -> Self {
-        let mut places =
-            Self { workers: Arc::new(Semaphore::new(rules.workers)), queue: Arc::new(Semaphore::new(rules.queued)), intake: None };
+        let mut places = Self {
+            workers: Arc::new(Semaphore::new(rules.workers)),
+            queue: Arc::new(Semaphore::new(rules.queued)),
+            intake: None,
+        };
         if rules.overflow == Overflow::Blocks {
             let (intake, sessions) = mpsc::unbounded_channel();
             tokio::spawn(take_in(places.clone(), sessions));

@@ -60,12 +60,21 @@ pub(super) enum ToClient {
 }
 
 impl Session {
-    pub(super) fn new(cluster: &Cluster, task: &Task, container: &str) -> (Arc<Self>, mpsc::Receiver<Control>) {
+    pub(super) fn new(
+        cluster: &Cluster,
+        task: &Task,
+        container: &str,
+    ) -> (Arc<Self>, mpsc::Receiver<Control>) {
         let (control, receiver) = mpsc::channel(16);
         let session = Arc::new(Self {
             id: format!("ecs-execute-command-{}", random_id(9)),
             container: container.to_owned(),
-            target: format!("ecs:{}_{}_{}", task.launch.cluster, task.id, task.runtime_id(container)),
+            target: format!(
+                "ecs:{}_{}_{}",
+                task.launch.cluster,
+                task.id,
+                task.runtime_id(container)
+            ),
             began: seconds(),
             cell: format!("AAEAAT{}+/{}==", random_id(8), random_id(3)),
             tokens: Mutex::default(),
@@ -83,8 +92,11 @@ impl Session {
 
     /// Whether a client dials as it was told: byte for byte, or with the reserved characters escaped.
     pub(super) fn is_dialled_by(&self, query: &str) -> bool {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let cell = value("cell-number").map(|cell| cell.replace("%2B", "+").replace("%2F", "/").replace("%3D", "="));
+        let value = |name: &str| {
+            query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        };
+        let cell = value("cell-number")
+            .map(|cell| cell.replace("%2B", "+").replace("%2F", "/").replace("%3D", "="));
         value("role") == Some("publish_subscribe") && cell.as_deref() == Some(&self.cell)
     }
 
@@ -161,6 +173,11 @@ impl Sessions {
     }
 
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Session>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|session| session.id == id).cloned()
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .find(|session| session.id == id)
+            .cloned()
     }
 }

@@ -100,7 +100,9 @@ impl Stream {
                 }
                 if message.sequence < self.expected || self.early.contains_key(&message.sequence) {
                     self.acknowledge(&message);
-                } else if self.early.len() < INCOMING && self.early_bytes + message.payload.len() <= INCOMING_BYTES {
+                } else if self.early.len() < INCOMING
+                    && self.early_bytes + message.payload.len() <= INCOMING_BYTES
+                {
                     self.acknowledge(&message);
                     self.early_bytes += message.payload.len();
                     self.early.insert(message.sequence, message);
@@ -191,6 +193,7 @@ impl RoundTrip {
         self.variation = 0.75 * self.variation + 0.25 * (self.smoothed - time).abs();
         self.smoothed = 0.875 * self.smoothed + 0.125 * time;
         let timeout = self.smoothed + (4.0 * self.variation).max(CLOCK_GRANULARITY);
-        self.timeout = Duration::try_from_secs_f64(timeout).unwrap_or(LONGEST_TIMEOUT).min(LONGEST_TIMEOUT);
+        self.timeout =
+            Duration::try_from_secs_f64(timeout).unwrap_or(LONGEST_TIMEOUT).min(LONGEST_TIMEOUT);
     }
 }

@@ -31,16 +31,26 @@ pub(super) enum StartError {
 
 impl Terminal {
     /// Starts a command, which no shell gets to see.
-    pub(super) fn start(command: &str, environment: &BTreeMap<String, String>, directory: &Path) -> Result<Self, StartError> {
+    pub(super) fn start(
+        command: &str,
+        environment: &BTreeMap<String, String>,
+        directory: &Path,
+    ) -> Result<Self, StartError> {
         let words = words::split(command)?;
         let (program, arguments) = words.split_first().ok_or(StartError::Empty)?;
         let (pty, pts) = pty_process::open()?;
         let mut command = Command::new(program);
-        command.args(arguments).env_clear().envs(environment).current_dir(directory).env("TERM", "xterm-256color");
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(environment)
+            .current_dir(directory)
+            .env("TERM", "xterm-256color");
         if environment.get("LANG").is_none_or(String::is_empty) {
             command.env("LANG", "C.UTF-8");
         }
-        let child = pty_process::Command::from(command).spawn(pts).map_err(|e| unstarted(program, e))?;
+        let child =
+            pty_process::Command::from(command).spawn(pts).map_err(|e| unstarted(program, e))?;
         let (reader, writer) = pty.into_split();
         Ok(Self { child, reader, writer })
     }
@@ -50,7 +60,9 @@ impl Terminal {
 fn unstarted(program: &str, error: pty_process::Error) -> StartError {
     let pty_process::Error::Io(e) = &error else { return StartError::Pty(error) };
     StartError::Program(match e.kind() {
-        io::ErrorKind::NotFound if !program.contains('/') => format!("exec: \"{program}\": executable file not found in $PATH"),
+        io::ErrorKind::NotFound if !program.contains('/') => {
+            format!("exec: \"{program}\": executable file not found in $PATH")
+        }
         io::ErrorKind::NotFound => format!("fork/exec {program}: no such file or directory"),
         io::ErrorKind::PermissionDenied => format!("fork/exec {program}: permission denied"),
         _ => format!("fork/exec {program}: {e}"),
@@ -66,6 +78,9 @@ struct SizeData {
 
 /// Sets the terminal's size as a Size message says. As in AWS's agent, the upper halves are cut off.
 pub(super) fn resize(writer: &OwnedWritePty, payload: &[u8]) -> Result<(), String> {
-    let size: SizeData = serde_json::from_slice(payload).map_err(|e| format!("this is no size: {e}"))?;
-    writer.resize(Size::new(size.rows as u16, size.cols as u16)).map_err(|e| format!("the size cannot be set: {e}"))
+    let size: SizeData =
+        serde_json::from_slice(payload).map_err(|e| format!("this is no size: {e}"))?;
+    writer
+        .resize(Size::new(size.rows as u16, size.cols as u16))
+        .map_err(|e| format!("the size cannot be set: {e}"))
 }

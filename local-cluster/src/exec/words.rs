@@ -56,7 +56,10 @@ mod tests {
     #[test]
     fn words_are_split_as_the_agent_does() {
         let cases: [(&str, &[&str]); 9] = [
-            ("/bin/sh -c 'stty raw; printf \"%s\\n\" x'", &["/bin/sh", "-c", "stty raw; printf \"%s\\n\" x"]),
+            (
+                "/bin/sh -c 'stty raw; printf \"%s\\n\" x'",
+                &["/bin/sh", "-c", "stty raw; printf \"%s\\n\" x"],
+            ),
             ("  a\tb\r\nc  ", &["a", "b", "c"]),
             (r#""a\"b" "\n""#, &["a\"b", "n"]),
             (r"a\ b 'c\'d", &["a b", r"c\d"]),

@@ -34,7 +34,13 @@ impl Line {
         let other_handle = stream.try_clone()?;
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, other_handle, cluster, written: 0, pause: Box::pin(sleep_until(Instant::now())) })
+        Ok(Self {
+            stream,
+            other_handle,
+            cluster,
+            written: 0,
+            pause: Box::pin(sleep_until(Instant::now())),
+        })
     }
 
     /// Whether the line breaks now.
@@ -50,13 +56,21 @@ impl Line {
 }
 
 impl AsyncRead for Line {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let rate = self.cluster.faults().ssh.bytes_per_second;
         if rate.is_some() {
             ready!(self.pause.as_mut().poll(cx));

@@ -24,7 +24,10 @@ impl Container {
         let home = tempfile::Builder::new().prefix("fargate-local-").tempdir()?;
         let place = home.path().display().to_string();
         let mut environment = BTreeMap::from([
-            ("PATH".to_owned(), env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned())),
+            (
+                "PATH".to_owned(),
+                env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ),
             ("HOME".to_owned(), place.clone()),
             ("TMPDIR".to_owned(), place),
             ("AWS_REGION".to_owned(), cluster.settings.region.clone()),
@@ -32,7 +35,10 @@ impl Container {
         environment.extend(task.launch.environment.iter().cloned());
         environment.insert(processes::MARK.to_owned(), task.id.clone());
         let environment = Arc::new(environment);
-        let surroundings = Surroundings { environment: Arc::clone(&environment), directory: home.path().to_owned() };
+        let surroundings = Surroundings {
+            environment: Arc::clone(&environment),
+            directory: home.path().to_owned(),
+        };
         // A task has one container here, and this is it.
         let _ = task.surroundings.set(surroundings);
         Ok(Self { home, environment })
@@ -43,8 +49,20 @@ impl Container {
     /// A task with an agent and without a key is one whose image has no SSH server.
     pub(crate) async fn serve(&self, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Error {
         let has_server = !task.launch.exec || self.environment.contains_key("SSH_PUBLIC_KEY");
-        let ssh = async { if has_server { sshd::serve(self, cluster, task).await } else { std::future::pending().await } };
-        let exec = async { if task.launch.exec { task.agent.serve(cluster, task).await } else { std::future::pending().await } };
+        let ssh = async {
+            if has_server {
+                sshd::serve(self, cluster, task).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let exec = async {
+            if task.launch.exec {
+                task.agent.serve(cluster, task).await
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             ended = ssh => match ended {
                 Err(e) => e,

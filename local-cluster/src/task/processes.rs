@@ -19,7 +19,8 @@ pub(crate) fn of(task: &str) -> Vec<Pid> {
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
         // Processes of others, and those that just ended, have no environment to read.
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
     })
     .filter_map(Pid::from_raw)
     .collect()

@@ -13,7 +13,8 @@ use std::{
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use bytes::BytesMut;
 use russh::{
-    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty, SshId,
+    Channel, ChannelId, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet, Pty,
+    SshId,
     keys::{Algorithm, PrivateKey, PublicKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
 };
@@ -30,7 +31,11 @@ use crate::cluster::{Cluster, Task};
 const CHUNK: usize = 32 * 1024;
 
 /// Serves the task's address.
-pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Result<Infallible> {
+pub(super) async fn serve(
+    container: &Container,
+    cluster: &Arc<Cluster>,
+    task: &Arc<Task>,
+) -> io::Result<Infallible> {
     let (never, silent, late) = {
         let ssh = &cluster.faults().ssh;
         (ssh.never_listens, ssh.silent, Duration::from_millis(ssh.late_ms))
@@ -44,11 +49,17 @@ pub(super) async fn serve(container: &Container, cluster: &Arc<Cluster>, task: &
     }
     tokio::time::sleep(task.times.ssh_server + late).await;
     let key = host_key()?;
-    let identification = identification(&key, container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str))?;
+    let identification = identification(
+        &key,
+        container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str),
+    )?;
     // A server in between says what the real one says, and has another key.
     let (honest, impostor) = (config(key, &identification), config(host_key()?, &identification));
     // A key that is none admits nobody, as with a real image.
-    let key = container.environment.get("SSH_PUBLIC_KEY").and_then(|line| PublicKey::from_openssh(line.trim()).ok());
+    let key = container
+        .environment
+        .get("SSH_PUBLIC_KEY")
+        .and_then(|line| PublicKey::from_openssh(line.trim()).ok());
     let listener = TcpListener::bind(cluster.ssh_address(task)).await?;
     task.mark_ready();
     loop {
@@ -86,14 +97,20 @@ fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<Str
     const NAME: &str = "SSH-2.0-local_cluster";
     // A secret that is none proves nothing, as with the entry point.
     let Some(secret) = secret.and_then(unhex) else { return Ok(NAME.to_owned()) };
-    let public = PublicKey::from(host_key.public_key().key_data().clone()).to_openssh().map_err(io::Error::other)?;
-    let proof = hmac::sign(&hmac::Key::new(HMAC_SHA256, &secret), format!("fargate-host-proof=1 {public}").as_bytes());
+    let public = PublicKey::from(host_key.public_key().key_data().clone())
+        .to_openssh()
+        .map_err(io::Error::other)?;
+    let proof = hmac::sign(
+        &hmac::Key::new(HMAC_SHA256, &secret),
+        format!("fargate-host-proof=1 {public}").as_bytes(),
+    );
     let digits: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{NAME} fargate-host-proof=1:{digits}"))
 }
 
 fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pair = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let pair =
+        |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
     (digits.len() == 64).then(|| (0..64).step_by(2).map(pair).collect()).flatten()
 }
 
@@ -121,7 +138,9 @@ async fn swallow(address: SocketAddr) -> io::Result<(TcpListener, Vec<TcpStream>
     socket.bind(address)?;
     let listener = socket.listen(1)?;
     let mut queued = Vec::new();
-    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+    while let Ok(stream) =
+        tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+    {
         queued.push(stream?);
     }
     Ok((listener, queued))
@@ -138,10 +157,16 @@ struct Connection {
 
 impl Connection {
     fn admits(&self, key: &PublicKey) -> bool {
-        !self.cluster.faults().ssh.refuses_keys && self.key.as_ref().is_some_and(|known| known.key_data() == key.key_data())
+        !self.cluster.faults().ssh.refuses_keys
+            && self.key.as_ref().is_some_and(|known| known.key_data() == key.key_data())
     }
 
-    fn run(&mut self, id: ChannelId, command: Option<&str>, session: &mut Session) -> Result<(), russh::Error> {
+    fn run(
+        &mut self,
+        id: ChannelId,
+        command: Option<&str>,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
         let Some(channel) = self.waiting.remove(&id) else { return session.channel_failure(id) };
         let mut shell = Command::new("/bin/sh");
         if let Some(command) = command {
@@ -173,11 +198,19 @@ impl Connection {
 impl server::Handler for Connection {
     type Error = russh::Error;
 
-    async fn auth_publickey_offered(&mut self, _user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey_offered(
+        &mut self,
+        _user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
         Ok(if self.admits(offer.public_key) { Auth::Accept } else { Auth::reject() })
     }
 
-    async fn auth_publickey(&mut self, _user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey(
+        &mut self,
+        _user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
         Ok(if self.admits(key.public_key) { Auth::Accept } else { Auth::reject() })
     }
 
@@ -207,12 +240,21 @@ impl server::Handler for Connection {
         session.channel_failure(id)
     }
 
-    async fn exec_request(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         let command = String::from_utf8_lossy(command).into_owned();
         self.run(id, Some(&command), session)
     }
 
-    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+    async fn shell_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.run(id, None, session)
     }
 }
@@ -222,7 +264,8 @@ async fn attend(channel: Channel<Msg>, mut child: Child) {
     let (read, write) = channel.split();
     let input = tokio::spawn(feed(read, child.stdin.take()));
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (_, _, status) = tokio::join!(drain(stdout, &write, None), drain(stderr, &write, Some(1)), child.wait());
+    let (_, _, status) =
+        tokio::join!(drain(stdout, &write, None), drain(stderr, &write, Some(1)), child.wait());
     let status = status.map_or(255, exit_code);
     // The client may be gone.
     let _ = write.eof().await;
@@ -249,7 +292,11 @@ async fn feed(mut read: ChannelReadHalf, mut stdin: Option<ChildStdin>) {
 }
 
 /// Passes a process's output on. When the client is gone, the pipe is closed, as OpenSSH does.
-async fn drain(from: Option<impl AsyncRead + Unpin>, to: &ChannelWriteHalf<Msg>, stream: Option<u32>) {
+async fn drain(
+    from: Option<impl AsyncRead + Unpin>,
+    to: &ChannelWriteHalf<Msg>,
+    stream: Option<u32>,
+) {
     let Some(mut from) = from else { return };
     let mut buffer = BytesMut::with_capacity(8 * CHUNK);
     loop {

@@ -17,11 +17,15 @@ async fn execute_command_is_refused_as_ecs_does() {
     let without = task(&cluster, false).await;
     let with = task(&cluster, true).await;
     let command = |task: &str| json!({ "cluster": "local", "task": task, "command": "sh", "interactive": true });
-    let refused = async |parameters: Value| ecs(&cluster, "ExecuteCommand", parameters).await.unwrap_err();
+    let refused =
+        async |parameters: Value| ecs(&cluster, "ExecuteCommand", parameters).await.unwrap_err();
 
     let states = client::managed_agent_states(&cluster, &with).await;
     assert_eq!(states, ["PENDING", "RUNNING"], "before it is connected");
-    assert!(refused(command(&with)).await.starts_with("TargetNotConnectedException"), "not connected yet");
+    assert!(
+        refused(command(&with)).await.starts_with("TargetNotConnectedException"),
+        "not connected yet"
+    );
     until_connected(&cluster, &with).await;
 
     let changed = |name: &str, value: Value| {
@@ -30,10 +34,22 @@ async fn execute_command_is_refused_as_ecs_does() {
         parameters
     };
     let cases = [
-        (command(&without), "InvalidParameterException: The execute command failed because execute command was not enabled"),
-        (changed("interactive", json!(false)), "InvalidParameterException: Interactive is the only mode"),
-        (changed("task", json!("short")), "InvalidParameterException: taskId length should be one of [32,36]"),
-        (changed("task", json!("0".repeat(32))), "InvalidParameterException: The referenced task was not found"),
+        (
+            command(&without),
+            "InvalidParameterException: The execute command failed because execute command was not enabled",
+        ),
+        (
+            changed("interactive", json!(false)),
+            "InvalidParameterException: Interactive is the only mode",
+        ),
+        (
+            changed("task", json!("short")),
+            "InvalidParameterException: taskId length should be one of [32,36]",
+        ),
+        (
+            changed("task", json!("0".repeat(32))),
+            "InvalidParameterException: The referenced task was not found",
+        ),
         (changed("container", json!("other")), "InvalidParameterException: The container other"),
         (changed("command", json!("")), "InvalidParameterException: Command"),
         (changed("cluster", json!("nowhere")), "ClusterNotFoundException"),
@@ -42,7 +58,9 @@ async fn execute_command_is_refused_as_ecs_does() {
         let error = refused(parameters).await;
         assert!(error.starts_with(expected), "{error}");
     }
-    let answer = ecs(&cluster, "ExecuteCommand", changed("container", json!("ci-coordinator"))).await.unwrap();
+    let answer = ecs(&cluster, "ExecuteCommand", changed("container", json!("ci-coordinator")))
+        .await
+        .unwrap();
     assert_eq!(
         (&answer["containerName"], &answer["interactive"], &answer["taskArn"]),
         (&json!("ci-coordinator"), &json!(true), &json!(with))
@@ -59,16 +77,26 @@ async fn execute_command_is_refused_as_ecs_does() {
 async fn a_client_without_the_credentials_gets_no_shell() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
     let other = Credentials::random();
-    let parameters = json!({ "cluster": "local", "task": task, "command": "sh", "interactive": true });
-    let refused = client::post_as(&cluster, &other, "ecs", "AmazonEC2ContainerServiceV20141113.ExecuteCommand", &parameters).await;
+    let parameters =
+        json!({ "cluster": "local", "task": task, "command": "sh", "interactive": true });
+    let refused = client::post_as(
+        &cluster,
+        &other,
+        "ecs",
+        "AmazonEC2ContainerServiceV20141113.ExecuteCommand",
+        &parameters,
+    )
+    .await;
     assert!(refused.unwrap_err().starts_with("UnrecognizedClientException"));
     // Nor does it get into somebody else's session: neither by ResumeSession nor by a guessed token.
     let opened = execute(&cluster, &task, "sh").await.unwrap();
     let resume = json!({ "SessionId": opened.id });
-    let refused = client::post_as(&cluster, &other, "ssm", "AmazonSSM.ResumeSession", &resume).await;
+    let refused =
+        client::post_as(&cluster, &other, "ssm", "AmazonSSM.ResumeSession", &resume).await;
     assert!(refused.unwrap_err().starts_with("UnrecognizedClientException"));
     let mut guessing = client::dial(&opened.url, &[]).await.unwrap();
-    client::say(&mut guessing, Frame::text(client::opening(&format!("AAEAA{}", "0".repeat(96))))).await;
+    client::say(&mut guessing, Frame::text(client::opening(&format!("AAEAA{}", "0".repeat(96)))))
+        .await;
     assert!(client::closes(&mut guessing).await.is_some());
 }
 
@@ -103,7 +131,13 @@ async fn a_container_takes_two_sessions_and_one_that_waits() {
     assert!(String::from_utf8_lossy(&third.until_closed().await.0).contains("third"));
 
     cluster.set_faults(faults(ExecFaults { slots_taken: 1, ..ExecFaults::default() }));
-    assert!(execute(&cluster, &task, "sh").await.err().unwrap().starts_with("TargetNotConnectedException"));
+    assert!(
+        execute(&cluster, &task, "sh")
+            .await
+            .err()
+            .unwrap()
+            .starts_with("TargetNotConnectedException")
+    );
     assert!(execute(&cluster, &task, "sh").await.is_ok());
 }
 
@@ -111,7 +145,8 @@ async fn a_container_takes_two_sessions_and_one_that_waits() {
 async fn sessions_are_listed_by_where_and_since_when_they_are() {
     let (cluster, container) = prepared(ExecSettings::default()).await;
     let describe = async |parameters: Value| ssm(&cluster, "DescribeSessions", parameters).await;
-    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let before =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let opened = execute(&cluster, &container, "sh").await.unwrap();
     let all = describe(json!({ "State": "Active" })).await.unwrap();
     let shown = all["Sessions"][0].clone();
@@ -121,13 +156,20 @@ async fn sessions_are_listed_by_where_and_since_when_they_are() {
     assert!(target.starts_with("ecs:local_"), "{target}");
     let of = async |target: &str, state: &str| {
         let filters = json!([{ "key": "Target", "value": target }]);
-        describe(json!({ "State": state, "Filters": filters })).await.unwrap()["Sessions"].as_array().unwrap().len()
+        describe(json!({ "State": state, "Filters": filters })).await.unwrap()["Sessions"]
+            .as_array()
+            .unwrap()
+            .len()
     };
     // Whoever waited for the agent had sessions of its own.
     let ended = of(target, "History").await;
     assert_eq!((of(target, "Active").await, of("ecs:local_0_1", "Active").await), (1, 0));
     ssm(&cluster, "TerminateSession", json!({ "SessionId": opened.id })).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(20), async { while of(target, "Active").await != 0 {} }).await.expect("it is over");
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while of(target, "Active").await != 0 {}
+    })
+    .await
+    .expect("it is over");
     assert_eq!(of(target, "History").await, ended + 1);
     assert!(describe(json!({})).await.unwrap_err().starts_with("ValidationException"));
 }
@@ -137,20 +179,50 @@ async fn agents_stay_away_or_come_late_or_stop() {
     let cluster = start(ExecSettings::default()).await;
     cluster.set_faults(faults(ExecFaults { never_connects: true, ..ExecFaults::default() }));
     let away = task(&cluster, true).await;
-    client::until(&cluster, &away, |task| task["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING").await;
-    assert!(execute(&cluster, &away, "sh").await.err().unwrap().starts_with("TargetNotConnectedException"));
+    client::until(&cluster, &away, |task| {
+        task["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING"
+    })
+    .await;
+    assert!(
+        execute(&cluster, &away, "sh")
+            .await
+            .err()
+            .unwrap()
+            .starts_with("TargetNotConnectedException")
+    );
 
     cluster.set_faults(faults(ExecFaults { late_ms: 300, ..ExecFaults::default() }));
     let late = task(&cluster, true).await;
-    client::until(&cluster, &late, |task| task["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING").await;
-    assert!(execute(&cluster, &late, "sh").await.err().unwrap().starts_with("TargetNotConnectedException"));
+    client::until(&cluster, &late, |task| {
+        task["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING"
+    })
+    .await;
+    assert!(
+        execute(&cluster, &late, "sh")
+            .await
+            .err()
+            .unwrap()
+            .starts_with("TargetNotConnectedException")
+    );
     until_connected(&cluster, &late).await;
 
-    cluster.set_faults(faults(ExecFaults { agent_stops: Some("read-only".into()), ..ExecFaults::default() }));
+    cluster.set_faults(faults(ExecFaults {
+        agent_stops: Some("read-only".into()),
+        ..ExecFaults::default()
+    }));
     let stopped = task(&cluster, true).await;
-    let seen = client::until(&cluster, &stopped, |task| task["containers"][0]["managedAgents"][0]["lastStatus"] == "STOPPED").await;
+    let seen = client::until(&cluster, &stopped, |task| {
+        task["containers"][0]["managedAgents"][0]["lastStatus"] == "STOPPED"
+    })
+    .await;
     assert_eq!(seen["containers"][0]["managedAgents"][0]["reason"], "read-only");
-    assert!(execute(&cluster, &stopped, "sh").await.err().unwrap().starts_with("InvalidParameterException"));
+    assert!(
+        execute(&cluster, &stopped, "sh")
+            .await
+            .err()
+            .unwrap()
+            .starts_with("InvalidParameterException")
+    );
 }
 
 #[tokio::test]
@@ -162,7 +234,10 @@ async fn sessions_end_when_told_or_idle() {
     let (_, closed) = idle.until_closed().await;
     assert!(closed.contains("timed out due to inactivity"), "{closed}");
 
-    let opened = execute(&cluster, &task, "sh -c 'trap : HUP TERM; echo up; while :; do sleep 0.1; done'").await.unwrap();
+    let opened =
+        execute(&cluster, &task, "sh -c 'trap : HUP TERM; echo up; while :; do sleep 0.1; done'")
+            .await
+            .unwrap();
     let mut told = Client::open(&opened, &opened.token).await;
     told.until_output(b"up").await;
     ssm(&cluster, "TerminateSession", json!({ "SessionId": opened.id })).await.unwrap();

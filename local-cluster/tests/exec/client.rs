@@ -61,10 +61,16 @@ pub(crate) fn signature(
     body: &[u8],
 ) -> Headers {
     let Credentials { access_key_id, secret_access_key } = credentials;
-    Signer { access_key_id, secret_access_key, service, at: SystemTime::now() }.sign(method, url, headers, body)
+    Signer { access_key_id, secret_access_key, service, at: SystemTime::now() }
+        .sign(method, url, headers, body)
 }
 
-async fn post(cluster: &LocalCluster, service: &str, target: &str, parameters: Value) -> Result<Value, String> {
+async fn post(
+    cluster: &LocalCluster,
+    service: &str,
+    target: &str,
+    parameters: Value,
+) -> Result<Value, String> {
     post_as(cluster, cluster.credentials(), service, target, &parameters).await
 }
 
@@ -81,9 +87,20 @@ pub(crate) async fn post_as(
     let mut stream = TcpStream::connect(host).await.unwrap();
     let body = parameters.to_string();
     let mut headers = vec![("x-amz-target", target.to_owned())];
-    headers.extend(signature(credentials, service, "POST", &format!("{endpoint}/"), &headers, body.as_bytes()));
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request = format!("POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len());
+    headers.extend(signature(
+        credentials,
+        service,
+        "POST",
+        &format!("{endpoint}/"),
+        &headers,
+        body.as_bytes(),
+    ));
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -96,11 +113,19 @@ pub(crate) async fn post_as(
     }
 }
 
-pub(crate) async fn ecs(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
+pub(crate) async fn ecs(
+    cluster: &LocalCluster,
+    action: &str,
+    parameters: Value,
+) -> Result<Value, String> {
     post(cluster, "ecs", &format!("AmazonEC2ContainerServiceV20141113.{action}"), parameters).await
 }
 
-pub(crate) async fn ssm(cluster: &LocalCluster, action: &str, parameters: Value) -> Result<Value, String> {
+pub(crate) async fn ssm(
+    cluster: &LocalCluster,
+    action: &str,
+    parameters: Value,
+) -> Result<Value, String> {
     post(cluster, "ssm", &format!("AmazonSSM.{action}"), parameters).await
 }
 
@@ -125,10 +150,17 @@ pub(crate) async fn task(cluster: &LocalCluster, exec: bool) -> String {
 }
 
 /// Describes the task until it looks as wanted.
-pub(crate) async fn until(cluster: &LocalCluster, task: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(
+    cluster: &LocalCluster,
+    task: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let looking = async {
         loop {
-            let answer = ecs(cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": [task] })).await.unwrap();
+            let answer =
+                ecs(cluster, "DescribeTasks", json!({ "cluster": "local", "tasks": [task] }))
+                    .await
+                    .unwrap();
             if wanted(&answer["tasks"][0]) {
                 return answer["tasks"][0].clone();
             }
@@ -159,12 +191,18 @@ pub(crate) async fn managed_agent_states(cluster: &LocalCluster, task: &str) -> 
 pub(crate) async fn until_connected(cluster: &LocalCluster, task: &str) {
     let trying = async {
         loop {
-            let parameters = json!({ "cluster": "local", "task": task, "command": "true", "interactive": true });
+            let parameters =
+                json!({ "cluster": "local", "task": task, "command": "true", "interactive": true });
             if let Ok(answer) = ecs(cluster, "ExecuteCommand", parameters).await {
                 let opened = Opened::from(&answer["session"]);
                 ssm(cluster, "TerminateSession", json!({ "SessionId": opened.id })).await.unwrap();
-                let over =
-                    async || ssm(cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap().get("TokenValue").is_none();
+                let over = async || {
+                    ssm(cluster, "ResumeSession", json!({ "SessionId": opened.id }))
+                        .await
+                        .unwrap()
+                        .get("TokenValue")
+                        .is_none()
+                };
                 while !over().await {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -196,9 +234,19 @@ pub(crate) struct Opened {
 impl From<&Value> for Opened {
     /// From an answer of ECS's or of SSM's.
     fn from(session: &Value) -> Self {
-        let text =
-            |small: &str, large: &str| session.get(small).or(session.get(large)).and_then(Value::as_str).unwrap_or_default().to_owned();
-        Self { id: text("sessionId", "SessionId"), url: text("streamUrl", "StreamUrl"), token: text("tokenValue", "TokenValue") }
+        let text = |small: &str, large: &str| {
+            session
+                .get(small)
+                .or(session.get(large))
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Self {
+            id: text("sessionId", "SessionId"),
+            url: text("streamUrl", "StreamUrl"),
+            token: text("tokenValue", "TokenValue"),
+        }
     }
 }
 
@@ -225,7 +273,9 @@ pub(crate) async fn say(socket: &mut Socket, frame: Frame) {
 /// The close frame that comes next.
 pub(crate) async fn closes(socket: &mut Socket) -> Option<String> {
     match timeout(PATIENCE, socket.next()).await.unwrap() {
-        Some(Ok(Frame::Close(Some(close)))) => Some(format!("{} {}", u16::from(close.code), close.reason)),
+        Some(Ok(Frame::Close(Some(close)))) => {
+            Some(format!("{} {}", u16::from(close.code), close.reason))
+        }
         _ => None,
     }
 }
@@ -312,7 +362,11 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, sequence: i64, payload_type: u32, payload: &[u8]) {
-        say(&mut self.socket, Frame::binary(encode("input_stream_data", sequence, payload_type, payload))).await;
+        say(
+            &mut self.socket,
+            Frame::binary(encode("input_stream_data", sequence, payload_type, payload)),
+        )
+        .await;
     }
 
     /// Sends the next of the input, again and again.
@@ -412,7 +466,11 @@ impl Client {
     pub(crate) async fn next(&mut self) -> Seen {
         let frame = match timeout(PATIENCE, self.socket.next()).await.unwrap() {
             Some(Ok(Frame::Binary(frame))) => frame,
-            Some(Ok(Frame::Close(close))) => return Seen::Lost(close.map(|close| format!("{} {}", u16::from(close.code), close.reason))),
+            Some(Ok(Frame::Close(close))) => {
+                return Seen::Lost(
+                    close.map(|close| format!("{} {}", u16::from(close.code), close.reason)),
+                );
+            }
             None | Some(Err(_)) => return Seen::Lost(None),
             Some(Ok(_)) => return Seen::Other,
         };
@@ -437,13 +495,20 @@ impl Client {
                         "AcknowledgedMessageSequenceNumber": sequence,
                         "IsSequentialMessage": true,
                     });
-                    say(&mut self.socket, Frame::binary(encode("acknowledge", 0, 0, content.to_string().as_bytes()))).await;
+                    say(
+                        &mut self.socket,
+                        Frame::binary(encode("acknowledge", 0, 0, content.to_string().as_bytes())),
+                    )
+                    .await;
                 }
                 Seen::Output { sequence }
             }
             "acknowledge" => {
                 let content: Value = serde_json::from_slice(payload).unwrap();
-                assert_eq!(content["AcknowledgedMessageId"], "07070707-0707-0707-0707-070707070707");
+                assert_eq!(
+                    content["AcknowledgedMessageId"],
+                    "07070707-0707-0707-0707-070707070707"
+                );
                 let sequence = content["AcknowledgedMessageSequenceNumber"].as_i64().unwrap();
                 self.acknowledged.push(sequence);
                 Seen::Acknowledged(sequence)
@@ -494,7 +559,13 @@ impl Client {
         let keys = self.keys.as_ref().unwrap();
         let nonce = [9; 12];
         let mut sealed = plain.to_vec();
-        keys.sealing.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed).unwrap();
+        keys.sealing
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::empty(),
+                &mut sealed,
+            )
+            .unwrap();
         [&nonce[..], &sealed].concat()
     }
 

@@ -10,7 +10,8 @@ use crate::{
 #[tokio::test]
 async fn hostile_clients_are_survived() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
-    let mut client = session(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo got $line'").await;
+    let mut client =
+        session(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo got $line'").await;
     client.until_output(b"up").await;
     let good = encode("input_stream_data", 0, 1, b"good\n");
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -29,7 +30,12 @@ async fn hostile_clients_are_survived() {
         encode("input_stream_data", -5, 1, b"before the first"),
         encode("input_stream_data", i64::MAX, 1, b"never"),
         encode("acknowledge", 0, 0, b"no JSON"),
-        encode("acknowledge", 0, 0, br#"{"AcknowledgedMessageSequenceNumber":9223372036854775807}"#),
+        encode(
+            "acknowledge",
+            0,
+            0,
+            br#"{"AcknowledgedMessageSequenceNumber":9223372036854775807}"#,
+        ),
         encode("channel_closed", 0, 0, b"{}"),
         encode("agent_session_state", 0, 0, b"{}"),
         encode("pause_publication", 0, 0, b""),
@@ -43,7 +49,9 @@ async fn hostile_clients_are_survived() {
     assert!(String::from_utf8_lossy(&output).contains("got good"), "the session went on");
 
     // Too long for the service: the connection goes, the session stays.
-    let opened = execute(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo got $line'").await.unwrap();
+    let opened = execute(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo got $line'")
+        .await
+        .unwrap();
     let mut client = Client::open(&opened, &opened.token).await;
     client.until_output(b"up").await;
     client::say(&mut client.socket, Frame::binary(vec![0; 2 * 1024 * 1024])).await;

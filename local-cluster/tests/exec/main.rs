@@ -29,7 +29,8 @@ async fn prepared(exec: ExecSettings) -> (LocalCluster, String) {
 }
 
 async fn execute(cluster: &LocalCluster, task: &str, command: &str) -> Result<Opened, String> {
-    let parameters = json!({ "cluster": "local", "task": task, "command": command, "interactive": true });
+    let parameters =
+        json!({ "cluster": "local", "task": task, "command": command, "interactive": true });
     ecs(cluster, "ExecuteCommand", parameters).await.map(|answer| Opened::from(&answer["session"]))
 }
 

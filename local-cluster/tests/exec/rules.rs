@@ -34,8 +34,12 @@ async fn terminate(cluster: &LocalCluster, opened: &Opened) {
 async fn a_third_session_waits_and_a_fourth_is_tried_until_there_is_a_place() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let (mut first, mut second) = (up(&cluster, &task).await, up(&cluster, &task).await);
-    let (mut third, mut fourth) = (session(&cluster, &task, WAITS).await, session(&cluster, &task, WAITS).await);
-    assert!(third.is_silent(Duration::from_millis(300)).await && fourth.is_silent(Duration::from_millis(1)).await);
+    let (mut third, mut fourth) =
+        (session(&cluster, &task, WAITS).await, session(&cluster, &task, WAITS).await);
+    assert!(
+        third.is_silent(Duration::from_millis(300)).await
+            && fourth.is_silent(Duration::from_millis(1)).await
+    );
     first.send_until_acknowledged(1, b"\n").await;
     assert_eq!(first.until_closed().await.1, "");
     third.until_output(b"up").await;
@@ -89,7 +93,8 @@ async fn a_slot_is_free_two_seconds_after_its_session() {
 
 #[tokio::test]
 async fn its_pace_is_that_of_the_real_one() {
-    let (cluster, task) = prepared(ExecSettings { agent: AgentRules::real(), ..ExecSettings::default() }).await;
+    let (cluster, task) =
+        prepared(ExecSettings { agent: AgentRules::real(), ..ExecSettings::default() }).await;
     let asked = Instant::now();
     let mut client = session(&cluster, &task, &counting(150_000)).await;
     client.until_output(b"1\n").await;
@@ -98,7 +103,11 @@ async fn its_pace_is_that_of_the_real_one() {
     client.until_output(b"150000\n").await;
     let took = asked.elapsed() - first;
     // 939 messages: never faster than this, whatever the machine.
-    assert!(took >= Duration::from_micros(1300) * 900, "{took:?} for {} bytes", client.output.len());
+    assert!(
+        took >= Duration::from_micros(1300) * 900,
+        "{took:?} for {} bytes",
+        client.output.len()
+    );
 }
 
 #[tokio::test]
@@ -120,10 +129,12 @@ async fn a_response_that_nobody_asked_for_hangs_its_reader() {
     assert!(!client.is_acknowledged_soon(6, b"{}").await);
     assert!(!client.is_acknowledged_soon(1, b"\n").await, "nothing is read any more");
 
-    let (cluster, task) = prepared(ExecSettings { handshake: Handshake::Plain, ..real(|_| {}) }).await;
+    let (cluster, task) =
+        prepared(ExecSettings { handshake: Handshake::Plain, ..real(|_| {}) }).await;
     let mut asked = session(&cluster, &task, WAITS).await;
     asked.until_payload(5).await;
-    let response = json!({ "ProcessedClientActions": [{ "ActionType": "SessionType", "ActionStatus": 1 }] });
+    let response =
+        json!({ "ProcessedClientActions": [{ "ActionType": "SessionType", "ActionStatus": 1 }] });
     asked.send_until_acknowledged(6, response.to_string().as_bytes()).await;
     asked.until_output(b"up").await;
 }
@@ -142,7 +153,8 @@ async fn a_size_that_is_none_is_not_acknowledged_and_a_command_with_a_parameter_
 
 #[tokio::test]
 async fn a_session_that_is_logged_is_slow_to_close() {
-    let (cluster, task) = prepared(real(|rules| rules.log_upload = Duration::from_millis(700))).await;
+    let (cluster, task) =
+        prepared(real(|rules| rules.log_upload = Duration::from_millis(700))).await;
     let mut client = session(&cluster, &task, "sh -c 'echo up; echo over'").await;
     client.until_output(b"over\r\n").await;
     let ended = Instant::now();

@@ -27,7 +27,11 @@ async fn a_command_runs_on_a_terminal_of_its_own() {
     let output = String::from_utf8(output[4..].to_vec()).unwrap();
     let lines: Vec<&str> = output.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("/dev/pts/"), "{output}");
-    assert_eq!((lines[1], lines[3]), ("41 133", lines[2].rsplit(' ').next().unwrap()), "the leader of its session");
+    assert_eq!(
+        (lines[1], lines[3]),
+        ("41 133", lines[2].rsplit(' ').next().unwrap()),
+        "the leader of its session"
+    );
     assert!(lines[2].starts_with("xterm-256color C.UTF-8 "), "{output}");
     assert_eq!(closed, "");
     assert_eq!(client.flags[0], 1, "SYN");
@@ -37,7 +41,8 @@ async fn a_command_runs_on_a_terminal_of_its_own() {
 #[tokio::test]
 async fn input_is_put_in_order_and_acknowledged_once_it_is_safe() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
-    let mut client = session(&cluster, &task, "sh -c 'stty raw -echo; echo up; head -c 6; echo over'").await;
+    let mut client =
+        session(&cluster, &task, "sh -c 'stty raw -echo; echo up; head -c 6; echo over'").await;
     client.until_output(b"up").await;
     // Early ones are acknowledged at once, doubles every time.
     for (sequence, payload) in [(2, b"c"), (1, b"b"), (2, b"c")] {
@@ -70,7 +75,10 @@ async fn input_that_comes_too_early_is_acknowledged_and_lost() {
     let (output, _) = client.until_closed().await;
     // The terminal may still have echoed it.
     let output = String::from_utf8_lossy(&output).into_owned();
-    assert!(output.lines().all(|line| line.trim() == kept.to_string()) && !output.is_empty(), "{output}");
+    assert!(
+        output.lines().all(|line| line.trim() == kept.to_string()) && !output.is_empty(),
+        "{output}"
+    );
 }
 
 #[tokio::test]
@@ -117,7 +125,9 @@ async fn a_session_goes_on_over_another_connection() {
         let mut ends = Vec::new();
         for _ in 0..2 {
             ends.push(client.until_lost().await);
-            let again = Opened::from(&ssm(&cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap());
+            let again = Opened::from(
+                &ssm(&cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap(),
+            );
             client = client.reopen(&again).await;
         }
         client.until_output(b"20000\n").await;
@@ -133,10 +143,14 @@ async fn a_session_goes_on_over_another_connection() {
 #[tokio::test]
 async fn the_newer_connection_wins_and_closing_ends_nothing() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
-    let opened = execute(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo $line'").await.unwrap();
+    let opened = execute(&cluster, &task, "sh -c 'stty -echo; echo up; read line; echo $line'")
+        .await
+        .unwrap();
     let mut first = Client::open(&opened, &opened.token).await;
     first.until_output(b"up").await;
-    let again = Opened::from(&ssm(&cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap());
+    let again = Opened::from(
+        &ssm(&cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap(),
+    );
     let mut second = Client::open(&again, &again.token).await;
     second.continue_from(&first);
     assert_eq!(first.until_lost().await.as_deref(), Some("1000 Bye"));
@@ -149,7 +163,12 @@ async fn the_newer_connection_wins_and_closing_ends_nothing() {
     assert_eq!(closed, "");
     let resumed = ssm(&cluster, "ResumeSession", json!({ "SessionId": opened.id })).await.unwrap();
     assert!(resumed.get("TokenValue").is_none(), "it is over");
-    assert!(ssm(&cluster, "ResumeSession", json!({ "SessionId": "none" })).await.unwrap_err().starts_with("DoesNotExistException"));
+    assert!(
+        ssm(&cluster, "ResumeSession", json!({ "SessionId": "none" }))
+            .await
+            .unwrap_err()
+            .starts_with("DoesNotExistException")
+    );
 }
 
 #[tokio::test]
@@ -164,7 +183,12 @@ async fn noise_on_the_line_loses_nothing() {
         ..ExecFaults::default()
     };
     cluster.set_faults(faults(noise));
-    let mut client = session(&cluster, &task, "sh -c 'stty raw -echo; seq 1 6000; head -c 2000 | cksum; read line'").await;
+    let mut client = session(
+        &cluster,
+        &task,
+        "sh -c 'stty raw -echo; seq 1 6000; head -c 2000 | cksum; read line'",
+    )
+    .await;
     client.until_output(b"6000\n").await;
     let input: Vec<u8> = (0..2000).map(|n: u32| b'a' + (n % 26) as u8).collect();
     for piece in input.chunks(200) {

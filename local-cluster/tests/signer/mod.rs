@@ -25,8 +25,15 @@ pub struct Signer<'a> {
 
 impl Signer<'_> {
     /// The headers that sign a request to `url`, which has these other headers and this body.
-    pub fn sign(&self, method: &str, url: &str, headers: &[(&'static str, String)], body: &[u8]) -> Headers {
-        let identity = Credentials::from_keys(self.access_key_id, self.secret_access_key, None).into();
+    pub fn sign(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&'static str, String)],
+        body: &[u8],
+    ) -> Headers {
+        let identity =
+            Credentials::from_keys(self.access_key_id, self.secret_access_key, None).into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
             .region("us-east-1")
@@ -37,11 +44,17 @@ impl Signer<'_> {
             .unwrap()
             .into();
         let headers = headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let request = SignableRequest::new(method, url, headers, SignableBody::Bytes(body)).unwrap();
+        let request =
+            SignableRequest::new(method, url, headers, SignableBody::Bytes(body)).unwrap();
         let (instructions, _) = sign_request(request, &parameters).unwrap().into_parts();
         ["authorization", "x-amz-date"]
             .into_iter()
-            .map(|name| (name, instructions.headers().find(|(given, _)| *given == name).unwrap().1.to_owned()))
+            .map(|name| {
+                (
+                    name,
+                    instructions.headers().find(|(given, _)| *given == name).unwrap().1.to_owned(),
+                )
+            })
             .collect()
     }
 }

@@ -1,6 +1,9 @@
 //! The container does not answer, or not any more: failure modes 9 to 12, 15, 19.
 
-use states::{AnyJob, ConnectError, ConnectErrorKind as Kind, Link, Observation, RunError, StateName, StopReason, TaskStatus};
+use states::{
+    AnyJob, ConnectError, ConnectErrorKind as Kind, Link, Observation, RunError, StateName,
+    StopReason, TaskStatus,
+};
 
 use super::{Case, Cause, Diagnosis};
 use crate::replay::words;
@@ -8,7 +11,8 @@ use crate::replay::words;
 pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     let error = error(case)?;
     let executing = case.decisive() == StateName::Executing;
-    let mut evidence = case.entries(|saw| matches!(saw, Observation::Unreachable(e) if e.kind == error.kind));
+    let mut evidence =
+        case.entries(|saw| matches!(saw, Observation::Unreachable(e) if e.kind == error.kind));
     if executing && !matches!(error.kind, Kind::IdentityChanged | Kind::IdentityUnproven) {
         return Some(lost(case, error, evidence));
     }
@@ -60,7 +64,9 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             case.last(|saw| matches!(saw, Observation::Described(report) if report.containers.iter().any(|c| c.exec_agent.is_some()))),
         );
     }
-    evidence.extend(case.last(|saw| matches!(saw, Observation::Described(report) if report.status == TaskStatus::Running)));
+    evidence.extend(case.last(
+        |saw| matches!(saw, Observation::Described(report) if report.status == TaskStatus::Running),
+    ));
     Some(case.diagnosis(cause, summary, evidence, &[&error.advice, &more]))
 }
 
@@ -79,7 +85,12 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
         }
         (_, Some(StopReason::Deadline { state: StateName::Running, .. })) => last(),
         // Connections are refused for some seconds while a container starts: that is no trouble yet.
-        (AnyJob::Running(job), _) => job.state.probing.problem.as_ref().filter(|_| case.now.since(job.state.since).as_secs() >= 20),
+        (AnyJob::Running(job), _) => job
+            .state
+            .probing
+            .problem
+            .as_ref()
+            .filter(|_| case.now.since(job.state.since).as_secs() >= 20),
         (AnyJob::Executing(job), _) => match &job.state.link {
             Link::Down { probing, .. } => probing.problem.as_ref(),
             Link::Up => None,
@@ -90,18 +101,29 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
 
 /// The connection went while a script ran, and the task lives.
 fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>) -> Diagnosis {
-    let mut evidence = case.last(|saw| matches!(saw, Observation::RunFailed(RunError::ConnectionLost(_))));
+    let mut evidence =
+        case.last(|saw| matches!(saw, Observation::RunFailed(RunError::ConnectionLost(_))));
     evidence.extend(unreachable);
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_))));
     let ended = !case.in_flight();
-    let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
+    let stage = case
+        .story
+        .visits
+        .iter()
+        .rev()
+        .find_map(|visit| visit.stage.as_deref())
+        .unwrap_or("a stage");
     let since = evidence.first().and_then(|first| first.at).unwrap_or(case.now);
     let lasted = words::span(if ended { case.story.newest } else { case.now }.since(since));
     let limit = words::span(case.snapshot.job.header().limits.reconnect);
     let summary = if ended {
-        format!("The connection was lost while {stage} ran, and did not come back within {limit} although ECS shows the task running.")
+        format!(
+            "The connection was lost while {stage} ran, and did not come back within {limit} although ECS shows the task running."
+        )
     } else {
-        format!("The connection was lost {lasted} ago while {stage} runs. The script runs on in the container; its output is kept there.")
+        format!(
+            "The connection was lost {lasted} ago while {stage} runs. The script runs on in the container; its output is kept there."
+        )
     };
     let waits = if ended {
         ""
@@ -109,15 +131,25 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
         "The driver goes on at the next byte as soon as the container answers: bring the network or sshd back, nothing is lost until then."
     };
     let advice = match error.kind {
-        Kind::Refused => "Nothing listens any more: sshd ended in the container. Was it killed by the script, or for want of memory?",
-        Kind::Interrupted => "Somebody answers and breaks off: a proxy or firewall in between, or an sshd that cannot start sessions.",
-        _ => "Packets do not arrive any more: security group, route, a NAT's idle time-out ([SSH] KeepAlive), an overloaded container.",
+        Kind::Refused => {
+            "Nothing listens any more: sshd ended in the container. Was it killed by the script, or for want of memory?"
+        }
+        Kind::Interrupted => {
+            "Somebody answers and breaks off: a proxy or firewall in between, or an sshd that cannot start sessions."
+        }
+        _ => {
+            "Packets do not arrive any more: security group, route, a NAT's idle time-out ([SSH] KeepAlive), an overloaded container."
+        }
     };
     case.diagnosis(
         Cause::ConnectionLost,
         summary,
         evidence,
-        &[advice, waits, &format!("Raise [Deadlines] Reconnect (now {limit}) if outages may last longer.")],
+        &[
+            advice,
+            waits,
+            &format!("Raise [Deadlines] Reconnect (now {limit}) if outages may last longer."),
+        ],
     )
 }
 

@@ -28,7 +28,12 @@ impl Evidence {
     /// A journal's entry.
     #[must_use]
     pub fn of(entry: &Entry) -> Self {
-        Self { at: Some(entry.at), last: entry.last, times: entry.times, text: words::observation(&entry.saw) }
+        Self {
+            at: Some(entry.at),
+            last: entry.last,
+            times: entry.times,
+            text: words::observation(&entry.saw),
+        }
     }
 
     fn join(&mut self, other: &Self) {
@@ -57,7 +62,15 @@ impl Case<'_> {
 
     /// The last entry that fits.
     pub(super) fn last(&self, fits: impl Fn(&Observation) -> bool) -> Vec<Evidence> {
-        self.snapshot.journal.entries.iter().rev().find(|entry| fits(&entry.saw)).map(Evidence::of).into_iter().collect()
+        self.snapshot
+            .journal
+            .entries
+            .iter()
+            .rev()
+            .find(|entry| fits(&entry.saw))
+            .map(Evidence::of)
+            .into_iter()
+            .collect()
     }
 
     /// The newest entries.

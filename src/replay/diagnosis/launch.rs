@@ -35,7 +35,9 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
         _ => format!("ECS refused: {error}"),
     };
     let more = match cause {
-        Cause::Capacity => "Start the job again later; `retry: { when: runner_system_failure }` in .gitlab-ci.yml does it by itself.",
+        Cause::Capacity => {
+            "Start the job again later; `retry: { when: runner_system_failure }` in .gitlab-ci.yml does it by itself."
+        }
         Cause::Throttled => {
             "Find out who else calls the ECS API in this account (CloudTrail, Service Quotas): many runner managers, dashboards, deployments. Ask AWS for a higher rate."
         }
@@ -46,7 +48,9 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
         Cause::WrongSetting if case.snapshot.job.header().definition_from_project => {
             "The project chose the task definition (FARGATE_TASK_DEFINITION): its owners correct it."
         }
-        Cause::ApiUnavailable => "On the manager: `curl -sS https://ecs.<region>.amazonaws.com` must answer.",
+        Cause::ApiUnavailable => {
+            "On the manager: `curl -sS https://ecs.<region>.amazonaws.com` must answer."
+        }
         _ => "",
     };
     Some(case.diagnosis(cause, summary, repeated, &[&error.advice, more]))
@@ -55,20 +59,35 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
 /// The refusal that the job failed by, or is stuck at.
 fn error<'a>(case: &'a Case<'_>) -> Option<&'a ControlError> {
     match (&case.snapshot.job, case.reason()) {
-        (_, Some(StopReason::LaunchRefused(error) | StopReason::ControlFailed(error))) => Some(error),
+        (_, Some(StopReason::LaunchRefused(error) | StopReason::ControlFailed(error))) => {
+            Some(error)
+        }
         (AnyJob::Provisioning(job), _) => job.state.problem.as_ref(),
         // What the rest of the way to RUNNING depends on.
         (AnyJob::Pending(_) | AnyJob::Running(_), _) => repeated_at_the_end(case),
-        (_, Some(StopReason::Deadline { state: StateName::Provisioning | StateName::Pending, .. })) => repeated_at_the_end(case),
+        (
+            _,
+            Some(StopReason::Deadline {
+                state: StateName::Provisioning | StateName::Pending, ..
+            }),
+        ) => repeated_at_the_end(case),
         _ => None,
     }
 }
 
 /// The failure that the newest answers of AWS were, if they were several.
 fn repeated_at_the_end<'a>(case: &'a Case<'_>) -> Option<&'a ControlError> {
-    let answers = |saw: &Observation| matches!(saw, Observation::Described(_) | Observation::Missing | Observation::Addressed(Some(_)));
+    let answers = |saw: &Observation| {
+        matches!(
+            saw,
+            Observation::Described(_) | Observation::Missing | Observation::Addressed(Some(_))
+        )
+    };
     let newest = case.snapshot.journal.entries.iter().rev();
-    let failures: Vec<_> = newest.take_while(|entry| !answers(&entry.saw)).filter_map(|e| Some((failed(&e.saw)?, e.times))).collect();
+    let failures: Vec<_> = newest
+        .take_while(|entry| !answers(&entry.saw))
+        .filter_map(|e| Some((failed(&e.saw)?, e.times)))
+        .collect();
     (failures.iter().map(|(_, times)| times).sum::<u32>() >= 3).then(|| failures[0].0)
 }
 

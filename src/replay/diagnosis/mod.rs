@@ -21,7 +21,9 @@ pub use evidence::Evidence;
 use super::{holder::Surroundings, screen::Tone, story::Story};
 
 /// What is wrong, as a word that can be counted and filtered by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "said by `Cause::words`")]
 pub enum Cause {
@@ -65,7 +67,10 @@ impl Cause {
     #[must_use]
     pub fn name(self) -> String {
         // A unit variant is a string.
-        serde_json::to_value(self).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|value| Some(value.as_str()?.to_owned()))
+            .unwrap_or_default()
     }
 
     /// How much it matters.
@@ -153,10 +158,21 @@ pub(super) struct Case<'a> {
 
 /// What is wrong with the job, the most important first; never empty.
 #[must_use]
-pub fn diagnose(snapshot: &Snapshot, story: &Story, around: &Surroundings, now: Timestamp) -> Vec<Diagnosis> {
+pub fn diagnose(
+    snapshot: &Snapshot,
+    story: &Story,
+    around: &Surroundings,
+    now: Timestamp,
+) -> Vec<Diagnosis> {
     let case = Case { snapshot, story, around, now };
-    let mut found: Vec<Diagnosis> =
-        [progress::manager_disk(&case), progress::stop_unfinished(&case), progress::driver_gone(&case)].into_iter().flatten().collect();
+    let mut found: Vec<Diagnosis> = [
+        progress::manager_disk(&case),
+        progress::stop_unfinished(&case),
+        progress::driver_gone(&case),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let root = progress::container_disk(&case)
         .or_else(|| launch::diagnose(&case))
         .or_else(|| task::diagnose(&case))
@@ -207,19 +223,35 @@ impl Case<'_> {
         self.reason().is_none()
     }
 
-    fn diagnosis(&self, cause: Cause, summary: impl Into<String>, evidence: Vec<Evidence>, remedy: &[&str]) -> Diagnosis {
+    fn diagnosis(
+        &self,
+        cause: Cause,
+        summary: impl Into<String>,
+        evidence: Vec<Evidence>,
+        remedy: &[&str],
+    ) -> Diagnosis {
         // Commands that can be copied as they are.
         let job = format!(" {}`", self.snapshot.job.header().about.job_id);
-        let remedy = remedy.iter().filter(|step| !step.is_empty()).map(|step| step.replace(" JOB`", &job)).collect();
+        let remedy = remedy
+            .iter()
+            .filter(|step| !step.is_empty())
+            .map(|step| step.replace(" JOB`", &job))
+            .collect();
         Diagnosis { cause, summary: summary.into(), evidence, remedy }
     }
 
     fn nothing(&self) -> Diagnosis {
         let last = self.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref());
         let summary = match (&self.snapshot.job, last) {
-            (AnyJob::Stopping(_), Some(RunOutcome::Exited { code: 0, .. })) => "The job ran and ended as it should.".to_owned(),
-            (AnyJob::Stopping(job), _) => format!("The job ended before it ran a script: {}.", job.state.reason),
-            (job, _) => format!("The job is {} and goes on, as far as this file tells.", job.name()),
+            (AnyJob::Stopping(_), Some(RunOutcome::Exited { code: 0, .. })) => {
+                "The job ran and ended as it should.".to_owned()
+            }
+            (AnyJob::Stopping(job), _) => {
+                format!("The job ended before it ran a script: {}.", job.state.reason)
+            }
+            (job, _) => {
+                format!("The job is {} and goes on, as far as this file tells.", job.name())
+            }
         };
         let summary = if super::words::ends(&self.snapshot.job) && self.around.is_here() {
             format!("{summary} ECS has accepted to stop its task, and nobody waits for that.")

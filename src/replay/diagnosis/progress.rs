@@ -40,7 +40,11 @@ pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
 /// 20, in the container.
 pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
     // Shells and ECS Exec's agent spell it differently.
-    let full = |text: &str| text.to_lowercase().contains("no space left") || text.contains("disk full") || text.contains("ENOSPC");
+    let full = |text: &str| {
+        text.to_lowercase().contains("no space left")
+            || text.contains("disk full")
+            || text.contains("ENOSPC")
+    };
     let seen = case.entries(|saw| match saw {
         Observation::RunFailed(RunError::NotStarted(why) | RunError::NoStatus(why)) => full(why),
         Observation::Unreachable(error) => full(&error.message),
@@ -75,22 +79,35 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
         None => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
     };
     let advice = job.state.problem.as_ref().map_or("", |problem| problem.advice.as_str());
-    Some(unfinished(case, summary, advice, "`fargate-replay resume JOB` asks again; `fargate reap` does it for all jobs, from a timer."))
+    Some(unfinished(
+        case,
+        summary,
+        advice,
+        "`fargate-replay resume JOB` asks again; `fargate reap` does it for all jobs, from a timer.",
+    ))
 }
 
 /// ECS has accepted the stop, and is not known to have carried it out.
-fn task_outlives_its_stop(case: &Case<'_>, job: &states::Job<states::Stopping>) -> Option<Diagnosis> {
+fn task_outlives_its_stop(
+    case: &Case<'_>,
+    job: &states::Job<states::Stopping>,
+) -> Option<Diagnosis> {
     let observations = &case.story.observations;
     let accepted = observations.iter().rposition(|(_, _, saw)| *saw == Observation::StopAccepted);
     let waited = case.now.since(accepted.map_or(job.state.since, |index| observations[index].0));
     let later = observations[accepted.map_or(0, |index| index + 1)..].iter().rev();
-    let seen = later.clone().find_map(|(_, _, saw)| if let Observation::Described(report) = saw { Some(&report.status) } else { None });
+    let seen = later.clone().find_map(|(_, _, saw)| {
+        if let Observation::Described(report) = saw { Some(&report.status) } else { None }
+    });
     let was = seen.map(|status| format!("showed it as {status} when it was last asked"));
     let (what, is_long) = match (was, case.around.is_here()) {
         (Some(was), true) => (was, waited >= STOPS_WITHIN),
         // What came later is not in a lone file: whether a process waited as long as it may.
         (Some(was), false) => (was, case.now.since(job.state.since) >= job.header.limits.stop),
-        (None, true) => ("no process has looked since whether it has ended".to_owned(), waited >= LOOKED_AT_WITHIN),
+        (None, true) => (
+            "no process has looked since whether it has ended".to_owned(),
+            waited >= LOOKED_AT_WITHIN,
+        ),
         (None, false) => return None,
     };
     if !is_long {
@@ -103,9 +120,14 @@ fn task_outlives_its_stop(case: &Case<'_>, job: &states::Job<states::Stopping>) 
 }
 
 fn unfinished(case: &Case<'_>, summary: String, advice: &str, remedy: &str) -> Diagnosis {
-    let mut evidence =
-        case.entries(|saw| matches!(saw, Observation::StopAccepted | Observation::StopFailed(_) | Observation::FindFailed(_)));
-    evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_) | Observation::Found(_))));
+    let mut evidence = case.entries(|saw| {
+        matches!(
+            saw,
+            Observation::StopAccepted | Observation::StopFailed(_) | Observation::FindFailed(_)
+        )
+    });
+    evidence
+        .extend(case.last(|saw| matches!(saw, Observation::Described(_) | Observation::Found(_))));
     case.diagnosis(
         Cause::StopUnfinished,
         summary,
@@ -127,15 +149,31 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
         (Holder::Nobody(last), _) if case.around.process_is_gone(job) => {
             let mut evidence = opened();
             let who = last.as_deref().unwrap_or("the process that held it");
-            evidence.push(Evidence::seen(format!("nobody holds the job's lock; the last was {who}")));
-            (format!("The driver's process is gone while the job was {}: killed, or the manager was restarted.", job.name()), evidence)
+            evidence
+                .push(Evidence::seen(format!("nobody holds the job's lock; the last was {who}")));
+            (
+                format!(
+                    "The driver's process is gone while the job was {}: killed, or the manager was restarted.",
+                    job.name()
+                ),
+                evidence,
+            )
         }
         (Holder::Nobody(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
             let mut evidence = case.newest(2);
             evidence.push(Evidence::seen("nobody holds the job's lock".to_owned()));
-            (format!("No stage has been called for {}: gitlab-runner is gone, or gave the job up without `cleanup`.", span(idle)), evidence)
+            (
+                format!(
+                    "No stage has been called for {}: gitlab-runner is gone, or gave the job up without `cleanup`.",
+                    span(idle)
+                ),
+                evidence,
+            )
         }
-        (Holder::Elsewhere(host), AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)) if idle >= HEARTBEAT => {
+        (
+            Holder::Elsewhere(host),
+            AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_),
+        ) if idle >= HEARTBEAT => {
             let summary = format!(
                 "The journal ends {} ago, in a state in which a driver writes every few seconds: it was killed then, or this file was copied then.",
                 span(idle)
@@ -166,10 +204,18 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
 
 /// The job was ended from outside while a script ran and no process followed it.
 fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
-    if !matches!(case.reason(), Some(StopReason::Cleanup | StopReason::Asked(_))) || case.decisive() != StateName::Executing {
+    if !matches!(case.reason(), Some(StopReason::Cleanup | StopReason::Asked(_)))
+        || case.decisive() != StateName::Executing
+    {
         return None;
     }
-    let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
+    let stage = case
+        .story
+        .visits
+        .iter()
+        .rev()
+        .find_map(|visit| visit.stage.as_deref())
+        .unwrap_or("a stage");
     Some(case.diagnosis(
         Cause::DriverGone,
         format!("The job was ended while {stage} still ran: the driver that followed it had been killed before."),
@@ -190,7 +236,8 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
     let cancelled = matches!(case.reason(), Some(StopReason::Cancelled))
         || case.story.observations.iter().any(|(_, _, saw)| *saw == Observation::CancelRequested);
     if cancelled {
-        let evidence = case.entries(|saw| matches!(saw, Observation::CancelRequested | Observation::Signalled(_)));
+        let evidence = case
+            .entries(|saw| matches!(saw, Observation::CancelRequested | Observation::Signalled(_)));
         let summary = "gitlab-runner ended the stage: the job was cancelled in GitLab, or ran into its time-out.";
         return Some(case.diagnosis(
             Cause::Cancelled,
@@ -231,7 +278,9 @@ fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
         Holder::Nobody(_) => ("nobody follows it", String::new()),
         Holder::Elsewhere(host) => (
             "the connection was up when this file was written",
-            format!("Whether its driver lives can be seen on {host}: `fargate-replay list --stuck` there."),
+            format!(
+                "Whether its driver lives can be seen on {host}: `fargate-replay list --stuck` there."
+            ),
         ),
     };
     case.diagnosis(
@@ -258,8 +307,16 @@ mod tests {
         let path = format!("{}/fixtures/snapshots/v1.3/stopping.ron", env!("CARGO_MANIFEST_DIR"));
         let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         if let Some(status) = looked_at {
-            let (task, at) = (snapshot.job.task().unwrap().clone(), newest(&snapshot) + Duration::from_secs(60));
-            let report = TaskReport { task, status, stop_desired: true, interface: None, containers: Vec::new(), stopped: None };
+            let (task, at) =
+                (snapshot.job.task().unwrap().clone(), newest(&snapshot) + Duration::from_secs(60));
+            let report = TaskReport {
+                task,
+                status,
+                stop_desired: true,
+                interface: None,
+                containers: Vec::new(),
+                stopped: None,
+            };
             snapshot.step(Observation::Described(report), at);
         }
         snapshot
@@ -281,7 +338,9 @@ mod tests {
     #[test]
     fn a_job_that_waits_for_its_tasks_end_needs_nobody_before_a_sensible_time() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        for (looked_at, after) in [(None, minutes(1)), (None, minutes(50)), (Some(TaskStatus::Deactivating), minutes(2))] {
+        for (looked_at, after) in
+            [(None, minutes(1)), (None, minutes(50)), (Some(TaskStatus::Deactivating), minutes(2))]
+        {
             let (cause, summary) = said(looked_at, after);
             assert_eq!(cause, Cause::Nothing, "after {after:?}: {summary}");
             assert!(summary.contains("ECS has accepted to stop its task"), "{summary}");
@@ -289,7 +348,10 @@ mod tests {
         let (cause, summary) = said(Some(TaskStatus::Deactivating), minutes(4));
         assert!(cause == Cause::StopUnfinished && summary.contains("DEACTIVATING"), "{summary}");
         let (cause, summary) = said(None, minutes(61));
-        assert!(cause == Cause::StopUnfinished && summary.contains("no process has looked"), "{summary}");
+        assert!(
+            cause == Cause::StopUnfinished && summary.contains("no process has looked"),
+            "{summary}"
+        );
     }
 
     #[test]
@@ -299,9 +361,20 @@ mod tests {
         let length = Story::of(&snapshot, late).length();
         snapshot.step(Observation::Opened { process: 1, purpose: "archive".into() }, late);
         let (task, status) = (snapshot.job.task().unwrap().clone(), TaskStatus::Stopped);
-        let report = TaskReport { task, status, stop_desired: true, interface: None, containers: Vec::new(), stopped: None };
+        let report = TaskReport {
+            task,
+            status,
+            stop_desired: true,
+            interface: None,
+            containers: Vec::new(),
+            stopped: None,
+        };
         snapshot.step(Observation::Described(report), late);
         let story = Story::of(&snapshot, late);
-        assert!(story.over && story.length() == length && length < Duration::from_secs(60), "{:?}", story.length());
+        assert!(
+            story.over && story.length() == length && length < Duration::from_secs(60),
+            "{:?}",
+            story.length()
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! The task stopped, or never ran: failure modes 6, 7, 8, 13, 14.
 
-use states::{ContainerReport, Observation, RunOutcome, StateName, StopReason, TaskReport, stop_reason::explain_stop};
+use states::{
+    ContainerReport, Observation, RunOutcome, StateName, StopReason, TaskReport,
+    stop_reason::explain_stop,
+};
 
 use super::{Case, Cause, Diagnosis};
 use crate::replay::words;
@@ -41,15 +44,27 @@ fn stopped(case: &Case<'_>) -> Diagnosis {
     let container = &case.snapshot.job.header().spec.container;
     let Some(report) = last_report(case) else {
         // Its reason is recorded, its report was left out of a long journal.
-        return case.diagnosis(Cause::Unknown, case.reason().map(ToString::to_string).unwrap_or_default(), case.newest(3), &[]);
+        return case.diagnosis(
+            Cause::Unknown,
+            case.reason().map(ToString::to_string).unwrap_or_default(),
+            case.newest(3),
+            &[],
+        );
     };
     let (what, advice) = explain_stop(report, container);
     let cause = cause(report, container);
-    let answered = case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
+    let answered =
+        case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
     let under_a_script = case.decisive() == StateName::Executing || ended_under_a_lost_script(case);
     let when = match (under_a_script, answered) {
         (true, _) => {
-            let stage = case.story.visits.iter().rev().find_map(|visit| visit.stage.as_deref()).unwrap_or("a stage");
+            let stage = case
+                .story
+                .visits
+                .iter()
+                .rev()
+                .find_map(|visit| visit.stage.as_deref())
+                .unwrap_or("a stage");
             format!("while {stage} ran")
         }
         (_, false) => "before its container could be reached".to_owned(),
@@ -62,10 +77,13 @@ fn stopped(case: &Case<'_>) -> Diagnosis {
         Cause::SpotInterruption | Cause::StoppedByOthers => {
             "`retry: { when: runner_system_failure }` in .gitlab-ci.yml starts such a job again by itself."
         }
-        Cause::OutOfMemory => "The task's memory metric in CloudWatch (Container Insights) shows how much it needed.",
+        Cause::OutOfMemory => {
+            "The task's memory metric in CloudWatch (Container Insights) shows how much it needed."
+        }
         _ => "",
     };
-    let evidence = case.entries(|saw| matches!(saw, Observation::Described(report) if tells(report)));
+    let evidence =
+        case.entries(|saw| matches!(saw, Observation::Described(report) if tells(report)));
     case.diagnosis(cause, format!("The task stopped {when}. {what}"), evidence, &[&advice, more])
 }
 
@@ -75,24 +93,35 @@ fn last_report<'a>(case: &'a Case<'_>) -> Option<&'a TaskReport> {
         Observation::Described(report) => Some(report),
         _ => None,
     });
-    reports.clone().find(|report| tells(report)).or_else(|| reports.clone().find(|report| report.stop_desired || report.status.is_ending()))
+    reports
+        .clone()
+        .find(|report| tells(report))
+        .or_else(|| reports.clone().find(|report| report.stop_desired || report.status.is_ending()))
 }
 
 fn tells(report: &TaskReport) -> bool {
-    report.stopped.as_ref().is_some_and(|stopped| stopped.code.is_some() || stopped.reason.is_some())
-        || report.containers.iter().any(|container| container.exit_code.is_some() || container.reason.is_some())
+    report
+        .stopped
+        .as_ref()
+        .is_some_and(|stopped| stopped.code.is_some() || stopped.reason.is_some())
+        || report
+            .containers
+            .iter()
+            .any(|container| container.exit_code.is_some() || container.reason.is_some())
 }
 
 /// The failure mode that a stopped task shows.
 fn cause(report: &TaskReport, container: &str) -> Cause {
-    let code = report.stopped.as_ref().and_then(|stopped| stopped.code.as_deref()).unwrap_or_default();
+    let code =
+        report.stopped.as_ref().and_then(|stopped| stopped.code.as_deref()).unwrap_or_default();
     let said: Vec<&str> = report
         .stopped
         .iter()
         .filter_map(|stopped| stopped.reason.as_deref())
         .chain(report.containers.iter().filter_map(|container| container.reason.as_deref()))
         .collect();
-    let says = |words: &[&str]| said.iter().any(|text| words.iter().any(|word| text.contains(word)));
+    let says =
+        |words: &[&str]| said.iter().any(|text| words.iter().any(|word| text.contains(word)));
     let ended: Vec<i32> = ended(report, container).collect();
     if says(&["CannotPullContainer", "CannotPullImage", "CannotPullECRContainer"]) {
         Cause::ImagePull
@@ -110,7 +139,10 @@ fn cause(report: &TaskReport, container: &str) -> Cause {
         Cause::StoppedByOthers
     } else if ended.contains(&137) {
         Cause::OutOfMemory
-    } else if !ended.is_empty() || code == "EssentialContainerExited" || says(&["CannotStartContainer", "ContainerRuntime"]) {
+    } else if !ended.is_empty()
+        || code == "EssentialContainerExited"
+        || says(&["CannotStartContainer", "ContainerRuntime"])
+    {
         Cause::ContainerExited
     } else {
         Cause::Unknown
@@ -121,5 +153,6 @@ fn cause(report: &TaskReport, container: &str) -> Cause {
 fn ended<'a>(report: &'a TaskReport, container: &'a str) -> impl Iterator<Item = i32> + 'a {
     let own = move |report: &&ContainerReport| report.name == container;
     let main = report.containers.iter().filter(own);
-    main.chain(report.containers.iter().filter(move |report| !own(report))).filter_map(|container| container.exit_code)
+    main.chain(report.containers.iter().filter(move |report| !own(report)))
+        .filter_map(|container| container.exit_code)
 }

@@ -4,10 +4,11 @@
 use std::net::IpAddr;
 
 use states::{
-    About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport, ControlError, Executing, Finished, Greeting,
-    Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
-    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy, StopReason, Stopped, Stopping, TaskArn,
-    TaskReport, TaskStatus,
+    About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport,
+    ControlError, Executing, Finished, Greeting, Header, HostIdentity, InterfaceId, Job, JobId,
+    LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
+    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy,
+    StopReason, Stopped, Stopping, TaskArn, TaskReport, TaskStatus,
 };
 
 use super::names::{Kind, Names};
@@ -48,7 +49,19 @@ const LEFT_OUT: &str = "left out";
 impl Names {
     /// First of all: it makes known what is looked for in free text.
     pub(super) fn header(&mut self, header: &Header) -> Header {
-        let Header { id, about, created, token, spec, definition_from_project, connect_to, login, host_proof, limits, trace: _ } = header;
+        let Header {
+            id,
+            about,
+            created,
+            token,
+            spec,
+            definition_from_project,
+            connect_to,
+            login,
+            host_proof,
+            limits,
+            trace: _,
+        } = header;
         let about = self.about(about);
         self.seek(id.as_str(), "job-1");
         self.seek(token.as_str(), "token-1");
@@ -61,7 +74,9 @@ impl Names {
             spec: self.spec(spec),
             definition_from_project: *definition_from_project,
             connect_to: *connect_to,
-            login: login.as_ref().map(|Login { user, port }| Login { user: self.text(user), port: *port }),
+            login: login
+                .as_ref()
+                .map(|Login { user, port }| Login { user: self.text(user), port: *port }),
             host_proof: *host_proof,
             limits: *limits,
             trace: None,
@@ -77,8 +92,16 @@ impl Names {
             project_url,
             pipeline_id: "1".to_owned(),
             job_id: "1".to_owned(),
-            job_name: if job_name.is_empty() { String::new() } else { self.sought(Kind::JobName, job_name) },
-            runner: if runner.is_empty() { String::new() } else { self.sought(Kind::Runner, runner) },
+            job_name: if job_name.is_empty() {
+                String::new()
+            } else {
+                self.sought(Kind::JobName, job_name)
+            },
+            runner: if runner.is_empty() {
+                String::new()
+            } else {
+                self.sought(Kind::Runner, runner)
+            },
         }
     }
 
@@ -125,11 +148,17 @@ impl Names {
             task_definition: self.definition(task_definition),
             platform_version: platform_version.clone(),
             subnets: subnets.iter().map(|subnet| self.sought(Kind::Resource, subnet)).collect(),
-            security_groups: security_groups.iter().map(|group| self.sought(Kind::Resource, group)).collect(),
+            security_groups: security_groups
+                .iter()
+                .map(|group| self.sought(Kind::Resource, group))
+                .collect(),
             assign_public_ip: *assign_public_ip,
             capacity: self.capacity(capacity),
             container: self.container(container),
-            environment: environment.iter().map(|(name, _)| (self.variable(name), LEFT_OUT.to_owned())).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, _)| (self.variable(name), LEFT_OUT.to_owned()))
+                .collect(),
             started_by: valid(StartedBy::new("started-1")),
             tags: tags.iter().map(|(key, value)| self.tag(key, value)).collect(),
             enable_execute_command: *enable_execute_command,
@@ -146,7 +175,11 @@ impl Names {
                 providers
                     .iter()
                     .map(|CapacityProvider { name, weight, base }| CapacityProvider {
-                        name: if name.starts_with("FARGATE") { name.clone() } else { self.sought(Kind::Provider, name) },
+                        name: if name.starts_with("FARGATE") {
+                            name.clone()
+                        } else {
+                            self.sought(Kind::Provider, name)
+                        },
                         weight: *weight,
                         base: *base,
                     })
@@ -197,7 +230,11 @@ impl Names {
     }
 
     fn task(&mut self, task: &TaskArn) -> TaskArn {
-        let other = if task.as_str().starts_with("arn:") { self.arn(task.as_str()) } else { self.of(Kind::Task, task.as_str()) };
+        let other = if task.as_str().starts_with("arn:") {
+            self.arn(task.as_str())
+        } else {
+            self.of(Kind::Task, task.as_str())
+        };
         valid(TaskArn::new(other))
     }
 
@@ -226,22 +263,39 @@ impl Names {
     fn facts(&mut self, facts: &ShellFacts) -> ShellFacts {
         let ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash } = facts;
         let run_dir = self.sought(Kind::Path, run_dir);
-        ShellFacts { run_dir, follows_with_tail: *follows_with_tail, has_setsid: *has_setsid, has_bash: *has_bash }
+        ShellFacts {
+            run_dir,
+            follows_with_tail: *follows_with_tail,
+            has_setsid: *has_setsid,
+            has_bash: *has_bash,
+        }
     }
 
     fn report(&mut self, report: &TaskReport) -> TaskReport {
         let TaskReport { task, status, stop_desired, interface, containers, stopped } = report;
         TaskReport {
             task: self.task(task),
-            status: if let TaskStatus::Other(other) = status { TaskStatus::Other(self.text(other)) } else { status.clone() },
+            status: if let TaskStatus::Other(other) = status {
+                TaskStatus::Other(self.text(other))
+            } else {
+                status.clone()
+            },
             stop_desired: *stop_desired,
-            interface: interface.as_ref().map(|NetworkInterface { id, private_address, subnet }| NetworkInterface {
-                id: id.as_ref().map(|id| self.interface_id(id)),
-                private_address: private_address.as_ref().map(|address| self.place(address)),
-                subnet: subnet.as_ref().map(|subnet| self.sought(Kind::Resource, subnet)),
+            interface: interface.as_ref().map(
+                |NetworkInterface { id, private_address, subnet }| NetworkInterface {
+                    id: id.as_ref().map(|id| self.interface_id(id)),
+                    private_address: private_address.as_ref().map(|address| self.place(address)),
+                    subnet: subnet.as_ref().map(|subnet| self.sought(Kind::Resource, subnet)),
+                },
+            ),
+            containers: containers
+                .iter()
+                .map(|container| self.container_report(container))
+                .collect(),
+            stopped: stopped.as_ref().map(|Stopped { code, reason }| Stopped {
+                code: self.maybe(code),
+                reason: self.maybe(reason),
             }),
-            containers: containers.iter().map(|container| self.container_report(container)).collect(),
-            stopped: stopped.as_ref().map(|Stopped { code, reason }| Stopped { code: self.maybe(code), reason: self.maybe(reason) }),
         }
     }
 
@@ -289,11 +343,19 @@ impl Names {
 
     fn reason(&mut self, reason: &StopReason) -> StopReason {
         match reason {
-            StopReason::Cleanup | StopReason::Cancelled | StopReason::TaskVanished => reason.clone(),
+            StopReason::Cleanup | StopReason::Cancelled | StopReason::TaskVanished => {
+                reason.clone()
+            }
             StopReason::Asked(why) => StopReason::Asked(self.text(why)),
-            StopReason::LaunchRefused(error) => StopReason::LaunchRefused(self.control_error(error)),
-            StopReason::ControlFailed(error) => StopReason::ControlFailed(self.control_error(error)),
-            StopReason::TaskStopped { what, advice } => StopReason::TaskStopped { what: self.text(what), advice: self.text(advice) },
+            StopReason::LaunchRefused(error) => {
+                StopReason::LaunchRefused(self.control_error(error))
+            }
+            StopReason::ControlFailed(error) => {
+                StopReason::ControlFailed(self.control_error(error))
+            }
+            StopReason::TaskStopped { what, advice } => {
+                StopReason::TaskStopped { what: self.text(what), advice: self.text(advice) }
+            }
             StopReason::Deadline { state, limit, problem } => {
                 StopReason::Deadline { state: *state, limit: *limit, problem: self.text(problem) }
             }
@@ -312,17 +374,30 @@ impl Names {
             | Observation::CancelRequested
             | Observation::StopAccepted
             | Observation::TimePassed => saw.clone(),
-            Observation::Opened { process, purpose } => Observation::Opened { process: *process, purpose: self.purpose(purpose) },
+            Observation::Opened { process, purpose } => {
+                Observation::Opened { process: *process, purpose: self.purpose(purpose) }
+            }
             Observation::Launched(report) => Observation::Launched(self.report(report)),
             Observation::Described(report) => Observation::Described(self.report(report)),
-            Observation::LaunchFailed(error) => Observation::LaunchFailed(self.control_error(error)),
-            Observation::DescribeFailed(error) => Observation::DescribeFailed(self.control_error(error)),
-            Observation::AddressFailed(error) => Observation::AddressFailed(self.control_error(error)),
+            Observation::LaunchFailed(error) => {
+                Observation::LaunchFailed(self.control_error(error))
+            }
+            Observation::DescribeFailed(error) => {
+                Observation::DescribeFailed(self.control_error(error))
+            }
+            Observation::AddressFailed(error) => {
+                Observation::AddressFailed(self.control_error(error))
+            }
             Observation::FindFailed(error) => Observation::FindFailed(self.control_error(error)),
             Observation::StopFailed(error) => Observation::StopFailed(self.control_error(error)),
-            Observation::Addressed(address) => Observation::Addressed(address.as_ref().map(|address| self.place(address))),
+            Observation::Addressed(address) => {
+                Observation::Addressed(address.as_ref().map(|address| self.place(address)))
+            }
             Observation::Answered(Greeting { identity, facts }) => {
-                Observation::Answered(Greeting { identity: self.identity(identity), facts: self.facts(facts) })
+                Observation::Answered(Greeting {
+                    identity: self.identity(identity),
+                    facts: self.facts(facts),
+                })
             }
             Observation::Unreachable(error) => Observation::Unreachable(self.connect_error(error)),
             Observation::RunRequested { stage, digest } => {
@@ -330,7 +405,9 @@ impl Names {
             }
             Observation::RunFailed(error) => Observation::RunFailed(self.run_error(error)),
             Observation::StopRequested(reason) => Observation::StopRequested(self.reason(reason)),
-            Observation::Found(tasks) => Observation::Found(tasks.iter().map(|task| self.task(task)).collect()),
+            Observation::Found(tasks) => {
+                Observation::Found(tasks.iter().map(|task| self.task(task)).collect())
+            }
         }
     }
 
@@ -338,14 +415,33 @@ impl Names {
     pub(super) fn job(&mut self, job: &AnyJob, header: Header) -> AnyJob {
         match job {
             AnyJob::Provisioning(job) => {
-                let Provisioning { deadline: _, launch: _, asked: _, unknown: _, refusals: _, next: _, attempts: _, problem, search } =
-                    &job.state;
-                let (problem, search) = (self.problem(problem), search.as_ref().map(|search| self.search(search)));
+                let Provisioning {
+                    deadline: _,
+                    launch: _,
+                    asked: _,
+                    unknown: _,
+                    refusals: _,
+                    next: _,
+                    attempts: _,
+                    problem,
+                    search,
+                } = &job.state;
+                let (problem, search) =
+                    (self.problem(problem), search.as_ref().map(|search| self.search(search)));
                 Job { header, state: Provisioning { problem, search, ..job.state.clone() } }.into()
             }
             AnyJob::Pending(job) => {
-                let Pending { task, since: _, deadline: _, interface, address, running: _, describing: _, addressing: _, probing } =
-                    &job.state;
+                let Pending {
+                    task,
+                    since: _,
+                    deadline: _,
+                    interface,
+                    address,
+                    running: _,
+                    describing: _,
+                    addressing: _,
+                    probing,
+                } = &job.state;
                 let state = Pending {
                     task: self.task(task),
                     interface: interface.as_ref().map(|id| self.interface_id(id)),
@@ -356,9 +452,19 @@ impl Names {
                 Job { header, state }.into()
             }
             AnyJob::Running(job) => {
-                let Running { task, address, since: _, deadline: _, describing: _, probing, agent_runs: _ } = &job.state;
-                let (task, address, probing) = (self.task(task), self.place(address), self.probing(probing));
-                Job { header, state: Running { task, address, probing, ..job.state.clone() } }.into()
+                let Running {
+                    task,
+                    address,
+                    since: _,
+                    deadline: _,
+                    describing: _,
+                    probing,
+                    agent_runs: _,
+                } = &job.state;
+                let (task, address, probing) =
+                    (self.task(task), self.place(address), self.probing(probing));
+                Job { header, state: Running { task, address, probing, ..job.state.clone() } }
+                    .into()
             }
             AnyJob::Reachable(job) => Job { header, state: self.reachable(&job.state) }.into(),
             AnyJob::Executing(job) => {
@@ -386,8 +492,10 @@ impl Names {
                         describing: describing.clone(),
                     },
                 };
-                let (place, order, digest) = (self.reachable(place), self.order(order), self.digest(digest));
-                Job { header, state: Executing { place, order, digest, link, ..job.state.clone() } }.into()
+                let (place, order, digest) =
+                    (self.reachable(place), self.order(order), self.digest(digest));
+                Job { header, state: Executing { place, order, digest, link, ..job.state.clone() } }
+                    .into()
             }
             AnyJob::Stopping(job) => {
                 let Stopping {
@@ -447,23 +555,29 @@ impl Names {
             identity: self.identity(identity),
             facts: self.facts(facts),
             runs: *runs,
-            last: last.as_ref().map(|Finished { run, stage, digest, outcome, at, cancelled }| Finished {
-                run: self.run(run),
-                stage: self.stage(stage),
-                digest: self.digest(digest),
-                outcome: match outcome {
-                    RunOutcome::Exited { .. } => outcome.clone(),
-                    RunOutcome::Lost(why) => RunOutcome::Lost(self.text(why)),
-                },
-                at: *at,
-                cancelled: *cancelled,
+            last: last.as_ref().map(|Finished { run, stage, digest, outcome, at, cancelled }| {
+                Finished {
+                    run: self.run(run),
+                    stage: self.stage(stage),
+                    digest: self.digest(digest),
+                    outcome: match outcome {
+                        RunOutcome::Exited { .. } => outcome.clone(),
+                        RunOutcome::Lost(why) => RunOutcome::Lost(self.text(why)),
+                    },
+                    at: *at,
+                    cancelled: *cancelled,
+                }
             }),
         }
     }
 
     fn order(&mut self, order: &RunOrder) -> RunOrder {
         let RunOrder { run, stage, forget } = order;
-        RunOrder { run: self.run(run), stage: self.stage(stage), forget: forget.as_ref().map(|run| self.run(run)) }
+        RunOrder {
+            run: self.run(run),
+            stage: self.stage(stage),
+            forget: forget.as_ref().map(|run| self.run(run)),
+        }
     }
 }
 

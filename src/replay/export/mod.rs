@@ -43,7 +43,9 @@ impl Export {
     /// [`Failure`].
     pub fn run(&self, place: &PlaceArgs, screen: &mut Screen) -> Result<(), Failure> {
         let (snapshot, about) = anonymous(&place.find(&self.job)?.snapshot);
-        let ron = snapshot.to_ron().map_err(|e| Failure::Other(format!("the job cannot be written down: {e}")))?;
+        let ron = snapshot
+            .to_ron()
+            .map_err(|e| Failure::Other(format!("the job cannot be written down: {e}")))?;
         let mut text = String::new();
         for line in about.iter().flat_map(|line| wrap(line, 97)) {
             text.push_str(&format!("// {line}\n"));
@@ -53,7 +55,9 @@ impl Export {
         if self.output.as_os_str() == "-" {
             screen.write_all(text.as_bytes())?;
         } else {
-            fs::write(&self.output, text).map_err(|e| Failure::Other(format!("cannot write {}: {e}", self.output.display())))?;
+            fs::write(&self.output, text).map_err(|e| {
+                Failure::Other(format!("cannot write {}: {e}", self.output.display()))
+            })?;
             writeln!(screen, "wrote {}", self.output.display())?;
             let width = screen.width;
             for line in about.iter().flat_map(|line| wrap(line, width)) {
@@ -69,17 +73,21 @@ impl Export {
 pub fn anonymous(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
     let mut names = Names::default();
     let header = names.header(snapshot.job.header());
-    let entries = snapshot.journal.entries.iter().map(|Entry { at, saw, times, last, between, left }| Entry {
-        at: *at,
-        saw: names.observation(saw),
-        times: *times,
-        last: *last,
-        between: between.clone(),
-        left: left.clone(),
-    });
+    let entries =
+        snapshot.journal.entries.iter().map(|Entry { at, saw, times, last, between, left }| {
+            Entry {
+                at: *at,
+                saw: names.observation(saw),
+                times: *times,
+                last: *last,
+                between: between.clone(),
+                left: left.clone(),
+            }
+        });
     let mut journal = snapshot.journal.clone();
     journal.entries = entries.collect();
-    let mut other = Snapshot { version: snapshot.version, job: names.job(&snapshot.job, header), journal };
+    let mut other =
+        Snapshot { version: snapshot.version, job: names.job(&snapshot.job, header), journal };
     carry_over(snapshot, &mut other);
     let about = about(snapshot, &names);
     (other, about)

@@ -84,7 +84,10 @@ impl Kind {
             Self::Task => format!("{number:032x}"),
             Self::Resource => {
                 let kind = real.split_once('-').map_or("", |(kind, _)| kind);
-                format!("{}-{number:017x}", if RESOURCES.contains(&kind) { kind } else { "resource" })
+                format!(
+                    "{}-{number:017x}",
+                    if RESOURCES.contains(&kind) { kind } else { "resource" }
+                )
             }
             Self::Role => format!("resource-{number}"),
             Self::Manager => format!("manager-{number}"),
@@ -108,12 +111,14 @@ impl Kind {
 }
 
 /// Kinds of AWS resources whose ids are `<kind>-<hexadecimal>`.
-pub(super) const RESOURCES: [&str; 17] =
-    ["eni", "subnet", "sg", "vpc", "i", "nat", "rtb", "ami", "vol", "fs", "fsap", "eipalloc", "acl", "igw", "vpce", "snap", "lt"];
+pub(super) const RESOURCES: [&str; 17] = [
+    "eni", "subnet", "sg", "vpc", "i", "nat", "rtb", "ami", "vol", "fs", "fsap", "eipalloc", "acl",
+    "igw", "vpce", "snap", "lt",
+];
 /// Names that are ordinary words: in free text they tell nothing of anybody.
 const ORDINARY: [&str; 20] = [
-    "build", "test", "tests", "deploy", "lint", "release", "job", "jobs", "project", "group", "app", "web", "api", "main", "default",
-    "local", "task", "docker", "script", "driver",
+    "build", "test", "tests", "deploy", "lint", "release", "job", "jobs", "project", "group",
+    "app", "web", "api", "main", "default", "local", "task", "docker", "script", "driver",
 ];
 /// Shorter names are part of too many ordinary words to be looked for inside of them.
 const LONG_ENOUGH_ANYWHERE: usize = 5;
@@ -151,7 +156,10 @@ impl Names {
 
     /// From now on, this becomes that in free text.
     pub(super) fn seek(&mut self, real: &str, other: &str) {
-        if real.len() >= LONG_ENOUGH && !ORDINARY.contains(&real) && !self.sought.iter().any(|(known, _)| known == real) {
+        if real.len() >= LONG_ENOUGH
+            && !ORDINARY.contains(&real)
+            && !self.sought.iter().any(|(known, _)| known == real)
+        {
             self.sought.push((real.to_owned(), other.to_owned()));
             self.sought.sort_by_key(|(real, _)| std::cmp::Reverse(real.len()));
         }
@@ -164,7 +172,10 @@ impl Names {
 
     /// What a sought name becomes, if the whole text is one.
     pub(super) fn whole(&self, text: &str) -> Option<&str> {
-        self.sought.iter().find(|(real, _)| real.eq_ignore_ascii_case(text)).map(|(_, other)| other.as_str())
+        self.sought
+            .iter()
+            .find(|(real, _)| real.eq_ignore_ascii_case(text))
+            .map(|(_, other)| other.as_str())
     }
 
     /// The text in pieces: those that were sought, replaced, and what is between them.
@@ -172,7 +183,8 @@ impl Names {
         let mut pieces = Vec::new();
         let (mut begin, mut at) = (0, 0);
         while at < text.len() {
-            let found = self.sought.iter().find(|(real, _)| fits(real) && stands_at(text, at, real));
+            let found =
+                self.sought.iter().find(|(real, _)| fits(real) && stands_at(text, at, real));
             if let Some((real, other)) = found {
                 pieces.push(Piece::Rest(&text[begin..at]));
                 pieces.push(Piece::Replaced(other.clone()));
@@ -209,5 +221,7 @@ fn stands_at(text: &str, at: usize, name: &str) -> bool {
     let inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let is_number = name.bytes().all(|b| b.is_ascii_digit());
     let anywhere = name.len() >= LONG_ENOUGH_ANYWHERE && !is_number;
-    anywhere || !(inside(text[..at].chars().next_back()) || inside(text[at + name.len()..].chars().next()))
+    anywhere
+        || !(inside(text[..at].chars().next_back())
+            || inside(text[at + name.len()..].chars().next()))
 }

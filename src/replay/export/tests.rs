@@ -14,7 +14,10 @@ fn fixtures() -> Vec<(String, Snapshot)> {
         for entry in fs::read_dir(root.join(directory)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "ron") {
-                found.push((path.display().to_string(), Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap()));
+                found.push((
+                    path.display().to_string(),
+                    Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap(),
+                ));
             }
         }
     }
@@ -121,7 +124,10 @@ fn gossips() -> Vec<Observation> {
         format!("StopFailed({error})"),
         "Found([\"arn:aws:ecs:eu-west-1:987654321098:task/payroll/cafebabe\"])".to_owned(),
     ];
-    all.extend(["ConnectionLost", "Unknown", "NoStatus", "NotStarted", "Protocol"].map(|kind| format!("RunFailed({kind}(\"GOSSIP\"))")));
+    all.extend(
+        ["ConnectionLost", "Unknown", "NoStatus", "NotStarted", "Protocol"]
+            .map(|kind| format!("RunFailed({kind}(\"GOSSIP\"))")),
+    );
     let reasons = [
         "Asked(\"GOSSIP\")".to_owned(),
         format!("LaunchRefused({error})"),
@@ -132,7 +138,9 @@ fn gossips() -> Vec<Observation> {
         "RunLost(\"GOSSIP\")".to_owned(),
     ];
     all.extend(reasons.map(|reason| format!("StopRequested({reason})")));
-    all.iter().map(|text| ron::from_str(&said(text)).unwrap_or_else(|e| panic!("{e}: {text}"))).collect()
+    all.iter()
+        .map(|text| ron::from_str(&said(text)).unwrap_or_else(|e| panic!("{e}: {text}")))
+        .collect()
 }
 
 fn assert_clean(name: &str, snapshot: &Snapshot) {
@@ -148,7 +156,10 @@ fn assert_clean(name: &str, snapshot: &Snapshot) {
 fn no_name_address_or_secret_survives() {
     for (name, snapshot) in fixtures().into_iter().filter(|(name, _)| name.contains("v1")) {
         let marked = marked(&snapshot);
-        assert!(MARKS.iter().filter(|mark| marked.to_ron().unwrap().contains(*mark)).count() >= 9, "{name}: hardly a mark is in it");
+        assert!(
+            MARKS.iter().filter(|mark| marked.to_ron().unwrap().contains(*mark)).count() >= 9,
+            "{name}: hardly a mark is in it"
+        );
         assert_clean(&name, &marked);
         // Whatever is observed next, and whatever state that leads to.
         for saw in gossips() {
@@ -167,13 +178,19 @@ fn no_name_address_or_secret_survives() {
 
 #[test]
 fn the_same_name_is_the_same_wherever_it_stands() {
-    let snapshot = marked(&fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap().1);
+    let snapshot = marked(
+        &fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap().1,
+    );
     let (other, _) = anonymous(&snapshot);
     let ron = other.to_ron().unwrap();
     for (name, times) in [("10.0.0.2", 4), ("ssh-ed25519 key-1", 3), ("/path-1", 3)] {
         assert!(ron.matches(name).count() >= times, "{name} in\n{ron}");
     }
-    assert_eq!(anonymous(&snapshot).0, other, "an export does not change from one time to the next");
+    assert_eq!(
+        anonymous(&snapshot).0,
+        other,
+        "an export does not change from one time to the next"
+    );
     assert_eq!(other.job.header().about.project_url, other.job.header().spec.tags[2].1);
 }
 
@@ -181,14 +198,23 @@ fn the_same_name_is_the_same_wherever_it_stands() {
 fn an_export_tells_the_same_story() {
     for (name, snapshot) in fixtures() {
         let (other, _) = anonymous(&snapshot);
-        let again = Snapshot::parse(&format!("// comments are allowed\n{}", other.to_ron().unwrap())).unwrap();
+        let again =
+            Snapshot::parse(&format!("// comments are allowed\n{}", other.to_ron().unwrap()))
+                .unwrap();
         assert_eq!(again, other, "{name}");
         assert_eq!(other.replay(), snapshot.replay(), "{name}");
         let told = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
             let story = Story::of(snapshot, now);
             let found = diagnose(snapshot, &story, &Surroundings::unknown(snapshot), now);
-            (story.visits.iter().map(|visit| (visit.state, visit.from, visit.to)).collect::<Vec<_>>(), found[0].cause)
+            (
+                story
+                    .visits
+                    .iter()
+                    .map(|visit| (visit.state, visit.from, visit.to))
+                    .collect::<Vec<_>>(),
+                found[0].cause,
+            )
         };
         assert_eq!(told(&other), told(&snapshot), "{name}");
     }
@@ -196,9 +222,11 @@ fn an_export_tells_the_same_story() {
 
 #[test]
 fn a_difference_stays_where_it_was() {
-    let (name, mut snapshot) = fixtures().into_iter().find(|(name, _)| name.ends_with("stopping.ron")).unwrap();
+    let (name, mut snapshot) =
+        fixtures().into_iter().find(|(name, _)| name.ends_with("stopping.ron")).unwrap();
     let entry = snapshot.journal.entries.len() / 2;
-    snapshot.journal.entries[entry].left = Some(serde_json::from_str("\"Pending 1-00000000\"").unwrap());
+    snapshot.journal.entries[entry].left =
+        Some(serde_json::from_str("\"Pending 1-00000000\"").unwrap());
     let number = |snapshot: &Snapshot| match snapshot.replay() {
         Verdict::Differ(difference) => difference.entry,
         agree @ Verdict::Agree { .. } => panic!("{name}: {agree:?}"),
@@ -209,11 +237,15 @@ fn a_difference_stays_where_it_was() {
 
 #[test]
 fn a_journal_without_its_middle_is_exported_too() {
-    let (_, mut snapshot) = fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap();
+    let (_, mut snapshot) =
+        fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap();
     let mut at = last_seen(&snapshot).as_millis();
     for process in 0..1000 {
         at += 10;
-        snapshot.step(Observation::Opened { process, purpose: "build_script".to_owned() }, Timestamp::from_millis(at));
+        snapshot.step(
+            Observation::Opened { process, purpose: "build_script".to_owned() },
+            Timestamp::from_millis(at),
+        );
     }
     let (other, _) = anonymous(&snapshot);
     assert_eq!(other.journal.omitted, snapshot.journal.omitted);

@@ -27,9 +27,13 @@ const HARMLESS: [&str; 11] = [
 /// Directories that every system has.
 const SYSTEM: [&str; 6] = ["/bin/", "/sbin/", "/usr/", "/dev/", "/proc/", "/sys/"];
 /// Endings of files, not of hosts.
-const FILES: [&str; 12] = ["toml", "yml", "yaml", "md", "sh", "log", "json", "ron", "key", "conf", "service", "lock"];
+const FILES: [&str; 12] =
+    ["toml", "yml", "yaml", "md", "sh", "log", "json", "ron", "key", "conf", "service", "lock"];
 /// What tokens and keys begin with.
-const SECRETS: [&str; 12] = ["glpat-", "glrt-", "gldt-", "glcbt-", "glptt-", "glsoat-", "AKIA", "ASIA", "eyJ", "ghp_", "xoxb-", "sk-"];
+const SECRETS: [&str; 12] = [
+    "glpat-", "glrt-", "gldt-", "glcbt-", "glptt-", "glsoat-", "AKIA", "ASIA", "eyJ", "ghp_",
+    "xoxb-", "sk-",
+];
 
 impl Names {
     /// The text with other names.
@@ -71,7 +75,11 @@ impl Names {
             return format!("SHA256:{}", self.of(Kind::Key, fingerprint));
         }
         if let Some((name, value)) = word.split_once('=') {
-            let told = if tells_a_secret(name) && !value.is_empty() { self.of(Kind::Secret, value) } else { self.word(value) };
+            let told = if tells_a_secret(name) && !value.is_empty() {
+                self.of(Kind::Secret, value)
+            } else {
+                self.word(value)
+            };
             return format!("{}={told}", self.word(name));
         }
         if let Ok(address) = word.parse::<IpAddr>() {
@@ -82,11 +90,17 @@ impl Names {
         }
         if word.starts_with('/') {
             let known = SYSTEM.iter().any(|prefix| word.starts_with(prefix));
-            return if known || word == "/" || word == "/tmp" { word.to_owned() } else { self.of(Kind::Path, word) };
+            return if known || word == "/" || word == "/tmp" {
+                word.to_owned()
+            } else {
+                self.of(Kind::Path, word)
+            };
         }
         if let Some((first, rest)) = word.split_once('/').filter(|(first, _)| !first.is_empty()) {
             return match first.split_once(':').unwrap_or((first, "")) {
-                (host, _) if is_host(host) => format!("{}/{}", self.of(Kind::Host, host), self.of(Kind::Name, rest)),
+                (host, _) if is_host(host) => {
+                    format!("{}/{}", self.of(Kind::Host, host), self.of(Kind::Name, rest))
+                }
                 _ => self.of(Kind::Name, word),
             };
         }
@@ -120,7 +134,10 @@ impl Names {
             IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
         };
-        self.of(if private { Kind::PrivateAddress } else { Kind::PublicAddress }, &address.to_string())
+        self.of(
+            if private { Kind::PrivateAddress } else { Kind::PublicAddress },
+            &address.to_string(),
+        )
     }
 
     /// A URL: its scheme, and other names for host and path; without user, password, query.
@@ -130,12 +147,19 @@ impl Names {
         let (place, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         let host = place.rsplit('@').next().unwrap_or_default();
         let (host, port) = match host.rsplit_once(':') {
-            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (host, format!(":{port}")),
+            Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                (host, format!(":{port}"))
+            }
             _ => (host, String::new()),
         };
         let host = self.host(host);
-        let path = if matches!(path, "" | "/") { path.to_owned() } else { self.of(Kind::Path, path) };
-        let scheme = if scheme.len() <= 6 && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) { scheme } else { "https" };
+        let path =
+            if matches!(path, "" | "/") { path.to_owned() } else { self.of(Kind::Path, path) };
+        let scheme = if scheme.len() <= 6 && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            scheme
+        } else {
+            "https"
+        };
         format!("{scheme}://{host}{port}{path}")
     }
 
@@ -151,8 +175,13 @@ impl Names {
     pub(super) fn arn(&mut self, arn: &str) -> String {
         let mut parts = arn.splitn(6, ':');
         let mut next = || parts.next().unwrap_or_default().to_owned();
-        let (prefix, partition, service, region, account, resource) = (next(), next(), next(), next(), next(), next());
-        let account = if account.is_empty() || account == "aws" { account } else { self.of(Kind::Account, &account) };
+        let (prefix, partition, service, region, account, resource) =
+            (next(), next(), next(), next(), next(), next());
+        let account = if account.is_empty() || account == "aws" {
+            account
+        } else {
+            self.of(Kind::Account, &account)
+        };
         let resource = self.resource(&service, &resource);
         format!("{prefix}:{partition}:{service}:{region}:{account}:{resource}")
     }
@@ -165,7 +194,8 @@ impl Names {
             ("ecs", "cluster") => self.cluster(rest),
             ("ecs", "task-definition") => self.definition(rest),
             ("ecs", "task" | "container") => {
-                let (path, id) = rest.rsplit_once('/').map_or((None, rest), |(path, id)| (Some(path), id));
+                let (path, id) =
+                    rest.rsplit_once('/').map_or((None, rest), |(path, id)| (Some(path), id));
                 let id = self.of(Kind::Task, id);
                 path.map_or(id.clone(), |cluster| format!("{}/{id}", self.cluster(cluster)))
             }
@@ -199,13 +229,19 @@ impl Names {
 
 /// What a word is by its looks alone.
 fn kind(word: &str) -> Option<Kind> {
-    let all = |text: &str, fits: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|b| fits(&b));
+    let all =
+        |text: &str, fits: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|b| fits(&b));
     let hexadecimal = |text: &str| all(text, u8::is_ascii_hexdigit);
-    let mixed = |text: &str| text.bytes().any(|b| b.is_ascii_digit()) && text.bytes().any(|b| b.is_ascii_alphabetic());
+    let mixed = |text: &str| {
+        text.bytes().any(|b| b.is_ascii_digit()) && text.bytes().any(|b| b.is_ascii_alphabetic())
+    };
     if word.len() == 12 && all(word, u8::is_ascii_digit) {
         return Some(Kind::Account);
     }
-    if word.len() == 36 && word.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && word.split('-').all(hexadecimal) {
+    if word.len() == 36
+        && word.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+        && word.split('-').all(hexadecimal)
+    {
         return Some(Kind::Request);
     }
     if let Some((kind, id)) = word.split_once('-')
@@ -218,8 +254,12 @@ fn kind(word: &str) -> Option<Kind> {
     if word.contains('@') {
         return Some(Kind::Mail);
     }
-    let token = word.len() >= 20 && mixed(word) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_-/".contains(&b));
-    if token && !word.starts_with('/') || SECRETS.iter().any(|prefix| word.starts_with(prefix) && word.len() >= prefix.len() + 8) {
+    let token = word.len() >= 20
+        && mixed(word)
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_-/".contains(&b));
+    if token && !word.starts_with('/')
+        || SECRETS.iter().any(|prefix| word.starts_with(prefix) && word.len() >= prefix.len() + 8)
+    {
         return Some(Kind::Secret);
     }
     (word.len() >= 8 && hexadecimal(word) && mixed(word)).then_some(Kind::Secret)
@@ -228,22 +268,31 @@ fn kind(word: &str) -> Option<Kind> {
 /// Whether what follows this name and `=` is nobody's business.
 fn tells_a_secret(name: &str) -> bool {
     let name = name.to_lowercase();
-    ["pass", "token", "secret", "key", "credential", "signature", "auth"].iter().any(|word| name.contains(word))
+    ["pass", "token", "secret", "key", "credential", "signature", "auth"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 /// Labels with dots between them, of which the last is made of letters.
 fn is_host(word: &str) -> bool {
     let labels: Vec<&str> = word.split('.').collect();
-    let valid = |label: &&str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let valid = |label: &&str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
     let last = labels.last().copied().unwrap_or_default();
-    labels.len() >= 2 && labels.iter().all(valid) && last.len() >= 2 && last.bytes().all(|b| b.is_ascii_alphabetic())
+    labels.len() >= 2
+        && labels.iter().all(valid)
+        && last.len() >= 2
+        && last.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
 /// AWS's own endpoints are everybody's: `<service>.<region>.amazonaws.com`.
 fn is_endpoint(host: &str) -> bool {
     let Some(rest) = host.strip_suffix(".amazonaws.com") else { return false };
     let (service, region) = rest.split_once('.').unwrap_or((rest, ""));
-    matches!(service, "ecs" | "ec2" | "ssm" | "ssmmessages" | "sts" | "logs" | "secretsmanager") && !region.contains('.')
+    matches!(service, "ecs" | "ec2" | "ssm" | "ssmmessages" | "sts" | "logs" | "secretsmanager")
+        && !region.contains('.')
 }
 
 #[cfg(test)]
@@ -257,7 +306,10 @@ mod tests {
         for (text, told) in [
             ("Essential container in task exited", "Essential container in task exited"),
             ("connect to 10.1.2.3:22: refused", "connect to 10.0.0.2:22: refused"),
-            ("again 10.1.2.3, then 54.1.2.3 and 2600:1f18::7", "again 10.0.0.2, then 203.0.113.2 and 2001:db8::2"),
+            (
+                "again 10.1.2.3, then 54.1.2.3 and 2600:1f18::7",
+                "again 10.0.0.2, then 203.0.113.2 and 2001:db8::2",
+            ),
             (
                 "User: arn:aws:sts::987654321098:assumed-role/ops/i-0a1b2c3d4e5f60718 may not",
                 "User: arn:aws:sts::000000000001:assumed-role/resource-1 may not",
@@ -273,16 +325,25 @@ mod tests {
                 "see https://host-2.example:8443/path-1, or ecs.eu-west-1.amazonaws.com",
             ),
             ("Payroll-Builder failed in PAYROLL", "project-1-Builder failed in project-1"),
-            ("The subnet ID 'subnet-0a1b2c3d' does not exist", "The subnet ID 'subnet-00000000000000001' does not exist"),
+            (
+                "The subnet ID 'subnet-0a1b2c3d' does not exist",
+                "The subnet ID 'subnet-00000000000000001' does not exist",
+            ),
             (
                 "request 7d3c2a10-1111-2222-3333-444455556666 by ops@acme.test",
                 "request 00000000-0000-4000-8000-000000000001 by mail-1@host.example",
             ),
             ("password=hunter2, mode=fast", "password=hidden-1, mode=fast"),
-            ("key=glpat-abcdefghij1234567890 and wJalrXUtnFEMI1K7MDENGbPxRfiCY", "key=hidden-2 and hidden-3"),
+            (
+                "key=glpat-abcdefghij1234567890 and wJalrXUtnFEMI1K7MDENGbPxRfiCY",
+                "key=hidden-2 and hidden-3",
+            ),
             ("/home/alice/.ssh/id and /bin/sh", "/path-2 and /bin/sh"),
             ("Correct fargate.toml.", "Correct fargate.toml."),
-            ("its host key is SHA256:4VXe5m/ReKW3X+W8U, not SHA256:3cB1", "its host key is SHA256:key-1, not SHA256:key-2"),
+            (
+                "its host key is SHA256:4VXe5m/ReKW3X+W8U, not SHA256:3cB1",
+                "its host key is SHA256:key-1, not SHA256:key-2",
+            ),
             ("exit code 137 after 12345678 bytes", "exit code 137 after 12345678 bytes"),
         ] {
             assert_eq!(names.text(text), told);

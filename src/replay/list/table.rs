@@ -27,14 +27,56 @@ struct Column {
 }
 
 const COLUMNS: [Column; 8] = [
-    Column { heading: "JOB", narrowest: 8, goes: 0, text: |row, _| row.job.clone(), tone: |_| Some(Tone::Strong) },
-    Column { heading: "STATE", narrowest: 12, goes: 0, text: state, tone: |row| row.state.map(|state| Tone::State(number(state))) },
+    Column {
+        heading: "JOB",
+        narrowest: 8,
+        goes: 0,
+        text: |row, _| row.job.clone(),
+        tone: |_| Some(Tone::Strong),
+    },
+    Column {
+        heading: "STATE",
+        narrowest: 12,
+        goes: 0,
+        text: state,
+        tone: |row| row.state.map(|state| Tone::State(number(state))),
+    },
     Column { heading: "FOR", narrowest: 6, goes: 0, text: lasted, tone: |_| None },
-    Column { heading: "VERDICT", narrowest: 12, goes: 0, text: verdict, tone: |row| Some(tone(row)) },
-    Column { heading: "PROJECT", narrowest: 12, goes: 2, text: |row, _| words::project(&row.project).to_owned(), tone: |_| None },
-    Column { heading: "NAME", narrowest: 8, goes: 3, text: |row, _| row.name.clone(), tone: |_| None },
-    Column { heading: "PIPELINE", narrowest: 8, goes: 4, text: |row, _| row.pipeline.clone(), tone: |_| None },
-    Column { heading: "LAST OBSERVATION", narrowest: 24, goes: 1, text: last, tone: |_| Some(Tone::Faint) },
+    Column {
+        heading: "VERDICT",
+        narrowest: 12,
+        goes: 0,
+        text: verdict,
+        tone: |row| Some(tone(row)),
+    },
+    Column {
+        heading: "PROJECT",
+        narrowest: 12,
+        goes: 2,
+        text: |row, _| words::project(&row.project).to_owned(),
+        tone: |_| None,
+    },
+    Column {
+        heading: "NAME",
+        narrowest: 8,
+        goes: 3,
+        text: |row, _| row.name.clone(),
+        tone: |_| None,
+    },
+    Column {
+        heading: "PIPELINE",
+        narrowest: 8,
+        goes: 4,
+        text: |row, _| row.pipeline.clone(),
+        tone: |_| None,
+    },
+    Column {
+        heading: "LAST OBSERVATION",
+        narrowest: 24,
+        goes: 1,
+        text: last,
+        tone: |_| Some(Tone::Faint),
+    },
 ];
 
 /// A column that never goes is not cut to less than this for the sake of one that does: it holds the longest diagnosis.
@@ -62,7 +104,8 @@ impl Table {
     /// Decides the columns, and puts out what was held.
     fn begin(&mut self, screen: &mut Screen) -> io::Result<()> {
         let columns = layout(&self.held, self.now, screen.width);
-        let heading: Vec<String> = columns.iter().map(|(index, width)| pad(COLUMNS[*index].heading, *width)).collect();
+        let heading: Vec<String> =
+            columns.iter().map(|(index, width)| pad(COLUMNS[*index].heading, *width)).collect();
         let heading = screen.paint(Tone::Faint, heading.join("  ").trim_end());
         writeln!(screen, "{heading}")?;
         self.columns = Some(columns);
@@ -79,7 +122,10 @@ impl Table {
             let column = &COLUMNS[*index];
             let text = pad(&(column.text)(row, self.now), *width);
             let text = if position + 1 == columns.len() { text.trim_end() } else { &text };
-            line.push_str(&(column.tone)(row).map_or_else(|| text.to_owned(), |tone| screen.paint(tone, text)));
+            line.push_str(
+                &(column.tone)(row)
+                    .map_or_else(|| text.to_owned(), |tone| screen.paint(tone, text)),
+            );
             if position + 1 < columns.len() {
                 line.push_str("  ");
             }
@@ -105,7 +151,11 @@ impl Printer for Table {
 
     fn end(&mut self, left_out: usize, screen: &mut Screen) -> io::Result<()> {
         if self.columns.is_none() && self.held.is_empty() {
-            let nothing = if self.stuck { "No job needs anybody." } else { "No jobs here. `--archived` lists finished ones." };
+            let nothing = if self.stuck {
+                "No job needs anybody."
+            } else {
+                "No jobs here. `--archived` lists finished ones."
+            };
             return remark(screen, nothing, |_, line| line.to_owned());
         }
         if self.columns.is_none() {
@@ -127,7 +177,11 @@ fn faint(screen: &Screen, line: &str) -> String {
 }
 
 /// A sentence below the table.
-fn remark(screen: &mut Screen, text: &str, painted: impl Fn(&Screen, &str) -> String) -> io::Result<()> {
+fn remark(
+    screen: &mut Screen,
+    text: &str,
+    painted: impl Fn(&Screen, &str) -> String,
+) -> io::Result<()> {
     for line in wrap(text, screen.width) {
         let line = painted(screen, &line);
         writeln!(screen, "{line}")?;
@@ -138,28 +192,42 @@ fn remark(screen: &mut Screen, text: &str, painted: impl Fn(&Screen, &str) -> St
 /// Which columns are shown, and how wide: all that fit; the widest shrink first.
 fn layout(rows: &[Row], now: Timestamp, width: usize) -> Vec<(usize, usize)> {
     let natural = |index: usize| {
-        let widest = rows.iter().map(|row| foreign_text::tame(&(COLUMNS[index].text)(row, now)).width()).max().unwrap_or(0);
+        let widest = rows
+            .iter()
+            .map(|row| foreign_text::tame(&(COLUMNS[index].text)(row, now)).width())
+            .max()
+            .unwrap_or(0);
         widest.max(COLUMNS[index].heading.width())
     };
-    let mut columns: Vec<(usize, usize)> = (0..COLUMNS.len()).map(|index| (index, natural(index))).collect();
+    let mut columns: Vec<(usize, usize)> =
+        (0..COLUMNS.len()).map(|index| (index, natural(index))).collect();
     let least = |columns: &[(usize, usize)]| {
-        let least =
-            |(index, width): &(usize, usize)| (*width).min(if COLUMNS[*index].goes == 0 { KEPT } else { COLUMNS[*index].narrowest });
+        let least = |(index, width): &(usize, usize)| {
+            (*width).min(if COLUMNS[*index].goes == 0 { KEPT } else { COLUMNS[*index].narrowest })
+        };
         let narrow: usize = columns.iter().map(least).sum();
         narrow + GAP * columns.len().saturating_sub(1)
     };
     while least(&columns) > width {
-        let Some(position) = (0..columns.len()).filter(|p| COLUMNS[columns[*p].0].goes > 0).max_by_key(|p| COLUMNS[columns[*p].0].goes)
+        let Some(position) = (0..columns.len())
+            .filter(|p| COLUMNS[columns[*p].0].goes > 0)
+            .max_by_key(|p| COLUMNS[columns[*p].0].goes)
         else {
             break;
         };
         columns.remove(position);
     }
-    let total = |columns: &[(usize, usize)]| columns.iter().map(|(_, width)| width).sum::<usize>() + GAP * columns.len().saturating_sub(1);
+    let total = |columns: &[(usize, usize)]| {
+        columns.iter().map(|(_, width)| width).sum::<usize>()
+            + GAP * columns.len().saturating_sub(1)
+    };
     while total(&columns) > width {
         let spares = |(index, width): &(usize, usize)| COLUMNS[*index].goes > 0 || *width > KEPT;
-        let shrinkable = columns.iter_mut().filter(|(index, width)| *width > COLUMNS[*index].narrowest);
-        let Some((_, widest)) = shrinkable.max_by_key(|column| (spares(column), column.1)) else { break };
+        let shrinkable =
+            columns.iter_mut().filter(|(index, width)| *width > COLUMNS[*index].narrowest);
+        let Some((_, widest)) = shrinkable.max_by_key(|column| (spares(column), column.1)) else {
+            break;
+        };
         *widest -= 1;
     }
     columns
@@ -175,7 +243,9 @@ fn state(row: &Row, _: Timestamp) -> String {
 
 fn verdict(row: &Row, _: Timestamp) -> String {
     match (row.verdict, row.cause) {
-        (Verdict::Failed, _) => row.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}")),
+        (Verdict::Failed, _) => {
+            row.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}"))
+        }
         (Verdict::Open, Cause::Nothing) if row.stuck.is_some() => "slow".to_owned(),
         (Verdict::Open, Cause::Nothing) => "goes on".to_owned(),
         (Verdict::Open | Verdict::SystemFailure, cause) => cause.name(),
@@ -192,7 +262,8 @@ fn tone(row: &Row) -> Tone {
 }
 
 fn lasted(row: &Row, _: Timestamp) -> String {
-    row.state.map_or_else(|| "-".to_owned(), |_| words::span(Duration::from_millis(row.in_state_ms)))
+    row.state
+        .map_or_else(|| "-".to_owned(), |_| words::span(Duration::from_millis(row.in_state_ms)))
 }
 
 fn last(row: &Row, now: Timestamp) -> String {

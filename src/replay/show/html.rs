@@ -74,7 +74,8 @@ struct Picture<'a> {
     length: Duration,
 }
 
-pub(in crate::replay) const ROWS: page::Rows = page::Rows { class: "lanes", top: TOP, height: LANE };
+pub(in crate::replay) const ROWS: page::Rows =
+    page::Rows { class: "lanes", top: TOP, height: LANE };
 const LANE: u32 = 30;
 const BAR: u32 = 18;
 const TOP: u32 = 18;
@@ -98,15 +99,17 @@ impl<'a> Picture<'a> {
 
     /// The upper edge of a state's bars.
     fn y(state: StateName) -> u32 {
-        (0u32..).zip(STATES).find(|(_, other)| *other == state).map_or(0, |(lane, _)| TOP + LANE * lane + (LANE - BAR) / 2)
+        (0u32..)
+            .zip(STATES)
+            .find(|(_, other)| *other == state)
+            .map_or(0, |(lane, _)| TOP + LANE * lane + (LANE - BAR) / 2)
     }
 
     fn draw(&self) -> Markup {
         let bottom = TOP + LANE * 6;
-        let rows = STATES
-            .into_iter()
-            .zip(self.tale.story.totals())
-            .map(|(state, total)| (state.to_string(), if total.is_zero() { "–".to_owned() } else { words::span(total) }));
+        let rows = STATES.into_iter().zip(self.tale.story.totals()).map(|(state, total)| {
+            (state.to_string(), if total.is_zero() { "–".to_owned() } else { words::span(total) })
+        });
         let drawing = html! {
             @for (number, tick) in ticks(self.length).into_iter().enumerate() {
                 @let x = page::percent(self.x(tick));
@@ -156,20 +159,27 @@ impl<'a> Picture<'a> {
     }
 
     fn usual(&self, state: StateName) -> Option<Duration> {
-        self.tale.usual.lengths(&self.tale.snapshot.job.header().spec.task_definition, state)?.percentile(95)
+        self.tale
+            .usual
+            .lengths(&self.tale.snapshot.job.header().spec.task_definition, state)?
+            .percentile(95)
     }
 }
 
 /// Round moments, few enough to be read.
 fn ticks(length: Duration) -> Vec<Duration> {
     const STEPS: [u64; 24] = [
-        1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000,
-        3_600_000, 7_200_000, 21_600_000, 86_400_000,
+        1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000,
+        120_000, 300_000, 600_000, 1_800_000, 3_600_000, 7_200_000, 21_600_000, 86_400_000,
     ];
     let millis = length.as_millis();
     let longest = u64::try_from(millis / TICKS).unwrap_or(u64::MAX).max(1);
-    let step = STEPS.into_iter().find(|step| u128::from(*step) * TICKS >= millis).unwrap_or(longest);
-    (0..).map(|tick| Duration::from_millis(tick * step)).take_while(|tick| *tick <= length).collect()
+    let step =
+        STEPS.into_iter().find(|step| u128::from(*step) * TICKS >= millis).unwrap_or(longest);
+    (0..)
+        .map(|tick| Duration::from_millis(tick * step))
+        .take_while(|tick| *tick <= length)
+        .collect()
 }
 
 /// The states' sums against what is usual.
@@ -201,7 +211,8 @@ fn states(tale: &Tale) -> Markup {
 }
 
 fn runs(tale: &Tale) -> Markup {
-    let runs: Vec<_> = tale.story.visits.iter().filter_map(|visit| Some((visit, visit.stage.as_ref()?))).collect();
+    let runs: Vec<_> =
+        tale.story.visits.iter().filter_map(|visit| Some((visit, visit.stage.as_ref()?))).collect();
     if runs.is_empty() {
         return html! {};
     }
@@ -253,7 +264,8 @@ mod tests {
 
     fn tale(name: &str) -> Tale {
         let path = format!("{}/fixtures/snapshots/v1/{name}.ron", env!("CARGO_MANIFEST_DIR"));
-        let mut snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let mut snapshot =
+            states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         if let states::AnyJob::Executing(job) = &mut snapshot.job {
             job.header.about.job_name = "<script>alert(1)</script>".to_owned();
         }
@@ -277,10 +289,17 @@ mod tests {
         let text = page(&tale).into_string();
         assert!(!text.contains("<script>alert"), "{text}");
         assert!(text.contains("&lt;script&gt;alert"));
-        let document = roxmltree::Document::parse(&text[text.find("<svg").unwrap()..text.find("</svg>").unwrap() + 6]).unwrap();
-        let number =
-            |node: &roxmltree::Node<'_, '_>, name| node.attribute(name).unwrap().strip_suffix('%').unwrap().parse::<f64>().unwrap();
-        let visits: Vec<_> = document.descendants().filter(|node| node.attribute("class") == Some("visit")).collect();
+        let document = roxmltree::Document::parse(
+            &text[text.find("<svg").unwrap()..text.find("</svg>").unwrap() + 6],
+        )
+        .unwrap();
+        let number = |node: &roxmltree::Node<'_, '_>, name| {
+            node.attribute(name).unwrap().strip_suffix('%').unwrap().parse::<f64>().unwrap()
+        };
+        let visits: Vec<_> = document
+            .descendants()
+            .filter(|node| node.attribute("class") == Some("visit"))
+            .collect();
         assert_eq!(visits.len(), tale.story.visits.len());
         for visit in visits {
             let (x, width) = (number(&visit, "x"), number(&visit, "width"));

@@ -23,7 +23,12 @@ pub(in crate::replay) fn lines(tale: &Tale) -> Vec<Line> {
     let mut before: Option<&Entry> = None;
     for (index, entry) in entries.iter().enumerate() {
         let state = state_at(&tale.story, entry);
-        let changed = tale.story.visits.iter().skip(1).any(|visit| visit.from == entry.at || entry.last == Some(visit.from));
+        let changed = tale
+            .story
+            .visits
+            .iter()
+            .skip(1)
+            .any(|visit| visit.from == entry.at || entry.last == Some(visit.from));
         if tale.all || changed || matters(entry, before, index + 1 == entries.len()) {
             chosen.push((index, Line::Entry { evidence: Evidence::of(entry), state, changed }));
         }
@@ -61,7 +66,10 @@ fn state_at(story: &Story, entry: &Entry) -> StateName {
 /// Whether an entry that changed no state says something all the same.
 fn matters(entry: &Entry, before: Option<&Entry>, newest: bool) -> bool {
     match &entry.saw {
-        Observation::Progress { .. } | Observation::TimePassed | Observation::Answered(_) | Observation::Missing => newest,
+        Observation::Progress { .. }
+        | Observation::TimePassed
+        | Observation::Answered(_)
+        | Observation::Missing => newest,
         Observation::Described(report) => newest || !told(report, before),
         _ => true,
     }
@@ -69,8 +77,14 @@ fn matters(entry: &Entry, before: Option<&Entry>, newest: bool) -> bool {
 
 /// Whether the report before said the same.
 fn told(report: &TaskReport, before: Option<&Entry>) -> bool {
-    let Some(Observation::Described(known) | Observation::Launched(known)) = before.map(|entry| &entry.saw) else { return false };
-    let ends = |report: &TaskReport| report.containers.iter().map(|c| (c.exit_code, c.reason.clone())).collect::<Vec<_>>();
+    let Some(Observation::Described(known) | Observation::Launched(known)) =
+        before.map(|entry| &entry.saw)
+    else {
+        return false;
+    };
+    let ends = |report: &TaskReport| {
+        report.containers.iter().map(|c| (c.exit_code, c.reason.clone())).collect::<Vec<_>>()
+    };
     known.status == report.status
         && known.stop_desired == report.stop_desired
         && known.stopped == report.stopped

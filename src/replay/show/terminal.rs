@@ -67,7 +67,9 @@ fn diagnosis(found: &Diagnosis, screen: &mut Screen) -> io::Result<()> {
 fn line_of(screen: &mut Screen, indent: &str, evidence: &Evidence) -> io::Result<()> {
     let at = evidence.at.map_or_else(|| "now     ".to_owned(), words::clock);
     let repeated = match evidence.last {
-        Some(last) if evidence.times > 1 => format!(" ({} times until {})", evidence.times, words::clock(last)),
+        Some(last) if evidence.times > 1 => {
+            format!(" ({} times until {})", evidence.times, words::clock(last))
+        }
         _ => String::new(),
     };
     let text = format!("{}{repeated}", evidence.text);
@@ -94,12 +96,16 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
     let usual_fits = compare && screen.width >= 72;
     let bar = screen.width - 2 - NAME - LENGTH - if usual_fits { USUAL } else { 0 };
     if usual_fits {
-        let title = screen.paint(Tone::Faint, &format!("{:>width$}", "usual: half, 95 %", width = USUAL));
+        let title =
+            screen.paint(Tone::Faint, &format!("{:>width$}", "usual: half, 95 %", width = USUAL));
         writeln!(screen, "  {:1$}{title}", "", NAME + bar + LENGTH)?;
     }
     for (state, total) in STATES.iter().zip(story.totals()) {
         let visits: Vec<_> = story.visits.iter().filter(|visit| visit.state == *state).collect();
-        let lengths = tale.usual.lengths(definition, *state).and_then(|l| Some((l.percentile(50)?, l.percentile(95)?)));
+        let lengths = tale
+            .usual
+            .lengths(definition, *state)
+            .and_then(|l| Some((l.percentile(50)?, l.percentile(95)?)));
         let slow = tale.is_slow(*state);
         let mut cells = vec![' '; bar];
         for visit in &visits {
@@ -108,28 +114,51 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
             cells[from..to.max(from + 1)].fill('█');
         }
         let cells: String = cells.into_iter().collect();
-        let painted = screen.paint(if slow { Tone::Bad } else { Tone::State(number(*state)) }, &cells);
+        let painted =
+            screen.paint(if slow { Tone::Bad } else { Tone::State(number(*state)) }, &cells);
         let length = if visits.is_empty() { "-".to_owned() } else { words::span(total) };
-        let length = screen.paint(if slow { Tone::Bad } else { Tone::Strong }, &format!("{length:>LENGTH$}"));
+        let length = screen
+            .paint(if slow { Tone::Bad } else { Tone::Strong }, &format!("{length:>LENGTH$}"));
         let usual = match lengths {
             Some((half, most)) if usual_fits => {
-                format!("{:>width$}", format!("{}, {}", words::span(half), words::span(most)), width = USUAL)
+                format!(
+                    "{:>width$}",
+                    format!("{}, {}", words::span(half), words::span(most)),
+                    width = USUAL
+                )
             }
             _ => String::new(),
         };
-        writeln!(screen, "  {}{painted}{length}{}", pad(&state.to_string(), NAME), screen.paint(Tone::Faint, &usual))?;
+        writeln!(
+            screen,
+            "  {}{painted}{length}{}",
+            pad(&state.to_string(), NAME),
+            screen.paint(Tone::Faint, &usual)
+        )?;
     }
     stages(tale, screen)?;
     if compare && !usual_fits {
         for (state, visited) in STATES.iter().zip(story.totals()) {
-            if let Some(lengths) = tale.usual.lengths(definition, *state).filter(|_| !visited.is_zero()) {
+            if let Some(lengths) =
+                tale.usual.lengths(definition, *state).filter(|_| !visited.is_zero())
+            {
                 let percent = |p| lengths.percentile(p).map(words::span).unwrap_or_default();
-                writeln!(screen, "  {} usual {}, 95 % {}", pad(&state.to_string(), NAME), percent(50), percent(95))?;
+                writeln!(
+                    screen,
+                    "  {} usual {}, 95 % {}",
+                    pad(&state.to_string(), NAME),
+                    percent(50),
+                    percent(95)
+                )?;
             }
         }
     }
     if !story.exact {
-        paragraph(screen, Tone::Faint, "The journal was shortened in its middle, so that lengths are estimates.")?;
+        paragraph(
+            screen,
+            Tone::Faint,
+            "The journal was shortened in its middle, so that lengths are estimates.",
+        )?;
     }
     Ok(())
 }
@@ -141,7 +170,12 @@ fn stages(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
         let (text, tone) = outcome(visit, tale.story.over);
         let outcome = screen.paint(tone, &text);
         let stage = pad(stage, screen.width.saturating_sub(30).min(28));
-        writeln!(screen, "    {} {stage} {:>8}  {outcome}", words::clock(visit.from), words::span(visit.length()))?;
+        writeln!(
+            screen,
+            "    {} {stage} {:>8}  {outcome}",
+            words::clock(visit.from),
+            words::span(visit.length())
+        )?;
     }
     Ok(())
 }
@@ -154,7 +188,8 @@ fn cell(after: Duration, all: Duration, columns: usize) -> usize {
 
 fn journal(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
     writeln!(screen)?;
-    let what = if tale.all { "Journal" } else { "Journal, what matters of it (--all shows the rest)" };
+    let what =
+        if tale.all { "Journal" } else { "Journal, what matters of it (--all shows the rest)" };
     paragraph(screen, Tone::Strong, what)?;
     for line in journal::lines(tale) {
         match line {
@@ -173,7 +208,10 @@ fn journal(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
         paragraph(
             screen,
             Tone::Faint,
-            &format!("  {} entries were left out of the middle of the journal.", tale.snapshot.journal.omitted),
+            &format!(
+                "  {} entries were left out of the middle of the journal.",
+                tale.snapshot.journal.omitted
+            ),
         )?;
     }
     Ok(())
@@ -186,7 +224,11 @@ fn line_of_journal(screen: &mut Screen, mark: &str, evidence: &Evidence) -> io::
     let room = screen.width - 16;
     let lines = wrap(&text, room);
     for (index, line) in lines.iter().take(3).enumerate() {
-        let line = if index == 2 && lines.len() > 3 { fit(&format!("{line} …"), room) } else { line.clone() };
+        let line = if index == 2 && lines.len() > 3 {
+            fit(&format!("{line} …"), room)
+        } else {
+            line.clone()
+        };
         if index == 0 {
             writeln!(screen, "  {}  {mark} {line}", screen.paint(Tone::Faint, &at))?;
         } else {

@@ -58,7 +58,12 @@ fn histogram(tally: &Tally) -> Markup {
             rect.visit x="0" y=(row * ROW + 4) width=(page::percent(100.0 * *count as f64 / most as f64)) height=(ROW - 8) rx="2" {}
         } }
     };
-    page::chart("Jobs by how long they took", ROWS, bars.iter().map(|(bar, count)| (label(*bar), count.to_string())), &drawing)
+    page::chart(
+        "Jobs by how long they took",
+        ROWS,
+        bars.iter().map(|(bar, count)| (label(*bar), count.to_string())),
+        &drawing,
+    )
 }
 
 fn definitions(tally: &Tally) -> Markup {

@@ -1,11 +1,15 @@
 //! From plain data to OTLP's messages.
 
 use opentelemetry_proto::tonic::{
-    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
     metrics::v1::{
-        AggregationTemporality, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+        AggregationTemporality, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
+        ScopeMetrics, Sum, metric, number_data_point,
     },
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span as Sent, Status, span, status},
@@ -34,21 +38,49 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
     });
     match signal {
         Signal::Traces if !told.spans.is_empty() => {
-            let scope_spans = vec![ScopeSpans { scope, spans: told.spans.iter().map(sent).collect(), ..ScopeSpans::default() }];
-            ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }] }
-                .encode_to_vec()
+            let scope_spans = vec![ScopeSpans {
+                scope,
+                spans: told.spans.iter().map(sent).collect(),
+                ..ScopeSpans::default()
+            }];
+            ExportTraceServiceRequest {
+                resource_spans: vec![ResourceSpans {
+                    resource,
+                    scope_spans,
+                    ..ResourceSpans::default()
+                }],
+            }
+            .encode_to_vec()
         }
         Signal::Metrics if !told.metrics.is_empty() => {
-            let scope_metrics = vec![ScopeMetrics { scope, metrics: measured(&told.metrics, recorder), ..ScopeMetrics::default() }];
+            let scope_metrics = vec![ScopeMetrics {
+                scope,
+                metrics: measured(&told.metrics, recorder),
+                ..ScopeMetrics::default()
+            }];
             ExportMetricsServiceRequest {
-                resource_metrics: vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }],
+                resource_metrics: vec![ResourceMetrics {
+                    resource,
+                    scope_metrics,
+                    ..ResourceMetrics::default()
+                }],
             }
             .encode_to_vec()
         }
         Signal::Logs if !told.lines.is_empty() => {
-            let scope_logs = vec![ScopeLogs { scope, log_records: told.lines.iter().map(logged).collect(), ..ScopeLogs::default() }];
-            ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }] }
-                .encode_to_vec()
+            let scope_logs = vec![ScopeLogs {
+                scope,
+                log_records: told.lines.iter().map(logged).collect(),
+                ..ScopeLogs::default()
+            }];
+            ExportLogsServiceRequest {
+                resource_logs: vec![ResourceLogs {
+                    resource,
+                    scope_logs,
+                    ..ResourceLogs::default()
+                }],
+            }
+            .encode_to_vec()
         }
         _ => Vec::new(),
     }
@@ -67,10 +99,15 @@ fn resource(recorder: &Recorder) -> Resource {
         ("telemetry.sdk.version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     let more = settings.resource.iter().map(|(name, value)| (name.as_str(), value.clone()));
-    let mut all: Vec<(&str, String)> =
-        own.into_iter().filter(|(name, _)| settings.resource.iter().all(|(other, _)| other != name)).collect();
+    let mut all: Vec<(&str, String)> = own
+        .into_iter()
+        .filter(|(name, _)| settings.resource.iter().all(|(other, _)| other != name))
+        .collect();
     all.extend(more);
-    Resource { attributes: all.into_iter().map(|(name, value)| pair(name, &Value::Text(value))).collect(), ..Resource::default() }
+    Resource {
+        attributes: all.into_iter().map(|(name, value)| pair(name, &Value::Text(value))).collect(),
+        ..Resource::default()
+    }
 }
 
 fn pair(name: &str, value: &Value) -> KeyValue {
@@ -79,7 +116,11 @@ fn pair(name: &str, value: &Value) -> KeyValue {
         Value::Number(number) => any_value::Value::IntValue(*number),
         Value::Flag(flag) => any_value::Value::BoolValue(*flag),
     };
-    KeyValue { key: name.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+    KeyValue {
+        key: name.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
 }
 
 fn pairs(attributes: &Attributes) -> Vec<KeyValue> {
@@ -116,7 +157,10 @@ fn sent(of: &Span) -> Sent {
             })
             .collect(),
         dropped_events_count: of.omitted,
-        status: failed.then(|| Status { message: of.error.clone().unwrap_or_default(), code: status::StatusCode::Error.into() }),
+        status: failed.then(|| Status {
+            message: of.error.clone().unwrap_or_default(),
+            code: status::StatusCode::Error.into(),
+        }),
         ..Sent::default()
     }
 }
@@ -126,7 +170,13 @@ fn measured(all: &metrics::Metrics, recorder: &Recorder) -> Vec<Metric> {
     let temporality = AggregationTemporality::Delta.into();
     let named = |name: &str, data| {
         let (unit, description) = metrics::about(name);
-        Metric { name: name.to_owned(), unit: unit.to_owned(), description: description.to_owned(), data: Some(data), ..Metric::default() }
+        Metric {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            description: description.to_owned(),
+            data: Some(data),
+            ..Metric::default()
+        }
     };
     let counters = all.counters.iter().map(|((name, attributes), count)| {
         let point = NumberDataPoint {
@@ -136,7 +186,14 @@ fn measured(all: &metrics::Metrics, recorder: &Recorder) -> Vec<Metric> {
             value: Some(number_data_point::Value::AsInt(i64::try_from(*count).unwrap_or(i64::MAX))),
             ..NumberDataPoint::default()
         };
-        named(name, metric::Data::Sum(Sum { data_points: vec![point], aggregation_temporality: temporality, is_monotonic: true }))
+        named(
+            name,
+            metric::Data::Sum(Sum {
+                data_points: vec![point],
+                aggregation_temporality: temporality,
+                is_monotonic: true,
+            }),
+        )
     });
     let histograms = all.histograms.iter().map(|((name, attributes), of)| {
         let point = HistogramDataPoint {
@@ -151,7 +208,10 @@ fn measured(all: &metrics::Metrics, recorder: &Recorder) -> Vec<Metric> {
             max: Some(of.most),
             ..HistogramDataPoint::default()
         };
-        let data = opentelemetry_proto::tonic::metrics::v1::Histogram { data_points: vec![point], aggregation_temporality: temporality };
+        let data = opentelemetry_proto::tonic::metrics::v1::Histogram {
+            data_points: vec![point],
+            aggregation_temporality: temporality,
+        };
         named(name, metric::Data::Histogram(data))
     });
     counters.chain(histograms).collect()

@@ -15,31 +15,50 @@ use tonic::{
 use super::{ExportError, causes};
 use crate::telemetry::settings::{Settings, Signal};
 
-pub(super) async fn send(settings: &Settings, signal: Signal, address: &str, request: &[u8]) -> Result<(), ExportError> {
+pub(super) async fn send(
+    settings: &Settings,
+    signal: Signal,
+    address: &str,
+    request: &[u8],
+) -> Result<(), ExportError> {
     let channel = connect(settings, address).await?;
     let answer = match signal {
-        Signal::Traces => TraceServiceClient::new(channel).export(decoded::<ExportTraceServiceRequest>(settings, request)?).await.map(drop),
-        Signal::Metrics => {
-            MetricsServiceClient::new(channel).export(decoded::<ExportMetricsServiceRequest>(settings, request)?).await.map(drop)
-        }
-        Signal::Logs => LogsServiceClient::new(channel).export(decoded::<ExportLogsServiceRequest>(settings, request)?).await.map(drop),
+        Signal::Traces => TraceServiceClient::new(channel)
+            .export(decoded::<ExportTraceServiceRequest>(settings, request)?)
+            .await
+            .map(drop),
+        Signal::Metrics => MetricsServiceClient::new(channel)
+            .export(decoded::<ExportMetricsServiceRequest>(settings, request)?)
+            .await
+            .map(drop),
+        Signal::Logs => LogsServiceClient::new(channel)
+            .export(decoded::<ExportLogsServiceRequest>(settings, request)?)
+            .await
+            .map(drop),
     };
     answer.map_err(|status| refused(&status))
 }
 
 async fn connect(settings: &Settings, address: &str) -> Result<Channel, ExportError> {
     // Without a scheme, TLS is meant (OpenTelemetry, "OTLP Exporter Configuration", `OTEL_EXPORTER_OTLP_INSECURE`: false).
-    let address = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
+    let address =
+        if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
     let secure = address.starts_with("https://");
     let mut endpoint = Endpoint::from_shared(address)
-        .map_err(|_| ExportError::Never("the endpoint is not an address that gRPC takes".to_owned()))?
+        .map_err(|_| {
+            ExportError::Never("the endpoint is not an address that gRPC takes".to_owned())
+        })?
         .connect_timeout(settings.flush_timeout);
     if secure {
         let tls = match &settings.certificate {
             None => ClientTlsConfig::new().with_native_roots(),
             Some(path) => {
-                let pem = std::fs::read(path)
-                    .map_err(|e| ExportError::Never(format!("the certificate file {} cannot be read: {e}", path.display())))?;
+                let pem = std::fs::read(path).map_err(|e| {
+                    ExportError::Never(format!(
+                        "the certificate file {} cannot be read: {e}",
+                        path.display()
+                    ))
+                })?;
                 ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))
             }
         };
@@ -48,11 +67,18 @@ async fn connect(settings: &Settings, address: &str) -> Result<Channel, ExportEr
     endpoint.connect().await.map_err(|e| ExportError::Later(causes(&e)))
 }
 
-fn decoded<M: Message + Default>(settings: &Settings, request: &[u8]) -> Result<Request<M>, ExportError> {
+fn decoded<M: Message + Default>(
+    settings: &Settings,
+    request: &[u8],
+) -> Result<Request<M>, ExportError> {
     // What another version of the driver kept may not be ours.
-    let mut request = Request::new(M::decode(request).map_err(|_| ExportError::Never("what was kept is not a request".to_owned()))?);
+    let mut request = Request::new(
+        M::decode(request)
+            .map_err(|_| ExportError::Never("what was kept is not a request".to_owned()))?,
+    );
     for (name, value) in &settings.headers {
-        match (name.to_lowercase().parse::<AsciiMetadataKey>(), value.parse::<AsciiMetadataValue>()) {
+        match (name.to_lowercase().parse::<AsciiMetadataKey>(), value.parse::<AsciiMetadataValue>())
+        {
             (Ok(name), Ok(value)) => drop(request.metadata_mut().insert(name, value)),
             _ => return Err(ExportError::Never("a header is not one that gRPC takes".to_owned())),
         }

@@ -12,7 +12,11 @@ use aws_smithy_types::body::SdkBody;
 use super::{ExportError, causes};
 use crate::telemetry::settings::Settings;
 
-pub(super) async fn send(settings: &Settings, address: &str, request: &[u8]) -> Result<(), ExportError> {
+pub(super) async fn send(
+    settings: &Settings,
+    address: &str,
+    request: &[u8],
+) -> Result<(), ExportError> {
     let mut builder = http::Request::post(address)
         .header("content-type", "application/x-protobuf")
         .header("user-agent", concat!("fargate-driver/", env!("CARGO_PKG_VERSION")));
@@ -22,12 +26,21 @@ pub(super) async fn send(settings: &Settings, address: &str, request: &[u8]) -> 
     // The address may hold a secret in its query: messages do not repeat it.
     let request = builder
         .body(SdkBody::from(request.to_vec()))
-        .map_err(|_| ExportError::Never("the endpoint or a header is not one that HTTP takes".to_owned()))?
+        .map_err(|_| {
+            ExportError::Never("the endpoint or a header is not one that HTTP takes".to_owned())
+        })?
         .try_into()
-        .map_err(|_| ExportError::Never("the endpoint is not an address that HTTP takes".to_owned()))?;
+        .map_err(|_| {
+            ExportError::Never("the endpoint is not an address that HTTP takes".to_owned())
+        })?;
     let patience = Duration::from_secs(10).min(settings.flush_timeout);
     let connector = Connector::builder()
-        .connector_settings(HttpConnectorSettings::builder().connect_timeout(patience).read_timeout(patience).build())
+        .connector_settings(
+            HttpConnectorSettings::builder()
+                .connect_timeout(patience)
+                .read_timeout(patience)
+                .build(),
+        )
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
         .tls_context(tls(settings)?)
         .build();
@@ -35,7 +48,9 @@ pub(super) async fn send(settings: &Settings, address: &str, request: &[u8]) -> 
     match answer.status().as_u16() {
         200..=299 => Ok(()),
         // OTLP/HTTP, "Retryable Response Codes".
-        status @ (408 | 429 | 502..=504) => Err(ExportError::Later(format!("HTTP status {status}"))),
+        status @ (408 | 429 | 502..=504) => {
+            Err(ExportError::Later(format!("HTTP status {status}")))
+        }
         status => Err(ExportError::Never(format!("HTTP status {status}"))),
     }
 }
@@ -44,13 +59,16 @@ fn tls(settings: &Settings) -> Result<TlsContext, ExportError> {
     let store = match &settings.certificate {
         None => TrustStore::default(),
         Some(path) => {
-            let pem = std::fs::read(path)
-                .map_err(|e| ExportError::Never(format!("the certificate file {} cannot be read: {e}", path.display())))?;
+            let pem = std::fs::read(path).map_err(|e| {
+                ExportError::Never(format!(
+                    "the certificate file {} cannot be read: {e}",
+                    path.display()
+                ))
+            })?;
             TrustStore::empty().with_pem_certificate(pem)
         }
     };
-    TlsContext::builder()
-        .with_trust_store(store)
-        .build()
-        .map_err(|e| ExportError::Never(format!("the certificate file cannot be used: {}", causes(&e))))
+    TlsContext::builder().with_trust_store(store).build().map_err(|e| {
+        ExportError::Never(format!("the certificate file cannot be used: {}", causes(&e)))
+    })
 }

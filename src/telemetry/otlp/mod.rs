@@ -38,12 +38,18 @@ impl fmt::Display for Problem {
 pub(super) async fn flush(recorder: &Recorder) {
     let told = recorder.take();
     let settings = &recorder.settings;
-    let (first, others) = told.spools.split_first().map_or((None, &[][..]), |(first, others)| (Some(first), others));
-    let kept: Vec<(Signal, Vec<u8>)> = told.spools.iter().flat_map(|path| spool::read(path)).collect();
+    let (first, others) =
+        told.spools.split_first().map_or((None, &[][..]), |(first, others)| (Some(first), others));
+    let kept: Vec<(Signal, Vec<u8>)> =
+        told.spools.iter().flat_map(|path| spool::read(path)).collect();
     let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
     for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
         // Requests consist of one repeated field, so that two after one another are one of both (Protocol Buffers, "Encoding", "Last One Wins").
-        let mut request: Vec<u8> = kept.iter().filter(|(of, _)| *of == signal).flat_map(|(_, bytes)| bytes.clone()).collect();
+        let mut request: Vec<u8> = kept
+            .iter()
+            .filter(|(of, _)| *of == signal)
+            .flat_map(|(_, bytes)| bytes.clone())
+            .collect();
         request.extend(encode::request(signal, &told, recorder));
         if !request.is_empty() {
             requests.push((signal, request));
@@ -60,13 +66,20 @@ pub(super) async fn flush(recorder: &Recorder) {
         one(settings, requests.iter().find(|(of, _)| *of == Signal::Metrics), deadline),
         one(settings, requests.iter().find(|(of, _)| *of == Signal::Logs), deadline),
     );
-    for (signal, result) in [(Signal::Traces, traces), (Signal::Metrics, metrics), (Signal::Logs, logs)] {
+    for (signal, result) in
+        [(Signal::Traces, traces), (Signal::Metrics, metrics), (Signal::Logs, logs)]
+    {
         let Err(error) = result else { continue };
         let (ExportError::Later(why) | ExportError::Never(why)) = &error;
         let endpoint = settings.address(signal).map_or_else(String::new, |url| origin(&url));
-        match problems.iter_mut().find(|problem| problem.why == *why && problem.endpoint == endpoint) {
+        match problems
+            .iter_mut()
+            .find(|problem| problem.why == *why && problem.endpoint == endpoint)
+        {
             Some(problem) => problem.signals.push(signal.name()),
-            None => problems.push(Problem { signals: vec![signal.name()], endpoint, why: why.clone() }),
+            None => {
+                problems.push(Problem { signals: vec![signal.name()], endpoint, why: why.clone() })
+            }
         }
         if let ExportError::Later(_) = error {
             failed.extend(requests.iter().find(|(of, _)| *of == signal).cloned());
@@ -84,11 +97,18 @@ pub(super) async fn flush(recorder: &Recorder) {
             (false, _) => "it is dropped where it did not fit beside the snapshot",
         };
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
-        tracing::warn!("telemetry was not taken by the collector: {}; {fate}. The job is not affected.", problems.join("; "));
+        tracing::warn!(
+            "telemetry was not taken by the collector: {}; {fate}. The job is not affected.",
+            problems.join("; ")
+        );
     }
 }
 
-async fn one(settings: &Settings, request: Option<&(Signal, Vec<u8>)>, deadline: tokio::time::Instant) -> Result<(), ExportError> {
+async fn one(
+    settings: &Settings,
+    request: Option<&(Signal, Vec<u8>)>,
+    deadline: tokio::time::Instant,
+) -> Result<(), ExportError> {
     let Some((signal, request)) = request else { return Ok(()) };
     let Some(address) = settings.address(*signal) else { return Ok(()) };
     let sending = async {
@@ -97,9 +117,12 @@ async fn one(settings: &Settings, request: Option<&(Signal, Vec<u8>)>, deadline:
             Protocol::Grpc => grpc::send(settings, *signal, &address, request).await,
         }
     };
-    tokio::time::timeout_at(deadline, sending)
-        .await
-        .unwrap_or_else(|_| Err(ExportError::Later(format!("no answer within {}", humantime::format_duration(settings.flush_timeout)))))
+    tokio::time::timeout_at(deadline, sending).await.unwrap_or_else(|_| {
+        Err(ExportError::Later(format!(
+            "no answer within {}",
+            humantime::format_duration(settings.flush_timeout)
+        )))
+    })
 }
 
 /// An error with its causes, without addresses' queries.

@@ -20,7 +20,11 @@ pub(super) fn read(path: &Path) -> Vec<(Signal, Vec<u8>)> {
     let mut rest = bytes.as_slice();
     while let [kind, a, b, c, d, more @ ..] = rest {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let (Some(signal), Some(request)) = (Signal::ALL.get(usize::from(*kind)), more.get(..length)) else { break };
+        let (Some(signal), Some(request)) =
+            (Signal::ALL.get(usize::from(*kind)), more.get(..length))
+        else {
+            break;
+        };
         requests.push((*signal, request.to_vec()));
         rest = &more[length..];
     }
@@ -33,7 +37,13 @@ pub(super) fn replace(path: &Path, requests: &[(Signal, Vec<u8>)]) -> usize {
     for (signal, request) in requests {
         match u32::try_from(request.len()) {
             Ok(length) if bytes.len() + 5 + request.len() <= MOST => {
-                bytes.push(Signal::ALL.iter().position(|of| of == signal).and_then(|n| u8::try_from(n).ok()).unwrap_or(0));
+                bytes.push(
+                    Signal::ALL
+                        .iter()
+                        .position(|of| of == signal)
+                        .and_then(|n| u8::try_from(n).ok())
+                        .unwrap_or(0),
+                );
                 bytes.extend(length.to_be_bytes());
                 bytes.extend(request);
             }
@@ -84,7 +94,13 @@ mod tests {
     fn it_is_bounded_and_survives_a_torn_end() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("job.otlp");
-        assert_eq!(replace(&path, &[(Signal::Traces, vec![0; 600_000]), (Signal::Metrics, vec![0; 600_000])]), 1);
+        assert_eq!(
+            replace(
+                &path,
+                &[(Signal::Traces, vec![0; 600_000]), (Signal::Metrics, vec![0; 600_000])]
+            ),
+            1
+        );
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, [&bytes[..], &[1, 0, 0]].concat()).unwrap();
         assert_eq!(read(&path).len(), 1);

@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{Clock, passengers::Passengers};
-use crate::{ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn, TaskControl, Timestamp};
+use crate::{
+    ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn, TaskControl,
+    Timestamp,
+};
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
@@ -75,7 +78,11 @@ impl Describer {
                 return Vec::new();
             }
             waiting.sort_by_key(|w| (w.task != *task, w.due));
-            let soon = waiting.iter().take(AT_ONCE).take_while(|w| w.task == *task || w.due <= now + TAKE_ALONG).count();
+            let soon = waiting
+                .iter()
+                .take(AT_ONCE)
+                .take_while(|w| w.task == *task || w.due <= now + TAKE_ALONG)
+                .count();
             waiting.drain(..soon).collect()
         })
     }
@@ -87,11 +94,17 @@ impl Describer {
     }
 }
 
-async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>, (passengers, along): (&Passengers, Vec<EndingJob>)) {
+async fn ask<C: TaskControl>(
+    control: &C,
+    cluster: &str,
+    batch: Vec<Waiting>,
+    (passengers, along): (&Passengers, Vec<EndingJob>),
+) {
     let mut tasks: Vec<TaskArn> = batch.iter().map(|w| w.task.clone()).collect();
     tasks.sort();
     tasks.dedup();
-    let with_others: Vec<TaskArn> = tasks.iter().chain(along.iter().flat_map(|job| &job.tasks)).cloned().collect();
+    let with_others: Vec<TaskArn> =
+        tasks.iter().chain(along.iter().flat_map(|job| &job.tasks)).cloned().collect();
     let mut answers = control.describe(cluster, &with_others).await;
     if with_others.len() > tasks.len()
         && let Err(error) = &answers
@@ -103,7 +116,11 @@ async fn ask<C: TaskControl>(control: &C, cluster: &str, batch: Vec<Waiting>, (p
     }
     for waiting in batch {
         let answer = match &answers {
-            Ok(described) => described.iter().find(|d| d.task == waiting.task).cloned().ok_or_else(|| left_out(&waiting.task)),
+            Ok(described) => described
+                .iter()
+                .find(|d| d.task == waiting.task)
+                .cloned()
+                .ok_or_else(|| left_out(&waiting.task)),
             Err(error) => Err(error.clone()),
         };
         // Whoever withdrew does not want it any more.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, ClientToken, ControlError, ControlErrorKind, Fault, Header, Job, LONGEST_CALL, LaunchSpec, Link, Observation,
-    Provisioning, RunError, RunId, Snapshot, SnapshotStore, StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp,
-    Transport,
+    Action, AnyJob, ClientToken, ControlError, ControlErrorKind, Fault, Header, Job, LONGEST_CALL,
+    LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot, SnapshotStore,
+    StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -24,11 +24,21 @@ pub(super) struct Promise {
 
 impl Promise {
     fn of(job: &AnyJob) -> Self {
-        let mut promise = Self { state: job.name(), task: job.task().cloned(), launch: None, run: None, stop: None };
+        let mut promise = Self {
+            state: job.name(),
+            task: job.task().cloned(),
+            launch: None,
+            run: None,
+            stop: None,
+        };
         match job {
             AnyJob::Provisioning(job) => promise.launch = Some((job.state.launch, job.state.asked)),
-            AnyJob::Executing(job) => promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some())),
-            AnyJob::Stopping(job) => promise.stop = Some((job.state.asked, job.state.accepted, job.state.over)),
+            AnyJob::Executing(job) => {
+                promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some()))
+            }
+            AnyJob::Stopping(job) => {
+                promise.stop = Some((job.state.asked, job.state.accepted, job.state.over))
+            }
             AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => {}
         }
         promise
@@ -46,17 +56,25 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Begins a job: nothing is launched yet, and nothing is on disk.
     pub fn begin(&self, header: Header, lease: S::Lease) -> Work<T::Session, S::Lease> {
         self.work(
-            Snapshot { version: crate::VERSION, job: Job::<Provisioning>::new(header).into(), journal: crate::Journal::default() },
+            Snapshot {
+                version: crate::VERSION,
+                job: Job::<Provisioning>::new(header).into(),
+                journal: crate::Journal::default(),
+            },
             lease,
         )
     }
 
     /// Notes that this process takes the job up. Always the first thing done with a job.
     pub fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
-        let opened = Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
+        let opened =
+            Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
         work.snapshot.step(opened, self.clock.now());
         if let AnyJob::Executing(job) = &work.snapshot.job
-            && let Some(offset) = self.store.marked(&job.header.id, &job.state.order.run).filter(|offset| *offset > job.state.offset)
+            && let Some(offset) = self
+                .store
+                .marked(&job.header.id, &job.state.order.run)
+                .filter(|offset| *offset > job.state.offset)
         {
             // The process before was killed after it had handed this on, and before its next save.
             work.note_progress(offset, self.clock.now());
@@ -68,17 +86,34 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ///
     /// # Errors
     /// In any other state, or while another script runs.
-    pub fn request_run(&self, work: &mut Work<T::Session, S::Lease>, stage: &str, script: Script) -> Result<(), EngineError> {
+    pub fn request_run(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        stage: &str,
+        script: Script,
+    ) -> Result<(), EngineError> {
         match &work.snapshot.job {
             AnyJob::Reachable(_) => {
-                let requested = Observation::RunRequested { stage: stage.to_owned(), digest: script.digest.clone() };
+                let requested = Observation::RunRequested {
+                    stage: stage.to_owned(),
+                    digest: script.digest.clone(),
+                };
                 work.snapshot.step(requested, self.clock.now());
             }
-            AnyJob::Executing(job) if job.state.order.stage == stage && job.state.digest == script.digest => {}
+            AnyJob::Executing(job)
+                if job.state.order.stage == stage && job.state.digest == script.digest => {}
             AnyJob::Executing(job) => {
-                return Err(EngineError::Unsuitable(format!("stage {} is still running in the container", job.state.order.stage)));
+                return Err(EngineError::Unsuitable(format!(
+                    "stage {} is still running in the container",
+                    job.state.order.stage
+                )));
             }
-            other => return Err(EngineError::Unsuitable(format!("the job is {}, not Reachable", other.name()))),
+            other => {
+                return Err(EngineError::Unsuitable(format!(
+                    "the job is {}, not Reachable",
+                    other.name()
+                )));
+            }
         }
         work.script = Some(script);
         Ok(())
@@ -98,7 +133,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ///
     /// # Errors
     /// When the snapshot cannot be saved (nothing that it does not hold has been begun then), or the output not written.
-    pub async fn drive(&self, work: &mut Work<T::Session, S::Lease>, goal: Goal, io: &mut impl JobIo) -> Result<Outcome, EngineError> {
+    pub async fn drive(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        goal: Goal,
+        io: &mut impl JobIo,
+    ) -> Result<Outcome, EngineError> {
         let mut pending = Pendings::none();
         let mut following = None;
         loop {
@@ -109,7 +149,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 pending = Pendings::none();
             }
             // What is archived is saved on its way there.
-            let is_archived_now = action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
+            let is_archived_now =
+                action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
             let is_on_disk = !is_archived_now && self.save_if_due(work, &action)?;
             if let Some(outcome) = self.reached(work, &action, goal, is_on_disk)? {
                 return Ok(outcome);
@@ -137,26 +178,37 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 },
                 Action::Follow(follow) => self.follow(&follow, work, &mut following, io).await?,
                 Action::Signal { order, signal } => match &work.session {
-                    Some((session, _)) => match self.signal(session, &work.lease, (&order, signal), &mut following, io).await? {
+                    Some((session, _)) => match self
+                        .signal(session, &work.lease, (&order, signal), &mut following, io)
+                        .await?
+                    {
                         Ok(()) => Observation::Signalled(signal),
                         Err(error) => {
                             self.give_up_connection(work, following.take());
                             Observation::RunFailed(error)
                         }
                     },
-                    None => Observation::RunFailed(RunError::ConnectionLost("there is no connection".to_owned())),
+                    None => Observation::RunFailed(RunError::ConnectionLost(
+                        "there is no connection".to_owned(),
+                    )),
                 },
-                Action::Find { cluster, started_by } => match self.control.find(&cluster, &started_by).await {
-                    Ok(tasks) => Observation::Found(tasks),
-                    Err(error) => Observation::FindFailed(error),
-                },
-                Action::Stop { cluster, task, reason } => match self.control.stop(&cluster, &task, &reason).await {
-                    Ok(StopAnswer::Accepted) => Observation::StopAccepted,
-                    Ok(StopAnswer::Missing) => Observation::Missing,
-                    Err(error) => Observation::StopFailed(error),
-                },
+                Action::Find { cluster, started_by } => {
+                    match self.control.find(&cluster, &started_by).await {
+                        Ok(tasks) => Observation::Found(tasks),
+                        Err(error) => Observation::FindFailed(error),
+                    }
+                }
+                Action::Stop { cluster, task, reason } => {
+                    match self.control.stop(&cluster, &task, &reason).await {
+                        Ok(StopAnswer::Accepted) => Observation::StopAccepted,
+                        Ok(StopAnswer::Missing) => Observation::Missing,
+                        Err(error) => Observation::StopFailed(error),
+                    }
+                }
                 // `reached` returns for these.
-                Action::Await | Action::Archive | Action::GiveUp => unreachable!("{action:?} ends a drive"),
+                Action::Await | Action::Archive | Action::GiveUp => {
+                    unreachable!("{action:?} ends a drive")
+                }
             };
             self.take_in(work, saw, io);
             if !matches!(work.snapshot.job, AnyJob::Executing(_)) {
@@ -166,7 +218,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown launch relies on.
-    async fn launch(&self, header: &Header, token: &ClientToken, mut spec: Box<LaunchSpec>) -> Result<TaskReport, ControlError> {
+    async fn launch(
+        &self,
+        header: &Header,
+        token: &ClientToken,
+        mut spec: Box<LaunchSpec>,
+    ) -> Result<TaskReport, ControlError> {
         spec.environment.extend((self.secrets)(header).map_err(|error| ControlError {
             operation: "RunTask".to_owned(),
             kind: ControlErrorKind::Other,
@@ -196,7 +253,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Journals an observation, lets the machine decide, and tells whoever is interested.
-    fn take_in(&self, work: &mut Work<T::Session, S::Lease>, saw: Observation, io: &mut impl JobIo) {
+    fn take_in(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        saw: Observation,
+        io: &mut impl JobIo,
+    ) {
         let before = work.snapshot.job.name();
         let was_down = is_down(&work.snapshot.job);
         if let Observation::Unreachable(error) = &saw {
@@ -209,8 +271,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             return;
         }
         match (was_down, is_down(job), &saw, job) {
-            (false, true, Observation::RunFailed(error), _) => io.note(Note::ConnectionLost(error.to_string())),
-            (true, false, _, AnyJob::Executing(executing)) if !was_first(was_down, &work.snapshot) => {
+            (false, true, Observation::RunFailed(error), _) => {
+                io.note(Note::ConnectionLost(error.to_string()))
+            }
+            (true, false, _, AnyJob::Executing(executing))
+                if !was_first(was_down, &work.snapshot) =>
+            {
                 io.note(Note::Reconnected { offset: executing.state.offset });
             }
             _ => io.note(Note::Observed(&saw)),
@@ -233,20 +299,33 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 work.saved = None;
                 return Ok(Some(Outcome::Ended(reason)));
             }
-            (AnyJob::Stopping(job), _) if goal == Goal::Stop && job.state.all_accepted() => Outcome::Stopping(job.state.reason.clone()),
-            (AnyJob::Stopping(job), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => Outcome::Unfinished(remains(job)),
+            (AnyJob::Stopping(job), _) if goal == Goal::Stop && job.state.all_accepted() => {
+                Outcome::Stopping(job.state.reason.clone())
+            }
+            (AnyJob::Stopping(job), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => {
+                Outcome::Unfinished(remains(job))
+            }
             // Whoever comes next, `cleanup`, sees to the rest.
-            (AnyJob::Stopping(job), _) if goal == Goal::Run => Outcome::MustEnd(job.state.reason.clone()),
-            // The task that nobody will use is told to end before the stage does; only seeing it end is left to `cleanup`.
-            (AnyJob::Stopping(job), Action::Watch(_)) if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) => {
+            (AnyJob::Stopping(job), _) if goal == Goal::Run => {
                 Outcome::MustEnd(job.state.reason.clone())
             }
-            (AnyJob::Stopping(job), Action::Archive | Action::GiveUp) if goal == Goal::Reach => Outcome::MustEnd(job.state.reason.clone()),
+            // The task that nobody will use is told to end before the stage does; only seeing it end is left to `cleanup`.
+            (AnyJob::Stopping(job), Action::Watch(_))
+                if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) =>
+            {
+                Outcome::MustEnd(job.state.reason.clone())
+            }
+            (AnyJob::Stopping(job), Action::Archive | Action::GiveUp) if goal == Goal::Reach => {
+                Outcome::MustEnd(job.state.reason.clone())
+            }
             _ => return Ok(None),
         };
         // A state that was just entered has been saved as it is: not twice.
         if !is_on_disk {
-            self.save_unless_full(work, goal == Goal::Run && is_finished(&work.snapshot.job, action))?;
+            self.save_unless_full(
+                work,
+                goal == Goal::Run && is_finished(&work.snapshot.job, action),
+            )?;
         }
         if matches!(outcome, Outcome::Stopping(_))
             && let Err(e) = self.store.note_ending(&work.snapshot)
@@ -257,15 +336,27 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Saves if something was promised, or the last time is long ago; says whether the snapshot is on disk as it is now.
-    fn save_if_due(&self, work: &mut Work<T::Session, S::Lease>, action: &Action) -> Result<bool, EngineError> {
+    fn save_if_due(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        action: &Action,
+    ) -> Result<bool, EngineError> {
         let promised = Some(Promise::of(&work.snapshot.job)) == work.saved;
         let recent = work.saved_at.is_some_and(|at| self.clock.now().since(at) < SAVE_EVERY);
-        if promised && recent { Ok(false) } else { self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action)) }
+        if promised && recent {
+            Ok(false)
+        } else {
+            self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action))
+        }
     }
 
     /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts
     /// go on with a full disk.
-    pub(super) fn save_unless_full(&self, work: &mut Work<T::Session, S::Lease>, dispensable: bool) -> Result<bool, EngineError> {
+    pub(super) fn save_unless_full(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        dispensable: bool,
+    ) -> Result<bool, EngineError> {
         match self.save(work) {
             Err(error) if dispensable => {
                 tracing::warn!("{error}; the job goes on, and it is tried again");
@@ -298,16 +389,24 @@ fn is_down(job: &AnyJob) -> bool {
 /// Whether the connection that has just come up is this stage's first: nothing was lost.
 fn was_first(was_down: bool, snapshot: &Snapshot) -> bool {
     let lost = |entry: &crate::Entry| matches!(entry.saw, Observation::RunFailed(_));
-    let begins = |entry: &crate::Entry| matches!(entry.saw, Observation::RunRequested { .. } | Observation::Opened { .. });
+    let begins = |entry: &crate::Entry| {
+        matches!(entry.saw, Observation::RunRequested { .. } | Observation::Opened { .. })
+    };
     was_down && snapshot.journal.entries.iter().rev().take_while(|e| !begins(e)).all(|e| !lost(e))
 }
 
 /// What a process that gives up leaves behind, for people.
 fn remains(job: &Job<crate::Stopping>) -> String {
     let state = &job.state;
-    let problem = state.problem.as_ref().map(|p| format!(" Last problem: {}", p.explained())).unwrap_or_default();
+    let problem = state
+        .problem
+        .as_ref()
+        .map(|p| format!(" Last problem: {}", p.explained()))
+        .unwrap_or_default();
     match (&state.task, state.accepted) {
-        (Some(task), true) => format!("ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"),
+        (Some(task), true) => format!(
+            "ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"
+        ),
         (Some(task), false) => format!("task {task} could not be stopped.{problem}"),
         (None, _) => format!(
             "it is not known whether a task was launched: look for tasks with startedBy {} in cluster {}.{problem}",
@@ -323,7 +422,11 @@ impl StopReason {
         use crate::ControlErrorKind::TaskDefinition;
         match self {
             Self::Cleanup => Fault::None,
-            Self::LaunchRefused(error) if error.kind == TaskDefinition && header.definition_from_project => Fault::Job,
+            Self::LaunchRefused(error)
+                if error.kind == TaskDefinition && header.definition_from_project =>
+            {
+                Fault::Job
+            }
             _ => Fault::System,
         }
     }

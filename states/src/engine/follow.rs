@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{Engine, EngineError, JobIo, Work, drive::SAVE_EVERY};
 use crate::{
-    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, RunId, Seen, Session, SnapshotStore, TaskControl, Timestamp, Transport,
+    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, RunId, Seen, Session,
+    SnapshotStore, TaskControl, Timestamp, Transport,
 };
 
 /// How often the offset reached is put on record while output flows.
@@ -39,7 +40,11 @@ impl<R: Run> Following<R> {
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Gives the connection up, and puts on record how far a run was followed over it: the next one goes on there.
-    pub(super) fn give_up_connection<R>(&self, work: &mut Work<T::Session, S::Lease>, followed: Option<Following<R>>) {
+    pub(super) fn give_up_connection<R>(
+        &self,
+        work: &mut Work<T::Session, S::Lease>,
+        followed: Option<Following<R>>,
+    ) {
         work.session = None;
         if let AnyJob::Executing(job) = &work.snapshot.job
             && let Some(followed) = followed
@@ -68,7 +73,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             None => {
                 let begin = async {
                     match &work.script {
-                        Some(script) if !*started => session.start(order, script.text.clone()).await,
+                        Some(script) if !*started => {
+                            session.start(order, script.text.clone()).await
+                        }
                         _ => session.attach(&order.run, from).await,
                     }
                 };
@@ -80,7 +87,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 };
                 match run {
                     // Nothing was handed on of a script that is not known to have started: `from` is 0 then, where a start streams from.
-                    Ok(run) => following.insert(Following { run, offset: from, recorded: self.clock.now(), next: None }),
+                    Ok(run) => following.insert(Following {
+                        run,
+                        offset: from,
+                        recorded: self.clock.now(),
+                        next: None,
+                    }),
                     Err(error) => {
                         work.session = None;
                         return Ok(Observation::RunFailed(error));
@@ -135,7 +147,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     let followed = following.take();
                     if KILLED.contains(&code) && self.task_is_ending(work, &LOOKS[..1]).await {
                         self.give_up_connection(work, followed);
-                        let why = format!("the script was killed (exit status {code}) while its task ended");
+                        let why = format!(
+                            "the script was killed (exit status {code}) while its task ended"
+                        );
                         return Ok(Observation::RunFailed(RunError::ConnectionLost(why)));
                     }
                     return Ok(Observation::Exited { code, total });

@@ -22,8 +22,8 @@ pub use passengers::Concluded;
 use passengers::Passengers;
 
 use crate::{
-    ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName, StopReason, StoreError, TaskControl,
-    Transport,
+    ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName,
+    StopReason, StoreError, TaskControl, Transport,
 };
 
 /// Performs what machines decide. Cheap to share by reference between many jobs.
@@ -150,7 +150,12 @@ pub enum EngineError {
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// An engine. `keys` tells where a job's private key lies.
-    pub fn new(control: C, transport: T, store: S, keys: impl Fn(&JobId) -> PathBuf + Send + Sync + 'static) -> Self {
+    pub fn new(
+        control: C,
+        transport: T,
+        store: S,
+        keys: impl Fn(&JobId) -> PathBuf + Send + Sync + 'static,
+    ) -> Self {
         let control = Arc::new(control);
         Self {
             describer: Describer::new(),
@@ -167,7 +172,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// The same engine, with environment variables that a job's container gets and that no snapshot may hold. They are asked for at
     /// each launch, and must be the same each time.
     #[must_use]
-    pub fn with_secrets(self, secrets: impl Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync + 'static) -> Self {
+    pub fn with_secrets(
+        self,
+        secrets: impl Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync + 'static,
+    ) -> Self {
         Self { secrets: Box::new(secrets), ..self }
     }
 
@@ -194,7 +202,15 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 
     /// Takes a job up: what follows is done on its snapshot, under its lease.
     pub fn work(&self, snapshot: Snapshot, lease: S::Lease) -> Work<T::Session, S::Lease> {
-        Work { snapshot, lease, session: None, script: None, saved: None, saved_at: None, saved_end: None }
+        Work {
+            snapshot,
+            lease,
+            session: None,
+            script: None,
+            saved: None,
+            saved_at: None,
+            saved_end: None,
+        }
     }
 }
 

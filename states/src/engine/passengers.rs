@@ -12,8 +12,8 @@ use std::{
 
 use super::{Clock, Engine};
 use crate::{
-    Action, AnyJob, Described, EndingJob, JobId, Observation, Seen, Snapshot, SnapshotStore, StoreError, TaskArn, TaskControl, Timestamp,
-    Transport,
+    Action, AnyJob, Described, EndingJob, JobId, Observation, Seen, Snapshot, SnapshotStore,
+    StoreError, TaskArn, TaskControl, Timestamp, Transport,
 };
 
 /// How often they are taken along: tasks take 13 to 66 s to stop, and an answer with a hundred of them is a large one.
@@ -43,7 +43,13 @@ impl Passengers {
     }
 
     /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be made.
-    pub(super) fn board<S: SnapshotStore>(&self, store: &S, cluster: &str, places: usize, clock: &Clock) -> Vec<EndingJob> {
+    pub(super) fn board<S: SnapshotStore>(
+        &self,
+        store: &S,
+        cluster: &str,
+        places: usize,
+        clock: &Clock,
+    ) -> Vec<EndingJob> {
         let now = clock.now();
         {
             let mut inner = self.inner();
@@ -70,8 +76,12 @@ impl Passengers {
     /// What ECS says of them.
     pub(super) fn arrive(&self, jobs: Vec<EndingJob>, answers: &[Described]) {
         for EndingJob { job, tasks, .. } in jobs {
-            let seen: Vec<Described> = answers.iter().filter(|answer| tasks.contains(&answer.task)).cloned().collect();
-            if tasks.iter().all(|task| seen.iter().any(|seen| seen.task == *task && has_ended(&seen.seen))) {
+            let seen: Vec<Described> =
+                answers.iter().filter(|answer| tasks.contains(&answer.task)).cloned().collect();
+            if tasks
+                .iter()
+                .all(|task| seen.iter().any(|seen| seen.task == *task && has_ended(&seen.seen)))
+            {
                 self.inner().ended.push_back((job, seen));
             }
         }
@@ -105,7 +115,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ///
     /// # Errors
     /// When its snapshot cannot be read or archived.
-    pub fn conclude(&self, job: &JobId, purpose: &str, answers: &[Described]) -> Result<Concluded, StoreError> {
+    pub fn conclude(
+        &self,
+        job: &JobId,
+        purpose: &str,
+        answers: &[Described],
+    ) -> Result<Concluded, StoreError> {
         let _lease = match self.store.lease(job, purpose, Duration::ZERO) {
             Ok(lease) => lease,
             Err(StoreError::Busy { .. }) => return Ok(Concluded::Busy),
@@ -120,11 +135,16 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             return Ok(Concluded::NotYet);
         }
         let now = self.clock.now();
-        let mut action = snapshot.step(Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() }, now);
+        let mut action = snapshot.step(
+            Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() },
+            now,
+        );
         // One task after the other, until there is one that has not ended.
         while action != Action::Archive {
             let task = snapshot.job.task().cloned();
-            let Some(saw) = task.as_ref().and_then(|task| answer_about(task, answers)) else { return Ok(Concluded::NotYet) };
+            let Some(saw) = task.as_ref().and_then(|task| answer_about(task, answers)) else {
+                return Ok(Concluded::NotYet);
+            };
             action = snapshot.step(saw, now);
             if action != Action::Archive && snapshot.job.task() == task.as_ref() {
                 return Ok(Concluded::NotYet);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Engine, EngineError, JobIo, follow::Following};
-use crate::{Run as _, RunError, RunEvent, RunOrder, Session, Signal, SnapshotStore, TaskControl, Transport};
+use crate::{
+    Run as _, RunError, RunEvent, RunOrder, Session, Signal, SnapshotStore, TaskControl, Transport,
+};
 
 /// How long the container may take to pass a signal on; then the connection counts as lost.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +57,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// A process that wants the stage to end does not wait for a silent connection's keep-alives.
-    async fn signal_answer(&self, session: &T::Session, order: &RunOrder, signal: Signal) -> Result<(), RunError> {
+    async fn signal_answer(
+        &self,
+        session: &T::Session,
+        order: &RunOrder,
+        signal: Signal,
+    ) -> Result<(), RunError> {
         tokio::select! {
             biased;
             sent = session.signal(&order.run, signal) => sent,

@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use super::{Engine, Work};
 use crate::{
-    AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen, SnapshotStore, Target, TaskArn, TaskControl,
-    Timestamp, Transport, Watch,
+    AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen,
+    SnapshotStore, Target, TaskArn, TaskControl, Timestamp, Transport, Watch,
 };
 
 /// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is not is asked again.
@@ -26,7 +26,12 @@ pub(super) struct Pendings<'a, N> {
 
 impl<N> Pendings<'_, N> {
     pub(super) fn none() -> Self {
-        Self { probe: None, probed_at: Timestamp::from_millis(0), describe: None, described_for: None }
+        Self {
+            probe: None,
+            probed_at: Timestamp::from_millis(0),
+            describe: None,
+            described_for: None,
+        }
     }
 }
 
@@ -61,9 +66,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         match &watch.describe {
             Some((task, at)) => {
                 if pending.describe.is_none() || pending.described_for != Some(*at) {
-                    let (cluster, task, at) = (work.snapshot.job.header().spec.cluster.clone(), task.clone(), *at);
+                    let (cluster, task, at) =
+                        (work.snapshot.job.header().spec.cluster.clone(), task.clone(), *at);
                     pending.described_for = Some(at);
-                    pending.describe = Some(Box::pin(async move { self.describe(&cluster, &task, at).await }));
+                    pending.describe =
+                        Some(Box::pin(async move { self.describe(&cluster, &task, at).await }));
                 }
             }
             None => pending.describe = None,
@@ -107,7 +114,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Asks ECS about the task when it is due.
-    pub(super) async fn describe(&self, cluster: &str, task: &TaskArn, due: Timestamp) -> Result<Described, ControlError> {
+    pub(super) async fn describe(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        due: Timestamp,
+    ) -> Result<Described, ControlError> {
         let (asking, along) = ((&*self.control, &self.clock), (&self.passengers, &self.store));
         self.describer.describe(asking, along, cluster, task, due).await
     }
@@ -124,7 +136,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             destination,
             cluster: header.spec.cluster.clone(),
             // The machine asks for a connection only when there is a task.
-            task: job.task().cloned().unwrap_or_else(|| unreachable!("a connection was wanted without a task")),
+            task: job
+                .task()
+                .cloned()
+                .unwrap_or_else(|| unreachable!("a connection was wanted without a task")),
             container: header.spec.container.clone(),
             key: (self.keys)(&header.id),
             pinned: place.map(|p| p.identity.clone()),

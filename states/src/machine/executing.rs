@@ -3,8 +3,8 @@
 
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
-    Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing, Reachable, RunError, RunOutcome,
-    Signal, StopReason, Stopping, Timestamp, Watch,
+    Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation,
+    Probing, Reachable, RunError, RunOutcome, Signal, StopReason, Stopping, Timestamp, Watch,
 };
 
 /// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run cannot be followed.
@@ -37,7 +37,10 @@ impl Job<Executing> {
                 self.state.connected = Some((now, self.state.offset));
                 self.state.link = Link::Up;
             }
-            Observation::Unreachable(_) | Observation::Described(_) | Observation::Missing | Observation::DescribeFailed(_) => {
+            Observation::Unreachable(_)
+            | Observation::Described(_)
+            | Observation::Missing
+            | Observation::DescribeFailed(_) => {
                 if let Some(reason) = self.observe_while_down(saw, now) {
                     return Step::Stop(self.stop(reason, now));
                 }
@@ -57,7 +60,9 @@ impl Job<Executing> {
             }
             Observation::Exited { code, total } => {
                 self.state.offset = *total;
-                return Step::Next(self.finish(RunOutcome::Exited { code: *code, total: *total }, now));
+                return Step::Next(
+                    self.finish(RunOutcome::Exited { code: *code, total: *total }, now),
+                );
             }
             Observation::RunFailed(error) => return self.run_failed(error, now),
             Observation::Signalled(signal) => {
@@ -93,7 +98,8 @@ impl Job<Executing> {
     pub(crate) fn plan(&self, now: Timestamp) -> Action {
         let state = &self.state;
         if let Link::Down { deadline, probing, describing, .. } = &state.link {
-            let until = state.ending.as_ref().map_or(*deadline, |ending| ending.deadline.min(*deadline));
+            let until =
+                state.ending.as_ref().map_or(*deadline, |ending| ending.deadline.min(*deadline));
             return Action::Watch(Watch {
                 describe: Some((state.place.task.clone(), describing.next)),
                 address: None,
@@ -104,8 +110,12 @@ impl Job<Executing> {
         let order = state.order.clone();
         let until = match &state.ending {
             None => None,
-            Some(ending) if !ending.term_sent => return Action::Signal { order, signal: Signal::Term },
-            Some(ending) if !ending.kill_sent && now >= ending.kill_at => return Action::Signal { order, signal: Signal::Kill },
+            Some(ending) if !ending.term_sent => {
+                return Action::Signal { order, signal: Signal::Term };
+            }
+            Some(ending) if !ending.kill_sent && now >= ending.kill_at => {
+                return Action::Signal { order, signal: Signal::Kill };
+            }
             Some(ending) if ending.kill_sent => Some(ending.deadline),
             Some(ending) => Some(ending.kill_at),
         };
@@ -150,8 +160,10 @@ impl Job<Executing> {
                 }
                 self.state.failures += 1;
                 if let Some((since, from)) = self.state.connected.take() {
-                    let has_lasted = now.since(since) >= LASTING || self.state.offset.saturating_sub(from) >= MUCH;
-                    self.state.fleeting = if has_lasted { 0 } else { self.state.fleeting.saturating_add(1) };
+                    let has_lasted = now.since(since) >= LASTING
+                        || self.state.offset.saturating_sub(from) >= MUCH;
+                    self.state.fleeting =
+                        if has_lasted { 0 } else { self.state.fleeting.saturating_add(1) };
                 }
                 if self.state.failures >= HOPELESS {
                     // Its script may still run: nothing must be started beside it.
@@ -173,7 +185,12 @@ impl Job<Executing> {
             }
             // What never reached the container has nothing to end there.
             RunError::Unknown(_) if self.state.ending.is_some() && !self.state.started => {
-                Step::Next(self.finish(RunOutcome::Lost("cancelled before it was started".to_owned()), now))
+                Step::Next(
+                    self.finish(
+                        RunOutcome::Lost("cancelled before it was started".to_owned()),
+                        now,
+                    ),
+                )
             }
             RunError::Unknown(_) => {
                 let reason = StopReason::RunLost(format!(
@@ -182,7 +199,9 @@ impl Job<Executing> {
                 ));
                 Step::Stop(self.stop(reason, now))
             }
-            RunError::NoStatus(_) | RunError::NotStarted(_) => Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now)),
+            RunError::NoStatus(_) | RunError::NotStarted(_) => {
+                Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now))
+            }
         }
     }
 
@@ -216,8 +235,13 @@ impl Job<Executing> {
     /// The link of a process that has to connect (again). Failures without progress slow it down, and connections that did not last.
     fn down(&self, first: bool, now: Timestamp) -> Link {
         let attempts = self.state.failures.max(self.state.fleeting).saturating_sub(1);
-        let wait = if attempts == 0 { std::time::Duration::ZERO } else { RECONNECT.interval(attempts, self.seed()) };
-        let describe_in = if first { std::time::Duration::from_secs(2) } else { std::time::Duration::ZERO };
+        let wait = if attempts == 0 {
+            std::time::Duration::ZERO
+        } else {
+            RECONNECT.interval(attempts, self.seed())
+        };
+        let describe_in =
+            if first { std::time::Duration::from_secs(2) } else { std::time::Duration::ZERO };
         Link::Down {
             since: now,
             deadline: now + self.header.limits.reconnect,

@@ -1,10 +1,13 @@
 //! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
 //! container, and telling a bad answer from a final one.
 
-use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API, KNOCK_IN_VAIN, RETRY, TOLD_WITHIN};
+use super::{
+    BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API,
+    KNOCK_IN_VAIN, RETRY, TOLD_WITHIN,
+};
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason, TaskReport, Timestamp,
-    stop_reason::explain_stop,
+    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason,
+    TaskReport, Timestamp, stop_reason::explain_stop,
 };
 
 /// Why the task stopped, or is stopping.
@@ -32,7 +35,12 @@ pub(super) fn agent_runs(report: &TaskReport, container: &str) -> Option<bool> {
 impl Asking {
     /// Why the task will not serve the job any more, if the report says that it will not. ECS knows that a task
     /// ends a moment before it knows why: that moment is waited for, as it is what people need.
-    pub(super) fn ending(&mut self, report: &TaskReport, container: &str, now: Timestamp) -> Option<StopReason> {
+    pub(super) fn ending(
+        &mut self,
+        report: &TaskReport,
+        container: &str,
+        now: Timestamp,
+    ) -> Option<StopReason> {
         if !(report.stop_desired || report.status.is_ending()) {
             self.ending = None;
             return None;
@@ -63,27 +71,40 @@ impl Asking {
     }
 
     /// A failure: ask again later; believed when it is permanent and repeats.
-    pub(super) fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) -> Option<StopReason> {
+    pub(super) fn failed(
+        &mut self,
+        error: &ControlError,
+        seed: u64,
+        now: Timestamp,
+    ) -> Option<StopReason> {
         self.next = now + RETRY.interval(self.failures, seed);
         self.failures += 1;
-        (!error.kind.is_transient() && self.failures >= BELIEVED_REFUSALS).then(|| StopReason::ControlFailed(error.clone()))
+        (!error.kind.is_transient() && self.failures >= BELIEVED_REFUSALS)
+            .then(|| StopReason::ControlFailed(error.clone()))
     }
 }
 
 impl Probing {
     /// An attempt failed: knock again at the pace; some failures are final.
-    pub(super) fn failed(&mut self, error: &ConnectError, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
+    pub(super) fn failed(
+        &mut self,
+        error: &ConnectError,
+        pace: Pace,
+        seed: u64,
+        now: Timestamp,
+    ) -> Option<StopReason> {
         self.next = now + pace.interval(self.attempts, seed);
         self.attempts += 1;
         self.problem = Some(error.clone());
         // An entry point may start sshd before the key is there, and before a user's shell can do anything.
-        let final_now = if matches!(error.kind, ConnectErrorKind::AuthRefused | ConnectErrorKind::NoShell) {
-            let since = *self.auth_refused.get_or_insert(now);
-            now.since(since) >= KEY_INSTALLED_WITHIN
-        } else {
-            self.auth_refused = None;
-            !error.kind.is_transient()
-        };
+        let final_now =
+            if matches!(error.kind, ConnectErrorKind::AuthRefused | ConnectErrorKind::NoShell) {
+                let since = *self.auth_refused.get_or_insert(now);
+                now.since(since) >= KEY_INSTALLED_WITHIN
+            } else {
+                self.auth_refused = None;
+                !error.kind.is_transient()
+            };
         final_now.then(|| StopReason::Unusable(error.clone()))
     }
 

@@ -22,23 +22,31 @@ pub use reachable::run_id;
 
 /// How ECS is asked about a task that cannot be there yet. On Fargate nothing runs before some 20 s have passed, and the rate of
 /// DescribeTasks is the whole account's.
-const START: Pace = Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 120 };
+const START: Pace =
+    Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 120 };
 /// The same once the container is probed at its address, which finds it: ECS is asked whether the task ends.
 const PROBED: Pace = Pace { longest: Duration::from_secs(5), ..START };
 /// How ECS is asked whether the exec agent of a running task runs, which it does after some seconds.
-const AGENT: Pace = Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 105 };
+const AGENT: Pace =
+    Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 105 };
 /// How ECS is asked about a task that is expected to change soon.
-const DESCRIBE: Pace = Pace { first: Duration::from_millis(300), longest: Duration::from_secs(3), growth: 130 };
+const DESCRIBE: Pace =
+    Pace { first: Duration::from_millis(300), longest: Duration::from_secs(3), growth: 130 };
 /// How a call is repeated after failures: throttling needs room.
-const RETRY: Pace = Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
+const RETRY: Pace =
+    Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
 /// How a container is knocked at while it starts: often, it costs one SYN.
-const KNOCK: Pace = Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
+const KNOCK: Pace =
+    Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
 /// The same where every attempt is a call of an API, and the exec agent connects within seconds.
-const KNOCK_BY_API: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 102 };
+const KNOCK_BY_API: Pace =
+    Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 102 };
 /// The same where it cannot succeed yet, or where the API itself fails: only so that its reason is known.
-const KNOCK_IN_VAIN: Pace = Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 150 };
+const KNOCK_IN_VAIN: Pace =
+    Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 150 };
 /// How a lost connection is tried again.
-const RECONNECT: Pace = Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
+const RECONNECT: Pace =
+    Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
 /// How long DescribeTasks may answer MISSING for a task that RunTask has just returned.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a task that was seen may be MISSING before we believe that it is gone.

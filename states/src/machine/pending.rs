@@ -3,8 +3,8 @@
 
 use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
 use crate::{
-    Action, Asking, ConnectTo, Job, Observation, Pace, Pending, Probing, Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp,
-    Watch,
+    Action, Asking, ConnectTo, Job, Observation, Pace, Pending, Probing, Running, StopReason,
+    Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
 
 impl Job<Pending> {
@@ -115,7 +115,11 @@ impl Job<Pending> {
     }
 
     fn run(self, address: String, saw: &Observation, now: Timestamp) -> Job<Running> {
-        let next = if self.needs_address() { self.state.describing.next.max(now) } else { now + AGENT.interval(0, self.seed()) };
+        let next = if self.needs_address() {
+            self.state.describing.next.max(now)
+        } else {
+            now + AGENT.interval(0, self.seed())
+        };
         let state = Running {
             task: self.state.task,
             address,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{RETRY, START, Step, searching::Searched};
 use crate::{
-    Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation, Pending, Probing, Provisioning,
-    StopReason, Stopping, TaskArn, TaskReport, TaskStatus, Timestamp, Watch, pace,
+    Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job,
+    Observation, Pending, Probing, Provisioning, StopReason, Stopping, TaskArn, TaskReport,
+    TaskStatus, Timestamp, Watch, pace,
 };
 
 /// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
@@ -42,7 +43,9 @@ impl Job<Provisioning> {
         }
         match saw {
             Observation::Launched(report) => return Step::Next(self.launched(report, now)),
-            Observation::LaunchFailed(error) if error.kind == ControlErrorKind::Conflict => self.search(error, now),
+            Observation::LaunchFailed(error) if error.kind == ControlErrorKind::Conflict => {
+                self.search(error, now)
+            }
             Observation::LaunchFailed(error) if error.kind.is_transient() => {
                 if self.settles(error, now) {
                     self.state.refusals += u32::from(error.kind == ControlErrorKind::Capacity);
@@ -61,8 +64,12 @@ impl Job<Provisioning> {
                 }
                 return Step::Stop(self.stop(StopReason::LaunchRefused(error.clone()), now));
             }
-            Observation::CancelRequested => return Step::Stop(self.stop(StopReason::Cancelled, now)),
-            Observation::StopRequested(reason) => return Step::Stop(self.stop(reason.clone(), now)),
+            Observation::CancelRequested => {
+                return Step::Stop(self.stop(StopReason::Cancelled, now));
+            }
+            Observation::StopRequested(reason) => {
+                return Step::Stop(self.stop(reason.clone(), now));
+            }
             Observation::Opened { .. } => {
                 self.state.next = now;
                 // Whoever asked before us did not live to hear the answer.
@@ -89,10 +96,18 @@ impl Job<Provisioning> {
             return search.plan(&self.header, self.state.deadline, now);
         }
         if now < self.state.next {
-            return Action::Watch(Watch { describe: None, address: None, probe: None, until: self.state.next.min(self.state.deadline) });
+            return Action::Watch(Watch {
+                describe: None,
+                address: None,
+                probe: None,
+                until: self.state.next.min(self.state.deadline),
+            });
         }
         self.state.asked.get_or_insert(now);
-        Action::Launch { token: self.token(), spec: Box::new(self.header.spec.after_refusals(self.state.refusals)) }
+        Action::Launch {
+            token: self.token(),
+            spec: Box::new(self.header.spec.after_refusals(self.state.refusals)),
+        }
     }
 
     fn launched(self, report: &TaskReport, now: Timestamp) -> Job<Pending> {
@@ -103,7 +118,11 @@ impl Job<Provisioning> {
             interface: interface_of(report),
             address: None,
             running: false,
-            describing: Asking::from(if begins { now + START.interval(0, self.seed()) } else { now }),
+            describing: Asking::from(if begins {
+                now + START.interval(0, self.seed())
+            } else {
+                now
+            }),
             addressing: Asking::from(now),
             probing: Probing::from(now),
             task: report.task.clone(),
@@ -119,7 +138,9 @@ impl Job<Provisioning> {
         let before = self.state.problem.as_ref().is_some_and(|problem| missing(problem.kind));
         match (before, missing(kind)) {
             (false, true) => self.state.deadline = self.state.deadline.min(now + NO_CREDENTIALS),
-            (true, false) => self.state.deadline = self.header.created + self.header.limits.provisioning,
+            (true, false) => {
+                self.state.deadline = self.header.created + self.header.limits.provisioning
+            }
             _ => {}
         }
     }
@@ -189,7 +210,11 @@ impl<S: super::State> Job<S> {
     }
 
     /// The reason of a state that lasted too long.
-    pub(super) fn too_long(&self, limit: std::time::Duration, problem: impl Into<String>) -> StopReason {
+    pub(super) fn too_long(
+        &self,
+        limit: std::time::Duration,
+        problem: impl Into<String>,
+    ) -> StopReason {
         StopReason::Deadline { state: S::NAME, limit, problem: problem.into() }
     }
 }

@@ -1,15 +1,22 @@
 //! `Reachable`: the container waits for a script, or for the end.
 
 use super::Step;
-use crate::{Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, RunOutcome, StopReason, Stopping, Timestamp};
+use crate::{
+    Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, RunOutcome,
+    StopReason, Stopping, Timestamp,
+};
 
 impl Job<Reachable> {
     pub(crate) fn observe(self, saw: &Observation, now: Timestamp) -> Step<Reachable> {
         match saw {
             // The process before was killed between this script's success and its own end: gitlab-runner
             // repeats no stage that it saw succeed. One that failed it does repeat, and means it.
-            Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => Step::Stay(self),
-            Observation::RunRequested { stage, digest } => Step::Next(self.execute(stage, digest, now)),
+            Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => {
+                Step::Stay(self)
+            }
+            Observation::RunRequested { stage, digest } => {
+                Step::Next(self.execute(stage, digest, now))
+            }
             Observation::StopRequested(reason) => {
                 let reason = reason.clone();
                 Step::Stop(self.stop(reason, now))
@@ -20,13 +27,17 @@ impl Job<Reachable> {
 
     fn has_done(&self, stage: &str, digest: &str) -> bool {
         self.state.last.as_ref().is_some_and(|last| {
-            last.stage == stage && last.digest == digest && !last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 0, .. })
+            last.stage == stage
+                && last.digest == digest
+                && !last.cancelled
+                && matches!(last.outcome, RunOutcome::Exited { code: 0, .. })
         })
     }
 
     fn execute(self, stage: &str, digest: &str, now: Timestamp) -> Job<Executing> {
         let forget = self.state.last.as_ref().map(|last| last.run.clone());
-        let order = RunOrder { run: run_id(self.state.runs, stage), stage: stage.to_owned(), forget };
+        let order =
+            RunOrder { run: run_id(self.state.runs, stage), stage: stage.to_owned(), forget };
         let link = Link::Down {
             since: now,
             deadline: now + self.header.limits.reconnect,
@@ -62,7 +73,13 @@ impl Job<Reachable> {
 /// The id of a job's `number`-th run: unique within the job, and readable in the container.
 #[must_use]
 pub fn run_id(number: u32, stage: &str) -> RunId {
-    let safe: String = stage.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(40).collect();
+    let safe: String = stage
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .take(40)
+        .collect();
     // Digits, '-' and the characters kept above are all valid, so the fallback is never taken.
-    RunId::new(format!("{number:04}-{safe}")).or_else(|_| RunId::new(format!("{number:04}"))).unwrap_or_else(|e| unreachable!("{e}"))
+    RunId::new(format!("{number:04}-{safe}"))
+        .or_else(|_| RunId::new(format!("{number:04}")))
+        .unwrap_or_else(|e| unreachable!("{e}"))
 }

@@ -1,13 +1,18 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
 use super::{AGENT, KNOCK_IN_VAIN, PROBED, Step, knocking};
-use crate::{Action, ConnectTo, Greeting, Job, Observation, Pace, Reachable, Running, StopReason, Stopping, TaskReport, Timestamp, Watch};
+use crate::{
+    Action, ConnectTo, Greeting, Job, Observation, Pace, Reachable, Running, StopReason, Stopping,
+    TaskReport, Timestamp, Watch,
+};
 
 impl Job<Running> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Running> {
         let seed = self.seed();
         let ends = match saw {
-            Observation::Answered(greeting) => return Step::Next(self.reach(greeting.clone(), now)),
+            Observation::Answered(greeting) => {
+                return Step::Next(self.reach(greeting.clone(), now));
+            }
             Observation::Unreachable(error) => {
                 let pace = knocking::pace(self.header.connect_to, self.state.agent_runs, error);
                 self.state.probing.failed(error, pace, seed, now)
@@ -55,7 +60,8 @@ impl Job<Running> {
         }
         self.state.agent_runs = runs;
         self.state.probing.attempts = 0;
-        self.state.probing.next = if runs == Some(false) { now + KNOCK_IN_VAIN.interval(0, self.seed()) } else { now };
+        self.state.probing.next =
+            if runs == Some(false) { now + KNOCK_IN_VAIN.interval(0, self.seed()) } else { now };
     }
 
     /// How often ECS is asked.

@@ -4,7 +4,10 @@
 //! DescribeTasks tell. When they show none for as long as one may still turn up, there is none, and a new token is safe.
 
 use super::{DESCRIBE, stopping::SETTLES_WITHIN};
-use crate::{Action, Asking, ControlError, Header, Job, Observation, Provisioning, Search, StopReason, TaskReport, Timestamp, Watch};
+use crate::{
+    Action, Asking, ControlError, Header, Job, Observation, Provisioning, Search, StopReason,
+    TaskReport, Timestamp, Watch,
+};
 
 /// What an observation meant for a search.
 pub(super) enum Searched {
@@ -78,7 +81,14 @@ impl Search {
     }
 
     pub(super) fn plan(&mut self, header: &Header, deadline: Timestamp, now: Timestamp) -> Action {
-        let watch = |describe, until: Timestamp| Action::Watch(Watch { describe, address: None, probe: None, until: until.min(deadline) });
+        let watch = |describe, until: Timestamp| {
+            Action::Watch(Watch {
+                describe,
+                address: None,
+                probe: None,
+                until: until.min(deadline),
+            })
+        };
         if let Some(task) = self.candidates.first() {
             return watch(Some((task.clone(), self.asking.next)), deadline);
         }
@@ -86,7 +96,10 @@ impl Search {
             return watch(None, self.asking.next);
         }
         self.listed.get_or_insert(now);
-        Action::Find { cluster: header.spec.cluster.clone(), started_by: header.spec.started_by.clone() }
+        Action::Find {
+            cluster: header.spec.cluster.clone(),
+            started_by: header.spec.started_by.clone(),
+        }
     }
 }
 

@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, Step};
-use crate::{Action, Asking, ControlError, Job, LONGEST_CALL, Observation, Stopping, TaskArn, Timestamp, Watch};
+use crate::{
+    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, Stopping, TaskArn, Timestamp,
+    Watch,
+};
 
 /// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask: "eventual consistency").
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
@@ -73,7 +76,9 @@ impl Job<Stopping> {
                 let gone = self.state.describing.missing(DESCRIBE, seed, now);
                 // A task that ECS forgot is over; one that it does not show yet was launched moments ago. ECS knew the task
                 // whose stop it accepted.
-                if (gone.is_some() || self.state.accepted) && now.since(self.state.since) >= GONE_AFTER {
+                if (gone.is_some() || self.state.accepted)
+                    && now.since(self.state.since) >= GONE_AFTER
+                {
                     self.ended(now);
                 }
             }
@@ -81,7 +86,9 @@ impl Job<Stopping> {
                 self.state.asked = false;
                 self.failed(error, seed, now);
             }
-            Observation::FindFailed(error) | Observation::DescribeFailed(error) => self.failed(error, seed, now),
+            Observation::FindFailed(error) | Observation::DescribeFailed(error) => {
+                self.failed(error, seed, now)
+            }
             _ => {}
         }
         Step::Stay(self)
@@ -96,7 +103,12 @@ impl Job<Stopping> {
         if now >= state.deadline {
             return Action::GiveUp;
         }
-        let wait = Watch { describe: None, address: None, probe: None, until: state.describing.next.min(state.deadline) };
+        let wait = Watch {
+            describe: None,
+            address: None,
+            probe: None,
+            until: state.describing.next.min(state.deadline),
+        };
         let Some(task) = state.task.clone() else {
             if now < state.describing.next {
                 return Action::Watch(wait);
@@ -105,16 +117,23 @@ impl Job<Stopping> {
             return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
         };
         // A found task may be an earlier attempt's, which is over: then the one that was asked for is still to be found.
-        let is_found = state.unsettled.is_some() && state.describing.answers == 0 && state.describing.failures < BELIEVED_REFUSALS;
+        let is_found = state.unsettled.is_some()
+            && state.describing.answers == 0
+            && state.describing.failures < BELIEVED_REFUSALS;
         if state.accepted || is_found {
             let until = state.deadline;
-            return Action::Watch(Watch { describe: Some((task, state.describing.next)), until, ..wait });
+            return Action::Watch(Watch {
+                describe: Some((task, state.describing.next)),
+                until,
+                ..wait
+            });
         }
         if now < state.describing.next {
             return Action::Watch(wait);
         }
         state.asked = true;
-        let reason: String = format!("fargate driver: {}", state.reason).chars().take(REASON_LENGTH).collect();
+        let reason: String =
+            format!("fargate driver: {}", state.reason).chars().take(REASON_LENGTH).collect();
         Action::Stop { cluster, task, reason }
     }
 
@@ -152,10 +171,13 @@ impl Job<Stopping> {
             state.unsettled = None;
         }
         // Tasks that were stopped before are known already.
-        let mut tasks: Vec<_> = tasks.iter().filter(|task| !state.ending.contains(task)).cloned().collect();
+        let mut tasks: Vec<_> =
+            tasks.iter().filter(|task| !state.ending.contains(task)).cloned().collect();
         tasks.extend(state.rest.drain(..).filter(|task| !tasks.contains(task)).collect::<Vec<_>>());
         if tasks.is_empty() && state.unsettled.is_some() {
-            state.describing.next = now + DESCRIBE.interval(state.describing.answers, crate::pace::seed(self.header.id.as_str()));
+            state.describing.next = now
+                + DESCRIBE
+                    .interval(state.describing.answers, crate::pace::seed(self.header.id.as_str()));
             state.describing.answers += 1;
         } else if tasks.is_empty() {
             self.next(now);
@@ -169,7 +191,10 @@ impl Job<Stopping> {
     /// One task is over.
     fn ended(&mut self, now: Timestamp) {
         self.state.asked = false;
-        if self.state.rest.is_empty() && self.state.ending.is_empty() && self.state.unsettled.is_none() {
+        if self.state.rest.is_empty()
+            && self.state.ending.is_empty()
+            && self.state.unsettled.is_none()
+        {
             self.state.over = true;
         } else {
             self.next(now);
@@ -198,7 +223,8 @@ impl Job<Stopping> {
 
     fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) {
         self.state.listing = None;
-        self.state.describing.next = now + RETRY.interval(self.state.describing.failures.min(4), seed);
+        self.state.describing.next =
+            now + RETRY.interval(self.state.describing.failures.min(4), seed);
         self.state.describing.failures += 1;
         self.state.problem = Some(error.clone());
     }

@@ -55,7 +55,12 @@ fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
     let archive = store.archive_path();
     let made = match fs::DirBuilder::new().mode(0o700).create(&archive) {
         // Not through a link: what it leads to was not looked at.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && fs::symlink_metadata(&archive).is_ok_and(|about| about.is_dir()) => Ok(()),
+        Err(e)
+            if e.kind() == io::ErrorKind::AlreadyExists
+                && fs::symlink_metadata(&archive).is_ok_and(|about| about.is_dir()) =>
+        {
+            Ok(())
+        }
         made => made,
     };
     made.map_err(StoreError::io("create the directory", &archive))?;
@@ -65,12 +70,15 @@ fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
 /// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
 pub(super) fn prune(archive: &Path, retention: Retention) {
     let mark = archive.join(".pruned");
-    let recently = fs::metadata(&mark).and_then(|m| m.modified()).is_ok_and(|at| at.elapsed().unwrap_or_default() < PRUNE_EVERY);
+    let recently = fs::metadata(&mark)
+        .and_then(|m| m.modified())
+        .is_ok_and(|at| at.elapsed().unwrap_or_default() < PRUNE_EVERY);
     if recently {
         return;
     }
-    let pruned =
-        private_file::create_new(&mark).map_err(StoreError::io("prune", archive)).and_then(|_| prune_now(archive, retention, false));
+    let pruned = private_file::create_new(&mark)
+        .map_err(StoreError::io("prune", archive))
+        .and_then(|_| prune_now(archive, retention, false));
     if let Err(e) = pruned {
         tracing::warn!("the archive {} was not pruned: {e}", archive.display());
     }
@@ -86,7 +94,11 @@ pub struct Pruned {
 }
 
 /// Removes what is too old or too much, and tells the index; with `dry_run`, only counts.
-pub(super) fn prune_now(archive: &Path, retention: Retention, dry_run: bool) -> Result<Pruned, StoreError> {
+pub(super) fn prune_now(
+    archive: &Path,
+    retention: Retention,
+    dry_run: bool,
+) -> Result<Pruned, StoreError> {
     let mut jobs = list(archive).map_err(StoreError::io("list the directory", archive))?;
     jobs.sort_by_key(|(modified, _)| std::cmp::Reverse(*modified));
     let (mut kept, mut removed) = (HashSet::new(), 0);

@@ -32,7 +32,9 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 /// Makes a rename or removal of `path` survive a power cut.
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory).and_then(|d| d.sync_all()).map_err(StoreError::io("sync the directory of", path))
+    File::open(directory)
+        .and_then(|d| d.sync_all())
+        .map_err(StoreError::io("sync the directory of", path))
 }
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -26,15 +26,22 @@ pub(super) fn write(path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> 
         text.push_str(&format!("{task}\n"));
     }
     // One write: a reader sees all of it or nothing.
-    private_file::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(StoreError::io("write", path))
+    private_file::create_new(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(StoreError::io("write", path))
 }
 
 /// Reads notes of at most `most` jobs in the directory.
 pub(super) fn list(directory: &Path, most: usize) -> Vec<EndingJob> {
     // Whatever cannot be read is found by somebody who reads the snapshots.
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let noted = |name: &str| name.rsplit_once('.').filter(|(_, kind)| *kind == NOTE).and_then(|(job, _)| JobId::new(job).ok());
-    let mut jobs: Vec<JobId> = entries.flatten().filter_map(|entry| noted(entry.file_name().to_str()?)).collect();
+    let noted = |name: &str| {
+        name.rsplit_once('.')
+            .filter(|(_, kind)| *kind == NOTE)
+            .and_then(|(job, _)| JobId::new(job).ok())
+    };
+    let mut jobs: Vec<JobId> =
+        entries.flatten().filter_map(|entry| noted(entry.file_name().to_str()?)).collect();
     jobs.sort();
     if jobs.len() > most {
         // Tasks that never end must not keep the others from being looked at.

@@ -43,7 +43,10 @@ impl fmt::Display for Exposed {
                 "{part} belongs to the user with id {owner}, and this process runs as {user}. Run it as that user, or give the directory to this one: chown -h {user} {part}"
             ),
             Exposure::Writable { mode } => {
-                write!(f, "other users may write to {part} (its mode is {mode:04o}). Take that from them: chmod go-w {part}")
+                write!(
+                    f,
+                    "other users may write to {part} (its mode is {mode:04o}). Take that from them: chmod go-w {part}"
+                )
             }
         }
     }
@@ -65,9 +68,13 @@ pub(super) fn refuse(directory: &Path) -> Result<(), StoreError> {
     let resolved = fs::canonicalize(directory).map_err(StoreError::io("look at", directory))?;
     let user = rustix::process::geteuid().as_raw();
     for part in resolved.ancestors().chain(named.ancestors()) {
-        let exposure = look(part, part == resolved, user).map_err(StoreError::io("look at", part))?;
+        let exposure =
+            look(part, part == resolved, user).map_err(StoreError::io("look at", part))?;
         if let Some(exposure) = exposure {
-            return Err(StoreError::Exposed { directory: directory.to_owned(), exposed: Exposed { part: part.to_owned(), exposure } });
+            return Err(StoreError::Exposed {
+                directory: directory.to_owned(),
+                exposed: Exposed { part: part.to_owned(), exposure },
+            });
         }
     }
     Ok(())

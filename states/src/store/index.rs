@@ -42,7 +42,13 @@ impl FileStamp {
     /// The file's present version.
     #[must_use]
     pub fn of(metadata: &fs::Metadata) -> Self {
-        Self { size: metadata.size(), modified: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()) }
+        Self {
+            size: metadata.size(),
+            modified: metadata
+                .mtime()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(metadata.mtime_nsec()),
+        }
     }
 }
 
@@ -51,8 +57,13 @@ impl<'a> IndexLine<'a> {
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         let mut parts = line.splitn(4, '\t');
-        let (name, size, modified, note) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        Some(Self { name, stamp: FileStamp { size: size.parse().ok()?, modified: modified.parse().ok()? }, note })
+        let (name, size, modified, note) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            name,
+            stamp: FileStamp { size: size.parse().ok()?, modified: modified.parse().ok()? },
+            note,
+        })
     }
 }
 
@@ -80,11 +91,15 @@ pub(super) fn compact(archive: &Path, kept: &HashSet<&OsStr>) -> Result<(), Stor
     let mut text = String::new();
     match private_file::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
         Ok(_) => {}
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => return Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            return Ok(());
+        }
         Err(e) => return Err(StoreError::io("read", &path)(e)),
     }
     let lines = || text.lines().filter(|line| !line.is_empty());
-    let lives = |line: &&str| IndexLine::parse(line).is_some_and(|line| kept.contains(OsStr::new(line.name)));
+    let lives = |line: &&str| {
+        IndexLine::parse(line).is_some_and(|line| kept.contains(OsStr::new(line.name)))
+    };
     if lines().filter(lives).count() * 2 > lines().count() {
         return Ok(());
     }

@@ -40,23 +40,39 @@ impl Drop for DirectoryLease {
     }
 }
 
-pub(super) fn take(path: &Path, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
+pub(super) fn take(
+    path: &Path,
+    job: &JobId,
+    purpose: &str,
+    wait: Duration,
+) -> Result<DirectoryLease, StoreError> {
     let start = Instant::now();
     loop {
-        let mut file = private_file::open_or_create(path).map_err(StoreError::io("open the lock", path))?;
+        let mut file =
+            private_file::open_or_create(path).map_err(StoreError::io("open the lock", path))?;
         match file.try_lock() {
             Ok(()) if is_current(&file, path) => {
                 // For people only: a holder that cannot leave its name holds the lock all the same.
                 let _ = sign(&mut file, purpose);
-                return Ok(DirectoryLease { _locked: file, path: path.to_owned(), marks: std::sync::OnceLock::new() });
+                return Ok(DirectoryLease {
+                    _locked: file,
+                    path: path.to_owned(),
+                    marks: std::sync::OnceLock::new(),
+                });
             }
             // The file was removed while we waited for it: the lock is of a file that nobody else sees.
             Ok(()) => continue,
-            Err(TryLockError::WouldBlock) if start.elapsed() < wait => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) if start.elapsed() < wait => {
+                std::thread::sleep(LOOK_AGAIN)
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = (&file).take(200).read_to_string(&mut holder);
-                let holder = if holder.trim().is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
+                let holder = if holder.trim().is_empty() {
+                    "another process".to_owned()
+                } else {
+                    holder.trim().to_owned()
+                };
                 return Err(StoreError::Busy { job: job.clone(), holder });
             }
             Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", path)(e)),

@@ -32,7 +32,9 @@ pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
 
-use crate::{BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
+use crate::{
+    BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file,
+};
 
 /// The ending of a lock: it goes with its lease.
 const LOCK: &str = "lock";
@@ -43,7 +45,9 @@ const BESIDE: [&str; 7] = ["key", "offset", "session", "tmp", "probe", ending::N
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process works on the job.
-    #[error("job {job} is being worked on by {holder}. Wait until it is done, or end that process.")]
+    #[error(
+        "job {job} is being worked on by {holder}. Wait until it is done, or end that process."
+    )]
     Busy {
         /// The job.
         job: JobId,
@@ -94,8 +98,12 @@ pub enum StoreError {
 /// What stands behind most refusals.
 fn hint(refusal: &io::Error) -> &'static str {
     match refusal.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => "",
-        _ => ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => {
+            ""
+        }
+        _ => {
+            ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?"
+        }
     }
 }
 
@@ -124,7 +132,11 @@ impl DirectoryStore {
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self::look(directory);
         let path = store.directory();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("create the directory", path))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(StoreError::io("create the directory", path))?;
         store.refuse_exposed()?;
         Ok(store)
     }
@@ -201,7 +213,10 @@ impl DirectoryStore {
         let mut jobs = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(fail)? {
             let name = entry.map_err(fail)?.file_name();
-            let named = name.to_str().and_then(|name| name.rsplit_once('.')).filter(|(_, kind)| kinds.contains(kind));
+            let named = name
+                .to_str()
+                .and_then(|name| name.rsplit_once('.'))
+                .filter(|(_, kind)| kinds.contains(kind));
             jobs.extend(named.and_then(|(job, _)| JobId::new(job).ok()));
         }
         jobs.sort();
@@ -235,15 +250,20 @@ impl DirectoryStore {
     /// When the file cannot be written, or the directory is exposed to other users.
     pub fn note(&self, notes: &[(String, FileStamp, String)]) -> Result<(), StoreError> {
         self.refuse_exposed()?;
-        index::append(&self.archive_path(), notes).map_err(StoreError::io("append to", &self.index_path()))
+        index::append(&self.archive_path(), notes)
+            .map_err(StoreError::io("append to", &self.index_path()))
     }
 
     /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs the line makes it.
     fn note_archived(&self, snapshot: &Snapshot, path: &Path) {
-        let (Some(notes), Some(name)) = (self.notes, path.file_name().and_then(|name| name.to_str())) else { return };
-        let noted = fs::metadata(path)
-            .map_err(StoreError::io("read", path))
-            .and_then(|metadata| self.note(&[(name.to_owned(), FileStamp::of(&metadata), notes(snapshot))]));
+        let (Some(notes), Some(name)) =
+            (self.notes, path.file_name().and_then(|name| name.to_str()))
+        else {
+            return;
+        };
+        let noted = fs::metadata(path).map_err(StoreError::io("read", path)).and_then(|metadata| {
+            self.note(&[(name.to_owned(), FileStamp::of(&metadata), notes(snapshot))])
+        });
         if let Err(e) = noted {
             tracing::warn!("the archive's index lacks a line: {e}");
         }
@@ -304,7 +324,12 @@ impl DirectoryStore {
 impl SnapshotStore for DirectoryStore {
     type Lease = DirectoryLease;
 
-    fn lease(&self, job: &JobId, purpose: &str, wait: Duration) -> Result<DirectoryLease, StoreError> {
+    fn lease(
+        &self,
+        job: &JobId,
+        purpose: &str,
+        wait: Duration,
+    ) -> Result<DirectoryLease, StoreError> {
         lease::take(&self.directory.join(format!("{job}.{LOCK}")), job, purpose, wait)
     }
 
@@ -315,7 +340,11 @@ impl SnapshotStore for DirectoryStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io("read the snapshot", &path)(e)),
         };
-        let snapshot = Snapshot::from_bytes(bytes).map_err(|why| StoreError::Bad { path: path.clone(), job: job.clone(), why })?;
+        let snapshot = Snapshot::from_bytes(bytes).map_err(|why| StoreError::Bad {
+            path: path.clone(),
+            job: job.clone(),
+            why,
+        })?;
         let found = &snapshot.job.header().id;
         if found != job {
             return Err(StoreError::Foreign { found: found.clone(), path });
@@ -325,7 +354,9 @@ impl SnapshotStore for DirectoryStore {
 
     fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let path = self.snapshot_path(&snapshot.job.header().id);
-        let text = snapshot.to_bounded_ron().map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
+        let text = snapshot
+            .to_bounded_ron()
+            .map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
         durable::write(&path, text.as_bytes())
     }
 

@@ -18,19 +18,39 @@ pub const LONGEST_CALL: Duration = Duration::from_secs(20);
 pub trait TaskControl: Send + Sync + 'static {
     /// Launches the task that `spec` describes (ECS: RunTask). With the same token and spec it
     /// answers with the same task, however often it is called.
-    fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> impl Future<Output = Result<TaskReport, ControlError>> + Send;
+    fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> impl Future<Output = Result<TaskReport, ControlError>> + Send;
 
     /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry for each task asked for.
-    fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
+    fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
 
     /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks). Tasks that stop may be among them.
-    fn find(&self, cluster: &str, started_by: &StartedBy) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
+    fn find(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
 
     /// Asks for the task's end (ECS: StopTask). A task that is stopped already is a success.
-    fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
+    fn stop(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        reason: &str,
+    ) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
     /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None` while it has none.
-    fn public_address(&self, interface: &InterfaceId) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
+    fn public_address(
+        &self,
+        interface: &InterfaceId,
+    ) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
 }
 
 /// What ECS answers to StopTask.
@@ -90,14 +110,18 @@ impl LaunchSpec {
     #[must_use]
     pub fn after_refusals(&self, refusals: u32) -> Self {
         let mut spec = self.clone();
-        let Some(turn) = refusals.checked_sub(1).and_then(|turn| usize::try_from(turn).ok()) else { return spec };
+        let Some(turn) = refusals.checked_sub(1).and_then(|turn| usize::try_from(turn).ok()) else {
+            return spec;
+        };
         let falls_back = match &self.capacity {
             Capacity::Strategy(providers) => {
-                providers.iter().any(CapacityProvider::is_spot) && providers.iter().any(|provider| !provider.is_spot())
+                providers.iter().any(CapacityProvider::is_spot)
+                    && providers.iter().any(|provider| !provider.is_spot())
             }
             _ => false,
         };
-        let (subnet, without_spot) = if falls_back { (turn / 2, turn % 2 == 0) } else { (turn, false) };
+        let (subnet, without_spot) =
+            if falls_back { (turn / 2, turn % 2 == 0) } else { (turn, false) };
         if let Some(subnet) = self.subnets.get(subnet % self.subnets.len().max(1)) {
             spec.subnets = vec![subnet.clone()];
         }
@@ -169,7 +193,9 @@ impl TaskReport {
     pub fn tells_why(&self) -> bool {
         let Some(Stopped { code, reason }) = &self.stopped else { return false };
         let by_exit = code.as_deref() == Some("EssentialContainerExited");
-        (code.is_some() || reason.is_some()) && (!by_exit || self.containers.iter().any(|c| c.exit_code.is_some() || c.reason.is_some()))
+        (code.is_some() || reason.is_some())
+            && (!by_exit
+                || self.containers.iter().any(|c| c.exit_code.is_some() || c.reason.is_some()))
     }
 }
 
@@ -269,7 +295,14 @@ impl TaskStatus {
     /// Whether the task is past RUNNING, on its way to the end or there.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        matches!(self, Self::Deactivating | Self::Stopping | Self::Deprovisioning | Self::Stopped | Self::Deleted)
+        matches!(
+            self,
+            Self::Deactivating
+                | Self::Stopping
+                | Self::Deprovisioning
+                | Self::Stopped
+                | Self::Deleted
+        )
     }
 }
 

@@ -9,13 +9,14 @@ mod snapshots;
 mod transport;
 
 pub use control::{
-    Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described, LONGEST_CALL, LaunchSpec, NetworkInterface,
-    Seen, StopAnswer, Stopped, TaskControl, TaskReport, TaskStatus,
+    Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described,
+    LONGEST_CALL, LaunchSpec, NetworkInterface, Seen, StopAnswer, Stopped, TaskControl, TaskReport,
+    TaskStatus,
 };
 pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run, RunError, RunEvent, RunOrder, Session,
-    ShellFacts, Signal, Target, Transport,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run,
+    RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
 };
 
 /// An error's text and its advice, as sentences. Texts of others end with a full stop, or do not.

@@ -15,7 +15,10 @@ pub trait Transport: Send + Sync + 'static {
     /// Makes one attempt to reach the container, to pin or check its identity and, where
     /// `target.facts` is `None`, to learn what its shell can do. No retries inside.
     /// Dropping the future abandons the attempt.
-    fn connect(&self, target: &Target) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
+    fn connect(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
 
     /// The next thing that attempts to reach this task wait for, in a sentence for people. Never, where attempts do not wait
     /// for anything that people could change. Cancel-safe.
@@ -32,13 +35,25 @@ pub trait Session: Send + Sync + 'static {
 
     /// Delivers `script` and starts it under `order.run`, detached from the connection, then follows
     /// its output from byte 0. A second start of the same run is an attach: the script runs once.
-    fn start(&self, order: &RunOrder, script: Bytes) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
+    fn start(
+        &self,
+        order: &RunOrder,
+        script: Bytes,
+    ) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
 
     /// Follows a run that was started earlier, from byte `from` of its output.
-    fn attach(&self, run: &RunId, from: u64) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
+    fn attach(
+        &self,
+        run: &RunId,
+        from: u64,
+    ) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
 
     /// Sends a signal to the whole process group of a run. A run that is over is a success.
-    fn signal(&self, run: &RunId, signal: Signal) -> impl Future<Output = Result<(), RunError>> + Send;
+    fn signal(
+        &self,
+        run: &RunId,
+        signal: Signal,
+    ) -> impl Future<Output = Result<(), RunError>> + Send;
 
     /// Says goodbye, as far as that is quick; dropping the session is enough otherwise.
     fn close(self) -> impl Future<Output = ()> + Send;
@@ -279,7 +294,14 @@ impl ConnectErrorKind {
     /// sshd may accept before the container's entry point has installed the key.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        !matches!(self, Self::IdentityChanged | Self::IdentityUnproven | Self::NoShell | Self::KeyUnusable | Self::Denied)
+        !matches!(
+            self,
+            Self::IdentityChanged
+                | Self::IdentityUnproven
+                | Self::NoShell
+                | Self::KeyUnusable
+                | Self::Denied
+        )
     }
 }
 

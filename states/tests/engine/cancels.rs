@@ -39,7 +39,11 @@ async fn a_cancelled_prepare_sees_to_it_that_its_task_is_told_to_end() {
     weather.api_down = Duration::from_secs(5)..Duration::from_secs(9);
     let (manager, outcome, took) = prepare_cancelled(weather, Duration::from_secs(6)).await;
     assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
-    assert_eq!(manager.cloud.alive(), [""; 0], "StopTask was refused once, and not asked for again");
+    assert_eq!(
+        manager.cloud.alive(),
+        [""; 0],
+        "StopTask was refused once, and not asked for again"
+    );
     assert!(took < Duration::from_secs(10), "{took:?} after the cancel");
 }
 
@@ -55,7 +59,10 @@ async fn a_cancel_waits_for_a_silent_connection_for_seconds_only() {
     io.cancel_at = Some(at);
     let outcome = manager.run("build_script", &"a line\n".repeat(100), &mut io).await.unwrap();
     let Outcome::Reachable(Some(last)) = outcome else { panic!("{outcome:?}") };
-    assert!(last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 143, .. }), "{last:?}");
+    assert!(
+        last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 143, .. }),
+        "{last:?}"
+    );
     assert!(at.elapsed() < Duration::from_secs(8), "{:?} after the cancel", at.elapsed());
 }
 
@@ -66,16 +73,32 @@ impl TaskControl for Silent {
     async fn launch(&self, _: &ClientToken, _: &LaunchSpec) -> Result<TaskReport, ControlError> {
         std::future::pending().await
     }
-    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+    async fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
         self.0.describe(cluster, tasks).await
     }
-    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+    async fn find(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> Result<Vec<TaskArn>, ControlError> {
         self.0.find(cluster, started_by).await
     }
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        reason: &str,
+    ) -> Result<StopAnswer, ControlError> {
         self.0.stop(cluster, task, reason).await
     }
-    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+    async fn public_address(
+        &self,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, ControlError> {
         self.0.public_address(interface).await
     }
 }
@@ -86,7 +109,8 @@ async fn a_launch_without_an_answer_is_given_up() {
     let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
     let control = Silent(Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) });
     let store = manager.process().store().clone();
-    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into()).with_clock(manager.clock);
+    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into())
+        .with_clock(manager.clock);
     let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
     engine.open(&mut work, "prepare");
@@ -115,7 +139,12 @@ const PIECE_EVERY: Duration = Duration::from_millis(10);
 impl Transport for Queue {
     type Session = Self;
     async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
-        let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: false };
+        let facts = ShellFacts {
+            run_dir: "/tmp".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            has_bash: false,
+        };
         Ok((self.clone(), Greeting { identity: HostIdentity("a queue".into()), facts }))
     }
 }
@@ -156,18 +185,33 @@ async fn output_that_is_ahead_of_a_signal_s_answer_is_handed_on_meanwhile() {
     let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
     let queue = Queue { left: watch::Sender::new(PIECES), signalled: watch::Sender::new(false) };
     let store = manager.process().store().clone();
-    let engine = Engine::new(Control { cloud, fuse }, queue, store, |_| "key".into()).with_clock(manager.clock);
+    let engine = Engine::new(Control { cloud, fuse }, queue, store, |_| "key".into())
+        .with_clock(manager.clock);
     let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
     engine.open(&mut work, "prepare");
-    assert_eq!(engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap(), Outcome::Reachable(None));
-    engine.request_run(&mut work, "build_script", Script { text: Bytes::new(), digest: "0".into() }).unwrap();
+    assert_eq!(
+        engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap(),
+        Outcome::Reachable(None)
+    );
+    engine
+        .request_run(&mut work, "build_script", Script { text: Bytes::new(), digest: "0".into() })
+        .unwrap();
     let (mut io, began) = (manager.io(), Instant::now());
     io.cancel_at = Some(began + 3 * PIECE_EVERY);
-    let Outcome::Reachable(Some(last)) = engine.drive(&mut work, Goal::Run, &mut io).await.unwrap() else { panic!() };
-    assert!(last.cancelled && last.outcome == RunOutcome::Exited { code: 143, total: PIECES as u64 }, "{last:?}");
+    let Outcome::Reachable(Some(last)) = engine.drive(&mut work, Goal::Run, &mut io).await.unwrap()
+    else {
+        panic!()
+    };
+    assert!(
+        last.cancelled && last.outcome == RunOutcome::Exited { code: 143, total: PIECES as u64 },
+        "{last:?}"
+    );
     assert_eq!(io.output.len(), PIECES);
     let journal = work.snapshot.journal.unfold();
-    assert!(!journal.iter().any(|(_, saw)| matches!(saw, Observation::RunFailed(_))), "{journal:#?}");
+    assert!(
+        !journal.iter().any(|(_, saw)| matches!(saw, Observation::RunFailed(_))),
+        "{journal:#?}"
+    );
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

@@ -6,7 +6,11 @@ use states::{AnyJob, Outcome, RunOutcome, Snapshot};
 
 use crate::world::manager::{Io, Manager};
 
-const STAGES: [(&str, &str); 3] = [("get_sources", "cloning\ndone\n"), ("build_script", "one\ntwo\nthree\nfour\n"), ("after_script", "")];
+const STAGES: [(&str, &str); 3] = [
+    ("get_sources", "cloning\ndone\n"),
+    ("build_script", "one\ntwo\nthree\nfour\n"),
+    ("after_script", ""),
+];
 
 /// Points of death that are tried. More than a job has; the loop ends with the first that is never reached.
 const POINTS: u32 = 2000;
@@ -33,25 +37,43 @@ async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
 /// After `cleanup`: no task of the job lives on, and the next process of the manager that asks ECS archives the job.
 async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     assert_eq!(manager.cloud.alive(), [""; 0], "a task was leaked; died at step {point}");
-    let of_job = |all: &[Snapshot]| all.iter().filter(|snapshot| snapshot.job.header().id == manager.job).count();
+    let of_job = |all: &[Snapshot]| {
+        all.iter().filter(|snapshot| snapshot.job.header().id == manager.job).count()
+    };
     let waits = manager.shelf.snapshots.lock().unwrap().contains_key(&manager.job);
     let expected = of_job(&manager.shelf.archived.lock().unwrap()) + usize::from(waits);
     assert!(expected <= 1);
-    assert_eq!(manager.left_by_the_next_job().await, None, "a snapshot was left; died at step {point}");
+    assert_eq!(
+        manager.left_by_the_next_job().await,
+        None,
+        "a snapshot was left; died at step {point}"
+    );
     let archived = manager.shelf.archived.lock().unwrap();
     assert_eq!(of_job(&archived), expected, "died at step {point}");
     let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.over || job.state.task.is_none());
-    assert!(archived.iter().all(|archived| is_over(&archived.job)), "{archived:?}; died at step {point}");
+    assert!(
+        archived.iter().all(|archived| is_over(&archived.job)),
+        "{archived:?}; died at step {point}"
+    );
 }
 
 fn assert_scripts_ran_once(manager: &Manager, point: u32) {
     let state = manager.cloud.state.lock().unwrap();
-    assert!(state.tasks.len() <= 1, "{} tasks were launched; died at step {point}", state.tasks.len());
+    assert!(
+        state.tasks.len() <= 1,
+        "{} tasks were launched; died at step {point}",
+        state.tasks.len()
+    );
     let mut runs: Vec<_> = state.executions.iter().map(|execution| &execution.run).collect();
     runs.sort();
     let all = runs.len();
     runs.dedup();
-    assert_eq!(runs.len(), all, "a script ran more than once; died at step {point}: {:?}", state.executions);
+    assert_eq!(
+        runs.len(),
+        all,
+        "a script ran more than once; died at step {point}: {:?}",
+        state.executions
+    );
     assert_eq!(state.violations, [""; 0], "died at step {point}");
 }
 
@@ -89,7 +111,11 @@ async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
         if manager.prepare(&mut io).await.is_none() {
             died = true;
             manager.fuse.set(0);
-            assert_eq!(manager.prepare(&mut io).await, Some(Outcome::Reachable(None)), "died at step {point}");
+            assert_eq!(
+                manager.prepare(&mut io).await,
+                Some(Outcome::Reachable(None)),
+                "died at step {point}"
+            );
         }
         for (stage, script) in STAGES {
             let mut first = manager.io();
@@ -124,7 +150,11 @@ async fn again(manager: &Manager, stage: &str, script: &str, before: &[u8], poin
     // twice when the death came between handing it on and marking that.
     let from = script.len() - second.output.len();
     assert!(script.as_bytes().ends_with(&second.output), "died at step {point}");
-    assert!(from <= before.len(), "{stage}: bytes {} to {from} are missing; died at step {point}", before.len());
+    assert!(
+        from <= before.len(),
+        "{stage}: bytes {} to {from} are missing; died at step {point}",
+        before.len()
+    );
     let twice = String::from_utf8_lossy(&script.as_bytes()[from..before.len()]);
     assert!(twice.lines().count() <= 1, "{stage}: {twice:?} came twice; died at step {point}");
 }

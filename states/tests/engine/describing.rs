@@ -55,7 +55,12 @@ async fn a_single_job_waits_for_nobody() {
 }
 
 /// Drives a job for so long; then nobody waits for it any more.
-async fn prepare_for(manager: &Manager, engine: &crate::world::manager::Process, job: &str, time: Duration) {
+async fn prepare_for(
+    manager: &Manager,
+    engine: &crate::world::manager::Process,
+    job: &str,
+    time: Duration,
+) {
     let job = JobId::new(job).unwrap();
     let lease = engine.store().lease(&job, "test", Duration::ZERO).unwrap();
     let mut work = engine.begin(header(&job), lease);
@@ -81,5 +86,8 @@ async fn nobody_asks_for_a_job_that_was_given_up() {
     let () = long;
     let all = described(&manager);
     assert!(all[..before].contains(&2), "they never shared a call: {all:?}");
-    assert!(all.len() > before && all[before..].iter().all(|tasks| *tasks == 1), "after call {before}: {all:?}");
+    assert!(
+        all.len() > before && all[before..].iter().all(|tasks| *tasks == 1),
+        "after call {before}: {all:?}"
+    );
 }

@@ -30,7 +30,9 @@ fn assert_succeeded(outcome: Option<Outcome>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_script_that_talks_goes_on() {
-    assert_succeeded(run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(20)), 5, 9).await);
+    assert_succeeded(
+        run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(20)), 5, 9).await,
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,5 +42,7 @@ async fn a_silent_script_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_script_that_ends_meanwhile_keeps_its_verdict() {
-    assert_succeeded(run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(7)), 5, 60).await);
+    assert_succeeded(
+        run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(7)), 5, 60).await,
+    );
 }

@@ -20,28 +20,50 @@ struct Ending {
 }
 
 impl TaskControl for Ending {
-    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
         self.control.launch(token, spec).await
     }
-    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+    async fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
         let mut described = self.control.describe(cluster, tasks).await?;
         if self.from.is_some_and(|from| Instant::now() >= from) {
             for answer in &mut described {
                 let Seen::Task(report) = &mut answer.seen else { continue };
                 report.stop_desired = true;
-                report.stopped =
-                    Some(Stopped { code: Some("SpotInterruption".into()), reason: Some("Your Spot Task was interrupted.".into()) });
+                report.stopped = Some(Stopped {
+                    code: Some("SpotInterruption".into()),
+                    reason: Some("Your Spot Task was interrupted.".into()),
+                });
             }
         }
         Ok(described)
     }
-    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+    async fn find(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> Result<Vec<TaskArn>, ControlError> {
         self.control.find(cluster, started_by).await
     }
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        reason: &str,
+    ) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }
-    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+    async fn public_address(
+        &self,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, ControlError> {
         self.control.public_address(interface).await
     }
 }
@@ -57,12 +79,17 @@ async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
     let control = Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
     let ending = Ending { control, from: ending.map(|after| Instant::now() + after) };
     let store = manager.process().store().clone();
-    let engine = Engine::new(ending, Wire { cloud, fuse }, store, |_| "key".into()).with_clock(manager.clock);
+    let engine = Engine::new(ending, Wire { cloud, fuse }, store, |_| "key".into())
+        .with_clock(manager.clock);
     let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).unwrap();
     let mut work = engine.work(engine.store().load(&manager.job).unwrap().unwrap(), lease);
     engine.open(&mut work, "build_script");
     // One without a status vanishes within five seconds.
-    let text = format!("#! 1000 {} 0\n{}", status.unwrap_or(0), "a line\n".repeat(if status.is_some() { 2 } else { 10 }));
+    let text = format!(
+        "#! 1000 {} 0\n{}",
+        status.unwrap_or(0),
+        "a line\n".repeat(if status.is_some() { 2 } else { 10 })
+    );
     let script = Script { digest: text.clone(), text: Bytes::from(text) };
     engine.request_run(&mut work, "build_script", script).unwrap();
     engine.drive(&mut work, Goal::Run, &mut manager.io()).await.unwrap()
@@ -82,10 +109,19 @@ async fn a_script_that_is_killed_with_its_task_is_no_failure_of_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn other_statuses_are_the_scripts_own_whatever_ecs_says() {
-    for (status, ending) in [(143, None), (137, None), (3, Some(Duration::ZERO)), (0, Some(Duration::ZERO)), (139, Some(Duration::ZERO))] {
+    for (status, ending) in [
+        (143, None),
+        (137, None),
+        (3, Some(Duration::ZERO)),
+        (0, Some(Duration::ZERO)),
+        (139, Some(Duration::ZERO)),
+    ] {
         let outcome = ended(Some(status), ending).await;
         let Outcome::Reachable(Some(last)) = &outcome else { panic!("{status}: {outcome:?}") };
-        assert!(matches!(last.outcome, RunOutcome::Exited { code, .. } if code == status), "{status}: {last:?}");
+        assert!(
+            matches!(last.outcome, RunOutcome::Exited { code, .. } if code == status),
+            "{status}: {last:?}"
+        );
     }
 }
 
@@ -97,5 +133,8 @@ async fn processes_that_vanish_with_their_task_are_explained() {
         assert!(is_explained(&outcome), "{after:?}: {outcome:?}");
     }
     let outcome = ended(None, None).await;
-    assert!(matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Lost(_))), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Lost(_))),
+        "{outcome:?}"
+    );
 }

@@ -15,7 +15,9 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.05..0.7)));
         let mut io = manager.io();
         if random.random_bool(0.5) {
-            io.cancel_at = Some(tokio::time::Instant::now() + Duration::from_millis(random.random_range(0..15_000)));
+            io.cancel_at = Some(
+                tokio::time::Instant::now() + Duration::from_millis(random.random_range(0..15_000)),
+            );
             cancelled += 1;
         }
         let prepared = manager.prepare(&mut io).await.unwrap();
@@ -28,7 +30,10 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
             if attempt == 10 {
                 manager.cloud.heal();
             }
-            if !matches!(manager.cleanup(&mut manager.io()).await.unwrap(), Some(Outcome::Unfinished(_))) {
+            if !matches!(
+                manager.cleanup(&mut manager.io()).await.unwrap(),
+                Some(Outcome::Unfinished(_))
+            ) {
                 break;
             }
         }
@@ -63,7 +68,10 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
         manager.cloud.heal();
         manager.cleanup(&mut manager.io()).await.unwrap();
         assert_eq!(manager.cloud.alive(), [""; 0], "seed {seed}");
-        assert!(manager.cloud.state.lock().unwrap().tasks.len() <= 1, "seed {seed}: a second task was launched");
+        assert!(
+            manager.cloud.state.lock().unwrap().tasks.len() <= 1,
+            "seed {seed}: a second task was launched"
+        );
         assert_eq!(manager.left_by_the_next_job().await, None, "seed {seed}");
     }
     assert!(deaths > 300, "{deaths}");

@@ -35,7 +35,8 @@ async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration,
 async fn an_ssh_server_is_found_at_once_and_ecs_is_asked_seldom() {
     for listens in [0, 300, 1100, 7000] {
         let listens = RUNS_AFTER + Duration::from_millis(listens);
-        let fate = Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(listens), ..Fate::default() };
+        let fate =
+            Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(listens), ..Fate::default() };
         let (late, calls) = start(ConnectTo::PrivateAddress, fate, listens).await;
         assert!(late < Duration::from_millis(300), "reachable {late:?} after it listens");
         assert!(calls <= 23, "{calls} DescribeTasks calls in {listens:?}");
@@ -48,9 +49,17 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
     for (agent, connects) in [(1000, 1000), (1300, 1900), (4700, 3100), (10_000, 5000)] {
         let agent = RUNS_AFTER + Duration::from_millis(agent);
         let connected = agent + Duration::from_millis(connects);
-        let fate = Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(connected), agent_after: Some(agent), ..Fate::default() };
+        let fate = Fate {
+            runs_after: Some(RUNS_AFTER),
+            listens_after: Some(connected),
+            agent_after: Some(agent),
+            ..Fate::default()
+        };
         let (late, calls) = start(ConnectTo::NoAddress, fate, connected).await;
-        assert!(late < Duration::from_millis(450), "reachable {late:?} after its agent is connected");
+        assert!(
+            late < Duration::from_millis(450),
+            "reachable {late:?} after its agent is connected"
+        );
         assert!(calls <= 55, "{calls} DescribeTasks calls in {connected:?}");
     }
 }
@@ -59,7 +68,12 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
 #[tokio::test(start_paused = true)]
 async fn a_session_of_ecs_exec_may_take_a_minute_to_begin() {
     let answers_in = Duration::from_secs(50);
-    let fate = Fate { agent_after: Some(RUNS_AFTER), runs_after: Some(RUNS_AFTER), answers_in, ..Fate::default() };
+    let fate = Fate {
+        agent_after: Some(RUNS_AFTER),
+        runs_after: Some(RUNS_AFTER),
+        answers_in,
+        ..Fate::default()
+    };
     let (late, _) = start(ConnectTo::NoAddress, fate, RUNS_AFTER + answers_in).await;
     assert!(late < Duration::from_secs(4), "{late:?} later than its first attempt could succeed");
 }
@@ -67,7 +81,11 @@ async fn a_session_of_ecs_exec_may_take_a_minute_to_begin() {
 #[tokio::test(start_paused = true)]
 async fn a_cancel_does_not_wait_for_an_attempt() {
     let mut weather = Weather::new(0);
-    weather.fates = vec![Fate { agent_after: Some(Duration::ZERO), answers_in: Duration::from_secs(50), ..Fate::default() }];
+    weather.fates = vec![Fate {
+        agent_after: Some(Duration::ZERO),
+        answers_in: Duration::from_secs(50),
+        ..Fate::default()
+    }];
     let manager = Manager::new(Cloud::new(weather));
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).unwrap();
@@ -90,8 +108,16 @@ async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
     weather.fates = vec![Fate { answers_in: Duration::from_secs(20), ..Fate::default() }];
     let manager = Manager::new(Cloud::new(weather));
     let began = tokio::time::Instant::now();
-    let Some(Outcome::MustEnd(reason)) = manager.prepare(&mut manager.io()).await else { panic!("it is reached in 20 s") };
-    assert!(matches!(reason, StopReason::Deadline { state: StateName::Running | StateName::Pending, .. }), "{reason:?}");
+    let Some(Outcome::MustEnd(reason)) = manager.prepare(&mut manager.io()).await else {
+        panic!("it is reached in 20 s")
+    };
+    assert!(
+        matches!(
+            reason,
+            StopReason::Deadline { state: StateName::Running | StateName::Pending, .. }
+        ),
+        "{reason:?}"
+    );
     assert!(began.elapsed() < Duration::from_secs(20 * 60), "{:?}", began.elapsed());
 }
 
@@ -103,7 +129,15 @@ async fn the_first_question_comes_after_a_second() {
     let mut work = engine.begin(header(&manager.job), lease);
     engine.open(&mut work, "prepare");
     let mut io = manager.io();
-    let driven = tokio::time::timeout(Duration::from_millis(750), engine.drive(&mut work, Goal::Reach, &mut io)).await;
+    let driven = tokio::time::timeout(
+        Duration::from_millis(750),
+        engine.drive(&mut work, Goal::Reach, &mut io),
+    )
+    .await;
     assert!(driven.is_err());
-    assert_eq!(manager.cloud.state.lock().unwrap().described, Vec::<usize>::new(), "no task runs on Fargate after so short a time");
+    assert_eq!(
+        manager.cloud.state.lock().unwrap().described,
+        Vec::<usize>::new(),
+        "no task runs on Fargate after so short a time"
+    );
 }

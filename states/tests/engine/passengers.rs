@@ -23,7 +23,10 @@ const POINTS: u32 = 500;
 async fn ended_job(manager: &Manager, job: &str, ago: Duration) -> Manager {
     let ended = manager.of_job(job);
     assert_eq!(ended.prepare(&mut ended.io()).await, Some(Outcome::Reachable(None)));
-    assert_eq!(ended.cleanup(&mut ended.io()).await, Some(Some(Outcome::Stopping(StopReason::Cleanup))));
+    assert_eq!(
+        ended.cleanup(&mut ended.io()).await,
+        Some(Some(Outcome::Stopping(StopReason::Cleanup)))
+    );
     tokio::time::sleep(ago).await;
     ended
 }
@@ -49,9 +52,15 @@ async fn cleanup_does_not_wait_for_the_end_of_the_task() {
     let manager = Manager::new(Arc::default());
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let (began, calls) = (Instant::now(), manager.cloud.state.lock().unwrap().calls);
-    assert_eq!(manager.cleanup(&mut manager.io()).await, Some(Some(Outcome::Stopping(StopReason::Cleanup))));
+    assert_eq!(
+        manager.cleanup(&mut manager.io()).await,
+        Some(Some(Outcome::Stopping(StopReason::Cleanup)))
+    );
     // The world's calls take 30 ms each.
-    assert_eq!((manager.cloud.state.lock().unwrap().calls - calls, began.elapsed()), (1, Duration::from_millis(30)));
+    assert_eq!(
+        (manager.cloud.state.lock().unwrap().calls - calls, began.elapsed()),
+        (1, Duration::from_millis(30))
+    );
     assert!(manager.cloud.alive().is_empty() && !is_archived(&manager));
     let waited = manager.cleanup_and_wait(&mut manager.io()).await;
     assert_eq!(waited, Some(Some(Outcome::Ended(StopReason::Cleanup))));
@@ -69,7 +78,9 @@ async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_
     assert_eq!((took, calls.len()), (alone, alone_calls.len()));
     assert_eq!(calls[..2], [2, 1], "it is taken along once");
     let archived = manager.shelf.archived.lock().unwrap().clone();
-    assert!(matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.over && job.state.reason == StopReason::Cleanup));
+    assert!(
+        matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.over && job.state.reason == StopReason::Cleanup)
+    );
     assert!(matches!(archived[0].replay(), Verdict::Agree { .. }), "{:?}", archived[0].replay());
 }
 
@@ -78,13 +89,22 @@ async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::ZERO).await;
     let before = manager.shelf.snapshots.lock().unwrap()[&ended.job].clone();
-    let slow = Fate { runs_after: Some(Duration::from_secs(3)), listens_after: Some(Duration::from_secs(3)), ..Fate::default() };
-    let slower = Fate { runs_after: Some(Duration::from_secs(30)), listens_after: Some(Duration::from_secs(30)), ..Fate::default() };
+    let slow = Fate {
+        runs_after: Some(Duration::from_secs(3)),
+        listens_after: Some(Duration::from_secs(3)),
+        ..Fate::default()
+    };
+    let slower = Fate {
+        runs_after: Some(Duration::from_secs(30)),
+        listens_after: Some(Duration::from_secs(30)),
+        ..Fate::default()
+    };
     manager.cloud.state.lock().unwrap().weather.fates = vec![Fate::default(), slow, slower];
     prepare(&manager, "job-2").await;
     assert!(!is_archived(&ended));
     assert_eq!(manager.shelf.snapshots.lock().unwrap()[&ended.job], before);
-    manager.cloud.state.lock().unwrap().tasks.get_mut("task/0000").unwrap().stopped = Some(Instant::now());
+    manager.cloud.state.lock().unwrap().tasks.get_mut("task/0000").unwrap().stopped =
+        Some(Instant::now());
     let (_, calls) = prepare(&manager, "job-3").await;
     let with_it: Vec<usize> = (0..calls.len()).filter(|call| calls[*call] == 2).collect();
     assert!(is_archived(&ended) && with_it.len() == 2 && with_it[1] - with_it[0] > 3, "{calls:?}");
@@ -114,7 +134,11 @@ async fn a_note_that_is_out_of_date_archives_nothing() {
     assert!(is_archived(&ended));
     // Its next attempt has begun: a job in another state, under the same name.
     let engine = ended.process();
-    let AnyJob::Reachable(mut job) = manager.shelf.snapshots.lock().unwrap()[&goes_on.job].job.clone() else { panic!() };
+    let AnyJob::Reachable(mut job) =
+        manager.shelf.snapshots.lock().unwrap()[&goes_on.job].job.clone()
+    else {
+        panic!()
+    };
     job.header = waits.job.header().clone();
     let next_attempt = Snapshot { job: job.into(), ..Snapshot::new(waits.job.header().clone()) };
     manager.shelf.snapshots.lock().unwrap().insert(ended.job.clone(), next_attempt.clone());
@@ -142,7 +166,10 @@ async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
                 engine.open(&mut work, "prepare");
                 engine.drive(&mut work, Goal::Reach, &mut job.io()).await.unwrap();
                 engine.request_stop(&mut work, StopReason::Cleanup);
-                assert_eq!(engine.drive(&mut work, Goal::Stop, &mut job.io()).await.unwrap(), Outcome::Stopping(StopReason::Cleanup));
+                assert_eq!(
+                    engine.drive(&mut work, Goal::Stop, &mut job.io()).await.unwrap(),
+                    Outcome::Stopping(StopReason::Cleanup)
+                );
                 job
             });
         }
@@ -154,7 +181,11 @@ async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
         sizes.extend(prepare(&manager, &format!("next-{n}")).await.1);
     }
     assert_eq!(sizes.iter().max(), Some(&100));
-    assert!(jobs.iter().all(is_archived), "{} are not archived", jobs.iter().filter(|job| !is_archived(job)).count());
+    assert!(
+        jobs.iter().all(is_archived),
+        "{} are not archived",
+        jobs.iter().filter(|job| !is_archived(job)).count()
+    );
 }
 
 /// An ECS that refuses calls about more than one task.
@@ -165,24 +196,50 @@ struct Refusing {
 }
 
 impl TaskControl for Refusing {
-    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
         self.control.launch(token, spec).await
     }
-    async fn describe(&self, cluster: &str, tasks: &[TaskArn]) -> Result<Vec<Described>, ControlError> {
+    async fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
         self.asked.lock().unwrap().push(tasks.len());
         if tasks.len() > 1 {
             let (operation, message) = ("DescribeTasks".to_owned(), "refused".to_owned());
-            return Err(ControlError { operation, kind: self.kind, code: None, message, advice: String::new() });
+            return Err(ControlError {
+                operation,
+                kind: self.kind,
+                code: None,
+                message,
+                advice: String::new(),
+            });
         }
         self.control.describe(cluster, tasks).await
     }
-    async fn find(&self, cluster: &str, started_by: &StartedBy) -> Result<Vec<TaskArn>, ControlError> {
+    async fn find(
+        &self,
+        cluster: &str,
+        started_by: &StartedBy,
+    ) -> Result<Vec<TaskArn>, ControlError> {
         self.control.find(cluster, started_by).await
     }
-    async fn stop(&self, cluster: &str, task: &TaskArn, reason: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(
+        &self,
+        cluster: &str,
+        task: &TaskArn,
+        reason: &str,
+    ) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }
-    async fn public_address(&self, interface: &InterfaceId) -> Result<Option<String>, ControlError> {
+    async fn public_address(
+        &self,
+        interface: &InterfaceId,
+    ) -> Result<Option<String>, ControlError> {
         self.control.public_address(interface).await
     }
 }
@@ -192,26 +249,52 @@ async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
     let manager = Manager::new(Arc::<Cloud>::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
     let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
-    let control = Refusing { control: Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) }, kind, asked: Mutex::default() };
-    let store = Store { shelf: Arc::clone(&manager.shelf), cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
-    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into()).with_clock(manager.clock);
+    let control = Refusing {
+        control: Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) },
+        kind,
+        asked: Mutex::default(),
+    };
+    let store = Store {
+        shelf: Arc::clone(&manager.shelf),
+        cloud: Arc::clone(&cloud),
+        fuse: Arc::clone(&fuse),
+    };
+    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into())
+        .with_clock(manager.clock);
     let job = manager.of_job("job-2");
     let lease = engine.store().lease(&job.job, "prepare", Duration::ZERO).unwrap();
     let mut work = engine.begin(header(&job.job), lease);
     engine.open(&mut work, "prepare");
-    assert_eq!(engine.drive(&mut work, Goal::Reach, &mut job.io()).await.unwrap(), Outcome::Reachable(None));
+    assert_eq!(
+        engine.drive(&mut work, Goal::Reach, &mut job.io()).await.unwrap(),
+        Outcome::Reachable(None)
+    );
     assert!(!is_archived(&ended));
-    let failures = work.snapshot.journal.unfold().iter().filter(|(_, saw)| matches!(saw, Observation::DescribeFailed(_))).count();
+    let failures = work
+        .snapshot
+        .journal
+        .unfold()
+        .iter()
+        .filter(|(_, saw)| matches!(saw, Observation::DescribeFailed(_)))
+        .count();
     let asked = engine.control().asked.lock().unwrap().clone();
     (asked, failures)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_fails_for_the_sake_of_others_does_not_fail_the_stage() {
-    for kind in [ControlErrorKind::BadAnswer, ControlErrorKind::Denied, ControlErrorKind::WrongSetting, ControlErrorKind::Other] {
+    for kind in [
+        ControlErrorKind::BadAnswer,
+        ControlErrorKind::Denied,
+        ControlErrorKind::WrongSetting,
+        ControlErrorKind::Other,
+    ] {
         let (asked, failures) = prepare_refused(kind).await;
         assert_eq!((&asked[..2], failures), (&[2, 1][..], 0), "{kind:?}");
-        assert!(asked[2..].iter().all(|tasks| *tasks == 1), "nobody is taken along any more: {asked:?}");
+        assert!(
+            asked[2..].iter().all(|tasks| *tasks == 1),
+            "nobody is taken along any more: {asked:?}"
+        );
     }
 }
 
@@ -232,7 +315,11 @@ async fn a_stage_that_dies_while_it_archives_another_job_leaves_it_to_the_next()
         let died = next.prepare(&mut next.io()).await.is_none();
         next.fuse.set(0);
         if died {
-            assert_eq!(next.prepare(&mut next.io()).await, Some(Outcome::Reachable(None)), "died at step {point}");
+            assert_eq!(
+                next.prepare(&mut next.io()).await,
+                Some(Outcome::Reachable(None)),
+                "died at step {point}"
+            );
         }
         assert!(is_archived(&ended), "died at step {point}");
         assert_eq!(manager.cloud.alive().len(), 1, "died at step {point}");

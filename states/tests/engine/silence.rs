@@ -11,7 +11,8 @@ async fn a_silent_script_is_on_record_as_running() {
     let manager = Manager::new(Cloud::new(Weather::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let mut io = manager.io();
-    let run = manager.run("build_script", "#! 3600000 0 0\nthe first line, after an hour\n", &mut io);
+    let run =
+        manager.run("build_script", "#! 3600000 0 0\nthe first line, after an hour\n", &mut io);
     let looked = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         manager.shelf.snapshots.lock().unwrap().values().next().cloned().unwrap()
@@ -22,7 +23,10 @@ async fn a_silent_script_is_on_record_as_running() {
     };
     let AnyJob::Executing(job) = &snapshot.job else { panic!("{snapshot:#?}") };
     assert!(job.state.started && job.state.link == Link::Up, "{job:#?}");
-    assert_eq!(snapshot.journal.entries.last().map(|entry| &entry.saw), Some(&Observation::Delivered));
+    assert_eq!(
+        snapshot.journal.entries.last().map(|entry| &entry.saw),
+        Some(&Observation::Delivered)
+    );
 }
 
 /// A script that is silent for twelve hours, while each connection is lost after so long.
@@ -30,7 +34,13 @@ async fn silent_for_hours(connections_live: Duration) -> (Manager, Option<Outcom
     let manager = Manager::new(Cloud::new(Weather::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     manager.cloud.state.lock().unwrap().weather.connections_live = Some(connections_live);
-    let outcome = manager.run("build_script", "#! 43200000 0 0\nthe first line, after twelve hours\n", &mut manager.io()).await;
+    let outcome = manager
+        .run(
+            "build_script",
+            "#! 43200000 0 0\nthe first line, after twelve hours\n",
+            &mut manager.io(),
+        )
+        .await;
     (manager, outcome)
 }
 
@@ -40,7 +50,12 @@ async fn a_silent_script_outlives_any_number_of_connections_that_worked() {
     let Some(Outcome::Reachable(Some(finished))) = &outcome else { panic!("{outcome:?}") };
     assert!(matches!(finished.outcome, RunOutcome::Exited { code: 0, .. }), "{finished:?}");
     let snapshot = manager.shelf.snapshots.lock().unwrap().values().next().cloned().unwrap();
-    let lost = snapshot.journal.unfold().iter().filter(|(_, saw)| matches!(saw, Observation::RunFailed(_))).count();
+    let lost = snapshot
+        .journal
+        .unfold()
+        .iter()
+        .filter(|(_, saw)| matches!(saw, Observation::RunFailed(_)))
+        .count();
     assert!(lost > 60, "{lost} connections were lost");
     assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{:?}", snapshot.replay());
 }

@@ -27,30 +27,48 @@ async fn job(manager: &Manager, cancel_after: Duration) -> Option<()> {
 fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
     let state = manager.cloud.state.lock().unwrap();
     let (arn, task) = state.tasks.iter().next()?;
-    let Some(record) = record else { return Some("a task was launched, and no snapshot is there".to_owned()) };
+    let Some(record) = record else {
+        return Some("a task was launched, and no snapshot is there".to_owned());
+    };
     match &record.job {
-        AnyJob::Provisioning(job) if job.state.asked.is_none() => return Some("a task was launched that nobody had asked for".to_owned()),
+        AnyJob::Provisioning(job) if job.state.asked.is_none() => {
+            return Some("a task was launched that nobody had asked for".to_owned());
+        }
         AnyJob::Provisioning(_) => {}
-        other if other.task().is_none_or(|task| task.as_str() != arn) => return Some(format!("the task is {:?}", other.task())),
+        other if other.task().is_none_or(|task| task.as_str() != arn) => {
+            return Some(format!("the task is {:?}", other.task()));
+        }
         _ => {}
     }
     for execution in &state.executions {
         let known = match &record.job {
             AnyJob::Executing(job) => job.state.order.run.as_str() >= execution.run.as_str(),
-            AnyJob::Reachable(job) => job.state.last.as_ref().is_some_and(|last| last.run.as_str() >= execution.run.as_str()),
+            AnyJob::Reachable(job) => job
+                .state
+                .last
+                .as_ref()
+                .is_some_and(|last| last.run.as_str() >= execution.run.as_str()),
             AnyJob::Stopping(_) => true,
             _ => false,
         };
         if !known {
             return Some(format!("{} runs, and the snapshot does not say so", execution.run));
         }
-        let signalled = task.runs.get(&execution.run).is_some_and(|run| run.as_ref().is_some_and(|run| run.signalled));
-        if signalled && matches!(&record.job, AnyJob::Executing(job) if job.state.ending.is_none()) {
-            return Some(format!("{} got a signal, and the snapshot does not say that it ends", execution.run));
+        let signalled = task
+            .runs
+            .get(&execution.run)
+            .is_some_and(|run| run.as_ref().is_some_and(|run| run.signalled));
+        if signalled && matches!(&record.job, AnyJob::Executing(job) if job.state.ending.is_none())
+        {
+            return Some(format!(
+                "{} got a signal, and the snapshot does not say that it ends",
+                execution.run
+            ));
         }
     }
     let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.asked || job.state.over);
-    (task.stopped.is_some() && !asked).then(|| "the task was told to stop, and the snapshot does not say so".to_owned())
+    (task.stopped.is_some() && !asked)
+        .then(|| "the task was told to stop, and the snapshot does not say so".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +85,8 @@ async fn dies_at_every_step(cancel_after: Duration) {
         manager.fuse.set(point);
         let died = job(&manager, cancel_after).await.is_none();
         let archived = manager.shelf.archived.lock().unwrap().last().cloned();
-        let record = manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().or(archived);
+        let record =
+            manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().or(archived);
         if let Some(wrong) = wrong(&manager, record.as_ref()) {
             panic!("died at step {point}: {wrong}: {record:#?}");
         }
@@ -95,12 +114,17 @@ async fn nothing_is_saved_twice() {
 async fn what_a_stage_ends_with_is_on_record() {
     for cancel_after in [20, 200, 500, 2000, 5000] {
         let manager = Manager::new(Arc::default());
-        let on_record = || manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
+        let on_record =
+            || manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
         manager.prepare(&mut manager.io()).await;
         assert!(matches!(&on_record().job, AnyJob::Reachable(job) if job.state.runs == 0));
         let mut io = manager.io();
         io.cancel_at = Some(Instant::now() + Duration::from_millis(cancel_after));
-        let Some(Outcome::Reachable(Some(last))) = manager.run("build_script", "#! 300 0 1\none\ntwo\n", &mut io).await else { panic!() };
+        let Some(Outcome::Reachable(Some(last))) =
+            manager.run("build_script", "#! 300 0 1\none\ntwo\n", &mut io).await
+        else {
+            panic!()
+        };
         let AnyJob::Reachable(job) = on_record().job else { panic!("{:#?}", on_record()) };
         assert_eq!(job.state.last, Some(last));
     }

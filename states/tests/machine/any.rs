@@ -6,7 +6,12 @@ use states::*;
 pub fn header() -> Header {
     Header {
         id: JobId::new("tok-0123456789abcdef").unwrap(),
-        about: About { project_url: "https://gitlab.example/g/p".into(), pipeline_id: "7".into(), job_id: "9".into(), ..About::default() },
+        about: About {
+            project_url: "https://gitlab.example/g/p".into(),
+            pipeline_id: "7".into(),
+            job_id: "9".into(),
+            ..About::default()
+        },
         created: Timestamp::from_millis(1_790_000_000_000),
         token: ClientToken::new("gitlab-9-abcdef").unwrap(),
         spec: LaunchSpec {
@@ -39,32 +44,59 @@ pub fn arn(n: u8) -> TaskArn {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    select(vec!["", "Rate exceeded", "zwei\nZeilen \"und\" mehr", "ünï\u{0}\u{7f}\\", "RESOURCE:MEMORY"]).prop_map(str::to_owned)
+    select(vec![
+        "",
+        "Rate exceeded",
+        "zwei\nZeilen \"und\" mehr",
+        "ünï\u{0}\u{7f}\\",
+        "RESOURCE:MEMORY",
+    ])
+    .prop_map(str::to_owned)
 }
 
 fn status() -> impl Strategy<Value = TaskStatus> {
-    let names = ["PROVISIONING", "PENDING", "ACTIVATING", "RUNNING", "RUNNING", "DEACTIVATING", "STOPPING", "STOPPED", "DELETED", "NEW"];
+    let names = [
+        "PROVISIONING",
+        "PENDING",
+        "ACTIVATING",
+        "RUNNING",
+        "RUNNING",
+        "DEACTIVATING",
+        "STOPPING",
+        "STOPPED",
+        "DELETED",
+        "NEW",
+    ];
     select(names.to_vec()).prop_map(TaskStatus::parse)
 }
 
 fn report(status: impl Strategy<Value = TaskStatus>) -> impl Strategy<Value = TaskReport> {
-    let container = (option::of(-1..256), option::of(text())).prop_map(|(exit_code, reason)| ContainerReport {
-        name: "ci-coordinator".into(),
-        status: Some("RUNNING".into()),
-        exit_code,
-        reason,
-        exec_agent: None,
-        runtime_id: Some("r".into()),
-    });
+    let container =
+        (option::of(-1..256), option::of(text())).prop_map(|(exit_code, reason)| ContainerReport {
+            name: "ci-coordinator".into(),
+            status: Some("RUNNING".into()),
+            exit_code,
+            reason,
+            exec_agent: None,
+            runtime_id: Some("r".into()),
+        });
     let interface = option::weighted(
         0.8,
-        option::weighted(0.8, Just("10.0.0.7".to_owned())).prop_map(|private_address| NetworkInterface {
-            id: Some(InterfaceId::new("eni-1").unwrap()),
-            private_address,
-            subnet: None,
+        option::weighted(0.8, Just("10.0.0.7".to_owned())).prop_map(|private_address| {
+            NetworkInterface {
+                id: Some(InterfaceId::new("eni-1").unwrap()),
+                private_address,
+                subnet: None,
+            }
         }),
     );
-    (status, prop::bool::weighted(0.05), interface, vec(container, 0..2), option::weighted(0.1, (option::of(text()), option::of(text()))))
+    (
+        status,
+        prop::bool::weighted(0.05),
+        interface,
+        vec(container, 0..2),
+        option::weighted(0.1, (option::of(text()), option::of(text()))),
+    )
         .prop_map(|(status, stop_desired, interface, containers, stopped)| TaskReport {
             task: arn(1),
             status,
@@ -92,12 +124,8 @@ fn control_error() -> impl Strategy<Value = ControlError> {
         BadAnswer,
         Other,
     ];
-    (select(kinds.to_vec()), option::of(text()), text()).prop_map(|(kind, code, message)| ControlError {
-        operation: "RunTask".into(),
-        kind,
-        code,
-        message,
-        advice: String::new(),
+    (select(kinds.to_vec()), option::of(text()), text()).prop_map(|(kind, code, message)| {
+        ControlError { operation: "RunTask".into(), kind, code, message, advice: String::new() }
     })
 }
 
@@ -123,13 +151,22 @@ fn connect_error() -> impl Strategy<Value = ConnectError> {
         AgentNotConnected,
         Denied,
     ];
-    (select(kinds.to_vec()), text()).prop_map(|(kind, message)| ConnectError { kind, message, advice: "Look.".into() })
+    (select(kinds.to_vec()), text()).prop_map(|(kind, message)| ConnectError {
+        kind,
+        message,
+        advice: "Look.".into(),
+    })
 }
 
 pub fn greeting() -> Greeting {
     Greeting {
         identity: HostIdentity("ssh-ed25519 AAAAC3".into()),
-        facts: ShellFacts { run_dir: "/tmp/fargate-driver".into(), follows_with_tail: true, has_setsid: true, has_bash: false },
+        facts: ShellFacts {
+            run_dir: "/tmp/fargate-driver".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            has_bash: false,
+        },
     }
 }
 
@@ -144,12 +181,17 @@ fn run_error() -> impl Strategy<Value = RunError> {
 }
 
 fn stop_reason() -> impl Strategy<Value = StopReason> {
-    prop_oneof![Just(StopReason::Cleanup), Just(StopReason::Cancelled), text().prop_map(StopReason::Asked)]
+    prop_oneof![
+        Just(StopReason::Cleanup),
+        Just(StopReason::Cancelled),
+        text().prop_map(StopReason::Asked)
+    ]
 }
 
 /// Anything that may be observed.
 pub fn observation() -> impl Strategy<Value = Observation> {
-    let stage = || select(vec!["get_sources", "build_script", "after_script"]).prop_map(str::to_owned);
+    let stage =
+        || select(vec!["get_sources", "build_script", "after_script"]).prop_map(str::to_owned);
     prop_oneof![
         1 => (any::<u32>(), stage()).prop_map(|(process, purpose)| Observation::Opened { process, purpose }),
         6 => report(status()).prop_map(Observation::Launched),
@@ -208,7 +250,11 @@ pub fn well() -> Vec<(u64, Observation)> {
             Observation::Exited { code: 0, total: 9 },
         ]
     };
-    let mut way = vec![Observation::Opened { process: 1, purpose: "prepare".into() }, Observation::Launched(launched), status("PENDING")];
+    let mut way = vec![
+        Observation::Opened { process: 1, purpose: "prepare".into() },
+        Observation::Launched(launched),
+        status("PENDING"),
+    ];
     way.extend([status("RUNNING"), Observation::Answered(greeting())]);
     way.extend(run("get_sources"));
     way.extend(run("build_script"));
@@ -240,10 +286,15 @@ pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
 pub fn waiting() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let again = prop_oneof![
         Just(Observation::Missing),
-        report(select(vec!["PROVISIONING", "PENDING"]).prop_map(TaskStatus::parse)).prop_map(Observation::Described),
+        report(select(vec!["PROVISIONING", "PENDING"]).prop_map(TaskStatus::parse))
+            .prop_map(Observation::Described),
         transient().prop_map(Observation::DescribeFailed),
         Just(Observation::TimePassed),
-        Just(Observation::Unreachable(ConnectError { kind: ConnectErrorKind::Refused, message: "r".into(), advice: String::new() })),
+        Just(Observation::Unreachable(ConnectError {
+            kind: ConnectErrorKind::Refused,
+            message: "r".into(),
+            advice: String::new()
+        })),
     ];
     (vec(again, 1..4), vec((1..400u64, 0..4usize), 50..240)).prop_map(|(kinds, order)| {
         let mut way = well();

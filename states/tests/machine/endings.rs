@@ -18,7 +18,11 @@ fn denied(operation: &str) -> ControlError {
 }
 
 fn unreachable() -> Observation {
-    Observation::Unreachable(ConnectError { kind: ConnectErrorKind::Refused, message: "refused".into(), advice: String::new() })
+    Observation::Unreachable(ConnectError {
+        kind: ConnectErrorKind::Refused,
+        message: "refused".into(),
+        advice: String::new(),
+    })
 }
 
 /// A run that was cancelled, and whose TERM was sent.
@@ -29,7 +33,10 @@ fn cancelled() -> (Snapshot, Timestamp) {
     assert!(matches!(action, Action::Signal { signal: Signal::Term, .. }), "{action:?}");
     let action = snapshot.step(Observation::Signalled(Signal::Term), now);
     let grace = Limits::default().grace;
-    assert!(matches!(&action, Action::Follow(follow) if follow.until == Some(now + grace)), "{action:?}");
+    assert!(
+        matches!(&action, Action::Follow(follow) if follow.until == Some(now + grace)),
+        "{action:?}"
+    );
     (snapshot, now)
 }
 
@@ -50,7 +57,10 @@ fn a_script_that_is_deaf_to_term_is_killed_after_the_grace_period_and_its_task_a
 fn a_second_cancel_gives_no_more_time() {
     let (mut snapshot, now) = cancelled();
     let action = snapshot.step(Observation::CancelRequested, later(now, 9000));
-    assert!(matches!(&action, Action::Follow(follow) if follow.until == Some(now + Limits::default().grace)), "{action:?}");
+    assert!(
+        matches!(&action, Action::Follow(follow) if follow.until == Some(now + Limits::default().grace)),
+        "{action:?}"
+    );
 }
 
 #[test]
@@ -58,7 +68,8 @@ fn that_ecs_does_not_tell_is_no_reason_to_end_a_run() {
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
     for turn in 1..=8 {
-        snapshot.step(Observation::DescribeFailed(denied("DescribeTasks")), later(now, turn * 10_000));
+        snapshot
+            .step(Observation::DescribeFailed(denied("DescribeTasks")), later(now, turn * 10_000));
     }
     assert_eq!(snapshot.job.name(), StateName::Executing);
     snapshot.step(Observation::Answered(any::greeting()), later(now, 90_000));
@@ -70,7 +81,8 @@ fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Exited { code: 0, total: 0 }, now);
     // A stage's first connection usually succeeds: ECS is left alone until it does not.
-    let action = snapshot.step(Observation::RunRequested { stage: "after_script".into(), digest: "1".into() }, now);
+    let action = snapshot
+        .step(Observation::RunRequested { stage: "after_script".into(), digest: "1".into() }, now);
     let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
     assert!(at > later(now, 1000));
     let soon = later(now, 20);
@@ -83,7 +95,8 @@ fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
 fn a_run_that_the_container_does_not_know_ends_the_task() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Progress { offset: 7 }, now);
-    let action = snapshot.step(Observation::RunFailed(RunError::Unknown("0000-build_script".into())), now);
+    let action =
+        snapshot.step(Observation::RunFailed(RunError::Unknown("0000-build_script".into())), now);
     assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
@@ -97,7 +110,8 @@ fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
         snapshot.step(saw.clone(), now);
     }
     assert_eq!(snapshot.job.name(), StateName::Reachable);
-    snapshot.step(Observation::RunRequested { stage: "build_script".into(), digest: "0".into() }, now);
+    snapshot
+        .step(Observation::RunRequested { stage: "build_script".into(), digest: "0".into() }, now);
     match &snapshot.job {
         AnyJob::Executing(job) => {
             assert_ne!(job.state.order.run, first, "another run has another name");
@@ -113,7 +127,10 @@ fn a_stage_that_is_repeated_runs_again_unless_it_had_succeeded() {
     let first = Some(RunId::new("0000-build_script").unwrap());
     assert_eq!(again(&[exited(0)]), None);
     assert_eq!(again(&[exited(1)]), Some(first.clone()));
-    assert_eq!(again(&[Observation::RunFailed(RunError::NoStatus("killed".into()))]), Some(first.clone()));
+    assert_eq!(
+        again(&[Observation::RunFailed(RunError::NoStatus("killed".into()))]),
+        Some(first.clone())
+    );
     assert_eq!(again(&[Observation::CancelRequested, exited(0)]), Some(first));
 }
 
@@ -134,8 +151,14 @@ fn a_process_that_wants_an_end_asks_for_it_again_and_one_that_looks_does_not() {
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     let action = snapshot.step(Observation::StopAccepted, now);
     assert!(matches!(action, Action::Watch(_)), "{action:?}");
-    let action = snapshot.step(Observation::Opened { process: 2, purpose: "a stage of another job".into() }, later(now, 60_000));
-    assert!(matches!(action, Action::Watch(Watch { describe: Some((_, at)), .. }) if at == later(now, 60_000)), "{action:?}");
+    let action = snapshot.step(
+        Observation::Opened { process: 2, purpose: "a stage of another job".into() },
+        later(now, 60_000),
+    );
+    assert!(
+        matches!(action, Action::Watch(Watch { describe: Some((_, at)), .. }) if at == later(now, 60_000)),
+        "{action:?}"
+    );
     // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer was a proxy's …
     let action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
@@ -164,12 +187,20 @@ fn every_task_is_stopped_before_the_end_of_one_is_waited_for() {
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
     assert!(!all_accepted(&snapshot));
     let action = snapshot.step(Observation::StopAccepted, now);
-    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)), "{action:?}");
+    assert!(
+        matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)),
+        "{action:?}"
+    );
     assert!(all_accepted(&snapshot));
     // It is over when both are.
-    let action = snapshot.step(Observation::Described(report(TaskStatus::Stopped, None)), later(now, 20_000));
-    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)), "{action:?}");
-    let action = snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), later(now, 21_000));
+    let action = snapshot
+        .step(Observation::Described(report(TaskStatus::Stopped, None)), later(now, 20_000));
+    assert!(
+        matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)),
+        "{action:?}"
+    );
+    let action = snapshot
+        .step(Observation::Described(report(TaskStatus::Deprovisioning, None)), later(now, 21_000));
     assert_eq!(action, Action::Archive);
 }
 
@@ -179,7 +210,8 @@ fn all_tasks_are_asked_to_stop_again_by_a_process_that_wants_the_end() {
     snapshot.step(Observation::StopAccepted, now);
     snapshot.step(Observation::StopAccepted, now);
     let mut stopped = Vec::new();
-    let mut action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
+    let mut action =
+        snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
     while let Action::Stop { task, .. } = action {
         stopped.push(task);
         action = snapshot.step(Observation::StopAccepted, later(now, 60_000));
@@ -201,7 +233,8 @@ fn a_task_that_ends_is_over_once_its_containers_are() {
         let (mut snapshot, now) = connected();
         snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
         snapshot.step(Observation::StopAccepted, now);
-        let action = snapshot.step(Observation::Described(report(status.clone(), None)), later(now, 1000));
+        let action =
+            snapshot.step(Observation::Described(report(status.clone(), None)), later(now, 1000));
         assert_eq!(action == Action::Archive, over, "{status}");
     }
 }
@@ -233,20 +266,38 @@ fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_l
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
     let stopping = |task| TaskReport { task: any::arn(task), ..report(TaskStatus::Stopping, None) };
     let action = snapshot.step(Observation::Described(stopping(1)), now);
-    assert!(matches!(action, Action::Watch(Watch { describe: None, .. })) && !all_accepted(&snapshot), "{action:?}");
+    assert!(
+        matches!(action, Action::Watch(Watch { describe: None, .. })) && !all_accepted(&snapshot),
+        "{action:?}"
+    );
     assert!(matches!(snapshot.plan(later(now, 5000)), Action::Find { .. }));
     // ECS shows the other one only now.
-    let action = snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), later(now, 5000));
-    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)), "{action:?}");
+    let action =
+        snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), later(now, 5000));
+    assert!(
+        matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(2)),
+        "{action:?}"
+    );
     let running = TaskReport { task: any::arn(2), ..report(TaskStatus::Running, None) };
     let action = snapshot.step(Observation::Described(running), later(now, 5000));
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
     snapshot.step(Observation::StopAccepted, later(now, 5000));
     assert!(all_accepted(&snapshot));
     // Both are seen ended before the job is over.
-    snapshot.step(Observation::Described(TaskReport { task: any::arn(2), ..report(TaskStatus::Stopped, None) }), later(now, 20_000));
-    let action =
-        snapshot.step(Observation::Described(TaskReport { task: any::arn(1), ..report(TaskStatus::Stopped, None) }), later(now, 21_000));
+    snapshot.step(
+        Observation::Described(TaskReport {
+            task: any::arn(2),
+            ..report(TaskStatus::Stopped, None)
+        }),
+        later(now, 20_000),
+    );
+    let action = snapshot.step(
+        Observation::Described(TaskReport {
+            task: any::arn(1),
+            ..report(TaskStatus::Stopped, None)
+        }),
+        later(now, 21_000),
+    );
     assert_eq!(action, Action::Archive);
 }
 
@@ -262,9 +313,15 @@ fn an_earlier_attempts_task_that_still_stops_is_waited_for_when_nothing_was_laun
     let late = later(now, 40_000);
     assert!(matches!(snapshot.plan(late), Action::Find { .. }));
     let action = snapshot.step(Observation::Found(vec![any::arn(1)]), late);
-    assert!(matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)), "{action:?}");
+    assert!(
+        matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)),
+        "{action:?}"
+    );
     assert!(all_accepted(&snapshot));
-    assert_eq!(snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), late), Action::Archive);
+    assert_eq!(
+        snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), late),
+        Action::Archive
+    );
 }
 
 /// ECS forgets a task about an hour after its end; until then it shows it.
@@ -313,7 +370,12 @@ fn a_journal_keeps_its_beginning_and_its_end() {
     let at = |n: u64| Timestamp::from_millis(1000 + n);
     let left = Left { state: StateName::Pending, digest: "1-0".into() };
     for n in 0..5000 {
-        journal.record(Observation::Opened { process: n, purpose: "prepare".into() }, at(n.into()), false, left.clone());
+        journal.record(
+            Observation::Opened { process: n, purpose: "prepare".into() },
+            at(n.into()),
+            false,
+            left.clone(),
+        );
     }
     let process = |entry: &Entry| match entry.saw {
         Observation::Opened { process, .. } => process,
@@ -321,7 +383,10 @@ fn a_journal_keeps_its_beginning_and_its_end() {
     };
     assert!(journal.entries.len() <= 1000, "{}", journal.entries.len());
     assert_eq!(journal.entries.len() as u64 + journal.omitted, 5000);
-    assert_eq!(journal.entries[..200].iter().map(process).collect::<Vec<_>>(), (0..200).collect::<Vec<_>>());
+    assert_eq!(
+        journal.entries[..200].iter().map(process).collect::<Vec<_>>(),
+        (0..200).collect::<Vec<_>>()
+    );
     assert_eq!(journal.entries.last().map(process), Some(4999));
 }
 
@@ -332,22 +397,40 @@ fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
     // Four observations in turn, so that each is merged with its like, as often as an entry takes; then four others.
     for n in 0..400_000_u32 {
         let saw = Observation::Opened { process: n % 4 + n / 1000 * 4, purpose: "prepare".into() };
-        journal.record(saw, Timestamp::from_millis(1_790_000_000_000 + u64::from(n) * 1000), false, left.clone());
+        journal.record(
+            saw,
+            Timestamp::from_millis(1_790_000_000_000 + u64::from(n) * 1000),
+            false,
+            left.clone(),
+        );
     }
     let AnyJob::Provisioning(job) = Snapshot::new(crate::any::header()).job else { unreachable!() };
     let mut snapshot = Snapshot::new(job.header);
     snapshot.journal = journal;
     let size = snapshot.to_ron().unwrap().len();
-    assert!((256 * 1024..768 * 1024).contains(&size), "{size} bytes, {} entries", snapshot.journal.entries.len());
+    assert!(
+        (256 * 1024..768 * 1024).contains(&size),
+        "{size} bytes, {} entries",
+        snapshot.journal.entries.len()
+    );
     // Also when it was written and read meanwhile.
     let read = Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap();
     for mut snapshot in [snapshot, read] {
         for n in 0..1000 {
             let saw = Observation::Opened { process: n, purpose: "x".repeat(2000) };
-            snapshot.journal.record(saw, Timestamp::from_millis(1_890_000_000_000 + u64::from(n)), true, left.clone());
+            snapshot.journal.record(
+                saw,
+                Timestamp::from_millis(1_890_000_000_000 + u64::from(n)),
+                true,
+                left.clone(),
+            );
         }
-        let (first, last) = (&snapshot.journal.entries[0].saw, &snapshot.journal.entries.last().unwrap().saw);
-        assert!(matches!((first, last), (Observation::Opened { process: 0, .. }, Observation::Opened { process: 999, .. })));
+        let (first, last) =
+            (&snapshot.journal.entries[0].saw, &snapshot.journal.entries.last().unwrap().saw);
+        assert!(matches!(
+            (first, last),
+            (Observation::Opened { process: 0, .. }, Observation::Opened { process: 999, .. })
+        ));
         let size = snapshot.to_ron().unwrap().len();
         assert!((256 * 1024..768 * 1024).contains(&size), "{size} bytes");
     }

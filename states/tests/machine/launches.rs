@@ -3,13 +3,20 @@
 use std::time::Duration;
 
 use states::{
-    Action, AnyJob, ControlError, ControlErrorKind, LONGEST_CALL, Observation, Snapshot, StopReason, TaskReport, TaskStatus, Timestamp,
+    Action, AnyJob, ControlError, ControlErrorKind, LONGEST_CALL, Observation, Snapshot,
+    StopReason, TaskReport, TaskStatus, Timestamp,
 };
 
 use crate::any;
 
 fn failed(kind: ControlErrorKind, code: Option<&str>) -> Observation {
-    let error = ControlError { operation: "RunTask".into(), kind, code: code.map(str::to_owned), message: "m".into(), advice: "a".into() };
+    let error = ControlError {
+        operation: "RunTask".into(),
+        kind,
+        code: code.map(str::to_owned),
+        message: "m".into(),
+        advice: "a".into(),
+    };
     Observation::LaunchFailed(error)
 }
 
@@ -67,30 +74,47 @@ fn a_process_that_died_in_a_launch_leaves_its_outcome_unknown() {
 fn a_final_refusal_after_silence_still_looks_for_the_task() {
     let (mut snapshot, now) = begun();
     snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
-    let action = snapshot.step(failed(ControlErrorKind::Denied, Some("AccessDeniedException")), now);
+    let action =
+        snapshot.step(failed(ControlErrorKind::Denied, Some("AccessDeniedException")), now);
     assert!(matches!(action, Action::Find { .. }), "{action:?}");
 }
 
 #[test]
 fn a_final_refusal_at_first_ends_at_once() {
     let (mut snapshot, now) = begun();
-    let action = snapshot.step(failed(ControlErrorKind::Denied, Some("AccessDeniedException")), now);
+    let action =
+        snapshot.step(failed(ControlErrorKind::Denied, Some("AccessDeniedException")), now);
     assert_eq!(action, Action::Archive);
-    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if matches!(job.state.reason, StopReason::LaunchRefused(_))));
+    assert!(
+        matches!(&snapshot.job, AnyJob::Stopping(job) if matches!(job.state.reason, StopReason::LaunchRefused(_)))
+    );
 }
 
 #[test]
 fn without_capacity_other_subnets_and_on_demand_are_tried() {
-    let provider = |name: &str, weight| states::CapacityProvider { name: name.into(), weight, base: 0 };
+    let provider =
+        |name: &str, weight| states::CapacityProvider { name: name.into(), weight, base: 0 };
     let spec = states::LaunchSpec {
         subnets: vec!["a".into(), "b".into()],
-        capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1), provider("FARGATE", 0)]),
+        capacity: states::Capacity::Strategy(vec![
+            provider("FARGATE_SPOT", 1),
+            provider("FARGATE", 0),
+        ]),
         ..any::header().spec
     };
     let tried = |refusals| {
         let states::LaunchSpec { subnets, capacity, .. } = spec.after_refusals(refusals);
-        let states::Capacity::Strategy(providers) = capacity else { unreachable!("a strategy stays one") };
-        (subnets.join(" "), providers.iter().map(|p| format!("{}:{}", p.name, p.weight)).collect::<Vec<_>>().join(" "))
+        let states::Capacity::Strategy(providers) = capacity else {
+            unreachable!("a strategy stays one")
+        };
+        (
+            subnets.join(" "),
+            providers
+                .iter()
+                .map(|p| format!("{}:{}", p.name, p.weight))
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
     };
     assert_eq!(tried(0), ("a b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
     assert_eq!(tried(1), ("a".into(), "FARGATE:1".into()));
@@ -98,9 +122,16 @@ fn without_capacity_other_subnets_and_on_demand_are_tried() {
     assert_eq!(tried(3), ("b".into(), "FARGATE:1".into()));
     assert_eq!(tried(4), ("b".into(), "FARGATE_SPOT:1 FARGATE:0".into()));
     assert_eq!(tried(5), tried(1));
-    let spot_only = states::LaunchSpec { capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1)]), ..spec };
+    let spot_only = states::LaunchSpec {
+        capacity: states::Capacity::Strategy(vec![provider("FARGATE_SPOT", 1)]),
+        ..spec
+    };
     assert_eq!(spot_only.after_refusals(2).subnets, ["b"]);
-    assert_eq!(spot_only.after_refusals(1).capacity, spot_only.capacity, "what the administrator did not allow is not used");
+    assert_eq!(
+        spot_only.after_refusals(1).capacity,
+        spot_only.capacity,
+        "what the administrator did not allow is not used"
+    );
 }
 
 #[test]
@@ -113,11 +144,16 @@ fn a_quota_of_the_account_is_waited_for_and_no_subnet_is_blamed() {
     };
     for turn in 1..=3 {
         let at = seconds_later(now, turn * 40);
-        let action = snapshot.step(failed(ControlErrorKind::AccountLimit, Some("You’ve reached the limit")), at);
+        let action = snapshot
+            .step(failed(ControlErrorKind::AccountLimit, Some("You’ve reached the limit")), at);
         assert!(matches!(action, Action::Watch(_)), "it waits: {action:?}");
         assert_eq!(spec(&snapshot, seconds_later(at, 40)).subnets, any::header().spec.subnets);
     }
-    assert_ne!(token(&mut snapshot, seconds_later(now, 120)), first, "ECS has answered: there is no task by this token");
+    assert_ne!(
+        token(&mut snapshot, seconds_later(now, 120)),
+        first,
+        "ECS has answered: there is no task by this token"
+    );
     let action = snapshot.step(Observation::TimePassed, seconds_later(now, 601));
     assert_eq!(action, Action::Archive);
     assert!(
@@ -133,7 +169,10 @@ fn in_conflict() -> (Snapshot, Timestamp, String) {
     let now = seconds_later(now, 1);
     snapshot.step(Observation::TimePassed, now);
     let action = snapshot.step(failed(ControlErrorKind::Conflict, Some("ConflictException")), now);
-    assert!(matches!(&action, Action::Find { started_by, .. } if *started_by == any::header().spec.started_by), "{action:?}");
+    assert!(
+        matches!(&action, Action::Find { started_by, .. } if *started_by == any::header().spec.started_by),
+        "{action:?}"
+    );
     (snapshot, now, first)
 }
 
@@ -141,12 +180,22 @@ fn in_conflict() -> (Snapshot, Timestamp, String) {
 fn a_conflict_goes_on_with_the_task_of_the_earlier_launch() {
     let (mut snapshot, now, _) = in_conflict();
     let action = snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), now);
-    assert!(matches!(&action, Action::Watch(watch) if watch.describe == Some((any::arn(1), now))), "{action:?}");
+    assert!(
+        matches!(&action, Action::Watch(watch) if watch.describe == Some((any::arn(1), now))),
+        "{action:?}"
+    );
     // That one is an earlier attempt's.
     let action = snapshot.step(described_as(1, TaskStatus::Stopped), now);
-    assert!(matches!(&action, Action::Watch(watch) if watch.describe.as_ref().is_some_and(|(task, _)| *task == any::arn(2))), "{action:?}");
+    assert!(
+        matches!(&action, Action::Watch(watch) if watch.describe.as_ref().is_some_and(|(task, _)| *task == any::arn(2))),
+        "{action:?}"
+    );
     snapshot.step(described_as(2, TaskStatus::Provisioning), now);
-    assert!(matches!(&snapshot.job, AnyJob::Pending(job) if job.state.task == any::arn(2)), "{:?}", snapshot.job);
+    assert!(
+        matches!(&snapshot.job, AnyJob::Pending(job) if job.state.task == any::arn(2)),
+        "{:?}",
+        snapshot.job
+    );
 }
 
 #[test]
@@ -168,9 +217,15 @@ fn a_conflict_without_a_task_is_launched_anew_once_none_can_turn_up() {
     };
     assert_ne!(token, first);
     let settled = now.since(start);
-    assert!(settled >= LONGEST_CALL + Duration::from_secs(10) && settled < LONGEST_CALL + Duration::from_secs(15), "{settled:?}");
+    assert!(
+        settled >= LONGEST_CALL + Duration::from_secs(10)
+            && settled < LONGEST_CALL + Duration::from_secs(15),
+        "{settled:?}"
+    );
     assert!(asked < 60, "{asked}");
-    assert!(matches!(&snapshot.job, AnyJob::Provisioning(job) if job.state.search.is_none() && !job.state.unknown));
+    assert!(
+        matches!(&snapshot.job, AnyJob::Provisioning(job) if job.state.search.is_none() && !job.state.unknown)
+    );
 }
 
 #[test]
@@ -202,7 +257,11 @@ fn a_search_that_ecs_refuses_ends_the_job_without_another_launch() {
         let action = snapshot.step(Observation::FindFailed(denied.clone()), at);
         assert!(!matches!(action, Action::Launch { .. }), "{action:?}");
     }
-    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()), "{:?}", snapshot.job);
+    assert!(
+        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()),
+        "{:?}",
+        snapshot.job
+    );
 }
 
 #[test]
@@ -213,7 +272,8 @@ fn a_launch_of_unknown_outcome_is_repeated_word_for_word() {
     let first = snapshot.step(Observation::TimePassed, later);
     snapshot.step(failed(ControlErrorKind::Unavailable, None), later);
     snapshot.step(failed(ControlErrorKind::Throttled, Some("ThrottlingException")), later);
-    let again = snapshot.step(Observation::TimePassed, Timestamp::from_millis(later.as_millis() + 60_000));
+    let again =
+        snapshot.step(Observation::TimePassed, Timestamp::from_millis(later.as_millis() + 60_000));
     // The same token with other parameters would be a conflict.
     assert!(matches!(first, Action::Launch { .. }));
     assert_eq!(first, again);
@@ -229,7 +289,14 @@ fn described(status: TaskStatus) -> Observation {
 
 fn described_as(number: u8, status: TaskStatus) -> Observation {
     let stop_desired = status.is_ending();
-    Observation::Described(TaskReport { task: any::arn(number), stop_desired, status, interface: None, containers: vec![], stopped: None })
+    Observation::Described(TaskReport {
+        task: any::arn(number),
+        stop_desired,
+        status,
+        interface: None,
+        containers: vec![],
+        stopped: None,
+    })
 }
 
 /// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as well.
@@ -242,7 +309,10 @@ fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
     snapshot.step(described(TaskStatus::Stopped), now);
     let soon = seconds_later(now, 5);
     let action = snapshot.step(Observation::TimePassed, soon);
-    assert!(matches!(action, Action::Find { .. }), "the task that was asked for may still turn up: {action:?}");
+    assert!(
+        matches!(action, Action::Find { .. }),
+        "the task that was asked for may still turn up: {action:?}"
+    );
     // It does, and lives.
     snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), soon);
     snapshot.step(described(TaskStatus::Stopped), soon);
@@ -324,7 +394,10 @@ fn a_launch_without_an_answer_is_looked_for_as_long_as_its_request_may_arrive() 
     };
     // Ten seconds for ListTasks to show what RunTask has just done.
     assert!(settled >= LONGEST_CALL + Duration::from_secs(10), "given up after {settled:?}");
-    assert!(settled < LONGEST_CALL + Duration::from_secs(15) && asked < 40, "asked {asked} times in {settled:?}");
+    assert!(
+        settled < LONGEST_CALL + Duration::from_secs(15) && asked < 40,
+        "asked {asked} times in {settled:?}"
+    );
 }
 
 #[test]
@@ -344,9 +417,10 @@ fn an_answer_is_as_old_as_its_question() {
 
 #[test]
 fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_configured() {
-    for (kind, code, waited) in
-        [(ControlErrorKind::NoCredentials, None, 60), (ControlErrorKind::Credentials, Some("ExpiredTokenException"), 600)]
-    {
+    for (kind, code, waited) in [
+        (ControlErrorKind::NoCredentials, None, 60),
+        (ControlErrorKind::Credentials, Some("ExpiredTokenException"), 600),
+    ] {
         let mut snapshot = Snapshot::new(any::header());
         let began = snapshot.job.header().created;
         let mut now = began;
@@ -355,7 +429,11 @@ fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_c
             snapshot.step(failed(kind, code), now);
         }
         let AnyJob::Stopping(job) = &snapshot.job else { unreachable!() };
-        assert!(now.since(began).as_secs().abs_diff(waited) <= 1, "{kind:?}: {:?}", now.since(began));
+        assert!(
+            now.since(began).as_secs().abs_diff(waited) <= 1,
+            "{kind:?}: {:?}",
+            now.since(began)
+        );
         // Nothing was ever sent, or all was refused: there is no task to look for.
         assert_eq!(job.state.unsettled, None, "{kind:?}");
     }

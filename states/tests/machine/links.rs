@@ -9,7 +9,8 @@ pub fn connected() -> (Snapshot, Timestamp) {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
-    let interface = NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
+    let interface =
+        NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
     let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
     for saw in [
         Observation::Launched(running.clone()),
@@ -20,12 +21,23 @@ pub fn connected() -> (Snapshot, Timestamp) {
     ] {
         snapshot.step(saw, now);
     }
-    assert!(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up), "{:?}", snapshot.job);
+    assert!(
+        matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up),
+        "{:?}",
+        snapshot.job
+    );
     (snapshot, now)
 }
 
 pub fn report(status: TaskStatus, stopped: Option<Stopped>) -> TaskReport {
-    TaskReport { task: any::arn(1), stop_desired: status.is_ending(), status, interface: None, containers: Vec::new(), stopped }
+    TaskReport {
+        task: any::arn(1),
+        stop_desired: status.is_ending(),
+        status,
+        interface: None,
+        containers: Vec::new(),
+        stopped,
+    }
 }
 
 pub fn lost() -> Observation {
@@ -49,7 +61,10 @@ fn a_connection_that_ends_before_the_delivery_is_no_delivery() {
     snapshot.step(Observation::Progress { offset: 0 }, now);
     snapshot.step(lost(), now);
     let action = snapshot.step(Observation::Answered(any::greeting()), now);
-    assert!(matches!(&action, Action::Follow(follow) if !follow.started), "the script is delivered (again): {action:?}");
+    assert!(
+        matches!(&action, Action::Follow(follow) if !follow.started),
+        "the script is delivered (again): {action:?}"
+    );
 }
 
 #[test]
@@ -73,7 +88,13 @@ fn connections_without_a_byte_come_slower_and_slower_and_end() {
 
 /// Connections one after the other, each there for so many milliseconds without a byte, and then lost: as many as were
 /// made when the job was given up, or `most`.
-fn given_up_after(snapshot: &mut Snapshot, now: &mut Timestamp, delivered: bool, lasts: u64, most: u32) -> u32 {
+fn given_up_after(
+    snapshot: &mut Snapshot,
+    now: &mut Timestamp,
+    delivered: bool,
+    lasts: u64,
+    most: u32,
+) -> u32 {
     for lost_so_far in 0..most {
         if delivered {
             snapshot.step(Observation::Delivered, *now);
@@ -95,7 +116,10 @@ fn connections_that_work_for_long_are_made_again_as_often_as_it_takes() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 120_000, 500), 500);
     let AnyJob::Executing(job) = &snapshot.job else { panic!("{}", snapshot.job.name()) };
-    assert_eq!(job.state.failures, 1, "the last one is a first one again: it is made again at once");
+    assert_eq!(
+        job.state.failures, 1,
+        "the last one is a first one again: it is made again at once"
+    );
 }
 
 #[test]
@@ -103,7 +127,11 @@ fn connections_that_do_not_work_for_long_are_given_up() {
     // A second each; dead from the first answer on, which is noticed after 60 s by SSH and 90 s by ECS Exec.
     for lasts in [0, 1000, 62_000, 95_000, 119_999] {
         let (mut snapshot, mut now) = connected();
-        assert_eq!(given_up_after(&mut snapshot, &mut now, true, lasts, 500), 50, "{lasts} ms each");
+        assert_eq!(
+            given_up_after(&mut snapshot, &mut now, true, lasts, 500),
+            50,
+            "{lasts} ms each"
+        );
     }
 }
 
@@ -164,7 +192,10 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
     snapshot.step(lost(), now);
     snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
     assert_eq!(snapshot.job.name(), StateName::Executing);
-    snapshot.step(Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))), later(now, 300));
+    snapshot.step(
+        Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))),
+        later(now, 300),
+    );
     assert!(reason(&snapshot).to_string().contains("Spot capacity"), "{}", reason(&snapshot));
 
     // It may never say it: that is waited for no longer than a few seconds.
@@ -180,7 +211,8 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
     snapshot.step(lost(), now);
     snapshot.step(Observation::Described(report(TaskStatus::Stopping, Some(exited.clone()))), now);
     assert_eq!(snapshot.job.name(), StateName::Executing);
-    snapshot.step(Observation::Described(report(TaskStatus::Stopped, Some(exited))), later(now, 300));
+    snapshot
+        .step(Observation::Described(report(TaskStatus::Stopped, Some(exited))), later(now, 300));
     assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }), "over is over");
 }
 
@@ -189,11 +221,16 @@ fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
-    let interface = NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
+    let interface =
+        NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
     let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
     snapshot.step(Observation::Launched(running.clone()), now);
     snapshot.step(Observation::Described(running), now);
-    let refusal = || ConnectError { kind: ConnectErrorKind::NoShell, message: "no shell".into(), advice: String::new() };
+    let refusal = || ConnectError {
+        kind: ConnectErrorKind::NoShell,
+        message: "no shell".into(),
+        advice: String::new(),
+    };
     snapshot.step(Observation::Unreachable(refusal()), now);
     assert_eq!(snapshot.job.name(), StateName::Running, "one bad answer ends nothing");
     snapshot.step(Observation::Unreachable(refusal()), later(now, 20_000));
@@ -207,10 +244,13 @@ fn a_task_that_is_missing_is_asked_about_less_and_less() {
     let start = snapshot.job.header().created;
     snapshot.plan(start);
     let mut now = start;
-    let mut action = snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    let mut action =
+        snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
     let mut asked = 0;
     while now.since(start) < std::time::Duration::from_secs(50) {
-        let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
+        let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else {
+            panic!("{action:?}")
+        };
         now = at.max(later(now, 1));
         action = snapshot.step(Observation::Missing, now);
         asked += 1;
@@ -220,7 +260,13 @@ fn a_task_that_is_missing_is_asked_about_less_and_less() {
 
 /// Connections that are there for `lasts` milliseconds and bring so many bytes each, until the job is given up, or `most`: the
 /// waits between them in milliseconds.
-fn waits(snapshot: &mut Snapshot, mut now: Timestamp, lasts: u64, brings: u64, most: usize) -> Vec<u64> {
+fn waits(
+    snapshot: &mut Snapshot,
+    mut now: Timestamp,
+    lasts: u64,
+    brings: u64,
+    most: usize,
+) -> Vec<u64> {
     let mut waits = Vec::new();
     let mut offset = 0;
     while waits.len() < most {
@@ -231,11 +277,16 @@ fn waits(snapshot: &mut Snapshot, mut now: Timestamp, lasts: u64, brings: u64, m
         // What a hostile server says differs each time, and takes as much room as it may.
         let text = format!("{} {}", waits.len(), "\u{e0100}".repeat(foreign_text::MAX_CHARS));
         let why = foreign_text::clipped(&text);
-        let action = snapshot.step(Observation::RunFailed(RunError::ConnectionLost(why.clone())), now);
+        let action =
+            snapshot.step(Observation::RunFailed(RunError::ConnectionLost(why.clone())), now);
         let Action::Watch(Watch { probe: Some((_, at)), .. }) = action else { break };
         waits.push(u64::try_from(at.since(now).as_millis()).unwrap());
         now = at.max(now);
-        let refused = ConnectError { kind: ConnectErrorKind::Interrupted, message: why, advice: "Look.".into() };
+        let refused = ConnectError {
+            kind: ConnectErrorKind::Interrupted,
+            message: why,
+            advice: "Look.".into(),
+        };
         snapshot.step(Observation::Unreachable(refused), now);
         snapshot.step(Observation::Answered(any::greeting()), now);
     }
@@ -250,9 +301,17 @@ fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_s
     assert!(waits[20..].iter().all(|wait| *wait >= 4000), "{waits:?}");
     assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
     let size = snapshot.to_ron().unwrap().len();
-    println!("a snapshot of {size} bytes, {} entries, {} left out", snapshot.journal.entries.len(), snapshot.journal.omitted);
+    println!(
+        "a snapshot of {size} bytes, {} entries, {} left out",
+        snapshot.journal.entries.len(),
+        snapshot.journal.omitted
+    );
     assert!(size < 1024 * 1024 && snapshot.journal.omitted > 0, "{size}");
-    assert!(matches!(snapshot.replay(), Verdict::Agree { compared: 1.., .. }), "{:?}", snapshot.replay());
+    assert!(
+        matches!(snapshot.replay(), Verdict::Agree { compared: 1.., .. }),
+        "{:?}",
+        snapshot.replay()
+    );
     assert_eq!(Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap(), snapshot);
 }
 
@@ -260,6 +319,10 @@ fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_s
 fn connections_that_bring_much_or_last_are_made_again_at_once() {
     for (lasts, brings) in [(50, 1024 * 1024), (10_000, 1)] {
         let (mut snapshot, now) = connected();
-        assert_eq!(waits(&mut snapshot, now, lasts, brings, 600), [0; 600], "{lasts} ms, {brings} bytes");
+        assert_eq!(
+            waits(&mut snapshot, now, lasts, brings, 600),
+            [0; 600],
+            "{lasts} ms, {brings} bytes"
+        );
     }
 }

@@ -16,11 +16,19 @@ use states::{Action, AnyJob, Link, Observation, Snapshot, StateName, Timestamp};
 use StateName::{Executing, Pending, Provisioning, Reachable, Running, Stopping};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every state has.
-const EDGES: [(StateName, StateName); 5] =
-    [(Provisioning, Pending), (Pending, Running), (Running, Reachable), (Reachable, Executing), (Executing, Reachable)];
+const EDGES: [(StateName, StateName); 5] = [
+    (Provisioning, Pending),
+    (Pending, Running),
+    (Running, Reachable),
+    (Reachable, Executing),
+    (Executing, Reachable),
+];
 
 /// Runs the machine through observations, with a check after each.
-fn through(history: &[(u64, Observation)], mut check: impl FnMut(&AnyJob, &Observation, &Snapshot, &Action, Timestamp)) -> Snapshot {
+fn through(
+    history: &[(u64, Observation)],
+    mut check: impl FnMut(&AnyJob, &Observation, &Snapshot, &Action, Timestamp),
+) -> Snapshot {
     let mut snapshot = Snapshot::new(any::header());
     let mut now = snapshot.job.header().created;
     for (wait, saw) in history {

@@ -6,7 +6,9 @@ use std::{
 };
 
 use proptest::prelude::*;
-use states::{AnyJob, Left, Link, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict};
+use states::{
+    AnyJob, Left, Link, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict,
+};
 
 use crate::{any, links, through};
 
@@ -63,13 +65,21 @@ proptest! {
 fn a_changed_transition_is_caught_at_the_entry_that_takes_it() {
     let snapshot = well();
     assert!(matches!(snapshot.replay(), Verdict::Agree { .. }));
-    let entry = |wanted: fn(&Observation) -> bool| snapshot.journal.entries.iter().position(|entry| wanted(&entry.saw)).unwrap() + 1;
+    let entry = |wanted: fn(&Observation) -> bool| {
+        snapshot.journal.entries.iter().position(|entry| wanted(&entry.saw)).unwrap() + 1
+    };
 
     // A machine that takes a script's end for nothing.
-    let deaf = Replay::by(&snapshot, |job, saw, at| if matches!(saw, Observation::Exited { .. }) { job } else { job.observe(saw, at) });
+    let deaf = Replay::by(&snapshot, |job, saw, at| {
+        if matches!(saw, Observation::Exited { .. }) { job } else { job.observe(saw, at) }
+    });
     let found = difference(deaf.verdict());
     assert_eq!(found.entry, entry(|saw| matches!(saw, Observation::Exited { .. })), "{found}");
-    assert_eq!(found.recorded.as_ref().map(|left| left.state), Some(StateName::Reachable), "{found}");
+    assert_eq!(
+        found.recorded.as_ref().map(|left| left.state),
+        Some(StateName::Reachable),
+        "{found}"
+    );
     assert_eq!(found.today.name(), StateName::Executing, "{found}");
 
     // One that goes the same way, but waits longer for RUNNING.
@@ -90,16 +100,25 @@ fn an_altered_record_is_found_where_it_was_altered() {
     let snapshot = well();
     for entry in 0..snapshot.journal.entries.len() {
         let mut altered = snapshot.clone();
-        altered.journal.entries[entry].left = Some(Left { state: StateName::Stopping, digest: format!("{}-00000000", shape()) });
+        altered.journal.entries[entry].left =
+            Some(Left { state: StateName::Stopping, digest: format!("{}-00000000", shape()) });
         let found = difference(altered.replay());
-        assert_eq!((found.entry, found.saw.as_ref()), (entry + 1, Some(&snapshot.journal.entries[entry].saw)), "{found}");
+        assert_eq!(
+            (found.entry, found.saw.as_ref()),
+            (entry + 1, Some(&snapshot.journal.entries[entry].saw)),
+            "{found}"
+        );
     }
     let mut altered = snapshot.clone();
     if let AnyJob::Stopping(job) = &mut altered.job {
         job.state.reason = StopReason::Cancelled;
     }
     let found = difference(altered.replay());
-    assert_eq!((found.entry, found.recorded.as_ref()), (snapshot.journal.entries.len(), None), "{found}");
+    assert_eq!(
+        (found.entry, found.recorded.as_ref()),
+        (snapshot.journal.entries.len(), None),
+        "{found}"
+    );
 }
 
 #[test]
@@ -152,7 +171,11 @@ fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
     let mut older = by_a_driver_of_shape_1(snapshot);
     assert!(!older.to_ron().unwrap().contains("followed"));
     let entries = older.journal.entries.len();
-    assert!(matches!(older.replay(), Verdict::Agree { compared, .. } if compared == entries + 1), "{:?}", older.replay());
+    assert!(
+        matches!(older.replay(), Verdict::Agree { compared, .. } if compared == entries + 1),
+        "{:?}",
+        older.replay()
+    );
 
     // Today's driver takes it up, and its own connections work or do not.
     now = links::later(now, 1000);
@@ -160,21 +183,40 @@ fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
     older.step(Observation::Answered(any::greeting()), now);
     older.step(Observation::Delivered, now);
     older.step(links::lost(), links::later(now, 200_000));
-    assert!(matches!(&older.job, AnyJob::Executing(job) if job.state.failures == 1), "{:?}", older.job);
+    assert!(
+        matches!(&older.job, AnyJob::Executing(job) if job.state.failures == 1),
+        "{:?}",
+        older.job
+    );
 }
 
 /// These were written by drivers of before, and are to stay as they are.
 #[test]
 fn fixtures_of_an_older_shape_are_there_and_replay() {
     let mut found = Vec::new();
-    collect(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/snapshots/v1"), &mut found);
+    collect(
+        &PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/snapshots/v1"),
+        &mut found,
+    );
     let mut connected = 0;
     for path in &found {
         let snapshot = Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap();
-        let notes: Vec<_> = snapshot.journal.entries.iter().filter_map(|entry| entry.left.as_ref()).collect();
-        assert!(!notes.is_empty() && notes.iter().all(|left| left.digest.starts_with("1-")), "{}", path.display());
-        assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{}: {:?}", path.display(), snapshot.replay());
-        connected += u32::from(matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up));
+        let notes: Vec<_> =
+            snapshot.journal.entries.iter().filter_map(|entry| entry.left.as_ref()).collect();
+        assert!(
+            !notes.is_empty() && notes.iter().all(|left| left.digest.starts_with("1-")),
+            "{}",
+            path.display()
+        );
+        assert!(
+            matches!(snapshot.replay(), Verdict::Agree { .. }),
+            "{}: {:?}",
+            path.display(),
+            snapshot.replay()
+        );
+        connected += u32::from(
+            matches!(&snapshot.job, AnyJob::Executing(job) if job.state.link == Link::Up),
+        );
     }
     assert!(found.len() >= 9 && connected >= 2, "{connected} of {found:?}");
 }
@@ -187,7 +229,9 @@ fn what_comes_after_a_gap_is_not_compared() {
         now = Timestamp::from_millis(now.as_millis() + 10);
         snapshot.step(Observation::Opened { process, purpose: "prepare".to_owned() }, now);
     }
-    let Verdict::Agree { compared, omitted, .. } = snapshot.replay() else { panic!("{:?}", snapshot.replay()) };
+    let Verdict::Agree { compared, omitted, .. } = snapshot.replay() else {
+        panic!("{:?}", snapshot.replay())
+    };
     assert_eq!((compared, omitted), (300, 400));
 }
 
@@ -212,7 +256,8 @@ fn every_fixture_replays() {
     collect(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures"), &mut found);
     assert!(found.len() >= 6, "{found:?}");
     for path in found {
-        let snapshot = Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let snapshot = Snapshot::parse(&fs::read_to_string(&path).unwrap())
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         if let Verdict::Differ(difference) = snapshot.replay() {
             panic!("{}: {difference}. `fargate-replay step {0}` shows it.", path.display());
         }

@@ -93,28 +93,45 @@ fn one_of_each() -> Vec<(StateName, Snapshot)> {
 /// `WRITE_FIXTURES=1 cargo test -p states --test machine` writes those of today.
 #[test]
 fn snapshots_of_every_version_are_read() {
-    let shape = Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned();
+    let shape =
+        Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned();
     let current = fixtures().join(format!("v{VERSION}.{shape}"));
     if std::env::var_os("WRITE_FIXTURES").is_some() {
         fs::create_dir_all(&current).unwrap();
         for (name, snapshot) in one_of_each() {
-            fs::write(current.join(format!("{}.ron", name.to_string().to_lowercase())), snapshot.to_ron().unwrap() + "\n").unwrap();
+            fs::write(
+                current.join(format!("{}.ron", name.to_string().to_lowercase())),
+                snapshot.to_ron().unwrap() + "\n",
+            )
+            .unwrap();
         }
     }
-    let directories: Vec<_> = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(directories.contains(&fixtures().join("v1")) && directories.contains(&current), "{directories:?}");
+    let directories: Vec<_> =
+        fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(
+        directories.contains(&fixtures().join("v1")) && directories.contains(&current),
+        "{directories:?}"
+    );
     for directory in directories {
         for (name, _) in one_of_each() {
             let path = directory.join(format!("{}.ron", name.to_string().to_lowercase()));
-            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let snapshot = Snapshot::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let text =
+                fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let snapshot =
+                Snapshot::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(snapshot.job.name(), name, "{}", path.display());
             assert_eq!(snapshot.version, VERSION);
         }
     }
     for (name, snapshot) in one_of_each() {
-        let text = fs::read_to_string(current.join(format!("{}.ron", name.to_string().to_lowercase()))).unwrap();
-        assert_eq!(Snapshot::parse(&text).unwrap(), snapshot, "{name}: the machine or the format changed; see the doc comment here");
+        let text =
+            fs::read_to_string(current.join(format!("{}.ron", name.to_string().to_lowercase())))
+                .unwrap();
+        assert_eq!(
+            Snapshot::parse(&text).unwrap(),
+            snapshot,
+            "{name}: the machine or the format changed; see the doc comment here"
+        );
     }
 }
 

@@ -13,7 +13,13 @@ use crate::world::weather::Fault::{self, *};
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every state has.
 const EDGES: [(StateName, StateName); 5] = {
     use StateName::{Executing, Pending, Provisioning, Reachable, Running};
-    [(Provisioning, Pending), (Pending, Running), (Running, Reachable), (Reachable, Executing), (Executing, Reachable)]
+    [
+        (Provisioning, Pending),
+        (Pending, Running),
+        (Running, Reachable),
+        (Reachable, Executing),
+        (Executing, Reachable),
+    ]
 };
 
 /// The longest that any stage may take: a script of half a minute, connections lost for 40 s again and again.
@@ -48,19 +54,29 @@ pub fn wrong(job: &Job) -> Vec<String> {
         if let Some(causes) = causes
             && !state.weather.has_met(&causes)
         {
-            wrong.push(format!("{} said {:?}, and none of {causes:?} was met", called.stage, called.verdict));
+            wrong.push(format!(
+                "{} said {:?}, and none of {causes:?} was met",
+                called.stage, called.verdict
+            ));
         }
         let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
             || is_over(&called.verdict)
             || matches!(called.stage, "cleanup" | "look");
         if job.plan.bearable && !ours {
-            wrong.push(format!("{} said {:?} although all that was met could be borne", called.stage, called.verdict));
+            wrong.push(format!(
+                "{} said {:?} although all that was met could be borne",
+                called.stage, called.verdict
+            ));
         }
     }
     // ECS is asked some times at once in the beginning of a process, then every three seconds at most often.
     let bound = 25 * job.called.len() as u64 + took.as_secs();
     if u64::from(state.calls) > bound {
-        wrong.push(format!("{} calls to ECS in {took:?} of {} processes", state.calls, job.called.len()));
+        wrong.push(format!(
+            "{} calls to ECS in {took:?} of {} processes",
+            state.calls,
+            job.called.len()
+        ));
     }
     wrong
 }
@@ -91,8 +107,10 @@ fn journal(snapshot: &Snapshot) -> Vec<String> {
     wrong
 }
 
-const CALLS: [Fault; 7] = [Throttled, LostCall, LostAnswer, LateEffect, GarbledAnswer, ApiDown, CredentialsExpired];
-const ENDS: [Fault; 5] = [OutOfMemory, SpotInterruption, HostRetired, StoppedBySomebody, ImageMissing];
+const CALLS: [Fault; 7] =
+    [Throttled, LostCall, LostAnswer, LateEffect, GarbledAnswer, ApiDown, CredentialsExpired];
+const ENDS: [Fault; 5] =
+    [OutOfMemory, SpotInterruption, HostRetired, StoppedBySomebody, ImageMissing];
 const LINKS: [Fault; 5] = [Unconnected, ConnectionCut, ConnectionFrozen, NetworkDown, LateEffect];
 
 /// What may have made a stage say this; `None`: it needs no cause.
@@ -115,8 +133,12 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             // A killed process's run is ended before another stage begins; one that does not end takes the task along.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
-            StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => Some(vec![LaunchConflict]),
-            StopReason::LaunchRefused(error) if !error.kind.is_transient() => Some(vec![LaunchDenied]),
+            StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => {
+                Some(vec![LaunchConflict])
+            }
+            StopReason::LaunchRefused(error) if !error.kind.is_transient() => {
+                Some(vec![LaunchDenied])
+            }
             StopReason::LaunchRefused(_) => with(&CALLS, &[NoCapacity, AccountLimit]),
             StopReason::ControlFailed(_) => Some(vec![]),
             StopReason::TaskStopped { .. } => with(&ENDS, &[LateEffect]),
@@ -124,9 +146,13 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             StopReason::Deadline { state: StateName::Provisioning, .. } => {
                 with(&CALLS, &[NoCapacity, AccountLimit, LaunchConflict, ProcessKilled])
             }
-            StopReason::Deadline { state: StateName::Pending, .. } => with(&CALLS, &[NeverRuns, HiddenTask, TaskForgotten, ProcessKilled]),
+            StopReason::Deadline { state: StateName::Pending, .. } => {
+                with(&CALLS, &[NeverRuns, HiddenTask, TaskForgotten, ProcessKilled])
+            }
             StopReason::Deadline { .. } => with(&LINKS, &[NeverListens, KeyLate, ProcessKilled]),
-            StopReason::Unusable(error) if error.kind == ConnectErrorKind::IdentityChanged => Some(vec![IdentityChanged]),
+            StopReason::Unusable(error) if error.kind == ConnectErrorKind::IdentityChanged => {
+                Some(vec![IdentityChanged])
+            }
             StopReason::Unusable(_) => with(&LINKS, &CALLS),
             StopReason::RunLost(_) => with(&LINKS, &[FilesLost]),
         },
@@ -135,16 +161,21 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
 
 /// What a job came to, for the count.
 pub fn outcome(job: &Job) -> &'static str {
-    let last = job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
+    let last =
+        job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
     match last.map(|called| &called.verdict) {
         Some(Verdict::Success) => "every script succeeded",
         Some(Verdict::Exit(_)) => "a script failed, by its own status",
         Some(Verdict::Cancelled) => "cancelled",
         Some(Verdict::Killed) => "killed for good",
-        Some(Verdict::MustEnd(StopReason::TaskStopped { .. } | StopReason::TaskVanished)) => "system failure: the task died",
+        Some(Verdict::MustEnd(StopReason::TaskStopped { .. } | StopReason::TaskVanished)) => {
+            "system failure: the task died"
+        }
         Some(Verdict::MustEnd(StopReason::LaunchRefused(_))) => "system failure: not launched",
         Some(Verdict::MustEnd(StopReason::Deadline { .. })) => "system failure: a deadline",
-        Some(Verdict::MustEnd(_) | Verdict::Lost(_)) => "system failure: the container or the run was lost",
+        Some(Verdict::MustEnd(_) | Verdict::Lost(_)) => {
+            "system failure: the container or the run was lost"
+        }
         Some(Verdict::Disk(_)) => "system failure: the disk refused",
         Some(_) => "system failure: others",
         None => "nothing was called",
@@ -154,9 +185,21 @@ pub fn outcome(job: &Job) -> &'static str {
 /// Everything about a job that another run of its seed must repeat.
 pub fn record(job: &Job) -> String {
     let state = job.manager.cloud.state.lock().unwrap();
-    let archived: Vec<String> = job.manager.shelf.archived.lock().unwrap().iter().map(|snapshot| snapshot.to_ron().unwrap()).collect();
+    let archived: Vec<String> = job
+        .manager
+        .shelf
+        .archived
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|snapshot| snapshot.to_ron().unwrap())
+        .collect();
     let met: BTreeMap<_, _> = state.weather.met.clone();
-    let tasks: Vec<_> = state.tasks.iter().map(|(arn, task)| (arn, task.launched.elapsed(), task.stopped.map(|at| at.elapsed()))).collect();
+    let tasks: Vec<_> = state
+        .tasks
+        .iter()
+        .map(|(arn, task)| (arn, task.launched.elapsed(), task.stopped.map(|at| at.elapsed())))
+        .collect();
     format!(
         "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {met:?}\ncalls: {}\n{}",
         job.called,

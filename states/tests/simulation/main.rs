@@ -37,7 +37,11 @@ const TOLD: usize = 5;
 
 /// One job from its seed to its end, where it is looked at: time belongs to its runtime.
 fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut plan = Plan::new(seed);
         let weather = std::mem::replace(&mut plan.weather, world::weather::Weather::new(0));
@@ -51,13 +55,16 @@ fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
 fn judged(seed: u64, look: impl FnOnce(&Job)) -> Vec<String> {
     let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "a panic".to_owned(), |text| (*text).to_owned()),
+        Err(panic) => panic
+            .downcast_ref::<&str>()
+            .map_or_else(|| "a panic".to_owned(), |text| (*text).to_owned()),
     };
     let judge = |job: &Job| {
         look(job);
         check::wrong(job)
     };
-    catch_unwind(AssertUnwindSafe(|| simulate(seed, judge))).unwrap_or_else(|panic| vec![format!("it panicked: {}", said(panic))])
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, judge)))
+        .unwrap_or_else(|panic| vec![format!("it panicked: {}", said(panic))])
 }
 
 #[derive(Default)]
@@ -92,7 +99,10 @@ impl Counted {
         self.bearable += other.bearable;
         self.calls += other.calls;
         self.executions += other.executions;
-        other.outcomes.into_iter().for_each(|(outcome, n)| *self.outcomes.entry(outcome).or_default() += n);
+        other
+            .outcomes
+            .into_iter()
+            .for_each(|(outcome, n)| *self.outcomes.entry(outcome).or_default() += n);
         other.met.into_iter().for_each(|(fault, n)| *self.met.entry(fault).or_default() += n);
         self.failures.extend(other.failures);
     }
@@ -133,10 +143,19 @@ fn whatever_happens_nothing_is_lost() {
     let counted = all.into_inner().unwrap();
     report(&counted, began.elapsed());
     for (seed, wrong) in counted.failures.iter().take(TOLD) {
-        eprintln!("seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p states --test simulation -- --nocapture", wrong.join("\n  "));
+        eprintln!(
+            "seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p states --test simulation -- --nocapture",
+            wrong.join("\n  ")
+        );
     }
-    assert!(counted.failures.is_empty(), "{} of {} jobs ended wrong", counted.failures.len(), counted.jobs);
-    let never: Vec<&Fault> = Fault::ALL.iter().filter(|fault| !counted.met.contains_key(fault)).collect();
+    assert!(
+        counted.failures.is_empty(),
+        "{} of {} jobs ended wrong",
+        counted.failures.len(),
+        counted.jobs
+    );
+    let never: Vec<&Fault> =
+        Fault::ALL.iter().filter(|fault| !counted.met.contains_key(fault)).collect();
     assert!(jobs < JOBS || never.is_empty(), "never met in {jobs} jobs: {never:?}");
 }
 

@@ -56,15 +56,21 @@ pub struct Plan {
 }
 
 /// The names of the stages that are repeated and of those that are not.
-const NAMES: [(&str, bool); 5] =
-    [("get_sources", true), ("restore_cache", true), ("download_artifacts", true), ("build_script", false), ("after_script", false)];
+const NAMES: [(&str, bool); 5] = [
+    ("get_sources", true),
+    ("restore_cache", true),
+    ("download_artifacts", true),
+    ("build_script", false),
+    ("after_script", false),
+];
 
 impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let r = &mut random;
         // A tenth has nothing to bear; the others have a few of all faults each, so that each is also met alone.
-        let badness: f64 = [0.0, 0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5][r.random_range(0..10)];
+        let badness: f64 =
+            [0.0, 0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5][r.random_range(0..10)];
         let (weather, mut bearable) = weather(r, badness);
         let happens = |r: &mut StdRng| r.random_bool(badness);
         let call = |r: &mut StdRng, longest: u32| Call {
@@ -72,7 +78,10 @@ impl Plan {
             cancelled_after: (r.random_bool(badness / 4.0)).then(|| millis(r, 0..20_000)),
         };
         let prepares: Vec<Call> = (0..3).map(|_| call(r, 300)).collect();
-        let names: Vec<_> = NAMES.iter().filter(|(name, _)| *name == "build_script" || r.random_bool(0.4)).collect();
+        let names: Vec<_> = NAMES
+            .iter()
+            .filter(|(name, _)| *name == "build_script" || r.random_bool(0.4))
+            .collect();
         let stages: Vec<Stage> = names
             .into_iter()
             .map(|(name, repeated)| Stage {
@@ -82,16 +91,35 @@ impl Plan {
                 attempts: if *repeated { r.random_range(1..4) } else { 1 },
             })
             .collect();
-        let cleanup_beside = r.random_bool(badness / 4.0).then(|| (r.random_range(0..stages.len()), millis(r, 0..8000)));
+        let cleanup_beside = r
+            .random_bool(badness / 4.0)
+            .then(|| (r.random_range(0..stages.len()), millis(r, 0..8000)));
         let cleanups = (0..if happens(r) { 3 } else { 1 })
-            .map(|_| Cleanup { call: call(r, 60), beside: if happens(r) { r.random_range(1..3) } else { 0 } })
+            .map(|_| Cleanup {
+                call: call(r, 60),
+                beside: if happens(r) { r.random_range(1..3) } else { 0 },
+            })
             .collect();
-        let killed =
-            prepares.iter().chain(stages.iter().map(|stage| &stage.call)).any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
+        let killed = prepares
+            .iter()
+            .chain(stages.iter().map(|stage| &stage.call))
+            .any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
         bearable &= !killed && cleanup_beside.is_none();
         let (cleans_between, reaped) = (r.random_bool(0.5), happens(r));
-        let (waits, looked_at) = (r.random_bool(0.25), if r.random_bool(0.5) { log_uniform(r, 40) } else { 0 });
-        Self { weather, prepares, cleans_between, stages, cleanup_beside, cleanups, reaped, waits, looked_at, bearable }
+        let (waits, looked_at) =
+            (r.random_bool(0.25), if r.random_bool(0.5) { log_uniform(r, 40) } else { 0 });
+        Self {
+            weather,
+            prepares,
+            cleans_between,
+            stages,
+            cleanup_beside,
+            cleanups,
+            reaped,
+            waits,
+            looked_at,
+            bearable,
+        }
     }
 }
 
@@ -125,7 +153,11 @@ fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
         unarchived: share(r, 0.5, 0.5),
     };
     let window = |r: &mut StdRng, longest: u64| {
-        if r.random_bool(badness / 2.0) { range(r, 40_000, longest) } else { Duration::ZERO..Duration::ZERO }
+        if r.random_bool(badness / 2.0) {
+            range(r, 40_000, longest)
+        } else {
+            Duration::ZERO..Duration::ZERO
+        }
     };
     weather.api_down = window(r, 90_000);
     weather.credentials_expired = window(r, 90_000);
@@ -141,7 +173,8 @@ fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
 fn fate(r: &mut StdRng, badness: f64) -> Fate {
     let runs_after = millis(r, 500..15_000);
     // A container may answer before ECS says RUNNING, or after.
-    let listens_after = (runs_after + millis(r, 0..3000)).saturating_sub(Duration::from_millis(1500));
+    let listens_after =
+        (runs_after + millis(r, 0..3000)).saturating_sub(Duration::from_millis(1500));
     let now_and_then = |r: &mut StdRng| r.random_bool(badness / 4.0);
     let some_time = |r: &mut StdRng| millis(r, 0..40_000);
     Fate {
@@ -150,7 +183,11 @@ fn fate(r: &mut StdRng, badness: f64) -> Fate {
         listens_after: (!now_and_then(r)).then_some(listens_after),
         key_after: if now_and_then(r) { millis(r, 0..10_000) } else { Duration::ZERO },
         ends: now_and_then(r).then(|| (some_time(r), End::ALL[r.random_range(0..End::ALL.len())])),
-        hidden: if now_and_then(r) { range(r, 40_000, 8000) } else { Duration::ZERO..Duration::ZERO },
+        hidden: if now_and_then(r) {
+            range(r, 40_000, 8000)
+        } else {
+            Duration::ZERO..Duration::ZERO
+        },
         identity_changes: now_and_then(r).then(|| some_time(r)),
         files_lost: now_and_then(r).then(|| some_time(r)),
         agent_after: None,

@@ -63,7 +63,8 @@ impl Job {
         self.manager.cloud.heal();
         if self.plan.reaped {
             self.meet(Fault::Reaped);
-            let reaped = self.end(Call::default(), Goal::End, StopReason::Asked("reaped".to_owned())).await;
+            let reaped =
+                self.end(Call::default(), Goal::End, StopReason::Asked("reaped".to_owned())).await;
             self.note("reap", reaped, Duration::ZERO);
         }
         let last = self.cleanup(Call::default()).await;
@@ -71,7 +72,9 @@ impl Job {
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.look(Call::default()).await;
         let kept = self.manager.shelf.snapshots.lock().unwrap().contains_key(&self.manager.job);
-        self.claim(!kept, || "its task has ended, and the next process that looked did not archive it".to_owned());
+        self.claim(!kept, || {
+            "its task has ended, and the next process that looked did not archive it".to_owned()
+        });
     }
 
     /// A stage of another job of the manager.
@@ -84,7 +87,12 @@ impl Job {
     }
 
     /// A process of its own: killed when its plan says so.
-    async fn call(&mut self, stage: &'static str, call: Call, act: impl AsyncFnOnce(&Manager, &mut Io) -> Told) -> (Verdict, Io) {
+    async fn call(
+        &mut self,
+        stage: &'static str,
+        call: Call,
+        act: impl AsyncFnOnce(&Manager, &mut Io) -> Told,
+    ) -> (Verdict, Io) {
         let process = Manager { fuse: std::sync::Arc::default(), ..self.manager.clone() };
         process.fuse.set(call.killed_at);
         let mut io = process.io();
@@ -119,7 +127,11 @@ impl Job {
             if number > 0 {
                 self.meet(Fault::PrepareRepeated);
             }
-            let (verdict, io) = self.call("prepare", call, async |process, io| stages::prepare(process, number, io).await).await;
+            let (verdict, io) = self
+                .call("prepare", call, async |process, io| {
+                    stages::prepare(process, number, io).await
+                })
+                .await;
             if verdict == Verdict::Success {
                 return true;
             }
@@ -141,7 +153,8 @@ impl Job {
             match verdict {
                 Verdict::Success => {}
                 // The script failed, or was cancelled, or its process was lost: after_script is still called.
-                Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed if stage.name == "build_script" => {}
+                Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed
+                    if stage.name == "build_script" => {}
                 _ => return,
             }
         }
@@ -169,7 +182,8 @@ impl Job {
             }
         }
         let ran = self.executions(&stage.script);
-        let files_lost = self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::FilesLost]);
+        let files_lost =
+            self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::FilesLost]);
         self.claim(ran <= 1 + told.repeats || files_lost, || {
             format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, told.repeats)
         });
@@ -178,11 +192,19 @@ impl Job {
 
     async fn one_run(&mut self, stage: &Stage, call: Call) -> (Verdict, Io) {
         let script = stage.script.clone();
-        self.call(stage.name, call, async move |process, io| stages::run(process, stage.name, &script, io).await).await
+        self.call(stage.name, call, async move |process, io| {
+            stages::run(process, stage.name, &script, io).await
+        })
+        .await
     }
 
     /// Somebody calls `cleanup` while the stage runs: it waits, or the stage finds no job.
-    async fn run_beside_cleanup(&mut self, stage: &Stage, call: Call, after: Duration) -> (Verdict, Io) {
+    async fn run_beside_cleanup(
+        &mut self,
+        stage: &Stage,
+        call: Call,
+        after: Duration,
+    ) -> (Verdict, Io) {
         self.meet(Fault::CleanupBesideStage);
         let mut other = Self::new(self.manager.clone(), Plan::new(0));
         let (ran, ()) = tokio::join!(self.one_run(stage, call), async {
@@ -200,11 +222,14 @@ impl Job {
             return;
         }
         self.meet(Fault::CleanupsAtOnce);
-        let mut others: Vec<Self> = (0..cleanup.beside).map(|_| Self::new(self.manager.clone(), Plan::new(0))).collect();
+        let mut others: Vec<Self> =
+            (0..cleanup.beside).map(|_| Self::new(self.manager.clone(), Plan::new(0))).collect();
         let all = async {
             match &mut others[..] {
                 [one] => _ = one.cleanup(Call::default()).await,
-                [one, two] => _ = tokio::join!(one.cleanup(Call::default()), two.cleanup(Call::default())),
+                [one, two] => {
+                    _ = tokio::join!(one.cleanup(Call::default()), two.cleanup(Call::default()))
+                }
                 more => unreachable!("{} more at once", more.len()),
             }
         };
@@ -220,13 +245,18 @@ impl Job {
             self.meet(Fault::CleanupRepeated);
         }
         let waits = self.plan.waits;
-        let verdict = self.end(call, if waits { Goal::End } else { Goal::Stop }, StopReason::Cleanup).await;
+        let verdict =
+            self.end(call, if waits { Goal::End } else { Goal::Stop }, StopReason::Cleanup).await;
         if is_over(&verdict) {
             let kept = self.manager.shelf.snapshots.lock().unwrap().get(&self.manager.job).cloned();
             let ends = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if !waits && job.state.all_accepted());
-            self.claim(kept.as_ref().is_none_or(ends), || format!("cleanup succeeded, and the snapshot is still there: {kept:?}"));
+            self.claim(kept.as_ref().is_none_or(ends), || {
+                format!("cleanup succeeded, and the snapshot is still there: {kept:?}")
+            });
             let alive = self.manager.cloud.alive();
-            self.claim(alive.is_empty(), || format!("cleanup succeeded, and no stop was accepted of {alive:?}"));
+            self.claim(alive.is_empty(), || {
+                format!("cleanup succeeded, and no stop was accepted of {alive:?}")
+            });
         }
         // Somebody else's stage may come at any time, and die at any step.
         if self.plan.looked_at > 0 {
@@ -236,7 +266,11 @@ impl Job {
     }
 
     async fn end(&mut self, call: Call, goal: Goal, reason: StopReason) -> Verdict {
-        self.call("cleanup", call, async move |process, io| stages::end(process, goal, reason, io).await).await.0
+        self.call("cleanup", call, async move |process, io| {
+            stages::end(process, goal, reason, io).await
+        })
+        .await
+        .0
     }
 
     fn executions(&self, script: &Bytes) -> usize {
@@ -245,7 +279,14 @@ impl Job {
     }
 
     /// What a process handed on, and what it says of the script.
-    fn check_run(&mut self, stage: &Stage, program: &Program, verdict: &Verdict, io: &Io, told: &mut Handed) {
+    fn check_run(
+        &mut self,
+        stage: &Stage,
+        program: &Program,
+        verdict: &Verdict,
+        io: &Io,
+        told: &mut Handed,
+    ) {
         let executions = self.executions(&stage.script);
         if executions != told.executions {
             *told = Handed { executions, repeats: told.repeats, ..Handed::default() };
@@ -256,13 +297,20 @@ impl Job {
         match from {
             None => {
                 let said = String::from_utf8_lossy(&io.output).into_owned();
-                self.wrong.push(format!("{}: after {} bytes came {said:?}: not what the script wrote", stage.name, told.handed_on));
+                self.wrong.push(format!(
+                    "{}: after {} bytes came {said:?}: not what the script wrote",
+                    stage.name, told.handed_on
+                ));
             }
             Some(from) => {
                 let twice = if io.output.is_empty() { 0 } else { told.handed_on - from };
-                let unmarked = self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::Unmarked]);
+                let unmarked =
+                    self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::Unmarked]);
                 self.claim(twice <= told.unmarked || unmarked, || {
-                    format!("{}: {twice} bytes came twice, and only {} can have been without a mark", stage.name, told.unmarked)
+                    format!(
+                        "{}: {twice} bytes came twice, and only {} can have been without a mark",
+                        stage.name, told.unmarked
+                    )
                 });
                 if !io.output.is_empty() {
                     // All but the last write is marked: a process may die in between.
@@ -277,9 +325,17 @@ impl Job {
             Verdict::Success | Verdict::Exit(_) => {
                 let code = if let Verdict::Exit(code) = verdict { *code } else { 0 };
                 self.claim(code == program.code && executions > 0, || {
-                    format!("{}: the script's status is {}, and gitlab-runner was told {verdict:?}", stage.name, program.code)
+                    format!(
+                        "{}: the script's status is {}, and gitlab-runner was told {verdict:?}",
+                        stage.name, program.code
+                    )
                 });
-                self.claim(handed_on == total, || format!("{}: {handed_on} of {total} bytes were handed on by {verdict:?}", stage.name));
+                self.claim(handed_on == total, || {
+                    format!(
+                        "{}: {handed_on} of {total} bytes were handed on by {verdict:?}",
+                        stage.name
+                    )
+                });
             }
             _ => {}
         }
@@ -295,8 +351,12 @@ impl Job {
         }
         let store = self.manager.process();
         let snapshot = store.store().load(&self.manager.job).unwrap();
-        let Some(AnyJob::Reachable(job)) = snapshot.map(|snapshot| snapshot.job) else { return false };
-        job.state.last.is_some_and(|last| last.stage == stage.name && !matches!(last.outcome, RunOutcome::Exited { code: 0, .. }))
+        let Some(AnyJob::Reachable(job)) = snapshot.map(|snapshot| snapshot.job) else {
+            return false;
+        };
+        job.state.last.is_some_and(|last| {
+            last.stage == stage.name && !matches!(last.outcome, RunOutcome::Exited { code: 0, .. })
+        })
     }
 }
 

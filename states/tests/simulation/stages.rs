@@ -51,11 +51,17 @@ pub fn verdict(told: Option<Told>) -> Verdict {
     }
 }
 
-async fn lease(manager: &Manager, engine: &Process, purpose: &str) -> Result<crate::world::shelf::Lease, StoreError> {
+async fn lease(
+    manager: &Manager,
+    engine: &Process,
+    purpose: &str,
+) -> Result<crate::world::shelf::Lease, StoreError> {
     let until = Instant::now() + LEASE_WAIT;
     loop {
         match engine.store().lease(&manager.job, purpose, Duration::ZERO) {
-            Err(StoreError::Busy { .. }) if Instant::now() < until => tokio::time::sleep(LOOKS_AGAIN).await,
+            Err(StoreError::Busy { .. }) if Instant::now() < until => {
+                tokio::time::sleep(LOOKS_AGAIN).await
+            }
             other => return other,
         }
     }
@@ -92,14 +98,21 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "prepare");
-            if matches!(work.snapshot.job, AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)) {
+            if matches!(
+                work.snapshot.job,
+                AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
+            ) {
                 work
             } else {
-                let has_ended = matches!(&work.snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted());
+                let has_ended =
+                    matches!(&work.snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted());
                 let outcome = if has_ended {
                     Outcome::Stopping(StopReason::Cleanup)
                 } else {
-                    engine.request_stop(&mut work, StopReason::Asked("prepare was called again".to_owned()));
+                    engine.request_stop(
+                        &mut work,
+                        StopReason::Asked("prepare was called again".to_owned()),
+                    );
                     engine.drive(&mut work, Goal::Stop, io).await?
                 };
                 match outcome {
@@ -120,7 +133,9 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
     Ok(match outcome {
         _ if io.was_cancelled => Verdict::Cancelled,
         Outcome::Reachable(_) => Verdict::Success,
-        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
+            Verdict::MustEnd(reason)
+        }
         Outcome::Unfinished(what) => Verdict::Unfinished(what),
     })
 }
@@ -146,7 +161,9 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
     }
     let outcome = match &work.snapshot.job {
         AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
-        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => return Ok(Verdict::NotReady(work.snapshot.job.name())),
+        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => {
+            return Ok(Verdict::NotReady(work.snapshot.job.name()));
+        }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
             engine.request_run(&mut work, stage, script)?;
             engine.drive(&mut work, Goal::Run, io).await?
@@ -160,7 +177,9 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
             RunOutcome::Exited { code, .. } => Verdict::Exit(code),
             RunOutcome::Lost(why) => Verdict::Lost(why),
         },
-        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => Verdict::MustEnd(reason),
+        Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
+            Verdict::MustEnd(reason)
+        }
         Outcome::Reachable(None) => Verdict::Impossible("the script was not run".to_owned()),
         Outcome::Unfinished(what) => Verdict::Unfinished(what),
     })
@@ -188,7 +207,9 @@ pub async fn look(manager: &Manager) -> Told {
     let engine = manager.process();
     for ending in engine.store().ending_jobs(100) {
         // Its own job's failures are none of this one's.
-        let Ok(answers) = engine.control().describe(&ending.cluster, &ending.tasks).await else { continue };
+        let Ok(answers) = engine.control().describe(&ending.cluster, &ending.tasks).await else {
+            continue;
+        };
         let has_ended = |answer: &Described| match &answer.seen {
             Seen::Task(report) => report.status.has_ended(),
             Seen::Missing => true,

@@ -39,7 +39,11 @@ impl Task {
 
     /// Since when it ends: because it was told to, or by its fate.
     pub fn over(&self) -> Option<(Instant, Option<End>)> {
-        let fated = self.fate.ends.map(|(after, end)| (self.launched + after, Some(end))).filter(|(at, _)| at.elapsed() > Duration::ZERO);
+        let fated = self
+            .fate
+            .ends
+            .map(|(after, end)| (self.launched + after, Some(end)))
+            .filter(|(at, _)| at.elapsed() > Duration::ZERO);
         let told = self.stopped.map(|at| (at, None));
         [fated, told].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -93,7 +97,12 @@ impl Cloud {
     /// A cloud that fails a share of all calls: some before they have an effect, some after.
     pub fn failing(seed: u64, share: f64) -> Arc<Self> {
         let mut weather = Weather::new(seed);
-        weather.odds = Odds { throttled: share / 2.0, lost_call: share / 2.0, lost_answer: share, ..Odds::default() };
+        weather.odds = Odds {
+            throttled: share / 2.0,
+            lost_call: share / 2.0,
+            lost_answer: share,
+            ..Odds::default()
+        };
         Self::new(weather)
     }
 
@@ -114,11 +123,18 @@ impl Cloud {
     }
 
     /// Does it, now or later, and whoever wanted it may be gone by then.
-    pub async fn effect<R: Send + 'static>(self: &Arc<Self>, fuse: &Fuse, act: impl FnOnce(&mut State) -> R + Send + 'static) -> Option<R> {
+    pub async fn effect<R: Send + 'static>(
+        self: &Arc<Self>,
+        fuse: &Fuse,
+        act: impl FnOnce(&mut State) -> R + Send + 'static,
+    ) -> Option<R> {
         let late = {
             let mut state = self.state.lock().unwrap();
             let share = state.weather.odds.late_effect;
-            state.weather.strikes(share, Fault::LateEffect).then(|| state.weather.millis(1..LATEST_EFFECT))
+            state
+                .weather
+                .strikes(share, Fault::LateEffect)
+                .then(|| state.weather.millis(1..LATEST_EFFECT))
         };
         let Some(late) = late else { return Some(act(&mut self.state.lock().unwrap())) };
         let cloud = Arc::clone(self);
@@ -149,7 +165,9 @@ fn report(arn: &str, task: &Task) -> TaskReport {
         Some((at, _)) if at.elapsed() >= ENDS_WITHIN => TaskStatus::Deprovisioning,
         Some(_) => TaskStatus::Stopping,
         None if task.fate.runs_after.is_some_and(|after| age >= after) => TaskStatus::Running,
-        None if age >= task.fate.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => TaskStatus::Pending,
+        None if age >= task.fate.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => {
+            TaskStatus::Pending
+        }
         None => TaskStatus::Provisioning,
     };
     let why = over.filter(|(at, _)| at.elapsed() >= EXPLAINED_AFTER).map(|(_, end)| explained(end));
@@ -164,9 +182,13 @@ fn report(arn: &str, task: &Task) -> TaskReport {
         status: status.clone(),
         containers: match why.as_ref().and_then(|(_, container)| container.clone()) {
             Some(ended) => vec![ended],
-            None => {
-                task.fate.agent_after.filter(|_| status == TaskStatus::Running).map(|after| running(age >= after)).into_iter().collect()
-            }
+            None => task
+                .fate
+                .agent_after
+                .filter(|_| status == TaskStatus::Running)
+                .map(|after| running(age >= after))
+                .into_iter()
+                .collect(),
         },
         stopped: why.map(|(stopped, _)| stopped),
     }
@@ -189,12 +211,25 @@ fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
     let (code, reason, exit_code, of_container) = match end {
         Some(End::OutOfMemory) => {
             let killed = "OutOfMemoryError: Container killed due to memory usage";
-            ("EssentialContainerExited", "Essential container in task exited", Some(137), Some(killed))
+            (
+                "EssentialContainerExited",
+                "Essential container in task exited",
+                Some(137),
+                Some(killed),
+            )
         }
-        Some(End::SpotInterruption) => ("SpotInterruption", "Your Spot Task was interrupted.", Some(143), None),
-        Some(End::HostRetired) => ("TerminationNotice", "Host EC2 (instance i-1) terminated.", None, None),
-        Some(End::ImageMissing) => ("TaskFailedToStart", "CannotPullContainerError: not found", None, None),
-        Some(End::StoppedBySomebody | End::Forgotten) | None => ("UserInitiated", "Task stopped by user", Some(143), None),
+        Some(End::SpotInterruption) => {
+            ("SpotInterruption", "Your Spot Task was interrupted.", Some(143), None)
+        }
+        Some(End::HostRetired) => {
+            ("TerminationNotice", "Host EC2 (instance i-1) terminated.", None, None)
+        }
+        Some(End::ImageMissing) => {
+            ("TaskFailedToStart", "CannotPullContainerError: not found", None, None)
+        }
+        Some(End::StoppedBySomebody | End::Forgotten) | None => {
+            ("UserInitiated", "Task stopped by user", Some(143), None)
+        }
     };
     let container = ContainerReport {
         name: "ci-coordinator".into(),
@@ -204,7 +239,10 @@ fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
         exec_agent: None,
         runtime_id: None,
     };
-    (Stopped { code: Some(code.to_owned()), reason: Some(reason.to_owned()) }, exit_code.is_some().then_some(container))
+    (
+        Stopped { code: Some(code.to_owned()), reason: Some(reason.to_owned()) },
+        exit_code.is_some().then_some(container),
+    )
 }
 
 /// Task control of one process.
@@ -223,11 +261,17 @@ impl Control {
         state.calls += 1;
         let weather = &mut state.weather;
         let (down, expired) = (weather.api_down.clone(), weather.credentials_expired.clone());
-        if weather.within(&down, Fault::ApiDown) || weather.strikes(weather.odds.lost_call, Fault::LostCall) {
+        if weather.within(&down, Fault::ApiDown)
+            || weather.strikes(weather.odds.lost_call, Fault::LostCall)
+        {
             return Err(error(operation, ControlErrorKind::Unavailable, None));
         }
         if weather.within(&expired, Fault::CredentialsExpired) {
-            return Err(error(operation, ControlErrorKind::Credentials, Some("ExpiredTokenException")));
+            return Err(error(
+                operation,
+                ControlErrorKind::Credentials,
+                Some("ExpiredTokenException"),
+            ));
         }
         if weather.strikes(weather.odds.throttled, Fault::Throttled) {
             return Err(error(operation, ControlErrorKind::Throttled, Some("ThrottlingException")));
@@ -255,14 +299,20 @@ impl State {
     /// RunTask as it arrives: refused for want of capacity, for good, or on its way.
     fn admit(&mut self, token: &ClientToken, spec: &LaunchSpec) -> Result<(), ControlError> {
         let odds = &self.weather.odds;
-        let (denied, capacity, limit, conflict) = (odds.launch_denied, odds.no_capacity, odds.account_limit, odds.launch_conflict);
+        let (denied, capacity, limit, conflict) =
+            (odds.launch_denied, odds.no_capacity, odds.account_limit, odds.launch_conflict);
         if let Some((asked, task)) = self.tokens.get(token.as_str()) {
             let is_another = asked != spec;
             if is_another {
                 self.violations.push(format!("token {token} was used for another launch"));
             }
-            if is_another || task.is_none() && self.weather.strikes(conflict, Fault::LaunchConflict) {
-                return Err(error("RunTask", ControlErrorKind::Conflict, Some("ConflictException")));
+            if is_another || task.is_none() && self.weather.strikes(conflict, Fault::LaunchConflict)
+            {
+                return Err(error(
+                    "RunTask",
+                    ControlErrorKind::Conflict,
+                    Some("ConflictException"),
+                ));
             }
             return Ok(());
         }
@@ -283,7 +333,11 @@ impl State {
         let number = self.tasks.len();
         let entry = self.tokens.get_mut(token.as_str()).unwrap();
         let arn = entry.1.get_or_insert_with(|| format!("task/{number:04}")).clone();
-        let fate = if number < self.weather.fates.len() { self.weather.fates[number].clone() } else { Fate::default() };
+        let fate = if number < self.weather.fates.len() {
+            self.weather.fates[number].clone()
+        } else {
+            Fate::default()
+        };
         let task = self.tasks.entry(arn.clone()).or_insert_with(|| Task {
             started_by: spec.started_by.to_string(),
             launched: Instant::now(),
@@ -295,7 +349,9 @@ impl State {
     }
 
     fn see(&mut self, arn: &TaskArn) -> Seen {
-        let Some(task) = self.tasks.get(arn.as_str()).filter(|task| task.is_seen()) else { return Seen::Missing };
+        let Some(task) = self.tasks.get(arn.as_str()).filter(|task| task.is_seen()) else {
+            return Seen::Missing;
+        };
         if task.fate.hidden.contains(&task.age()) {
             self.weather.meet(Fault::HiddenTask);
             return Seen::Missing;
@@ -310,11 +366,16 @@ impl State {
 }
 
 impl TaskControl for Control {
-    async fn launch(&self, token: &ClientToken, spec: &LaunchSpec) -> Result<TaskReport, ControlError> {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
         self.there("RunTask").await?;
         self.cloud.state.lock().unwrap().admit(token, spec)?;
         let (token, spec) = (token.clone(), spec.clone());
-        let launched = self.cloud.effect(&self.fuse, move |state| state.launch(&token, &spec)).await;
+        let launched =
+            self.cloud.effect(&self.fuse, move |state| state.launch(&token, &spec)).await;
         self.back("RunTask", launched).await
     }
 
@@ -324,7 +385,10 @@ impl TaskControl for Control {
             let mut state = self.cloud.state.lock().unwrap();
             state.described.push(tasks.len());
             for arn in tasks {
-                let forgotten = state.tasks.get(arn.as_str()).is_some_and(|task| matches!(task.over(), Some((_, Some(End::Forgotten)))));
+                let forgotten = state
+                    .tasks
+                    .get(arn.as_str())
+                    .is_some_and(|task| matches!(task.over(), Some((_, Some(End::Forgotten)))));
                 if forgotten {
                     state.weather.meet(Fault::TaskForgotten);
                 }
@@ -339,7 +403,12 @@ impl TaskControl for Control {
         let found = {
             let state = self.cloud.state.lock().unwrap();
             let ours = |task: &Task| task.started_by == started_by.as_str() && task.is_seen();
-            state.tasks.iter().filter(|(_, task)| ours(task)).map(|(arn, _)| TaskArn::new(arn.as_str()).unwrap()).collect()
+            state
+                .tasks
+                .iter()
+                .filter(|(_, task)| ours(task))
+                .map(|(arn, _)| TaskArn::new(arn.as_str()).unwrap())
+                .collect()
         };
         self.back("ListTasks", Some(found)).await
     }
@@ -349,12 +418,14 @@ impl TaskControl for Control {
         let task = task.clone();
         let stopped = self
             .cloud
-            .effect(&self.fuse, move |state| match state.tasks.get_mut(task.as_str()).filter(|task| !task.is_forgotten()) {
-                Some(task) => {
-                    task.stopped.get_or_insert_with(Instant::now);
-                    StopAnswer::Accepted
+            .effect(&self.fuse, move |state| {
+                match state.tasks.get_mut(task.as_str()).filter(|task| !task.is_forgotten()) {
+                    Some(task) => {
+                        task.stopped.get_or_insert_with(Instant::now);
+                        StopAnswer::Accepted
+                    }
+                    None => StopAnswer::Missing,
                 }
-                None => StopAnswer::Missing,
             })
             .await;
         self.back("StopTask", stopped).await

@@ -44,14 +44,24 @@ pub struct Program {
 impl Program {
     /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put out.
     pub fn of(script: &Bytes) -> Self {
-        let plain = Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };
+        let plain =
+            Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };
         if !script.starts_with(b"#! ") {
             return plain;
         }
         let end = script.iter().position(|b| *b == b'\n').unwrap();
-        let words: Vec<u32> = std::str::from_utf8(&script[3..end]).unwrap().split(' ').map(|word| word.parse().unwrap()).collect();
+        let words: Vec<u32> = std::str::from_utf8(&script[3..end])
+            .unwrap()
+            .split(' ')
+            .map(|word| word.parse().unwrap())
+            .collect();
         let pace = Duration::from_millis(u64::from(words[0]));
-        Self { output: script.slice(end + 1..), pace, code: i32::try_from(words[1]).unwrap(), deaf: words[2] == 1 }
+        Self {
+            output: script.slice(end + 1..),
+            pace,
+            code: i32::try_from(words[1]).unwrap(),
+            deaf: words[2] == 1,
+        }
     }
 }
 
@@ -83,7 +93,8 @@ impl Delivered {
         }
         let lines = usize::try_from(lived.as_millis() / self.program.pace.as_millis()).unwrap();
         let all = self.program.output.iter().filter(|b| **b == b'\n').count();
-        let output = self.program.output.split_inclusive(|b| *b == b'\n').take(lines).map(<[u8]>::len).sum();
+        let output =
+            self.program.output.split_inclusive(|b| *b == b'\n').take(lines).map(<[u8]>::len).sum();
         match self.ended {
             _ if lines > all => Now::Exited(output, self.program.code),
             Some((_, code)) => Now::Exited(output, code),
@@ -114,7 +125,8 @@ fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
 
 impl Task {
     fn identity(&self, address: &str) -> String {
-        let other = self.fate.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
+        let other =
+            self.fate.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
         format!("{address}{}", if other { ", another" } else { "" })
     }
 
@@ -129,8 +141,12 @@ impl Task {
         let age = self.launched.elapsed();
         match self.fate.listens_after {
             None => return Err((ConnectErrorKind::Refused, Some(Fault::NeverListens))),
-            Some(after) if age < after || !self.lives() => return Err((ConnectErrorKind::Refused, None)),
-            Some(after) if age < after + self.fate.key_after => return Err((ConnectErrorKind::AuthRefused, Some(Fault::KeyLate))),
+            Some(after) if age < after || !self.lives() => {
+                return Err((ConnectErrorKind::Refused, None));
+            }
+            Some(after) if age < after + self.fate.key_after => {
+                return Err((ConnectErrorKind::AuthRefused, Some(Fault::KeyLate)));
+            }
             Some(_) => {}
         }
         Ok(self.identity(address))
@@ -149,7 +165,14 @@ impl Transport for Wire {
             tokio::time::sleep(target.connect_timeout).await;
             return Err(refused(ConnectErrorKind::TimedOut, &address));
         }
-        let answers_in = self.cloud.state.lock().unwrap().tasks.get(&address).map_or(Duration::ZERO, |task| task.answers_in());
+        let answers_in = self
+            .cloud
+            .state
+            .lock()
+            .unwrap()
+            .tasks
+            .get(&address)
+            .map_or(Duration::ZERO, |task| task.answers_in());
         tokio::time::sleep(answers_in.min(target.attempt_timeout)).await;
         if answers_in > target.attempt_timeout {
             return Err(refused(ConnectErrorKind::TimedOut, &address));
@@ -160,7 +183,10 @@ impl Transport for Wire {
             Some(Err((kind, fault))) => {
                 fault.into_iter().for_each(|fault| state.weather.meet(fault));
                 let not_there = by_ecs && kind == ConnectErrorKind::Refused;
-                return Err(refused(if not_there { ConnectErrorKind::AgentNotConnected } else { kind }, &address));
+                return Err(refused(
+                    if not_there { ConnectErrorKind::AgentNotConnected } else { kind },
+                    &address,
+                ));
             }
             Some(Ok(identity)) => identity,
         };
@@ -173,12 +199,28 @@ impl Transport for Wire {
             return Err(refused(ConnectErrorKind::Interrupted, &address));
         }
         let odds = (weather.odds.cut, weather.odds.frozen);
-        let cut = weather.strikes(odds.0, Fault::ConnectionCut).then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let cut = weather
+            .strikes(odds.0, Fault::ConnectionCut)
+            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
         let cut = cut.or(weather.connections_live.map(|long| Instant::now() + long));
-        let frozen = weather.strikes(odds.1, Fault::ConnectionFrozen).then(|| Instant::now() + weather.millis(0..EVENTFUL));
-        let facts = ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
+        let frozen = weather
+            .strikes(odds.1, Fault::ConnectionFrozen)
+            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let facts = ShellFacts {
+            run_dir: "/tmp".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            has_bash: true,
+        };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
-        let shell = Shell { cloud: Arc::clone(&self.cloud), fuse: Arc::clone(&self.fuse), task: address, identity, cut, frozen };
+        let shell = Shell {
+            cloud: Arc::clone(&self.cloud),
+            fuse: Arc::clone(&self.fuse),
+            task: address,
+            identity,
+            cut,
+            frozen,
+        };
         Ok((shell, greeting))
     }
 }
@@ -222,7 +264,12 @@ impl Shell {
     }
 }
 
-fn in_container<R>(state: &mut State, address: &str, identity: &str, act: impl FnOnce(&mut Runs) -> R) -> Result<R, RunError> {
+fn in_container<R>(
+    state: &mut State,
+    address: &str,
+    identity: &str,
+    act: impl FnOnce(&mut Runs) -> R,
+) -> Result<R, RunError> {
     match state.tasks.get_mut(address) {
         Some(task) if task.lives() && task.identity(address) == identity => {
             if task.fate.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
@@ -240,7 +287,9 @@ fn in_container<R>(state: &mut State, address: &str, identity: &str, act: impl F
 fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Result<(), RunError> {
     let weather = &mut state.weather;
     let odds = (weather.odds.not_started, weather.odds.no_status);
-    let known = in_container(state, &shell.task, &shell.identity, |runs| runs.get(run).map(Option::is_some))?;
+    let known = in_container(state, &shell.task, &shell.identity, |runs| {
+        runs.get(run).map(Option::is_some)
+    })?;
     match known {
         Some(true) => return Ok(()),
         Some(false) => return Err(RunError::Unknown(run.to_owned())),
@@ -251,9 +300,21 @@ fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Resul
         return Err(RunError::NotStarted("no space left on device".into()));
     }
     let vanishes = weather.strikes(odds.1, Fault::NoStatus).then(|| weather.millis(0..5000));
-    let delivered = Delivered { started: Instant::now(), program: Program::of(script), ended: None, signalled: false, vanishes };
-    state.executions.push(Execution { task: shell.task.clone(), run: run.to_owned(), script: script.clone() });
-    in_container(state, &shell.task, &shell.identity, |runs| _ = runs.insert(run.to_owned(), Some(delivered)))
+    let delivered = Delivered {
+        started: Instant::now(),
+        program: Program::of(script),
+        ended: None,
+        signalled: false,
+        vanishes,
+    };
+    state.executions.push(Execution {
+        task: shell.task.clone(),
+        run: run.to_owned(),
+        script: script.clone(),
+    });
+    in_container(state, &shell.task, &shell.identity, |runs| {
+        _ = runs.insert(run.to_owned(), Some(delivered))
+    })
 }
 
 impl Session for Shell {
@@ -262,7 +323,8 @@ impl Session for Shell {
     async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Following, RunError> {
         self.way().await?;
         let (shell, run) = (self.clone(), order.run.to_string());
-        let started = self.cloud.effect(&self.fuse, move |state| deliver(state, &shell, &run, &script)).await;
+        let started =
+            self.cloud.effect(&self.fuse, move |state| deliver(state, &shell, &run, &script)).await;
         started.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
         self.way().await?;
         Ok(Following { shell: self.clone(), run: order.run.to_string(), offset: 0, told: false })
@@ -271,7 +333,12 @@ impl Session for Shell {
     async fn attach(&self, run: &RunId, from: u64) -> Result<Following, RunError> {
         self.way().await?;
         match self.in_container(|runs| runs.get(run.as_str()).is_some_and(Option::is_some))? {
-            true => Ok(Following { shell: self.clone(), run: run.to_string(), offset: usize::try_from(from).unwrap(), told: false }),
+            true => Ok(Following {
+                shell: self.clone(),
+                run: run.to_string(),
+                offset: usize::try_from(from).unwrap(),
+                told: false,
+            }),
             false => Err(RunError::Unknown(run.to_string())),
         }
     }
@@ -318,7 +385,9 @@ impl Run for Following {
                 let run = runs.get(&run).and_then(Option::as_ref)?;
                 let now = run.now();
                 let output = match now {
-                    Now::Runs(written) | Now::Exited(written, _) => run.program.output.slice(offset.min(written)..written),
+                    Now::Runs(written) | Now::Exited(written, _) => {
+                        run.program.output.slice(offset.min(written)..written)
+                    }
                     Now::Vanished => Bytes::new(),
                 };
                 Some((now, output))
@@ -329,7 +398,9 @@ impl Run for Following {
                 return Ok(RunEvent::Output(output));
             }
             match now {
-                Now::Exited(_, code) => return Ok(RunEvent::Exited { code, total: self.offset as u64 }),
+                Now::Exited(_, code) => {
+                    return Ok(RunEvent::Exited { code, total: self.offset as u64 });
+                }
                 Now::Vanished => return Err(RunError::NoStatus("its processes are gone".into())),
                 Now::Runs(_) => {}
             }

@@ -98,22 +98,42 @@ pub fn header(job: &JobId) -> Header {
 impl Manager {
     pub fn new(cloud: Arc<Cloud>) -> Self {
         let clock = Clock::showing(BEGINNING);
-        Self { cloud, fuse: Arc::default(), clock, shelf: Arc::default(), job: JobId::new("job-1").unwrap() }
+        Self {
+            cloud,
+            fuse: Arc::default(),
+            clock,
+            shelf: Arc::default(),
+            job: JobId::new("job-1").unwrap(),
+        }
     }
 
     pub fn process(&self) -> Process {
         let (cloud, fuse) = (Arc::clone(&self.cloud), Arc::clone(&self.fuse));
-        let store = Store { shelf: Arc::clone(&self.shelf), cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
+        let store = Store {
+            shelf: Arc::clone(&self.shelf),
+            cloud: Arc::clone(&cloud),
+            fuse: Arc::clone(&fuse),
+        };
         let wire = Wire { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
         Engine::new(Control { cloud, fuse }, wire, store, |_| "key".into()).with_clock(self.clock)
     }
 
     pub fn io(&self) -> Io {
-        Io { output: Vec::new(), last_write: 0, is_leftover: false, cancel_at: None, was_cancelled: false, fuse: Arc::clone(&self.fuse) }
+        Io {
+            output: Vec::new(),
+            last_write: 0,
+            is_leftover: false,
+            cancel_at: None,
+            was_cancelled: false,
+            fuse: Arc::clone(&self.fuse),
+        }
     }
 
     /// `None` when the process died; what it had handed on is in `io` all the same.
-    async fn unless_it_dies<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Option<T> {
+    async fn unless_it_dies<T>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Option<T> {
         tokio::select! {
             biased;
             () = self.fuse.blown() => None,
@@ -132,7 +152,8 @@ impl Manager {
             let lease = engine.store().lease(&self.job, "prepare", std::time::Duration::ZERO)?;
             let mut work = match engine.store().load(&self.job)? {
                 Some(snapshot) => engine.work(snapshot, lease),
-                None => engine.begin(Header { created: engine.clock().now(), ..header(&self.job) }, lease),
+                None => engine
+                    .begin(Header { created: engine.clock().now(), ..header(&self.job) }, lease),
             };
             engine.open(&mut work, "prepare");
             engine.drive(&mut work, Goal::Reach, io).await
@@ -147,7 +168,10 @@ impl Manager {
             let snapshot = engine.store().load(&self.job)?.expect("prepare was before");
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, stage);
-            let script = Script { text: Bytes::copy_from_slice(script.as_bytes()), digest: script.to_owned() };
+            let script = Script {
+                text: Bytes::copy_from_slice(script.as_bytes()),
+                digest: script.to_owned(),
+            };
             engine.request_run(&mut work, stage, script)?;
             engine.drive(&mut work, Goal::Run, io).await
         })

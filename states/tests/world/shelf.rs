@@ -64,10 +64,18 @@ impl Store {
     }
 
     /// The disk refuses now and then.
-    fn disk(&self, share: impl Fn(&super::weather::Odds) -> f64, fault: Fault) -> Result<(), StoreError> {
+    fn disk(
+        &self,
+        share: impl Fn(&super::weather::Odds) -> f64,
+        fault: Fault,
+    ) -> Result<(), StoreError> {
         let mut state = self.cloud.state.lock().unwrap();
         let share = share(&state.weather.odds);
-        if state.weather.strikes(share, fault) { Err(refused("write", "no space left on device")) } else { Ok(()) }
+        if state.weather.strikes(share, fault) {
+            Err(refused("write", "no space left on device"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -88,7 +96,9 @@ impl SnapshotStore for Store {
     fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
         let through_text = self.shelf.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(4);
         let snapshots = self.shelf.snapshots.lock().unwrap();
-        Ok(snapshots.get(job).map(|snapshot| if through_text { read(snapshot) } else { snapshot.clone() }))
+        Ok(snapshots
+            .get(job)
+            .map(|snapshot| if through_text { read(snapshot) } else { snapshot.clone() }))
     }
 
     fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -96,7 +106,9 @@ impl SnapshotStore for Store {
         self.disk(|odds| odds.unsaved, Fault::Unsaved)?;
         let job = snapshot.job.header().id.clone();
         let before = self.shelf.snapshots.lock().unwrap().insert(job, snapshot.clone());
-        self.shelf.saved_again.fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
+        self.shelf
+            .saved_again
+            .fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
         self.disk(|odds| odds.saved_yet_failed, Fault::SavedYetFailed)?;
         self.step()
     }
@@ -109,7 +121,13 @@ impl SnapshotStore for Store {
     }
 
     fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
-        self.shelf.marks.lock().unwrap().get(job).filter(|(marked, _)| marked == run).map(|(_, offset)| *offset)
+        self.shelf
+            .marks
+            .lock()
+            .unwrap()
+            .get(job)
+            .filter(|(marked, _)| marked == run)
+            .map(|(_, offset)| *offset)
     }
 
     fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -134,7 +152,9 @@ impl SnapshotStore for Store {
         self.disk(|odds| odds.unarchived, Fault::Unarchived)?;
         // As on disk, it is saved on its way.
         let before = self.shelf.snapshots.lock().unwrap().remove(&snapshot.job.header().id);
-        self.shelf.saved_again.fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
+        self.shelf
+            .saved_again
+            .fetch_add(u32::from(before.as_ref() == Some(snapshot)), Ordering::Relaxed);
         self.forget_ending(&snapshot.job.header().id);
         self.shelf.archived.lock().unwrap().push(snapshot.clone());
         self.step()

@@ -106,8 +106,14 @@ pub enum End {
 }
 
 impl End {
-    pub const ALL: [Self; 6] =
-        [Self::OutOfMemory, Self::SpotInterruption, Self::HostRetired, Self::StoppedBySomebody, Self::ImageMissing, Self::Forgotten];
+    pub const ALL: [Self; 6] = [
+        Self::OutOfMemory,
+        Self::SpotInterruption,
+        Self::HostRetired,
+        Self::StoppedBySomebody,
+        Self::ImageMissing,
+        Self::Forgotten,
+    ];
 
     pub fn fault(self) -> Fault {
         match self {

@@ -31,7 +31,8 @@ struct Page {
 }
 
 fn replay(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_fargate-replay")).args(arguments).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_fargate-replay")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -39,8 +40,10 @@ fn replay(arguments: &[&str]) -> String {
 /// All that the command makes of `fixtures/stuck`: each job's page; one with what is usual beside it; the archive's.
 fn pages(place: &Path) -> Vec<(String, String)> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
-    let files =
-        fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "ron"));
+    let files = fs::read_dir(fixtures)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "ron"));
     let archive = place.join("archive");
     fs::create_dir(&archive).unwrap();
     let mut pages = Vec::new();
@@ -76,7 +79,14 @@ fn measure(place: &Path, pages: &[(String, String)], dark: bool) -> (Measured, V
     let profile = tempfile::tempdir().unwrap();
     let mut browser = Command::new("chromium");
     browser
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"])
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+        ])
         .args([
             "--disable-component-update",
             "--disable-sync",
@@ -89,11 +99,21 @@ fn measure(place: &Path, pages: &[(String, String)], dark: bool) -> (Measured, V
     if dark {
         browser.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
     }
-    let output = browser.arg("--dump-dom").arg(format!("file://{}", file.display())).output().unwrap();
+    let output =
+        browser.arg("--dump-dom").arg(format!("file://{}", file.display())).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let said = text.split_once("id=\"measured\">").and_then(|(_, rest)| rest.split_once("</p>")).map(|(said, _)| said);
-    let complaints = String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned).collect();
-    let said = said.filter(|said| !said.is_empty()).unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let said = text
+        .split_once("id=\"measured\">")
+        .and_then(|(_, rest)| rest.split_once("</p>"))
+        .map(|(said, _)| said);
+    let complaints = String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .filter(|line| line.contains("CONSOLE"))
+        .map(str::to_owned)
+        .collect();
+    let said = said
+        .filter(|said| !said.is_empty())
+        .unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     (serde_json::from_slice(&STANDARD.decode(said).unwrap()).unwrap(), complaints)
 }
 
@@ -111,7 +131,11 @@ fn pages_look_right_in_light_and_dark_wide_and_narrow() {
         for seen in &measured.pages {
             let ((name, page), width) = shown.next().unwrap();
             assert_eq!((&seen.name, seen.width), (name, width));
-            assert!(seen.wrong.is_empty(), "{name}, dark: {dark}, {width} pixels: {:#?}", seen.wrong);
+            assert!(
+                seen.wrong.is_empty(),
+                "{name}, dark: {dark}, {width} pixels: {:#?}",
+                seen.wrong
+            );
             let bars = page.matches("class=\"visit\"").count();
             assert!(seen.bars == bars && bars > 0 && seen.texts > 20, "{name}: {seen:?}");
         }
@@ -122,15 +146,26 @@ fn pages_look_right_in_light_and_dark_wide_and_narrow() {
 #[ignore = "needs Chromium: scripts/test installs it and runs this"]
 fn nothing_that_gets_into_a_page_runs_or_is_loaded() {
     let place = tempfile::tempdir().unwrap();
-    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck/script-failed.ron");
+    let fixture =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck/script-failed.ron");
     let page = replay(&["show", fixture.to_str().unwrap(), "--html", "-"]);
     let hostile = "<script>console.error('it ran')</script><img src=x onerror=\"console.error('it ran')\">\
                    <p style='position: fixed'>over all</p><style>p { display: none }</style>";
     let page = page.replacen("<main>", &format!("<main>{hostile}"), 1);
     let (_, complaints) = measure(place.path(), &[("hostile".to_owned(), page)], false);
-    assert!(!complaints.iter().any(|line| line.contains("it ran") && !line.contains("Content Security Policy")), "{complaints:#?}");
+    assert!(
+        !complaints
+            .iter()
+            .any(|line| line.contains("it ran") && !line.contains("Content Security Policy")),
+        "{complaints:#?}"
+    );
     for directive in ["script-src", "style-src", "default-src"] {
-        assert!(complaints.iter().any(|line| line.contains("Content Security Policy") && line.contains(directive)), "{complaints:#?}");
+        assert!(
+            complaints
+                .iter()
+                .any(|line| line.contains("Content Security Policy") && line.contains(directive)),
+            "{complaints:#?}"
+        );
     }
 }
 
@@ -139,8 +174,15 @@ fn nothing_that_gets_into_a_page_runs_or_is_loaded() {
 #[ignore = "needs Chromium: scripts/test installs it and runs this"]
 fn what_is_wrong_with_a_page_is_noticed() {
     let place = tempfile::tempdir().unwrap();
-    let page = |name: &str, body: &str| (name.to_owned(), format!("<!DOCTYPE html><style>body {{ background: #fff }}</style>{body}"));
-    let chart = |inside: &str| format!("<div class='chart'><svg width='100' height='20'><g>{inside}</g></svg></div>");
+    let page = |name: &str, body: &str| {
+        (
+            name.to_owned(),
+            format!("<!DOCTYPE html><style>body {{ background: #fff }}</style>{body}"),
+        )
+    };
+    let chart = |inside: &str| {
+        format!("<div class='chart'><svg width='100' height='20'><g>{inside}</g></svg></div>")
+    };
     let bad = [
         page("wide in a window", "<div style='width: 3000px'>a</div>"),
         page("contrast 2.8", "<p style='color: #999'>faint</p>"),
@@ -149,18 +191,29 @@ fn what_is_wrong_with_a_page_is_noticed() {
         page("is not inside", &chart("<rect class='visit' x='90' width='20' height='9'/>")),
         page(
             "too small",
-            &chart("<rect class='visit' fill='#fff' x='0' width='9' height='20'/><text class='inside' y='15'>long text</text>"),
+            &chart(
+                "<rect class='visit' fill='#fff' x='0' width='9' height='20'/><text class='inside' y='15'>long text</text>",
+            ),
         ),
         page("cover each other", &chart("<text y='9'>one</text><text y='12'>two</text>")),
-        page("on the console", "<script>console.error('it complains')</script><img src='http://127.0.0.1:9/picture.png' alt=''>"),
+        page(
+            "on the console",
+            "<script>console.error('it complains')</script><img src='http://127.0.0.1:9/picture.png' alt=''>",
+        ),
     ];
     let (measured, complaints) = measure(place.path(), &bad, false);
     for seen in measured.pages.iter().filter(|seen| seen.name != "on the console") {
         assert!(seen.wrong.iter().any(|wrong| wrong.contains(&seen.name)), "{seen:?}");
     }
     for complaint in ["it complains", "picture.png"] {
-        assert!(complaints.iter().any(|line| line.contains(complaint)), "{complaint}: {complaints:?}");
+        assert!(
+            complaints.iter().any(|line| line.contains(complaint)),
+            "{complaint}: {complaints:?}"
+        );
     }
     let (measured, _) = measure(place.path(), &bad[..1], true);
-    assert!(measured.pages[0].wrong.iter().any(|wrong| wrong.contains("luminance 1.00")), "a light page in the dark: {measured:?}");
+    assert!(
+        measured.pages[0].wrong.iter().any(|wrong| wrong.contains("luminance 1.00")),
+        "a light page in the dark: {measured:?}"
+    );
 }

@@ -9,7 +9,8 @@ use states::{RunId, RunOrder, ShellFacts, Signal};
 use super::interpreter::Interpreter;
 
 /// Runs in the container for every verb. Must not contain a single quote.
-static SUPERVISOR: LazyLock<String> = LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
+static SUPERVISOR: LazyLock<String> =
+    LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
 /// The same, for a terminal: output goes in armour.
 pub(super) static ARMOURED_SUPERVISOR: LazyLock<String> =
     LazyLock::new(|| compact(concat!(include_str!("armour.sh"), include_str!("supervisor.sh"))));
@@ -19,7 +20,10 @@ pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_s
 /// A shell program without its comments and indentation, which would be sent with every command. Comments must have lines of
 /// their own, and no text of the program may go on in a further line.
 pub(super) fn compact(program: &str) -> String {
-    let lines = program.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = program
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.fold(String::with_capacity(program.len()), |text, line| text + line + "\n")
 }
 
@@ -43,13 +47,26 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
     let size = script.len().to_string();
     let digest = hex(&Sha256::digest(script));
     let forget = order.forget.as_ref().map_or("", RunId::as_str);
-    let mut arguments = vec![forget, &size, &digest, flag(facts.follows_with_tail), flag(facts.has_setsid), &program];
+    let mut arguments = vec![
+        forget,
+        &size,
+        &digest,
+        flag(facts.follows_with_tail),
+        flag(facts.has_setsid),
+        &program,
+    ];
     arguments.extend(interpreter.argument.as_deref());
     Command::new("start", nonce, &facts.run_dir, order.run.as_str(), &arguments)
 }
 
 pub(super) fn attach(nonce: &str, facts: &ShellFacts, run: &RunId, from: u64) -> Command {
-    Command::new("attach", nonce, &facts.run_dir, run.as_str(), &[&from.to_string(), flag(facts.follows_with_tail)])
+    Command::new(
+        "attach",
+        nonce,
+        &facts.run_dir,
+        run.as_str(),
+        &[&from.to_string(), flag(facts.follows_with_tail)],
+    )
 }
 
 pub(super) fn signal(nonce: &str, facts: &ShellFacts, run: &RunId, signal: Signal) -> Command {
@@ -61,7 +78,13 @@ pub(super) fn signal(nonce: &str, facts: &ShellFacts, run: &RunId, signal: Signa
 }
 
 impl Command {
-    fn new(verb: &'static str, nonce: &str, directory: &str, run: &str, arguments: &[&str]) -> Self {
+    fn new(
+        verb: &'static str,
+        nonce: &str,
+        directory: &str,
+        run: &str,
+        arguments: &[&str],
+    ) -> Self {
         let owned = |text: &str| text.to_owned();
         let arguments = arguments.iter().copied().map(owned).collect();
         Self { verb, nonce: owned(nonce), directory: owned(directory), run: owned(run), arguments }
@@ -73,7 +96,10 @@ impl Command {
     pub fn line(&self) -> String {
         let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
         line.push_str("exec /bin/sh -c ");
-        for word in [&SUPERVISOR, "fargate", &WRAPPER, self.verb, &self.nonce].into_iter().chain(self.rest()) {
+        for word in [&SUPERVISOR, "fargate", &WRAPPER, self.verb, &self.nonce]
+            .into_iter()
+            .chain(self.rest())
+        {
             quote(&mut line, word);
             line.push(' ');
         }
@@ -93,7 +119,11 @@ impl Command {
 
     /// The byte of output that comes first.
     pub(super) fn from(&self) -> u64 {
-        if self.verb == "attach" { self.arguments.first().and_then(|from| from.parse().ok()).unwrap_or(0) } else { 0 }
+        if self.verb == "attach" {
+            self.arguments.first().and_then(|from| from.parse().ok()).unwrap_or(0)
+        } else {
+            0
+        }
     }
 
     /// The supervisor's arguments for a shell that has the programs already; `mark` goes before the nonce.
@@ -107,7 +137,9 @@ impl Command {
     }
 
     fn rest(&self) -> impl Iterator<Item = &str> {
-        [self.directory.as_str(), self.run.as_str()].into_iter().chain(self.arguments.iter().map(String::as_str))
+        [self.directory.as_str(), self.run.as_str()]
+            .into_iter()
+            .chain(self.arguments.iter().map(String::as_str))
     }
 }
 
@@ -140,20 +172,39 @@ mod tests {
     #[test]
     fn the_programs_have_no_single_quote() {
         // So that each is one quoted word, whatever the login shell thinks of escapes.
-        assert!([&SUPERVISOR, &ARMOURED_SUPERVISOR, &WRAPPER].iter().all(|program| !program.contains('\'')));
+        assert!(
+            [&SUPERVISOR, &ARMOURED_SUPERVISOR, &WRAPPER]
+                .iter()
+                .all(|program| !program.contains('\''))
+        );
     }
 
     /// As root, `rm` takes it away from everybody.
     #[test]
     fn no_variable_of_the_programs_is_the_null_device() {
-        let programs = [SUPERVISOR.as_str(), &ARMOURED_SUPERVISOR, &WRAPPER, include_str!("terminal/shell.sh")];
-        assert!(programs.iter().all(|program| !program.contains("=/dev/") && !program.contains("=\"/dev/")));
+        let programs = [
+            SUPERVISOR.as_str(),
+            &ARMOURED_SUPERVISOR,
+            &WRAPPER,
+            include_str!("terminal/shell.sh"),
+        ];
+        assert!(
+            programs
+                .iter()
+                .all(|program| !program.contains("=/dev/") && !program.contains("=\"/dev/"))
+        );
     }
 
     #[test]
     fn a_command_is_far_below_what_the_kernel_refuses() {
-        let facts = ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true, has_bash: true };
-        let order = RunOrder { run: RunId::new("0001-a").unwrap(), stage: "a".into(), forget: None };
+        let facts = ShellFacts {
+            run_dir: "/tmp/x".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            has_bash: true,
+        };
+        let order =
+            RunOrder { run: RunId::new("0001-a").unwrap(), stage: "a".into(), forget: None };
         let script = Bytes::from(vec![b'x'; 10_000_000]);
         assert!(start("nonce", &facts, &order, &script).line().len() < 8 * 1024);
     }

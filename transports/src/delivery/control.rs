@@ -38,7 +38,12 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new(nonce: &str) -> Self {
-        Self { mark: format!("{nonce} "), partial: Vec::new(), replies: std::collections::VecDeque::new(), noise: Vec::new() }
+        Self {
+            mark: format!("{nonce} "),
+            partial: Vec::new(),
+            replies: std::collections::VecDeque::new(),
+            noise: Vec::new(),
+        }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -83,10 +88,12 @@ fn parse(text: &str) -> Reply {
         "nointerpreter" => Reply::NoInterpreter(clipped(rest)),
         "damaged" => Reply::Damaged,
         "truncated" => Reply::Truncated(clipped(rest)),
-        "exit" => match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
-            Some((Ok(code), Ok(total))) => Reply::Exit { code, total },
-            _ => nonsense(),
-        },
+        "exit" => {
+            match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
+                Some((Ok(code), Ok(total))) => Reply::Exit { code, total },
+                _ => nonsense(),
+            }
+        }
         "lost" => Reply::Lost(clipped(rest)),
         "unknown" => Reply::Unknown(clipped(rest)),
         "done" => Reply::Done,
@@ -127,7 +134,10 @@ mod tests {
 
     #[test]
     fn finds_marked_lines_in_noise() {
-        let (replies, noise) = replies(&[b"motd\nn0n", b"ce exit 42 300\nmkdir: No space left on device\nother exit 0 0\n"]);
+        let (replies, noise) = replies(&[
+            b"motd\nn0n",
+            b"ce exit 42 300\nmkdir: No space left on device\nother exit 0 0\n",
+        ]);
         assert_eq!(replies, [Reply::Exit { code: 42, total: 300 }]);
         assert_eq!(noise, "motd mkdir: No space left on device other exit 0 0");
     }
@@ -135,7 +145,12 @@ mod tests {
     #[test]
     fn reads_facts() {
         let (replies, _) = replies(&[b"n0nce ready 1 0 1 /tmp/with space\n"]);
-        let facts = ShellFacts { run_dir: "/tmp/with space".into(), follows_with_tail: true, has_setsid: false, has_bash: true };
+        let facts = ShellFacts {
+            run_dir: "/tmp/with space".into(),
+            follows_with_tail: true,
+            has_setsid: false,
+            has_bash: true,
+        };
         assert_eq!(replies, [Reply::Ready(facts)]);
     }
 
@@ -149,12 +164,24 @@ mod tests {
             ("n0nce ready 1 1 1 /tmp/\u{7}\n".to_owned(), "Nonsense"),
         ] {
             let (replies, _) = replies(&[line.as_bytes()]);
-            let [Reply::Lost(text) | Reply::NoInterpreter(text) | Reply::Nonsense(text)] = &replies[..] else { panic!("{replies:?}") };
-            assert!(text.chars().count() <= states::foreign_text::MAX_CHARS && !text.contains(char::is_control), "{tells}: {text:?}");
+            let [Reply::Lost(text) | Reply::NoInterpreter(text) | Reply::Nonsense(text)] =
+                &replies[..]
+            else {
+                panic!("{replies:?}")
+            };
+            assert!(
+                text.chars().count() <= states::foreign_text::MAX_CHARS
+                    && !text.contains(char::is_control),
+                "{tells}: {text:?}"
+            );
             assert!(format!("{replies:?}").contains(tells), "{replies:?}");
         }
         let (_, noise) = replies(&[long.as_bytes(), b"\n"]);
-        assert!(noise.chars().count() <= states::foreign_text::MAX_CHARS && !noise.contains(char::is_control), "{noise:?}");
+        assert!(
+            noise.chars().count() <= states::foreign_text::MAX_CHARS
+                && !noise.contains(char::is_control),
+            "{noise:?}"
+        );
     }
 
     proptest! {

@@ -17,7 +17,11 @@ pub trait Exec: Send + Sync {
     /// channel is dropped, or its connection is lost, and ends what the command left in the container. Where input cannot
     /// stay open, the transport has to end those processes in another way.
     /// The error says why the connection cannot be used any more.
-    fn exec(&self, command: Command, input: Bytes) -> impl Future<Output = Result<Self::Channel, String>> + Send;
+    fn exec(
+        &self,
+        command: Command,
+        input: Bytes,
+    ) -> impl Future<Output = Result<Self::Channel, String>> + Send;
 }
 
 /// A running command's outputs.

@@ -49,7 +49,10 @@ impl<C: Channel> Followed<C> {
             self.preamble.extend_from_slice(&bytes);
             let Some(at) = find(&self.preamble, begin) else {
                 if self.preamble.len() > LONGEST_PREAMBLE {
-                    return Err(RunError::Protocol("the container's shell prints without end before it runs a command".to_owned()));
+                    return Err(RunError::Protocol(
+                        "the container's shell prints without end before it runs a command"
+                            .to_owned(),
+                    ));
                 }
                 return Ok(());
             };
@@ -83,16 +86,30 @@ impl<C: Channel> Followed<C> {
             Reply::Exit { code, total } => {
                 self.exit = Some((code, total));
             }
-            Reply::NotStarted => return Err(RunError::NotStarted(self.reason("no reason was given"))),
+            Reply::NotStarted => {
+                return Err(RunError::NotStarted(self.reason("no reason was given")));
+            }
             Reply::NoInterpreter(program) => {
                 return Err(RunError::NotStarted(format!(
                     "the script's first line asks for {program}, which is not in the container: the image must have it, in PATH"
                 )));
             }
-            Reply::Truncated(size) => return Err(RunError::ConnectionLost(format!("only {size} bytes of the script arrived"))),
-            Reply::Damaged => return Err(RunError::ConnectionLost("what arrived is not the script that was sent".to_owned())),
+            Reply::Truncated(size) => {
+                return Err(RunError::ConnectionLost(format!(
+                    "only {size} bytes of the script arrived"
+                )));
+            }
+            Reply::Damaged => {
+                return Err(RunError::ConnectionLost(
+                    "what arrived is not the script that was sent".to_owned(),
+                ));
+            }
             Reply::Lost(why) => {
-                let why = if why.is_empty() { "its processes are gone (killed, or out of memory)".to_owned() } else { why };
+                let why = if why.is_empty() {
+                    "its processes are gone (killed, or out of memory)".to_owned()
+                } else {
+                    why
+                };
                 return Err(RunError::NoStatus(why));
             }
             Reply::Unknown(why) => return Err(RunError::Unknown(why)),
@@ -128,9 +145,14 @@ impl<C: Channel> Run for Followed<C> {
                     }
                 }
                 Chunk::Ended { status } => {
-                    let status = status.map_or_else(|| "without a status".to_owned(), |s| format!("with status {s}"));
+                    let status = status.map_or_else(
+                        || "without a status".to_owned(),
+                        |s| format!("with status {s}"),
+                    );
                     let why = match self.exit {
-                        Some((_, total)) => format!("the stream ended at byte {} of {total}", self.offset),
+                        Some((_, total)) => {
+                            format!("the stream ended at byte {} of {total}", self.offset)
+                        }
                         None => format!(
                             "the command in the container ended {status} before the script did: {}",
                             self.reason("it gave no reason")

@@ -18,7 +18,10 @@ impl Interpreter {
     pub(super) fn of(script: &[u8]) -> Self {
         let line = &script[..script.len().min(LONGEST_LINE)];
         let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
-        let Some(line) = line.strip_prefix(b"#!").and_then(|line| std::str::from_utf8(line).ok()) else { return Self::default() };
+        let Some(line) = line.strip_prefix(b"#!").and_then(|line| std::str::from_utf8(line).ok())
+        else {
+            return Self::default();
+        };
         let (program, argument) = match line.trim().split_once(char::is_whitespace) {
             Some((program, argument)) => (program, Some(argument.trim())),
             None => (line.trim(), None),
@@ -27,7 +30,11 @@ impl Interpreter {
             return Self::default();
         }
         match (program.rsplit('/').next(), argument) {
-            (Some("env"), Some(name)) if !name.starts_with('-') && !name.contains(char::is_whitespace) && !name.contains('=') => {
+            (Some("env"), Some(name))
+                if !name.starts_with('-')
+                    && !name.contains(char::is_whitespace)
+                    && !name.contains('=') =>
+            {
                 Self { program: Some(name.to_owned()), argument: None }
             }
             _ => Self { program: Some(program.to_owned()), argument: argument.map(str::to_owned) },
@@ -47,7 +54,11 @@ mod tests {
     #[test]
     fn reads_the_line_as_the_kernel_does() {
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(of("#!/usr/bin/env bash\n\nset -e"), (some("bash"), None), "gitlab-runner's scripts");
+        assert_eq!(
+            of("#!/usr/bin/env bash\n\nset -e"),
+            (some("bash"), None),
+            "gitlab-runner's scripts"
+        );
         assert_eq!(of("#!/bin/sh -eu\n"), (some("/bin/sh"), some("-eu")));
         assert_eq!(of("#! /usr/bin/python3\n"), (some("/usr/bin/python3"), None));
         assert_eq!(of("#!/usr/bin/env -S bash -e\n"), (some("/usr/bin/env"), some("-S bash -e")));

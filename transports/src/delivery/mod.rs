@@ -59,14 +59,19 @@ use control::{Control, Reply};
 pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
-    let fail = |kind, message: String, advice: &str| ConnectError { kind, message, advice: advice.to_owned() };
-    let mut channel = exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
-        fail(
-            ConnectErrorKind::Interrupted,
-            format!("the connection ended before a command could be run: {e}"),
-            "If it stays so: does the container restart, or run out of memory?",
-        )
-    })?;
+    let fail = |kind, message: String, advice: &str| ConnectError {
+        kind,
+        message,
+        advice: advice.to_owned(),
+    };
+    let mut channel =
+        exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
+            fail(
+                ConnectErrorKind::Interrupted,
+                format!("the connection ended before a command could be run: {e}"),
+                "If it stays so: does the container restart, or run out of memory?",
+            )
+        })?;
     loop {
         match channel.next().await {
             Chunk::Out(_) => {}
@@ -96,7 +101,10 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
                 Reply::NoPlace => {
                     return Err(fail(
                         ConnectErrorKind::NoShell,
-                        format!("the container has no directory that the user can write to: {}", control.noise()),
+                        format!(
+                            "the container has no directory that the user can write to: {}",
+                            control.noise()
+                        ),
                         "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only).",
                     ));
                 }
@@ -110,7 +118,12 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
 ///
 /// # Errors
 /// When the connection is lost (the script may run or not: attach or start again), or it cannot be started.
-pub async fn start<E: Exec>(exec: &E, facts: &ShellFacts, order: &RunOrder, script: Bytes) -> Result<Followed<E::Channel>, RunError> {
+pub async fn start<E: Exec>(
+    exec: &E,
+    facts: &ShellFacts,
+    order: &RunOrder,
+    script: Bytes,
+) -> Result<Followed<E::Channel>, RunError> {
     let nonce = nonce();
     let command = command::start(&nonce, facts, order, &script);
     let channel = exec.exec(command, script).await.map_err(RunError::ConnectionLost)?;
@@ -121,9 +134,17 @@ pub async fn start<E: Exec>(exec: &E, facts: &ShellFacts, order: &RunOrder, scri
 ///
 /// # Errors
 /// When the connection is lost.
-pub async fn attach<E: Exec>(exec: &E, facts: &ShellFacts, run: &RunId, from: u64) -> Result<Followed<E::Channel>, RunError> {
+pub async fn attach<E: Exec>(
+    exec: &E,
+    facts: &ShellFacts,
+    run: &RunId,
+    from: u64,
+) -> Result<Followed<E::Channel>, RunError> {
     let nonce = nonce();
-    let channel = exec.exec(command::attach(&nonce, facts, run, from), Bytes::new()).await.map_err(RunError::ConnectionLost)?;
+    let channel = exec
+        .exec(command::attach(&nonce, facts, run, from), Bytes::new())
+        .await
+        .map_err(RunError::ConnectionLost)?;
     Ok(Followed::new(channel, &nonce, from))
 }
 
@@ -131,15 +152,28 @@ pub async fn attach<E: Exec>(exec: &E, facts: &ShellFacts, run: &RunId, from: u6
 ///
 /// # Errors
 /// When the connection is lost, or the container does not know the run.
-pub async fn signal(exec: &impl Exec, facts: &ShellFacts, run: &RunId, signal: Signal) -> Result<(), RunError> {
+pub async fn signal(
+    exec: &impl Exec,
+    facts: &ShellFacts,
+    run: &RunId,
+    signal: Signal,
+) -> Result<(), RunError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
-    let mut channel = exec.exec(command::signal(&nonce, facts, run, signal), Bytes::new()).await.map_err(RunError::ConnectionLost)?;
+    let mut channel = exec
+        .exec(command::signal(&nonce, facts, run, signal), Bytes::new())
+        .await
+        .map_err(RunError::ConnectionLost)?;
     loop {
         match channel.next().await {
             Chunk::Out(_) => {}
             Chunk::Err(bytes) => control.push(&bytes),
-            Chunk::Ended { .. } => return Err(RunError::Protocol(format!("no answer to a signal: {}", control.noise()))),
+            Chunk::Ended { .. } => {
+                return Err(RunError::Protocol(format!(
+                    "no answer to a signal: {}",
+                    control.noise()
+                )));
+            }
             Chunk::Lost(why) => return Err(RunError::ConnectionLost(why)),
         }
         while let Some(reply) = control.reply() {

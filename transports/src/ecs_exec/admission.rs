@@ -39,7 +39,8 @@ const LISTED_WITHIN: Duration = Duration::from_secs(60);
 /// After so long without input AWS ends a session (20 minutes), whatever became of it.
 const ENDED_BY_THEN: Duration = Duration::from_secs(20 * 60 + 10);
 
-const IS_BEING_ENDED: &str = "an earlier session of this job is being ended; the agent frees its slot within 2 s.";
+const IS_BEING_ENDED: &str =
+    "an earlier session of this job is being ended; the agent frees its slot within 2 s.";
 
 /// Returns once a session may be asked for in this container. Ends the earlier ones, and says what it waits for.
 ///
@@ -51,7 +52,8 @@ pub(super) async fn admit<A: ExecApi>(
     earlier: Vec<Earlier>,
     notices: &Notices,
 ) {
-    let mut admission = Admission { api, container, ledger, earlier: Vec::new(), terminated_at: None };
+    let mut admission =
+        Admission { api, container, ledger, earlier: Vec::new(), terminated_at: None };
     for earlier in earlier {
         admission.end(earlier).await;
     }
@@ -82,7 +84,11 @@ impl<A: ExecApi> Admission<'_, A> {
     /// Ends an earlier session, if it is known.
     async fn end(&mut self, earlier: Earlier) {
         if let Some(session) = &earlier.session {
-            tracing::info!(session, is_answered = earlier.is_answered, "a session was left open, and is ended");
+            tracing::info!(
+                session,
+                is_answered = earlier.is_answered,
+                "a session was left open, and is ended"
+            );
             let termination = terminate(&**self.api, session).await;
             if termination == Termination::Accepted && earlier.is_answered {
                 // It has a worker, which is free soon; another one is beside it.
@@ -105,10 +111,15 @@ impl<A: ExecApi> Admission<'_, A> {
                 }
                 let is_recent = self.terminated_at.is_some_and(|at| at.elapsed() < DELISTED_WITHIN);
                 let is_own = |session: &&ListedSession| {
-                    self.earlier.iter().any(|earlier| !earlier.is_answered && earlier.session.as_ref() == Some(&session.id))
+                    self.earlier.iter().any(|earlier| {
+                        !earlier.is_answered && earlier.session.as_ref() == Some(&session.id)
+                    })
                 };
                 if let Some(own) = listed.iter().find(is_own).filter(|_| is_recent) {
-                    Some(format!("the session {} of this job, which was never answered, has not ended yet.", own.id))
+                    Some(format!(
+                        "the session {} of this job, which was never answered, has not ended yet.",
+                        own.id
+                    ))
                 } else {
                     (listed.len() >= WORKERS).then(|| are_open(&listed))
                 }
@@ -120,11 +131,16 @@ impl<A: ExecApi> Admission<'_, A> {
     /// The same where sessions cannot be listed.
     fn obstacle_unseen(&mut self, e: &NotDone) -> Option<String> {
         let Some(ledger) = self.ledger else {
-            tracing::warn!("whether the container has a slot for a session cannot be seen: {}", e.why);
+            tracing::warn!(
+                "whether the container has a slot for a session cannot be seen: {}",
+                e.why
+            );
             return None;
         };
         let now = Timestamp::now();
-        let (over, earlier) = std::mem::take(&mut self.earlier).into_iter().partition(|earlier| now > earlier.window.until + ENDED_BY_THEN);
+        let (over, earlier) = std::mem::take(&mut self.earlier)
+            .into_iter()
+            .partition(|earlier| now > earlier.window.until + ENDED_BY_THEN);
         self.earlier = earlier;
         Vec::into_iter(over).for_each(|earlier: Earlier| earlier.call.over());
         (ledger.in_hand() >= WORKERS).then(|| {
@@ -142,14 +158,20 @@ impl<A: ExecApi> Admission<'_, A> {
             loop {
                 match self.api.sessions(self.container).await {
                     Err(e) if e.transient => {
-                        tracing::debug!(self.container, why = e.why, "sessions could not be listed");
+                        tracing::debug!(
+                            self.container,
+                            why = e.why,
+                            "sessions could not be listed"
+                        );
                         sleep(LIST_AGAIN).await;
                     }
                     other => return other,
                 }
             }
         });
-        listed.await.unwrap_or_else(|_| Err(NotDone { why: "AWS did not list them in time".to_owned(), transient: true }))
+        listed.await.unwrap_or_else(|_| {
+            Err(NotDone { why: "AWS did not list them in time".to_owned(), transient: true })
+        })
     }
 
     /// Forgets the earlier sessions that are not listed, and ends those whose ids were not known. The list that remains.
@@ -165,12 +187,20 @@ impl<A: ExecApi> Admission<'_, A> {
                 }
                 continue;
             }
-            let its = |began: Timestamp| earlier.window.from <= began + SKEW && began <= earlier.window.until + SKEW;
-            let found: Vec<String> =
-                listed.iter().filter(|listed| its(listed.began) && !known.contains(&listed.id)).map(|listed| listed.id.clone()).collect();
+            let its = |began: Timestamp| {
+                earlier.window.from <= began + SKEW && began <= earlier.window.until + SKEW
+            };
+            let found: Vec<String> = listed
+                .iter()
+                .filter(|listed| its(listed.began) && !known.contains(&listed.id))
+                .map(|listed| listed.id.clone())
+                .collect();
             let mut are_ended = !found.is_empty();
             for session in found {
-                tracing::info!(session, "a call that was not answered had opened a session, which is ended");
+                tracing::info!(
+                    session,
+                    "a call that was not answered had opened a session, which is ended"
+                );
                 if terminate(&**self.api, &session).await == Termination::Accepted {
                     listed.retain(|listed| listed.id != session);
                     // It was never connected to; its slot is free when it has ended.

@@ -10,24 +10,39 @@ use super::channel::{DataKey, NoKey};
 pub trait ExecApi: Send + Sync + 'static {
     /// `DescribeTasks`: who the target's container is. While nothing is pinned, an agent that does not run yet is an error:
     /// asking it for a session would be in vain.
-    fn identify(&self, target: &Target) -> impl Future<Output = Result<Container, ConnectError>> + Send;
+    fn identify(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<Container, ConnectError>> + Send;
 
     /// `ExecuteCommand` in the target's container: a new session that runs `command`.
     /// Not idempotent: an answer that is lost leaves a session behind.
-    fn execute(&self, target: &Target, command: &str) -> impl Future<Output = Result<OpenedSession, NotOpened>> + Send;
+    fn execute(
+        &self,
+        target: &Target,
+        command: &str,
+    ) -> impl Future<Output = Result<OpenedSession, NotOpened>> + Send;
 
     /// Headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service `ssmmessages`).
-    fn sign(&self, url: &str) -> impl Future<Output = Result<Vec<(String, String)>, String>> + Send;
+    fn sign(&self, url: &str)
+    -> impl Future<Output = Result<Vec<(String, String)>, String>> + Send;
 
     /// KMS's `GenerateDataKey` of [`super::KEY_BYTES`] bytes, with this encryption context.
-    fn data_key(&self, key: &str, context: &[(&str, &str)]) -> impl Future<Output = Result<DataKey, NoKey>> + Send;
+    fn data_key(
+        &self,
+        key: &str,
+        context: &[(&str, &str)],
+    ) -> impl Future<Output = Result<DataKey, NoKey>> + Send;
 
     /// `TerminateSession`: a session that is of no use should not hold one of the container's slots.
     fn terminate(&self, session: &str) -> impl Future<Output = Result<(), NotDone>> + Send;
 
     /// `DescribeSessions`: the sessions that are open in a container, by what Session Manager calls it
     /// ([`Container::target`]).
-    fn sessions(&self, container: &str) -> impl Future<Output = Result<Vec<ListedSession>, NotDone>> + Send;
+    fn sessions(
+        &self,
+        container: &str,
+    ) -> impl Future<Output = Result<Vec<ListedSession>, NotDone>> + Send;
 }
 
 /// ExecuteCommand did not answer with a session.

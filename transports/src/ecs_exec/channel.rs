@@ -226,8 +226,13 @@ impl DataChannel {
             self.lost("a part of the output did not arrive".to_owned());
         } else if now.saturating_duration_since(self.heard) >= SILENCE {
             self.lost(format!("nothing came over the connection for {} s", SILENCE.as_secs()));
-        } else if self.phase != Phase::Open && now.saturating_duration_since(self.began) >= FIRST_WORD_WITHIN {
-            self.lost(format!("the container's exec agent did not begin the session within {} s", FIRST_WORD_WITHIN.as_secs()));
+        } else if self.phase != Phase::Open
+            && now.saturating_duration_since(self.began) >= FIRST_WORD_WITHIN
+        {
+            self.lost(format!(
+                "the container's exec agent did not begin the session within {} s",
+                FIRST_WORD_WITHIN.as_secs()
+            ));
         } else if now.saturating_duration_since(self.heard.max(self.asked)) >= PING_EVERY {
             self.asked = now;
             self.transmit.push_back(Transmit::Ping);
@@ -242,7 +247,10 @@ impl DataChannel {
             first = first.min(self.began + FIRST_WORD_WITHIN);
         }
         let late = self.ended.as_ref().map(|(_, since)| *since + LATE_OUTPUT);
-        [self.outbound.deadline(), self.inbound.deadline(), late].into_iter().flatten().fold(first, Instant::min)
+        [self.outbound.deadline(), self.inbound.deadline(), late]
+            .into_iter()
+            .flatten()
+            .fold(first, Instant::min)
     }
 
     /// The next thing to put on the connection: acknowledgements first.
@@ -300,7 +308,10 @@ impl DataChannel {
     /// The terminal's size, in characters.
     pub fn resize(&mut self, columns: u32, rows: u32) {
         self.input.retain(|(kind, _)| *kind != payload_type::SIZE);
-        self.input.push_back((payload_type::SIZE, Bytes::from(format!(r#"{{"cols":{columns},"rows":{rows}}}"#))));
+        self.input.push_back((
+            payload_type::SIZE,
+            Bytes::from(format!(r#"{{"cols":{columns},"rows":{rows}}}"#)),
+        ));
     }
 
     fn on_message(&mut self, frame: Frame, now: Instant) {
@@ -308,20 +319,29 @@ impl DataChannel {
             Kind::Output => self.on_output(frame, now),
             Kind::Acknowledge => {
                 if let Ok(acknowledged) = serde_json::from_slice::<Acknowledged>(&frame.payload) {
-                    self.outbound.acknowledged(acknowledged.sequence, MessageId::parse(&acknowledged.id), now);
+                    self.outbound.acknowledged(
+                        acknowledged.sequence,
+                        MessageId::parse(&acknowledged.id),
+                        now,
+                    );
                 }
             }
             Kind::PausePublication => self.outbound.pause(now),
             Kind::StartPublication => self.outbound.resume(now),
             Kind::ChannelClosed => {
                 let closed: Option<ChannelClosed> = serde_json::from_slice(&frame.payload).ok();
-                let said = closed.map_or_else(|| String::from_utf8_lossy(&frame.payload).into_owned(), |closed| closed.output);
+                let said = closed.map_or_else(
+                    || String::from_utf8_lossy(&frame.payload).into_owned(),
+                    |closed| closed.output,
+                );
                 self.ended.get_or_insert_with(|| (plain(&said), now));
                 if !self.inbound.has_gap() {
                     self.finish();
                 }
             }
-            Kind::Input | Kind::Other(_) => tracing::debug!(kind = ?frame.kind, "a message of an unknown kind"),
+            Kind::Input | Kind::Other(_) => {
+                tracing::debug!(kind = ?frame.kind, "a message of an unknown kind")
+            }
         }
     }
 
@@ -370,10 +390,15 @@ impl DataChannel {
             payload_type::OUTPUT | payload_type::ERROR | payload_type::STDERR => {
                 let payload = match &self.cipher {
                     // An error's text is never sealed.
-                    Some(cipher) if frame.payload_type != payload_type::ERROR => match cipher.open(&frame.payload) {
-                        Some(plain) => plain,
-                        None => return self.refused("what the agent says cannot be decrypted with the session's key".to_owned()),
-                    },
+                    Some(cipher) if frame.payload_type != payload_type::ERROR => {
+                        match cipher.open(&frame.payload) {
+                            Some(plain) => plain,
+                            None => return self.refused(
+                                "what the agent says cannot be decrypted with the session's key"
+                                    .to_owned(),
+                            ),
+                        }
+                    }
                     _ => frame.payload,
                 };
                 if self.phase == Phase::Silent {
@@ -387,7 +412,9 @@ impl DataChannel {
             payload_type::HANDSHAKE_REQUEST => self.on_handshake(&frame.payload, now),
             payload_type::CHALLENGE_REQUEST => self.on_challenge(&frame.payload, now),
             payload_type::HANDSHAKE_COMPLETE => self.phase = Phase::Open,
-            payload_type::EXIT_CODE => tracing::debug!(said = %String::from_utf8_lossy(&frame.payload), "an exit code from the agent"),
+            payload_type::EXIT_CODE => {
+                tracing::debug!(said = %String::from_utf8_lossy(&frame.payload), "an exit code from the agent")
+            }
             other => tracing::debug!(payload_type = other, "a payload of an unknown type"),
         }
     }
@@ -408,10 +435,13 @@ impl DataChannel {
             _ => payload,
         };
         let id = self.id();
-        let since = u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(0);
+        let since =
+            u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(0);
         let created = self.opening.unix_millis.saturating_add(since);
         let sequence = self.outbound.next();
-        let bytes = Frame { kind: Kind::Input, sequence, flags: 0, id, created, payload_type, payload }.encode();
+        let bytes =
+            Frame { kind: Kind::Input, sequence, flags: 0, id, created, payload_type, payload }
+                .encode();
         self.outbound.sent(id, bytes.clone(), now);
         bytes
     }

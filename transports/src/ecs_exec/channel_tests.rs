@@ -12,7 +12,16 @@ fn frame(kind: Kind, sequence: i64, payload_type: u32, payload: &[u8]) -> Bytes 
     let mut bits = [3; 16];
     bits[..8].copy_from_slice(&sequence.to_be_bytes());
     let payload = Bytes::copy_from_slice(payload);
-    Frame { kind, sequence, flags: 0, id: MessageId::random(bits), created: 1, payload_type, payload }.encode()
+    Frame {
+        kind,
+        sequence,
+        flags: 0,
+        id: MessageId::random(bits),
+        created: 1,
+        payload_type,
+        payload,
+    }
+    .encode()
 }
 
 fn output(sequence: i64, text: &[u8]) -> Bytes {
@@ -34,11 +43,22 @@ fn events(channel: &mut DataChannel) -> Vec<Event> {
 }
 
 fn text(events: &[Event]) -> Vec<u8> {
-    events.iter().filter_map(|event| if let Event::Output(bytes) = event { Some(bytes.to_vec()) } else { None }).flatten().collect()
+    events
+        .iter()
+        .filter_map(
+            |event| if let Event::Output(bytes) = event { Some(bytes.to_vec()) } else { None },
+        )
+        .flatten()
+        .collect()
 }
 
 fn acknowledge(message: &Frame) -> Bytes {
-    frame(Kind::Acknowledge, 0, 0, handshake::acknowledgement(&Kind::Input, message.id, message.sequence).as_bytes())
+    frame(
+        Kind::Acknowledge,
+        0,
+        0,
+        handshake::acknowledgement(&Kind::Input, message.id, message.sequence).as_bytes(),
+    )
 }
 
 #[test]
@@ -47,12 +67,22 @@ fn nothing_is_sent_before_the_first_output() {
     let mut channel = DataChannel::new(opening(), now);
     channel.send(Bytes::from_static(b"early"));
     channel.resize(200, 50);
-    assert!(matches!(channel.poll_transmit(now), Some(Transmit::Text(open)) if open.contains("secret")));
+    assert!(
+        matches!(channel.poll_transmit(now), Some(Transmit::Text(open)) if open.contains("secret"))
+    );
     assert_eq!(sent(&mut channel, now), []);
     channel.on_frame(&output(0, b"BOOT"), now);
     let out = sent(&mut channel, now);
-    let kinds: Vec<_> = out.iter().map(|frame| (frame.kind.clone(), frame.sequence, frame.payload_type)).collect();
-    assert_eq!(kinds, [(Kind::Acknowledge, 0, 0), (Kind::Input, 0, payload_type::OUTPUT), (Kind::Input, 1, payload_type::SIZE)]);
+    let kinds: Vec<_> =
+        out.iter().map(|frame| (frame.kind.clone(), frame.sequence, frame.payload_type)).collect();
+    assert_eq!(
+        kinds,
+        [
+            (Kind::Acknowledge, 0, 0),
+            (Kind::Input, 0, payload_type::OUTPUT),
+            (Kind::Input, 1, payload_type::SIZE)
+        ]
+    );
 }
 
 #[test]
@@ -122,19 +152,28 @@ fn the_farewell_waits_for_output_that_is_missing() {
         } else {
             channel.on_frame(&output(1, b"b"), now);
             let last = events(&mut channel);
-            assert_eq!((text(&last), last.last()), (b"bc".to_vec(), Some(&Event::Closed(Closed::Ended(String::new())))));
+            assert_eq!(
+                (text(&last), last.last()),
+                (b"bc".to_vec(), Some(&Event::Closed(Closed::Ended(String::new()))))
+            );
         }
     }
 }
 
 /// How long an upload takes to an agent that is so far away and takes so long for a message.
-fn upload(size: usize, one_way: Duration, per_message: Duration, is_lost: impl Fn(u64) -> bool) -> (Duration, Vec<u8>, u64) {
+fn upload(
+    size: usize,
+    one_way: Duration,
+    per_message: Duration,
+    is_lost: impl Fn(u64) -> bool,
+) -> (Duration, Vec<u8>, u64) {
     let began = Instant::now();
     let mut now = began;
     let mut channel = DataChannel::new(opening(), now);
     channel.on_frame(&output(0, b"BOOT"), now);
     channel.send((0..size).map(|n| (n / 1024) as u8).collect());
-    let (mut to_agent, mut to_client) = (VecDeque::<(Instant, Frame)>::new(), VecDeque::<(Instant, Frame)>::new());
+    let (mut to_agent, mut to_client) =
+        (VecDeque::<(Instant, Frame)>::new(), VecDeque::<(Instant, Frame)>::new());
     let mut early = std::collections::BTreeMap::<i64, Bytes>::new();
     let (mut expected, mut received, mut idle_from, mut copies) = (0, Vec::new(), now, 0_u64);
     while !channel.is_delivered() {
@@ -144,9 +183,17 @@ fn upload(size: usize, one_way: Duration, per_message: Duration, is_lost: impl F
                 to_agent.push_back((now + one_way, frame));
             }
         }
-        let next = [to_agent.front().map(|(at, _)| *at), to_client.front().map(|(at, _)| *at), Some(channel.deadline())];
+        let next = [
+            to_agent.front().map(|(at, _)| *at),
+            to_client.front().map(|(at, _)| *at),
+            Some(channel.deadline()),
+        ];
         now = next.into_iter().flatten().min().unwrap().max(now);
-        assert!(now < began + Duration::from_secs(120), "{} of {size} bytes have arrived", received.len());
+        assert!(
+            now < began + Duration::from_secs(120),
+            "{} of {size} bytes have arrived",
+            received.len()
+        );
         while let Some((at, frame)) = to_agent.pop_front_if(|(at, _)| *at <= now) {
             // One after the other, in its socket's loop.
             idle_from = idle_from.max(at) + per_message;
@@ -172,7 +219,10 @@ const FIVE_MEGABYTES: usize = 5_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 fn assert_arrived(received: &[u8], size: usize) {
-    assert!(received.len() == size && received.iter().enumerate().all(|(n, byte)| *byte == (n / 1024) as u8));
+    assert!(
+        received.len() == size
+            && received.iter().enumerate().all(|(n, byte)| *byte == (n / 1024) as u8)
+    );
 }
 
 /// As AWS's own agent takes messages: 5 MB in 1.8 s if it is near.
@@ -197,7 +247,8 @@ fn an_upload_heals_whatever_is_lost_of_it() {
         ("the last", |n| n == 4883),
         ("nine in ten for a while", |n| n < 600 && n % 10 != 0),
     ] {
-        let (took, received, copies) = upload(FIVE_MEGABYTES, 20 * MILLISECOND, Duration::from_micros(360), is_lost);
+        let (took, received, copies) =
+            upload(FIVE_MEGABYTES, 20 * MILLISECOND, Duration::from_micros(360), is_lost);
         assert_arrived(&received, FIVE_MEGABYTES);
         assert!(took <= Duration::from_secs(12), "{what}: {took:?}");
         let lost = (1..=copies).filter(|n| is_lost(*n)).count() as u64;
@@ -253,7 +304,9 @@ fn the_agents_errors_are_one_plain_line() {
         let mut channel = DataChannel::new(opening(), now);
         let payload = serde_json::json!({ "Output": said }).to_string();
         channel.on_frame(&frame(Kind::ChannelClosed, 0, 0, payload.as_bytes()), now);
-        let [Event::Closed(Closed::Ended(text))] = &events(&mut channel)[..] else { panic!("{said:?}") };
+        let [Event::Closed(Closed::Ended(text))] = &events(&mut channel)[..] else {
+            panic!("{said:?}")
+        };
         assert!(text == expected || (said.len() > 1000 && text.chars().count() == 500), "{text:?}");
     }
 }
@@ -285,9 +338,19 @@ fn an_encrypted_session_begins_and_is_proved() {
     channel.key(wanted, Ok(DataKey { plain: key.clone(), sealed: vec![1] }), now);
     channel.send(Bytes::from_static(b"held"));
     let agent = Cipher::reversed(&key);
-    let challenge = Challenge { challenge: STANDARD.encode(agent.seal(&[9; 64], [1; 12]).unwrap()) };
-    channel.on_frame(&frame(Kind::Output, 1, payload_type::CHALLENGE_REQUEST, &serde_json::to_vec(&challenge).unwrap()), now);
-    let out: Vec<_> = sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input).collect();
+    let challenge =
+        Challenge { challenge: STANDARD.encode(agent.seal(&[9; 64], [1; 12]).unwrap()) };
+    channel.on_frame(
+        &frame(
+            Kind::Output,
+            1,
+            payload_type::CHALLENGE_REQUEST,
+            &serde_json::to_vec(&challenge).unwrap(),
+        ),
+        now,
+    );
+    let out: Vec<_> =
+        sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input).collect();
     assert_eq!(
         out.iter().map(|f| f.payload_type).collect::<Vec<_>>(),
         [payload_type::HANDSHAKE_RESPONSE, payload_type::CHALLENGE_RESPONSE]

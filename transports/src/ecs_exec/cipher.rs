@@ -32,7 +32,9 @@ impl Cipher {
     /// Nonce, ciphertext, tag.
     pub(super) fn seal(&self, plain: &[u8], nonce: [u8; NONCE_LEN]) -> Option<Bytes> {
         let mut text = plain.to_vec();
-        self.seal.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text).ok()?;
+        self.seal
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
+            .ok()?;
         let mut sealed = BytesMut::with_capacity(NONCE_LEN + text.len());
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(&text);
@@ -43,7 +45,11 @@ impl Cipher {
     pub(super) fn open(&self, sealed: &[u8]) -> Option<Bytes> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
-        let plain = self.open.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut text).ok()?.len();
+        let plain = self
+            .open
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut text)
+            .ok()?
+            .len();
         text.truncate(plain);
         Some(text.into())
     }

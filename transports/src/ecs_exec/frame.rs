@@ -203,7 +203,9 @@ impl Frame {
         }
         let told = number(bytes, 0);
         // What is longer than we know has fields that we do not know, before the payload's length.
-        let length_at = usize::try_from(told).ok().filter(|at| *at >= LENGTH_AT && at.saturating_add(4) <= bytes.len());
+        let length_at = usize::try_from(told)
+            .ok()
+            .filter(|at| *at >= LENGTH_AT && at.saturating_add(4) <= bytes.len());
         let length_at = length_at.ok_or(FrameError::HeaderLength(told))?;
         let name = std::str::from_utf8(&bytes[4..36]).unwrap_or_default();
         let name = name.trim_matches(|c: char| c == '\0' || c.is_whitespace());

@@ -17,7 +17,8 @@ fn hello() -> Frame {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+    let digits: Vec<u8> =
+        text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
@@ -78,7 +79,10 @@ fn what_is_malformed_is_refused() {
     assert_eq!(with(|b| b.truncate(119)), Err(FrameError::Size(119)));
     assert_eq!(with(|b| b.resize(2 * 1024 * 1024, 0)), Err(FrameError::Size(2 * 1024 * 1024)));
     for length in [0, 115, 122, u32::MAX, u32::MAX - 3] {
-        assert_eq!(with(|b| b[..4].copy_from_slice(&length.to_be_bytes())), Err(FrameError::HeaderLength(length)));
+        assert_eq!(
+            with(|b| b[..4].copy_from_slice(&length.to_be_bytes())),
+            Err(FrameError::HeaderLength(length))
+        );
     }
     assert_eq!(with(|b| b.truncate(124)), Err(FrameError::PayloadLength { told: 5, found: 4 }));
     assert_eq!(with(|b| b[4..36].fill(b' ')), Err(FrameError::Empty("message type")));
@@ -89,7 +93,10 @@ fn what_is_malformed_is_refused() {
 /// As both AWS's peers do: these two carry nothing that could be wrong.
 #[test]
 fn publication_messages_are_taken_as_they_come() {
-    for (name, kind) in [("pause_publication", Kind::PausePublication), ("start_publication", Kind::StartPublication)] {
+    for (name, kind) in [
+        ("pause_publication", Kind::PausePublication),
+        ("start_publication", Kind::StartPublication),
+    ] {
         let frame = with(|b| {
             b[4..].fill(0);
             b[4..4 + name.len()].copy_from_slice(name.as_bytes());

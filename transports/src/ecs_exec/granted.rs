@@ -46,7 +46,12 @@ pub(super) enum Termination {
 impl<A: ExecApi> Granted<A> {
     /// Asks for a session that runs this command. In a task of its own, so that a session that is granted when nobody waits
     /// for it any more is ended too.
-    pub(super) async fn ask(api: &Arc<A>, target: &Target, command: &str, ledger: Option<&SessionLedger>) -> Result<Self, ConnectError> {
+    pub(super) async fn ask(
+        api: &Arc<A>,
+        target: &Target,
+        command: &str,
+        ledger: Option<&SessionLedger>,
+    ) -> Result<Self, ConnectError> {
         let asked = tokio::spawn({
             let (api, target, command) = (Arc::clone(api), target.clone(), command.to_owned());
             let call = ledger.map(SessionLedger::ask);
@@ -87,7 +92,8 @@ impl<A: ExecApi> Granted<A> {
     /// Ends the session, as far as that is possible in a short time.
     pub(super) async fn end(mut self) {
         self.over = true;
-        end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered).await;
+        end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered)
+            .await;
     }
 
     /// The session has ended by itself.
@@ -105,7 +111,12 @@ impl<A: ExecApi> Drop for Granted<A> {
         if !self.over
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered));
+            runtime.spawn(end(
+                Arc::clone(&self.api),
+                self.session.id.clone(),
+                self.call.take(),
+                self.is_answered,
+            ));
         }
     }
 }
@@ -128,7 +139,10 @@ fn report_refusal(session: &str, why: &str) {
     if IS_REPORTED.swap(true, Ordering::Relaxed) {
         tracing::debug!(session, why, "the session was not ended");
     } else {
-        tracing::warn!(session, "the session was not ended: {why}. Allow ssm:TerminateSession (docs/iam.md)");
+        tracing::warn!(
+            session,
+            "the session was not ended: {why}. Allow ssm:TerminateSession (docs/iam.md)"
+        );
     }
 }
 

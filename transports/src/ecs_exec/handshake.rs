@@ -19,8 +19,13 @@ struct Open<'a> {
 }
 
 pub(super) fn open(token: &str, request: &str, client: &str) -> String {
-    let open =
-        Open { message_schema_version: "1.0", request_id: request, token_value: token, client_id: client, client_version: CLIENT_VERSION };
+    let open = Open {
+        message_schema_version: "1.0",
+        request_id: request,
+        token_value: token,
+        client_id: client,
+        client_version: CLIENT_VERSION,
+    };
     // Texts only: nothing that JSON cannot hold.
     serde_json::to_string(&open).unwrap_or_else(|e| unreachable!("{e}"))
 }

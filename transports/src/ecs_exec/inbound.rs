@@ -89,7 +89,15 @@ mod tests {
 
     fn frame(sequence: i64) -> Frame {
         let payload = Bytes::from(sequence.to_string());
-        Frame { kind: Kind::Output, sequence, flags: 0, id: MessageId([1; 16]), created: 1, payload_type: payload_type::OUTPUT, payload }
+        Frame {
+            kind: Kind::Output,
+            sequence,
+            flags: 0,
+            id: MessageId([1; 16]),
+            created: 1,
+            payload_type: payload_type::OUTPUT,
+            payload,
+        }
     }
 
     #[test]

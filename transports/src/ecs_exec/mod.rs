@@ -37,7 +37,8 @@ use std::{
 
 use bytes::Bytes;
 use states::{
-    ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts, Signal, Target, TaskArn, Transport,
+    ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts,
+    Signal, Target, TaskArn, Transport,
 };
 use tokio::time::timeout;
 
@@ -76,7 +77,12 @@ impl<A: ExecApi> ExecTransport<A> {
     /// A transport that uses these calls. Nothing is connected yet.
     #[must_use]
     pub fn new(api: A) -> Self {
-        Self { api: Arc::new(api), way: Arc::default(), in_hand: InHand::default(), attempts: Mutex::default() }
+        Self {
+            api: Arc::new(api),
+            way: Arc::default(),
+            in_hand: InHand::default(),
+            attempts: Mutex::default(),
+        }
     }
 
     /// The next thing that attempts to reach this task wait for, for people. Cancel-safe.
@@ -99,7 +105,8 @@ impl<A: ExecApi> ExecTransport<A> {
         notices: &Notices,
     ) -> Result<(Container, Granted<A>), ConnectError> {
         let earlier = ledger.map(SessionLedger::earlier).unwrap_or_default();
-        let is_clean = earlier.is_empty() && ledger.is_some_and(|ledger| ledger.in_hand() < admission::WORKERS);
+        let is_clean = earlier.is_empty()
+            && ledger.is_some_and(|ledger| ledger.in_hand() < admission::WORKERS);
         // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
         // and both are asked at once.
         let asked = Granted::ask(&self.api, target, command, ledger);
@@ -122,9 +129,12 @@ impl<A: ExecApi> ExecTransport<A> {
 
     /// A session for a person, who waits no longer than the attempt.
     async fn open(&self, target: &Target, command: &str) -> Result<ExecTerminal, ConnectError> {
-        let (container, granted) = self.grant(target, command, None, &self.attempts(&target.task).notices).await?;
-        let dialled = timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.way)).await;
-        let socket = dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
+        let (container, granted) =
+            self.grant(target, command, None, &self.attempts(&target.task).notices).await?;
+        let dialled =
+            timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.way)).await;
+        let socket =
+            dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
         Ok(ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api)))
     }
 
@@ -133,16 +143,28 @@ impl<A: ExecApi> ExecTransport<A> {
     ///
     /// # Errors
     /// As [`Transport::connect`]; also when the container has no slot for it.
-    pub async fn run(&self, target: &Target, command: &str, (columns, rows): (u32, u32)) -> Result<ExecTerminal, ConnectError> {
+    pub async fn run(
+        &self,
+        target: &Target,
+        command: &str,
+        (columns, rows): (u32, u32),
+    ) -> Result<ExecTerminal, ConnectError> {
         let terminal = self.in_time(target, self.open(target, command)).await?;
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
+        let lost =
+            |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
         Terminal::resize(&terminal, columns, rows).await.map_err(lost)?;
         Ok(terminal)
     }
 
-    async fn in_time<T>(&self, target: &Target, connects: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+    async fn in_time<T>(
+        &self,
+        target: &Target,
+        connects: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
         let connected = timeout(target.attempt_timeout, connects).await;
-        connected.unwrap_or_else(|_| Err(errors::too_slow(target, self.attempts(&target.task).notices.latest())))
+        connected.unwrap_or_else(|_| {
+            Err(errors::too_slow(target, self.attempts(&target.task).notices.latest()))
+        })
     }
 }
 
@@ -175,18 +197,23 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
 
     async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecVisit, ConnectError> {
         let nonce = delivery::nonce();
-        let terminal = self.run(target, &visit::command(&screen.term, &nonce), (screen.columns, screen.rows)).await?;
+        let terminal = self
+            .run(target, &visit::command(&screen.term, &nonce), (screen.columns, screen.rows))
+            .await?;
         Ok(ExecVisit::new(terminal, &nonce))
     }
 
     /// As a run of its own, whose files stay in the container.
     async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
-        let lost = |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
+        let lost =
+            |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
         let boot = Boot::new();
         let booted = async {
             let terminal = self.open(target, &boot.command()).await?;
             let end = terminal.end();
-            TerminalShell::boot(terminal, &boot).await.map_err(|e| errors::boot(target, e, end.get()))
+            TerminalShell::boot(terminal, &boot)
+                .await
+                .map_err(|e| errors::boot(target, e, end.get()))
         };
         let shell = self.in_time(target, booted).await?;
         let facts = match &target.facts {
@@ -194,9 +221,13 @@ impl<A: ExecApi> Visit for ExecTransport<A> {
             None => delivery::probe(&shell).await?,
         };
         let session = ExecSession { shell, facts };
-        let run = RunId::new(format!("command-{:016x}", rand::random::<u64>())).map_err(|e| lost(e.to_string()))?;
+        let run = RunId::new(format!("command-{:016x}", rand::random::<u64>()))
+            .map_err(|e| lost(e.to_string()))?;
         let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
-        let followed = session.start(&order, Bytes::from(command.to_owned())).await.map_err(|e| lost(e.to_string()))?;
+        let followed = session
+            .start(&order, Bytes::from(command.to_owned()))
+            .await
+            .map_err(|e| lost(e.to_string()))?;
         Ok(ExecCommand { run, followed, session })
     }
 }
@@ -215,7 +246,9 @@ impl delivery::Channel for ExecCommand {
             return match self.followed.next().await {
                 Ok(RunEvent::Started) => continue,
                 Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
-                Ok(RunEvent::Exited { code, .. }) => Chunk::Ended { status: u32::try_from(code).ok() },
+                Ok(RunEvent::Exited { code, .. }) => {
+                    Chunk::Ended { status: u32::try_from(code).ok() }
+                }
                 Err(e) => Chunk::Lost(e.to_string()),
             };
         }

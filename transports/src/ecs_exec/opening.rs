@@ -62,7 +62,14 @@ impl Attempts {
             Some(task) => task,
             none => {
                 let (container, granted) = timeout_at(until, grant).await.map_err(too_slow)??;
-                let opened = open(target.clone(), boot, Arc::clone(way), container, granted, Arc::clone(&self.notices));
+                let opened = open(
+                    target.clone(),
+                    boot,
+                    Arc::clone(way),
+                    container,
+                    granted,
+                    Arc::clone(&self.notices),
+                );
                 none.insert(tokio::spawn(opened))
             }
         };
@@ -87,12 +94,17 @@ async fn open<A: ExecApi>(
     let terminal = ExecTerminal::new(socket, granted, container.target.clone(), Arc::clone(&api));
     let (end, first_word) = (terminal.end(), terminal.first_word());
     let ready = async {
-        let shell = TerminalShell::boot(terminal, &boot).await.map_err(|e| errors::boot(&target, e, end.get()))?;
+        let shell = TerminalShell::boot(terminal, &boot)
+            .await
+            .map_err(|e| errors::boot(&target, e, end.get()))?;
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
             None => delivery::probe(&shell).await?,
         };
-        Ok((ExecSession { shell, facts: facts.clone() }, Greeting { identity: container.identity.clone(), facts }))
+        Ok((
+            ExecSession { shell, facts: facts.clone() },
+            Greeting { identity: container.identity.clone(), facts },
+        ))
     };
     tokio::select! {
         biased;
@@ -104,7 +116,13 @@ async fn open<A: ExecApi>(
 }
 
 /// Says why a session says nothing. Returns when it never will.
-async fn why_silent(api: &impl ExecApi, container: &str, session: &str, notices: &Notices, has_begun: impl Fn() -> bool) -> String {
+async fn why_silent(
+    api: &impl ExecApi,
+    container: &str,
+    session: &str,
+    notices: &Notices,
+    has_begun: impl Fn() -> bool,
+) -> String {
     let began = Instant::now();
     let mut missing = 0;
     sleep(LOOK_AFTER).await;
@@ -161,7 +179,11 @@ mod tests {
             unreachable!()
         }
 
-        async fn data_key(&self, _: &str, _: &[(&str, &str)]) -> Result<channel::DataKey, channel::NoKey> {
+        async fn data_key(
+            &self,
+            _: &str,
+            _: &[(&str, &str)],
+        ) -> Result<channel::DataKey, channel::NoKey> {
             unreachable!()
         }
 
@@ -171,12 +193,17 @@ mod tests {
 
         async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
             let listed = self.0.lock().unwrap().clone()?;
-            Ok(listed.into_iter().map(|id| ListedSession { id: id.to_owned(), began: Timestamp::from_millis(0) }).collect())
+            Ok(listed
+                .into_iter()
+                .map(|id| ListedSession { id: id.to_owned(), began: Timestamp::from_millis(0) })
+                .collect())
         }
     }
 
     async fn silent(lists: &Lists, notices: &Notices, seconds: u64) -> Option<String> {
-        timeout(Duration::from_secs(seconds), why_silent(lists, "ecs:x", "ours", notices, || false)).await.ok()
+        timeout(Duration::from_secs(seconds), why_silent(lists, "ecs:x", "ours", notices, || false))
+            .await
+            .ok()
     }
 
     #[tokio::test(start_paused = true)]
@@ -203,7 +230,10 @@ mod tests {
         assert_eq!(notices.next().await, "first");
         assert!(timeout(Duration::from_secs(1), notices.next()).await.is_err());
         notices.say("second\nline");
-        assert_eq!((notices.next().await.as_str(), notices.latest().as_deref()), ("second line", Some("second line")));
+        assert_eq!(
+            (notices.next().await.as_str(), notices.latest().as_deref()),
+            ("second line", Some("second line"))
+        );
         notices.clear();
         assert_eq!(notices.latest(), None);
     }

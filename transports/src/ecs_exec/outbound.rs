@@ -116,16 +116,31 @@ impl Outbound {
         }
         self.transmissions += 1;
         let order = self.transmissions;
-        self.flight.push_back(Sent { sequence: self.next, id, bytes, first_at: now, first: order, last: order, lost: false });
+        self.flight.push_back(Sent {
+            sequence: self.next,
+            id,
+            bytes,
+            first_at: now,
+            first: order,
+            last: order,
+            lost: false,
+        });
         self.in_pipe += 1;
         self.in_pipe_then = self.in_pipe;
         self.next += 1;
     }
 
     /// The agent has this message. Says whether it was one that was waited for.
-    pub(super) fn acknowledged(&mut self, sequence: i64, id: Option<MessageId>, now: Instant) -> bool {
+    pub(super) fn acknowledged(
+        &mut self,
+        sequence: i64,
+        id: Option<MessageId>,
+        now: Instant,
+    ) -> bool {
         self.resume(now);
-        let Some(at) = self.flight.iter().position(|sent| sent.sequence == sequence) else { return false };
+        let Some(at) = self.flight.iter().position(|sent| sent.sequence == sequence) else {
+            return false;
+        };
         if id.is_some_and(|id| id != self.flight[at].id) {
             return false;
         }
@@ -187,10 +202,17 @@ impl Outbound {
     pub(super) fn hopeless(&self, now: Instant) -> Option<String> {
         if let Some(since) = self.paused {
             let too_long = now.saturating_duration_since(since) >= LONGEST_PAUSE;
-            return too_long.then(|| format!("the session was paused for {} s by the other side", LONGEST_PAUSE.as_secs()));
+            return too_long.then(|| {
+                format!(
+                    "the session was paused for {} s by the other side",
+                    LONGEST_PAUSE.as_secs()
+                )
+            });
         }
         let silent = self.last_word.is_some_and(|at| now.saturating_duration_since(at) >= PATIENCE);
-        (silent && !self.flight.is_empty()).then(|| format!("the container's exec agent acknowledged nothing for {} s", PATIENCE.as_secs()))
+        (silent && !self.flight.is_empty()).then(|| {
+            format!("the container's exec agent acknowledged nothing for {} s", PATIENCE.as_secs())
+        })
     }
 
     /// The other side cannot take anything for now.
@@ -233,7 +255,11 @@ impl Outbound {
 
     /// Looks for messages that others have overtaken. The window is narrowed once for what was under way together.
     fn find_overtaken(&mut self) {
-        for sent in self.flight.iter_mut().filter(|sent| !sent.lost && sent.last + OVERTAKEN_BY <= self.newest) {
+        for sent in self
+            .flight
+            .iter_mut()
+            .filter(|sent| !sent.lost && sent.last + OVERTAKEN_BY <= self.newest)
+        {
             sent.lost = true;
             self.in_pipe -= 1;
             if sent.last > self.narrowed {

@@ -40,9 +40,14 @@ pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
 async fn through(proxy: &Intercept, authority: &str) -> io::Result<TcpStream> {
     let uri = proxy.uri();
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let failed = |e: &dyn std::fmt::Display| io::Error::other(format!("by the proxy {host} (HTTPS_PROXY): {e}"));
+    let failed = |e: &dyn std::fmt::Display| {
+        io::Error::other(format!("by the proxy {host} (HTTPS_PROXY): {e}"))
+    };
     if uri.scheme_str() != Some("http") {
-        return Err(failed(&format!("it is to be spoken to by {}, expected http", uri.scheme_str().unwrap_or("nothing"))));
+        return Err(failed(&format!(
+            "it is to be spoken to by {}, expected http",
+            uri.scheme_str().unwrap_or("nothing")
+        )));
     }
     let mut tcp = dial(host, uri.port_u16().unwrap_or(80)).await.map_err(|e| failed(&e))?;
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
@@ -56,7 +61,10 @@ async fn through(proxy: &Intercept, authority: &str) -> io::Result<TcpStream> {
         tcp.write_all(&request).await?;
         answer(&mut tcp).await
     };
-    let status = timeout(WITHIN, answered).await.map_err(|_| failed(&"no answer in time"))?.map_err(|e| failed(&e))?;
+    let status = timeout(WITHIN, answered)
+        .await
+        .map_err(|_| failed(&"no answer in time"))?
+        .map_err(|e| failed(&e))?;
     if status.starts_with('2') { Ok(tcp) } else { Err(failed(&format!("it answers {status}"))) }
 }
 
@@ -70,8 +78,14 @@ async fn answer(tcp: &mut TcpStream) -> io::Result<String> {
         head.push(tcp.read_u8().await?);
     }
     let head = String::from_utf8_lossy(&head);
-    let status = head.lines().next().and_then(|line| line.strip_prefix("HTTP/1.")).and_then(|line| line.split_once(' '));
-    status.map(|(_, status)| status.to_owned()).ok_or_else(|| io::Error::other("its answer is not HTTP's"))
+    let status = head
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1."))
+        .and_then(|line| line.split_once(' '));
+    status
+        .map(|(_, status)| status.to_owned())
+        .ok_or_else(|| io::Error::other("its answer is not HTTP's"))
 }
 
 #[cfg(test)]
@@ -100,8 +114,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_proxy_is_asked_for_the_way_and_then_out_of_it() {
-        let (port, asked) = proxy(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nfirst").await;
-        let proxies = Matcher::builder().https(format!("http://user:pass@127.0.0.1:{port}")).no("elsewhere.test").build();
+        let (port, asked) =
+            proxy(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nfirst").await;
+        let proxies = Matcher::builder()
+            .https(format!("http://user:pass@127.0.0.1:{port}"))
+            .no("elsewhere.test")
+            .build();
         let mut tcp = connect(&proxies, "ssmmessages.eu-west-1.amazonaws.com", 443).await.unwrap();
         tcp.write_all(b" second").await.unwrap();
         let mut echo = [0; 12];
@@ -115,16 +133,31 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_told_without_the_password() {
         for (answer, expected) in [
-            (&b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..], "it answers 407 Proxy Authentication Required"),
+            (
+                &b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..],
+                "it answers 407 Proxy Authentication Required",
+            ),
             (b"SSH-2.0-x\r\n\r\n", "its answer is not HTTP's"),
         ] {
             let (port, _asked) = proxy(answer).await;
-            let proxies = Matcher::builder().all(format!("http://user:pass@127.0.0.1:{port}")).build();
+            let proxies =
+                Matcher::builder().all(format!("http://user:pass@127.0.0.1:{port}")).build();
             let refused = connect(&proxies, "example.test", 443).await.unwrap_err().to_string();
-            assert!(refused.contains(expected) && refused.contains("127.0.0.1") && !refused.contains("pass@"), "{refused}");
+            assert!(
+                refused.contains(expected)
+                    && refused.contains("127.0.0.1")
+                    && !refused.contains("pass@"),
+                "{refused}"
+            );
         }
         let other = Matcher::builder().all("socks5h://127.0.0.1:1").build();
-        assert!(connect(&other, "example.test", 443).await.unwrap_err().to_string().contains("socks5h, expected http"));
+        assert!(
+            connect(&other, "example.test", 443)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("socks5h, expected http")
+        );
     }
 
     #[tokio::test]

@@ -49,7 +49,10 @@ mod tests {
             rtt.sample(Duration::from_millis(400));
         }
         let settled = rtt.timeout();
-        assert!(settled > Duration::from_millis(400) && settled < Duration::from_millis(450), "{settled:?}");
+        assert!(
+            settled > Duration::from_millis(400) && settled < Duration::from_millis(450),
+            "{settled:?}"
+        );
         for _ in 0..100 {
             rtt.sample(Duration::from_secs(60));
         }

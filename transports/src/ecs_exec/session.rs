@@ -53,16 +53,35 @@ enum Input {
 
 impl ExecTerminal {
     /// Opens the session's data channel on a new connection. `target` is what Session Manager calls the container.
-    pub(super) fn new<A: ExecApi>(socket: Socket, granted: Granted<A>, target: String, api: Arc<A>) -> Self {
+    pub(super) fn new<A: ExecApi>(
+        socket: Socket,
+        granted: Granted<A>,
+        target: String,
+        api: Arc<A>,
+    ) -> Self {
         let (input, inputs) = mpsc::channel(4);
         let (outputs, output) = mpsc::channel(OUTPUT_PIECES);
         let (closed, first_word) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
-        let opening =
-            Opening { token: granted.session.token.clone(), unix_millis: states::Timestamp::now().as_millis(), seed: rand::random() };
+        let opening = Opening {
+            token: granted.session.token.clone(),
+            unix_millis: states::Timestamp::now().as_millis(),
+            seed: rand::random(),
+        };
         let channel = DataChannel::new(opening, Instant::now());
         let names = Names { session: granted.session.id.clone(), target };
         let heard = Arc::clone(&first_word);
-        let pump = Pump { socket, channel, names, api, granted, heard, inputs, outputs, waiting: BytesMut::new(), farewell: None };
+        let pump = Pump {
+            socket,
+            channel,
+            names,
+            api,
+            granted,
+            heard,
+            inputs,
+            outputs,
+            waiting: BytesMut::new(),
+            farewell: None,
+        };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
             let (why, granted, outputs, _farewell) = pump.run().await;
@@ -242,13 +261,23 @@ impl<A: ExecApi> Pump<A> {
             Some(Ok(Message::Binary(bytes))) => self.channel.on_frame(&bytes, now),
             Some(Ok(Message::Text(text))) => self.channel.on_frame(&Bytes::from(text), now),
             Some(Ok(Message::Close(frame))) => {
-                let said = |frame: CloseFrame| format!(" (code {}, {:?})", frame.code, foreign_text::clipped(frame.reason.as_str()));
+                let said = |frame: CloseFrame| {
+                    format!(
+                        " (code {}, {:?})",
+                        frame.code,
+                        foreign_text::clipped(frame.reason.as_str())
+                    )
+                };
                 let said = frame.map(said).unwrap_or_default();
-                return Err(self.closing(Closed::Lost(format!("the service closed the session's connection{said}"))));
+                return Err(self.closing(Closed::Lost(format!(
+                    "the service closed the session's connection{said}"
+                ))));
             }
             Some(Ok(_)) => self.channel.on_sign_of_life(now),
             Some(Err(e)) => return Err(self.closing(Closed::Lost(ended(&e)))),
-            None => return Err(self.closing(Closed::Lost("the session's connection ended".to_owned()))),
+            None => {
+                return Err(self.closing(Closed::Lost("the session's connection ended".to_owned())));
+            }
         }
         Ok(())
     }
@@ -290,12 +319,17 @@ impl<A: ExecApi> Pump<A> {
     }
 
     async fn key(&self, wanted: &KeyWanted) -> Result<DataKey, NoKey> {
-        let mut context = vec![("aws:ssm:SessionId", self.names.session.as_str()), ("aws:ssm:TargetId", self.names.target.as_str())];
+        let mut context = vec![
+            ("aws:ssm:SessionId", self.names.session.as_str()),
+            ("aws:ssm:TargetId", self.names.target.as_str()),
+        ];
         if let Some(challenge) = &wanted.challenge {
             context.push(("aws:ssm:RandomChallenge", challenge));
         }
         let late = || NoKey { why: "KMS did not answer in time".to_owned(), transient: true };
-        timeout(KEY_WITHIN, self.api.data_key(&wanted.key, &context)).await.unwrap_or_else(|_| Err(late()))
+        timeout(KEY_WITHIN, self.api.data_key(&wanted.key, &context))
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     async fn transmit(&mut self) -> Result<(), tungstenite::Error> {
@@ -333,8 +367,12 @@ mod tests {
     fn a_peer_that_vanishes_is_one_plain_sentence() {
         // As rustls says it (`unexpected-eof` in its manual).
         let text = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
-        let said = ended(&tungstenite::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
-        assert!(said.contains("dropped it") && !said.contains("http") && !said.contains("rustls"), "{said}");
+        let said =
+            ended(&tungstenite::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+        assert!(
+            said.contains("dropped it") && !said.contains("http") && !said.contains("rustls"),
+            "{said}"
+        );
         let other = ended(&tungstenite::Error::Io(io::Error::other("reset\nby peer")));
         assert_eq!(other, "the session's connection ended: IO error: reset by peer");
     }

@@ -82,7 +82,10 @@ impl SessionLedger {
         let mark = format!("{:016x}", rand::random::<u64>());
         self.locked(|in_hand, path| {
             in_hand.insert(mark.clone(), path.to_owned());
-            log_failure(path, append(path, &format!("asked {mark} {}", Timestamp::now().as_millis())));
+            log_failure(
+                path,
+                append(path, &format!("asked {mark} {}", Timestamp::now().as_millis())),
+            );
         });
         Call { ledger: self.clone(), mark }
     }
@@ -97,7 +100,12 @@ impl SessionLedger {
                 }
                 in_hand.insert(mark.clone(), path.to_owned());
                 let window = Window { from, until: until.unwrap_or_else(|| from + LONGEST_CALL) };
-                earlier.push(Earlier { call: Call { ledger: self.clone(), mark }, window, session, is_answered });
+                earlier.push(Earlier {
+                    call: Call { ledger: self.clone(), mark },
+                    window,
+                    session,
+                    is_answered,
+                });
             }
             earlier
         })
@@ -171,10 +179,22 @@ fn entries(path: &Path) -> Vec<Entry> {
         match (event, known) {
             ("asked", None) => {
                 let Ok(from) = value.parse().map(Timestamp::from_millis) else { continue };
-                entries.push(Entry { mark: mark.to_owned(), from, until: None, session: None, is_answered: false });
+                entries.push(Entry {
+                    mark: mark.to_owned(),
+                    from,
+                    until: None,
+                    session: None,
+                    is_answered: false,
+                });
             }
-            ("lost", Some(at)) => entries[at].until = value.parse().ok().map(Timestamp::from_millis),
-            ("open", Some(at)) if !value.is_empty() && value.len() <= LONGEST && value.bytes().all(|b| b.is_ascii_graphic()) => {
+            ("lost", Some(at)) => {
+                entries[at].until = value.parse().ok().map(Timestamp::from_millis)
+            }
+            ("open", Some(at))
+                if !value.is_empty()
+                    && value.len() <= LONGEST
+                    && value.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
                 entries[at].session = Some(value.to_owned());
             }
             ("answered", Some(at)) => entries[at].is_answered = true,
@@ -206,7 +226,10 @@ mod tests {
     }
 
     fn open(earlier: &[Earlier]) -> Vec<(&str, bool)> {
-        earlier.iter().filter_map(|earlier| Some((earlier.session.as_deref()?, earlier.is_answered))).collect()
+        earlier
+            .iter()
+            .filter_map(|earlier| Some((earlier.session.as_deref()?, earlier.is_answered)))
+            .collect()
     }
 
     #[test]
@@ -220,7 +243,10 @@ mod tests {
         assert!(ledger.earlier().is_empty(), "they are in hand");
         assert_eq!((ledger.sessions().len(), ledger.in_hand()), (2, 2));
         first.over();
-        assert_eq!((ledger.sessions(), ledger.in_hand()), (HashSet::from(["second".to_owned()]), 1));
+        assert_eq!(
+            (ledger.sessions(), ledger.in_hand()),
+            (HashSet::from(["second".to_owned()]), 1)
+        );
         assert!(place.path().join("a.b.session").exists());
         second.over();
         assert_eq!((fs::read_dir(place.path()).unwrap().count(), ledger.in_hand()), (0, 0));
@@ -250,9 +276,15 @@ mod tests {
         lost.lost();
         let after = Timestamp::now();
         let earlier = ledger(place.path()).earlier();
-        assert!(earlier.len() == 2 && earlier.iter().all(|earlier| earlier.session.is_none()), "{earlier:?}");
+        assert!(
+            earlier.len() == 2 && earlier.iter().all(|earlier| earlier.session.is_none()),
+            "{earlier:?}"
+        );
         let windows = [earlier[0].window, earlier[1].window];
-        assert!(windows.iter().all(|window| (before..=after).contains(&window.from)), "{windows:?}");
+        assert!(
+            windows.iter().all(|window| (before..=after).contains(&window.from)),
+            "{windows:?}"
+        );
         assert!(windows[0].until <= after, "{windows:?}");
         assert_eq!(windows[1].until, windows[1].from + LONGEST_CALL);
     }
@@ -261,12 +293,26 @@ mod tests {
     fn nonsense_is_passed_over() {
         let place = tempfile::tempdir().unwrap();
         let ledger = ledger(place.path());
-        for nonsense in ["", "\n\n", "open x y\n", "asked\n", "asked x\n", "asked x y\n", &"x".repeat(1000), "lost a 1", "over a"] {
+        for nonsense in [
+            "",
+            "\n\n",
+            "open x y\n",
+            "asked\n",
+            "asked x\n",
+            "asked x y\n",
+            &"x".repeat(1000),
+            "lost a 1",
+            "over a",
+        ] {
             fs::write(place.path().join("a.b.session"), nonsense).unwrap();
             assert!(ledger.earlier().is_empty(), "{nonsense:?}");
         }
         let id = "x".repeat(LONGEST + 1);
-        fs::write(place.path().join("a.b.session"), format!("asked a 1\nopen a {id}\nopen a two words\nop")).unwrap();
+        fs::write(
+            place.path().join("a.b.session"),
+            format!("asked a 1\nopen a {id}\nopen a two words\nop"),
+        )
+        .unwrap();
         assert_eq!(open(&ledger.earlier()), [("two", false)]);
     }
 }

@@ -62,7 +62,9 @@ pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Soc
         Err(DialError::Rejected(host, status, _)) => {
             tracing::info!(host, %status, "the signed data channel is refused; trying without a signature");
             upgrade(url, &place, Vec::new(), way).await.map_err(|e| match e {
-                DialError::Rejected(host, status, _) => DialError::Rejected(host, status, "with a signature and without"),
+                DialError::Rejected(host, status, _) => {
+                    DialError::Rejected(host, status, "with a signature and without")
+                }
                 other => other,
             })
         }
@@ -74,7 +76,11 @@ pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Soc
 fn is_signed(url: &str) -> bool {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let names = query.split('&').filter_map(|pair| pair.split('=').next());
-    names.into_iter().any(|name| ["X-Amz-Algorithm", "X-Amz-Signature"].iter().any(|signed| name.eq_ignore_ascii_case(signed)))
+    names.into_iter().any(|name| {
+        ["X-Amz-Algorithm", "X-Amz-Signature"]
+            .iter()
+            .any(|signed| name.eq_ignore_ascii_case(signed))
+    })
 }
 
 /// Host, port, whether by TLS.
@@ -93,9 +99,12 @@ impl Place {
             Some("ws") => false,
             _ => return Err(wrong("it is no WebSocket's")),
         };
-        let host = uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
+        let host =
+            uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
         // The token would go over it: in the clear only to this machine, where the local cluster is.
-        if !tls && !host.parse::<std::net::IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback()) {
+        if !tls
+            && !host.parse::<std::net::IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback())
+        {
             return Err(wrong("it is not encrypted"));
         }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -108,13 +117,27 @@ fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }
 
-async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: &Way) -> Result<Socket, DialError> {
+async fn upgrade(
+    url: &str,
+    place: &Place,
+    headers: Vec<(String, String)>,
+    way: &Way,
+) -> Result<Socket, DialError> {
     let host = &place.host;
-    let unreachable = |e: &dyn std::fmt::Display| DialError::Unreachable(host.clone(), e.to_string());
+    let unreachable =
+        |e: &dyn std::fmt::Display| DialError::Unreachable(host.clone(), e.to_string());
     let stream: Box<dyn Stream> = if place.tls {
-        let tcp = proxy::connect(&way.proxies, host, place.port).await.map_err(|e| unreachable(&e))?;
+        let tcp =
+            proxy::connect(&way.proxies, host, place.port).await.map_err(|e| unreachable(&e))?;
         let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(&e))?;
-        Box::new(way.connector().await.map_err(|e| unreachable(&e))?.connect(name, tcp).await.map_err(|e| unreachable(&e))?)
+        Box::new(
+            way.connector()
+                .await
+                .map_err(|e| unreachable(&e))?
+                .connect(name, tcp)
+                .await
+                .map_err(|e| unreachable(&e))?,
+        )
     } else {
         // To this machine.
         Box::new(proxy::dial(host, place.port).await.map_err(|e| unreachable(&e))?)
@@ -126,13 +149,17 @@ async fn upgrade(url: &str, place: &Place, headers: Vec<(String, String)>, way: 
         let name = HeaderName::try_from(name).map_err(|e| refused(&e))?;
         request.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|e| refused(&e))?);
     }
-    let config = WebSocketConfig::default().max_message_size(Some(frame::LONGEST)).max_frame_size(Some(frame::LONGEST));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(frame::LONGEST))
+        .max_frame_size(Some(frame::LONGEST));
     match client_async_with_config(request, stream, Some(config)).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer)) if answer.status().is_client_error() => {
             Err(DialError::Rejected(host.clone(), answer.status(), how))
         }
-        Err(tungstenite::Error::Http(answer)) => Err(refused(&format!("HTTP status {}", answer.status()))),
+        Err(tungstenite::Error::Http(answer)) => {
+            Err(refused(&format!("HTTP status {}", answer.status())))
+        }
         Err(e) => Err(refused(&e)),
     }
 }
@@ -152,7 +179,11 @@ impl Default for Way {
 
 impl Way {
     async fn connector(&self) -> io::Result<&TlsConnector> {
-        self.tls.get_or_try_init(|| async { tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)? }).await
+        self.tls
+            .get_or_try_init(|| async {
+                tokio::task::spawn_blocking(connector).await.map_err(io::Error::other)?
+            })
+            .await
     }
 }
 
@@ -161,8 +192,13 @@ fn connector() -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        let why = found.errors.first().map_or_else(|| "none are installed".to_owned(), ToString::to_string);
-        return Err(io::Error::other(format!("the system has no certificates to check it with: {why} (install ca-certificates)")));
+        let why = found
+            .errors
+            .first()
+            .map_or_else(|| "none are installed".to_owned(), ToString::to_string);
+        return Err(io::Error::other(format!(
+            "the system has no certificates to check it with: {why} (install ca-certificates)"
+        )));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -183,30 +219,49 @@ mod tests {
             "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==",
         )
         .unwrap();
-        assert_eq!((place.host.as_str(), place.port, place.tls), ("ssmmessages.eu-west-1.amazonaws.com", 443, true));
+        assert_eq!(
+            (place.host.as_str(), place.port, place.tls),
+            ("ssmmessages.eu-west-1.amazonaws.com", 443, true)
+        );
         assert!(Place::of("ws://127.0.0.1:8080/v1").is_ok());
         assert!(Place::of("ws://localhost:8080/v1").is_ok());
-        for wrong in
-            ["ws://192.0.2.1/v1?secret", "ws://ssmmessages.eu-west-1.amazonaws.com/v1?secret", "https://a/b?secret", "nonsense secret"]
-        {
+        for wrong in [
+            "ws://192.0.2.1/v1?secret",
+            "ws://ssmmessages.eu-west-1.amazonaws.com/v1?secret",
+            "https://a/b?secret",
+            "nonsense secret",
+        ] {
             let refused = Place::of(wrong).err().unwrap();
             assert!(matches!(refused, DialError::Address(..)), "{refused}");
         }
-        assert!(!Place::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret"));
+        assert!(
+            !Place::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret")
+        );
     }
 
     #[test]
     fn a_url_that_aws_has_signed_is_known() {
-        let base = "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe";
+        let base =
+            "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe";
         assert!(is_signed(&format!("{base}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00")));
-        assert!(is_signed("wss://host/x?x-amz-signature=00") && is_signed("wss://host/x?X-Amz-Algorithm=AWS4-HMAC-SHA256"));
-        assert!(!is_signed(base) && !is_signed("wss://host/X-Amz-Signature=00") && !is_signed(&format!("{base}&cell=X-Amz-Signature")));
+        assert!(
+            is_signed("wss://host/x?x-amz-signature=00")
+                && is_signed("wss://host/x?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+        );
+        assert!(
+            !is_signed(base)
+                && !is_signed("wss://host/X-Amz-Signature=00")
+                && !is_signed(&format!("{base}&cell=X-Amz-Signature"))
+        );
     }
 
     #[test]
     fn the_query_is_sent_byte_for_byte() {
         let url = "ws://127.0.0.1:1/v1/data-channel/x?role=publish_subscribe&cell-number=AAE+/x==";
         let request = url.into_client_request().unwrap();
-        assert_eq!(request.uri().path_and_query().unwrap().as_str(), "/v1/data-channel/x?role=publish_subscribe&cell-number=AAE+/x==");
+        assert_eq!(
+            request.uri().path_and_query().unwrap().as_str(),
+            "/v1/data-channel/x?role=publish_subscribe&cell-number=AAE+/x=="
+        );
     }
 }

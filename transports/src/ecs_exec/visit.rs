@@ -20,7 +20,8 @@ const DIGITS: usize = 3;
 /// The agent runs commands in the directory of the image and with whatever HOME it has. No quote but the outer two: see
 /// [`crate::delivery::terminal::Boot::command`]. The keys' signals are for what runs in the shell, whatever that is.
 pub(super) fn command(term: &str, nonce: &str) -> String {
-    let term: String = term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
+    let term: String =
+        term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
     format!(
         "/bin/sh -c '[ -d \"$HOME\" ] || HOME=/root; export HOME TERM={term}; cd \"$HOME\" || cd /; trap : INT QUIT; \
          if command -v bash >/dev/null 2>&1; then bash -l; else /bin/sh -l; fi; printf \"\\036{nonce} %d\\036\" $?'"
@@ -79,7 +80,9 @@ impl Terminal for ExecVisit {
 
     /// A shell that runs is hung up on: nobody would come back to it, and it keeps one of the container's slots.
     async fn close(&self) {
-        self.terminal.leave(if self.status().is_some() { ENDS_WITHIN } else { Duration::ZERO }).await;
+        self.terminal
+            .leave(if self.status().is_some() { ENDS_WITHIN } else { Duration::ZERO })
+            .await;
     }
 }
 
@@ -102,7 +105,9 @@ impl Ending {
     fn pass(&mut self, read: &[u8]) -> (Bytes, Option<u32>) {
         self.held.extend_from_slice(read);
         let mut from = 0;
-        while let Some(at) = self.held[from..].iter().position(|b| *b == SEPARATOR).map(|at| from + at) {
+        while let Some(at) =
+            self.held[from..].iter().position(|b| *b == SEPARATOR).map(|at| from + at)
+        {
             let rest = &self.held[at..];
             if rest.len() < self.mark.len() {
                 if self.mark.starts_with(rest) {
@@ -111,7 +116,9 @@ impl Ending {
             } else if let Some(digits) = rest.strip_prefix(self.mark.as_slice()) {
                 let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
                 if (1..=DIGITS).contains(&length) && digits.get(length) == Some(&SEPARATOR) {
-                    let status = std::str::from_utf8(&digits[..length]).ok().and_then(|digits| digits.parse().ok());
+                    let status = std::str::from_utf8(&digits[..length])
+                        .ok()
+                        .and_then(|digits| digits.parse().ok());
                     let shown = self.held.split_to(at).freeze();
                     self.held.clear();
                     return (shown, status);
@@ -150,7 +157,11 @@ mod tests {
     fn the_status_is_found_wherever_the_pieces_end() {
         let whole = b"$ \x1e\x1eabd 1\x1eexit\r\n\x1eabc 130\x1e";
         for cut in 0..whole.len() {
-            assert_eq!(passed(&[&whole[..cut], &whole[cut..]]), (b"$ \x1e\x1eabd 1\x1eexit\r\n".to_vec(), Some(130)), "{cut}");
+            assert_eq!(
+                passed(&[&whole[..cut], &whole[cut..]]),
+                (b"$ \x1e\x1eabd 1\x1eexit\r\n".to_vec(), Some(130)),
+                "{cut}"
+            );
         }
         let bytes: Vec<&[u8]> = whole.chunks(1).collect();
         assert_eq!(passed(&bytes).1, Some(130));
@@ -158,7 +169,15 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_it_is_shown() {
-        for text in [&b"\x1eabc 1"[..], b"\x1eabc 1234\x1e", b"\x1eabc x\x1e", b"\x1eab", b"text \x1e", b"\x1eabc 12", b"\x1eabc \x1e"] {
+        for text in [
+            &b"\x1eabc 1"[..],
+            b"\x1eabc 1234\x1e",
+            b"\x1eabc x\x1e",
+            b"\x1eab",
+            b"text \x1e",
+            b"\x1eabc 12",
+            b"\x1eabc \x1e",
+        ] {
             let (shown, status) = passed(&[text]);
             assert_eq!((shown.as_slice(), status), (text, None), "{text:?}");
         }
@@ -169,7 +188,10 @@ mod tests {
         let mut ending = Ending::new("abc");
         assert_eq!(ending.pass(b"prompt$ ").0, "prompt$ ");
         assert_eq!(ending.pass(b"a\x1eb").0, "a\x1eb");
-        assert_eq!((ending.pass(b"c\x1eab").0, ending.pass(b"x").0), (Bytes::from("c"), Bytes::from("\x1eabx")));
+        assert_eq!(
+            (ending.pass(b"c\x1eab").0, ending.pass(b"x").0),
+            (Bytes::from("c"), Bytes::from("\x1eabx"))
+        );
     }
 
     #[test]

@@ -50,7 +50,11 @@ pub struct SshChannel {
 
 impl SshChannel {
     /// `awaited` where the command's end is what somebody waits for.
-    pub(super) fn new(reading: Reading, write: ChannelWriteHalf<Msg>, awaited: Option<Awaited>) -> Self {
+    pub(super) fn new(
+        reading: Reading,
+        write: ChannelWriteHalf<Msg>,
+        awaited: Option<Awaited>,
+    ) -> Self {
         Self { reading, write: Arc::new(write), _awaited: awaited }
     }
 
@@ -88,9 +92,14 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Begins to read.
-    pub(super) fn begin(read: ChannelReadHalf, answers: &Arc<Answers>, close_reason: CloseReason) -> Self {
+    pub(super) fn begin(
+        read: ChannelReadHalf,
+        answers: &Arc<Answers>,
+        close_reason: CloseReason,
+    ) -> Self {
         let queue = Arc::<Queue<Chunk>>::default();
-        let reader = tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), close_reason));
+        let reader =
+            tokio::spawn(fill(Arc::clone(&queue), read, Arc::clone(answers), close_reason));
         Self { queue, reader }
     }
 }
@@ -101,7 +110,12 @@ impl Drop for Reading {
     }
 }
 
-async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<Answers>, close_reason: CloseReason) {
+async fn fill(
+    queue: Arc<Queue<Chunk>>,
+    mut read: ChannelReadHalf,
+    answers: Arc<Answers>,
+    close_reason: CloseReason,
+) {
     let mut status = None;
     loop {
         room(&queue, &answers).await;
@@ -112,12 +126,17 @@ async fn fill(queue: Arc<Queue<Chunk>>, mut read: ChannelReadHalf, answers: Arc<
                 status = Some(exit_status);
                 continue;
             }
-            Some(ChannelMsg::Failure) => Chunk::Lost("the server refused to run a command".to_owned()),
+            Some(ChannelMsg::Failure) => {
+                Chunk::Lost("the server refused to run a command".to_owned())
+            }
             // Data may follow an exit status, never the end.
             Some(ChannelMsg::Eof | ChannelMsg::Close) => Chunk::Ended { status },
             Some(_) => continue,
             None => {
-                let why = close_reason.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned());
+                let why = close_reason
+                    .get()
+                    .cloned()
+                    .unwrap_or_else(|| "the SSH connection ended".to_owned());
                 return queue.push(Chunk::Lost(why));
             }
         });

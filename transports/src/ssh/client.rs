@@ -43,11 +43,18 @@ impl<'a> Peer<'a> {
     /// What the job's record says overrides the settings of today.
     pub(super) fn of(target: &'a Target, settings: &'a SshSettings) -> Result<Self, ConnectError> {
         match &target.destination {
-            Destination::Address { host, login: Some(Login { user, port }) } => Ok(Self { address: host, port: *port, user }),
-            Destination::Address { host, login: None } => Ok(Self { address: host, port: settings.port, user: &settings.username }),
+            Destination::Address { host, login: Some(Login { user, port }) } => {
+                Ok(Self { address: host, port: *port, user })
+            }
+            Destination::Address { host, login: None } => {
+                Ok(Self { address: host, port: settings.port, user: &settings.username })
+            }
             Destination::Ecs => Err(errors::error(
                 ConnectErrorKind::Denied,
-                format!("the container of task {} has no address to which SSH could connect", target.task),
+                format!(
+                    "the container of task {} has no address to which SSH could connect",
+                    target.task
+                ),
                 "The job was launched to be reached by ECS Exec.",
             )),
         }
@@ -55,7 +62,11 @@ impl<'a> Peer<'a> {
 }
 
 /// Connects and authenticates.
-pub(super) async fn connect(settings: &SshSettings, config: Arc<Config>, target: &Target) -> Result<Connected, ConnectError> {
+pub(super) async fn connect(
+    settings: &SshSettings,
+    config: Arc<Config>,
+    target: &Target,
+) -> Result<Connected, ConnectError> {
     let peer = Peer::of(target, settings)?;
     let Peer { address, port, .. } = peer;
     let key = key::read(&target.key)?;
@@ -86,13 +97,20 @@ async fn handshake(
     let connected = connect_stream(config, socket, watcher).await;
     let mut handle = match connected {
         Ok(handle) => handle,
-        Err(Refused::Identity { pinned, found }) => return Err(errors::identity_changed(address, port, &pinned, &found)),
-        Err(Refused::Proof { proof, found }) => return Err(errors::unproven(address, port, proof == Proof::Missing, &found)),
+        Err(Refused::Identity { pinned, found }) => {
+            return Err(errors::identity_changed(address, port, &pinned, &found));
+        }
+        Err(Refused::Proof { proof, found }) => {
+            return Err(errors::unproven(address, port, proof == Proof::Missing, &found));
+        }
         Err(Refused::Abuse(what)) => return Err(errors::abused(address, port, what)),
         Err(Refused::Ssh(e)) => return Err(errors::handshake(address, port, &e)),
     };
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
-    let answer = handle.authenticate_publickey(user, key).await.map_err(|e| errors::handshake(address, port, &e))?;
+    let answer = handle
+        .authenticate_publickey(user, key)
+        .await
+        .map_err(|e| errors::handshake(address, port, &e))?;
     if !matches!(answer, AuthResult::Success) {
         return Err(errors::auth_refused(address, port, user));
     }
@@ -110,7 +128,9 @@ async fn handshake(
 fn expected(target: &Target, key: &PrivateKey) -> Result<Expected, ConnectError> {
     Ok(match (&target.pinned, target.host_proof) {
         (Some(pinned), _) => Expected::Pinned(pinned.0.clone()),
-        (None, Some(proof)) => Expected::Proven { secret: Secret::of(key)?, is_required: proof == HostProof::Required },
+        (None, Some(proof)) => {
+            Expected::Proven { secret: Secret::of(key)?, is_required: proof == HostProof::Required }
+        }
         (None, None) => Expected::Any,
     })
 }

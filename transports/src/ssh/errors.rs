@@ -32,7 +32,9 @@ pub(super) fn tcp(address: &str, port: u16, e: &io::Error) -> ConnectError {
             format!("nothing listens on {address} port {port}"),
             "Check that the image starts an SSH server, and on that port ([SSH] Port in fargate.toml).",
         ),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => error(
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => error(
             ConnectErrorKind::Interrupted,
             format!("{address} port {port} ended the connection: {e}"),
             "If it stays so: what does the container's SSH server log?",
@@ -64,12 +66,18 @@ pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectEr
         ),
         russh::Error::NoCommonAlgo { .. } => error(
             ConnectErrorKind::NotOurProtocol,
-            format!("the SSH server at {address} port {port} has no algorithm in common with this driver: {}", clipped(&e.to_string())),
+            format!(
+                "the SSH server at {address} port {port} has no algorithm in common with this driver: {}",
+                clipped(&e.to_string())
+            ),
             "It must know curve25519 or ECDH P-256 and AES; every OpenSSH since 6.5 does unless its configuration forbids it.",
         ),
         _ => error(
             ConnectErrorKind::NotOurProtocol,
-            format!("{address} port {port} does not complete an SSH handshake: {}", clipped(&e.to_string())),
+            format!(
+                "{address} port {port} does not complete an SSH handshake: {}",
+                clipped(&e.to_string())
+            ),
             "Check that it is an SSH server that listens there ([SSH] Port in fargate.toml).",
         ),
     }
@@ -83,10 +91,17 @@ pub(super) fn auth_refused(address: &str, port: u16, user: &str) -> ConnectError
     )
 }
 
-pub(super) fn identity_changed(address: &str, port: u16, pinned: &str, found: &str) -> ConnectError {
+pub(super) fn identity_changed(
+    address: &str,
+    port: u16,
+    pinned: &str,
+    found: &str,
+) -> ConnectError {
     error(
         ConnectErrorKind::IdentityChanged,
-        format!("another SSH server answers at {address} port {port}: its host key is {found}, this job's container had {pinned}"),
+        format!(
+            "another SSH server answers at {address} port {port}: its host key is {found}, this job's container had {pinned}"
+        ),
         "It is not the same container, so nothing was sent to it. The task was replaced, or somebody is in between.",
     )
 }
@@ -106,7 +121,9 @@ pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) 
     };
     error(
         ConnectErrorKind::IdentityUnproven,
-        format!("the SSH server at {address} port {port} has the host key {found} and {what}: nothing was sent to it"),
+        format!(
+            "the SSH server at {address} port {port} has the host key {found} and {what}: nothing was sent to it"
+        ),
         advice,
     )
 }
@@ -115,7 +132,9 @@ pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) 
 pub(super) fn abused(address: &str, port: u16, what: &str) -> ConnectError {
     error(
         ConnectErrorKind::NotOurProtocol,
-        format!("the driver ended the connection to the SSH server at {address} port {port}: {what}"),
+        format!(
+            "the driver ended the connection to the SSH server at {address} port {port}: {what}"
+        ),
         "Look at what listens there in the container.",
     )
 }
@@ -125,7 +144,9 @@ pub(super) fn text(e: russh::Error) -> String {
     match e {
         e if ended(&e) => "the SSH connection ended".to_owned(),
         russh::Error::KeepaliveTimeout => "the container does not answer any more".to_owned(),
-        russh::Error::IO(e) if e.kind() == io::ErrorKind::TimedOut => "the container does not answer any more".to_owned(),
+        russh::Error::IO(e) if e.kind() == io::ErrorKind::TimedOut => {
+            "the container does not answer any more".to_owned()
+        }
         // The server's algorithms may be in it.
         e => clipped(&e.to_string()),
     }
@@ -134,7 +155,10 @@ pub(super) fn text(e: russh::Error) -> String {
 /// Whether the other side has hung up, at whatever moment.
 fn ended(e: &russh::Error) -> bool {
     match e {
-        russh::Error::Disconnect | russh::Error::HUP | russh::Error::SendError | russh::Error::RecvError => true,
+        russh::Error::Disconnect
+        | russh::Error::HUP
+        | russh::Error::SendError
+        | russh::Error::RecvError => true,
         russh::Error::IO(e) => e.kind() == io::ErrorKind::UnexpectedEof,
         _ => false,
     }

@@ -54,7 +54,11 @@ mod tests {
     #[test]
     fn a_pair_can_be_written_and_read() {
         let pair = generate().unwrap();
-        assert!(pair.public.starts_with("ssh-ed25519 AAAA") && pair.public.ends_with(" fargate-driver"), "{}", pair.public);
+        assert!(
+            pair.public.starts_with("ssh-ed25519 AAAA") && pair.public.ends_with(" fargate-driver"),
+            "{}",
+            pair.public
+        );
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &pair.private).unwrap();
         assert_eq!(read(file.path()).unwrap().public_key().to_openssh().unwrap(), pair.public);

@@ -17,7 +17,10 @@ use russh::{
     keys::{Algorithm, EcdsaCurve},
     mac,
 };
-use states::{ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal, Target, Transport};
+use states::{
+    ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal,
+    Target, Transport,
+};
 use tokio::sync::watch;
 
 pub use self::{
@@ -45,7 +48,12 @@ pub struct SshSettings {
 
 impl Default for SshSettings {
     fn default() -> Self {
-        Self { username: "root".to_owned(), port: 22, keepalive_interval: Duration::from_secs(15), keepalive_max: 3 }
+        Self {
+            username: "root".to_owned(),
+            port: 22,
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_max: 3,
+        }
     }
 }
 
@@ -87,8 +95,20 @@ impl SshTransport {
                     Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
                 ]
                 .into(),
-                cipher: vec![cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR].into(),
-                mac: vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512].into(),
+                cipher: vec![
+                    cipher::AES_128_GCM,
+                    cipher::AES_256_GCM,
+                    cipher::CHACHA20_POLY1305,
+                    cipher::AES_256_CTR,
+                ]
+                .into(),
+                mac: vec![
+                    mac::HMAC_SHA256_ETM,
+                    mac::HMAC_SHA512_ETM,
+                    mac::HMAC_SHA256,
+                    mac::HMAC_SHA512,
+                ]
+                .into(),
                 compression: vec![compression::NONE].into(),
                 ..Preferred::default()
             },
@@ -101,7 +121,8 @@ impl SshTransport {
 impl SshTransport {
     /// A new connection, and the host key at its other end.
     async fn enter(&self, target: &Target) -> Result<(Shell, String), ConnectError> {
-        let Connected { handle, identity, close_reason, alive } = client::connect(&self.settings, Arc::clone(&self.config), target).await?;
+        let Connected { handle, identity, close_reason, alive } =
+            client::connect(&self.settings, Arc::clone(&self.config), target).await?;
         Ok((Shell { handle, close_reason, alive, answers: Arc::default() }, identity))
     }
 }
@@ -116,9 +137,14 @@ impl Transport for SshTransport {
             Some(facts) => facts.clone(),
             None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
                 .await
-                .map_err(|_| errors::too_slow(peer.address, peer.port, "to run a first command"))??,
+                .map_err(|_| {
+                errors::too_slow(peer.address, peer.port, "to run a first command")
+            })??,
         };
-        Ok((SshSession { shell, facts: facts.clone() }, Greeting { identity: HostIdentity(identity), facts }))
+        Ok((
+            SshSession { shell, facts: facts.clone() },
+            Greeting { identity: HostIdentity(identity), facts },
+        ))
     }
 }
 
@@ -184,14 +210,24 @@ impl Exec for Shell {
 
     async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
         // What is not followed is waited for.
-        let (is_awaited, input_end) = if command.follows() { (false, InputEnd::WithChannel) } else { (true, InputEnd::AtOnce) };
+        let (is_awaited, input_end) = if command.follows() {
+            (false, InputEnd::WithChannel)
+        } else {
+            (true, InputEnd::AtOnce)
+        };
         self.run(command.line(), input, input_end, is_awaited).await
     }
 }
 
 impl Shell {
     /// Runs a line by the user's login shell. `is_awaited`: somebody waits for what it says.
-    async fn run(&self, line: String, input: Bytes, input_end: InputEnd, is_awaited: bool) -> Result<SshChannel, String> {
+    async fn run(
+        &self,
+        line: String,
+        input: Bytes,
+        input_end: InputEnd,
+        is_awaited: bool,
+    ) -> Result<SshChannel, String> {
         tokio::select! {
             biased;
             channel = self.send(line, input, input_end, is_awaited) => channel,
@@ -200,7 +236,13 @@ impl Shell {
         }
     }
 
-    async fn send(&self, line: String, input: Bytes, input_end: InputEnd, is_awaited: bool) -> Result<SshChannel, String> {
+    async fn send(
+        &self,
+        line: String,
+        input: Bytes,
+        input_end: InputEnd,
+        is_awaited: bool,
+    ) -> Result<SshChannel, String> {
         // The server's window for the input comes over the connection, too.
         let awaited = Awaited::new(&self.answers);
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;

@@ -47,13 +47,15 @@ pub fn secret(key: &Path) -> Result<String, ConnectError> {
 
 impl Secret {
     pub(super) fn of(private: &PrivateKey) -> Result<Self, ConnectError> {
-        let seed = private.key_data().ed25519().map(|pair| pair.private.to_bytes()).ok_or_else(|| {
-            super::errors::error(
-                ConnectErrorKind::KeyUnusable,
-                "the job's private key is not an Ed25519 key, as this driver makes them".to_owned(),
-                "Somebody replaced it: the job has to be started again.",
-            )
-        })?;
+        let seed =
+            private.key_data().ed25519().map(|pair| pair.private.to_bytes()).ok_or_else(|| {
+                super::errors::error(
+                    ConnectErrorKind::KeyUnusable,
+                    "the job's private key is not an Ed25519 key, as this driver makes them"
+                        .to_owned(),
+                    "Somebody replaced it: the job has to be started again.",
+                )
+            })?;
         let derived = hmac::sign(&Key::new(HMAC_SHA256, &seed), PURPOSE);
         let mut secret = [0; 32];
         secret.copy_from_slice(derived.as_ref());
@@ -63,10 +65,14 @@ impl Secret {
     /// What a server proves that identified itself so and has this host key (`ssh-ed25519 AAAA…`).
     pub(super) fn check(&self, identification: &[u8], host_key: &str) -> Proof {
         let identification = String::from_utf8_lossy(identification);
-        let mut shown = identification.split(' ').filter_map(|word| word.strip_prefix(LABEL)?.strip_prefix(':'));
+        let mut shown = identification
+            .split(' ')
+            .filter_map(|word| word.strip_prefix(LABEL)?.strip_prefix(':'));
         let Some(proof) = shown.next() else { return Proof::Missing };
         let key = Key::new(HMAC_SHA256, &self.0);
-        let is_right = unhex(proof).is_some_and(|proof| hmac::verify(&key, format!("{LABEL} {host_key}").as_bytes(), &proof).is_ok());
+        let is_right = unhex(proof).is_some_and(|proof| {
+            hmac::verify(&key, format!("{LABEL} {host_key}").as_bytes(), &proof).is_ok()
+        });
         if is_right && shown.next().is_none() { Proof::Right } else { Proof::Wrong }
     }
 }
@@ -79,7 +85,8 @@ fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| u8::try_from((byte as char).to_digit(16)?).ok();
     let pairs = text.as_bytes().chunks_exact(2);
-    let bytes: Vec<u8> = pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
     (text.len() == 64).then_some(bytes)
 }
 
@@ -87,23 +94,34 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const HOST_KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVz";
+    const HOST_KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVz";
 
     /// Computed by OpenSSL: `printf %s "fargate-host-proof=1 $key" | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101…01`.
     const PROOF: &str = "f210bd8c78d850afff64454a6ae5940caebca26113df38f48a5b1db03c86024b";
 
     #[test]
     fn a_proof_is_of_one_host_key_under_one_secret() {
-        let check = |secret: u8, identification: &str, host_key: &str| Secret([secret; 32]).check(identification.as_bytes(), host_key);
+        let check = |secret: u8, identification: &str, host_key: &str| {
+            Secret([secret; 32]).check(identification.as_bytes(), host_key)
+        };
         let shown = format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{PROOF}");
         assert_eq!(check(1, &shown, HOST_KEY), Proof::Right);
         assert_eq!(check(2, &shown, HOST_KEY), Proof::Wrong);
         assert_eq!(check(1, &shown, &HOST_KEY.replace("GYz", "GYy")), Proof::Wrong);
         assert_eq!(check(1, "SSH-2.0-OpenSSH_9.6p1 Debian-5", HOST_KEY), Proof::Missing);
         for wrong in ["", "00", &PROOF[1..], &format!("{PROOF}00"), "é".repeat(32).as_str()] {
-            assert_eq!(check(1, &format!("SSH-2.0-x fargate-host-proof=1:{wrong}"), HOST_KEY), Proof::Wrong, "{wrong}");
+            assert_eq!(
+                check(1, &format!("SSH-2.0-x fargate-host-proof=1:{wrong}"), HOST_KEY),
+                Proof::Wrong,
+                "{wrong}"
+            );
         }
-        assert_eq!(check(1, &format!("{shown} fargate-host-proof=1:{}", "00".repeat(32)), HOST_KEY), Proof::Wrong, "one proof only");
+        assert_eq!(
+            check(1, &format!("{shown} fargate-host-proof=1:{}", "00".repeat(32)), HOST_KEY),
+            Proof::Wrong,
+            "one proof only"
+        );
     }
 
     #[test]
@@ -113,7 +131,8 @@ mod tests {
             std::fs::write(file.path(), &pair.private).unwrap();
             file
         };
-        let (one, other) = (crate::ssh::key::generate().unwrap(), crate::ssh::key::generate().unwrap());
+        let (one, other) =
+            (crate::ssh::key::generate().unwrap(), crate::ssh::key::generate().unwrap());
         let (one, other) = (file(&one), file(&other));
         let of_one = secret(one.path()).unwrap();
         assert_eq!((of_one.len(), &of_one), (64, &secret(one.path()).unwrap()));

@@ -13,7 +13,10 @@ use tokio::{
 };
 
 /// Makes a connected socket ready. `dead_after` bounds how long sent bytes may stay unacknowledged.
-pub(super) fn prepare(socket: TcpStream, dead_after: Duration) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub(super) fn prepare(
+    socket: TcpStream,
+    dead_after: Duration,
+) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
     // A packet that waits for more is a packet late.
     let _ = socket.set_nodelay(true);
     limit_silence(&socket, dead_after);
@@ -26,7 +29,11 @@ pub(super) fn prepare(socket: TcpStream, dead_after: Duration) -> impl AsyncRead
 struct Socket(TcpStream);
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.0).poll_read(cx, buffer);
         if result.is_pending() {
             acknowledge(&self.0);
@@ -36,7 +43,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
@@ -84,7 +95,8 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_unread, _) = listener.accept().await.unwrap();
         let mut near = prepare(near, Duration::from_millis(200));
-        let stuck = tokio::time::timeout(Duration::from_secs(30), near.write_all(&vec![0; 64 << 20])).await;
+        let stuck =
+            tokio::time::timeout(Duration::from_secs(30), near.write_all(&vec![0; 64 << 20])).await;
         assert_eq!(stuck.expect("it is given up").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -29,7 +29,11 @@ impl Visit for SshTransport {
     type Terminal = SshTerminal;
     type Command = SshCommand;
 
-    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<SshTerminal, ConnectError> {
+    async fn terminal(
+        &self,
+        target: &Target,
+        screen: &Screen,
+    ) -> Result<SshTerminal, ConnectError> {
         let peer = client::Peer::of(target, &self.settings)?;
         let (shell, _) = self.enter(target).await?;
         let open = async {
@@ -64,7 +68,13 @@ impl Visit for SshTransport {
         let channel = shell
             .run(command.to_owned(), Bytes::new(), InputEnd::AtOnce, false)
             .await
-            .map_err(|e| errors::error(ConnectErrorKind::Interrupted, format!("the command could not be started: {e}"), "Try again."))?;
+            .map_err(|e| {
+                errors::error(
+                    ConnectErrorKind::Interrupted,
+                    format!("the command could not be started: {e}"),
+                    "Try again.",
+                )
+            })?;
         Ok(SshCommand { channel, connection: shell.handle })
     }
 }
@@ -89,7 +99,9 @@ impl Terminal for SshTerminal {
         let mut read = self.read.lock().await;
         loop {
             match read.wait().await {
-                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => return Ok(Some(data)),
+                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => {
+                    return Ok(Some(data));
+                }
                 Some(ChannelMsg::ExitStatus { exit_status }) => {
                     let _ = self.status.set(exit_status);
                 }
@@ -100,7 +112,13 @@ impl Terminal for SshTerminal {
                 Some(ChannelMsg::Close) => return Ok(None),
                 Some(_) => {}
                 None if self.status.get().is_some() => return Ok(None),
-                None => return Err(self.close_reason.get().cloned().unwrap_or_else(|| "the SSH connection ended".to_owned())),
+                None => {
+                    return Err(self
+                        .close_reason
+                        .get()
+                        .cloned()
+                        .unwrap_or_else(|| "the SSH connection ended".to_owned()));
+                }
             }
         }
     }
@@ -175,6 +193,7 @@ impl Command for SshCommand {
     }
 
     async fn close(self) {
-        let _ = timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
+        let _ =
+            timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
     }
 }

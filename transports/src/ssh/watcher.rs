@@ -74,27 +74,54 @@ impl From<russh::Error> for Refused {
 }
 
 impl Watcher {
-    pub(super) fn new(expected: Expected, shown: oneshot::Sender<String>, close_reason: CloseReason, lives: watch::Sender<()>) -> Self {
-        Self { expected, found: None, shown: Some(shown), close_reason, _lives: lives, channels: 0, kex: 0, kex_since: Instant::now() }
+    pub(super) fn new(
+        expected: Expected,
+        shown: oneshot::Sender<String>,
+        close_reason: CloseReason,
+        lives: watch::Sender<()>,
+    ) -> Self {
+        Self {
+            expected,
+            found: None,
+            shown: Some(shown),
+            close_reason,
+            _lives: lives,
+            channels: 0,
+            kex: 0,
+            kex_since: Instant::now(),
+        }
     }
 
     /// A channel that the server wants to open. Dropping `reply` refuses it.
     fn refuse(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) -> Result<(), Refused> {
         drop((channel, reply));
         self.channels += 1;
-        if self.channels > MOST_CHANNELS { Err(Refused::Abuse("it opens channels that nothing asked for")) } else { Ok(()) }
+        if self.channels > MOST_CHANNELS {
+            Err(Refused::Abuse("it opens channels that nothing asked for"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Checks the proof at the end of the first key exchange, when the server has shown that the host key is its own.
     fn check_proof(&self, identification: &[u8]) -> Result<(), Refused> {
-        let (Expected::Proven { secret, is_required }, Some(found)) = (&self.expected, &self.found) else { return Ok(()) };
+        let (Expected::Proven { secret, is_required }, Some(found)) = (&self.expected, &self.found)
+        else {
+            return Ok(());
+        };
         match secret.check(identification, &found.openssh) {
             Proof::Right => {
-                tracing::debug!(host_key = found.fingerprint, "the container has proven its host key");
+                tracing::debug!(
+                    host_key = found.fingerprint,
+                    "the container has proven its host key"
+                );
                 Ok(())
             }
             Proof::Missing if !is_required => {
-                tracing::debug!(host_key = found.fingerprint, "the container has not proven its host key, which is not required");
+                tracing::debug!(
+                    host_key = found.fingerprint,
+                    "the container has not proven its host key, which is not required"
+                );
                 Ok(())
             }
             proof => Err(Refused::Proof { proof, found: found.fingerprint.clone() }),
@@ -120,7 +147,12 @@ impl Handler for Watcher {
         Ok(true)
     }
 
-    async fn kex_done(&mut self, _: Option<&[u8]>, _: &Names, session: &mut Session) -> Result<(), Refused> {
+    async fn kex_done(
+        &mut self,
+        _: Option<&[u8]>,
+        _: &Names,
+        session: &mut Session,
+    ) -> Result<(), Refused> {
         if let Some(shown) = self.shown.take() {
             self.check_proof(session.remote_sshid())?;
             if let Some(found) = &self.found {
@@ -132,17 +164,28 @@ impl Handler for Watcher {
             (self.kex, self.kex_since) = (0, Instant::now());
         }
         self.kex += 1;
-        if self.kex > MOST_KEX { Err(Refused::Abuse("it makes new session keys again and again")) } else { Ok(()) }
+        if self.kex > MOST_KEX {
+            Err(Refused::Abuse("it makes new session keys again and again"))
+        } else {
+            Ok(())
+        }
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Refused>) -> Result<(), Refused> {
         let why = match reason {
-            DisconnectReason::ReceivedDisconnect(said) if said.message.is_empty() => "the SSH server ended the connection".to_owned(),
+            DisconnectReason::ReceivedDisconnect(said) if said.message.is_empty() => {
+                "the SSH server ended the connection".to_owned()
+            }
             DisconnectReason::ReceivedDisconnect(said) => {
-                format!("the SSH server ended the connection: {}", foreign_text::clipped(&said.message))
+                format!(
+                    "the SSH server ended the connection: {}",
+                    foreign_text::clipped(&said.message)
+                )
             }
             DisconnectReason::Error(Refused::Ssh(e)) => errors::text(e),
-            DisconnectReason::Error(Refused::Abuse(what)) => format!("the driver ended the connection to the SSH server: {what}"),
+            DisconnectReason::Error(Refused::Abuse(what)) => {
+                format!("the driver ended the connection to the SSH server: {what}")
+            }
             DisconnectReason::Error(Refused::Identity { .. } | Refused::Proof { .. }) => {
                 "the SSH server showed another host key".to_owned()
             }
@@ -229,5 +272,6 @@ impl Handler for Watcher {
 }
 
 fn fingerprint_of(openssh: &str) -> String {
-    russh::keys::PublicKey::from_openssh(openssh).map_or_else(|_| openssh.to_owned(), |key| key.fingerprint(HashAlg::Sha256).to_string())
+    russh::keys::PublicKey::from_openssh(openssh)
+        .map_or_else(|_| openssh.to_owned(), |key| key.fingerprint(HashAlg::Sha256).to_string())
 }

@@ -13,11 +13,21 @@ use crate::service::{TOKEN, encoded, read, read_to_end, session};
 #[tokio::test]
 async fn what_is_said_first_is_as_aws_says_it() {
     let (terminal, mut service) = session().await;
-    assert!(service.path.ends_with("?role=publish_subscribe&cell-number=AAEAAT+/x=="), "byte for byte: {}", service.path);
+    assert!(
+        service.path.ends_with("?role=publish_subscribe&cell-number=AAEAAT+/x=="),
+        "byte for byte: {}",
+        service.path
+    );
     assert_eq!(service.headers["x-signed"], "yes");
-    assert!(!service.path.contains(TOKEN) && !service.headers.values().any(|value| value.contains(TOKEN)));
+    assert!(
+        !service.path.contains(TOKEN)
+            && !service.headers.values().any(|value| value.contains(TOKEN))
+    );
     let opening: Value = serde_json::from_str(&service.opening().await).unwrap();
-    assert_eq!((&opening["MessageSchemaVersion"], &opening["TokenValue"]), (&json!("1.0"), &json!(TOKEN)));
+    assert_eq!(
+        (&opening["MessageSchemaVersion"], &opening["TokenValue"]),
+        (&json!("1.0"), &json!(TOKEN))
+    );
     for id in ["RequestId", "ClientId"] {
         assert_eq!(opening[id].as_str().unwrap().len(), 36, "{opening}");
     }
@@ -28,18 +38,26 @@ async fn what_is_said_first_is_as_aws_says_it() {
     service.raw(first).await;
     assert_eq!(read(&terminal, 4).await, b"BOOT");
 
-    let (acknowledgement, size) = (binary(service.message().await), binary(service.message().await));
+    let (acknowledgement, size) =
+        (binary(service.message().await), binary(service.message().await));
     assert_eq!(acknowledgement[..4], [0, 0, 0, 116]);
     assert_eq!(acknowledgement[4..36], *b"acknowledge                     ");
     assert_eq!(acknowledgement[36..40], [0, 0, 0, 1], "the schema's version");
     assert_ne!(acknowledgement[40..48], [0; 8], "a date");
-    assert_eq!(acknowledgement[48..64], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3], "no number, both flags");
+    assert_eq!(
+        acknowledgement[48..64],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3],
+        "no number, both flags"
+    );
     assert_eq!(acknowledgement[112..116], [0; 4]);
     let told = u32::from_be_bytes(acknowledgement[116..120].try_into().unwrap());
     assert_eq!(told as usize, acknowledgement.len() - 120);
     assert_eq!(size[4..36], *b"input_stream_data               ");
     assert_eq!(size[48..64], [0; 16], "number 0, no flags");
-    assert_eq!((&size[112..116], &size[120..]), (&[0, 0, 0, 3][..], &br#"{"cols":200,"rows":50}"#[..]));
+    assert_eq!(
+        (&size[112..116], &size[120..]),
+        (&[0, 0, 0, 3][..], &br#"{"cols":200,"rows":50}"#[..])
+    );
 }
 
 fn binary(message: Message) -> Bytes {
@@ -81,7 +99,14 @@ async fn a_handshake_is_answered_once_and_input_waits_for_its_end() {
     terminal.write(Bytes::from_static(b"held")).await.unwrap();
     service.opening().await;
     for _ in 0..3 {
-        service.send(Kind::Output, 0, payload_type::HANDSHAKE_REQUEST, &request(&json!([kind_of_session()]))).await;
+        service
+            .send(
+                Kind::Output,
+                0,
+                payload_type::HANDSHAKE_REQUEST,
+                &request(&json!([kind_of_session()])),
+            )
+            .await;
     }
     let (mut responses, mut acknowledgements) = (Vec::new(), 0);
     while acknowledgements < 3 || responses.is_empty() {
@@ -109,7 +134,12 @@ async fn what_is_not_known_is_said_to_be_unsupported() {
     service.send(Kind::Output, 0, payload_type::HANDSHAKE_REQUEST, &request(&actions)).await;
     assert_eq!(service.acknowledged().await, 0);
     let answer = response(&service.input().await);
-    let statuses: Vec<_> = answer["ProcessedClientActions"].as_array().unwrap().iter().map(|a| a["ActionStatus"].as_i64()).collect();
+    let statuses: Vec<_> = answer["ProcessedClientActions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| a["ActionStatus"].as_i64())
+        .collect();
     assert_eq!(statuses, [Some(1), Some(3)], "{answer}");
     let (_, why) = read_to_end(&terminal).await;
     assert!(why.as_deref().is_some_and(|why| why.contains("Dance")), "{why:?}");

@@ -16,7 +16,10 @@ async fn a_farewell_with_a_reason_is_a_failure_and_one_without_the_end() {
     service.opening().await;
     service.close_channel("fork/exec /bin/sh: no such file or directory").await;
     let (output, why) = read_to_end(&terminal).await;
-    assert_eq!((output.len(), why.as_deref()), (0, Some("fork/exec /bin/sh: no such file or directory")));
+    assert_eq!(
+        (output.len(), why.as_deref()),
+        (0, Some("fork/exec /bin/sh: no such file or directory"))
+    );
 
     let (terminal, mut service) = running().await;
     service.output(1, b"last").await;
@@ -43,7 +46,10 @@ async fn a_farewell_with_output_missing_is_no_success() {
     service.output(3, b"c").await;
     service.close_channel("").await;
     let (output, why) = read_to_end(&terminal).await;
-    assert!(output == b"a" && why.as_deref().is_some_and(|why| why.contains("missing")), "{output:?} {why:?}");
+    assert!(
+        output == b"a" && why.as_deref().is_some_and(|why| why.contains("missing")),
+        "{output:?} {why:?}"
+    );
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +69,18 @@ async fn a_connection_that_breaks_ends_the_session_after_what_came() {
         let (mut socket, terminated) = service.into_parts();
         match cut {
             Cut::Reset => socket.into_inner().set_zero_linger().unwrap(),
-            Cut::Bye => socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "Bye".into() })).await.unwrap(),
+            Cut::Bye => socket
+                .close(Some(CloseFrame { code: CloseCode::Normal, reason: "Bye".into() }))
+                .await
+                .unwrap(),
             Cut::Half => {
                 // A WebSocket frame's head, and half of what it announces.
                 let message = encoded(Kind::Output, 2, 1, &[b'x'; 900]);
                 let mut tcp = socket.into_inner();
                 let length = u16::try_from(message.len()).unwrap().to_be_bytes();
-                tcp.write_all(&[&[0x82, 126], &length[..], &message[..500]].concat()).await.unwrap();
+                tcp.write_all(&[&[0x82, 126], &length[..], &message[..500]].concat())
+                    .await
+                    .unwrap();
                 tcp.shutdown().await.unwrap();
             }
         }

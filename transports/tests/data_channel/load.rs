@@ -26,7 +26,9 @@ const KERNEL: usize = 16 * 1024 * 1024;
 async fn a_slow_reader_holds_the_service_up_and_loses_nothing() {
     const MESSAGES: i64 = 40_000;
     const SIZE: usize = 1027;
-    let payload = |sequence: i64| -> Vec<u8> { sequence.to_string().into_bytes().into_iter().cycle().take(SIZE).collect() };
+    let payload = |sequence: i64| -> Vec<u8> {
+        sequence.to_string().into_bytes().into_iter().cycle().take(SIZE).collect()
+    };
     let (terminal, service) = running().await;
     let (socket, _terminated) = service.into_parts();
     let (mut sink, mut stream) = socket.split();
@@ -35,14 +37,24 @@ async fn a_slow_reader_holds_the_service_up_and_loses_nothing() {
         let sent = Arc::clone(&sent);
         async move {
             for sequence in 1..=MESSAGES {
-                sink.send(Message::Binary(encoded(Kind::Output, sequence, payload_type::OUTPUT, &payload(sequence)))).await.unwrap();
+                sink.send(Message::Binary(encoded(
+                    Kind::Output,
+                    sequence,
+                    payload_type::OUTPUT,
+                    &payload(sequence),
+                )))
+                .await
+                .unwrap();
                 sent.fetch_add(SIZE, Ordering::Relaxed);
             }
             sink
         }
     });
     // Acknowledgements are taken off the connection.
-    let reader = tokio::spawn(async move { while stream.next().await.is_some_and(|message| message.is_ok()) {} });
+    let reader =
+        tokio::spawn(
+            async move { while stream.next().await.is_some_and(|message| message.is_ok()) {} },
+        );
     let on_the_way = || sent.load(Ordering::Relaxed);
     let mut before = 0;
     loop {

@@ -24,7 +24,8 @@ use tokio_tungstenite::{
 use transports::{
     Terminal,
     ecs_exec::{
-        Container, ExecApi, ExecTerminal, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
+        Container, ExecApi, ExecTerminal, ExecTransport, ListedSession, NotDone, NotOpened,
+        OpenedSession,
         channel::{DataKey, NoKey},
         frame::{Frame, Kind, MessageId, payload_type},
     },
@@ -96,7 +97,11 @@ pub(crate) async fn session() -> (ExecTerminal, Service) {
         #[expect(clippy::result_large_err, reason = "the library's signature")]
         let look = |request: &Request, response: Response| {
             path = request.uri().path_and_query().unwrap().to_string();
-            headers = request.headers().iter().map(|(k, v)| (k.to_string(), v.to_str().unwrap().to_owned())).collect();
+            headers = request
+                .headers()
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_str().unwrap().to_owned()))
+                .collect();
             Ok(response)
         };
         let socket = accept_hdr_async(tcp, look).await.unwrap();
@@ -186,10 +191,19 @@ impl Service {
     }
 
     pub(crate) async fn raw(&mut self, bytes: impl Into<Bytes>) {
-        timeout(LONG, self.socket.send(Message::Binary(bytes.into()))).await.expect("the client reads").unwrap();
+        timeout(LONG, self.socket.send(Message::Binary(bytes.into())))
+            .await
+            .expect("the client reads")
+            .unwrap();
     }
 
-    pub(crate) async fn send(&mut self, kind: Kind, sequence: i64, payload_type: u32, payload: &[u8]) {
+    pub(crate) async fn send(
+        &mut self,
+        kind: Kind,
+        sequence: i64,
+        payload_type: u32,
+        payload: &[u8],
+    ) {
         self.raw(encoded(kind, sequence, payload_type, payload)).await;
     }
 
@@ -209,7 +223,13 @@ impl Service {
     }
 
     pub(crate) async fn close_channel(&mut self, output: &str) {
-        self.send(Kind::ChannelClosed, 0, 0, serde_json::json!({ "Output": output }).to_string().as_bytes()).await;
+        self.send(
+            Kind::ChannelClosed,
+            0,
+            0,
+            serde_json::json!({ "Output": output }).to_string().as_bytes(),
+        )
+        .await;
     }
 
     /// The connection itself, and a way to learn what was terminated.
@@ -239,7 +259,16 @@ impl Terminated {
 
 pub(crate) fn encoded(kind: Kind, sequence: i64, payload_type: u32, payload: &[u8]) -> Bytes {
     let payload = Bytes::copy_from_slice(payload);
-    Frame { kind, sequence, flags: 0, id: MessageId::random(rand::random()), created: 1, payload_type, payload }.encode()
+    Frame {
+        kind,
+        sequence,
+        flags: 0,
+        id: MessageId::random(rand::random()),
+        created: 1,
+        payload_type,
+        payload,
+    }
+    .encode()
 }
 
 pub(crate) fn acknowledgement(frame: &Frame) -> Bytes {
@@ -259,7 +288,12 @@ pub(crate) async fn read(terminal: &impl Terminal, size: usize) -> Vec<u8> {
         let read = timeout(LONG, terminal.read()).await.expect("output comes");
         output.extend_from_slice(&read.unwrap().expect("the session goes on"));
     }
-    assert_eq!(output.len(), size, "more than was expected: {:?}", String::from_utf8_lossy(&output[size..]));
+    assert_eq!(
+        output.len(),
+        size,
+        "more than was expected: {:?}",
+        String::from_utf8_lossy(&output[size..])
+    );
     output
 }
 
@@ -279,7 +313,10 @@ pub(crate) fn target() -> Target {
     Target {
         destination: states::Destination::Ecs,
         cluster: "ci".to_owned(),
-        task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef").unwrap(),
+        task: TaskArn::new(
+            "arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef",
+        )
+        .unwrap(),
         container: "ci-coordinator".to_owned(),
         key: PathBuf::new(),
         pinned: None,

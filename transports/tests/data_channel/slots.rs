@@ -82,23 +82,38 @@ impl ExecApi for Shared {
             self.0.asked.notified().await;
         }
         match self.0.describes {
-            Describes::Throttled => {
-                Err(ConnectError { kind: ConnectErrorKind::Interrupted, message: "rate exceeded".into(), advice: String::new() })
-            }
+            Describes::Throttled => Err(ConnectError {
+                kind: ConnectErrorKind::Interrupted,
+                message: "rate exceeded".into(),
+                advice: String::new(),
+            }),
             Describes::Never => std::future::pending().await,
-            Describes::Another => Ok(Container { identity: HostIdentity("another".into()), target: "ecs:x".into() }),
-            Describes::AtOnce => Ok(Container { identity: HostIdentity("runtime".into()), target: "ecs:ci_1_runtime".into() }),
+            Describes::Another => {
+                Ok(Container { identity: HostIdentity("another".into()), target: "ecs:x".into() })
+            }
+            Describes::AtOnce => Ok(Container {
+                identity: HostIdentity("runtime".into()),
+                target: "ecs:ci_1_runtime".into(),
+            }),
         }
     }
 
     async fn execute(&self, _: &Target, _: &str) -> Result<OpenedSession, NotOpened> {
         if let Some(perhaps) = self.0.lost.lock().unwrap().pop() {
-            let error = ConnectError { kind: ConnectErrorKind::Interrupted, message: "no answer".into(), advice: String::new() };
+            let error = ConnectError {
+                kind: ConnectErrorKind::Interrupted,
+                message: "no answer".into(),
+                advice: String::new(),
+            };
             return Err(NotOpened { error, perhaps });
         }
         self.0.asked.notify_one();
         self.0.answers.notified().await;
-        Ok(OpenedSession { id: "granted".into(), url: "ws://127.0.0.1:1/".into(), token: "secret".into() })
+        Ok(OpenedSession {
+            id: "granted".into(),
+            url: "ws://127.0.0.1:1/".into(),
+            token: "secret".into(),
+        })
     }
 
     async fn sign(&self, _: &str) -> Result<Vec<(String, String)>, String> {
@@ -127,7 +142,12 @@ impl ExecApi for Shared {
 
 /// A job's container, reached before.
 fn again(place: &Path, attempt_timeout: Duration) -> Target {
-    Target { key: place.join("job.key"), pinned: Some(HostIdentity("runtime".into())), attempt_timeout, ..target() }
+    Target {
+        key: place.join("job.key"),
+        pinned: Some(HostIdentity("runtime".into())),
+        attempt_timeout,
+        ..target()
+    }
 }
 
 /// The note of the session goes with it.
@@ -143,19 +163,24 @@ async fn assert_no_note(place: &Path) {
 /// It was ended and had said nothing: its place may still be taken, so the next attempt looks first.
 fn assert_noted(place: &Path) {
     let noted = std::fs::read_to_string(place.join("job.session")).unwrap();
-    assert!(noted.contains("open ") && noted.contains(" granted\n") && !noted.contains("over "), "{noted}");
+    assert!(
+        noted.contains("open ") && noted.contains(" granted\n") && !noted.contains("over "),
+        "{noted}"
+    );
 }
 
 #[tokio::test]
 async fn when_the_container_cannot_be_identified() {
-    for (describes, kind) in
-        [(Describes::Throttled, ConnectErrorKind::Interrupted), (Describes::Another, ConnectErrorKind::IdentityChanged)]
-    {
+    for (describes, kind) in [
+        (Describes::Throttled, ConnectErrorKind::Interrupted),
+        (Describes::Another, ConnectErrorKind::IdentityChanged),
+    ] {
         let place = tempfile::tempdir().unwrap();
         let api = Shared::new(describes);
         let transport = ExecTransport::new(api.clone());
         api.0.answers.notify_one();
-        let refused = transport.connect(&again(place.path(), Duration::from_secs(30))).await.err().unwrap();
+        let refused =
+            transport.connect(&again(place.path(), Duration::from_secs(30))).await.err().unwrap();
         assert_eq!(refused.kind, kind, "{refused:?}");
         api.assert_terminated().await;
         assert_noted(place.path());
@@ -168,7 +193,8 @@ async fn when_describing_outlasts_the_attempt() {
     let api = Shared::new(Describes::Never);
     let transport = ExecTransport::new(api.clone());
     api.0.answers.notify_one();
-    let late = transport.connect(&again(place.path(), Duration::from_millis(100))).await.err().unwrap();
+    let late =
+        transport.connect(&again(place.path(), Duration::from_millis(100))).await.err().unwrap();
     assert_eq!(late.kind, ConnectErrorKind::TimedOut);
     api.assert_terminated().await;
     assert_noted(place.path());
@@ -180,7 +206,8 @@ async fn when_it_is_granted_after_the_attempt() {
     let place = tempfile::tempdir().unwrap();
     let api = Shared::new(Describes::Never);
     let transport = ExecTransport::new(api.clone());
-    let late = transport.connect(&again(place.path(), Duration::from_millis(100))).await.err().unwrap();
+    let late =
+        transport.connect(&again(place.path(), Duration::from_millis(100))).await.err().unwrap();
     assert_eq!(late.kind, ConnectErrorKind::TimedOut);
     api.0.asked.notified().await;
     api.0.answers.notify_one();
@@ -196,9 +223,16 @@ async fn when_terminating_is_refused() {
         let api = Shared::new(Describes::Throttled);
         *api.0.not_terminated.lock().unwrap() = refusals;
         api.0.answers.notify_one();
-        assert!(ExecTransport::new(api.clone()).connect(&again(place.path(), Duration::from_secs(30))).await.is_err());
+        assert!(
+            ExecTransport::new(api.clone())
+                .connect(&again(place.path(), Duration::from_secs(30)))
+                .await
+                .is_err()
+        );
         let asked = async {
-            while !api.0.not_terminated.lock().unwrap().is_empty() || api.0.terminated.lock().unwrap().len() < terminated {
+            while !api.0.not_terminated.lock().unwrap().is_empty()
+                || api.0.terminated.lock().unwrap().len() < terminated
+            {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -231,7 +265,10 @@ impl Job {
     async fn call(&self, perhaps: bool) {
         self.api.0.lost.lock().unwrap().push(perhaps);
         let target = again(self.place.path(), Duration::from_secs(30));
-        assert_eq!(ExecTransport::new(self.api.clone()).connect(&target).await.err().unwrap().message, "no answer");
+        assert_eq!(
+            ExecTransport::new(self.api.clone()).connect(&target).await.err().unwrap().message,
+            "no answer"
+        );
     }
 
     fn lists(&self, listed: Result<Vec<ListedSession>, NotDone>) {
@@ -254,10 +291,21 @@ async fn when_nobody_was_told_that_it_is_granted() {
         let job = Job::new();
         job.call(true).await;
         assert_eq!(job.looked(), 0, "there was nothing to look for");
-        job.lists(Ok(vec![session("another", now().checked_add_signed(apart).unwrap()), session("ours", now())]));
+        job.lists(Ok(vec![
+            session("another", now().checked_add_signed(apart).unwrap()),
+            session("ours", now()),
+        ]));
         job.call(false).await;
         job.assert_ended(&["ours"]).await;
-        assert!(job.api.0.looked.lock().unwrap().iter().all(|container| container == "ecs:ci_1_runtime"));
+        assert!(
+            job.api
+                .0
+                .looked
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|container| container == "ecs:ci_1_runtime")
+        );
         let looked = job.looked();
         job.call(false).await;
         assert_eq!(job.looked(), looked, "there is nothing to look for any more");
@@ -285,7 +333,10 @@ async fn when_lists_are_not_allowed_a_third_is_not_asked_for() {
     job.call(true).await;
     let target = again(job.place.path(), Duration::from_secs(60));
     let late = ExecTransport::new(job.api.clone()).connect(&target).await.err().unwrap();
-    assert!(late.kind == ConnectErrorKind::TimedOut && late.message.contains("access denied"), "{late:?}");
+    assert!(
+        late.kind == ConnectErrorKind::TimedOut && late.message.contains("access denied"),
+        "{late:?}"
+    );
     assert_eq!(*job.api.0.terminated.lock().unwrap(), [""; 0]);
 }
 
@@ -293,7 +344,10 @@ async fn when_lists_are_not_allowed_a_third_is_not_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn when_a_process_was_killed_while_it_asked() {
     let job = Job::new();
-    let asked = |ago: u64| std::fs::write(job.place.path().join("job.session"), format!("asked a {}\n", now() - ago)).unwrap();
+    let asked = |ago: u64| {
+        std::fs::write(job.place.path().join("job.session"), format!("asked a {}\n", now() - ago))
+            .unwrap()
+    };
     asked(1_000);
     job.lists(Ok(vec![session("its", now())]));
     job.call(false).await;

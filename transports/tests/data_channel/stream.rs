@@ -16,7 +16,8 @@ async fn output_in_any_order_is_put_in_order() {
     service.opening().await;
     // A message without output is among them.
     for sequence in [0, 3, 1, 2, 5, 4] {
-        let kind = if sequence == 2 { payload_type::HANDSHAKE_COMPLETE } else { payload_type::OUTPUT };
+        let kind =
+            if sequence == 2 { payload_type::HANDSHAKE_COMPLETE } else { payload_type::OUTPUT };
         service.send(Kind::Output, sequence, kind, sequence.to_string().as_bytes()).await;
     }
     assert_eq!(read(&terminal, 5).await, b"01345");
@@ -72,7 +73,10 @@ async fn input_that_is_lost_is_sent_again() {
             place.insert(frame);
         }
     }
-    assert!(arrived.keys().copied().eq(1..=i64::try_from(arrived.len()).unwrap()), "numbered without a gap");
+    assert!(
+        arrived.keys().copied().eq(1..=i64::try_from(arrived.len()).unwrap()),
+        "numbered without a gap"
+    );
     let arrived: Vec<u8> = arrived.into_values().flat_map(|frame| frame.payload).collect();
     assert!(arrived == input);
     drop(sent.await.unwrap());

@@ -8,7 +8,9 @@ use std::{
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use states::{ConnectError, ConnectErrorKind, HostIdentity, ShellFacts, Target, Timestamp, Transport as _};
+use states::{
+    ConnectError, ConnectErrorKind, HostIdentity, ShellFacts, Target, Timestamp, Transport as _,
+};
 use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tokio_tungstenite::{accept_async, tungstenite::Message};
 use transports::{
@@ -53,25 +55,38 @@ impl Aws {
 
     /// So many sessions of others are open.
     fn has_open(&self, count: usize) {
-        let session =
-            |n| ListedSession { id: format!("ecs-execute-command-terminal{n}"), began: Timestamp::from_millis(1_700_000_000_000) };
+        let session = |n| ListedSession {
+            id: format!("ecs-execute-command-terminal{n}"),
+            began: Timestamp::from_millis(1_700_000_000_000),
+        };
         *self.0.listed.lock().unwrap() = (0..count).map(session).collect();
     }
 }
 
 impl ExecApi for Aws {
     async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
-        Ok(Container { identity: HostIdentity("runtime".to_owned()), target: "ecs:ci_1_runtime".to_owned() })
+        Ok(Container {
+            identity: HostIdentity("runtime".to_owned()),
+            target: "ecs:ci_1_runtime".to_owned(),
+        })
     }
 
     async fn execute(&self, _: &Target, command: &str) -> Result<OpenedSession, NotOpened> {
         self.0.executed.lock().unwrap().push(command.to_owned());
         self.0.asked.notify_one();
         if self.0.url.is_empty() {
-            let error = ConnectError { kind: ConnectErrorKind::Interrupted, message: "it was asked for".into(), advice: String::new() };
+            let error = ConnectError {
+                kind: ConnectErrorKind::Interrupted,
+                message: "it was asked for".into(),
+                advice: String::new(),
+            };
             return Err(NotOpened { error, perhaps: false });
         }
-        Ok(OpenedSession { id: "ecs-execute-command-ours".into(), url: self.0.url.clone(), token: "secret".into() })
+        Ok(OpenedSession {
+            id: "ecs-execute-command-ours".into(),
+            url: self.0.url.clone(),
+            token: "secret".into(),
+        })
     }
 
     async fn sign(&self, _: &str) -> Result<Vec<(String, String)>, String> {
@@ -101,7 +116,12 @@ impl ExecApi for Aws {
 }
 
 fn facts() -> ShellFacts {
-    ShellFacts { run_dir: "/tmp/run".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: true }
+    ShellFacts {
+        run_dir: "/tmp/run".to_owned(),
+        follows_with_tail: true,
+        has_setsid: true,
+        has_bash: true,
+    }
 }
 
 /// A job's container, reached before.
@@ -122,12 +142,16 @@ fn now() -> u64 {
 #[tokio::test]
 async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/v1/data-channel/x?role=publish_subscribe", listener.local_addr().unwrap());
+    let url =
+        format!("ws://{}/v1/data-channel/x?role=publish_subscribe", listener.local_addr().unwrap());
     let aws = Aws::new(State { url, ..State::default() });
     let transport = ExecTransport::new(aws.clone());
     let place = tempfile::tempdir().unwrap();
     let short = job(place.path(), Duration::from_millis(300));
-    let accepted = tokio::spawn(async move { accept_async(listener.accept().await.unwrap().0).await.unwrap() });
+    let accepted =
+        tokio::spawn(
+            async move { accept_async(listener.accept().await.unwrap().0).await.unwrap() },
+        );
     for _ in 0..3 {
         let late = transport.connect(&short).await.err().unwrap();
         assert_eq!(late.kind, ConnectErrorKind::TimedOut, "{late:?}");
@@ -137,13 +161,23 @@ async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
     let nonce = command.split("BOOT").nth(1).unwrap().split(' ').next().unwrap().to_owned();
     let service = tokio::spawn(async move {
         socket.next().await.unwrap().unwrap();
-        for (sequence, said) in [format!("BOOT{nonce}\n"), format!("~{nonce} ready\n")].iter().enumerate() {
-            let message = encoded(Kind::Output, i64::try_from(sequence).unwrap(), payload_type::OUTPUT, said.as_bytes());
+        for (sequence, said) in
+            [format!("BOOT{nonce}\n"), format!("~{nonce} ready\n")].iter().enumerate()
+        {
+            let message = encoded(
+                Kind::Output,
+                i64::try_from(sequence).unwrap(),
+                payload_type::OUTPUT,
+                said.as_bytes(),
+            );
             socket.send(Message::Binary(message)).await.unwrap();
         }
         while socket.next().await.is_some_and(|message| message.is_ok()) {}
     });
-    let (session, _) = transport.connect(&job(place.path(), LONG)).await.expect("it is the session of the first attempt");
+    let (session, _) = transport
+        .connect(&job(place.path(), LONG))
+        .await
+        .expect("it is the session of the first attempt");
     assert_eq!((aws.executed(), aws.0.terminated.lock().unwrap().len()), (1, 0));
     let noted = std::fs::read_to_string(place.path().join("job.session")).unwrap();
     assert!(noted.contains("answered "), "{noted}");
@@ -165,20 +199,37 @@ async fn a_job_waits_while_the_container_is_full_and_says_so() {
         async move { transport.connect(&target).await.err().unwrap() }
     });
     let notice = loop {
-        let notice = timeout(LONG, transport.waits_for(&target.task)).await.expect("it is said what is waited for");
+        let notice = timeout(LONG, transport.waits_for(&target.task))
+            .await
+            .expect("it is said what is waited for");
         if notice.contains("terminal") {
             break notice;
         }
     };
-    assert!(notice.contains("2 sessions are open") && notice.contains("ecs-execute-command-terminal1"), "{notice}");
-    assert_eq!((aws.executed(), aws.0.terminated.lock().unwrap().clone()), (0, vec!["ecs-execute-command-killed".to_owned()]));
-    assert!(timeout(Duration::from_secs(20), transport.waits_for(&target.task)).await.is_err(), "the same is said once");
+    assert!(
+        notice.contains("2 sessions are open") && notice.contains("ecs-execute-command-terminal1"),
+        "{notice}"
+    );
+    assert_eq!(
+        (aws.executed(), aws.0.terminated.lock().unwrap().clone()),
+        (0, vec!["ecs-execute-command-killed".to_owned()])
+    );
+    assert!(
+        timeout(Duration::from_secs(20), transport.waits_for(&target.task)).await.is_err(),
+        "the same is said once"
+    );
     let late = connecting.await.unwrap();
-    assert!(late.kind == ConnectErrorKind::TimedOut && late.message.contains("2 sessions are open"), "{late:?}");
+    assert!(
+        late.kind == ConnectErrorKind::TimedOut && late.message.contains("2 sessions are open"),
+        "{late:?}"
+    );
     assert_eq!(aws.executed(), 0, "in a whole attempt");
     aws.has_open(1);
     assert_eq!(transport.connect(&target).await.err().unwrap().message, "it was asked for");
-    assert!(!place.path().join("job.session").exists(), "the killed process's session is not listed any more");
+    assert!(
+        !place.path().join("job.session").exists(),
+        "the killed process's session is not listed any more"
+    );
 }
 
 /// One that had a worker gives it up; there is another one beside it.
@@ -186,14 +237,30 @@ async fn a_job_waits_while_the_container_is_full_and_says_so() {
 async fn after_a_session_that_was_used_nothing_is_waited_for() {
     let aws = Aws::new(State::default());
     let place = tempfile::tempdir().unwrap();
-    ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\nanswered a\n", now()));
+    ledger(
+        place.path(),
+        &format!("asked a {}\nopen a ecs-execute-command-killed\nanswered a\n", now()),
+    );
     let began = tokio::time::Instant::now();
-    let asked = ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
-    assert!(asked.message == "it was asked for" && began.elapsed() < Duration::from_secs(1), "{asked:?} after {:?}", began.elapsed());
+    let asked =
+        ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
+    assert!(
+        asked.message == "it was asked for" && began.elapsed() < Duration::from_secs(1),
+        "{asked:?} after {:?}",
+        began.elapsed()
+    );
     assert_eq!((aws.0.terminated.lock().unwrap().len(), *aws.0.looked.lock().unwrap()), (1, 1));
 
     // Nothing went wrong before: it is not even looked.
-    assert_eq!(ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap().message, "it was asked for");
+    assert_eq!(
+        ExecTransport::new(aws.clone())
+            .connect(&job(place.path(), LONG))
+            .await
+            .err()
+            .unwrap()
+            .message,
+        "it was asked for"
+    );
     assert_eq!(*aws.0.looked.lock().unwrap(), 1);
 }
 
@@ -204,8 +271,13 @@ async fn after_a_session_that_was_never_answered_a_slot_is_given_its_time() {
     let place = tempfile::tempdir().unwrap();
     ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\n", now()));
     let began = tokio::time::Instant::now();
-    let asked = ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
-    assert!(asked.message == "it was asked for" && began.elapsed() > Duration::from_secs(2), "{asked:?} after {:?}", began.elapsed());
+    let asked =
+        ExecTransport::new(aws.clone()).connect(&job(place.path(), LONG)).await.err().unwrap();
+    assert!(
+        asked.message == "it was asked for" && began.elapsed() > Duration::from_secs(2),
+        "{asked:?} after {:?}",
+        began.elapsed()
+    );
 }
 
 /// With neither permission, a job's own sessions count: never a third, until AWS's idle time-out.
@@ -213,7 +285,12 @@ async fn after_a_session_that_was_never_answered_a_slot_is_given_its_time() {
 async fn without_permissions_there_is_never_a_third_session_of_the_job() {
     let aws = Aws::new(State { denies: true, ..State::default() });
     let place = tempfile::tempdir().unwrap();
-    let entry = |mark: &str, ago: u64| format!("asked {mark} {}\nopen {mark} ecs-execute-command-{mark}\nanswered {mark}\n", now() - ago);
+    let entry = |mark: &str, ago: u64| {
+        format!(
+            "asked {mark} {}\nopen {mark} ecs-execute-command-{mark}\nanswered {mark}\n",
+            now() - ago
+        )
+    };
     let transport = ExecTransport::new(aws.clone());
     let target = job(place.path(), Duration::from_secs(60));
     ledger(place.path(), &entry("a", 1000));
@@ -221,7 +298,11 @@ async fn without_permissions_there_is_never_a_third_session_of_the_job() {
     ledger(place.path(), &(entry("a", 1000) + &entry("b", 2000)));
     for _ in 0..5 {
         let late = transport.connect(&target).await.err().unwrap();
-        assert!(late.kind == ConnectErrorKind::TimedOut && late.message.contains("ssm:DescribeSessions"), "{late:?}");
+        assert!(
+            late.kind == ConnectErrorKind::TimedOut
+                && late.message.contains("ssm:DescribeSessions"),
+            "{late:?}"
+        );
     }
     assert_eq!(aws.executed(), 1);
     ledger(place.path(), &(entry("a", 1000) + &entry("b", 21 * 60 * 1000)));
@@ -239,11 +320,21 @@ async fn a_terminal_looks_first() {
     let target = job(place.path(), Duration::from_secs(15));
     let screen = Screen { term: "xterm".to_owned(), columns: 80, rows: 24 };
     aws.has_open(2);
-    for refused in [transport.terminal(&target, &screen).await.err(), transport.command(&target, "true").await.err()] {
+    for refused in [
+        transport.terminal(&target, &screen).await.err(),
+        transport.command(&target, "true").await.err(),
+    ] {
         let refused = refused.unwrap();
-        assert!(refused.message.contains("2 sessions are open") && refused.kind == ConnectErrorKind::TimedOut, "{refused:?}");
+        assert!(
+            refused.message.contains("2 sessions are open")
+                && refused.kind == ConnectErrorKind::TimedOut,
+            "{refused:?}"
+        );
     }
     assert_eq!(aws.executed(), 0);
     aws.has_open(1);
-    assert_eq!(transport.terminal(&target, &screen).await.err().unwrap().message, "it was asked for");
+    assert_eq!(
+        transport.terminal(&target, &screen).await.err().unwrap().message,
+        "it was asked for"
+    );
 }

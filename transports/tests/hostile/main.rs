@@ -15,8 +15,8 @@ use bytes::Bytes;
 use russh::keys::{Algorithm, PrivateKey};
 use server::{Attack, Identity, Seen, serve};
 use states::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostProof, Login, Run, RunError, RunEvent, RunId, RunOrder, Session, Target,
-    TaskArn, Transport, foreign_text,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostProof, Login, Run, RunError,
+    RunEvent, RunId, RunOrder, Session, Target, TaskArn, Transport, foreign_text,
 };
 use tempfile::TempDir;
 use transports::ssh::{SshSession, SshSettings, SshTransport, key, proof};
@@ -53,12 +53,21 @@ impl Job {
     fn container(&self) -> Identity {
         let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
         let secret = proof::secret(&self.place.path().join("job.key")).unwrap();
-        let secret: Vec<u8> = (0..64).step_by(2).map(|at| u8::from_str_radix(&secret[at..at + 2], 16).unwrap()).collect();
+        let secret: Vec<u8> = (0..64)
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&secret[at..at + 2], 16).unwrap())
+            .collect();
         let public = host_key.public_key().to_openssh().unwrap();
         let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        let proof = hmac::sign(&hmac::Key::new(HMAC_SHA256, &secret), format!("fargate-host-proof=1 {public}").as_bytes());
+        let proof = hmac::sign(
+            &hmac::Key::new(HMAC_SHA256, &secret),
+            format!("fargate-host-proof=1 {public}").as_bytes(),
+        );
         let proof: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Identity { host_key, says: format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{proof}") }
+        Identity {
+            host_key,
+            says: format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{proof}"),
+        }
     }
 }
 
@@ -74,12 +83,20 @@ async fn connect(target: &Target) -> Result<(SshSession, Greeting), ConnectError
 /// The refusal of a server to which nothing may have been sent, not even the job's key.
 async fn refused(job: &Job, server: Identity, host_proof: HostProof) -> ConnectError {
     let (port, seen) = listen(server, Attack::None).await;
-    let Err(refusal) = connect(&job.target(port, Some(host_proof))).await else { panic!("it was let in") };
-    let sent = (seen.connections(), seen.keys_offered.load(Ordering::Relaxed), seen.commands.load(Ordering::Relaxed));
+    let Err(refusal) = connect(&job.target(port, Some(host_proof))).await else {
+        panic!("it was let in")
+    };
+    let sent = (
+        seen.connections(),
+        seen.keys_offered.load(Ordering::Relaxed),
+        seen.commands.load(Ordering::Relaxed),
+    );
     assert_eq!(sent, (1, 0, 0), "connections, keys, commands");
     assert_eq!(refusal.kind, ConnectErrorKind::IdentityUnproven, "{refusal:?}");
     assert!(
-        !refusal.kind.is_transient() && refusal.message.contains("SHA256:") && refusal.message.contains("nothing was sent"),
+        !refusal.kind.is_transient()
+            && refusal.message.contains("SHA256:")
+            && refusal.message.contains("nothing was sent"),
         "{refusal:?}"
     );
     refusal
@@ -88,7 +105,10 @@ async fn refused(job: &Job, server: Identity, host_proof: HostProof) -> ConnectE
 #[tokio::test]
 async fn a_host_key_that_is_not_proven_gets_nothing_where_a_proof_is_required() {
     let refusal = refused(&Job::new(), Identity::unproven(), HostProof::Required).await;
-    assert!(refusal.message.contains("VerifyHost") && refusal.advice.contains("docs/ssh-entrypoint.sh"), "{refusal:?}");
+    assert!(
+        refusal.message.contains("VerifyHost") && refusal.advice.contains("docs/ssh-entrypoint.sh"),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
@@ -128,7 +148,8 @@ async fn a_pinned_host_key_needs_no_proof() {
     let job = Job::new();
     let (port, _) = listen(Identity::unproven(), Attack::None).await;
     let (_, greeting) = connect(&job.target(port, None)).await.unwrap();
-    let later = Target { pinned: Some(greeting.identity), ..job.target(port, Some(HostProof::Required)) };
+    let later =
+        Target { pinned: Some(greeting.identity), ..job.target(port, Some(HostProof::Required)) };
     assert!(connect(&later).await.is_ok());
     let (port, _) = listen(job.container(), Attack::None).await;
     let another = Target { pinned: later.pinned, ..job.target(port, Some(HostProof::Required)) };
@@ -140,14 +161,19 @@ async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<See
     let job = Job::new();
     let (port, seen) = listen(Identity::unproven(), attack).await;
     let (session, _) = connect(&job.target(port, None)).await.unwrap();
-    let order = RunOrder { run: RunId::new("0001-a").unwrap(), stage: "build_script".to_owned(), forget: None };
+    let order = RunOrder {
+        run: RunId::new("0001-a").unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+    };
     let mut run = match session.start(&order, Bytes::from_static(b"echo")).await {
         Ok(run) => run,
         Err(error) => return (0, Err(error), seen),
     };
     let mut output = 0;
     loop {
-        match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("the run ends") {
+        match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("the run ends")
+        {
             Ok(RunEvent::Started) => {}
             Ok(RunEvent::Output(bytes)) => output += bytes.len(),
             Ok(RunEvent::Exited { code, total }) => return (output, Ok((code, total)), seen),
@@ -160,8 +186,14 @@ async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<See
 async fn what_a_server_says_as_it_ends_a_connection_is_clipped_and_tamed() {
     let (_, ended, _) = follow(Attack::ByteAndGoodbye(180_000)).await;
     let Err(RunError::ConnectionLost(why)) = ended else { panic!("{ended:?}") };
-    assert!(why.starts_with("the SSH server ended the connection: ") && why.ends_with('…'), "{why}");
-    assert!(why.chars().count() < foreign_text::MAX_CHARS + 100 && !why.contains(char::is_control), "{why:?}");
+    assert!(
+        why.starts_with("the SSH server ended the connection: ") && why.ends_with('…'),
+        "{why}"
+    );
+    assert!(
+        why.chars().count() < foreign_text::MAX_CHARS + 100 && !why.contains(char::is_control),
+        "{why:?}"
+    );
 }
 
 #[tokio::test]
@@ -177,7 +209,11 @@ async fn a_few_channels_that_a_server_opens_are_only_refused() {
     let job = Job::new();
     let (port, seen) = listen(Identity::unproven(), Attack::Channels(40)).await;
     let (session, _) = connect(&job.target(port, None)).await.unwrap();
-    let order = RunOrder { run: RunId::new("0001-a").unwrap(), stage: "build_script".to_owned(), forget: None };
+    let order = RunOrder {
+        run: RunId::new("0001-a").unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+    };
     let _run = session.start(&order, Bytes::from_static(b"echo")).await.unwrap();
     // Answered over the same connection, behind the refusals.
     let attached = session.attach(&order.run, 0).await;

@@ -60,12 +60,19 @@ pub(crate) struct Identity {
 impl Identity {
     /// A host key of its own and no proof of it.
     pub(crate) fn unproven() -> Self {
-        Self { host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(), says: "SSH-2.0-hostile".to_owned() }
+        Self {
+            host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
+            says: "SSH-2.0-hostile".to_owned(),
+        }
     }
 }
 
 /// Serves the address until the runtime ends, and says where.
-pub(crate) async fn serve(address: (Ipv4Addr, u16), identity: Identity, attack: Attack) -> (SocketAddr, Arc<Seen>) {
+pub(crate) async fn serve(
+    address: (Ipv4Addr, u16),
+    identity: Identity,
+    attack: Attack,
+) -> (SocketAddr, Arc<Seen>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let config = Arc::new(server::Config {
         server_id: SshId::Standard(identity.says.into()),
@@ -110,31 +117,57 @@ fn command(line: &str) -> Option<(&'static str, &str)> {
 impl server::Handler for Connection {
     type Error = russh::Error;
 
-    async fn auth_publickey_offered(&mut self, _: &str, _: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey_offered(
+        &mut self,
+        _: &str,
+        _: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
         self.seen.keys_offered.fetch_add(1, Ordering::Relaxed);
         Ok(Auth::Accept)
     }
 
-    async fn auth_publickey(&mut self, _: &str, _: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey(
+        &mut self,
+        _: &str,
+        _: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
         self.seen.keys_offered.fetch_add(1, Ordering::Relaxed);
         Ok(Auth::Accept)
     }
 
-    async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Session) -> Result<(), Self::Error> {
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.open.insert(channel.id(), channel);
         reply.accept().await;
         Ok(())
     }
 
-    async fn channel_open_confirmation(&mut self, _: ChannelId, _: u32, _: u32, _: &mut Session) -> Result<(), Self::Error> {
+    async fn channel_open_confirmation(
+        &mut self,
+        _: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
         self.seen.channels_accepted.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn exec_request(&mut self, id: ChannelId, line: &[u8], session: &mut Session) -> Result<(), Self::Error> {
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        line: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
         let number = self.seen.commands.fetch_add(1, Ordering::Relaxed);
         let line = String::from_utf8_lossy(line).into_owned();
-        let Some((verb, nonce)) = command(&line) else { return session.disconnect(Disconnect::ByApplication, "what?", "") };
+        let Some((verb, nonce)) = command(&line) else {
+            return session.disconnect(Disconnect::ByApplication, "what?", "");
+        };
         if verb == "probe" {
             session.extended_data(id, 1, format!("{nonce} ready 1 1 1 /tmp/run\n").into_bytes())?;
             session.exit_status_request(id, 0)?;
@@ -146,14 +179,23 @@ impl server::Handler for Connection {
         match self.attack {
             Attack::ByteAndGoodbye(size) => {
                 session.data(id, &b"x"[..])?;
-                let text = format!("{number}\x1b[2J\n").repeat(size).chars().take(size).collect::<String>();
+                let text = format!("{number}\x1b[2J\n")
+                    .repeat(size)
+                    .chars()
+                    .take(size)
+                    .collect::<String>();
                 session.disconnect(Disconnect::ByApplication, &text, "")
             }
             Attack::Channels(count) => {
                 for number in 0..count {
                     match number % 6 {
                         0 => session.channel_open_session()?,
-                        1 => session.channel_open_forwarded_tcpip("localhost", 80, "localhost", 80)?,
+                        1 => session.channel_open_forwarded_tcpip(
+                            "localhost",
+                            80,
+                            "localhost",
+                            80,
+                        )?,
                         2 => session.channel_open_forwarded_streamlocal("/run/x")?,
                         3 => session.channel_open_agent()?,
                         4 => session.channel_open_x11("localhost", 80)?,

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use states::{ConnectErrorKind, Destination, Greeting, HostProof, Login, Target, TaskArn, Transport as _};
+use states::{
+    ConnectErrorKind, Destination, Greeting, HostProof, Login, Target, TaskArn, Transport as _,
+};
 use tempfile::TempDir;
 use transports::ssh::{SshSession, SshSettings, SshTransport, key, proof};
 
@@ -47,9 +49,17 @@ impl Container {
         let log = fs::File::create(path("log")).unwrap();
         let mut command = Command::new("unshare");
         command
-            .args(["-m", "sh", "-c", &format!("{PREPARE}{image}\nexec {shell} \"$PLACE/entrypoint.sh\"")])
+            .args([
+                "-m",
+                "sh",
+                "-c",
+                &format!("{PREPARE}{image}\nexec {shell} \"$PLACE/entrypoint.sh\""),
+            ])
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/made/for/the/test")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/made/for/the/test",
+            )
             .env("HOME", "/root")
             .env("PLACE", place.path())
             .env("ECS_CONTAINER_METADATA_URI_V4", "http://169.254.170.2/v4/x")
@@ -64,8 +74,16 @@ impl Container {
         let mut container = Self { place, server, port };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(container.server.try_wait().unwrap().is_none(), "it ended: {}", container.log());
-            assert!(start.elapsed() < Duration::from_secs(60), "it does not listen: {}", container.log());
+            assert!(
+                container.server.try_wait().unwrap().is_none(),
+                "it ended: {}",
+                container.log()
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "it does not listen: {}",
+                container.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         container
@@ -78,7 +96,9 @@ impl Container {
     /// The first line that the server says.
     fn says(&self) -> String {
         let mut line = String::new();
-        BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap())
+            .read_line(&mut line)
+            .unwrap();
         line.trim_end().to_owned()
     }
 
@@ -98,13 +118,25 @@ impl Container {
         }
     }
 
-    async fn connect(&self, host_proof: HostProof) -> Result<(SshSession, Greeting), states::ConnectError> {
+    async fn connect(
+        &self,
+        host_proof: HostProof,
+    ) -> Result<(SshSession, Greeting), states::ConnectError> {
         SshTransport::new(SshSettings::default()).connect(&self.target(host_proof)).await
     }
 
     /// OpenSSH's client, with the job's key.
     fn ssh(&self, arguments: &[&str]) -> Output {
-        let options = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"];
+        let options = [
+            "-F",
+            "none",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "BatchMode=yes",
+        ];
         let key = self.place.path().join("job.key").display().to_string();
         let port = self.port.to_string();
         Command::new("ssh")
@@ -130,7 +162,10 @@ const PLACES: [(&str, &str); 5] = [
     ("bash", "mount --bind /dev/null /usr/bin/sha256sum"),
     ("busybox sh", ""),
     ("dash", "mount --bind /dev/null /usr/bin/sha256sum"),
-    ("busybox sh", "sed -i 's/^root:[^:]*:/root:!:/' /etc/shadow && mount --bind /dev/null /usr/bin/openssl"),
+    (
+        "busybox sh",
+        "sed -i 's/^root:[^:]*:/root:!:/' /etc/shadow && mount --bind /dev/null /usr/bin/openssl",
+    ),
 ];
 
 #[tokio::test]
@@ -142,14 +177,29 @@ async fn the_entry_point_proves_a_fresh_host_key_in_every_shell() {
         let says = container.says();
         assert!(says.contains(" fargate-host-proof=1:") && says.len() <= 253, "{shell}: {says}");
         let connected = container.connect(HostProof::Required).await;
-        let (session, greeting) = connected.unwrap_or_else(|e| panic!("{shell}, {image}: {}: {}", e.explained(), container.log()));
-        let said = crate::run(&session, "environment", "echo $PATH; echo $ECS_CONTAINER_METADATA_URI_V4; env | grep -c PROOF; id -u").await;
+        let (session, greeting) = connected
+            .unwrap_or_else(|e| panic!("{shell}, {image}: {}: {}", e.explained(), container.log()));
+        let said = crate::run(
+            &session,
+            "environment",
+            "echo $PATH; echo $ECS_CONTAINER_METADATA_URI_V4; env | grep -c PROOF; id -u",
+        )
+        .await;
         let said = String::from_utf8(said.output).unwrap();
         let lines: Vec<&str> = said.lines().collect();
         assert!(lines[0].ends_with("/made/for/the/test"), "{shell}: {said}");
-        assert_eq!(lines[1..], ["http://169.254.170.2/v4/x", "0", "0"], "{shell}: metadata, secrets, user");
-        let baked = ["ed25519", "ecdsa"].map(|kind| fs::read_to_string(format!("/etc/ssh/ssh_host_{kind}_key.pub")).unwrap_or_default());
-        assert!(!baked.iter().any(|baked| baked.starts_with(&greeting.identity.0)), "{shell}: the image's key");
+        assert_eq!(
+            lines[1..],
+            ["http://169.254.170.2/v4/x", "0", "0"],
+            "{shell}: metadata, secrets, user"
+        );
+        let baked = ["ed25519", "ecdsa"].map(|kind| {
+            fs::read_to_string(format!("/etc/ssh/ssh_host_{kind}_key.pub")).unwrap_or_default()
+        });
+        assert!(
+            !baked.iter().any(|baked| baked.starts_with(&greeting.identity.0)),
+            "{shell}: the image's key"
+        );
         assert!(!seen.contains(&greeting.identity.0), "{shell}: a key that was there before");
         seen.push(greeting.identity.0);
     }
@@ -158,7 +208,11 @@ async fn the_entry_point_proves_a_fresh_host_key_in_every_shell() {
 #[tokio::test]
 #[ignore = "needs root (mount namespaces) and OpenSSH (scripts/test runs it)"]
 async fn the_entry_point_without_a_program_for_digests_has_no_proof_rather_than_a_wrong_one() {
-    let container = Container::start("dash", "for name in sha256sum openssl; do mount --bind /dev/null /usr/bin/$name; done", true);
+    let container = Container::start(
+        "dash",
+        "for name in sha256sum openssl; do mount --bind /dev/null /usr/bin/$name; done",
+        true,
+    );
     assert!(!container.says().contains("fargate"), "{}", container.says());
     assert!(container.log().contains("the host key is not proven"), "{}", container.log());
     assert!(container.connect(HostProof::Offered).await.is_ok(), "{}", container.log());
@@ -170,23 +224,54 @@ async fn the_entry_point_without_a_secret_serves_older_drivers_and_proves_nothin
     let container = Container::start("sh", "", false);
     assert!(!container.says().contains("fargate"), "{}", container.says());
     assert!(container.connect(HostProof::Offered).await.is_ok(), "{}", container.log());
-    assert_eq!(container.connect(HostProof::Required).await.err().unwrap().kind, ConnectErrorKind::IdentityUnproven);
+    assert_eq!(
+        container.connect(HostProof::Required).await.err().unwrap().kind,
+        ConnectErrorKind::IdentityUnproven
+    );
 }
 
 #[test]
 #[ignore = "needs root (mount namespaces) and OpenSSH (scripts/test runs it)"]
 fn the_entry_points_server_takes_keys_only_and_forwards_nothing() {
-    let container = Container::start("sh", "printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n' > /etc/ssh/sshd_config", true);
+    let container = Container::start(
+        "sh",
+        "printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n' > /etc/ssh/sshd_config",
+        true,
+    );
     let words = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
     let plain = container.ssh(&["root@127.0.0.1", "echo in"]);
     assert_eq!(plain.stdout, b"in\n", "{}", words(&plain));
-    let by_password = container.ssh(&["-o", "PubkeyAuthentication=no", "root@127.0.0.1", "echo in"]);
-    assert!(words(&by_password).contains("Permission denied (publickey)"), "{}", words(&by_password));
-    let forwarded = container.ssh(&["-W", &format!("127.0.0.1:{}", container.port), "root@127.0.0.1"]);
+    let by_password =
+        container.ssh(&["-o", "PubkeyAuthentication=no", "root@127.0.0.1", "echo in"]);
+    assert!(
+        words(&by_password).contains("Permission denied (publickey)"),
+        "{}",
+        words(&by_password)
+    );
+    let forwarded =
+        container.ssh(&["-W", &format!("127.0.0.1:{}", container.port), "root@127.0.0.1"]);
     assert!(!forwarded.status.success() && forwarded.stdout.is_empty(), "{}", words(&forwarded));
     assert!(words(&forwarded).contains("prohibited"), "{}", words(&forwarded));
-    let back = container.ssh(&["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "root@127.0.0.1", "echo in"]);
-    assert!(!back.status.success() && words(&back).contains("forwarding failed"), "{}", words(&back));
-    let tunnel = container.ssh(&["-v", "-A", "-w", "any", "root@127.0.0.1", "echo agent=$SSH_AUTH_SOCK display=$DISPLAY"]);
+    let back = container.ssh(&[
+        "-o",
+        "ExitOnForwardFailure=yes",
+        "-R",
+        "0:127.0.0.1:1",
+        "root@127.0.0.1",
+        "echo in",
+    ]);
+    assert!(
+        !back.status.success() && words(&back).contains("forwarding failed"),
+        "{}",
+        words(&back)
+    );
+    let tunnel = container.ssh(&[
+        "-v",
+        "-A",
+        "-w",
+        "any",
+        "root@127.0.0.1",
+        "echo agent=$SSH_AUTH_SOCK display=$DISPLAY",
+    ]);
     assert!(!String::from_utf8_lossy(&tunnel.stdout).contains("agent=/"), "{tunnel:?}");
 }

@@ -11,11 +11,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use sshd::Sshd;
-use states::{ConnectErrorKind, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target, TaskArn, Transport};
+use states::{
+    ConnectErrorKind, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target,
+    TaskArn, Transport,
+};
 use transports::ssh::{SshSession, SshSettings, SshTransport};
 
 fn transport(sshd: &Sshd) -> SshTransport {
-    SshTransport::new(SshSettings { username: Sshd::user(), port: sshd.port(), ..SshSettings::default() })
+    SshTransport::new(SshSettings {
+        username: Sshd::user(),
+        port: sshd.port(),
+        ..SshSettings::default()
+    })
 }
 
 fn target(sshd: &Sshd) -> Target {
@@ -57,10 +64,15 @@ struct Followed {
 async fn follow(run: &mut impl Run) -> Followed {
     let mut output = Vec::new();
     loop {
-        match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("the run goes on") {
+        match tokio::time::timeout(Duration::from_secs(60), run.next())
+            .await
+            .expect("the run goes on")
+        {
             Ok(RunEvent::Started) => {}
             Ok(RunEvent::Output(bytes)) => output.extend_from_slice(&bytes),
-            Ok(RunEvent::Exited { code, total }) => return Followed { output, ended: Ok((code, total)) },
+            Ok(RunEvent::Exited { code, total }) => {
+                return Followed { output, ended: Ok((code, total)) };
+            }
             Err(e) => return Followed { output, ended: Err(e) },
         }
     }
@@ -89,7 +101,11 @@ async fn runs_a_script() {
 async fn connects_again_with_what_it_learned() {
     let sshd = Sshd::start();
     let (_, greeting) = connect(&sshd).await;
-    let known = Target { pinned: Some(greeting.identity.clone()), facts: Some(greeting.facts.clone()), ..target(&sshd) };
+    let known = Target {
+        pinned: Some(greeting.identity.clone()),
+        facts: Some(greeting.facts.clone()),
+        ..target(&sshd)
+    };
     let (session, again) = transport(&sshd).connect(&known).await.unwrap();
     assert_eq!(again, greeting);
     assert_eq!(run(&session, "run", "exit 3").await.ended, Ok((3, 0)));
@@ -102,7 +118,12 @@ async fn large_scripts() {
     let (session, _) = connect(&sshd).await;
     let script = format!(": {}\n", "y".repeat(1021)).repeat(5 * 1024) + "cat \"$0\"; exit 5";
     let large = run(&session, "large", script.clone()).await;
-    assert!(large.output == script.as_bytes(), "{} bytes came back of {}", large.output.len(), script.len());
+    assert!(
+        large.output == script.as_bytes(),
+        "{} bytes came back of {}",
+        large.output.len(),
+        script.len()
+    );
     assert_eq!(large.ended, Ok((5, script.len() as u64)));
 }
 
@@ -123,7 +144,8 @@ async fn streams_300_megabytes() {
     }
     drop(piece);
 
-    let script = format!("i=0; while [ $i -lt 100 ]; do cat '{}'; i=$((i+1)); done", file.display());
+    let script =
+        format!("i=0; while [ $i -lt 100 ]; do cat '{}'; i=$((i+1)); done", file.display());
     let mut run = session.start(&order("stream"), script.into()).await.unwrap();
     let (mut hash, mut size) = (Sha256::new(), 0u64);
     loop {
@@ -147,15 +169,25 @@ async fn streams_300_megabytes() {
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn a_dead_peer_is_noticed() {
     let sshd = Sshd::start();
-    let settings =
-        SshSettings { username: Sshd::user(), port: sshd.port(), keepalive_interval: Duration::from_millis(100), keepalive_max: 3 };
+    let settings = SshSettings {
+        username: Sshd::user(),
+        port: sshd.port(),
+        keepalive_interval: Duration::from_millis(100),
+        keepalive_max: 3,
+    };
     let (session, _) = SshTransport::new(settings).connect(&target(&sshd)).await.unwrap();
-    let mut run = session.start(&order("run"), Bytes::from_static(b"echo one; sleep 30 & echo $! >pid; wait")).await.unwrap();
+    let mut run = session
+        .start(&order("run"), Bytes::from_static(b"echo one; sleep 30 & echo $! >pid; wait"))
+        .await
+        .unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
     sshd.signal_sessions("STOP");
     let start = Instant::now();
     let lost = follow(&mut run).await.ended;
-    assert!(matches!(&lost, Err(RunError::ConnectionLost(why)) if why.contains("does not answer")), "{lost:?}");
+    assert!(
+        matches!(&lost, Err(RunError::ConnectionLost(why)) if why.contains("does not answer")),
+        "{lost:?}"
+    );
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     sshd.signal_sessions("KILL");
     let (session, _) = connect(&sshd).await;
@@ -166,8 +198,12 @@ async fn a_dead_peer_is_noticed() {
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn keepalives_keep_a_quiet_connection() {
     let sshd = Sshd::start();
-    let settings =
-        SshSettings { username: Sshd::user(), port: sshd.port(), keepalive_interval: Duration::from_millis(50), keepalive_max: 3 };
+    let settings = SshSettings {
+        username: Sshd::user(),
+        port: sshd.port(),
+        keepalive_interval: Duration::from_millis(50),
+        keepalive_max: 3,
+    };
     let (session, _) = SshTransport::new(settings).connect(&target(&sshd)).await.unwrap();
     // Quiet for many times the interval.
     assert_eq!(run(&session, "quiet", "sleep 1; exit 6").await.ended, Ok((6, 0)));
@@ -179,7 +215,10 @@ async fn a_server_that_is_still_starting() {
     let mut sshd = Sshd::prepare();
     let early = refused(&sshd, &target(&sshd)).await;
     assert_eq!(early.kind, ConnectErrorKind::Refused);
-    assert!(early.kind.is_transient() && early.message.contains(&sshd.port().to_string()), "{early:?}");
+    assert!(
+        early.kind.is_transient() && early.message.contains(&sshd.port().to_string()),
+        "{early:?}"
+    );
     sshd.serve();
     connect(&sshd).await;
 }
@@ -192,7 +231,10 @@ async fn a_key_that_is_not_authorized() {
     std::fs::write(&key, transports::ssh::key::generate().unwrap().private).unwrap();
     let refusal = refused(&sshd, &Target { key, ..target(&sshd) }).await;
     assert_eq!(refusal.kind, ConnectErrorKind::AuthRefused);
-    assert!(refusal.message.contains(&Sshd::user()) && refusal.advice.contains("SSH_PUBLIC_KEY"), "{refusal:?}");
+    assert!(
+        refusal.message.contains(&Sshd::user()) && refusal.advice.contains("SSH_PUBLIC_KEY"),
+        "{refusal:?}"
+    );
 }
 
 #[tokio::test]
@@ -232,7 +274,10 @@ async fn a_cut_connection_goes_on_at_the_next_byte() {
     let (session, greeting) = connect(&sshd).await;
     let go = sshd.file("go");
     let numbers = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done";
-    let script = format!("{numbers}; until [ -e '{}' ]; do sleep 0.01; done; {numbers}; exit 9", go.display());
+    let script = format!(
+        "{numbers}; until [ -e '{}' ]; do sleep 0.01; done; {numbers}; exit 9",
+        go.display()
+    );
     let mut run = session.start(&order("cut"), script.into()).await.unwrap();
     let mut output = Vec::new();
     while output.len() < 1000 {
@@ -246,7 +291,8 @@ async fn a_cut_connection_goes_on_at_the_next_byte() {
     output.extend_from_slice(&lost.output);
     std::fs::write(go, "").unwrap();
 
-    let known = Target { pinned: Some(greeting.identity), facts: Some(greeting.facts), ..target(&sshd) };
+    let known =
+        Target { pinned: Some(greeting.identity), facts: Some(greeting.facts), ..target(&sshd) };
     let (session, _) = transport(&sshd).connect(&known).await.unwrap();
     let mut run = session.attach(&RunId::new("cut").unwrap(), output.len() as u64).await.unwrap();
     let rest = follow(&mut run).await;
@@ -263,11 +309,14 @@ async fn a_run_that_is_dropped_leaves_no_supervisor() {
     let sshd = Sshd::start();
     let (session, greeting) = connect(&sshd).await;
     let go = sshd.file("go");
-    let script = format!("echo ready; until [ -e '{}' ]; do sleep 0.05; done; exit 3", go.display());
+    let script =
+        format!("echo ready; until [ -e '{}' ]; do sleep 0.05; done; exit 3", go.display());
     let mut run = session.start(&order("run"), script.into()).await.unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
     let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    let field = |stat: &str, index: usize| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(index).unwrap().to_owned();
+    let field = |stat: &str, index: usize| {
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(index).unwrap().to_owned()
+    };
     let pid = std::fs::read_to_string(format!("{}/run/pid", greeting.facts.run_dir)).unwrap();
     let wrapper = stat(pid.split(' ').nth(1).unwrap()).unwrap();
     let supervisor = field(&wrapper, 1);
@@ -277,7 +326,9 @@ async fn a_run_that_is_dropped_leaves_no_supervisor() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the supervisor ends with its channel");
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .expect("the supervisor ends with its channel");
     // Over the same connection, which lives on.
     let mut run = session.attach(&order("run").run, 0).await.unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
@@ -290,8 +341,13 @@ async fn a_run_that_is_dropped_leaves_no_supervisor() {
 async fn signals_reach_the_script() {
     let sshd = Sshd::start();
     let (session, _) = connect(&sshd).await;
-    let mut run =
-        session.start(&order("run"), Bytes::from_static(b"trap 'echo bye; exit 7' TERM; echo ready; sleep 1000 & wait")).await.unwrap();
+    let mut run = session
+        .start(
+            &order("run"),
+            Bytes::from_static(b"trap 'echo bye; exit 7' TERM; echo ready; sleep 1000 & wait"),
+        )
+        .await
+        .unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
     session.signal(&order("run").run, Signal::Term).await.unwrap();
     let ended = follow(&mut run).await;
@@ -305,7 +361,9 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
     let sshd = Sshd::start();
     let (session, _) = connect(&sshd).await;
     // Far more than is held unless somebody waits for an answer; less than what is held then.
-    let script = Bytes::from_static(b"trap '' TERM; yes abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60");
+    let script = Bytes::from_static(
+        b"trap '' TERM; yes abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60",
+    );
     let mut run = session.start(&order("run"), script).await.unwrap();
     let mut size = 0;
     while size < 2_000_000 {
@@ -314,12 +372,20 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
         }
     }
     for signal in [Signal::Term, Signal::Kill] {
-        let sent = tokio::time::timeout(Duration::from_secs(20), session.signal(&order("run").run, signal)).await;
+        let sent = tokio::time::timeout(
+            Duration::from_secs(20),
+            session.signal(&order("run").run, signal),
+        )
+        .await;
         assert_eq!(sent, Ok(Ok(())), "{signal:?}");
     }
     // And nothing of it is lost: the verdict comes after all that was said.
     let ended = follow(&mut run).await;
-    assert!(matches!(ended.ended, Ok((137, total)) if total == (size + ended.output.len()) as u64), "{:?}", ended.ended);
+    assert!(
+        matches!(ended.ended, Ok((137, total)) if total == (size + ended.output.len()) as u64),
+        "{:?}",
+        ended.ended
+    );
 }
 
 #[tokio::test]
@@ -327,11 +393,15 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
 async fn a_large_script_gets_past_a_login_shell_that_says_much() {
     let mut sshd = Sshd::prepare();
     // A megabyte on standard error, which is more than anybody keeps, before it runs what it is told to.
-    sshd.configure("ForceCommand head -c 1000000 /dev/zero | tr '\\0' x >&2; eval \"$SSH_ORIGINAL_COMMAND\"");
+    sshd.configure(
+        "ForceCommand head -c 1000000 /dev/zero | tr '\\0' x >&2; eval \"$SSH_ORIGINAL_COMMAND\"",
+    );
     sshd.serve();
     let (session, _) = connect(&sshd).await;
     let script = format!(": {}\n", "y".repeat(1021)).repeat(5 * 1024) + "exit 5";
-    let large = tokio::time::timeout(Duration::from_secs(60), run(&session, "large", script)).await.expect("it gets through");
+    let large = tokio::time::timeout(Duration::from_secs(60), run(&session, "large", script))
+        .await
+        .expect("it gets through");
     assert_eq!(large.ended, Ok((5, 0)));
 }
 
@@ -342,12 +412,19 @@ async fn something_else_that_listens() {
     tokio::spawn(async move {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            let _ = tokio::io::AsyncWriteExt::write_all(
+                &mut socket,
+                b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            )
+            .await;
         }
     });
     let directory = tempfile::tempdir().unwrap();
     let refusal = attempt(&directory, port, Duration::from_secs(5)).await;
-    assert!(matches!(refusal.kind, ConnectErrorKind::NotOurProtocol | ConnectErrorKind::Interrupted), "{refusal:?}");
+    assert!(
+        matches!(refusal.kind, ConnectErrorKind::NotOurProtocol | ConnectErrorKind::Interrupted),
+        "{refusal:?}"
+    );
     assert!(refusal.message.contains(&port.to_string()), "{refusal:?}");
 }
 
@@ -355,13 +432,22 @@ async fn something_else_that_listens() {
 async fn a_listener_that_says_nothing() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let refusal = attempt(&directory, listener.local_addr().unwrap().port(), Duration::from_millis(200)).await;
+    let refusal =
+        attempt(&directory, listener.local_addr().unwrap().port(), Duration::from_millis(200))
+            .await;
     assert_eq!(refusal.kind, ConnectErrorKind::Interrupted);
-    assert!(refusal.kind.is_transient() && refusal.message.contains("took too long"), "{refusal:?}");
+    assert!(
+        refusal.kind.is_transient() && refusal.message.contains("took too long"),
+        "{refusal:?}"
+    );
 }
 
 /// One attempt with a key of its own.
-async fn attempt(directory: &tempfile::TempDir, port: u16, timeout: Duration) -> states::ConnectError {
+async fn attempt(
+    directory: &tempfile::TempDir,
+    port: u16,
+    timeout: Duration,
+) -> states::ConnectError {
     let key = directory.path().join("key");
     std::fs::write(&key, transports::ssh::key::generate().unwrap().private).unwrap();
     let target = Target {

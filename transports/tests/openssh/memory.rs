@@ -23,7 +23,15 @@ pub(crate) fn is_small_if_alone() {
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 fn stays_small() {
     let this = std::env::current_exe().unwrap();
-    let alone = Command::new(this).args(["--exact", "streams_300_megabytes", "--ignored", "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let alone = Command::new(this)
+        .args(["--exact", "streams_300_megabytes", "--ignored", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&alone.stdout);
-    assert!(alone.status.success() && said.contains("peak resident memory"), "{said}{}", String::from_utf8_lossy(&alone.stderr));
+    assert!(
+        alone.status.success() && said.contains("peak resident memory"),
+        "{said}{}",
+        String::from_utf8_lossy(&alone.stderr)
+    );
 }

@@ -43,7 +43,8 @@ impl Sshd {
         let directory = tempfile::tempdir().unwrap();
         let pair = transports::ssh::key::generate().unwrap();
         fs::write(directory.path().join("key"), &pair.private).unwrap();
-        fs::set_permissions(directory.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(directory.path().join("key"), fs::Permissions::from_mode(0o600))
+            .unwrap();
         fs::write(directory.path().join("authorized_keys"), format!("{}\n", pair.public)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let sshd = Self { directory, port, more: String::new(), server: None };
@@ -62,7 +63,11 @@ impl Sshd {
     pub(crate) fn new_host_key(&self, kind: &str) {
         let file = self.file("host_key");
         let _ = fs::remove_file(&file);
-        let made = Command::new("ssh-keygen").args(["-q", "-N", "", "-t", kind, "-f"]).arg(&file).status().unwrap();
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-N", "", "-t", kind, "-f"])
+            .arg(&file)
+            .status()
+            .unwrap();
         assert!(made.success());
     }
 
@@ -83,7 +88,12 @@ impl Sshd {
         let _ = fs::create_dir_all("/run/sshd");
         let log = self.file("log");
         let stderr = fs::File::create(&log).unwrap();
-        let server = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(self.file("sshd_config")).stdin(Stdio::null()).stderr(stderr).spawn();
+        let server = Command::new(SSHD)
+            .args(["-D", "-e", "-f"])
+            .arg(self.file("sshd_config"))
+            .stdin(Stdio::null())
+            .stderr(stderr)
+            .spawn();
         let server = self.server.insert(server.unwrap());
         let start = Instant::now();
         while !answers(self.port) {
@@ -108,12 +118,19 @@ impl Sshd {
         let main = self.server.as_ref().unwrap().id();
         let mut found = children(main);
         // Where privileges are separated, the session is a child of the connection's process.
-        let nested: Vec<_> = found.iter().flat_map(|pid| children(*pid)).filter(|pid| name(*pid).starts_with("sshd")).collect();
+        let nested: Vec<_> = found
+            .iter()
+            .flat_map(|pid| children(*pid))
+            .filter(|pid| name(*pid).starts_with("sshd"))
+            .collect();
         found.extend(nested);
         assert!(!found.is_empty(), "no connection is open");
         for pid in found {
             // One may be gone because the other is.
-            let _ = Command::new("/bin/sh").args(["-c", &format!("kill -{signal} {pid} 2>/dev/null")]).status().unwrap();
+            let _ = Command::new("/bin/sh")
+                .args(["-c", &format!("kill -{signal} {pid} 2>/dev/null")])
+                .status()
+                .unwrap();
         }
     }
 

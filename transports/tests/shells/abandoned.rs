@@ -75,20 +75,38 @@ async fn nothing_that_comes_after_it_becomes_part_of_the_script() {
     }
     terminal.0.holds.store(false, Ordering::Relaxed);
     // At once: whoever cancels a job does not wait for a time-out.
-    let signalled = timeout(Duration::from_secs(4), delivery::signal(&shell, &facts, &run_id("run"), Signal::Term)).await;
+    let signalled = timeout(
+        Duration::from_secs(4),
+        delivery::signal(&shell, &facts, &run_id("run"), Signal::Term),
+    )
+    .await;
     assert!(matches!(signalled, Ok(Err(RunError::ConnectionLost(_)))), "{signalled:?}");
     // Nor is leaving said into the script.
     shell.close().await;
-    let uploads = || std::fs::read_dir(&facts.run_dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
-    let arrived = uploads().iter().map(|path| std::fs::read(path).unwrap_or_default()).collect::<Vec<_>>();
-    assert!(arrived.iter().all(|bytes| script.as_bytes().starts_with(bytes)), "something else than the script arrived");
+    let uploads = || {
+        std::fs::read_dir(&facts.run_dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<_>>()
+    };
+    let arrived =
+        uploads().iter().map(|path| std::fs::read(path).unwrap_or_default()).collect::<Vec<_>>();
+    assert!(
+        arrived.iter().all(|bytes| script.as_bytes().starts_with(bytes)),
+        "something else than the script arrived"
+    );
     assert!(!local.home().join("executions").exists());
     // A new session, as the driver opens one.
     let (boot, pty) = local.boot().unwrap();
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
     let unknown = delivery::signal(&shell, &facts, &run_id("run"), Signal::Term).await;
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
-    let again = follow(delivery::start(&shell, &facts, &order("again"), Bytes::from_static(b"echo again; exit 3")).await.unwrap()).await;
+    let again = follow(
+        delivery::start(&shell, &facts, &order("again"), Bytes::from_static(b"echo again; exit 3"))
+            .await
+            .unwrap(),
+    )
+    .await;
     assert_eq!(again, Ok((b"again\n".to_vec(), 3, 6)));
     assert!(!local.home().join("executions").exists());
 }
@@ -101,8 +119,17 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
     let facts = delivery::probe(&shell).await.unwrap();
     for number in 0..20 {
-        let started = delivery::start(&shell, &facts, &order(&format!("run{number}")), Bytes::from_static(b"exit 4")).await;
-        assert_eq!(follow(started.unwrap_or_else(|e| panic!("{number}: {e}"))).await, Ok((Vec::new(), 4, 0)));
+        let started = delivery::start(
+            &shell,
+            &facts,
+            &order(&format!("run{number}")),
+            Bytes::from_static(b"exit 4"),
+        )
+        .await;
+        assert_eq!(
+            follow(started.unwrap_or_else(|e| panic!("{number}: {e}"))).await,
+            Ok((Vec::new(), 4, 0))
+        );
     }
 }
 
@@ -112,7 +139,10 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
 async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() {
     let mut local = Local::new(Surroundings::System, By::Terminal);
     // From when the run's directory is there until its process is noted.
-    local.replaced = vec![("printf \"%80s\\n\" \"\" >\"$_run/pid\"", "sleep 1; printf \"%80s\\n\" \"\" >\"$_run/pid\"")];
+    local.replaced = vec![(
+        "printf \"%80s\\n\" \"\" >\"$_run/pid\"",
+        "sleep 1; printf \"%80s\\n\" \"\" >\"$_run/pid\"",
+    )];
     let (boot, pty) = local.boot().unwrap();
     let leader = local.groups.lock().unwrap()[0];
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
@@ -126,7 +156,10 @@ async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() 
         }
     };
     timeout(Duration::from_secs(30), made).await.expect("it is being started");
-    let killed = std::process::Command::new("/bin/sh").args(["-c", &format!("kill -9 {leader}")]).status().unwrap();
+    let killed = std::process::Command::new("/bin/sh")
+        .args(["-c", &format!("kill -9 {leader}")])
+        .status()
+        .unwrap();
     assert!(killed.success());
     local.replaced.clear();
     let (boot, pty) = local.boot().unwrap();

@@ -15,12 +15,17 @@ pub(crate) async fn unknown_runs(local: Local) {
     assert!(matches!(&never, Err(RunError::Unknown(why)) if why.contains("never")), "{never:?}");
     run(&local, &facts, "short", "echo 123").await;
     let short = follow(attach(&local, &facts, "short", 5).await).await;
-    assert!(matches!(&short, Err(RunError::Unknown(why)) if why.contains("(4 bytes)")), "{short:?}");
+    assert!(
+        matches!(&short, Err(RunError::Unknown(why)) if why.contains("(4 bytes)")),
+        "{short:?}"
+    );
 }
 
 pub(crate) async fn missing_program_is_named(local: Local) {
     let facts = facts(&local).await;
-    for (name, line) in [("path", "#!/opt/none/pwsh -x\n"), ("env", "#!/usr/bin/env no-such-program\n")] {
+    for (name, line) in
+        [("path", "#!/opt/none/pwsh -x\n"), ("env", "#!/usr/bin/env no-such-program\n")]
+    {
         let run = follow(start(&local, &facts, name, format!("{line}echo ran\n")).await).await;
         let program = if name == "path" { "/opt/none/pwsh" } else { "no-such-program" };
         assert!(matches!(&run, Err(RunError::NotStarted(why)) if why.contains(program)), "{run:?}");
@@ -34,7 +39,9 @@ pub(crate) async fn missing_shell_is_replaced(local: Local) {
     let alone = matches!(local.surroundings(), Surroundings::BusyboxAlone | Surroundings::Least);
     assert!(!(alone && facts.has_bash));
     for line in ["#!/usr/bin/env bash", "#!/usr/local/no/such/bash"] {
-        let (output, code, _) = run(&local, &facts, &format!("{}", line.len()), format!("{line}\necho ran; exit 3\n")).await;
+        let (output, code, _) =
+            run(&local, &facts, &format!("{}", line.len()), format!("{line}\necho ran; exit 3\n"))
+                .await;
         assert_eq!((text(&output), code), ("ran\n", 3));
     }
 }
@@ -47,11 +54,22 @@ pub(crate) async fn no_place_to_write(mut local: Local) {
     local.replaced = vec![("/tmp /var/tmp", "/proc"), ("/dev/shm", "/proc")];
     let refused = delivery::probe(&local).await.unwrap_err();
     assert_eq!(refused.kind, ConnectErrorKind::NoShell);
-    assert!(refused.message.contains("/proc/.fargate-") && refused.advice.contains("/tmp"), "{refused:?}");
+    assert!(
+        refused.message.contains("/proc/.fargate-") && refused.advice.contains("/tmp"),
+        "{refused:?}"
+    );
 
-    let facts = ShellFacts { run_dir: "/proc/fargate-x".to_owned(), follows_with_tail: true, has_setsid: true, has_bash: false };
+    let facts = ShellFacts {
+        run_dir: "/proc/fargate-x".to_owned(),
+        follows_with_tail: true,
+        has_setsid: true,
+        has_bash: false,
+    };
     let refused = follow(start(&local, &facts, "run", "echo ran").await).await;
-    assert!(matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("/proc/fargate-x")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("/proc/fargate-x")),
+        "{refused:?}"
+    );
 }
 
 /// A limit on the size of files fails as a full disk does: in `write`.
@@ -59,7 +77,10 @@ pub(crate) async fn full_disk_at_the_start(mut local: Local) {
     let facts = facts(&local).await;
     local.startup = "trap '' XFSZ; ulimit -f 1; ".to_owned();
     let refused = follow(start(&local, &facts, "run", ": x\n".repeat(5000)).await).await;
-    assert!(matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("too large")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(RunError::NotStarted(why)) if why.contains("too large")),
+        "{refused:?}"
+    );
     assert_eq!(std::fs::read_dir(&facts.run_dir).unwrap().count(), 0, "nothing is left");
     local.startup.clear();
     assert_eq!(run(&local, &facts, "run", "echo later").await, (b"later\n".to_vec(), 0, 6));
@@ -87,7 +108,9 @@ impl Exec for Cut<'_> {
 pub(crate) async fn cut_upload(local: Local) {
     let facts = facts(&local).await;
     let script = Bytes::from("echo x >>executions\n".repeat(2));
-    let cut = follow(delivery::start(&Cut(&local), &facts, &order("run"), script.clone()).await.unwrap()).await;
+    let cut =
+        follow(delivery::start(&Cut(&local), &facts, &order("run"), script.clone()).await.unwrap())
+            .await;
     assert!(matches!(cut, Err(RunError::ConnectionLost(_))), "{cut:?}");
     assert!(!local.home().join("executions").exists(), "half a script must not run");
     run(&local, &facts, "run", script).await;
@@ -96,8 +119,12 @@ pub(crate) async fn cut_upload(local: Local) {
 
 pub(crate) async fn run_directory_that_vanishes(local: Local) {
     let facts = facts(&local).await;
-    let outcome = follow(start(&local, &facts, "run", "rm -rf \"${0%/*}\"; echo after; exit 5").await).await;
-    assert!(matches!(&outcome, Err(RunError::NoStatus(why)) if why.contains("was deleted while the script ran")), "{outcome:?}");
+    let outcome =
+        follow(start(&local, &facts, "run", "rm -rf \"${0%/*}\"; echo after; exit 5").await).await;
+    assert!(
+        matches!(&outcome, Err(RunError::NoStatus(why)) if why.contains("was deleted while the script ran")),
+        "{outcome:?}"
+    );
 }
 
 /// Alters one byte of the input.
@@ -119,12 +146,18 @@ impl Exec for Altering<'_> {
 pub(crate) async fn altered_upload(local: Local) {
     let facts = facts(&local).await;
     let script = Bytes::from_static(b"echo x >>executions; exit 1");
-    let altered = follow(delivery::start(&Altering(&local), &facts, &order("run"), script.clone()).await.unwrap()).await;
+    let altered = follow(
+        delivery::start(&Altering(&local), &facts, &order("run"), script.clone()).await.unwrap(),
+    )
+    .await;
     if local.surroundings() == Surroundings::Least {
         assert!(altered.is_ok(), "without sha256sum, scripts run all the same: {altered:?}");
         return;
     }
-    assert!(matches!(&altered, Err(RunError::ConnectionLost(why)) if why.contains("not the script")), "{altered:?}");
+    assert!(
+        matches!(&altered, Err(RunError::ConnectionLost(why)) if why.contains("not the script")),
+        "{altered:?}"
+    );
     assert!(!local.home().join("executions").exists(), "another script must not run");
     assert_eq!(std::fs::read_dir(&facts.run_dir).unwrap().count(), 0, "nothing is left");
     assert_eq!(run(&local, &facts, "run", script).await.1, 1);

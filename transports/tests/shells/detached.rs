@@ -6,7 +6,9 @@ use transports::delivery;
 
 use crate::{
     local::Local,
-    steps::{attach, facts, follow, kill, noise, order, read, run, run_id, runs, start, text, until},
+    steps::{
+        attach, facts, follow, kill, noise, order, read, run, run_id, runs, start, text, until,
+    },
 };
 
 pub(crate) async fn background_process_does_not_hold_the_run(local: Local) {
@@ -27,7 +29,8 @@ pub(crate) async fn attach_at_an_offset(local: Local) {
     for follows_with_tail in [by_tail, false] {
         facts.follows_with_tail = follows_with_tail;
         for from in [0, 1, 65_535, 65_536, 65_537, 299_999, 300_000] {
-            let (output, code, total) = follow(attach(&local, &facts, "run", from as u64).await).await.unwrap();
+            let (output, code, total) =
+                follow(attach(&local, &facts, "run", from as u64).await).await.unwrap();
             assert!(output == bytes[from..], "from {from}: {} bytes", output.len());
             assert_eq!((code, total), (9, 300_000));
         }
@@ -47,7 +50,8 @@ pub(crate) async fn second_start_is_an_attach(local: Local) {
 pub(crate) async fn two_starts_at_once(local: Local) {
     let facts = facts(&local).await;
     let script = "echo once >>executions; echo output; sleep 0.2; exit 4";
-    let (first, second) = tokio::join!(run(&local, &facts, "same", script), run(&local, &facts, "same", script));
+    let (first, second) =
+        tokio::join!(run(&local, &facts, "same", script), run(&local, &facts, "same", script));
     assert_eq!(first, (b"output\n".to_vec(), 4, 7));
     assert_eq!(first, second);
     assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "once\n");
@@ -128,14 +132,24 @@ pub(crate) async fn dropped_connection_goes_on_at_the_next_byte(local: Local) {
     let mut facts = facts(&local).await;
     let bytes = noise(2_000_000);
     std::fs::write(local.home().join("data"), &bytes).unwrap();
-    let mut output =
-        read(&mut start(&local, &facts, "cut", "cat data; until [ -e go ]; do sleep 0.01; done; cat data; exit 6").await, 100_000).await;
+    let mut output = read(
+        &mut start(
+            &local,
+            &facts,
+            "cut",
+            "cat data; until [ -e go ]; do sleep 0.01; done; cat data; exit 6",
+        )
+        .await,
+        100_000,
+    )
+    .await;
     // Dropped twice, and both ways to follow.
     facts.follows_with_tail = false;
     let more = read(&mut attach(&local, &facts, "cut", output.len() as u64).await, 1).await;
     output.extend(more);
     std::fs::write(local.home().join("go"), "").unwrap();
-    let (rest, code, total) = follow(attach(&local, &facts, "cut", output.len() as u64).await).await.unwrap();
+    let (rest, code, total) =
+        follow(attach(&local, &facts, "cut", output.len() as u64).await).await.unwrap();
     output.extend(rest);
     assert!(output == [&bytes[..], &bytes[..]].concat(), "{} bytes", output.len());
     assert_eq!((code, total), (6, 4_000_000));
@@ -189,11 +203,16 @@ pub(crate) async fn killed_wrapper(local: Local) {
 /// A background process writes on after the script: harmless, whether it was read or not.
 pub(crate) async fn output_after_the_end(local: Local) {
     let facts = facts(&local).await;
-    let script = Bytes::from_static(b"(until [ -e go ]; do sleep 0.01; done; echo late) & echo early; exit 2");
+    let script = Bytes::from_static(
+        b"(until [ -e go ]; do sleep 0.01; done; echo late) & echo early; exit 2",
+    );
     let first = follow(delivery::start(&local, &facts, &order("run"), script).await.unwrap()).await;
     assert_eq!(first, Ok((b"early\n".to_vec(), 2, 6)));
     std::fs::write(local.home().join("go"), "").unwrap();
-    until("the late line", || std::fs::metadata(format!("{}/run/out", facts.run_dir)).unwrap().len() == 11).await;
+    until("the late line", || {
+        std::fs::metadata(format!("{}/run/out", facts.run_dir)).unwrap().len() == 11
+    })
+    .await;
     let (output, code, total) = follow(attach(&local, &facts, "run", 0).await).await.unwrap();
     assert!(text(&output) == "early\n" || text(&output) == "early\nlate\n", "{output:?}");
     assert_eq!((code, total), (2, output.len() as u64));

@@ -90,7 +90,11 @@ impl Local {
             }
             Surroundings::BusyboxAlone => {
                 let list = std::process::Command::new("busybox").arg("--list").output().unwrap();
-                for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+                for applet in String::from_utf8(list.stdout)
+                    .unwrap()
+                    .lines()
+                    .filter(|name| *name != "busybox")
+                {
                     symlink(program("busybox"), bin.join(applet)).unwrap();
                 }
                 (bin.display().to_string(), bin.join("sh"))
@@ -169,7 +173,9 @@ impl Local {
     /// A text of the protocol's with this container's shell, and what else is replaced.
     fn adapted(&self, text: &str) -> String {
         let sh = self.sh.to_str().unwrap();
-        self.replaced.iter().fold(text.replace("/bin/sh", sh), |text, (from, to)| text.replace(from, to))
+        self.replaced
+            .iter()
+            .fold(text.replace("/bin/sh", sh), |text, (from, to)| text.replace(from, to))
     }
 
     fn environment(&self) -> BTreeMap<String, String> {
@@ -186,14 +192,23 @@ impl Local {
     }
 
     /// As `exec`, but the connection is lost once so much input has been sent.
-    pub(crate) async fn exec_and_lose(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+    pub(crate) async fn exec_and_lose(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<LocalChannel, String> {
         match self.by {
             By::Pipes => self.by_pipes(&command, input, false),
             By::Terminal => self.exec(command, input).await,
         }
     }
 
-    fn by_pipes(&self, command: &delivery::Command, input: Bytes, stays_open: bool) -> Result<LocalChannel, String> {
+    fn by_pipes(
+        &self,
+        command: &delivery::Command,
+        input: Bytes,
+        stays_open: bool,
+    ) -> Result<LocalChannel, String> {
         let command = format!("{}{}", self.startup, self.adapted(&command.line()));
         let mut child = Command::new(&self.sh)
             .args(["-c", &command])
@@ -218,11 +233,20 @@ impl Local {
                 let _ = closed.await;
             }
         });
-        Ok(LocalChannel::Pipes(Box::new(PipesChannel { out: child.stdout.take(), err: child.stderr.take(), child, _input: open })))
+        Ok(LocalChannel::Pipes(Box::new(PipesChannel {
+            out: child.stdout.take(),
+            err: child.stderr.take(),
+            child,
+            _input: open,
+        })))
     }
 
     /// By the last terminal, or a new one: when there is none, when its container was changed since, or when it is taken.
-    async fn by_terminal(&self, command: delivery::Command, input: Bytes) -> Result<TerminalChannel<Pty>, String> {
+    async fn by_terminal(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<TerminalChannel<Pty>, String> {
         let mut terminals = self.terminals.lock().await;
         if let Some(shell) = terminals.last()
             && self.startup.is_empty()
@@ -242,8 +266,10 @@ impl Local {
         let mut boot = Boot::new();
         boot.helper = self.adapted(&boot.helper);
         let line = boot.command();
-        let inner = line.strip_prefix("/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).unwrap();
-        let (pty, leader) = Pty::spawn(&self.sh, &format!("{}{inner}", self.startup), self.environment())?;
+        let inner =
+            line.strip_prefix("/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).unwrap();
+        let (pty, leader) =
+            Pty::spawn(&self.sh, &format!("{}{inner}", self.startup), self.environment())?;
         self.groups.lock().unwrap().push(leader);
         Ok((boot, pty))
     }
@@ -273,7 +299,8 @@ impl Channel for LocalChannel {
 
 impl PipesChannel {
     async fn next(&mut self) -> Chunk {
-        let (mut out, mut err) = (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));
+        let (mut out, mut err) =
+            (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));
         loop {
             tokio::select! {
                 n = read(&mut self.out, &mut out), if self.out.is_some() => match n {

@@ -72,9 +72,19 @@ in_every_shell! {
 /// What `sh -n` says of the programs, in each shell.
 fn parses(shell: &[&str]) {
     for program in ["follow.sh", "armour.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
-        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
-        let checked = std::process::Command::new(shell[0]).args(&shell[1..]).arg("-n").arg(&file).output().unwrap();
-        assert!(checked.status.success() && checked.stderr.is_empty(), "{shell:?} {program}: {}", String::from_utf8_lossy(&checked.stderr));
+        let file =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
+        let checked = std::process::Command::new(shell[0])
+            .args(&shell[1..])
+            .arg("-n")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert!(
+            checked.status.success() && checked.stderr.is_empty(),
+            "{shell:?} {program}: {}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
     }
 }
 

@@ -37,12 +37,15 @@ fn nonce(boot: &Boot) -> String {
 /// Takes what was read up to and with `wanted`.
 async fn until(pty: &Pty, read: &mut Vec<u8>, wanted: &str) {
     loop {
-        if let Some(at) = read.windows(wanted.len()).position(|window| window == wanted.as_bytes()) {
+        if let Some(at) = read.windows(wanted.len()).position(|window| window == wanted.as_bytes())
+        {
             read.drain(..at + wanted.len());
             return;
         }
         let next = tokio::time::timeout(std::time::Duration::from_secs(30), pty.read()).await;
-        let next = next.unwrap_or_else(|_| panic!("{wanted:?} does not come: {:?}", String::from_utf8_lossy(read)));
+        let next = next.unwrap_or_else(|_| {
+            panic!("{wanted:?} does not come: {:?}", String::from_utf8_lossy(read))
+        });
         read.extend_from_slice(&next.unwrap().expect("the session goes on"));
     }
 }

@@ -19,9 +19,17 @@ pub(crate) struct Pty {
 
 impl Pty {
     /// Also the process id of the session's leader, which is the terminal's foreground group.
-    pub(crate) fn spawn(sh: &Path, command: &str, environment: BTreeMap<String, String>) -> Result<(Self, u32), String> {
+    pub(crate) fn spawn(
+        sh: &Path,
+        command: &str,
+        environment: BTreeMap<String, String>,
+    ) -> Result<(Self, u32), String> {
         let (pty, slave) = pty_process::open().map_err(|e| e.to_string())?;
-        let command = pty_process::Command::new(sh).args(["-c", command]).env_clear().envs(environment).kill_on_drop(true);
+        let command = pty_process::Command::new(sh)
+            .args(["-c", command])
+            .env_clear()
+            .envs(environment)
+            .kill_on_drop(true);
         let leader = command.spawn(slave).map_err(|e| e.to_string())?;
         let id = leader.id().unwrap();
         let (reader, writer) = pty.into_split();

@@ -13,7 +13,8 @@ pub(crate) async fn output_is_exact_and_in_order(local: Local) {
     let facts = facts(&local).await;
     let script = "i=0; while [ $i -lt 200 ]; do echo \"out $i\"; echo \"err $i\" >&2; i=$((i+1)); done; printf 'no newline at the end'";
     let (output, code, total) = run(&local, &facts, "1", script).await;
-    let expected: String = (0..200).map(|i| format!("out {i}\nerr {i}\n")).collect::<String>() + "no newline at the end";
+    let expected: String = (0..200).map(|i| format!("out {i}\nerr {i}\n")).collect::<String>()
+        + "no newline at the end";
     assert_eq!(text(&output), expected);
     assert_eq!((code, total), (0, expected.len() as u64));
 }
@@ -21,7 +22,8 @@ pub(crate) async fn output_is_exact_and_in_order(local: Local) {
 pub(crate) async fn exit_codes(local: Local) {
     let facts = facts(&local).await;
     for wanted in [0, 1, 42, 127, 255] {
-        let (_, code, _) = run(&local, &facts, &format!("code-{wanted}"), format!("exit {wanted}")).await;
+        let (_, code, _) =
+            run(&local, &facts, &format!("code-{wanted}"), format!("exit {wanted}")).await;
         assert_eq!(code, wanted);
     }
 }
@@ -34,7 +36,9 @@ pub(crate) async fn death_by_signal(local: Local) {
         if ignored_here(number) {
             continue;
         }
-        let (output, code, _) = run(&local, &facts, signal, format!("echo before; kill -{signal} $$; echo after")).await;
+        let (output, code, _) =
+            run(&local, &facts, signal, format!("echo before; kill -{signal} $$; echo after"))
+                .await;
         assert_eq!((text(&output), code), ("before\n", 128 + number), "{signal}");
     }
 }
@@ -57,7 +61,12 @@ pub(crate) async fn five_megabyte_script(local: Local) {
     let line = format!(": {}\n", "x".repeat(1000));
     let script = line.repeat(5 * 1024) + "cat \"$0\"";
     let (output, code, _) = run(&local, &facts, "large", script.as_str()).await;
-    assert!(output == script.as_bytes(), "{} bytes came back, {} were sent", output.len(), script.len());
+    assert!(
+        output == script.as_bytes(),
+        "{} bytes came back, {} were sent",
+        output.len(),
+        script.len()
+    );
     assert_eq!(code, 0);
 }
 
@@ -66,18 +75,34 @@ pub(crate) async fn binary_output(local: Local) {
     let bytes: Vec<u8> = (0..=255).chain(noise(3_000_000)).chain([0, 0, b'\n', 0xff]).collect();
     std::fs::write(local.home().join("data"), &bytes).unwrap();
     let (output, _, total) = run(&local, &facts, "binary", "cat data; printf '\\000\\377'").await;
-    assert!(output[..bytes.len()] == bytes && output[bytes.len()..] == [0, 0xff], "{} bytes, {total} told", output.len());
+    assert!(
+        output[..bytes.len()] == bytes && output[bytes.len()..] == [0, 0xff],
+        "{} bytes, {total} told",
+        output.len()
+    );
 }
 
 pub(crate) async fn unicode(local: Local) {
     let facts = facts(&local).await;
-    let (output, _, _) = run(&local, &facts, "unicode", "x='grüße 🦀 日本'; echo \"$x\"; printf '\\303'; printf '\\244'").await;
+    let (output, _, _) = run(
+        &local,
+        &facts,
+        "unicode",
+        "x='grüße 🦀 日本'; echo \"$x\"; printf '\\303'; printf '\\244'",
+    )
+    .await;
     assert_eq!(text(&output), "grüße 🦀 日本\nä");
 }
 
 pub(crate) async fn stdin_is_at_its_end(local: Local) {
     let facts = facts(&local).await;
-    let (output, code, _) = run(&local, &facts, "stdin", "echo one\ncat\nif read -r line; then echo \"read: $line\"; fi\necho two\n").await;
+    let (output, code, _) = run(
+        &local,
+        &facts,
+        "stdin",
+        "echo one\ncat\nif read -r line; then echo \"read: $line\"; fi\necho two\n",
+    )
+    .await;
     assert_eq!((text(&output), code), ("one\ntwo\n", 0));
 }
 
@@ -93,7 +118,8 @@ pub(crate) async fn surroundings_are_the_login_shells(mut local: Local) {
     local.startup = "umask 027; ".to_owned();
     local.env.insert("FROM_LOGIN".to_owned(), "kept it's".to_owned());
     let facts = facts(&local).await;
-    let (output, _, _) = run(&local, &facts, "surroundings", "pwd; umask; echo \"$FROM_LOGIN\"; echo $#").await;
+    let (output, _, _) =
+        run(&local, &facts, "surroundings", "pwd; umask; echo \"$FROM_LOGIN\"; echo $#").await;
     assert_eq!(text(&output), format!("{}\n0027\nkept it's\n0\n", local.home().display()));
 }
 
@@ -111,7 +137,9 @@ pub(crate) async fn output_comes_while_it_runs(local: Local) {
 }
 
 pub(crate) async fn what_startup_files_print_is_not_output(mut local: Local) {
-    local.startup = "echo 'Welcome to the machine'; echo 'stdin: is not a tty' >&2; printf 'no newline'; ".to_owned();
+    local.startup =
+        "echo 'Welcome to the machine'; echo 'stdin: is not a tty' >&2; printf 'no newline'; "
+            .to_owned();
     let facts = facts(&local).await;
     let (output, code, total) = run(&local, &facts, "quiet", "echo mine; exit 7").await;
     assert_eq!((text(&output), code, total), ("mine\n", 7, 5));
@@ -123,17 +151,25 @@ pub(crate) async fn forgotten_runs_are_removed(local: Local) {
     run(&local, &facts, "first", "echo 1").await;
     assert!(std::path::Path::new(&facts.run_dir).join("first").is_dir());
     let next = RunOrder { forget: Some(run_id("first")), ..order("second") };
-    follow(delivery::start(&local, &facts, &next, Bytes::from_static(b"echo 2")).await.unwrap()).await.unwrap();
-    let left: Vec<_> = std::fs::read_dir(&facts.run_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    follow(delivery::start(&local, &facts, &next, Bytes::from_static(b"echo 2")).await.unwrap())
+        .await
+        .unwrap();
+    let left: Vec<_> = std::fs::read_dir(&facts.run_dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["second"]);
 }
 
 pub(crate) async fn facts_are_true(local: Local) {
     let facts = facts(&local).await;
-    let gnu = local.surroundings() != Surroundings::BusyboxAlone && local.surroundings() != Surroundings::Least;
+    let gnu = local.surroundings() != Surroundings::BusyboxAlone
+        && local.surroundings() != Surroundings::Least;
     assert!(!facts.follows_with_tail || gnu);
     assert_eq!(facts.has_setsid, local.has_setsid());
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&facts.run_dir).unwrap().permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&facts.run_dir).unwrap().permissions(),
+    );
     assert_eq!(mode & 0o777, 0o700, "{}", facts.run_dir);
     assert!(facts.run_dir.starts_with(local.path("tmp").to_str().unwrap()), "{}", facts.run_dir);
 }
@@ -153,6 +189,12 @@ async fn follow_rest(mut run: delivery::Followed<crate::local::LocalChannel>) ->
 
 pub(crate) async fn temporary_files_are_deleted(local: Local) {
     let facts = facts(&local).await;
-    let (output, code, _) = run(&local, &facts, "run", "[ -n \"$TMPDIR\" ] || exit 1; rm -rf \"$TMPDIR\"/*; echo after; exit 5").await;
+    let (output, code, _) = run(
+        &local,
+        &facts,
+        "run",
+        "[ -n \"$TMPDIR\" ] || exit 1; rm -rf \"$TMPDIR\"/*; echo after; exit 5",
+    )
+    .await;
     assert_eq!((text(&output), code), ("after\n", 5));
 }

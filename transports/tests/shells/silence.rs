@@ -14,7 +14,11 @@ fn record_naps(local: &mut Local) -> PathBuf {
     let record = local.path("naps");
     std::fs::write(&record, "").unwrap();
     let sleep = crate::local::program("sleep");
-    let recorder = format!("case $1 in 0*) echo nap >>'{}' ;; esac\nexec '{}' \"$@\"", record.display(), sleep.display());
+    let recorder = format!(
+        "case $1 in 0*) echo nap >>'{}' ;; esac\nexec '{}' \"$@\"",
+        record.display(),
+        sleep.display()
+    );
     local.add_program("sleep", &recorder);
     record
 }
@@ -31,7 +35,9 @@ async fn rests(record: &std::path::Path) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), rested).await.expect("the supervisor waits without looking again and again");
+    tokio::time::timeout(Duration::from_secs(30), rested)
+        .await
+        .expect("the supervisor waits without looking again and again");
 }
 
 /// Whether the container announces what is written to a file.
@@ -100,7 +106,8 @@ pub(crate) async fn a_killed_wrapper_is_noticed_by_an_attached_run(local: Local)
 pub(crate) async fn a_background_process_does_not_hold_an_attached_run(local: Local) {
     let facts = facts(&local).await;
     silent(&local);
-    let mut run = start(&local, &facts, "run", "sleep 1000 & echo $!; read -r line <go; exit 5").await;
+    let mut run =
+        start(&local, &facts, "run", "sleep 1000 & echo $!; read -r line <go; exit 5").await;
     let daemon = text(&read(&mut run, 2).await).trim().to_owned();
     drop(run);
     let mut run = attach(&local, &facts, "run", 0).await;
@@ -114,12 +121,21 @@ pub(crate) async fn a_background_process_does_not_hold_an_attached_run(local: Lo
 /// Not what the supervisor or the wrapper has open: a process of the script that outlives it would keep that from its end.
 pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     let facts = facts(&local).await;
-    let run = start(&local, &facts, "run", "read -r pid rest </proc/self/stat; cd /proc/$pid/fd; for fd in *; do echo $fd; done").await;
+    let run = start(
+        &local,
+        &facts,
+        "run",
+        "read -r pid rest </proc/self/stat; cd /proc/$pid/fd; for fd in *; do echo $fd; done",
+    )
+    .await;
     let (output, ..) = follow(run).await.unwrap();
     let all: Vec<u32> = text(&output).lines().map(|line| line.parse().unwrap()).collect();
     // Shells keep the script, and what they put aside, from 10 on, closed for others.
     let low: Vec<u32> = all.into_iter().filter(|fd| *fd < 10).collect();
-    assert!(low.starts_with(&[0, 1, 2]) && low.len() <= 4, "{low:?}: beside its three, at most the script itself");
+    assert!(
+        low.starts_with(&[0, 1, 2]) && low.len() <= 4,
+        "{low:?}: beside its three, at most the script itself"
+    );
 }
 
 /// Neither the supervisor nor what it started, while the script says nothing; and the script goes on.
@@ -160,7 +176,10 @@ pub(crate) async fn runs_end_without_a_fifo(mut local: Local) {
 
 /// A shell that sets a variable of its environment sets it for its children, too.
 pub(crate) async fn environment_is_unchanged(mut local: Local) {
-    let names: Vec<String> = ('a'..='z').map(String::from).chain(["code", "total", "run", "size", "line"].map(str::to_owned)).collect();
+    let names: Vec<String> = ('a'..='z')
+        .map(String::from)
+        .chain(["code", "total", "run", "size", "line"].map(str::to_owned))
+        .collect();
     for name in &names {
         local.env.insert(name.clone(), format!("kept-{name}"));
     }
@@ -172,11 +191,15 @@ pub(crate) async fn environment_is_unchanged(mut local: Local) {
 }
 
 /// The rest of a run that has been read from before.
-async fn ends<C: transports::delivery::Channel>(mut run: transports::delivery::Followed<C>) -> Result<crate::steps::Outcome, RunError> {
+async fn ends<C: transports::delivery::Channel>(
+    mut run: transports::delivery::Followed<C>,
+) -> Result<crate::steps::Outcome, RunError> {
     use states::{Run as _, RunEvent};
     let mut output = Vec::new();
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("the run goes on")?;
+        let next = tokio::time::timeout(Duration::from_secs(60), run.next())
+            .await
+            .expect("the run goes on")?;
         match next {
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, total } => return Ok((output, code, total)),

@@ -27,7 +27,9 @@ pub(crate) async fn facts(local: &Local) -> ShellFacts {
 pub(crate) type Outcome = (Vec<u8>, i32, u64);
 
 /// Follows to the end; every event after the first `Started` must be output.
-pub(crate) async fn follow<C: delivery::Channel>(mut run: Followed<C>) -> Result<Outcome, RunError> {
+pub(crate) async fn follow<C: delivery::Channel>(
+    mut run: Followed<C>,
+) -> Result<Outcome, RunError> {
     let mut output = Vec::new();
     let mut started = false;
     loop {
@@ -43,15 +45,30 @@ pub(crate) async fn follow<C: delivery::Channel>(mut run: Followed<C>) -> Result
 }
 
 /// Starts a script under a name of its own and follows it to the end.
-pub(crate) async fn run(local: &Local, facts: &ShellFacts, name: &str, script: impl Into<Vec<u8>>) -> Outcome {
+pub(crate) async fn run(
+    local: &Local,
+    facts: &ShellFacts,
+    name: &str,
+    script: impl Into<Vec<u8>>,
+) -> Outcome {
     follow(start(local, facts, name, script).await).await.unwrap()
 }
 
-pub(crate) async fn start(local: &Local, facts: &ShellFacts, name: &str, script: impl Into<Vec<u8>>) -> Followed<<Local as Exec>::Channel> {
+pub(crate) async fn start(
+    local: &Local,
+    facts: &ShellFacts,
+    name: &str,
+    script: impl Into<Vec<u8>>,
+) -> Followed<<Local as Exec>::Channel> {
     delivery::start(local, facts, &order(name), Bytes::from(script.into())).await.unwrap()
 }
 
-pub(crate) async fn attach(local: &Local, facts: &ShellFacts, name: &str, from: u64) -> Followed<<Local as Exec>::Channel> {
+pub(crate) async fn attach(
+    local: &Local,
+    facts: &ShellFacts,
+    name: &str,
+    from: u64,
+) -> Followed<<Local as Exec>::Channel> {
     delivery::attach(local, facts, &run_id(name), from).await.unwrap()
 }
 
@@ -62,7 +79,9 @@ pub(crate) async fn read<C: delivery::Channel>(run: &mut Followed<C>, size: usiz
         match tokio::time::timeout(LONG, run.next()).await.expect("the run goes on").unwrap() {
             RunEvent::Started => {}
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
-            RunEvent::Exited { .. } => panic!("it ended after {} bytes, {size} were expected", output.len()),
+            RunEvent::Exited { .. } => {
+                panic!("it ended after {} bytes, {size} were expected", output.len())
+            }
         }
     }
     output
@@ -81,12 +100,17 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Whether a process runs; a zombie does not.
 pub(crate) fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
-    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
+    stat.is_ok_and(|stat| {
+        !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z')
+    })
 }
 
 /// `kill -SIGNAL TARGET`; a group is a negative number.
 pub(crate) fn kill(signal: &str, target: &str) {
-    let killed = std::process::Command::new("/bin/sh").args(["-c", "kill \"-$1\" \"$2\"", "kill", signal, target]).status().unwrap();
+    let killed = std::process::Command::new("/bin/sh")
+        .args(["-c", "kill \"-$1\" \"$2\"", "kill", signal, target])
+        .status()
+        .unwrap();
     assert!(killed.success(), "kill -{signal} {target}");
 }
 

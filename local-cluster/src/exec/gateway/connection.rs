@@ -78,7 +78,12 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
     }
     drop(to_client);
     let (mut sink, mut stream) = socket.split();
-    let line = Line { cluster, began: Instant::now(), sent: AtomicU64::new(0), paused: AtomicBool::new(false) };
+    let line = Line {
+        cluster,
+        began: Instant::now(),
+        sent: AtomicU64::new(0),
+        paused: AtomicBool::new(false),
+    };
     let end = tokio::select! {
         end = line.inbound(&mut stream, from_client) => end,
         end = line.outbound(&mut sink, frames) => end,
@@ -90,7 +95,9 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
     let socket = sink.reunite(stream).expect("two halves");
     match end {
         End::Client => {}
-        End::Replaced | End::Over | End::Cut(CutKind::Bye) => close(socket, CloseCode::Normal, "Bye").await,
+        End::Replaced | End::Over | End::Cut(CutKind::Bye) => {
+            close(socket, CloseCode::Normal, "Bye").await
+        }
         End::Cut(CutKind::Reset) => {
             // Dropped, it is reset.
             let _ = socket.into_inner().set_zero_linger();
@@ -135,13 +142,16 @@ async fn open(session: &Session, socket: &mut Socket) -> Result<(), String> {
             Ok(Some(Err(e))) => return Err(e.to_string()),
             Ok(Some(Ok(Frame::Ping(_) | Frame::Pong(_)))) => {}
             Ok(Some(Ok(Frame::Text(text)))) => {
-                let open: OpenDataChannel =
-                    serde_json::from_str(&text).map_err(|e| format!("its first message is not as it should be: {e}"))?;
+                let open: OpenDataChannel = serde_json::from_str(&text)
+                    .map_err(|e| format!("its first message is not as it should be: {e}"))?;
                 if !session.admits(&open.token_value) {
                     return Err("the token is unknown or too old".to_owned());
                 }
                 if open.message_schema_version != "1.0" {
-                    return Err(format!("the message schema is not 1.0 but {:.16}", open.message_schema_version));
+                    return Err(format!(
+                        "the message schema is not 1.0 but {:.16}",
+                        open.message_schema_version
+                    ));
                 }
                 tracing::debug!(
                     session = session.id,
@@ -169,7 +179,11 @@ struct Line {
 
 impl Line {
     /// Passes the client's messages on.
-    async fn inbound(&self, stream: &mut SplitStream<Socket>, to_agent: mpsc::Sender<Message>) -> End {
+    async fn inbound(
+        &self,
+        stream: &mut SplitStream<Socket>,
+        to_agent: mpsc::Sender<Message>,
+    ) -> End {
         let mut noise = Noise::default();
         loop {
             let frame = match stream.next().await {
@@ -198,7 +212,11 @@ impl Line {
     }
 
     /// Passes the agent's messages on.
-    async fn outbound(&self, sink: &mut SplitSink<Socket, Frame>, mut frames: mpsc::Receiver<ToClient>) -> End {
+    async fn outbound(
+        &self,
+        sink: &mut SplitSink<Socket, Frame>,
+        mut frames: mpsc::Receiver<ToClient>,
+    ) -> End {
         let mut noise = Noise::default();
         let mut batch = Vec::new();
         loop {
@@ -209,7 +227,11 @@ impl Line {
                 let frame = match frame {
                     ToClient::Frame(frame) => frame,
                     ToClient::Closed(frame) => {
-                        return if sink.send(Frame::Binary(frame)).await.is_ok() { End::Over } else { End::Client };
+                        return if sink.send(Frame::Binary(frame)).await.is_ok() {
+                            End::Over
+                        } else {
+                            End::Client
+                        };
                     }
                 };
                 if let Some(end) = self.faults(sink).await {
@@ -248,7 +270,9 @@ impl Line {
         self.paused.store(true, Ordering::Relaxed);
         sleep(Duration::from_millis(pause.for_ms)).await;
         self.paused.store(false, Ordering::Relaxed);
-        if pause.announced && sink.send(Frame::Binary(Message::publication(kind::START).encode())).await.is_err() {
+        if pause.announced
+            && sink.send(Frame::Binary(Message::publication(kind::START).encode())).await.is_err()
+        {
             return Some(End::Client);
         }
         None
@@ -258,7 +282,11 @@ impl Line {
     async fn aging(&self) -> End {
         loop {
             sleep(LOOK).await;
-            let cut = self.cluster.faults().exec.cuts(self.sent.load(Ordering::Relaxed), self.began.elapsed());
+            let cut = self
+                .cluster
+                .faults()
+                .exec
+                .cuts(self.sent.load(Ordering::Relaxed), self.began.elapsed());
             if let Some(cut) = cut {
                 return End::Cut(cut);
             }

@@ -150,7 +150,9 @@ impl Armour {
         // Noise with a `~` in it may stand before the mark.
         let start = line.iter().rposition(|b| *b == b'~').map_or(0, |at| at + 1);
         let text = std::str::from_utf8(&line[start..]).unwrap_or_default().trim_end_matches('\r');
-        let marked = text.split_once(' ').filter(|(nonce, _)| nonce.len() == NONCE && nonce.bytes().all(|b| b.is_ascii_hexdigit()));
+        let marked = text.split_once(' ').filter(|(nonce, _)| {
+            nonce.len() == NONCE && nonce.bytes().all(|b| b.is_ascii_hexdigit())
+        });
         let Some((nonce, text)) = marked else {
             if let Some(block) = &mut self.block {
                 block.damage.get_or_insert("something else is in it");
@@ -161,11 +163,15 @@ impl Armour {
         match text.split_once(' ') {
             Some(("D", head)) => {
                 if let Some(block) = self.block.take() {
-                    self.found(Piece::Damaged { nonce: block.nonce, why: "it does not end".to_owned() });
+                    self.found(Piece::Damaged {
+                        nonce: block.nonce,
+                        why: "it does not end".to_owned(),
+                    });
                 }
                 match Block::new(&nonce, head) {
                     Some(block) => self.block = Some(block),
-                    None => self.found(Piece::Damaged { nonce, why: format!("it begins with {head:?}") }),
+                    None => self
+                        .found(Piece::Damaged { nonce, why: format!("it begins with {head:?}") }),
                 }
             }
             None if text == "E" => match self.block.take() {
@@ -173,7 +179,9 @@ impl Armour {
                     let opened = block.open();
                     self.pieces.push_back(opened);
                 }
-                _ => self.found(Piece::Damaged { nonce, why: "its beginning is missing".to_owned() }),
+                _ => {
+                    self.found(Piece::Damaged { nonce, why: "its beginning is missing".to_owned() })
+                }
             },
             _ => self.found(Piece::Line { nonce, text }),
         }
@@ -235,7 +243,10 @@ fn block(nonce: String, offset: u64, length: usize, bytes: Result<Vec<u8>, &'sta
 fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, &'static str> {
     let mut bytes = Vec::with_capacity(length + 1);
     let most = u64::try_from(length).unwrap_or(u64::MAX) + 1;
-    flate2::bufread::GzDecoder::new(packed).take(most).read_to_end(&mut bytes).map_err(|_| "it cannot be unpacked")?;
+    flate2::bufread::GzDecoder::new(packed)
+        .take(most)
+        .read_to_end(&mut bytes)
+        .map_err(|_| "it cannot be unpacked")?;
     Ok(bytes)
 }
 

@@ -14,7 +14,9 @@ fn pieces(parts: &[&[u8]]) -> Vec<Piece> {
     let mut all: Vec<Piece> = Vec::new();
     while let Some(piece) = armour.piece() {
         match (all.last_mut(), piece) {
-            (Some(Piece::Noise(before)), Piece::Noise(more)) => *before = [&before[..], &more[..]].concat().into(),
+            (Some(Piece::Noise(before)), Piece::Noise(more)) => {
+                *before = [&before[..], &more[..]].concat().into()
+            }
             (_, piece) => all.push(piece),
         }
     }
@@ -92,8 +94,14 @@ fn what_is_not_as_it_says_is_damage() {
         format!("~{A} D 0 5 p\naGVs\n~{B} E\n"),
     ] {
         let found = pieces(&[bad.as_bytes()]);
-        assert!(found.iter().any(|piece| matches!(piece, Piece::Damaged { .. })), "{bad}: {found:?}");
-        assert!(!found.iter().any(|piece| matches!(piece, Piece::Block { .. })), "{bad}: {found:?}");
+        assert!(
+            found.iter().any(|piece| matches!(piece, Piece::Damaged { .. })),
+            "{bad}: {found:?}"
+        );
+        assert!(
+            !found.iter().any(|piece| matches!(piece, Piece::Block { .. })),
+            "{bad}: {found:?}"
+        );
     }
     // A bomb: a megabyte of zeros that says it is five bytes.
     let mut bomb = block(0, &vec![0; 1_000_000], true);

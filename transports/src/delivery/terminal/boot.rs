@@ -89,7 +89,9 @@ pub(super) async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<V
             return Ok(text.split_off(at + end + 1));
         }
         if text.len() > LONGEST_PREAMBLE {
-            return Err(BootError::Unusable("it prints without end before it runs a command".to_owned()));
+            return Err(BootError::Unusable(
+                "it prints without end before it runs a command".to_owned(),
+            ));
         }
     }
 }

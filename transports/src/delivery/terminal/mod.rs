@@ -125,12 +125,14 @@ impl<T: Terminal> TerminalShell<T> {
         let mut noise = Vec::new();
         let missing = loop {
             match armour.piece() {
-                Some(Piece::Line { nonce, text }) if nonce == boot.nonce && text.starts_with("ready") => {
+                Some(Piece::Line { nonce, text })
+                    if nonce == boot.nonce && text.starts_with("ready") =>
+                {
                     break text["ready".len()..].trim().to_owned();
                 }
-                Some(Piece::Noise(bytes)) => {
-                    noise.extend_from_slice(&bytes[..bytes.len().min(PREAMBLE_KEPT - noise.len().min(PREAMBLE_KEPT))])
-                }
+                Some(Piece::Noise(bytes)) => noise.extend_from_slice(
+                    &bytes[..bytes.len().min(PREAMBLE_KEPT - noise.len().min(PREAMBLE_KEPT))],
+                ),
                 Some(_) => {}
                 None => match terminal.read().await {
                     Ok(Some(bytes)) => armour.push(&bytes),
@@ -189,10 +191,13 @@ impl<T: Terminal> Exec for TerminalShell<T> {
         }
         let mut lane = inner.lane.lock().await;
         let queue = inner.register(&command)?;
-        let channel = TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
+        let channel =
+            TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
         if command.follows() {
             // The output of a run has nothing before it here.
-            channel.queue.push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
+            channel
+                .queue
+                .push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
         }
         let _hurry = Hurry::new(inner);
         let verb = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
@@ -254,14 +259,24 @@ impl<T: Terminal> Inner<T> {
             return Err(why.clone());
         }
         if state.midway {
-            return Err("a script was on its way over the session's terminal when that was given up".to_owned());
+            return Err(
+                "a script was on its way over the session's terminal when that was given up"
+                    .to_owned(),
+            );
         }
         let follows = command.follows();
-        if follows && (!state.left_alone.is_empty() || state.commands.values().any(|other| other.follows)) {
-            return Err("the session's terminal is taken by another run that is followed".to_owned());
+        if follows
+            && (!state.left_alone.is_empty() || state.commands.values().any(|other| other.follows))
+        {
+            return Err(
+                "the session's terminal is taken by another run that is followed".to_owned()
+            );
         }
         let queue = Arc::new(Queue::default());
-        state.commands.insert(command.nonce().to_owned(), Listener { queue: Arc::clone(&queue), follows, next: command.from() });
+        state.commands.insert(
+            command.nonce().to_owned(),
+            Listener { queue: Arc::clone(&queue), follows, next: command.from() },
+        );
         Ok(queue)
     }
 
@@ -296,7 +311,10 @@ impl<T: Terminal> Inner<T> {
         };
         match timeout(ANSWER_WITHIN, waited).await {
             Ok(answered) => answered,
-            Err(_) => Err(format!("the container's shell did not answer within {} s", ANSWER_WITHIN.as_secs())),
+            Err(_) => Err(format!(
+                "the container's shell did not answer within {} s",
+                ANSWER_WITHIN.as_secs()
+            )),
         }
     }
 
@@ -351,36 +369,53 @@ impl<T: Terminal> Inner<T> {
     fn full(&self) -> Option<Arc<Queue<Item>>> {
         let in_a_hurry = self.hurry.load(Ordering::Relaxed) > 0;
         let state = self.state();
-        state.commands.values().find(|listener| listener.queue.is_full(in_a_hurry)).map(|listener| Arc::clone(&listener.queue))
+        state
+            .commands
+            .values()
+            .find(|listener| listener.queue.is_full(in_a_hurry))
+            .map(|listener| Arc::clone(&listener.queue))
     }
 
     fn on_piece(&self, piece: Raw, answers: &mpsc::Sender<String>) {
         let mut state = self.state();
         let piece = match piece {
-            Raw::Packed(packed) => return state.output(packed.offset, packed.length, &packed.nonce.clone(), Item::Packed(packed)),
+            Raw::Packed(packed) => {
+                return state.output(
+                    packed.offset,
+                    packed.length,
+                    &packed.nonce.clone(),
+                    Item::Packed(packed),
+                );
+            }
             Raw::Piece(piece) => piece,
         };
         match piece {
-            Piece::Line { nonce, text } if nonce == self.nonce => match text.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
-                Some((command, status)) => {
-                    if let Some(listener) = state.commands.remove(command) {
-                        listener.push(Chunk::Ended { status: status.parse().ok() });
-                    } else if state.left_alone.remove(command) {
-                        self.settled.notify_waiters();
+            Piece::Line { nonce, text } if nonce == self.nonce => {
+                match text.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
+                    Some((command, status)) => {
+                        if let Some(listener) = state.commands.remove(command) {
+                            listener.push(Chunk::Ended { status: status.parse().ok() });
+                        } else if state.left_alone.remove(command) {
+                            self.settled.notify_waiters();
+                        }
                     }
+                    // Answers come one at a time: more than that is not from the helper.
+                    None => drop(answers.try_send(text)),
                 }
-                // Answers come one at a time: more than that is not from the helper.
-                None => drop(answers.try_send(text)),
-            },
+            }
             Piece::Line { nonce, text } => {
                 if let Some(listener) = state.commands.get(&nonce) {
                     listener.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
                 }
             }
-            Piece::Block { nonce, offset, bytes } => state.output(offset, bytes.len(), &nonce, Item::Chunk(Chunk::Out(bytes))),
+            Piece::Block { nonce, offset, bytes } => {
+                state.output(offset, bytes.len(), &nonce, Item::Chunk(Chunk::Out(bytes)))
+            }
             Piece::Damaged { nonce, why } => state.lose(&nonce, damaged(&why)),
             Piece::Noise(bytes) => {
-                for listener in state.commands.values().filter(|listener| !listener.queue.is_full(true)) {
+                for listener in
+                    state.commands.values().filter(|listener| !listener.queue.is_full(true))
+                {
                     listener.push(Chunk::Err(bytes.clone()));
                 }
             }

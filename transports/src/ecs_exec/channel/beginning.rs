@@ -10,14 +10,19 @@ use super::{DataChannel, DataKey, Event, KeyWanted, NoKey, Phase};
 use crate::ecs_exec::{
     cipher::Cipher,
     frame::payload_type,
-    handshake::{self, Action, Challenge, FAILED, Processed, Request, Response, SUCCESS, UNSUPPORTED},
+    handshake::{
+        self, Action, Challenge, FAILED, Processed, Request, Response, SUCCESS, UNSUPPORTED,
+    },
 };
 
 impl DataChannel {
     /// The answer to [`Event::KeyWanted`].
     pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, NoKey>, now: Instant) {
         let (result, error) = match key.and_then(|key| {
-            let short = || NoKey { why: "KMS's data key is not as long as was asked for".to_owned(), transient: true };
+            let short = || NoKey {
+                why: "KMS's data key is not as long as was asked for".to_owned(),
+                transient: true,
+            };
             let cipher = Cipher::new(&key.plain).ok_or_else(short)?;
             Ok((cipher, key.sealed))
         }) {
@@ -40,7 +45,10 @@ impl DataChannel {
         });
         self.respond(now);
         if let Some(NoKey { why, transient }) = error {
-            let why = format!("the session is encrypted with the KMS key {}, and no data key could be made: {why}", wanted.key);
+            let why = format!(
+                "the session is encrypted with the KMS key {}, and no data key could be made: {why}",
+                wanted.key
+            );
             if transient { self.lost(why) } else { self.refused(why) }
         }
     }
@@ -50,10 +58,13 @@ impl DataChannel {
             return self.refused("the agent's handshake cannot be understood".to_owned());
         };
         self.phase = Phase::Handshake;
-        let (encryption, others): (Vec<_>, Vec<_>) =
-            request.requested_client_actions.iter().partition(|action| action.action_type == "KMSEncryption");
+        let (encryption, others): (Vec<_>, Vec<_>) = request
+            .requested_client_actions
+            .iter()
+            .partition(|action| action.action_type == "KMSEncryption");
         self.answers = others.into_iter().map(answer).collect();
-        let unusable = self.answers.iter().find(|p| p.action_status != SUCCESS).map(|p| p.error.clone());
+        let unusable =
+            self.answers.iter().find(|p| p.action_status != SUCCESS).map(|p| p.error.clone());
         match (unusable, encryption.first()) {
             (None, Some(action)) => self.want_key(action),
             (None, None) => self.respond(now),
@@ -65,10 +76,14 @@ impl DataChannel {
     }
 
     fn want_key(&mut self, action: &Action) {
-        let text = |name: &str| action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+        let text = |name: &str| {
+            action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned)
+        };
         // It is shown to people. No key's name is as long as what is kept.
-        let Some(key) = text("KMSKeyId").map(|key| clipped(&key)).filter(|key| !key.is_empty()) else {
-            return self.refused("the agent wants the session encrypted and names no KMS key".to_owned());
+        let Some(key) = text("KMSKeyId").map(|key| clipped(&key)).filter(|key| !key.is_empty())
+        else {
+            return self
+                .refused("the agent wants the session encrypted and names no KMS key".to_owned());
         };
         let challenge = text("Challenge").filter(|challenge| !challenge.is_empty());
         self.events.push_back(Event::KeyWanted(KeyWanted { key, challenge }));
@@ -84,14 +99,20 @@ impl DataChannel {
         });
         match proof {
             Some(proof) => self.urgent(payload_type::CHALLENGE_RESPONSE, proof.into(), now),
-            None => self.refused("the agent's key for the session is not the one that KMS gave for it".to_owned()),
+            None => self.refused(
+                "the agent's key for the session is not the one that KMS gave for it".to_owned(),
+            ),
         }
     }
 
     fn respond(&mut self, now: Instant) {
         let processed = std::mem::take(&mut self.answers);
         let errors = processed.iter().map(|p| p.error.clone()).filter(|e| !e.is_empty()).collect();
-        let response = Response { client_version: handshake::CLIENT_VERSION, processed_client_actions: processed, errors };
+        let response = Response {
+            client_version: handshake::CLIENT_VERSION,
+            processed_client_actions: processed,
+            errors,
+        };
         // Texts and numbers only: nothing that JSON cannot hold.
         let response = serde_json::to_vec(&response).unwrap_or_else(|e| unreachable!("{e}"));
         self.urgent(payload_type::HANDSHAKE_RESPONSE, response.into(), now);
@@ -108,15 +129,22 @@ fn answer(action: &Action) -> Processed {
     };
     match action.action_type.as_str() {
         "SessionType" => {
-            let kind = action.action_parameters.get("SessionType").and_then(|kind| kind.as_str()).unwrap_or_default();
-            if !matches!(kind, "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands") {
+            let kind = action
+                .action_parameters
+                .get("SessionType")
+                .and_then(|kind| kind.as_str())
+                .unwrap_or_default();
+            if !matches!(kind, "Standard_Stream" | "InteractiveCommands" | "NonInteractiveCommands")
+            {
                 processed.action_status = FAILED;
-                processed.error = format!("the session is of a kind that this client does not know: {kind:?}");
+                processed.error =
+                    format!("the session is of a kind that this client does not know: {kind:?}");
             }
         }
         other => {
             processed.action_status = UNSUPPORTED;
-            processed.error = format!("the agent asks for something that this client does not know: {other:?}");
+            processed.error =
+                format!("the agent asks for something that this client does not know: {other:?}");
         }
     }
     processed

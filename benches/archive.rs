@@ -1,9 +1,11 @@
-//! `fargate-replay list --archived` and `stats` over an archive of 100,000 jobs: `cargo bench --bench archive`.
+//! `fargate-replay list --archived` and `stats` over an archive of 100,000 jobs: `cargo bench
+//! --bench archive`.
 //!
-//! `ARCHIVE_JOBS` sets another number. The jobs are copies of those in `fixtures/` that are over, under names of
-//! their own, each in a real file. The reference is what nobody gets around: the same directory listed with each
-//! file's size and time, and the index read once. Needs nothing installed; half a gigabyte in the temporary
-//! directory meanwhile. Prints medians, ratios and the most memory, and says which targets were missed.
+//! `ARCHIVE_JOBS` sets another number. The jobs are copies of those in `fixtures/` that are over,
+//! under names of their own, each in a real file. The reference is what nobody gets around: the
+//! same directory listed with each file's size and time, and the index read once. Needs nothing
+//! installed; half a gigabyte in the temporary directory meanwhile. Prints medians, ratios and the
+//! most memory, and says which targets were missed.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -105,7 +107,8 @@ fn timed(directory: &Path, arguments: &[&str]) -> (Duration, u64) {
     let mut child = command.spawn().unwrap();
     let mut memory = 0;
     let status = loop {
-        // The kernel keeps the most that there was: the last look before the end tells it, but for a moment.
+        // The kernel keeps the most that there was: the last look before the end tells it, but for
+        // a moment.
         memory = peak(child.id()).unwrap_or(0).max(memory);
         if let Some(status) = child.try_wait().unwrap() {
             break status;

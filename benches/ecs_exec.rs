@@ -1,8 +1,9 @@
 //! ECS Exec as a transport, beside its own ceiling and beside SSH. `cargo bench --bench ecs_exec`.
 //!
-//! The local cluster, in this process, plays ECS and the exec agent, which as AWS's reads at most 1024 bytes of a terminal
-//! and then rests a millisecond, unless told otherwise. Stages are processes, as gitlab-runner starts them.
-//! Needs nothing installed. Prints medians and ratios, and says which targets were missed.
+//! The local cluster, in this process, plays ECS and the exec agent, which as AWS's reads at most
+//! 1024 bytes of a terminal and then rests a millisecond, unless told otherwise. Stages are
+//! processes, as gitlab-runner starts them. Needs nothing installed. Prints medians and ratios, and
+//! says which targets were missed.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -181,7 +182,8 @@ impl Bench {
                 &bench.place.path().join(name(transport)),
             );
             fs::write(bench.config(transport), text).unwrap();
-            // The job's response, as gitlab-runner writes it: each transport's job has a number of its own.
+            // The job's response, as gitlab-runner writes it: each transport's job has a number of
+            // its own.
             let repository = "https://gitlab.example/group/project.git";
             let response = format!(
                 r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#,
@@ -207,7 +209,8 @@ impl Bench {
         path
     }
 
-    /// A stage in a process of its own: from its start until it has ended. Its output is read through a pipe.
+    /// A stage in a process of its own: from its start until it has ended. Its output is read
+    /// through a pipe.
     fn stage(&self, transport: TransportKind, arguments: &[&str], bytes: usize) -> Duration {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
         command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
@@ -262,7 +265,8 @@ impl Bench {
         (middle(exec), middle(ssh))
     }
 
-    /// What a script of 5 MB takes beyond an empty one, on a way of so many milliseconds in each direction.
+    /// What a script of 5 MB takes beyond an empty one, on a way of so many milliseconds in each
+    /// direction.
     fn upload(&self, latency_ms: u64) -> Duration {
         let exec = ExecFaults { latency_ms, ..ExecFaults::default() };
         self.cluster.as_ref().unwrap().set_faults(Faults { exec, ..Faults::default() });
@@ -346,8 +350,8 @@ fn target(task: &str) -> Target {
     }
 }
 
-/// What the client does with incompressible output, without a connection: messages in; output, acknowledgements out.
-/// Bytes of output per second.
+/// What the client does with incompressible output, without a connection: messages in; output,
+/// acknowledgements out. Bytes of output per second.
 fn client() -> f64 {
     const BLOCK: usize = 196_608;
     const BLOCKS: usize = 200;

@@ -1,10 +1,13 @@
-//! What the driver adds to a job on Fargate's times, beside the task's own. `cargo bench --bench fargate_times`.
+//! What the driver adds to a job on Fargate's times, beside the task's own. `cargo bench --bench
+//! fargate_times`.
 //!
-//! The local cluster, in this process, has the profile `fargate`, unscaled: the driver's own waiting is what is measured, and that does
-//! not scale. So a round takes two minutes, in which all jobs run beside each other. Stages are processes, as gitlab-runner starts
-//! them. What is the cluster's own is taken off: until the SSH server listens or the exec agent is connected, and from ExecuteCommand
-//! to the first byte of each session. `FARGATE_BENCH_JOBS` (5) says how many jobs there are by each transport.
-//! Needs nothing installed. Prints medians, and says which targets were missed.
+//! The local cluster, in this process, has the profile `fargate`, unscaled: the driver's own
+//! waiting is what is measured, and that does not scale. So a round takes two minutes, in which all
+//! jobs run beside each other. Stages are processes, as gitlab-runner starts them. What is the
+//! cluster's own is taken off: until the SSH server listens or the exec agent is connected, and
+//! from ExecuteCommand to the first byte of each session. `FARGATE_BENCH_JOBS` (5) says how many
+//! jobs there are by each transport. Needs nothing installed. Prints medians, and says which
+//! targets were missed.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -36,7 +39,8 @@ use serde_json::Value;
 use cluster::{Cluster, Local};
 use runner::Job;
 
-/// Seconds that the driver may add before the script's first line, and from the script's end to `cleanup`'s return.
+/// Seconds that the driver may add before the script's first line, and from the script's end to
+/// `cleanup`'s return.
 const START: f64 = 0.3;
 const END: f64 = 0.5;
 
@@ -72,7 +76,8 @@ fn main() -> ExitCode {
 
 /// Seconds of one job.
 struct Measured {
-    /// From its start until its container could be reached, and what its sessions took to begin: the task's own.
+    /// From its start until its container could be reached, and what its sessions took to begin:
+    /// the task's own.
     own: f64,
     /// From its start to its script's first line, beyond that.
     start: f64,

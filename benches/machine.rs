@@ -1,6 +1,7 @@
 //! The machine's transitions, the store's saves, a job's keys. `cargo bench --bench machine`.
 //!
-//! A save is measured beside what it cannot do without: write, fsync, rename, fsync of the directory.
+//! A save is measured beside what it cannot do without: write, fsync, rename, fsync of the
+//! directory.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,5 @@
-//! One engine with a thousand simulated jobs, on paused time: calls to ECS, and memory. `cargo bench --bench simulation`.
+//! One engine with a thousand simulated jobs, on paused time: calls to ECS, and memory. `cargo
+//! bench --bench simulation`.
 //!
 //! The reference is an engine per job, as a process per stage is today: nobody shares calls.
 

@@ -1,7 +1,8 @@
-//! The stages as processes, beside OpenSSH's client, against the same sshd. `cargo bench --bench stages`.
+//! The stages as processes, beside OpenSSH's client, against the same sshd. `cargo bench --bench
+//! stages`.
 //!
-//! Needs OpenSSH and moto: `scripts/test` installs them; `FARGATE_TEST_PYTHON` names the Python that has moto.
-//! Prints medians and ratios, and says which targets were missed.
+//! Needs OpenSSH and moto: `scripts/test` installs them; `FARGATE_TEST_PYTHON` names the Python
+//! that has moto. Prints medians and ratios, and says which targets were missed.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -215,8 +216,8 @@ fn time(command: &mut Command, bytes: u64) -> Duration {
     time_and_peak(command, bytes).0
 }
 
-/// From the process's start until it has ended; its output is read through a pipe, as gitlab-runner does.
-/// And its peak resident memory in KiB, as far as it was read.
+/// From the process's start until it has ended; its output is read through a pipe, as gitlab-runner
+/// does. And its peak resident memory in KiB, as far as it was read.
 fn time_and_peak(command: &mut Command, bytes: u64) -> (Duration, u64) {
     let start = Instant::now();
     let mut child =

@@ -1,8 +1,10 @@
-//! What telemetry costs a stage: `run` of an empty script, in turns. `cargo bench --bench telemetry`.
+//! What telemetry costs a stage: `run` of an empty script, in turns. `cargo bench --bench
+//! telemetry`.
 //!
-//! `FARGATE_BENCH_PLAIN` names a fargate built without the feature (`cargo build --release --no-default-features
-//! --target-dir target/plain`); without it, that comparison is left out, and said so.
-//! Needs nothing installed. Prints medians, differences and ratios, and says which targets were missed.
+//! `FARGATE_BENCH_PLAIN` names a fargate built without the feature (`cargo build --release
+//! --no-default-features --target-dir target/plain`); without it, that comparison is left out, and
+//! said so. Needs nothing installed. Prints medians, differences and ratios, and says which targets
+//! were missed.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -66,7 +68,8 @@ mod with_telemetry {
     };
 
     const ROUNDS: usize = 41;
-    /// The bound on what a collector may cost, and what it may miss it by: the runtime's timers count in milliseconds.
+    /// The bound on what a collector may cost, and what it may miss it by: the runtime's timers
+    /// count in milliseconds.
     const BOUND: Duration = Duration::from_millis(250);
     const MARGIN: Duration = Duration::from_millis(15);
 
@@ -156,7 +159,8 @@ mod with_telemetry {
             let most = match mood {
                 Some(Mood::Fine) => Some(10.0),
                 Some(_) => Some((BOUND + MARGIN).as_secs_f64() * 1e3),
-                // Off may cost two milliseconds more than nothing, and what two equal commands differ by.
+                // Off may cost two milliseconds more than nothing, and what two equal commands
+                // differ by.
                 None if *name == "built without telemetry" && -more > 2.0 + noise * 1e3 => {
                     missed.push(format!(
                         "off costs {:.1} ms more than a build without telemetry",

@@ -39,7 +39,8 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(self) -> ExitCode {
-        // Stages are short and wait most of the time: one thread is the least memory and the quickest start.
+        // Stages are short and wait most of the time: one thread is the least memory and the
+        // quickest start.
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(e) => return fail(&format!("the runtime does not start: {e}")),
@@ -123,7 +124,8 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
     Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads the configuration and starts logging; `warn` says on stderr too what is probably not meant.
+/// Reads the configuration and starts logging; `warn` says on stderr too what is probably not
+/// meant.
 fn load(global: &Global, warn: bool) -> Result<Config, String> {
     let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     let (config, warnings) = match Config::load(global.config.as_deref()) {

@@ -1,5 +1,5 @@
-//! Lines for people, on a terminal or in the job log. Texts of projects, containers and AWS are in them: none of them steers the
-//! terminal, or looks like a line of its own.
+//! Lines for people, on a terminal or in the job log. Texts of projects, containers and AWS are in
+//! them: none of them steers the terminal, or looks like a line of its own.
 //!
 //! What scripts print is not written by this: it is passed on as it is.
 

@@ -1,8 +1,8 @@
 //! GitLab Runner custom-executor driver that runs every CI job in its own AWS ECS Fargate task.
 //!
-//! The binaries `fargate` and `fargate-replay` are thin shells around this library. What decides is in the crate `states`,
-//! what delivers scripts in `transports`, the embedded cluster in `local-cluster`; here is what wires
-//! them together:
+//! The binaries `fargate` and `fargate-replay` are thin shells around this library. What decides is
+//! in the crate `states`, what delivers scripts in `transports`, the embedded cluster in
+//! `local-cluster`; here is what wires them together:
 //!
 //! - [`cli`] — the command line;
 //! - [`mod@config`] — `fargate.toml`;

@@ -34,7 +34,8 @@ Directory = {}
     )
 }
 
-/// Environment that points the AWS SDK at the embedded cluster, with its credentials, whatever else is configured on this machine.
+/// Environment that points the AWS SDK at the embedded cluster, with its credentials, whatever else
+/// is configured on this machine.
 #[must_use]
 pub fn environment(endpoint: &str, credentials: &Credentials) -> Vec<(String, String)> {
     [

@@ -1,7 +1,8 @@
-//! The driver's own log. The job log belongs to the CI user: nothing of this goes there, unless `debug` asks for it.
+//! The driver's own log. The job log belongs to the CI user: nothing of this goes there, unless
+//! `debug` asks for it.
 //!
-//! Messages and fields hold texts of projects, containers and AWS. Whatever they are, an event is one line, and a file has a
-//! rate: see [`line`].
+//! Messages and fields hold texts of projects, containers and AWS. Whatever they are, an event is
+//! one line, and a file has a rate: see [`line`].
 
 mod line;
 
@@ -53,7 +54,8 @@ pub enum LogFormat {
 pub struct Logging {
     /// The least important level that is logged.
     pub level: LevelFilter,
-    /// The file it is appended to; without one, it goes to stderr at `debug` and more, and nowhere otherwise.
+    /// The file it is appended to; without one, it goes to stderr at `debug` and more, and nowhere
+    /// otherwise.
     pub file: Option<PathBuf>,
     /// How it looks.
     pub format: LogFormat,

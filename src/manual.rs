@@ -1,4 +1,5 @@
-//! What goes with a binary: shell completions and man pages, made from the definition of its command line.
+//! What goes with a binary: shell completions and man pages, made from the definition of its
+//! command line.
 
 use std::{
     fs,
@@ -58,7 +59,8 @@ impl Manual {
     }
 }
 
-/// A page for the command and for each below it that people see, named as git's are: `fargate-custom-run.1`.
+/// A page for the command and for each below it that people see, named as git's are:
+/// `fargate-custom-run.1`.
 fn pages(command: &Command, name: &str, directory: &Path) -> Result<(), String> {
     let mut page = Vec::new();
     // The long name is what building the command gave it.

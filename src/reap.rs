@@ -1,12 +1,13 @@
-//! `fargate reap`: ends what no job needs any more: tasks without a job, jobs without a task, and jobs
-//! that were abandoned. For a timer, and for whoever cleans up after a manager that died.
+//! `fargate reap`: ends what no job needs any more: tasks without a job, jobs without a task, and
+//! jobs that were abandoned. For a timer, and for whoever cleans up after a manager that died.
 //!
-//! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager and
-//! this metadata directory, or for the manager that it is told; a file only if its name is one that a driver
-//! gives. A job that a process works on is left
+//! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager
+//! and this metadata directory, or for the manager that it is told; a file only if its name is one
+//! that a driver gives. A job that a process works on is left
 //! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
 //!
-//! A job that `cleanup` has ended waits for its task's end only: it is archived as soon as ECS shows that.
+//! A job that `cleanup` has ended waits for its task's end only: it is archived as soon as ECS
+//! shows that.
 
 mod asked;
 
@@ -38,14 +39,16 @@ use crate::{
 
 use asked::{Asked, Seems};
 
-/// How long nobody must have worked on a job before it is looked at more closely: the stages follow each other within moments.
+/// How long nobody must have worked on a job before it is looked at more closely: the stages follow
+/// each other within moments.
 const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
-/// How long ECS may take to end a task after it has accepted StopTask, before it is asked again. Fargate takes 13 to 66 s, and
-/// up to two minutes where a container's `stopTimeout` says so.
+/// How long ECS may take to end a task after it has accepted StopTask, before it is asked again.
+/// Fargate takes 13 to 66 s, and up to two minutes where a container's `stopTimeout` says so.
 const STOPS_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How many jobs are ended side by side: each waits for ECS most of the time.
 const AT_ONCE: usize = 20;
-/// How often a call is made before its failure counts, and how far apart: a timer should not fail for one throttled call.
+/// How often a call is made before its failure counts, and how far apart: a timer should not fail
+/// for one throttled call.
 const TRIES: u32 = 5;
 const RETRY: Pace =
     Pace { first: Duration::from_millis(700), longest: Duration::from_secs(10), growth: 200 };
@@ -55,9 +58,11 @@ const RETRY: Pace =
 pub struct Reaper {
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Jobs that nobody has worked on for so long are abandoned, and tasks without a job this old are orphans.
+    /// Jobs that nobody has worked on for so long are abandoned, and tasks without a job this old
+    /// are orphans.
     pub older_than: Duration,
-    /// Whose tasks, instead of this manager's: for one that is gone. This directory's jobs are left alone then.
+    /// Whose tasks, instead of this manager's: for one that is gone. This directory's jobs are
+    /// left alone then.
     pub manager: Option<String>,
 }
 
@@ -147,7 +152,8 @@ impl Reaper {
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();
-        // Tasks first: a job that begins in between has a snapshot by the time the snapshots are read.
+        // Tasks first: a job that begins in between has a snapshot by the time the snapshots are
+        // read.
         let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
         let mut owners: HashMap<JobId, Owns> = HashMap::new();
         let mut damaged = Vec::new();
@@ -233,8 +239,8 @@ impl Reaper {
         Ok(summary)
     }
 
-    /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it may have been of:
-    /// a task without a job is an orphan.
+    /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it
+    /// may have been of: a task without a job is an orphan.
     fn sweep(&self, engine: &JobEngine, job: &JobId, summary: &mut Summary) {
         let store = engine.store();
         let swept = match store.lease(job, "reap", Duration::ZERO) {
@@ -333,7 +339,8 @@ impl Reaper {
         }
     }
 
-    /// Whether a job that nobody works on ends. `cleaned_up`: its end is all that is waited for, also by gitlab-runner.
+    /// Whether a job that nobody works on ends. `cleaned_up`: its end is all that is waited for,
+    /// also by gitlab-runner.
     fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ends {
         if self.manager.is_some() {
             return Ends::No;
@@ -435,7 +442,8 @@ impl Reaper {
         true
     }
 
-    /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for long.
+    /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for
+    /// long.
     fn set_aside(
         &self,
         engine: &JobEngine,

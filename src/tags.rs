@@ -1,6 +1,7 @@
-//! Tags as AWS admits them: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, keys of 1 to 128 and values of up to 256 characters, neither
-//! beginning with `aws:` in any case (Amazon ECS API reference, `Tag`). A combining mark is not of `\p{L}`, although it
-//! may be part of a word. Lengths are counted in UTF-16 units: never less than AWS counts.
+//! Tags as AWS admits them: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, keys of 1 to 128 and values of up to
+//! 256 characters, neither beginning with `aws:` in any case (Amazon ECS API reference, `Tag`). A
+//! combining mark is not of `\p{L}`, although it may be part of a word. Lengths are counted in
+//! UTF-16 units: never less than AWS counts.
 
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
@@ -21,7 +22,8 @@ pub fn is_value(text: &str) -> bool {
     is_admitted(text, LONGEST_VALUE)
 }
 
-/// The text as a value that AWS admits: `_` stands for each character that it does not, and what is too long is cut off.
+/// The text as a value that AWS admits: `_` stands for each character that it does not, and what is
+/// too long is cut off.
 #[must_use]
 pub fn value(text: &str) -> String {
     let admitted = |c: char| match c.general_category_group() {
@@ -71,7 +73,8 @@ mod tests {
         for (text, expected) in [
             ("build [linux, x86]\u{7}", "build _linux_ x86__"),
             ("  ünïcode 五 ٣ ", "ünïcode 五 ٣"),
-            // A combining acute accent, a Devanagari vowel sign, a circled letter: alphabetic, and not of \p{L}.
+            // A combining acute accent, a Devanagari vowel sign, a circled letter: alphabetic, and
+            // not of \p{L}.
             ("e\u{301} \u{915}\u{93f} \u{24b6}", "e_ \u{915}_ _"),
             ("AWS:cost", "_AWS:cost"),
             (" aws:x", "_aws:x"),

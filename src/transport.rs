@@ -1,5 +1,5 @@
-//! The transports that a job may use: chosen by `prepare` as `fargate.toml` says, known from then on by the job's
-//! snapshot: whoever connects by ECS Exec needs no address.
+//! The transports that a job may use: chosen by `prepare` as `fargate.toml` says, known from then
+//! on by the job's snapshot: whoever connects by ECS Exec needs no address.
 
 mod visit;
 
@@ -27,7 +27,8 @@ pub struct AnyTransport {
 }
 
 impl AnyTransport {
-    /// The transports with this configuration, of which ECS Exec calls AWS as `control` does. Nothing is connected yet.
+    /// The transports with this configuration, of which ECS Exec calls AWS as `control` does.
+    /// Nothing is connected yet.
     #[must_use]
     pub fn new(config: &Config, control: &EcsControl) -> Self {
         let ssh = SshTransport::new(SshSettings {

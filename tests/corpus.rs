@@ -1,4 +1,5 @@
-//! Every file of the fuzzers' corpora through the fuzzers' own entries, on any toolchain: what was found once stays mended.
+//! Every file of the fuzzers' corpora through the fuzzers' own entries, on any toolchain: what was
+//! found once stays mended.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "in a test, the panic is the report")]

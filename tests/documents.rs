@@ -1,4 +1,5 @@
-//! What README.md and docs/ tell people to install, call and write agrees with itself and with the driver.
+//! What README.md and docs/ tell people to install, call and write agrees with itself and with the
+//! driver.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 

@@ -1,5 +1,6 @@
-//! Sessions of ECS Exec that begin with a handshake, and encrypted ones, from ExecuteCommand to a script's exit status:
-//! the driver's own calls and transport against the local cluster's agent and KMS.
+//! Sessions of ECS Exec that begin with a handshake, and encrypted ones, from ExecuteCommand to a
+//! script's exit status: the driver's own calls and transport against the local cluster's agent and
+//! KMS.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -211,7 +212,8 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
     );
 }
 
-/// The handshake is the container's, and what it asks the manager's role for must not be its choice.
+/// The handshake is the container's, and what it asks the manager's role for must not be its
+/// choice.
 #[tokio::test]
 async fn kms_is_called_for_the_clusters_own_key_alone() {
     let place = Place::new(Handshake::Kms).await;

@@ -1,9 +1,10 @@
-//! What comes over a data channel of ECS Exec: whatever it is, output in order or an end with a reason; and what its terminal
-//! says: lines, blocks, noise, wherever it was cut.
+//! What comes over a data channel of ECS Exec: whatever it is, output in order or an end with a
+//! reason; and what its terminal says: lines, blocks, noise, wherever it was cut.
 //!
-//! Steps of a byte and its operands: `f` kind, number, type, length (2 bytes), payload: a message as it should be; `r` length
-//! (2 bytes), bytes: any message; `a` the agent acknowledges the oldest message; `t` n: n tenths of a second pass; `s` n: n bytes of
-//! input; `z` a new size; `k` n: KMS answers (0: it refuses). Anything else is passed over.
+//! Steps of a byte and its operands: `f` kind, number, type, length (2 bytes), payload: a message
+//! as it should be; `r` length (2 bytes), bytes: any message; `a` the agent acknowledges the oldest
+//! message; `t` n: n tenths of a second pass; `s` n: n bytes of input; `z` a new size; `k` n: KMS
+//! answers (0: it refuses). Anything else is passed over.
 
 use std::{
     collections::VecDeque,

@@ -1,8 +1,9 @@
-//! What a container says to the delivery protocol's commands: whatever it is, an answer or an error.
+//! What a container says to the delivery protocol's commands: whatever it is, an answer or an
+//! error.
 //!
-//! The first byte is the verb (`p`robe, `s`tart, `a`ttach, si`g`nal); then pieces, apart by 0x1e, whose first byte
-//! says where they come from (`o`utput, `e`rror output, `x` the end, `l`oss). 0x01 stands for the command's own word:
-//! of output, only the first one, as scripts do not know it.
+//! The first byte is the verb (`p`robe, `s`tart, `a`ttach, si`g`nal); then pieces, apart by 0x1e,
+//! whose first byte says where they come from (`o`utput, `e`rror output, `x` the end, `l`oss). 0x01
+//! stands for the command's own word: of output, only the first one, as scripts do not know it.
 
 use std::{
     pin::pin,

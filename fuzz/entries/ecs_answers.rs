@@ -1,4 +1,5 @@
-//! ECS's answers, through the SDK: a report, or an error. The first byte is the call, the second one the status.
+//! ECS's answers, through the SDK: a report, or an error. The first byte is the call, the second
+//! one the status.
 
 use std::cell::OnceCell;
 

@@ -1,4 +1,5 @@
-//! A file that is said to be a snapshot: an error, or a job that can be saved, replayed and gone on with.
+//! A file that is said to be a snapshot: an error, or a job that can be saved, replayed and gone on
+//! with.
 
 use states::{Observation, Snapshot, Timestamp};
 

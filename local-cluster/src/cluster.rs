@@ -55,10 +55,11 @@ pub struct TaskView {
     pub stopped_reason: Option<String>,
     /// Its living processes.
     pub processes: Vec<i32>,
-    /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH server listens, or its exec agent is
-    /// connected.
+    /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH
+    /// server listens, or its exec agent is connected.
     pub ready_at_ms: Option<u64>,
-    /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without its client.
+    /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without
+    /// its client.
     pub session_starts_ms: Vec<u64>,
 }
 
@@ -189,7 +190,8 @@ impl Task {
         format!("{}-{container}", self.id)
     }
 
-    /// Whether DescribeTasks knows it. ECS is eventually consistent: for a moment, reads do not know a new task.
+    /// Whether DescribeTasks knows it. ECS is eventually consistent: for a moment, reads do not
+    /// know a new task.
     pub(crate) fn is_described(&self) -> bool {
         self.created.elapsed() >= self.times.describe_lag
     }
@@ -384,7 +386,8 @@ impl Cluster {
         let token = launch.token.take();
         let mut known = lock(&self.known);
         let address = loop {
-            // 127.64.0.0/10: away from the addresses that people use, wide enough for clusters side by side.
+            // 127.64.0.0/10: away from the addresses that people use, wide enough for clusters side
+            // by side.
             let [a, b, c] = rand::random::<[u8; 3]>();
             let address = Ipv4Addr::new(127, 64 | (a & 63), b, c.clamp(1, 254));
             if known.tasks.iter().all(|task| task.address != address) {

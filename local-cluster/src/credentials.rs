@@ -1,8 +1,9 @@
 //! The credentials that a cluster accepts, and the check of requests that are signed with them.
 //!
-//! AWS Signature Version 4 by headers, as AWS's SDKs send it (AWS General Reference, "Signature Version 4 signing process").
-//! The driver signs with `aws-sigv4`, which only signs; what AWS's side of it does is here. Presigned queries and chunked
-//! payloads are not accepted: no client of the cluster sends them.
+//! AWS Signature Version 4 by headers, as AWS's SDKs send it (AWS General Reference, "Signature
+//! Version 4 signing process"). The driver signs with `aws-sigv4`, which only signs; what AWS's
+//! side of it does is here. Presigned queries and chunked payloads are not accepted: no client of
+//! the cluster sends them.
 
 use std::{
     fmt,
@@ -27,7 +28,8 @@ const MOST_SKEW: Duration = Duration::from_secs(300);
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
     pub access_key_id: String,
-    /// `AWS_SECRET_ACCESS_KEY`, 160 random bits; also the bearer token of the cluster's own endpoints (`/_faults` …).
+    /// `AWS_SECRET_ACCESS_KEY`, 160 random bits; also the bearer token of the cluster's own
+    /// endpoints (`/_faults` …).
     pub secret_access_key: String,
 }
 
@@ -112,7 +114,8 @@ impl Credentials {
             .map_err(|_| Unverified::WrongSignature)
     }
 
-    /// Whether a request to one of the cluster's own endpoints carries the secret: `Authorization: Bearer …`.
+    /// Whether a request to one of the cluster's own endpoints carries the secret: `Authorization:
+    /// Bearer …`.
     pub(crate) fn are_borne_by(&self, headers: &HeaderMap) -> bool {
         let token =
             headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
@@ -224,7 +227,8 @@ fn parse(date: &str) -> Option<SystemTime> {
     if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    // Days since the epoch in the Gregorian calendar, whose year begins in March here so that its leap day comes last.
+    // Days since the epoch in the Gregorian calendar, whose year begins in March here so that its
+    // leap day comes last.
     let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = years * 365 + years / 4 - years / 100 + years / 400 + (months * 153 + 2) / 5 + day
         - 1

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What goes wrong. Everything is off by default; `times` and counts are counted down as they happen.
+/// What goes wrong. Everything is off by default; `times` and counts are counted down as they
+/// happen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
@@ -16,7 +17,8 @@ pub struct Faults {
     pub unanswered: BTreeMap<String, u32>,
     /// Action → milliseconds that an answer waits after the action was done.
     pub delay_ms: BTreeMap<String, u64>,
-    /// So many RunTasks that repeat an earlier call's token are answered with `ConflictException`, as while that call is under way.
+    /// So many RunTasks that repeat an earlier call's token are answered with `ConflictException`,
+    /// as while that call is under way.
     pub conflicts: u32,
     /// RunTask answers with a failure and no task.
     pub launch_failure: Option<LaunchFailure>,
@@ -153,7 +155,8 @@ pub struct ExecFaults {
     pub refuses_upgrades: Option<Upgrades>,
     /// … with this HTTP status; without one, with 403.
     pub upgrade_status: Option<u16>,
-    /// Agents ask for this KMS key instead of the cluster's: as an agent does that the job has replaced.
+    /// Agents ask for this KMS key instead of the cluster's: as an agent does that the job has
+    /// replaced.
     pub kms_key: Option<String>,
     /// Stream URLs come signed: their upgrades must not be signed again.
     pub signs_urls: bool,

@@ -3,9 +3,10 @@
 //! agent: ECS Exec's API and AWS's session protocol, with a real pseudo-terminal per session.
 //!
 //! It is for trying the driver without AWS, and for its tests: the driver does not know the
-//! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`), and it can take as long as AWS Fargate does
-//! ([`Times`]). It isolates nothing: scripts run as the user who started it. So calls must be signed with the cluster's own
-//! [`Credentials`], which other users of the machine do not know.
+//! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`), and it can
+//! take as long as AWS Fargate does ([`Times`]). It isolates nothing: scripts run as the user who
+//! started it. So calls must be signed with the cluster's own [`Credentials`], which other users of
+//! the machine do not know.
 //!
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: what exists: clusters, task definitions, tasks;
@@ -55,7 +56,8 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The address is not on loopback: its calls and credentials would go over a network in the clear.
+    /// The address is not on loopback: its calls and credentials would go over a network in the
+    /// clear.
     #[error(
         "{0} is not a loopback address: the cluster's calls run processes on this machine, so it listens on 127.0.0.1 and ::1 only"
     )]

@@ -28,7 +28,8 @@ use crate::{
 const LONGEST: usize = 1024 * 1024;
 /// A service's actions.
 type Actions = fn(&Arc<Cluster>, &str, &Value) -> Result<Value, ApiError>;
-/// The services that speak JSON: the prefix of their actions in `X-Amz-Target`, and their names in signatures.
+/// The services that speak JSON: the prefix of their actions in `X-Amz-Target`, and their names in
+/// signatures.
 const SERVICES: [(&str, &str, Actions); 3] = [
     ("AmazonEC2ContainerServiceV20141113.", "ecs", api::ecs),
     ("AmazonSSM.", "ssm", api::ssm),
@@ -111,7 +112,8 @@ async fn answer(
     })
 }
 
-/// Checks a call's signature. Without this, every user of the machine could run processes as this one.
+/// Checks a call's signature. Without this, every user of the machine could run processes as this
+/// one.
 fn admit(cluster: &Cluster, head: &Parts, body: &[u8], service: &str) -> Result<(), Unverified> {
     let request = Signed { method: &head.method, uri: &head.uri, headers: &head.headers, body };
     cluster.settings.credentials.verify(&request, service, SystemTime::now())

@@ -31,8 +31,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Everything as it is by default, with a profile's times and exec agents. Times are multiplied by `scale`, and drawn from
-    /// `seed`.
+    /// Everything as it is by default, with a profile's times and exec agents. Times are multiplied
+    /// by `scale`, and drawn from `seed`.
     #[must_use]
     pub fn of(profile: Profile, scale: f64, seed: u64) -> Self {
         let mut agent = match profile {

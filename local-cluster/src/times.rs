@@ -1,8 +1,9 @@
 //! How long the phases of a task take: ranges, from which each task's own times are drawn.
 //!
-//! There are two profiles. `quick` is for tests and first tries. `fargate` has the times of AWS Fargate, from the timestamps of
-//! published task descriptions and issue threads (RunTask to RUNNING, StopTask to STOPPED), the Amazon ECS API reference
-//! (eventual consistency, `stopTimeout`), and amazon-ssm-agent's source (the exec agent's start).
+//! There are two profiles. `quick` is for tests and first tries. `fargate` has the times of AWS
+//! Fargate, from the timestamps of published task descriptions and issue threads (RunTask to
+//! RUNNING, StopTask to STOPPED), the Amazon ECS API reference (eventual consistency,
+//! `stopTimeout`), and amazon-ssm-agent's source (the exec agent's start).
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -61,7 +62,8 @@ pub enum Profile {
 pub struct Times {
     /// What everything is multiplied by: 0.02 makes a minute 1.2 s.
     pub scale: f64,
-    /// Where the drawing begins: equal seeds draw equal times for a cluster's first task, its second, and so on.
+    /// Where the drawing begins: equal seeds draw equal times for a cluster's first task, its
+    /// second, and so on.
     pub seed: u64,
     /// After RunTask: until then, DescribeTasks answers `MISSING`.
     pub describe_lag: Span,
@@ -73,14 +75,15 @@ pub struct Times {
     pub pending: Span,
     /// PENDING, for each gigabyte (10⁹ bytes) of the image: it is pulled and unpacked.
     pub pull_per_gigabyte: Span,
-    /// The image's size, in megabytes, of tasks whose tag `local-cluster:image-megabytes` does not name another.
+    /// The image's size, in megabytes, of tasks whose tag `local-cluster:image-megabytes` does not
+    /// name another.
     pub image_megabytes: u32,
     /// ACTIVATING.
     pub activating: Span,
     /// From RUNNING until the SSH server accepts connections.
     pub ssh_server: Span,
-    /// From RUNNING until the exec agent's `lastStatus` is RUNNING: before, ExecuteCommand is refused with
-    /// `InvalidParameterException`.
+    /// From RUNNING until the exec agent's `lastStatus` is RUNNING: before, ExecuteCommand is
+    /// refused with `InvalidParameterException`.
     pub exec_agent: Span,
     /// From then until it is connected: before, with `TargetNotConnectedException`.
     pub exec_connects: Span,
@@ -89,7 +92,8 @@ pub struct Times {
     pub exec_session: Span,
     /// DEACTIVATING.
     pub deactivating: Span,
-    /// STOPPING, if no process of the task's takes longer: the container's init process ends itself, or ignores SIGTERM.
+    /// STOPPING, if no process of the task's takes longer: the container's init process ends
+    /// itself, or ignores SIGTERM.
     pub stopping: Span,
     /// From SIGTERM to SIGKILL when a task is stopped (ECS: `stopTimeout`, 30 s).
     pub stop_timeout: Duration,
@@ -136,8 +140,9 @@ impl Times {
         }
     }
 
-    /// RunTask to RUNNING in 20 to 90 s for images of up to 870 MB; StopTask to STOPPED in 13 to 66 s; the exec agent connected 2
-    /// to 15 s after RUNNING; a session's first byte 1 to 5 s after ExecuteCommand, of which [`AgentRules::real`](crate::AgentRules::real)
+    /// RunTask to RUNNING in 20 to 90 s for images of up to 870 MB; StopTask to STOPPED in 13 to 66
+    /// s; the exec agent connected 2 to 15 s after RUNNING; a session's first byte 1 to 5 s
+    /// after ExecuteCommand, of which [`AgentRules::real`](crate::AgentRules::real)
     /// has the first.
     fn fargate() -> Self {
         Self {

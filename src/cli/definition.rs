@@ -84,7 +84,8 @@ pub(super) struct Global {
     pub(super) state_log: Option<PathBuf>,
 }
 
-/// The global options that a command has no use for: its help does not show them, and they are refused.
+/// The global options that a command has no use for: its help does not show them, and they are
+/// refused.
 const IGNORED: [(&str, &[&str]); 5] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
@@ -122,17 +123,20 @@ pub(super) enum Command {
     /// The stages that gitlab-runner's custom executor calls
     #[command(after_help = STAGE_CODES)]
     Custom {
-        /// Believe the job's variables which job it is, where gitlab-runner (before 14.1) names no response file: a job can then
-        /// pose as another one. The same as TrustJobVariables = true in [Runner]
+        /// Believe the job's variables which job it is, where gitlab-runner (before 14.1) names no
+        /// response file: a job can then pose as another one. The same as
+        /// TrustJobVariables = true in [Runner]
         #[arg(long)]
         trust_job_variables: bool,
         #[command(subcommand)]
         stage: Stage,
     },
-    /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config names another
+    /// Play gitlab-runner: run scripts as one job, on an embedded local cluster unless --config
+    /// names another
     #[command(after_help = TRY_CODES)]
     Try {
-        /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the file says it
+        /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the
+        /// file says it
         #[arg(long, value_enum)]
         transport: Option<TransportName>,
         #[command(flatten)]
@@ -147,12 +151,12 @@ pub(super) enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old are orphans.
-        /// 0s: whatever no process works on at this moment
+        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old
+        /// are orphans. 0s: whatever no process works on at this moment
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
         older_than: Duration,
-        /// Only tasks of the runner manager of this name (its host name, or its Manager), for one that is gone:
-        /// whatever jobs it still has lose their tasks
+        /// Only tasks of the runner manager of this name (its host name, or its Manager), for one
+        /// that is gone: whatever jobs it still has lose their tasks
         #[arg(long, value_name = "NAME")]
         manager: Option<String>,
     },
@@ -177,7 +181,8 @@ pub(super) struct TimeArguments {
     /// What the profile's times are multiplied by: 0.02 makes a minute 1.2 s
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = parse_scale, requires = "profile")]
     time_scale: f64,
-    /// Number that the profile's times are drawn from: the same one draws the same times [default: random]
+    /// Number that the profile's times are drawn from: the same one draws the same times [default:
+    /// random]
     #[arg(long, value_name = "NUMBER", requires = "profile")]
     seed: Option<u64>,
 }

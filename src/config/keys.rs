@@ -1,4 +1,5 @@
-//! The keys that `fargate.toml` may have. Table and key names are matched without regard to case, as the Go driver does.
+//! The keys that `fargate.toml` may have. Table and key names are matched without regard to case,
+//! as the Go driver does.
 
 /// A table's keys; the empty name is the top level.
 pub(super) const TABLES: &[(&str, &[&str])] = &[

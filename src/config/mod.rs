@@ -96,7 +96,8 @@ pub struct Metadata {
 /// `[Runner]`: what is believed of what gitlab-runner passes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runner {
-    /// Whether the job's variables may say which job it is, where gitlab-runner names no response file.
+    /// Whether the job's variables may say which job it is, where gitlab-runner names no response
+    /// file.
     pub trust_job_variables: bool,
 }
 
@@ -176,7 +177,8 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks the file that was named, or else `config.toml` in the working directory, as the Go driver does.
+    /// Reads and checks the file that was named, or else `config.toml` in the working directory, as
+    /// the Go driver does.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, where, and what was expected.

@@ -29,7 +29,8 @@ pub struct Chosen {
     pub from_project: bool,
 }
 
-/// The project chose a task definition or a platform version that it may not use. The job's own failure.
+/// The project chose a task definition or a platform version that it may not use. The job's own
+/// failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this runner does not allow the {} {:?}, which the variable {} asks for. Allowed: {}. Choose one of these, or ask the runner's administrator to extend {} in fargate.toml.",
@@ -74,7 +75,8 @@ impl Overrides {
     /// Chooses.
     ///
     /// # Errors
-    /// When the project chose what `AllowedTaskDefinitions` or `AllowedPlatformVersions` does not admit.
+    /// When the project chose what `AllowedTaskDefinitions` or `AllowedPlatformVersions` does not
+    /// admit.
     pub fn choose(&self, file: &Fargate) -> Result<Chosen, NotAllowed> {
         // GitLab hands an unset variable over as an empty one; it chooses nothing.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());

@@ -181,7 +181,8 @@ impl<'a> Reader<'a> {
                 base: number("Base", 100_000)?,
             });
         }
-        // "… that all have a weight of 0, any RunTask … will fail" (ECS API reference, CapacityProviderStrategyItem).
+        // "… that all have a weight of 0, any RunTask … will fail" (ECS API reference,
+        // CapacityProviderStrategyItem).
         if strategy.iter().all(|provider: &CapacityProvider| provider.weight == 0) {
             let message = "all entries of CapacityProviders have the weight 0, and ECS refuses such a strategy: give one of them Weight = 1";
             return Err(self.file.wrong(&value.span(), message.to_owned()));
@@ -189,7 +190,8 @@ impl<'a> Reader<'a> {
         Ok(Capacity::Strategy(strategy))
     }
 
-    /// In any case, as ECS does not take it. Other launch types place tasks on instances, which this driver does not manage.
+    /// In any case, as ECS does not take it. Other launch types place tasks on instances, which
+    /// this driver does not manage.
     fn launch_type(&self) -> Result<Option<String>, ConfigError> {
         match (self.text("Fargate", "LaunchType")?, self.find("Fargate", "LaunchType")) {
             (Some(name), Some(value)) if !name.eq_ignore_ascii_case("FARGATE") => {
@@ -248,7 +250,8 @@ impl<'a> Reader<'a> {
         Ok(own)
     }
 
-    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused by RunTask.
+    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused
+    /// by RunTask.
     fn propagate_tags(&self) -> Result<bool, ConfigError> {
         let (text, value) =
             (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
@@ -456,7 +459,8 @@ fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
     table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }
 
-/// Tables are tables, and no key is there twice: names are matched without regard to case, TOML's own rule is not enough.
+/// Tables are tables, and no key is there twice: names are matched without regard to case, TOML's
+/// own rule is not enough.
 fn well_formed(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
     unique(file, "", root)?;
     for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {

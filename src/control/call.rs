@@ -1,5 +1,5 @@
-//! Calls of services whose SDK would be out of proportion: see `docs/decisions/0002-ec2-call.md`. One signed POST,
-//! with the credentials that ECS is called with.
+//! Calls of services whose SDK would be out of proportion: see `docs/decisions/0002-ec2-call.md`.
+//! One signed POST, with the credentials that ECS is called with.
 
 use std::time::SystemTime;
 

@@ -1,8 +1,9 @@
 //! EC2's DescribeNetworkInterfaces, the one EC2 call that is needed: for a task's public address.
 //!
 //! `aws-sdk-ec2` would serve, at a price out of proportion: see `docs/decisions/0002-ec2-call.md`.
-//! So the request is made here, with the credentials that ECS is called with and the SDK's own crates
-//! for signing and HTTP. The protocol is EC2's query protocol (Amazon EC2 API reference, "Query requests"); the answer is XML.
+//! So the request is made here, with the credentials that ECS is called with and the SDK's own
+//! crates for signing and HTTP. The protocol is EC2's query protocol (Amazon EC2 API reference,
+//! "Query requests"); the answer is XML.
 
 use aws_config::SdkConfig;
 use states::{ControlError, InterfaceId};
@@ -42,7 +43,8 @@ pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     };
     if status >= 300 {
         let code = find("Code").unwrap_or_default();
-        // EC2 learns of a new interface later than ECS does (eventual consistency): not yet is not never.
+        // EC2 learns of a new interface later than ECS does (eventual consistency): not yet is not
+        // never.
         if code == "InvalidNetworkInterfaceID.NotFound" {
             return Ok(None);
         }
@@ -52,7 +54,8 @@ pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     let public = association
         .and_then(|a| a.descendants().find(|n| n.tag_name().name() == "publicIp"))
         .and_then(|n| n.text());
-    // An interface in a subnet with IPv6 alone never gets a public IPv4 address: its IPv6 address is the public one.
+    // An interface in a subnet with IPv6 alone never gets a public IPv4 address: its IPv6 address
+    // is the public one.
     let address = public
         .or_else(|| if find("privateIpAddress").is_none() { find("ipv6Address") } else { None });
     Ok(address.map(|a| a.trim().to_owned()).filter(|a| a.parse::<std::net::IpAddr>().is_ok()))

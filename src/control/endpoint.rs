@@ -1,8 +1,10 @@
-//! Where a service is that has no SDK here: EC2, Systems Manager and KMS, in any partition, with FIPS and dual-stack.
+//! Where a service is that has no SDK here: EC2, Systems Manager and KMS, in any partition, with
+//! FIPS and dual-stack.
 //!
-//! ECS's own rules are asked, which the SDK has, and the host's first label is exchanged: the services' names differ in
-//! nothing else, except in AWS GovCloud (US), where EC2's and Systems Manager's ordinary endpoints are those with FIPS
-//! (botocore, `endpoint-rule-set-1.json` of each service; compared for all partitions).
+//! ECS's own rules are asked, which the SDK has, and the host's first label is exchanged: the
+//! services' names differ in nothing else, except in AWS GovCloud (US), where EC2's and Systems
+//! Manager's ordinary endpoints are those with FIPS (botocore, `endpoint-rule-set-1.json` of each
+//! service; compared for all partitions).
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
@@ -11,8 +13,8 @@ use states::ControlError;
 
 use super::errors;
 
-/// Where requests to a service go: what the environment or the profile says (`AWS_ENDPOINT_URL_<SERVICE>`,
-/// `AWS_ENDPOINT_URL`), else AWS's own. It ends with a slash.
+/// Where requests to a service go: what the environment or the profile says
+/// (`AWS_ENDPOINT_URL_<SERVICE>`, `AWS_ENDPOINT_URL`), else AWS's own. It ends with a slash.
 ///
 /// # Errors
 /// When the region's partition has no endpoint of the kind that is asked for.

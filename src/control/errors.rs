@@ -173,7 +173,8 @@ fn answered(
     let (kind, message, advice) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
         _ if is_account_limit(&lower) => account_limit(said),
-        // ECS asks EC2 about subnets and security groups, and passes its refusals on as wrong parameters.
+        // ECS asks EC2 about subnets and security groups, and passes its refusals on as wrong
+        // parameters.
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
             (Kind::Throttled, format!("EC2 throttles ECS ({said})"), RATE)
         }
@@ -319,8 +320,9 @@ fn is_throttling_of_ec2(said: &str) -> bool {
         .any(|words| said.contains(words))
 }
 
-/// Quotas on what runs at once (AWS Fargate: vCPUs, formerly tasks) and on what waits for capacity, in lower case. The
-/// first comes with a typographic apostrophe, and came with ASCII's: "You’ve reached the limit on the number of vCPUs …".
+/// Quotas on what runs at once (AWS Fargate: vCPUs, formerly tasks) and on what waits for capacity,
+/// in lower case. The first comes with a typographic apostrophe, and came with ASCII's: "You’ve
+/// reached the limit on the number of vCPUs …".
 fn is_account_limit(said: &str) -> bool {
     said.contains("reached the limit on the number of")
         || said.contains("provisioning capacity limit exceeded")
@@ -419,7 +421,8 @@ pub(super) fn nowhere(operation: &str) -> ControlError {
     error_of(operation, Kind::NoCredentials, None, message, advice)
 }
 
-/// Whether nothing that could provide credentials has any, as opposed to having some that cannot be got now.
+/// Whether nothing that could provide credentials has any, as opposed to having some that cannot be
+/// got now.
 fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes

@@ -50,7 +50,8 @@ impl ExecCalls {
             .await
             .map_err(|e| {
                 let error = unavailable(&e);
-                // Of a job whose script may run for hours: a refusal to tell is no reason to end it.
+                // Of a job whose script may run for hours: a refusal to tell is no reason to end
+                // it.
                 if target.pinned.is_some() {
                     ConnectError { kind: Kind::Interrupted, ..error }
                 } else {
@@ -257,7 +258,8 @@ impl ExecCalls {
     }
 }
 
-/// A session as DescribeSessions shows it (Systems Manager API reference: `Session`), if it is in this container.
+/// A session as DescribeSessions shows it (Systems Manager API reference: `Session`), if it is in
+/// this container.
 fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     let text = |name: &str| shown.get(name).and_then(Value::as_str);
     let began = Duration::try_from_secs_f64(shown.get("StartDate")?.as_f64()?).ok()?;
@@ -304,7 +306,8 @@ fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, Co
     Ok(Container { identity: HostIdentity(runtime), target: name })
 }
 
-/// The cluster's name in what [`identity`] made: neither task ids nor runtime ids have an underscore.
+/// The cluster's name in what [`identity`] made: neither task ids nor runtime ids have an
+/// underscore.
 fn cluster_of(target: &str) -> &str {
     target.strip_prefix("ecs:").and_then(|rest| rest.rsplitn(3, '_').nth(2)).unwrap_or_default()
 }

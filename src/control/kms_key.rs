@@ -1,5 +1,6 @@
-//! Which KMS key may encrypt a session. The exec agent names one in its handshake, and the agent runs in the container: what
-//! it says is the job's to choose. With it, a job could have the runner manager call KMS with any key that its role may use.
+//! Which KMS key may encrypt a session. The exec agent names one in its handshake, and the agent
+//! runs in the container: what it says is the job's to choose. With it, a job could have the runner
+//! manager call KMS with any key that its role may use.
 
 use states::foreign_text::clipped;
 
@@ -21,8 +22,8 @@ pub(super) fn checked<'a>(asked: &str, own: Option<&'a str>) -> Result<&'a str, 
     }
 }
 
-/// Whether two names are certainly those of different keys. An alias and a key id cannot be compared; as it is the
-/// cluster's key that is used, nothing is lost by that.
+/// Whether two names are certainly those of different keys. An alias and a key id cannot be
+/// compared; as it is the cluster's key that is used, nothing is lost by that.
 fn contradicts(asked: &str, own: &str) -> bool {
     let (asked, own) = (Name::of(asked), Name::of(own));
     asked.is_alias == own.is_alias && asked.name != own.name

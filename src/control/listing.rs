@@ -1,4 +1,5 @@
-//! Tasks in lists: a job's, by its `startedBy`; all that drivers have launched in a cluster, by their tags.
+//! Tasks in lists: a job's, by its `startedBy`; all that drivers have launched in a cluster, by
+//! their tags.
 
 use std::time::SystemTime;
 
@@ -32,8 +33,9 @@ impl Launched {
 impl EcsControl {
     /// The tasks with this `startedBy` that are meant to run.
     ///
-    /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the tasks whose desired
-    /// status is RUNNING (Amazon ECS API reference, ListTasks). A task that is told to stop ends without our help.
+    /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the
+    /// tasks whose desired status is RUNNING (Amazon ECS API reference, ListTasks). A task that
+    /// is told to stop ends without our help.
     pub(super) async fn started_by(
         &self,
         cluster: &str,

@@ -1,7 +1,8 @@
 //! Task control on ECS (and on anything that speaks its API: the local cluster, moto).
 //!
 //! One logical attempt per call, no retries of the SDK's own: when to try again is the machine's
-//! decision. Nothing of the SDK is built before the first call, because the `run` stage normally makes none.
+//! decision. Nothing of the SDK is built before the first call, because the `run` stage normally
+//! makes none.
 
 mod call;
 mod ec2;

@@ -1,4 +1,5 @@
-//! The log's lines: one event is one line, whatever its texts hold, and a file takes so many bytes per second.
+//! The log's lines: one event is one line, whatever its texts hold, and a file takes so many bytes
+//! per second.
 
 use std::{
     borrow::Cow,
@@ -19,8 +20,8 @@ const LONGEST: usize = 16 * 1024;
 
 /// How many bytes a process may write to the file.
 ///
-/// Containers and projects cause lines: one that connects and breaks off again and again fills a disk without a rate. A job of
-/// an hour at `debug` writes some hundred KB.
+/// Containers and projects cause lines: one that connects and breaks off again and again fills a
+/// disk without a rate. A job of an hour at `debug` writes some hundred KB.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rate {
     /// At once.
@@ -43,7 +44,8 @@ impl Rate {
 pub(super) struct Lines<W>(pub(super) W);
 
 impl<W: Write> Write for Lines<W> {
-    /// `event` is one event's text, with its line break: that is what `tracing_subscriber` writes at once.
+    /// `event` is one event's text, with its line break: that is what `tracing_subscriber` writes
+    /// at once.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         self.0.write_all(line(event, false).as_bytes())?;
         Ok(event.len())

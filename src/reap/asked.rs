@@ -10,8 +10,8 @@ use crate::stages::JobEngine;
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
 
-/// A job that ends if its tasks are over. Its lock is not held meanwhile: ECS may take minutes to answer, and a stage that
-/// begins must not wait for that.
+/// A job that ends if its tasks are over. Its lock is not held meanwhile: ECS may take minutes to
+/// answer, and a stage that begins must not wait for that.
 pub(super) struct Asked {
     pub(super) job: JobId,
     pub(super) snapshot: Box<Snapshot>,

@@ -1,4 +1,5 @@
-//! `resume`, `stop`, `archive`: what acts on a job, under its lease and by the same engine as the stages.
+//! `resume`, `stop`, `archive`: what acts on a job, under its lease and by the same engine as the
+//! stages.
 
 use std::{
     io,
@@ -275,8 +276,8 @@ pub(super) fn acting(
     Ok((stages::engine(&config, place.store), config))
 }
 
-/// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the snapshot, and what was
-/// handed on is marked: the next process goes on there.
+/// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the
+/// snapshot, and what was handed on is marked: the next process goes on there.
 async fn drive(
     engine: &JobEngine,
     work: &mut Work,

@@ -15,7 +15,8 @@ use states::{DirectoryStore, FileStamp, IndexLine, StoreError, private_file};
 
 use super::{Failure, place, summary::Summary};
 
-/// Snapshots that are read before their lines are added to the index: what is lost when that is interrupted.
+/// Snapshots that are read before their lines are added to the index: what is lost when that is
+/// interrupted.
 const BATCH: usize = 4096;
 
 /// More of a line is read as a line of its own, which fits no snapshot, in bytes.
@@ -32,8 +33,9 @@ pub struct Seen {
     pub unusable: usize,
 }
 
-/// Visits every finished job once, in no particular order. What the index lacks is read from the snapshots
-/// and, where the index can be written, added to it. Memory: some hundred bytes for each archived file's name.
+/// Visits every finished job once, in no particular order. What the index lacks is read from the
+/// snapshots and, where the index can be written, added to it. Memory: some hundred bytes for each
+/// archived file's name.
 ///
 /// # Errors
 /// When the archive cannot be read. Files that are no snapshots are counted.

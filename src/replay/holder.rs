@@ -13,11 +13,13 @@ use crate::{config::Config, control::MANAGER_TAG, stages::launch};
 /// Who works on a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// A process holds the job's lock; the lock's own words for it, `process 17 (run build_script)`.
+    /// A process holds the job's lock; the lock's own words for it, `process 17 (run
+    /// build_script)`.
     Working(String),
     /// Nobody holds it. The words that the last holder left, if any.
     Nobody(Option<String>),
-    /// The file is not where its driver works: on another host than the named runner manager, or a copy.
+    /// The file is not where its driver works: on another host than the named runner manager, or a
+    /// copy.
     Elsewhere(String),
 }
 
@@ -28,8 +30,8 @@ pub struct Surroundings {
     pub holder: Holder,
     /// Bytes that can still be written where the snapshot lies, if the job lives here.
     pub free: Option<u64>,
-    /// Bytes of the running script's output that are known to have been handed on, if the job lives here. The snapshot notes them
-    /// once a second.
+    /// Bytes of the running script's output that are known to have been handed on, if the job
+    /// lives here. The snapshot notes them once a second.
     pub handed_on: Option<u64>,
 }
 
@@ -44,7 +46,8 @@ impl Surroundings {
         }
     }
 
-    /// Looks around a snapshot's file. The configuration says which runner manager this is; without one, the host's name does.
+    /// Looks around a snapshot's file. The configuration says which runner manager this is; without
+    /// one, the host's name does.
     #[must_use]
     pub fn of(path: &Path, snapshot: &Snapshot, config: Option<&Config>) -> Self {
         let lock = path.with_extension("lock");
@@ -78,7 +81,8 @@ impl Surroundings {
 
     /// Whether a process should be working on the job and none does.
     ///
-    /// In `Reachable`, and while the end of a job is left to `cleanup`, nobody works between two stages.
+    /// In `Reachable`, and while the end of a job is left to `cleanup`, nobody works between two
+    /// stages.
     #[must_use]
     pub fn process_is_gone(&self, job: &AnyJob) -> bool {
         matches!(self.holder, Holder::Nobody(_))

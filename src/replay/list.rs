@@ -33,7 +33,8 @@ pub struct List {
     /// Finished jobs too, the newest first
     #[arg(long)]
     archived: bool,
-    /// Only jobs that need somebody: their process is gone, or their state has lasted longer than is usual
+    /// Only jobs that need somebody: their process is gone, or their state has lasted longer than
+    /// is usual
     #[arg(long, conflicts_with = "archived")]
     stuck: bool,
     /// Finished jobs to list at most; 0: all of them, in the order in which they were archived
@@ -167,7 +168,8 @@ fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> O
         Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);
     row.stuck = if words::ends(&snapshot.job) {
-        // It is over for GitLab; only a task that does not end, or that nobody looks at, needs somebody.
+        // It is over for GitLab; only a task that does not end, or that nobody looks at, needs
+        // somebody.
         found
             .iter()
             .find(|found| found.cause == Cause::StopUnfinished)

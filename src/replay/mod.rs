@@ -1,13 +1,14 @@
 //! `fargate-replay`: what happened to a job, what it waits for, and what can be done.
 //!
-//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`export`], [`act`] (`resume`, `stop`,
-//! `archive`), [`prune`], [`shell`]. What they share:
+//! A sub-command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`export`],
+//! [`act`] (`resume`, `stop`, `archive`), [`prune`], [`shell`]. What they share:
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
 //! - [`holder`], [`own_cluster`] — who works on a job; whose it is;
 //! - [`story`] — what happened, as visits to states;
 //! - [`diagnosis`] — what is wrong, and what helps;
-//! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long states last;
+//! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long
+//!   states last;
 //! - [`page`] — pages in HTML;
 //! - [`screen`] and [`words`] — colour, width and pipes; observations and times in words.
 //!
@@ -83,7 +84,8 @@ enum Command {
     Manual(Manual),
 }
 
-/// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is 2.
+/// Why a command could not do what it was asked. The exit code is 1; clap's own, for bad usage, is
+/// 2.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The job or the directory is not to be found.

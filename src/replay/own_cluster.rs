@@ -1,4 +1,5 @@
-//! Whether a job is one of the cluster and the runner manager that the configuration names: commands that act use its credentials.
+//! Whether a job is one of the cluster and the runner manager that the configuration names:
+//! commands that act use its credentials.
 
 use clap::Args;
 use states::Snapshot;
@@ -9,7 +10,8 @@ use crate::{config::Config, stages::launch};
 /// What commands that act on a job's task take.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ActOn {
-    /// Also act on a job of another cluster, region or runner manager than the configuration's, with its credentials
+    /// Also act on a job of another cluster, region or runner manager than the configuration's,
+    /// with its credentials
     #[arg(long)]
     pub any_cluster: bool,
 }
@@ -17,8 +19,9 @@ pub struct ActOn {
 impl ActOn {
     /// Refuses a job that is not the configuration's own.
     ///
-    /// A snapshot says which cluster its task is in. It may have come from another manager's disk, or from an earlier configuration:
-    /// the same task id may then mean nothing here, or another cluster is meant than the one at hand.
+    /// A snapshot says which cluster its task is in. It may have come from another manager's disk,
+    /// or from an earlier configuration: the same task id may then mean nothing here, or
+    /// another cluster is meant than the one at hand.
     ///
     /// # Errors
     /// A sentence that says whose the job is, and what to do.

@@ -23,9 +23,9 @@ pub struct PageError {
     source: io::Error,
 }
 
-/// A whole page. Browsers get no script and ask no other host for anything, and the page's policy forbids both: whatever a
-/// snapshot holds, and however it got into the page, nothing of it runs. Only the style sheet that is its own applies; elements
-/// have no styles of their own.
+/// A whole page. Browsers get no script and ask no other host for anything, and the page's policy
+/// forbids both: whatever a snapshot holds, and however it got into the page, nothing of it runs.
+/// Only the style sheet that is its own applies; elements have no styles of their own.
 #[must_use]
 pub fn page(title: &str, now: Timestamp, body: &Markup) -> Markup {
     html! {
@@ -55,7 +55,8 @@ fn policy() -> String {
     format!("default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'")
 }
 
-/// The rows of a [`chart`], in CSS's pixels. The style sheet knows the same measures by [`Rows::class`].
+/// The rows of a [`chart`], in CSS's pixels. The style sheet knows the same measures by
+/// [`Rows::class`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
     /// The rows' kind in the style sheet.
@@ -66,8 +67,8 @@ pub struct Rows {
     pub height: u32,
 }
 
-/// A picture with a line of text on each side of every row: its name, and its sum. It is as wide as there is room, so
-/// the drawing measures in percent across, and in CSS's pixels down.
+/// A picture with a line of text on each side of every row: its name, and its sum. It is as wide as
+/// there is room, so the drawing measures in percent across, and in CSS's pixels down.
 #[must_use]
 pub fn chart(
     label: &str,

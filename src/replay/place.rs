@@ -128,8 +128,8 @@ impl PlaceArgs {
         Ok(Place { store, config })
     }
 
-    /// Finds the snapshot that `JOB|FILE` means: a file; a GitLab job id; or a snapshot's name, or an
-    /// unmistakable beginning of it, in the directory or its archive.
+    /// Finds the snapshot that `JOB|FILE` means: a file; a GitLab job id; or a snapshot's name, or
+    /// an unmistakable beginning of it, in the directory or its archive.
     ///
     /// # Errors
     /// When there is none, or more than one.

@@ -10,7 +10,8 @@ use super::{Failure, Place, Screen};
 /// `fargate-replay prune`.
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Remove jobs that ended longer ago than this, such as 7d [default, without --keep: the configuration's]
+    /// Remove jobs that ended longer ago than this, such as 7d [default, without --keep: the
+    /// configuration's]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
     /// Remove all but so many of the newest
@@ -25,7 +26,8 @@ impl Prune {
     /// Runs the command.
     ///
     /// # Errors
-    /// When neither the command line nor a configuration says what to keep, or a file cannot be removed.
+    /// When neither the command line nor a configuration says what to keep, or a file cannot be
+    /// removed.
     pub fn run(&self, place: &Place, screen: &mut Screen) -> Result<(), Failure> {
         let (age, count) = match (self.older_than, self.keep, &place.config) {
             (None, None, Some(config)) => (config.metadata.keep, config.metadata.keep_count),

@@ -129,7 +129,8 @@ fn terminal_width(stdout: &Stdout) -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// The same JSON, in which what JSON admits and a terminal heeds (C1 and bidirectional controls) is escaped.
+/// The same JSON, in which what JSON admits and a terminal heeds (C1 and bidirectional controls) is
+/// escaped.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     use std::fmt::Write as _;
@@ -145,7 +146,8 @@ pub fn printable_json(json: &str) -> String {
     })
 }
 
-/// The text cut to `width` columns, with `…` where something is missing; control characters are made visible.
+/// The text cut to `width` columns, with `…` where something is missing; control characters are
+/// made visible.
 #[must_use]
 pub fn fit(text: &str, width: usize) -> String {
     let text = tame(text);
@@ -175,7 +177,8 @@ pub fn pad(text: &str, width: usize) -> String {
     fitted
 }
 
-/// The text broken into lines of at most `width` columns: at spaces, and within words that are longer (ARNs are).
+/// The text broken into lines of at most `width` columns: at spaces, and within words that are
+/// longer (ARNs are).
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();

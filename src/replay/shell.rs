@@ -1,5 +1,5 @@
-//! `shell`: a terminal in a job's container, over the job's own transport, beside its script. It takes
-//! no lease and changes no snapshot.
+//! `shell`: a terminal in a job's container, over the job's own transport, beside its script. It
+//! takes no lease and changes no snapshot.
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
@@ -156,7 +156,9 @@ async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
             }
             Chunk::Err(bytes) => io::stderr().write_all(&bytes)?,
             Chunk::Ended { status } => {
-                return Ok(ExitCode::from(status.and_then(|s| u8::try_from(s).ok()).unwrap_or(255)));
+                return Ok(ExitCode::from(
+                    status.and_then(|s| u8::try_from(s).ok()).unwrap_or(255),
+                ));
             }
             Chunk::Lost(why) => {
                 return Err(Failure::Other(format!("the connection was lost: {why}")));
@@ -165,7 +167,8 @@ async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Joins this terminal and that one until the shell there ends; Enter, `~`, `.` leaves a connection that hangs.
+/// Joins this terminal and that one until the shell there ends; Enter, `~`, `.` leaves a connection
+/// that hangs.
 async fn join(terminal: &impl Terminal) -> Result<Option<u32>, Failure> {
     let _raw = Raw::enter()?;
     let (send, mut typed) = mpsc::channel::<Bytes>(16);

@@ -202,7 +202,8 @@ fn outcome(visit: &Visit, over: bool) -> (String, Tone) {
     (text, tone)
 }
 
-/// When a snapshot was last written to: the time of telling of a file that lies somewhere by itself.
+/// When a snapshot was last written to: the time of telling of a file that lies somewhere by
+/// itself.
 #[must_use]
 pub fn last_seen(snapshot: &Snapshot) -> Timestamp {
     let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();

@@ -33,7 +33,8 @@ pub struct StepArgs {
     /// Go on with something else observed, after --until or at the end; may be repeated
     #[arg(long, value_name = "OBSERVATION", value_parser = what_if::parse)]
     what_if: Vec<Observation>,
-    /// How much later each --what-if is observed [default: 1s; of `time`, when the action comes back]
+    /// How much later each --what-if is observed [default: 1s; of `time`, when the action comes
+    /// back]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     after: Option<Duration>,
 }

@@ -56,7 +56,8 @@ pub struct Story {
     pub newest: Timestamp,
     /// Whether the job is over: its tasks are, or ECS has accepted to stop them.
     pub over: bool,
-    /// Whether the journal alone leads to the recorded state: not, when entries were left out of it.
+    /// Whether the journal alone leads to the recorded state: not, when entries were left out of
+    /// it.
     pub exact: bool,
 }
 

@@ -101,8 +101,8 @@ impl Usual {
         self.definitions.values_mut().flatten().chain(&mut self.all).for_each(Lengths::settle);
     }
 
-    /// The lengths that a job of this task definition is compared with: those of its own definition if
-    /// there are enough, of all otherwise, `None` when even those are too few.
+    /// The lengths that a job of this task definition is compared with: those of its own definition
+    /// if there are enough, of all otherwise, `None` when even those are too few.
     #[must_use]
     pub fn lengths(&self, definition: &str, state: StateName) -> Option<&Lengths> {
         let index = number(state);
@@ -112,7 +112,8 @@ impl Usual {
             .filter(|lengths| lengths.count() >= ENOUGH)
     }
 
-    /// The longest stay that nobody need worry about: what 99 of 100 do not exceed, but no less than the floor.
+    /// The longest stay that nobody need worry about: what 99 of 100 do not exceed, but no less
+    /// than the floor.
     #[must_use]
     pub fn bearable(&self, definition: &str, state: StateName) -> Duration {
         let floor = FLOORS[number(state)];

@@ -61,7 +61,8 @@ impl Contract {
         })
     }
 
-    /// Tells gitlab-runner: writes the script's exit status where it reads it, and returns the code to exit with.
+    /// Tells gitlab-runner: writes the script's exit status where it reads it, and returns the code
+    /// to exit with.
     #[must_use]
     pub fn conclude(&self, verdict: &Verdict) -> ExitCode {
         match verdict {

@@ -10,7 +10,8 @@ use super::response::{Response, ResponseError, VARIABLE};
 /// The job that gitlab-runner called us for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Names its files: `<runner short token>-<SHA-256 of "projectURL-pipelineID-jobID">`, as with the Go driver.
+    /// Names its files: `<runner short token>-<SHA-256 of "projectURL-pipelineID-jobID">`, as with
+    /// the Go driver.
     pub id: JobId,
     /// For people and tags.
     pub about: About,
@@ -21,7 +22,8 @@ pub struct Identity {
 pub enum Trust {
     /// GitLab: the job's response, in the file that gitlab-runner wrote.
     ResponseFile,
-    /// The job's variables too, where gitlab-runner names no file. A job may set them to another job's.
+    /// The job's variables too, where gitlab-runner names no file. A job may set them to another
+    /// job's.
     JobVariables,
 }
 
@@ -51,11 +53,13 @@ impl Identity {
     /// Reads the job's identity from the file that gitlab-runner's environment names.
     ///
     /// Project, pipeline and job are those of the response file: a project can set the variables
-    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not get at that job's container by it.
-    /// The runner's short token is in no file. It is the job's word, and names no other job's files without the rest.
+    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not get at that job's container
+    /// by it. The runner's short token is in no file. It is the job's word, and names no other
+    /// job's files without the rest.
     ///
     /// # Errors
-    /// When there is no such file and variables are not trusted, when it cannot be used, or when variables are missing.
+    /// When there is no such file and variables are not trusted, when it cannot be used, or when
+    /// variables are missing.
     pub fn from_env(trust: Trust) -> Result<Self, IdentityError> {
         match (Response::from_env()?, trust) {
             (Some(response), _) => Ok(Self::of_response(&response, job_variable)),
@@ -64,7 +68,8 @@ impl Identity {
         }
     }
 
-    /// Whether a job id is one that is made here. Other files may lie in the metadata directory, with ordinary names.
+    /// Whether a job id is one that is made here. Other files may lie in the metadata directory,
+    /// with ordinary names.
     #[must_use]
     pub fn could_name(job: &JobId) -> bool {
         let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);
@@ -101,7 +106,8 @@ impl Identity {
     fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
         let hash = hex(&Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
         let id = JobId::new(format!("{}-{hash}", file_name_part(runner)))
-            // The token's part is made of at most 40 valid characters and a letter or digit first, the hash of 64.
+            // The token's part is made of at most 40 valid characters and a letter or digit first,
+            // the hash of 64.
             .unwrap_or_else(|e| unreachable!("{e}"));
         // Projects choose names, and all else where variables are trusted.
         let about = About {

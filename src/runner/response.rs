@@ -1,4 +1,5 @@
-//! The job as GitLab sent it: gitlab-runner writes it to a file that no variable of the job can change.
+//! The job as GitLab sent it: gitlab-runner writes it to a file that no variable of the job can
+//! change.
 
 use std::{
     borrow::Cow,
@@ -13,10 +14,12 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use states::foreign_text;
 
-/// Where gitlab-runner 14.1 and newer say what the file is called. It is set, and empty, where the file could not be written.
+/// Where gitlab-runner 14.1 and newer say what the file is called. It is set, and empty, where the
+/// file could not be written.
 pub(super) const VARIABLE: &str = "JOB_RESPONSE_FILE";
 
-/// The largest file that is read, in bytes. Variables are in it, files among them; GitLab admits some megabytes of them.
+/// The largest file that is read, in bytes. Variables are in it, files among them; GitLab admits
+/// some megabytes of them.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Why the file does not say which job this is.
@@ -77,7 +80,8 @@ struct Variable {
 }
 
 impl Response {
-    /// The response that the environment names; `None` where it names none, as with gitlab-runner before 14.1.
+    /// The response that the environment names; `None` where it names none, as with gitlab-runner
+    /// before 14.1.
     ///
     /// # Errors
     /// When a file is named, or ought to be, and cannot be used.
@@ -99,12 +103,14 @@ impl Response {
             .map_err(|e| fail(foreign_text::clipped(&format!("it is not a job's response: {e}"))))
     }
 
-    /// The job's name, as `.gitlab-ci.yml` has it: GitLab's word that it is this job's, and the project's own text.
+    /// The job's name, as `.gitlab-ci.yml` has it: GitLab's word that it is this job's, and the
+    /// project's own text.
     pub(super) fn job_name(&self) -> &str {
         &self.job_info.name
     }
 
-    /// The project's URL: where its repository is, without the job's token and `.git`. Variables play no part in it.
+    /// The project's URL: where its repository is, without the job's token and `.git`. Variables
+    /// play no part in it.
     pub(super) fn project_url(&self) -> Cow<'_, str> {
         match without_token(&self.git_info.repo_url) {
             Some(url) => url.into(),
@@ -114,8 +120,9 @@ impl Response {
 
     /// The pipeline's number, if GitLab says it.
     ///
-    /// The response has it as a variable only. GitLab lists its own `CI_PIPELINE_ID` before all that a project defines (`Ci::Build`,
-    /// `variables`), so the first one is GitLab's whatever is repeated behind it. Yet nothing rests on it: it is for people.
+    /// The response has it as a variable only. GitLab lists its own `CI_PIPELINE_ID` before all
+    /// that a project defines (`Ci::Build`, `variables`), so the first one is GitLab's whatever
+    /// is repeated behind it. Yet nothing rests on it: it is for people.
     pub(super) fn pipeline_id(&self) -> Option<&str> {
         let first =
             self.variables.iter().flatten().find(|variable| variable.key == "CI_PIPELINE_ID")?;

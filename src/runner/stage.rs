@@ -2,15 +2,17 @@
 
 /// Whether a job fails when this stage's script does.
 ///
-/// gitlab-runner only warns of a failed `after_script` and of a failed `cleanup_file_variables`, and what is run `_on_failure` comes
-/// after a failure (gitlab-runner, `common/build.go`, `executeScript`).
+/// gitlab-runner only warns of a failed `after_script` and of a failed `cleanup_file_variables`,
+/// and what is run `_on_failure` comes after a failure (gitlab-runner, `common/build.go`,
+/// `executeScript`).
 #[must_use]
 pub fn is_judged(stage: &str) -> bool {
     !(stage == "after_script" || stage.starts_with("cleanup") || stage.ends_with("_on_failure"))
 }
 
-/// The stage that fails a job: of all that are judged, the first whose last run failed. gitlab-runner repeats some, and then the
-/// last attempt counts; a failed one is followed by others, as `after_script`.
+/// The stage that fails a job: of all that are judged, the first whose last run failed.
+/// gitlab-runner repeats some, and then the last attempt counts; a failed one is followed by
+/// others, as `after_script`.
 ///
 /// `runs` are stages and how they ended, in the order in which they ended.
 pub fn decisive<'a, T>(

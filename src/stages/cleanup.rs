@@ -1,7 +1,8 @@
 //! `cleanup`: ECS accepts to stop the job's task. Safe at any time, any number of times.
 //!
-//! GitLab shows the job as running until this stage ends, so it does not wait for the task's end: an accepted stop is not taken
-//! back. The snapshot stays, and the next process that looks archives it (see `docs/decisions/0040-cleanup-does-not-wait.md`).
+//! GitLab shows the job as running until this stage ends, so it does not wait for the task's end:
+//! an accepted stop is not taken back. The snapshot stays, and the next process that looks archives
+//! it (see `docs/decisions/0040-cleanup-does-not-wait.md`).
 
 use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 
@@ -65,7 +66,8 @@ async fn end(
     })
 }
 
-/// Stops the job's tasks although its snapshot cannot be read: `startedBy` follows from the job alone.
+/// Stops the job's tasks although its snapshot cannot be read: `startedBy` follows from the job
+/// alone.
 async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     let control = session.engine.control();
     let cluster = &session.config.fargate.cluster;

@@ -3,7 +3,8 @@
 
 use crate::runner::Verdict;
 
-/// Prints what gitlab-runner takes from a driver: one JSON object (GitLab's documentation, "Custom executor", Config).
+/// Prints what gitlab-runner takes from a driver: one JSON object (GitLab's documentation, "Custom
+/// executor", Config).
 #[must_use]
 pub fn config() -> Verdict {
     let answer = serde_json::json!({ "driver": { "name": "fargate", "version": concat!("v", env!("CARGO_PKG_VERSION")) } });

@@ -84,8 +84,8 @@ pub(super) fn spec(
     }
 }
 
-/// Tags that say whose task it is, in the console and on the bill. The administrator's own override them, except those of the
-/// driver, which the configuration refuses.
+/// Tags that say whose task it is, in the console and on the bill. The administrator's own override
+/// them, except those of the driver, which the configuration refuses.
 fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
     let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());

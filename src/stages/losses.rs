@@ -1,5 +1,5 @@
-//! Lost connections in the job log: each of the first ones, then fewer and fewer. A server in the container may lose connections
-//! for as long as the job lasts, with another reason each time.
+//! Lost connections in the job log: each of the first ones, then fewer and fewer. A server in the
+//! container may lose connections for as long as the job lasts, with another reason each time.
 
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ impl Losses {
 mod tests {
     use super::*;
 
-    /// Notes a loss at each of these seconds; the seconds of those that are reported, and how many losses that stands for.
+    /// Notes a loss at each of these seconds; the seconds of those that are reported, and how many
+    /// losses that stands for.
     fn reported(seconds: impl Iterator<Item = u64>) -> (Vec<u64>, u32) {
         let mut losses = Losses::default();
         let mut sum = 0;

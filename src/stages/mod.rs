@@ -76,7 +76,8 @@ impl Session {
         &self.identity
     }
 
-    /// The trace that the job's snapshot names, if there is one. Not of a job that has ended: its trace was exported.
+    /// The trace that the job's snapshot names, if there is one. Not of a job that has ended: its
+    /// trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
         let snapshot = self.engine.store().load(&self.identity.id).ok().flatten()?;

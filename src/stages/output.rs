@@ -1,8 +1,8 @@
 //! Standard output as gitlab-runner gives it: a pipe, whose reader may be slow.
 //!
 //! A blocking write would stop the connection's keep-alives and SIGTERM; a thread per write costs
-//! half of the speed. So a pipe is opened anew, without blocking: unlike O_NONBLOCK on the inherited
-//! descriptor, that does not change the pipe for the others who have it.
+//! half of the speed. So a pipe is opened anew, without blocking: unlike O_NONBLOCK on the
+//! inherited descriptor, that does not change the pipe for the others who have it.
 
 use std::{
     fs::File,
@@ -35,7 +35,8 @@ impl Output {
         }
     }
 
-    /// Writes as much of it as goes at once, and says how much. Nothing of that is in a buffer that a killed process takes along.
+    /// Writes as much of it as goes at once, and says how much. Nothing of that is in a buffer that
+    /// a killed process takes along.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.write(bytes).await,

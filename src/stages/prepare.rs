@@ -119,7 +119,8 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     })
 }
 
-/// What the CI user is told of the job's `services:`, which nothing here starts. They are JSON, as `.gitlab-ci.yml` has them.
+/// What the CI user is told of the job's `services:`, which nothing here starts. They are JSON, as
+/// `.gitlab-ci.yml` has them.
 fn services(wanted: &str) -> Option<String> {
     const SHOWN: usize = 5;
     let wanted: Vec<Service> = serde_json::from_str(wanted).ok()?;

@@ -23,8 +23,8 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
             ));
         }
     };
-    // The digest is of the script as gitlab-runner gave it: what is added below names this process's span, and another process
-    // that repeats the stage must find its run.
+    // The digest is of the script as gitlab-runner gave it: what is added below names this
+    // process's span, and another process that repeats the stage must find its run.
     let digest = hex(&Sha256::digest(&text));
     let script = Script { digest, text: telemetry::propagated(text) };
     match execute(session, script, stage, log).await {
@@ -53,7 +53,8 @@ async fn execute(
     if let AnyJob::Executing(job) = &work.snapshot.job
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
-        // A driver was killed, and gitlab-runner went on with another stage: what still runs must not run beside it.
+        // A driver was killed, and gitlab-runner went on with another stage: what still runs must
+        // not run beside it.
         tracing::warn!(
             stage = job.state.order.stage,
             "ending the run that an earlier process left behind"

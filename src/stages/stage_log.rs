@@ -1,4 +1,5 @@
-//! A stage in the driver's own log: that it began, and how it ended, at a level that an alert can go by.
+//! A stage in the driver's own log: that it began, and how it ended, at a level that an alert can
+//! go by.
 
 use std::time::Instant;
 
@@ -28,7 +29,8 @@ impl StageLog {
         self.span.clone()
     }
 
-    /// Logs how the stage ended: what needs somebody at `error`, what the job or its owner did at `warn` or `info`.
+    /// Logs how the stage ended: what needs somebody at `error`, what the job or its owner did at
+    /// `warn` or `info`.
     pub fn end(&self, verdict: &Verdict, cancelled: bool) {
         let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         match verdict {

@@ -1,4 +1,5 @@
-//! A file to which the stages of one job append the states they enter: `fargate try` draws its timeline from it.
+//! A file to which the stages of one job append the states they enter: `fargate try` draws its
+//! timeline from it.
 
 use std::{
     fmt::Display,

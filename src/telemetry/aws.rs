@@ -19,7 +19,8 @@ use super::{
     span::{Attributes, Value},
 };
 
-/// Records every call of an SDK client. Nothing of a request's or an answer's content is recorded but the error's code.
+/// Records every call of an SDK client. Nothing of a request's or an answer's content is recorded
+/// but the error's code.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording;
 
@@ -124,8 +125,8 @@ impl Call<'_> {
     }
 }
 
-/// The error's code in an answer of AWS's JSON protocol, `{"__type": "namespace#Code", …}`, or of its query protocol,
-/// `<Code>Code</Code>`.
+/// The error's code in an answer of AWS's JSON protocol, `{"__type": "namespace#Code", …}`, or of
+/// its query protocol, `<Code>Code</Code>`.
 pub(crate) fn code(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Error {

@@ -29,7 +29,8 @@ pub fn about(about: &states::About) -> Attributes {
     ]
 }
 
-/// Somebody other than a stage takes the job up: `reap`, `resume`, `stop`, `archive`. Until [`closed`], what is recorded is this job's.
+/// Somebody other than a stage takes the job up: `reap`, `resume`, `stop`, `archive`. Until
+/// [`closed`], what is recorded is this job's.
 pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
     let Some(recorder) = recorder() else { return };
     let header = snapshot.job.header();
@@ -40,12 +41,14 @@ pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
         may_begin: false,
         only: header.trace.clone(),
     };
-    // The trace of a job that has ended was exported, unless the process that ended it was killed: then its trail is there.
+    // The trace of a job that has ended was exported, unless the process that ended it was killed:
+    // then its trail is there.
     let kept = header.trace.as_deref().filter(|_| !stages::has_ended(snapshot));
     recorder.enter(&purpose, kept, (None, None), about(&header.about));
 }
 
-/// Lays down what [`opened`] took up and was driven to `goal`. If the job ended, its own span is told: nobody else will.
+/// Lays down what [`opened`] took up and was driven to `goal`. If the job ended, its own span is
+/// told: nobody else will.
 pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
     let Some(recorder) = recorder() else { return };
     if let Ok(Outcome::Ended(_)) = drove {
@@ -66,8 +69,9 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
     recorder.leave(&verdict, false);
 }
 
-/// The job is over: ECS has accepted to stop its task, or it is archived; there is no snapshot if it never got so far. One of
-/// another trace than this process's is an earlier attempt's, which was exported when it ended.
+/// The job is over: ECS has accepted to stop its task, or it is archived; there is no snapshot if
+/// it never got so far. One of another trace than this process's is an earlier attempt's, which was
+/// exported when it ended.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     let Some(recorder) = recorder() else { return };
     let snapshot = snapshot.filter(|snapshot| is_told_here(recorder, snapshot));

@@ -1,4 +1,5 @@
-//! What a job left that no process will ever come back to: `<job>.trace` and `<job>.otlp` without a snapshot.
+//! What a job left that no process will ever come back to: `<job>.trace` and `<job>.otlp` without a
+//! snapshot.
 
 use std::{
     fs,
@@ -11,8 +12,9 @@ use states::{DirectoryStore, JobId, SnapshotStore as _, StoreError};
 use super::{Purpose, recorder, recorder::JobEnd};
 use crate::runner::{Identity, Verdict};
 
-/// Tells, for jobs without a snapshot that nobody has touched for so long, what is still untold: a job's own span, if nobody ended
-/// it, and what no collector took. With telemetry off, the files are removed.
+/// Tells, for jobs without a snapshot that nobody has touched for so long, what is still untold: a
+/// job's own span, if nobody ended it, and what no collector took. With telemetry off, the files
+/// are removed.
 ///
 /// # Errors
 /// When the directory cannot be read.

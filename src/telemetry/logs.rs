@@ -23,7 +23,8 @@ pub struct LogLine {
     pub span: Option<Traceparent>,
 }
 
-/// Hands lines of the log to the recorder. Only the message: fields at debug level hold whole observations.
+/// Hands lines of the log to the recorder. Only the message: fields at debug level hold whole
+/// observations.
 #[derive(Debug, Clone, Copy)]
 pub struct LogExport;
 

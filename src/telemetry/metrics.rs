@@ -1,4 +1,5 @@
-//! What is counted and measured. A process lives for moments, so it tells the differences it made (delta temporality), once.
+//! What is counted and measured. A process lives for moments, so it tells the differences it made
+//! (delta temporality), once.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,8 @@ impl Metrics {
     }
 }
 
-/// Every metric: name, unit, description. What is measured in seconds is a histogram, all others are counters.
+/// Every metric: name, unit, description. What is measured in seconds is a histogram, all others
+/// are counters.
 const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),

@@ -1,8 +1,9 @@
-//! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See `docs/telemetry.md`.
+//! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See
+//! `docs/telemetry.md`.
 //!
 //! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end
-//! [`flush`] sends it once, within a bound; what cannot be sent then is kept beside the snapshot for
-//! the job's next process. Off, nothing of this exists: no recorder, no exporter, no thread.
+//! [`flush`] sends it once, within a bound; what cannot be sent then is kept beside the snapshot
+//! for the job's next process. Off, nothing of this exists: no recorder, no exporter, no thread.
 
 pub mod aws;
 pub mod context;
@@ -36,8 +37,8 @@ pub use recorder::{Purpose, Recorder, Told, apart, recorder};
 pub use settings::Settings;
 pub use watched::Watched;
 
-/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers what of
-/// the variables could not be used.
+/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers
+/// what of the variables could not be used.
 #[must_use]
 pub fn start(config: &Config) -> Vec<String> {
     let (settings, complaints) =
@@ -48,7 +49,8 @@ pub fn start(config: &Config) -> Vec<String> {
     complaints
 }
 
-/// Sends what was recorded, within the bound. Never fails: what went wrong is one line in the driver's log.
+/// Sends what was recorded, within the bound. Never fails: what went wrong is one line in the
+/// driver's log.
 pub async fn flush() {
     #[cfg(feature = "telemetry")]
     if let Some(recorder) = recorder() {

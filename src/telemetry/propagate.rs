@@ -6,8 +6,8 @@ use super::recorder;
 
 /// The script with `TRACEPARENT` (and what else is allowed) in its environment, if that is wanted.
 ///
-/// Assignments go before the first line after `#!`, on that line: line numbers in messages stay true.
-/// Only shells of the Bourne family understand them; others are left alone.
+/// Assignments go before the first line after `#!`, on that line: line numbers in messages stay
+/// true. Only shells of the Bourne family understand them; others are left alone.
 #[must_use]
 pub fn propagated(script: Bytes) -> Bytes {
     let Some(recorder) = recorder().filter(|recorder| recorder.settings.propagate) else {

@@ -1,4 +1,5 @@
-//! What this process has to tell, collected until it ends. Nothing is sent, and nothing waits, before that.
+//! What this process has to tell, collected until it ends. Nothing is sent, and nothing waits,
+//! before that.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,8 @@ use crate::{
     telemetry::logs::LogLine,
 };
 
-/// More events of one process are counted, not kept: a container that does not answer is knocked at for minutes.
+/// More events of one process are counted, not kept: a container that does not answer is knocked at
+/// for minutes.
 const MOST_EVENTS: usize = 128;
 /// The same of spans.
 const MOST_SPANS: usize = 512;
@@ -35,7 +37,8 @@ tokio::task_local! {
     static PLACE: u64;
 }
 
-/// A job in a place of its own, where several are worked on side by side: what is recorded in there is this job's.
+/// A job in a place of its own, where several are worked on side by side: what is recorded in there
+/// is this job's.
 pub async fn apart<F: Future>(work: F) -> F::Output {
     static PLACES: AtomicU64 = AtomicU64::new(1);
     if recorder().is_none() {
@@ -94,7 +97,8 @@ pub struct Told {
     pub metrics: Metrics,
     /// Lines of the log.
     pub lines: Vec<LogLine>,
-    /// What could not be sent before, and what cannot be sent now: kept in the first, the others are merged into it.
+    /// What could not be sent before, and what cannot be sent now: kept in the first, the others
+    /// are merged into it.
     pub spools: Vec<PathBuf>,
     /// Whether a job ended here: no process of it comes back.
     pub over: bool,
@@ -119,7 +123,8 @@ pub struct Purpose {
     pub name: String,
     /// Whether a job may begin with it.
     pub may_begin: bool,
-    /// The job's own span, if only a job of this one is to be taken up: its next attempt may have begun.
+    /// The job's own span, if only a job of this one is to be taken up: its next attempt may have
+    /// begun.
     pub only: Option<String>,
 }
 
@@ -147,7 +152,8 @@ impl Recorder {
         self.began
     }
 
-    /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the pipeline's variables do.
+    /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the
+    /// pipeline's variables do.
     pub fn enter(
         &self,
         purpose: &Purpose,
@@ -418,7 +424,8 @@ impl Inner {
                 state,
                 name,
                 kind: Kind::Internal,
-                // States are known to the millisecond: the job begins not later than the first of them.
+                // States are known to the millisecond: the job begins not later than the first of
+                // them.
                 start: trail.began / 1_000_000 * 1_000_000,
                 end,
                 attributes: job.attributes.iter().cloned().chain(about).collect(),
@@ -431,7 +438,8 @@ impl Inner {
     }
 }
 
-/// The job's result in the words of the conventions (`cicd.pipeline.task.run.result`), and its cause.
+/// The job's result in the words of the conventions (`cicd.pipeline.task.run.result`), and its
+/// cause.
 fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
     if job.cancelled {
         return ("cancellation", None);

@@ -1,5 +1,6 @@
 //! Where telemetry goes, and what of it: `[Telemetry]` in `fargate.toml`, and the standard `OTEL_*`
-//! variables, which override it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter Configuration").
+//! variables, which override it (OpenTelemetry, "Environment Variable Specification", "OTLP
+//! Exporter Configuration").
 
 use std::{path::PathBuf, time::Duration};
 
@@ -230,7 +231,8 @@ impl Settings {
                 ),
             }
         }
-        // It can only shorten the bound: its usual value, 10 s, is meant for processes that live longer.
+        // It can only shorten the bound: its usual value, 10 s, is meant for processes that live
+        // longer.
         if let Some(text) = variable("OTEL_EXPORTER_OTLP_TIMEOUT") {
             match text.parse() {
                 Ok(millis) => {
@@ -274,7 +276,8 @@ pub fn is_address(url: &str) -> bool {
         && url.parse::<http::Uri>().is_ok()
 }
 
-/// Scheme, host and port of an address: what messages may repeat. User, password, path and query may each hold a secret.
+/// Scheme, host and port of an address: what messages may repeat. User, password, path and query
+/// may each hold a secret.
 #[must_use]
 pub fn origin(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));

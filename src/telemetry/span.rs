@@ -1,4 +1,5 @@
-//! What is recorded, as plain data: no type of an exporter, so that recording costs a push to a list.
+//! What is recorded, as plain data: no type of an exporter, so that recording costs a push to a
+//! list.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,5 @@
-//! `<job>.trace` beside the snapshot: the job's place in its trace, and which processes worked on it.
+//! `<job>.trace` beside the snapshot: the job's place in its trace, and which processes worked on
+//! it.
 //!
 //! A line of JSON each, appended: a killed process leaves its beginning, and whoever ends the job
 //! makes a span of it. There from `config` on, before there is a snapshot; gone with the job.

@@ -1,4 +1,5 @@
-//! `fargate try`: plays gitlab-runner for one job, so that a new installation, or a newcomer, sees the main job work.
+//! `fargate try`: plays gitlab-runner for one job, so that a new installation, or a newcomer, sees
+//! the main job work.
 //!
 //! It calls the stages as gitlab-runner does: each a new process of this very binary, with the
 //! contract's environment. So what is seen here is what a CI job does.
@@ -27,9 +28,11 @@ pub struct Trial {
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
     pub config: Option<PathBuf>,
-    /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with a `fargate.toml`, it must say the same.
+    /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with
+    /// a `fargate.toml`, it must say the same.
     pub transport: Option<TransportKind>,
-    /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be named.
+    /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be
+    /// named.
     pub times: TimeOptions,
     /// Flags that are passed on to every stage.
     pub flags: Vec<std::ffi::OsString>,
@@ -80,8 +83,8 @@ impl TrialError {
 }
 
 impl Trial {
-    /// Runs the job and returns the exit status of its first failing script; 0 when all is well, and
-    /// 70 (sysexits' EX_SOFTWARE) for a system failure.
+    /// Runs the job and returns the exit status of its first failing script; 0 when all is well,
+    /// and 70 (sysexits' EX_SOFTWARE) for a system failure.
     ///
     /// # Errors
     /// When the trial itself could not be made.
@@ -182,8 +185,8 @@ impl Trial {
             };
             ended = runner.stage(&["run", &script, &stage], timeline).await?;
         }
-        // As gitlab-runner: always, and its result changes nothing. The local cluster lives no longer than this process, and
-        // a newcomer sees the task's end.
+        // As gitlab-runner: always, and its result changes nothing. The local cluster lives no
+        // longer than this process, and a newcomer sees the task's end.
         let _ = runner.stage(&["cleanup", "--wait"], timeline).await?;
         Ok(ended)
     }

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{LOOK, timeline::Timeline};
 
-/// The exit codes we ask of the stages, as gitlab-runner does. Unusual on purpose: nothing may assume them.
+/// The exit codes we ask of the stages, as gitlab-runner does. Unusual on purpose: nothing may
+/// assume them.
 const BUILD_FAILURE: u8 = 101;
 const SYSTEM_FAILURE: u8 = 102;
 

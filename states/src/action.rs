@@ -47,7 +47,8 @@ pub enum Action {
     },
     /// The job is over: archive its snapshot.
     Archive,
-    /// The time for this process is up although the job is not over: keep the snapshot and say what remains.
+    /// The time for this process is up although the job is not over: keep the snapshot and say what
+    /// remains.
     GiveUp,
 }
 

@@ -6,9 +6,9 @@
 /// The longest foreign text that is kept, in characters.
 pub const MAX_CHARS: usize = 500;
 
-/// The text on one line of at most [`MAX_CHARS`] characters, for errors and journals: white space and
-/// line breaks become single spaces, what is left of control characters becomes U+FFFD, and a longer
-/// text ends in `…`.
+/// The text on one line of at most [`MAX_CHARS`] characters, for errors and journals: white space
+/// and line breaks become single spaces, what is left of control characters becomes U+FFFD, and a
+/// longer text ends in `…`.
 ///
 /// Its cost is bounded by `MAX_CHARS`, not by the text's length, unless the text is white space.
 #[must_use]
@@ -36,7 +36,8 @@ pub fn clipped(text: &str) -> String {
     line
 }
 
-/// The text with control characters, line breaks included, and bidirectional controls replaced by U+FFFD.
+/// The text with control characters, line breaks included, and bidirectional controls replaced by
+/// U+FFFD.
 #[must_use]
 pub fn tame(text: &str) -> String {
     text.chars().map(harmless).collect()
@@ -46,8 +47,8 @@ fn harmless(c: char) -> char {
     if c.is_control() || is_layout(c) { char::REPLACEMENT_CHARACTER } else { c }
 }
 
-/// Characters that reorder what is shown around them, or end a line, without being control characters: Unicode's
-/// `Bidi_Control` (UAX #9), and the line and paragraph separators.
+/// Characters that reorder what is shown around them, or end a line, without being control
+/// characters: Unicode's `Bidi_Control` (UAX #9), and the line and paragraph separators.
 fn is_layout(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

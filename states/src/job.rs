@@ -1,7 +1,8 @@
 //! A job and its six states: one struct per state with exactly the data of that state.
 //!
 //! [`Job<S>`] is consumed by a transition that returns the next state, so an illegal edge does not
-//! compile (see `machine`); [`AnyJob`] is the enum of them for the borders: loading, saving, matching.
+//! compile (see `machine`); [`AnyJob`] is the enum of them for the borders: loading, saving,
+//! matching.
 
 use std::{fmt, time::Duration};
 
@@ -30,19 +31,22 @@ pub struct Header {
     pub about: About,
     /// When the job began.
     pub created: Timestamp,
-    /// Stem of RunTask's idempotency tokens; `-<n>` is added for the n-th launch that is not a repetition.
+    /// Stem of RunTask's idempotency tokens; `-<n>` is added for the n-th launch that is not a
+    /// repetition.
     pub token: ClientToken,
     /// What to launch.
     pub spec: LaunchSpec,
-    /// Whether the project's own variables chose the task definition: then it is the job's own fault if that one cannot be launched.
+    /// Whether the project's own variables chose the task definition: then it is the job's own
+    /// fault if that one cannot be launched.
     pub definition_from_project: bool,
     /// Which of the task's addresses to connect to.
     pub connect_to: ConnectTo,
-    /// How to log in there; jobs that go through the ECS API have none, nor have those of older drivers.
+    /// How to log in there; jobs that go through the ECS API have none, nor have those of older
+    /// drivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
-    /// What the container's host key must prove at first contact. Jobs have none that go through the ECS API, or were begun by
-    /// older drivers: their containers got no secret.
+    /// What the container's host key must prove at first contact. Jobs have none that go through
+    /// the ECS API, or were begun by older drivers: their containers got no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_proof: Option<HostProof>,
     /// How long each state may last.
@@ -53,7 +57,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Where the container is whose address is this one; jobs that go through the ECS API need none.
+    /// Where the container is whose address is this one; jobs that go through the ECS API need
+    /// none.
     #[must_use]
     pub fn destination(&self, address: &str) -> Destination {
         match self.connect_to {
@@ -132,7 +137,8 @@ impl Default for Limits {
 pub struct Provisioning {
     /// When this state ends in failure.
     pub deadline: Timestamp,
-    /// Number of the launch: part of its idempotency token. A definite refusal raises it; an unknown outcome does not.
+    /// Number of the launch: part of its idempotency token. A definite refusal raises it; an
+    /// unknown outcome does not.
     pub launch: u32,
     /// When a RunTask with this token may have reached ECS last.
     pub asked: Option<Timestamp>,
@@ -158,7 +164,8 @@ pub struct Search {
     pub since: Timestamp,
     /// When the newest ListTasks was asked.
     pub listed: Option<Timestamp>,
-    /// Tasks of its answer that are still to be described: an earlier attempt's, which is over, may be among them.
+    /// Tasks of its answer that are still to be described: an earlier attempt's, which is over,
+    /// may be among them.
     pub candidates: Vec<TaskArn>,
     /// Calls to ECS.
     pub asking: Asking,
@@ -187,7 +194,8 @@ pub struct Pending {
     pub probing: Probing,
 }
 
-/// The task runs (ECS says so, or its container answered); nobody has been identified in the container yet.
+/// The task runs (ECS says so, or its container answered); nobody has been identified in the
+/// container yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// The task.
@@ -202,8 +210,8 @@ pub struct Running {
     pub describing: Asking,
     /// Knocking at the container.
     pub probing: Probing,
-    /// Whether the container's exec agent runs, as ECS last described it; `None` where it does not say. Older drivers did not
-    /// note it.
+    /// Whether the container's exec agent runs, as ECS last described it; `None` where it does not
+    /// say. Older drivers did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_runs: Option<bool>,
 }
@@ -276,15 +284,18 @@ pub struct Executing {
     pub offset: u64,
     /// Times the connection failed since the last byte arrived, or since it last worked for long.
     pub failures: u32,
-    /// Connections in a row that ended within moments and brought little. Older drivers did not count them.
+    /// Connections in a row that ended within moments and brought little. Older drivers did not
+    /// count them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fleeting: u32,
     /// The connection, as this process sees it.
     pub link: Link,
-    /// Since when the connection is up, and the offset it went on at. Older drivers did not note it.
+    /// Since when the connection is up, and the offset it went on at. Older drivers did not note
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected: Option<(Timestamp, u64)>,
-    /// Since when the container has the script and answers over the connection that is up. Older drivers did not note it.
+    /// Since when the container has the script and answers over the connection that is up. Older
+    /// drivers did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed: Option<Timestamp>,
     /// Set when the run is being ended early.
@@ -340,7 +351,8 @@ pub struct Stopping {
     pub since: Timestamp,
     /// The task; `None` when none is known to us.
     pub task: Option<TaskArn>,
-    /// When RunTask may have reached ECS without our learning its answer: look for the task by `startedBy`.
+    /// When RunTask may have reached ECS without our learning its answer: look for the task by
+    /// `startedBy`.
     pub unsettled: Option<Timestamp>,
     /// Since when ECS is being asked for tasks by `startedBy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -359,7 +371,8 @@ pub struct Stopping {
     pub problem: Option<ControlError>,
     /// More tasks of this job that must be stopped after `task`.
     pub rest: Vec<TaskArn>,
-    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers stopped one task after the other.
+    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers
+    /// stopped one task after the other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ending: Vec<TaskArn>,
 }

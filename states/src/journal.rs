@@ -8,8 +8,8 @@ use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, snapshot};
 
 /// Entries kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
-/// Bytes that the entries may take in a snapshot: far more than an honest job's, and half of what a snapshot may be long. What
-/// a container says is in them.
+/// Bytes that the entries may take in a snapshot: far more than an honest job's, and half of what a
+/// snapshot may be long. What a container says is in them.
 const LARGEST: usize = 512 * 1024;
 /// A repetition is merged into an equal entry among this many last ones: while we wait, asking ECS
 /// and knocking at the container alternate.
@@ -34,7 +34,8 @@ pub struct Journal {
     size: Size,
 }
 
-/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from them, so it is no difference.
+/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from them,
+/// so it is no difference.
 #[derive(Debug, Clone, Default)]
 struct Size(Option<usize>);
 
@@ -59,7 +60,8 @@ pub struct Entry {
     /// When it was last observed, if more than once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
-    /// The repetitions between the first and the last, in milliseconds after the first. Of progress none is kept.
+    /// The repetitions between the first and the last, in milliseconds after the first. Of
+    /// progress none is kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<u64>,
     /// The state after it; of several observations, after the last. Older drivers did not note it.
@@ -110,8 +112,9 @@ pub struct Left {
 }
 
 /// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
-/// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last; `Running` knows whether the exec
-/// agent runs. `Stopping` knows the other tasks whose stop ECS has accepted.
+/// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last;
+/// `Running` knows whether the exec agent runs. `Stopping` knows the other tasks whose stop ECS has
+/// accepted.
 const SHAPE: u32 = 3;
 
 impl From<Left> for String {
@@ -144,14 +147,16 @@ impl Left {
             AnyJob::Executing(job) => ron::to_string(&job.state),
             AnyJob::Stopping(job) => ron::to_string(&job.state),
         };
-        // Data that came from the machine can be serialized; a digest of nothing would only show as a difference.
+        // Data that came from the machine can be serialized; a digest of nothing would only show as
+        // a difference.
         let hash = Sha256::digest(text.unwrap_or_default());
         let digest =
             format!("{SHAPE}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         Self { state: job.name(), digest }
     }
 
-    /// Whether this is the same state as `other`, as far as can be told: digests of different shapes cannot be compared.
+    /// Whether this is the same state as `other`, as far as can be told: digests of different
+    /// shapes cannot be compared.
     #[must_use]
     pub fn agrees(&self, other: &Self) -> bool {
         self.state == other.state && (self.digest == other.digest || self.shape() != other.shape())
@@ -187,8 +192,9 @@ pub(crate) struct Moment {
 }
 
 impl Journal {
-    /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's state is an entry
-    /// of its own; another may be merged with an equal one just before it, so that [`Journal::replay`] comes out the same.
+    /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's
+    /// state is an entry of its own; another may be merged with an equal one just before it, so
+    /// that [`Journal::replay`] comes out the same.
     pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: Left) {
         if !changed && let Some(growth) = self.merge(&saw, at, &left) {
             if growth > 0 {
@@ -202,8 +208,8 @@ impl Journal {
         self.shorten(size);
     }
 
-    /// Leaves entries out until there are not too many, and they are not too long. The beginning and the end tell most: the
-    /// middle goes.
+    /// Leaves entries out until there are not too many, and they are not too long. The beginning
+    /// and the end tell most: the middle goes.
     fn shorten(&mut self, mut size: usize) {
         while self.entries.len() > LONGEST || (size > LARGEST && self.entries.len() > 1) {
             if self.omitted == 0 {
@@ -225,7 +231,8 @@ impl Journal {
         self.size.0.unwrap_or_else(|| self.entries.iter().map(Entry::size).sum())
     }
 
-    /// Keeps `keep` entries: as many of the beginning as of the end, or fewer where others are omitted behind them already.
+    /// Keeps `keep` entries: as many of the beginning as of the end, or fewer where others are
+    /// omitted behind them already.
     pub(crate) fn keep_only(&mut self, keep: usize) {
         let gap = self.whole_until().min(keep / 2);
         let before = self.entries.len();
@@ -246,7 +253,8 @@ impl Journal {
         }
     }
 
-    /// How many entries there are, and when something was observed last: tells whether something was since.
+    /// How many entries there are, and when something was observed last: tells whether something
+    /// was since.
     pub(crate) fn end(&self) -> Option<(usize, Timestamp)> {
         Some((self.entries.len(), self.newest()?))
     }
@@ -258,7 +266,8 @@ impl Journal {
     /// Notes an observation with an equal one before it, if that can be. The bytes that it takes.
     fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> Option<usize> {
         let newest = self.newest();
-        // Times tell the order of merged entries: one that is not later than all others stands by itself.
+        // Times tell the order of merged entries: one that is not later than all others stands by
+        // itself.
         if newest.is_none_or(|newest| at <= newest) {
             return None;
         }
@@ -321,8 +330,8 @@ impl Journal {
         all
     }
 
-    /// The state that today's machine reaches from the beginning through this journal: the job's own
-    /// state, unless entries were omitted or the clock was set back between two processes.
+    /// The state that today's machine reaches from the beginning through this journal: the job's
+    /// own state, unless entries were omitted or the clock was set back between two processes.
     #[must_use]
     pub fn replay(&self, header: Header) -> AnyJob {
         let mut job = AnyJob::from(Job::new(header));

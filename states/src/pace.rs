@@ -17,7 +17,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The interval before attempt number `attempt` (0 is the first repetition), jittered by at most a fifth either way.
+    /// The interval before attempt number `attempt` (0 is the first repetition), jittered by at
+    /// most a fifth either way.
     #[must_use]
     pub fn interval(&self, attempt: u32, seed: u64) -> Duration {
         let longest = millis(self.longest);

@@ -1,7 +1,8 @@
 //! Files of the metadata directory: regular files of one user, never reached through a link.
 //!
-//! The directory is nobody else's ([`DirectoryStore::open`](crate::DirectoryStore::open) sees to that), so nobody else can put
-//! a link into it. This is the second line: a directory that was open to others once may still hold what they left.
+//! The directory is nobody else's ([`DirectoryStore::open`](crate::DirectoryStore::open) sees to
+//! that), so nobody else can put a link into it. This is the second line: a directory that was open
+//! to others once may still hold what they left.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,7 +28,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     regular(options().read(true).open(path)?)
 }
 
-/// Opens a regular file to read and write it, as it is; makes it, with mode 0600, when it is missing.
+/// Opens a regular file to read and write it, as it is; makes it, with mode 0600, when it is
+/// missing.
 ///
 /// # Errors
 /// As [`open`].
@@ -35,8 +37,8 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     regular(options().read(true).write(true).create(true).truncate(false).open(path)?)
 }
 
-/// Makes a new, empty file with mode 0600. What a killed process left under that name is removed first; a link is removed, and
-/// what it leads to stays as it is.
+/// Makes a new, empty file with mode 0600. What a killed process left under that name is removed
+/// first; a link is removed, and what it leads to stays as it is.
 ///
 /// # Errors
 /// When something is there that cannot be removed, or the file cannot be made.

@@ -56,7 +56,8 @@ pub enum Verdict {
         observations: usize,
         /// States that were compared, the last one included.
         compared: usize,
-        /// Entries that are missing from the middle of the journal: what comes after them cannot be compared.
+        /// Entries that are missing from the middle of the journal: what comes after them cannot
+        /// be compared.
         omitted: u64,
     },
     /// They do not; here is where they first differ.
@@ -168,7 +169,8 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Goes to just after observation `number`, forwards or back; returns it, or `None` at the beginning.
+    /// Goes to just after observation `number`, forwards or back; returns it, or `None` at the
+    /// beginning.
     pub fn go_to(&mut self, number: usize) -> Option<Replayed<'a>> {
         let number = number.min(self.length());
         if number <= self.done {
@@ -183,8 +185,9 @@ impl<'a> Replay<'a> {
         reached
     }
 
-    /// Whether the snapshot's last state is today's; `None` if they cannot be compared, because entries were omitted.
-    /// Of a state of another shape than today's, as of the states on the way, only the name is compared.
+    /// Whether the snapshot's last state is today's; `None` if they cannot be compared, because
+    /// entries were omitted. Of a state of another shape than today's, as of the states on the
+    /// way, only the name is compared.
     #[must_use]
     pub fn ends_where_the_job_did(&self) -> Option<bool> {
         let journal = &self.snapshot.journal;

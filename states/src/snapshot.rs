@@ -7,7 +7,8 @@ use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp, journa
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
 pub const VERSION: u32 = 1;
 
-/// The largest snapshot that is written or read, in bytes. A job of a dozen stages makes some 10,000.
+/// The largest snapshot that is written or read, in bytes. A job of a dozen stages makes some
+/// 10,000.
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// A job with its journal. Holds no secret: the private key lies beside it in its own file.
@@ -67,8 +68,8 @@ impl Snapshot {
         action
     }
 
-    /// What to do next, with nothing new observed. Where time alone changes what the state holds, that
-    /// it passed is journaled too: a replay knows of no other moments.
+    /// What to do next, with nothing new observed. Where time alone changes what the state holds,
+    /// that it passed is journaled too: a replay knows of no other moments.
     pub fn plan(&mut self, now: Timestamp) -> Action {
         let mut ahead = self.job.clone();
         let action = ahead.plan(now);
@@ -83,10 +84,12 @@ impl Snapshot {
         ron::ser::to_string_pretty(self, style())
     }
 
-    /// As [`Snapshot::to_ron`], in [`MAX_BYTES`] at most: where the journal is larger, entries of its middle are left out.
+    /// As [`Snapshot::to_ron`], in [`MAX_BYTES`] at most: where the journal is larger, entries of
+    /// its middle are left out.
     ///
-    /// Texts of others are clipped before they are journaled, so this is the last line of defence. It costs what happened when, and
-    /// keeps what ends the task: the job's state is written whole.
+    /// Texts of others are clipped before they are journaled, so this is the last line of defence.
+    /// It costs what happened when, and keeps what ends the task: the job's state is written
+    /// whole.
     ///
     /// # Errors
     /// When the job is larger even without a journal; the serializer's word otherwise.

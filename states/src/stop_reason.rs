@@ -1,7 +1,7 @@
 //! Why a task stopped: ECS's codes and reasons, in plain words, with what to do.
 //!
-//! Sources: Amazon ECS developer guide, "Stopped tasks error codes" and "Viewing stopped task errors";
-//! exit codes above 128 are a signal's number plus 128 (POSIX shells, container runtimes).
+//! Sources: Amazon ECS developer guide, "Stopped tasks error codes" and "Viewing stopped task
+//! errors"; exit codes above 128 are a signal's number plus 128 (POSIX shells, container runtimes).
 
 use crate::{ContainerReport, TaskReport};
 
@@ -157,8 +157,8 @@ pub fn explain_stop(report: &TaskReport, container: &str) -> (String, String) {
     )
 }
 
-/// The container whose end explains the task's. A side container can take the task down as well: then the others
-/// were told to end, and their exit codes say only that.
+/// The container whose end explains the task's. A side container can take the task down as well:
+/// then the others were told to end, and their exit codes say only that.
 fn culprit<'a>(
     report: &'a TaskReport,
     main: Option<&'a ContainerReport>,
@@ -175,7 +175,8 @@ fn culprit<'a>(
 }
 
 fn known(text: &str) -> Option<&'static Known> {
-    // ECS writes some of them as "Essential container in task exited: CannotPull…", others with a status before.
+    // ECS writes some of them as "Essential container in task exited: CannotPull…", others with a
+    // status before.
     REASONS
         .iter()
         .find(|known| text.starts_with(known.begins))

@@ -16,7 +16,8 @@ pub struct Timestamp(u64);
 const LATEST: u64 = 253_402_300_799_999;
 
 impl Timestamp {
-    /// From milliseconds since the Unix epoch; later than the year 9999 becomes the end of that year.
+    /// From milliseconds since the Unix epoch; later than the year 9999 becomes the end of that
+    /// year.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(if millis > LATEST { LATEST } else { millis })

@@ -160,7 +160,8 @@ fn only_one_of_many_works_on_a_job_at_a_time() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                // Without waiting in between: the lock's file goes with each lease, and others have opened it just before.
+                // Without waiting in between: the lock's file goes with each lease, and others have
+                // opened it just before.
                 while taken.load(Ordering::SeqCst) < 400 {
                     let lease = match store.lease(&id("a"), "test", Duration::ZERO) {
                         Err(StoreError::Busy { .. }) => continue,
@@ -418,7 +419,8 @@ fn a_directory_that_others_could_change_is_refused_with_what_helps() {
         set(&directory, mode);
         DirectoryStore::open(&directory).unwrap();
     }
-    // Who may write to the directory above may put another one in its place, unless that has the sticky bit.
+    // Who may write to the directory above may put another one in its place, unless that has the
+    // sticky bit.
     set(&above, 0o777);
     refused(&directory, &above, "chmod go-w");
     set(&above, 0o1777);

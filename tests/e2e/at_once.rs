@@ -1,4 +1,5 @@
-//! Several processes at one job: two managers that share a directory, and `cleanup` beside anything else.
+//! Several processes at one job: two managers that share a directory, and `cleanup` beside anything
+//! else.
 
 use std::{fs, io::Read, process::Child};
 
@@ -49,7 +50,8 @@ fn release(job: &Job) {
     fs::write(job.path("gate"), "").unwrap();
 }
 
-/// Two managers of the same registration, behind them the same directory, and both were handed the same job.
+/// Two managers of the same registration, behind them the same directory, and both were handed the
+/// same job.
 fn two_managers_at_the_same_job(cluster: &Cluster) {
     let job = Job::on(cluster);
     let prepared = both(&job, &["prepare"]);
@@ -129,7 +131,8 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
     assert_all_archived(&job);
 }
 
-/// gitlab-runner was killed and started again: the driver of its stage lives on, and is told to end.
+/// gitlab-runner was killed and started again: the driver of its stage lives on, and is told to
+/// end.
 fn cleanup_beside_a_cancelled_stage(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();

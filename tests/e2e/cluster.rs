@@ -64,7 +64,8 @@ impl Cluster {
         }
     }
 
-    /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS Exec, which packs output.
+    /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS
+    /// Exec, which packs output.
     pub fn cuts_connections(&self, after_bytes: u64, after_packed_bytes: u64, times: u32) -> Value {
         if self.is_by_ecs_exec() {
             json!({ "exec": { "cut": { "how": "reset", "after_bytes": after_packed_bytes, "times": times } } })
@@ -154,7 +155,8 @@ impl Cluster {
         }
     }
 
-    /// Fails unless there were so many tasks, and each is stopped, or DEPROVISIONING and then stopped, and has no process left.
+    /// Fails unless there were so many tasks, and each is stopped, or DEPROVISIONING and then
+    /// stopped, and has no process left.
     pub fn assert_nothing_is_left(&self, tasks: usize) {
         let seen = self.tasks();
         assert_eq!(seen.len(), tasks, "{seen:?}");

@@ -1,4 +1,5 @@
-//! OTLP/HTTP receivers for tests: one that reads by OpenTelemetry's own messages, and some that misbehave.
+//! OTLP/HTTP receivers for tests: one that reads by OpenTelemetry's own messages, and some that
+//! misbehave.
 
 use std::{
     collections::HashMap,
@@ -183,7 +184,8 @@ pub fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     })
 }
 
-/// One trace, with one root, in which every parent is there and holds its children's times. Answers the tree: `parent > child`, sorted.
+/// One trace, with one root, in which every parent is there and holds its children's times. Answers
+/// the tree: `parent > child`, sorted.
 pub fn tree(spans: &[Span]) -> Vec<String> {
     let by_id: HashMap<&[u8], &Span> =
         spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();

@@ -1,5 +1,5 @@
-//! AWS's APIs through an HTTP proxy, by their own names and over TLS: the proxy answers CONNECT, and behind it is the
-//! local cluster with a certificate for AWS's names.
+//! AWS's APIs through an HTTP proxy, by their own names and over TLS: the proxy answers CONNECT,
+//! and behind it is the local cluster with a certificate for AWS's names.
 
 use std::{
     fs, io,

@@ -17,7 +17,8 @@ use crate::{
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-/// In `[SSH]`: silence is noticed after so many seconds: a second until the first question, and three questions.
+/// In `[SSH]`: silence is noticed after so many seconds: a second until the first question, and
+/// three questions.
 const QUICK: &str = "KeepAlive = \"1s\"\n";
 
 /// A prepared job.
@@ -119,7 +120,8 @@ fn cut_everywhere(way: Way, what: What) {
     run(None);
     let whole = proxy.carried(way);
     assert!(whole > 3000, "{whole} bytes");
-    // The banner byte by byte, then steps that are shorter than any message of the handshake and of the script's delivery.
+    // The banner byte by byte, then steps that are shorter than any message of the handshake and of
+    // the script's delivery.
     let points: Vec<u64> =
         [0, 1, 20, 22].into_iter().chain((1..=32).map(|step| whole * step / 34)).collect();
     for after in &points {
@@ -417,7 +419,8 @@ fn answers_of_the_api_that_are_cut_off_leak_no_task() {
     let address = proxy.stand_before(SocketAddr::from(([127, 0, 0, 1], 0)), server);
     let mut job = Job::on(&cluster);
     job.set("AWS_ENDPOINT_URL", &format!("http://{address}"));
-    // RunTask's request does not arrive, then its answer is lost, then cut in the middle; DescribeTasks and StopTask likewise.
+    // RunTask's request does not arrive, then its answer is lost, then cut in the middle;
+    // DescribeTasks and StopTask likewise.
     let cuts = [
         (ToServer, 100, Reset),
         (ToClient, 0, Reset),

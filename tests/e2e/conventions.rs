@@ -1,4 +1,5 @@
-//! The names of attributes are those of OpenTelemetry's semantic conventions, as their crate has them, or the driver's own.
+//! The names of attributes are those of OpenTelemetry's semantic conventions, as their crate has
+//! them, or the driver's own.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,6 @@
-//! Every call to AWS of every stage of a job: a proxy kills the driver before the call is passed on, when the
-//! cluster has answered and the driver does not know it, and when the driver has just got the answer.
+//! Every call to AWS of every stage of a job: a proxy kills the driver before the call is passed
+//! on, when the cluster has answered and the driver does not know it, and when the driver has just
+//! got the answer.
 
 use std::{
     collections::BTreeMap,
@@ -177,7 +178,8 @@ struct Tried {
     jobs: usize,
     /// Stage and moment → the calls at which the driver was killed.
     killed: BTreeMap<(Killed, Moment), Vec<String>>,
-    /// The answer was the last thing that the stage waited for, and it was over before it was killed.
+    /// The answer was the last thing that the stage waited for, and it was over before it was
+    /// killed.
     was_over: usize,
     failures: Vec<String>,
 }

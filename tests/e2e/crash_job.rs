@@ -1,4 +1,5 @@
-//! A job of which one stage is killed, what gitlab-runner does then, and what must hold whatever happened.
+//! A job of which one stage is killed, what gitlab-runner does then, and what must hold whatever
+//! happened.
 
 use std::{fs, path::PathBuf};
 
@@ -21,7 +22,8 @@ pub enum Killed {
     /// `build_script`, which fails, is not repeated: `after_script` and `cleanup` follow.
     FailingStage,
     Cleanup,
-    /// `prepare` of another job of the manager, which archives this one: its `cleanup` is done, and its task has ended.
+    /// `prepare` of another job of the manager, which archives this one: its `cleanup` is done, and
+    /// its task has ended.
     PrepareBeside,
 }
 
@@ -84,8 +86,9 @@ impl<'a> Run<'a> {
         ended
     }
 
-    /// Has a stage killed by `kill`, ends the job as gitlab-runner would, and checks what must hold.
-    /// Output may be repeated only where `may_repeat` says so: between a write and the note of it.
+    /// Has a stage killed by `kill`, ends the job as gitlab-runner would, and checks what must
+    /// hold. Output may be repeated only where `may_repeat` says so: between a write and the
+    /// note of it.
     pub fn point(
         &self,
         what: Killed,
@@ -135,7 +138,8 @@ impl<'a> Run<'a> {
                     killed.at
                 );
                 repeated = handed_on - OUTPUT.len();
-                // The one instant that is left: the bytes are in the pipe, and the mark is the very next call.
+                // The one instant that is left: the bytes are in the pipe, and the mark is the very
+                // next call.
                 assert!(
                     repeated == 0 || may_repeat,
                     "repeated after {}: {before:?} {again:?}",
@@ -162,7 +166,8 @@ impl<'a> Run<'a> {
                     killed.at,
                     killed.ended
                 );
-                // What the killed driver had not handed on of the script that still ran comes first: one job log.
+                // What the killed driver had not handed on of the script that still ran comes
+                // first: one job log.
                 let after = self.job.run("after_script", self.script("after_script", 0));
                 assert_eq!(
                     (after.code, self.times("after_script")),
@@ -237,10 +242,12 @@ impl<'a> Run<'a> {
         assert_eq!(self.times(stage), 1);
     }
 
-    /// Once the tasks have ended, the next process that looks archives their jobs: then nothing lies in the directory but the archive.
+    /// Once the tasks have ended, the next process that looks archives their jobs: then nothing
+    /// lies in the directory but the archive.
     fn left_behind(&self, what: Killed) {
         self.tasks_have_ended();
-        // What the archive takes or removes: also how far output was handed on, and sessions that the task ends.
+        // What the archive takes or removes: also how far output was handed on, and sessions that
+        // the task ends.
         let kept = ["ron", "key", "ending", "lock", "offset", "session"];
         let kind = |name: &String| {
             name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default()

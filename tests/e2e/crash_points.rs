@@ -1,11 +1,12 @@
-//! Every crash point of a whole job: strace kills the driver at each system call that the world could
-//! notice, one after the other, and the job goes on as gitlab-runner would have it.
+//! Every crash point of a whole job: strace kills the driver at each system call that the world
+//! could notice, one after the other, and the job goes on as gitlab-runner would have it.
 //!
-//! SIGKILL comes when the call is entered, before it is executed: killing at one call shows what the
-//! call before it left behind. strace counts each system call by itself (the first `write`, the second
-//! `write` …), so for every stage and every call of the list N counts up until the stage ends unkilled:
-//! no point is left out. `openat` is not in the list, because certificates and libraries are opened by the hundred: a file
-//! that was just made is met again at the write into it, the next call of the list.
+//! SIGKILL comes when the call is entered, before it is executed: killing at one call shows what
+//! the call before it left behind. strace counts each system call by itself (the first `write`, the
+//! second `write` …), so for every stage and every call of the list N counts up until the stage
+//! ends unkilled: no point is left out. `openat` is not in the list, because certificates and
+//! libraries are opened by the hundred: a file that was just made is met again at the write into
+//! it, the next call of the list.
 
 use std::{
     collections::BTreeMap,
@@ -99,7 +100,8 @@ fn traced(job: &Job, arguments: &[&str], call: &str, n: usize) -> Stage {
 struct Progress {
     /// Stage and call → the last number tried, and how many were not reached.
     tried: BTreeMap<(usize, usize), (usize, usize)>,
-    /// Stage and call → how many jobs are at it: more than the two that are to miss would be for nothing.
+    /// Stage and call → how many jobs are at it: more than the two that are to miss would be for
+    /// nothing.
     at_it: BTreeMap<(usize, usize), usize>,
     calls: BTreeMap<&'static str, usize>,
     points: BTreeMap<Killed, usize>,

@@ -1,4 +1,5 @@
-//! A metadata directory that cannot be written to: nothing is launched, and nothing runs, that cannot be recorded.
+//! A metadata directory that cannot be written to: nothing is launched, and nothing runs, that
+//! cannot be recorded.
 
 use std::{fs, process::Command};
 
@@ -19,7 +20,8 @@ by_every_transport!(
     what_is_saved_survives_a_power_cut,
 );
 
-/// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with it is ignored.
+/// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with
+/// it is ignored.
 const FULL: [&str; 3] = ["sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""];
 
 fn stage_under(job: &Job, before: &[&str], arguments: &[&str]) -> Ended {
@@ -145,7 +147,8 @@ fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
         "-o",
         &traced,
     ];
-    // Of `cleanup`: what it asks for, and that it was accepted; where it waits, what it archives, too.
+    // Of `cleanup`: what it asks for, and that it was accepted; where it waits, what it archives,
+    // too.
     for (arguments, saved) in
         [(&["prepare"][..], None), (&["cleanup"], Some(2)), (&["cleanup", "--wait"], Some(3))]
     {

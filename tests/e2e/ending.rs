@@ -1,4 +1,5 @@
-//! The end of a job: `cleanup` does not wait for AWS, and the next process that looks archives the job.
+//! The end of a job: `cleanup` does not wait for AWS, and the next process that looks archives the
+//! job.
 
 use std::{fs, time::Duration};
 

@@ -1,5 +1,5 @@
-//! ECS Exec by an agent as strict and as slow as AWS's own: two sessions and one that waits, and one more than that blocks it
-//! for good.
+//! ECS Exec by an agent as strict and as slow as AWS's own: two sessions and one that waits, and
+//! one more than that blocks it for good.
 
 use std::{
     fs,
@@ -65,8 +65,8 @@ fn a_whole_job() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// A stage's session waits in the agent's queue, its driver is killed, and the next one finds the container full. To ask for
-/// another session would block the agent before a terminal is closed.
+/// A stage's session waits in the agent's queue, its driver is killed, and the next one finds the
+/// container full. To ask for another session would block the agent before a terminal is closed.
 #[test]
 fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
     let cluster = real();

@@ -10,7 +10,8 @@ use crate::{
     runner::Job,
 };
 
-/// A tenth of Fargate's times. DescribeTasks does not know a new task for 2 s, so that the driver does meet that.
+/// A tenth of Fargate's times. DescribeTasks does not know a new task for 2 s, so that the driver
+/// does meet that.
 fn cluster(by_ecs_exec: bool) -> Cluster {
     let slow = Duration::from_secs(20).into();
     let settings = Settings::of(Profile::Fargate, 0.1, 11);

@@ -1,4 +1,5 @@
-//! A hostile SSH server in a job's container: what one job can do to the runner manager through the driver.
+//! A hostile SSH server in a job's container: what one job can do to the runner manager through the
+//! driver.
 
 use std::{
     fs,
@@ -110,7 +111,8 @@ fn peak(process: &Child) -> u64 {
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The peak of a driver whose script's server does this, three times; nobody reads what it hands on.
+/// The peak of a driver whose script's server does this, three times; nobody reads what it hands
+/// on.
 fn peak_under(attack: Attack) -> u64 {
     let hostile = Hostile::begin(attack);
     let before = hostile.seen.connections();
@@ -154,7 +156,8 @@ fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_requi
     hostile.cluster.assert_nothing_is_left(1);
 }
 
-/// The local cluster's server proves its key as the entry point's does; later stages go by the pinned key.
+/// The local cluster's server proves its key as the entry point's does; later stages go by the
+/// pinned key.
 #[test]
 fn a_job_whose_host_key_must_be_proven_runs_and_keeps_its_secret_to_itself() {
     let cluster = Cluster::local();

@@ -1,4 +1,5 @@
-//! Texts of projects, of containers and of whoever stops a task: none forges a line, or steers the terminal of who reads it.
+//! Texts of projects, of containers and of whoever stops a task: none forges a line, or steers the
+//! terminal of who reads it.
 
 use std::{
     fs,
@@ -15,7 +16,8 @@ use crate::{
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-/// A line break and what looks like the driver's own line, a screen that is cleared, a title, C1 and bidirectional controls.
+/// A line break and what looks like the driver's own line, a screen that is cleared, a title, C1
+/// and bidirectional controls.
 const HOSTILE: &str =
     "evil\r\nfargate: forged\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\u{2066}";
 

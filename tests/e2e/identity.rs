@@ -49,7 +49,8 @@ fn a_response_file_that_cannot_be_used_touches_nothing_at_any_stage() {
     victim.prepare();
     let before = content(&victim.metadata);
     let mut job = posing(&victim, &cluster);
-    // gitlab-runner sets the variable to nothing when it could not write the file, for want of room for instance.
+    // gitlab-runner sets the variable to nothing when it could not write the file, for want of room
+    // for instance.
     let (empty, torn, missing) =
         (job.path("empty.json"), job.path("torn.json"), job.path("missing.json"));
     fs::write(&empty, "").unwrap();

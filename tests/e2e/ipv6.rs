@@ -1,4 +1,5 @@
-//! A task in a subnet with IPv6 alone: ECS shows no address in its attachment, and an IPv6 address at its container.
+//! A task in a subnet with IPv6 alone: ECS shows no address in its attachment, and an IPv6 address
+//! at its container.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 

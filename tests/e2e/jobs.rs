@@ -299,7 +299,8 @@ fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// The signals' answers are behind all that nobody has taken yet, which is less than is held for them (32 MiB).
+/// The signals' answers are behind all that nobody has taken yet, which is less than is held for
+/// them (32 MiB).
 fn a_script_that_floods_is_cancelled_over_the_connection_that_it_fills(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
     job.prepare();

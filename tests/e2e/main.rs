@@ -1,5 +1,6 @@
 //! The `fargate` binary as gitlab-runner calls it, end to end: on the local cluster (needs nothing
-//! installed), and on moto with OpenSSH's sshd behind each task (ignored here; `scripts/test` runs those).
+//! installed), and on moto with OpenSSH's sshd behind each task (ignored here; `scripts/test` runs
+//! those).
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]

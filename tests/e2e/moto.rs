@@ -86,8 +86,9 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
         .unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
-/// A job by each task definition of docs/. moto checks what a real ECS would of a definition's shape; the container that its
-/// tasks get here is a real sshd in any case, so that both are reached by SSH.
+/// A job by each task definition of docs/. moto checks what a real ECS would of a definition's
+/// shape; the container that its tasks get here is a real sshd in any case, so that both are
+/// reached by SSH.
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn the_documented_task_definitions_are_taken_and_run_jobs() {

@@ -20,8 +20,8 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts sshd on the address, for one key, with a proof of its host key under the secret. Commands run with `mark` in their
-    /// environment.
+    /// Starts sshd on the address, for one key, with a proof of its host key under the secret.
+    /// Commands run with `mark` in their environment.
     pub fn start(address: Ipv4Addr, port: u16, public_key: &str, secret: &str, mark: &str) -> Self {
         let place = tempfile::Builder::new().prefix("fargate-sshd-").tempdir().unwrap();
         let path = |name: &str| place.path().join(name).display().to_string();
@@ -50,7 +50,8 @@ impl Sshd {
         self.server.wait().unwrap();
     }
 
-    /// Starts the server that was killed, with its old host key or with another one, as another container would have.
+    /// Starts the server that was killed, with its old host key or with another one, as another
+    /// container would have.
     pub fn start_again(&mut self, another_key: bool) {
         if another_key {
             fs::remove_file(self.place.path().join("host")).unwrap();

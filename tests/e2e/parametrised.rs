@@ -1,6 +1,7 @@
 //! One suite, by every transport and on every cluster.
 
-/// Tests on the local cluster, by each transport: a module for each, with a test by SSH and one by ECS Exec.
+/// Tests on the local cluster, by each transport: a module for each, with a test by SSH and one by
+/// ECS Exec.
 macro_rules! by_every_transport {
     ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {$(
         mod $name {

@@ -68,7 +68,8 @@ pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
     }
 }
 
-/// Makes the file `go` in the only task's own temporary directory, for which a script waits: as an engineer in the container would.
+/// Makes the file `go` in the only task's own temporary directory, for which a script waits: as an
+/// engineer in the container would.
 ///
 /// # Panics
 /// When no process of the task lives.

@@ -142,7 +142,8 @@ impl Proxy {
             Some(What::Reset) => client.set_zero_linger()?,
             Some(What::Close | What::Freeze) | None => {
                 client.shutdown().await?;
-                // Closed with something unread, it would be a reset. Whoever keeps it open anyway is not waited for.
+                // Closed with something unread, it would be a reset. Whoever keeps it open anyway
+                // is not waited for.
                 let mut nowhere = tokio::io::sink();
                 let _ = tokio::time::timeout(
                     Duration::from_secs(10),

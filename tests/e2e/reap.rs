@@ -267,7 +267,8 @@ fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster
         "x",
     ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
-    // While a process works on the job, any of its tasks may be the one that a launch is about to name.
+    // While a process works on the job, any of its tasks may be the one that a launch is about to
+    // name.
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 0", &[]);
     Job::cancel(&run);
     job.end(run);
@@ -290,7 +291,8 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
             Some(if key == what { "other".to_owned() } else { value.to_owned() })
         }
     };
-    // Another manager's, another directory's, one without our tags, one that somebody started with our tags.
+    // Another manager's, another directory's, one without our tags, one that somebody started with
+    // our tags.
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:manager"));
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:directory"));
     launch_like(cluster, &own, "gitlab-1-0123456789", |key, value| {

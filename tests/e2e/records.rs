@@ -1,4 +1,5 @@
-//! What people find afterwards: the driver's own log, and a job's record that outlives a changed configuration.
+//! What people find afterwards: the driver's own log, and a job's record that outlives a changed
+//! configuration.
 
 use std::fs;
 

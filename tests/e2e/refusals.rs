@@ -131,7 +131,8 @@ fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster)
     cluster.assert_nothing_is_left(1);
 }
 
-/// What would be refused for ever is not waited for: neither while a task is launched nor while it starts.
+/// What would be refused for ever is not waited for: neither while a task is launched nor while it
+/// starts.
 fn a_permission_that_is_missing_ends_prepare(cluster: &Cluster) {
     let job = Job::on(cluster);
     let denied = refusal(
@@ -229,7 +230,8 @@ fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// gitlab-runner's second attempt at `prepare` ends the first one's task, and is cancelled meanwhile.
+/// gitlab-runner's second attempt at `prepare` ends the first one's task, and is cancelled
+/// meanwhile.
 #[test]
 fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
     let cluster = Cluster::local();

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 
-/// The codes that the driver is asked to exit with. Not those that gitlab-runner uses today: nothing may assume them.
+/// The codes that the driver is asked to exit with. Not those that gitlab-runner uses today:
+/// nothing may assume them.
 pub const BUILD_FAILURE: i32 = 91;
 pub const SYSTEM_FAILURE: i32 = 92;
 
@@ -22,8 +23,9 @@ pub struct Job {
     pub config: PathBuf,
     pub metadata: PathBuf,
     pub environment: Vec<(String, String)>,
-    /// Whether the runner writes the job's response to a file, as gitlab-runner does since 14.1. What the file says follows from
-    /// the environment's variables; a test that sets `JOB_RESPONSE_FILE` itself is left alone.
+    /// Whether the runner writes the job's response to a file, as gitlab-runner does since 14.1.
+    /// What the file says follows from the environment's variables; a test that sets
+    /// `JOB_RESPONSE_FILE` itself is left alone.
     pub writes_response: bool,
     /// The test has changed the snapshot by hand: what it holds then is not what was recorded.
     pub edited: AtomicBool,
@@ -107,7 +109,8 @@ impl Job {
         self.environment.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Writes the job's response as gitlab-runner does, for a job whose variables are honest; its file.
+    /// Writes the job's response as gitlab-runner does, for a job whose variables are honest; its
+    /// file.
     pub fn response_file(&self) -> PathBuf {
         let variable = |name: &str| self.get(&format!("CUSTOM_ENV_{name}")).unwrap_or_default();
         let project = variable("CI_PROJECT_URL");
@@ -219,7 +222,8 @@ impl Job {
         self.stage(&["run", &self.script(text).display().to_string(), stage])
     }
 
-    /// Runs `cleanup` as gitlab-runner does, and again to wait for the task's end: both must succeed.
+    /// Runs `cleanup` as gitlab-runner does, and again to wait for the task's end: both must
+    /// succeed.
     pub fn cleanup(&self) {
         self.cleanup_as_gitlab_runner();
         let waited = self.stage(&["cleanup", "--wait"]);

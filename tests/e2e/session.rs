@@ -1,4 +1,5 @@
-//! `fargate-replay` at a terminal, as somebody who is on call uses it: a pseudo-terminal, keys, and what is seen.
+//! `fargate-replay` at a terminal, as somebody who is on call uses it: a pseudo-terminal, keys, and
+//! what is seen.
 
 use std::{
     io::{Read as _, Write as _},

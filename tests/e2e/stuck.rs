@@ -1,6 +1,6 @@
-//! Stuck and failed jobs for `fixtures/stuck`, one per failure mode: real runs on the local cluster with
-//! the fault injected. `scripts/make-stuck-fixtures` writes them; as a test, each must show its mode.
-//! What is told of the fixtures is tested in [`crate::stuck_told`].
+//! Stuck and failed jobs for `fixtures/stuck`, one per failure mode: real runs on the local cluster
+//! with the fault injected. `scripts/make-stuck-fixtures` writes them; as a test, each must show
+//! its mode. What is told of the fixtures is tested in [`crate::stuck_told`].
 
 use std::{
     fs,

@@ -20,7 +20,8 @@ use states::{Observation, Replay, Snapshot, Verdict};
 const WIDE: usize = 100;
 const NARROW: usize = 48;
 
-/// What is told of a fixture: all that a lone file shows; of a script that is silent, what its manager shows after a while.
+/// What is told of a fixture: all that a lone file shows; of a script that is silent, what its
+/// manager shows after a while.
 pub fn tale(name: &str, snapshot: Snapshot) -> Tale {
     let (mut around, mut now) = (Surroundings::unknown(&snapshot), last_seen(&snapshot));
     if name == "script-silent" {
@@ -83,7 +84,8 @@ fn every_mode_is_diagnosed_with_evidence_and_remedy() {
     }
 }
 
-/// A real job's: the script's processes were gone before its connection was, and ECS said why only during `cleanup`.
+/// A real job's: the script's processes were gone before its connection was, and ECS said why only
+/// during `cleanup`.
 #[test]
 fn what_ecs_says_later_explains_a_lost_script() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/told/spot-after-lost.ron");
@@ -205,7 +207,8 @@ fn an_export_is_a_snapshot_without_names() {
     }
 }
 
-/// A machine that takes one transition less is told apart at that very entry, whichever transition it is.
+/// A machine that takes one transition less is told apart at that very entry, whichever transition
+/// it is.
 #[test]
 fn a_changed_transition_is_caught_at_its_entry() {
     let mut caught = 0;

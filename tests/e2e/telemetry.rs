@@ -43,7 +43,8 @@ fn whole_job(job: &Job) {
     job.cleanup();
 }
 
-/// The tree that `docs/telemetry.md` promises, of a job with these run stages. How often ECS is asked depends on time: each line once.
+/// The tree that `docs/telemetry.md` promises, of a job with these run stages. How often ECS is
+/// asked depends on time: each line once.
 fn promised(runs: &[&str]) -> BTreeSet<String> {
     let root = "job build [1/2]";
     let mut tree: BTreeSet<String> = [root.to_owned()].into();
@@ -185,7 +186,8 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// A driver is killed while its script runs; somebody follows the script to its end, and stops the job by hand.
+/// A driver is killed while its script runs; somebody follows the script to its end, and stops the
+/// job by hand.
 fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
@@ -436,7 +438,8 @@ fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// `cleanup` exports the job; whoever looks at it later, archives it, or prepares it again, does not export it once more.
+/// `cleanup` exports the job; whoever looks at it later, archives it, or prepares it again, does
+/// not export it once more.
 #[test]
 fn each_attempt_is_exported_once_whoever_archives_it() {
     let (cluster, collector) = (Cluster::local(), Collector::start());

@@ -156,7 +156,8 @@ fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
 fn whoever_interrupts_is_told_what_is_waited_for() {
     use std::io::{BufRead as _, BufReader};
     let script = tempfile::NamedTempFile::new().unwrap();
-    // It ends as soon as the test has seen what it wants to: the second interrupt comes while it still runs.
+    // It ends as soon as the test has seen what it wants to: the second interrupt comes while it
+    // still runs.
     std::fs::write(
         script.path(),
         "trap 'echo ending; read -r _ <\"$0.go\"; exit 3' TERM\nmkfifo \"$0.go\"; echo \"fifo $0.go\"\nwhile :; do sleep 0.1; done\n",

@@ -1,8 +1,10 @@
-//! What following a run costs in the container, beside the same run followed by polling. `cargo bench -p transports --bench supervisor`.
+//! What following a run costs in the container, beside the same run followed by polling. `cargo
+//! bench -p transports --bench supervisor`.
 //!
-//! The delivery protocol's commands run in local shells, as in its tests: over pipes as by SSH, and over a terminal as by
-//! ECS Exec. The reference is the protocol's fallback, in the same run: no FIFO, no notifications of the file system.
-//! Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE` is the length of the silence in seconds, a minute by default.
+//! The delivery protocol's commands run in local shells, as in its tests: over pipes as by SSH, and
+//! over a terminal as by ECS Exec. The reference is the protocol's fallback, in the same run: no
+//! FIFO, no notifications of the file system. Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE`
+//! is the length of the silence in seconds, a minute by default.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -95,7 +97,8 @@ impl Container {
         start.elapsed()
     }
 
-    /// Processor time of all of the container's processes that are there, and of those that they waited for.
+    /// Processor time of all of the container's processes that are there, and of those that they
+    /// waited for.
     fn processor_time(&self) -> Duration {
         let root = self.local.path("tmp").display().to_string().into_bytes();
         let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -108,7 +111,8 @@ impl Container {
 }
 
 fn processor_time(process: &std::path::Path) -> Option<Duration> {
-    // Nanoseconds of its own (proc_pid_schedstat); hundredths of seconds of its children: fields 16 and 17 of proc_pid_stat(5).
+    // Nanoseconds of its own (proc_pid_schedstat); hundredths of seconds of its children: fields 16
+    // and 17 of proc_pid_stat(5).
     let own =
         std::fs::read_to_string(process.join("schedstat")).ok()?.split(' ').next()?.parse().ok()?;
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;

@@ -27,7 +27,8 @@ pub trait Terminal: Send + Sync + 'static {
     /// When the connection is lost.
     fn resize(&self, columns: u32, rows: u32) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// The command's exit status, once [`Terminal::read`] has returned `None`; `None` where the other side does not tell.
+    /// The command's exit status, once [`Terminal::read`] has returned `None`; `None` where the
+    /// other side does not tell.
     fn status(&self) -> Option<u32> {
         None
     }
@@ -49,7 +50,8 @@ pub struct Screen {
 
 /// A command without a terminal.
 pub trait Command: delivery::Channel {
-    /// Asks the command to end. Whether it surely hears of it: then [`delivery::Channel::next`] tells its end.
+    /// Asks the command to end. Whether it surely hears of it: then [`delivery::Channel::next`]
+    /// tells its end.
     fn end(&mut self) -> impl Future<Output = bool> + Send;
 
     /// Leaves, so that no connection or session stays open.

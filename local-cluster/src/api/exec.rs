@@ -1,5 +1,5 @@
-//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession, ResumeSession and
-//! DescribeSessions, KMS's GenerateDataKey.
+//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession, ResumeSession
+//! and DescribeSessions, KMS's GenerateDataKey.
 
 use std::{collections::BTreeMap, sync::Arc};
 

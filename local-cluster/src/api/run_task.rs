@@ -183,7 +183,8 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
     }
 }
 
-/// The task's tags: those of the call, the task definition's if they are to be propagated, and ECS's own.
+/// The task's tags: those of the call, the task definition's if they are to be propagated, and
+/// ECS's own.
 fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
     let mut tags: Vec<Value> =
         parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -49,7 +49,8 @@ pub(super) fn describe(cluster: &Cluster, parameters: &Value) -> Result<Value, A
 
 pub(super) fn list(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
     let name = cluster_name(cluster, parameters)?;
-    // ECS API reference, ListTasks: "When you specify startedBy as the filter, it must be the only filter that you use."
+    // ECS API reference, ListTasks: "When you specify startedBy as the filter, it must be the only
+    // filter that you use."
     let others = ["desiredStatus", "family", "containerInstance", "serviceName", "launchType"];
     if text(parameters, "startedBy").is_some()
         && others.iter().any(|filter| text(parameters, filter).is_some())

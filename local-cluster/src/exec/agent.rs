@@ -121,7 +121,8 @@ impl Agent {
         }
     }
 
-    /// Runs the session from its place to its end, and then keeps the place as long as an agent does.
+    /// Runs the session from its place to its end, and then keeps the place as long as an agent
+    /// does.
     pub(super) async fn run(
         mut self,
         mut asked: oneshot::Receiver<Place>,
@@ -370,7 +371,8 @@ impl Agent {
         self.rules.last_acknowledgements * waits
     }
 
-    /// Whether the agent waits for ever to hand this message on: nothing of the client is read from then on.
+    /// Whether the agent waits for ever to hand this message on: nothing of the client is read from
+    /// then on.
     fn hangs_on(&mut self, message: &Message) -> bool {
         let hangs = self.rules.strict && message.payload_type == payload::HANDSHAKE_RESPONSE;
         self.hangs |= hangs;
@@ -452,7 +454,8 @@ impl Agent {
         self.stream.pause(true);
     }
 
-    /// Sends what is to be sent. What a slow client has no room for is lost, and will be sent again.
+    /// Sends what is to be sent. What a slow client has no room for is lost, and will be sent
+    /// again.
     fn flush(&mut self) {
         let to_client = self.to_client.as_ref();
         for frame in self.stream.outbox() {

@@ -143,8 +143,9 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
     }
 }
 
-/// Whether a request is signed: in its header, where the signature must be right, or in its query, which is not looked at; not in both.
-/// What admits a client is the session's token: see [`connection::serve`].
+/// Whether a request is signed: in its header, where the signature must be right, or in its query,
+/// which is not looked at; not in both. What admits a client is the session's token: see
+/// [`connection::serve`].
 fn is_signed(cluster: &Cluster, request: &Request<Incoming>) -> Result<bool, Refusal> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.query().is_some_and(|query| query.contains("X-Amz-Signature=")) {

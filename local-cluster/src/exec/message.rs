@@ -143,8 +143,8 @@ impl Message {
         frame.freeze()
     }
 
-    /// Reads a frame. As in AWS's agent, the rest of the frame is the payload, whatever PayloadLength
-    /// says; an empty one needs no digest.
+    /// Reads a frame. As in AWS's agent, the rest of the frame is the payload, whatever
+    /// PayloadLength says; an empty one needs no digest.
     pub(super) fn decode(frame: &Bytes) -> Result<Self, Invalid> {
         if frame.len() < PAYLOAD {
             return Err(Invalid::Short(frame.len()));

@@ -4,7 +4,8 @@
 //! for what a client may expect. What the service does in between is not published.
 //!
 //! - `message`: the binary messages; `stream`: their order and their acknowledgements;
-//! - `terminal`, `words`, `filter`, `pace`: a command on a pseudo-terminal, its words, its output and how fast that is read;
+//! - `terminal`, `words`, `filter`, `pace`: a command on a pseudo-terminal, its words, its output
+//!   and how fast that is read;
 //! - `agent`: one session: all of these together; `handshake`, `cipher`, `keys`: its beginning;
 //! - `places`: which sessions run and which wait; `rules`: how strict and how slow all of this is;
 //! - `gateway`: a session's connections, over WebSocket, with their faults.

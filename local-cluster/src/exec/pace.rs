@@ -65,7 +65,8 @@ impl Output {
         }
     }
 
-    /// The next payload, when it is time and the client has room; it may be empty. `None` at the end.
+    /// The next payload, when it is time and the client has room; it may be empty. `None` at the
+    /// end.
     pub(super) async fn next(
         &mut self,
         client: Option<&mpsc::Sender<ToClient>>,

@@ -19,7 +19,8 @@ const APART: Duration = Duration::from_secs(1);
 pub(super) struct Places {
     workers: Arc<Semaphore>,
     queue: Arc<Semaphore>,
-    /// Where the agent takes sessions in, one after the other. `None`: those without a place are refused.
+    /// Where the agent takes sessions in, one after the other. `None`: those without a place are
+    /// refused.
     intake: Option<mpsc::UnboundedSender<oneshot::Sender<Place>>>,
 }
 

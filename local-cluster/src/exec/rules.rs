@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// What an exec agent insists on and how long it takes, beyond the protocol itself.
 ///
-/// [`AgentRules::quick`] is for tests that need speed, [`AgentRules::real`] is what was observed of AWS's own,
-/// unmodified agent (amazon-ssm-agent 3.3). Each field can be changed on its own.
+/// [`AgentRules::quick`] is for tests that need speed, [`AgentRules::real`] is what was observed of
+/// AWS's own, unmodified agent (amazon-ssm-agent 3.3). Each field can be changed on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentRules {
     /// Sessions per container at once.
@@ -14,28 +14,32 @@ pub struct AgentRules {
     pub queued: usize,
     /// What happens to a session for which there is no place.
     pub overflow: Overflow,
-    /// Whether a session that is terminated while it waits keeps its place until a worker has taken it up.
+    /// Whether a session that is terminated while it waits keeps its place until a worker has
+    /// taken it up.
     pub keeps_terminated: bool,
     /// How long a worker stays taken after the end of its session.
     pub release: Duration,
-    /// From ExecuteCommand, or from when a worker is free, until the command runs. In the first half, input is
-    /// acknowledged and thrown away; in the second, it is not taken.
+    /// From ExecuteCommand, or from when a worker is free, until the command runs. In the first
+    /// half, input is acknowledged and thrown away; in the second, it is not taken.
     pub start: Duration,
     /// From the start of the command until its output is read for the first time.
     pub first_output: Duration,
-    /// How long the agent rests after each message of at most 1024 bytes. Zero: output is as fast as it can be.
+    /// How long the agent rests after each message of at most 1024 bytes. Zero: output is as fast
+    /// as it can be.
     pub rest: Duration,
     /// How much of its rests the agent makes up for when it was late.
     pub catch_up: Duration,
-    /// How long the last messages wait for their acknowledgements; twice as long if the client never acknowledged any.
+    /// How long the last messages wait for their acknowledgements; twice as long if the client
+    /// never acknowledged any.
     pub last_acknowledgements: Duration,
     /// Whether the text of a failure comes inside a frame of dashes and line breaks.
     pub frames_errors: bool,
-    /// Whether a handshake's response that nobody asked for stops the agent from reading for good, and a command with
-    /// `{{ssm:` in it is dropped without a word.
+    /// Whether a handshake's response that nobody asked for stops the agent from reading for good,
+    /// and a command with `{{ssm:` in it is dropped without a word.
     pub strict: bool,
-    /// How long the session's log takes to be uploaded, between the end of the command and `channel_closed`: as where
-    /// the cluster logs sessions, which the agent does by `script(1)`.
+    /// How long the session's log takes to be uploaded, between the end of the command and
+    /// `channel_closed`: as where the cluster logs sessions, which the agent does by
+    /// `script(1)`.
     pub log_upload: Duration,
 }
 
@@ -44,8 +48,8 @@ pub struct AgentRules {
 pub enum Overflow {
     /// ExecuteCommand is refused with `TargetNotConnectedException`.
     Refused,
-    /// It is granted and tried five times, a second apart. Then the agent blocks: no session ever starts again in that
-    /// container.
+    /// It is granted and tried five times, a second apart. Then the agent blocks: no session ever
+    /// starts again in that container.
     Blocks,
 }
 
@@ -80,7 +84,8 @@ impl AgentRules {
             start: Duration::from_millis(50),
             first_output: Duration::from_secs(1),
             rest: Duration::from_micros(1300),
-            // It makes up for nothing; two ticks of this process's timer are what keeps the average right.
+            // It makes up for nothing; two ticks of this process's timer are what keeps the average
+            // right.
             catch_up: Duration::from_millis(2),
             frames_errors: true,
             strict: true,

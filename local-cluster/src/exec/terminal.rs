@@ -76,7 +76,8 @@ struct SizeData {
     rows: u32,
 }
 
-/// Sets the terminal's size as a Size message says. As in AWS's agent, the upper halves are cut off.
+/// Sets the terminal's size as a Size message says. As in AWS's agent, the upper halves are cut
+/// off.
 pub(super) fn resize(writer: &OwnedWritePty, payload: &[u8]) -> Result<(), String> {
     let size: SizeData =
         serde_json::from_slice(payload).map_err(|e| format!("this is no size: {e}"))?;

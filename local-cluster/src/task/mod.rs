@@ -1,4 +1,5 @@
-//! A task's container: a directory of its own, processes that carry its mark, an SSH server or an exec agent.
+//! A task's container: a directory of its own, processes that carry its mark, an SSH server or an
+//! exec agent.
 
 mod line;
 pub(crate) mod processes;

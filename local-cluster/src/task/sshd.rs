@@ -92,7 +92,8 @@ fn host_key() -> io::Result<PrivateKey> {
     PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)
 }
 
-/// What the server calls itself, with the proof of its host key that docs/ssh-entrypoint.sh would give.
+/// What the server calls itself, with the proof of its host key that docs/ssh-entrypoint.sh would
+/// give.
 fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<String> {
     const NAME: &str = "SSH-2.0-local_cluster";
     // A secret that is none proves nothing, as with the entry point.
@@ -130,8 +131,8 @@ fn config(host_key: PrivateKey, identification: &str) -> Arc<server::Config> {
     })
 }
 
-/// Makes the address silent: a listener whose queue is full, so that the kernel drops whatever comes
-/// (Linux, listen(2)). It stays so while the answer is held.
+/// Makes the address silent: a listener whose queue is full, so that the kernel drops whatever
+/// comes (Linux, listen(2)). It stays so while the answer is held.
 async fn swallow(address: SocketAddr) -> io::Result<(TcpListener, Vec<TcpStream>)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -236,7 +237,8 @@ impl server::Handler for Connection {
         _modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        // There are no terminals here: said at once, as sshd does with `PermitTTY no`, and clients need not wait.
+        // There are no terminals here: said at once, as sshd does with `PermitTTY no`, and clients
+        // need not wait.
         session.channel_failure(id)
     }
 

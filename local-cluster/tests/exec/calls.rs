@@ -88,7 +88,8 @@ async fn a_client_without_the_credentials_gets_no_shell() {
     )
     .await;
     assert!(refused.unwrap_err().starts_with("UnrecognizedClientException"));
-    // Nor does it get into somebody else's session: neither by ResumeSession nor by a guessed token.
+    // Nor does it get into somebody else's session: neither by ResumeSession nor by a guessed
+    // token.
     let opened = execute(&cluster, &task, "sh").await.unwrap();
     let resume = json!({ "SessionId": opened.id });
     let refused =

@@ -1,5 +1,5 @@
-//! ECS Exec as a client sees it: the API, data channels, a shell on a terminal, and what goes wrong.
-//! The client here has a codec of its own and follows AWS's client.
+//! ECS Exec as a client sees it: the API, data channels, a shell on a terminal, and what goes
+//! wrong. The client here has a codec of its own and follows AWS's client.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 

@@ -103,7 +103,8 @@ async fn only_the_oldest_message_is_sent_again() {
 #[tokio::test]
 async fn output_passes_the_agents_filter_in_small_messages() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
-    // A genuine replacement character loses two bytes, an invalid byte passes; the last three may be kept.
+    // A genuine replacement character loses two bytes, an invalid byte passes; the last three may
+    // be kept.
     let command = r"sh -c 'stty raw -echo; printf \357\277\275; printf \377; seq 1 3000; echo end'";
     let mut client = session(&cluster, &task, &command.replace('\\', r"\\")).await;
     let (output, _) = client.until_closed().await;

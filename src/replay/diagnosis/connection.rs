@@ -84,7 +84,8 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
             if error.kind == Kind::TimedOut { last().or(Some(error)) } else { Some(error) }
         }
         (_, Some(StopReason::Deadline { state: StateName::Running, .. })) => last(),
-        // Connections are refused for some seconds while a container starts: that is no trouble yet.
+        // Connections are refused for some seconds while a container starts: that is no trouble
+        // yet.
         (AnyJob::Running(job), _) => job
             .state
             .probing

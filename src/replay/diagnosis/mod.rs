@@ -1,10 +1,11 @@
-//! What is wrong with a job, with the evidence for it and what helps: a pure function of the snapshot
-//! and of what is known around it.
+//! What is wrong with a job, with the evidence for it and what helps: a pure function of the
+//! snapshot and of what is known around it.
 //!
 //! - `launch` — no task: capacity, throttling, credentials, wrong settings;
 //! - `task` — the task stopped: image, secrets, memory, Spot, its container;
 //! - `connection` — the container does not answer, or not any more;
-//! - `progress` — nothing goes on: a silent script, a driver that is gone, a stop that is not done, a full disk.
+//! - `progress` — nothing goes on: a silent script, a driver that is gone, a stop that is not done,
+//!   a full disk.
 //!
 //! Each looks for its own modes and answers `None` when it sees none of them.
 
@@ -178,7 +179,8 @@ pub fn diagnose(
         .or_else(|| task::diagnose(&case))
         .or_else(|| connection::diagnose(&case))
         .or_else(|| progress::script(&case));
-    // A driver that is gone left nothing else undone: what it met before is no cause of its own, unless it had failed.
+    // A driver that is gone left nothing else undone: what it met before is no cause of its own,
+    // unless it had failed.
     found.extend(root.filter(|root| !found.iter().any(|other| other.cause == root.cause)));
     if found.is_empty() {
         found.push(unexplained(&case));
@@ -212,7 +214,8 @@ impl Case<'_> {
         if let AnyJob::Stopping(job) = &self.snapshot.job { Some(&job.state.reason) } else { None }
     }
 
-    /// The state in which the job's fate was decided: the one before `Stopping`, or the present one.
+    /// The state in which the job's fate was decided: the one before `Stopping`, or the present
+    /// one.
     fn decisive(&self) -> StateName {
         let last = self.story.visits.iter().rev().find(|visit| visit.state != StateName::Stopping);
         last.map_or(StateName::Provisioning, |visit| visit.state)

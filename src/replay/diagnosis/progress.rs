@@ -14,11 +14,14 @@ use crate::replay::{
 const SILENT_AFTER: Duration = Duration::from_secs(10 * 60);
 /// Between two stages, gitlab-runner calls the driver again within a second or so.
 const NEXT_STAGE_WITHIN: Duration = Duration::from_secs(2 * 60);
-/// While a driver waits for a task, it writes something down at least this often (its longest interval is 30 s).
+/// While a driver waits for a task, it writes something down at least this often (its longest
+/// interval is 30 s).
 const HEARTBEAT: Duration = Duration::from_secs(2 * 60);
-/// Fargate ends a task 13 to 66 s after it has accepted StopTask, or up to two minutes where a `stopTimeout` says so.
+/// Fargate ends a task 13 to 66 s after it has accepted StopTask, or up to two minutes where a
+/// `stopTimeout` says so.
 const STOPS_WITHIN: Duration = Duration::from_secs(3 * 60);
-/// A manager without jobs for so long has nobody who looks, unless a timer runs `fargate reap`. ECS forgets a stopped task by then.
+/// A manager without jobs for so long has nobody who looks, unless a timer runs `fargate reap`. ECS
+/// forgets a stopped task by then.
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// With less than this free, a snapshot cannot be relied upon to be written.
 const HARDLY_ANY: u64 = 1024 * 1024;

@@ -1,5 +1,5 @@
-//! What becomes of each field of a snapshot. Every structure is taken apart whole: a field that is added
-//! to the machine does not compile here until somebody says what becomes of it.
+//! What becomes of each field of a snapshot. Every structure is taken apart whole: a field that is
+//! added to the machine does not compile here until somebody says what becomes of it.
 
 use std::net::IpAddr;
 

@@ -4,8 +4,8 @@
 //! - `text` — names in what AWS, containers and the driver said;
 //! - `fields` — what becomes of each field.
 //!
-//! Times, states, exit codes and byte counts stay: the file is a snapshot that `show` and `step` take, and
-//! that tells the same as the real one.
+//! Times, states, exit codes and byte counts stay: the file is a snapshot that `show` and `step`
+//! take, and that tells the same as the real one.
 
 mod fields;
 mod names;
@@ -93,9 +93,9 @@ pub fn anonymous(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
     (other, about)
 }
 
-/// What the real journal notes of states is true of the real ones. Where today's machine agrees with it, the
-/// other journal notes the state that today's machine reaches by it; where it does not, the note stays as it
-/// is, and does not agree with the other one either.
+/// What the real journal notes of states is true of the real ones. Where today's machine agrees
+/// with it, the other journal notes the state that today's machine reaches by it; where it does
+/// not, the note stays as it is, and does not agree with the other one either.
 fn carry_over(real: &Snapshot, other: &mut Snapshot) {
     let mut agrees = BTreeMap::new();
     let mut replay = Replay::new(real);

@@ -68,7 +68,8 @@ impl Kind {
         }
     }
 
-    /// The `number`-th other name, from 1. Addresses and hosts are those that documents may use (RFC 5737, 3849, 2606).
+    /// The `number`-th other name, from 1. Addresses and hosts are those that documents may use
+    /// (RFC 5737, 3849, 2606).
     fn other(self, real: &str, number: usize) -> String {
         match self {
             Self::Project => format!("project-{number}"),

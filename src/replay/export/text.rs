@@ -1,5 +1,5 @@
-//! Free text: what AWS, containers and the driver said. Names that are known from elsewhere are found in
-//! it, and what looks like an address, a URL, an ARN, an id or a secret is taken for one.
+//! Free text: what AWS, containers and the driver said. Names that are known from elsewhere are
+//! found in it, and what looks like an address, a URL, an ARN, an id or a secret is taken for one.
 
 use std::net::IpAddr;
 
@@ -171,7 +171,8 @@ impl Names {
         }
     }
 
-    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>` and its like: partition, service, region and kind stay.
+    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>` and its like: partition, service,
+    /// region and kind stay.
     pub(super) fn arn(&mut self, arn: &str) -> String {
         let mut parts = arn.splitn(6, ':');
         let mut next = || parts.next().unwrap_or_default().to_owned();

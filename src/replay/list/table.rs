@@ -17,7 +17,8 @@ use crate::replay::{
     words,
 };
 
-/// A column: its heading, how narrow it may get, and how willingly it goes (the greatest first; 0 never).
+/// A column: its heading, how narrow it may get, and how willingly it goes (the greatest first; 0
+/// never).
 struct Column {
     heading: &'static str,
     narrowest: usize,
@@ -79,7 +80,8 @@ const COLUMNS: [Column; 8] = [
     },
 ];
 
-/// A column that never goes is not cut to less than this for the sake of one that does: it holds the longest diagnosis.
+/// A column that never goes is not cut to less than this for the sake of one that does: it holds
+/// the longest diagnosis.
 const KEPT: usize = 20;
 /// Columns between two columns.
 const GAP: usize = 2;

@@ -68,7 +68,8 @@ fn evidence(seen: &Evidence) -> Markup {
     }
 }
 
-/// The timeline: a lane for each state, time from left to right. Across it is measured in percent, down it in CSS's pixels.
+/// The timeline: a lane for each state, time from left to right. Across it is measured in percent,
+/// down it in CSS's pixels.
 struct Picture<'a> {
     tale: &'a Tale,
     length: Duration,

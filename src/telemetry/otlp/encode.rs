@@ -25,7 +25,8 @@ use crate::telemetry::{
     span::{Attributes, Kind, Span, Value},
 };
 
-/// The low bits of `flags` are the W3C ones; these say whether the parent is remote (opentelemetry-proto, `SpanFlags`).
+/// The low bits of `flags` are the W3C ones; these say whether the parent is remote
+/// (opentelemetry-proto, `SpanFlags`).
 const SAMPLED: u32 = 1;
 
 /// A signal's request; empty when there is nothing to tell.

@@ -40,7 +40,8 @@ pub(super) async fn send(
 }
 
 async fn connect(settings: &Settings, address: &str) -> Result<Channel, ExportError> {
-    // Without a scheme, TLS is meant (OpenTelemetry, "OTLP Exporter Configuration", `OTEL_EXPORTER_OTLP_INSECURE`: false).
+    // Without a scheme, TLS is meant (OpenTelemetry, "OTLP Exporter Configuration",
+    // `OTEL_EXPORTER_OTLP_INSECURE`: false).
     let address =
         if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
     let secure = address.starts_with("https://");

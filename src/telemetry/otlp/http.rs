@@ -1,4 +1,5 @@
-//! OTLP/HTTP with binary Protobuf (OpenTelemetry protocol specification, "OTLP/HTTP"), by the HTTP client that the AWS SDK brings along.
+//! OTLP/HTTP with binary Protobuf (OpenTelemetry protocol specification, "OTLP/HTTP"), by the HTTP
+//! client that the AWS SDK brings along.
 
 use std::time::Duration;
 

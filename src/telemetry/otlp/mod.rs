@@ -44,7 +44,8 @@ pub(super) async fn flush(recorder: &Recorder) {
         told.spools.iter().flat_map(|path| spool::read(path)).collect();
     let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
     for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
-        // Requests consist of one repeated field, so that two after one another are one of both (Protocol Buffers, "Encoding", "Last One Wins").
+        // Requests consist of one repeated field, so that two after one another are one of both
+        // (Protocol Buffers, "Encoding", "Last One Wins").
         let mut request: Vec<u8> = kept
             .iter()
             .filter(|(of, _)| *of == signal)

@@ -1,4 +1,5 @@
-//! `<job>.otlp` beside the snapshot: requests that could not be sent yet. `<signal, one byte> <length, four bytes> <request>`, again and again.
+//! `<job>.otlp` beside the snapshot: requests that could not be sent yet. `<signal, one byte>
+//! <length, four bytes> <request>`, again and again.
 
 use std::{
     fs,

@@ -44,7 +44,8 @@ impl Describer {
         Self { waiting: Mutex::new(HashMap::new()) }
     }
 
-    /// Describes the task when it is `due`, or a little earlier in somebody else's call. Dropping the future withdraws the wish.
+    /// Describes the task when it is `due`, or a little earlier in somebody else's call. Dropping
+    /// the future withdraws the wish.
     pub(super) async fn describe<C: TaskControl, S: SnapshotStore>(
         &self,
         (control, clock): (&C, &Clock),

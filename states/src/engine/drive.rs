@@ -12,7 +12,8 @@ use crate::{
 /// How often the snapshot is saved while nothing but the journal changes.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(2);
 
-/// The part of a state that the world may remember: when it changes, the snapshot is saved before anything is done.
+/// The part of a state that the world may remember: when it changes, the snapshot is saved before
+/// anything is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Promise {
     state: StateName,
@@ -81,8 +82,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Notes that a script is to run. Takes effect in `Reachable`; in `Executing`, a script equal to
-    /// the one that runs is the same run, retried.
+    /// Notes that a script is to run. Takes effect in `Reachable`; in `Executing`, a script equal
+    /// to the one that runs is the same run, retried.
     ///
     /// # Errors
     /// In any other state, or while another script runs.
@@ -132,7 +133,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Drives the job towards `goal`.
     ///
     /// # Errors
-    /// When the snapshot cannot be saved (nothing that it does not hold has been begun then), or the output not written.
+    /// When the snapshot cannot be saved (nothing that it does not hold has been begun then), or
+    /// the output not written.
     pub async fn drive(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -161,7 +163,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             }
             let saw = match action {
                 Action::Launch { token, spec } => {
-                    // Not abandoned on a cancel: its answer names the task that is then to be stopped.
+                    // Not abandoned on a cancel: its answer names the task that is then to be
+                    // stopped.
                     match self.launch(work.snapshot.job.header(), &token, spec).await {
                         Ok(report) => Observation::Launched(report),
                         Err(error) => Observation::LaunchFailed(error),
@@ -217,7 +220,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown launch relies on.
+    /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown
+    /// launch relies on.
     async fn launch(
         &self,
         header: &Header,
@@ -283,7 +287,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Whether the goal is reached, or nothing more can be done for it here. Then all that was observed is on disk.
+    /// Whether the goal is reached, or nothing more can be done for it here. Then all that was
+    /// observed is on disk.
     fn reached(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -309,7 +314,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(job), _) if goal == Goal::Run => {
                 Outcome::MustEnd(job.state.reason.clone())
             }
-            // The task that nobody will use is told to end before the stage does; only seeing it end is left to `cleanup`.
+            // The task that nobody will use is told to end before the stage does; only seeing it
+            // end is left to `cleanup`.
             (AnyJob::Stopping(job), Action::Watch(_))
                 if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) =>
             {
@@ -335,7 +341,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(Some(outcome))
     }
 
-    /// Saves if something was promised, or the last time is long ago; says whether the snapshot is on disk as it is now.
+    /// Saves if something was promised, or the last time is long ago; says whether the snapshot is
+    /// on disk as it is now.
     fn save_if_due(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -350,8 +357,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried again after [`SAVE_EVERY`]: scripts
-    /// go on with a full disk.
+    /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried
+    /// again after [`SAVE_EVERY`]: scripts go on with a full disk.
     pub(super) fn save_unless_full(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -376,8 +383,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 }
 
-/// Whether a script has ended and nothing else was begun. Whoever finds it still running on record attaches to it, and finds
-/// the same end.
+/// Whether a script has ended and nothing else was begun. Whoever finds it still running on record
+/// attaches to it, and finds the same end.
 fn is_finished(job: &AnyJob, action: &Action) -> bool {
     matches!((job, action), (AnyJob::Reachable(job), Action::Await) if job.state.last.is_some())
 }

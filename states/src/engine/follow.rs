@@ -12,7 +12,8 @@ use crate::{
 
 /// How often the offset reached is put on record while output flows.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
-/// When ECS is asked about the task of a script whose processes are gone: of a crash it learns a moment later …
+/// When ECS is asked about the task of a script whose processes are gone: of a crash it learns a
+/// moment later …
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 /// … of a stop it knew before. How long one answer may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
@@ -39,7 +40,8 @@ impl<R: Run> Following<R> {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Gives the connection up, and puts on record how far a run was followed over it: the next one goes on there.
+    /// Gives the connection up, and puts on record how far a run was followed over it: the next one
+    /// goes on there.
     pub(super) fn give_up_connection<R>(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -79,14 +81,16 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         _ => session.attach(&order.run, from).await,
                     }
                 };
-                // A connection that takes nothing must not keep a cancel waiting. Abandoned half-way, it begins again.
+                // A connection that takes nothing must not keep a cancel waiting. Abandoned
+                // half-way, it begins again.
                 let run = tokio::select! {
                     biased;
                     () = io.cancelled() => return Ok(Observation::CancelRequested),
                     run = begin => run,
                 };
                 match run {
-                    // Nothing was handed on of a script that is not known to have started: `from` is 0 then, where a start streams from.
+                    // Nothing was handed on of a script that is not known to have started: `from`
+                    // is 0 then, where a start streams from.
                     Ok(run) => following.insert(Following {
                         run,
                         offset: from,
@@ -109,7 +113,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         tokio::pin!(time_is_up);
         let mut unsaved = work.snapshot.journal.end() != work.saved_end;
         loop {
-            // A script may be silent for hours: whoever looks at the snapshot meanwhile finds how far it came.
+            // A script may be silent for hours: whoever looks at the snapshot meanwhile finds how
+            // far it came.
             let is_due = unsaved || current.offset > from;
             let on_record = async {
                 match work.saved_at.filter(|_| is_due) {
@@ -198,8 +203,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(())
     }
 
-    /// Whether ECS ends the task of a script that was killed: then that is what became of the script, and ECS tells why. Not of
-    /// a script that is being ended from here.
+    /// Whether ECS ends the task of a script that was killed: then that is what became of the
+    /// script, and ECS tells why. Not of a script that is being ended from here.
     async fn task_is_ending(&self, work: &Work<T::Session, S::Lease>, looks: &[Duration]) -> bool {
         let AnyJob::Executing(job) = &work.snapshot.job else { return false };
         if job.state.ending.is_some() {

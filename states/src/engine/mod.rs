@@ -1,8 +1,8 @@
 //! The engine: performs the machine's actions through the traits in [`crate::world`], reports what
 //! it observed, and saves the snapshot before anything that the world would remember.
 //!
-//! One engine hosts any number of jobs: [`Engine::drive`] is a future per job, and all of them share
-//! one describer, which asks ECS about many tasks in one call.
+//! One engine hosts any number of jobs: [`Engine::drive`] is a future per job, and all of them
+//! share one describer, which asks ECS about many tasks in one call.
 
 mod clock;
 mod describer;
@@ -63,8 +63,8 @@ pub struct Work<N, L> {
 pub struct Script {
     /// What is run: gitlab-runner's script, with whatever the driver has added to it.
     pub text: Bytes,
-    /// SHA-256 of gitlab-runner's script, hexadecimal. What the driver adds differs from process to process, and a stage that
-    /// is repeated is known by it.
+    /// SHA-256 of gitlab-runner's script, hexadecimal. What the driver adds differs from process
+    /// to process, and a stage that is repeated is known by it.
     pub digest: String,
 }
 
@@ -75,7 +75,8 @@ pub enum Goal {
     Reach,
     /// Until the run that was requested is over; or the job has to end.
     Run,
-    /// Until ECS has accepted to stop all of its tasks, or they are over and its snapshot is archived.
+    /// Until ECS has accepted to stop all of its tasks, or they are over and its snapshot is
+    /// archived.
     Stop,
     /// Until its tasks are over and its snapshot is archived.
     End,
@@ -88,7 +89,8 @@ pub enum Outcome {
     Reachable(Option<Finished>),
     /// The job has to end, for this reason; `cleanup` finishes it.
     MustEnd(StopReason),
-    /// ECS has accepted to stop the job's tasks. Its snapshot waits for a process that sees them ended and archives it.
+    /// ECS has accepted to stop the job's tasks. Its snapshot waits for a process that sees them
+    /// ended and archives it.
     Stopping(StopReason),
     /// The job is over and archived.
     Ended(StopReason),
@@ -98,14 +100,15 @@ pub enum Outcome {
 
 /// What the engine tells and asks whoever called it.
 pub trait JobIo: Send {
-    /// Hands on the next bytes of output, as many of them as go at once, and says how many: those count as
-    /// delivered when this returns, and are put on record before the rest follows.
+    /// Hands on the next bytes of output, as many of them as go at once, and says how many: those
+    /// count as delivered when this returns, and are put on record before the rest follows.
     fn output(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// Something that may interest people.
     fn note(&mut self, note: Note<'_>);
 
-    /// Completes when gitlab-runner wants the stage to end. Once only; pending for ever afterwards. Cancel-safe.
+    /// Completes when gitlab-runner wants the stage to end. Once only; pending for ever afterwards.
+    /// Cancel-safe.
     fn cancelled(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -169,8 +172,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// The same engine, with environment variables that a job's container gets and that no snapshot may hold. They are asked for at
-    /// each launch, and must be the same each time.
+    /// The same engine, with environment variables that a job's container gets and that no snapshot
+    /// may hold. They are asked for at each launch, and must be the same each time.
     #[must_use]
     pub fn with_secrets(
         self,
@@ -179,7 +182,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Self { secrets: Box::new(secrets), ..self }
     }
 
-    /// The same engine on another clock: in a simulation, processes that follow one another share one.
+    /// The same engine on another clock: in a simulation, processes that follow one another share
+    /// one.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }

@@ -1,8 +1,9 @@
-//! Tasks that no job of this process waits for, described in calls that are made anyway: those of jobs that are over for
-//! GitLab and whose end ECS has accepted. Whichever process sees that they have ended archives their jobs.
+//! Tasks that no job of this process waits for, described in calls that are made anyway: those of
+//! jobs that are over for GitLab and whose end ECS has accepted. Whichever process sees that they
+//! have ended archives their jobs.
 //!
-//! They cost the stage that takes them along nothing that counts: no call of their own, no failure, and, between two of its
-//! own steps, the time of one archived snapshot.
+//! They cost the stage that takes them along nothing that counts: no call of their own, no failure,
+//! and, between two of its own steps, the time of one archived snapshot.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +17,8 @@ use crate::{
     StoreError, TaskArn, TaskControl, Timestamp, Transport,
 };
 
-/// How often they are taken along: tasks take 13 to 66 s to stop, and an answer with a hundred of them is a large one.
+/// How often they are taken along: tasks take 13 to 66 s to stop, and an answer with a hundred of
+/// them is a large one.
 const TAKEN_EVERY: Duration = Duration::from_secs(10);
 /// What a process takes another job up for.
 const PURPOSE: &str = "archive";
@@ -42,7 +44,8 @@ impl Passengers {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be made.
+    /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be
+    /// made.
     pub(super) fn board<S: SnapshotStore>(
         &self,
         store: &S,
@@ -110,8 +113,8 @@ pub enum Concluded {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Archives a job that waits for nothing but its tasks' end, if these answers say that they have ended. Does not wait for
-    /// another process that works on the job.
+    /// Archives a job that waits for nothing but its tasks' end, if these answers say that they
+    /// have ended. Does not wait for another process that works on the job.
     ///
     /// # Errors
     /// When its snapshot cannot be read or archived.
@@ -155,8 +158,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(Concluded::Archived)
     }
 
-    /// Archives at most one job of those whose tasks were seen to have ended. It is not this process's job: a failure is
-    /// logged, and a later process tries again.
+    /// Archives at most one job of those whose tasks were seen to have ended. It is not this
+    /// process's job: a failure is logged, and a later process tries again.
     pub(super) fn conclude_one(&self) {
         let next = self.passengers.inner().ended.pop_front();
         if let Some((job, answers)) = next

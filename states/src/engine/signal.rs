@@ -13,7 +13,8 @@ const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 type Followed<T> = Following<<<T as Transport>::Session as Session>::Run>;
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Sends a signal. Output that is on its way before the answer is handed on: a connection holds only so much of it.
+    /// Sends a signal. Output that is on its way before the answer is handed on: a connection holds
+    /// only so much of it.
     ///
     /// # Errors
     /// When output cannot be handed on. The inner error is the signal's.

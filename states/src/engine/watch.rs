@@ -8,14 +8,16 @@ use crate::{
     SnapshotStore, Target, TaskArn, TaskControl, Timestamp, Transport, Watch,
 };
 
-/// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is not is asked again.
+/// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is
+/// not is asked again.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// The same, once a script runs: the network may be slow, and the host is known to be there.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Attempt<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// Attempts that outlast one observation: a connection in the making is not given up because ECS answered.
+/// Attempts that outlast one observation: a connection in the making is not given up because ECS
+/// answered.
 pub(super) struct Pendings<'a, N> {
     probe: Option<Attempt<'a, (N, Greeting), ConnectError>>,
     /// When that begins, or began.

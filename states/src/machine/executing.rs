@@ -7,18 +7,22 @@ use crate::{
     Probing, Reachable, RunError, RunOutcome, Signal, StopReason, Stopping, Timestamp, Watch,
 };
 
-/// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run cannot be followed.
+/// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run
+/// cannot be followed.
 const HOPELESS: u32 = 50;
-/// A connection over which the container answered, and that was there for so long after it, has worked, even if the script
-/// said nothing: it is no connection that comes and goes. One that is dead from its first answer on must not last that long,
-/// and is noticed after 60 s of silence (SSH, four times `KeepAlive`) or 90 s (ECS Exec).
+/// A connection over which the container answered, and that was there for so long after it, has
+/// worked, even if the script said nothing: it is no connection that comes and goes. One that is
+/// dead from its first answer on must not last that long, and is noticed after 60 s of silence
+/// (SSH, four times `KeepAlive`) or 90 s (ECS Exec).
 const WORKED: std::time::Duration = std::time::Duration::from_secs(120);
-/// A connection that ended sooner, and had brought less output than [`MUCH`], did not last. The more of them there were in a
-/// row, the longer the next one is waited for, even if each brought a byte: a server in the container can do that for ever.
+/// A connection that ended sooner, and had brought less output than [`MUCH`], did not last. The
+/// more of them there were in a row, the longer the next one is waited for, even if each brought a
+/// byte: a server in the container can do that for ever.
 const LASTING: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes of output that make a connection a good one however soon it ended.
 const MUCH: u64 = 1024 * 1024;
-/// Connections in a row that did not last after which the run is given up, whatever they brought: some forty minutes of them.
+/// Connections in a row that did not last after which the run is given up, whatever they brought:
+/// some forty minutes of them.
 const ENDLESS: u32 = 500;
 /// How long after SIGKILL an exit status is waited for, where a connection takes moments.
 const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
@@ -51,8 +55,8 @@ impl Job<Executing> {
                     self.state.followed.get_or_insert(now);
                 }
             }
-            // Bytes are progress, and so is a connection that works for long: see `run_failed`. One that comes and goes without
-            // any must not look like one that works.
+            // Bytes are progress, and so is a connection that works for long: see `run_failed`. One
+            // that comes and goes without any must not look like one that works.
             Observation::Progress { offset } if *offset > self.state.offset => {
                 self.state.started = true;
                 self.state.offset = *offset;
@@ -73,7 +77,8 @@ impl Job<Executing> {
             }
             Observation::CancelRequested => {
                 let grace = self.header.limits.grace;
-                // A session by ECS Exec may have to wait for its slot first: a cancel is worth one attempt.
+                // A session by ECS Exec may have to wait for its slot first: a cancel is worth one
+                // attempt.
                 let after_kill = match self.header.destination(&self.state.place.address) {
                     destination @ Destination::Ecs => destination.attempt_timeout(),
                     Destination::Address { .. } => AFTER_KILL,
@@ -132,7 +137,8 @@ impl Job<Executing> {
         };
         match saw {
             Observation::Unreachable(error) => {
-                // Do not wait for the next turn to ask ECS: a refused or reset connection may mean a dead task.
+                // Do not wait for the next turn to ask ECS: a refused or reset connection may mean
+                // a dead task.
                 if probing.attempts == 0 {
                     describing.next = describing.next.min(now);
                 }
@@ -144,7 +150,8 @@ impl Job<Executing> {
             }
             Observation::Missing => describing.missing(DESCRIBE, seed, now),
             Observation::DescribeFailed(error) => {
-                // The script may run on for hours without our asking ECS: a refusal to tell is no reason to end it.
+                // The script may run on for hours without our asking ECS: a refusal to tell is no
+                // reason to end it.
                 let _believed = describing.failed(error, seed, now);
                 None
             }
@@ -232,7 +239,8 @@ impl Job<Executing> {
         })
     }
 
-    /// The link of a process that has to connect (again). Failures without progress slow it down, and connections that did not last.
+    /// The link of a process that has to connect (again). Failures without progress slow it down,
+    /// and connections that did not last.
     fn down(&self, first: bool, now: Timestamp) -> Link {
         let attempts = self.state.failures.max(self.state.fleeting).saturating_sub(1);
         let wait = if attempts == 0 {

@@ -16,7 +16,8 @@ pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
     StopReason::TaskStopped { what, advice }
 }
 
-/// How often the container is probed after this failure. `agent_runs`: what ECS last said of its exec agent, if anything.
+/// How often the container is probed after this failure. `agent_runs`: what ECS last said of its
+/// exec agent, if anything.
 pub(super) fn pace(connect_to: ConnectTo, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
     match (connect_to, agent_runs, error.kind) {
         (ConnectTo::PrivateAddress | ConnectTo::PublicAddress, ..) => KNOCK,
@@ -33,8 +34,9 @@ pub(super) fn agent_runs(report: &TaskReport, container: &str) -> Option<bool> {
 }
 
 impl Asking {
-    /// Why the task will not serve the job any more, if the report says that it will not. ECS knows that a task
-    /// ends a moment before it knows why: that moment is waited for, as it is what people need.
+    /// Why the task will not serve the job any more, if the report says that it will not. ECS knows
+    /// that a task ends a moment before it knows why: that moment is waited for, as it is what
+    /// people need.
     pub(super) fn ending(
         &mut self,
         report: &TaskReport,
@@ -96,7 +98,8 @@ impl Probing {
         self.next = now + pace.interval(self.attempts, seed);
         self.attempts += 1;
         self.problem = Some(error.clone());
-        // An entry point may start sshd before the key is there, and before a user's shell can do anything.
+        // An entry point may start sshd before the key is there, and before a user's shell can do
+        // anything.
         let final_now =
             if matches!(error.kind, ConnectErrorKind::AuthRefused | ConnectErrorKind::NoShell) {
                 let since = *self.auth_refused.get_or_insert(now);

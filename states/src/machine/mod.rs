@@ -20,13 +20,15 @@ use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job};
 
 pub use reachable::run_id;
 
-/// How ECS is asked about a task that cannot be there yet. On Fargate nothing runs before some 20 s have passed, and the rate of
-/// DescribeTasks is the whole account's.
+/// How ECS is asked about a task that cannot be there yet. On Fargate nothing runs before some 20 s
+/// have passed, and the rate of DescribeTasks is the whole account's.
 const START: Pace =
     Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 120 };
-/// The same once the container is probed at its address, which finds it: ECS is asked whether the task ends.
+/// The same once the container is probed at its address, which finds it: ECS is asked whether the
+/// task ends.
 const PROBED: Pace = Pace { longest: Duration::from_secs(5), ..START };
-/// How ECS is asked whether the exec agent of a running task runs, which it does after some seconds.
+/// How ECS is asked whether the exec agent of a running task runs, which it does after some
+/// seconds.
 const AGENT: Pace =
     Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 105 };
 /// How ECS is asked about a task that is expected to change soon.
@@ -41,7 +43,8 @@ const KNOCK: Pace =
 /// The same where every attempt is a call of an API, and the exec agent connects within seconds.
 const KNOCK_BY_API: Pace =
     Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 102 };
-/// The same where it cannot succeed yet, or where the API itself fails: only so that its reason is known.
+/// The same where it cannot succeed yet, or where the API itself fails: only so that its reason is
+/// known.
 const KNOCK_IN_VAIN: Pace =
     Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 150 };
 /// How a lost connection is tried again.
@@ -53,7 +56,8 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How long after ECS says that a task ends it may take to say why.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// How long a container may refuse our key or a first command: its entry point may start sshd before it has done the rest.
+/// How long a container may refuse our key or a first command: its entry point may start sshd
+/// before it has done the rest.
 const KEY_INSTALLED_WITHIN: Duration = Duration::from_secs(20);
 /// How many permanent-looking refusals in a row to describe a task are believed.
 const BELIEVED_REFUSALS: u32 = 3;

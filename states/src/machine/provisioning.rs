@@ -9,7 +9,8 @@ use crate::{
     TaskStatus, Timestamp, Watch, pace,
 };
 
-/// How long credentials are waited for where there are none: a manager that has just started gets its own within this time.
+/// How long credentials are waited for where there are none: a manager that has just started gets
+/// its own within this time.
 const NO_CREDENTIALS: Duration = Duration::from_secs(60);
 
 impl Job<Provisioning> {
@@ -146,8 +147,8 @@ impl Job<Provisioning> {
     }
 
     /// Whether it is certain, after this refusal, that no RunTask with the current token launched a
-    /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again cannot
-    /// launch a second task, and an end looks for the first.
+    /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again
+    /// cannot launch a second task, and an end looks for the first.
     fn settles(&mut self, error: &ControlError, now: Timestamp) -> bool {
         let answered = match error.kind {
             // Nothing was sent.
@@ -159,8 +160,8 @@ impl Job<Provisioning> {
             // ECS may have got it as late as this.
             self.state.asked = Some(now);
         }
-        // Throttling, permissions and the like are refused at the door, before ECS looks at the token:
-        // they say nothing of an earlier request. Without capacity, ECS did look.
+        // Throttling, permissions and the like are refused at the door, before ECS looks at the
+        // token: they say nothing of an earlier request. Without capacity, ECS did look.
         answered && (!self.state.unknown || error.kind == ControlErrorKind::Capacity)
     }
 

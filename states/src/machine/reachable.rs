@@ -9,8 +9,9 @@ use crate::{
 impl Job<Reachable> {
     pub(crate) fn observe(self, saw: &Observation, now: Timestamp) -> Step<Reachable> {
         match saw {
-            // The process before was killed between this script's success and its own end: gitlab-runner
-            // repeats no stage that it saw succeed. One that failed it does repeat, and means it.
+            // The process before was killed between this script's success and its own end:
+            // gitlab-runner repeats no stage that it saw succeed. One that failed it
+            // does repeat, and means it.
             Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => {
                 Step::Stay(self)
             }

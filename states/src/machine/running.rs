@@ -52,7 +52,8 @@ impl Job<Running> {
         })
     }
 
-    /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none before.
+    /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none
+    /// before.
     pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
         let runs = knocking::agent_runs(report, &self.header.spec.container);
         if self.header.connect_to != ConnectTo::NoAddress || runs == self.state.agent_runs {

@@ -1,7 +1,8 @@
 //! The search for a task whose launch got no answer, while ECS refuses its token with a conflict.
 //!
-//! The conflict says that an earlier RunTask used the token; it does not say whether a task came of it. ListTasks and
-//! DescribeTasks tell. When they show none for as long as one may still turn up, there is none, and a new token is safe.
+//! The conflict says that an earlier RunTask used the token; it does not say whether a task came of
+//! it. ListTasks and DescribeTasks tell. When they show none for as long as one may still turn up,
+//! there is none, and a new token is safe.
 
 use super::{DESCRIBE, stopping::SETTLES_WITHIN};
 use crate::{
@@ -63,7 +64,8 @@ impl Search {
         Searched::On
     }
 
-    /// What is left of a round, or, after its last candidate, what it says: an answer is as old as its question.
+    /// What is left of a round, or, after its last candidate, what it says: an answer is as old as
+    /// its question.
     fn next_candidate(&mut self, seed: u64, now: Timestamp) -> Searched {
         self.asking.failures = 0;
         if !self.candidates.is_empty() {

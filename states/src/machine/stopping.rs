@@ -1,7 +1,8 @@
 //! `Stopping`: find what may have been launched, stop it, and see that it is over.
 //!
-//! Every task is asked to stop before the end of any is waited for: a process may leave as soon as ECS has accepted all
-//! stops (see [`Stopping::all_accepted`]), and another one then looks whether the tasks are over.
+//! Every task is asked to stop before the end of any is waited for: a process may leave as soon as
+//! ECS has accepted all stops (see [`Stopping::all_accepted`]), and another one then looks whether
+//! the tasks are over.
 
 use std::time::Duration;
 
@@ -11,15 +12,18 @@ use crate::{
     Watch,
 };
 
-/// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask: "eventual consistency").
+/// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask:
+/// "eventual consistency").
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
-/// How long after an unanswered RunTask was begun a ListTasks that does not know its task is believed.
+/// How long after an unanswered RunTask was begun a ListTasks that does not know its task is
+/// believed.
 pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 /// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
 const REASON_LENGTH: usize = 200;
 
 impl Stopping {
-    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited for.
+    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited
+    /// for.
     #[must_use]
     pub fn all_accepted(&self) -> bool {
         self.accepted && self.task.is_some() && self.rest.is_empty() && self.unsettled.is_none()
@@ -37,7 +41,8 @@ impl Job<Stopping> {
         match saw {
             Observation::Opened { .. } => self.begin_anew(now),
             Observation::StopRequested(_) => {
-                // A process that wants the end asks for it again: an earlier one may have been told what did not come true.
+                // A process that wants the end asks for it again: an earlier one may have been told
+                // what did not come true.
                 self.state.accepted = false;
                 self.state.rest.append(&mut self.state.ending);
                 self.begin_anew(now);
@@ -59,12 +64,14 @@ impl Job<Stopping> {
                 if report.status.has_ended() {
                     self.ended(now);
                 } else if self.state.unsettled.is_some() && is_stopped && !self.state.accepted {
-                    // It may be an earlier attempt's, whose end was not waited for: what was launched is still to be found.
+                    // It may be an earlier attempt's, whose end was not waited for: what was
+                    // launched is still to be found.
                     self.state.ending.extend(self.state.task.take());
                     self.next(now);
                 } else {
                     if self.state.unsettled.take().is_some() {
-                        // Earlier attempts' tasks were stopped before this attempt began: one that is not is what we look for.
+                        // Earlier attempts' tasks were stopped before this attempt began: one that
+                        // is not is what we look for.
                         self.state.describing.next = now;
                     }
                     if is_stopped && !self.state.accepted {
@@ -74,8 +81,8 @@ impl Job<Stopping> {
             }
             Observation::Missing => {
                 let gone = self.state.describing.missing(DESCRIBE, seed, now);
-                // A task that ECS forgot is over; one that it does not show yet was launched moments ago. ECS knew the task
-                // whose stop it accepted.
+                // A task that ECS forgot is over; one that it does not show yet was launched
+                // moments ago. ECS knew the task whose stop it accepted.
                 if (gone.is_some() || self.state.accepted)
                     && now.since(self.state.since) >= GONE_AFTER
                 {
@@ -116,7 +123,8 @@ impl Job<Stopping> {
             state.listing.get_or_insert(now);
             return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
         };
-        // A found task may be an earlier attempt's, which is over: then the one that was asked for is still to be found.
+        // A found task may be an earlier attempt's, which is over: then the one that was asked for
+        // is still to be found.
         let is_found = state.unsettled.is_some()
             && state.describing.answers == 0
             && state.describing.failures < BELIEVED_REFUSALS;
@@ -145,7 +153,8 @@ impl Job<Stopping> {
         self.state.listing = None;
     }
 
-    /// ECS has accepted to stop the task. The next one is stopped before this one's end is waited for.
+    /// ECS has accepted to stop the task. The next one is stopped before this one's end is waited
+    /// for.
     fn accepted(&mut self, now: Timestamp) {
         let seed = self.seed();
         let state = &mut self.state;
@@ -201,7 +210,8 @@ impl Job<Stopping> {
         }
     }
 
-    /// On to the next task: one that is to be stopped, one that is still to be found, one whose end is to be seen.
+    /// On to the next task: one that is to be stopped, one that is still to be found, one whose end
+    /// is to be seen.
     fn next(&mut self, now: Timestamp) {
         let state = &mut self.state;
         state.asked = false;

@@ -26,7 +26,8 @@ impl Default for Retention {
     }
 }
 
-/// How often the archive is looked through: reading a large directory at every job's end would be waste.
+/// How often the archive is looked through: reading a large directory at every job's end would be
+/// waste.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, StoreError> {

@@ -9,7 +9,8 @@ use std::{
 use super::StoreError;
 use crate::private_file;
 
-/// Replaces the file's content: written beside it, synced, renamed over it, directory synced. Mode 0600.
+/// Replaces the file's content: written beside it, synced, renamed over it, directory synced. Mode
+/// 0600.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let beside = path.with_extension("tmp");
     let result = write_new(&beside, content).and_then(|()| fs::rename(&beside, path));

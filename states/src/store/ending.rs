@@ -1,7 +1,8 @@
-//! Which jobs only wait for ECS to end their tasks: a small file beside the snapshot of each, so that a stage of another
-//! job finds them without reading any snapshot.
+//! Which jobs only wait for ECS to end their tasks: a small file beside the snapshot of each, so
+//! that a stage of another job finds them without reading any snapshot.
 //!
-//! A hint, not a record: it is not synced, and it is checked against the snapshot before anything is done.
+//! A hint, not a record: it is not synced, and it is checked against the snapshot before anything
+//! is done.
 
 use std::{
     fs,

@@ -55,11 +55,12 @@ impl fmt::Display for Exposed {
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Refuses a directory into which others may put files: they could leave a snapshot that has the driver stop another task, a link
-/// that has it overwrite a file, or a lock that it waits for.
+/// Refuses a directory into which others may put files: they could leave a snapshot that has the
+/// driver stop another task, a link that has it overwrite a file, or a lock that it waits for.
 ///
-/// The directories above it count too, on the way that `directory` names and on the one it leads to: who may write to one of them
-/// may put another directory in the place of the next. In one with the sticky bit (`/tmp`), only owners may.
+/// The directories above it count too, on the way that `directory` names and on the one it leads
+/// to: who may write to one of them may put another directory in the place of the next. In one with
+/// the sticky bit (`/tmp`), only owners may.
 ///
 /// # Errors
 /// [`StoreError::Exposed`] names the first such directory; others when one cannot be looked at.
@@ -86,7 +87,8 @@ fn look(part: &Path, is_itself: bool, user: u32) -> io::Result<Option<Exposure>>
     if owner != user && owner != 0 {
         return Ok(Some(Exposure::Owner { owner, user }));
     }
-    // A link's own mode says nothing: what counts is who may write where it lies, and where it leads.
+    // A link's own mode says nothing: what counts is who may write where it lies, and where it
+    // leads.
     let is_sticky = mode & STICKY != 0 && !is_itself;
     let is_writable = !about.file_type().is_symlink() && mode & OTHERS_WRITE != 0 && !is_sticky;
     Ok(is_writable.then_some(Exposure::Writable { mode }))

@@ -1,10 +1,10 @@
-//! The archive's index: a line per archived snapshot with what somebody wants to know of all of them,
-//! so that nobody has to parse them all.
+//! The archive's index: a line per archived snapshot with what somebody wants to know of all of
+//! them, so that nobody has to parse them all.
 //!
-//! It is a help and no record: a line counts only while the snapshot has the size and time that the line
-//! names, whoever finds a snapshot without a line reads the snapshot, and a lost or torn line costs that
-//! much. So it is appended to without a lock and without being synced: one write each, and each begins
-//! with a line break, so that a torn line before it spoils nothing.
+//! It is a help and no record: a line counts only while the snapshot has the size and time that the
+//! line names, whoever finds a snapshot without a line reads the snapshot, and a lost or torn line
+//! costs that much. So it is appended to without a lock and without being synced: one write each,
+//! and each begins with a line break, so that a torn line before it spoils nothing.
 
 use std::{
     collections::HashSet,
@@ -72,7 +72,8 @@ pub(super) fn path(archive: &Path) -> PathBuf {
     archive.join("index")
 }
 
-/// Adds lines for snapshots in the archive. A note with a line break in it is left out: it would be two.
+/// Adds lines for snapshots in the archive. A note with a line break in it is left out: it would be
+/// two.
 pub(super) fn append(archive: &Path, notes: &[(String, FileStamp, String)]) -> io::Result<()> {
     // One write for all of them: others may append at the same time.
     let mut lines = String::new();
@@ -84,8 +85,8 @@ pub(super) fn append(archive: &Path, notes: &[(String, FileStamp, String)]) -> i
     private_file::append(&path(archive), lines.as_bytes())
 }
 
-/// Drops the lines of snapshots that are gone, when they have become many. A line that somebody appends
-/// meanwhile may get lost: whoever misses it reads the snapshot.
+/// Drops the lines of snapshots that are gone, when they have become many. A line that somebody
+/// appends meanwhile may get lost: whoever misses it reads the snapshot.
 pub(super) fn compact(archive: &Path, kept: &HashSet<&OsStr>) -> Result<(), StoreError> {
     let path = path(archive);
     let mut text = String::new();

@@ -14,7 +14,8 @@ use crate::{JobId, private_file};
 /// How often a held lock is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
-/// The right to work on a job; the operating system takes it back when the process ends, however it ends.
+/// The right to work on a job; the operating system takes it back when the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct DirectoryLease {
     _locked: File,
@@ -60,7 +61,8 @@ pub(super) fn take(
                     marks: std::sync::OnceLock::new(),
                 });
             }
-            // The file was removed while we waited for it: the lock is of a file that nobody else sees.
+            // The file was removed while we waited for it: the lock is of a file that nobody else
+            // sees.
             Ok(()) => continue,
             Err(TryLockError::WouldBlock) if start.elapsed() < wait => {
                 std::thread::sleep(LOOK_AGAIN)

@@ -8,7 +8,8 @@ use crate::{RunId, private_file};
 /// Longer than a mark, in bytes.
 const LONGEST: u64 = 256;
 
-/// `<run id, padded to its greatest length> <offset, padded>\n`: one write that is whole or not there.
+/// `<run id, padded to its greatest length> <offset, padded>\n`: one write that is whole or not
+/// there.
 fn line(run: &RunId, offset: u64) -> String {
     format!("{:<64} {offset:020}\n", run.as_str())
 }

@@ -128,7 +128,8 @@ impl DirectoryStore {
     /// Opens the directory; makes it, with mode 0700, when it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, is not a directory, or is [exposed](StoreError::Exposed) to other users.
+    /// When it cannot be made, is not a directory, or is [exposed](StoreError::Exposed) to other
+    /// users.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self::look(directory);
         let path = store.directory();
@@ -141,7 +142,8 @@ impl DirectoryStore {
         Ok(store)
     }
 
-    /// A directory to look at, whosever it is. Call [`DirectoryStore::refuse_exposed`] before acting on a job in it.
+    /// A directory to look at, whosever it is. Call [`DirectoryStore::refuse_exposed`] before
+    /// acting on a job in it.
     #[must_use]
     pub fn look(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), retention: Retention::default(), notes: None }
@@ -197,7 +199,8 @@ impl DirectoryStore {
         self.jobs_with(&["ron"])
     }
 
-    /// The jobs of which files lie here, but no snapshot: what a killed process left, or a process is about to write one.
+    /// The jobs of which files lie here, but no snapshot: what a killed process left, or a process
+    /// is about to write one.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -244,7 +247,8 @@ impl DirectoryStore {
         index::path(&self.archive_path())
     }
 
-    /// Adds lines to the archive's index: the snapshot's file name, its version, and a note of one line.
+    /// Adds lines to the archive's index: the snapshot's file name, its version, and a note of one
+    /// line.
     ///
     /// # Errors
     /// When the file cannot be written, or the directory is exposed to other users.
@@ -254,7 +258,8 @@ impl DirectoryStore {
             .map_err(StoreError::io("append to", &self.index_path()))
     }
 
-    /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs the line makes it.
+    /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs
+    /// the line makes it.
     fn note_archived(&self, snapshot: &Snapshot, path: &Path) {
         let (Some(notes), Some(name)) =
             (self.notes, path.file_name().and_then(|name| name.to_str()))
@@ -269,8 +274,9 @@ impl DirectoryStore {
         }
     }
 
-    /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and gives the job up:
-    /// its key goes. Tells where it is now. For whoever holds the job's lease and knows that it has no task.
+    /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and
+    /// gives the job up: its key goes. Tells where it is now. For whoever holds the job's lease
+    /// and knows that it has no task.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -280,8 +286,8 @@ impl DirectoryStore {
         Ok(kept)
     }
 
-    /// Removes what a killed process left of a job that has no snapshot: nothing was launched for it, or it
-    /// is archived. The lease shows that nobody is about to write one.
+    /// Removes what a killed process left of a job that has no snapshot: nothing was launched for
+    /// it, or it is archived. The lease shows that nobody is about to write one.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -289,7 +295,8 @@ impl DirectoryStore {
         if self.snapshot_path(job).exists() { Ok(()) } else { self.remove_beside(job, &[]) }
     }
 
-    /// Removes the job's key, its marks, and files that were being written when a process was killed, but those to `keep`.
+    /// Removes the job's key, its marks, and files that were being written when a process was
+    /// killed, but those to `keep`.
     fn remove_beside(&self, job: &JobId, keep: &[&str]) -> Result<(), StoreError> {
         BESIDE
             .iter()
@@ -307,7 +314,8 @@ impl DirectoryStore {
         self.ending_path(job).exists()
     }
 
-    /// Proves that snapshots can be written here, before anything is launched that could not be recorded.
+    /// Proves that snapshots can be written here, before anything is launched that could not be
+    /// recorded.
     ///
     /// # Errors
     /// When a file cannot be written and made durable: read-only, full, not ours.
@@ -385,7 +393,8 @@ impl SnapshotStore for DirectoryStore {
     fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.save(snapshot)?;
         let header = snapshot.job.header();
-        // Before the snapshot goes: a process that is killed here is followed by one that still finds it, by its note, too.
+        // Before the snapshot goes: a process that is killed here is followed by one that still
+        // finds it, by its note, too.
         self.remove_beside(&header.id, &[ending::NOTE])?;
         let kept = archive::keep(self, header)?;
         self.forget_ending(&header.id);

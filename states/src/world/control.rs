@@ -6,15 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClientToken, InterfaceId, StartedBy, TaskArn};
 
-/// The longest that a call may take, from its beginning to its answer or its being given up. The machine counts on it:
-/// a RunTask of which nobody knows the outcome, and whose process may have been killed, has reached ECS by then or never will.
+/// The longest that a call may take, from its beginning to its answer or its being given up. The
+/// machine counts on it: a RunTask of which nobody knows the outcome, and whose process may have
+/// been killed, has reached ECS by then or never will.
 pub const LONGEST_CALL: Duration = Duration::from_secs(20);
 
-/// Launches, describes and stops tasks. One implementation speaks to ECS (and to anything that speaks its API).
+/// Launches, describes and stops tasks. One implementation speaks to ECS (and to anything that
+/// speaks its API).
 ///
 /// Implementations make one logical attempt per call and do not hide failures behind long internal
 /// retries: when to try again is the machine's decision, so that it can be seen and replayed.
-/// A call is given up after [`LONGEST_CALL`]; a launch by the engine, if the implementation does not.
+/// A call is given up after [`LONGEST_CALL`]; a launch by the engine, if the implementation does
+/// not.
 pub trait TaskControl: Send + Sync + 'static {
     /// Launches the task that `spec` describes (ECS: RunTask). With the same token and spec it
     /// answers with the same task, however often it is called.
@@ -24,14 +27,16 @@ pub trait TaskControl: Send + Sync + 'static {
         spec: &LaunchSpec,
     ) -> impl Future<Output = Result<TaskReport, ControlError>> + Send;
 
-    /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry for each task asked for.
+    /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry
+    /// for each task asked for.
     fn describe(
         &self,
         cluster: &str,
         tasks: &[TaskArn],
     ) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
 
-    /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks). Tasks that stop may be among them.
+    /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks).
+    /// Tasks that stop may be among them.
     fn find(
         &self,
         cluster: &str,
@@ -46,7 +51,8 @@ pub trait TaskControl: Send + Sync + 'static {
         reason: &str,
     ) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
-    /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None` while it has none.
+    /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None`
+    /// while it has none.
     fn public_address(
         &self,
         interface: &InterfaceId,
@@ -56,7 +62,8 @@ pub trait TaskControl: Send + Sync + 'static {
 /// What ECS answers to StopTask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopAnswer {
-    /// The task is stopped, or will be: its desired status is STOPPED, and nothing changes that again.
+    /// The task is stopped, or will be: its desired status is STOPPED, and nothing changes that
+    /// again.
     Accepted,
     /// ECS does not know the task: it was forgotten, or is so new that this answer came too early.
     Missing,
@@ -81,8 +88,8 @@ pub struct LaunchSpec {
     pub capacity: Capacity,
     /// The container that runs the scripts, by name (`ci-coordinator` unless configured).
     pub container: String,
-    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. In a snapshot never a secret: see
-    /// [`Engine::with_secrets`](crate::Engine::with_secrets).
+    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. In a snapshot never
+    /// a secret: see [`Engine::with_secrets`](crate::Engine::with_secrets).
     pub environment: Vec<(String, String)>,
     /// Short, unique per job: ListTasks finds the task by it when RunTask's answer was lost.
     pub started_by: StartedBy,
@@ -104,9 +111,10 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl LaunchSpec {
-    /// What to ask for after `refusals` launches without capacity: one subnet after the other, because
-    /// each is in one availability zone; and, where the strategy names Spot and others, in each the others
-    /// first and then the strategy as it is, because a strategy does not fall back by itself.
+    /// What to ask for after `refusals` launches without capacity: one subnet after the other,
+    /// because each is in one availability zone; and, where the strategy names Spot and others,
+    /// in each the others first and then the strategy as it is, because a strategy does not
+    /// fall back by itself.
     #[must_use]
     pub fn after_refusals(&self, refusals: u32) -> Self {
         let mut spec = self.clone();
@@ -127,7 +135,8 @@ impl LaunchSpec {
         }
         if without_spot && let Capacity::Strategy(providers) = &mut spec.capacity {
             providers.retain(|provider| !provider.is_spot());
-            // Weights of zero alone place nothing (Amazon ECS API reference, CapacityProviderStrategyItem).
+            // Weights of zero alone place nothing (Amazon ECS API reference,
+            // CapacityProviderStrategyItem).
             if providers.iter().all(|provider| provider.weight == 0) {
                 providers.iter_mut().for_each(|provider| provider.weight = 1);
             }
@@ -171,7 +180,8 @@ pub struct TaskReport {
     pub task: TaskArn,
     /// ECS's `lastStatus`: where the task is.
     pub status: TaskStatus,
-    /// Whether ECS's `desiredStatus` is STOPPED: the task will not run any more, whatever `status` says.
+    /// Whether ECS's `desiredStatus` is STOPPED: the task will not run any more, whatever `status`
+    /// says.
     pub stop_desired: bool,
     /// The network interface, from PROVISIONING or PENDING on.
     pub interface: Option<NetworkInterface>,
@@ -188,7 +198,8 @@ impl TaskReport {
         self.containers.iter().find(|c| c.name == name)
     }
 
-    /// Whether it says why the task stops: a code or a reason, and an exit code where a container's exit is what stops it.
+    /// Whether it says why the task stops: a code or a reason, and an exit code where a container's
+    /// exit is what stops it.
     #[must_use]
     pub fn tells_why(&self) -> bool {
         let Some(Stopped { code, reason }) = &self.stopped else { return false };
@@ -230,7 +241,8 @@ pub struct ContainerReport {
 /// Why a task stopped, in ECS's own words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
-    /// `stopCode`: `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`, `SpotInterruption` …
+    /// `stopCode`: `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`,
+    /// `SpotInterruption` …
     pub code: Option<String>,
     /// `stoppedReason`.
     pub reason: Option<String>,
@@ -285,8 +297,8 @@ impl TaskStatus {
         matches!(self, Self::Stopped | Self::Deleted)
     }
 
-    /// Whether no container of the task runs any more, nor will: from DEPROVISIONING on, when only its network interface
-    /// is still to be removed.
+    /// Whether no container of the task runs any more, nor will: from DEPROVISIONING on, when only
+    /// its network interface is still to be removed.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.is_over() || *self == Self::Deprovisioning
@@ -337,7 +349,8 @@ pub struct Described {
 pub enum Seen {
     /// A task.
     Task(TaskReport),
-    /// `MISSING`: not visible yet (seconds after RunTask), or forgotten (about an hour after it stopped).
+    /// `MISSING`: not visible yet (seconds after RunTask), or forgotten (about an hour after it
+    /// stopped).
     Missing,
 }
 
@@ -372,11 +385,13 @@ pub enum ControlErrorKind {
     Throttled,
     /// No capacity now (`RESOURCE:*`, "Capacity is unavailable"): another subnet, or later.
     Capacity,
-    /// A quota of the account is used up (vCPUs, tasks that wait for capacity): later, and no other subnet helps.
+    /// A quota of the account is used up (vCPUs, tasks that wait for capacity): later, and no other
+    /// subnet helps.
     AccountLimit,
     /// The service could not be reached, or failed (5xx, time-out, connection).
     Unavailable,
-    /// Credentials that are refused, or expired: others may come (an instance profile is refreshed).
+    /// Credentials that are refused, or expired: others may come (an instance profile is
+    /// refreshed).
     Credentials,
     /// There are no credentials anywhere, so nothing was sent.
     NoCredentials,
@@ -386,7 +401,8 @@ pub enum ControlErrorKind {
     WrongSetting,
     /// The task definition does not exist, is inactive, or does not fit.
     TaskDefinition,
-    /// Neither launch type nor any capacity provider strategy: "No Container Instances were found in your cluster".
+    /// Neither launch type nor any capacity provider strategy: "No Container Instances were found
+    /// in your cluster".
     NoCapacityProvider,
     /// The client token belongs to an earlier launch, which may have succeeded without an answer.
     Conflict,
@@ -397,7 +413,8 @@ pub enum ControlErrorKind {
 }
 
 impl ControlErrorKind {
-    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the variant is renamed.
+    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the
+    /// variant is renamed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! What the machine needs from the world, as traits: [`TaskControl`] (ECS, the local cluster),
-//! [`Transport`] (SSH, ECS Exec) and [`SnapshotStore`] (a directory). The engine acts through these alone.
+//! [`Transport`] (SSH, ECS Exec) and [`SnapshotStore`] (a directory). The engine acts through these
+//! alone.
 //!
 //! The vocabulary they answer in is here too, because it is what ends up in journals: plain data,
 //! serializable, free of any SDK's types.

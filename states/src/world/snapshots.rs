@@ -16,7 +16,8 @@ pub struct EndingJob {
 }
 
 /// Keeps snapshots. The machine's word is only as good as this: [`SnapshotStore::save`] returns
-/// when the snapshot would survive a power cut, and a reader sees the old or the new one, never half.
+/// when the snapshot would survive a power cut, and a reader sees the old or the new one, never
+/// half.
 pub trait SnapshotStore: Send + Sync + 'static {
     /// Held while a process works on a job; dropping it lets the next one in.
     type Lease: Send + Sync;
@@ -44,21 +45,23 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// survives the process, though not necessarily a power cut (the snapshot's offset does).
     ///
     /// # Errors
-    /// When it cannot be noted. Then the snapshot's offset, noted every second, is what the next process has.
+    /// When it cannot be noted. Then the snapshot's offset, noted every second, is what the next
+    /// process has.
     fn mark(&self, lease: &Self::Lease, run: &RunId, offset: u64) -> Result<(), StoreError>;
 
     /// The last mark of the job, if it is of this run.
     fn marked(&self, job: &JobId, run: &RunId) -> Option<u64>;
 
-    /// Notes that the job's tasks will end and that no process waits for it, so that the next process that asks ECS about
-    /// tasks asks about these too. A hint: when it is lost, the job stays where it is until somebody reads its snapshot.
+    /// Notes that the job's tasks will end and that no process waits for it, so that the next
+    /// process that asks ECS about tasks asks about these too. A hint: when it is lost, the job
+    /// stays where it is until somebody reads its snapshot.
     ///
     /// # Errors
     /// When it cannot be noted.
     fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError>;
 
-    /// The jobs that were noted so, at most `most`, in another order each time. Reads no snapshot: what is noted may be
-    /// out of date.
+    /// The jobs that were noted so, at most `most`, in another order each time. Reads no snapshot:
+    /// what is noted may be out of date.
     fn ending_jobs(&self, most: usize) -> Vec<EndingJob>;
 
     /// Removes the note of a job that is not there any more.

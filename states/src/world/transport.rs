@@ -20,8 +20,8 @@ pub trait Transport: Send + Sync + 'static {
         target: &Target,
     ) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
 
-    /// The next thing that attempts to reach this task wait for, in a sentence for people. Never, where attempts do not wait
-    /// for anything that people could change. Cancel-safe.
+    /// The next thing that attempts to reach this task wait for, in a sentence for people. Never,
+    /// where attempts do not wait for anything that people could change. Cancel-safe.
     fn waits_for(&self, task: &TaskArn) -> impl Future<Output = String> + Send {
         let _ = task;
         std::future::pending()
@@ -33,8 +33,9 @@ pub trait Session: Send + Sync + 'static {
     /// One delivery being followed.
     type Run: Run;
 
-    /// Delivers `script` and starts it under `order.run`, detached from the connection, then follows
-    /// its output from byte 0. A second start of the same run is an attach: the script runs once.
+    /// Delivers `script` and starts it under `order.run`, detached from the connection, then
+    /// follows its output from byte 0. A second start of the same run is an attach: the script
+    /// runs once.
     fn start(
         &self,
         order: &RunOrder,
@@ -96,9 +97,10 @@ impl Destination {
         Self::Address { host: host.to_owned(), login: None }
     }
 
-    /// How long one attempt may take from the first byte to a usable connection: 15 s to an address, where a container that is
-    /// there answers in milliseconds; 60 s by ECS, where ExecuteCommand, the agent's worker, the handshake with KMS and the check of
-    /// log groups take seconds each on a quarter of a vCPU.
+    /// How long one attempt may take from the first byte to a usable connection: 15 s to an
+    /// address, where a container that is there answers in milliseconds; 60 s by ECS, where
+    /// ExecuteCommand, the agent's worker, the handshake with KMS and the check of log groups
+    /// take seconds each on a quarter of a vCPU.
     #[must_use]
     pub fn attempt_timeout(&self) -> Duration {
         match self {
@@ -130,9 +132,11 @@ pub struct Target {
     pub container: String,
     /// File with the job's private key (OpenSSH format), for transports that need one.
     pub key: PathBuf,
-    /// The identity that was pinned at first contact; any other answer is [`ConnectErrorKind::IdentityChanged`].
+    /// The identity that was pinned at first contact; any other answer is
+    /// [`ConnectErrorKind::IdentityChanged`].
     pub pinned: Option<HostIdentity>,
-    /// What a host key must prove when none is pinned; `None` where the container got no secret to prove it with.
+    /// What a host key must prove when none is pinned; `None` where the container got no secret to
+    /// prove it with.
     pub host_proof: Option<HostProof>,
     /// What is known of the container's shell from first contact.
     pub facts: Option<ShellFacts>,
@@ -142,7 +146,8 @@ pub struct Target {
     pub attempt_timeout: Duration,
 }
 
-/// How much a container must prove at first contact: that its host key is the task's own. See `[SSH] VerifyHost`.
+/// How much a container must prove at first contact: that its host key is the task's own. See
+/// `[SSH] VerifyHost`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum HostProof {
     /// A wrong proof is refused, a missing one is not: images with another entry point have none.
@@ -152,7 +157,8 @@ pub enum HostProof {
     Required,
 }
 
-/// Who answered: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the container's runtime id.
+/// Who answered: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the container's runtime
+/// id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity(pub String);
 
@@ -167,7 +173,8 @@ impl fmt::Display for HostIdentity {
 pub struct ShellFacts {
     /// Private directory in the container under which this job's runs live.
     pub run_dir: String,
-    /// Whether `tail -f` follows a file by notification (GNU coreutils), so that no polling is needed.
+    /// Whether `tail -f` follows a file by notification (GNU coreutils), so that no polling is
+    /// needed.
     pub follows_with_tail: bool,
     /// Whether `setsid` exists; otherwise the connection's own session is the script's.
     pub has_setsid: bool,
@@ -253,8 +260,8 @@ pub enum ConnectErrorKind {
     Interrupted,
     /// The peer does not speak the protocol.
     NotOurProtocol,
-    /// We are not let in: the container does not accept our key for that user, or AWS refuses another session to a job whose
-    /// container was reached before. Believed when it lasts.
+    /// We are not let in: the container does not accept our key for that user, or AWS refuses
+    /// another session to a job whose container was reached before. Believed when it lasts.
     AuthRefused,
     /// Another identity than the pinned one: another container answers at this address.
     IdentityChanged,
@@ -271,7 +278,8 @@ pub enum ConnectErrorKind {
 }
 
 impl ConnectErrorKind {
-    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the variant is renamed.
+    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the
+    /// variant is renamed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to end.
+//! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to
+//! end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -125,7 +126,8 @@ async fn a_launch_without_an_answer_is_given_up() {
     assert_eq!(outcome, Outcome::Ended(StopReason::Cancelled));
 }
 
-/// A container whose answers come in one queue: what it says of a signal is behind the output that nobody has taken.
+/// A container whose answers come in one queue: what it says of a signal is behind the output that
+/// nobody has taken.
 #[derive(Clone)]
 struct Queue {
     left: watch::Sender<usize>,

@@ -1,4 +1,5 @@
-//! A process dies between any two of its effects on the world; whoever comes next finishes its work.
+//! A process dies between any two of its effects on the world; whoever comes next finishes its
+//! work.
 
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ const STAGES: [(&str, &str); 3] = [
     ("after_script", ""),
 ];
 
-/// Points of death that are tried. More than a job has; the loop ends with the first that is never reached.
+/// Points of death that are tried. More than a job has; the loop ends with the first that is never
+/// reached.
 const POINTS: u32 = 2000;
 
 fn exited_well(outcome: &Outcome) -> bool {
@@ -34,7 +36,8 @@ async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
     manager.cleanup(io.last_mut().unwrap()).await.map(drop)
 }
 
-/// After `cleanup`: no task of the job lives on, and the next process of the manager that asks ECS archives the job.
+/// After `cleanup`: no task of the job lives on, and the next process of the manager that asks ECS
+/// archives the job.
 async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     assert_eq!(manager.cloud.alive(), [""; 0], "a task was leaked; died at step {point}");
     let of_job = |all: &[Snapshot]| {
@@ -146,8 +149,8 @@ async fn again(manager: &Manager, stage: &str, script: &str, before: &[u8], poin
     let mut second = manager.io();
     let ran = manager.run(stage, script, &mut second).await.unwrap();
     assert!(exited_well(&ran), "{stage}: {ran:?}; died at step {point}");
-    // The second process goes on where the first one's mark is. None is missing; the last piece comes
-    // twice when the death came between handing it on and marking that.
+    // The second process goes on where the first one's mark is. None is missing; the last piece
+    // comes twice when the death came between handing it on and marking that.
     let from = script.len() - second.output.len();
     assert!(script.as_bytes().ends_with(&second.output), "died at step {point}");
     assert!(

@@ -1,4 +1,5 @@
-//! A script is killed, and its task ends: whichever is seen first, the task's end is what became of the script.
+//! A script is killed, and its task ends: whichever is seen first, the task's end is what became of
+//! the script.
 
 use std::{sync::Arc, time::Duration};
 
@@ -68,8 +69,8 @@ impl TaskControl for Ending {
     }
 }
 
-/// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its task from `ending` on, if
-/// ever, counted from the script's start.
+/// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its
+/// task from `ending` on, if ever, counted from the script's start.
 async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
     let mut weather = Weather::new(0);
     weather.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };

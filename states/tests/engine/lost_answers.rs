@@ -1,4 +1,5 @@
-//! Calls that fail and answers that get lost, at random; cancels at random times. Nothing is leaked.
+//! Calls that fail and answers that get lost, at random; cancels at random times. Nothing is
+//! leaked.
 
 use std::time::Duration;
 
@@ -77,7 +78,8 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
     assert!(deaths > 300, "{deaths}");
 }
 
-/// Found by the simulation: what was handed on since the last entry in the journal came twice when a signal met a dead connection.
+/// Found by the simulation: what was handed on since the last entry in the journal came twice when
+/// a signal met a dead connection.
 #[tokio::test(start_paused = true)]
 async fn a_cancel_on_a_silent_connection_repeats_no_output() {
     let mut weather = Weather::new(0);

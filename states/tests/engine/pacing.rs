@@ -13,7 +13,8 @@ use crate::world::{
 /// On Fargate, with an image of a gigabyte.
 const RUNS_AFTER: Duration = Duration::from_secs(60);
 
-/// A start of a job that is reached so: how long it took beyond `ready`, and the DescribeTasks calls.
+/// A start of a job that is reached so: how long it took beyond `ready`, and the DescribeTasks
+/// calls.
 async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration, usize) {
     let mut weather = Weather::new(0);
     weather.fates = vec![fate];
@@ -43,7 +44,8 @@ async fn an_ssh_server_is_found_at_once_and_ecs_is_asked_seldom() {
     }
 }
 
-/// An answer to an attempt by ECS Exec is the agent's, which runs some seconds before it is connected.
+/// An answer to an attempt by ECS Exec is the agent's, which runs some seconds before it is
+/// connected.
 #[tokio::test(start_paused = true)]
 async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
     for (agent, connects) in [(1000, 1000), (1300, 1900), (4700, 3100), (10_000, 5000)] {
@@ -64,7 +66,8 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
     }
 }
 
-/// ExecuteCommand, the agent's worker and KMS may take long: the session that they make is waited for.
+/// ExecuteCommand, the agent's worker and KMS may take long: the session that they make is waited
+/// for.
 #[tokio::test(start_paused = true)]
 async fn a_session_of_ecs_exec_may_take_a_minute_to_begin() {
     let answers_in = Duration::from_secs(50);

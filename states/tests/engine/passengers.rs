@@ -1,4 +1,5 @@
-//! Jobs that only wait for their tasks' end are archived by stages of other jobs, which are none the slower for it.
+//! Jobs that only wait for their tasks' end are archived by stages of other jobs, which are none
+//! the slower for it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -244,7 +245,8 @@ impl TaskControl for Refusing {
     }
 }
 
-/// `prepare` of a job on an ECS that refuses calls with others' tasks: its calls' sizes and its own failures.
+/// `prepare` of a job on an ECS that refuses calls with others' tasks: its calls' sizes and its own
+/// failures.
 async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
     let manager = Manager::new(Arc::<Cloud>::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
@@ -304,7 +306,8 @@ async fn a_throttled_call_is_not_made_again_at_once() {
     assert!(asked[0] == 2 && failures >= 1, "{asked:?}");
 }
 
-/// The process that archives another's job dies at any step: the next one does it, and its own job goes on.
+/// The process that archives another's job dies at any step: the next one does it, and its own job
+/// goes on.
 #[tokio::test(start_paused = true)]
 async fn a_stage_that_dies_while_it_archives_another_job_leaves_it_to_the_next() {
     for point in 1..POINTS {

@@ -1,4 +1,5 @@
-//! A script that says nothing for long: what is known of it is on disk all the same, for whoever looks.
+//! A script that says nothing for long: what is known of it is on disk all the same, for whoever
+//! looks.
 
 use std::time::Duration;
 

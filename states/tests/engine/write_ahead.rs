@@ -1,4 +1,5 @@
-//! What the world would remember is on disk before it is done: looked at after a death at every step.
+//! What the world would remember is on disk before it is done: looked at after a death at every
+//! step.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,7 +14,8 @@ use crate::world::manager::Manager;
 /// More steps than the job has.
 const POINTS: u32 = 2000;
 
-/// A job whose first script does what it should, and whose second one is cancelled after so long and deaf.
+/// A job whose first script does what it should, and whose second one is cancelled after so long
+/// and deaf.
 async fn job(manager: &Manager, cancel_after: Duration) -> Option<()> {
     assert_eq!(manager.prepare(&mut manager.io()).await?, Outcome::Reachable(None));
     manager.run("get_sources", "cloning\n", &mut manager.io()).await?;

@@ -261,7 +261,8 @@ pub fn well() -> Vec<(u64, Observation)> {
     way.into_iter().map(|saw| (40, saw)).collect()
 }
 
-/// Any history: some way along the one that goes well, then anything, or the well one with anything strewn in.
+/// Any history: some way along the one that goes well, then anything, or the well one with anything
+/// strewn in.
 pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let anything = || vec((wait(), observation()), 0..40);
     prop_oneof![

@@ -101,7 +101,8 @@ fn a_run_that_the_container_does_not_know_ends_the_task() {
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// Runs the stage again after it ended like this: whether its script is run again, and what the container is told to forget.
+/// Runs the stage again after it ended like this: whether its script is run again, and what the
+/// container is told to forget.
 fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
     let (mut snapshot, now) = connected();
     let AnyJob::Executing(job) = &snapshot.job else { unreachable!() };
@@ -159,7 +160,8 @@ fn a_process_that_wants_an_end_asks_for_it_again_and_one_that_looks_does_not() {
         matches!(action, Action::Watch(Watch { describe: Some((_, at)), .. }) if at == later(now, 60_000)),
         "{action:?}"
     );
-    // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer was a proxy's …
+    // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer
+    // was a proxy's …
     let action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
@@ -239,7 +241,8 @@ fn a_task_that_ends_is_over_once_its_containers_are() {
     }
 }
 
-/// StopTask may come before ECS shows a task that was launched a moment ago: that it was not found is no proof of its end.
+/// StopTask may come before ECS shows a task that was launched a moment ago: that it was not found
+/// is no proof of its end.
 #[test]
 fn a_task_that_stop_task_does_not_find_yet_is_asked_to_stop_again() {
     let mut snapshot = Snapshot::new(any::header());
@@ -256,7 +259,8 @@ fn a_task_that_stop_task_does_not_find_yet_is_asked_to_stop_again() {
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// All attempts of a job have one `startedBy`, and `cleanup` does not wait for the earlier one's end.
+/// All attempts of a job have one `startedBy`, and `cleanup` does not wait for the earlier one's
+/// end.
 #[test]
 fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_launched() {
     let mut snapshot = Snapshot::new(any::header());
@@ -394,7 +398,8 @@ fn a_journal_keeps_its_beginning_and_its_end() {
 fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
     let mut journal = Journal::default();
     let left = Left { state: StateName::Pending, digest: "1-0".into() };
-    // Four observations in turn, so that each is merged with its like, as often as an entry takes; then four others.
+    // Four observations in turn, so that each is merged with its like, as often as an entry takes;
+    // then four others.
     for n in 0..400_000_u32 {
         let saw = Observation::Opened { process: n % 4 + n / 1000 * 4, purpose: "prepare".into() };
         journal.record(

@@ -299,7 +299,8 @@ fn described_as(number: u8, status: TaskStatus) -> Observation {
     })
 }
 
-/// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as well.
+/// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as
+/// well.
 #[test]
 fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
     let (mut snapshot, now) = begun();

@@ -86,8 +86,8 @@ fn connections_without_a_byte_come_slower_and_slower_and_end() {
     assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
 }
 
-/// Connections one after the other, each there for so many milliseconds without a byte, and then lost: as many as were
-/// made when the job was given up, or `most`.
+/// Connections one after the other, each there for so many milliseconds without a byte, and then
+/// lost: as many as were made when the job was given up, or `most`.
 fn given_up_after(
     snapshot: &mut Snapshot,
     now: &mut Timestamp,
@@ -124,7 +124,8 @@ fn connections_that_work_for_long_are_made_again_as_often_as_it_takes() {
 
 #[test]
 fn connections_that_do_not_work_for_long_are_given_up() {
-    // A second each; dead from the first answer on, which is noticed after 60 s by SSH and 90 s by ECS Exec.
+    // A second each; dead from the first answer on, which is noticed after 60 s by SSH and 90 s by
+    // ECS Exec.
     for lasts in [0, 1000, 62_000, 95_000, 119_999] {
         let (mut snapshot, mut now) = connected();
         assert_eq!(
@@ -237,7 +238,8 @@ fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
     assert!(matches!(reason(&snapshot), StopReason::Unusable(_)));
 }
 
-/// Found by the simulation: a task that ECS does not show was asked about three times a second for a minute.
+/// Found by the simulation: a task that ECS does not show was asked about three times a second for
+/// a minute.
 #[test]
 fn a_task_that_is_missing_is_asked_about_less_and_less() {
     let mut snapshot = Snapshot::new(any::header());
@@ -258,8 +260,8 @@ fn a_task_that_is_missing_is_asked_about_less_and_less() {
     assert!((15..30).contains(&asked), "{asked} times in 50 s");
 }
 
-/// Connections that are there for `lasts` milliseconds and bring so many bytes each, until the job is given up, or `most`: the
-/// waits between them in milliseconds.
+/// Connections that are there for `lasts` milliseconds and bring so many bytes each, until the job
+/// is given up, or `most`: the waits between them in milliseconds.
 fn waits(
     snapshot: &mut Snapshot,
     mut now: Timestamp,

@@ -15,7 +15,8 @@ use states::{Action, AnyJob, Link, Observation, Snapshot, StateName, Timestamp};
 
 use StateName::{Executing, Pending, Provisioning, Reachable, Running, Stopping};
 
-/// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every state has.
+/// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
+/// state has.
 const EDGES: [(StateName, StateName); 5] = [
     (Provisioning, Pending),
     (Pending, Running),

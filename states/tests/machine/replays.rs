@@ -1,4 +1,5 @@
-//! A journal goes through today's machine to the states that were recorded, and a difference is found where it is.
+//! A journal goes through today's machine to the states that were recorded, and a difference is
+//! found where it is.
 
 use std::{
     fs,
@@ -145,7 +146,8 @@ fn a_journal_of_an_older_driver_is_compared_at_its_end() {
     assert_eq!(difference(snapshot.replay()).recorded, None);
 }
 
-/// As a driver left it that did not know of connections that work: it counted each one that was lost.
+/// As a driver left it that did not know of connections that work: it counted each one that was
+/// lost.
 fn by_a_driver_of_shape_1(mut snapshot: Snapshot) -> Snapshot {
     for entry in &mut snapshot.journal.entries {
         if let Some(left) = &mut entry.left {
@@ -249,7 +251,8 @@ fn a_replay_goes_back_and_forth() {
     assert_eq!(replay.go_to(usize::MAX).map(|step| step.number), Some(forwards.len()));
 }
 
-/// Whatever lies in `fixtures/` replays to the states it holds: to make a regression test of a snapshot, copy it there.
+/// Whatever lies in `fixtures/` replays to the states it holds: to make a regression test of a
+/// snapshot, copy it there.
 #[test]
 fn every_fixture_replays() {
     let mut found = Vec::new();

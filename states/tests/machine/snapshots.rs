@@ -1,4 +1,5 @@
-//! Snapshots as text: every state comes back as it was, and whatever happened to a file gives an error, never a panic.
+//! Snapshots as text: every state comes back as it was, and whatever happened to a file gives an
+//! error, never a panic.
 
 use std::{fs, path::PathBuf};
 
@@ -87,8 +88,9 @@ fn one_of_each() -> Vec<(StateName, Snapshot)> {
     found
 }
 
-/// A format change that forgets its migration fails here: the files are what drivers in the field have written. Those of today
-/// are in a directory named after the format's version and the states' shape; those of before stay as they are.
+/// A format change that forgets its migration fails here: the files are what drivers in the field
+/// have written. Those of today are in a directory named after the format's version and the states'
+/// shape; those of before stay as they are.
 ///
 /// `WRITE_FIXTURES=1 cargo test -p states --test machine` writes those of today.
 #[test]

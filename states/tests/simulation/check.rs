@@ -10,7 +10,8 @@ use super::{
 };
 use crate::world::weather::Fault::{self, *};
 
-/// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every state has.
+/// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
+/// state has.
 const EDGES: [(StateName, StateName); 5] = {
     use StateName::{Executing, Pending, Provisioning, Reachable, Running};
     [
@@ -22,7 +23,8 @@ const EDGES: [(StateName, StateName); 5] = {
     ]
 };
 
-/// The longest that any stage may take: a script of half a minute, connections lost for 40 s again and again.
+/// The longest that any stage may take: a script of half a minute, connections lost for 40 s again
+/// and again.
 const LONGEST_STAGE: Duration = Duration::from_secs(15 * 60);
 
 /// All that is wrong with a job that is over.
@@ -69,7 +71,8 @@ pub fn wrong(job: &Job) -> Vec<String> {
             ));
         }
     }
-    // ECS is asked some times at once in the beginning of a process, then every three seconds at most often.
+    // ECS is asked some times at once in the beginning of a process, then every three seconds at
+    // most often.
     let bound = 25 * job.called.len() as u64 + took.as_secs();
     if u64::from(state.calls) > bound {
         wrong.push(format!(
@@ -130,7 +133,8 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
         Verdict::NotReady(_) | Verdict::Impossible(_) => Some(vec![]),
         Verdict::MustEnd(reason) => match reason {
             StopReason::Cleanup => Some(vec![CleanupBesideStage]),
-            // A killed process's run is ended before another stage begins; one that does not end takes the task along.
+            // A killed process's run is ended before another stage begins; one that does not end
+            // takes the task along.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
             StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => {

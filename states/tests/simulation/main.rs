@@ -1,7 +1,9 @@
-//! Thousands of whole jobs with random faults, on paused time, each from a seed: the machine and the engine
-//! against a world in memory that throttles, loses, cuts, freezes, kills, fills its disk and gets cancelled.
+//! Thousands of whole jobs with random faults, on paused time, each from a seed: the machine and
+//! the engine against a world in memory that throttles, loses, cuts, freezes, kills, fills its disk
+//! and gets cancelled.
 //!
-//! `SIM_JOBS=100000 cargo test -p states --test simulation` runs so many; `SIM_SEED=1234` runs one and tells its story.
+//! `SIM_JOBS=100000 cargo test -p states --test simulation` runs so many; `SIM_SEED=1234` runs one
+//! and tells its story.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]

@@ -1,4 +1,5 @@
-//! What happens in a job, drawn from its seed: its scripts, the weather, and what gitlab-runner and people do.
+//! What happens in a job, drawn from its seed: its scripts, the weather, and what gitlab-runner and
+//! people do.
 
 use std::{ops::Range, time::Duration};
 
@@ -49,7 +50,8 @@ pub struct Plan {
     pub reaped: bool,
     /// Whether every `cleanup` waits for the task's end, as people's do.
     pub waits: bool,
-    /// The step at which a stage of another job is killed that looks after each `cleanup`; 0: none looks.
+    /// The step at which a stage of another job is killed that looks after each `cleanup`; 0: none
+    /// looks.
     pub looked_at: u32,
     /// Whether the driver has to get through it: the script's own verdicts, whatever the weather.
     pub bearable: bool,
@@ -68,7 +70,8 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let r = &mut random;
-        // A tenth has nothing to bear; the others have a few of all faults each, so that each is also met alone.
+        // A tenth has nothing to bear; the others have a few of all faults each, so that each is
+        // also met alone.
         let badness: f64 =
             [0.0, 0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5][r.random_range(0..10)];
         let (weather, mut bearable) = weather(r, badness);

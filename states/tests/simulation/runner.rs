@@ -1,4 +1,5 @@
-//! gitlab-runner: calls the stages of a job one after the other, each in a process that may be killed.
+//! gitlab-runner: calls the stages of a job one after the other, each in a process that may be
+//! killed.
 
 use std::time::Duration;
 
@@ -152,7 +153,8 @@ impl Job {
             let verdict = self.stage(&stage, cleanup_after).await;
             match verdict {
                 Verdict::Success => {}
-                // The script failed, or was cancelled, or its process was lost: after_script is still called.
+                // The script failed, or was cancelled, or its process was lost: after_script is
+                // still called.
                 Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed
                     if stage.name == "build_script" => {}
                 _ => return,

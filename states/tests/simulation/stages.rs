@@ -185,7 +185,8 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
     })
 }
 
-/// `cleanup` with `Goal::Stop`; with `Goal::End` also waits for the task's end, as `reap` does with an abandoned job.
+/// `cleanup` with `Goal::Stop`; with `Goal::End` also waits for the task's end, as `reap` does with
+/// an abandoned job.
 pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> Told {
     let engine = manager.process();
     let lease = lease(manager, &engine, "cleanup").await?;
@@ -202,7 +203,8 @@ pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io)
     })
 }
 
-/// What another job's stage does with one that only waits for its task's end, in the call that it makes anyway.
+/// What another job's stage does with one that only waits for its task's end, in the call that it
+/// makes anyway.
 pub async fn look(manager: &Manager) -> Told {
     let engine = manager.process();
     for ending in engine.store().ending_jobs(100) {

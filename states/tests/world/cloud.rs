@@ -15,7 +15,8 @@ use super::{
     weather::{End, Fate, Fault, Odds, Weather},
 };
 
-/// How long after a task was told to end its containers run no more, and how long after that ECS shows it as STOPPED.
+/// How long after a task was told to end its containers run no more, and how long after that ECS
+/// shows it as STOPPED.
 const ENDS_WITHIN: Duration = Duration::from_secs(4);
 const STOPS_WITHIN: Duration = Duration::from_secs(14);
 /// How long after a task's end ECS knows why.

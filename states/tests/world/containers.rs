@@ -1,4 +1,5 @@
-//! Containers in memory: a script's text is its output, a line a second, unless its first line says otherwise.
+//! Containers in memory: a script's text is its output, a line a second, unless its first line says
+//! otherwise.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -42,7 +43,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put out.
+    /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put
+    /// out.
     pub fn of(script: &Bytes) -> Self {
         let plain =
             Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };

@@ -17,7 +17,8 @@ pub type Process = Engine<Control, Wire, Store>;
 /// When the world begins: the same in every run of a test.
 const BEGINNING: Timestamp = Timestamp::from_millis(1_750_000_000_000);
 
-/// What outlives processes: the cloud, the disk, time; and the fuse of the processes that it starts.
+/// What outlives processes: the cloud, the disk, time; and the fuse of the processes that it
+/// starts.
 #[derive(Clone)]
 pub struct Manager {
     pub cloud: Arc<Cloud>,
@@ -193,7 +194,8 @@ impl Manager {
         Self { job: JobId::new(job).unwrap(), ..self.clone() }
     }
 
-    /// Once the job's tasks have ended, `prepare` of another job: what it leaves of this one's snapshot.
+    /// Once the job's tasks have ended, `prepare` of another job: what it leaves of this one's
+    /// snapshot.
     pub async fn left_by_the_next_job(&self) -> Option<Snapshot> {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         let next = self.of_job("the-next-job");

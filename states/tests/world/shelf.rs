@@ -1,5 +1,5 @@
-//! A snapshot store in memory. What a next process reads goes through its text every fourth time: that takes
-//! longer than all the rest of a job.
+//! A snapshot store in memory. What a next process reads goes through its text every fourth time:
+//! that takes longer than all the rest of a job.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

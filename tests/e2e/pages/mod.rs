@@ -1,4 +1,5 @@
-//! The pages of `show --html` and `stats --html` in a real browser: in light and in dark, in a wide window and a narrow one.
+//! The pages of `show --html` and `stats --html` in a real browser: in light and in dark, in a wide
+//! window and a narrow one.
 
 use std::{
     fs,
@@ -37,7 +38,8 @@ fn replay(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// All that the command makes of `fixtures/stuck`: each job's page; one with what is usual beside it; the archive's.
+/// All that the command makes of `fixtures/stuck`: each job's page; one with what is usual beside
+/// it; the archive's.
 fn pages(place: &Path) -> Vec<(String, String)> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
     let files = fs::read_dir(fixtures)

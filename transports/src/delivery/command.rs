@@ -17,8 +17,8 @@ pub(super) static ARMOURED_SUPERVISOR: LazyLock<String> =
 /// Runs in the container as the script's parent. Must not contain a single quote.
 pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
 
-/// A shell program without its comments and indentation, which would be sent with every command. Comments must have lines of
-/// their own, and no text of the program may go on in a further line.
+/// A shell program without its comments and indentation, which would be sent with every command.
+/// Comments must have lines of their own, and no text of the program may go on in a further line.
 pub(super) fn compact(program: &str) -> String {
     let lines = program
         .lines()
@@ -90,8 +90,8 @@ impl Command {
         Self { verb, nonce: owned(nonce), directory: owned(directory), run: owned(run), arguments }
     }
 
-    /// As a line for the user's login shell. It begins with `exec`, so that the shell, whatever it is, does not stay as a
-    /// process of its own.
+    /// As a line for the user's login shell. It begins with `exec`, so that the shell, whatever it
+    /// is, does not stay as a process of its own.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
@@ -126,7 +126,8 @@ impl Command {
         }
     }
 
-    /// The supervisor's arguments for a shell that has the programs already; `mark` goes before the nonce.
+    /// The supervisor's arguments for a shell that has the programs already; `mark` goes before the
+    /// nonce.
     pub(super) fn words(&self, mark: &str) -> String {
         let mut words = String::new();
         for word in [self.verb, &format!("{mark}{}", self.nonce)].into_iter().chain(self.rest()) {

@@ -113,7 +113,8 @@ fn facts(text: &str) -> Option<ShellFacts> {
     Some(ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash })
 }
 
-/// Whether this can be the run directory. It is kept in snapshots, and noted each time the container answers.
+/// Whether this can be the run directory. It is kept in snapshots, and noted each time the
+/// container answers.
 fn is_directory(name: &str) -> bool {
     name.starts_with('/') && name.len() <= LONGEST_DIRECTORY && !name.contains(char::is_control)
 }

@@ -13,10 +13,11 @@ pub trait Exec: Send + Sync {
 
     /// Runs `command` in the container and gives it `input`.
     ///
-    /// The end of input follows at once, but for a command that [follows](Command::follows) a run: there it comes when the
-    /// channel is dropped, or its connection is lost, and ends what the command left in the container. Where input cannot
-    /// stay open, the transport has to end those processes in another way.
-    /// The error says why the connection cannot be used any more.
+    /// The end of input follows at once, but for a command that [follows](Command::follows) a run:
+    /// there it comes when the channel is dropped, or its connection is lost, and ends what the
+    /// command left in the container. Where input cannot stay open, the transport has to end
+    /// those processes in another way. The error says why the connection cannot be used any
+    /// more.
     fn exec(
         &self,
         command: Command,

@@ -133,7 +133,8 @@ impl<C: Channel> Run for Followed<C> {
             if let Some((code, total)) = self.exit
                 && self.offset >= total
             {
-                // More than `total` was read if a background process wrote on before we knew that the script had ended.
+                // More than `total` was read if a background process wrote on before we knew that
+                // the script had ended.
                 return Ok(RunEvent::Exited { code, total: total.max(self.offset) });
             }
             match self.channel.next().await {

@@ -13,8 +13,8 @@ pub(super) struct Interpreter {
 const LONGEST_LINE: usize = 255;
 
 impl Interpreter {
-    /// Reads the first line. Scripts are run as `program file`, so a missing execute permission or a
-    /// `noexec` mount does not matter; `env NAME` becomes `NAME`.
+    /// Reads the first line. Scripts are run as `program file`, so a missing execute permission or
+    /// a `noexec` mount does not matter; `env NAME` becomes `NAME`.
     pub(super) fn of(script: &[u8]) -> Self {
         let line = &script[..script.len().min(LONGEST_LINE)];
         let line = line.split(|b| *b == b'\n').next().unwrap_or_default();

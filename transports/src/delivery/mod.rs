@@ -2,8 +2,9 @@
 //!
 //! One command in the container starts a run: a small POSIX shell program, the supervisor
 //! (`supervisor.sh`), reads the script from its input into a private directory named by the run id,
-//! starts it in a session of its own under a wrapper (`wrapper.sh`) that records its exit status, and
-//! streams its output from a spool file. Dropping the connection ends the streaming, never the script.
+//! starts it in a session of its own under a wrapper (`wrapper.sh`) that records its exit status,
+//! and streams its output from a spool file. Dropping the connection ends the streaming, never the
+//! script.
 //!
 //! ```text
 //! <run dir>/<run id>/script     the script
@@ -14,26 +15,28 @@
 //!                    alive      a FIFO that the wrapper alone has open for writing, for as long as it lives
 //! ```
 //!
-//! A supervisor waits for the end of a run by reading: the pipe from the wrapper that it started itself, or `alive` of a run that
-//! it attaches to. Both come to their end when the wrapper dies, by whatever signal. So the end is noticed at once, and a
-//! script that says nothing costs nothing. `exit` remains the only proof of an end; without a FIFO, it is looked at
-//! every 50 ms.
+//! A supervisor waits for the end of a run by reading: the pipe from the wrapper that it started
+//! itself, or `alive` of a run that it attaches to. Both come to their end when the wrapper dies,
+//! by whatever signal. So the end is noticed at once, and a script that says nothing costs nothing.
+//! `exit` remains the only proof of an end; without a FIFO, it is looked at every 50 ms.
 //!
-//! A supervisor's input stays open for as long as its run is followed ([`Exec::exec`]): when the connection is gone, it ends.
+//! A supervisor's input stays open for as long as its run is followed ([`Exec::exec`]): when the
+//! connection is gone, it ends.
 //!
 //! On the command's stdout come the spool's bytes, as they are, after a line that marks their
-//! beginning; on its stderr come control lines, each marked with a random word that is new for each command,
-//! so that nothing a shell's start-up files print is mistaken for either.
+//! beginning; on its stderr come control lines, each marked with a random word that is new for each
+//! command, so that nothing a shell's start-up files print is mistaken for either.
 //!
-//! The word is no secret from the job: its processes can read it from the supervisor's arguments (`/proc/<pid>/cmdline`) and write
-//! marked lines themselves. By that a job can lie about its own script only: its exit status, its end, how much it wrote. It decides
-//! all of these anyway. So replies are parsed strictly and bounded, and nothing that they say reaches beyond the job.
+//! The word is no secret from the job: its processes can read it from the supervisor's arguments
+//! (`/proc/<pid>/cmdline`) and write marked lines themselves. By that a job can lie about its own
+//! script only: its exit status, its end, how much it wrote. It decides all of these anyway. So
+//! replies are parsed strictly and bounded, and nothing that they say reaches beyond the job.
 //!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
-//! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it, only its size is.
-//! `head` and `mkfifo` are used where they are.
-//! Where `tail` is GNU's, or busybox has `inotifyd`, the kernel announces what is written to the spool (inotify);
-//! elsewhere the spool is looked at every 50 ms.
+//! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it,
+//! only its size is. `head` and `mkfifo` are used where they are.
+//! Where `tail` is GNU's, or busybox has `inotifyd`, the kernel announces what is written to the
+//! spool (inotify); elsewhere the spool is looked at every 50 ms.
 
 mod command;
 mod control;
@@ -114,10 +117,12 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
     }
 }
 
-/// Delivers and starts a script, and follows it from its first byte. A run that was started before is followed.
+/// Delivers and starts a script, and follows it from its first byte. A run that was started before
+/// is followed.
 ///
 /// # Errors
-/// When the connection is lost (the script may run or not: attach or start again), or it cannot be started.
+/// When the connection is lost (the script may run or not: attach or start again), or it cannot be
+/// started.
 pub async fn start<E: Exec>(
     exec: &E,
     facts: &ShellFacts,

@@ -1,4 +1,5 @@
-//! A command's outputs on their way from whoever reads the connection to whoever follows the command.
+//! A command's outputs on their way from whoever reads the connection to whoever follows the
+//! command.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,8 @@ const ENOUGH: usize = 256 * 1024;
 /// ... and before it is not read even for an answer that somebody waits for.
 const MOST: usize = 32 * 1024 * 1024;
 
-/// Bytes that an item takes beside its own: its place in the queue, and an allocation. Many items without a byte are many bytes.
+/// Bytes that an item takes beside its own: its place in the queue, and an allocation. Many items
+/// without a byte are many bytes.
 const ITEM: usize = 128;
 
 /// What a queue holds.

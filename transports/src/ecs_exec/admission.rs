@@ -1,11 +1,13 @@
 //! When a session may be asked for.
 //!
-//! AWS's exec agent runs two sessions of a container and lets a third wait. It tries a further one for five seconds; then it
-//! blocks, and no session ever starts again in that container. A session that is terminated while it waits keeps its place
-//! there. So a job never has a second session that has said nothing, and after one that did not end well, nothing is asked
-//! for while two or more are open, whoever has them. People's terminals always look first.
+//! AWS's exec agent runs two sessions of a container and lets a third wait. It tries a further one
+//! for five seconds; then it blocks, and no session ever starts again in that container. A session
+//! that is terminated while it waits keeps its place there. So a job never has a second session
+//! that has said nothing, and after one that did not end well, nothing is asked for while two or
+//! more are open, whoever has them. People's terminals always look first.
 //!
-//! Where the sessions cannot be listed (`ssm:DescribeSessions`), the job's own ones count, until AWS's idle time-out.
+//! Where the sessions cannot be listed (`ssm:DescribeSessions`), the job's own ones count, until
+//! AWS's idle time-out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +44,8 @@ const ENDED_BY_THEN: Duration = Duration::from_secs(20 * 60 + 10);
 const IS_BEING_ENDED: &str =
     "an earlier session of this job is being ended; the agent frees its slot within 2 s.";
 
-/// Returns once a session may be asked for in this container. Ends the earlier ones, and says what it waits for.
+/// Returns once a session may be asked for in this container. Ends the earlier ones, and says what
+/// it waits for.
 ///
 /// Without a ledger, it is for a person.
 pub(super) async fn admit<A: ExecApi>(
@@ -174,7 +177,8 @@ impl<A: ExecApi> Admission<'_, A> {
         })
     }
 
-    /// Forgets the earlier sessions that are not listed, and ends those whose ids were not known. The list that remains.
+    /// Forgets the earlier sessions that are not listed, and ends those whose ids were not known.
+    /// The list that remains.
     async fn compare(&mut self, mut listed: Vec<ListedSession>) -> Vec<ListedSession> {
         let Some(ledger) = self.ledger else { return listed };
         let known = ledger.sessions();

@@ -1,4 +1,5 @@
-//! What the transport needs of AWS's APIs: sessions, signatures, keys. Implemented where the AWS SDK is.
+//! What the transport needs of AWS's APIs: sessions, signatures, keys. Implemented where the AWS
+//! SDK is.
 
 use std::future::Future;
 
@@ -8,8 +9,8 @@ use super::channel::{DataKey, NoKey};
 
 /// The calls behind a session.
 pub trait ExecApi: Send + Sync + 'static {
-    /// `DescribeTasks`: who the target's container is. While nothing is pinned, an agent that does not run yet is an error:
-    /// asking it for a session would be in vain.
+    /// `DescribeTasks`: who the target's container is. While nothing is pinned, an agent that does
+    /// not run yet is an error: asking it for a session would be in vain.
     fn identify(
         &self,
         target: &Target,
@@ -23,7 +24,8 @@ pub trait ExecApi: Send + Sync + 'static {
         command: &str,
     ) -> impl Future<Output = Result<OpenedSession, NotOpened>> + Send;
 
-    /// Headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service `ssmmessages`).
+    /// Headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service
+    /// `ssmmessages`).
     fn sign(&self, url: &str)
     -> impl Future<Output = Result<Vec<(String, String)>, String>> + Send;
 
@@ -34,11 +36,12 @@ pub trait ExecApi: Send + Sync + 'static {
         context: &[(&str, &str)],
     ) -> impl Future<Output = Result<DataKey, NoKey>> + Send;
 
-    /// `TerminateSession`: a session that is of no use should not hold one of the container's slots.
+    /// `TerminateSession`: a session that is of no use should not hold one of the container's
+    /// slots.
     fn terminate(&self, session: &str) -> impl Future<Output = Result<(), NotDone>> + Send;
 
-    /// `DescribeSessions`: the sessions that are open in a container, by what Session Manager calls it
-    /// ([`Container::target`]).
+    /// `DescribeSessions`: the sessions that are open in a container, by what Session Manager calls
+    /// it ([`Container::target`]).
     fn sessions(
         &self,
         container: &str,

@@ -11,8 +11,9 @@
 //!         poll_event()       poll_transmit(now)
 //! ```
 //!
-//! What comes out of `poll_event` is exactly what the agent sent, in order, or the channel ends with a
-//! reason. Nothing the other side sends makes it keep more than a bounded amount: see [`DataChannel::is_ready`].
+//! What comes out of `poll_event` is exactly what the agent sent, in order, or the channel ends
+//! with a reason. Nothing the other side sends makes it keep more than a bounded amount: see
+//! [`DataChannel::is_ready`].
 
 mod beginning;
 
@@ -33,10 +34,12 @@ use super::{
     outbound::Outbound,
 };
 
-/// Longest payload of input: what AWS's client sends. What a gateway would still take is not documented.
+/// Longest payload of input: what AWS's client sends. What a gateway would still take is not
+/// documented.
 const LONGEST_INPUT: usize = 1024;
-/// What an event or a message takes besides its payload, in bytes: its frame's header, which is kept with it, its place in
-/// a queue, the allocator's share. Otherwise a million messages of one byte would count as one megabyte.
+/// What an event or a message takes besides its payload, in bytes: its frame's header, which is
+/// kept with it, its place in a queue, the allocator's share. Otherwise a million messages of one
+/// byte would count as one megabyte.
 pub(super) const OVERHEAD: usize = 256;
 /// Events' bytes beyond which no more should be read.
 const BACKLOG: usize = 256 * 1024;
@@ -44,8 +47,9 @@ const BACKLOG: usize = 256 * 1024;
 const MOST_BACKLOG: usize = 16 * 1024 * 1024;
 /// Messages to be sent beyond which no more should be read (each message read may make one).
 const MOST_TO_SEND: usize = 4096;
-/// How long the other side may say nothing that makes sense before the first output: the session may wait for a slot of the
-/// container's, and is worth more than another one that would wait behind it. AWS ends it after 20 minutes without input.
+/// How long the other side may say nothing that makes sense before the first output: the session
+/// may wait for a slot of the container's, and is worth more than another one that would wait
+/// behind it. AWS ends it after 20 minutes without input.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How often the other side is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -298,7 +302,8 @@ impl DataChannel {
         self.input.is_empty() && self.outbound.is_done()
     }
 
-    /// Input for the command. Kept until it may be sent; give more when [`DataChannel::wants_input`].
+    /// Input for the command. Kept until it may be sent; give more when
+    /// [`DataChannel::wants_input`].
     pub fn send(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.input.push_back((payload_type::OUTPUT, bytes));
@@ -498,8 +503,8 @@ impl DataChannel {
     }
 }
 
-/// What the agent says of an end, on one line. It puts failures into a frame of line breaks and dashes
-/// (amazon-ssm-agent: `----------ERROR-------`).
+/// What the agent says of an end, on one line. It puts failures into a frame of line breaks and
+/// dashes (amazon-ssm-agent: `----------ERROR-------`).
 fn plain(said: &str) -> String {
     foreign_text::clipped(said.trim().trim_start_matches("----------ERROR-------"))
 }

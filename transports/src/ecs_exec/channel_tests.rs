@@ -257,7 +257,8 @@ fn an_upload_heals_whatever_is_lost_of_it() {
     }
 }
 
-/// A terminal that takes nothing for a while holds the agent up; what is under way is not sent again and again.
+/// A terminal that takes nothing for a while holds the agent up; what is under way is not sent
+/// again and again.
 #[test]
 fn an_agent_that_stalls_is_not_flooded() {
     let began = Instant::now();

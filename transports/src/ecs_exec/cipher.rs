@@ -3,7 +3,8 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::{Bytes, BytesMut};
 
-/// Bytes of key that are asked of KMS: the first half opens what the agent says, the second seals what we say.
+/// Bytes of key that are asked of KMS: the first half opens what the agent says, the second seals
+/// what we say.
 pub const KEY_BYTES: usize = 64;
 
 /// Both keys of a session.

@@ -1,4 +1,5 @@
-//! What can go wrong on the way into a container by ECS Exec, in words for whoever reads the job log.
+//! What can go wrong on the way into a container by ECS Exec, in words for whoever reads the job
+//! log.
 
 use states::{ConnectError, ConnectErrorKind as Kind, Target};
 
@@ -95,8 +96,9 @@ pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectErr
     )
 }
 
-/// A refusal that meets a job whose container was reached before is believed only when it lasts, as refused keys are: changed
-/// permissions are not the same everywhere at once, and one odd answer must not end a script that runs.
+/// A refusal that meets a job whose container was reached before is believed only when it lasts, as
+/// refused keys are: changed permissions are not the same everywhere at once, and one odd answer
+/// must not end a script that runs.
 pub(super) fn as_of_a_job(target: &Target, e: ConnectError) -> ConnectError {
     if target.pinned.is_some() && e.kind == Kind::Denied {
         ConnectError { kind: Kind::AuthRefused, ..e }
@@ -149,7 +151,8 @@ const FOR_GOOD: [&str; 8] = [
     "encryption is not set up",
 ];
 
-/// A session that ended before it was of use. `kind` is `None` where only the agent's words tell what kind of end it was.
+/// A session that ended before it was of use. `kind` is `None` where only the agent's words tell
+/// what kind of end it was.
 fn ended(container: &str, why: &str, kind: Option<Kind>) -> ConnectError {
     let lower = why.to_lowercase();
     let message = format!(

@@ -1,7 +1,7 @@
 //! The data channel's messages as bytes: a header of 120 bytes, big-endian, and a payload.
 //!
-//! Laid out as the SSM agent and session-manager-plugin have it (their `message/` packages). Both read
-//! leniently and write strictly; so does this.
+//! Laid out as the SSM agent and session-manager-plugin have it (their `message/` packages). Both
+//! read leniently and write strictly; so does this.
 
 use std::fmt;
 

@@ -22,7 +22,8 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
-/// Written by hand from the table in the agent's `message` package, the digest by `printf hello | sha256sum`.
+/// Written by hand from the table in the agent's `message` package, the digest by `printf hello |
+/// sha256sum`.
 fn golden() -> Vec<u8> {
     let text = "00000074
         696e7075745f73747265616d5f64617461202020202020202020202020202020

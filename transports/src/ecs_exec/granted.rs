@@ -24,8 +24,8 @@ const TERMINATE_WITHIN: Duration = Duration::from_secs(5);
 /// … and after how long that is tried again at first.
 const TERMINATE_AGAIN: Duration = Duration::from_millis(100);
 
-/// An open session. Dropped before its end is known, it is ended: it would go on without us, and keep one of the
-/// container's few slots until ECS's idle time-out.
+/// An open session. Dropped before its end is known, it is ended: it would go on without us, and
+/// keep one of the container's few slots until ECS's idle time-out.
 pub(super) struct Granted<A: ExecApi> {
     pub(super) session: OpenedSession,
     api: Arc<A>,
@@ -44,8 +44,8 @@ pub(super) enum Termination {
 }
 
 impl<A: ExecApi> Granted<A> {
-    /// Asks for a session that runs this command. In a task of its own, so that a session that is granted when nobody waits
-    /// for it any more is ended too.
+    /// Asks for a session that runs this command. In a task of its own, so that a session that is
+    /// granted when nobody waits for it any more is ended too.
     pub(super) async fn ask(
         api: &Arc<A>,
         target: &Target,
@@ -121,8 +121,8 @@ impl<A: ExecApi> Drop for Granted<A> {
     }
 }
 
-/// Ends a session. It stays in the ledger, for the next attempt to look, if it may still have a place at the agent: if
-/// it was not terminated, or never had a worker.
+/// Ends a session. It stays in the ledger, for the next attempt to look, if it may still have a
+/// place at the agent: if it was not terminated, or never had a worker.
 async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_answered: bool) {
     let termination = terminate(&*api, &session).await;
     if termination == Termination::Accepted

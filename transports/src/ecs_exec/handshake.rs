@@ -1,4 +1,5 @@
-//! The JSON in the data channel: the opening message, acknowledgements, the handshake, the farewell.
+//! The JSON in the data channel: the opening message, acknowledgements, the handshake, the
+//! farewell.
 
 use serde::{Deserialize, Serialize};
 

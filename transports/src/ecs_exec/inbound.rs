@@ -11,7 +11,8 @@ use super::{channel::OVERHEAD, frame::Frame};
 const MOST_EARLY: usize = 10_000;
 /// ... and how many bytes, with what each message takes besides its payload.
 const MOST_EARLY_BYTES: usize = 16 * 1024 * 1024;
-/// How long a message may be missing while later ones are there. The agent sends its oldest ten times a second.
+/// How long a message may be missing while later ones are there. The agent sends its oldest ten
+/// times a second.
 const GAP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The next message's number, and those that came before it.
@@ -39,7 +40,8 @@ impl Inbound {
     pub(super) fn arrived(&mut self, frame: Frame, now: Instant) -> Arrival {
         if frame.sequence == self.expected {
             self.expected += 1;
-            // Another one may still be missing: its time begins now, as the oldest is what the agent sends.
+            // Another one may still be missing: its time begins now, as the oldest is what the
+            // agent sends.
             self.gap_since = (!self.early.is_empty()).then_some(now);
             return Arrival::Next(frame);
         }

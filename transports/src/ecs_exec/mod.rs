@@ -3,13 +3,14 @@
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
 //! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
 //! - `visit`: a person's terminal;
-//! - `opening`: a job's session until it is ready, over several attempts if need be; `notices`: what they wait for;
-//! - `admission`: when a session may be asked for; `granted`, `session_ledger`: none is left behind, whatever happens to this
-//!   process or its calls;
+//! - `opening`: a job's session until it is ready, over several attempts if need be; `notices`:
+//!   what they wait for;
+//! - `admission`: when a session may be asked for; `granted`, `session_ledger`: none is left
+//!   behind, whatever happens to this process or its calls;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
-//! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its connection is lost: the
-//! run is attached to from a new one, as over any other transport.
+//! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its
+//! connection is lost: the run is attached to from a new one, as over any other transport.
 
 mod admission;
 mod api;
@@ -107,8 +108,8 @@ impl<A: ExecApi> ExecTransport<A> {
         let earlier = ledger.map(SessionLedger::earlier).unwrap_or_default();
         let is_clean = earlier.is_empty()
             && ledger.is_some_and(|ledger| ledger.in_hand() < admission::WORKERS);
-        // At first contact the agent may not run yet, and asking for a session would be in vain. Later it does,
-        // and both are asked at once.
+        // At first contact the agent may not run yet, and asking for a session would be in vain.
+        // Later it does, and both are asked at once.
         let asked = Granted::ask(&self.api, target, command, ledger);
         let (container, granted) = if target.pinned.is_some() && is_clean {
             tokio::try_join!(self.api.identify(target), asked)?
@@ -138,8 +139,8 @@ impl<A: ExecApi> ExecTransport<A> {
         Ok(ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api)))
     }
 
-    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in a session of its own
-    /// that is not the job's. The protocol tells no exit status.
+    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in
+    /// a session of its own that is not the job's. The protocol tells no exit status.
     ///
     /// # Errors
     /// As [`Transport::connect`]; also when the container has no slot for it.
@@ -171,8 +172,9 @@ impl<A: ExecApi> ExecTransport<A> {
 impl<A: ExecApi> Transport for ExecTransport<A> {
     type Session = ExecSession;
 
-    /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the attempt's whole time. A session
-    /// that was granted and is not ready by then is waited for by the next attempt.
+    /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the
+    /// attempt's whole time. A session that was granted and is not ready by then is waited for
+    /// by the next attempt.
     async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
         let attempts = self.attempts(&target.task);
         let boot = Boot::new();

@@ -1,7 +1,8 @@
 //! A job's session between ExecuteCommand and its first command.
 //!
-//! It outlives the attempt that asked for it: a session that has said nothing yet may wait for a slot, so it is waited for
-//! by the next attempt too. To ask for another one instead could block the agent for good (see [`super::admission`]).
+//! It outlives the attempt that asked for it: a session that has said nothing yet may wait for a
+//! slot, so it is waited for by the next attempt too. To ask for another one instead could block
+//! the agent for good (see [`super::admission`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +48,8 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Waits for the session that is being opened, or for one that `grant` asks for, until the attempt's time is over.
+    /// Waits for the session that is being opened, or for one that `grant` asks for, until the
+    /// attempt's time is over.
     pub(super) async fn connect<A: ExecApi>(
         &self,
         target: &Target,

@@ -1,7 +1,8 @@
 //! What goes to the agent: numbered, kept until acknowledged, sent again when that takes too long.
 //!
-//! The agent acknowledges each message on its own: the next one once it is written to the terminal, later ones as they
-//! come. So the window is a number of messages. It widens by one with each acknowledgement while it is used, and so doubles in a round trip; after silence it begins anew.
+//! The agent acknowledges each message on its own: the next one once it is written to the terminal,
+//! later ones as they come. So the window is a number of messages. It widens by one with each
+//! acknowledgement while it is used, and so doubles in a round trip; after silence it begins anew.
 
 use std::{
     collections::VecDeque,
@@ -17,12 +18,14 @@ use super::{
 
 /// How many messages may be under way at first, and again after a time without acknowledgements.
 const FIRST_WINDOW: usize = 32;
-/// How many may be at most: half a mebibyte. The agent would take 100 000; but what it has not yet written to the
-/// terminal it keeps in memory, in the job's container.
+/// How many may be at most: half a mebibyte. The agent would take 100 000; but what it has not yet
+/// written to the terminal it keeps in memory, in the job's container.
 const WIDEST_WINDOW: usize = 512;
-/// How far the input may be ahead of a message that is missing: so much the agent keeps until that one has come.
+/// How far the input may be ahead of a message that is missing: so much the agent keeps until that
+/// one has come.
 const FURTHEST_AHEAD: i64 = 2 * WIDEST_WINDOW as i64;
-/// A message is believed lost once one was acknowledged that was sent so much later. The service may reorder a little.
+/// A message is believed lost once one was acknowledged that was sent so much later. The service
+/// may reorder a little.
 const OVERTAKEN_BY: u64 = 8;
 /// How long anything may be under way without a single acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -253,7 +256,8 @@ impl Outbound {
         self.timer = (!self.flight.is_empty()).then(|| now + self.timeout());
     }
 
-    /// Looks for messages that others have overtaken. The window is narrowed once for what was under way together.
+    /// Looks for messages that others have overtaken. The window is narrowed once for what was
+    /// under way together.
     fn find_overtaken(&mut self) {
         for sent in self
             .flight

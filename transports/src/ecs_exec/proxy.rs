@@ -1,5 +1,5 @@
-//! The way to a service: straight, or through the proxy that the environment names (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`,
-//! read by the library that the AWS SDK reads them with).
+//! The way to a service: straight, or through the proxy that the environment names (`HTTPS_PROXY`,
+//! `ALL_PROXY`, `NO_PROXY`, read by the library that the AWS SDK reads them with).
 
 use std::{io, time::Duration};
 
@@ -68,7 +68,8 @@ async fn through(proxy: &Intercept, authority: &str) -> io::Result<TcpStream> {
     if status.starts_with('2') { Ok(tcp) } else { Err(failed(&format!("it answers {status}"))) }
 }
 
-/// The status of an answer. What comes behind its head is not the proxy's any more, so nothing of it is read.
+/// The status of an answer. What comes behind its head is not the proxy's any more, so nothing of
+/// it is read.
 async fn answer(tcp: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -23,8 +23,8 @@ impl Default for Rtt {
 }
 
 impl Rtt {
-    /// A message that was sent once was acknowledged after this time. Never one that was sent again: nobody
-    /// knows which of the two is acknowledged (Karn's rule).
+    /// A message that was sent once was acknowledged after this time. Never one that was sent
+    /// again: nobody knows which of the two is acknowledged (Karn's rule).
     pub(super) fn sample(&mut self, took: Duration) {
         let deviation = self.smoothed.abs_diff(took);
         self.variation = self.variation * 3 / 4 + deviation / 4;

@@ -29,14 +29,16 @@ const OUTPUT_PIECES: usize = 4;
 const PIECE: usize = 64 * 1024;
 /// Messages that are looked at before what they give rise to is sent.
 const BATCH: usize = 256;
-/// How long the session may take to end when its terminal is left: the agent waits 2 s for its last acknowledgements. An agent
-/// whose client is gone does not read the terminal any more, and so does not learn that its command has ended: the session
-/// would keep its slot until ECS's idle time-out of twenty minutes.
+/// How long the session may take to end when its terminal is left: the agent waits 2 s for its last
+/// acknowledgements. An agent whose client is gone does not read the terminal any more, and so does
+/// not learn that its command has ended: the session would keep its slot until ECS's idle time-out
+/// of twenty minutes.
 pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// How long KMS may take: the agent waits 15 s for our answer.
 const KEY_WITHIN: Duration = Duration::from_secs(12);
 
-/// The terminal of an ECS Exec session. Dropping it leaves the session to itself: see [`Terminal::close`].
+/// The terminal of an ECS Exec session. Dropping it leaves the session to itself: see
+/// [`Terminal::close`].
 pub struct ExecTerminal {
     input: mpsc::Sender<Input>,
     output: Mutex<mpsc::Receiver<Bytes>>,
@@ -52,7 +54,8 @@ enum Input {
 }
 
 impl ExecTerminal {
-    /// Opens the session's data channel on a new connection. `target` is what Session Manager calls the container.
+    /// Opens the session's data channel on a new connection. `target` is what Session Manager calls
+    /// the container.
     pub(super) fn new<A: ExecApi>(
         socket: Socket,
         granted: Granted<A>,
@@ -99,7 +102,8 @@ impl ExecTerminal {
         Self { input, output: Mutex::new(output), closed, first_word }
     }
 
-    /// As [`Terminal::close`], with the time that the session has to end by itself. Then it is ended.
+    /// As [`Terminal::close`], with the time that the session has to end by itself. Then it is
+    /// ended.
     pub(super) async fn leave(&self, within: Duration) {
         let (done, left) = oneshot::channel();
         if self.input.send(Input::Close(within, done)).await.is_ok() {
@@ -198,7 +202,8 @@ impl<A: ExecApi> Pump<A> {
                 wake = wake.min(*until);
             }
             let reads = self.waiting.len() < PIECE && self.channel.is_ready();
-            // A sender of its own: what is waited for must not borrow what the other branches change.
+            // A sender of its own: what is waited for must not borrow what the other branches
+            // change.
             let outputs = self.outputs.clone();
             tokio::select! {
                 permit = outputs.reserve(), if !self.waiting.is_empty() && self.farewell.is_none() => match permit {
@@ -282,7 +287,8 @@ impl<A: ExecApi> Pump<A> {
         Ok(())
     }
 
-    /// What the channel knows of its end says more than that the connection ended; and what it has is not thrown away.
+    /// What the channel knows of its end says more than that the connection ended; and what it has
+    /// is not thrown away.
     fn closing(&mut self, otherwise: Closed) -> Closed {
         while let Some(event) = self.channel.poll_event() {
             match event {
@@ -348,8 +354,8 @@ impl<A: ExecApi> Pump<A> {
     }
 }
 
-/// In words for the job log. A peer that goes away without TLS's goodbye is an everyday event, which rustls explains by a
-/// page of its manual.
+/// In words for the job log. A peer that goes away without TLS's goodbye is an everyday event,
+/// which rustls explains by a page of its manual.
 fn ended(e: &tungstenite::Error) -> String {
     match e {
         tungstenite::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {

@@ -1,6 +1,7 @@
-//! The sessions that a job has, or may have, in a file beside the job's key. A process that is killed cannot end its
-//! session, and an answer of ExecuteCommand that is lost leaves one whose id is not known; but a container has few slots
-//! for them. The next attempt, of any process, finds them here: see [`super::admission`].
+//! The sessions that a job has, or may have, in a file beside the job's key. A process that is
+//! killed cannot end its session, and an answer of ExecuteCommand that is lost leaves one whose id
+//! is not known; but a container has few slots for them. The next attempt, of any process, finds
+//! them here: see [`super::admission`].
 //!
 //! A line for each event, never changed; without the file there are none:
 //!
@@ -33,10 +34,12 @@ pub(super) struct SessionLedger {
     in_hand: InHand,
 }
 
-/// The calls that this process still has in hand, by their marks, with their ledgers; and the lock of the files.
+/// The calls that this process still has in hand, by their marks, with their ledgers; and the lock
+/// of the files.
 pub(super) type InHand = Arc<Mutex<HashMap<String, PathBuf>>>;
 
-/// A call of ExecuteCommand in the ledger. Dropped before [`Call::over`], it is left to the next attempt.
+/// A call of ExecuteCommand in the ledger. Dropped before [`Call::over`], it is left to the next
+/// attempt.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) ledger: SessionLedger,

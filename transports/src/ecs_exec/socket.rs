@@ -43,8 +43,9 @@ pub(super) enum DialError {
     Refused(String, String),
 }
 
-/// Connects, with a signature first; where that is refused, without. A URL that AWS has signed is left as it is: AWS's
-/// own client (session-manager-plugin, `websocketchannel`) does not sign it either, and two signatures are an error.
+/// Connects, with a signature first; where that is refused, without. A URL that AWS has signed is
+/// left as it is: AWS's own client (session-manager-plugin, `websocketchannel`) does not sign it
+/// either, and two signatures are an error.
 pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Socket, DialError> {
     let place = Place::of(url)?;
     if is_signed(url) {
@@ -72,7 +73,8 @@ pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Soc
     }
 }
 
-/// Whether the URL's query holds a signature (SigV4, "Authenticating Requests: Using Query Parameters").
+/// Whether the URL's query holds a signature (SigV4, "Authenticating Requests: Using Query
+/// Parameters").
 fn is_signed(url: &str) -> bool {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let names = query.split('&').filter_map(|pair| pair.split('=').next());
@@ -101,7 +103,8 @@ impl Place {
         };
         let host =
             uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
-        // The token would go over it: in the clear only to this machine, where the local cluster is.
+        // The token would go over it: in the clear only to this machine, where the local cluster
+        // is.
         if !tls
             && !host.parse::<std::net::IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback())
         {
@@ -164,8 +167,8 @@ async fn upgrade(
     }
 }
 
-/// TLS with the system's certificates, and the environment's proxies: both read when they are first needed, as a job that is
-/// reached by SSH never does.
+/// TLS with the system's certificates, and the environment's proxies: both read when they are first
+/// needed, as a job that is reached by SSH never does.
 pub(super) struct Way {
     tls: OnceCell<TlsConnector>,
     proxies: LazyLock<Matcher>,

@@ -1,4 +1,5 @@
-//! A person's terminal by ECS Exec: a shell whose exit status is told, which the protocol does not do.
+//! A person's terminal by ECS Exec: a shell whose exit status is told, which the protocol does not
+//! do.
 
 use std::{
     sync::{Mutex, OnceLock, PoisonError},
@@ -15,10 +16,12 @@ const SEPARATOR: u8 = 0x1e;
 /// Longest status, in digits.
 const DIGITS: usize = 3;
 
-/// The command of a session that runs the user's shell on a terminal of this kind, and says by `nonce` how it ended.
+/// The command of a session that runs the user's shell on a terminal of this kind, and says by
+/// `nonce` how it ended.
 ///
-/// The agent runs commands in the directory of the image and with whatever HOME it has. No quote but the outer two: see
-/// [`crate::delivery::terminal::Boot::command`]. The keys' signals are for what runs in the shell, whatever that is.
+/// The agent runs commands in the directory of the image and with whatever HOME it has. No quote
+/// but the outer two: see [`crate::delivery::terminal::Boot::command`]. The keys' signals are for
+/// what runs in the shell, whatever that is.
 pub(super) fn command(term: &str, nonce: &str) -> String {
     let term: String =
         term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
@@ -78,7 +81,8 @@ impl Terminal for ExecVisit {
         self.status.get().copied()
     }
 
-    /// A shell that runs is hung up on: nobody would come back to it, and it keeps one of the container's slots.
+    /// A shell that runs is hung up on: nobody would come back to it, and it keeps one of the
+    /// container's slots.
     async fn close(&self) {
         self.terminal
             .leave(if self.status().is_some() { ENDS_WITHIN } else { Duration::ZERO })

@@ -1,8 +1,9 @@
 //! A command's channel over a shared connection, read whether anybody takes what comes or not.
 //!
-//! russh has one loop for a whole connection, and that loop waits for room in a channel whose reader is slow: then nothing else is
-//! read either, no answer to a signal, no window for a script on its way, no keep-alive. So every channel has a task that
-//! takes what comes, up to a limit (the server is held up then, as it should be by somebody who reads slowly), and up to a far
+//! russh has one loop for a whole connection, and that loop waits for room in a channel whose
+//! reader is slow: then nothing else is read either, no answer to a signal, no window for a script
+//! on its way, no keep-alive. So every channel has a task that takes what comes, up to a limit (the
+//! server is held up then, as it should be by somebody who reads slowly), and up to a far
 //! higher one while somebody waits for something that is behind it.
 
 use std::sync::{
@@ -65,7 +66,8 @@ impl SshChannel {
 }
 
 impl Drop for SshChannel {
-    /// Closes the channel, which russh leaves open: the command's input ends then, and with it what follows a run.
+    /// Closes the channel, which russh leaves open: the command's input ends then, and with it what
+    /// follows a run.
     fn drop(&mut self) {
         // Without a runtime there is no connection either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

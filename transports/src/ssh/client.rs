@@ -124,7 +124,8 @@ async fn handshake(
     Ok(Connected { handle, identity, close_reason, alive })
 }
 
-/// What the server's host key must be. After first contact it is known; before, it may have to be proven.
+/// What the server's host key must be. After first contact it is known; before, it may have to be
+/// proven.
 fn expected(target: &Target, key: &PrivateKey) -> Result<Expected, ConnectError> {
     Ok(match (&target.pinned, target.host_proof) {
         (Some(pinned), _) => Expected::Pinned(pinned.0.clone()),

@@ -69,8 +69,9 @@ impl SshTransport {
     #[must_use]
     pub fn new(settings: SshSettings) -> Self {
         let config = russh::client::Config {
-            // Of output, eight packets are held here at most; the window is what may be under way. Measured: a quarter
-            // of it costs a tenth of the speed, four times as much gains nothing.
+            // Of output, eight packets are held here at most; the window is what may be under way.
+            // Measured: a quarter of it costs a tenth of the speed, four times as much
+            // gains nothing.
             window_size: 2 * 1024 * 1024,
             maximum_packet_size: 32 * 1024,
             channel_buffer_size: 8,
@@ -86,8 +87,9 @@ impl SshTransport {
                     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
                 ]
                 .into(),
-                // Not RSA: what russh would check it with has a timing flaw (RUSTSEC-2023-0071), so it is left out,
-                // and a server that has other keys must not be led to choose this one.
+                // Not RSA: what russh would check it with has a timing flaw (RUSTSEC-2023-0071), so
+                // it is left out, and a server that has other keys must not be led
+                // to choose this one.
                 key: vec![
                     Algorithm::Ed25519,
                     Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },

@@ -1,15 +1,16 @@
 //! The proof that a host key is the task's own, at first contact.
 //!
-//! The container gets a secret in its environment ([`VARIABLE`]). Its entry point makes a host key and puts an HMAC of it, under
-//! that secret, into the server's identification string, which is the first thing that an SSH server says (RFC 4253, section 4.2):
+//! The container gets a secret in its environment ([`VARIABLE`]). Its entry point makes a host key
+//! and puts an HMAC of it, under that secret, into the server's identification string, which is the
+//! first thing that an SSH server says (RFC 4253, section 4.2):
 //!
 //! ```text
 //! SSH-2.0-OpenSSH_9.6 fargate-host-proof=1:<HMAC-SHA256(secret, "fargate-host-proof=1 ssh-ed25519 AAAA…"), hexadecimal>
 //! ```
 //!
-//! It is compared when the key exchange has shown that the server has that host key, before anything else is sent. Another server
-//! cannot make one without the secret, nor use this one without the host key's private half. `docs/ssh-entrypoint.sh` is the other
-//! side.
+//! It is compared when the key exchange has shown that the server has that host key, before
+//! anything else is sent. Another server cannot make one without the secret, nor use this one
+//! without the host key's private half. `docs/ssh-entrypoint.sh` is the other side.
 
 use std::path::Path;
 
@@ -24,8 +25,8 @@ const LABEL: &str = "fargate-host-proof=1";
 /// What the secret is derived for; another use of the job's key must have another text.
 const PURPOSE: &[u8] = b"fargate-driver: secret of host proofs, 1";
 
-/// The secret of one job: derived from its private key, so that it needs no file of its own and goes with that one. Who has the
-/// secret does not learn the key.
+/// The secret of one job: derived from its private key, so that it needs no file of its own and
+/// goes with that one. Who has the secret does not learn the key.
 pub(super) struct Secret([u8; 32]);
 
 /// What an identification string proves.
@@ -97,7 +98,8 @@ mod tests {
     const HOST_KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVzUmhVaGVz";
 
-    /// Computed by OpenSSL: `printf %s "fargate-host-proof=1 $key" | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101…01`.
+    /// Computed by OpenSSL: `printf %s "fargate-host-proof=1 $key" | openssl dgst -sha256 -mac HMAC
+    /// -macopt hexkey:0101…01`.
     const PROOF: &str = "f210bd8c78d850afff64454a6ae5940caebca26113df38f48a5b1db03c86024b";
 
     #[test]

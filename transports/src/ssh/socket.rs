@@ -23,9 +23,10 @@ pub(super) fn prepare(
     Socket(socket)
 }
 
-/// A socket that acknowledges at once whenever it has nothing left to read. OpenSSH's server leaves Nagle's
-/// algorithm on: it holds back a small packet until the one before is acknowledged, which Linux does 40 ms later
-/// where nothing is sent that could carry it; twice in an SSH handshake, and for every line of quiet output.
+/// A socket that acknowledges at once whenever it has nothing left to read. OpenSSH's server leaves
+/// Nagle's algorithm on: it holds back a small packet until the one before is acknowledged, which
+/// Linux does 40 ms later where nothing is sent that could carry it; twice in an SSH handshake, and
+/// for every line of quiet output.
 struct Socket(TcpStream);
 
 impl AsyncRead for Socket {
@@ -60,7 +61,8 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Without it everything works, later. The kernel forgets it by and by, so it is said again (`tcp(7)`, TCP_QUICKACK).
+/// Without it everything works, later. The kernel forgets it by and by, so it is said again
+/// (`tcp(7)`, TCP_QUICKACK).
 #[cfg(target_os = "linux")]
 fn acknowledge(socket: &TcpStream) {
     let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);

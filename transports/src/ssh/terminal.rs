@@ -108,7 +108,8 @@ impl Terminal for SshTerminal {
                 Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
                     let _ = self.status.set(128 + number(&signal_name));
                 }
-                // Data may follow an exit status, never the end; a status may follow the end of data.
+                // Data may follow an exit status, never the end; a status may follow the end of
+                // data.
                 Some(ChannelMsg::Close) => return Ok(None),
                 Some(_) => {}
                 None if self.status.get().is_some() => return Ok(None),
@@ -175,7 +176,8 @@ pub struct SshCommand {
 impl Channel for SshCommand {
     async fn next(&mut self) -> Chunk {
         match self.channel.next().await {
-            // The end of output may come before the status; what comes after both is the channel's close.
+            // The end of output may come before the status; what comes after both is the channel's
+            // close.
             Chunk::Ended { status: None } => match self.channel.next().await {
                 Chunk::Lost(_) => Chunk::Ended { status: None },
                 chunk => chunk,
@@ -188,7 +190,8 @@ impl Channel for SshCommand {
 impl Command for SshCommand {
     async fn end(&mut self) -> bool {
         let _ = timeout(GOODBYE, self.channel.signal(Sig::TERM)).await;
-        // OpenSSH passes no signals on to commands of root, nor before 7.9 to anybody's; and does not say so.
+        // OpenSSH passes no signals on to commands of root, nor before 7.9 to anybody's; and does
+        // not say so.
         false
     }
 

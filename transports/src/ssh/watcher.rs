@@ -1,4 +1,5 @@
-//! The driver's side of a connection's callbacks: which host key is accepted, what the server may do unasked, why a connection ended.
+//! The driver's side of a connection's callbacks: which host key is accepted, what the server may
+//! do unasked, why a connection ended.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,18 @@ use super::{
     proof::{Proof, Secret},
 };
 
-/// Channels that a server may try to open before the connection is ended. Each is refused; an honest server opens none, as
-/// nothing is forwarded.
+/// Channels that a server may try to open before the connection is ended. Each is refused; an
+/// honest server opens none, as nothing is forwarded.
 const MOST_CHANNELS: u32 = 100;
-/// Key exchanges within [`KEX_WINDOW`] before the connection is ended. OpenSSH makes one per gigabyte at most.
+/// Key exchanges within [`KEX_WINDOW`] before the connection is ended. OpenSSH makes one per
+/// gigabyte at most.
 const MOST_KEX: u32 = 200;
 const KEX_WINDOW: Duration = Duration::from_secs(60);
 
 /// What a server's host key must be.
 pub(super) enum Expected {
-    /// Whatever it is: nothing is known of the container, and it was given nothing to prove it with.
+    /// Whatever it is: nothing is known of the container, and it was given nothing to prove it
+    /// with.
     Any,
     /// This one, as it was at first contact.
     Pinned(String),
@@ -103,7 +106,8 @@ impl Watcher {
         }
     }
 
-    /// Checks the proof at the end of the first key exchange, when the server has shown that the host key is its own.
+    /// Checks the proof at the end of the first key exchange, when the server has shown that the
+    /// host key is its own.
     fn check_proof(&self, identification: &[u8]) -> Result<(), Refused> {
         let (Expected::Proven { secret, is_required }, Some(found)) = (&self.expected, &self.found)
         else {

@@ -1,4 +1,5 @@
-//! The terminal of an ECS Exec session against a service that does whatever a test says, over real sockets.
+//! The terminal of an ECS Exec session against a service that does whatever a test says, over real
+//! sockets.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 

@@ -1,5 +1,5 @@
-//! A session that is granted and not used is ended: it would keep one of the container's few slots for twenty minutes.
-//! So is one that was granted without an answer.
+//! A session that is granted and not used is ended: it would keep one of the container's few slots
+//! for twenty minutes. So is one that was granted without an answer.
 
 use std::{
     path::Path,
@@ -160,7 +160,8 @@ async fn assert_no_note(place: &Path) {
     timeout(Duration::from_secs(5), gone).await.expect("no session is noted");
 }
 
-/// It was ended and had said nothing: its place may still be taken, so the next attempt looks first.
+/// It was ended and had said nothing: its place may still be taken, so the next attempt looks
+/// first.
 fn assert_noted(place: &Path) {
     let noted = std::fs::read_to_string(place.join("job.session")).unwrap();
     assert!(
@@ -200,7 +201,8 @@ async fn when_describing_outlasts_the_attempt() {
     assert_noted(place.path());
 }
 
-/// The attempt is given up while ExecuteCommand is under way: what it grants then, nobody has asked for any more.
+/// The attempt is given up while ExecuteCommand is under way: what it grants then, nobody has asked
+/// for any more.
 #[tokio::test]
 async fn when_it_is_granted_after_the_attempt() {
     let place = tempfile::tempdir().unwrap();
@@ -340,7 +342,8 @@ async fn when_lists_are_not_allowed_a_third_is_not_asked_for() {
     assert_eq!(*job.api.0.terminated.lock().unwrap(), [""; 0]);
 }
 
-/// A killed process's call is in the ledger as under way; one that is long past and never listed was in vain.
+/// A killed process's call is in the ledger as under way; one that is long past and never listed
+/// was in vain.
 #[tokio::test(start_paused = true)]
 async fn when_a_process_was_killed_while_it_asked() {
     let job = Job::new();

@@ -42,7 +42,8 @@ async fn doubles_are_delivered_once_and_acknowledged_each_time() {
     assert_eq!(read(&terminal, 3).await, b"123");
 }
 
-/// An agent whose terminal is not there yet says nothing at first; then three of ten messages are lost, either way.
+/// An agent whose terminal is not there yet says nothing at first; then three of ten messages are
+/// lost, either way.
 #[tokio::test]
 async fn input_that_is_lost_is_sent_again() {
     let (terminal, mut service) = running().await;

@@ -1,5 +1,6 @@
-//! AWS's exec agent runs two sessions of a container and holds a third; one more than that blocks it for good. So a session
-//! that has said nothing is waited for, and another one is not asked for while the container may be full.
+//! AWS's exec agent runs two sessions of a container and holds a third; one more than that blocks
+//! it for good. So a session that has said nothing is waited for, and another one is not asked for
+//! while the container may be full.
 
 use std::{
     path::Path,
@@ -185,7 +186,8 @@ async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
     timeout(LONG, service).await.expect("it is left").unwrap();
 }
 
-/// A killed process's session that has said nothing may wait in the agent's queue, where it stays though it is ended.
+/// A killed process's session that has said nothing may wait in the agent's queue, where it stays
+/// though it is ended.
 #[tokio::test(start_paused = true)]
 async fn a_job_waits_while_the_container_is_full_and_says_so() {
     let aws = Aws::new(State::default());

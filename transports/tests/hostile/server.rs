@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 #[derive(Debug, Clone, Copy)]
 #[allow(dead_code, reason = "each test program uses some")]
 pub(crate) enum Attack {
-    /// Sends a byte of output, and ends the connection with a text of so many bytes, another one each time.
+    /// Sends a byte of output, and ends the connection with a text of so many bytes, another one
+    /// each time.
     ByteAndGoodbye(usize),
     /// Opens so many channels to the client.
     Channels(usize),

@@ -1,4 +1,5 @@
-//! `docs/ssh-entrypoint.sh` as it is, in a mount namespace that stands for a container: with a home, a `/run` and an `/etc` of its own.
+//! `docs/ssh-entrypoint.sh` as it is, in a mount namespace that stands for a container: with a
+//! home, a `/run` and an `/etc` of its own.
 
 use std::{
     fs,
@@ -156,7 +157,8 @@ impl Drop for Container {
     }
 }
 
-/// Shells, and images: with the programs that most have, with those that some lack, with an account that is locked.
+/// Shells, and images: with the programs that most have, with those that some lack, with an account
+/// that is locked.
 const PLACES: [(&str, &str); 5] = [
     ("dash", ""),
     ("bash", "mount --bind /dev/null /usr/bin/sha256sum"),

@@ -392,7 +392,8 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn a_large_script_gets_past_a_login_shell_that_says_much() {
     let mut sshd = Sshd::prepare();
-    // A megabyte on standard error, which is more than anybody keeps, before it runs what it is told to.
+    // A megabyte on standard error, which is more than anybody keeps, before it runs what it is
+    // told to.
     sshd.configure(
         "ForceCommand head -c 1000000 /dev/zero | tr '\\0' x >&2; eval \"$SSH_ORIGINAL_COMMAND\"",
     );

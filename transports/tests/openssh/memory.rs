@@ -4,7 +4,8 @@ use std::process::Command;
 
 /// Set in that process.
 const ALONE: &str = "FARGATE_TEST_ALONE";
-/// The test harness and a debug build take part of it; what is measured is that output does not pile up.
+/// The test harness and a debug build take part of it; what is measured is that output does not
+/// pile up.
 const LIMIT_KIB: u64 = 40 * 1024;
 
 /// Checks this process's peak, if it is one that runs a single test for this purpose.

@@ -31,7 +31,8 @@ impl Sshd {
         Path::new(SSHD).exists()
     }
 
-    /// Starts a server that accepts the key in [`Sshd::key`] for the current user, and waits until it answers.
+    /// Starts a server that accepts the key in [`Sshd::key`] for the current user, and waits until
+    /// it answers.
     pub(crate) fn start() -> Self {
         let mut sshd = Self::prepare();
         sshd.serve();
@@ -84,7 +85,8 @@ impl Sshd {
             self.more
         );
         fs::write(self.file("sshd_config"), config).unwrap();
-        // Started by root, sshd wants it, and packages make it only where a service manager runs. Others need none.
+        // Started by root, sshd wants it, and packages make it only where a service manager runs.
+        // Others need none.
         let _ = fs::create_dir_all("/run/sshd");
         let log = self.file("log");
         let stderr = fs::File::create(&log).unwrap();

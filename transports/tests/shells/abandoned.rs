@@ -111,7 +111,8 @@ async fn nothing_that_comes_after_it_becomes_part_of_the_script() {
     assert!(!local.home().join("executions").exists());
 }
 
-/// One run after the other over one terminal: the end of the first may still be on its way when nobody listens to it any more.
+/// One run after the other over one terminal: the end of the first may still be on its way when
+/// nobody listens to it any more.
 #[tokio::test]
 async fn a_run_begins_at_once_after_the_verdict_of_another() {
     let local = Local::new(Surroundings::System, By::Terminal);
@@ -133,8 +134,8 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
     }
 }
 
-/// A driver was killed when its script had just arrived, and the next one ends the session: SIGKILL for its program, and SIGHUP for
-/// what else is in the foreground of the terminal.
+/// A driver was killed when its script had just arrived, and the next one ends the session: SIGKILL
+/// for its program, and SIGHUP for what else is in the foreground of the terminal.
 #[tokio::test]
 async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() {
     let mut local = Local::new(Surroundings::System, By::Terminal);

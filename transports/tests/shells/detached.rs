@@ -101,8 +101,8 @@ pub(crate) async fn signals_after_the_end(local: Local) {
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
 }
 
-/// A driver was killed while its start was on the way; the next one is told that there is no such run, and
-/// counts on it: when the start arrives after all, its script must not run.
+/// A driver was killed while its start was on the way; the next one is told that there is no such
+/// run, and counts on it: when the start arrives after all, its script must not run.
 pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
     let facts = facts(&local).await;
     let told = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;

@@ -33,7 +33,8 @@ pub(crate) enum Surroundings {
     BusyboxShell,
     /// busybox and nothing else.
     BusyboxAlone,
-    /// The tools that the protocol is documented to need, from busybox; no GNU `tail`, and only in terminals `setsid`.
+    /// The tools that the protocol is documented to need, from busybox; no GNU `tail`, and only in
+    /// terminals `setsid`.
     Least,
 }
 
@@ -241,7 +242,8 @@ impl Local {
         })))
     }
 
-    /// By the last terminal, or a new one: when there is none, when its container was changed since, or when it is taken.
+    /// By the last terminal, or a new one: when there is none, when its container was changed
+    /// since, or when it is taken.
     async fn by_terminal(
         &self,
         command: delivery::Command,

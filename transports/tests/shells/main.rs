@@ -1,4 +1,5 @@
-//! The delivery protocol against real shells: this machine's /bin/sh always, the others where they are installed.
+//! The delivery protocol against real shells: this machine's /bin/sh always, the others where they
+//! are installed.
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 

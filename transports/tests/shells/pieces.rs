@@ -1,4 +1,5 @@
-//! Verbs that arrive byte by byte while processes of the session end: busybox's `read` and `printf` lose what that interrupts.
+//! Verbs that arrive byte by byte while processes of the session end: busybox's `read` and `printf`
+//! lose what that interrupts.
 
 use bytes::Bytes;
 use transports::{Terminal as _, delivery::terminal::Boot};

@@ -46,7 +46,8 @@ pub(crate) async fn death_by_signal(local: Local) {
 fn ignored_here(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
-    // This process's own SIGPIPE is ignored by Rust's start-up code, and given back to its children.
+    // This process's own SIGPIPE is ignored by Rust's start-up code, and given back to its
+    // children.
     signal != 13 && u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
 }
 

@@ -1,4 +1,5 @@
-//! While a script says nothing, nothing happens in the container; and its end is noticed all the same.
+//! While a script says nothing, nothing happens in the container; and its end is noticed all the
+//! same.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +10,8 @@ use crate::{
     steps::{attach, facts, follow, kill, read, run, runs, start, text, until},
 };
 
-/// Records each `sleep` that the protocol starts. The guard of a terminal's session is none of them: it sleeps for minutes.
+/// Records each `sleep` that the protocol starts. The guard of a terminal's session is none of
+/// them: it sleeps for minutes.
 fn record_naps(local: &mut Local) -> PathBuf {
     let record = local.path("naps");
     std::fs::write(&record, "").unwrap();
@@ -69,7 +71,8 @@ pub(crate) async fn a_silent_script_costs_nothing(mut local: Local) {
     assert_eq!(ends(run).await, Ok((b"two\n".to_vec(), 3, 8)));
 }
 
-/// By the FIFO alone: `sleep` ends only when the script has, so that nothing is noticed by looking a second time.
+/// By the FIFO alone: `sleep` ends only when the script has, so that nothing is noticed by looking
+/// a second time.
 pub(crate) async fn an_attached_end_is_noticed_without_polling(mut local: Local) {
     let naps = record_naps(&mut local);
     let facts = facts(&local).await;
@@ -118,7 +121,8 @@ pub(crate) async fn a_background_process_does_not_hold_an_attached_run(local: Lo
     kill("KILL", &daemon);
 }
 
-/// Not what the supervisor or the wrapper has open: a process of the script that outlives it would keep that from its end.
+/// Not what the supervisor or the wrapper has open: a process of the script that outlives it would
+/// keep that from its end.
 pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     let facts = facts(&local).await;
     let run = start(
@@ -138,7 +142,8 @@ pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     );
 }
 
-/// Neither the supervisor nor what it started, while the script says nothing; and the script goes on.
+/// Neither the supervisor nor what it started, while the script says nothing; and the script goes
+/// on.
 pub(crate) async fn a_lost_connection_leaves_no_process(local: Local) {
     // A terminal's end does it there. Without setsid, the script is of the group that is looked at.
     if local.by() == By::Terminal || !local.has_setsid() {

@@ -37,7 +37,8 @@ use crate::{
     faults::CutKind,
 };
 
-/// Messages of a client's that the agent has not read yet. Then the client's connection is not read.
+/// Messages of a client's that the agent has not read yet. Then the client's connection is not
+/// read.
 const FROM_CLIENT: usize = 256;
 /// Messages that are on a slow way.
 const ON_THE_WAY: usize = 16 * 1024;

@@ -7,8 +7,8 @@
 //! ~<nonce> <anything else>                a line, also in the middle of a block
 //! ```
 //!
-//! A `~` is in no base64, and each marked line is written in one piece: so a line may come between any two
-//! characters of a block. Anything else in a block is damage. Bounded, whatever comes.
+//! A `~` is in no base64, and each marked line is written in one piece: so a line may come between
+//! any two characters of a block. Anything else in a block is damage. Bounded, whatever comes.
 
 use std::{collections::VecDeque, io::Read as _};
 
@@ -138,7 +138,8 @@ impl Armour {
         let Some(block) = &mut self.block else {
             return self.found(Piece::Noise(Bytes::copy_from_slice(text)));
         };
-        // Base64 is a third longer, with line ends a little more; gzip may add a little to what it cannot pack.
+        // Base64 is a third longer, with line ends a little more; gzip may add a little to what it
+        // cannot pack.
         if block.text.len() + text.len() > block.length.saturating_mul(3) / 2 + 1024 {
             block.damage.get_or_insert("it is longer than it says");
         } else {

@@ -44,9 +44,10 @@ impl Boot {
         Self { nonce, helper }
     }
 
-    /// The command that the session is to run: makes the terminal pass bytes as they are, says so, and runs the
-    /// helper that it then reads. Ends itself if none comes. It has no single quote but the outer two, so that it
-    /// is taken apart in the same way by shells and by the agent's own rules (google/shlex).
+    /// The command that the session is to run: makes the terminal pass bytes as they are, says so,
+    /// and runs the helper that it then reads. Ends itself if none comes. It has no single
+    /// quote but the outer two, so that it is taken apart in the same way by shells and by the
+    /// agent's own rules (google/shlex).
     #[must_use]
     pub fn command(&self) -> String {
         format!(

@@ -1,17 +1,20 @@
 //! Commands over one terminal.
 //!
-//! A terminal has one input and one output, and its output passes plain ASCII only. So a small program in the
-//! container, [`Boot::helper`], takes verbs from the terminal's input, a line each, and starts the protocol's
-//! supervisor for them; what supervisors say comes back in marked lines, the output of runs in armour
-//! (see [`armour`]). So a signal can be sent while a run is followed.
+//! A terminal has one input and one output, and its output passes plain ASCII only. So a small
+//! program in the container, [`Boot::helper`], takes verbs from the terminal's input, a line each,
+//! and starts the protocol's supervisor for them; what supervisors say comes back in marked lines,
+//! the output of runs in armour (see [`armour`]). So a signal can be sent while a run is followed.
 //!
-//! Verbs go in lockstep: nothing is sent before the last one was answered, because a shell may read ahead of the line that it
-//! wants (bash does, up to 4095 bytes of a terminal) and a program that it starts would not see what it read.
+//! Verbs go in lockstep: nothing is sent before the last one was answered, because a shell may read
+//! ahead of the line that it wants (bash does, up to 4095 bytes of a terminal) and a program that
+//! it starts would not see what it read.
 //!
-//! Besides what `delivery` needs, the container must have `stty`, `head`, `base64` and `setsid`; with `gzip`, output
-//! is packed. Commands run in the terminal's environment, in `$HOME` (`/root`, or `/`, if that is not there).
+//! Besides what `delivery` needs, the container must have `stty`, `head`, `base64` and `setsid`;
+//! with `gzip`, output is packed. Commands run in the terminal's environment, in `$HOME` (`/root`,
+//! or `/`, if that is not there).
 //!
-//! A session that nobody uses any more ends itself three minutes after the last verb, with its supervisors; scripts run on.
+//! A session that nobody uses any more ends itself three minutes after the last verb, with its
+//! supervisors; scripts run on.
 
 pub mod armour;
 mod boot;
@@ -43,9 +46,11 @@ use super::{
 };
 use crate::Terminal;
 
-/// How long the helper may take to answer a verb. Input that was sent before may still be on its way.
+/// How long the helper may take to answer a verb. Input that was sent before may still be on its
+/// way.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-/// How often the helper is told that it is still needed: well within its three minutes, and within ECS's twenty.
+/// How often the helper is told that it is still needed: well within its three minutes, and within
+/// ECS's twenty.
 const PING_EVERY: Duration = Duration::from_secs(45);
 /// How long the follower of a run that nobody follows any more may take to end by itself.
 const SETTLED_WITHIN: Duration = Duration::from_secs(2);
@@ -82,10 +87,11 @@ struct State {
     commands: HashMap<String, Listener>,
     lost: Option<String>,
     leaving: bool,
-    /// Followers that nobody listens to any more. While there is one, the terminal is of no use for another.
+    /// Followers that nobody listens to any more. While there is one, the terminal is of no use
+    /// for another.
     left_alone: HashSet<String>,
-    /// A verb was sent and is not answered. If nobody waits for the answer, whatever is sent next may be taken for the
-    /// rest of a script: the terminal is of no use any more.
+    /// A verb was sent and is not answered. If nobody waits for the answer, whatever is sent next
+    /// may be taken for the rest of a script: the terminal is of no use any more.
     midway: bool,
 }
 
@@ -280,7 +286,8 @@ impl<T: Terminal> Inner<T> {
         Ok(queue)
     }
 
-    /// Waits until no follower is left alone, if that is soon: one whose run has ended just has to say so.
+    /// Waits until no follower is left alone, if that is soon: one whose run has ended just has to
+    /// say so.
     async fn settle(&self) {
         let settled = async {
             loop {
@@ -423,7 +430,8 @@ impl<T: Terminal> Inner<T> {
     }
 
     async fn leave(&self) {
-        // After a verb that is not answered yet, this would be part of a script: then the session is ended from outside.
+        // After a verb that is not answered yet, this would be part of a script: then the session
+        // is ended from outside.
         let left = async {
             if let Ok(_lane) = self.lane.try_lock()
                 && !self.state().midway
@@ -478,7 +486,8 @@ impl State {
     }
 }
 
-/// While it lives, the terminal is read even if nobody takes a run's output: an answer is behind it.
+/// While it lives, the terminal is read even if nobody takes a run's output: an answer is behind
+/// it.
 struct Hurry<'a, T>(&'a Inner<T>);
 
 impl<'a, T> Hurry<'a, T> {

@@ -1,4 +1,5 @@
-//! How a session begins where the agent asks for a handshake: kind of session, encryption, proof of the key.
+//! How a session begins where the agent asks for a handshake: kind of session, encryption, proof of
+//! the key.
 
 use std::time::Instant;
 

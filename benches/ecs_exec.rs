@@ -280,7 +280,7 @@ impl Bench {
         let size = fs::metadata(file).unwrap().len() as usize;
         let cluster = self.cluster.as_ref().unwrap();
         let task = cluster.tasks().into_iter().find(|task| task.status == "RUNNING").unwrap();
-        let endpoint = cluster.endpoint();
+        let (endpoint, credentials) = (cluster.endpoint(), cluster.credentials());
         // The client has a thread of its own, as in the driver's process.
         let client = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         client.block_on(async {
@@ -288,7 +288,9 @@ impl Bench {
                 .endpoint_url(endpoint)
                 .region("us-east-1")
                 .credentials_provider(aws_credential_types::Credentials::from_keys(
-                    "local", "local", None,
+                    credentials.access_key_id.as_str(),
+                    credentials.secret_access_key.as_str(),
+                    None,
                 ))
                 .load()
                 .await;

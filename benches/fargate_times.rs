@@ -100,7 +100,7 @@ fn measure(cluster: &Cluster, number: u64) -> Measured {
     let task = task_of(cluster, &job);
     let ended: f64 = lines.next().unwrap().parse().unwrap();
     assert!(run.wait().unwrap().success(), "{}", job.log());
-    job.cleanup();
+    job.cleanup_as_gitlab_runner();
     let end = unix_seconds() - ended;
     let ready = task["ready_at_ms"].as_f64().unwrap() / 1e3;
     let sessions: f64 = task["session_starts_ms"]

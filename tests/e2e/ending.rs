@@ -237,6 +237,9 @@ fn all_tasks_of_a_job_are_stopped_before_cleanup_returns(cluster: &Cluster) {
             "overrides": { "containerOverrides": [{ "name": "ci-coordinator", "environment": [{ "name": "SSH_PUBLIC_KEY", "value": "none" }] }] } }),
     );
     assert_eq!(launched["tasks"].as_array().map(Vec::len), Some(1), "{launched}");
+    // ListTasks shows a task a moment after RunTask has answered.
+    let listed = || cluster.ecs("ListTasks", &json!({ "cluster": "local", "startedBy": mark }));
+    eventually("both are listed", || listed()["taskArns"].as_array().map(Vec::len) == Some(2));
     // The driver knows of neither: it was killed before RunTask's answer.
     let path = job.files(".ron").remove(0);
     let snapshot = states::Snapshot::parse(&fs::read_to_string(&path).unwrap()).unwrap();

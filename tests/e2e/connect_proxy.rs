@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use local_cluster::{Handshake, Settings};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
@@ -16,7 +17,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use crate::{cluster::Cluster, runner::Job};
+use crate::{
+    cluster::{Cluster, Local},
+    runner::Job,
+};
 
 /// Every name that is asked for in these tests is one of these.
 const NAMES: [&str; 2] = ["*.us-east-1.amazonaws.com", "*.us-east-1.api.aws"];
@@ -167,6 +171,23 @@ fn session_manager_is_called_through_the_proxy() {
         "CONNECT ssm.us-east-1.amazonaws.com:443 HTTP/1.1",
     ];
     assert_eq!(proxy.asked(), expected);
+}
+
+/// The session's data key comes from KMS.
+#[test]
+fn kms_is_called_through_the_proxy() {
+    let mut settings = Settings::default();
+    settings.exec.handshake = Handshake::Kms;
+    let mut local = Local::here(settings);
+    local.by_ecs_exec = true;
+    let cluster = Cluster::Local(local);
+    let proxy = ConnectProxy::before(&cluster);
+    let job = proxy.job(&cluster);
+    job.prepare();
+    assert_eq!(job.run("build_script", "echo encrypted").stdout, b"encrypted\n");
+    job.cleanup();
+    let kms = "CONNECT kms.us-east-1.amazonaws.com:443 HTTP/1.1".to_owned();
+    assert!(proxy.asked().contains(&kms), "{:?}", proxy.asked());
 }
 
 #[test]

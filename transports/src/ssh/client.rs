@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, sync::watch, time::timeout};
 use super::{
     SshSettings, errors, key,
     proof::{Proof, Secret},
-    socket,
+    socket::{self, CloseOnDrop},
     watcher::{Expected, Refused, Watcher},
 };
 
@@ -74,9 +74,13 @@ pub(super) async fn connect(
         .await
         .map_err(|_| errors::silent(address, port, target.connect_timeout))?
         .map_err(|e| errors::tcp(address, port, &e))?;
-    timeout(target.attempt_timeout, handshake(settings, config, target, &peer, socket, key))
-        .await
-        .map_err(|_| errors::too_slow(address, port, "to complete the SSH handshake"))?
+    let unless_connected = CloseOnDrop::of(&socket).map_err(|e| errors::tcp(address, port, &e))?;
+    let connected =
+        timeout(target.attempt_timeout, handshake(settings, config, target, &peer, socket, key))
+            .await
+            .map_err(|_| errors::too_slow(address, port, "to complete the SSH handshake"))??;
+    unless_connected.disarm();
+    Ok(connected)
 }
 
 async fn handshake(

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -21,6 +22,32 @@ pub(super) fn prepare(
     let _ = socket.set_nodelay(true);
     limit_silence(&socket, dead_after);
     Socket(socket)
+}
+
+/// Ends the connection when it is dropped, unless the attempt that holds it has succeeded: russh
+/// serves a connection in a task of its own, which a server that sends on and on keeps busy after
+/// the attempt has been given up.
+pub(super) struct CloseOnDrop(Option<OwnedFd>);
+
+impl CloseOnDrop {
+    /// Watches over this connection.
+    pub(super) fn of(socket: &TcpStream) -> io::Result<Self> {
+        socket.as_fd().try_clone_to_owned().map(|socket| Self(Some(socket)))
+    }
+
+    /// Leaves the connection open.
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            // The peer may have closed it before.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
+    }
 }
 
 /// A socket that acknowledges at once whenever it has nothing left to read. OpenSSH's server leaves

@@ -11,7 +11,7 @@ use std::{
 };
 
 use russh::{
-    Channel, ChannelId, Disconnect, MethodKind, MethodSet, SshId,
+    Channel, ChannelId, Disconnect, Limits, MethodKind, MethodSet, SshId,
     keys::{Algorithm, PrivateKey},
     server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey},
 };
@@ -28,6 +28,8 @@ pub(crate) enum Attack {
     Channels(usize),
     /// Sends so many pieces of output of no byte, and of one byte.
     Crumbs(usize),
+    /// Sends output without end, and makes new session keys every 64 bytes.
+    KeyExchanges,
     /// Says that the script has begun, and nothing more.
     Silence,
     /// Says at once that it ended well.
@@ -80,6 +82,10 @@ pub(crate) async fn serve(
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         keys: vec![identity.host_key],
         auth_rejection_time: Duration::ZERO,
+        limits: match attack {
+            Attack::KeyExchanges => Limits::new(64, 1 << 30, Duration::from_secs(3600)),
+            _ => Limits::default(),
+        },
         ..server::Config::default()
     });
     let seen = Arc::<Seen>::default();
@@ -210,6 +216,11 @@ impl server::Handler for Connection {
                     session.data(id, &b""[..])?;
                     session.data(id, &b"x"[..])?;
                 }
+                Ok(())
+            }
+            Attack::KeyExchanges => {
+                let handle = session.handle();
+                tokio::spawn(async move { while handle.data(id, vec![b'x'; 64]).await.is_ok() {} });
                 Ok(())
             }
             Attack::Silence => Ok(()),

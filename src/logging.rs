@@ -77,7 +77,8 @@ impl Logging {
     pub fn start(&self) -> Result<(), LoggingError> {
         match &self.file {
             Some(path) => {
-                let rate = if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::USUAL };
+                let rate =
+                    if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::DEFAULT };
                 let log = LogFile::new(open(path)?, self.format, rate);
                 self.start_with(FILE.get_or_init(|| log));
             }
@@ -155,7 +156,7 @@ mod tests {
             let place = tempfile::tempdir().unwrap();
             let path = place.path().join("log");
             let log: &'static LogFile =
-                Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::USUAL)));
+                Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::DEFAULT)));
             tracing::subscriber::with_default(registry().with(layer(format, log)), || {
                 let span = tracing::error_span!("stage", stage = HOSTILE, job = %HOSTILE);
                 span.in_scope(|| {

@@ -40,7 +40,7 @@ pub struct Call {
     pub error: Option<String>,
 }
 
-/// A task, for whoever looks on.
+/// A task as an observer sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskView {
     /// Its ARN.
@@ -75,7 +75,7 @@ pub(crate) struct Cluster {
     known: Mutex<Known>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
-    /// Told when all connections are to be cut.
+    /// Notified when all connections are to be cut.
     pub(crate) cut: Notify,
 }
 
@@ -103,7 +103,7 @@ impl Definition {
     }
 }
 
-/// What RunTask was told.
+/// The parameters of a RunTask.
 pub(crate) struct Launch {
     pub(crate) cluster: String,
     pub(crate) definition: Arc<Definition>,

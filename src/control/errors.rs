@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_that_do_not_exist_are_told_from_those_that_cannot_be_got() {
+    fn missing_credentials_differ_from_those_that_cannot_be_loaded() {
         let none = CredentialsError::not_loaded("no providers in chain provided credentials");
         assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
         assert_eq!(

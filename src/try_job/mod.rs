@@ -23,7 +23,7 @@ use timeline::Timeline;
 
 /// What to try.
 #[derive(Debug, Clone)]
-pub struct Trial {
+pub struct TryJob {
     /// The scripts, one run stage each.
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
@@ -40,7 +40,7 @@ pub struct Trial {
 
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]
-pub enum TrialError {
+pub enum TryJobError {
     /// A script cannot be read.
     #[error("the script {} cannot be read: {source}", path.display())]
     Script {
@@ -66,7 +66,7 @@ pub enum TrialError {
     /// The embedded cluster did not start.
     #[error("the embedded local cluster did not start: {0}")]
     Cluster(#[from] local_cluster::StartError),
-    /// A file or process of the trial's own could not be made.
+    /// A file or process for the job could not be made.
     #[error("cannot {what}: {source}")]
     Io {
         /// What was tried.
@@ -76,26 +76,26 @@ pub enum TrialError {
     },
 }
 
-impl TrialError {
+impl TryJobError {
     fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 }
 
-impl Trial {
+impl TryJob {
     /// Runs the job and returns the exit status of its first failing script; 0 when all is well,
     /// and 70 (sysexits' EX_SOFTWARE) for a system failure.
     ///
     /// # Errors
-    /// When the trial itself could not be made.
-    pub async fn run(&self) -> Result<ExitCode, TrialError> {
+    /// When the job could not be started.
+    pub async fn run(&self) -> Result<ExitCode, TryJobError> {
         for path in &self.scripts {
             let script = std::fs::File::open(path).and_then(|file| file.metadata());
             if !script
-                .map_err(|source| TrialError::Script { path: path.clone(), source })?
+                .map_err(|source| TryJobError::Script { path: path.clone(), source })?
                 .is_file()
             {
-                return Err(TrialError::NoFile(path.clone()));
+                return Err(TryJobError::NoFile(path.clone()));
             }
         }
         let config = self.checked()?;
@@ -108,7 +108,7 @@ impl Trial {
         let place = tempfile::Builder::new()
             .prefix("fargate-try-")
             .tempdir()
-            .map_err(TrialError::io("make a temporary directory"))?;
+            .map_err(TryJobError::io("make a temporary directory"))?;
         let (config, cluster, environment) = match &self.config {
             Some(config) => (config.clone(), None, Vec::new()),
             None => {
@@ -122,7 +122,7 @@ impl Trial {
                     &place.path().join("metadata"),
                 );
                 std::fs::write(&config, text)
-                    .map_err(TrialError::io("write fargate.toml for the embedded cluster"))?;
+                    .map_err(TryJobError::io("write fargate.toml for the embedded cluster"))?;
                 eprintln!(
                     "No --config: using an embedded local cluster. Its tasks are processes on this machine."
                 );
@@ -136,9 +136,9 @@ impl Trial {
         };
         let mut timeline = Timeline::watch(place.path().join("states"));
         let mut runner = Runner::new(place.path(), &config, &self.flags, environment, grace)
-            .map_err(TrialError::io("play gitlab-runner"))?;
+            .map_err(TryJobError::io("play gitlab-runner"))?;
         let ended =
-            self.job(&mut runner, &mut timeline).await.map_err(TrialError::io("run a stage"));
+            self.job(&mut runner, &mut timeline).await.map_err(TryJobError::io("run a stage"));
         if let Some(cluster) = cluster {
             cluster.shutdown().await;
         }
@@ -154,15 +154,15 @@ impl Trial {
     }
 
     /// The configuration that was named, checked before every stage would complain of it.
-    fn checked(&self) -> Result<Option<Config>, TrialError> {
+    fn checked(&self) -> Result<Option<Config>, TryJobError> {
         let Some(path) = &self.config else { return Ok(None) };
         if self.times.profile.is_some() {
-            return Err(TrialError::OtherCluster);
+            return Err(TryJobError::OtherCluster);
         }
         let (config, _) = Config::load(Some(path))?;
         match self.transport {
             Some(wanted) if wanted != config.transport => {
-                Err(TrialError::OtherTransport(path.clone()))
+                Err(TryJobError::OtherTransport(path.clone()))
             }
             _ => Ok(Some(config)),
         }

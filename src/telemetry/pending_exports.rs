@@ -1,5 +1,4 @@
-//! What a job left that no process will ever come back to: `<job>.trace` and `<job>.otlp` without a
-//! snapshot.
+//! Exports of jobs that no process will continue: `<job>.trace` and `<job>.otlp` without a snapshot.
 
 use std::{
     fs,
@@ -12,9 +11,9 @@ use states::{DirectoryStore, JobId, SnapshotStore as _, StoreError};
 use super::{Purpose, recorder, recorder::JobEnd};
 use crate::runner::{Identity, Verdict};
 
-/// Tells, for jobs without a snapshot that nobody has touched for so long, what is still untold: a
-/// job's own span, if nobody ended it, and what no collector took. With telemetry off, the files
-/// are removed.
+/// Exports what remains of jobs without a snapshot that no process has touched for `older_than`: a
+/// job's own span, if no process ended it, and what no collector took. With telemetry off, removes
+/// the files.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -56,7 +55,7 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
                 recorder.enter(&purpose, None, (None, None), Vec::new());
                 recorder.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
                 recorder.leave(&Verdict::Success, false);
-                // One that made no sense was not taken up.
+                // A malformed one was not taken up.
                 remove(&path);
             }
             None => remove(&path),

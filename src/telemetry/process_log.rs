@@ -1,8 +1,9 @@
 //! `<job>.trace` beside the snapshot: the job's place in its trace, and which processes worked on
 //! it.
 //!
-//! A line of JSON each, appended: a killed process leaves its beginning, and whoever ends the job
-//! makes a span of it. There from `config` on, before there is a snapshot; gone with the job.
+//! A line of JSON each, appended. A killed process leaves the line of its beginning, and the process
+//! that ends the job makes a span of it. The file exists from `config` on, before there is a
+//! snapshot, and is removed with the job.
 
 use std::{
     fs, io,
@@ -43,7 +44,7 @@ pub(super) struct Process {
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trail {
+pub(super) struct ProcessLog {
     path: PathBuf,
     /// The job's place in its trace.
     pub(super) context: Context,
@@ -53,20 +54,20 @@ pub(super) struct Trail {
     pub(super) processes: Vec<Process>,
 }
 
-/// Where a job's trail lies.
+/// The path of a job's process log.
 pub(super) fn path(directory: &Path, job: &str) -> PathBuf {
     directory.join(format!("{job}.trace"))
 }
 
-impl Trail {
-    /// Begins a job's trail.
+impl ProcessLog {
+    /// Begins a job's process log.
     pub(super) fn begin(path: PathBuf, context: Context, at: u64) -> Self {
-        let trail = Self { path, context, began: at, processes: Vec::new() };
-        trail.append(&Line::Job { context: trail.context.clone(), at });
-        trail
+        let process_log = Self { path, context, began: at, processes: Vec::new() };
+        process_log.append(&Line::Job { context: process_log.context.clone(), at });
+        process_log
     }
 
-    /// Reads the job's trail, if there is one. Lines that make no sense are left out.
+    /// Reads the job's process log, if there is one. Malformed lines are skipped.
     pub(super) fn read(path: PathBuf) -> Option<Self> {
         let text = String::from_utf8(private_file::read_up_to(&path, LONGEST + 1).ok()?).ok()?;
         if text.len() as u64 > LONGEST {
@@ -75,23 +76,23 @@ impl Trail {
         let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let Some(Line::Job { context, at }) = lines.next() else { return None };
         context.root()?;
-        let mut trail = Self { path, context, began: at, processes: Vec::new() };
+        let mut process_log = Self { path, context, began: at, processes: Vec::new() };
         for line in lines {
             match line {
                 Line::Job { .. } => {}
                 Line::Began { span, purpose, at } => {
-                    trail.processes.push(Process { span, purpose, at, ended: None })
+                    process_log.processes.push(Process { span, purpose, at, ended: None })
                 }
                 Line::Ended { span, result, error } => {
                     if let Some(process) =
-                        trail.processes.iter_mut().find(|process| process.span == span)
+                        process_log.processes.iter_mut().find(|process| process.span == span)
                     {
                         process.ended = Some((result, error));
                     }
                 }
             }
         }
-        Some(trail)
+        Some(process_log)
     }
 
     /// Notes that a process begins.

@@ -1,7 +1,7 @@
-//! The driver's own log. The job log belongs to the CI user: nothing of this goes there, unless
-//! `debug` asks for it.
+//! The driver's own log. The job log belongs to the CI user: it gets nothing of this, except with
+//! `debug`.
 //!
-//! Messages and fields hold texts of projects, containers and AWS. Whatever they are, an event is
+//! Messages and fields hold texts of projects, containers and AWS. An event is always
 //! one line, and a file has a rate: see [`line`].
 
 mod line;

@@ -148,7 +148,7 @@ impl Reaper {
     /// Ends what no job needs any more.
     ///
     /// # Errors
-    /// When the directory cannot be read. Whatever else fails is counted and said.
+    /// When the directory cannot be read. Other failures are counted and reported.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();

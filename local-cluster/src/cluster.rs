@@ -234,7 +234,7 @@ impl Task {
         });
     }
 
-    /// Completes when somebody asked for the task's end.
+    /// Completes when a stop of the task was requested.
     pub(crate) async fn stop_requested(&self) {
         // The sender is in `self`: it cannot be gone.
         let _ = self.state.subscribe().wait_for(|state| state.stop.is_some()).await;

@@ -33,7 +33,7 @@ pub(super) async fn of(
     Ok(format!("{}/", url.trim_end_matches('/')))
 }
 
-/// As the SDK's own clients look for it.
+/// The endpoint that the environment or the profile sets, in the order of the SDK's own clients.
 fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     let general = || config.endpoint_url().map(str::to_owned);
     if config.get_origin("endpoint_url").is_client_config() {

@@ -1,4 +1,4 @@
-//! The log's lines: one event is one line, whatever its texts hold, and a file takes so many bytes
+//! The log's lines: one event is one line, whatever its texts are, and a file has a limit of bytes
 //! per second.
 
 use std::{

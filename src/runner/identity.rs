@@ -68,8 +68,8 @@ impl Identity {
         }
     }
 
-    /// Whether a job id is one that is made here. Other files may lie in the metadata directory,
-    /// with ordinary names.
+    /// Whether a job id has the form that the driver gives. The metadata directory may have other
+    /// files, with ordinary names.
     #[must_use]
     pub fn could_name(job: &JobId) -> bool {
         let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);

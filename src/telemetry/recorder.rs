@@ -83,7 +83,7 @@ struct Open {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct JobEnd {
     pub(super) attributes: Attributes,
-    /// Why the job could not go on, if so: `error.type`.
+    /// Why the job could not continue, if so: `error.type`.
     pub(super) error: Option<String>,
     pub(super) cancelled: bool,
 }
@@ -219,7 +219,7 @@ impl Recorder {
         ))
     }
 
-    /// A call to somebody else that is over.
+    /// Records a finished call to another service.
     pub fn called(&self, name: String, start: u64, attributes: Attributes, error: Option<String>) {
         let mut inner = self.inner();
         let parent = inner.here().map(|open| open.stage);

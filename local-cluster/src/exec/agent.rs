@@ -59,7 +59,7 @@ pub(super) struct Agent {
 /// How a session ends.
 #[derive(Debug)]
 enum End {
-    /// As it should, or because somebody wanted it.
+    /// Normally, or on request.
     Over,
     /// For a reason that is sent to the client.
     Because(String),

@@ -133,7 +133,7 @@ impl Session {
         self.control.send(Control::Attach(attachment)).await.is_ok()
     }
 
-    /// A client wants to go on: the time without input begins anew.
+    /// A client resumes the session: the time without input begins anew.
     pub(crate) fn resume(&self) {
         // Ended, or so busy that it is not idle anyway.
         let _ = self.control.try_send(Control::Resume);

@@ -2,10 +2,10 @@
 //! --bench archive`.
 //!
 //! `ARCHIVE_JOBS` sets another number. The jobs are copies of those in `fixtures/` that are over,
-//! under names of their own, each in a real file. The reference is what nobody gets around: the
-//! same directory listed with each file's size and time, and the index read once. Needs nothing
-//! installed; half a gigabyte in the temporary directory meanwhile. Prints medians, ratios and the
-//! most memory, and says which targets were missed.
+//! under names of their own, each in a real file. The reference is the least that is
+//! possible: the same directory listed with each file's size and time, and the index read once.
+//! Needs nothing installed, and half a gigabyte in the temporary directory. Prints medians, ratios,
+//! the most memory, and missed targets.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 

@@ -1,9 +1,9 @@
 //! ECS Exec as a transport, beside its own ceiling and beside SSH. `cargo bench --bench ecs_exec`.
 //!
-//! The local cluster, in this process, plays ECS and the exec agent, which as AWS's reads at most
-//! 1024 bytes of a terminal and then rests a millisecond, unless told otherwise. Stages are
-//! processes, as gitlab-runner starts them. Needs nothing installed. Prints medians and ratios, and
-//! says which targets were missed.
+//! The local cluster, in this process, plays ECS and the exec agent. Like AWS's, it reads at most
+//! 1024 bytes of a terminal and then rests a millisecond, unless a test sets other rules. Stages
+//! are processes, as gitlab-runner starts them. Needs nothing installed. Prints medians, ratios and
+//! missed targets.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 

@@ -1,7 +1,7 @@
 //! One engine with a thousand simulated jobs, on paused time: calls to ECS, and memory. `cargo
 //! bench --bench simulation`.
 //!
-//! The reference is an engine per job, as a process per stage is today: nobody shares calls.
+//! The reference is an engine per job, as a process per stage is today: calls are not shared.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the tests of `states`")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]

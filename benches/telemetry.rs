@@ -80,9 +80,9 @@ mod with_telemetry {
         let (cluster, collector) = (Cluster::local(), Collector::start());
         let job = Job::on(&cluster);
         let off = std::fs::read_to_string(&job.config).unwrap();
-        let told = job.path("told.toml");
+        let exporting = job.path("exporting.toml");
         std::fs::write(
-            &told,
+            &exporting,
             format!("{off}\n[Telemetry]\nEndpoint = \"{}\"\n", collector.endpoint),
         )
         .unwrap();
@@ -103,7 +103,7 @@ mod with_telemetry {
         let plain = std::env::var("FARGATE_BENCH_PLAIN").ok();
         let mut ways: Vec<Way<'_>> = vec![
             ("off", None, Box::new(|| stage(ours, &job.config))),
-            ("local collector", Some(Mood::Fine), Box::new(|| stage(ours, &told))),
+            ("local collector", Some(Mood::Fine), Box::new(|| stage(ours, &exporting))),
         ];
         match &plain {
             Some(plain) => {
@@ -121,7 +121,7 @@ mod with_telemetry {
             ("garbage", Mood::Garbage),
             ("dies", Mood::Dies),
         ] {
-            ways.push((name, Some(mood), Box::new(|| stage(ours, &told))));
+            ways.push((name, Some(mood), Box::new(|| stage(ours, &exporting))));
         }
         let mut spent: Vec<Vec<Duration>> = vec![Vec::new(); ways.len()];
         for round in 0..=ROUNDS {

@@ -18,7 +18,7 @@ use crate::{
     runner::{Contract, Identity, Trust, Verdict},
     stages::{self, Flags, JobLog, Session, StageLog},
     telemetry,
-    trial::Trial,
+    try_job::TryJob,
 };
 
 /// Parses the command line, does what it says, and returns the exit code.
@@ -57,14 +57,14 @@ impl Cli {
             },
             Command::Try { transport, times, scripts } => {
                 let transport = transport.map(TransportName::kind);
-                let trial = Trial {
+                let try_job = TryJob {
                     scripts,
                     config: global.config.clone(),
                     transport,
                     times: times.options(),
                     flags: global.passed_on(),
                 };
-                runtime.block_on(trial.run()).unwrap_or_else(|e| fail(&e.to_string()))
+                runtime.block_on(try_job.run()).unwrap_or_else(|e| fail(&e.to_string()))
             }
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))

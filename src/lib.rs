@@ -11,7 +11,7 @@
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
 //! - [`transport`] — SSH or ECS Exec, by job;
-//! - [`trial`] and [`local`] — `fargate try` and `fargate local-cluster`;
+//! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
 //! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
@@ -33,4 +33,4 @@ pub mod tags;
 #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]
 pub mod telemetry;
 pub mod transport;
-pub mod trial;
+pub mod try_job;

@@ -176,13 +176,13 @@ mod tests {
     #[test]
     fn the_instructions_are_taken_by_a_shell_and_by_the_driver() {
         let credentials = Credentials::random();
-        let told = instructions(
+        let text = instructions(
             "http://127.0.0.1:4711",
             &credentials,
             2222,
             Path::new("/home/me/metadata"),
         );
-        let exports: String = told
+        let exports: String = text
             .lines()
             .filter(|line| line.starts_with("export "))
             .flat_map(|line| [line, "\n"])
@@ -197,7 +197,7 @@ mod tests {
             credentials.access_key_id, credentials.secret_access_key
         );
         assert_eq!(String::from_utf8_lossy(&shell.stdout), expected);
-        let files: Vec<&str> = told
+        let files: Vec<&str> = text
             .split("[Fargate]")
             .skip(1)
             .map(|file| file.split("\n\n   ").next().unwrap())

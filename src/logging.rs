@@ -1,7 +1,7 @@
-//! The driver's own log. The job log belongs to the CI user: nothing of this goes there, unless
-//! `debug` asks for it.
+//! The driver's own log. The job log belongs to the CI user: it gets nothing of this, except with
+//! `debug`.
 //!
-//! Messages and fields hold texts of projects, containers and AWS. Whatever they are, an event is
+//! Messages and fields hold texts of projects, containers and AWS. An event is always
 //! one line, and a file has a rate: see [`line`].
 
 mod line;
@@ -77,7 +77,8 @@ impl Logging {
     pub fn start(&self) -> Result<(), LoggingError> {
         match &self.file {
             Some(path) => {
-                let rate = if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::USUAL };
+                let rate =
+                    if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::DEFAULT };
                 let log = LogFile::new(open(path)?, self.format, rate);
                 self.start_with(FILE.get_or_init(|| log));
             }
@@ -155,7 +156,7 @@ mod tests {
             let place = tempfile::tempdir().unwrap();
             let path = place.path().join("log");
             let log: &'static LogFile =
-                Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::USUAL)));
+                Box::leak(Box::new(LogFile::new(open(&path).unwrap(), format, Rate::DEFAULT)));
             tracing::subscriber::with_default(registry().with(layer(format, log)), || {
                 let span = tracing::error_span!("stage", stage = HOSTILE, job = %HOSTILE);
                 span.in_scope(|| {

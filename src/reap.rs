@@ -1,10 +1,10 @@
-//! `fargate reap`: ends what no job needs any more: tasks without a job, jobs without a task, and
-//! jobs that were abandoned. For a timer, and for whoever cleans up after a manager that died.
+//! `fargate reap`: ends tasks without a job, jobs without a task, and abandoned jobs. For a timer,
+//! and for cleaning up after a manager that died.
 //!
-//! It touches a task only if a driver launched it (`startedBy` and tags) for this runner manager
-//! and this metadata directory, or for the manager that it is told; a file only if its name is one
-//! that a driver gives. A job that a process works on is left
-//! alone, and so is one that a process worked on moments ago: gitlab-runner is between two stages.
+//! It stops a task only if a driver launched it (`startedBy` and tags), for this runner manager and
+//! this metadata directory, or for the manager that `--manager` names. It removes a file only if
+//! its name is one that a driver gives. It does not touch a job that a process works on. Nor does
+//! it touch one that a process worked on moments ago: gitlab-runner is between two stages.
 //!
 //! A job that `cleanup` has ended waits for its task's end only: it is archived as soon as ECS
 //! shows that.
@@ -39,8 +39,8 @@ use crate::{
 
 use asked::{Asked, Seems};
 
-/// How long nobody must have worked on a job before it is looked at more closely: the stages follow
-/// each other within moments.
+/// How long no process must have worked on a job before it is examined: stages follow each other
+/// within moments.
 const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
 /// How long ECS may take to end a task after it has accepted StopTask, before it is asked again.
 /// Fargate takes 13 to 66 s, and up to two minutes where a container's `stopTimeout` says so.
@@ -58,8 +58,8 @@ const RETRY: Pace =
 pub struct Reaper {
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Jobs that nobody has worked on for so long are abandoned, and tasks without a job this old
-    /// are orphans.
+    /// Jobs that no process has worked on for so long are abandoned, and tasks without a job this
+    /// old are orphans.
     pub older_than: Duration,
     /// Whose tasks, instead of this manager's: for one that is gone. This directory's jobs are
     /// left alone then.
@@ -105,7 +105,7 @@ enum Judged {
     Alive(Owns),
     /// It is to be ended.
     Ends { snapshot: Box<Snapshot>, lease: DirectoryLease, why: String },
-    /// Its snapshot is no snapshot any more: nobody can go on with it.
+    /// Its snapshot cannot be read: no process can continue it.
     Damaged { lease: DirectoryLease, error: StoreError },
     /// It ended while we looked.
     Gone,
@@ -126,7 +126,7 @@ fn owns(snapshot: &Snapshot) -> Owns {
     snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)
 }
 
-/// The job and its lock, if nobody works on it.
+/// The job and its lock, if no process works on it.
 fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
     let store = engine.store();
     let lease = match store.lease(job, "reap", Duration::ZERO) {
@@ -148,7 +148,7 @@ impl Reaper {
     /// Ends what no job needs any more.
     ///
     /// # Errors
-    /// When the directory cannot be read. Whatever else fails is counted and said.
+    /// When the directory cannot be read. Other failures are counted and reported.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();
@@ -187,7 +187,7 @@ impl Reaper {
                         let (engine, turns) = (Arc::clone(&engine), Arc::clone(&turns));
                         ending.spawn(async move {
                             let _turn = turns.acquire().await;
-                            telemetry::apart(end(&engine, *snapshot, lease, &why)).await
+                            telemetry::in_own_scope(end(&engine, *snapshot, lease, &why)).await
                         });
                     }
                 }
@@ -239,12 +239,12 @@ impl Reaper {
         Ok(summary)
     }
 
-    /// Removes what a killed driver left of a job without a snapshot. Nobody knows which task it
-    /// may have been of: a task without a job is an orphan.
+    /// Removes what a killed driver left of a job without a snapshot. Its task, if there is one, is
+    /// unknown: a task without a job is an orphan.
     fn sweep(&self, engine: &JobEngine, job: &JobId, summary: &mut Summary) {
         let store = engine.store();
         let swept = match store.lease(job, "reap", Duration::ZERO) {
-            // Whoever works on it is about to write the snapshot.
+            // The process that works on it is about to write the snapshot.
             Err(StoreError::Busy { .. }) => return,
             Ok(_) if self.dry_run => {
                 return say(format_args!(
@@ -339,8 +339,8 @@ impl Reaper {
         }
     }
 
-    /// Whether a job that nobody works on ends. `cleaned_up`: its end is all that is waited for,
-    /// also by gitlab-runner.
+    /// Whether a job that no process works on ends. `cleaned_up`: it only waits for its task's end,
+    /// and gitlab-runner is done with it.
     fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ends {
         if self.manager.is_some() {
             return Ends::No;
@@ -442,8 +442,8 @@ impl Reaper {
         true
     }
 
-    /// Sets a damaged snapshot aside, once its task cannot live on and nobody has touched it for
-    /// long.
+    /// Moves a damaged snapshot to the archive, once its task has ended and no process has written
+    /// it for long.
     fn set_aside(
         &self,
         engine: &JobEngine,
@@ -478,7 +478,7 @@ impl Reaper {
     }
 }
 
-/// How long nobody has worked on a job.
+/// How long no process has worked on a job.
 fn idle(snapshot: &Snapshot) -> Duration {
     let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
     Timestamp::now().since(newest.unwrap_or(snapshot.job.header().created))
@@ -550,7 +550,7 @@ impl Summary {
     }
 }
 
-/// Nobody reads along, and nobody cancels.
+/// Discards output, and never cancels.
 struct Silent;
 
 impl JobIo for Silent {

@@ -1,9 +1,14 @@
-//! What README.md and docs/ tell people to install, call and write agrees with itself and with the
-//! driver.
+//! README.md, docs/ and deploy/ agree with each other and with the driver: what is installed,
+//! called and configured.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -12,25 +17,29 @@ fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
     unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
-const README: &str = include_str!("../README.md");
+const GETTING_STARTED: &str = include_str!("../docs/getting-started.md");
+const MANIFEST: &str = include_str!("../Cargo.toml");
 
 #[test]
-fn the_timer_runs_what_the_readme_installs_as_the_user_who_owns_the_jobs() {
-    let service = include_str!("../docs/systemd/fargate-reap.service");
+fn the_timer_runs_what_is_installed_as_the_user_who_owns_the_jobs() {
+    let service = include_str!("../deploy/systemd/fargate-reap.service");
     let command = setting(service, "ExecStart").unwrap();
     let program = command.split(' ').next().unwrap();
     assert!(
-        README.contains("install -D -t /opt/gitlab-runner target/release/fargate "),
-        "the README installs elsewhere"
+        GETTING_STARTED.contains("cargo build --profile dist\n")
+            && GETTING_STARTED.contains("install -D -t /opt/gitlab-runner target/dist/fargate "),
+        "another build is installed, or elsewhere"
     );
+    assert!(MANIFEST.contains("\n[profile.dist]\n"), "there is no such profile");
     assert!(
-        README.contains(&format!("cleanup_exec = \"{program}\"")),
-        "{program} is not what gitlab-runner is told to call"
+        GETTING_STARTED.contains(&format!("cleanup_exec = \"{program}\"")),
+        "{program} is not what gitlab-runner calls"
     );
     let file = command.split(' ').nth(2).unwrap();
     assert!(
-        README.contains(&format!("\"--config\", \"{file}\"")),
-        "{file} is not the file that the README writes"
+        GETTING_STARTED.contains(&format!("\"--config\", \"{file}\""))
+            && GETTING_STARTED.contains(&format!("`{file}`")),
+        "{file} is not the file that gitlab-runner's configuration names"
     );
     // gitlab-runner's packages run it, and with it the driver, as root.
     assert_eq!(setting(service, "User"), None);
@@ -46,10 +55,8 @@ fn the_settings_of_gitlab_runner_that_are_named_exist() {
         "graceful_kill_timeout",
         "force_kill_timeout",
     ];
-    let pages =
-        [README, include_str!("../docs/configuration.md"), include_str!("../docs/reliability.md")];
-    let words =
-        pages.iter().flat_map(|page| page.split(|c: char| !(c.is_ascii_lowercase() || c == '_')));
+    let text: String = pages().iter().map(|page| fs::read_to_string(page).unwrap()).collect();
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
     let named: Vec<&str> = words.filter(|word| word.ends_with("_timeout")).collect();
     assert!(named.len() >= 3, "{named:?}");
     for name in named {
@@ -57,8 +64,8 @@ fn the_settings_of_gitlab_runner_that_are_named_exist() {
     }
 }
 
-const SSH_DEFINITION: &str = include_str!("../docs/task-definition-ssh.json");
-const EXEC_DEFINITION: &str = include_str!("../docs/task-definition-ecs-exec.json");
+const SSH_DEFINITION: &str = include_str!("../deploy/task-definition-ssh.json");
+const EXEC_DEFINITION: &str = include_str!("../deploy/task-definition-ecs-exec.json");
 
 #[test]
 fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
@@ -78,7 +85,7 @@ fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
         let family = text("family");
         assert!(
             wildmatch::WildMatch::new("ci-*").matches(&family),
-            "docs/iam.md allows ci-*, not {family}"
+            "deploy/iam/manager.json allows ci-*, not {family}"
         );
         assert_eq!(
             (text("networkMode").as_str(), &definition["requiresCompatibilities"]),
@@ -93,10 +100,9 @@ fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
             memories.contains(&memory) && (memory == 512 || memory % 1024 == 0),
             "{family}: {memory} MiB for {cpu}"
         );
-        // These are the roles that docs/iam.md lets the manager pass.
         for role in [text("taskRoleArn"), text("executionRoleArn")] {
             assert!(
-                include_str!("../docs/iam.md").contains(&format!("\"{role}\"")),
+                include_str!("../deploy/iam/manager.json").contains(&format!("\"{role}\"")),
                 "{role} may not be passed"
             );
         }
@@ -141,18 +147,30 @@ fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
 #[test]
 fn every_policy_is_whole() {
     let page = include_str!("../docs/iam.md");
-    let policies: Vec<&str> =
-        page.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(
-        policies.len(),
-        5,
-        "the manager's, both roles' trust, ECS Exec for the manager and for the task role, its logs"
-    );
-    for policy in policies {
-        let policy: Value =
-            serde_json::from_str(policy).unwrap_or_else(|e| panic!("{e}: {policy}"));
+    let mut names: Vec<String> = fs::read_dir(root().join("deploy/iam"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    let expected = [
+        "manager-ecs-exec.json",
+        "manager.json",
+        "task-ecs-exec-logs.json",
+        "task-ecs-exec.json",
+        "task-trust.json",
+    ];
+    assert_eq!(names, expected);
+    for name in names {
+        assert!(page.contains(&format!("(../deploy/iam/{name})")), "docs/iam.md lacks {name}");
+        let policy = fs::read_to_string(root().join("deploy/iam").join(&name)).unwrap();
+        let policy: Value = serde_json::from_str(&policy).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(policy["Version"], "2012-10-17");
         for statement in policy["Statement"].as_array().unwrap() {
+            // The page explains each statement of the manager's.
+            if name.starts_with("manager") {
+                let sid = statement["Sid"].as_str().unwrap();
+                assert!(page.contains(&format!("| `{sid}` |")), "docs/iam.md lacks {sid}");
+            }
             let whole = statement["Effect"] == "Allow" && !statement["Action"].is_null();
             assert!(
                 whole && (statement["Resource"].is_null() != statement["Principal"].is_null()),
@@ -167,7 +185,7 @@ fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit()
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     // Everything but the server itself, and outside this machine's own directories.
-    let script = include_str!("../docs/ssh-entrypoint.sh")
+    let script = include_str!("../deploy/ssh-entrypoint.sh")
         .replace("/run/sshd", path("run").to_str().unwrap())
         .replace("/run/fargate-ssh", path("private").to_str().unwrap())
         .replace("/etc/shadow", path("shadow").to_str().unwrap())
@@ -249,32 +267,91 @@ fn decisions_are_listed_and_headed_alike() {
     }
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Markdown file of the repository.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    let mut folders = vec![root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            // What git ignores: builds and caches.
+            if name.starts_with('.') || ["target", "tmp"].contains(&&*name) {
+                continue;
+            }
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+/// The prose of a page, without fenced blocks: what is in them is no link and no heading.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+/// The anchor of a heading, as GitLab and GitHub make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
 #[test]
-fn every_link_to_a_file_leads_to_one() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    for page in [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        "docs/configuration.md",
-        "docs/iam.md",
-        "docs/transports.md",
-        "docs/telemetry.md",
-    ] {
-        let page = root.join(page);
-        let text = fs::read_to_string(&page).unwrap();
+fn every_relative_link_leads_to_a_file_and_a_heading() {
+    let pages = pages();
+    assert!(pages.len() > 20, "{pages:?}");
+    let mut links = 0;
+    for page in pages {
+        let text = prose(&fs::read_to_string(&page).unwrap());
         for link in text
             .split("](")
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
             .filter(|link| !link.starts_with("http"))
         {
-            let file = link.split('#').next().unwrap();
-            assert!(
-                file.is_empty() || page.parent().unwrap().join(file).exists(),
-                "{}: {link}",
-                page.display()
-            );
+            links += 1;
+            let at = || format!("{}: {link}", page.display());
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{}: no such file", at());
+            if !heading.is_empty() {
+                let there = prose(&fs::read_to_string(&target).unwrap())
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line.trim_start_matches('#').trim()) == heading);
+                assert!(there, "{}: no such heading", at());
+            }
         }
     }
+    assert!(links > 100, "{links}");
+}
+
+#[test]
+fn the_index_lists_every_page_of_docs() {
+    let index = include_str!("../docs/README.md");
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        if page.parent() == Some(&root().join("docs")) && name != "README.md" {
+            assert!(index.contains(&format!("]({name})")), "docs/README.md lacks {name}");
+        }
+    }
+}
+
+#[test]
+fn ci_uses_the_oldest_toolchain_that_is_supported() {
+    let oldest = setting(&MANIFEST.replace(" = ", "="), "rust-version").unwrap().replace('"', "");
+    let image = format!("image: rust:{oldest}-");
+    assert!(include_str!("../.gitlab-ci.yml").contains(&image), "not {image}");
+    assert!(include_str!("../README.md").contains(&format!("Rust {oldest} or newer")));
 }

@@ -1,10 +1,15 @@
-//! What comes over a data channel of ECS Exec: whatever it is, output in order or an end with a
-//! reason; and what its terminal says: lines, blocks, noise, wherever it was cut.
+//! Any bytes over a data channel of ECS Exec: they lead to output in order, or to an end with a
+//! reason. Also what its terminal sends: lines, blocks and noise, cut anywhere.
 //!
-//! Steps of a byte and its operands: `f` kind, number, type, length (2 bytes), payload: a message
-//! as it should be; `r` length (2 bytes), bytes: any message; `a` the agent acknowledges the oldest
-//! message; `t` n: n tenths of a second pass; `s` n: n bytes of input; `z` a new size; `k` n: KMS
-//! answers (0: it refuses). Anything else is passed over.
+//! The input is a list of steps, each a byte and its operands. Other bytes are skipped.
+//!
+//! - `f`, kind, number, type, length (2 bytes), payload: a well-formed message
+//! - `r`, length (2 bytes), bytes: any message
+//! - `a`: the agent acknowledges the oldest message
+//! - `t`, n: n tenths of a second pass
+//! - `s`, n: n bytes of input
+//! - `z`: a new size of the terminal
+//! - `k`, n: KMS answers (0: it refuses)
 
 use std::{
     collections::VecDeque,

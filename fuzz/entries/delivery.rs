@@ -1,5 +1,4 @@
-//! What a container says to the delivery protocol's commands: whatever it is, an answer or an
-//! error.
+//! Any reply of a container to the delivery protocol's commands: an answer, or an error.
 //!
 //! The first byte is the verb (`p`robe, `s`tart, `a`ttach, si`g`nal); then pieces, apart by 0x1e,
 //! whose first byte says where they come from (`o`utput, `e`rror output, `x` the end, `l`oss). 0x01

@@ -1,5 +1,4 @@
-//! A file that is said to be a snapshot: an error, or a job that can be saved, replayed and gone on
-//! with.
+//! Any file as a snapshot: an error, or a job that can be saved, replayed and continued.
 
 use states::{Observation, Snapshot, Timestamp};
 

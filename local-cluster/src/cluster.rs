@@ -40,7 +40,7 @@ pub struct Call {
     pub error: Option<String>,
 }
 
-/// A task, for whoever looks on.
+/// A task as an observer sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskView {
     /// Its ARN.
@@ -75,7 +75,7 @@ pub(crate) struct Cluster {
     known: Mutex<Known>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
-    /// Told when all connections are to be cut.
+    /// Notified when all connections are to be cut.
     pub(crate) cut: Notify,
 }
 
@@ -103,7 +103,7 @@ impl Definition {
     }
 }
 
-/// What RunTask was told.
+/// The parameters of a RunTask.
 pub(crate) struct Launch {
     pub(crate) cluster: String,
     pub(crate) definition: Arc<Definition>,
@@ -234,7 +234,7 @@ impl Task {
         });
     }
 
-    /// Completes when somebody asked for the task's end.
+    /// Completes when a stop of the task was requested.
     pub(crate) async fn stop_requested(&self) {
         // The sender is in `self`: it cannot be gone.
         let _ = self.state.subscribe().wait_for(|state| state.stop.is_some()).await;

@@ -23,7 +23,7 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How far a request's date may be from the clock, either way (AWS allows five minutes).
 const MOST_SKEW: Duration = Duration::from_secs(300);
 
-/// An access key. Whoever has it can run processes as the cluster's user.
+/// An access key. Its owner can run processes as the cluster's user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// `AWS_ACCESS_KEY_ID`.
@@ -125,7 +125,7 @@ impl Credentials {
     }
 }
 
-/// Why a request counts as nobody's.
+/// Why a request is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unverified {
     /// It is not signed.

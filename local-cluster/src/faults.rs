@@ -121,7 +121,7 @@ pub struct Death {
 pub struct SshFaults {
     /// The SSH server never comes up.
     pub never_listens: bool,
-    /// Packets to it vanish, as behind a security group that lets nobody in.
+    /// Packets to it vanish, as behind a security group that admits no address.
     pub silent: bool,
     /// New connections meet another host key than those before, as when another container answers.
     pub other_host_key: bool,

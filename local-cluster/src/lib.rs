@@ -1,8 +1,8 @@
 //! An embedded ECS on loopback: the API in AWS's own protocol, and tasks that are real local
-//! processes behind a real SSH server, each on a loopback address of its own, or behind a real exec
-//! agent: ECS Exec's API and AWS's session protocol, with a real pseudo-terminal per session.
+//! processes. Each task has a loopback address of its own, and a real SSH server or exec agent. The
+//! latter has ECS Exec's API, AWS's session protocol, and a pseudo-terminal per session.
 //!
-//! It is for trying the driver without AWS, and for its tests: the driver does not know the
+//! It is for trying the driver without AWS, and for its tests: the driver does not see the
 //! difference. Its faults can be scripted ([`Faults`], and over HTTP at `/_faults`), and it can
 //! take as long as AWS Fargate does ([`Times`]). It isolates nothing: scripts run as the user who
 //! started it. So calls must be signed with the cluster's own [`Credentials`], which other users of
@@ -11,7 +11,7 @@
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: what exists: clusters, task definitions, tasks;
 //! - `credentials`: who may call it;
-//! - `lifecycle`: a task's way from PROVISIONING to STOPPED; `times`: how long that takes;
+//! - `lifecycle`: a task from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 

@@ -70,7 +70,7 @@ pub struct ExecSettings {
     pub handshake: Handshake,
     /// How strict and how slow the agents are.
     pub agent: AgentRules,
-    /// A session ends that got no input for so long (AWS: 20 min). Output does not count.
+    /// A session ends after this time without input (AWS: 20 min). Output does not count.
     pub idle_timeout: Duration,
     /// How long a token opens a connection.
     pub token_lifetime: Duration,

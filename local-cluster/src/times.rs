@@ -1,9 +1,12 @@
 //! How long the phases of a task take: ranges, from which each task's own times are drawn.
 //!
 //! There are two profiles. `quick` is for tests and first tries. `fargate` has the times of AWS
-//! Fargate, from the timestamps of published task descriptions and issue threads (RunTask to
-//! RUNNING, StopTask to STOPPED), the Amazon ECS API reference (eventual consistency,
-//! `stopTimeout`), and amazon-ssm-agent's source (the exec agent's start).
+//! Fargate, from three sources:
+//!
+//! - RunTask to RUNNING, StopTask to STOPPED: timestamps of published task descriptions and issue
+//!   threads
+//! - eventual consistency, `stopTimeout`: the Amazon ECS API reference
+//! - the exec agent's start: amazon-ssm-agent's source
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -140,10 +143,13 @@ impl Times {
         }
     }
 
-    /// RunTask to RUNNING in 20 to 90 s for images of up to 870 MB; StopTask to STOPPED in 13 to 66
-    /// s; the exec agent connected 2 to 15 s after RUNNING; a session's first byte 1 to 5 s
-    /// after ExecuteCommand, of which [`AgentRules::real`](crate::AgentRules::real)
-    /// has the first.
+    /// Fargate's times:
+    ///
+    /// - RunTask to RUNNING: 20 to 90 s, for images of up to 870 MB
+    /// - StopTask to STOPPED: 13 to 66 s
+    /// - RUNNING until the exec agent is connected: 2 to 15 s
+    /// - ExecuteCommand to a session's first byte: 1 to 5 s, of which the first second is in
+    ///   [`AgentRules::real`](crate::AgentRules::real)
     fn fargate() -> Self {
         Self {
             scale: 1.0,

@@ -678,7 +678,7 @@ impl russh::client::Handler for Stranger {
 }
 
 #[tokio::test]
-async fn a_task_s_ssh_server_lets_nobody_in_without_the_job_s_key() {
+async fn a_task_s_ssh_server_refuses_sessions_without_the_job_s_key() {
     let cluster = start().await;
     let task = run(&cluster).await;
     until(&cluster, &task, is("RUNNING")).await;

@@ -1,4 +1,4 @@
-//! Looks into saved jobs. See docs/replay.md.
+//! Looks into saved jobs. See docs/operations.md.
 
 use std::process::ExitCode;
 

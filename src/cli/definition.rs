@@ -151,8 +151,8 @@ pub(super) enum Command {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Jobs that nobody has worked on for so long are abandoned; tasks without a job this old
-        /// are orphans. 0s: whatever no process works on at this moment
+        /// Jobs that no process has worked on for so long are abandoned; tasks without a job this
+        /// old are orphans. 0s: all that no process works on at this moment
         #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
         older_than: Duration,
         /// Only tasks of the runner manager of this name (its host name, or its Manager), for one
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_passes_its_flags_on_in_a_form_that_stages_take() {
+    fn try_passes_its_flags_on_in_a_form_that_stages_take() {
         let cli = parse_words(&[
             "fargate",
             "--debug",

@@ -147,7 +147,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Whether somebody named it.
+        /// Whether `--config` named it.
         named: bool,
         /// Why.
         source: std::io::Error,

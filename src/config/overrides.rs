@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_bound_what_the_project_chooses_and_nobody_else() {
+    fn patterns_limit_what_the_project_chooses_alone() {
         let patterns = file("AllowedTaskDefinitions = ['ci-*', 'exact:2']");
         for allowed in ["ci-rust", "ci-rust:7", "exact:2", "default:1"] {
             assert_eq!(variable(allowed).choose(&patterns).unwrap().task_definition, allowed);

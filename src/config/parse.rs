@@ -320,7 +320,7 @@ impl<'a> Reader<'a> {
             && config.ssh.verify_host != HostProof::Required;
         let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
         let (line, _) = self.file.place(value.span().start);
-        let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's docs/ssh-entrypoint.sh.";
+        let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's deploy/ssh-entrypoint.sh.";
         Some(Warning { line, message: message.to_owned() })
     }
 

@@ -125,7 +125,7 @@ fn what_is_there_instead_of_what_is_missing_is_named() {
 }
 
 #[test]
-fn only_a_file_that_nobody_named_is_to_be_named() {
+fn only_the_default_file_s_error_asks_for_a_name() {
     let error = |path| Config::load(path).unwrap_err().to_string();
     assert!(!error(Some(Path::new("/no/such/fargate.toml"))).contains("Name it"));
     assert!(

@@ -50,7 +50,7 @@ impl Call<'_> {
         let start = span::now();
         let answer = self.ask(config, body).await;
         if let Some(recorder) = telemetry::recorder() {
-            let told = aws::Call {
+            let call = aws::Call {
                 service: &self.service.to_uppercase(),
                 operation: self.operation,
                 start,
@@ -65,7 +65,7 @@ impl Call<'_> {
                     Err(_) => Some("no_answer".to_owned()),
                 },
             };
-            told.record(recorder);
+            call.record(recorder);
         }
         answer.map(|answer| (answer.status, answer.body))
     }

@@ -1,10 +1,10 @@
-//! Where a service is that has no SDK here: EC2, Systems Manager and KMS, in any partition, with
+//! Endpoints of services without an SDK here: EC2, Systems Manager and KMS, in any partition, with
 //! FIPS and dual-stack.
 //!
-//! ECS's own rules are asked, which the SDK has, and the host's first label is exchanged: the
-//! services' names differ in nothing else, except in AWS GovCloud (US), where EC2's and Systems
-//! Manager's ordinary endpoints are those with FIPS (botocore, `endpoint-rule-set-1.json` of each
-//! service; compared for all partitions).
+//! The SDK's rules give ECS's endpoint, and the host's first label is replaced: the services' names
+//! differ in nothing else. The exception is AWS GovCloud (US): EC2's and Systems Manager's ordinary
+//! endpoints there are those with FIPS. Source: botocore, `endpoint-rule-set-1.json` of each
+//! service, compared for all partitions.
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
@@ -33,7 +33,7 @@ pub(super) async fn of(
     Ok(format!("{}/", url.trim_end_matches('/')))
 }
 
-/// As the SDK's own clients look for it.
+/// The endpoint that the environment or the profile sets, in the order of the SDK's own clients.
 fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     let general = || config.endpoint_url().map(str::to_owned);
     if config.get_origin("endpoint_url").is_client_config() {

@@ -27,7 +27,7 @@ impl<'a> Subject<'a> {
         self.launch.map_or("", |spec| &spec.task_definition)
     }
 
-    /// What was configured, for a message that says no more than "invalid".
+    /// The configured values, for a message that only says "invalid".
     fn parameters(&self) -> String {
         self.launch.map_or_else(String::new, |spec| {
             let groups = if spec.security_groups.is_empty() {
@@ -344,7 +344,7 @@ fn capacity(said: &str) -> (Kind, String, &'static str) {
     )
 }
 
-/// An answer that makes no sense.
+/// The error of a malformed answer.
 pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
     error_of(
         operation,
@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_that_do_not_exist_are_told_from_those_that_cannot_be_got() {
+    fn missing_credentials_differ_from_those_that_cannot_be_loaded() {
         let none = CredentialsError::not_loaded("no providers in chain provided credentials");
         assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
         assert_eq!(

@@ -35,7 +35,7 @@ impl EcsControl {
     ///
     /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the
     /// tasks whose desired status is RUNNING (Amazon ECS API reference, ListTasks). A task that
-    /// is told to stop ends without our help.
+    /// is stopping ends without our help.
     pub(super) async fn started_by(
         &self,
         cluster: &str,

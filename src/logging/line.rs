@@ -1,4 +1,4 @@
-//! The log's lines: one event is one line, whatever its texts hold, and a file takes so many bytes
+//! The log's lines: one event is one line, whatever its texts are, and a file has a limit of bytes
 //! per second.
 
 use std::{
@@ -32,7 +32,7 @@ pub(super) struct Rate {
 
 impl Rate {
     /// What a process has at most levels.
-    pub(super) const USUAL: Self = Self { burst: 1024.0 * 1024.0, sustained: 8.0 * 1024.0 };
+    pub(super) const DEFAULT: Self = Self { burst: 1024.0 * 1024.0, sustained: 8.0 * 1024.0 };
     /// What it has at `trace`, where libraries log every packet.
     pub(super) const TRACE: Self =
         Self { burst: 64.0 * 1024.0 * 1024.0, sustained: 512.0 * 1024.0 };
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_line_is_one_line_of_bounded_length() {
         let place = tempfile::tempdir().unwrap();
-        let log = log(&place, LogFormat::Text, Rate::USUAL);
+        let log = log(&place, LogFormat::Text, Rate::DEFAULT);
         let hostile = format!(
             "a\r\n2026-11-25T00:00:00Z  INFO forged\u{1b}[2J\u{9b}31m\u{202e}{}\n",
             "é".repeat(100_000)

@@ -27,7 +27,7 @@ pub enum Trust {
     JobVariables,
 }
 
-/// Why the job cannot be told from others.
+/// Why the job cannot be identified.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// There is no response file, and variables are not trusted.
@@ -52,10 +52,10 @@ pub fn job_variable(name: &str) -> Option<String> {
 impl Identity {
     /// Reads the job's identity from the file that gitlab-runner's environment names.
     ///
-    /// Project, pipeline and job are those of the response file: a project can set the variables
-    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not get at that job's container
-    /// by it. The runner's short token is in no file. It is the job's word, and names no other
-    /// job's files without the rest.
+    /// Project, pipeline and job are those of the response file. A project can set the variables
+    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not reach that job's container
+    /// by that. The runner's short token is in no file: the job states it. Without the rest, it
+    /// names no other job's files.
     ///
     /// # Errors
     /// When there is no such file and variables are not trusted, when it cannot be used, or when
@@ -68,8 +68,8 @@ impl Identity {
         }
     }
 
-    /// Whether a job id is one that is made here. Other files may lie in the metadata directory,
-    /// with ordinary names.
+    /// Whether a job id has the form that the driver gives. The metadata directory may have other
+    /// files, with ordinary names.
     #[must_use]
     pub fn could_name(job: &JobId) -> bool {
         let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn is_named_as_the_go_driver_names_it_whoever_says_it() {
+    fn is_named_as_by_the_go_driver_from_either_source() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
         let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
         for identity in [

@@ -10,9 +10,9 @@ pub fn is_judged(stage: &str) -> bool {
     !(stage == "after_script" || stage.starts_with("cleanup") || stage.ends_with("_on_failure"))
 }
 
-/// The stage that fails a job: of all that are judged, the first whose last run failed.
-/// gitlab-runner repeats some, and then the last attempt counts; a failed one is followed by
-/// others, as `after_script`.
+/// The stage that fails a job: of all that are judged, the first whose last run failed. If
+/// gitlab-runner repeats a stage, the last attempt counts. Others, as `after_script`, follow a
+/// failed one.
 ///
 /// `runs` are stages and how they ended, in the order in which they ended.
 pub fn decisive<'a, T>(

@@ -1,4 +1,4 @@
-//! What is told of a job when it ends: its states, from the journal, and itself.
+//! The spans of a job that are exported when it ends: its states, from the journal, and its own.
 
 use std::path::Path;
 
@@ -29,8 +29,8 @@ pub fn about(about: &states::About) -> Attributes {
     ]
 }
 
-/// Somebody other than a stage takes the job up: `reap`, `resume`, `stop`, `archive`. Until
-/// [`closed`], what is recorded is this job's.
+/// Opens the span of a process other than a stage: `reap`, `resume`, `stop`, `archive`. Until
+/// [`closed`], everything that is recorded belongs to this job.
 pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
     let Some(recorder) = recorder() else { return };
     let header = snapshot.job.header();
@@ -42,20 +42,20 @@ pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
         only: header.trace.clone(),
     };
     // The trace of a job that has ended was exported, unless the process that ended it was killed:
-    // then its trail is there.
+    // then its process log is there.
     let kept = header.trace.as_deref().filter(|_| !stages::has_ended(snapshot));
     recorder.enter(&purpose, kept, (None, None), about(&header.about));
 }
 
-/// Lays down what [`opened`] took up and was driven to `goal`. If the job ended, its own span is
-/// told: nobody else will.
+/// Closes the span opened by [`opened`]. If the job has ended, exports its root span too, which no
+/// other process does. `drove` is the result of driving it to `goal`.
 pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
     let Some(recorder) = recorder() else { return };
     if let Ok(Outcome::Ended(_)) = drove {
         ended(Some(snapshot), &snapshot.job.header().about);
     }
     let verdict = match drove {
-        // A script that was followed to its end: its verdict is the job's, whoever followed it.
+        // A script that was followed to its end: its verdict is the job's.
         Ok(Outcome::Reachable(Some(Finished {
             outcome: RunOutcome::Exited { code, .. }, ..
         }))) if goal == Goal::Run && *code != 0 => {
@@ -74,7 +74,7 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
 /// exported when it ended.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     let Some(recorder) = recorder() else { return };
-    let snapshot = snapshot.filter(|snapshot| is_told_here(recorder, snapshot));
+    let snapshot = snapshot.filter(|snapshot| is_exported_here(recorder, snapshot));
     let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
     if let Some(snapshot) = snapshot {
         states_of(snapshot);
@@ -91,13 +91,13 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
 }
 
 /// Whether this process exports the trace that the snapshot names.
-fn is_told_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
+fn is_exported_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
     snapshot.job.header().trace == recorder.root()
 }
 
 /// The states of a job's task that is over, as spans and measured.
 pub fn states_of(snapshot: &Snapshot) {
-    let Some(recorder) = recorder().filter(|recorder| is_told_here(recorder, snapshot)) else {
+    let Some(recorder) = recorder().filter(|recorder| is_exported_here(recorder, snapshot)) else {
         return;
     };
     let header = snapshot.job.header();
@@ -201,9 +201,10 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     attributes.push(("aws.ecs.task.family", family.into()));
     attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
     attributes.push(("aws.ecs.launchtype", "fargate".into()));
-    let told = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
+    let named = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
     attributes.extend(
-        told.or_else(|| snapshot.job.task()?.cluster_arn())
+        named
+            .or_else(|| snapshot.job.task()?.cluster_arn())
             .map(|arn| ("aws.ecs.cluster.arn", arn.into())),
     );
     attributes

@@ -116,7 +116,7 @@ mod tests {
     fn the_dashboard_shows_every_metric_and_no_other() {
         use std::collections::BTreeSet;
         let dashboard: serde_json::Value =
-            serde_json::from_str(include_str!("../../docs/grafana-dashboard.json")).unwrap();
+            serde_json::from_str(include_str!("../../deploy/grafana-dashboard.json")).unwrap();
         let mut shown = BTreeSet::new();
         for panel in dashboard["panels"].as_array().unwrap() {
             assert_eq!(panel["datasource"]["uid"], "${source}", "{panel}");
@@ -132,8 +132,8 @@ mod tests {
                 }));
             }
         }
-        let told: Vec<String> = METRICS.iter().map(in_prometheus).collect();
-        assert_eq!(shown, told.iter().map(String::as_str).collect());
+        let known: Vec<String> = METRICS.iter().map(in_prometheus).collect();
+        assert_eq!(shown, known.iter().map(String::as_str).collect());
     }
 
     #[test]

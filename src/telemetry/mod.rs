@@ -8,16 +8,16 @@
 pub mod aws;
 pub mod context;
 pub mod job;
-mod leftovers;
 pub mod logs;
 mod metrics;
 #[cfg(feature = "telemetry")]
 mod otlp;
+mod pending_exports;
+mod process_log;
 mod propagate;
 mod recorder;
 pub mod settings;
 pub mod span;
-mod trail;
 mod watched;
 
 use std::path::Path;
@@ -30,10 +30,10 @@ use crate::{
     stages::launch,
 };
 
-pub use leftovers::adopt;
 pub use metrics::Metrics;
+pub use pending_exports::adopt;
 pub use propagate::propagated;
-pub use recorder::{Purpose, Recorder, Told, apart, recorder};
+pub use recorder::{Purpose, Recorded, Recorder, in_own_scope, recorder};
 pub use settings::Settings;
 pub use watched::Watched;
 
@@ -106,7 +106,7 @@ pub fn log_span(recorder: &Recorder) -> tracing::Span {
     }
 }
 
-/// Records what the engine noted, as far as it matters to whoever looks at a trace.
+/// Records what the engine noted, as far as it matters in a trace.
 pub fn noted(note: &Note<'_>) {
     let Some(recorder) = recorder() else { return };
     match note {

@@ -13,17 +13,17 @@ use std::{
 use super::{
     context::{self, Context, Traceparent},
     metrics::Metrics,
+    process_log::{self, ProcessLog},
     settings::{Settings, Signal},
     span::{self, Attributes, Event, Kind, Span, Value},
-    trail::{self, Trail},
 };
 use crate::{
     runner::{Verdict, hex, stage},
     telemetry::logs::LogLine,
 };
 
-/// More events of one process are counted, not kept: a container that does not answer is knocked at
-/// for minutes.
+/// More events of one process are counted, not kept: a container that does not answer is probed for
+/// minutes.
 const MOST_EVENTS: usize = 128;
 /// The same of spans.
 const MOST_SPANS: usize = 512;
@@ -37,9 +37,9 @@ tokio::task_local! {
     static PLACE: u64;
 }
 
-/// A job in a place of its own, where several are worked on side by side: what is recorded in there
+/// Gives the job of `work` a scope of its own, beside others of this process: what is recorded in it
 /// is this job's.
-pub async fn apart<F: Future>(work: F) -> F::Output {
+pub async fn in_own_scope<F: Future>(work: F) -> F::Output {
     static PLACES: AtomicU64 = AtomicU64::new(1);
     if recorder().is_none() {
         return work.await;
@@ -47,7 +47,7 @@ pub async fn apart<F: Future>(work: F) -> F::Output {
     PLACE.scope(PLACES.fetch_add(1, Ordering::Relaxed), work).await
 }
 
-/// Collects what one process has to tell.
+/// Collects what one process exports.
 #[derive(Debug)]
 pub struct Recorder {
     pub(super) settings: Settings,
@@ -63,13 +63,13 @@ struct Inner {
     open: BTreeMap<u64, Open>,
     /// Whether a job was taken up before.
     used: bool,
-    told: Told,
+    recorded: Recorded,
 }
 
 /// A job that this process works on.
 #[derive(Debug)]
 struct Open {
-    trail: Trail,
+    process_log: ProcessLog,
     stage: [u8; 8],
     name: String,
     start: u64,
@@ -79,18 +79,18 @@ struct Open {
     end: Option<JobEnd>,
 }
 
-/// What the end of a job's task told.
+/// How a job's task ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct JobEnd {
     pub(super) attributes: Attributes,
-    /// Why the job could not go on, if so: `error.type`.
+    /// Why the job could not continue, if so: `error.type`.
     pub(super) error: Option<String>,
     pub(super) cancelled: bool,
 }
 
 /// Everything that is to be exported.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Recorded {
     /// Spans that are over.
     pub spans: Vec<Span>,
     /// What was counted and measured.
@@ -104,7 +104,7 @@ pub struct Told {
     pub over: bool,
 }
 
-impl Told {
+impl Recorded {
     fn take_over(&mut self, spool: PathBuf) {
         if !self.spools.contains(&spool) {
             self.spools.push(spool);
@@ -162,29 +162,29 @@ impl Recorder {
         attributes: Attributes,
     ) {
         let mut inner = self.inner();
-        inner.told.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
-        let path = trail::path(&purpose.directory, &purpose.job);
+        inner.recorded.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
+        let path = process_log::path(&purpose.directory, &purpose.job);
         let start = if inner.used { span::now() } else { self.began };
-        let trail = Trail::read(path.clone()).or_else(|| {
+        let process_log = ProcessLog::read(path.clone()).or_else(|| {
             let context = kept.and_then(Context::recover).or_else(|| {
                 purpose.may_begin.then(|| {
                     Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)
                 })
             })?;
-            Some(Trail::begin(path, context, start))
+            Some(ProcessLog::begin(path, context, start))
         });
-        let wanted = |trail: &Trail| {
-            purpose.only.as_deref().is_none_or(|only| only == trail.context.root_text())
+        let wanted = |process_log: &ProcessLog| {
+            purpose.only.as_deref().is_none_or(|only| only == process_log.context.root_text())
         };
-        let Some(mut trail) = trail.filter(wanted) else { return };
+        let Some(mut process_log) = process_log.filter(wanted) else { return };
         let stage = context::new_id();
-        trail.note_begin(&hex(&stage), &purpose.name, start);
+        process_log.note_begin(&hex(&stage), &purpose.name, start);
         let name = purpose.name.clone();
         inner.used = true;
         inner.open.insert(
             place(),
             Open {
-                trail,
+                process_log,
                 stage,
                 name,
                 start,
@@ -198,13 +198,13 @@ impl Recorder {
 
     /// Also sends what this file keeps.
     pub(super) fn take_over(&self, spool: PathBuf) {
-        self.inner().told.take_over(spool);
+        self.inner().recorded.take_over(spool);
     }
 
     /// The job's own span, as a `traceparent`, for its snapshot.
     #[must_use]
     pub fn root(&self) -> Option<String> {
-        self.inner().here().map(|open| open.trail.context.root_text().to_owned())
+        self.inner().here().map(|open| open.process_log.context.root_text().to_owned())
     }
 
     /// This process's span, and `tracestate`: for log lines and for scripts.
@@ -212,11 +212,14 @@ impl Recorder {
     pub fn stage(&self) -> Option<(Traceparent, String)> {
         let inner = self.inner();
         let open = inner.here()?;
-        let root = open.trail.context.root()?;
-        Some((Traceparent { span: open.stage, ..root }, open.trail.context.state().to_owned()))
+        let root = open.process_log.context.root()?;
+        Some((
+            Traceparent { span: open.stage, ..root },
+            open.process_log.context.state().to_owned(),
+        ))
     }
 
-    /// A call to somebody else that is over.
+    /// Records a finished call to another service.
     pub fn called(&self, name: String, start: u64, attributes: Attributes, error: Option<String>) {
         let mut inner = self.inner();
         let parent = inner.here().map(|open| open.stage);
@@ -236,22 +239,22 @@ impl Recorder {
 
     /// Counts.
     pub fn count(&self, name: &'static str, attributes: Attributes, more: u64) {
-        self.inner().told.metrics.count(name, attributes, more);
+        self.inner().recorded.metrics.count(name, attributes, more);
     }
 
     /// Measures a duration, in seconds.
     pub fn measure(&self, name: &'static str, attributes: Attributes, seconds: f64) {
-        self.inner().told.metrics.measure(name, attributes, seconds);
+        self.inner().recorded.metrics.measure(name, attributes, seconds);
     }
 
     /// A line of the log.
     pub(super) fn line(&self, mut line: LogLine) {
         let Ok(mut inner) = self.inner.try_lock() else { return };
-        if inner.told.lines.len() < MOST_LINES {
+        if inner.recorded.lines.len() < MOST_LINES {
             line.span = inner.here().and_then(|open| {
-                Some(Traceparent { span: open.stage, ..open.trail.context.root()? })
+                Some(Traceparent { span: open.stage, ..open.process_log.context.root()? })
             });
-            inner.told.lines.push(line);
+            inner.recorded.lines.push(line);
         }
     }
 
@@ -264,7 +267,8 @@ impl Recorder {
         error: Option<String>,
     ) {
         let mut inner = self.inner();
-        let parent = inner.here().and_then(|open| open.trail.context.root()).map(|root| root.span);
+        let parent =
+            inner.here().and_then(|open| open.process_log.context.root()).map(|root| root.span);
         inner.push(name, Kind::Internal, parent, times, attributes, error);
     }
 
@@ -275,20 +279,20 @@ impl Recorder {
         }
     }
 
-    /// Lays the job down: this process's part of it is over.
+    /// Ends this process's part of the job.
     pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
         let mut inner = self.inner();
         let Some(mut open) = inner.open.remove(&place()) else { return };
-        inner.told.over |= open.end.is_some();
+        inner.recorded.over |= open.end.is_some();
         let (result, error) = judged(verdict, cancelled);
-        open.trail.note_end(&hex(&open.stage), result, error.as_deref());
-        let Some(root) = open.trail.context.root() else { return };
+        open.process_log.note_end(&hex(&open.stage), result, error.as_deref());
+        let Some(root) = open.process_log.context.root() else { return };
         let end = span::now();
         let stage = Span {
             trace: root.trace,
             id: open.stage,
             parent: Some(root.span),
-            state: open.trail.context.state().to_owned(),
+            state: open.process_log.context.state().to_owned(),
             name: format!("stage {}", open.name),
             kind: Kind::Internal,
             start: open.start,
@@ -305,16 +309,16 @@ impl Recorder {
             error,
         };
         if root.sampled {
-            inner.told.spans.push(stage);
+            inner.recorded.spans.push(stage);
         }
         if let Some(job) = open.end.take() {
-            inner.conclude(&open.trail, root, &job, end);
+            inner.conclude(&open.process_log, root, &job, end);
         }
     }
 
     /// Takes out what is to be exported.
-    pub(super) fn take(&self) -> Told {
-        std::mem::take(&mut self.inner().told)
+    pub(super) fn take(&self) -> Recorded {
+        std::mem::take(&mut self.inner().recorded)
     }
 
     /// Whether this signal is wanted.
@@ -324,7 +328,7 @@ impl Recorder {
     }
 }
 
-/// The job that is worked on here; without [`apart`] there is one.
+/// The job that is worked on here; without [`in_own_scope`] there is one.
 fn place() -> u64 {
     PLACE.try_with(|place| *place).unwrap_or(0)
 }
@@ -344,11 +348,13 @@ impl Inner {
         error: Option<String>,
     ) {
         let (Some(open), Some(parent)) = (self.here(), parent) else { return };
-        let Some(root) = open.trail.context.root().filter(|root| root.sampled) else { return };
-        if self.told.spans.len() >= MOST_SPANS {
+        let Some(root) = open.process_log.context.root().filter(|root| root.sampled) else {
+            return;
+        };
+        if self.recorded.spans.len() >= MOST_SPANS {
             return;
         }
-        let state = open.trail.context.state().to_owned();
+        let state = open.process_log.context.state().to_owned();
         let id = context::new_id();
         let end = end.max(start);
         let span = Span {
@@ -365,21 +371,21 @@ impl Inner {
             omitted: 0,
             error,
         };
-        self.told.spans.push(span);
+        self.recorded.spans.push(span);
     }
 
     /// The job's own span, and those of processes that could not tell their own.
-    fn conclude(&mut self, trail: &Trail, root: Traceparent, job: &JobEnd, end: u64) {
-        let state = trail.context.state().to_owned();
-        for (n, process) in trail.processes.iter().enumerate() {
+    fn conclude(&mut self, process_log: &ProcessLog, root: Traceparent, job: &JobEnd, end: u64) {
+        let state = process_log.context.state().to_owned();
+        for (n, process) in process_log.processes.iter().enumerate() {
             let (None, Some(id)) = (&process.ended, context::parse_id(&process.span)) else {
                 continue;
             };
-            let next = trail.processes.get(n + 1).map_or(end, |next| next.at);
+            let next = process_log.processes.get(n + 1).map_or(end, |next| next.at);
             if !root.sampled {
                 continue;
             }
-            self.told.spans.push(Span {
+            self.recorded.spans.push(Span {
                 trace: root.trace,
                 id,
                 parent: Some(root.span),
@@ -397,16 +403,16 @@ impl Inner {
                 error: Some("process_killed".to_owned()),
             });
         }
-        let (result, error) = outcome(trail, job);
-        let seconds = end.saturating_sub(trail.began) as f64 / 1e9;
+        let (result, error) = outcome(process_log, job);
+        let seconds = end.saturating_sub(process_log.began) as f64 / 1e9;
         let about: Attributes = vec![("cicd.pipeline.task.run.result", result.into())];
         let caused: Attributes = error
             .iter()
             .map(|error| ("error.type", error.clone().into()))
             .chain(about.clone())
             .collect();
-        self.told.metrics.measure("fargate.job.duration", about.clone(), seconds);
-        self.told.metrics.count("fargate.jobs", caused, 1);
+        self.recorded.metrics.measure("fargate.job.duration", about.clone(), seconds);
+        self.recorded.metrics.count("fargate.jobs", caused, 1);
         if root.sampled {
             let name = job
                 .attributes
@@ -417,16 +423,16 @@ impl Inner {
                 Some(Value::Text(name)) if !name.is_empty() => format!("job {name}"),
                 _ => "job".to_owned(),
             };
-            self.told.spans.push(Span {
+            self.recorded.spans.push(Span {
                 trace: root.trace,
                 id: root.span,
-                parent: trail.context.parent(),
+                parent: process_log.context.parent(),
                 state,
                 name,
                 kind: Kind::Internal,
                 // States are known to the millisecond: the job begins not later than the first of
                 // them.
-                start: trail.began / 1_000_000 * 1_000_000,
+                start: process_log.began / 1_000_000 * 1_000_000,
                 end,
                 attributes: job.attributes.iter().cloned().chain(about).collect(),
                 events: Vec::new(),
@@ -434,13 +440,13 @@ impl Inner {
                 error,
             });
         }
-        trail.remove();
+        process_log.remove();
     }
 }
 
 /// The job's result in the words of the conventions (`cicd.pipeline.task.run.result`), and its
 /// cause.
-fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
+fn outcome(process_log: &ProcessLog, job: &JobEnd) -> (&'static str, Option<String>) {
     if job.cancelled {
         return ("cancellation", None);
     }
@@ -448,7 +454,7 @@ fn outcome(trail: &Trail, job: &JobEnd) -> (&'static str, Option<String>) {
         return (if error == "deadline" { "timeout" } else { "error" }, Some(error.clone()));
     }
     let of_job = || {
-        trail.processes.iter().filter(|process| {
+        process_log.processes.iter().filter(|process| {
             !matches!(process.purpose.as_str(), "cleanup" | "reap" | "stop" | "archive")
         })
     };

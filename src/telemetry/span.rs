@@ -46,7 +46,7 @@ pub type Attributes = Vec<(&'static str, Value)>;
 pub enum Kind {
     /// Within the driver.
     Internal,
-    /// A call to somebody else.
+    /// A call to another service.
     Client,
 }
 

@@ -148,7 +148,7 @@ fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_requi
     let (hostile, prepare) = Hostile::beginning(Attack::None, "required");
     let prepared = hostile.job.end(prepare);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
-    for words in ["SHA256:", "VerifyHost", "nothing was sent", "docs/ssh-entrypoint.sh"] {
+    for words in ["SHA256:", "VerifyHost", "nothing was sent", "deploy/ssh-entrypoint.sh"] {
         assert!(prepared.stderr.contains(words), "{words}: {}", prepared.stderr);
     }
     assert_eq!(hostile.seen.keys_offered.load(std::sync::atomic::Ordering::Relaxed), 0);

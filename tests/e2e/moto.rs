@@ -94,8 +94,8 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
 fn the_documented_task_definitions_are_taken_and_run_jobs() {
     let cluster = crate::cluster::Cluster::moto();
     for text in [
-        include_str!("../../docs/task-definition-ssh.json"),
-        include_str!("../../docs/task-definition-ecs-exec.json"),
+        include_str!("../../deploy/task-definition-ssh.json"),
+        include_str!("../../deploy/task-definition-ecs-exec.json"),
     ] {
         let mut definition: Value = serde_json::from_str(text).unwrap();
         // On Fargate the task's size is enough; moto counts what containers reserve.

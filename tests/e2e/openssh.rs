@@ -63,7 +63,7 @@ impl Sshd {
 
 /// The proof of the host key, as the entry point that is shipped makes it.
 fn proof(place: &Path, secret: &str) -> String {
-    let entry_point = include_str!("../../docs/ssh-entrypoint.sh");
+    let entry_point = include_str!("../../deploy/ssh-entrypoint.sh");
     let begin = entry_point.find("\nsha256() {").expect("the entry point's functions");
     let end = begin + entry_point[begin..].find("\n# Proves").expect("what uses them");
     let program = format!(

@@ -1,5 +1,5 @@
 //! What following a run costs in the container, beside the same run followed by polling. `cargo
-//! bench -p transports --bench supervisor`.
+//! bench -p fargate-transports --bench supervisor`.
 //!
 //! The delivery protocol's commands run in local shells, as in its tests: over pipes as by SSH, and
 //! over a terminal as by ECS Exec. The reference is the protocol's fallback, in the same run: no

@@ -59,11 +59,11 @@ pub(super) struct Agent {
 /// How a session ends.
 #[derive(Debug)]
 enum End {
-    /// As it should, or because somebody wanted it.
+    /// Normally, or on request.
     Over,
-    /// For a reason that the client is told.
+    /// For a reason that is sent to the client.
     Because(String),
-    /// By a failure of the agent's, which the client is told in the agent's own way.
+    /// By a failure of the agent's, which is sent to the client in the agent's own way.
     Failed(String),
     /// With the agent.
     Gone,
@@ -72,7 +72,7 @@ enum End {
 /// What is done with input that comes in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
-    /// Nobody is there: it is as if lost.
+    /// It is lost: the agent is gone.
     Lost,
     /// It is acknowledged and thrown away.
     Discarded,

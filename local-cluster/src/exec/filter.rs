@@ -11,7 +11,7 @@ impl Filter {
     /// What is sent now. It may be nothing.
     ///
     /// ASCII and whole characters pass. An invalid byte passes as it is, but not within the last
-    /// three. A genuine U+FFFD cannot be told from an invalid byte: its first byte passes alone.
+    /// three. A genuine U+FFFD looks like an invalid byte: its first byte passes alone.
     pub(super) fn pass(&mut self, read: &[u8]) -> Vec<u8> {
         if self.kept.is_empty() && read.is_ascii() {
             return read.to_vec();

@@ -63,7 +63,7 @@ pub(crate) enum Stage {
     Running,
     /// It takes sessions.
     Connected,
-    /// It takes none any more, but those that it has go on.
+    /// It takes no new ones; those that it has continue.
     Leaving,
     /// It is gone, and its sessions with it.
     Gone,

@@ -34,8 +34,8 @@ pub struct AgentRules {
     pub last_acknowledgements: Duration,
     /// Whether the text of a failure comes inside a frame of dashes and line breaks.
     pub frames_errors: bool,
-    /// Whether a handshake's response that nobody asked for stops the agent from reading for good,
-    /// and a command with `{{ssm:` in it is dropped without a word.
+    /// Whether an unsolicited response of a handshake stops the agent from reading for good, and a
+    /// command with `{{ssm:` in it is dropped silently.
     pub strict: bool,
     /// How long the session's log takes to be uploaded, between the end of the command and
     /// `channel_closed`: as where the cluster logs sessions, which the agent does by

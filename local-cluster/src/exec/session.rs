@@ -90,8 +90,8 @@ impl Session {
         format!("{DATA_CHANNEL}{}?role=publish_subscribe&cell-number={}", self.id, self.cell)
     }
 
-    /// Whether a client dials as it was told: byte for byte, or with the reserved characters
-    /// escaped.
+    /// Whether a client dials the URL that it was given: byte for byte, or with the reserved
+    /// characters escaped.
     pub(super) fn is_dialled_by(&self, query: &str) -> bool {
         let value = |name: &str| {
             query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
@@ -133,7 +133,7 @@ impl Session {
         self.control.send(Control::Attach(attachment)).await.is_ok()
     }
 
-    /// A client wants to go on: the time without input begins anew.
+    /// A client resumes the session: the time without input begins anew.
     pub(crate) fn resume(&self) {
         // Ended, or so busy that it is not idle anyway.
         let _ = self.control.try_send(Control::Resume);

@@ -49,7 +49,7 @@ struct Acknowledged {
 }
 
 impl Stream {
-    /// Paused at first: nobody listens yet.
+    /// Paused at first: no client listens yet.
     pub(super) fn new() -> Self {
         Self {
             expected: 0,
@@ -79,8 +79,8 @@ impl Stream {
         self.next += 1;
     }
 
-    /// Takes a message in. What comes back is the next of the input: whoever has used it says
-    /// [`Stream::used`], and without that it is neither acknowledged nor passed over.
+    /// Takes a message, and returns the next of the input, if there is one. The caller reports by
+    /// [`Stream::used`] that it used it; until then it is neither acknowledged nor skipped.
     pub(super) fn receive(&mut self, message: Message, now: Instant) -> Option<Message> {
         match message.kind.as_str() {
             kind::ACKNOWLEDGE => {

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 use super::words;
 
 /// A running command: the leader of a session whose controlling terminal is the other end of this.
-/// When both halves are gone, the kernel hangs up: whoever is left in the session gets SIGHUP.
+/// When both halves are gone, the kernel hangs up: the session's other processes get SIGHUP.
 pub(super) struct Terminal {
     pub(super) child: Child,
     pub(super) reader: OwnedReadPty,

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 /// The environment variable that marks a task's processes.
 pub(crate) const MARK: &str = "FARGATE_LOCAL_TASK";
 
-/// How often a process is looked for that was told to end.
+/// Interval at which a process that got a signal to end is looked up.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The task's living processes.

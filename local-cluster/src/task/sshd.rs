@@ -92,7 +92,7 @@ fn host_key() -> io::Result<PrivateKey> {
     PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)
 }
 
-/// What the server calls itself, with the proof of its host key that docs/ssh-entrypoint.sh would
+/// What the server calls itself, with the proof of its host key that deploy/ssh-entrypoint.sh would
 /// give.
 fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<String> {
     const NAME: &str = "SSH-2.0-local_cluster";

@@ -227,7 +227,7 @@ async fn agents_stay_away_or_come_late_or_stop() {
 }
 
 #[tokio::test]
-async fn sessions_end_when_told_or_idle() {
+async fn sessions_end_when_terminated_or_idle() {
     let exec = ExecSettings { idle_timeout: Duration::from_millis(600), ..ExecSettings::default() };
     let (cluster, task) = prepared(exec).await;
     // Output does not count.
@@ -239,9 +239,9 @@ async fn sessions_end_when_told_or_idle() {
         execute(&cluster, &task, "sh -c 'trap : HUP TERM; echo up; while :; do sleep 0.1; done'")
             .await
             .unwrap();
-    let mut told = Client::open(&opened, &opened.token).await;
-    told.until_output(b"up").await;
+    let mut terminated = Client::open(&opened, &opened.token).await;
+    terminated.until_output(b"up").await;
     ssm(&cluster, "TerminateSession", json!({ "SessionId": opened.id })).await.unwrap();
-    assert_eq!(told.until_closed().await.1, "");
+    assert_eq!(terminated.until_closed().await.1, "");
     client::eventually("the leader is killed", || cluster.tasks()[0].processes.is_empty()).await;
 }

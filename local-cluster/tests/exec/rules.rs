@@ -123,7 +123,7 @@ async fn its_errors_come_in_a_frame() {
 }
 
 #[tokio::test]
-async fn a_response_that_nobody_asked_for_hangs_its_reader() {
+async fn an_unsolicited_response_hangs_its_reader() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let mut client = up(&cluster, &task).await;
     assert!(!client.is_acknowledged_soon(6, b"{}").await);

@@ -18,7 +18,7 @@ use prost::Message as _;
 use tracing::Level;
 
 use crate::telemetry::{
-    Recorder, Told,
+    Recorded, Recorder,
     logs::LogLine,
     metrics::{self, BOUNDS},
     settings::Signal,
@@ -30,7 +30,7 @@ use crate::telemetry::{
 const SAMPLED: u32 = 1;
 
 /// A signal's request; empty when there is nothing to tell.
-pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u8> {
+pub(super) fn request(signal: Signal, recorded: &Recorded, recorder: &Recorder) -> Vec<u8> {
     let resource = Some(resource(recorder));
     let scope = Some(InstrumentationScope {
         name: "fargate-driver".to_owned(),
@@ -38,10 +38,10 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
         ..InstrumentationScope::default()
     });
     match signal {
-        Signal::Traces if !told.spans.is_empty() => {
+        Signal::Traces if !recorded.spans.is_empty() => {
             let scope_spans = vec![ScopeSpans {
                 scope,
-                spans: told.spans.iter().map(sent).collect(),
+                spans: recorded.spans.iter().map(sent).collect(),
                 ..ScopeSpans::default()
             }];
             ExportTraceServiceRequest {
@@ -53,10 +53,10 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
             }
             .encode_to_vec()
         }
-        Signal::Metrics if !told.metrics.is_empty() => {
+        Signal::Metrics if !recorded.metrics.is_empty() => {
             let scope_metrics = vec![ScopeMetrics {
                 scope,
-                metrics: measured(&told.metrics, recorder),
+                metrics: measured(&recorded.metrics, recorder),
                 ..ScopeMetrics::default()
             }];
             ExportMetricsServiceRequest {
@@ -68,10 +68,10 @@ pub(super) fn request(signal: Signal, told: &Told, recorder: &Recorder) -> Vec<u
             }
             .encode_to_vec()
         }
-        Signal::Logs if !told.lines.is_empty() => {
+        Signal::Logs if !recorded.lines.is_empty() => {
             let scope_logs = vec![ScopeLogs {
                 scope,
-                log_records: told.lines.iter().map(logged).collect(),
+                log_records: recorded.lines.iter().map(logged).collect(),
                 ..ScopeLogs::default()
             }];
             ExportLogsServiceRequest {

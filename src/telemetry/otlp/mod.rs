@@ -36,12 +36,14 @@ impl fmt::Display for Problem {
 
 /// Sends everything, within the bound.
 pub(super) async fn flush(recorder: &Recorder) {
-    let told = recorder.take();
+    let recorded = recorder.take();
     let settings = &recorder.settings;
-    let (first, others) =
-        told.spools.split_first().map_or((None, &[][..]), |(first, others)| (Some(first), others));
+    let (first, others) = recorded
+        .spools
+        .split_first()
+        .map_or((None, &[][..]), |(first, others)| (Some(first), others));
     let kept: Vec<(Signal, Vec<u8>)> =
-        told.spools.iter().flat_map(|path| spool::read(path)).collect();
+        recorded.spools.iter().flat_map(|path| spool::read(path)).collect();
     let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
     for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
         // Requests consist of one repeated field, so that two after one another are one of both
@@ -51,7 +53,7 @@ pub(super) async fn flush(recorder: &Recorder) {
             .filter(|(of, _)| *of == signal)
             .flat_map(|(_, bytes)| bytes.clone())
             .collect();
-        request.extend(encode::request(signal, &told, recorder));
+        request.extend(encode::request(signal, &recorded, recorder));
         if !request.is_empty() {
             requests.push((signal, request));
         }
@@ -91,15 +93,15 @@ pub(super) async fn flush(recorder: &Recorder) {
         spool::replace(path, &[]);
     }
     if !problems.is_empty() {
-        let fate = match (failed.is_empty(), left_out) {
+        let outcome = match (failed.is_empty(), left_out) {
             (true, _) => "it is dropped",
-            (false, 0) if told.over => "it is kept for `fargate reap`",
+            (false, 0) if recorded.over => "it is kept for `fargate reap`",
             (false, 0) => "it is kept for the job's next process",
             (false, _) => "it is dropped where it did not fit beside the snapshot",
         };
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
         tracing::warn!(
-            "telemetry was not taken by the collector: {}; {fate}. The job is not affected.",
+            "telemetry was not taken by the collector: {}; {outcome}. The job is not affected.",
             problems.join("; ")
         );
     }

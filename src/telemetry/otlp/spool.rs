@@ -14,7 +14,7 @@ use super::super::settings::Signal;
 /// How much is kept per job, in bytes.
 const MOST: usize = 1024 * 1024;
 
-/// What is kept. A torn end, and what makes no sense, is left out.
+/// Reads the kept requests. A torn end and malformed entries are skipped.
 pub(super) fn read(path: &Path) -> Vec<(Signal, Vec<u8>)> {
     let mut requests = Vec::new();
     let bytes = private_file::read_up_to(path, 2 * MOST as u64).unwrap_or_default();

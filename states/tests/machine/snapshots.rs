@@ -92,7 +92,7 @@ fn one_of_each() -> Vec<(StateName, Snapshot)> {
 /// have written. Those of today are in a directory named after the format's version and the states'
 /// shape; those of before stay as they are.
 ///
-/// `WRITE_FIXTURES=1 cargo test -p states --test machine` writes those of today.
+/// `WRITE_FIXTURES=1 cargo test -p fargate-states --test machine` writes those of today.
 #[test]
 fn snapshots_of_every_version_are_read() {
     let shape =

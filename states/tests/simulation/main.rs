@@ -2,8 +2,8 @@
 //! the engine against a world in memory that throttles, loses, cuts, freezes, kills, fills its disk
 //! and gets cancelled.
 //!
-//! `SIM_JOBS=100000 cargo test -p states --test simulation` runs so many; `SIM_SEED=1234` runs one
-//! and tells its story.
+//! `SIM_JOBS=100000 cargo test -p fargate-states --test simulation` runs so many; `SIM_SEED=1234`
+//! runs one and tells its story.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
@@ -146,7 +146,7 @@ fn whatever_happens_nothing_is_lost() {
     report(&counted, began.elapsed());
     for (seed, wrong) in counted.failures.iter().take(TOLD) {
         eprintln!(
-            "seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p states --test simulation -- --nocapture",
+            "seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p fargate-states --test simulation -- --nocapture",
             wrong.join("\n  ")
         );
     }

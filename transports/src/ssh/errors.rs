@@ -111,12 +111,12 @@ pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) 
     let (what, advice) = if is_missing {
         (
             "does not prove it, which [SSH] VerifyHost requires",
-            "Use docs/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.",
+            "Use deploy/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.",
         )
     } else {
         (
             "proves another one",
-            "Another server answers in the container's place, or its entry point is not the one of this version (docs/ssh-entrypoint.sh).",
+            "Another server answers in the container's place, or its entry point is not the one of this version (deploy/ssh-entrypoint.sh).",
         )
     };
     error(

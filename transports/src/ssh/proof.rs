@@ -10,7 +10,7 @@
 //!
 //! It is compared when the key exchange has shown that the server has that host key, before
 //! anything else is sent. Another server cannot make one without the secret, nor use this one
-//! without the host key's private half. `docs/ssh-entrypoint.sh` is the other side.
+//! without the host key's private half. `deploy/ssh-entrypoint.sh` is the other side.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `docs/ssh-entrypoint.sh` as it is, in a mount namespace that stands for a container: with a
+//! `deploy/ssh-entrypoint.sh` as it is, in a mount namespace that stands for a container: with a
 //! home, a `/run` and an `/etc` of its own.
 
 use std::{
@@ -16,7 +16,7 @@ use states::{
 use tempfile::TempDir;
 use transports::ssh::{SshSession, SshSettings, SshTransport, key, proof};
 
-const ENTRY_POINT: &str = include_str!("../../../docs/ssh-entrypoint.sh");
+const ENTRY_POINT: &str = include_str!("../../../deploy/ssh-entrypoint.sh");
 
 /// What is done before the entry point runs: what is in an image, and what is not.
 const PREPARE: &str = r#"

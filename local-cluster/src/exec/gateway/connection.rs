@@ -58,7 +58,7 @@ enum End {
     Client,
     /// Its session has another connection, or is gone with its agent.
     Replaced,
-    /// Its session is over, and the client was told so.
+    /// Its session is over, and the client has been notified.
     Over,
     /// A fault.
     Cut(CutKind),

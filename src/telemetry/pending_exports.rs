@@ -1,0 +1,78 @@
+//! Exports of jobs that no process will continue: `<job>.trace` and `<job>.otlp` without a snapshot.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use states::{DirectoryStore, JobId, SnapshotStore as _, StoreError};
+
+use super::{Purpose, recorder, recorder::JobEnd};
+use crate::runner::{Identity, Verdict};
+
+/// Exports what remains of jobs without a snapshot that no process has touched for `older_than`: a
+/// job's own span, if no process ended it, and what no collector took. With telemetry off, removes
+/// the files.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreError> {
+    let directory = store.directory();
+    let listed = fs::read_dir(directory).map_err(|source| StoreError::Io {
+        what: "list the directory",
+        path: directory.to_owned(),
+        source,
+    })?;
+    for path in listed.flatten().map(|entry| entry.path()) {
+        let Some(ending @ ("trace" | "otlp")) = path.extension().and_then(|ending| ending.to_str())
+        else {
+            continue;
+        };
+        let Some(job) =
+            path.file_stem().and_then(|stem| stem.to_str()).and_then(|job| JobId::new(job).ok())
+        else {
+            continue;
+        };
+        if !Identity::could_name(&job)
+            || store.snapshot_path(&job).exists()
+            || age(&path) < older_than
+        {
+            continue;
+        }
+        // Somebody works on it, or is about to.
+        let Ok(_lease) = store.lease(&job, "reap", Duration::ZERO) else { continue };
+        match recorder() {
+            Some(recorder) if ending == "otlp" => recorder.take_over(path),
+            Some(recorder) => {
+                let purpose = Purpose {
+                    directory: directory.to_owned(),
+                    job: job.to_string(),
+                    name: "reap".to_owned(),
+                    may_begin: false,
+                    only: None,
+                };
+                recorder.enter(&purpose, None, (None, None), Vec::new());
+                recorder.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
+                recorder.leave(&Verdict::Success, false);
+                // A malformed one was not taken up.
+                remove(&path);
+            }
+            None => remove(&path),
+        }
+    }
+    Ok(())
+}
+
+fn age(path: &Path) -> Duration {
+    let changed = fs::metadata(path).and_then(|about| about.modified()).ok();
+    changed.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("{} cannot be removed: {e}", path.display());
+    }
+}

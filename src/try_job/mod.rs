@@ -1,0 +1,196 @@
+//! `fargate try`: plays gitlab-runner for one job, so that a new installation, or a newcomer, sees
+//! the main job work.
+//!
+//! It calls the stages as gitlab-runner does: each a new process of this very binary, with the
+//! contract's environment. So what is seen here is what a CI job does.
+
+mod runner;
+mod timeline;
+
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+
+use local_cluster::LocalCluster;
+
+use states::Limits;
+
+use crate::{
+    config::{Config, ConfigError, TransportKind},
+    local::TimeOptions,
+};
+
+use runner::{Ended, Runner};
+use timeline::Timeline;
+
+/// What to try.
+#[derive(Debug, Clone)]
+pub struct TryJob {
+    /// The scripts, one run stage each.
+    pub scripts: Vec<PathBuf>,
+    /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
+    pub config: Option<PathBuf>,
+    /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with
+    /// a `fargate.toml`, it must say the same.
+    pub transport: Option<TransportKind>,
+    /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be
+    /// named.
+    pub times: TimeOptions,
+    /// Flags that are passed on to every stage.
+    pub flags: Vec<std::ffi::OsString>,
+}
+
+/// Why nothing could be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TryJobError {
+    /// A script cannot be read.
+    #[error("the script {} cannot be read: {source}", path.display())]
+    Script {
+        /// The script.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The script is a directory or the like.
+    #[error("the script {} is not a file", .0.display())]
+    NoFile(PathBuf),
+    /// There is no usable configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Something else was asked for than the stages will read.
+    #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
+    OtherTransport(PathBuf),
+    /// Times were asked for of a cluster that is not the embedded one.
+    #[error(
+        "--profile cannot be used with --config: it sets the embedded cluster's times. Leave one of the two flags out"
+    )]
+    OtherCluster,
+    /// The embedded cluster did not start.
+    #[error("the embedded local cluster did not start: {0}")]
+    Cluster(#[from] local_cluster::StartError),
+    /// A file or process for the job could not be made.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl TryJobError {
+    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl TryJob {
+    /// Runs the job and returns the exit status of its first failing script; 0 when all is well,
+    /// and 70 (sysexits' EX_SOFTWARE) for a system failure.
+    ///
+    /// # Errors
+    /// When the job could not be started.
+    pub async fn run(&self) -> Result<ExitCode, TryJobError> {
+        for path in &self.scripts {
+            let script = std::fs::File::open(path).and_then(|file| file.metadata());
+            if !script
+                .map_err(|source| TryJobError::Script { path: path.clone(), source })?
+                .is_file()
+            {
+                return Err(TryJobError::NoFile(path.clone()));
+            }
+        }
+        let config = self.checked()?;
+        let grace = config.as_ref().map_or(Limits::default().grace, |config| config.limits.grace);
+        if !self.flags.iter().any(|flag| flag.to_string_lossy().starts_with("--task-def")) {
+            for choice in config.iter().flat_map(Config::open_choices) {
+                eprintln!("fargate: warning: {choice}");
+            }
+        }
+        let place = tempfile::Builder::new()
+            .prefix("fargate-try-")
+            .tempdir()
+            .map_err(TryJobError::io("make a temporary directory"))?;
+        let (config, cluster, environment) = match &self.config {
+            Some(config) => (config.clone(), None, Vec::new()),
+            None => {
+                let settings = self.times.settings();
+                let times = settings.times;
+                let cluster = LocalCluster::start(settings).await?;
+                let config = place.path().join("fargate.toml");
+                let text = crate::local::configuration(
+                    self.transport.unwrap_or_default(),
+                    cluster.ssh_port(),
+                    &place.path().join("metadata"),
+                );
+                std::fs::write(&config, text)
+                    .map_err(TryJobError::io("write fargate.toml for the embedded cluster"))?;
+                eprintln!(
+                    "No --config: using an embedded local cluster. Its tasks are processes on this machine."
+                );
+                if let Some(line) = self.times.described(&times) {
+                    eprintln!("{line}");
+                }
+                let environment =
+                    crate::local::environment(&cluster.endpoint(), cluster.credentials());
+                (config, Some(cluster), environment)
+            }
+        };
+        let mut timeline = Timeline::watch(place.path().join("states"));
+        let mut runner = Runner::new(place.path(), &config, &self.flags, environment, grace)
+            .map_err(TryJobError::io("play gitlab-runner"))?;
+        let ended =
+            self.job(&mut runner, &mut timeline).await.map_err(TryJobError::io("run a stage"));
+        if let Some(cluster) = cluster {
+            cluster.shutdown().await;
+        }
+        let ended = ended?;
+        timeline.close();
+        Ok(match ended {
+            Ended::Well => ExitCode::SUCCESS,
+            Ended::Script(code) => {
+                ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1))
+            }
+            Ended::System => ExitCode::from(70),
+        })
+    }
+
+    /// The configuration that was named, checked before every stage would complain of it.
+    fn checked(&self) -> Result<Option<Config>, TryJobError> {
+        let Some(path) = &self.config else { return Ok(None) };
+        if self.times.profile.is_some() {
+            return Err(TryJobError::OtherCluster);
+        }
+        let (config, _) = Config::load(Some(path))?;
+        match self.transport {
+            Some(wanted) if wanted != config.transport => {
+                Err(TryJobError::OtherTransport(path.clone()))
+            }
+            _ => Ok(Some(config)),
+        }
+    }
+
+    async fn job(&self, runner: &mut Runner, timeline: &mut Timeline) -> io::Result<Ended> {
+        let mut ended = runner.stage(&["config"], timeline).await?;
+        if ended == Ended::Well {
+            ended = runner.stage(&["prepare"], timeline).await?;
+        }
+        for (number, script) in self.scripts.iter().enumerate() {
+            if ended != Ended::Well || runner.interrupted() {
+                break;
+            }
+            let script = script.to_string_lossy();
+            let stage = if self.scripts.len() == 1 {
+                "build_script".to_owned()
+            } else {
+                format!("step_{}", number + 1)
+            };
+            ended = runner.stage(&["run", &script, &stage], timeline).await?;
+        }
+        // As gitlab-runner: always, and its result changes nothing. The local cluster lives no
+        // longer than this process, and a newcomer sees the task's end.
+        let _ = runner.stage(&["cleanup", "--wait"], timeline).await?;
+        Ok(ended)
+    }
+}
+
+/// How often the file of states is looked at.
+const LOOK: Duration = Duration::from_millis(10);

@@ -43,8 +43,8 @@ pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
 pub use store::{
-    DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, IndexLine, Notes, Pruned,
-    Retention, StoreError,
+    DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, InMemoryLease, InMemoryStore,
+    IndexLine, Notes, Pruned, Retention, StoreError,
 };
 pub use time::Timestamp;
 pub use world::*;

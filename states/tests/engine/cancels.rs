@@ -102,12 +102,8 @@ const PIECE_EVERY: Duration = Duration::from_millis(10);
 impl Transport for Queue {
     type Session = Self;
     async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
-        let facts = ShellFacts {
-            run_dir: "/tmp".into(),
-            follows_with_tail: true,
-            has_setsid: true,
-            has_bash: false,
-        };
+        let facts =
+            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         Ok((self.clone(), Greeting { identity: HostIdentity("a queue".into()), facts }))
     }
 }

@@ -208,12 +208,8 @@ impl Transport for Wire {
         let frozen = weather
             .strikes(odds.1, Fault::ConnectionFrozen)
             .then(|| Instant::now() + weather.millis(0..EVENTFUL));
-        let facts = ShellFacts {
-            run_dir: "/tmp".into(),
-            follows_with_tail: true,
-            has_setsid: true,
-            has_bash: true,
-        };
+        let facts =
+            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
         let shell = Shell {
             cloud: Arc::clone(&self.cloud),

@@ -12,20 +12,7 @@
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
-#[path = "../tests/e2e/cluster.rs"]
-mod cluster;
-#[path = "../tests/e2e/http.rs"]
-mod http;
-#[path = "../tests/e2e/moto.rs"]
-mod moto;
-#[path = "../tests/e2e/openssh.rs"]
-mod openssh;
-#[path = "../tests/e2e/processes.rs"]
-mod processes;
-#[path = "../tests/e2e/proxy.rs"]
-mod proxy;
-#[path = "../tests/e2e/runner.rs"]
-mod runner;
+mod e2e;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -35,6 +22,8 @@ use std::{
 
 use local_cluster::{Profile, Settings};
 use serde_json::Value;
+
+use e2e::*;
 
 use cluster::{Cluster, Local};
 use runner::Job;

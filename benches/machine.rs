@@ -65,8 +65,16 @@ fn saves(c: &mut Criterion) {
     let path = place.path().join("plain.ron");
     let mut group = c.benchmark_group("saves");
     group.throughput(Throughput::Elements(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.unwrap_or_else(|e| panic!("a runtime: {e}"));
+    let lease = store
+        .try_lease(&snapshot.job.header().id, "bench")
+        .unwrap_or_else(|e| panic!("a lease: {e}"));
     group.bench_function("a snapshot", |b| {
-        b.iter(|| store.save(black_box(&snapshot)).unwrap_or_else(|e| panic!("{e}")))
+        b.iter(|| {
+            let saved = runtime.block_on(store.save(&lease, black_box(&snapshot)));
+            saved.unwrap_or_else(|e| panic!("{e}"))
+        })
     });
     group.bench_function("reference: the same bytes, plainly", |b| {
         b.iter(|| {

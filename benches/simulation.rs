@@ -100,9 +100,9 @@ async fn prepare(manager: Manager, engine: Arc<Process>, n: usize) -> Outcome {
     // A manager does not get all of its jobs in the same moment.
     tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
     let job = JobId::new(format!("job-{n}")).unwrap();
-    let lease = engine.store().lease(&job, "bench", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&job, "bench", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap()
 }
 

@@ -7,20 +7,7 @@
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
-#[path = "../tests/e2e/cluster.rs"]
-mod cluster;
-#[path = "../tests/e2e/http.rs"]
-mod http;
-#[path = "../tests/e2e/moto.rs"]
-mod moto;
-#[path = "../tests/e2e/openssh.rs"]
-mod openssh;
-#[path = "../tests/e2e/processes.rs"]
-mod processes;
-#[path = "../tests/e2e/proxy.rs"]
-mod proxy;
-#[path = "../tests/e2e/runner.rs"]
-mod runner;
+mod e2e;
 
 use std::{
     io::Read as _,
@@ -29,6 +16,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
+
+use e2e::*;
 
 use cluster::Cluster;
 use runner::Job;

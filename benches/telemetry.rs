@@ -9,25 +9,14 @@
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
-#[path = "../tests/e2e/cluster.rs"]
-mod cluster;
 #[cfg(feature = "telemetry")]
 #[path = "../tests/e2e/collector.rs"]
 mod collector;
-#[path = "../tests/e2e/http.rs"]
-mod http;
-#[path = "../tests/e2e/moto.rs"]
-mod moto;
-#[path = "../tests/e2e/openssh.rs"]
-mod openssh;
-#[path = "../tests/e2e/processes.rs"]
-mod processes;
-#[path = "../tests/e2e/proxy.rs"]
-mod proxy;
-#[path = "../tests/e2e/runner.rs"]
-mod runner;
+mod e2e;
 
 use std::process::ExitCode;
+
+use e2e::*;
 
 fn main() -> ExitCode {
     // `cargo test --benches` calls it with other arguments; it is no test.

@@ -23,8 +23,7 @@ use std::{
 use bytes::Bytes;
 use states::{
     AnyJob, BadSnapshot, Concluded, ControlError, DirectoryLease, EngineError, Goal, JobId, JobIo,
-    Note, Outcome, Pace, Seen, Snapshot, SnapshotStore, StopReason, StoreError, TaskArn,
-    TaskControl, Timestamp,
+    Note, Outcome, Pace, Seen, Snapshot, StopReason, StoreError, TaskArn, TaskControl, Timestamp,
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -129,12 +128,12 @@ fn owns(snapshot: &Snapshot) -> Owns {
 /// The job and its lock, if no process works on it.
 fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
     let store = engine.store();
-    let lease = match store.lease(job, "reap", Duration::ZERO) {
+    let lease = match store.try_lease(job, "reap") {
         Ok(lease) => lease,
         Err(StoreError::Busy { .. }) => return Err(Judged::Alive(Owns::Any)),
         Err(e) => return Err(Judged::Unknown(e.to_string())),
     };
-    match store.load(job) {
+    match store.read(job) {
         Ok(Some(snapshot)) => Ok((lease, snapshot)),
         Ok(None) => Err(Judged::Gone),
         Err(
@@ -170,7 +169,7 @@ impl Reaper {
         for ask in asked {
             let job = ask.job.clone();
             let seems = asked::seems(&ask, &answers);
-            judged.push((job, self.judge_again(&engine, ask, seems, &mut summary)));
+            judged.push((job, self.judge_again(&engine, ask, seems, &mut summary).await));
         }
         for (job, judged) in judged {
             match judged {
@@ -243,7 +242,7 @@ impl Reaper {
     /// unknown: a task without a job is an orphan.
     fn sweep(&self, engine: &JobEngine, job: &JobId, summary: &mut Summary) {
         let store = engine.store();
-        let swept = match store.lease(job, "reap", Duration::ZERO) {
+        let swept = match store.try_lease(job, "reap") {
             // The process that works on it is about to write the snapshot.
             Err(StoreError::Busy { .. }) => return,
             Ok(_) if self.dry_run => {
@@ -276,7 +275,7 @@ impl Reaper {
     }
 
     /// What is to become of a job, now that it is known how its tasks are.
-    fn judge_again(
+    async fn judge_again(
         &self,
         engine: &JobEngine,
         ask: Asked,
@@ -288,7 +287,7 @@ impl Reaper {
         let why = match seems {
             Seems::Unknown(why) => return Judged::Unknown(why),
             Seems::Over { why, answers } if ended => {
-                return self.conclude(engine, &job, &snapshot, why, &answers, summary);
+                return self.conclude(engine, &job, &snapshot, why, &answers, summary).await;
             }
             Seems::Over { why, .. } => why.to_owned(),
             Seems::Not(status) if ended && idle >= STOPS_WITHIN.min(self.older_than) => {
@@ -306,7 +305,7 @@ impl Reaper {
     }
 
     /// Archives a job whose end ECS had accepted, and whose tasks are over now.
-    fn conclude(
+    async fn conclude(
         &self,
         engine: &JobEngine,
         job: &JobId,
@@ -321,7 +320,7 @@ impl Reaper {
             return Judged::Gone;
         }
         telemetry::job::opened(engine.store().directory(), snapshot, "reap");
-        let concluded = engine.conclude(job, "reap", answers);
+        let concluded = engine.conclude(job, "reap", answers).await;
         let outcome: Result<Outcome, EngineError> = match &concluded {
             Ok(Concluded::Archived) => Ok(Outcome::Ended(StopReason::Cleanup)),
             _ => Ok(Outcome::Unfinished(String::new())),
@@ -494,7 +493,7 @@ async fn end(
     let (name, id) = (name(&snapshot), snapshot.job.header().id.clone());
     telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
-    engine.open(&mut work, "reap");
+    engine.open(&mut work, "reap").await;
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
     let ended = engine.drive(&mut work, Goal::End, &mut Silent).await;
     telemetry::job::closed(&ended, Goal::End, &work.snapshot);

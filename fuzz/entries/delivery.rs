@@ -28,12 +28,8 @@ pub fn run(data: &[u8]) {
 
 /// What the protocol makes of it: its output, and how it ended.
 fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
-    let facts = ShellFacts {
-        run_dir: "/tmp".to_owned(),
-        follows_with_tail: true,
-        has_setsid: true,
-        has_bash: false,
-    };
+    let facts =
+        ShellFacts { run_dir: "/tmp".to_owned(), follows_with_tail: true, has_setsid: true };
     let run = RunId::new("0000-build").expect("a valid id");
     let container = Container { said: pieces.to_vec(), in_bytes };
     match verb {

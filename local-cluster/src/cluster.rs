@@ -1,5 +1,7 @@
 //! What exists: clusters, task definitions, tasks; and the record of API calls.
 
+mod shown;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
@@ -9,19 +11,16 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
 };
 
 use crate::{
-    exec::{
-        ExecAgent, Session, Sessions, Surroundings,
-        keys::{KEY, Keys},
-    },
+    exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
     faults::Faults,
-    settings::{Handshake, Settings},
+    settings::Settings,
     task::processes,
     times::{self, TaskTimes},
 };
@@ -316,38 +315,6 @@ impl Cluster {
         lock(&self.known).clusters.entry(name.to_owned()).or_insert(default_strategy);
     }
 
-    /// What DescribeClusters shows with `include = CONFIGURATIONS`.
-    pub(crate) fn configuration(&self) -> Value {
-        let mut command = json!({ "logging": "NONE" });
-        if self.settings.exec.handshake == Handshake::Kms {
-            command["kmsKeyId"] = json!(KEY);
-        }
-        json!({ "executeCommandConfiguration": command })
-    }
-
-    pub(crate) fn describe_cluster(&self, name: &str) -> Value {
-        let strategy = if self.has_default_strategy(name) {
-            json!([{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }])
-        } else {
-            json!([])
-        };
-        let of = |status: fn(Status) -> bool| {
-            self.all()
-                .iter()
-                .filter(|t| t.launch.cluster == name && status(t.state().status))
-                .count()
-        };
-        json!({
-            "clusterArn": self.arn(&format!("cluster/{name}")),
-            "clusterName": name,
-            "status": "ACTIVE",
-            "runningTasksCount": of(|status| status == Status::Running),
-            "pendingTasksCount": of(|status| status < Status::Running),
-            "capacityProviders": ["FARGATE", "FARGATE_SPOT"],
-            "defaultCapacityProviderStrategy": strategy,
-        })
-    }
-
     pub(crate) fn register(
         &self,
         family: &str,
@@ -429,91 +396,6 @@ impl Cluster {
     pub(crate) fn task(&self, given: &str) -> Option<Arc<Task>> {
         let id = given.rsplit('/').next().unwrap_or(given);
         lock(&self.known).tasks.iter().find(|task| task.id == id).cloned()
-    }
-
-    /// A task as the API shows it.
-    pub(crate) fn shown(&self, task: &Task) -> Value {
-        let state = task.state();
-        let definition = &task.launch.definition;
-        let has_interface = state.status >= Status::Pending;
-        let mut details = vec![json!({ "name": "subnetId", "value": "subnet-local" })];
-        if has_interface {
-            details.push(json!({ "name": "networkInterfaceId", "value": task.interface }));
-            details
-                .push(json!({ "name": "privateIPv4Address", "value": task.address.to_string() }));
-        }
-        let attachment = json!({
-            "id": task.interface.replace("eni-", "attachment-"),
-            "type": "ElasticNetworkInterface",
-            "status": if state.status >= Status::Deprovisioning { "DELETED" } else if has_interface { "ATTACHED" } else { "PRECREATED" },
-            "details": details,
-        });
-        let containers: Vec<Value> = definition
-            .containers
-            .iter()
-            .map(|name| self.shown_container(task, &state, name))
-            .collect();
-        let mut shown = json!({
-            "taskArn": self.task_arn(task),
-            "clusterArn": self.arn(&format!("cluster/{}", task.launch.cluster)),
-            "taskDefinitionArn": self.arn(&format!("task-definition/{}", definition.name())),
-            "group": task.launch.group.clone().unwrap_or_else(|| format!("family:{}", definition.family)),
-            "lastStatus": state.status.name(),
-            "desiredStatus": if state.stop.is_some() { "STOPPED" } else { "RUNNING" },
-            "launchType": task.launch.launch_type.as_deref().unwrap_or("FARGATE"),
-            "platformVersion": "1.4.0",
-            "availabilityZone": format!("{}a", self.settings.region),
-            "enableExecuteCommand": task.launch.exec,
-            "overrides": task.launch.overrides,
-            "tags": task.launch.tags,
-            "attachments": [attachment],
-            "containers": containers,
-            "version": 1,
-        });
-        if let Some(by) = &task.launch.started_by {
-            shown["startedBy"] = json!(by);
-        }
-        if let Some(stop) = &state.stop {
-            shown["stopCode"] = json!(stop.code);
-            shown["stoppedReason"] = json!(stop.reason);
-        }
-        for (name, at) in &state.times {
-            shown[*name] = json!(at);
-        }
-        shown
-    }
-
-    fn shown_container(&self, task: &Task, state: &TaskState, name: &str) -> Value {
-        let status = match state.status {
-            Status::Provisioning | Status::Pending | Status::Activating => "PENDING",
-            Status::Running | Status::Deactivating | Status::Stopping => "RUNNING",
-            Status::Deprovisioning | Status::Stopped => "STOPPED",
-        };
-        let mut shown = json!({
-            "containerArn": self.container_arn(task, name),
-            "taskArn": self.task_arn(task),
-            "name": name,
-            "image": "local",
-            "lastStatus": status,
-            "networkInterfaces": [],
-        });
-        if state.status >= Status::Running {
-            shown["runtimeId"] = json!(task.runtime_id(name));
-            shown["networkInterfaces"] =
-                json!([{ "privateIpv4Address": task.address.to_string() }]);
-        }
-        if task.launch.exec {
-            shown["managedAgents"] = json!([task.agent.shown()]);
-        }
-        if let (Some(stop), true) = (&state.stop, status == "STOPPED") {
-            if let Some(code) = stop.exit_code {
-                shown["exitCode"] = json!(code);
-            }
-            if let Some(reason) = &stop.container_reason {
-                shown["reason"] = json!(reason);
-            }
-        }
-        shown
     }
 
     pub(crate) fn record(&self, action: &str, error: Option<String>) {

@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use states::{
-    AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen,
-    SnapshotStore, StopReason, TaskControl,
+    AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen, StopReason,
+    TaskControl,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -74,7 +74,7 @@ impl Resume {
     pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
         block_on(async {
             let (engine, mut work) = take_up(place, &self.job, self.on, "resume")?;
-            begin(&engine, &mut work, "resume");
+            begin(&engine, &mut work, "resume").await;
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
             }
@@ -204,7 +204,7 @@ async fn end(
     purpose: &str,
     reason: &str,
 ) -> Result<ExitCode, Failure> {
-    begin(engine, &mut work, purpose);
+    begin(engine, &mut work, purpose).await;
     engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
     let Some(outcome) = drive(engine, &mut work, Goal::End).await? else {
         return Ok(ExitCode::from(130));
@@ -234,19 +234,19 @@ fn take_up(
     for complaint in telemetry::start(&config) {
         say(&complaint);
     }
-    let lease = engine.store().lease(&id, purpose, Duration::ZERO)?;
+    let lease = engine.store().try_lease(&id, purpose)?;
     let snapshot = engine
         .store()
-        .load(&id)?
+        .read(&id)?
         .ok_or_else(|| Failure::Other(format!("job {id} has just ended")))?;
     let work = engine.work(snapshot, lease);
     Ok((engine, work))
 }
 
 /// From here on, what is done is on record, and in the job's trace.
-fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
+async fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
     telemetry::job::opened(engine.store().directory(), &work.snapshot, purpose);
-    engine.open(work, purpose);
+    engine.open(work, purpose).await;
 }
 
 /// What acts on a job that was found.

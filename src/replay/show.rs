@@ -7,7 +7,7 @@ mod terminal;
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use states::{AnyJob, Snapshot, SnapshotStore as _, StateName, Timestamp};
+use states::{AnyJob, Snapshot, StateName, Timestamp};
 
 #[cfg(test)]
 pub(super) use self::html::ROWS;
@@ -174,7 +174,7 @@ impl Show {
             )
         };
         if let (Some(place), AnyJob::Executing(job)) = (&target.place, &target.snapshot.job) {
-            around.handed_on = place.store.marked(&job.header.id, &job.state.order.run);
+            around.handed_on = place.store.read_mark(&job.header.id, &job.state.order.run);
         }
         // What a copy shows ended with its last entry, whenever it is looked at.
         let now =

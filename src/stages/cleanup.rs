@@ -25,8 +25,8 @@ async fn end(
 ) -> Result<Verdict, states::EngineError> {
     let engine = &session.engine;
     let id = &session.identity.id;
-    let lease = engine.store().lease(id, "cleanup", LEASE_WAIT)?;
-    let snapshot = match engine.store().load(id) {
+    let lease = engine.store().lease(id, "cleanup", LEASE_WAIT).await?;
+    let snapshot = match engine.store().load(id).await {
         Ok(Some(snapshot)) => snapshot,
         Ok(None) => {
             engine.store().sweep(id, &lease)?;
@@ -40,7 +40,7 @@ async fn end(
         Err(e) => return Err(e.into()),
     };
     let mut work = engine.work(snapshot, lease);
-    engine.open(&mut work, "cleanup");
+    engine.open(&mut work, "cleanup").await;
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, goal, log).await?;

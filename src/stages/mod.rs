@@ -15,8 +15,7 @@ pub(crate) mod state_log;
 use std::{path::PathBuf, time::Duration};
 
 use states::{
-    AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, SnapshotStore, StopReason,
-    StoreError,
+    AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, StopReason, StoreError,
 };
 
 use transports::ssh::proof;
@@ -80,7 +79,7 @@ impl Session {
     /// trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
-        let snapshot = self.engine.store().load(&self.identity.id).ok().flatten()?;
+        let snapshot = self.engine.store().read(&self.identity.id).ok().flatten()?;
         if has_ended(&snapshot) { None } else { snapshot.job.header().trace.clone() }
     }
 

@@ -49,9 +49,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     };
     let engine = &session.engine;
     let id = &session.identity.id;
-    let lease = engine.store().lease(id, "prepare", LEASE_WAIT)?;
+    let lease = engine.store().lease(id, "prepare", LEASE_WAIT).await?;
     // What could not be recorded must not be launched.
-    engine.store().check_writable(id)?;
+    engine.store().check_writable(&lease, id).await?;
     if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
         log.say(&line);
     }
@@ -60,12 +60,12 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
             "fargate: prepare was cancelled before a task was launched.".to_owned(),
         ))
     };
-    let mut work = match engine.store().load(id)? {
+    let mut work = match engine.store().load(id).await? {
         None if log.is_cancelled().await => return cancelled(),
-        None => begin(session, chosen, lease)?,
+        None => begin(session, chosen, lease).await?,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, "prepare");
+            engine.open(&mut work, "prepare").await;
             if can_go_on(session, &work) {
                 tracing::info!(state = %work.snapshot.job.name(), "going on with the task of an earlier prepare");
                 work
@@ -82,7 +82,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 match outcome {
                     Outcome::Ended(_) => {}
                     // ECS ends that task whether somebody looks or not; its place is needed.
-                    Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
+                    Outcome::Stopping(_) => {
+                        engine.store().archive(&work.lease, &work.snapshot).await?
+                    }
                     Outcome::Unfinished(what) => {
                         return Ok(Verdict::SystemFailure(format!(
                             "fargate: prepare: of an earlier attempt, {what}"
@@ -99,7 +101,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 if log.is_cancelled().await {
                     return cancelled();
                 }
-                begin(session, chosen, lease)?
+                begin(session, chosen, lease).await?
             }
         }
     };
@@ -154,7 +156,7 @@ fn can_go_on(session: &Session, work: &Work) -> bool {
     on_its_way && (by_exec || session.engine.store().key_path(&session.identity.id).exists())
 }
 
-fn begin(
+async fn begin(
     session: &Session,
     chosen: Chosen,
     lease: states::DirectoryLease,
@@ -180,7 +182,7 @@ fn begin(
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
     };
     let mut work = engine.begin(header, lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     Ok(work)
 }
 

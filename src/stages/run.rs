@@ -41,15 +41,15 @@ async fn execute(
 ) -> Result<Verdict, states::EngineError> {
     let engine = &session.engine;
     let id = &session.identity.id;
-    let lease = engine.store().lease(id, &format!("run {stage}"), LEASE_WAIT)?;
-    let Some(snapshot) = engine.store().load(id)? else {
+    let lease = engine.store().lease(id, &format!("run {stage}"), LEASE_WAIT).await?;
+    let Some(snapshot) = engine.store().load(id).await? else {
         return Ok(Verdict::SystemFailure(format!(
             "fargate: there is no task for this job: {} does not exist. `prepare` did not run, or `cleanup` has already ended the job.",
             engine.store().snapshot_path(id).display()
         )));
     };
     let mut work = engine.work(snapshot, lease);
-    engine.open(&mut work, &format!("run {stage}"));
+    engine.open(&mut work, &format!("run {stage}")).await;
     if let AnyJob::Executing(job) = &work.snapshot.job
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {

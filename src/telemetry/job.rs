@@ -170,12 +170,6 @@ fn cause(reason: &StopReason) -> String {
         StopReason::Deadline { .. } => "deadline".to_owned(),
         StopReason::Unusable(error) => format!("container_unusable.{}", error.kind.name()),
         StopReason::RunLost(_) => "run_lost".to_owned(),
-        // More reasons may be added beside these.
-        #[allow(
-            unreachable_patterns,
-            reason = "keeps the export compiling when the machine learns a reason"
-        )]
-        _ => "other".to_owned(),
     }
 }
 

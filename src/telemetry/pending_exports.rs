@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use states::{DirectoryStore, JobId, SnapshotStore as _, StoreError};
+use states::{DirectoryStore, JobId, StoreError};
 
 use super::{Purpose, recorder, recorder::JobEnd};
 use crate::runner::{Identity, Verdict};
@@ -41,7 +41,7 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
             continue;
         }
         // Somebody works on it, or is about to.
-        let Ok(_lease) = store.lease(&job, "reap", Duration::ZERO) else { continue };
+        let Ok(_lease) = store.try_lease(&job, "reap") else { continue };
         match recorder() {
             Some(recorder) if ending == "otlp" => recorder.take_over(path),
             Some(recorder) => {

@@ -4,14 +4,18 @@
 //! compile (see `machine`); [`AnyJob`] is the enum of them for the borders: loading, saving,
 //! matching.
 
+mod executing;
+
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, RunId, RunOrder, ShellFacts, TaskArn, Timestamp, span,
+    JobId, LaunchSpec, Login, ShellFacts, TaskArn, Timestamp, time::span,
 };
+
+pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
 
 /// One GitLab job, in state `S`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,113 +237,6 @@ pub struct Reachable {
     pub runs: u32,
     /// The last run's outcome.
     pub last: Option<Finished>,
-}
-
-/// A run that ended, with the script's own verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finished {
-    /// The run.
-    pub run: RunId,
-    /// Its stage.
-    pub stage: String,
-    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
-    #[serde(default)]
-    pub digest: String,
-    /// How it ended.
-    pub outcome: RunOutcome,
-    /// When it ended.
-    pub at: Timestamp,
-    /// Whether it was ended by a cancel.
-    pub cancelled: bool,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RunOutcome {
-    /// The script ended, and this is its own verdict.
-    Exited {
-        /// Its exit status as a shell reports it: 128 + signal number when a signal ended it.
-        code: i32,
-        /// Bytes of output in all.
-        total: u64,
-    },
-    /// It was never started, or ended without a status that anyone could record.
-    Lost(String),
-}
-
-/// One stage's script is, or may be, running in the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Executing {
-    /// Where it runs; what the job returns to.
-    pub place: Reachable,
-    /// What runs.
-    pub order: RunOrder,
-    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
-    pub digest: String,
-    /// When the stage began.
-    pub since: Timestamp,
-    /// Whether the container has confirmed that it has the script.
-    pub started: bool,
-    /// Bytes of output handed on so far.
-    pub offset: u64,
-    /// Times the connection failed since the last byte arrived, or since it last worked for long.
-    pub failures: u32,
-    /// Connections in a row that ended within moments and brought little. Older drivers did not
-    /// count them.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub fleeting: u32,
-    /// The connection, as this process sees it.
-    pub link: Link,
-    /// Since when the connection is up, and the offset it went on at. Older drivers did not note
-    /// it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connected: Option<(Timestamp, u64)>,
-    /// Since when the container has the script and answers over the connection that is up. Older
-    /// drivers did not note it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub followed: Option<Timestamp>,
-    /// Set when the run is being ended early.
-    pub ending: Option<Ending>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-/// The connection to the container while a script runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Link {
-    /// Connected.
-    Up,
-    /// Not connected: the script runs on; we knock, and ask ECS whether the task lives.
-    Down {
-        /// Since when.
-        since: Timestamp,
-        /// When to give up.
-        deadline: Timestamp,
-        /// Whether this is the stage's first connection, not a lost one.
-        first: bool,
-        /// Knocking.
-        probing: Probing,
-        /// Asking ECS.
-        describing: Asking,
-    },
-}
-
-/// A run that is being ended early.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ending {
-    /// Since when.
-    pub since: Timestamp,
-    /// Whether SIGTERM went out.
-    pub term_sent: bool,
-    /// When SIGKILL follows.
-    pub kill_at: Timestamp,
-    /// Whether SIGKILL went out.
-    pub kill_sent: bool,
-    /// When we stop waiting for the exit status.
-    pub deadline: Timestamp,
 }
 
 /// The task must end; why is recorded.

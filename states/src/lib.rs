@@ -22,7 +22,6 @@ mod pace;
 pub mod private_file;
 mod replay;
 mod snapshot;
-mod span;
 pub mod stop_reason;
 mod store;
 mod time;
@@ -33,7 +32,7 @@ pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outco
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits,
-    Link, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, StateName,
+    Link, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent, StateName,
     StopReason, Stopping,
 };
 pub use journal::{Entry, Journal, Left};
@@ -43,8 +42,8 @@ pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
 pub use store::{
-    DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, IndexLine, Notes, Pruned,
-    Retention, StoreError,
+    DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, InMemoryLease, InMemoryStore,
+    IndexLine, Notes, Pruned, Retention, StoreError,
 };
 pub use time::Timestamp;
 pub use world::*;

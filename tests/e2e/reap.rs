@@ -475,13 +475,7 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
 
     // Somebody works on the job: its snapshot is about to be written.
     let store = states::DirectoryStore::open(&job.metadata).unwrap();
-    let lease = states::SnapshotStore::lease(
-        &store,
-        &states::JobId::new(id.as_str()).unwrap(),
-        "test",
-        Duration::ZERO,
-    )
-    .unwrap();
+    let lease = store.try_lease(&states::JobId::new(id.as_str()).unwrap(), "test").unwrap();
     assert_reaps(&job.reap(&ALL), "failures: 0", &[]);
     assert_eq!(left(), 5);
     drop(lease);

@@ -261,14 +261,9 @@ impl Names {
     }
 
     fn facts(&mut self, facts: &ShellFacts) -> ShellFacts {
-        let ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash } = facts;
+        let ShellFacts { run_dir, follows_with_tail, has_setsid } = facts;
         let run_dir = self.sought(Kind::Path, run_dir);
-        ShellFacts {
-            run_dir,
-            follows_with_tail: *follows_with_tail,
-            has_setsid: *has_setsid,
-            has_bash: *has_bash,
-        }
+        ShellFacts { run_dir, follows_with_tail: *follows_with_tail, has_setsid: *has_setsid }
     }
 
     fn report(&mut self, report: &TaskReport) -> TaskReport {
@@ -484,10 +479,8 @@ impl Names {
                 } = &job.state;
                 let link = match link {
                     Link::Up => Link::Up,
-                    Link::Down { since, deadline, first, probing, describing } => Link::Down {
-                        since: *since,
+                    Link::Down { deadline, probing, describing } => Link::Down {
                         deadline: *deadline,
-                        first: *first,
                         probing: self.probing(probing),
                         describing: describing.clone(),
                     },

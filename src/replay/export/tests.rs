@@ -118,7 +118,7 @@ fn gossips() -> Vec<Observation> {
         format!("AddressFailed({error})"),
         "Addressed(Some(\"54.87.65.43\"))".to_owned(),
         format!("Unreachable({connect})"),
-        "Answered((identity: (\"ssh-ed25519 AAAAC3NzaC1lZDI1\"), facts: (run_dir: \"/home/alice/payroll\", follows_with_tail: true, has_setsid: true, has_bash: true)))".to_owned(),
+        "Answered((identity: (\"ssh-ed25519 AAAAC3NzaC1lZDI1\"), facts: (run_dir: \"/home/alice/payroll\", follows_with_tail: true, has_setsid: true)))".to_owned(),
         "RunRequested(stage: \"step_payroll\", digest: \"cafebabe\")".to_owned(),
         format!("FindFailed({error})"),
         format!("StopFailed({error})"),

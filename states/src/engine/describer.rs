@@ -66,7 +66,8 @@ impl Describer {
             // Somebody has just taken our wish along and is asking.
             return answered.await.unwrap_or_else(|_| Err(withdrawn()));
         }
-        let along = passengers.board(store, cluster, AT_ONCE.saturating_sub(batch.len()), clock);
+        let places = AT_ONCE.saturating_sub(batch.len());
+        let along = passengers.board(store, cluster, places, clock).await;
         ask(control, cluster, batch, (passengers, along)).await;
         answered.await.unwrap_or_else(|_| Err(withdrawn()))
     }

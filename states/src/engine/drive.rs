@@ -67,7 +67,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Notes that this process takes the job up. Always the first thing done with a job.
-    pub fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
+    pub async fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
         let opened =
             Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
         work.snapshot.step(opened, self.clock.now());
@@ -75,6 +75,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             && let Some(offset) = self
                 .store
                 .marked(&job.header.id, &job.state.order.run)
+                .await
                 .filter(|offset| *offset > job.state.offset)
         {
             // The process before was killed after it had handed this on, and before its next save.
@@ -153,13 +154,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             // What is archived is saved on its way there.
             let is_archived_now =
                 action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
-            let is_on_disk = !is_archived_now && self.save_if_due(work, &action)?;
-            if let Some(outcome) = self.reached(work, &action, goal, is_on_disk)? {
+            let is_on_disk = !is_archived_now && self.save_if_due(work, &action).await?;
+            if let Some(outcome) = self.reached(work, &action, goal, is_on_disk).await? {
                 return Ok(outcome);
             }
             if matches!(action, Action::Watch(_)) {
                 // Nothing is due here at this moment.
-                self.conclude_one();
+                self.conclude_one().await;
             }
             let saw = match action {
                 Action::Launch { token, spec } => {
@@ -289,7 +290,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 
     /// Whether the goal is reached, or nothing more can be done for it here. Then all that was
     /// observed is on disk.
-    fn reached(
+    async fn reached(
         &self,
         work: &mut Work<T::Session, S::Lease>,
         action: &Action,
@@ -300,7 +301,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Reachable(job), Action::Await) => Outcome::Reachable(job.state.last.clone()),
             (AnyJob::Stopping(job), Action::Archive) if matches!(goal, Goal::Stop | Goal::End) => {
                 let reason = job.state.reason.clone();
-                self.store.archive(&work.snapshot)?;
+                self.store.archive(&work.lease, &work.snapshot).await?;
                 work.saved = None;
                 return Ok(Some(Outcome::Ended(reason)));
             }
@@ -331,10 +332,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             self.save_unless_full(
                 work,
                 goal == Goal::Run && is_finished(&work.snapshot.job, action),
-            )?;
+            )
+            .await?;
         }
         if matches!(outcome, Outcome::Stopping(_))
-            && let Err(e) = self.store.note_ending(&work.snapshot)
+            && let Err(e) = self.store.note_ending(&work.lease, &work.snapshot).await
         {
             tracing::warn!("{e}; `fargate reap` archives the job");
         }
@@ -343,7 +345,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 
     /// Saves if something was promised, or the last time is long ago; says whether the snapshot is
     /// on disk as it is now.
-    fn save_if_due(
+    async fn save_if_due(
         &self,
         work: &mut Work<T::Session, S::Lease>,
         action: &Action,
@@ -353,18 +355,18 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         if promised && recent {
             Ok(false)
         } else {
-            self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action))
+            self.save_unless_full(work, promised || is_finished(&work.snapshot.job, action)).await
         }
     }
 
     /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried
     /// again after [`SAVE_EVERY`]: scripts go on with a full disk.
-    pub(super) fn save_unless_full(
+    pub(super) async fn save_unless_full(
         &self,
         work: &mut Work<T::Session, S::Lease>,
         dispensable: bool,
     ) -> Result<bool, EngineError> {
-        match self.save(work) {
+        match self.save(work).await {
             Err(error) if dispensable => {
                 tracing::warn!("{error}; the job goes on, and it is tried again");
                 work.saved_at = Some(self.clock.now());
@@ -374,8 +376,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
-        self.store.save(&work.snapshot)?;
+    async fn save(&self, work: &mut Work<T::Session, S::Lease>) -> Result<(), EngineError> {
+        self.store.save(&work.lease, &work.snapshot).await?;
         work.saved = Some(Promise::of(&work.snapshot.job));
         work.saved_at = Some(self.clock.now());
         work.saved_end = work.snapshot.journal.end();

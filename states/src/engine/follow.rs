@@ -133,7 +133,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         return Ok(Observation::Progress { offset: current.offset });
                     }
                     // It is only for people.
-                    self.save_unless_full(work, true)?;
+                    self.save_unless_full(work, true).await?;
                     unsaved = false;
                     continue;
                 }
@@ -195,7 +195,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             following.offset += taken as u64;
             // After every write, not after every piece: whoever is killed while a slow reader
             // has taken half of a piece must not hand that half on again.
-            if let Err(e) = self.store.mark(lease, run, following.offset) {
+            if let Err(e) = self.store.mark(lease, run, following.offset).await {
                 // Output must go on with a full disk; the next process may then repeat some of it.
                 tracing::debug!("{e}");
             }

@@ -46,7 +46,7 @@ impl Passengers {
 
     /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be
     /// made.
-    pub(super) fn board<S: SnapshotStore>(
+    pub(super) async fn board<S: SnapshotStore>(
         &self,
         store: &S,
         cluster: &str,
@@ -62,7 +62,7 @@ impl Passengers {
             inner.taken = Some(now);
         }
         let mut left = places;
-        let mut jobs = store.ending_jobs(places);
+        let mut jobs = store.ending_jobs(places).await;
         jobs.retain(|job| {
             let fits = job.cluster == cluster && job.tasks.len() <= left;
             left -= if fits { job.tasks.len() } else { 0 };
@@ -118,20 +118,20 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ///
     /// # Errors
     /// When its snapshot cannot be read or archived.
-    pub fn conclude(
+    pub async fn conclude(
         &self,
         job: &JobId,
         purpose: &str,
         answers: &[Described],
     ) -> Result<Concluded, StoreError> {
-        let _lease = match self.store.lease(job, purpose, Duration::ZERO) {
+        let lease = match self.store.lease(job, purpose, Duration::ZERO).await {
             Ok(lease) => lease,
             Err(StoreError::Busy { .. }) => return Ok(Concluded::Busy),
             Err(e) => return Err(e),
         };
         // Only now is it certain what the job waits for: its next attempt may have begun.
-        let Some(mut snapshot) = self.store.load(job)? else {
-            self.store.forget_ending(job);
+        let Some(mut snapshot) = self.store.load(job).await? else {
+            self.store.forget_ending(&lease, job).await;
             return Ok(Concluded::Gone);
         };
         if !only_ends(&snapshot) {
@@ -153,17 +153,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 return Ok(Concluded::NotYet);
             }
         }
-        self.store.archive(&snapshot)?;
+        self.store.archive(&lease, &snapshot).await?;
         tracing::info!(%job, purpose, "the job's task has ended: archived");
         Ok(Concluded::Archived)
     }
 
     /// Archives at most one job of those whose tasks were seen to have ended. It is not this
     /// process's job: a failure is logged, and a later process tries again.
-    pub(super) fn conclude_one(&self) {
+    pub(super) async fn conclude_one(&self) {
         let next = self.passengers.inner().ended.pop_front();
         if let Some((job, answers)) = next
-            && let Err(e) = self.conclude(&job, PURPOSE, &answers)
+            && let Err(e) = self.conclude(&job, PURPOSE, &answers).await
         {
             tracing::debug!("job {job} has ended and was not archived: {e}");
         }

@@ -4,7 +4,7 @@
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
     Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation,
-    Probing, Reachable, RunError, RunOutcome, Signal, StopReason, Stopping, Timestamp, Watch,
+    Probing, Reachable, RunError, RunOutcome, Sent, Signal, StopReason, Stopping, Timestamp, Watch,
 };
 
 /// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run
@@ -71,8 +71,7 @@ impl Job<Executing> {
             Observation::RunFailed(error) => return self.run_failed(error, now),
             Observation::Signalled(signal) => {
                 if let Some(ending) = &mut self.state.ending {
-                    ending.term_sent = true;
-                    ending.kill_sent |= *signal == Signal::Kill;
+                    ending.sent = ending.sent.after(*signal, now);
                 }
             }
             Observation::CancelRequested => {
@@ -84,10 +83,8 @@ impl Job<Executing> {
                     Destination::Address { .. } => AFTER_KILL,
                 };
                 self.state.ending.get_or_insert(Ending {
-                    since: now,
-                    term_sent: false,
+                    sent: Sent::Nothing,
                     kill_at: now + grace,
-                    kill_sent: false,
                     deadline: now + grace + after_kill,
                 });
             }
@@ -95,7 +92,18 @@ impl Job<Executing> {
                 let reason = reason.clone();
                 return Step::Stop(self.stop(reason, now));
             }
-            _ => {}
+            // Bytes that were handed on before, and time.
+            Observation::Progress { .. } | Observation::TimePassed => {}
+            // Answers to what is not asked here, and a script that is asked for beside another.
+            Observation::Launched(_)
+            | Observation::LaunchFailed(_)
+            | Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::RunRequested { .. }
+            | Observation::Found(_)
+            | Observation::FindFailed(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_) => {}
         }
         self.check_deadlines(now)
     }
@@ -115,14 +123,14 @@ impl Job<Executing> {
         let order = state.order.clone();
         let until = match &state.ending {
             None => None,
-            Some(ending) if !ending.term_sent => {
-                return Action::Signal { order, signal: Signal::Term };
-            }
-            Some(ending) if !ending.kill_sent && now >= ending.kill_at => {
-                return Action::Signal { order, signal: Signal::Kill };
-            }
-            Some(ending) if ending.kill_sent => Some(ending.deadline),
-            Some(ending) => Some(ending.kill_at),
+            Some(ending) => match ending.sent {
+                Sent::Nothing => return Action::Signal { order, signal: Signal::Term },
+                Sent::Term(_) if now >= ending.kill_at => {
+                    return Action::Signal { order, signal: Signal::Kill };
+                }
+                Sent::Term(_) => Some(ending.kill_at),
+                Sent::Kill(_) => Some(ending.deadline),
+            },
         };
         Action::Follow(Follow { order, started: state.started, from: state.offset, until })
     }
@@ -251,9 +259,7 @@ impl Job<Executing> {
         let describe_in =
             if first { std::time::Duration::from_secs(2) } else { std::time::Duration::ZERO };
         Link::Down {
-            since: now,
             deadline: now + self.header.limits.reconnect,
-            first,
             probing: Probing::from(now + wait),
             describing: Asking::from(now + describe_in),
         }

@@ -16,7 +16,7 @@ mod stopping;
 
 use std::time::Duration;
 
-use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job};
+use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job, pace};
 
 pub use reachable::run_id;
 
@@ -80,6 +80,13 @@ pub enum Step<S: State> {
     Next(Job<S::Next>),
     /// The edge to the end, open to every state.
     Stop(Job<job::Stopping>),
+}
+
+impl<S> Job<S> {
+    /// Seed of the job's jitter: a replay waits as the job did.
+    fn seed(&self) -> u64 {
+        pace::seed(self.header.id.as_str())
+    }
 }
 
 macro_rules! edges {

@@ -43,7 +43,21 @@ impl Job<Pending> {
                 self.state.probing.next = now;
                 None
             }
-            _ => None,
+            // An answer whose address was lost again tells nothing that could be used.
+            Observation::Answered(_) | Observation::TimePassed => None,
+            // Answers to what is not asked here, and news of scripts: none can run yet.
+            Observation::Launched(_)
+            | Observation::LaunchFailed(_)
+            | Observation::RunRequested { .. }
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_)
+            | Observation::Found(_)
+            | Observation::FindFailed(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_) => None,
         };
         if let Some(reason) = ends {
             return Step::Stop(self.stop(reason, now));

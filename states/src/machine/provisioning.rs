@@ -6,7 +6,7 @@ use super::{RETRY, START, Step, searching::Searched};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job,
     Observation, Pending, Probing, Provisioning, StopReason, Stopping, TaskArn, TaskReport,
-    TaskStatus, Timestamp, Watch, pace,
+    TaskStatus, Timestamp, Watch,
 };
 
 /// How long credentials are waited for where there are none: a manager that has just started gets
@@ -76,7 +76,26 @@ impl Job<Provisioning> {
                 // Whoever asked before us did not live to hear the answer.
                 self.state.unknown |= self.state.asked.is_some();
             }
-            _ => {}
+            // The search's, which has taken them in above; and time.
+            Observation::Described(_)
+            | Observation::Missing
+            | Observation::DescribeFailed(_)
+            | Observation::Found(_)
+            | Observation::FindFailed(_)
+            | Observation::TimePassed => {}
+            // There is no task that they could be about.
+            Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::Answered(_)
+            | Observation::Unreachable(_)
+            | Observation::RunRequested { .. }
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_) => {}
         }
         if now >= self.state.deadline {
             let reason = match self.state.problem.take() {
@@ -178,11 +197,6 @@ impl Job<Provisioning> {
 }
 
 impl<S: super::State> Job<S> {
-    /// Seed for this job's jitter.
-    pub(super) fn seed(&self) -> u64 {
-        pace::seed(self.header.id.as_str())
-    }
-
     /// The edge to `Stopping` that every state has.
     pub(super) fn into_stopping(
         self,

@@ -22,7 +22,28 @@ impl Job<Reachable> {
                 let reason = reason.clone();
                 Step::Stop(self.stop(reason, now))
             }
-            _ => Step::Stay(self),
+            // A cancel finds no script to end, and nothing is asked here.
+            Observation::Opened { .. }
+            | Observation::CancelRequested
+            | Observation::Launched(_)
+            | Observation::LaunchFailed(_)
+            | Observation::Described(_)
+            | Observation::Missing
+            | Observation::DescribeFailed(_)
+            | Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::Answered(_)
+            | Observation::Unreachable(_)
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_)
+            | Observation::Found(_)
+            | Observation::FindFailed(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_)
+            | Observation::TimePassed => Step::Stay(self),
         }
     }
 
@@ -40,9 +61,7 @@ impl Job<Reachable> {
         let order =
             RunOrder { run: run_id(self.state.runs, stage), stage: stage.to_owned(), forget };
         let link = Link::Down {
-            since: now,
             deadline: now + self.header.limits.reconnect,
-            first: true,
             probing: Probing::from(now),
             // The connection usually succeeds at once: ask ECS only when it does not.
             describing: Asking::from(now + std::time::Duration::from_secs(2)),

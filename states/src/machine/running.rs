@@ -31,7 +31,22 @@ impl Job<Running> {
                 self.state.probing.next = now;
                 None
             }
-            _ => None,
+            Observation::TimePassed => None,
+            // Answers to what is not asked here, and news of scripts: none can run yet.
+            Observation::Launched(_)
+            | Observation::LaunchFailed(_)
+            | Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::RunRequested { .. }
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_)
+            | Observation::Found(_)
+            | Observation::FindFailed(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_) => None,
         };
         if let Some(reason) = ends {
             return Step::Stop(self.stop(reason, now));

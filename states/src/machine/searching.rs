@@ -59,7 +59,26 @@ impl Search {
                 return self.failed(error, seed, now);
             }
             Observation::DescribeFailed(error) => return self.failed(error, seed, now),
-            _ => {}
+            // Answers about tasks that are not candidates, and time.
+            Observation::Described(_) | Observation::Missing | Observation::TimePassed => {}
+            // `Provisioning` takes these in.
+            Observation::Launched(_)
+            | Observation::LaunchFailed(_)
+            | Observation::CancelRequested
+            | Observation::StopRequested(_) => {}
+            // There is no task that they could be about.
+            Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::Answered(_)
+            | Observation::Unreachable(_)
+            | Observation::RunRequested { .. }
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_)
+            | Observation::StopAccepted
+            | Observation::StopFailed(_) => {}
         }
         Searched::On
     }

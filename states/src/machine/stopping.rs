@@ -96,7 +96,21 @@ impl Job<Stopping> {
             Observation::FindFailed(error) | Observation::DescribeFailed(error) => {
                 self.failed(error, seed, now)
             }
-            _ => {}
+            // A launch that failed launched nothing, and the end is under way already.
+            Observation::LaunchFailed(_)
+            | Observation::CancelRequested
+            | Observation::TimePassed => {}
+            // The container is of no interest any more.
+            Observation::Addressed(_)
+            | Observation::AddressFailed(_)
+            | Observation::Answered(_)
+            | Observation::Unreachable(_)
+            | Observation::RunRequested { .. }
+            | Observation::Delivered
+            | Observation::Progress { .. }
+            | Observation::Exited { .. }
+            | Observation::RunFailed(_)
+            | Observation::Signalled(_) => {}
         }
         Step::Stay(self)
     }

@@ -5,33 +5,49 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
 };
 
-use super::StoreError;
-use crate::{JobId, private_file};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-/// How often a held lock is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+use super::{StoreError, file_work::CountedLease};
+use crate::{JobId, private_file};
 
 /// The right to work on a job; the operating system takes it back when the process ends, however it
 /// ends.
 #[derive(Debug)]
 pub struct DirectoryLease {
+    lock: Arc<Lock>,
+    /// File work under this lease is done one after the other.
+    order: Arc<Mutex<()>>,
+    /// Opened with the first mark: most stages have output, `prepare` and `cleanup` have none.
+    pub(super) marks: OnceLock<File>,
+}
+
+/// What file work under a lease holds until it is done: its place in the order, and the job's lock.
+pub(super) type Turn = (OwnedMutexGuard<()>, Arc<Lock>);
+
+/// A job's lock.
+#[derive(Debug)]
+pub(super) struct Lock {
     _locked: File,
     path: PathBuf,
-    /// Opened with the first mark: most stages have output, `prepare` and `cleanup` have none.
-    pub(super) marks: std::sync::OnceLock<File>,
+    _counted: CountedLease,
 }
 
 impl DirectoryLease {
     /// The file of marks: `<job>.offset`.
     pub(super) fn marks_path(&self) -> PathBuf {
-        self.path.with_extension("offset")
+        self.lock.path.with_extension("offset")
+    }
+
+    /// Waits for what was begun before under this lease.
+    pub(super) async fn turn(&self) -> Turn {
+        (Arc::clone(&self.order).lock_owned().await, Arc::clone(&self.lock))
     }
 }
 
-impl Drop for DirectoryLease {
+impl Drop for Lock {
     fn drop(&mut self) {
         // A lock without a snapshot would lie here for ever. It is still held while its file goes,
         // and whoever waits for it notices that it is not the current one any more.
@@ -41,13 +57,13 @@ impl Drop for DirectoryLease {
     }
 }
 
-pub(super) fn take(
+/// Takes the lock, if no process has it.
+pub(super) fn try_take(
     path: &Path,
     job: &JobId,
     purpose: &str,
-    wait: Duration,
+    counted: CountedLease,
 ) -> Result<DirectoryLease, StoreError> {
-    let start = Instant::now();
     loop {
         let mut file =
             private_file::open_or_create(path).map_err(StoreError::io("open the lock", path))?;
@@ -55,18 +71,16 @@ pub(super) fn take(
             Ok(()) if is_current(&file, path) => {
                 // For people only: a holder that cannot leave its name holds the lock all the same.
                 let _ = sign(&mut file, purpose);
+                let lock = Lock { _locked: file, path: path.to_owned(), _counted: counted };
                 return Ok(DirectoryLease {
-                    _locked: file,
-                    path: path.to_owned(),
-                    marks: std::sync::OnceLock::new(),
+                    lock: Arc::new(lock),
+                    order: Arc::default(),
+                    marks: OnceLock::new(),
                 });
             }
             // The file was removed while we waited for it: the lock is of a file that nobody else
             // sees.
             Ok(()) => continue,
-            Err(TryLockError::WouldBlock) if start.elapsed() < wait => {
-                std::thread::sleep(LOOK_AGAIN)
-            }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = (&file).take(200).read_to_string(&mut holder);

@@ -16,9 +16,11 @@ mod archive;
 mod durable;
 mod ending;
 mod exposure;
+mod file_work;
 mod index;
 mod lease;
 mod marks;
+mod memory;
 
 use std::{
     fs, io,
@@ -31,11 +33,17 @@ pub use archive::{Pruned, Retention};
 pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
+pub use memory::{InMemoryLease, InMemoryStore};
+
+use file_work::FileWork;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file,
 };
 
+/// How often a lock that another process holds is tried again.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// The ending of a lock: it goes with its lease.
 const LOCK: &str = "lock";
 /// The endings of a job's files beside its snapshot; `tmp` and `probe` are there for a moment only.
@@ -119,6 +127,7 @@ pub struct DirectoryStore {
     directory: PathBuf,
     retention: Retention,
     notes: Option<Notes>,
+    file_work: FileWork,
 }
 
 /// What is noted in the archive's index of a finished job: one line.
@@ -146,7 +155,12 @@ impl DirectoryStore {
     /// acting on a job in it.
     #[must_use]
     pub fn look(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), retention: Retention::default(), notes: None }
+        Self {
+            directory: directory.into(),
+            retention: Retention::default(),
+            notes: None,
+            file_work: FileWork::new(),
+        }
     }
 
     /// Refuses a directory that other users could change.
@@ -314,34 +328,20 @@ impl DirectoryStore {
         self.ending_path(job).exists()
     }
 
-    /// Proves that snapshots can be written here, before anything is launched that could not be
-    /// recorded.
+    /// Takes the right to work on the job, if no process has it.
     ///
     /// # Errors
-    /// When a file cannot be written and made durable: read-only, full, not ours.
-    pub fn check_writable(&self, job: &JobId) -> Result<(), StoreError> {
-        let path = self.directory.join(format!("{job}.probe"));
-        // As much as a snapshot takes: a full disk often still has room for an empty file.
-        let written = durable::write(&path, &[b' '; 16 * 1024]);
-        let removed = fs::remove_file(&path);
-        written?;
-        removed.map_err(StoreError::io("remove the test file", &path))
-    }
-}
-
-impl SnapshotStore for DirectoryStore {
-    type Lease = DirectoryLease;
-
-    fn lease(
-        &self,
-        job: &JobId,
-        purpose: &str,
-        wait: Duration,
-    ) -> Result<DirectoryLease, StoreError> {
-        lease::take(&self.directory.join(format!("{job}.{LOCK}")), job, purpose, wait)
+    /// As [`SnapshotStore::lease`].
+    pub fn try_lease(&self, job: &JobId, purpose: &str) -> Result<DirectoryLease, StoreError> {
+        let path = self.directory.join(format!("{job}.{LOCK}"));
+        lease::try_take(&path, job, purpose, self.file_work.count_lease())
     }
 
-    fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
+    /// Reads the job's snapshot: [`SnapshotStore::load`] for tools that do nothing else meanwhile.
+    ///
+    /// # Errors
+    /// As [`SnapshotStore::load`].
+    pub fn read(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
         let path = self.snapshot_path(job);
         let bytes = match private_file::read_up_to(&path, MAX_BYTES + 1) {
             Ok(bytes) => bytes,
@@ -360,7 +360,14 @@ impl SnapshotStore for DirectoryStore {
         Ok(Some(snapshot))
     }
 
-    fn save(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+    /// Reads the last mark of the job, if it is of this run: [`SnapshotStore::marked`] for tools
+    /// that do nothing else meanwhile.
+    #[must_use]
+    pub fn read_mark(&self, job: &JobId, run: &RunId) -> Option<u64> {
+        marks::read(&self.marks_path(job), run)
+    }
+
+    fn write(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let path = self.snapshot_path(&snapshot.job.header().id);
         let text = snapshot
             .to_bounded_ron()
@@ -368,38 +375,125 @@ impl SnapshotStore for DirectoryStore {
         durable::write(&path, text.as_bytes())
     }
 
-    fn mark(&self, lease: &DirectoryLease, run: &RunId, offset: u64) -> Result<(), StoreError> {
-        marks::write(lease, run, offset)
-    }
-
-    fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
-        marks::read(&self.marks_path(job), run)
-    }
-
-    fn note_ending(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        ending::write(&self.ending_path(&snapshot.job.header().id), snapshot)
-    }
-
-    fn ending_jobs(&self, most: usize) -> Vec<EndingJob> {
-        ending::list(&self.directory, most)
-    }
-
-    fn forget_ending(&self, job: &JobId) {
-        if let Err(e) = durable::remove(&self.ending_path(job)) {
-            tracing::debug!("{e}");
-        }
-    }
-
-    fn archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.save(snapshot)?;
+    fn move_to_archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.write(snapshot)?;
         let header = snapshot.job.header();
         // Before the snapshot goes: a process that is killed here is followed by one that still
         // finds it, by its note, too.
         self.remove_beside(&header.id, &[ending::NOTE])?;
         let kept = archive::keep(self, header)?;
-        self.forget_ending(&header.id);
+        self.remove_ending(&header.id);
         self.note_archived(snapshot, &kept);
         archive::prune(&self.archive_path(), self.retention);
         Ok(())
+    }
+
+    fn remove_ending(&self, job: &JobId) {
+        if let Err(e) = durable::remove(&self.ending_path(job)) {
+            tracing::debug!("{e}");
+        }
+    }
+
+    /// Does file work where it delays no other job: see [`FileWork::run`].
+    async fn run<R: Send + 'static>(
+        &self,
+        lease: Option<&DirectoryLease>,
+        work: impl FnOnce(&Self) -> R + Send + 'static,
+    ) -> R {
+        let store = self.clone();
+        self.file_work.run(lease, move || work(&store)).await
+    }
+
+    /// Proves that snapshots can be written here, before anything is launched that could not be
+    /// recorded.
+    ///
+    /// # Errors
+    /// When a file cannot be written and made durable: read-only, full, not ours.
+    pub async fn check_writable(
+        &self,
+        lease: &DirectoryLease,
+        job: &JobId,
+    ) -> Result<(), StoreError> {
+        let path = self.directory.join(format!("{job}.probe"));
+        let check = move |_: &Self| {
+            // As much as a snapshot takes: a full disk often still has room for an empty file.
+            let written = durable::write(&path, &[b' '; 16 * 1024]);
+            let removed = fs::remove_file(&path);
+            written?;
+            removed.map_err(StoreError::io("remove the test file", &path))
+        };
+        self.run(Some(lease), check).await
+    }
+}
+
+impl SnapshotStore for DirectoryStore {
+    type Lease = DirectoryLease;
+
+    async fn lease(
+        &self,
+        job: &JobId,
+        purpose: &str,
+        wait: Duration,
+    ) -> Result<DirectoryLease, StoreError> {
+        let start = Instant::now();
+        loop {
+            let (job, purpose) = (job.clone(), purpose.to_owned());
+            match self.run(None, move |store| store.try_lease(&job, &purpose)).await {
+                Err(StoreError::Busy { .. }) if start.elapsed() < wait => sleep(LOOK_AGAIN).await,
+                taken => return taken,
+            }
+        }
+    }
+
+    async fn load(&self, job: &JobId) -> Result<Option<Snapshot>, StoreError> {
+        let job = job.clone();
+        self.run(None, move |store| store.read(&job)).await
+    }
+
+    async fn save(&self, lease: &DirectoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let snapshot = snapshot.clone();
+        self.run(Some(lease), move |store| store.write(&snapshot)).await
+    }
+
+    /// Not on another thread: it is one small write to a file that is open, and is not synced. That
+    /// takes microseconds, and passing it on would take longer.
+    async fn mark(
+        &self,
+        lease: &DirectoryLease,
+        run: &RunId,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        marks::write(lease, run, offset)
+    }
+
+    async fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
+        let (job, run) = (job.clone(), run.clone());
+        self.run(None, move |store| store.read_mark(&job, &run)).await
+    }
+
+    async fn note_ending(
+        &self,
+        lease: &DirectoryLease,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let snapshot = snapshot.clone();
+        let note = move |store: &Self| {
+            ending::write(&store.ending_path(&snapshot.job.header().id), &snapshot)
+        };
+        self.run(Some(lease), note).await
+    }
+
+    async fn ending_jobs(&self, most: usize) -> Vec<EndingJob> {
+        self.run(None, move |store| ending::list(&store.directory, most)).await
+    }
+
+    async fn forget_ending(&self, lease: &DirectoryLease, job: &JobId) {
+        let job = job.clone();
+        self.run(Some(lease), move |store| store.remove_ending(&job)).await
+    }
+
+    async fn archive(&self, lease: &DirectoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let snapshot = snapshot.clone();
+        self.run(Some(lease), move |store| store.move_to_archive(&snapshot)).await
     }
 }

@@ -178,8 +178,6 @@ pub struct ShellFacts {
     pub follows_with_tail: bool,
     /// Whether `setsid` exists; otherwise the connection's own session is the script's.
     pub has_setsid: bool,
-    /// Whether `bash` exists.
-    pub has_bash: bool,
 }
 
 /// What is learned when a container answers.

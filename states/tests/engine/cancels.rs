@@ -1,17 +1,19 @@
 //! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to
 //! end.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use states::*;
 use tokio::{sync::watch, time::Instant};
 
-use crate::world::{
-    cloud::{Cloud, Control},
-    containers::Wire,
-    manager::{Manager, header},
-    weather::Weather,
+use crate::{
+    changed_control::ChangedControl,
+    world::{
+        cloud::Cloud,
+        manager::{Manager, header},
+        weather::Weather,
+    },
 };
 
 /// A `prepare` that is cancelled after this time: how it ends, and how long after that.
@@ -67,54 +69,13 @@ async fn a_cancel_waits_for_a_silent_connection_for_seconds_only() {
     assert!(at.elapsed() < Duration::from_secs(8), "{:?} after the cancel", at.elapsed());
 }
 
-/// An ECS that never answers RunTask.
-struct Silent(Control);
-
-impl TaskControl for Silent {
-    async fn launch(&self, _: &ClientToken, _: &LaunchSpec) -> Result<TaskReport, ControlError> {
-        std::future::pending().await
-    }
-    async fn describe(
-        &self,
-        cluster: &str,
-        tasks: &[TaskArn],
-    ) -> Result<Vec<Described>, ControlError> {
-        self.0.describe(cluster, tasks).await
-    }
-    async fn find(
-        &self,
-        cluster: &str,
-        started_by: &StartedBy,
-    ) -> Result<Vec<TaskArn>, ControlError> {
-        self.0.find(cluster, started_by).await
-    }
-    async fn stop(
-        &self,
-        cluster: &str,
-        task: &TaskArn,
-        reason: &str,
-    ) -> Result<StopAnswer, ControlError> {
-        self.0.stop(cluster, task, reason).await
-    }
-    async fn public_address(
-        &self,
-        interface: &InterfaceId,
-    ) -> Result<Option<String>, ControlError> {
-        self.0.public_address(interface).await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_launch_without_an_answer_is_given_up() {
     let manager = Manager::new(Cloud::new(Weather::new(0)));
-    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
-    let control = Silent(Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) });
-    let store = manager.process().store().clone();
-    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into())
-        .with_clock(manager.clock);
-    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
+    let engine = ChangedControl::process(&manager, |control| control.is_launch_silent = true);
+    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     let start = Instant::now();
     let mut io = manager.io();
     io.cancel_at = Some(start + Duration::from_secs(1));
@@ -141,12 +102,8 @@ const PIECE_EVERY: Duration = Duration::from_millis(10);
 impl Transport for Queue {
     type Session = Self;
     async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
-        let facts = ShellFacts {
-            run_dir: "/tmp".into(),
-            follows_with_tail: true,
-            has_setsid: true,
-            has_bash: false,
-        };
+        let facts =
+            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         Ok((self.clone(), Greeting { identity: HostIdentity("a queue".into()), facts }))
     }
 }
@@ -184,14 +141,11 @@ impl Run for Queue {
 #[tokio::test(start_paused = true)]
 async fn output_that_is_ahead_of_a_signal_s_answer_is_handed_on_meanwhile() {
     let manager = Manager::new(Cloud::new(Weather::new(0)));
-    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
     let queue = Queue { left: watch::Sender::new(PIECES), signalled: watch::Sender::new(false) };
-    let store = manager.process().store().clone();
-    let engine = Engine::new(Control { cloud, fuse }, queue, store, |_| "key".into())
-        .with_clock(manager.clock);
-    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).unwrap();
+    let engine = manager.process_with(manager.control(), queue);
+    let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     assert_eq!(
         engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap(),
         Outcome::Reachable(None)

@@ -43,15 +43,15 @@ async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     let of_job = |all: &[Snapshot]| {
         all.iter().filter(|snapshot| snapshot.job.header().id == manager.job).count()
     };
-    let waits = manager.shelf.snapshots.lock().unwrap().contains_key(&manager.job);
-    let expected = of_job(&manager.shelf.archived.lock().unwrap()) + usize::from(waits);
+    let waits = manager.snapshot().is_some();
+    let expected = of_job(&manager.disk.store.archived()) + usize::from(waits);
     assert!(expected <= 1);
     assert_eq!(
         manager.left_by_the_next_job().await,
         None,
         "a snapshot was left; died at step {point}"
     );
-    let archived = manager.shelf.archived.lock().unwrap();
+    let archived = manager.disk.store.archived();
     assert_eq!(of_job(&archived), expected, "died at step {point}");
     let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.over || job.state.task.is_none());
     assert!(
@@ -85,9 +85,9 @@ fn assert_scripts_ran_once(manager: &Manager, point: u32) {
 async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
-        manager.fuse.set(point);
+        manager.crash.set(point);
         let died = whole_job(&manager, &mut Vec::new()).await.is_none();
-        manager.fuse.set(0);
+        manager.crash.set(0);
         if !died {
             assert!(point > 100, "a job has more steps than {point}");
             assert_nothing_is_left(&manager, point).await;
@@ -108,12 +108,12 @@ async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
 async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
-        manager.fuse.set(point);
+        manager.crash.set(point);
         let mut died = false;
         let mut io = manager.io();
         if manager.prepare(&mut io).await.is_none() {
             died = true;
-            manager.fuse.set(0);
+            manager.crash.set(0);
             assert_eq!(
                 manager.prepare(&mut io).await,
                 Some(Outcome::Reachable(None)),
@@ -124,7 +124,7 @@ async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
             let mut first = manager.io();
             let Some(ran) = manager.run(stage, script, &mut first).await else {
                 died = true;
-                manager.fuse.set(0);
+                manager.crash.set(0);
                 again(&manager, stage, script, &first.output, point).await;
                 continue;
             };
@@ -132,10 +132,10 @@ async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
         }
         if manager.cleanup(&mut io).await.is_none() {
             died = true;
-            manager.fuse.set(0);
+            manager.crash.set(0);
             manager.cleanup(&mut io).await.unwrap();
         }
-        manager.fuse.set(0);
+        manager.crash.set(0);
         assert_scripts_ran_once(&manager, point);
         assert_nothing_is_left(&manager, point).await;
         if !died {

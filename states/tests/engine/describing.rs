@@ -24,9 +24,9 @@ async fn a_thousand_jobs_share_their_calls() {
             // A manager does not get all of its jobs in the same moment.
             tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
             let job = JobId::new(format!("job-{n}")).unwrap();
-            let lease = engine.store().lease(&job, "test", Duration::ZERO).unwrap();
+            let lease = engine.store().lease(&job, "test", Duration::ZERO).await.unwrap();
             let mut work = engine.begin(header(&job), lease);
-            engine.open(&mut work, "prepare");
+            engine.open(&mut work, "prepare").await;
             engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap()
         });
     }
@@ -62,9 +62,9 @@ async fn prepare_for(
     time: Duration,
 ) {
     let job = JobId::new(job).unwrap();
-    let lease = engine.store().lease(&job, "test", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&job, "test", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     let mut io = manager.io();
     _ = tokio::time::timeout(time, engine.drive(&mut work, Goal::Reach, &mut io)).await;
 }

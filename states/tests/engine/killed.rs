@@ -1,73 +1,16 @@
 //! A script is killed, and its task ends: whichever is seen first, the task's end is what became of
 //! the script.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use states::*;
 use tokio::time::Instant;
 
-use crate::world::{
-    cloud::{Cloud, Control},
-    containers::Wire,
-    manager::Manager,
-    weather::Weather,
+use crate::{
+    changed_control::ChangedControl,
+    world::{cloud::Cloud, manager::Manager, weather::Weather},
 };
-
-/// ECS says from a time on that it ends all tasks. Their containers answer as before.
-struct Ending {
-    control: Control,
-    from: Option<Instant>,
-}
-
-impl TaskControl for Ending {
-    async fn launch(
-        &self,
-        token: &ClientToken,
-        spec: &LaunchSpec,
-    ) -> Result<TaskReport, ControlError> {
-        self.control.launch(token, spec).await
-    }
-    async fn describe(
-        &self,
-        cluster: &str,
-        tasks: &[TaskArn],
-    ) -> Result<Vec<Described>, ControlError> {
-        let mut described = self.control.describe(cluster, tasks).await?;
-        if self.from.is_some_and(|from| Instant::now() >= from) {
-            for answer in &mut described {
-                let Seen::Task(report) = &mut answer.seen else { continue };
-                report.stop_desired = true;
-                report.stopped = Some(Stopped {
-                    code: Some("SpotInterruption".into()),
-                    reason: Some("Your Spot Task was interrupted.".into()),
-                });
-            }
-        }
-        Ok(described)
-    }
-    async fn find(
-        &self,
-        cluster: &str,
-        started_by: &StartedBy,
-    ) -> Result<Vec<TaskArn>, ControlError> {
-        self.control.find(cluster, started_by).await
-    }
-    async fn stop(
-        &self,
-        cluster: &str,
-        task: &TaskArn,
-        reason: &str,
-    ) -> Result<StopAnswer, ControlError> {
-        self.control.stop(cluster, task, reason).await
-    }
-    async fn public_address(
-        &self,
-        interface: &InterfaceId,
-    ) -> Result<Option<String>, ControlError> {
-        self.control.public_address(interface).await
-    }
-}
 
 /// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its
 /// task from `ending` on, if ever, counted from the script's start.
@@ -76,15 +19,24 @@ async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
     weather.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
     let manager = Manager::new(Cloud::new(weather));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
-    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
-    let control = Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
-    let ending = Ending { control, from: ending.map(|after| Instant::now() + after) };
-    let store = manager.process().store().clone();
-    let engine = Engine::new(ending, Wire { cloud, fuse }, store, |_| "key".into())
-        .with_clock(manager.clock);
-    let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).unwrap();
-    let mut work = engine.work(engine.store().load(&manager.job).unwrap().unwrap(), lease);
-    engine.open(&mut work, "build_script");
+    let from = ending.map(|after| Instant::now() + after);
+    // ECS says from then on that it ends all tasks. Their containers answer as before.
+    let end = move |answer: &mut Described| {
+        if let Seen::Task(report) = &mut answer.seen
+            && from.is_some_and(|from| Instant::now() >= from)
+        {
+            report.stop_desired = true;
+            report.stopped = Some(Stopped {
+                code: Some("SpotInterruption".into()),
+                reason: Some("Your Spot Task was interrupted.".into()),
+            });
+        }
+    };
+    let engine =
+        ChangedControl::process(&manager, |control| control.changes_answer = Box::new(end));
+    let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).await.unwrap();
+    let mut work = engine.work(engine.store().load(&manager.job).await.unwrap().unwrap(), lease);
+    engine.open(&mut work, "build_script").await;
     // One without a status vanishes within five seconds.
     let text = format!(
         "#! 1000 {} 0\n{}",

@@ -55,14 +55,14 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
         let manager = Manager::new(Cloud::failing(seed, random.random_range(0.1..0.6)));
         let mut prepared = None;
         for _ in 0..4 {
-            manager.fuse.set(random.random_range(1..60));
+            manager.crash.set(random.random_range(1..60));
             prepared = manager.prepare(&mut manager.io()).await;
             if prepared.is_some() {
                 break;
             }
             deaths += 1;
         }
-        manager.fuse.set(0);
+        manager.crash.set(0);
         if prepared == Some(Outcome::Reachable(None)) {
             manager.run("build_script", "a\nb\n", &mut manager.io()).await.unwrap();
         }

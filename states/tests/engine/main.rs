@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
 mod cancels;
+mod changed_control;
 mod crashes;
 mod describing;
 mod full_disk;

@@ -20,11 +20,11 @@ async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration,
     weather.fates = vec![fate];
     let manager = Manager::new(Cloud::new(weather));
     let engine = Arc::new(manager.process());
-    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut header = header(&manager.job);
     header.connect_to = connect_to;
     let mut work = engine.begin(header, lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     let began = tokio::time::Instant::now();
     let outcome = engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap();
     assert_eq!(outcome, Outcome::Reachable(None));
@@ -91,11 +91,11 @@ async fn a_cancel_does_not_wait_for_an_attempt() {
     }];
     let manager = Manager::new(Cloud::new(weather));
     let engine = manager.process();
-    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut header = header(&manager.job);
     header.connect_to = ConnectTo::NoAddress;
     let mut work = engine.begin(header, lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     let mut io = manager.io();
     let cancel_at = tokio::time::Instant::now() + Duration::from_secs(30);
     io.cancel_at = Some(cancel_at);
@@ -128,9 +128,9 @@ async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
 async fn the_first_question_comes_after_a_second() {
     let manager = Manager::new(Arc::<Cloud>::default());
     let engine = manager.process();
-    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     let mut io = manager.io();
     let driven = tokio::time::timeout(
         Duration::from_millis(750),

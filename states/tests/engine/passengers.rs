@@ -9,12 +9,13 @@ use std::{
 use states::*;
 use tokio::time::Instant;
 
-use crate::world::{
-    cloud::{Cloud, Control},
-    containers::Wire,
-    manager::{Manager, header},
-    shelf::Store,
-    weather::Fate,
+use crate::{
+    changed_control::ChangedControl,
+    world::{
+        cloud::Cloud,
+        manager::{Manager, header},
+        weather::Fate,
+    },
 };
 
 /// More steps than a `prepare` has.
@@ -34,8 +35,8 @@ async fn ended_job(manager: &Manager, job: &str, ago: Duration) -> Manager {
 
 fn is_archived(manager: &Manager) -> bool {
     let of_job = |snapshot: &&Snapshot| snapshot.job.header().id == manager.job;
-    let archived = manager.shelf.archived.lock().unwrap().iter().filter(of_job).count();
-    let waits = manager.shelf.snapshots.lock().unwrap().contains_key(&manager.job);
+    let archived = manager.disk.store.archived().iter().filter(of_job).count();
+    let waits = manager.snapshot().is_some();
     assert_eq!(archived + usize::from(waits), 1, "it is in one place");
     archived == 1
 }
@@ -78,7 +79,7 @@ async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_
     assert!(is_archived(&ended));
     assert_eq!((took, calls.len()), (alone, alone_calls.len()));
     assert_eq!(calls[..2], [2, 1], "it is taken along once");
-    let archived = manager.shelf.archived.lock().unwrap().clone();
+    let archived = manager.disk.store.archived();
     assert!(
         matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.over && job.state.reason == StopReason::Cleanup)
     );
@@ -89,7 +90,7 @@ async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_
 async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::ZERO).await;
-    let before = manager.shelf.snapshots.lock().unwrap()[&ended.job].clone();
+    let before = ended.snapshot().unwrap();
     let slow = Fate {
         runs_after: Some(Duration::from_secs(3)),
         listens_after: Some(Duration::from_secs(3)),
@@ -103,7 +104,7 @@ async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
     manager.cloud.state.lock().unwrap().weather.fates = vec![Fate::default(), slow, slower];
     prepare(&manager, "job-2").await;
     assert!(!is_archived(&ended));
-    assert_eq!(manager.shelf.snapshots.lock().unwrap()[&ended.job], before);
+    assert_eq!(ended.snapshot(), Some(before));
     manager.cloud.state.lock().unwrap().tasks.get_mut("task/0000").unwrap().stopped =
         Some(Instant::now());
     let (_, calls) = prepare(&manager, "job-3").await;
@@ -115,7 +116,8 @@ async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
 async fn a_job_that_another_process_works_on_is_left_to_it() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
-    let lease = manager.process().store().lease(&ended.job, "cleanup", Duration::ZERO).unwrap();
+    let lease =
+        manager.process().store().lease(&ended.job, "cleanup", Duration::ZERO).await.unwrap();
     prepare(&manager, "job-2").await;
     assert!(!is_archived(&ended));
     drop(lease);
@@ -128,29 +130,27 @@ async fn a_job_that_another_process_works_on_is_left_to_it() {
 async fn a_note_that_is_out_of_date_archives_nothing() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
-    let note = ended.process().store().ending_jobs(100).remove(0);
-    let waits = manager.shelf.snapshots.lock().unwrap()[&ended.job].clone();
+    let note = ended.process().store().ending_jobs(100).await.remove(0);
+    let waits = ended.snapshot().unwrap();
     let goes_on = manager.of_job("job-2");
     assert_eq!(goes_on.prepare(&mut goes_on.io()).await, Some(Outcome::Reachable(None)));
     assert!(is_archived(&ended));
     // Its next attempt has begun: a job in another state, under the same name.
     let engine = ended.process();
-    let AnyJob::Reachable(mut job) =
-        manager.shelf.snapshots.lock().unwrap()[&goes_on.job].job.clone()
-    else {
-        panic!()
-    };
+    let AnyJob::Reachable(mut job) = goes_on.snapshot().unwrap().job else { panic!() };
     job.header = waits.job.header().clone();
     let next_attempt = Snapshot { job: job.into(), ..Snapshot::new(waits.job.header().clone()) };
-    manager.shelf.snapshots.lock().unwrap().insert(ended.job.clone(), next_attempt.clone());
-    engine.store().note_ending(&waits).unwrap();
+    let lease = engine.store().lease(&ended.job, "test", Duration::ZERO).await.unwrap();
+    engine.store().save(&lease, &next_attempt).await.unwrap();
+    engine.store().note_ending(&lease, &waits).await.unwrap();
+    drop(lease);
     let answers = engine.control().describe("c", &note.tasks).await.unwrap();
-    assert_eq!(engine.conclude(&ended.job, "reap", &answers).unwrap(), Concluded::NotYet);
-    assert_eq!(manager.shelf.snapshots.lock().unwrap()[&ended.job], next_attempt);
+    assert_eq!(engine.conclude(&ended.job, "reap", &answers).await.unwrap(), Concluded::NotYet);
+    assert_eq!(ended.snapshot(), Some(next_attempt));
     // One whose snapshot is gone is forgotten.
-    manager.shelf.snapshots.lock().unwrap().clear();
-    assert_eq!(engine.conclude(&ended.job, "reap", &answers).unwrap(), Concluded::Gone);
-    assert!(engine.store().ending_jobs(100).is_empty());
+    manager.disk.store.remove(&ended.job);
+    assert_eq!(engine.conclude(&ended.job, "reap", &answers).await.unwrap(), Concluded::Gone);
+    assert!(engine.store().ending_jobs(100).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,9 +162,9 @@ async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
         for n in 0..150 {
             let (engine, job) = (Arc::clone(&engine), manager.of_job(&format!("ended-{n:03}")));
             ending.spawn(async move {
-                let lease = engine.store().lease(&job.job, "test", Duration::ZERO).unwrap();
+                let lease = engine.store().lease(&job.job, "test", Duration::ZERO).await.unwrap();
                 let mut work = engine.begin(header(&job.job), lease);
-                engine.open(&mut work, "prepare");
+                engine.open(&mut work, "prepare").await;
                 engine.drive(&mut work, Goal::Reach, &mut job.io()).await.unwrap();
                 engine.request_stop(&mut work, StopReason::Cleanup);
                 assert_eq!(
@@ -189,84 +189,29 @@ async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
     );
 }
 
-/// An ECS that refuses calls about more than one task.
-struct Refusing {
-    control: Control,
-    kind: ControlErrorKind,
-    asked: Mutex<Vec<usize>>,
-}
-
-impl TaskControl for Refusing {
-    async fn launch(
-        &self,
-        token: &ClientToken,
-        spec: &LaunchSpec,
-    ) -> Result<TaskReport, ControlError> {
-        self.control.launch(token, spec).await
-    }
-    async fn describe(
-        &self,
-        cluster: &str,
-        tasks: &[TaskArn],
-    ) -> Result<Vec<Described>, ControlError> {
-        self.asked.lock().unwrap().push(tasks.len());
-        if tasks.len() > 1 {
-            let (operation, message) = ("DescribeTasks".to_owned(), "refused".to_owned());
-            return Err(ControlError {
-                operation,
-                kind: self.kind,
-                code: None,
-                message,
-                advice: String::new(),
-            });
-        }
-        self.control.describe(cluster, tasks).await
-    }
-    async fn find(
-        &self,
-        cluster: &str,
-        started_by: &StartedBy,
-    ) -> Result<Vec<TaskArn>, ControlError> {
-        self.control.find(cluster, started_by).await
-    }
-    async fn stop(
-        &self,
-        cluster: &str,
-        task: &TaskArn,
-        reason: &str,
-    ) -> Result<StopAnswer, ControlError> {
-        self.control.stop(cluster, task, reason).await
-    }
-    async fn public_address(
-        &self,
-        interface: &InterfaceId,
-    ) -> Result<Option<String>, ControlError> {
-        self.control.public_address(interface).await
-    }
-}
-
 /// `prepare` of a job on an ECS that refuses calls with others' tasks: its calls' sizes and its own
 /// failures.
 async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
     let manager = Manager::new(Arc::<Cloud>::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
-    let (cloud, fuse) = (Arc::clone(&manager.cloud), Arc::clone(&manager.fuse));
-    let control = Refusing {
-        control: Control { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) },
-        kind,
-        asked: Mutex::default(),
+    let asked: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let counted = Arc::clone(&asked);
+    let refuse = move |tasks: &[TaskArn]| {
+        counted.lock().unwrap().push(tasks.len());
+        (tasks.len() > 1).then(|| ControlError {
+            operation: "DescribeTasks".to_owned(),
+            kind,
+            code: None,
+            message: "refused".to_owned(),
+            advice: String::new(),
+        })
     };
-    let store = Store {
-        shelf: Arc::clone(&manager.shelf),
-        cloud: Arc::clone(&cloud),
-        fuse: Arc::clone(&fuse),
-    };
-    let engine = Engine::new(control, Wire { cloud, fuse }, store, |_| "key".into())
-        .with_clock(manager.clock);
+    let engine =
+        ChangedControl::process(&manager, |control| control.refuses_describe = Box::new(refuse));
     let job = manager.of_job("job-2");
-    let lease = engine.store().lease(&job.job, "prepare", Duration::ZERO).unwrap();
+    let lease = engine.store().lease(&job.job, "prepare", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&job.job), lease);
-    engine.open(&mut work, "prepare");
+    engine.open(&mut work, "prepare").await;
     assert_eq!(
         engine.drive(&mut work, Goal::Reach, &mut job.io()).await.unwrap(),
         Outcome::Reachable(None)
@@ -279,7 +224,7 @@ async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
         .iter()
         .filter(|(_, saw)| matches!(saw, Observation::DescribeFailed(_)))
         .count();
-    let asked = engine.control().asked.lock().unwrap().clone();
+    let asked = asked.lock().unwrap().clone();
     (asked, failures)
 }
 
@@ -314,9 +259,9 @@ async fn a_stage_that_dies_while_it_archives_another_job_leaves_it_to_the_next()
         let manager = Manager::new(Arc::default());
         let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
         let next = manager.of_job("job-2");
-        next.fuse.set(point);
+        next.crash.set(point);
         let died = next.prepare(&mut next.io()).await.is_none();
-        next.fuse.set(0);
+        next.crash.set(0);
         if died {
             assert_eq!(
                 next.prepare(&mut next.io()).await,
@@ -326,7 +271,10 @@ async fn a_stage_that_dies_while_it_archives_another_job_leaves_it_to_the_next()
         }
         assert!(is_archived(&ended), "died at step {point}");
         assert_eq!(manager.cloud.alive().len(), 1, "died at step {point}");
-        assert!(manager.process().store().ending_jobs(100).is_empty(), "died at step {point}");
+        assert!(
+            manager.process().store().ending_jobs(100).await.is_empty(),
+            "died at step {point}"
+        );
         if !died {
             return;
         }

@@ -16,7 +16,7 @@ async fn a_silent_script_is_on_record_as_running() {
         manager.run("build_script", "#! 3600000 0 0\nthe first line, after an hour\n", &mut io);
     let looked = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
-        manager.shelf.snapshots.lock().unwrap().values().next().cloned().unwrap()
+        manager.snapshot().unwrap()
     };
     let snapshot = tokio::select! {
         ended = run => panic!("it ended: {ended:?}"),
@@ -50,7 +50,7 @@ async fn a_silent_script_outlives_any_number_of_connections_that_worked() {
     let (manager, outcome) = silent_for_hours(Duration::from_secs(600)).await;
     let Some(Outcome::Reachable(Some(finished))) = &outcome else { panic!("{outcome:?}") };
     assert!(matches!(finished.outcome, RunOutcome::Exited { code: 0, .. }), "{finished:?}");
-    let snapshot = manager.shelf.snapshots.lock().unwrap().values().next().cloned().unwrap();
+    let snapshot = manager.snapshot().unwrap();
     let lost = snapshot
         .journal
         .unfold()

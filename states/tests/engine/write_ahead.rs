@@ -84,11 +84,10 @@ async fn what_was_done_is_on_record_whenever_the_process_dies() {
 async fn dies_at_every_step(cancel_after: Duration) {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
-        manager.fuse.set(point);
+        manager.crash.set(point);
         let died = job(&manager, cancel_after).await.is_none();
-        let archived = manager.shelf.archived.lock().unwrap().last().cloned();
-        let record =
-            manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().or(archived);
+        let archived = manager.disk.store.archived().last().cloned();
+        let record = manager.snapshot().or(archived);
         if let Some(wrong) = wrong(&manager, record.as_ref()) {
             panic!("died at step {point}: {wrong}: {record:#?}");
         }
@@ -107,8 +106,8 @@ async fn nothing_is_saved_twice() {
     job(&manager, Duration::from_millis(500)).await.unwrap();
     let waited = manager.cleanup_and_wait(&mut manager.io()).await;
     assert!(matches!(waited, Some(Some(Outcome::Ended(_)))), "{waited:?}");
-    assert_eq!(manager.shelf.saved_again.load(Ordering::Relaxed), 0);
-    assert_eq!(manager.shelf.archived.lock().unwrap().len(), 1);
+    assert_eq!(manager.disk.saved_again.load(Ordering::Relaxed), 0);
+    assert_eq!(manager.disk.store.archived().len(), 1);
 }
 
 /// What a stage ends with is on disk when it ends, also what was observed since the last save.
@@ -116,8 +115,7 @@ async fn nothing_is_saved_twice() {
 async fn what_a_stage_ends_with_is_on_record() {
     for cancel_after in [20, 200, 500, 2000, 5000] {
         let manager = Manager::new(Arc::default());
-        let on_record =
-            || manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
+        let on_record = || manager.snapshot().unwrap();
         manager.prepare(&mut manager.io()).await;
         assert!(matches!(&on_record().job, AnyJob::Reachable(job) if job.state.runs == 0));
         let mut io = manager.io();
@@ -140,6 +138,6 @@ async fn what_was_observed_last_is_on_record_when_a_stage_gives_up() {
     manager.cloud.state.lock().unwrap().weather.api_down = Duration::ZERO..Duration::MAX;
     let outcome = manager.cleanup(&mut manager.io()).await;
     assert!(matches!(outcome, Some(Some(Outcome::Unfinished(_)))), "{outcome:?}");
-    let on_record = manager.shelf.snapshots.lock().unwrap().get(&manager.job).cloned().unwrap();
+    let on_record = manager.snapshot().unwrap();
     assert_eq!(on_record.journal.unfold().last().map(|(at, _)| *at), Some(manager.clock.now()));
 }

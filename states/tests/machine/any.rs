@@ -165,7 +165,6 @@ pub fn greeting() -> Greeting {
             run_dir: "/tmp/fargate-driver".into(),
             follows_with_tail: true,
             has_setsid: true,
-            has_bash: false,
         },
     }
 }

@@ -4,7 +4,10 @@
 use std::{fs, path::PathBuf};
 
 use proptest::prelude::*;
-use states::{AnyJob, BadSnapshot, Left, Observation, Snapshot, StateName, StopReason, VERSION};
+use states::{
+    Action, AnyJob, BadSnapshot, Ending, Left, Observation, Sent, Signal, Snapshot, StateName,
+    StopReason, Timestamp, VERSION,
+};
 
 use crate::{any, through};
 
@@ -134,6 +137,46 @@ fn snapshots_of_every_version_are_read() {
             snapshot,
             "{name}: the machine or the format changed; see the doc comment here"
         );
+    }
+}
+
+/// What drivers before shape 4 wrote of a script that they were ending, and the next process of
+/// today's goes on with.
+#[test]
+fn a_cancel_that_an_older_driver_began_goes_on() {
+    let text = fs::read_to_string(fixtures().join("v1.3/executing.ron")).unwrap();
+    let at = |seconds: u64| Timestamp::from_millis(1_750_000_000_000 + seconds * 1000);
+    let (since, kill_at, deadline) = (at(0), at(15), at(25));
+    for (term_sent, kill_sent, sent) in [
+        (false, false, Sent::Nothing),
+        (true, false, Sent::Term(since)),
+        (true, true, Sent::Kill(kill_at)),
+    ] {
+        let ending = format!(
+            "ending: Some((since: \"{since}\", term_sent: {term_sent}, kill_at: \"{kill_at}\", kill_sent: {kill_sent}, deadline: \"{deadline}\"))"
+        );
+        let older = text.replacen("ending: None", &ending, 1);
+        let AnyJob::Executing(job) = Snapshot::parse(&older).unwrap().job else {
+            panic!("{older}")
+        };
+        assert_eq!(job.state.ending, Some(Ending { sent, kill_at, deadline }));
+        let mut snapshot = Snapshot { job: job.into(), ..Snapshot::parse(&older).unwrap() };
+        let follows_until = |action| match action {
+            Action::Follow(follow) => follow.until,
+            other => panic!("{other:?}"),
+        };
+        let kills = |action| matches!(action, Action::Signal { signal: Signal::Kill, .. });
+        match sent {
+            Sent::Nothing => {
+                assert!(matches!(snapshot.plan(since), Action::Signal { signal: Signal::Term, .. }))
+            }
+            Sent::Term(_) => {
+                assert_eq!(follows_until(snapshot.plan(since)), Some(kill_at));
+                assert!(kills(snapshot.plan(kill_at)));
+            }
+            Sent::Kill(_) => assert_eq!(follows_until(snapshot.plan(kill_at)), Some(deadline)),
+        }
+        assert_eq!(Snapshot::parse(&snapshot.to_ron().unwrap()), Ok(snapshot));
     }
 }
 

@@ -35,15 +35,15 @@ pub fn wrong(job: &Job) -> Vec<String> {
     if !alive.is_empty() {
         wrong.push(format!("leaked: {alive:?}"));
     }
-    if !manager.shelf.snapshots.lock().unwrap().is_empty() {
+    if !manager.disk.store.jobs().is_empty() {
         wrong.push("a snapshot was left".to_owned());
     }
     let state = manager.cloud.state.lock().unwrap();
     wrong.extend(state.violations.iter().cloned());
-    for snapshot in manager.shelf.archived.lock().unwrap().iter() {
+    for snapshot in manager.disk.store.archived().iter() {
         wrong.extend(journal(snapshot));
     }
-    if !state.tasks.is_empty() && manager.shelf.archived.lock().unwrap().is_empty() {
+    if !state.tasks.is_empty() && manager.disk.store.archived().is_empty() {
         wrong.push("a task was launched, and nothing is in the archive".to_owned());
     }
     let mut took = Duration::ZERO;
@@ -191,10 +191,9 @@ pub fn record(job: &Job) -> String {
     let state = job.manager.cloud.state.lock().unwrap();
     let archived: Vec<String> = job
         .manager
-        .shelf
-        .archived
-        .lock()
-        .unwrap()
+        .disk
+        .store
+        .archived()
         .iter()
         .map(|snapshot| snapshot.to_ron().unwrap())
         .collect();

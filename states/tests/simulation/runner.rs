@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use states::{AnyJob, Goal, RunOutcome, Snapshot, SnapshotStore as _, StopReason};
+use states::{AnyJob, Goal, RunOutcome, Snapshot, StopReason};
 use tokio::time::Instant;
 
 use super::{
@@ -72,7 +72,7 @@ impl Job {
         self.claim(is_over(&last), || format!("on a fair day, cleanup said {last:?}"));
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.look(Call::default()).await;
-        let kept = self.manager.shelf.snapshots.lock().unwrap().contains_key(&self.manager.job);
+        let kept = self.manager.snapshot().is_some();
         self.claim(!kept, || {
             "its task has ended, and the next process that looked did not archive it".to_owned()
         });
@@ -94,8 +94,8 @@ impl Job {
         call: Call,
         act: impl AsyncFnOnce(&Manager, &mut Io) -> Told,
     ) -> (Verdict, Io) {
-        let process = Manager { fuse: std::sync::Arc::default(), ..self.manager.clone() };
-        process.fuse.set(call.killed_at);
+        let process = Manager { crash: std::sync::Arc::default(), ..self.manager.clone() };
+        process.crash.set(call.killed_at);
         let mut io = process.io();
         let began = Instant::now();
         io.cancel_at = call.cancelled_after.map(|after| began + after);
@@ -108,9 +108,9 @@ impl Job {
         };
         let told = tokio::select! {
             biased;
-            () = process.fuse.blown() => None,
+            () = process.crash.crash() => None,
             () = killed => None,
-            told = act(&process, &mut io) => Some(told).filter(|_| !process.fuse.is_blown()),
+            told = act(&process, &mut io) => Some(told).filter(|_| !process.crash.has_crashed()),
         };
         let verdict = verdict(told);
         if io.was_cancelled {
@@ -250,7 +250,7 @@ impl Job {
         let verdict =
             self.end(call, if waits { Goal::End } else { Goal::Stop }, StopReason::Cleanup).await;
         if is_over(&verdict) {
-            let kept = self.manager.shelf.snapshots.lock().unwrap().get(&self.manager.job).cloned();
+            let kept = self.manager.snapshot();
             let ends = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if !waits && job.state.all_accepted());
             self.claim(kept.as_ref().is_none_or(ends), || {
                 format!("cleanup succeeded, and the snapshot is still there: {kept:?}")
@@ -351,9 +351,8 @@ impl Job {
         if matches!(verdict, Verdict::Exit(_) | Verdict::Lost(_) | Verdict::Cancelled) {
             return true;
         }
-        let store = self.manager.process();
-        let snapshot = store.store().load(&self.manager.job).unwrap();
-        let Some(AnyJob::Reachable(job)) = snapshot.map(|snapshot| snapshot.job) else {
+        let Some(AnyJob::Reachable(job)) = self.manager.snapshot().map(|snapshot| snapshot.job)
+        else {
             return false;
         };
         job.state.last.is_some_and(|last| {

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use states::*;
-use tokio::time::Instant;
 
-use crate::world::manager::{Io, Manager, Process, header};
+use crate::world::manager::{Io, Manager, header};
 
-/// How long a stage waits for another process, and how often it looks.
+/// How long a stage waits for another process.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
-const LOOKS_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a stage tells gitlab-runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,22 +49,6 @@ pub fn verdict(told: Option<Told>) -> Verdict {
     }
 }
 
-async fn lease(
-    manager: &Manager,
-    engine: &Process,
-    purpose: &str,
-) -> Result<crate::world::shelf::Lease, StoreError> {
-    let until = Instant::now() + LEASE_WAIT;
-    loop {
-        match engine.store().lease(&manager.job, purpose, Duration::ZERO) {
-            Err(StoreError::Busy { .. }) if Instant::now() < until => {
-                tokio::time::sleep(LOOKS_AGAIN).await
-            }
-            other => return other,
-        }
-    }
-}
-
 /// The header of the `attempt`-th task of this job: another attempt has another token.
 fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
     let mut header = header(&manager.job);
@@ -87,17 +69,17 @@ fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
 
 pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
     let engine = manager.process();
-    let lease = lease(manager, &engine, "prepare").await?;
-    let begin = |lease| {
+    let lease = engine.store().lease(&manager.job, "prepare", LEASE_WAIT).await?;
+    let begin = async |lease| {
         let mut work = engine.begin(attempt(manager, engine.clock().now(), number), lease);
-        engine.open(&mut work, "prepare");
+        engine.open(&mut work, "prepare").await;
         work
     };
-    let mut work = match engine.store().load(&manager.job)? {
-        None => begin(lease),
+    let mut work = match engine.store().load(&manager.job).await? {
+        None => begin(lease).await,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, "prepare");
+            engine.open(&mut work, "prepare").await;
             if matches!(
                 work.snapshot.job,
                 AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
@@ -117,14 +99,16 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
                 };
                 match outcome {
                     Outcome::Ended(_) => {}
-                    Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
+                    Outcome::Stopping(_) => {
+                        engine.store().archive(&work.lease, &work.snapshot).await?
+                    }
                     Outcome::Unfinished(what) => return Ok(Verdict::Unfinished(what)),
                     other => return Ok(Verdict::Impossible(format!("{other:?}"))),
                 }
                 if io.was_cancelled {
                     return Ok(Verdict::Cancelled);
                 }
-                begin(work.close().await)
+                begin(work.close().await).await
             }
         }
     };
@@ -142,11 +126,13 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
 
 pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> Told {
     let engine = manager.process();
-    let lease = lease(manager, &engine, stage).await?;
-    let Some(snapshot) = engine.store().load(&manager.job)? else { return Ok(Verdict::NoJob) };
+    let lease = engine.store().lease(&manager.job, stage, LEASE_WAIT).await?;
+    let Some(snapshot) = engine.store().load(&manager.job).await? else {
+        return Ok(Verdict::NoJob);
+    };
     let script = Script { digest: String::from_utf8(text.to_vec()).unwrap(), text: text.clone() };
     let mut work = engine.work(snapshot, lease);
-    engine.open(&mut work, stage);
+    engine.open(&mut work, stage).await;
     if let AnyJob::Executing(job) = &work.snapshot.job
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
@@ -189,10 +175,12 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
 /// an abandoned job.
 pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> Told {
     let engine = manager.process();
-    let lease = lease(manager, &engine, "cleanup").await?;
-    let Some(snapshot) = engine.store().load(&manager.job)? else { return Ok(Verdict::NoJob) };
+    let lease = engine.store().lease(&manager.job, "cleanup", LEASE_WAIT).await?;
+    let Some(snapshot) = engine.store().load(&manager.job).await? else {
+        return Ok(Verdict::NoJob);
+    };
     let mut work = engine.work(snapshot, lease);
-    engine.open(&mut work, "cleanup");
+    engine.open(&mut work, "cleanup").await;
     engine.request_stop(&mut work, reason);
     let outcome = engine.drive(&mut work, goal, io).await?;
     work.close().await;
@@ -207,7 +195,7 @@ pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io)
 /// makes anyway.
 pub async fn look(manager: &Manager) -> Told {
     let engine = manager.process();
-    for ending in engine.store().ending_jobs(100) {
+    for ending in engine.store().ending_jobs(100).await {
         // Its own job's failures are none of this one's.
         let Ok(answers) = engine.control().describe(&ending.cluster, &ending.tasks).await else {
             continue;
@@ -217,7 +205,7 @@ pub async fn look(manager: &Manager) -> Told {
             Seen::Missing => true,
         };
         if answers.iter().all(has_ended) {
-            engine.conclude(&ending.job, "archive", &answers)?;
+            engine.conclude(&ending.job, "archive", &answers).await?;
         }
     }
     Ok(Verdict::Success)

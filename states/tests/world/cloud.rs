@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     containers::{Execution, Runs},
-    fuse::Fuse,
+    crash_point::CrashPoint,
     weather::{End, Fate, Fault, Odds, Weather},
 };
 
@@ -126,7 +126,7 @@ impl Cloud {
     /// Does it, now or later, and whoever wanted it may be gone by then.
     pub async fn effect<R: Send + 'static>(
         self: &Arc<Self>,
-        fuse: &Fuse,
+        crash: &CrashPoint,
         act: impl FnOnce(&mut State) -> R + Send + 'static,
     ) -> Option<R> {
         let late = {
@@ -143,7 +143,7 @@ impl Cloud {
             tokio::time::sleep(late).await;
             act(&mut cloud.state.lock().unwrap())
         });
-        fuse.step().await;
+        crash.step().await;
         tokio::time::timeout(CALL_TIMEOUT, done).await.ok().map(|done| done.unwrap())
     }
 }
@@ -250,13 +250,13 @@ fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
 #[derive(Clone)]
 pub struct Control {
     pub cloud: Arc<Cloud>,
-    pub fuse: Arc<Fuse>,
+    pub crash: Arc<CrashPoint>,
 }
 
 impl Control {
     /// A call's way there: it may be refused at the door or not arrive, and the process may die.
     async fn there(&self, operation: &str) -> Result<(), ControlError> {
-        self.fuse.step().await;
+        self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
         let mut state = self.cloud.state.lock().unwrap();
         state.calls += 1;
@@ -282,7 +282,7 @@ impl Control {
 
     /// The way back: what was done is done, so a lost answer is silence, never a refusal.
     async fn back<R>(&self, operation: &str, answer: Option<R>) -> Result<R, ControlError> {
-        self.fuse.step().await;
+        self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
         let mut state = self.cloud.state.lock().unwrap();
         let weather = &mut state.weather;
@@ -376,7 +376,7 @@ impl TaskControl for Control {
         self.cloud.state.lock().unwrap().admit(token, spec)?;
         let (token, spec) = (token.clone(), spec.clone());
         let launched =
-            self.cloud.effect(&self.fuse, move |state| state.launch(&token, &spec)).await;
+            self.cloud.effect(&self.crash, move |state| state.launch(&token, &spec)).await;
         self.back("RunTask", launched).await
     }
 
@@ -419,7 +419,7 @@ impl TaskControl for Control {
         let task = task.clone();
         let stopped = self
             .cloud
-            .effect(&self.fuse, move |state| {
+            .effect(&self.crash, move |state| {
                 match state.tasks.get_mut(task.as_str()).filter(|task| !task.is_forgotten()) {
                     Some(task) => {
                         task.stopped.get_or_insert_with(Instant::now);

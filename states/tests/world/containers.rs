@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     cloud::{Cloud, State, Task},
-    fuse::Fuse,
+    crash_point::CrashPoint,
     weather::Fault,
 };
 
@@ -118,7 +118,7 @@ impl Delivered {
 #[derive(Clone)]
 pub struct Wire {
     pub cloud: Arc<Cloud>,
-    pub fuse: Arc<Fuse>,
+    pub crash: Arc<CrashPoint>,
 }
 
 fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
@@ -161,7 +161,7 @@ impl Transport for Wire {
     async fn connect(&self, target: &Target) -> Result<(Shell, Greeting), ConnectError> {
         let by_ecs = target.destination == Destination::Ecs;
         let address = if by_ecs { target.task.to_string() } else { target.destination.to_string() };
-        self.fuse.step().await;
+        self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(5)).await;
         if self.cloud.network_is_down() {
             tokio::time::sleep(target.connect_timeout).await;
@@ -208,16 +208,12 @@ impl Transport for Wire {
         let frozen = weather
             .strikes(odds.1, Fault::ConnectionFrozen)
             .then(|| Instant::now() + weather.millis(0..EVENTFUL));
-        let facts = ShellFacts {
-            run_dir: "/tmp".into(),
-            follows_with_tail: true,
-            has_setsid: true,
-            has_bash: true,
-        };
+        let facts =
+            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
         let shell = Shell {
             cloud: Arc::clone(&self.cloud),
-            fuse: Arc::clone(&self.fuse),
+            crash: Arc::clone(&self.crash),
             task: address,
             identity,
             cut,
@@ -231,7 +227,7 @@ impl Transport for Wire {
 #[derive(Clone)]
 pub struct Shell {
     cloud: Arc<Cloud>,
-    fuse: Arc<Fuse>,
+    crash: Arc<CrashPoint>,
     task: String,
     identity: String,
     cut: Option<Instant>,
@@ -241,7 +237,7 @@ pub struct Shell {
 impl Shell {
     /// The way to the container, where the process may die.
     async fn way(&self) -> Result<(), RunError> {
-        self.fuse.step().await;
+        self.crash.step().await;
         self.link().await
     }
 
@@ -325,8 +321,10 @@ impl Session for Shell {
     async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Following, RunError> {
         self.way().await?;
         let (shell, run) = (self.clone(), order.run.to_string());
-        let started =
-            self.cloud.effect(&self.fuse, move |state| deliver(state, &shell, &run, &script)).await;
+        let started = self
+            .cloud
+            .effect(&self.crash, move |state| deliver(state, &shell, &run, &script))
+            .await;
         started.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
         self.way().await?;
         Ok(Following { shell: self.clone(), run: order.run.to_string(), offset: 0, told: false })
@@ -350,7 +348,7 @@ impl Session for Shell {
         let (shell, id) = (self.clone(), run.to_string());
         let known = self
             .cloud
-            .effect(&self.fuse, move |state| {
+            .effect(&self.crash, move |state| {
                 in_container(state, &shell.task, &shell.identity, |runs| {
                     // What is not started yet never will be.
                     let run = runs.entry(id).or_default();

@@ -8,23 +8,24 @@ use states::*;
 use super::{
     cloud::{Cloud, Control},
     containers::Wire,
-    fuse::Fuse,
-    shelf::{Shelf, Store},
+    crash_point::CrashPoint,
+    store::{Disk, FaultyStore},
 };
 
-pub type Process = Engine<Control, Wire, Store>;
+pub type Process = ProcessWith<Control>;
+pub type ProcessWith<C, T = Wire> = Engine<C, T, FaultyStore>;
 
 /// When the world begins: the same in every run of a test.
 const BEGINNING: Timestamp = Timestamp::from_millis(1_750_000_000_000);
 
-/// What outlives processes: the cloud, the disk, time; and the fuse of the processes that it
-/// starts.
+/// What outlives processes: the cloud, the disk, time; and the crash point of the processes
+/// that it starts.
 #[derive(Clone)]
 pub struct Manager {
     pub cloud: Arc<Cloud>,
-    pub fuse: Arc<Fuse>,
+    pub crash: Arc<CrashPoint>,
     pub clock: Clock,
-    pub shelf: Arc<Shelf>,
+    pub disk: Arc<Disk>,
     pub job: JobId,
 }
 
@@ -37,19 +38,19 @@ pub struct Io {
     pub is_leftover: bool,
     pub cancel_at: Option<tokio::time::Instant>,
     pub was_cancelled: bool,
-    fuse: Arc<Fuse>,
+    crash: Arc<CrashPoint>,
 }
 
 impl JobIo for Io {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        self.fuse.step().await;
+        self.crash.step().await;
         // As a pipe whose reader is slow: not all of it at once.
         let taken = bytes.len().div_ceil(2);
         if !self.is_leftover {
             self.output.extend_from_slice(&bytes[..taken]);
             self.last_write = taken;
         }
-        self.fuse.step().await;
+        self.crash.step().await;
         Ok(taken)
     }
 
@@ -101,22 +102,42 @@ impl Manager {
         let clock = Clock::showing(BEGINNING);
         Self {
             cloud,
-            fuse: Arc::default(),
+            crash: Arc::default(),
             clock,
-            shelf: Arc::default(),
+            disk: Arc::default(),
             job: JobId::new("job-1").unwrap(),
         }
     }
 
     pub fn process(&self) -> Process {
-        let (cloud, fuse) = (Arc::clone(&self.cloud), Arc::clone(&self.fuse));
-        let store = Store {
-            shelf: Arc::clone(&self.shelf),
-            cloud: Arc::clone(&cloud),
-            fuse: Arc::clone(&fuse),
+        self.process_with(self.control(), self.wire())
+    }
+
+    /// A process that acts by these instead of the manager's own.
+    pub fn process_with<C: TaskControl, T: Transport>(
+        &self,
+        control: C,
+        transport: T,
+    ) -> ProcessWith<C, T> {
+        let store = FaultyStore {
+            disk: Arc::clone(&self.disk),
+            cloud: Arc::clone(&self.cloud),
+            crash: Arc::clone(&self.crash),
         };
-        let wire = Wire { cloud: Arc::clone(&cloud), fuse: Arc::clone(&fuse) };
-        Engine::new(Control { cloud, fuse }, wire, store, |_| "key".into()).with_clock(self.clock)
+        Engine::new(control, transport, store, |_| "key".into()).with_clock(self.clock)
+    }
+
+    pub fn control(&self) -> Control {
+        Control { cloud: Arc::clone(&self.cloud), crash: Arc::clone(&self.crash) }
+    }
+
+    pub fn wire(&self) -> Wire {
+        Wire { cloud: Arc::clone(&self.cloud), crash: Arc::clone(&self.crash) }
+    }
+
+    /// The job's snapshot, if it is not archived.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.disk.store.snapshot(&self.job)
     }
 
     pub fn io(&self) -> Io {
@@ -126,7 +147,7 @@ impl Manager {
             is_leftover: false,
             cancel_at: None,
             was_cancelled: false,
-            fuse: Arc::clone(&self.fuse),
+            crash: Arc::clone(&self.crash),
         }
     }
 
@@ -137,10 +158,10 @@ impl Manager {
     ) -> Option<T> {
         tokio::select! {
             biased;
-            () = self.fuse.blown() => None,
+            () = self.crash.crash() => None,
             done = work => match done {
-                // The store reports the death of its process as an error, which is not always the engine's.
-                _ if self.fuse.is_blown() => None,
+                // What was done beside the step that the process died at counts for nothing.
+                _ if self.crash.has_crashed() => None,
                 Ok(done) => Some(done),
                 Err(error) => panic!("{error}"),
             },
@@ -150,13 +171,14 @@ impl Manager {
     pub async fn prepare(&self, io: &mut Io) -> Option<Outcome> {
         self.unless_it_dies(async {
             let engine = self.process();
-            let lease = engine.store().lease(&self.job, "prepare", std::time::Duration::ZERO)?;
-            let mut work = match engine.store().load(&self.job)? {
+            let lease =
+                engine.store().lease(&self.job, "prepare", std::time::Duration::ZERO).await?;
+            let mut work = match engine.store().load(&self.job).await? {
                 Some(snapshot) => engine.work(snapshot, lease),
                 None => engine
                     .begin(Header { created: engine.clock().now(), ..header(&self.job) }, lease),
             };
-            engine.open(&mut work, "prepare");
+            engine.open(&mut work, "prepare").await;
             engine.drive(&mut work, Goal::Reach, io).await
         })
         .await
@@ -165,10 +187,10 @@ impl Manager {
     pub async fn run(&self, stage: &str, script: &str, io: &mut Io) -> Option<Outcome> {
         self.unless_it_dies(async {
             let engine = self.process();
-            let lease = engine.store().lease(&self.job, stage, std::time::Duration::ZERO)?;
-            let snapshot = engine.store().load(&self.job)?.expect("prepare was before");
+            let lease = engine.store().lease(&self.job, stage, std::time::Duration::ZERO).await?;
+            let snapshot = engine.store().load(&self.job).await?.expect("prepare was before");
             let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, stage);
+            engine.open(&mut work, stage).await;
             let script = Script {
                 text: Bytes::copy_from_slice(script.as_bytes()),
                 digest: script.to_owned(),
@@ -200,16 +222,17 @@ impl Manager {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         let next = self.of_job("the-next-job");
         assert_eq!(next.prepare(&mut next.io()).await, Some(Outcome::Reachable(None)));
-        self.shelf.snapshots.lock().unwrap().get(&self.job).cloned()
+        self.snapshot()
     }
 
     async fn end(&self, goal: Goal, io: &mut Io) -> Option<Option<Outcome>> {
         self.unless_it_dies(async {
             let engine = self.process();
-            let lease = engine.store().lease(&self.job, "cleanup", std::time::Duration::ZERO)?;
-            let Some(snapshot) = engine.store().load(&self.job)? else { return Ok(None) };
+            let lease =
+                engine.store().lease(&self.job, "cleanup", std::time::Duration::ZERO).await?;
+            let Some(snapshot) = engine.store().load(&self.job).await? else { return Ok(None) };
             let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, "cleanup");
+            engine.open(&mut work, "cleanup").await;
             engine.request_stop(&mut work, StopReason::Cleanup);
             engine.drive(&mut work, goal, io).await.map(Some)
         })

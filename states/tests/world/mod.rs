@@ -3,7 +3,7 @@
 
 pub mod cloud;
 pub mod containers;
-pub mod fuse;
+pub mod crash_point;
 pub mod manager;
-pub mod shelf;
+pub mod store;
 pub mod weather;

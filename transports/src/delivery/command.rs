@@ -198,12 +198,8 @@ mod tests {
 
     #[test]
     fn a_command_is_far_below_what_the_kernel_refuses() {
-        let facts = ShellFacts {
-            run_dir: "/tmp/x".into(),
-            follows_with_tail: true,
-            has_setsid: true,
-            has_bash: true,
-        };
+        let facts =
+            ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true };
         let order =
             RunOrder { run: RunId::new("0001-a").unwrap(), stage: "a".into(), forget: None };
         let script = Bytes::from(vec![b'x'; 10_000_000]);

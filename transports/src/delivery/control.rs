@@ -102,15 +102,15 @@ fn parse(text: &str) -> Reply {
 }
 
 fn facts(text: &str) -> Option<ShellFacts> {
-    let mut words = text.splitn(4, ' ');
+    let mut words = text.splitn(3, ' ');
     let mut flag = || match words.next()? {
         "1" => Some(true),
         "0" => Some(false),
         _ => None,
     };
-    let (follows_with_tail, has_setsid, has_bash) = (flag()?, flag()?, flag()?);
+    let (follows_with_tail, has_setsid) = (flag()?, flag()?);
     let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
-    Some(ShellFacts { run_dir, follows_with_tail, has_setsid, has_bash })
+    Some(ShellFacts { run_dir, follows_with_tail, has_setsid })
 }
 
 /// Whether this can be the run directory. It is kept in snapshots, and noted each time the
@@ -145,12 +145,11 @@ mod tests {
 
     #[test]
     fn reads_facts() {
-        let (replies, _) = replies(&[b"n0nce ready 1 0 1 /tmp/with space\n"]);
+        let (replies, _) = replies(&[b"n0nce ready 1 0 /tmp/with space\n"]);
         let facts = ShellFacts {
             run_dir: "/tmp/with space".into(),
             follows_with_tail: true,
             has_setsid: false,
-            has_bash: true,
         };
         assert_eq!(replies, [Reply::Ready(facts)]);
     }
@@ -161,8 +160,8 @@ mod tests {
         for (line, tells) in [
             (format!("n0nce lost {long}\n"), "Lost"),
             (format!("n0nce nointerpreter {long}\n"), "NoInterpreter"),
-            (format!("n0nce ready 1 1 1 /{long}\n"), "Nonsense"),
-            ("n0nce ready 1 1 1 /tmp/\u{7}\n".to_owned(), "Nonsense"),
+            (format!("n0nce ready 1 1 /{long}\n"), "Nonsense"),
+            ("n0nce ready 1 1 /tmp/\u{7}\n".to_owned(), "Nonsense"),
         ] {
             let (replies, _) = replies(&[line.as_bytes()]);
             let [Reply::Lost(text) | Reply::NoInterpreter(text) | Reply::Nonsense(text)] =

@@ -146,11 +146,10 @@ probe)
     _directory=$_parent/.fargate-$1
     mkdir -m 700 "$_directory" || continue
     (echo ok >"$_directory/probe") && rm "$_directory/probe" || { rm -rf "$_directory"; continue; }
-    _has_gnu_tail=0 _has_setsid=0 _has_bash=0
+    _has_gnu_tail=0 _has_setsid=0
     case $(tail --version 2>&1) in *GNU*) _has_gnu_tail=1 ;; esac
     if command -v setsid >/dev/null 2>&1; then _has_setsid=1; fi
-    if command -v bash >/dev/null 2>&1; then _has_bash=1; fi
-    say "ready $_has_gnu_tail $_has_setsid $_has_bash $_directory"
+    say "ready $_has_gnu_tail $_has_setsid $_directory"
     exit 0
   done
   say "noplace"

@@ -117,12 +117,7 @@ impl ExecApi for Aws {
 }
 
 fn facts() -> ShellFacts {
-    ShellFacts {
-        run_dir: "/tmp/run".to_owned(),
-        follows_with_tail: true,
-        has_setsid: true,
-        has_bash: true,
-    }
+    ShellFacts { run_dir: "/tmp/run".to_owned(), follows_with_tail: true, has_setsid: true }
 }
 
 /// A job's container, reached before.

@@ -1,0 +1,81 @@
+//! Where file work is done: an fsync takes milliseconds, and no job waits for another one's.
+
+use std::{
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use super::DirectoryLease;
+
+/// Threads that do file work at the same time. Fsyncs that overlap share a commit of the file
+/// system's journal; many more threads would only queue there.
+const THREADS: usize = 8;
+
+/// Does the file work of all clones of one store.
+#[derive(Debug, Clone)]
+pub(super) struct FileWork {
+    /// Leases that this process holds.
+    leases: Arc<AtomicUsize>,
+    threads: Arc<Semaphore>,
+}
+
+/// Counts a lease for as long as it lives.
+#[derive(Debug)]
+pub(super) struct CountedLease(Arc<AtomicUsize>);
+
+impl Drop for CountedLease {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl FileWork {
+    pub(super) fn new() -> Self {
+        Self { leases: Arc::default(), threads: Arc::new(Semaphore::new(THREADS)) }
+    }
+
+    pub(super) fn count_lease(&self) -> CountedLease {
+        self.leases.fetch_add(1, Ordering::Relaxed);
+        CountedLease(Arc::clone(&self.leases))
+    }
+
+    /// Does this work after all earlier work under the same lease. A process with several jobs does
+    /// it on another thread; one that works on a single job, as every stage does, delays nobody and
+    /// needs no thread for it.
+    ///
+    /// Once begun, the work is done even if this future is dropped, and the job's lock is held until
+    /// then.
+    pub(super) async fn run<R: Send + 'static>(
+        &self,
+        lease: Option<&DirectoryLease>,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> R {
+        let turn = match lease {
+            Some(lease) => Some(lease.turn().await),
+            None => None,
+        };
+        if self.leases.load(Ordering::Relaxed) <= 1 {
+            return work();
+        }
+        // Nobody closes the semaphore. If that changes, the work is still done.
+        let thread = Arc::clone(&self.threads).acquire_owned().await.ok();
+        let done = spawn_blocking(move || {
+            let done = work();
+            drop((turn, thread));
+            done
+        });
+        match done.await {
+            Ok(done) => done,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime shuts down: this future is about to be dropped.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}

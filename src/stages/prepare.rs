@@ -9,7 +9,7 @@ use states::{
 };
 use transports::ssh::key;
 
-use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, stopped};
+use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, remains, stopped};
 use crate::{
     config::{Chosen, TransportKind},
     control::STARTED_BY,
@@ -83,9 +83,10 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                     Outcome::Ended(_) => {}
                     // ECS ends that task whether somebody looks or not; its place is needed.
                     Outcome::Stopping(_) => engine.store().archive(&work.snapshot)?,
-                    Outcome::Unfinished(what) => {
+                    Outcome::Unfinished => {
                         return Ok(Verdict::SystemFailure(format!(
-                            "fargate: prepare: of an earlier attempt, {what}"
+                            "fargate: prepare: of an earlier attempt, {}",
+                            remains(&work.snapshot)
                         )));
                     }
                     other => {
@@ -105,7 +106,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     };
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::Reach, log).await?;
-    let header = work.snapshot.job.header().clone();
+    let snapshot = work.snapshot.clone();
     work.close().await;
     Ok(match outcome {
         _ if log.was_cancelled() => {
@@ -113,9 +114,11 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
         }
         Outcome::Reachable(_) => Verdict::Success,
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
-            stopped(&reason, &header)
+            stopped(&reason, snapshot.job.header())
         }
-        Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: prepare: {what}")),
+        Outcome::Unfinished => {
+            Verdict::SystemFailure(format!("fargate: prepare: {}", remains(&snapshot)))
+        }
     })
 }
 

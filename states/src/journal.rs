@@ -114,8 +114,8 @@ pub struct Left {
 /// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
 /// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last;
 /// `Running` knows whether the exec agent runs. `Stopping` knows the other tasks whose stop ECS has
-/// accepted.
-const SHAPE: u32 = 3;
+/// accepted. 4: facts instead of sentences, in the reason of a stop and in a lost run's outcome.
+const SHAPE: u32 = 4;
 
 impl From<Left> for String {
     fn from(left: Left) -> Self {

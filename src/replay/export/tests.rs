@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use states::{Observation, Snapshot, Timestamp, Verdict};
 
 use super::anonymous;
-use crate::replay::{diagnosis::diagnose, holder::Surroundings, show::last_seen, story::Story};
+use crate::replay::{diagnosis::diagnose, holder, show::last_seen, story::Story};
 
 fn fixtures() -> Vec<(String, Snapshot)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -206,7 +206,7 @@ fn an_export_tells_the_same_story() {
         let told = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
             let story = Story::of(snapshot, now);
-            let found = diagnose(snapshot, &story, &Surroundings::unknown(snapshot), now);
+            let found = diagnose(snapshot, &story, &holder::unknown(snapshot), now);
             (
                 story
                     .visits

@@ -92,7 +92,7 @@ impl TaskControl for Silent {
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> Result<StopAnswer, ControlError> {
         self.0.stop(cluster, task, reason).await
     }

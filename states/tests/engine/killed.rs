@@ -57,7 +57,7 @@ impl TaskControl for Ending {
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }
@@ -135,7 +135,7 @@ async fn processes_that_vanish_with_their_task_are_explained() {
     }
     let outcome = ended(None, None).await;
     assert!(
-        matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Lost(_))),
+        matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Failed(_))),
         "{outcome:?}"
     );
 }

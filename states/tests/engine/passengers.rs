@@ -217,7 +217,7 @@ impl TaskControl for Refusing {
                 kind: self.kind,
                 code: None,
                 message,
-                advice: String::new(),
+                cause: Default::default(),
             });
         }
         self.control.describe(cluster, tasks).await
@@ -233,7 +233,7 @@ impl TaskControl for Refusing {
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }

@@ -201,7 +201,10 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
         Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))),
         later(now, 300),
     );
-    assert!(reason(&snapshot).to_string().contains("Spot capacity"), "{}", reason(&snapshot));
+    let StopReason::TaskStopped { end } = reason(&snapshot) else {
+        panic!("{:?}", reason(&snapshot))
+    };
+    assert_eq!(end.code.as_deref(), Some("SpotInterruption"));
 
     // It may never say it: that is waited for no longer than a few seconds.
     let (mut snapshot, now) = connected();

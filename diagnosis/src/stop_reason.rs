@@ -27,7 +27,7 @@ pub fn stop_reason(reason: &StopReason) -> String {
         }
         StopReason::TaskVanished => "ECS does not know the task any more: it was deleted, or stopped more than an hour ago. Look for it in CloudTrail (StopTask).".to_owned(),
         StopReason::Deadline { state: StateName::Executing, limit, last } => format!(
-            "the container could not be reached for {} although ECS shows its task running: {} Check the network between the runner manager and the task; raise {} if outages last longer.",
+            "the container could not be reached for {} although ECS shows its task running: {} Raise {} if outages last longer.",
             humantime::format_duration(*limit),
             obstacle(last),
             setting!(reconnect)

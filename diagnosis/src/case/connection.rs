@@ -138,7 +138,7 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     let waits = if ended {
         ""
     } else {
-        "The driver goes on at the next byte as soon as the container answers: bring the network or sshd back, nothing is lost until then."
+        "The driver goes on at the next byte as soon as the container answers: nothing is lost until then."
     };
     let by_address = case.snapshot.job.header().connect_to != ConnectTo::NoAddress;
     let remedy = match error.kind {
@@ -187,4 +187,45 @@ fn address<'a>(case: &'a Case<'_>) -> Option<&'a str> {
 fn groups(case: &Case<'_>) -> String {
     let groups = &case.snapshot.job.header().spec.security_groups;
     if groups.is_empty() { "the VPC's default".to_owned() } else { groups.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use states::{ConnectCause, Snapshot, Timestamp};
+
+    use super::*;
+    use crate::{Holder, Surroundings, diagnose, story::Story};
+
+    /// The remedies of a job by ECS Exec that lost its connection while a script ran, and met this.
+    fn remedies(kind: Kind, cause: ConnectCause) -> String {
+        let path =
+            format!("{}/../fixtures/snapshots/v1.3/executing.ron", env!("CARGO_MANIFEST_DIR"));
+        let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        if let AnyJob::Executing(job) = &mut snapshot.job {
+            job.header.connect_to = ConnectTo::NoAddress;
+        }
+        let newest = Story::of(&snapshot, Timestamp::from_millis(0)).newest;
+        snapshot.step(Observation::RunFailed(RunError::ConnectionLost("cut".into())), newest);
+        let error = ConnectError { kind, message: "no".into(), cause };
+        snapshot.step(Observation::Unreachable(error), newest);
+        let around = Surroundings {
+            holder: Holder::Working("process 17".into()),
+            free: None,
+            handed_on: None,
+        };
+        let found = diagnose(&snapshot, &Story::of(&snapshot, newest), &around, newest).remove(0);
+        assert_eq!(found.cause, Cause::ConnectionLost, "{found:?}");
+        found.remedy.join(" ")
+    }
+
+    #[test]
+    fn a_session_that_is_refused_or_late_is_no_lost_packet() {
+        let refused = remedies(Kind::AuthRefused, ConnectCause::ExecuteDenied);
+        assert!(refused.contains("ecs:ExecuteCommand"), "{refused}");
+        let late = remedies(Kind::TimedOut, ConnectCause::SessionSlow);
+        assert!(late.contains("exec agent"), "{late}");
+        for text in [refused, late] {
+            assert!(!text.contains("Packets") && !text.contains("sshd"), "{text}");
+        }
+    }
 }

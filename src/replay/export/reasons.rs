@@ -5,7 +5,7 @@ use states::{
     TaskStatus,
 };
 
-use super::names::Names;
+use super::names::{Kind, Names};
 
 impl Names {
     pub(super) fn control_error(&mut self, error: &ControlError) -> ControlError {
@@ -96,7 +96,8 @@ impl Names {
                 error: self.run_error(error),
             },
             RunLoss::Unknown { run_dir, error } => {
-                RunLoss::Unknown { run_dir: self.text(run_dir), error: self.run_error(error) }
+                let run_dir = self.sought(Kind::Path, run_dir);
+                RunLoss::Unknown { run_dir, error: self.run_error(error) }
             }
             RunLoss::Recorded(sentence) => RunLoss::Recorded(self.text(sentence)),
         }

@@ -136,6 +136,15 @@ fn gossips() -> Vec<Observation> {
         "Deadline(state: Running, limit: \"3m\", problem: \"GOSSIP\")".to_owned(),
         format!("Unusable({connect})"),
         "RunLost(\"GOSSIP\")".to_owned(),
+        "TaskStopped(end: (status: Other(\"GOSSIP\"), code: Some(\"GOSSIP\"), reason: Some(\"GOSSIP\"), \
+         containers: [(name: \"payroll\", exit_code: Some(1), reason: Some(\"GOSSIP\"))]))"
+            .to_owned(),
+        format!("Deadline(state: Running, limit: \"3m\", last: Connection(Some({connect})))"),
+        "RunAbandoned(NoProgress(connections: 50, within: \"2m\", error: ConnectionLost(\"GOSSIP\")))"
+            .to_owned(),
+        "RunAbandoned(ShortLived(connections: 500, within: \"10s\", error: Protocol(\"GOSSIP\")))"
+            .to_owned(),
+        "RunAbandoned(Unknown(run_dir: \"/home/alice/payroll\", error: Unknown(\"GOSSIP\")))".to_owned(),
     ];
     all.extend(reasons.map(|reason| format!("StopRequested({reason})")));
     all.iter()

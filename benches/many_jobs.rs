@@ -20,7 +20,8 @@ use states::{
     AnyJob, ClientToken, ConnectError, ControlError, Described, DirectoryStore, Engine, Goal,
     Greeting, HostIdentity, InMemoryStore, InterfaceId, JobId, JobIo, LaunchSpec, Note, Outcome,
     Run, RunError, RunEvent, RunId, RunOrder, Script, Session, ShellFacts, Signal, Snapshot,
-    SnapshotStore, StartedBy, StopAnswer, Target, TaskArn, TaskControl, TaskReport, Transport,
+    SnapshotStore, StartedBy, StopAnswer, StopReason, Target, TaskArn, TaskControl, TaskReport,
+    Transport,
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -32,7 +33,7 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 const TARGET: Duration = Duration::from_millis(1);
 
 /// A job whose container is reachable.
-const FIXTURE: &str = include_str!("../fixtures/snapshots/v1.4/reachable.ron");
+const FIXTURE: &str = include_str!("../fixtures/snapshots/v2.4/reachable.ron");
 
 fn main() -> ExitCode {
     // `cargo test --benches` calls it with other arguments; it is no test.
@@ -225,7 +226,7 @@ impl TaskControl for Idle {
         std::future::pending().await
     }
 
-    async fn stop(&self, _: &str, _: &TaskArn, _: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(&self, _: &str, _: &TaskArn, _: &StopReason) -> Result<StopAnswer, ControlError> {
         std::future::pending().await
     }
 

@@ -219,7 +219,7 @@ impl Reaper {
             }
             Err(e) => summary.failed(
                 &format!("the tasks of cluster {}", config.fargate.cluster),
-                &e.explained(),
+                &diagnosis::explain_control(&e),
             ),
         }
         for (job, lease, error) in damaged {
@@ -323,7 +323,7 @@ impl Reaper {
         let concluded = engine.conclude(job, "reap", answers).await;
         let outcome: Result<Outcome, EngineError> = match &concluded {
             Ok(Concluded::Archived) => Ok(Outcome::Ended(StopReason::Cleanup)),
-            _ => Ok(Outcome::Unfinished(String::new())),
+            _ => Ok(Outcome::Unfinished),
         };
         telemetry::job::closed(&outcome, Goal::End, snapshot);
         match concluded {
@@ -410,19 +410,17 @@ impl Reaper {
                 _ => return true,
             },
             Err(e) => {
-                summary.failed(&format!("task {}", task.task), &e.explained());
+                summary.failed(&format!("task {}", task.task), &diagnosis::explain_control(&e));
                 return false;
             }
         }
+        let unowned = StopReason::Asked("reaped, no job owns it".to_owned());
         if !self.dry_run
-            && let Err(e) = patiently(|| {
-                engine.control().stop(cluster, &task.task, "fargate driver: reaped, no job owns it")
-            })
-            .await
+            && let Err(e) = patiently(|| engine.control().stop(cluster, &task.task, &unowned)).await
         {
             summary.failed(
                 &format!("task {}", task.task),
-                &format!("it was not stopped: {}", e.explained()),
+                &format!("it was not stopped: {}", diagnosis::explain_control(&e)),
             );
             return false;
         }
@@ -502,7 +500,8 @@ async fn end(
             telemetry::reaped("job");
             Ok(format!("{name}: {why}; ended"))
         }
-        Ok(Outcome::Unfinished(what)) => {
+        Ok(Outcome::Unfinished) => {
+            let what = stages::remains(&work.snapshot);
             Err((id, format!("{what} Its snapshot is kept: the next reap goes on.")))
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),

@@ -207,7 +207,8 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
     assert!(
-        refused.message.contains("kms:GenerateDataKey") && refused.advice.contains("docs/iam.md"),
+        refused.message.contains("kms:GenerateDataKey")
+            && diagnosis::connect_remedy(&refused).contains("docs/iam.md"),
         "{refused:?}"
     );
 }
@@ -242,7 +243,8 @@ async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
     let refused = place.connect().await.err().unwrap();
     assert_eq!(refused.kind, ConnectErrorKind::Denied, "{refused:?}");
     assert!(
-        refused.message.contains("ecs:DescribeClusters") && refused.advice.contains("docs/iam.md"),
+        refused.message.contains("ecs:DescribeClusters")
+            && diagnosis::connect_remedy(&refused).contains("docs/iam.md"),
         "{refused:?}"
     );
     assert_eq!(place.calls("GenerateDataKey"), 0);

@@ -60,7 +60,7 @@ async fn ask(call: u8, answer: Answer) {
                 );
             })
         }
-        2 => control.stop("ci", &task, "fuzz").await.map(|_| ()),
+        2 => control.stop("ci", &task, &states::StopReason::Cleanup).await.map(|_| ()),
         // Pages: one that always has a next one would go on for ever with one answer.
         _ => control.launched("ci").await.map(drop),
     };

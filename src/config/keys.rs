@@ -76,6 +76,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn remedies_name_settings_that_exist() {
+        for (table, key) in diagnosis::settings::ALL {
+            let keys = TABLES.iter().find(|(name, _)| name == table).map(|(_, keys)| keys);
+            assert!(keys.is_some_and(|keys| keys.contains(key)), "[{table}] {key}");
+        }
+    }
+
+    /// What stands in brackets in a remedy is a setting or a table.
+    #[test]
+    fn remedies_name_no_other_settings() {
+        for phrase in diagnosis::phrases() {
+            for (at, _) in phrase.match_indices('[') {
+                let Some((table, rest)) = phrase[at + 1..].split_once("] ") else { continue };
+                let key: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+                let known = diagnosis::settings::ALL.contains(&(table, key.as_str()));
+                assert!(known || TABLES.iter().any(|(name, _)| *name == table), "{phrase}");
+            }
+        }
+    }
+
+    #[test]
     fn finds_what_was_meant() {
         let keys = || TABLES[1].1.iter().copied();
         assert_eq!(nearest("SecurtyGroup", keys()), Some("SecurityGroup"));

@@ -1,4 +1,4 @@
-//! Refusals of the API, explained: what failed, on what, why, what to do next.
+//! Refusals of the API as facts: what failed, on what, why, in AWS's words.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecs::{
@@ -6,7 +6,10 @@ use aws_sdk_ecs::{
     operation::RequestId as _,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use states::{Capacity, ControlError, ControlErrorKind as Kind, LaunchSpec, foreign_text::clipped};
+use states::{
+    Capacity, ControlCause as Cause, ControlError, ControlErrorKind as Kind, LaunchSpec,
+    foreign_text::clipped,
+};
 
 /// What a call was about.
 pub(super) struct Subject<'a> {
@@ -97,7 +100,7 @@ where
                     Kind::Other,
                     None,
                     format!("the request cannot be made: {text}"),
-                    "Check the AWS settings in the environment and fargate.toml.",
+                    Cause::Environment,
                 ),
                 _ => unavailable(operation, &text),
             }
@@ -119,14 +122,8 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     clipped(&text)
 }
 
-const CREDENTIALS: &str =
-    "Check the runner manager's instance profile or AWS_* variables, and its clock.";
-
-const RATE: &str = "The limit is shared by everything in the AWS account and region.";
-const HEALTH: &str = "See the AWS Health Dashboard if it lasts.";
-
 /// ECS's answer where the task would be placed on instances, and there are none.
-fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'static str) {
+fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, Cause) {
     let cluster = subject.cluster;
     let asked = match subject.launch.map(|spec| &spec.capacity) {
         None | Some(Capacity::ClusterDefault) => {
@@ -135,7 +132,7 @@ fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'stat
                 format!(
                     "cluster {cluster} has no default capacity provider strategy, and fargate.toml names neither LaunchType nor CapacityProviders (ECS: {said})"
                 ),
-                "Give the cluster a default capacity provider strategy (ECS console: Update cluster, add FARGATE), or set LaunchType = \"FARGATE\" in [Fargate].",
+                Cause::General,
             );
         }
         Some(Capacity::LaunchType(launch_type)) => format!("LaunchType {launch_type}"),
@@ -153,7 +150,7 @@ fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, &'stat
     (
         Kind::WrongSetting,
         format!("cluster {cluster} has no instances for {asked} (ECS: {said})"),
-        "Name FARGATE or FARGATE_SPOT in [Fargate] of fargate.toml: jobs run as Fargate tasks.",
+        Cause::NoInstances,
     )
 }
 
@@ -170,28 +167,34 @@ fn answered(
     let cluster = subject.cluster;
     let definition = subject.definition();
     let lower = said.to_lowercase();
-    let (kind, message, advice) = match code {
+    let (kind, message, cause) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
         _ if is_account_limit(&lower) => account_limit(said),
         // ECS asks EC2 about subnets and security groups, and passes its refusals on as wrong
         // parameters.
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
-            (Kind::Throttled, format!("EC2 throttles ECS ({said})"), RATE)
+            (Kind::Throttled, format!("EC2 throttles ECS ({said})"), Cause::General)
         }
         "InvalidParameterException" | "ClientException"
             if lower.contains("errorcode: internalerror") =>
         {
-            (Kind::Unavailable, format!("a service that ECS depends on failed ({said})"), HEALTH)
+            (
+                Kind::Unavailable,
+                format!("a service that ECS depends on failed ({said})"),
+                Cause::General,
+            )
         }
         "ThrottlingException"
         | "Throttling"
         | "RequestLimitExceeded"
         | "TooManyRequestsException"
-        | "LimitExceededException" => {
-            (Kind::Throttled, format!("the API's rate limit is exceeded ({code}: {said})"), RATE)
-        }
+        | "LimitExceededException" => (
+            Kind::Throttled,
+            format!("the API's rate limit is exceeded ({code}: {said})"),
+            Cause::General,
+        ),
         _ if lower.contains("rate exceeded") || lower.contains("request limit exceeded") => {
-            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE)
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), Cause::General)
         }
         "ExpiredTokenException"
         | "ExpiredToken"
@@ -204,7 +207,7 @@ fn answered(
         | "SignatureDoesNotMatch" => (
             Kind::Credentials,
             format!("AWS does not accept the credentials ({code}: {said})"),
-            CREDENTIALS,
+            Cause::General,
         ),
         "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation"
             if said.contains("iam:PassRole") =>
@@ -212,41 +215,41 @@ fn answered(
             (
                 Kind::Denied,
                 format!("the runner manager's role may not pass the task's roles to ECS ({said})"),
-                "Allow iam:PassRole on the task definition's task role and execution role, for ecs-tasks.amazonaws.com: see docs/iam.md.",
+                Cause::PassRole,
             )
         }
         "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" => (
             Kind::Denied,
             format!("the runner manager's role is not allowed to do this ({said})"),
-            "Add the missing permission to its policy: see docs/iam.md.",
+            Cause::General,
         ),
         "BlockedException" => {
-            (Kind::Denied, format!("the AWS account is blocked ({said})"), "Contact AWS support.")
+            (Kind::Denied, format!("the AWS account is blocked ({said})"), Cause::AccountBlocked)
         }
         "ClusterNotFoundException" => (
             Kind::WrongSetting,
             format!("the cluster {cluster} does not exist in this account and region"),
-            "Check Cluster and Region in [Fargate] of fargate.toml, and whose credentials are used.",
+            Cause::NoSuchCluster,
         ),
         "ConflictException" => (
             Kind::Conflict,
             format!("an earlier call used this launch's client token ({said})"),
-            "The driver searches for the task of that call for half a minute, and launches another if there is none.",
+            Cause::General,
         ),
         "PlatformUnknownException" => (
             Kind::WrongSetting,
             format!("the platform version does not exist ({said})"),
-            "Correct PlatformVersion in fargate.toml or the variable FARGATE_PLATFORM_VERSION; LATEST always exists.",
+            Cause::NoSuchPlatform,
         ),
         "PlatformTaskDefinitionIncompatibilityException" => (
             Kind::TaskDefinition,
             format!("the task definition {definition} does not fit the platform version ({said})"),
-            "Use platform version LATEST, or correct the task definition.",
+            Cause::PlatformMismatch,
         ),
         _ if lower.contains("taskdefinition") || lower.contains("task definition") => (
             Kind::TaskDefinition,
             format!("the task definition {definition} cannot be used ({code}: {said})"),
-            "Check TaskDefinition in fargate.toml or the variable FARGATE_TASK_DEFINITION: family or family:revision, active, in this region.",
+            Cause::General,
         ),
         "InvalidParameterException" | "ClientException"
             if lower.contains("capacity") && lower.contains("unavailable") =>
@@ -256,10 +259,10 @@ fn answered(
         "InvalidParameterException" | "ClientException" => (
             Kind::WrongSetting,
             format!("ECS does not accept the parameters{} ({said})", subject.parameters()),
-            "Check Subnet(s), SecurityGroup(s), ContainerName and capacity settings in [Fargate] of fargate.toml.",
+            Cause::General,
         ),
         _ if status == 429 => {
-            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), RATE)
+            (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), Cause::General)
         }
         // The status, not a list of codes: AWS adds codes.
         _ if status >= 500 => (
@@ -268,21 +271,17 @@ fn answered(
                 "the service failed (HTTP status {status}, {}: {said})",
                 if code.is_empty() { "no code" } else { code }
             ),
-            HEALTH,
+            Cause::General,
         ),
         "" => (
             Kind::Unavailable,
             format!("the service refused without saying why (HTTP status {status})"),
-            HEALTH,
+            Cause::General,
         ),
-        _ => (
-            Kind::Other,
-            format!("{code}: {said}"),
-            "See the Amazon ECS API reference for this error.",
-        ),
+        _ => (Kind::Other, format!("{code}: {said}"), Cause::General),
     };
     let code = Some(code.to_owned()).filter(|code| !code.is_empty());
-    error_of(operation, kind, code, message, advice)
+    error_of(operation, kind, code, message, cause)
 }
 
 /// RunTask's `failures`: an answer without a task.
@@ -297,20 +296,20 @@ pub(super) fn launch_failure(
         None => reason.to_owned(),
     };
     let lower = said.to_lowercase();
-    let (kind, message, advice) = if is_account_limit(&lower) {
+    let (kind, message, cause) = if is_account_limit(&lower) {
         account_limit(&said)
     } else if reason.starts_with("RESOURCE") || lower.contains("capacity") {
         capacity(&said)
     } else if lower.contains("rate limit") || is_throttling_of_ec2(&lower) {
-        (Kind::Throttled, format!("too many launches at once ({said})"), RATE)
+        (Kind::Throttled, format!("too many launches at once ({said})"), Cause::General)
     } else {
         (
             Kind::Other,
             format!("ECS launched nothing in cluster {} ({said})", spec.cluster),
-            "See \"API failures messages\" in the Amazon ECS developer guide.",
+            Cause::LaunchFailure,
         )
     };
-    error_of("RunTask", kind, Some(reason.to_owned()), message, advice)
+    error_of("RunTask", kind, Some(reason.to_owned()), message, cause)
 }
 
 /// EC2's words for throttling, in lower case, wherever ECS quotes them.
@@ -328,20 +327,16 @@ fn is_account_limit(said: &str) -> bool {
         || said.contains("provisioning capacity limit exceeded")
 }
 
-fn account_limit(said: &str) -> (Kind, String, &'static str) {
+fn account_limit(said: &str) -> (Kind, String, Cause) {
     (
         Kind::AccountLimit,
         format!("a quota of the AWS account is used up, which Service Quotas shows ({said})"),
-        "Room comes when other tasks end. Request higher values for this region: AWS Fargate's vCPU resource counts (On-Demand and Spot), and Amazon ECS's quotas. New accounts begin with low ones.",
+        Cause::General,
     )
 }
 
-fn capacity(said: &str) -> (Kind, String, &'static str) {
-    (
-        Kind::Capacity,
-        format!("ECS has no capacity for the task now ({said})"),
-        "More subnets in other availability zones (Subnets), or FARGATE beside FARGATE_SPOT in CapacityProviders, make it rarer.",
-    )
+fn capacity(said: &str) -> (Kind, String, Cause) {
+    (Kind::Capacity, format!("ECS has no capacity for the task now ({said})"), Cause::General)
 }
 
 /// The error of a malformed answer.
@@ -351,7 +346,7 @@ pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
         Kind::BadAnswer,
         None,
         format!("the answer is not usable: {what}"),
-        "See the AWS Health Dashboard, or what stands between (a proxy, AWS_ENDPOINT_URL).",
+        Cause::General,
     )
 }
 
@@ -362,7 +357,7 @@ pub(super) fn unbuildable(operation: &str, why: &dyn std::error::Error) -> Contr
         Kind::Other,
         None,
         format!("the request cannot be made: {why}"),
-        "Check [Fargate] in fargate.toml.",
+        Cause::Configuration,
     )
 }
 
@@ -372,7 +367,7 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
         Kind::Unavailable,
         None,
         format!("the service did not answer: {what}"),
-        "Check the network between the runner manager and AWS (proxy, VPC endpoints, DNS).",
+        Cause::NoAnswer,
     )
 }
 
@@ -385,15 +380,18 @@ pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> Con
 pub(super) fn no_endpoint(operation: &str, service: &str, region: &str, why: &str) -> ControlError {
     let message =
         format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
-    let advice = "Check AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT and the AWS profile, or set AWS_ENDPOINT_URL_<SERVICE>.";
-    error_of(operation, Kind::WrongSetting, None, message, advice)
+    error_of(operation, Kind::WrongSetting, None, message, Cause::NoEndpoint)
 }
 
 /// Neither the file nor the environment names a region.
 pub(super) fn no_region(operation: &str) -> ControlError {
-    let advice =
-        "Set Region in [Fargate] of fargate.toml, or AWS_REGION in gitlab-runner's environment.";
-    error_of(operation, Kind::WrongSetting, None, "no AWS region is configured".to_owned(), advice)
+    error_of(
+        operation,
+        Kind::WrongSetting,
+        None,
+        "no AWS region is configured".to_owned(),
+        Cause::NoRegion,
+    )
 }
 
 /// Credentials that could not be had.
@@ -410,15 +408,14 @@ pub(super) fn no_credentials(
         Kind::Credentials,
         None,
         format!("there are no usable AWS credentials: {why}"),
-        CREDENTIALS,
+        Cause::General,
     )
 }
 
 /// Credentials that nothing on this machine provides.
 pub(super) fn nowhere(operation: &str) -> ControlError {
     let message = "there are no AWS credentials: neither AWS_* variables, nor a profile, nor an instance profile".to_owned();
-    let advice = "Give the runner manager's instance a profile with the policy in docs/iam.md, or set AWS_* in gitlab-runner's own environment (`environment` in its config.toml is the jobs').";
-    error_of(operation, Kind::NoCredentials, None, message, advice)
+    error_of(operation, Kind::NoCredentials, None, message, Cause::General)
 }
 
 /// Whether nothing that could provide credentials has any, as opposed to having some that cannot be
@@ -435,16 +432,10 @@ fn error_of(
     kind: Kind,
     code: Option<String>,
     message: String,
-    advice: &str,
+    cause: Cause,
 ) -> ControlError {
     let code = code.map(|code| clipped(&code));
-    ControlError {
-        operation: operation.to_owned(),
-        kind,
-        code,
-        message: clipped(&message),
-        advice: advice.to_owned(),
-    }
+    ControlError { operation: operation.to_owned(), kind, code, message: clipped(&message), cause }
 }
 
 #[cfg(test)]
@@ -545,7 +536,8 @@ mod tests {
     #[test]
     fn advice_for_the_pass_role_trap_and_the_missing_strategy() {
         let said = |code: &str, said: &str| {
-            answered("RunTask", 400, code, said, &Subject::cluster("ci")).advice
+            let refusal = answered("RunTask", 400, code, said, &Subject::cluster("ci"));
+            diagnosis::control_remedy(&refusal)
         };
         assert!(said("AccessDeniedException", "… iam:PassRole …").contains("iam:PassRole"));
         assert!(
@@ -591,7 +583,7 @@ mod tests {
             named.kind == Kind::WrongSetting && named.message.contains("CapacityProviders asg"),
             "{named:?}"
         );
-        assert!(!named.explained().contains("neither LaunchType"), "{named:?}");
+        assert!(!diagnosis::explain_control(&named).contains("neither LaunchType"), "{named:?}");
         assert_eq!(refusal(Capacity::ClusterDefault).kind, Kind::NoCapacityProvider);
     }
 
@@ -603,11 +595,13 @@ mod tests {
             ("ServerException", "Oops."),
             ("Odd", "x."),
         ] {
-            let text = answered("RunTask", 500, code, said, &Subject::cluster("ci")).explained();
+            let text = answered("RunTask", 500, code, said, &Subject::cluster("ci"));
+            let text = diagnosis::explain_control(&text);
             assert!(!text.contains("tried again") && !text.contains(".."), "{text}");
         }
         let refusal = ControlError { message: "said.".into(), ..unavailable("RunTask", "it") };
-        assert!(refusal.explained().starts_with("RunTask: said. Check"), "{}", refusal.explained());
+        let text = diagnosis::explain_control(&refusal);
+        assert!(text.starts_with("RunTask: said. Check"), "{text}");
     }
 
     #[test]

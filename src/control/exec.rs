@@ -10,8 +10,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use states::{
-    ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError, HostIdentity, Seen,
-    Target, TaskControl as _, Timestamp,
+    ConnectCause, ConnectError, ConnectErrorKind as Kind, ContainerReport, ControlError,
+    HostIdentity, Seen, Target, TaskControl as _, Timestamp,
 };
 use transports::ecs_exec::{
     Container, ExecApi, KEY_BYTES, ListedSession, NotDone, NotOpened, OpenedSession,
@@ -23,12 +23,6 @@ use super::{EcsControl, call::Call, call::signature, errors, kms_key};
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
 const MOST_PAGES: usize = 5;
-/// The usual reasons, in the order of how often they are it.
-const NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
-
-/// The reasons once it was connected before.
-const NOT_CONNECTED_ANY_MORE: &str = "It was connected before. A container takes two sessions at a time and lets one wait: do others have them (aws ssm describe-sessions --state Active)? Or is the container starved of memory or CPU, or its way to the region's ssmmessages endpoint gone?";
-
 /// ECS Exec's calls, made as those of task control are.
 #[derive(Debug)]
 pub struct ExecCalls {
@@ -65,8 +59,12 @@ impl ExecCalls {
         report.ok_or_else(|| {
             error(
                 Kind::AgentNotConnected,
-                format!("ECS shows no container {} in the task {}", target.container, target.task.task_id()),
-                "Check ContainerName in [Fargate] of fargate.toml: it must be a container of the task definition.",
+                ConnectCause::NoSuchContainer,
+                format!(
+                    "ECS shows no container {} in the task {}",
+                    target.container,
+                    target.task.task_id()
+                ),
             )
         })
     }
@@ -230,7 +228,7 @@ impl ExecCalls {
     async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
         const OPERATION: &str = "DescribeClusters";
         let no_key = |e: &ControlError| NoKey {
-            why: format!("whose key it is cannot be checked: {}", e.explained()),
+            why: format!("whose key it is cannot be checked: {}", diagnosis::explain_control(e)),
             transient: e.kind.is_transient(),
         };
         let call = self
@@ -299,7 +297,7 @@ fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, Co
     let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
         let message =
             format!("ECS does not tell the runtime id of the container {} yet", target.container);
-        return Err(error(Kind::Interrupted, message, "It is asked again."));
+        return Err(error(Kind::Interrupted, ConnectCause::NoRuntimeId, message));
     };
     let cluster = target.cluster.rsplit('/').next().unwrap_or_default();
     let name = format!("ecs:{cluster}_{}_{runtime}", target.task.task_id());
@@ -312,8 +310,8 @@ fn cluster_of(target: &str) -> &str {
     target.strip_prefix("ecs:").and_then(|rest| rest.rsplitn(3, '_').nth(2)).unwrap_or_default()
 }
 
-fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
-    ConnectError { kind, message, advice: advice.to_owned() }
+fn error(kind: Kind, cause: ConnectCause, message: String) -> ConnectError {
+    ConnectError { kind, message, cause }
 }
 
 fn not_connected(target: &Target, status: &str) -> ConnectError {
@@ -321,13 +319,13 @@ fn not_connected(target: &Target, status: &str) -> ConnectError {
         "the exec agent of the container {} is not connected yet (ECS shows it as {status})",
         target.container
     );
-    error(Kind::AgentNotConnected, message, NOT_CONNECTED)
+    error(Kind::AgentNotConnected, ConnectCause::General, message)
 }
 
 /// A call that was not answered, or not usefully.
 fn unavailable(e: &ControlError) -> ConnectError {
     let kind = if e.kind.is_transient() { Kind::Interrupted } else { Kind::Denied };
-    error(kind, e.to_string(), &e.advice)
+    error(kind, ConnectCause::Api(e.kind, e.cause), e.to_string())
 }
 
 /// Refusals of ExecuteCommand (Amazon ECS API reference).
@@ -336,30 +334,34 @@ fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> C
     match code {
         "TargetNotConnectedException" => error(
             Kind::AgentNotConnected,
+            if target.pinned.is_some() {
+                ConnectCause::AgentDisconnected
+            } else {
+                ConnectCause::General
+            },
             format!(
                 "the exec agent of the container {container} runs and is not connected to AWS (ECS: {said})"
             ),
-            if target.pinned.is_some() { NOT_CONNECTED_ANY_MORE } else { NOT_CONNECTED },
         ),
         "AccessDeniedException" => error(
             Kind::Denied,
+            ConnectCause::ExecuteDenied,
             format!("the runner manager's role may not run commands in the container ({said})"),
-            "Allow ecs:ExecuteCommand on the cluster and its tasks: see docs/iam.md.",
         ),
         "InvalidParameterException" if said.contains("agent") && said.contains("running") => error(
             Kind::AgentNotConnected,
+            ConnectCause::General,
             format!("the exec agent of the container {container} does not run yet (ECS: {said})"),
-            NOT_CONNECTED,
         ),
         "InvalidParameterException" if said.contains("task is not running") => error(
             Kind::Interrupted,
+            ConnectCause::TaskNotRunning,
             format!("the task does not run (ECS: {said})"),
-            "ECS is asked what became of it.",
         ),
         "InvalidParameterException" | "ClientException" => error(
             Kind::Denied,
+            ConnectCause::ExecuteRefused,
             format!("ECS does not run commands in the container {container} ({said})"),
-            "Check ContainerName in [Fargate] of fargate.toml; ECS Exec needs platform version 1.4.0 or later.",
         ),
         _ => unavailable(refusal),
     }
@@ -449,11 +451,11 @@ mod tests {
             kind,
             code: None,
             message: "said".to_owned(),
-            advice: "advice".to_owned(),
+            cause: Default::default(),
         };
         let other = refusal(ControlErrorKind::Other);
         let not_enabled = "The execute command failed because execute command was not enabled when the task was run or the execute command agent isn’t running.";
-        for (code, said, kind, advice) in [
+        for (code, said, kind, remedy) in [
             (
                 "TargetNotConnectedException",
                 "internal error",
@@ -468,20 +470,24 @@ mod tests {
                 "ContainerName",
             ),
             ("AccessDeniedException", "no", Kind::Denied, "docs/iam.md"),
-            ("Odd", "no", Kind::Denied, "advice"),
+            ("Odd", "no", Kind::Denied, "API reference"),
         ] {
             let explained = refused(&target, code, said, &other);
             assert_eq!(explained.kind, kind, "{code}");
-            assert!(explained.advice.contains(advice), "{explained:?}");
+            assert!(diagnosis::connect_remedy(&explained).contains(remedy), "{explained:?}");
         }
         assert!(
             refused(&target, "Odd", "", &refusal(ControlErrorKind::Throttled)).kind.is_transient()
         );
         let reached = Target { pinned: Some(HostIdentity("x".to_owned())), ..target };
         assert!(
-            refused(&reached, "TargetNotConnectedException", "", &other)
-                .advice
-                .contains("two sessions")
+            diagnosis::connect_remedy(&refused(
+                &reached,
+                "TargetNotConnectedException",
+                "",
+                &other
+            ))
+            .contains("two sessions")
         );
     }
 }

@@ -32,7 +32,7 @@ use aws_sdk_ecs::{
 };
 use states::{
     Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec,
-    Seen, StartedBy, StopAnswer, TaskArn, TaskControl, TaskReport,
+    Seen, StartedBy, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport,
 };
 use tokio::sync::OnceCell;
 
@@ -217,7 +217,7 @@ impl TaskControl for EcsControl {
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> Result<StopAnswer, ControlError> {
         const OPERATION: &str = "StopTask";
         let call = self
@@ -227,7 +227,7 @@ impl TaskControl for EcsControl {
             .stop_task()
             .cluster(cluster)
             .task(task.as_str())
-            .reason(reason);
+            .reason(diagnosis::stop_note(reason));
         match call.send().await {
             Ok(_) => Ok(StopAnswer::Accepted),
             Err(e) => match errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)) {

@@ -97,6 +97,7 @@ impl Resume {
             let Some(outcome) = drive(&engine, &mut work, goal).await? else {
                 return Ok(ExitCode::from(130));
             };
+            let snapshot = work.snapshot.clone();
             work.close().await;
             match outcome {
                 Outcome::Reachable(Some(last)) if goal == Goal::Run => match last.outcome {
@@ -107,9 +108,10 @@ impl Resume {
                         ));
                         Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
                     }
-                    RunOutcome::Lost(why) => {
-                        Err(Failure::Other(format!("the script's exit status is lost: {why}")))
-                    }
+                    lost => Err(Failure::Other(format!(
+                        "the script's exit status is lost: {}",
+                        diagnosis::lost_run(&lost).unwrap_or_default()
+                    ))),
                 },
                 Outcome::Reachable(_) => {
                     say(
@@ -118,18 +120,22 @@ impl Resume {
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::MustEnd(reason) => Err(Failure::Other(format!(
-                    "{}the job has to end: {reason} `fargate-replay stop` ends its task.",
+                    "{}the job has to end: {} `fargate-replay stop` ends its task.",
                     if never_sent {
                         "the driver was gone before the container had confirmed the script. "
                     } else {
                         ""
-                    }
+                    },
+                    diagnosis::stop_reason(&reason)
                 ))),
                 Outcome::Ended(reason) => {
-                    say(&format!("the job is over and archived: {reason}"));
+                    say(&format!(
+                        "the job is over and archived: {}",
+                        diagnosis::stop_reason(&reason)
+                    ));
                     Ok(ExitCode::SUCCESS)
                 }
-                Outcome::Unfinished(what) => Err(Failure::Other(what)),
+                Outcome::Unfinished => Err(Failure::Other(stages::remains(&snapshot))),
                 Outcome::Stopping(_) => {
                     Err(Failure::Other("the job's task has not ended yet".to_owned()))
                 }
@@ -166,7 +172,7 @@ impl Archive {
                     self.job
                 ))
             };
-            let control = |e: states::ControlError| Failure::Other(e.explained());
+            let control = |e: states::ControlError| Failure::Other(diagnosis::explain_control(&e));
             let cluster = &header.spec.cluster;
             if let Some(task) = work.snapshot.job.task() {
                 let described = engine
@@ -211,12 +217,13 @@ async fn end(
     };
     match outcome {
         Outcome::Ended(reason) => {
-            say(&format!("the job is over and archived: {reason}"));
+            say(&format!("the job is over and archived: {}", diagnosis::stop_reason(&reason)));
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Unfinished(what) => {
-            Err(Failure::Other(format!("{what} The job is kept: `{purpose}` again goes on.")))
-        }
+        Outcome::Unfinished => Err(Failure::Other(format!(
+            "{} The job is kept: `{purpose}` again goes on.",
+            stages::remains(&work.snapshot)
+        ))),
         other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
     }
 }
@@ -285,7 +292,7 @@ async fn drive(
 ) -> Result<Option<Outcome>, Failure> {
     let Some(drove) = until_left(engine, work, goal).await? else {
         let left = "left as it is; `resume` goes on from here";
-        telemetry::job::closed(&Ok(Outcome::Unfinished(left.to_owned())), goal, &work.snapshot);
+        telemetry::job::closed(&Ok(Outcome::Unfinished), goal, &work.snapshot);
         say(left);
         return Ok(None);
     };

@@ -17,7 +17,7 @@ use states::{StateName, Timestamp};
 use super::{
     Failure, Place, PlaceError, Screen, archive,
     diagnosis::Cause,
-    holder::{Holder, Surroundings},
+    holder::{self, Holder, Surroundings},
     place,
     summary::{Summary, Verdict},
     usual::Usual,
@@ -162,7 +162,7 @@ fn row(path: &Path, config: Option<&Config>, usual: &Usual, now: Timestamp) -> O
             return Some(unusable(path, &format!("{name}: {why}"), now));
         }
     };
-    let around = Surroundings::of(path, &snapshot, config);
+    let around = holder::look_around(path, &snapshot, config);
     let (summary, found) = Summary::of(&snapshot, &around, now);
     let mut row =
         Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);

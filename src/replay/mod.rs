@@ -5,18 +5,17 @@
 //!
 //! - [`place`] — where snapshots are, and which one `JOB|FILE` means;
 //! - [`holder`], [`own_cluster`] — who works on a job; whose it is;
-//! - [`story`] — what happened, as visits to states;
-//! - [`diagnosis`] — what is wrong, and what helps;
+//! - the crate [`diagnosis`] — what is wrong, and what helps; [`story`] is what happened, as visits to
+//!   states, [`words`] are observations and times in words;
 //! - [`summary`], [`archive`], [`usual`] — a job in a line; all finished jobs, quickly; how long
 //!   states last;
 //! - [`page`] — pages in HTML;
-//! - [`screen`] and [`words`] — colour, width and pipes; observations and times in words.
+//! - [`screen`] — colour, width and pipes.
 //!
 //! All that only look work on files alone, without AWS.
 
 pub mod act;
 pub mod archive;
-pub mod diagnosis;
 pub mod export;
 pub mod holder;
 pub mod list;
@@ -29,13 +28,13 @@ pub mod shell;
 pub mod show;
 pub mod stats;
 pub mod step;
-pub mod story;
 pub mod summary;
 pub mod usual;
 pub mod what_if;
-pub mod words;
 
 use std::{io, process::ExitCode};
+
+pub use ::diagnosis::{self, story, words};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
+use diagnosis::Cause;
 use states::foreign_text::tame;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -41,6 +42,16 @@ pub enum Tone {
     Bad,
     /// One of the six states, by its number.
     State(usize),
+}
+
+/// How much a cause matters.
+#[must_use]
+pub fn cause_tone(cause: Cause) -> Tone {
+    match cause {
+        Cause::Nothing => Tone::Good,
+        Cause::ScriptSilent | Cause::ScriptFailed | Cause::Cancelled | Cause::Unknown => Tone::Warn,
+        _ => Tone::Bad,
+    }
 }
 
 /// Where output goes, and what can be shown there.

@@ -126,7 +126,7 @@ fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
     } else {
         ""
     };
-    Failure::Other(format!("{}{slots}", e.explained()))
+    Failure::Other(format!("{}{slots}", diagnosis::explain_connect(e)))
 }
 
 /// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.

@@ -14,7 +14,7 @@ pub(super) use self::html::ROWS;
 use super::{
     Failure, Place, PlaceArgs, Screen,
     diagnosis::{Diagnosis, diagnose},
-    holder::{Holder, Surroundings, manager},
+    holder::{self, Holder, Surroundings, manager},
     page,
     screen::Tone,
     story::{Story, Visit, number},
@@ -165,9 +165,9 @@ impl Show {
         let here = target.place.clone().or_else(|| place.resolve().ok());
         let usual = here.as_ref().map_or(Ok(Usual::default()), learn)?;
         let mut around = if target.archived {
-            Surroundings::unknown(&target.snapshot)
+            holder::unknown(&target.snapshot)
         } else {
-            Surroundings::of(
+            holder::look_around(
                 &target.path,
                 &target.snapshot,
                 here.as_ref().and_then(|place| place.config.as_ref()),

@@ -7,7 +7,7 @@ use states::{RunOutcome, Snapshot, StateName, Timestamp};
 
 use super::{
     diagnosis::{Cause, Diagnosis, diagnose},
-    holder::Surroundings,
+    holder::{self, Surroundings},
     story::Story,
     words,
 };
@@ -113,7 +113,7 @@ impl Summary<'static> {
         let cause = found[0].cause;
         let exit = match story.failed_run() {
             Some((_, RunOutcome::Exited { code, .. })) => Some(*code),
-            Some((_, RunOutcome::Lost(_))) => None,
+            Some(_) => None,
             None => story.runs().next().map(|_| 0),
         };
         let verdict = match cause {
@@ -155,7 +155,7 @@ impl Summary<'static> {
     #[must_use]
     pub fn note(snapshot: &Snapshot) -> String {
         // A finished job's time stands still: `now` does not matter.
-        let (summary, _) = Self::of(snapshot, &Surroundings::unknown(snapshot), Timestamp::now());
+        let (summary, _) = Self::of(snapshot, &holder::unknown(snapshot), Timestamp::now());
         // Plain data: it serialises. An empty note is none, and the snapshot is read instead.
         serde_json::to_string(&summary).unwrap_or_default()
     }

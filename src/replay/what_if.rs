@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<Observation, String> {
         Observation::Unreachable(ConnectError {
             kind,
             message: message.to_owned(),
-            advice: "This is only supposed.".to_owned(),
+            cause: Default::default(),
         })
     };
     Ok(match text.trim() {

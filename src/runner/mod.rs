@@ -4,7 +4,8 @@
 mod contract;
 mod identity;
 mod response;
-pub mod stage;
+
+pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
 pub(crate) use identity::hex;

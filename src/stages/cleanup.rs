@@ -6,7 +6,7 @@
 
 use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 
-use super::{JobLog, LEASE_WAIT, Session, prepare};
+use super::{JobLog, LEASE_WAIT, Session, prepare, remains};
 use crate::{runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
@@ -47,19 +47,29 @@ async fn end(
     if let Outcome::Ended(_) | Outcome::Stopping(_) = outcome {
         telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
     }
+    let snapshot = work.snapshot.clone();
     work.close().await;
     Ok(match outcome {
         Outcome::Ended(reason) => {
-            tracing::info!(job = %id, %reason, "the job is over");
+            tracing::info!(
+                job = %id,
+                reason = diagnosis::stop_reason(&reason),
+                "the job is over"
+            );
             session.state_log.entered(super::state_log::ARCHIVED);
             Verdict::Success
         }
         Outcome::Stopping(reason) => {
-            tracing::info!(job = %id, %reason, "the job is over; ECS has accepted to stop its task");
+            tracing::info!(
+                job = %id,
+                reason = diagnosis::stop_reason(&reason),
+                "the job is over; ECS has accepted to stop its task"
+            );
             Verdict::Success
         }
-        Outcome::Unfinished(what) => Verdict::SystemFailure(format!(
-            "fargate: cleanup: {what} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, goes on.",
+        Outcome::Unfinished => Verdict::SystemFailure(format!(
+            "fargate: cleanup: {} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, goes on.",
+            remains(&snapshot),
             engine.store().snapshot_path(id).display()
         )),
         other => Verdict::SystemFailure(format!("fargate: cleanup ended unexpectedly: {other:?}")),
@@ -79,7 +89,7 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
         Err(e) => {
             return Verdict::SystemFailure(format!(
                 "{said} Whether a task of it still runs is not known: {} `fargate reap` ends it, once it is old enough.",
-                e.explained()
+                diagnosis::explain_control(&e)
             ));
         }
     };
@@ -88,18 +98,16 @@ async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
             " No task of it runs: there is none with startedBy {started_by} in cluster {cluster}."
         ));
     }
+    let unreadable = StopReason::Asked("cleanup of a job whose snapshot cannot be read".to_owned());
     for task in &tasks {
-        match control
-            .stop(cluster, task, "fargate driver: cleanup of a job whose snapshot cannot be read")
-            .await
-        {
+        match control.stop(cluster, task, &unreadable).await {
             Ok(StopAnswer::Accepted) => said.push_str(&format!(" Its task {task} was stopped.")),
             Ok(StopAnswer::Missing) => {
                 said.push_str(&format!(" ECS does not know its task {task} any more."))
             }
             Err(e) => said.push_str(&format!(
                 " Its task {task} could not be stopped: {} `fargate reap` ends it.",
-                e.explained()
+                diagnosis::explain_control(&e)
             )),
         }
     }

@@ -155,7 +155,7 @@ impl JobIo for JobLog {
             Note::Observed(Observation::LaunchFailed(error)) => {
                 tracing::warn!(
                     kind = error.kind.name(),
-                    advice = error.advice,
+                    remedy = diagnosis::control_remedy(error),
                     "{error}; it is tried again if that can help"
                 );
                 self.trouble(&format!(
@@ -170,7 +170,7 @@ impl JobIo for JobLog {
             ) => {
                 tracing::warn!(
                     kind = error.kind.name(),
-                    advice = error.advice,
+                    remedy = diagnosis::control_remedy(error),
                     "{error}; it is tried again if that can help"
                 );
             }

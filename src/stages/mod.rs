@@ -126,9 +126,18 @@ pub(crate) fn has_ended(snapshot: &Snapshot) -> bool {
 
 /// What gitlab-runner is told of a job that had to end.
 fn stopped(reason: &StopReason, header: &Header) -> Verdict {
-    let message = format!("fargate: {reason}");
+    let message = format!("fargate: {}", diagnosis::stop_reason(reason));
     match reason.fault(header) {
         Fault::Job => Verdict::BuildFailure { code: None, message: Some(message) },
         Fault::None | Fault::System => Verdict::SystemFailure(message),
+    }
+}
+
+/// What a process whose time is up leaves behind.
+pub(crate) fn remains(snapshot: &Snapshot) -> String {
+    match &snapshot.job {
+        AnyJob::Stopping(job) => diagnosis::remains(job),
+        // No other state is left unfinished.
+        job => format!("the job is {}.", job.name()),
     }
 }

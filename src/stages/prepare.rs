@@ -9,7 +9,7 @@ use states::{
 };
 use transports::ssh::key;
 
-use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, stopped};
+use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, remains, stopped};
 use crate::{
     config::{Chosen, TransportKind},
     control::STARTED_BY,
@@ -85,9 +85,10 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                     Outcome::Stopping(_) => {
                         engine.store().archive(&work.lease, &work.snapshot).await?
                     }
-                    Outcome::Unfinished(what) => {
+                    Outcome::Unfinished => {
                         return Ok(Verdict::SystemFailure(format!(
-                            "fargate: prepare: of an earlier attempt, {what}"
+                            "fargate: prepare: of an earlier attempt, {}",
+                            remains(&work.snapshot)
                         )));
                     }
                     other => {
@@ -107,7 +108,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     };
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::Reach, log).await?;
-    let header = work.snapshot.job.header().clone();
+    let snapshot = work.snapshot.clone();
     work.close().await;
     Ok(match outcome {
         _ if log.was_cancelled() => {
@@ -115,9 +116,11 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
         }
         Outcome::Reachable(_) => Verdict::Success,
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
-            stopped(&reason, &header)
+            stopped(&reason, snapshot.job.header())
         }
-        Outcome::Unfinished(what) => Verdict::SystemFailure(format!("fargate: prepare: {what}")),
+        Outcome::Unfinished => {
+            Verdict::SystemFailure(format!("fargate: prepare: {}", remains(&snapshot)))
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
 
-use super::{JobLog, LEASE_WAIT, Session, stopped};
+use super::{JobLog, LEASE_WAIT, Session, remains, stopped};
 use crate::{
     runner::{Verdict, hex},
     telemetry,
@@ -82,7 +82,7 @@ async fn execute(
             engine.drive(&mut work, Goal::Run, log).await?
         }
     };
-    let header = work.snapshot.job.header().clone();
+    let snapshot = work.snapshot.clone();
     work.close().await;
     Ok(match outcome {
         _ if log.was_cancelled() => Verdict::SystemFailure(format!(
@@ -93,18 +93,19 @@ async fn execute(
             RunOutcome::Exited { code, .. } => {
                 Verdict::BuildFailure { code: Some(code), message: None }
             }
-            RunOutcome::Lost(why) => {
-                Verdict::SystemFailure(format!("fargate: stage {stage}: {why}"))
-            }
+            lost => Verdict::SystemFailure(format!(
+                "fargate: stage {stage}: {}",
+                diagnosis::lost_run(&lost).unwrap_or_default()
+            )),
         },
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
-            stopped(&reason, &header)
+            stopped(&reason, snapshot.job.header())
         }
         Outcome::Reachable(None) => {
             Verdict::SystemFailure(format!("fargate: stage {stage}: the script was not run"))
         }
-        Outcome::Unfinished(what) => {
-            Verdict::SystemFailure(format!("fargate: stage {stage}: {what}"))
+        Outcome::Unfinished => {
+            Verdict::SystemFailure(format!("fargate: stage {stage}: {}", remains(&snapshot)))
         }
     })
 }

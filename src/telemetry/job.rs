@@ -61,7 +61,7 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
         }))) if goal == Goal::Run && *code != 0 => {
             Verdict::BuildFailure { code: Some(*code), message: None }
         }
-        Ok(Outcome::Unfinished(_) | Outcome::MustEnd(_)) | Err(_) => {
+        Ok(Outcome::Unfinished | Outcome::MustEnd(_)) | Err(_) => {
             Verdict::SystemFailure(String::new())
         }
         Ok(_) => Verdict::Success,
@@ -83,7 +83,7 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
             match &job.state.reason {
                 StopReason::Cleanup => {}
                 StopReason::Cancelled => end.cancelled = true,
-                reason => end.error = Some(cause(reason)),
+                reason => end.error = Some(diagnosis::error_type(reason)),
             }
         }
     }
@@ -139,7 +139,7 @@ fn state(
                         .push(("fargate.output", i64::try_from(*total).unwrap_or(i64::MAX).into()));
                     error = (*code != 0).then(|| format!("exit_status_{code}"));
                 }
-                Some(RunOutcome::Lost(_)) => error = Some("run_lost".to_owned()),
+                Some(_) => error = Some("run_lost".to_owned()),
                 None => {}
             }
         }
@@ -154,23 +154,8 @@ fn state(
 }
 
 fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled)).then(|| cause(reason))
-}
-
-/// A reason as an `error.type`: few values, no text of others.
-fn cause(reason: &StopReason) -> String {
-    match reason {
-        StopReason::Cleanup => "cleanup".to_owned(),
-        StopReason::Cancelled => "cancelled".to_owned(),
-        StopReason::Asked(_) => "abandoned".to_owned(),
-        StopReason::LaunchRefused(error) => format!("launch_refused.{}", error.kind.name()),
-        StopReason::ControlFailed(error) => format!("control_failed.{}", error.kind.name()),
-        StopReason::TaskStopped { .. } => "task_stopped".to_owned(),
-        StopReason::TaskVanished => "task_vanished".to_owned(),
-        StopReason::Deadline { .. } => "deadline".to_owned(),
-        StopReason::Unusable(error) => format!("container_unusable.{}", error.kind.name()),
-        StopReason::RunLost(_) => "run_lost".to_owned(),
-    }
+    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled))
+        .then(|| diagnosis::error_type(reason))
 }
 
 /// Where it ran.

@@ -1,8 +1,8 @@
 //! What the machine wants done next.
 
 use crate::{
-    ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, TaskArn,
-    Timestamp,
+    ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, StopReason,
+    TaskArn, Timestamp,
 };
 
 /// The one next thing to do. The engine performs it and reports what it observed.
@@ -42,8 +42,8 @@ pub enum Action {
         cluster: String,
         /// The task.
         task: TaskArn,
-        /// For ECS's records.
-        reason: String,
+        /// Why, for ECS's records.
+        reason: StopReason,
     },
     /// The job is over: archive its snapshot.
     Archive,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, ShellFacts, TaskArn, Timestamp, time::span,
+    JobId, LaunchSpec, Login, ShellFacts, StopReason, TaskArn, Timestamp, time::span,
 };
 
 pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
@@ -316,76 +316,6 @@ impl Probing {
     #[must_use]
     pub fn from(next: Timestamp) -> Self {
         Self { next, attempts: 0, problem: None, auth_refused: None }
-    }
-}
-
-/// Why a job's task must end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StopReason {
-    /// The job is over: gitlab-runner called `cleanup`.
-    Cleanup,
-    /// gitlab-runner ended the stage (cancel, time-out).
-    Cancelled,
-    /// Someone asked for it by hand or by `reap`.
-    Asked(String),
-    /// ECS refused the launch for good.
-    LaunchRefused(ControlError),
-    /// ECS refused to tell or do something we cannot go on without.
-    ControlFailed(ControlError),
-    /// The task stopped by itself or by others.
-    TaskStopped {
-        /// What happened, in plain words, with ECS's own codes.
-        what: String,
-        /// What to do.
-        advice: String,
-    },
-    /// ECS does not know the task any more.
-    TaskVanished,
-    /// A state lasted too long.
-    Deadline {
-        /// The state.
-        state: StateName,
-        /// How long it was allowed to last.
-        #[serde(with = "span")]
-        limit: Duration,
-        /// What stood in the way last, with advice.
-        problem: String,
-    },
-    /// The container cannot be used.
-    Unusable(ConnectError),
-    /// The run was lost: no exit status will ever be known.
-    RunLost(String),
-}
-
-/// Whose fault an end is, as gitlab-runner distinguishes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Nobody's.
-    None,
-    /// The job's own: a build failure.
-    Job,
-    /// Anybody else's: a system failure.
-    System,
-}
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cleanup => f.write_str("the job is over"),
-            Self::Cancelled => f.write_str("the job was cancelled or timed out"),
-            Self::Asked(who) => f.write_str(who),
-            Self::LaunchRefused(e) => write!(f, "ECS did not launch the task: {}", e.explained()),
-            Self::ControlFailed(e) => f.write_str(&e.explained()),
-            Self::TaskStopped { what, advice } => write!(f, "{what} {advice}"),
-            Self::TaskVanished => f.write_str(
-                "ECS does not know the task any more: it was deleted, or stopped more than an hour ago. Look for it in CloudTrail (StopTask).",
-            ),
-            Self::Deadline { state, limit, problem } => {
-                write!(f, "the job was {state} for longer than {}: {problem}", humantime::format_duration(*limit))
-            }
-            Self::Unusable(e) => f.write_str(&e.explained()),
-            Self::RunLost(why) => f.write_str(why),
-        }
     }
 }
 

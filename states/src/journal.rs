@@ -114,8 +114,9 @@ pub struct Left {
 /// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
 /// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last;
 /// `Running` knows whether the exec agent runs. `Stopping` knows the other tasks whose stop ECS has
-/// accepted. 4: `Executing` knows which signal was sent last and when; a link that is down does not know
-/// since when, nor whether it is the first; what a shell can do says nothing of bash.
+/// accepted. 4: facts instead of sentences, in the reason of a stop and in a lost run's outcome;
+/// `Executing` knows which signal was sent last and when; a link that is down does not know since
+/// when, nor whether it is the first; what a shell can do says nothing of bash.
 const SHAPE: u32 = 4;
 
 impl From<Left> for String {

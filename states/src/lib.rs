@@ -22,7 +22,7 @@ mod pace;
 pub mod private_file;
 mod replay;
 mod snapshot;
-pub mod stop_reason;
+mod stop_reason;
 mod store;
 mod time;
 pub mod world;
@@ -31,9 +31,9 @@ pub use action::{Action, Follow, Watch};
 pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
-    About, AnyJob, Asking, ConnectTo, Ending, Executing, Fault, Finished, Header, Job, Limits,
-    Link, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent, StateName,
-    StopReason, Stopping,
+    About, AnyJob, Asking, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link,
+    Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent, StateName,
+    Stopping,
 };
 pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};
@@ -41,6 +41,7 @@ pub use observation::Observation;
 pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
+pub use stop_reason::{ContainerEnd, Fault, Obstacle, RunLoss, StopReason, TaskEnd};
 pub use store::{
     DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, InMemoryLease, InMemoryStore,
     IndexLine, Notes, Pruned, Retention, StoreError,

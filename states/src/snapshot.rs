@@ -2,10 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, AnyJob, Header, Job, Journal, Observation, Timestamp, journal::Left};
+use crate::{
+    Action, AnyJob, Header, Job, Journal, Observation, Reachable, Replay, RunOutcome, Timestamp,
+    journal::Left,
+};
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
-pub const VERSION: u32 = 1;
+/// 2: facts instead of sentences, in errors, in the reason of a stop and in a lost run's outcome.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read.
+const OLDEST: u32 = 1;
 
 /// The largest snapshot that is written or read, in bytes. A job of a dozen stages makes some
 /// 10,000.
@@ -148,9 +154,45 @@ impl Snapshot {
         if version > VERSION {
             return Err(BadSnapshot::Newer(version));
         }
-        if version != VERSION {
+        if version < OLDEST {
             return Err(BadSnapshot::Damaged(format!("format version {version} never existed")));
         }
-        ron::from_str(text).map_err(damaged)
+        let snapshot: Self = ron::from_str(text).map_err(damaged)?;
+        Ok(if version == VERSION { snapshot } else { snapshot.migrated() })
+    }
+
+    /// Version 1 has sentences where version 2 has facts. The journal has the facts: a replay finds
+    /// them again, unless too much was left out of it. Then the sentences stay.
+    fn migrated(mut self) -> Self {
+        let today = {
+            let mut replay = Replay::new(&self);
+            replay.go_to(usize::MAX);
+            replay.job().clone()
+        };
+        match (&mut self.job, &today) {
+            (AnyJob::Stopping(job), AnyJob::Stopping(today)) => {
+                job.state.reason.learn_facts(&today.state.reason);
+            }
+            (AnyJob::Reachable(job), AnyJob::Reachable(today)) => {
+                learn_outcome(&mut job.state, &today.state);
+            }
+            (AnyJob::Executing(job), AnyJob::Executing(today)) => {
+                learn_outcome(&mut job.state.place, &today.state.place);
+            }
+            _ => {}
+        }
+        self.version = VERSION;
+        self
+    }
+}
+
+/// Takes the last run's outcome from a replay, where an older driver recorded a sentence.
+fn learn_outcome(state: &mut Reachable, today: &Reachable) {
+    if let (Some(last), Some(today)) = (&mut state.last, &today.last)
+        && last.run == today.run
+        && matches!(last.outcome, RunOutcome::Lost(_))
+        && !matches!(today.outcome, RunOutcome::Exited { .. })
+    {
+        last.outcome = today.outcome.clone();
     }
 }

@@ -142,7 +142,10 @@ fn snapshots() {
     let whole = fs::read_to_string(&path).unwrap();
     for (text, words) in [
         (whole[..whole.len() / 2].to_owned(), ["cannot be used", "fargate-driver:job"]),
-        (whole.replacen("version: 1", "version: 99", 1), ["99", "newer"]),
+        (
+            whole.replacen(&format!("version: {}", states::VERSION), "version: 99", 1),
+            ["99", "newer"],
+        ),
         (whole.replacen("id: \"tOk3n_-x-", "id: \"other-", 1), ["another job", "other-"]),
         ("hello".to_owned(), ["cannot be used", "Move the file away"]),
     ] {

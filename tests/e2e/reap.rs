@@ -361,7 +361,8 @@ fn a_newer_drivers_snapshot_is_left_alone(cluster: &Cluster) {
     job.prepare();
     let path = job.files(".ron").remove(0);
     let ours = fs::read_to_string(&path).unwrap();
-    fs::write(&path, ours.replacen("version: 1", "version: 99", 1)).unwrap();
+    fs::write(&path, ours.replacen(&format!("version: {}", states::VERSION), "version: 99", 1))
+        .unwrap();
     let reaped = job.reap(&ALL);
     assert_eq!(reaped.code, 1, "{reaped:#?}");
     assert!(reaped.stderr.contains("newer"), "{}", reaped.stderr);

@@ -19,7 +19,7 @@ fn what_cannot_be_looked_at_is_said() {
     let whole = fs::read_to_string(fixtures.join("denied.ron")).unwrap();
     for (name, text) in [
         ("cut.ron", &whole[..whole.len() / 2]),
-        ("newer.ron", &whole.replace("version: 1,", "version: 2,")),
+        ("newer.ron", &whole.replace("version: 1,", "version: 99,")),
         ("foreign.ron", "root:x:0:0:root:/root:/bin/bash\n"),
         ("empty.ron", ""),
     ] {
@@ -31,7 +31,7 @@ fn what_cannot_be_looked_at_is_said() {
     for command in ["show", "step", "export"] {
         for (file, words) in [
             ("cut.ron", &["cut.ron", "not a whole snapshot"][..]),
-            ("newer.ron", &["newer.ron", "format version 2", "newer"]),
+            ("newer.ron", &["newer.ron", "format version 99", "newer"]),
             ("foreign.ron", &["foreign.ron", "no snapshot"]),
             ("empty.ron", &["empty.ron", "no snapshot"]),
             ("binary.ron", &["binary.ron", "utf-8"]),

@@ -10,7 +10,7 @@ use std::{
 
 use fargate_driver::replay::{
     Screen,
-    holder::{Holder, Surroundings},
+    holder::{self, Holder},
     show::{Tale, last_seen},
     usual::Usual,
 };
@@ -23,7 +23,7 @@ const NARROW: usize = 48;
 /// What is told of a fixture: all that a lone file shows; of a script that is silent, what its
 /// manager shows after a while.
 pub fn tale(name: &str, snapshot: Snapshot) -> Tale {
-    let (mut around, mut now) = (Surroundings::unknown(&snapshot), last_seen(&snapshot));
+    let (mut around, mut now) = (holder::unknown(&snapshot), last_seen(&snapshot));
     if name == "script-silent" {
         around.holder = Holder::Working("process 17 (run build_script)".to_owned());
         now = now + Duration::from_secs(20 * 60);

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use states::{
-    About, AnyJob, Capacity, CapacityProvider, ClientToken, ConnectError, ContainerReport,
-    ControlError, Executing, Finished, Greeting, Header, HostIdentity, InterfaceId, Job, JobId,
-    LaunchSpec, Link, Login, NetworkInterface, Observation, Pending, Probing, Provisioning,
-    Reachable, RunError, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy,
-    StopReason, Stopped, Stopping, TaskArn, TaskReport, TaskStatus,
+    About, AnyJob, Capacity, CapacityProvider, ClientToken, ContainerReport, ControlError,
+    Executing, Finished, Greeting, Header, HostIdentity, InterfaceId, Job, JobId, LaunchSpec, Link,
+    Login, NetworkInterface, Observation, Pending, Probing, Provisioning, Reachable, RunId,
+    RunOrder, RunOutcome, Running, Search, ShellFacts, StartedBy, Stopped, Stopping, TaskArn,
+    TaskReport,
 };
 
 use super::names::{Kind, Names};
@@ -188,7 +188,7 @@ impl Names {
         }
     }
 
-    fn container(&mut self, name: &str) -> String {
+    pub(super) fn container(&mut self, name: &str) -> String {
         if name == CONTAINER { name.to_owned() } else { self.sought(Kind::Container, name) }
     }
 
@@ -270,11 +270,7 @@ impl Names {
         let TaskReport { task, status, stop_desired, interface, containers, stopped } = report;
         TaskReport {
             task: self.task(task),
-            status: if let TaskStatus::Other(other) = status {
-                TaskStatus::Other(self.text(other))
-            } else {
-                status.clone()
-            },
+            status: self.task_status(status),
             stop_desired: *stop_desired,
             interface: interface.as_ref().map(
                 |NetworkInterface { id, private_address, subnet }| NetworkInterface {
@@ -306,57 +302,8 @@ impl Names {
         }
     }
 
-    fn maybe(&mut self, text: &Option<String>) -> Option<String> {
+    pub(super) fn maybe(&mut self, text: &Option<String>) -> Option<String> {
         text.as_ref().map(|text| self.text(text))
-    }
-
-    fn control_error(&mut self, error: &ControlError) -> ControlError {
-        let ControlError { operation, kind, code, message, advice } = error;
-        ControlError {
-            operation: self.text(operation),
-            kind: *kind,
-            code: self.maybe(code),
-            message: self.text(message),
-            advice: self.text(advice),
-        }
-    }
-
-    fn connect_error(&mut self, error: &ConnectError) -> ConnectError {
-        let ConnectError { kind, message, advice } = error;
-        ConnectError { kind: *kind, message: self.text(message), advice: self.text(advice) }
-    }
-
-    fn run_error(&mut self, error: &RunError) -> RunError {
-        match error {
-            RunError::ConnectionLost(why) => RunError::ConnectionLost(self.text(why)),
-            RunError::Unknown(why) => RunError::Unknown(self.text(why)),
-            RunError::NoStatus(why) => RunError::NoStatus(self.text(why)),
-            RunError::NotStarted(why) => RunError::NotStarted(self.text(why)),
-            RunError::Protocol(why) => RunError::Protocol(self.text(why)),
-        }
-    }
-
-    fn reason(&mut self, reason: &StopReason) -> StopReason {
-        match reason {
-            StopReason::Cleanup | StopReason::Cancelled | StopReason::TaskVanished => {
-                reason.clone()
-            }
-            StopReason::Asked(why) => StopReason::Asked(self.text(why)),
-            StopReason::LaunchRefused(error) => {
-                StopReason::LaunchRefused(self.control_error(error))
-            }
-            StopReason::ControlFailed(error) => {
-                StopReason::ControlFailed(self.control_error(error))
-            }
-            StopReason::TaskStopped { what, advice } => {
-                StopReason::TaskStopped { what: self.text(what), advice: self.text(advice) }
-            }
-            StopReason::Deadline { state, limit, problem } => {
-                StopReason::Deadline { state: *state, limit: *limit, problem: self.text(problem) }
-            }
-            StopReason::Unusable(error) => StopReason::Unusable(self.connect_error(error)),
-            StopReason::RunLost(why) => StopReason::RunLost(self.text(why)),
-        }
     }
 
     pub(super) fn observation(&mut self, saw: &Observation) -> Observation {
@@ -554,7 +501,8 @@ impl Names {
                     stage: self.stage(stage),
                     digest: self.digest(digest),
                     outcome: match outcome {
-                        RunOutcome::Exited { .. } => outcome.clone(),
+                        RunOutcome::Exited { .. } | RunOutcome::NeverSent => outcome.clone(),
+                        RunOutcome::Failed(error) => RunOutcome::Failed(self.run_error(error)),
                         RunOutcome::Lost(why) => RunOutcome::Lost(self.text(why)),
                     },
                     at: *at,

@@ -2,13 +2,14 @@
 //!
 //! - `names` — which name becomes which;
 //! - `text` — names in what AWS, containers and the driver said;
-//! - `fields` — what becomes of each field.
+//! - `fields` — what becomes of each field; `reasons` — of errors and of why a job ended.
 //!
 //! Times, states, exit codes and byte counts stay: the file is a snapshot that `show` and `step`
 //! take, and that tells the same as the real one.
 
 mod fields;
 mod names;
+mod reasons;
 #[cfg(test)]
 mod tests;
 mod text;

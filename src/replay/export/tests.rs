@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use states::{Observation, Snapshot, Timestamp, Verdict};
 
 use super::anonymous;
-use crate::replay::{diagnosis::diagnose, holder::Surroundings, show::last_seen, story::Story};
+use crate::replay::{diagnosis::diagnose, holder, show::last_seen, story::Story};
 
 fn fixtures() -> Vec<(String, Snapshot)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -136,6 +136,15 @@ fn gossips() -> Vec<Observation> {
         "Deadline(state: Running, limit: \"3m\", problem: \"GOSSIP\")".to_owned(),
         format!("Unusable({connect})"),
         "RunLost(\"GOSSIP\")".to_owned(),
+        "TaskStopped(end: (status: Other(\"GOSSIP\"), code: Some(\"GOSSIP\"), reason: Some(\"GOSSIP\"), \
+         containers: [(name: \"payroll\", exit_code: Some(1), reason: Some(\"GOSSIP\"))]))"
+            .to_owned(),
+        format!("Deadline(state: Running, limit: \"3m\", last: Connection(Some({connect})))"),
+        "RunAbandoned(NoProgress(connections: 50, within: \"2m\", error: ConnectionLost(\"GOSSIP\")))"
+            .to_owned(),
+        "RunAbandoned(ShortLived(connections: 500, within: \"10s\", error: Protocol(\"GOSSIP\")))"
+            .to_owned(),
+        "RunAbandoned(Unknown(run_dir: \"/home/alice/payroll\", error: Unknown(\"GOSSIP\")))".to_owned(),
     ];
     all.extend(reasons.map(|reason| format!("StopRequested({reason})")));
     all.iter()
@@ -206,7 +215,7 @@ fn an_export_tells_the_same_story() {
         let told = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
             let story = Story::of(snapshot, now);
-            let found = diagnose(snapshot, &story, &Surroundings::unknown(snapshot), now);
+            let found = diagnose(snapshot, &story, &holder::unknown(snapshot), now);
             (
                 story
                     .visits

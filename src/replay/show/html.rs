@@ -9,7 +9,7 @@ use super::{Tale, journal, outcome};
 use crate::replay::{
     diagnosis::{Diagnosis, Evidence},
     page,
-    screen::Tone,
+    screen::{Tone, cause_tone},
     story::{STATES, Visit, number},
     words,
 };
@@ -43,7 +43,7 @@ fn class(state: StateName) -> String {
 
 fn diagnosis(found: &Diagnosis) -> Markup {
     html! {
-        section.card.(tone(found.cause.tone())) {
+        section.card.(tone(cause_tone(found.cause))) {
             h2 { (found.heading()) }
             p { (page::prose(&found.summary)) }
             @if !found.evidence.is_empty() {
@@ -261,7 +261,7 @@ fn entries(tale: &Tale) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::{holder::Surroundings, usual::Usual};
+    use crate::replay::{holder, usual::Usual};
 
     fn tale(name: &str) -> Tale {
         let path = format!("{}/fixtures/snapshots/v1/{name}.ron", env!("CARGO_MANIFEST_DIR"));
@@ -270,7 +270,7 @@ mod tests {
         if let states::AnyJob::Executing(job) = &mut snapshot.job {
             job.header.about.job_name = "<script>alert(1)</script>".to_owned();
         }
-        let around = Surroundings::unknown(&snapshot);
+        let around = holder::unknown(&snapshot);
         let now = super::super::last_seen(&snapshot);
         Tale::new(snapshot, around, Usual::default(), now)
     }

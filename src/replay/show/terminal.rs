@@ -7,7 +7,7 @@ use states::foreign_text;
 use super::{Tale, journal, outcome};
 use crate::replay::{
     diagnosis::{Diagnosis, Evidence},
-    screen::{Screen, Tone, fit, pad, wrap},
+    screen::{Screen, Tone, cause_tone, fit, pad, wrap},
     story::{STATES, number},
     words,
 };
@@ -39,7 +39,7 @@ fn fact(screen: &mut Screen, name: &str, value: &str) -> io::Result<()> {
 
 fn diagnosis(found: &Diagnosis, screen: &mut Screen) -> io::Result<()> {
     writeln!(screen)?;
-    let heading = screen.paint(found.cause.tone(), &fit(&found.heading(), screen.width));
+    let heading = screen.paint(cause_tone(found.cause), &fit(&found.heading(), screen.width));
     writeln!(screen, "{heading}")?;
     for line in wrap(&found.summary, screen.width - 2) {
         writeln!(screen, "  {line}")?;

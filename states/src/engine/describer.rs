@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 
 use super::{Clock, passengers::Passengers};
 use crate::{
-    ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn, TaskControl,
-    Timestamp,
+    ControlCause, ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn,
+    TaskControl, Timestamp,
 };
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
@@ -145,7 +145,7 @@ fn left_out(task: &TaskArn) -> ControlError {
         kind: ControlErrorKind::BadAnswer,
         code: None,
         message: format!("the answer says nothing of task {}", task.task_id()),
-        advice: String::new(),
+        cause: ControlCause::General,
     }
 }
 
@@ -156,6 +156,6 @@ fn withdrawn() -> ControlError {
         kind: ControlErrorKind::Unavailable,
         code: None,
         message: "the shared call was abandoned".to_owned(),
-        advice: String::new(),
+        cause: ControlCause::General,
     }
 }

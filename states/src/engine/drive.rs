@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, ClientToken, ControlError, ControlErrorKind, Fault, Header, Job, LONGEST_CALL,
-    LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot, SnapshotStore,
-    StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp, Transport,
+    Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
+    LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot,
+    SnapshotStore, StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp,
+    Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -234,7 +235,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             kind: ControlErrorKind::Other,
             code: None,
             message: error.message,
-            advice: error.advice,
+            cause: ControlCause::JobKey,
         })?);
         tokio::select! {
             biased;
@@ -244,7 +245,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 kind: ControlErrorKind::Unavailable,
                 code: None,
                 message: format!("it did not answer within {} s", LONGEST_CALL.as_secs()),
-                advice: "See the AWS Health Dashboard if it lasts.".to_owned(),
+                cause: ControlCause::NoAnswer,
             }),
         }
     }
@@ -308,8 +309,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(job), _) if goal == Goal::Stop && job.state.all_accepted() => {
                 Outcome::Stopping(job.state.reason.clone())
             }
-            (AnyJob::Stopping(job), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => {
-                Outcome::Unfinished(remains(job))
+            (AnyJob::Stopping(_), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => {
+                Outcome::Unfinished
             }
             // Whoever comes next, `cleanup`, sees to the rest.
             (AnyJob::Stopping(job), _) if goal == Goal::Run => {
@@ -402,41 +403,4 @@ fn was_first(was_down: bool, snapshot: &Snapshot) -> bool {
         matches!(entry.saw, Observation::RunRequested { .. } | Observation::Opened { .. })
     };
     was_down && snapshot.journal.entries.iter().rev().take_while(|e| !begins(e)).all(|e| !lost(e))
-}
-
-/// What a process that gives up leaves behind, for people.
-fn remains(job: &Job<crate::Stopping>) -> String {
-    let state = &job.state;
-    let problem = state
-        .problem
-        .as_ref()
-        .map(|p| format!(" Last problem: {}", p.explained()))
-        .unwrap_or_default();
-    match (&state.task, state.accepted) {
-        (Some(task), true) => format!(
-            "ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"
-        ),
-        (Some(task), false) => format!("task {task} could not be stopped.{problem}"),
-        (None, _) => format!(
-            "it is not known whether a task was launched: look for tasks with startedBy {} in cluster {}.{problem}",
-            job.header.spec.started_by, job.header.spec.cluster
-        ),
-    }
-}
-
-impl StopReason {
-    /// Whose fault it is, as gitlab-runner distinguishes it.
-    #[must_use]
-    pub fn fault(&self, header: &Header) -> Fault {
-        use crate::ControlErrorKind::TaskDefinition;
-        match self {
-            Self::Cleanup => Fault::None,
-            Self::LaunchRefused(error)
-                if error.kind == TaskDefinition && header.definition_from_project =>
-            {
-                Fault::Job
-            }
-            _ => Fault::System,
-        }
-    }
 }

@@ -94,8 +94,8 @@ pub enum Outcome {
     Stopping(StopReason),
     /// The job is over and archived.
     Ended(StopReason),
-    /// The time is up; this remains.
-    Unfinished(String),
+    /// The time is up, and a task of the job is not known to be over: the state says which.
+    Unfinished,
 }
 
 /// What the engine tells and asks whoever called it.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asking, Probing, Reachable};
-use crate::{RunId, RunOrder, Signal, Timestamp};
+use crate::{RunError, RunId, RunOrder, Signal, Timestamp};
 
 /// One stage's script is, or may be, running in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +157,10 @@ pub enum RunOutcome {
         /// Bytes of output in all.
         total: u64,
     },
-    /// It was never started, or ended without a status that anyone could record.
+    /// It could not be started, or ended without a status that anyone could record.
+    Failed(RunError),
+    /// It was cancelled before the container had it.
+    NeverSent,
+    /// As `Failed` or `NeverSent`: the sentence that an older driver recorded.
     Lost(String),
 }

@@ -4,7 +4,8 @@
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
     Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation,
-    Probing, Reachable, RunError, RunOutcome, Sent, Signal, StopReason, Stopping, Timestamp, Watch,
+    Probing, Reachable, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
+    Timestamp, Watch,
 };
 
 /// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run
@@ -182,17 +183,19 @@ impl Job<Executing> {
                 }
                 if self.state.failures >= HOPELESS {
                     // Its script may still run: nothing must be started beside it.
-                    let reason = StopReason::RunLost(format!(
-                        "{HOPELESS} connections to the container in a row were lost before they had brought a byte of the script's output or worked for {}: {error}. Look at the SSH server's log and the load in the container.",
-                        humantime::format_duration(WORKED)
-                    ));
+                    let reason = StopReason::RunAbandoned(RunLoss::NoProgress {
+                        connections: HOPELESS,
+                        within: WORKED,
+                        error: error.clone(),
+                    });
                     return Step::Stop(self.stop(reason, now));
                 }
                 if self.state.fleeting >= ENDLESS {
-                    let reason = StopReason::RunLost(format!(
-                        "{ENDLESS} connections to the container in a row were lost within {} of their beginning: {error}. Look at the SSH server's log and the load in the container.",
-                        humantime::format_duration(LASTING)
-                    ));
+                    let reason = StopReason::RunAbandoned(RunLoss::ShortLived {
+                        connections: ENDLESS,
+                        within: LASTING,
+                        error: error.clone(),
+                    });
                     return Step::Stop(self.stop(reason, now));
                 }
                 self.state.link = self.down(false, now);
@@ -200,22 +203,17 @@ impl Job<Executing> {
             }
             // What never reached the container has nothing to end there.
             RunError::Unknown(_) if self.state.ending.is_some() && !self.state.started => {
-                Step::Next(
-                    self.finish(
-                        RunOutcome::Lost("cancelled before it was started".to_owned()),
-                        now,
-                    ),
-                )
+                Step::Next(self.finish(RunOutcome::NeverSent, now))
             }
             RunError::Unknown(_) => {
-                let reason = StopReason::RunLost(format!(
-                    "{error}: the container was replaced, or the script's files in {} were deleted.",
-                    self.state.place.facts.run_dir
-                ));
+                let reason = StopReason::RunAbandoned(RunLoss::Unknown {
+                    run_dir: self.state.place.facts.run_dir.clone(),
+                    error: error.clone(),
+                });
                 Step::Stop(self.stop(reason, now))
             }
             RunError::NoStatus(_) | RunError::NotStarted(_) => {
-                Step::Next(self.finish(RunOutcome::Lost(error.to_string()), now))
+                Step::Next(self.finish(RunOutcome::Failed(error.clone()), now))
             }
         }
     }
@@ -229,22 +227,10 @@ impl Job<Executing> {
         if let Link::Down { deadline, probing, .. } = &self.state.link
             && now >= *deadline
         {
-            let reason = self.too_long_without_connection(&probing.trouble());
+            let reason = self.too_long(self.header.limits.reconnect, probing.obstacle());
             return Step::Stop(self.stop(reason, now));
         }
         Step::Stay(self)
-    }
-
-    fn too_long_without_connection(&self, trouble: &str) -> StopReason {
-        StopReason::Unusable(crate::ConnectError {
-            kind: crate::ConnectErrorKind::TimedOut,
-            message: format!(
-                "the container could not be reached for {} although ECS shows its task running: {trouble}",
-                humantime::format_duration(self.header.limits.reconnect)
-            ),
-            advice: "Check the network between the runner manager and the task; raise [Deadlines] Reconnect if outages last longer."
-                .to_owned(),
-        })
     }
 
     /// The link of a process that has to connect (again). Failures without progress slow it down,

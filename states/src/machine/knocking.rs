@@ -6,14 +6,13 @@ use super::{
     KNOCK_IN_VAIN, RETRY, TOLD_WITHIN,
 };
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Pace, Probing, StopReason,
-    TaskReport, Timestamp, stop_reason::explain_stop,
+    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Obstacle, Pace, Probing,
+    StopReason, TaskEnd, TaskReport, Timestamp,
 };
 
 /// Why the task stopped, or is stopping.
 pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
-    let (what, advice) = explain_stop(report, container);
-    StopReason::TaskStopped { what, advice }
+    StopReason::TaskStopped { end: TaskEnd::of(report, container) }
 }
 
 /// How often the container is probed after this failure. `agent_runs`: what ECS last said of its
@@ -111,11 +110,8 @@ impl Probing {
         final_now.then(|| StopReason::Unusable(error.clone()))
     }
 
-    /// What stood in the way last, for people.
-    pub(super) fn trouble(&self) -> String {
-        match &self.problem {
-            Some(error) => error.explained(),
-            None => "no connection was tried yet.".to_owned(),
-        }
+    /// What a state that waited for the container was waiting for.
+    pub(super) fn obstacle(&self) -> Obstacle {
+        Obstacle::Connection(self.problem.clone())
     }
 }

@@ -16,7 +16,9 @@ mod stopping;
 
 use std::time::Duration;
 
-use crate::{Action, AnyJob, Job, Observation, Pace, StateName, Timestamp, job, pace};
+use crate::{
+    Action, AnyJob, Job, Observation, Obstacle, Pace, StateName, StopReason, Timestamp, job, pace,
+};
 
 pub use reachable::run_id;
 
@@ -139,5 +141,12 @@ impl AnyJob {
             Self::Executing(job) => job.plan(now),
             Self::Stopping(job) => job.plan(now),
         }
+    }
+}
+
+impl<S: State> Job<S> {
+    /// The reason of a state that lasted too long.
+    fn too_long(&self, limit: Duration, last: Obstacle) -> StopReason {
+        StopReason::Deadline { state: S::NAME, limit, last }
     }
 }

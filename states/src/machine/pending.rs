@@ -3,8 +3,8 @@
 
 use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
 use crate::{
-    Action, Asking, ConnectTo, Job, Observation, Pace, Pending, Probing, Running, StopReason,
-    Stopping, TaskReport, TaskStatus, Timestamp, Watch,
+    Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Running,
+    StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
 
 impl Job<Pending> {
@@ -68,7 +68,7 @@ impl Job<Pending> {
             return Step::Next(self.run(address, saw, now));
         }
         if now >= self.state.deadline {
-            let reason = self.too_long(self.header.limits.pending, self.trouble());
+            let reason = self.too_long(self.header.limits.pending, self.obstacle());
             return Step::Stop(self.stop(reason, now));
         }
         Step::Stay(self)
@@ -118,14 +118,8 @@ impl Job<Pending> {
         if self.needs_address() { self.state.address.clone() } else { Some(String::new()) }
     }
 
-    fn trouble(&self) -> String {
-        match (self.state.running, self.header.connect_to) {
-            (true, ConnectTo::PublicAddress) => {
-                "the task is RUNNING but has no public address. Set EnablePublicIP = true, or use a subnet that assigns one.".to_owned()
-            }
-            (true, _) => "the task is RUNNING but ECS shows no network interface of it. The task definition must use network mode awsvpc.".to_owned(),
-            (false, _) => "ECS did not start it in that time. Usual causes: a large image or a slow registry; raise [Deadlines] Pending, or look at the task in the ECS console.".to_owned(),
-        }
+    fn obstacle(&self) -> Obstacle {
+        if self.state.running { Obstacle::Address(self.header.connect_to) } else { Obstacle::Start }
     }
 
     fn run(self, address: String, saw: &Observation, now: Timestamp) -> Job<Running> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{RETRY, START, Step, searching::Searched};
 use crate::{
     Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job,
-    Observation, Pending, Probing, Provisioning, StopReason, Stopping, TaskArn, TaskReport,
+    Observation, Obstacle, Pending, Probing, Provisioning, StopReason, Stopping, TaskReport,
     TaskStatus, Timestamp, Watch,
 };
 
@@ -100,7 +100,7 @@ impl Job<Provisioning> {
         if now >= self.state.deadline {
             let reason = match self.state.problem.take() {
                 Some(problem) => StopReason::LaunchRefused(problem),
-                None => self.too_long(self.header.limits.provisioning, "RunTask did not answer."),
+                None => self.too_long(self.header.limits.provisioning, Obstacle::Launch),
             };
             return Step::Stop(self.stop(reason, now));
         }
@@ -193,44 +193,6 @@ impl Job<Provisioning> {
     fn stop(self, reason: StopReason, now: Timestamp) -> Job<Stopping> {
         let unsettled = self.state.asked;
         self.into_stopping(None, unsettled, reason, now)
-    }
-}
-
-impl<S: super::State> Job<S> {
-    /// The edge to `Stopping` that every state has.
-    pub(super) fn into_stopping(
-        self,
-        task: Option<TaskArn>,
-        unsettled: Option<Timestamp>,
-        reason: StopReason,
-        now: Timestamp,
-    ) -> Job<Stopping> {
-        let over = matches!(reason, StopReason::TaskVanished);
-        let state = Stopping {
-            reason,
-            since: now,
-            task,
-            unsettled,
-            listing: None,
-            asked: false,
-            accepted: over,
-            over,
-            deadline: now + self.header.limits.stop,
-            describing: Asking::from(now),
-            problem: None,
-            rest: Vec::new(),
-            ending: Vec::new(),
-        };
-        Job { header: self.header, state }
-    }
-
-    /// The reason of a state that lasted too long.
-    pub(super) fn too_long(
-        &self,
-        limit: std::time::Duration,
-        problem: impl Into<String>,
-    ) -> StopReason {
-        StopReason::Deadline { state: S::NAME, limit, problem: problem.into() }
     }
 }
 

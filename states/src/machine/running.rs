@@ -52,7 +52,7 @@ impl Job<Running> {
             return Step::Stop(self.stop(reason, now));
         }
         if now >= self.state.deadline {
-            let reason = self.too_long(self.header.limits.running, self.state.probing.trouble());
+            let reason = self.too_long(self.header.limits.running, self.state.probing.obstacle());
             return Step::Stop(self.stop(reason, now));
         }
         Step::Stay(self)

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, Step};
+use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, State, Step};
 use crate::{
-    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, Stopping, TaskArn, Timestamp,
-    Watch,
+    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, StopReason, Stopping, TaskArn,
+    Timestamp, Watch,
 };
 
 /// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask:
@@ -18,8 +18,6 @@ const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long after an unanswered RunTask was begun a ListTasks that does not know its task is
 /// believed.
 pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
-/// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
-const REASON_LENGTH: usize = 200;
 
 impl Stopping {
     /// Whether ECS has accepted to stop every task of the job, so that only their end is waited
@@ -32,6 +30,35 @@ impl Stopping {
     /// The tasks that are not known to be over.
     pub fn tasks(&self) -> impl Iterator<Item = &TaskArn> {
         self.task.iter().filter(|_| !self.over).chain(&self.ending).chain(&self.rest)
+    }
+}
+
+impl<S: State> Job<S> {
+    /// The edge to `Stopping` that every state has.
+    pub(super) fn into_stopping(
+        self,
+        task: Option<TaskArn>,
+        unsettled: Option<Timestamp>,
+        reason: StopReason,
+        now: Timestamp,
+    ) -> Job<Stopping> {
+        let over = matches!(reason, StopReason::TaskVanished);
+        let state = Stopping {
+            reason,
+            since: now,
+            task,
+            unsettled,
+            listing: None,
+            asked: false,
+            accepted: over,
+            over,
+            deadline: now + self.header.limits.stop,
+            describing: Asking::from(now),
+            problem: None,
+            rest: Vec::new(),
+            ending: Vec::new(),
+        };
+        Job { header: self.header, state }
     }
 }
 
@@ -154,9 +181,7 @@ impl Job<Stopping> {
             return Action::Watch(wait);
         }
         state.asked = true;
-        let reason: String =
-            format!("fargate driver: {}", state.reason).chars().take(REASON_LENGTH).collect();
-        Action::Stop { cluster, task, reason }
+        Action::Stop { cluster, task, reason: state.reason.clone() }
     }
 
     /// Another process takes the end up: it has its own time, and asks at once.

@@ -4,7 +4,8 @@ use std::{fmt, future::Future, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClientToken, InterfaceId, StartedBy, TaskArn};
+use super::causes::{ControlCause, is_general};
+use crate::{ClientToken, InterfaceId, StartedBy, StopReason, TaskArn};
 
 /// The longest that a call may take, from its beginning to its answer or its being given up. The
 /// machine counts on it: a RunTask of which nobody knows the outcome, and whose process may have
@@ -43,12 +44,13 @@ pub trait TaskControl: Send + Sync + 'static {
         started_by: &StartedBy,
     ) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
 
-    /// Asks for the task's end (ECS: StopTask). A task that is stopped already is a success.
+    /// Asks for the task's end (ECS: StopTask), with why for ECS's records. A task that is stopped
+    /// already is a success.
     fn stop(
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
     /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None`
@@ -364,18 +366,11 @@ pub struct ControlError {
     pub kind: ControlErrorKind,
     /// The API's error code or failure reason, if it answered.
     pub code: Option<String>,
-    /// What happened, on what, in one or two sentences, in the API's words where it spoke.
+    /// What happened, on what, in the API's words where it spoke.
     pub message: String,
-    /// What to do about it, in one or two sentences.
-    pub advice: String,
-}
-
-impl ControlError {
-    /// What happened and what to do, as one text for people.
-    #[must_use]
-    pub fn explained(&self) -> String {
-        super::explained(self, &self.advice)
-    }
+    /// What `kind` leaves open and a remedy depends on. Older drivers recorded the remedy itself.
+    #[serde(default, skip_serializing_if = "is_general")]
+    pub cause: ControlCause,
 }
 
 /// The kinds of refusal that lead to different behaviour or different advice.

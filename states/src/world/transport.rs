@@ -5,6 +5,7 @@ use std::{fmt, future::Future, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::causes::{ConnectCause, is_general};
 use crate::{RunId, TaskArn};
 
 /// Reaches containers. Configured once (user name, port, …), used for every job.
@@ -231,18 +232,11 @@ pub enum Signal {
 pub struct ConnectError {
     /// What kind of failure it is.
     pub kind: ConnectErrorKind,
-    /// What happened, on what address, in one sentence.
+    /// What happened, on what address, in the peer's words where it spoke.
     pub message: String,
-    /// What to do if it stays so.
-    pub advice: String,
-}
-
-impl ConnectError {
-    /// What happened and what to do, as one text for people.
-    #[must_use]
-    pub fn explained(&self) -> String {
-        super::explained(self, &self.advice)
-    }
+    /// What `kind` leaves open and a remedy depends on. Older drivers recorded the remedy itself.
+    #[serde(default, skip_serializing_if = "is_general")]
+    pub cause: ConnectCause,
 }
 
 /// The kinds of connection failure that lead to different behaviour or advice.

@@ -74,7 +74,7 @@ impl TaskControl for ChangedControl {
         &self,
         cluster: &str,
         task: &TaskArn,
-        reason: &str,
+        reason: &StopReason,
     ) -> Result<StopAnswer, ControlError> {
         self.control.stop(cluster, task, reason).await
     }

@@ -87,7 +87,7 @@ async fn processes_that_vanish_with_their_task_are_explained() {
     }
     let outcome = ended(None, None).await;
     assert!(
-        matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Lost(_))),
+        matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Failed(_))),
         "{outcome:?}"
     );
 }

@@ -33,7 +33,7 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
             }
             if !matches!(
                 manager.cleanup(&mut manager.io()).await.unwrap(),
-                Some(Outcome::Unfinished(_))
+                Some(Outcome::Unfinished)
             ) {
                 break;
             }

@@ -203,7 +203,7 @@ async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
             kind,
             code: None,
             message: "refused".to_owned(),
-            advice: String::new(),
+            cause: Default::default(),
         })
     };
     let engine =

@@ -64,5 +64,5 @@ async fn a_silent_script_outlives_any_number_of_connections_that_worked() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_script_whose_connections_live_for_a_second_each_is_given_up() {
     let (_, outcome) = silent_for_hours(Duration::from_secs(1)).await;
-    assert!(matches!(&outcome, Some(Outcome::MustEnd(StopReason::RunLost(_)))), "{outcome:?}");
+    assert!(matches!(&outcome, Some(Outcome::MustEnd(StopReason::RunAbandoned(_)))), "{outcome:?}");
 }

@@ -125,7 +125,7 @@ fn control_error() -> impl Strategy<Value = ControlError> {
         Other,
     ];
     (select(kinds.to_vec()), option::of(text()), text()).prop_map(|(kind, code, message)| {
-        ControlError { operation: "RunTask".into(), kind, code, message, advice: String::new() }
+        ControlError { operation: "RunTask".into(), kind, code, message, cause: Default::default() }
     })
 }
 
@@ -154,7 +154,7 @@ fn connect_error() -> impl Strategy<Value = ConnectError> {
     (select(kinds.to_vec()), text()).prop_map(|(kind, message)| ConnectError {
         kind,
         message,
-        advice: "Look.".into(),
+        cause: Default::default(),
     })
 }
 
@@ -293,7 +293,7 @@ pub fn waiting() -> impl Strategy<Value = Vec<(u64, Observation)>> {
         Just(Observation::Unreachable(ConnectError {
             kind: ConnectErrorKind::Refused,
             message: "r".into(),
-            advice: String::new()
+            cause: Default::default()
         })),
     ];
     (vec(again, 1..4), vec((1..400u64, 0..4usize), 50..240)).prop_map(|(kinds, order)| {

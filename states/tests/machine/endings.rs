@@ -13,7 +13,7 @@ fn denied(operation: &str) -> ControlError {
         kind: ControlErrorKind::Denied,
         code: Some("AccessDeniedException".into()),
         message: "m".into(),
-        advice: "a".into(),
+        cause: Default::default(),
     }
 }
 
@@ -21,7 +21,7 @@ fn unreachable() -> Observation {
     Observation::Unreachable(ConnectError {
         kind: ConnectErrorKind::Refused,
         message: "refused".into(),
-        advice: String::new(),
+        cause: Default::default(),
     })
 }
 
@@ -97,7 +97,7 @@ fn a_run_that_the_container_does_not_know_ends_the_task() {
     snapshot.step(Observation::Progress { offset: 7 }, now);
     let action =
         snapshot.step(Observation::RunFailed(RunError::Unknown("0000-build_script".into())), now);
-    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+    assert!(matches!(reason(&snapshot), StopReason::RunAbandoned(_)), "{:?}", reason(&snapshot));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 

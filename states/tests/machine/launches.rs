@@ -15,7 +15,7 @@ fn failed(kind: ControlErrorKind, code: Option<&str>) -> Observation {
         kind,
         code: code.map(str::to_owned),
         message: "m".into(),
-        advice: "a".into(),
+        cause: Default::default(),
     };
     Observation::LaunchFailed(error)
 }
@@ -250,7 +250,7 @@ fn a_search_that_ecs_refuses_ends_the_job_without_another_launch() {
         kind: ControlErrorKind::Denied,
         code: Some("AccessDeniedException".into()),
         message: "m".into(),
-        advice: "a".into(),
+        cause: Default::default(),
     };
     for turn in 1..=3 {
         let at = seconds_later(now, turn * 10);
@@ -343,7 +343,7 @@ fn a_found_task_that_nobody_can_describe_is_stopped_all_the_same() {
         kind: ControlErrorKind::Denied,
         code: Some("AccessDeniedException".into()),
         message: "m".into(),
-        advice: "a".into(),
+        cause: Default::default(),
     };
     let mut action = Action::Await;
     for turn in 1..=3 {

@@ -83,7 +83,7 @@ fn connections_without_a_byte_come_slower_and_slower_and_end() {
     assert_eq!(waits[0], 0, "the first time at once");
     assert!(waits[5] > waits[1] && waits[20] >= 4000, "{waits:?}");
     // Whatever runs there must not run beside another stage's script.
-    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+    assert!(matches!(reason(&snapshot), StopReason::RunAbandoned(_)), "{:?}", reason(&snapshot));
 }
 
 /// Connections one after the other, each there for so many milliseconds without a byte, and then
@@ -102,7 +102,11 @@ fn given_up_after(
         *now = later(*now, lasts);
         let action = snapshot.step(lost(), *now);
         let Action::Watch(Watch { probe: Some((_, at)), .. }) = action else {
-            assert!(matches!(reason(snapshot), StopReason::RunLost(_)), "{:?}", reason(snapshot));
+            assert!(
+                matches!(reason(snapshot), StopReason::RunAbandoned(_)),
+                "{:?}",
+                reason(snapshot)
+            );
             return lost_so_far + 1;
         };
         *now = at.max(*now);
@@ -197,7 +201,10 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
         Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))),
         later(now, 300),
     );
-    assert!(reason(&snapshot).to_string().contains("Spot capacity"), "{}", reason(&snapshot));
+    let StopReason::TaskStopped { end } = reason(&snapshot) else {
+        panic!("{:?}", reason(&snapshot))
+    };
+    assert_eq!(end.code.as_deref(), Some("SpotInterruption"));
 
     // It may never say it: that is waited for no longer than a few seconds.
     let (mut snapshot, now) = connected();
@@ -230,7 +237,7 @@ fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
     let refusal = || ConnectError {
         kind: ConnectErrorKind::NoShell,
         message: "no shell".into(),
-        advice: String::new(),
+        cause: Default::default(),
     };
     snapshot.step(Observation::Unreachable(refusal()), now);
     assert_eq!(snapshot.job.name(), StateName::Running, "one bad answer ends nothing");
@@ -287,7 +294,7 @@ fn waits(
         let refused = ConnectError {
             kind: ConnectErrorKind::Interrupted,
             message: why,
-            advice: "Look.".into(),
+            cause: Default::default(),
         };
         snapshot.step(Observation::Unreachable(refused), now);
         snapshot.step(Observation::Answered(any::greeting()), now);
@@ -301,7 +308,7 @@ fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_s
     let waits = waits(&mut snapshot, now, 50, 1, 10_000);
     assert_eq!((waits[0], waits.len()), (0, 499), "{:?}", snapshot.job.name());
     assert!(waits[20..].iter().all(|wait| *wait >= 4000), "{waits:?}");
-    assert!(matches!(reason(&snapshot), StopReason::RunLost(_)), "{:?}", reason(&snapshot));
+    assert!(matches!(reason(&snapshot), StopReason::RunAbandoned(_)), "{:?}", reason(&snapshot));
     let size = snapshot.to_ron().unwrap().len();
     println!(
         "a snapshot of {size} bytes, {} entries, {} left out",

@@ -128,8 +128,8 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
         Verdict::Cancelled => Some(vec![Cancelled]),
         Verdict::Busy => Some(vec![CleanupsAtOnce, CleanupBesideStage]),
         Verdict::Disk(_) => Some(vec![Unsaved, SavedYetFailed, Unarchived]),
-        Verdict::Lost(_) => Some(vec![NotStarted, NoStatus, Cancelled]),
-        Verdict::Unfinished(_) => with(&CALLS, &[HiddenTask]),
+        Verdict::Lost => Some(vec![NotStarted, NoStatus, Cancelled]),
+        Verdict::Unfinished => with(&CALLS, &[HiddenTask]),
         Verdict::NotReady(_) | Verdict::Impossible(_) => Some(vec![]),
         Verdict::MustEnd(reason) => match reason {
             StopReason::Cleanup => Some(vec![CleanupBesideStage]),
@@ -153,12 +153,13 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             StopReason::Deadline { state: StateName::Pending, .. } => {
                 with(&CALLS, &[NeverRuns, HiddenTask, TaskForgotten, ProcessKilled])
             }
+            StopReason::Deadline { state: StateName::Executing, .. } => with(&LINKS, &CALLS),
             StopReason::Deadline { .. } => with(&LINKS, &[NeverListens, KeyLate, ProcessKilled]),
             StopReason::Unusable(error) if error.kind == ConnectErrorKind::IdentityChanged => {
                 Some(vec![IdentityChanged])
             }
             StopReason::Unusable(_) => with(&LINKS, &CALLS),
-            StopReason::RunLost(_) => with(&LINKS, &[FilesLost]),
+            StopReason::RunAbandoned(_) => with(&LINKS, &[FilesLost]),
         },
     }
 }
@@ -176,8 +177,12 @@ pub fn outcome(job: &Job) -> &'static str {
             "system failure: the task died"
         }
         Some(Verdict::MustEnd(StopReason::LaunchRefused(_))) => "system failure: not launched",
-        Some(Verdict::MustEnd(StopReason::Deadline { .. })) => "system failure: a deadline",
-        Some(Verdict::MustEnd(_) | Verdict::Lost(_)) => {
+        Some(Verdict::MustEnd(StopReason::Deadline { state, .. }))
+            if *state != StateName::Executing =>
+        {
+            "system failure: a deadline"
+        }
+        Some(Verdict::MustEnd(_) | Verdict::Lost) => {
             "system failure: the container or the run was lost"
         }
         Some(Verdict::Disk(_)) => "system failure: the disk refused",

@@ -348,7 +348,7 @@ impl Job {
 
     /// Whether a repetition of the stage has every right to start its script again.
     fn is_finished_without_success(&self, stage: &Stage, verdict: &Verdict) -> bool {
-        if matches!(verdict, Verdict::Exit(_) | Verdict::Lost(_) | Verdict::Cancelled) {
+        if matches!(verdict, Verdict::Exit(_) | Verdict::Lost | Verdict::Cancelled) {
             return true;
         }
         let Some(AnyJob::Reachable(job)) = self.manager.snapshot().map(|snapshot| snapshot.job)

@@ -20,9 +20,9 @@ pub enum Verdict {
     /// The job has to end.
     MustEnd(StopReason),
     /// The run was lost.
-    Lost(String),
+    Lost,
     /// What remains after `cleanup`.
-    Unfinished(String),
+    Unfinished,
     /// The snapshot cannot be used or kept.
     Disk(String),
     /// Another process works on the job.
@@ -102,7 +102,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
                     Outcome::Stopping(_) => {
                         engine.store().archive(&work.lease, &work.snapshot).await?
                     }
-                    Outcome::Unfinished(what) => return Ok(Verdict::Unfinished(what)),
+                    Outcome::Unfinished => return Ok(Verdict::Unfinished),
                     other => return Ok(Verdict::Impossible(format!("{other:?}"))),
                 }
                 if io.was_cancelled {
@@ -120,7 +120,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
             Verdict::MustEnd(reason)
         }
-        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+        Outcome::Unfinished => Verdict::Unfinished,
     })
 }
 
@@ -161,13 +161,13 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
         Outcome::Reachable(Some(last)) => match last.outcome {
             RunOutcome::Exited { code: 0, .. } => Verdict::Success,
             RunOutcome::Exited { code, .. } => Verdict::Exit(code),
-            RunOutcome::Lost(why) => Verdict::Lost(why),
+            RunOutcome::Failed(_) | RunOutcome::NeverSent | RunOutcome::Lost(_) => Verdict::Lost,
         },
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
             Verdict::MustEnd(reason)
         }
         Outcome::Reachable(None) => Verdict::Impossible("the script was not run".to_owned()),
-        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+        Outcome::Unfinished => Verdict::Unfinished,
     })
 }
 
@@ -186,7 +186,7 @@ pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io)
     work.close().await;
     Ok(match outcome {
         Outcome::Ended(_) | Outcome::Stopping(_) => Verdict::Success,
-        Outcome::Unfinished(what) => Verdict::Unfinished(what),
+        Outcome::Unfinished => Verdict::Unfinished,
         other => Verdict::Impossible(format!("{other:?}")),
     })
 }

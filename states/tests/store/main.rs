@@ -145,10 +145,11 @@ async fn what_cannot_be_used_is_named_and_left_alone() {
     assert!(
         matches!(store.load(&id("a")).await.unwrap_err(), StoreError::Foreign { found, .. } if found == id("b"))
     );
-    fs::write(&path, whole.replacen("version: 1", "version: 2", 1)).unwrap();
+    fs::write(&path, whole.replacen(&format!("version: {}", states::VERSION), "version: 99", 1))
+        .unwrap();
     assert!(matches!(
         store.load(&id("a")).await.unwrap_err(),
-        StoreError::Bad { why: BadSnapshot::Newer(2), .. }
+        StoreError::Bad { why: BadSnapshot::Newer(99), .. }
     ));
 }
 

@@ -154,7 +154,7 @@ fn error(operation: &str, kind: ControlErrorKind, code: Option<&str>) -> Control
         kind,
         code: code.map(str::to_owned),
         message: "a scripted failure".to_owned(),
-        advice: String::new(),
+        cause: Default::default(),
     }
 }
 
@@ -414,7 +414,12 @@ impl TaskControl for Control {
         self.back("ListTasks", Some(found)).await
     }
 
-    async fn stop(&self, _: &str, task: &TaskArn, _: &str) -> Result<StopAnswer, ControlError> {
+    async fn stop(
+        &self,
+        _: &str,
+        task: &TaskArn,
+        _: &StopReason,
+    ) -> Result<StopAnswer, ControlError> {
         self.there("StopTask").await?;
         let task = task.clone();
         let stopped = self

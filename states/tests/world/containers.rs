@@ -122,7 +122,7 @@ pub struct Wire {
 }
 
 fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
-    ConnectError { kind, message: format!("{kind:?} at {address}"), advice: String::new() }
+    ConnectError { kind, message: format!("{kind:?} at {address}"), cause: Default::default() }
 }
 
 impl Task {

@@ -47,7 +47,9 @@ pub(crate) mod queue;
 pub mod terminal;
 
 use bytes::Bytes;
-use states::{ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal};
+use states::{
+    ConnectCause, ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal,
+};
 
 pub use command::Command;
 pub use exec::{Channel, Chunk, Exec};
@@ -62,17 +64,13 @@ use control::{Control, Reply};
 pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
-    let fail = |kind, message: String, advice: &str| ConnectError {
-        kind,
-        message,
-        advice: advice.to_owned(),
-    };
+    let fail = |kind, cause, message: String| ConnectError { kind, message, cause };
     let mut channel =
         exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
             fail(
                 ConnectErrorKind::Interrupted,
+                ConnectCause::FirstCommandLost,
                 format!("the connection ended before a command could be run: {e}"),
-                "If it stays so: does the container restart, or run out of memory?",
             )
         })?;
     loop {
@@ -83,18 +81,18 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
                 let said = control.noise();
                 return Err(fail(
                     ConnectErrorKind::NoShell,
+                    ConnectCause::General,
                     format!(
                         "the container's shell does not run commands{}",
                         if said.is_empty() { String::new() } else { format!(": {said}") }
                     ),
-                    "The image needs /bin/sh and the usual small tools (cat, mkdir, mv, tail, wc), and the user a login shell that runs commands.",
                 ));
             }
             Chunk::Lost(why) => {
                 return Err(fail(
                     ConnectErrorKind::Interrupted,
+                    ConnectCause::FirstCommandLost,
                     format!("the connection ended during the first command: {why}"),
-                    "If it stays so: does the container run out of CPU or memory?",
                 ));
             }
         }
@@ -104,11 +102,11 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
                 Reply::NoPlace => {
                     return Err(fail(
                         ConnectErrorKind::NoShell,
+                        ConnectCause::NoDirectory,
                         format!(
                             "the container has no directory that the user can write to: {}",
                             control.noise()
                         ),
-                        "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only).",
                     ));
                 }
                 _ => {}

@@ -1,59 +1,50 @@
-//! What can go wrong on the way into a container by ECS Exec, in words for whoever reads the job
-//! log.
+//! What can go wrong on the way into a container by ECS Exec: the kind, the cause, and AWS's and the
+//! exec agent's own words.
 
-use states::{ConnectError, ConnectErrorKind as Kind, Target};
+use states::{ConnectCause, ConnectError, ConnectErrorKind as Kind, Target};
 
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use super::{channel::Closed, socket::DialError};
 use crate::delivery::terminal::BootError;
 
-const ENDPOINT: &str = "The runner manager must reach the region's ssmmessages endpoint by HTTPS (port 443): by a NAT gateway, or by an interface VPC endpoint whose security group lets it in.";
-const SHELL: &str = "The image needs /bin/sh, stty, head, base64, setsid and the usual small tools (coreutils and util-linux, or busybox). For an image without a shell there is no transport.";
-
-fn error(kind: Kind, message: String, advice: &str) -> ConnectError {
-    ConnectError { kind, message, advice: advice.to_owned() }
+fn error(kind: Kind, cause: ConnectCause, message: String) -> ConnectError {
+    ConnectError { kind, message, cause }
 }
 
 pub(super) fn identity_changed(target: &Target, pinned: &str, found: &str) -> ConnectError {
     error(
         Kind::IdentityChanged,
+        ConnectCause::OtherContainer,
         format!(
             "the container {} of the task is another one: its runtime id is {found}, this job's container had {pinned}",
             target.container
         ),
-        "It is not the same container, so nothing was sent to it. ECS restarted it (a restart policy in the task definition?), and what ran in it is gone.",
     )
 }
 
 /// `waits_for` is what the attempt was waiting for, if that is known.
 pub(super) fn too_slow(target: &Target, waits_for: Option<String>) -> ConnectError {
-    let (why, advice) = match &waits_for {
-        Some(what) => (
-            format!(": {}", what.trim_end_matches('.')),
-            "It is waited for, as another session could block the container's exec agent.",
-        ),
-        None => (
-            String::new(),
-            "The container may be starved of CPU or memory, or its exec agent have no route to the ssmmessages endpoint.",
-        ),
+    let (why, cause) = match &waits_for {
+        Some(what) => (format!(": {}", what.trim_end_matches('.')), ConnectCause::SessionQueued),
+        None => (String::new(), ConnectCause::SessionSlow),
     };
     error(
         Kind::TimedOut,
+        cause,
         format!(
             "a session in the container {} was not ready within {} s{why}",
             target.container,
             target.attempt_timeout.as_secs()
         ),
-        advice,
     )
 }
 
 pub(super) fn too_slow_to_dial() -> ConnectError {
     error(
         Kind::TimedOut,
+        ConnectCause::EndpointUnreachable,
         "the ssmmessages endpoint did not open the session's connection in time".to_owned(),
-        ENDPOINT,
     )
 }
 
@@ -61,29 +52,25 @@ pub(super) fn too_slow_to_dial() -> ConnectError {
 pub(super) fn never_began(target: &Target, why: String) -> ConnectError {
     error(
         Kind::TimedOut,
+        ConnectCause::SessionSilent,
         format!("the session in the container {} never began: {why}", target.container),
-        "The container may be starved of CPU or memory, or its exec agent be gone.",
     )
 }
 
 pub(super) fn dial(e: &DialError) -> ConnectError {
     match e {
-        DialError::Address(..) => error(
-            Kind::NotOurProtocol,
-            e.to_string(),
-            "It is what ECS answered to ExecuteCommand: report it.",
-        ),
-        DialError::Unreachable(..) => error(Kind::Unreachable, e.to_string(), ENDPOINT),
-        DialError::Rejected(_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => error(
-            Kind::AuthRefused,
-            e.to_string(),
-            "Allow the runner manager's role ssmmessages:OpenDataChannel on its sessions (docs/iam.md), and look at the VPC endpoint's policy.",
-        ),
-        DialError::Rejected(..) | DialError::Refused(..) => error(
-            Kind::Interrupted,
-            e.to_string(),
-            "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?",
-        ),
+        DialError::Address(..) => {
+            error(Kind::NotOurProtocol, ConnectCause::SessionAddress, e.to_string())
+        }
+        DialError::Unreachable(..) => {
+            error(Kind::Unreachable, ConnectCause::EndpointUnreachable, e.to_string())
+        }
+        DialError::Rejected(_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+            error(Kind::AuthRefused, ConnectCause::DataChannelDenied, e.to_string())
+        }
+        DialError::Rejected(..) | DialError::Refused(..) => {
+            error(Kind::Interrupted, ConnectCause::EndpointClosed, e.to_string())
+        }
     }
 }
 
@@ -91,8 +78,8 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
 pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectError {
     error(
         Kind::Interrupted,
+        ConnectCause::DriverFault,
         format!("no session was asked for in the container {}: {e}", target.container),
-        "This is a fault of the driver: please report it.",
     )
 }
 
@@ -113,18 +100,18 @@ pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> Conne
     match (e, end) {
         (BootError::Missing(programs), _) => error(
             Kind::NoShell,
+            ConnectCause::NoPrograms,
             format!(
                 "the image of the container {container} has no {}",
                 programs.replace(' ', ", ")
             ),
-            SHELL,
         ),
         (BootError::Unusable(said), _) => error(
             Kind::NoShell,
+            ConnectCause::NoPrograms,
             format!(
                 "the shell in the container {container} cannot be used over a terminal: {said}"
             ),
-            SHELL,
         ),
         (BootError::Lost(why), Some(Closed::Refused(_))) => {
             ended(container, &why, Some(Kind::Denied))
@@ -137,8 +124,6 @@ pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> Conne
     }
 }
 
-const KMS: &str = "The cluster encrypts its sessions with a KMS key: allow the runner manager's role kms:GenerateDataKey and the task role kms:Decrypt on it, and the former ecs:DescribeClusters (docs/iam.md).";
-const LOGS: &str = "The cluster's executeCommandConfiguration logs sessions to a place that the task role cannot write to, or that is not encrypted as it demands.";
 /// What services say when the same call will be refused again.
 const FOR_GOOD: [&str; 8] = [
     "accessdenied",
@@ -167,33 +152,23 @@ fn ended(container: &str, why: &str, kind: Option<Kind>) -> ConnectError {
             Kind::Interrupted
         }
     };
-    let (otherwise, advice) = if says(&["kms", "encryption challenge", "data key"]) {
-        (refused(), KMS)
+    let (otherwise, cause) = if says(&["kms", "encryption challenge", "data key"]) {
+        (refused(), ConnectCause::SessionKey)
     } else if says(&["read-only file system"]) {
-        let advice = "The exec agent writes to the container's root file system: it must not be read-only (readonlyRootFilesystem in the task definition). Or use the SSH transport.";
-        (Kind::Denied, advice)
+        (Kind::Denied, ConnectCause::ReadOnlyRoot)
     } else if says(&["executable file not found", "no such file or directory", "exec format error"])
     {
-        (Kind::NoShell, SHELL)
+        (Kind::NoShell, ConnectCause::NoPrograms)
     } else if says(&["no space left"]) {
-        (
-            Kind::Interrupted,
-            "The exec agent needs a little room in /tmp and /var/lib/amazon of the container.",
-        )
+        (Kind::Interrupted, ConnectCause::AgentDiskFull)
     } else if says(&["log group", "cloudwatch", "s3 bucket"]) {
-        (refused(), LOGS)
+        (refused(), ConnectCause::SessionLog)
     } else if kind == Some(Kind::Denied) {
-        (
-            Kind::Denied,
-            "The exec agent speaks in a way that the driver does not: report it, with the platform version.",
-        )
+        (Kind::Denied, ConnectCause::AgentProtocol)
     } else {
-        (
-            Kind::Interrupted,
-            "If it stays so: is the way to the ssmmessages endpoint open (proxy, VPC endpoint)?",
-        )
+        (Kind::Interrupted, ConnectCause::EndpointClosed)
     };
-    error(kind.unwrap_or(otherwise), message, advice)
+    error(kind.unwrap_or(otherwise), cause, message)
 }
 
 #[cfg(test)]
@@ -201,51 +176,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_agent_says_leads_to_what_to_do() {
-        for (said, kind, advice) in [
-            ("fork/exec /bin/sh: no such file or directory", Kind::NoShell, "/bin/sh"),
+    fn what_the_agent_says_tells_the_cause() {
+        for (said, kind, cause) in [
+            (
+                "fork/exec /bin/sh: no such file or directory",
+                Kind::NoShell,
+                ConnectCause::NoPrograms,
+            ),
             (
                 "mkdir /var/lib/amazon: read-only file system",
                 Kind::Denied,
-                "readonlyRootFilesystem",
+                ConnectCause::ReadOnlyRoot,
             ),
-            ("write /tmp/x: no space left on device", Kind::Interrupted, "/tmp"),
-            ("Fetching data key failed: KMS AccessDenied", Kind::Denied, "kms:Decrypt"),
-            ("Fetching data key failed: InvalidCiphertextException", Kind::Denied, "kms:Decrypt"),
+            (
+                "write /tmp/x: no space left on device",
+                Kind::Interrupted,
+                ConnectCause::AgentDiskFull,
+            ),
+            ("Fetching data key failed: KMS AccessDenied", Kind::Denied, ConnectCause::SessionKey),
+            (
+                "Fetching data key failed: InvalidCiphertextException",
+                Kind::Denied,
+                ConnectCause::SessionKey,
+            ),
             (
                 "Fetching data key failed: Error calling KMS: ThrottlingException: Rate exceeded",
                 Kind::Interrupted,
-                "kms:Decrypt",
+                ConnectCause::SessionKey,
             ),
             (
                 "Fetching data key failed: KMS: RequestError: send request failed, i/o timeout",
                 Kind::Interrupted,
-                "kms:Decrypt",
+                ConnectCause::SessionKey,
             ),
-            ("Timed out waiting for encryption challenge.", Kind::Interrupted, "kms:Decrypt"),
+            (
+                "Timed out waiting for encryption challenge.",
+                Kind::Interrupted,
+                ConnectCause::SessionKey,
+            ),
             (
                 "Handshake timed out. Please ensure that you have the latest version.",
                 Kind::Interrupted,
-                "stays so",
+                ConnectCause::EndpointClosed,
             ),
             (
                 "We couldn't start the session because encryption is not set up on the selected CloudWatch Logs log group.",
                 Kind::Denied,
-                "logs",
+                ConnectCause::SessionLog,
             ),
             (
                 "unable to validate encryption on the S3 bucket: ServiceUnavailable",
                 Kind::Interrupted,
-                "logs",
+                ConnectCause::SessionLog,
             ),
-            ("connection reset by peer", Kind::Interrupted, "stays so"),
+            ("connection reset by peer", Kind::Interrupted, ConnectCause::EndpointClosed),
         ] {
             let explained = ended("ci-coordinator", said, None);
             assert_eq!(explained.kind, kind, "{said}");
-            assert!(
-                explained.message.contains(said) && explained.advice.contains(advice),
-                "{explained:?}"
-            );
+            assert!(explained.message.contains(said) && explained.cause == cause, "{explained:?}");
         }
     }
 
@@ -278,11 +266,18 @@ mod tests {
     /// A refused key is what the machine believes when it lasts: `KEY_INSTALLED_WITHIN`.
     #[test]
     fn in_mid_job_a_refusal_is_not_final_at_once() {
-        let refused = || error(Kind::Denied, "no".to_owned(), "advice");
+        let refused = || error(Kind::Denied, ConnectCause::SessionKey, "no".to_owned());
         assert!(!as_of_a_job(&target(false), refused()).kind.is_transient());
         let later = as_of_a_job(&target(true), refused());
-        assert!(later.kind.is_transient() && later.message == "no" && later.advice == "advice");
-        let other = as_of_a_job(&target(true), error(Kind::IdentityChanged, String::new(), ""));
+        assert!(
+            later.kind.is_transient()
+                && later.message == "no"
+                && later.cause == ConnectCause::SessionKey
+        );
+        let other = as_of_a_job(
+            &target(true),
+            error(Kind::IdentityChanged, ConnectCause::General, String::new()),
+        );
         assert_eq!(other.kind, Kind::IdentityChanged);
     }
 }

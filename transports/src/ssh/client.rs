@@ -6,7 +6,7 @@ use russh::{
     client::{AuthResult, Config, connect_stream},
     keys::{PrivateKey, PrivateKeyWithHashAlg},
 };
-use states::{ConnectError, ConnectErrorKind, Destination, HostProof, Login, Target};
+use states::{ConnectCause, ConnectError, ConnectErrorKind, Destination, HostProof, Login, Target};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use super::{
@@ -51,11 +51,11 @@ impl<'a> Peer<'a> {
             }
             Destination::Ecs => Err(errors::error(
                 ConnectErrorKind::Denied,
+                ConnectCause::OtherTransport,
                 format!(
                     "the container of task {} has no address to which SSH could connect",
                     target.task
                 ),
-                "The job was launched to be reached by ECS Exec.",
             )),
         }
     }
@@ -121,8 +121,8 @@ async fn handshake(
     let identity = seen.await.map_err(|_| {
         errors::error(
             ConnectErrorKind::NotOurProtocol,
+            ConnectCause::NotSsh,
             format!("{address} port {port} showed no host key"),
-            "It is no SSH server as RFC 4253 has it.",
         )
     })?;
     Ok(Connected { handle, identity, close_reason, alive })

@@ -1,27 +1,27 @@
-//! What can go wrong on the way to a container, in words for whoever reads the job log.
+//! What can go wrong on the way to a container: the kind, the cause, and the peer's own words.
 
 use std::{io, time::Duration};
 
-use states::{ConnectError, ConnectErrorKind, foreign_text::clipped};
+use states::{ConnectCause, ConnectError, ConnectErrorKind, foreign_text::clipped};
 
-pub(super) fn error(kind: ConnectErrorKind, message: String, advice: &str) -> ConnectError {
-    ConnectError { kind, message, advice: advice.to_owned() }
+pub(super) fn error(kind: ConnectErrorKind, cause: ConnectCause, message: String) -> ConnectError {
+    ConnectError { kind, message, cause }
 }
 
 /// Nothing came back at all.
 pub(super) fn silent(address: &str, port: u16, waited: Duration) -> ConnectError {
     error(
         ConnectErrorKind::TimedOut,
+        ConnectCause::General,
         format!("{address} port {port} did not answer within {}", humantime(waited)),
-        "Check that the task's security group lets the runner manager in on that port, and that there is a route between them (UsePublicIP decides which address is used).",
     )
 }
 
 pub(super) fn too_slow(address: &str, port: u16, what: &str) -> ConnectError {
     error(
         ConnectErrorKind::Interrupted,
+        ConnectCause::ServerSlow,
         format!("{address} port {port} accepted the connection but took too long {what}"),
-        "The container may be starved of CPU, or its SSH server overloaded.",
     )
 }
 
@@ -29,21 +29,21 @@ pub(super) fn tcp(address: &str, port: u16, e: &io::Error) -> ConnectError {
     match e.kind() {
         io::ErrorKind::ConnectionRefused => error(
             ConnectErrorKind::Refused,
+            ConnectCause::General,
             format!("nothing listens on {address} port {port}"),
-            "Check that the image starts an SSH server, and on that port ([SSH] Port in fargate.toml).",
         ),
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe => error(
             ConnectErrorKind::Interrupted,
+            ConnectCause::ServerClosed,
             format!("{address} port {port} ended the connection: {e}"),
-            "If it stays so: what does the container's SSH server log?",
         ),
         io::ErrorKind::TimedOut => silent(address, port, Duration::ZERO),
         _ => error(
             ConnectErrorKind::Unreachable,
+            ConnectCause::General,
             format!("{address} port {port} cannot be reached: {e}"),
-            "Check the route from the runner manager to the task's subnet.",
         ),
     }
 }
@@ -52,33 +52,33 @@ pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectEr
     match e {
         e if ended(e) => error(
             ConnectErrorKind::Interrupted,
+            ConnectCause::HandshakeClosed,
             format!("{address} port {port} ended the connection during the SSH handshake"),
-            "A server that is just starting does that; if it stays so, look at the SSH server's log in the container.",
         ),
         russh::Error::IO(e) if e.kind() != io::ErrorKind::InvalidData => tcp(address, port, e),
         russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } => error(
             ConnectErrorKind::NotOurProtocol,
+            ConnectCause::HostKeyKind,
             format!(
                 "the SSH server at {address} port {port} has no host key of a kind that this driver checks: {}",
                 clipped(&e.to_string())
             ),
-            "RSA host keys are not supported: let the image make an Ed25519 or ECDSA host key as well (`ssh-keygen -A` makes every kind).",
         ),
         russh::Error::NoCommonAlgo { .. } => error(
             ConnectErrorKind::NotOurProtocol,
+            ConnectCause::Algorithms,
             format!(
                 "the SSH server at {address} port {port} has no algorithm in common with this driver: {}",
                 clipped(&e.to_string())
             ),
-            "It must know curve25519 or ECDH P-256 and AES; every OpenSSH since 6.5 does unless its configuration forbids it.",
         ),
         _ => error(
             ConnectErrorKind::NotOurProtocol,
+            ConnectCause::NotSsh,
             format!(
                 "{address} port {port} does not complete an SSH handshake: {}",
                 clipped(&e.to_string())
             ),
-            "Check that it is an SSH server that listens there ([SSH] Port in fargate.toml).",
         ),
     }
 }
@@ -86,8 +86,8 @@ pub(super) fn handshake(address: &str, port: u16, e: &russh::Error) -> ConnectEr
 pub(super) fn auth_refused(address: &str, port: u16, user: &str) -> ConnectError {
     error(
         ConnectErrorKind::AuthRefused,
+        ConnectCause::General,
         format!("the SSH server at {address} port {port} refuses the job's key for user {user}"),
-        "The image's entry point must put $SSH_PUBLIC_KEY into that user's authorized_keys before it starts sshd; check [SSH] Username, the permissions of ~/.ssh, and that the container is named as ContainerName says (ci-coordinator).",
     )
 }
 
@@ -99,32 +99,26 @@ pub(super) fn identity_changed(
 ) -> ConnectError {
     error(
         ConnectErrorKind::IdentityChanged,
+        ConnectCause::General,
         format!(
             "another SSH server answers at {address} port {port}: its host key is {found}, this job's container had {pinned}"
         ),
-        "It is not the same container, so nothing was sent to it. The task was replaced, or somebody is in between.",
     )
 }
 
 /// At first contact the server did not prove that its host key is the container's.
 pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) -> ConnectError {
-    let (what, advice) = if is_missing {
-        (
-            "does not prove it, which [SSH] VerifyHost requires",
-            "Use deploy/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.",
-        )
+    let (what, cause) = if is_missing {
+        ("does not prove it, which [SSH] VerifyHost requires", ConnectCause::NoHostProof)
     } else {
-        (
-            "proves another one",
-            "Another server answers in the container's place, or its entry point is not the one of this version (deploy/ssh-entrypoint.sh).",
-        )
+        ("proves another one", ConnectCause::OtherHostProof)
     };
     error(
         ConnectErrorKind::IdentityUnproven,
+        cause,
         format!(
             "the SSH server at {address} port {port} has the host key {found} and {what}: nothing was sent to it"
         ),
-        advice,
     )
 }
 
@@ -132,10 +126,10 @@ pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) 
 pub(super) fn abused(address: &str, port: u16, what: &str) -> ConnectError {
     error(
         ConnectErrorKind::NotOurProtocol,
+        ConnectCause::Abuse,
         format!(
             "the driver ended the connection to the SSH server at {address} port {port}: {what}"
         ),
-        "Look at what listens there in the container.",
     )
 }
 

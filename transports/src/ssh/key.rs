@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
-use states::{ConnectError, ConnectErrorKind, private_file};
+use states::{ConnectCause, ConnectError, ConnectErrorKind, private_file};
 
 /// As much of a key's file as is read, in bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -39,8 +39,8 @@ pub(super) fn read(path: &Path) -> Result<PrivateKey, ConnectError> {
     let unusable = |why: String| {
         super::errors::error(
             ConnectErrorKind::KeyUnusable,
+            ConnectCause::General,
             format!("the job's private key {} cannot be used: {why}", path.display()),
-            "Without it nobody can log in to the job's container: the job has to be started again.",
         )
     };
     let text = private_file::read_up_to(path, LONGEST).map_err(|e| unusable(e.to_string()))?;

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use russh::keys::PrivateKey;
-use states::{ConnectError, ConnectErrorKind};
+use states::{ConnectCause, ConnectError, ConnectErrorKind};
 
 /// The container's environment variable with the secret.
 pub const VARIABLE: &str = "FARGATE_HOST_PROOF_KEY";
@@ -52,9 +52,9 @@ impl Secret {
             private.key_data().ed25519().map(|pair| pair.private.to_bytes()).ok_or_else(|| {
                 super::errors::error(
                     ConnectErrorKind::KeyUnusable,
+                    ConnectCause::General,
                     "the job's private key is not an Ed25519 key, as this driver makes them"
                         .to_owned(),
-                    "Somebody replaced it: the job has to be started again.",
                 )
             })?;
         let derived = hmac::sign(&Key::new(HMAC_SHA256, &seed), PURPOSE);

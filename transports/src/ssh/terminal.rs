@@ -4,7 +4,7 @@ use std::{sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, client::Msg};
-use states::{ConnectError, ConnectErrorKind, Target};
+use states::{ConnectCause, ConnectError, ConnectErrorKind, Target};
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{InputEnd, SshChannel, SshTransport, client, errors};
@@ -50,8 +50,8 @@ impl Visit for SshTransport {
             Ok(Err(e)) => Err(errors::handshake(peer.address, peer.port, &e)),
             Ok(Ok(None)) => Err(errors::error(
                 ConnectErrorKind::Denied,
+                ConnectCause::NoTerminal,
                 format!("the SSH server at {} port {} gives no terminal", peer.address, peer.port),
-                "Its configuration forbids it (PermitTTY), or it has no pseudo-terminals; a command without one may still work.",
             )),
             Ok(Ok(Some((read, write)))) => Ok(SshTerminal {
                 connection: shell.handle,
@@ -71,8 +71,8 @@ impl Visit for SshTransport {
             .map_err(|e| {
                 errors::error(
                     ConnectErrorKind::Interrupted,
+                    ConnectCause::ServerClosed,
                     format!("the command could not be started: {e}"),
-                    "Try again.",
                 )
             })?;
         Ok(SshCommand { channel, connection: shell.handle })

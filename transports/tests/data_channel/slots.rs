@@ -85,7 +85,7 @@ impl ExecApi for Shared {
             Describes::Throttled => Err(ConnectError {
                 kind: ConnectErrorKind::Interrupted,
                 message: "rate exceeded".into(),
-                advice: String::new(),
+                cause: Default::default(),
             }),
             Describes::Never => std::future::pending().await,
             Describes::Another => {
@@ -103,7 +103,7 @@ impl ExecApi for Shared {
             let error = ConnectError {
                 kind: ConnectErrorKind::Interrupted,
                 message: "no answer".into(),
-                advice: String::new(),
+                cause: Default::default(),
             };
             return Err(NotOpened { error, perhaps });
         }

@@ -79,7 +79,7 @@ impl ExecApi for Aws {
             let error = ConnectError {
                 kind: ConnectErrorKind::Interrupted,
                 message: "it was asked for".into(),
-                advice: String::new(),
+                cause: Default::default(),
             };
             return Err(NotOpened { error, perhaps: false });
         }

@@ -108,7 +108,7 @@ async fn a_host_key_that_is_not_proven_gets_nothing_where_a_proof_is_required() 
     let refusal = refused(&Job::new(), Identity::unproven(), HostProof::Required).await;
     assert!(
         refusal.message.contains("VerifyHost")
-            && refusal.advice.contains("deploy/ssh-entrypoint.sh"),
+            && refusal.cause == states::ConnectCause::NoHostProof,
         "{refusal:?}"
     );
 }

@@ -179,8 +179,8 @@ async fn the_entry_point_proves_a_fresh_host_key_in_every_shell() {
         let says = container.says();
         assert!(says.contains(" fargate-host-proof=1:") && says.len() <= 253, "{shell}: {says}");
         let connected = container.connect(HostProof::Required).await;
-        let (session, greeting) = connected
-            .unwrap_or_else(|e| panic!("{shell}, {image}: {}: {}", e.explained(), container.log()));
+        let (session, greeting) =
+            connected.unwrap_or_else(|e| panic!("{shell}, {image}: {e}: {}", container.log()));
         let said = crate::run(
             &session,
             "environment",

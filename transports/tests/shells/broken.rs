@@ -53,7 +53,8 @@ pub(crate) async fn no_place_to_write(mut local: Local) {
     let refused = delivery::probe(&local).await.unwrap_err();
     assert_eq!(refused.kind, ConnectErrorKind::NoShell);
     assert!(
-        refused.message.contains("/proc/.fargate-") && refused.advice.contains("/tmp"),
+        refused.message.contains("/proc/.fargate-")
+            && refused.cause == states::ConnectCause::NoDirectory,
         "{refused:?}"
     );
 

@@ -20,7 +20,7 @@ pub(crate) fn order(name: &str) -> RunOrder {
 }
 
 pub(crate) async fn facts(local: &Local) -> ShellFacts {
-    delivery::probe(local).await.unwrap_or_else(|e| panic!("{e}: {}", e.advice))
+    delivery::probe(local).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.cause))
 }
 
 /// Output, exit status and the size that was told.

@@ -1,12 +1,12 @@
 //! The container does not answer, or not any more: failure modes 9 to 12, 15, 19.
 
 use states::{
-    AnyJob, ConnectError, ConnectErrorKind as Kind, Link, Observation, RunError, StateName,
-    StopReason, TaskStatus,
+    AnyJob, ConnectError, ConnectErrorKind as Kind, ConnectTo, Link, Observation, RunError,
+    StateName, StopReason, TaskStatus,
 };
 
-use super::{Case, Cause, Diagnosis};
-use crate::replay::words;
+use super::{Case, Diagnosis};
+use crate::{Cause, connect_remedy, words};
 
 pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     let error = error(case)?;
@@ -16,7 +16,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     if executing && !matches!(error.kind, Kind::IdentityChanged | Kind::IdentityUnproven) {
         return Some(lost(case, error, evidence));
     }
-    let user = "the user in [SSH] Username";
+    let user = concat!("the user in ", setting!(username));
     let address = address(case).unwrap_or("its address");
     let (cause, summary, more) = match error.kind {
         Kind::Refused => (
@@ -28,8 +28,9 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             Cause::ConnectionTimedOut,
             format!("The task runs, and nothing comes back from {address}: packets do not arrive."),
             format!(
-                "From the manager: `nc -vz {address} <port>`. The security groups of the task ({}) must let the manager in; UsePublicIP must fit where the manager is.",
-                groups(case)
+                "From the manager: `nc -vz {address} <port>`. The security groups of the task ({}) must let the manager in; {} must fit where the manager is.",
+                groups(case),
+                setting!(use_public_ip)
             ),
         ),
         Kind::AuthRefused => (
@@ -67,7 +68,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     evidence.extend(case.last(
         |saw| matches!(saw, Observation::Described(report) if report.status == TaskStatus::Running),
     ));
-    Some(case.diagnosis(cause, summary, evidence, &[&error.advice, &more]))
+    Some(case.diagnosis(cause, summary, evidence, &[connect_remedy(error), &more]))
 }
 
 /// What stands between the driver and the container.
@@ -79,11 +80,19 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
         })
     };
     match (&case.snapshot.job, case.reason()) {
+        // In snapshots of version 1, the loss of a connection for too long is a time-out, which
+        // says less than what was met on the way.
         (_, Some(StopReason::Unusable(error))) => {
-            // A time-out that the machine itself has set says less than what it met on the way.
-            if error.kind == Kind::TimedOut { last().or(Some(error)) } else { Some(error) }
+            if error.kind == Kind::TimedOut {
+                last().or(Some(error))
+            } else {
+                Some(error)
+            }
         }
-        (_, Some(StopReason::Deadline { state: StateName::Running, .. })) => last(),
+        (
+            _,
+            Some(StopReason::Deadline { state: StateName::Running | StateName::Executing, .. }),
+        ) => last(),
         // Connections are refused for some seconds while a container starts: that is no trouble
         // yet.
         (AnyJob::Running(job), _) => job
@@ -129,27 +138,33 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     let waits = if ended {
         ""
     } else {
-        "The driver goes on at the next byte as soon as the container answers: bring the network or sshd back, nothing is lost until then."
+        "The driver goes on at the next byte as soon as the container answers: nothing is lost until then."
     };
-    let advice = match error.kind {
-        Kind::Refused => {
+    let by_address = case.snapshot.job.header().connect_to != ConnectTo::NoAddress;
+    let remedy = match error.kind {
+        Kind::Refused if by_address => {
             "Nothing listens any more: sshd ended in the container. Was it killed by the script, or for want of memory?"
         }
-        Kind::Interrupted => {
-            "Somebody answers and breaks off: a proxy or firewall in between, or an sshd that cannot start sessions."
+        Kind::Interrupted if by_address => {
+            "The connection is accepted and then closed: a proxy or firewall in between, or an sshd that cannot start sessions."
         }
-        _ => {
-            "Packets do not arrive any more: security group, route, a NAT's idle time-out ([SSH] KeepAlive), an overloaded container."
-        }
+        Kind::TimedOut | Kind::Unreachable if by_address => concat!(
+            "Packets do not arrive any more: security group, route, a NAT's idle time-out (",
+            setting!(keep_alive),
+            "), an overloaded container."
+        ),
+        // A refusal is no fault of the network, nor is anything by ECS Exec one between the runner
+        // manager and the task.
+        _ => connect_remedy(error),
     };
     case.diagnosis(
         Cause::ConnectionLost,
         summary,
         evidence,
         &[
-            advice,
+            remedy,
             waits,
-            &format!("Raise [Deadlines] Reconnect (now {limit}) if outages may last longer."),
+            &format!("Raise {} (now {limit}) if outages may last longer.", setting!(reconnect)),
         ],
     )
 }
@@ -172,4 +187,45 @@ fn address<'a>(case: &'a Case<'_>) -> Option<&'a str> {
 fn groups(case: &Case<'_>) -> String {
     let groups = &case.snapshot.job.header().spec.security_groups;
     if groups.is_empty() { "the VPC's default".to_owned() } else { groups.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use states::{ConnectCause, Snapshot, Timestamp};
+
+    use super::*;
+    use crate::{Holder, Surroundings, diagnose, story::Story};
+
+    /// The remedies of a job by ECS Exec that lost its connection while a script ran, and met this.
+    fn remedies(kind: Kind, cause: ConnectCause) -> String {
+        let path =
+            format!("{}/../fixtures/snapshots/v1.3/executing.ron", env!("CARGO_MANIFEST_DIR"));
+        let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        if let AnyJob::Executing(job) = &mut snapshot.job {
+            job.header.connect_to = ConnectTo::NoAddress;
+        }
+        let newest = Story::of(&snapshot, Timestamp::from_millis(0)).newest;
+        snapshot.step(Observation::RunFailed(RunError::ConnectionLost("cut".into())), newest);
+        let error = ConnectError { kind, message: "no".into(), cause };
+        snapshot.step(Observation::Unreachable(error), newest);
+        let around = Surroundings {
+            holder: Holder::Working("process 17".into()),
+            free: None,
+            handed_on: None,
+        };
+        let found = diagnose(&snapshot, &Story::of(&snapshot, newest), &around, newest).remove(0);
+        assert_eq!(found.cause, Cause::ConnectionLost, "{found:?}");
+        found.remedy.join(" ")
+    }
+
+    #[test]
+    fn a_session_that_is_refused_or_late_is_no_lost_packet() {
+        let refused = remedies(Kind::AuthRefused, ConnectCause::ExecuteDenied);
+        assert!(refused.contains("ecs:ExecuteCommand"), "{refused}");
+        let late = remedies(Kind::TimedOut, ConnectCause::SessionSlow);
+        assert!(late.contains("exec agent"), "{late}");
+        for text in [refused, late] {
+            assert!(!text.contains("Packets") && !text.contains("sshd"), "{text}");
+        }
+    }
 }

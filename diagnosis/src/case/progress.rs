@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use states::{AnyJob, Link, Observation, RunError, RunOutcome, StateName, StopReason};
 
-use super::{Case, Cause, Diagnosis, Evidence};
-use crate::replay::{
-    holder::Holder,
+use super::{Case, Diagnosis, Evidence};
+use crate::{
+    Cause, Holder, control_remedy, lost_run,
     words::{self, span},
 };
 
@@ -35,7 +35,13 @@ pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
         vec![Evidence::seen(format!("{} can still be written there", words::bytes(free)))],
         &[
             "Make room: `du -xh --max-depth=2` on that file system; gitlab-runner's builds and caches are the usual ones.",
-            "`fargate-replay prune` removes archived snapshots; [TaskMetadata] Keep and KeepCount bound them.",
+            concat!(
+                "`fargate-replay prune` removes archived snapshots; ",
+                setting!(keep),
+                " and ",
+                setting!(keep_count),
+                " bound them."
+            ),
         ],
     ))
 }
@@ -81,7 +87,7 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
         Some(task) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
         None => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
     };
-    let advice = job.state.problem.as_ref().map_or("", |problem| problem.advice.as_str());
+    let advice = job.state.problem.as_ref().map_or("", control_remedy);
     Some(unfinished(
         case,
         summary,
@@ -256,16 +262,15 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
             case.last(|saw| matches!(saw, Observation::Exited { code: said, .. } if said == code)),
             &["The job log in GitLab says what the script did last."],
         )),
-        (stage, RunOutcome::Lost(why)) => Some(case.diagnosis(
+        (stage, outcome) => Some(case.diagnosis(
             Cause::ScriptLost,
-            format!("The outcome of stage {stage} is lost: {why}."),
+            format!("The outcome of stage {stage} is lost: {}.", lost_run(outcome)?),
             case.entries(|saw| matches!(saw, Observation::RunFailed(_))),
             &[
                 "Processes that leave no exit status were killed with SIGKILL: most often for want of memory. Compare the task's memory with what the script needs.",
                 "A script that deletes everything in TMPDIR deletes its own spool.",
             ],
         )),
-        _ => None,
     }
 }
 
@@ -303,11 +308,12 @@ mod tests {
     use states::{Snapshot, TaskReport, TaskStatus};
 
     use super::{super::diagnose, *};
-    use crate::replay::{holder::Surroundings, story::Story};
+    use crate::{Surroundings, story::Story};
 
     /// A job whose stop was accepted, and that was looked at since in this status.
     fn ended(looked_at: Option<TaskStatus>) -> Snapshot {
-        let path = format!("{}/fixtures/snapshots/v1.3/stopping.ron", env!("CARGO_MANIFEST_DIR"));
+        let path =
+            format!("{}/../fixtures/snapshots/v1.3/stopping.ron", env!("CARGO_MANIFEST_DIR"));
         let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         if let Some(status) = looked_at {
             let (task, at) =

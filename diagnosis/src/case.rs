@@ -19,111 +19,7 @@ use states::{AnyJob, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 pub use evidence::Evidence;
 
-use super::{holder::Surroundings, screen::Tone, story::Story};
-
-/// What is wrong, as a word that can be counted and filtered by.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "said by `Cause::words`")]
-pub enum Cause {
-    Nothing,
-    Capacity,
-    AccountLimit,
-    Throttled,
-    Credentials,
-    Denied,
-    WrongSetting,
-    NoCapacityProvider,
-    ApiUnavailable,
-    ImagePull,
-    Initialisation,
-    ContainerExited,
-    OutOfMemory,
-    SpotInterruption,
-    StoppedByOthers,
-    TaskVanished,
-    NeverRan,
-    ConnectionTimedOut,
-    ConnectionRefused,
-    KeyRefused,
-    HostKeyChanged,
-    HostKeyUnproven,
-    NotUsable,
-    ExecAgent,
-    ConnectionLost,
-    ScriptSilent,
-    ScriptFailed,
-    ScriptLost,
-    Cancelled,
-    DriverGone,
-    StopUnfinished,
-    DiskFull,
-    Unknown,
-}
-
-impl Cause {
-    /// The word for it, as JSON has it.
-    #[must_use]
-    pub fn name(self) -> String {
-        // A unit variant is a string.
-        serde_json::to_value(self)
-            .ok()
-            .and_then(|value| Some(value.as_str()?.to_owned()))
-            .unwrap_or_default()
-    }
-
-    /// How much it matters.
-    #[must_use]
-    pub fn tone(self) -> Tone {
-        match self {
-            Self::Nothing => Tone::Good,
-            Self::ScriptSilent | Self::ScriptFailed | Self::Cancelled | Self::Unknown => Tone::Warn,
-            _ => Tone::Bad,
-        }
-    }
-
-    /// What it means.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing is wrong",
-            Self::Capacity => "Fargate has no capacity for the task",
-            Self::AccountLimit => "a quota of the AWS account is used up",
-            Self::Throttled => "the AWS API throttles the driver",
-            Self::Credentials => "AWS does not accept the credentials",
-            Self::Denied => "the runner manager's role lacks a permission",
-            Self::WrongSetting => "the cluster, task definition, subnet or group is wrong",
-            Self::NoCapacityProvider => "the cluster has no default capacity provider strategy",
-            Self::ApiUnavailable => "the AWS API does not answer",
-            Self::ImagePull => "the container's image cannot be pulled",
-            Self::Initialisation => "secrets, logs or volumes cannot be prepared",
-            Self::ContainerExited => "the container exited",
-            Self::OutOfMemory => "out of memory",
-            Self::SpotInterruption => "Spot capacity was taken back",
-            Self::StoppedByOthers => "somebody or AWS stopped the task",
-            Self::TaskVanished => "ECS does not know the task any more",
-            Self::NeverRan => "the task did not come to RUNNING in time",
-            Self::ConnectionTimedOut => "the container's address does not answer",
-            Self::ConnectionRefused => "nothing listens in the container",
-            Self::KeyRefused => "the container refuses the job's key",
-            Self::HostKeyChanged => "another container answers at the address",
-            Self::HostKeyUnproven => "the container does not prove its host key",
-            Self::NotUsable => "the container answers, but cannot be used",
-            Self::ExecAgent => "ECS Exec's agent is not connected",
-            Self::ConnectionLost => "the connection was lost while the task lives",
-            Self::ScriptSilent => "the script has been silent for long",
-            Self::ScriptFailed => "the job's own script failed",
-            Self::ScriptLost => "the script's outcome was lost",
-            Self::Cancelled => "the job was cancelled or timed out",
-            Self::DriverGone => "no driver works on the job",
-            Self::StopUnfinished => "the task has not stopped yet",
-            Self::DiskFull => "a disk is full",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+use crate::{Cause, story::Story, surroundings::Surroundings};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -198,7 +94,10 @@ fn unexplained(case: &Case<'_>) -> Diagnosis {
         Some(StopReason::Cleanup | StopReason::Asked(_)) | None => case.nothing(),
         Some(reason) => case.diagnosis(
             Cause::Unknown,
-            format!("The job ended for a reason that is none of the known ones: {reason}"),
+            format!(
+                "The job ended for a reason that is none of the known ones: {}",
+                crate::stop_reason(reason)
+            ),
             case.newest(4),
             &[
                 "Collect the driver's log (LogFile in fargate.toml) around these times, the task's stopped reason in the ECS console (for about an hour), and the container's log.",
@@ -250,13 +149,16 @@ impl Case<'_> {
                 "The job ran and ended as it should.".to_owned()
             }
             (AnyJob::Stopping(job), _) => {
-                format!("The job ended before it ran a script: {}.", job.state.reason)
+                format!(
+                    "The job ended before it ran a script: {}.",
+                    crate::stop_reason(&job.state.reason)
+                )
             }
             (job, _) => {
                 format!("The job is {} and goes on, as far as this file tells.", job.name())
             }
         };
-        let summary = if super::words::ends(&self.snapshot.job) && self.around.is_here() {
+        let summary = if crate::words::ends(&self.snapshot.job) && self.around.is_here() {
             format!("{summary} ECS has accepted to stop its task, and nobody waits for that.")
         } else {
             summary

@@ -103,7 +103,7 @@ pub fn outcome(outcome: &RunOutcome) -> String {
     match outcome {
         RunOutcome::Exited { code: 0, .. } => "ok".to_owned(),
         RunOutcome::Exited { code, .. } => format!("exit {code}"),
-        RunOutcome::Lost(_) => "lost".to_owned(),
+        RunOutcome::Failed(_) | RunOutcome::NeverSent | RunOutcome::Lost(_) => "lost".to_owned(),
     }
 }
 
@@ -140,7 +140,9 @@ pub fn observation(saw: &Observation) -> String {
         Observation::Signalled(Signal::Term) => "the script got SIGTERM".to_owned(),
         Observation::Signalled(Signal::Kill) => "the script got SIGKILL".to_owned(),
         Observation::CancelRequested => "gitlab-runner ended the stage (SIGTERM)".to_owned(),
-        Observation::StopRequested(reason) => format!("the task is to end: {reason}"),
+        Observation::StopRequested(reason) => {
+            format!("the task is to end: {}", crate::stop_reason(reason))
+        }
         Observation::Found(tasks) if tasks.is_empty() => {
             "ListTasks: no task of this job".to_owned()
         }

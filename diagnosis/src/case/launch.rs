@@ -2,8 +2,8 @@
 
 use states::{AnyJob, ControlError, ControlErrorKind as Kind, Observation, StateName, StopReason};
 
-use super::{Case, Cause, Diagnosis};
-use crate::replay::words;
+use super::{Case, Diagnosis};
+use crate::{Cause, control_remedy, words};
 
 pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     let error = error(case)?;
@@ -24,8 +24,10 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
         Cause::Credentials => "AWS does not accept the runner manager's credentials: they expired, are missing or are wrong.".to_owned(),
         Cause::Denied => format!("The runner manager's role may not do what {} needs.", error.operation),
         Cause::NoCapacityProvider => format!(
-            "Nothing says where the task is to run: cluster {} has no default capacity provider strategy, and fargate.toml names neither LaunchType nor CapacityProviders.",
-            spec.cluster
+            "Nothing says where the task is to run: cluster {} has no default capacity provider strategy, and fargate.toml names neither {} nor {}.",
+            spec.cluster,
+            setting!(launch_type),
+            setting!(capacity_providers)
         ),
         Cause::WrongSetting if error.kind == Kind::TaskDefinition => {
             format!("ECS cannot use the task definition {}.", spec.task_definition)
@@ -53,7 +55,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
         }
         _ => "",
     };
-    Some(case.diagnosis(cause, summary, repeated, &[&error.advice, more]))
+    Some(case.diagnosis(cause, summary, repeated, &[control_remedy(error), more]))
 }
 
 /// The refusal that the job failed by, or is stuck at.

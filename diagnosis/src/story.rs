@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use states::{AnyJob, Job, Observation, RunOutcome, Snapshot, StateName, Timestamp};
 
-use crate::runner::stage;
+use crate::stage;
 
 /// The states in their order.
 pub const STATES: [StateName; 6] = [
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     fn fixture(name: &str) -> Snapshot {
-        let path = format!("{}/fixtures/snapshots/v1/{name}.ron", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../fixtures/snapshots/v1/{name}.ron", env!("CARGO_MANIFEST_DIR"));
         Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 use states::{Entry, Observation, Timestamp};
 
 use super::Case;
-use crate::replay::words;
+use crate::words;
 
 /// Something that was observed, perhaps repeatedly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -55,12 +56,23 @@ pub struct TaskView {
     pub stopped_reason: Option<String>,
     /// Its living processes.
     pub processes: Vec<i32>,
+    /// What its container's processes start with, once it has one.
+    pub container: Option<ContainerView>,
     /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH
     /// server listens, or its exec agent is connected.
     pub ready_at_ms: Option<u64>,
     /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without
     /// its client.
     pub session_starts_ms: Vec<u64>,
+}
+
+/// A task's container, for whoever looks on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerView {
+    /// The environment of its processes.
+    pub environment: BTreeMap<String, String>,
+    /// The directory that they start in.
+    pub directory: PathBuf,
 }
 
 /// Everything.
@@ -539,6 +551,10 @@ impl Cluster {
                 stopped_reason: state.stop.map(|stop| stop.reason),
                 ready_at_ms: task.ready.get().copied(),
                 session_starts_ms: lock(&task.session_starts).clone(),
+                container: task.surroundings.get().map(|container| ContainerView {
+                    environment: (*container.environment).clone(),
+                    directory: container.directory.clone(),
+                }),
                 processes: processes::of(&task.id)
                     .into_iter()
                     .map(|pid| pid.as_raw_nonzero().get())

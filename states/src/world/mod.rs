@@ -16,8 +16,9 @@ pub use control::{
 };
 pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run,
-    RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login,
+    Readiness, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
+    TransportRecord,
 };
 
 /// An error's text and its advice, as sentences. Texts of others end with a full stop, or do not.

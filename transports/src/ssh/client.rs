@@ -49,13 +49,13 @@ impl<'a> Peer<'a> {
             Destination::Address { host, login: None } => {
                 Ok(Self { address: host, port: settings.port, user: &settings.username })
             }
-            Destination::Ecs => Err(errors::error(
+            Destination::Task => Err(errors::error(
                 ConnectErrorKind::Denied,
                 format!(
                     "the container of task {} has no address to which SSH could connect",
                     target.task
                 ),
-                "The job was launched to be reached by ECS Exec.",
+                "Its job was launched for a transport that needs none.",
             )),
         }
     }

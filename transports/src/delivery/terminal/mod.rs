@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
     sync::{Mutex as Lane, Notify, mpsc},
@@ -165,15 +166,6 @@ impl<T: Terminal> TerminalShell<T> {
         Ok(Self { inner, reader, pinger })
     }
 
-    /// Ends the session's command and leaves.
-    pub async fn close(mut self) {
-        self.leave();
-        if let Some(reader) = self.reader.take() {
-            // It takes a bounded time, and the task is not needed any more.
-            let _ = reader.await;
-        }
-    }
-
     fn leave(&self) {
         self.inner.state().leaving = true;
         self.inner.nudge.notify_one();
@@ -187,10 +179,9 @@ impl<T: Terminal> Drop for TerminalShell<T> {
     }
 }
 
+#[async_trait]
 impl<T: Terminal> Exec for TerminalShell<T> {
-    type Channel = TerminalChannel<T>;
-
-    async fn exec(&self, command: Command, input: Bytes) -> Result<TerminalChannel<T>, String> {
+    async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
         let inner = &self.inner;
         if command.follows() {
             inner.settle().await;
@@ -216,17 +207,27 @@ impl<T: Terminal> Exec for TerminalShell<T> {
         }
         inner.answer(&mut lane, "ok").await?;
         inner.state().midway = false;
-        Ok(channel)
+        Ok(Box::new(channel))
+    }
+
+    /// Ends the session's command and leaves.
+    async fn close(mut self: Box<Self>) {
+        self.leave();
+        if let Some(reader) = self.reader.take() {
+            // It takes a bounded time, and the task is not needed any more.
+            let _ = reader.await;
+        }
     }
 }
 
 /// A command that runs over a terminal.
-pub struct TerminalChannel<T: Terminal> {
+struct TerminalChannel<T: Terminal> {
     inner: Arc<Inner<T>>,
     queue: Arc<Queue<Item>>,
     nonce: String,
 }
 
+#[async_trait]
 impl<T: Terminal> Channel for TerminalChannel<T> {
     async fn next(&mut self) -> Chunk {
         match self.queue.next().await {

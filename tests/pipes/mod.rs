@@ -14,7 +14,7 @@ use states::{
     ConnectError, ConnectErrorKind, Greeting, HostIdentity, Readiness, Target, TransportRecord,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout},
     sync::oneshot,
@@ -85,15 +85,23 @@ async fn tasks() -> io::Result<Vec<Task>> {
     let variable = |name| env::var(name).map_err(|e| io::Error::other(format!("{name}: {e}")));
     let (endpoint, secret) = (variable("AWS_ENDPOINT_URL")?, variable("AWS_SECRET_ACCESS_KEY")?);
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
-    let request = format!(
-        "GET /_tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\nConnection: close\r\n\r\n"
-    );
-    let mut stream = TcpStream::connect(host).await?;
+    let request =
+        format!("GET /_tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n\r\n");
+    let mut stream = BufReader::new(TcpStream::connect(host).await?);
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let body = answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
-    serde_json::from_slice(&answer[body..]).map_err(io::Error::other)
+    let (mut line, mut size) = (String::new(), 0);
+    while stream.read_line(&mut line).await? > 0 && !line.trim_end().is_empty() {
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            size = value.trim().parse().map_err(io::Error::other)?;
+        }
+        line.clear();
+    }
+    // What stands in between may keep the connection open.
+    let mut body = vec![0; size];
+    stream.read_exact(&mut body).await?;
+    serde_json::from_slice(&body).map_err(io::Error::other)
 }
 
 #[async_trait]

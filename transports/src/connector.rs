@@ -99,3 +99,31 @@ impl Transport for Transports {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_job_of_a_transport_that_is_not_there_is_refused_for_good() {
+        let target = Target {
+            transport: Cow::Borrowed("carrier-pigeon"),
+            destination: states::Destination::Task,
+            cluster: "ci".to_owned(),
+            task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/1").unwrap(),
+            container: "ci-coordinator".to_owned(),
+            key: "/none".into(),
+            pinned: None,
+            host_proof: None,
+            facts: None,
+            connect_timeout: Duration::ZERO,
+            attempt_timeout: Duration::ZERO,
+        };
+        let error = Transports::new(Vec::new()).of(&target).err().unwrap();
+        assert!(!error.kind.is_transient(), "{error:?}");
+        let explained = error.explained();
+        assert!(explained.contains("task/ci/1") && explained.contains("\"carrier-pigeon\""));
+    }
+}

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use transports::{
     Declaration, Terminal as _,
-    delivery::terminal::armour::{Armour, Piece},
+    delivery::terminal::armor::{ArmorDecoder, Piece},
     ecs_exec::{
         self, ExecTransport,
         channel::{DataChannel, Event, Opening, Transmit},
@@ -41,7 +41,7 @@ use transports::{
 /// What the agent's pace allows, in bytes of a terminal per second: 1024 in a millisecond.
 const CEILING: f64 = 1_024_000.0;
 /// What base64 leaves of it.
-const ARMOURED: f64 = CEILING * 3.0 / 4.0;
+const ARMORED: f64 = CEILING * 3.0 / 4.0;
 const INCOMPRESSIBLE: usize = 6_000_000;
 const LOG: usize = 40_000_000;
 /// With the ceiling lifted.
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             &bench.file("characters", STANDARD.encode(incompressible(INCOMPRESSIBLE)).as_bytes()),
         );
         let packed = bench.output(&ecs_exec::DECLARATION, &file);
-        let ratio = packed / ARMOURED;
+        let ratio = packed / ARMORED;
         println!(
             "a terminal of ECS Exec, `cat` of characters, nothing else: {:.0} kB/s; the ceiling: {:.0}",
             raw / 1e3,
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         println!(
             "incompressible output through `run`: {:.0} kB/s; base64 leaves {:.0} of the ceiling; ratio {ratio:.2} (target: at least 0.90); {:.2} of what it leaves of that terminal",
             packed / 1e3,
-            ARMOURED / 1e3,
+            ARMORED / 1e3,
             packed / (raw * 3.0 / 4.0)
         );
         target(
@@ -377,7 +377,7 @@ fn client() -> f64 {
             let start = Instant::now();
             let opening = Opening { token: String::new(), unix_millis: 1, seed: [7; 32] };
             let mut channel = DataChannel::new(opening, start);
-            let mut armour = Armour::default();
+            let mut armor = ArmorDecoder::default();
             let (mut received, mut acknowledgements) = (0, 0);
             for batch in messages.chunks(64) {
                 for message in batch {
@@ -385,10 +385,10 @@ fn client() -> f64 {
                 }
                 while let Some(event) = channel.poll_event() {
                     if let Event::Output(bytes) = event {
-                        armour.push(&bytes);
+                        armor.push(&bytes);
                     }
                 }
-                while let Some(piece) = armour.piece() {
+                while let Some(piece) = armor.piece() {
                     if let Piece::Block { bytes, .. } = piece {
                         received += bytes.len();
                     }

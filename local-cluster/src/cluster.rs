@@ -56,8 +56,6 @@ pub struct TaskView {
     pub stopped_reason: Option<String>,
     /// Its living processes.
     pub processes: Vec<i32>,
-    /// What its container's processes start with, once it has one.
-    pub container: Option<ContainerView>,
     /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH
     /// server listens, or its exec agent is connected.
     pub ready_at_ms: Option<u64>,
@@ -66,9 +64,11 @@ pub struct TaskView {
     pub session_starts_ms: Vec<u64>,
 }
 
-/// A task's container, for whoever looks on.
+/// A running task's container, for whoever runs processes in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerView {
+    /// The task's ARN.
+    pub task: String,
     /// The environment of its processes.
     pub environment: BTreeMap<String, String>,
     /// The directory that they start in.
@@ -551,10 +551,6 @@ impl Cluster {
                 stopped_reason: state.stop.map(|stop| stop.reason),
                 ready_at_ms: task.ready.get().copied(),
                 session_starts_ms: lock(&task.session_starts).clone(),
-                container: task.surroundings.get().map(|container| ContainerView {
-                    environment: (*container.environment).clone(),
-                    directory: container.directory.clone(),
-                }),
                 processes: processes::of(&task.id)
                     .into_iter()
                     .map(|pid| pid.as_raw_nonzero().get())
@@ -562,6 +558,21 @@ impl Cluster {
             }
         };
         self.all().into_iter().map(view).collect()
+    }
+
+    /// The containers of the tasks that run. The tests' transport enters them.
+    pub(crate) fn containers(&self) -> Vec<ContainerView> {
+        let tasks = self.all().into_iter();
+        tasks
+            .filter(|task| task.state().status == Status::Running)
+            .filter_map(|task| {
+                task.surroundings.get().map(|container| ContainerView {
+                    task: self.task_arn(&task),
+                    environment: (*container.environment).clone(),
+                    directory: container.directory.clone(),
+                })
+            })
+            .collect()
     }
 
     /// Where the task's SSH server listens.

@@ -53,40 +53,33 @@ impl Connector for Pipes {
             message: format!("the processes of task {} are not reached: {why}", target.task),
             advice: "Is it a task of the local cluster?".to_owned(),
         };
-        let tasks =
-            tasks().await.map_err(|e| error(ConnectErrorKind::Unreachable, e.to_string()))?;
-        let found = tasks.into_iter().find(|task| task.arn == target.task.as_str());
-        let container = found
-            .filter(|task| task.status == "RUNNING")
-            .and_then(|task| task.container)
+        let containers =
+            containers().await.map_err(|e| error(ConnectErrorKind::Unreachable, e.to_string()))?;
+        let container = containers
+            .into_iter()
+            .find(|container| container.task == target.task.as_str())
             .ok_or_else(|| error(ConnectErrorKind::Refused, "it does not run".to_owned()))?;
         Session::open(container, HostIdentity(target.task.to_string()), target).await
     }
 }
 
-/// A task, as the local cluster shows it.
-#[derive(Deserialize)]
-struct Task {
-    arn: String,
-    status: String,
-    container: Option<Container>,
-}
-
-/// What a task's processes start with.
+/// A running task's container, as the local cluster shows it: what its processes start with.
 #[derive(Deserialize)]
 struct Container {
+    task: String,
     environment: BTreeMap<String, String>,
     directory: PathBuf,
 }
 
-/// The local cluster's tasks. The SDK's environment says where it is, and with which key it is
+/// The local cluster's containers. The SDK's environment says where it is, and with which key it is
 /// asked.
-async fn tasks() -> io::Result<Vec<Task>> {
+async fn containers() -> io::Result<Vec<Container>> {
     let variable = |name| env::var(name).map_err(|e| io::Error::other(format!("{name}: {e}")));
     let (endpoint, secret) = (variable("AWS_ENDPOINT_URL")?, variable("AWS_SECRET_ACCESS_KEY")?);
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
-    let request =
-        format!("GET /_tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n\r\n");
+    let request = format!(
+        "GET /_containers HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n\r\n"
+    );
     let mut stream = BufReader::new(TcpStream::connect(host).await?);
     stream.write_all(request.as_bytes()).await?;
     let (mut line, mut size) = (String::new(), 0);

@@ -19,7 +19,6 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fargate_driver::{
-    config::TransportKind,
     control::{EcsControl, ExecCalls},
     local,
 };
@@ -29,19 +28,20 @@ use states::{Target, TaskArn};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use transports::{
-    Terminal as _,
-    delivery::terminal::armour::{Armour, Piece},
+    Declaration, Terminal as _,
+    delivery::terminal::armor::{ArmorDecoder, Piece},
     ecs_exec::{
-        ExecTransport,
+        self, ExecTransport,
         channel::{DataChannel, Event, Opening, Transmit},
         frame::{Frame, Kind, MessageId, payload_type},
     },
+    ssh,
 };
 
 /// What the agent's pace allows, in bytes of a terminal per second: 1024 in a millisecond.
 const CEILING: f64 = 1_024_000.0;
 /// What base64 leaves of it.
-const ARMOURED: f64 = CEILING * 3.0 / 4.0;
+const ARMORED: f64 = CEILING * 3.0 / 4.0;
 const INCOMPRESSIBLE: usize = 6_000_000;
 const LOG: usize = 40_000_000;
 /// With the ceiling lifted.
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
         let raw = bench.raw(
             &bench.file("characters", STANDARD.encode(incompressible(INCOMPRESSIBLE)).as_bytes()),
         );
-        let packed = bench.output(TransportKind::EcsExec, &file);
-        let ratio = packed / ARMOURED;
+        let packed = bench.output(&ecs_exec::DECLARATION, &file);
+        let ratio = packed / ARMORED;
         println!(
             "a terminal of ECS Exec, `cat` of characters, nothing else: {:.0} kB/s; the ceiling: {:.0}",
             raw / 1e3,
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         println!(
             "incompressible output through `run`: {:.0} kB/s; base64 leaves {:.0} of the ceiling; ratio {ratio:.2} (target: at least 0.90); {:.2} of what it leaves of that terminal",
             packed / 1e3,
-            ARMOURED / 1e3,
+            ARMORED / 1e3,
             packed / (raw * 3.0 / 4.0)
         );
         target(
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
             ratio >= 0.9,
         );
         let text = log(LOG);
-        let plain = bench.output(TransportKind::EcsExec, &bench.file("log", &text));
+        let plain = bench.output(&ecs_exec::DECLARATION, &bench.file("log", &text));
         let ratio = plain / packed;
         println!(
             "log text through `run`: {:.1} MB/s; × incompressible {ratio:.1} (target: at least 3)",
@@ -116,9 +116,9 @@ fn main() -> ExitCode {
         let raw = bench
             .raw(&bench.file("characters", STANDARD.encode(incompressible(LIFTED)).as_bytes()));
         let packed = bench
-            .output(TransportKind::EcsExec, &bench.file("incompressible", &incompressible(LIFTED)));
-        let ssh = bench
-            .output(TransportKind::Ssh, &bench.file("incompressible", &incompressible(LIFTED)));
+            .output(&ecs_exec::DECLARATION, &bench.file("incompressible", &incompressible(LIFTED)));
+        let ssh =
+            bench.output(&ssh::DECLARATION, &bench.file("incompressible", &incompressible(LIFTED)));
         println!(
             "without the ceiling: the terminal {:.1} MB/s, incompressible output through `run` {:.1} MB/s (by SSH: {:.1})",
             raw / 1e6,
@@ -174,33 +174,33 @@ impl Bench {
             environment.push((name.to_owned(), value));
         }
         let bench = Self { runtime, cluster: Some(cluster), place, environment };
-        for transport in [TransportKind::EcsExec, TransportKind::Ssh] {
+        for (number, transport) in
+            [&ecs_exec::DECLARATION, &ssh::DECLARATION].into_iter().enumerate()
+        {
             let cluster = bench.cluster.as_ref().unwrap();
             let text = local::configuration(
                 transport,
                 cluster.ssh_port(),
-                &bench.place.path().join(name(transport)),
+                &bench.place.path().join(transport.name()),
             );
             fs::write(bench.config(transport), text).unwrap();
             // The job's response, as gitlab-runner writes it: each transport's job has a number of
             // its own.
             let repository = "https://gitlab.example/group/project.git";
-            let response = format!(
-                r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#,
-                transport as u8 + 1
-            );
+            let response =
+                format!(r#"{{"id":{},"git_info":{{"repo_url":"{repository}"}}}}"#, number + 1);
             fs::write(bench.response(transport), response).unwrap();
             bench.stage(transport, &["prepare"], 0);
         }
         bench
     }
 
-    fn config(&self, transport: TransportKind) -> PathBuf {
-        self.place.path().join(format!("{}.toml", name(transport)))
+    fn config(&self, transport: &Declaration) -> PathBuf {
+        self.place.path().join(format!("{}.toml", transport.name()))
     }
 
-    fn response(&self, transport: TransportKind) -> PathBuf {
-        self.place.path().join(format!("{}.json", name(transport)))
+    fn response(&self, transport: &Declaration) -> PathBuf {
+        self.place.path().join(format!("{}.json", transport.name()))
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -211,7 +211,7 @@ impl Bench {
 
     /// A stage in a process of its own: from its start until it has ended. Its output is read
     /// through a pipe.
-    fn stage(&self, transport: TransportKind, arguments: &[&str], bytes: usize) -> Duration {
+    fn stage(&self, transport: &Declaration, arguments: &[&str], bytes: usize) -> Duration {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
         command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.env("JOB_RESPONSE_FILE", self.response(transport));
@@ -240,7 +240,7 @@ impl Bench {
         spent
     }
 
-    fn run(&self, transport: TransportKind, script: &str, bytes: usize) -> Duration {
+    fn run(&self, transport: &Declaration, script: &str, bytes: usize) -> Duration {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         // Another one each time: a stage that has succeeded is not run again.
         let script = format!("{script}\n# {}\n", RUNS.fetch_add(1, Ordering::Relaxed));
@@ -249,7 +249,7 @@ impl Bench {
     }
 
     /// Output of a file's bytes, bytes per second, with all that belongs to a stage.
-    fn output(&self, transport: TransportKind, file: &Path) -> f64 {
+    fn output(&self, transport: &Declaration, file: &Path) -> f64 {
         let size = fs::metadata(file).unwrap().len() as usize;
         let spent = median(|| self.run(transport, &format!("cat '{}'", file.display()), size), 3);
         size as f64 / spent.as_secs_f64()
@@ -259,8 +259,8 @@ impl Bench {
     fn empty_script(&self) -> (Duration, Duration) {
         let (mut exec, mut ssh) = (Vec::new(), Vec::new());
         for _ in 0..15 {
-            exec.push(self.run(TransportKind::EcsExec, "", 0));
-            ssh.push(self.run(TransportKind::Ssh, "", 0));
+            exec.push(self.run(&ecs_exec::DECLARATION, "", 0));
+            ssh.push(self.run(&ssh::DECLARATION, "", 0));
         }
         (middle(exec), middle(ssh))
     }
@@ -271,7 +271,7 @@ impl Bench {
         let exec = ExecFaults { latency_ms, ..ExecFaults::default() };
         self.cluster.as_ref().unwrap().set_faults(Faults { exec, ..Faults::default() });
         let large = format!(": '{}'", STANDARD.encode(incompressible(5_000_000 * 3 / 4)));
-        let run = |script: &str| median(|| self.run(TransportKind::EcsExec, script, 0), 3);
+        let run = |script: &str| median(|| self.run(&ecs_exec::DECLARATION, script, 0), 3);
         run(&large).saturating_sub(run(""))
     }
 
@@ -330,16 +330,10 @@ impl Drop for Bench {
     }
 }
 
-fn name(transport: TransportKind) -> &'static str {
-    match transport {
-        TransportKind::Ssh => "ssh",
-        TransportKind::EcsExec => "ecs-exec",
-    }
-}
-
 fn target(task: &str) -> Target {
     Target {
-        destination: states::Destination::Ecs,
+        transport: "ecs-exec".into(),
+        destination: states::Destination::Task,
         cluster: "local".to_owned(),
         task: TaskArn::new(task).unwrap(),
         container: "ci-coordinator".to_owned(),
@@ -385,7 +379,7 @@ fn client() -> f64 {
             let start = Instant::now();
             let opening = Opening { token: String::new(), unix_millis: 1, seed: [7; 32] };
             let mut channel = DataChannel::new(opening, start);
-            let mut armour = Armour::default();
+            let mut armor = ArmorDecoder::default();
             let (mut received, mut acknowledgements) = (0, 0);
             for batch in messages.chunks(64) {
                 for message in batch {
@@ -393,10 +387,10 @@ fn client() -> f64 {
                 }
                 while let Some(event) = channel.poll_event() {
                     if let Event::Output(bytes) = event {
-                        armour.push(&bytes);
+                        armor.push(&bytes);
                     }
                 }
-                while let Some(piece) = armour.piece() {
+                while let Some(piece) = armor.piece() {
                     if let Piece::Block { bytes, .. } = piece {
                         received += bytes.len();
                     }

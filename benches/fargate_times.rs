@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         std::env::var("FARGATE_BENCH_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(5);
     let clusters = [("SSH", false), ("ECS Exec", true)].map(|(name, by_ecs_exec)| {
         let mut local = Local::here(Settings::of(Profile::Fargate, 1.0, 1));
-        local.by_ecs_exec = by_ecs_exec;
+        local.transport = if by_ecs_exec { "ecs-exec" } else { "ssh" };
         (name, Cluster::Local(local))
     });
     let mut missed = Vec::new();

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use states::foreign_text;
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
-use self::definition::{Cli, Command, Global, Stage, TransportName, definition, parse};
+use self::definition::{Cli, Command, Global, Stage, definition, parse};
 use crate::{
     config::{Config, DEFAULT_FILE},
     console::stderr_line,
@@ -56,7 +56,6 @@ impl Cli {
                 Err(e) => return fail(&e.to_string()),
             },
             Command::Try { transport, times, scripts } => {
-                let transport = transport.map(TransportName::kind);
                 let try_job = TryJob {
                     scripts,
                     config: global.config.clone(),

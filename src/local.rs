@@ -7,18 +7,20 @@ use std::{
 
 use local_cluster::{Credentials, LocalCluster, Profile, Settings, StartError, Times};
 use tokio::signal::unix::{SignalKind, signal};
-
-use crate::config::TransportKind;
+use transports::{Declaration, ecs_exec, ssh};
 
 /// `fargate.toml` for the embedded cluster.
 #[must_use]
-pub fn configuration(transport: TransportKind, ssh_port: u16, metadata: &Path) -> String {
-    let transport = match transport {
-        TransportKind::Ssh => format!("[SSH]\nUsername = \"root\"\nPort = {ssh_port}\n"),
-        TransportKind::EcsExec => "[ECSExec]\n".to_owned(),
+pub fn configuration(transport: &Declaration, ssh_port: u16, metadata: &Path) -> String {
+    let (choice, mut table) = match transport.table {
+        Some(table) => (String::new(), format!("[{table}]\n")),
+        None => (format!("Transport = {:?}\n\n", transport.name()), String::new()),
     };
+    if transport.needs_login {
+        table.push_str(&format!("Username = \"root\"\nPort = {ssh_port}\n"));
+    }
     format!(
-        r#"[Fargate]
+        r#"{choice}[Fargate]
 Cluster = "local"
 Region = "us-east-1"
 Subnet = "subnet-local"
@@ -29,7 +31,7 @@ LaunchType = "FARGATE"
 [TaskMetadata]
 Directory = {}
 
-{transport}"#,
+{table}"#,
         toml::Value::from(metadata.display().to_string())
     )
 }
@@ -124,8 +126,8 @@ fn instructions(
         .iter()
         .map(|(name, value)| format!("export {name}='{value}'\n"))
         .collect();
-    let ssh = configuration(TransportKind::Ssh, ssh_port, metadata);
-    let exec = configuration(TransportKind::EcsExec, ssh_port, metadata);
+    let [ssh, exec] = [&ssh::DECLARATION, &ecs_exec::DECLARATION]
+        .map(|transport| configuration(transport, ssh_port, metadata));
     format!(
         "
 Its tasks are processes of this user on this machine: run only scripts that you trust.
@@ -160,12 +162,12 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_the_driver_takes() {
-        let exec = configuration(TransportKind::EcsExec, 2222, Path::new("/tmp"));
+        let exec = configuration(&ecs_exec::DECLARATION, 2222, Path::new("/tmp"));
         assert_eq!(
             crate::config::Config::parse(&exec, Path::new("fargate.toml")).unwrap().0.transport,
-            TransportKind::EcsExec
+            &ecs_exec::DECLARATION
         );
-        let text = configuration(TransportKind::Ssh, 2222, Path::new("/tmp/with \"quotes\""));
+        let text = configuration(&ssh::DECLARATION, 2222, Path::new("/tmp/with \"quotes\""));
         let (config, warnings) =
             crate::config::Config::parse(&text, Path::new("fargate.toml")).unwrap();
         assert_eq!(config.ssh.port, 2222);
@@ -215,6 +217,6 @@ mod tests {
             );
             config.transport
         });
-        assert_eq!(kinds.collect::<Vec<_>>(), [TransportKind::Ssh, TransportKind::EcsExec]);
+        assert_eq!(kinds.collect::<Vec<_>>(), [&ssh::DECLARATION, &ecs_exec::DECLARATION]);
     }
 }

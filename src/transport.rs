@@ -1,16 +1,10 @@
-//! The transports that a job may use: chosen by `prepare` as `fargate.toml` says, known from then
-//! on by the job's snapshot: whoever connects by ECS Exec needs no address.
+//! The transports that a job may use, and how each is made. `prepare` chooses one as `fargate.toml`
+//! says; the job's snapshot names it from then on.
 
-mod visit;
-
-use bytes::Bytes;
-use states::{
-    ConnectError, Destination, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal,
-    Target, TaskArn, Transport,
-};
 use transports::{
-    ecs_exec::{ExecSession, ExecTransport},
-    ssh::{SshSession, SshSettings, SshTransport},
+    Connector, Declaration, Transports,
+    ecs_exec::{self, ExecTransport},
+    ssh::{self, SshSettings, SshTransport},
 };
 
 use crate::{
@@ -18,111 +12,71 @@ use crate::{
     control::{EcsControl, ExecCalls},
 };
 
-/// Every transport.
-pub struct AnyTransport {
-    /// SSH.
-    pub ssh: SshTransport,
-    /// ECS Exec.
-    pub exec: ExecTransport<ExecCalls>,
+#[cfg(feature = "pipes")]
+#[path = "../tests/pipes/mod.rs"]
+mod pipes;
+
+/// A transport that can be chosen.
+pub(crate) struct Registration {
+    /// What it declares.
+    pub(crate) declaration: &'static Declaration,
+    /// Makes it. Nothing is connected yet.
+    pub(crate) connector: fn(&Config, &EcsControl) -> Box<dyn Connector>,
 }
 
-impl AnyTransport {
-    /// The transports with this configuration, of which ECS Exec calls AWS as `control` does.
-    /// Nothing is connected yet.
-    #[must_use]
-    pub fn new(config: &Config, control: &EcsControl) -> Self {
-        let ssh = SshTransport::new(SshSettings {
-            username: config.ssh.username.clone(),
-            port: config.ssh.port,
-            keepalive_interval: config.ssh.keep_alive,
-            ..SshSettings::default()
-        });
-        Self { ssh, exec: ExecTransport::new(ExecCalls::new(control.clone())) }
-    }
+/// All of them; the first one is the default.
+static REGISTERED: &[Registration] = &[
+    Registration {
+        declaration: &ssh::DECLARATION,
+        connector: |config, _| {
+            Box::new(SshTransport::new(SshSettings {
+                username: config.ssh.username.clone(),
+                port: config.ssh.port,
+                keepalive_interval: config.ssh.keep_alive,
+                ..SshSettings::default()
+            }))
+        },
+    },
+    Registration {
+        declaration: &ecs_exec::DECLARATION,
+        connector: |_, control| Box::new(ExecTransport::new(ExecCalls::new(control.clone()))),
+    },
+    #[cfg(feature = "pipes")]
+    pipes::REGISTRATION,
+];
 
-    /// Whether this target is reached by ECS Exec.
-    #[must_use]
-    pub fn is_exec(target: &Target) -> bool {
-        target.destination == Destination::Ecs
-    }
+/// The transport that is used where none is named.
+#[must_use]
+pub fn default() -> &'static Declaration {
+    REGISTERED[0].declaration
 }
 
-impl Transport for AnyTransport {
-    type Session = AnySession;
-
-    async fn connect(&self, target: &Target) -> Result<(AnySession, Greeting), ConnectError> {
-        if Self::is_exec(target) {
-            self.exec
-                .connect(target)
-                .await
-                .map(|(session, greeting)| (AnySession::Exec(session), greeting))
-        } else {
-            self.ssh
-                .connect(target)
-                .await
-                .map(|(session, greeting)| (AnySession::Ssh(session), greeting))
-        }
-    }
-
-    /// SSH's attempts wait for nothing.
-    async fn waits_for(&self, task: &TaskArn) -> String {
-        self.exec.waits_for(task).await
-    }
+/// The transport that is used where none is named, but a table is there: the first one's.
+pub(crate) fn implied(has_table: impl Fn(&str) -> bool) -> &'static Declaration {
+    let has_table = |known: &&Declaration| known.table.is_some_and(&has_table);
+    REGISTERED
+        .iter()
+        .map(|registered| registered.declaration)
+        .find(|known| has_table(known))
+        .unwrap_or_else(default)
 }
 
-/// A connection by one of them.
-pub enum AnySession {
-    /// By SSH.
-    Ssh(SshSession),
-    /// By ECS Exec.
-    Exec(ExecSession),
+/// The transport of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static Declaration> {
+    REGISTERED.iter().map(|registered| registered.declaration).find(|known| known.name() == name)
 }
 
-impl Session for AnySession {
-    type Run = AnyRun;
-
-    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<AnyRun, RunError> {
-        match self {
-            Self::Ssh(session) => session.start(order, script).await.map(AnyRun::Ssh),
-            Self::Exec(session) => session.start(order, script).await.map(AnyRun::Exec),
-        }
-    }
-
-    async fn attach(&self, run: &RunId, from: u64) -> Result<AnyRun, RunError> {
-        match self {
-            Self::Ssh(session) => session.attach(run, from).await.map(AnyRun::Ssh),
-            Self::Exec(session) => session.attach(run, from).await.map(AnyRun::Exec),
-        }
-    }
-
-    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
-        match self {
-            Self::Ssh(session) => session.signal(run, signal).await,
-            Self::Exec(session) => session.signal(run, signal).await,
-        }
-    }
-
-    async fn close(self) {
-        match self {
-            Self::Ssh(session) => session.close().await,
-            Self::Exec(session) => session.close().await,
-        }
-    }
+/// The transports that people may choose.
+pub fn offered() -> impl Iterator<Item = &'static Declaration> {
+    REGISTERED.iter().map(|registered| registered.declaration).filter(|known| known.is_offered)
 }
 
-/// A run that is followed over one of them.
-pub enum AnyRun {
-    /// Over SSH.
-    Ssh(<SshSession as Session>::Run),
-    /// Over ECS Exec.
-    Exec(<ExecSession as Session>::Run),
-}
-
-impl Run for AnyRun {
-    async fn next(&mut self) -> Result<RunEvent, RunError> {
-        match self {
-            Self::Ssh(run) => run.next().await,
-            Self::Exec(run) => run.next().await,
-        }
-    }
+/// Every transport, with this configuration; calls to AWS are made as `control` does.
+#[must_use]
+pub fn all(config: &Config, control: &EcsControl) -> Transports {
+    let made = |registered: &Registration| {
+        (registered.declaration, (registered.connector)(config, control))
+    };
+    Transports::new(REGISTERED.iter().map(made).collect())
 }

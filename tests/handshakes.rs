@@ -15,9 +15,9 @@ use local_cluster::{
 };
 use states::{
     Capacity, ClientToken, ConnectError, ConnectErrorKind, Greeting, LaunchSpec, Run, RunEvent,
-    RunId, RunOrder, Session as _, Signal, StartedBy, Target, TaskControl as _, Transport as _,
+    RunId, RunOrder, Session as _, Signal, StartedBy, Target, TaskControl as _,
 };
-use transports::ecs_exec::{ExecSession, ExecTransport};
+use transports::{Connector as _, delivery::Session, ecs_exec::ExecTransport};
 
 /// A cluster with one task, and how to reach it.
 struct Place {
@@ -65,7 +65,8 @@ impl Place {
         let task =
             control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
         let target = Target {
-            destination: states::Destination::Ecs,
+            transport: "ecs-exec".into(),
+            destination: states::Destination::Task,
             cluster: "local".to_owned(),
             task,
             container: "ci-coordinator".to_owned(),
@@ -80,11 +81,11 @@ impl Place {
     }
 
     /// Tries until the task and its agent are there.
-    async fn connect(&self) -> Result<ExecSession, ConnectError> {
+    async fn connect(&self) -> Result<Session, ConnectError> {
         self.greeted().await.map(|(session, _)| session)
     }
 
-    async fn greeted(&self) -> Result<(ExecSession, Greeting), ConnectError> {
+    async fn greeted(&self) -> Result<(Session, Greeting), ConnectError> {
         let tried = async {
             loop {
                 match self.transport.connect(&self.target).await {

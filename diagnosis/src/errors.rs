@@ -147,7 +147,11 @@ pub fn connect_remedy(error: &ConnectError) -> &'static str {
         ConnectCause::NoTerminal => {
             "Its configuration forbids it (PermitTTY), or it has no pseudo-terminals; a command without one may still work."
         }
-        ConnectCause::OtherTransport => "The job was launched to be reached by ECS Exec.",
+        ConnectCause::OtherTransport => "Its job was launched for a transport that needs none.",
+        ConnectCause::UnknownTransport => "Use the version of fargate that began the job.",
+        ConnectCause::TerminalSlow => {
+            "A container takes two sessions at a time, and the job's script has one: another terminal may have the other."
+        }
         ConnectCause::NoHostProof => NO_HOST_PROOF,
         ConnectCause::OtherHostProof => {
             "Another server answers in the container's place, or its entry point is not the one of this version (deploy/ssh-entrypoint.sh)."
@@ -334,6 +338,8 @@ const CONNECT_CAUSES: &[ConnectCause] = &[
     ConnectCause::OtherHostProof,
     ConnectCause::NoTerminal,
     ConnectCause::OtherTransport,
+    ConnectCause::UnknownTransport,
+    ConnectCause::TerminalSlow,
     ConnectCause::FirstCommandLost,
     ConnectCause::NoDirectory,
     ConnectCause::OtherContainer,

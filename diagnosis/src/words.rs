@@ -65,7 +65,7 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
             let describe = watch.describe.map(|_| "DescribeTasks".to_owned());
             let address = watch.address.map(|_| "the public address from EC2".to_owned());
             let probe = watch.probe.map(|(destination, _)| match destination {
-                Destination::Ecs => "an answer of the container".to_owned(),
+                Destination::Task => "an answer of the container".to_owned(),
                 Destination::Address { host, .. } => format!("an answer of {host}"),
             });
             let things: Vec<String> = [describe, address, probe].into_iter().flatten().collect();

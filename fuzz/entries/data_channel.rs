@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use transports::{
-    delivery::terminal::armour::{Armour, Piece},
+    delivery::terminal::armor::{ArmorDecoder, Piece},
     ecs_exec::{
         KEY_BYTES,
         channel::{DataChannel, DataKey, Event, KeyWanted, NoKey, Opening, Transmit},
@@ -192,11 +192,11 @@ fn reads_again(frame: &Frame) {
 
 /// What a terminal's output is taken apart into; noise that was cut is put together again.
 fn pieces<'a>(text: impl Iterator<Item = &'a [u8]>) -> Vec<Piece> {
-    let mut armour = Armour::default();
+    let mut armor = ArmorDecoder::default();
     let mut pieces: Vec<Piece> = Vec::new();
     for text in text {
-        armour.push(text);
-        while let Some(piece) = armour.piece() {
+        armor.push(text);
+        while let Some(piece) = armor.piece() {
             match (pieces.last_mut(), piece) {
                 (Some(Piece::Noise(before)), Piece::Noise(more)) => {
                     *before = [&before[..], &more[..]].concat().into()

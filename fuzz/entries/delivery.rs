@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use states::{Run as _, RunError, RunEvent, RunId, RunOrder, ShellFacts, Signal};
 use transports::delivery::{self, Channel, Chunk, Exec};
@@ -61,7 +62,7 @@ fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
     }
 }
 
-fn followed(run: Result<delivery::Followed<Pieces>, RunError>, from: u64) -> (Vec<u8>, String) {
+fn followed(run: Result<delivery::Followed, RunError>, from: u64) -> (Vec<u8>, String) {
     let mut output = Vec::new();
     let mut run = match run {
         Ok(run) => run,
@@ -106,10 +107,9 @@ struct Container {
     in_bytes: bool,
 }
 
+#[async_trait]
 impl Exec for Container {
-    type Channel = Pieces;
-
-    async fn exec(&self, command: delivery::Command, _: Bytes) -> Result<Pieces, String> {
+    async fn exec(&self, command: delivery::Command, _: Bytes) -> Result<Box<dyn Channel>, String> {
         let command = command.line();
         // The only word of 32 hexadecimal digits.
         let word = command
@@ -138,12 +138,13 @@ impl Exec for Container {
                 _ => chunks.push(Chunk::Lost("cut".to_owned())),
             }
         }
-        Ok(Pieces(chunks.into_iter()))
+        Ok(Box::new(Pieces(chunks.into_iter())))
     }
 }
 
 struct Pieces(std::vec::IntoIter<Chunk>);
 
+#[async_trait]
 impl Channel for Pieces {
     async fn next(&mut self) -> Chunk {
         self.0.next().unwrap_or_else(|| Chunk::Lost("silence".to_owned()))

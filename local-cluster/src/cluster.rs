@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -60,6 +61,17 @@ pub struct TaskView {
     /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without
     /// its client.
     pub session_starts_ms: Vec<u64>,
+}
+
+/// A running task's container, for whoever runs processes in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerView {
+    /// The task's ARN.
+    pub task: String,
+    /// The environment of its processes.
+    pub environment: BTreeMap<String, String>,
+    /// The directory that they start in.
+    pub directory: PathBuf,
 }
 
 /// Everything.
@@ -428,6 +440,21 @@ impl Cluster {
             }
         };
         self.all().into_iter().map(view).collect()
+    }
+
+    /// The containers of the tasks that run. The tests' transport enters them.
+    pub(crate) fn containers(&self) -> Vec<ContainerView> {
+        let tasks = self.all().into_iter();
+        tasks
+            .filter(|task| task.state().status == Status::Running)
+            .filter_map(|task| {
+                task.surroundings.get().map(|container| ContainerView {
+                    task: self.task_arn(&task),
+                    environment: (*container.environment).clone(),
+                    directory: container.directory.clone(),
+                })
+            })
+            .collect()
     }
 
     /// Where the task's SSH server listens.

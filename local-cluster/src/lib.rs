@@ -35,7 +35,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
-pub use cluster::{Call, TaskView};
+pub use cluster::{Call, ContainerView, TaskView};
 pub use credentials::Credentials;
 pub use exec::{AgentRules, Overflow};
 pub use faults::{

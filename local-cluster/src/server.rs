@@ -273,10 +273,11 @@ fn administer(
         }
         ("GET", "calls") => json(serde_json::to_string(&cluster.calls())),
         ("GET", "tasks") => json(serde_json::to_string(&cluster.views())),
+        ("GET", "containers") => json(serde_json::to_string(&cluster.containers())),
         _ => respond(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "GET or PUT /_faults, POST /_drop-connections, GET /_calls, GET /_tasks\n",
+            "GET or PUT /_faults, POST /_drop-connections, GET /_calls, GET /_tasks, GET /_containers\n",
         ),
     }
 }

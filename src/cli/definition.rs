@@ -4,16 +4,19 @@ use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
-    error::ErrorKind, parser::ValueSource,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+    error::ErrorKind,
+    parser::ValueSource,
 };
 use local_cluster::Profile;
 use tracing::level_filters::LevelFilter;
+use transports::Declaration;
 
 use crate::{
-    config::TransportKind,
     local::TimeOptions,
     logging::{LEVELS, LogFormat},
     manual::Manual,
+    transport,
 };
 
 /// Runs every GitLab CI job in its own AWS ECS Fargate task.
@@ -137,8 +140,8 @@ pub(super) enum Command {
     Try {
         /// How scripts are delivered, on the embedded cluster [default: ssh]; with --config, the
         /// file says it
-        #[arg(long, value_enum)]
-        transport: Option<TransportName>,
+        #[arg(long, value_parser = parse_transport())]
+        transport: Option<&'static Declaration>,
         #[command(flatten)]
         times: TimeArguments,
         /// The scripts, a run stage each
@@ -244,21 +247,12 @@ impl fmt::Display for Stage {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum TransportName {
-    /// SSH: the container runs an SSH server
-    Ssh,
-    /// ECS Exec: the container needs nothing but a shell
-    EcsExec,
-}
-
-impl TransportName {
-    pub(super) fn kind(self) -> TransportKind {
-        match self {
-            Self::Ssh => TransportKind::Ssh,
-            Self::EcsExec => TransportKind::EcsExec,
-        }
-    }
+/// Takes a transport by its name.
+fn parse_transport() -> impl TypedValueParser<Value = &'static Declaration> {
+    let offered =
+        transport::offered().map(|known| PossibleValue::new(known.name()).help(known.about));
+    PossibleValuesParser::new(offered)
+        .try_map(|name| transport::named(&name).ok_or("no such transport"))
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use states::{Capacity, HostProof, Limits};
+use transports::Declaration;
 
 use crate::logging::LogFormat;
 
@@ -35,8 +36,8 @@ pub struct Config {
     pub metadata: Metadata,
     /// `[Runner]`.
     pub runner: Runner,
-    /// `Transport`.
-    pub transport: TransportKind,
+    /// `Transport`: how new jobs' containers are reached.
+    pub transport: &'static Declaration,
     /// `[SSH]`.
     pub ssh: Ssh,
     /// `[Deadlines]`.
@@ -99,16 +100,6 @@ pub struct Runner {
     /// Whether the job's variables may say which job it is, where gitlab-runner names no response
     /// file.
     pub trust_job_variables: bool,
-}
-
-/// `Transport`: how new jobs' containers are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TransportKind {
-    /// `"ssh"`: the container runs an SSH server.
-    #[default]
-    Ssh,
-    /// `"ecs-exec"`: through ECS's ExecuteCommand.
-    EcsExec,
 }
 
 /// `[SSH]`: how to log in to containers.

@@ -7,12 +7,13 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use transports::Declaration;
 
 use super::{
-    Config, ConfigError, Fargate, Metadata, Runner, Ssh, TransportKind, Warning,
+    Config, ConfigError, Fargate, Metadata, Runner, Ssh, Warning,
     keys::{CAPACITY_PROVIDER, TABLES, nearest},
 };
-use crate::{logging::LogFormat, tags};
+use crate::{logging::LogFormat, tags, transport};
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
@@ -284,21 +285,22 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What `Transport` says; without it, `[ECSExec]` and no `[SSH]` says so too.
-    fn transport(&self) -> Result<TransportKind, ConfigError> {
-        let has = |table: &str| lookup(self.root, table).is_some();
-        let unsaid =
-            if has("ECSExec") && !has("SSH") { TransportKind::EcsExec } else { TransportKind::Ssh };
-        let Some(value) = self.find("", "Transport") else { return Ok(unsaid) };
-        match self.as_text(value, "Transport")?.as_str() {
-            "" => Ok(unsaid),
-            "ssh" => Ok(TransportKind::Ssh),
-            "ecs-exec" => Ok(TransportKind::EcsExec),
-            other => Err(self.file.wrong(
-                &value.span(),
-                format!("Transport is {other:?}, expected \"ssh\" or \"ecs-exec\""),
-            )),
+    /// What `Transport` says; without it, the table of one: `[ECSExec]` and no `[SSH]`.
+    fn transport(&self) -> Result<&'static Declaration, ConfigError> {
+        let implied = transport::implied(|table| lookup(self.root, table).is_some());
+        let Some(value) = self.find("", "Transport") else { return Ok(implied) };
+        let name = self.as_text(value, "Transport")?;
+        if name.is_empty() {
+            return Ok(implied);
         }
+        transport::named(&name).ok_or_else(|| {
+            let offered: Vec<String> =
+                transport::offered().map(|known| format!("{:?}", known.name())).collect();
+            self.file.wrong(
+                &value.span(),
+                format!("Transport is {name:?}, expected {}", offered.join(" or ")),
+            )
+        })
     }
 
     fn verify_host(&self) -> Result<HostProof, ConfigError> {
@@ -315,7 +317,7 @@ impl<'a> Reader<'a> {
 
     /// Over the internet, a server in between could take the container's place at first contact.
     fn unverified(&self, config: &Config) -> Option<Warning> {
-        let at_risk = config.transport == TransportKind::Ssh
+        let at_risk = config.transport.needs_login
             && config.fargate.use_public_ip
             && config.ssh.verify_host != HostProof::Required;
         let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;

@@ -85,7 +85,7 @@ fn every_documented_key_is_read() {
         Some(&["1.4.*".to_owned(), "LATEST".to_owned()][..])
     );
     assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
-    assert_eq!(config.transport, TransportKind::EcsExec);
+    assert_eq!(config.transport.name(), "ecs-exec");
     assert_eq!(config.telemetry.is_on(), cfg!(feature = "telemetry"));
 }
 
@@ -296,24 +296,23 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
 
 #[test]
 fn the_transport_is_what_is_said_or_the_only_one_that_has_a_table() {
-    use TransportKind::{EcsExec, Ssh};
     let cases = [
-        ("", "", Ssh),
-        ("Transport = \"\"\n", "", Ssh),
-        ("Transport = \"ssh\"\n", "", Ssh),
-        ("Transport = \"ecs-exec\"\n", "", EcsExec),
-        ("transport = \"ecs-exec\"\n", "[SSH]\nPort = 22\n", EcsExec),
-        ("", "[SSH]\nPort = 22\n", Ssh),
-        ("", "[ECSExec]\n", EcsExec),
-        ("", "[ecsexec]\n", EcsExec),
-        ("Transport = \"\"\n", "[ECSExec]\n", EcsExec),
-        ("", "[ECSExec]\n[SSH]\n", Ssh),
-        ("Transport = \"ssh\"\n", "[ECSExec]\n", Ssh),
+        ("", "", "ssh"),
+        ("Transport = \"\"\n", "", "ssh"),
+        ("Transport = \"ssh\"\n", "", "ssh"),
+        ("Transport = \"ecs-exec\"\n", "", "ecs-exec"),
+        ("transport = \"ecs-exec\"\n", "[SSH]\nPort = 22\n", "ecs-exec"),
+        ("", "[SSH]\nPort = 22\n", "ssh"),
+        ("", "[ECSExec]\n", "ecs-exec"),
+        ("", "[ecsexec]\n", "ecs-exec"),
+        ("Transport = \"\"\n", "[ECSExec]\n", "ecs-exec"),
+        ("", "[ECSExec]\n[SSH]\n", "ssh"),
+        ("Transport = \"ssh\"\n", "[ECSExec]\n", "ssh"),
     ];
     for (top, below, expected) in cases {
         let text = format!("{top}{}{below}", fargate(""));
         let (config, warnings) = read(&text).unwrap();
-        assert_eq!((config.transport, warnings.as_slice()), (expected, &[][..]), "{text}");
+        assert_eq!((config.transport.name(), warnings.as_slice()), (expected, &[][..]), "{text}");
     }
     let (_, warnings) = read(&(fargate("") + "[ECSExec]\nCommand = \"sh\"\n")).unwrap();
     assert_eq!(warnings, ["line 9: the key [ECSExec] Command is not known and is ignored."]);

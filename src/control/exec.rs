@@ -375,7 +375,8 @@ mod tests {
 
     fn target() -> Target {
         Target {
-            destination: states::Destination::Ecs,
+            transport: "ecs-exec".into(),
+            destination: states::Destination::Task,
             cluster: "arn:aws:ecs:eu-west-1:111122223333:cluster/ci".to_owned(),
             task: TaskArn::new(
                 "arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef",

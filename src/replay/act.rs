@@ -16,16 +16,16 @@ use states::{
     TaskControl,
 };
 use tokio::signal::unix::{SignalKind, signal};
+use transports::delivery;
 
 use super::{Failure, PlaceArgs, Target, own_cluster::ActOn};
 use crate::{
     console::stderr_line,
     stages::{self, JobEngine, output::Output},
     telemetry,
-    transport::AnySession,
 };
 
-type Work = states::Work<AnySession, DirectoryLease>;
+type Work = states::Work<delivery::Session, DirectoryLease>;
 
 /// How long a piece of output that is being written may take once somebody wants to leave.
 const LAST_PIECE: Duration = Duration::from_secs(2);

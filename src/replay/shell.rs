@@ -5,23 +5,20 @@ use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
     pin::pin,
     process::ExitCode,
-    time::Duration,
 };
 
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use states::{AnyJob, ConnectError, ConnectErrorKind, Target, Transport as _};
+use states::{AnyJob, ConnectError, Target};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use transports::{Command, Screen, Terminal, Visit, delivery::Chunk};
+use transports::{Command, Connector, Screen, Terminal, delivery::Chunk};
 
 use super::{Failure, PlaceArgs, act, own_cluster::ActOn};
-use crate::{control::EcsControl, transport::AnyTransport};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{control::EcsControl, transport};
 
 /// `fargate-replay shell`.
 #[derive(Debug, Args)]
@@ -58,30 +55,21 @@ impl Shell {
                 )));
             }
         };
-        let header = job.header();
-        let destination = header.destination(&at.address);
-        let target = Target {
-            attempt_timeout: destination.attempt_timeout(),
-            destination,
-            cluster: header.spec.cluster.clone(),
-            task: at.task.clone(),
-            container: header.spec.container.clone(),
-            key: engine.store().key_path(&header.id),
-            pinned: Some(at.identity.clone()),
-            host_proof: header.host_proof,
-            facts: Some(at.facts.clone()),
-            connect_timeout: CONNECT_TIMEOUT,
-        };
-        let transport = AnyTransport::new(&config, &EcsControl::new(config.fargate.region.clone()));
+        let target = engine.target(&job, job.header().destination(at.address.as_deref()));
+        let transports = transport::all(&config, &EcsControl::new(config.fargate.region.clone()));
+        let failed = |e: ConnectError| Failure::Other(diagnosis::explain_connect(&e));
+        let transport = transports.of(&target).map_err(failed)?;
+        let interactive = transport.interactive().ok_or_else(|| {
+            Failure::Other(format!("the transport {:?} lets nobody in", target.transport))
+        })?;
         act::block_on(async {
-            let failed = |e| refusal(&e, AnyTransport::is_exec(&target));
             if !self.command.is_empty() {
                 let command = self.command.join(" ");
                 let mut command =
-                    say_waiting(&transport, &target, transport.command(&target, &command))
+                    say_waiting(transport, &target, interactive.command(&target, &command))
                         .await
                         .map_err(failed)?;
-                let code = pass_on(&mut command).await;
+                let code = pass_on(&mut *command).await;
                 command.close().await;
                 return code;
             }
@@ -93,10 +81,10 @@ impl Shell {
             let (columns, rows) = size();
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
             let screen = Screen { term, columns, rows };
-            let terminal = say_waiting(&transport, &target, transport.terminal(&target, &screen))
+            let terminal = say_waiting(transport, &target, interactive.terminal(&target, &screen))
                 .await
                 .map_err(failed)?;
-            let status = join(&terminal).await;
+            let status = join(&*terminal).await;
             terminal.close().await;
             Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
         })
@@ -105,7 +93,7 @@ impl Shell {
 
 /// Waits for a connection, and says what it waits for.
 async fn say_waiting<C>(
-    transport: &AnyTransport,
+    transport: &dyn Connector,
     target: &Target,
     connects: impl Future<Output = C>,
 ) -> C {
@@ -119,18 +107,8 @@ async fn say_waiting<C>(
     }
 }
 
-/// Why there is no terminal, for people.
-fn refusal(e: &ConnectError, by_exec: bool) -> Failure {
-    let slots = if by_exec && e.kind == ConnectErrorKind::TimedOut {
-        " A container takes two sessions at a time, and the job's script has one: another terminal may have the other."
-    } else {
-        ""
-    };
-    Failure::Other(format!("{}{slots}", diagnosis::explain_connect(e)))
-}
-
 /// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.
-async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
+async fn pass_on(command: &mut dyn Command) -> Result<ExitCode, Failure> {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut asked = false;
@@ -169,7 +147,7 @@ async fn pass_on(command: &mut impl Command) -> Result<ExitCode, Failure> {
 
 /// Joins this terminal and that one until the shell there ends; Enter, `~`, `.` leaves a connection
 /// that hangs.
-async fn join(terminal: &impl Terminal) -> Result<Option<u32>, Failure> {
+async fn join(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
     let _raw = Raw::enter()?;
     let (send, mut typed) = mpsc::channel::<Bytes>(16);
     // Reading a terminal blocks; the process ends without waiting for this thread.

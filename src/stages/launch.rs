@@ -3,7 +3,7 @@
 use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
 use crate::{
-    config::{Chosen, Config, NotAllowed, Overrides, TransportKind},
+    config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
     runner::{Identity, job_variable},
     tags,
@@ -36,22 +36,24 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
 
 /// Which of the task's addresses is connected to.
 pub(super) fn connect_to(config: &Config) -> ConnectTo {
-    match config.transport {
-        TransportKind::EcsExec => ConnectTo::NoAddress,
-        TransportKind::Ssh if config.fargate.use_public_ip => ConnectTo::PublicAddress,
-        TransportKind::Ssh => ConnectTo::PrivateAddress,
+    match (config.transport.needs_address, config.fargate.use_public_ip) {
+        (false, _) => ConnectTo::NoAddress,
+        (true, true) => ConnectTo::PublicAddress,
+        (true, false) => ConnectTo::PrivateAddress,
     }
 }
 
 /// How to log in to the container; a job keeps it when the file changes.
 pub(super) fn login(config: &Config) -> Option<Login> {
-    (config.transport == TransportKind::Ssh)
+    config
+        .transport
+        .needs_login
         .then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
 }
 
 /// What the container must prove at first contact; a job keeps it when the file changes.
 pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
-    (config.transport == TransportKind::Ssh).then_some(config.ssh.verify_host)
+    config.transport.needs_login.then_some(config.ssh.verify_host)
 }
 
 /// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
@@ -78,7 +80,7 @@ pub(super) fn spec(
             .collect(),
         started_by,
         tags: task_tags(config, identity),
-        enable_execute_command: config.transport == TransportKind::EcsExec,
+        enable_execute_command: config.transport.needs_execute_command,
         propagate_tags: fargate.propagate_tags,
         enable_ecs_managed_tags: fargate.enable_ecs_managed_tags,
     }

@@ -18,7 +18,7 @@ use states::{
     AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, StopReason, StoreError,
 };
 
-use transports::ssh::proof;
+use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
     config::Config,
@@ -26,7 +26,7 @@ use crate::{
     replay::summary::Summary,
     runner::{Identity, Verdict},
     telemetry::Watched,
-    transport::{AnySession, AnyTransport},
+    transport,
 };
 
 pub use cleanup::cleanup;
@@ -42,8 +42,8 @@ pub use state_log::StateLog;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-pub(crate) type JobEngine = Engine<EcsControl, Watched<AnyTransport>, DirectoryStore>;
-type Work = states::Work<AnySession, states::DirectoryLease>;
+pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
+type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
 /// What every stage that works on a job needs.
 pub struct Session {
@@ -102,7 +102,7 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
     let control = EcsControl::new(config.fargate.region.clone());
-    let transport = Watched(AnyTransport::new(config, &control));
+    let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
         move |header| {

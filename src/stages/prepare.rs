@@ -4,17 +4,17 @@ use std::io::Write as _;
 
 use rand::Rng as _;
 use states::{
-    AnyJob, ClientToken, ConnectTo, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason,
-    foreign_text, private_file,
+    AnyJob, ClientToken, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason, foreign_text,
+    private_file,
 };
 use transports::ssh::key;
 
 use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, remains, stopped};
 use crate::{
-    config::{Chosen, TransportKind},
+    config::Chosen,
     control::STARTED_BY,
     runner::{Verdict, hex, job_variable},
-    telemetry,
+    telemetry, transport,
 };
 
 /// Prepares the job's task.
@@ -155,8 +155,9 @@ fn can_go_on(session: &Session, work: &Work) -> bool {
         work.snapshot.job,
         AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
     );
-    let by_exec = work.snapshot.job.header().connect_to == ConnectTo::NoAddress;
-    on_its_way && (by_exec || session.engine.store().key_path(&session.identity.id).exists())
+    let transport = transport::named(&work.snapshot.job.header().transport().name);
+    let needs_key = transport.is_none_or(|transport| transport.needs_login);
+    on_its_way && (!needs_key || session.engine.store().key_path(&session.identity.id).exists())
 }
 
 async fn begin(
@@ -166,10 +167,8 @@ async fn begin(
 ) -> Result<Work, PrepareError> {
     let engine = &session.engine;
     let identity = &session.identity;
-    let public_key = match session.config.transport {
-        TransportKind::Ssh => Some(make_key(session)?),
-        TransportKind::EcsExec => None,
-    };
+    let transport = session.config.transport;
+    let public_key = if transport.needs_login { Some(make_key(session)?) } else { None };
     let started_by = started_by(&identity.about.job_id, identity.id.as_str());
     let header = Header {
         id: identity.id.clone(),
@@ -178,6 +177,7 @@ async fn begin(
         token: token(&started_by),
         definition_from_project: chosen.from_project,
         connect_to: launch::connect_to(&session.config),
+        transport: Some(transport.record.clone()),
         login: launch::login(&session.config),
         host_proof: launch::host_proof(&session.config),
         limits: session.config.limits,

@@ -33,7 +33,7 @@ impl<T: Transport> Transport for Watched<T> {
         connected
     }
 
-    async fn waits_for(&self, task: &TaskArn) -> String {
-        self.0.waits_for(task).await
+    async fn waits_for(&self, transport: &str, task: &TaskArn) -> String {
+        self.0.waits_for(transport, task).await
     }
 }

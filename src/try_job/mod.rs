@@ -12,9 +12,10 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 use local_cluster::LocalCluster;
 
 use states::Limits;
+use transports::Declaration;
 
 use crate::{
-    config::{Config, ConfigError, TransportKind},
+    config::{Config, ConfigError},
     local::TimeOptions,
 };
 
@@ -30,7 +31,7 @@ pub struct TryJob {
     pub config: Option<PathBuf>,
     /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with
     /// a `fargate.toml`, it must say the same.
-    pub transport: Option<TransportKind>,
+    pub transport: Option<&'static Declaration>,
     /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be
     /// named.
     pub times: TimeOptions,
@@ -117,7 +118,7 @@ impl TryJob {
                 let cluster = LocalCluster::start(settings).await?;
                 let config = place.path().join("fargate.toml");
                 let text = crate::local::configuration(
-                    self.transport.unwrap_or_default(),
+                    self.transport.unwrap_or_else(crate::transport::default),
                     cluster.ssh_port(),
                     &place.path().join("metadata"),
                 );

@@ -6,13 +6,14 @@
 
 mod executing;
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, ShellFacts, StopReason, TaskArn, Timestamp, time::span,
+    JobId, LaunchSpec, Login, Readiness, ShellFacts, StopReason, TaskArn, Timestamp,
+    TransportRecord, time::span,
 };
 
 pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
@@ -45,12 +46,16 @@ pub struct Header {
     pub definition_from_project: bool,
     /// Which of the task's addresses to connect to.
     pub connect_to: ConnectTo,
-    /// How to log in there; jobs that go through the ECS API have none, nor have those of older
+    /// The transport, and what it declared. Older drivers did not record it: see
+    /// [`Header::transport`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportRecord>,
+    /// How to log in there. Jobs whose transport needs no login have none, nor have those of older
     /// drivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
-    /// What the container's host key must prove at first contact. Jobs have none that go through
-    /// the ECS API, or were begun by older drivers: their containers got no secret.
+    /// What the container's host key must prove at first contact. Jobs without a login have none,
+    /// nor have those of older drivers: their containers got no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_proof: Option<HostProof>,
     /// How long each state may last.
@@ -61,16 +66,53 @@ pub struct Header {
 }
 
 impl Header {
-    /// Where the container is whose address is this one; jobs that go through the ECS API need
+    /// The transport that reaches the job's container. Jobs of drivers that did not record it had
+    /// SSH where they had an address, and ECS Exec where they had none.
+    #[must_use]
+    pub fn transport(&self) -> &TransportRecord {
+        static WITH_ADDRESS: TransportRecord = TransportRecord {
+            name: Cow::Borrowed("ssh"),
+            readiness: Readiness::Probed,
+            attempt_timeout: Duration::from_secs(15),
+        };
+        static WITHOUT_ADDRESS: TransportRecord = TransportRecord {
+            name: Cow::Borrowed("ecs-exec"),
+            readiness: Readiness::ExecAgent,
+            attempt_timeout: Duration::from_secs(60),
+        };
+        self.transport.as_ref().unwrap_or(match self.connect_to {
+            ConnectTo::PrivateAddress | ConnectTo::PublicAddress => &WITH_ADDRESS,
+            ConnectTo::NoAddress => &WITHOUT_ADDRESS,
+        })
+    }
+
+    /// Where the container is, by its task's address. Jobs whose transport needs no address have
     /// none.
     #[must_use]
-    pub fn destination(&self, address: &str) -> Destination {
-        match self.connect_to {
-            ConnectTo::NoAddress => Destination::Ecs,
-            ConnectTo::PrivateAddress | ConnectTo::PublicAddress => {
-                Destination::Address { host: address.to_owned(), login: self.login.clone() }
-            }
-        }
+    pub fn destination(&self, address: Option<&str>) -> Destination {
+        address.map_or(Destination::Task, |host| Destination::Address {
+            host: host.to_owned(),
+            login: self.login.clone(),
+        })
+    }
+}
+
+/// An address in a snapshot: plain text, empty where there is none. Drivers of every version read
+/// and write it so.
+mod address {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<String>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(address.as_deref().unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<String>, D::Error> {
+        Ok(Some(String::deserialize(from)?).filter(|address| !address.is_empty()))
     }
 }
 
@@ -96,7 +138,7 @@ pub enum ConnectTo {
     PrivateAddress,
     /// The public address, which EC2 knows.
     PublicAddress,
-    /// None: the transport goes through the ECS API.
+    /// None: the transport finds the container by its task.
     NoAddress,
 }
 
@@ -204,8 +246,9 @@ pub struct Pending {
 pub struct Running {
     /// The task.
     pub task: TaskArn,
-    /// Its address; empty for jobs that go through the ECS API.
-    pub address: String,
+    /// Its address; `None` where the transport needs none.
+    #[serde(with = "address")]
+    pub address: Option<String>,
     /// Since when it runs, as far as we know.
     pub since: Timestamp,
     /// When this state ends in failure.
@@ -225,8 +268,9 @@ pub struct Running {
 pub struct Reachable {
     /// The task.
     pub task: TaskArn,
-    /// Its address; empty for jobs that go through the ECS API.
-    pub address: String,
+    /// Its address; `None` where the transport needs none.
+    #[serde(with = "address")]
+    pub address: Option<String>,
     /// Since when the job is reachable (first contact).
     pub since: Timestamp,
     /// Who answered at first contact; nobody else is accepted later.

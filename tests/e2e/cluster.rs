@@ -50,8 +50,17 @@ impl Cluster {
 
     /// The local cluster, whose tasks have no SSH server.
     pub fn local_by_ecs_exec() -> Self {
+        Self::local_by("ecs-exec")
+    }
+
+    /// The local cluster, whose tasks are reached by the tests' own transport: tests/pipes.
+    pub fn local_by_pipes() -> Self {
+        Self::local_by("pipes")
+    }
+
+    fn local_by(transport: &'static str) -> Self {
         let mut local = Local::start();
-        local.by_ecs_exec = true;
+        local.transport = transport;
         Self::Local(local)
     }
 
@@ -74,8 +83,21 @@ impl Cluster {
         }
     }
 
+    /// The name of the transport that its tasks are reached by.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Local(local) => local.transport,
+            Self::Moto(_) => "ssh",
+        }
+    }
+
     pub fn is_by_ecs_exec(&self) -> bool {
-        matches!(self, Self::Local(local) if local.by_ecs_exec)
+        self.transport() == "ecs-exec"
+    }
+
+    /// Whether jobs have a key with which the driver logs in.
+    pub fn has_keys(&self) -> bool {
+        self.transport() == "ssh"
     }
 
     /// The local cluster itself, where its faults are scripted.
@@ -105,8 +127,8 @@ impl Cluster {
             "[Fargate]\nCluster = \"{cluster}\"\nRegion = \"us-east-1\"\nSubnet = \"{subnet}\"\nSecurityGroup = \"sg-0a1b2c3d\"\n\
              TaskDefinition = \"{definition}\"\nEnablePublicIP = false\n\n"
         );
-        if self.is_by_ecs_exec() {
-            return format!("Transport = \"ecs-exec\"\n\n{fargate}");
+        if !self.has_keys() {
+            return format!("Transport = {:?}\n\n{fargate}", self.transport());
         }
         format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\nVerifyHost = \"required\"\n\n")
     }
@@ -185,7 +207,7 @@ pub struct Local {
     server: Server,
     pub endpoint: String,
     pub ssh_port: u16,
-    pub by_ecs_exec: bool,
+    pub transport: &'static str,
     pub credentials: Credentials,
 }
 
@@ -201,7 +223,7 @@ impl Local {
         Self {
             endpoint: cluster.endpoint(),
             ssh_port: cluster.ssh_port(),
-            by_ecs_exec: false,
+            transport: "ssh",
             credentials: cluster.credentials().clone(),
             server: Server::Here { cluster: Some(cluster), runtime },
         }
@@ -235,7 +257,7 @@ impl Local {
             server: Server::Process(process),
             endpoint: endpoint.to_owned(),
             ssh_port,
-            by_ecs_exec: false,
+            transport: "ssh",
             credentials,
         }
     }

@@ -179,7 +179,7 @@ fn kms_is_called_through_the_proxy() {
     let mut settings = Settings::default();
     settings.exec.handshake = Handshake::Kms;
     let mut local = Local::here(settings);
-    local.by_ecs_exec = true;
+    local.transport = "ecs-exec";
     let cluster = Cluster::Local(local);
     let proxy = ConnectProxy::before(&cluster);
     let job = proxy.job(&cluster);

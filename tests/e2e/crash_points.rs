@@ -134,7 +134,8 @@ impl Progress {
 
 by_every_transport!(
     #[ignore = "needs strace: scripts/test installs it and runs this"]
-    every_crash_point,
+    every_crash_point
+        (not by pipes: "strace would count the calls of the container's processes too"),
     cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file,
 );
 

@@ -17,7 +17,8 @@ by_every_transport!(
     #[ignore = "needs the right to mount: scripts/test runs it"]
     a_read_only_file_system_launches_nothing_and_runs_nothing,
     #[ignore = "needs strace: scripts/test installs it and runs this"]
-    what_is_saved_survives_a_power_cut,
+    what_is_saved_survives_a_power_cut
+        (not by pipes: "strace would count the calls of the container's processes too"),
 );
 
 /// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with

@@ -206,7 +206,7 @@ fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluste
         job.prepare();
         assert_eq!(
             (job.archived().len(), job.files(".ron").len(), job.files(".key").len()),
-            (attempt, 1, usize::from(!cluster.is_by_ecs_exec()))
+            (attempt, 1, usize::from(cluster.has_keys()))
         );
         assert_eq!(
             job.run("build_script", format!("echo {attempt}")).stdout,

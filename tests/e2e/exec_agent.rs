@@ -20,7 +20,7 @@ use crate::{
 fn real() -> Cluster {
     let exec = ExecSettings { agent: AgentRules::real(), ..ExecSettings::default() };
     let mut local = Local::here(Settings { exec, ..Settings::default() });
-    local.by_ecs_exec = true;
+    local.transport = "ecs-exec";
     Cluster::Local(local)
 }
 

@@ -17,7 +17,7 @@ fn cluster(by_ecs_exec: bool) -> Cluster {
     let settings = Settings::of(Profile::Fargate, 0.1, 11);
     let times = Times { describe_lag: slow, list_lag: slow, ..settings.times };
     let mut local = Local::here(Settings { times, ..settings });
-    local.by_ecs_exec = by_ecs_exec;
+    local.transport = if by_ecs_exec { "ecs-exec" } else { "ssh" };
     Cluster::Local(local)
 }
 

@@ -18,9 +18,12 @@ by_every_transport!(
     a_cluster_without_a_capacity_provider_strategy_is_explained,
     a_missing_permission_is_explained,
     a_task_that_stops_before_it_runs_is_explained,
-    a_container_that_never_listens_is_explained_at_the_deadline,
-    a_connection_that_is_cut_again_and_again_changes_no_byte,
-    a_script_outlives_its_connection,
+    a_container_that_never_listens_is_explained_at_the_deadline
+        (not by pipes: "a task that runs cannot keep pipes out"),
+    a_connection_that_is_cut_again_and_again_changes_no_byte
+        (not by pipes: "nothing is between the driver and its own processes"),
+    a_script_outlives_its_connection
+        (not by pipes: "nothing is between the driver and its own processes"),
     a_task_that_dies_under_a_script_is_a_system_failure_that_says_why,
     a_task_that_will_not_stop_is_reported_and_its_snapshot_kept,
 );

@@ -48,7 +48,7 @@ impl Hostile {
         let prepare = job.spawn(&["prepare"]);
         let address = || match states::Snapshot::parse(&job.snapshot()).ok()?.job {
             states::AnyJob::Pending(job) => job.state.address,
-            states::AnyJob::Running(job) => Some(job.state.address),
+            states::AnyJob::Running(job) => job.state.address,
             _ => None,
         };
         eventually("the container has an address", || address().is_some());

@@ -49,6 +49,7 @@ mod stuck;
 mod stuck_told;
 #[cfg(feature = "telemetry")]
 mod telemetry;
+mod transports;
 mod trial;
 mod unreachable;
 

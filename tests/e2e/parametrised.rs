@@ -1,9 +1,12 @@
 //! One suite, by every transport and on every cluster.
+//!
+//! A test that is about what SSH and ECS Exec have alone says why it is not run by pipes:
+//! `name (not by pipes: "why")`.
 
-/// Tests on the local cluster, by each transport: a module for each, with a test by SSH and one by
-/// ECS Exec.
+/// Tests on the local cluster, by each transport: a module for each, with a test by SSH, one by ECS
+/// Exec and one by the tests' own transport.
 macro_rules! by_every_transport {
-    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {$(
+    ($($(#[$attribute:meta])* $name:ident $((not by pipes: $why:literal))?),* $(,)?) => {$(
         mod $name {
             #[test]
             $(#[$attribute])*
@@ -15,6 +18,13 @@ macro_rules! by_every_transport {
             $(#[$attribute])*
             fn local_by_ecs_exec() {
                 super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
+            }
+
+            $(#[doc = $why] #[cfg(any())])?
+            #[test]
+            $(#[$attribute])*
+            fn local_by_pipes() {
+                super::$name(&crate::cluster::Cluster::local_by_pipes());
             }
         }
     )*};
@@ -22,7 +32,7 @@ macro_rules! by_every_transport {
 
 /// The same, and on moto with OpenSSH.
 macro_rules! on_every_cluster {
-    ($($name:ident),* $(,)?) => {$(
+    ($($name:ident $((not by pipes: $why:literal))?),* $(,)?) => {$(
         mod $name {
             #[test]
             fn local() {
@@ -32,6 +42,12 @@ macro_rules! on_every_cluster {
             #[test]
             fn local_by_ecs_exec() {
                 super::$name(&crate::cluster::Cluster::local_by_ecs_exec());
+            }
+
+            $(#[doc = $why] #[cfg(any())])?
+            #[test]
+            fn local_by_pipes() {
+                super::$name(&crate::cluster::Cluster::local_by_pipes());
             }
 
             #[test]

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use states::{Run as _, RunEvent, RunId, RunOrder, ShellFacts};
 use transports::delivery::{self, Followed};
 
-use crate::local::{By, Local, LocalChannel, Surroundings};
+use crate::local::{By, Local, Surroundings};
 
 /// Empty scripts per shell.
 const SCRIPTS: usize = 41;
@@ -74,7 +74,7 @@ impl Container {
         Self { local, facts }
     }
 
-    async fn start(&self, run: &str, script: &'static str) -> Followed<LocalChannel> {
+    async fn start(&self, run: &str, script: &'static str) -> Followed {
         let order = RunOrder {
             run: RunId::new(run).unwrap(),
             stage: "build_script".to_owned(),
@@ -85,7 +85,7 @@ impl Container {
             .unwrap()
     }
 
-    async fn attach(&self, run: &str) -> Followed<LocalChannel> {
+    async fn attach(&self, run: &str) -> Followed {
         delivery::attach(&self.local, &self.facts, &RunId::new(run).unwrap(), 0).await.unwrap()
     }
 

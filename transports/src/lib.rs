@@ -4,13 +4,18 @@
 //! - [`delivery`]: the detached-script protocol, the same over every transport: a script runs in
 //!   the container whether anybody is connected or not, its output is spooled there, and whoever
 //!   connects next goes on at the next byte;
-//! - [`Terminal`] and [`Visit`]: people in a container, beside the script.
+//! - [`ecs_exec`]: sessions of ECS Exec;
+//! - [`Connector`] and [`Declaration`]: what a transport is to everybody else; [`Transports`]: those
+//!   that a process has;
+//! - [`Interactive`]: people in a container, beside the script.
 //!
 //! Knows the traits and data of the crate `states`, nothing of AWS.
 
+mod connector;
 pub mod delivery;
 pub mod ecs_exec;
+mod interactive;
 pub mod ssh;
-mod terminal;
 
-pub use terminal::{Command, Screen, Terminal, Visit};
+pub use connector::{Connector, Declaration, Transports};
+pub use interactive::{Command, Interactive, Screen, Terminal};

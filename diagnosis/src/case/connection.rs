@@ -178,8 +178,8 @@ fn address<'a>(case: &'a Case<'_>) -> Option<&'a str> {
         })
     };
     match &case.snapshot.job {
-        AnyJob::Running(job) => Some(&job.state.address),
-        AnyJob::Executing(job) => Some(&job.state.place.address),
+        AnyJob::Running(job) => job.state.address.as_deref(),
+        AnyJob::Executing(job) => job.state.place.address.as_deref(),
         _ => reported(),
     }
 }

@@ -105,6 +105,7 @@ async fn the_cluster_s_own_endpoints_take_its_secret_only() {
             "POST /_drop-connections",
             "GET /_calls",
             "GET /_tasks",
+            "GET /_containers",
         ] {
             assert_eq!(
                 raw(&cluster, request, &headers, faults).await.status,

@@ -57,6 +57,7 @@ impl Names {
             spec,
             definition_from_project,
             connect_to,
+            transport,
             login,
             host_proof,
             limits,
@@ -74,6 +75,7 @@ impl Names {
             spec: self.spec(spec),
             definition_from_project: *definition_from_project,
             connect_to: *connect_to,
+            transport: transport.clone(),
             login: login
                 .as_ref()
                 .map(|Login { user, port }| Login { user: self.text(user), port: *port }),
@@ -403,8 +405,11 @@ impl Names {
                     probing,
                     agent_runs: _,
                 } = &job.state;
-                let (task, address, probing) =
-                    (self.task(task), self.place(address), self.probing(probing));
+                let (task, address, probing) = (
+                    self.task(task),
+                    address.as_ref().map(|address| self.place(address)),
+                    self.probing(probing),
+                );
                 Job { header, state: Running { task, address, probing, ..job.state.clone() } }
                     .into()
             }
@@ -490,7 +495,7 @@ impl Names {
         let Reachable { task, address, since, identity, facts, runs, last } = reachable;
         Reachable {
             task: self.task(task),
-            address: self.place(address),
+            address: address.as_ref().map(|address| self.place(address)),
             since: *since,
             identity: self.identity(identity),
             facts: self.facts(facts),

@@ -1,6 +1,6 @@
 //! The loop: plan, save, act, observe.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
@@ -175,7 +175,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 Action::Watch(watch) => tokio::select! {
                     biased;
                     () = io.cancelled() => Observation::CancelRequested,
-                    notice = self.waits_for(work.snapshot.job.task().cloned()) => {
+                    notice = self.waits_for(
+                        work.snapshot.job.header().transport().name.clone(),
+                        work.snapshot.job.task().cloned(),
+                    ) => {
                         io.note(Note::Waiting(&notice));
                         continue;
                     }
@@ -251,9 +254,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// The next thing that is waited for to reach the task.
-    async fn waits_for(&self, task: Option<TaskArn>) -> String {
+    async fn waits_for(&self, transport: Cow<'static, str>, task: Option<TaskArn>) -> String {
         match task {
-            Some(task) => self.transport.waits_for(&task).await,
+            Some(task) => self.transport.waits_for(&transport, &task).await,
             None => std::future::pending().await,
         }
     }

@@ -126,15 +126,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         self.describer.describe(asking, along, cluster, task, due).await
     }
 
-    fn target(&self, job: &AnyJob, destination: Destination) -> Target {
+    /// How this job's container is reached, which is there.
+    pub fn target(&self, job: &AnyJob, destination: Destination) -> Target {
         let header = job.header();
-        let attempt_timeout = destination.attempt_timeout();
+        let transport = header.transport();
         let place = match job {
             AnyJob::Reachable(job) => Some(&job.state),
             AnyJob::Executing(job) => Some(&job.state.place),
             _ => None,
         };
         Target {
+            transport: transport.name.clone(),
             destination,
             cluster: header.spec.cluster.clone(),
             // The machine asks for a connection only when there is a task.
@@ -148,7 +150,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             host_proof: header.host_proof,
             facts: place.map(|p| p.facts.clone()),
             connect_timeout: if place.is_some() { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
-            attempt_timeout,
+            attempt_timeout: transport.attempt_timeout,
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use super::{DESCRIBE, RECONNECT, Step, knocking};
 use crate::{
-    Action, Asking, Destination, Ending, Executing, Finished, Follow, Job, Link, Observation,
-    Probing, Reachable, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
+    Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing,
+    Reachable, Readiness, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
     Timestamp, Watch,
 };
 
@@ -77,11 +77,11 @@ impl Job<Executing> {
             }
             Observation::CancelRequested => {
                 let grace = self.header.limits.grace;
-                // A session by ECS Exec may have to wait for its slot first: a cancel is worth one
-                // attempt.
-                let after_kill = match self.header.destination(&self.state.place.address) {
-                    destination @ Destination::Ecs => destination.attempt_timeout(),
-                    Destination::Address { .. } => AFTER_KILL,
+                let transport = self.header.transport();
+                let after_kill = match transport.readiness {
+                    Readiness::Probed => AFTER_KILL,
+                    // The session may have to wait for a slot first: a cancel is worth one attempt.
+                    Readiness::ExecAgent => transport.attempt_timeout,
                 };
                 self.state.ending.get_or_insert(Ending {
                     sent: Sent::Nothing,
@@ -117,7 +117,10 @@ impl Job<Executing> {
             return Action::Watch(Watch {
                 describe: Some((state.place.task.clone(), describing.next)),
                 address: None,
-                probe: Some((self.header.destination(&state.place.address), probing.next)),
+                probe: Some((
+                    self.header.destination(state.place.address.as_deref()),
+                    probing.next,
+                )),
                 until,
             });
         }

@@ -6,7 +6,7 @@ use super::{
     KNOCK_IN_VAIN, RETRY, TOLD_WITHIN,
 };
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ConnectTo, ControlError, Obstacle, Pace, Probing,
+    Asking, ConnectError, ConnectErrorKind, ControlError, Obstacle, Pace, Probing, Readiness,
     StopReason, TaskEnd, TaskReport, Timestamp,
 };
 
@@ -17,13 +17,13 @@ pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
 
 /// How often the container is probed after this failure. `agent_runs`: what ECS last said of its
 /// exec agent, if anything.
-pub(super) fn pace(connect_to: ConnectTo, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
-    match (connect_to, agent_runs, error.kind) {
-        (ConnectTo::PrivateAddress | ConnectTo::PublicAddress, ..) => KNOCK,
-        (ConnectTo::NoAddress, Some(false), _) => KNOCK_IN_VAIN,
-        (ConnectTo::NoAddress, _, ConnectErrorKind::AgentNotConnected) => KNOCK_BY_API,
+pub(super) fn pace(readiness: Readiness, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
+    match (readiness, agent_runs, error.kind) {
+        (Readiness::Probed, ..) => KNOCK,
+        (Readiness::ExecAgent, Some(false), _) => KNOCK_IN_VAIN,
+        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => KNOCK_BY_API,
         // Throttling among others, which a quick pace would only prolong.
-        (ConnectTo::NoAddress, ..) => KNOCK_IN_VAIN,
+        (Readiness::ExecAgent, ..) => KNOCK_IN_VAIN,
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
 use crate::{
-    Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Running,
-    StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
+    Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Readiness,
+    Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
 
 impl Job<Pending> {
@@ -28,12 +28,12 @@ impl Job<Pending> {
             }
             Observation::AddressFailed(error) => self.state.addressing.failed(error, seed, now),
             // The container itself says that it runs: no need to wait until ECS has noticed.
-            Observation::Answered(_) if self.state.address.is_some() || !self.needs_address() => {
+            Observation::Answered(_) if self.is_located() => {
                 self.state.running = true;
                 None
             }
             Observation::Unreachable(error) => {
-                let pace = knocking::pace(self.header.connect_to, None, error);
+                let pace = knocking::pace(self.header.transport().readiness, None, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::CancelRequested => Some(StopReason::Cancelled),
@@ -62,10 +62,8 @@ impl Job<Pending> {
         if let Some(reason) = ends {
             return Step::Stop(self.stop(reason, now));
         }
-        if self.state.running
-            && let Some(address) = self.address()
-        {
-            return Step::Next(self.run(address, saw, now));
+        if self.state.running && self.is_located() {
+            return Step::Next(self.run(saw, now));
         }
         if now >= self.state.deadline {
             let reason = self.too_long(self.header.limits.pending, self.obstacle());
@@ -76,11 +74,11 @@ impl Job<Pending> {
 
     pub(crate) fn plan(&self) -> Action {
         let probe_at = self.state.probing.next;
-        let probe = if self.needs_address() {
-            self.state.address.as_ref().map(|address| (self.header.destination(address), probe_at))
-        } else {
-            None
-        };
+        let probe = self
+            .state
+            .address
+            .as_deref()
+            .map(|address| (self.header.destination(Some(address)), probe_at));
         let address = match (&self.state.interface, self.header.connect_to) {
             (Some(interface), ConnectTo::PublicAddress) if self.state.address.is_none() => {
                 Some((interface.clone(), self.state.addressing.next))
@@ -109,28 +107,23 @@ impl Job<Pending> {
         }
     }
 
-    fn needs_address(&self) -> bool {
-        self.header.connect_to != ConnectTo::NoAddress
-    }
-
-    /// Where to connect; `None` while it is not known.
-    fn address(&self) -> Option<String> {
-        if self.needs_address() { self.state.address.clone() } else { Some(String::new()) }
+    /// Whether everything is known that the transport needs to find the container.
+    fn is_located(&self) -> bool {
+        self.state.address.is_some() || self.header.connect_to == ConnectTo::NoAddress
     }
 
     fn obstacle(&self) -> Obstacle {
         if self.state.running { Obstacle::Address(self.header.connect_to) } else { Obstacle::Start }
     }
 
-    fn run(self, address: String, saw: &Observation, now: Timestamp) -> Job<Running> {
-        let next = if self.needs_address() {
-            self.state.describing.next.max(now)
-        } else {
-            now + AGENT.interval(0, self.seed())
+    fn run(self, saw: &Observation, now: Timestamp) -> Job<Running> {
+        let next = match self.header.transport().readiness {
+            Readiness::Probed => self.state.describing.next.max(now),
+            Readiness::ExecAgent => now + AGENT.interval(0, self.seed()),
         };
         let state = Running {
             task: self.state.task,
-            address,
+            address: self.state.address,
             since: now,
             deadline: now + self.header.limits.running,
             describing: Asking::from(next),

@@ -2,7 +2,7 @@
 
 use super::{AGENT, KNOCK_IN_VAIN, PROBED, Step, knocking};
 use crate::{
-    Action, ConnectTo, Greeting, Job, Observation, Pace, Reachable, Running, StopReason, Stopping,
+    Action, Greeting, Job, Observation, Pace, Reachable, Readiness, Running, StopReason, Stopping,
     TaskReport, Timestamp, Watch,
 };
 
@@ -14,7 +14,8 @@ impl Job<Running> {
                 return Step::Next(self.reach(greeting.clone(), now));
             }
             Observation::Unreachable(error) => {
-                let pace = knocking::pace(self.header.connect_to, self.state.agent_runs, error);
+                let pace =
+                    knocking::pace(self.header.transport().readiness, self.state.agent_runs, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::Described(report) => {
@@ -62,7 +63,10 @@ impl Job<Running> {
         Action::Watch(Watch {
             describe: Some((self.state.task.clone(), self.state.describing.next)),
             address: None,
-            probe: Some((self.header.destination(&self.state.address), self.state.probing.next)),
+            probe: Some((
+                self.header.destination(self.state.address.as_deref()),
+                self.state.probing.next,
+            )),
             until: self.state.deadline,
         })
     }
@@ -71,7 +75,9 @@ impl Job<Running> {
     /// before.
     pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
         let runs = knocking::agent_runs(report, &self.header.spec.container);
-        if self.header.connect_to != ConnectTo::NoAddress || runs == self.state.agent_runs {
+        if self.header.transport().readiness != Readiness::ExecAgent
+            || runs == self.state.agent_runs
+        {
             return;
         }
         self.state.agent_runs = runs;

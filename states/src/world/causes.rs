@@ -66,8 +66,10 @@ pub enum ConnectCause {
     OtherHostProof,
     /// The SSH server gives no terminal.
     NoTerminal,
-    /// The job was launched for the other transport.
+    /// The job was launched for another transport, one that needs no address.
     OtherTransport,
+    /// The job was launched for a transport that this driver does not have.
+    UnknownTransport,
     /// The connection ended before or during the first command.
     FirstCommandLost,
     /// No directory in the container can be written to.
@@ -76,6 +78,8 @@ pub enum ConnectCause {
     OtherContainer,
     /// The attempt waited for other sessions in the container.
     SessionQueued,
+    /// A terminal's session was not ready in time.
+    TerminalSlow,
     /// The session was not ready in time.
     SessionSlow,
     /// The session said nothing at all.

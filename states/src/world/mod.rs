@@ -18,6 +18,7 @@ pub use control::{
 };
 pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login, Run,
-    RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login,
+    Readiness, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
+    TransportRecord,
 };

@@ -1,12 +1,35 @@
 //! Transports: how a script reaches the container and its output comes back.
 
-use std::{fmt, future::Future, path::PathBuf, time::Duration};
+use std::{borrow::Cow, fmt, future::Future, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::causes::{ConnectCause, is_general};
-use crate::{RunId, TaskArn};
+use crate::{RunId, TaskArn, time::span};
+
+/// What a transport declares of itself. A job records it when it begins: later processes take the
+/// same transport, and the machine paces its attempts, without knowing any transport.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportRecord {
+    /// The name under which the transport is registered, as in `fargate.toml`.
+    pub name: Cow<'static, str>,
+    /// What has to be there before an attempt can succeed.
+    pub readiness: Readiness,
+    /// How long one attempt may take from the first byte to a usable connection.
+    #[serde(with = "span")]
+    pub attempt_timeout: Duration,
+}
+
+/// What has to be there before an attempt to reach a container can succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Readiness {
+    /// Whatever answers. An attempt costs little, and is the quickest way to find out.
+    Probed,
+    /// The container's exec agent, whose status ECS shows. Every attempt is a call of the API and
+    /// may have to wait for a free session.
+    ExecAgent,
+}
 
 /// Reaches containers. Configured once (user name, port, …), used for every job.
 pub trait Transport: Send + Sync + 'static {
@@ -21,10 +44,11 @@ pub trait Transport: Send + Sync + 'static {
         target: &Target,
     ) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
 
-    /// The next thing that attempts to reach this task wait for, in a sentence for people. Never,
-    /// where attempts do not wait for anything that people could change. Cancel-safe.
-    fn waits_for(&self, task: &TaskArn) -> impl Future<Output = String> + Send {
-        let _ = task;
+    /// The next thing that attempts to reach this task by the transport of this name wait for, in a
+    /// sentence for people. Never, where attempts do not wait for anything that people could
+    /// change. Cancel-safe.
+    fn waits_for(&self, transport: &str, task: &TaskArn) -> impl Future<Output = String> + Send {
+        let _ = (transport, task);
         std::future::pending()
     }
 }
@@ -78,8 +102,8 @@ pub enum Destination {
         /// How to log in there; without it, as the transport's settings say.
         login: Option<Login>,
     },
-    /// Wherever ECS has it: the transport goes through the ECS API, which knows the task.
-    Ecs,
+    /// Wherever its task runs: the transport finds it by the task and needs no address.
+    Task,
 }
 
 /// How to log in to a job's container.
@@ -97,25 +121,13 @@ impl Destination {
     pub fn at(host: &str) -> Self {
         Self::Address { host: host.to_owned(), login: None }
     }
-
-    /// How long one attempt may take from the first byte to a usable connection: 15 s to an
-    /// address, where a container that is there answers in milliseconds; 60 s by ECS, where
-    /// ExecuteCommand, the agent's worker, the handshake with KMS and the check of log groups
-    /// take seconds each on a quarter of a vCPU.
-    #[must_use]
-    pub fn attempt_timeout(&self) -> Duration {
-        match self {
-            Self::Address { .. } => Duration::from_secs(15),
-            Self::Ecs => Duration::from_secs(60),
-        }
-    }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { host, .. } => f.write_str(host),
-            Self::Ecs => f.write_str("ECS"),
+            Self::Task => f.write_str("ECS"),
         }
     }
 }
@@ -123,9 +135,11 @@ impl fmt::Display for Destination {
 /// Where and how to reach a job's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// The name of the transport to take.
+    pub transport: Cow<'static, str>,
     /// Where it is.
     pub destination: Destination,
-    /// The cluster, for transports that go through ECS.
+    /// The cluster, for transports that find the container by its task.
     pub cluster: String,
     /// The task, likewise.
     pub task: TaskArn,

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use states::{ConnectTo, Goal, Outcome, SnapshotStore as _, StateName, StopReason};
+use states::{
+    ConnectTo, Goal, Outcome, Readiness, SnapshotStore as _, StateName, StopReason, TransportRecord,
+};
 
 use crate::world::{
     cloud::Cloud,
@@ -16,6 +18,16 @@ const RUNS_AFTER: Duration = Duration::from_secs(60);
 /// A start of a job that is reached so: how long it took beyond `ready`, and the DescribeTasks
 /// calls.
 async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration, usize) {
+    start_by(None, connect_to, fate, ready).await
+}
+
+/// The same by a transport that the job records.
+async fn start_by(
+    transport: Option<TransportRecord>,
+    connect_to: ConnectTo,
+    fate: Fate,
+    ready: Duration,
+) -> (Duration, usize) {
     let mut weather = Weather::new(0);
     weather.fates = vec![fate];
     let manager = Manager::new(Cloud::new(weather));
@@ -23,6 +35,7 @@ async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration,
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut header = header(&manager.job);
     header.connect_to = connect_to;
+    header.transport = transport;
     let mut work = engine.begin(header, lease);
     engine.open(&mut work, "prepare").await;
     let began = tokio::time::Instant::now();
@@ -64,6 +77,22 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
         );
         assert!(calls <= 55, "{calls} DescribeTasks calls in {connected:?}");
     }
+}
+
+/// A transport is paced by what it declared, whatever it is.
+#[tokio::test(start_paused = true)]
+async fn a_container_without_address_or_agent_is_found_at_once() {
+    let transport = TransportRecord {
+        name: "pipes".into(),
+        readiness: Readiness::Probed,
+        attempt_timeout: Duration::from_secs(5),
+    };
+    let listens = RUNS_AFTER + Duration::from_secs(7);
+    let fate =
+        Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(listens), ..Fate::default() };
+    let (late, calls) = start_by(Some(transport), ConnectTo::NoAddress, fate, listens).await;
+    assert!(late < Duration::from_millis(300), "reachable {late:?} after it listens");
+    assert!(calls <= 30, "{calls} DescribeTasks calls in {listens:?}");
 }
 
 /// ExecuteCommand, the agent's worker and KMS may take long: the session that they make is waited

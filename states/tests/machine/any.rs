@@ -35,6 +35,7 @@ pub fn header() -> Header {
         host_proof: None,
         login: Some(Login { user: "ci".into(), port: 2222 }),
         connect_to: ConnectTo::PrivateAddress,
+        transport: None,
         limits: Limits::default(),
     }
 }

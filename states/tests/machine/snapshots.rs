@@ -1,12 +1,12 @@
 //! Snapshots as text: every state comes back as it was, and whatever happened to a file gives an
 //! error, never a panic.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use proptest::prelude::*;
 use states::{
-    Action, AnyJob, BadSnapshot, Ending, Left, Observation, Sent, Signal, Snapshot, StateName,
-    StopReason, Timestamp, VERSION,
+    Action, AnyJob, BadSnapshot, ConnectTo, Ending, Header, Left, Observation, Readiness, Sent,
+    Signal, Snapshot, StateName, StopReason, Timestamp, TransportRecord, VERSION,
 };
 
 use crate::{any, through};
@@ -190,4 +190,61 @@ fn a_snapshot_is_read_by_people_and_holds_no_private_key() {
             assert!(text.lines().count() > 40, "one line each:\n{text}");
         }
     }
+}
+
+fn fixture(path: &str) -> String {
+    let path = fixtures().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Drivers before did not record the transport: they had SSH and ECS Exec.
+#[test]
+fn the_transport_of_an_older_job_follows_from_its_address() {
+    let ssh = ("ssh", Readiness::Probed, Duration::from_secs(15));
+    let ecs_exec = ("ecs-exec", Readiness::ExecAgent, Duration::from_secs(60));
+    for (path, expected) in [
+        ("v1/running.ron", ssh),
+        ("v1.2/executing.ron", ssh),
+        ("v1.3/reachable.ron", ssh),
+        ("../stuck/exec-agent.ron", ecs_exec),
+        ("../stuck/disk-full.ron", ecs_exec),
+    ] {
+        let snapshot = Snapshot::parse(&fixture(path)).unwrap();
+        let header = snapshot.job.header();
+        assert_eq!(header.transport, None, "{path}");
+        let TransportRecord { name, readiness, attempt_timeout } = header.transport();
+        assert_eq!((name.as_ref(), *readiness, *attempt_timeout), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_recorded_transport_comes_back() {
+    let transport = TransportRecord {
+        name: "pipes".into(),
+        readiness: Readiness::Probed,
+        attempt_timeout: Duration::from_secs(5),
+    };
+    let header = Header {
+        connect_to: ConnectTo::NoAddress,
+        transport: Some(transport.clone()),
+        ..any::header()
+    };
+    let text = Snapshot::new(header).to_ron().unwrap();
+    let snapshot = Snapshot::parse(&text).unwrap();
+    assert_eq!(snapshot.job.header().transport(), &transport, "{text}");
+}
+
+/// As drivers of every version read and write it.
+#[test]
+fn an_address_is_plain_text_and_empty_where_there_is_none() {
+    let text = fixture("v1.3/running.ron");
+    let address = |text: &str| match Snapshot::parse(text).unwrap() {
+        Snapshot { job: AnyJob::Running(job), .. } => job.state.address,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(address(&text).as_deref(), Some("10.0.0.7"));
+    let none = text.replacen("address: \"10.0.0.7\"", "address: \"\"", 1);
+    assert_eq!(address(&none), None);
+    let again = Snapshot::parse(&none).unwrap().to_ron().unwrap();
+    assert!(again.contains("address: \"\","), "{again}");
 }

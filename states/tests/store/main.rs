@@ -47,6 +47,7 @@ fn snapshot(job: &str) -> Snapshot {
         host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,
+        transport: None,
         limits: Limits::default(),
     })
 }

@@ -159,7 +159,7 @@ impl Transport for Wire {
     type Session = Shell;
 
     async fn connect(&self, target: &Target) -> Result<(Shell, Greeting), ConnectError> {
-        let by_ecs = target.destination == Destination::Ecs;
+        let by_ecs = target.destination == Destination::Task;
         let address = if by_ecs { target.task.to_string() } else { target.destination.to_string() };
         self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -93,6 +93,7 @@ pub fn header(job: &JobId) -> Header {
         host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,
+        transport: None,
         limits: Limits::default(),
     }
 }

@@ -11,9 +11,9 @@ use super::interpreter::Interpreter;
 /// Runs in the container for every verb. Must not contain a single quote.
 static SUPERVISOR: LazyLock<String> =
     LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
-/// The same, for a terminal: output goes in armour.
-pub(super) static ARMOURED_SUPERVISOR: LazyLock<String> =
-    LazyLock::new(|| compact(concat!(include_str!("armour.sh"), include_str!("supervisor.sh"))));
+/// The same, for a terminal: output goes in armor.
+pub(super) static ARMORED_SUPERVISOR: LazyLock<String> =
+    LazyLock::new(|| compact(concat!(include_str!("armor.sh"), include_str!("supervisor.sh"))));
 /// Runs in the container as the script's parent. Must not contain a single quote.
 pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
 
@@ -174,7 +174,7 @@ mod tests {
     fn the_programs_have_no_single_quote() {
         // So that each is one quoted word, whatever the login shell thinks of escapes.
         assert!(
-            [&SUPERVISOR, &ARMOURED_SUPERVISOR, &WRAPPER]
+            [&SUPERVISOR, &ARMORED_SUPERVISOR, &WRAPPER]
                 .iter()
                 .all(|program| !program.contains('\''))
         );
@@ -183,12 +183,8 @@ mod tests {
     /// As root, `rm` takes it away from everybody.
     #[test]
     fn no_variable_of_the_programs_is_the_null_device() {
-        let programs = [
-            SUPERVISOR.as_str(),
-            &ARMOURED_SUPERVISOR,
-            &WRAPPER,
-            include_str!("terminal/shell.sh"),
-        ];
+        let programs =
+            [SUPERVISOR.as_str(), &ARMORED_SUPERVISOR, &WRAPPER, include_str!("terminal/shell.sh")];
         assert!(
             programs
                 .iter()

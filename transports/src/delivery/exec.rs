@@ -1,16 +1,13 @@
 //! What the protocol needs of a transport: commands with an input and two separate outputs.
 
-use std::future::Future;
-
+use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::Command;
 
-/// Runs commands in the container.
+/// Runs commands in the container, over one connection.
+#[async_trait]
 pub trait Exec: Send + Sync {
-    /// A running command.
-    type Channel: Channel;
-
     /// Runs `command` in the container and gives it `input`.
     ///
     /// The end of input follows at once, but for a command that [follows](Command::follows) a run:
@@ -18,17 +15,17 @@ pub trait Exec: Send + Sync {
     /// command left in the container. Where input cannot stay open, the transport has to end
     /// those processes in another way. The error says why the connection cannot be used any
     /// more.
-    fn exec(
-        &self,
-        command: Command,
-        input: Bytes,
-    ) -> impl Future<Output = Result<Self::Channel, String>> + Send;
+    async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String>;
+
+    /// Ends the connection politely, as far as that is quick. Dropping it is enough otherwise.
+    async fn close(self: Box<Self>) {}
 }
 
 /// A running command's outputs.
-pub trait Channel: Send + 'static {
+#[async_trait]
+pub trait Channel: Send {
     /// The next piece of what it says. Cancel-safe. Not called again after `Ended` or `Lost`.
-    fn next(&mut self) -> impl Future<Output = Chunk> + Send;
+    async fn next(&mut self) -> Chunk;
 }
 
 /// A piece of what a command says.

@@ -14,9 +14,8 @@ use super::{
 const LONGEST_PREAMBLE: usize = 64 * 1024;
 
 /// A run that is being followed.
-#[derive(Debug)]
-pub struct Followed<C> {
-    channel: C,
+pub struct Followed {
+    channel: Box<dyn Channel>,
     control: Control,
     /// Marks the beginning of the spool's bytes on stdout; `None` once it has come.
     begin: Option<Vec<u8>>,
@@ -30,8 +29,8 @@ pub struct Followed<C> {
     is_started: bool,
 }
 
-impl<C: Channel> Followed<C> {
-    pub(super) fn new(channel: C, nonce: &str, from: u64) -> Self {
+impl Followed {
+    pub(super) fn new(channel: Box<dyn Channel>, nonce: &str, from: u64) -> Self {
         Self {
             channel,
             control: Control::new(nonce),
@@ -124,7 +123,7 @@ impl<C: Channel> Followed<C> {
     }
 }
 
-impl<C: Channel> Run for Followed<C> {
+impl Run for Followed {
     async fn next(&mut self) -> Result<RunEvent, RunError> {
         loop {
             if let Some(event) = self.ready.pop_front() {

@@ -44,6 +44,7 @@ mod exec;
 mod follow;
 mod interpreter;
 pub(crate) mod queue;
+mod session;
 pub mod terminal;
 
 use bytes::Bytes;
@@ -54,6 +55,7 @@ use states::{
 pub use command::Command;
 pub use exec::{Channel, Chunk, Exec};
 pub use follow::Followed;
+pub use session::Session;
 
 use control::{Control, Reply};
 
@@ -61,7 +63,7 @@ use control::{Control, Reply};
 ///
 /// # Errors
 /// When there is no usable shell, or nowhere to write.
-pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
+pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
     let fail = |kind, cause, message: String| ConnectError { kind, message, cause };
@@ -121,12 +123,12 @@ pub async fn probe(exec: &impl Exec) -> Result<ShellFacts, ConnectError> {
 /// # Errors
 /// When the connection is lost (the script may run or not: attach or start again), or it cannot be
 /// started.
-pub async fn start<E: Exec>(
-    exec: &E,
+pub async fn start(
+    exec: &dyn Exec,
     facts: &ShellFacts,
     order: &RunOrder,
     script: Bytes,
-) -> Result<Followed<E::Channel>, RunError> {
+) -> Result<Followed, RunError> {
     let nonce = nonce();
     let command = command::start(&nonce, facts, order, &script);
     let channel = exec.exec(command, script).await.map_err(RunError::ConnectionLost)?;
@@ -137,12 +139,12 @@ pub async fn start<E: Exec>(
 ///
 /// # Errors
 /// When the connection is lost.
-pub async fn attach<E: Exec>(
-    exec: &E,
+pub async fn attach(
+    exec: &dyn Exec,
     facts: &ShellFacts,
     run: &RunId,
     from: u64,
-) -> Result<Followed<E::Channel>, RunError> {
+) -> Result<Followed, RunError> {
     let nonce = nonce();
     let channel = exec
         .exec(command::attach(&nonce, facts, run, from), Bytes::new())
@@ -156,7 +158,7 @@ pub async fn attach<E: Exec>(
 /// # Errors
 /// When the connection is lost, or the container does not know the run.
 pub async fn signal(
-    exec: &impl Exec,
+    exec: &dyn Exec,
     facts: &ShellFacts,
     run: &RunId,
     signal: Signal,

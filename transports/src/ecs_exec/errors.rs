@@ -239,7 +239,8 @@ mod tests {
 
     fn target(pinned: bool) -> Target {
         Target {
-            destination: states::Destination::Ecs,
+            transport: "ecs-exec".into(),
+            destination: states::Destination::Task,
             cluster: "ci".to_owned(),
             task: states::TaskArn::new(
                 "arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef",

@@ -2,7 +2,7 @@
 //!
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
 //! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
-//! - `visit`: a person's terminal;
+//! - `interactive`: people in containers;
 //! - `opening`: a job's session until it is ready, over several attempts if need be; `notices`:
 //!   what they wait for;
 //! - `admission`: when a session may be asked for; `granted`, `session_ledger`: none is left
@@ -21,6 +21,7 @@ pub mod frame;
 mod granted;
 mod handshake;
 mod inbound;
+mod interactive;
 mod notices;
 mod opening;
 mod outbound;
@@ -29,40 +30,49 @@ mod rtt;
 mod session;
 mod session_ledger;
 mod socket;
-mod visit;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use bytes::Bytes;
-use states::{
-    ConnectError, Greeting, Run as _, RunError, RunEvent, RunId, RunOrder, Session, ShellFacts,
-    Signal, Target, TaskArn, Transport,
-};
-use tokio::time::timeout;
+use async_trait::async_trait;
+use states::{ConnectError, Greeting, Readiness, Target, TaskArn, TransportRecord};
 
 pub use self::{
     api::{Container, ExecApi, ListedSession, NotDone, NotOpened, OpenedSession},
     cipher::KEY_BYTES,
     session::ExecTerminal,
-    visit::ExecVisit,
 };
 
 use self::{
     granted::Granted,
     notices::Notices,
-    opening::{Attempts, DIAL_WITHIN},
+    opening::Attempts,
     session_ledger::{InHand, SessionLedger},
     socket::Way,
 };
 use crate::{
-    Command, Screen, Terminal, Visit,
-    delivery::{
-        self, Chunk, Followed,
-        terminal::{Boot, TerminalChannel, TerminalShell},
+    Connector, Declaration, Interactive,
+    delivery::{Session, terminal::Boot},
+};
+
+/// What ECS Exec declares of itself. ExecuteCommand, the agent's worker, the handshake with KMS and
+/// the check of log groups take seconds each on a quarter of a vCPU.
+pub static DECLARATION: Declaration = Declaration {
+    record: TransportRecord {
+        name: Cow::Borrowed("ecs-exec"),
+        readiness: Readiness::ExecAgent,
+        attempt_timeout: Duration::from_secs(60),
     },
+    about: "ECS Exec: the container needs nothing but a shell",
+    table: Some("ECSExec"),
+    is_offered: true,
+    needs_address: false,
+    needs_login: false,
+    needs_execute_command: true,
 };
 
 /// Reaches containers by ECS Exec.
@@ -84,12 +94,6 @@ impl<A: ExecApi> ExecTransport<A> {
             in_hand: InHand::default(),
             attempts: Mutex::default(),
         }
-    }
-
-    /// The next thing that attempts to reach this task wait for, for people. Cancel-safe.
-    pub async fn waits_for(&self, task: &TaskArn) -> String {
-        let notices = Arc::clone(&self.attempts(task).notices);
-        notices.next().await
     }
 
     fn attempts(&self, task: &TaskArn) -> Arc<Attempts> {
@@ -127,55 +131,14 @@ impl<A: ExecApi> ExecTransport<A> {
         }
         Ok((container, granted))
     }
-
-    /// A session for a person, who waits no longer than the attempt.
-    async fn open(&self, target: &Target, command: &str) -> Result<ExecTerminal, ConnectError> {
-        let (container, granted) =
-            self.grant(target, command, None, &self.attempts(&target.task).notices).await?;
-        let dialled =
-            timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.way)).await;
-        let socket =
-            dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
-        Ok(ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api)))
-    }
-
-    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in
-    /// a session of its own that is not the job's. The protocol tells no exit status.
-    ///
-    /// # Errors
-    /// As [`Transport::connect`]; also when the container has no slot for it.
-    pub async fn run(
-        &self,
-        target: &Target,
-        command: &str,
-        (columns, rows): (u32, u32),
-    ) -> Result<ExecTerminal, ConnectError> {
-        let terminal = self.in_time(target, self.open(target, command)).await?;
-        let lost =
-            |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
-        Terminal::resize(&terminal, columns, rows).await.map_err(lost)?;
-        Ok(terminal)
-    }
-
-    async fn in_time<T>(
-        &self,
-        target: &Target,
-        connects: impl Future<Output = Result<T, ConnectError>>,
-    ) -> Result<T, ConnectError> {
-        let connected = timeout(target.attempt_timeout, connects).await;
-        connected.unwrap_or_else(|_| {
-            Err(errors::too_slow(target, self.attempts(&target.task).notices.latest()))
-        })
-    }
 }
 
-impl<A: ExecApi> Transport for ExecTransport<A> {
-    type Session = ExecSession;
-
+#[async_trait]
+impl<A: ExecApi> Connector for ExecTransport<A> {
     /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the
     /// attempt's whole time. A session that was granted and is not ready by then is waited for
     /// by the next attempt.
-    async fn connect(&self, target: &Target) -> Result<(ExecSession, Greeting), ConnectError> {
+    async fn connect(&self, target: &Target) -> Result<(Session, Greeting), ConnectError> {
         let attempts = self.attempts(&target.task);
         let boot = Boot::new();
         let ledger = SessionLedger::beside(&target.key, &self.in_hand);
@@ -189,107 +152,11 @@ impl<A: ExecApi> Transport for ExecTransport<A> {
     }
 
     async fn waits_for(&self, task: &TaskArn) -> String {
-        Self::waits_for(self, task).await
-    }
-}
-
-impl<A: ExecApi> Visit for ExecTransport<A> {
-    type Terminal = ExecVisit;
-    type Command = ExecCommand;
-
-    async fn terminal(&self, target: &Target, screen: &Screen) -> Result<ExecVisit, ConnectError> {
-        let nonce = delivery::nonce();
-        let terminal = self
-            .run(target, &visit::command(&screen.term, &nonce), (screen.columns, screen.rows))
-            .await?;
-        Ok(ExecVisit::new(terminal, &nonce))
+        let notices = Arc::clone(&self.attempts(task).notices);
+        notices.next().await
     }
 
-    /// As a run of its own, whose files stay in the container.
-    async fn command(&self, target: &Target, command: &str) -> Result<ExecCommand, ConnectError> {
-        let lost =
-            |why: String| errors::boot(target, delivery::terminal::BootError::Lost(why), None);
-        let boot = Boot::new();
-        let booted = async {
-            let terminal = self.open(target, &boot.command()).await?;
-            let end = terminal.end();
-            TerminalShell::boot(terminal, &boot)
-                .await
-                .map_err(|e| errors::boot(target, e, end.get()))
-        };
-        let shell = self.in_time(target, booted).await?;
-        let facts = match &target.facts {
-            Some(facts) => facts.clone(),
-            None => delivery::probe(&shell).await?,
-        };
-        let session = ExecSession { shell, facts };
-        let run = RunId::new(format!("command-{:016x}", rand::random::<u64>()))
-            .map_err(|e| lost(e.to_string()))?;
-        let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
-        let followed = session
-            .start(&order, Bytes::from(command.to_owned()))
-            .await
-            .map_err(|e| lost(e.to_string()))?;
-        Ok(ExecCommand { run, followed, session })
-    }
-}
-
-/// A command without a terminal.
-pub struct ExecCommand {
-    run: RunId,
-    followed: Followed<TerminalChannel<ExecTerminal>>,
-    session: ExecSession,
-}
-
-impl delivery::Channel for ExecCommand {
-    /// Both outputs, in order, as one.
-    async fn next(&mut self) -> Chunk {
-        loop {
-            return match self.followed.next().await {
-                Ok(RunEvent::Started) => continue,
-                Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
-                Ok(RunEvent::Exited { code, .. }) => {
-                    Chunk::Ended { status: u32::try_from(code).ok() }
-                }
-                Err(e) => Chunk::Lost(e.to_string()),
-            };
-        }
-    }
-}
-
-impl Command for ExecCommand {
-    async fn end(&mut self) -> bool {
-        self.session.signal(&self.run, Signal::Term).await.is_ok()
-    }
-
-    async fn close(self) {
-        drop(self.followed);
-        self.session.close().await;
-    }
-}
-
-/// An open session, with its terminal set up for commands.
-pub struct ExecSession {
-    shell: TerminalShell<ExecTerminal>,
-    facts: ShellFacts,
-}
-
-impl Session for ExecSession {
-    type Run = Followed<TerminalChannel<ExecTerminal>>;
-
-    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Self::Run, RunError> {
-        delivery::start(&self.shell, &self.facts, order, script).await
-    }
-
-    async fn attach(&self, run: &RunId, from: u64) -> Result<Self::Run, RunError> {
-        delivery::attach(&self.shell, &self.facts, run, from).await
-    }
-
-    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
-        delivery::signal(&self.shell, &self.facts, run, signal).await
-    }
-
-    async fn close(self) {
-        self.shell.close().await;
+    fn interactive(&self) -> Option<&dyn Interactive> {
+        Some(self)
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Container, ExecApi, ExecSession, ExecTerminal,
+    Container, ExecApi, ExecTerminal,
     admission::{self, WORKERS},
     errors,
     granted::Granted,
@@ -22,7 +22,7 @@ use super::{
     socket::{self, Way},
 };
 use crate::delivery::{
-    self,
+    Session,
     terminal::{Boot, TerminalShell},
 };
 
@@ -37,7 +37,7 @@ const LIST_WITHIN: Duration = Duration::from_secs(3);
 /// How long a session that no other one holds up may say nothing.
 const BEGINS_WITHIN: Duration = Duration::from_secs(300);
 
-type Opened = Result<(ExecSession, Greeting), ConnectError>;
+type Opened = Result<(Session, Greeting), ConnectError>;
 
 /// One job's attempts.
 #[derive(Default)]
@@ -99,14 +99,7 @@ async fn open<A: ExecApi>(
         let shell = TerminalShell::boot(terminal, &boot)
             .await
             .map_err(|e| errors::boot(&target, e, end.get()))?;
-        let facts = match &target.facts {
-            Some(facts) => facts.clone(),
-            None => delivery::probe(&shell).await?,
-        };
-        Ok((
-            ExecSession { shell, facts: facts.clone() },
-            Greeting { identity: container.identity.clone(), facts },
-        ))
+        Session::open(shell, container.identity.clone(), &target).await
     };
     tokio::select! {
         biased;

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use states::foreign_text;
@@ -131,6 +132,7 @@ impl ExecTerminal {
     }
 }
 
+#[async_trait]
 impl Terminal for ExecTerminal {
     async fn write(&self, bytes: Bytes) -> Result<(), String> {
         self.input.send(Input::Bytes(bytes)).await.map_err(|_| self.lost())

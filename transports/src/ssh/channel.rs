@@ -11,6 +11,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use async_trait::async_trait;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client::Msg};
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -43,7 +44,7 @@ impl Drop for Awaited {
 }
 
 /// A command that runs over the connection.
-pub struct SshChannel {
+pub(super) struct SshChannel {
     reading: Reading,
     write: Arc<ChannelWriteHalf<Msg>>,
     _awaited: Option<Awaited>,
@@ -80,6 +81,7 @@ impl Drop for SshChannel {
     }
 }
 
+#[async_trait]
 impl delivery::Channel for SshChannel {
     async fn next(&mut self) -> Chunk {
         self.reading.queue.next().await

@@ -49,7 +49,7 @@ impl<'a> Peer<'a> {
             Destination::Address { host, login: None } => {
                 Ok(Self { address: host, port: settings.port, user: &settings.username })
             }
-            Destination::Ecs => Err(errors::error(
+            Destination::Task => Err(errors::error(
                 ConnectErrorKind::Denied,
                 ConnectCause::OtherTransport,
                 format!(

@@ -9,29 +9,41 @@ mod socket;
 mod terminal;
 mod watcher;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use russh::{
     Disconnect, Preferred, cipher, compression, kex,
     keys::{Algorithm, EcdsaCurve},
     mac,
 };
-use states::{
-    ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, Session, ShellFacts, Signal,
-    Target, Transport,
-};
-use tokio::sync::watch;
+use states::{ConnectError, Greeting, HostIdentity, Readiness, Target, TransportRecord};
+use tokio::{sync::watch, time::timeout};
 
-pub use self::{
-    channel::SshChannel,
-    terminal::{SshCommand, SshTerminal},
-};
 use self::{
-    channel::{Answers, Awaited, Reading},
+    channel::{Answers, Awaited, Reading, SshChannel},
     client::{CloseReason, Connected, Peer},
 };
-use crate::delivery::{self, Exec, Followed};
+use crate::{
+    Connector, Declaration, Interactive,
+    delivery::{self, Channel, Exec, Session},
+};
+
+/// What SSH declares of itself. A container that is there answers in milliseconds.
+pub static DECLARATION: Declaration = Declaration {
+    record: TransportRecord {
+        name: Cow::Borrowed("ssh"),
+        readiness: Readiness::Probed,
+        attempt_timeout: Duration::from_secs(15),
+    },
+    about: "SSH: the container runs an SSH server",
+    table: Some("SSH"),
+    is_offered: true,
+    needs_address: true,
+    needs_login: true,
+    needs_execute_command: false,
+};
 
 /// Settings of the SSH transport.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,51 +141,19 @@ impl SshTransport {
     }
 }
 
-impl Transport for SshTransport {
-    type Session = SshSession;
-
-    async fn connect(&self, target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
+#[async_trait]
+impl Connector for SshTransport {
+    async fn connect(&self, target: &Target) -> Result<(Session, Greeting), ConnectError> {
         let peer = Peer::of(target, &self.settings)?;
         let (shell, identity) = self.enter(target).await?;
-        let facts = match &target.facts {
-            Some(facts) => facts.clone(),
-            None => tokio::time::timeout(target.attempt_timeout, delivery::probe(&shell))
-                .await
-                .map_err(|_| {
-                errors::too_slow(peer.address, peer.port, "to run a first command")
-            })??,
-        };
-        Ok((
-            SshSession { shell, facts: facts.clone() },
-            Greeting { identity: HostIdentity(identity), facts },
-        ))
-    }
-}
-
-/// An open connection.
-pub struct SshSession {
-    shell: Shell,
-    facts: ShellFacts,
-}
-
-impl Session for SshSession {
-    type Run = Followed<SshChannel>;
-
-    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Self::Run, RunError> {
-        delivery::start(&self.shell, &self.facts, order, script).await
+        let opened = Session::open(shell, HostIdentity(identity), target);
+        timeout(target.attempt_timeout, opened).await.unwrap_or_else(|_| {
+            Err(errors::too_slow(peer.address, peer.port, "to run a first command"))
+        })
     }
 
-    async fn attach(&self, run: &RunId, from: u64) -> Result<Self::Run, RunError> {
-        delivery::attach(&self.shell, &self.facts, run, from).await
-    }
-
-    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
-        delivery::signal(&self.shell, &self.facts, run, signal).await
-    }
-
-    async fn close(self) {
-        // The server notices the closed socket anyway.
-        let _ = self.shell.handle.disconnect(Disconnect::ByApplication, "", "").await;
+    fn interactive(&self) -> Option<&dyn Interactive> {
+        Some(self)
     }
 }
 
@@ -207,17 +187,26 @@ enum InputEnd {
     WithChannel,
 }
 
+#[async_trait]
 impl Exec for Shell {
-    type Channel = SshChannel;
-
-    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<SshChannel, String> {
+    async fn exec(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<Box<dyn Channel>, String> {
         // What is not followed is waited for.
         let (is_awaited, input_end) = if command.follows() {
             (false, InputEnd::WithChannel)
         } else {
             (true, InputEnd::AtOnce)
         };
-        self.run(command.line(), input, input_end, is_awaited).await
+        let channel = self.run(command.line(), input, input_end, is_awaited).await?;
+        Ok(Box::new(channel))
+    }
+
+    async fn close(self: Box<Self>) {
+        // The server notices the closed socket anyway.
+        let _ = self.handle.disconnect(Disconnect::ByApplication, "", "").await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::OnceLock, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, client::Msg};
 use states::{ConnectCause, ConnectError, ConnectErrorKind, Target};
@@ -10,14 +11,14 @@ use tokio::{sync::Mutex, time::timeout};
 use super::{InputEnd, SshChannel, SshTransport, client, errors};
 use crate::{
     delivery::{Channel, Chunk},
-    terminal::{Command, Screen, Terminal, Visit},
+    interactive::{Command, Interactive, Screen, Terminal},
 };
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// A shell on a terminal in the container.
-pub struct SshTerminal {
+struct SshTerminal {
     connection: client::Handle,
     close_reason: client::CloseReason,
     read: Mutex<ChannelReadHalf>,
@@ -25,15 +26,13 @@ pub struct SshTerminal {
     status: OnceLock<u32>,
 }
 
-impl Visit for SshTransport {
-    type Terminal = SshTerminal;
-    type Command = SshCommand;
-
+#[async_trait]
+impl Interactive for SshTransport {
     async fn terminal(
         &self,
         target: &Target,
         screen: &Screen,
-    ) -> Result<SshTerminal, ConnectError> {
+    ) -> Result<Box<dyn Terminal>, ConnectError> {
         let peer = client::Peer::of(target, &self.settings)?;
         let (shell, _) = self.enter(target).await?;
         let open = async {
@@ -53,17 +52,21 @@ impl Visit for SshTransport {
                 ConnectCause::NoTerminal,
                 format!("the SSH server at {} port {} gives no terminal", peer.address, peer.port),
             )),
-            Ok(Ok(Some((read, write)))) => Ok(SshTerminal {
+            Ok(Ok(Some((read, write)))) => Ok(Box::new(SshTerminal {
                 connection: shell.handle,
                 close_reason: shell.close_reason,
                 read: Mutex::new(read),
                 write,
                 status: OnceLock::new(),
-            }),
+            })),
         }
     }
 
-    async fn command(&self, target: &Target, command: &str) -> Result<SshCommand, ConnectError> {
+    async fn command(
+        &self,
+        target: &Target,
+        command: &str,
+    ) -> Result<Box<dyn Command>, ConnectError> {
         let (shell, _) = self.enter(target).await?;
         let channel = shell
             .run(command.to_owned(), Bytes::new(), InputEnd::AtOnce, false)
@@ -75,7 +78,7 @@ impl Visit for SshTransport {
                     format!("the command could not be started: {e}"),
                 )
             })?;
-        Ok(SshCommand { channel, connection: shell.handle })
+        Ok(Box::new(SshCommand { channel, connection: shell.handle }))
     }
 }
 
@@ -90,6 +93,7 @@ async fn answered(read: &mut ChannelReadHalf) -> bool {
     }
 }
 
+#[async_trait]
 impl Terminal for SshTerminal {
     async fn write(&self, bytes: Bytes) -> Result<(), String> {
         self.write.data_bytes(bytes).await.map_err(|e| self.why(e))
@@ -168,11 +172,12 @@ fn number(signal: &Sig) -> u32 {
 }
 
 /// A command in the container, over a connection of its own.
-pub struct SshCommand {
+struct SshCommand {
     channel: SshChannel,
     connection: client::Handle,
 }
 
+#[async_trait]
 impl Channel for SshCommand {
     async fn next(&mut self) -> Chunk {
         match self.channel.next().await {
@@ -187,6 +192,7 @@ impl Channel for SshCommand {
     }
 }
 
+#[async_trait]
 impl Command for SshCommand {
     async fn end(&mut self) -> bool {
         let _ = timeout(GOODBYE, self.channel.signal(Sig::TERM)).await;
@@ -195,7 +201,7 @@ impl Command for SshCommand {
         false
     }
 
-    async fn close(self) {
+    async fn close(self: Box<Self>) {
         let _ =
             timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
     }

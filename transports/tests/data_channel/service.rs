@@ -311,7 +311,8 @@ pub(crate) async fn read_to_end(terminal: &impl Terminal) -> (Vec<u8>, Option<St
 
 pub(crate) fn target() -> Target {
     Target {
-        destination: states::Destination::Ecs,
+        transport: "ecs-exec".into(),
+        destination: states::Destination::Task,
         cluster: "ci".to_owned(),
         task: TaskArn::new(
             "arn:aws:ecs:eu-west-1:111122223333:task/ci/0123456789abcdef0123456789abcdef",

@@ -7,8 +7,9 @@ use std::{
     time::Duration,
 };
 
-use states::{ConnectError, ConnectErrorKind, HostIdentity, Target, Timestamp, Transport as _};
+use states::{ConnectError, ConnectErrorKind, HostIdentity, Target, Timestamp};
 use tokio::{sync::Notify, time::timeout};
+use transports::Connector as _;
 use transports::ecs_exec::{
     Container, ExecApi, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
     channel::{DataKey, NoKey},

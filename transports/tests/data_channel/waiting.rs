@@ -9,13 +9,11 @@ use std::{
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use states::{
-    ConnectError, ConnectErrorKind, HostIdentity, ShellFacts, Target, Timestamp, Transport as _,
-};
+use states::{ConnectError, ConnectErrorKind, HostIdentity, ShellFacts, Target, Timestamp};
 use tokio::{net::TcpListener, sync::Notify, time::timeout};
 use tokio_tungstenite::{accept_async, tungstenite::Message};
 use transports::{
-    Screen, Visit as _,
+    Connector as _, Interactive as _, Screen,
     ecs_exec::{
         Container, ExecApi, ExecTransport, ListedSession, NotDone, NotOpened, OpenedSession,
         channel::{DataKey, NoKey},

@@ -17,10 +17,14 @@ use russh::keys::{Algorithm, PrivateKey};
 use server::{Attack, Identity, Seen, serve};
 use states::{
     ConnectError, ConnectErrorKind, Destination, Greeting, HostProof, Login, Run, RunError,
-    RunEvent, RunId, RunOrder, Session, Target, TaskArn, Transport, foreign_text,
+    RunEvent, RunId, RunOrder, Session as _, Target, TaskArn, foreign_text,
 };
 use tempfile::TempDir;
-use transports::ssh::{SshSession, SshSettings, SshTransport, key, proof};
+use transports::{
+    Connector as _,
+    delivery::Session,
+    ssh::{SshSettings, SshTransport, key, proof},
+};
 
 /// A job: its key, and where its container is said to be.
 struct Job {
@@ -37,6 +41,7 @@ impl Job {
     fn target(&self, port: u16, host_proof: Option<HostProof>) -> Target {
         let login = Some(Login { user: "root".to_owned(), port });
         Target {
+            transport: "ssh".into(),
             destination: Destination::Address { host: "127.0.0.1".to_owned(), login },
             cluster: "test".to_owned(),
             task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),
@@ -77,7 +82,7 @@ async fn listen(identity: Identity, attack: Attack) -> (u16, Arc<Seen>) {
     (address.port(), seen)
 }
 
-async fn connect(target: &Target) -> Result<(SshSession, Greeting), ConnectError> {
+async fn connect(target: &Target) -> Result<(Session, Greeting), ConnectError> {
     SshTransport::new(SshSettings::default()).connect(target).await
 }
 

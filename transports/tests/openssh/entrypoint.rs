@@ -10,11 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use states::{
-    ConnectErrorKind, Destination, Greeting, HostProof, Login, Target, TaskArn, Transport as _,
-};
+use states::{ConnectErrorKind, Destination, Greeting, HostProof, Login, Target, TaskArn};
 use tempfile::TempDir;
-use transports::ssh::{SshSession, SshSettings, SshTransport, key, proof};
+use transports::{
+    Connector as _,
+    delivery::Session,
+    ssh::{SshSettings, SshTransport, key, proof},
+};
 
 const ENTRY_POINT: &str = include_str!("../../../deploy/ssh-entrypoint.sh");
 
@@ -106,6 +108,7 @@ impl Container {
     fn target(&self, host_proof: HostProof) -> Target {
         let login = Some(Login { user: "root".to_owned(), port: self.port });
         Target {
+            transport: "ssh".into(),
             destination: Destination::Address { host: "127.0.0.1".to_owned(), login },
             cluster: "test".to_owned(),
             task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),
@@ -122,7 +125,7 @@ impl Container {
     async fn connect(
         &self,
         host_proof: HostProof,
-    ) -> Result<(SshSession, Greeting), states::ConnectError> {
+    ) -> Result<(Session, Greeting), states::ConnectError> {
         SshTransport::new(SshSettings::default()).connect(&self.target(host_proof)).await
     }
 

@@ -12,10 +12,14 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use sshd::Sshd;
 use states::{
-    ConnectErrorKind, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session, Signal, Target,
-    TaskArn, Transport,
+    ConnectErrorKind, Greeting, Run, RunError, RunEvent, RunId, RunOrder, Session as _, Signal,
+    Target, TaskArn,
 };
-use transports::ssh::{SshSession, SshSettings, SshTransport};
+use transports::{
+    Connector as _,
+    delivery::Session,
+    ssh::{SshSettings, SshTransport},
+};
 
 fn transport(sshd: &Sshd) -> SshTransport {
     SshTransport::new(SshSettings {
@@ -27,6 +31,7 @@ fn transport(sshd: &Sshd) -> SshTransport {
 
 fn target(sshd: &Sshd) -> Target {
     Target {
+        transport: "ssh".into(),
         destination: states::Destination::at("127.0.0.1"),
         cluster: "test".to_owned(),
         task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),
@@ -40,7 +45,7 @@ fn target(sshd: &Sshd) -> Target {
     }
 }
 
-async fn connect(sshd: &Sshd) -> (SshSession, Greeting) {
+async fn connect(sshd: &Sshd) -> (Session, Greeting) {
     transport(sshd).connect(&target(sshd)).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.cause))
 }
 
@@ -78,7 +83,7 @@ async fn follow(run: &mut impl Run) -> Followed {
     }
 }
 
-async fn run(session: &SshSession, name: &str, script: impl Into<Bytes>) -> Followed {
+async fn run(session: &Session, name: &str, script: impl Into<Bytes>) -> Followed {
     follow(&mut session.start(&order(name), script.into()).await.unwrap()).await
 }
 
@@ -452,6 +457,7 @@ async fn attempt(
     let key = directory.path().join("key");
     std::fs::write(&key, transports::ssh::key::generate().unwrap().private).unwrap();
     let target = Target {
+        transport: "ssh".into(),
         destination: states::Destination::at("127.0.0.1"),
         cluster: "test".to_owned(),
         task: TaskArn::new("arn:aws:ecs:eu-west-1:123456789012:task/test/1").unwrap(),

@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use states::{RunError, ShellFacts, Signal};
 use tokio::{sync::Notify, time::timeout};
 use transports::{
     Terminal,
-    delivery::{self, terminal::TerminalShell},
+    delivery::{self, Exec as _, terminal::TerminalShell},
 };
 
 use crate::{
@@ -35,6 +36,7 @@ struct Line {
     held: Notify,
 }
 
+#[async_trait]
 impl Terminal for Slow {
     async fn write(&self, bytes: Bytes) -> Result<(), String> {
         if bytes.len() == HELD && self.0.holds.load(Ordering::Relaxed) {
@@ -82,7 +84,7 @@ async fn nothing_that_comes_after_it_becomes_part_of_the_script() {
     .await;
     assert!(matches!(signalled, Ok(Err(RunError::ConnectionLost(_)))), "{signalled:?}");
     // Nor is leaving said into the script.
-    shell.close().await;
+    Box::new(shell).close().await;
     let uploads = || {
         std::fs::read_dir(&facts.run_dir)
             .unwrap()

@@ -1,11 +1,12 @@
 //! What cannot work is explained.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use states::{ConnectErrorKind, RunError, ShellFacts};
-use transports::delivery::{self, Exec};
+use transports::delivery::{self, Channel, Exec};
 
 use crate::{
-    local::{Local, LocalChannel, Surroundings},
+    local::{Local, Surroundings},
     steps::{attach, facts, follow, order, run, start, text},
 };
 
@@ -95,10 +96,13 @@ pub(crate) async fn run_directory_that_vanished(local: Local) {
 /// Loses half of the input, as a connection that is cut does.
 struct Cut<'a>(&'a Local);
 
+#[async_trait]
 impl Exec for Cut<'_> {
-    type Channel = LocalChannel;
-
-    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+    async fn exec(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<Box<dyn Channel>, String> {
         self.0.exec_and_lose(command, input.slice(..input.len() / 2)).await
     }
 }
@@ -128,10 +132,13 @@ pub(crate) async fn run_directory_that_vanishes(local: Local) {
 /// Alters one byte of the input.
 struct Altering<'a>(&'a Local);
 
+#[async_trait]
 impl Exec for Altering<'_> {
-    type Channel = LocalChannel;
-
-    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+    async fn exec(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<Box<dyn Channel>, String> {
         let mut altered = input.to_vec();
         if let Some(last) = altered.last_mut() {
             *last = b'#';

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tempfile::TempDir;
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
 };
 use transports::delivery::{
     self, Channel, Chunk, Exec,
-    terminal::{Boot, TerminalChannel, TerminalShell},
+    terminal::{Boot, TerminalShell},
 };
 
 use crate::pty::Pty;
@@ -159,13 +160,16 @@ impl Local {
     }
 }
 
+#[async_trait]
 impl Exec for Local {
-    type Channel = LocalChannel;
-
-    async fn exec(&self, command: delivery::Command, input: Bytes) -> Result<LocalChannel, String> {
+    async fn exec(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<Box<dyn Channel>, String> {
         match self.by {
             By::Pipes => self.by_pipes(&command, input, command.follows()),
-            By::Terminal => self.by_terminal(command, input).await.map(LocalChannel::Terminal),
+            By::Terminal => self.by_terminal(command, input).await,
         }
     }
 }
@@ -197,7 +201,7 @@ impl Local {
         &self,
         command: delivery::Command,
         input: Bytes,
-    ) -> Result<LocalChannel, String> {
+    ) -> Result<Box<dyn Channel>, String> {
         match self.by {
             By::Pipes => self.by_pipes(&command, input, false),
             By::Terminal => self.exec(command, input).await,
@@ -209,7 +213,7 @@ impl Local {
         command: &delivery::Command,
         input: Bytes,
         stays_open: bool,
-    ) -> Result<LocalChannel, String> {
+    ) -> Result<Box<dyn Channel>, String> {
         let command = format!("{}{}", self.startup, self.adapted(&command.line()));
         let mut child = Command::new(&self.sh)
             .args(["-c", &command])
@@ -234,12 +238,12 @@ impl Local {
                 let _ = closed.await;
             }
         });
-        Ok(LocalChannel::Pipes(Box::new(PipesChannel {
+        Ok(Box::new(PipesChannel {
             out: child.stdout.take(),
             err: child.stderr.take(),
             child,
             _input: open,
-        })))
+        }))
     }
 
     /// By the last terminal, or a new one: when there is none, when its container was changed
@@ -248,7 +252,7 @@ impl Local {
         &self,
         command: delivery::Command,
         input: Bytes,
-    ) -> Result<TerminalChannel<Pty>, String> {
+    ) -> Result<Box<dyn Channel>, String> {
         let mut terminals = self.terminals.lock().await;
         if let Some(shell) = terminals.last()
             && self.startup.is_empty()
@@ -277,12 +281,7 @@ impl Local {
     }
 }
 
-pub(crate) enum LocalChannel {
-    Pipes(Box<PipesChannel>),
-    Terminal(TerminalChannel<Pty>),
-}
-
-pub(crate) struct PipesChannel {
+struct PipesChannel {
     child: Child,
     out: Option<ChildStdout>,
     err: Option<ChildStderr>,
@@ -290,16 +289,8 @@ pub(crate) struct PipesChannel {
     _input: oneshot::Sender<()>,
 }
 
-impl Channel for LocalChannel {
-    async fn next(&mut self) -> Chunk {
-        match self {
-            Self::Pipes(pipes) => pipes.next().await,
-            Self::Terminal(terminal) => terminal.next().await,
-        }
-    }
-}
-
-impl PipesChannel {
+#[async_trait]
+impl Channel for PipesChannel {
     async fn next(&mut self) -> Chunk {
         let (mut out, mut err) =
             (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));

@@ -72,7 +72,7 @@ in_every_shell! {
 
 /// What `sh -n` says of the programs, in each shell.
 fn parses(shell: &[&str]) {
-    for program in ["follow.sh", "armour.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
+    for program in ["follow.sh", "armor.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
         let file =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
         let checked = std::process::Command::new(shell[0])

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use pty_process::{OwnedReadPty, OwnedWritePty, Size};
 use tokio::{
@@ -37,6 +38,7 @@ impl Pty {
     }
 }
 
+#[async_trait]
 impl Terminal for Pty {
     async fn write(&self, bytes: Bytes) -> Result<(), String> {
         self.writer.lock().await.write_all(&bytes).await.map_err(|e| e.to_string())

@@ -176,7 +176,7 @@ pub(crate) async fn facts_are_true(local: Local) {
 }
 
 /// `Started` has been read already.
-async fn follow_rest(mut run: delivery::Followed<crate::local::LocalChannel>) -> (String, i32) {
+async fn follow_rest(mut run: delivery::Followed) -> (String, i32) {
     use states::{Run as _, RunEvent};
     let mut output = Vec::new();
     loop {

@@ -196,9 +196,7 @@ pub(crate) async fn environment_is_unchanged(mut local: Local) {
 }
 
 /// The rest of a run that has been read from before.
-async fn ends<C: transports::delivery::Channel>(
-    mut run: transports::delivery::Followed<C>,
-) -> Result<crate::steps::Outcome, RunError> {
+async fn ends(mut run: transports::delivery::Followed) -> Result<crate::steps::Outcome, RunError> {
     use states::{Run as _, RunEvent};
     let mut output = Vec::new();
     loop {

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use states::{Run as _, RunError, RunEvent, RunId, RunOrder, ShellFacts};
-use transports::delivery::{self, Exec, Followed};
+use transports::delivery::{self, Followed};
 
 use crate::local::Local;
 
@@ -27,9 +27,7 @@ pub(crate) async fn facts(local: &Local) -> ShellFacts {
 pub(crate) type Outcome = (Vec<u8>, i32, u64);
 
 /// Follows to the end; every event after the first `Started` must be output.
-pub(crate) async fn follow<C: delivery::Channel>(
-    mut run: Followed<C>,
-) -> Result<Outcome, RunError> {
+pub(crate) async fn follow(mut run: Followed) -> Result<Outcome, RunError> {
     let mut output = Vec::new();
     let mut started = false;
     loop {
@@ -59,21 +57,16 @@ pub(crate) async fn start(
     facts: &ShellFacts,
     name: &str,
     script: impl Into<Vec<u8>>,
-) -> Followed<<Local as Exec>::Channel> {
+) -> Followed {
     delivery::start(local, facts, &order(name), Bytes::from(script.into())).await.unwrap()
 }
 
-pub(crate) async fn attach(
-    local: &Local,
-    facts: &ShellFacts,
-    name: &str,
-    from: u64,
-) -> Followed<<Local as Exec>::Channel> {
+pub(crate) async fn attach(local: &Local, facts: &ShellFacts, name: &str, from: u64) -> Followed {
     delivery::attach(local, facts, &run_id(name), from).await.unwrap()
 }
 
 /// Reads until at least `size` bytes have come.
-pub(crate) async fn read<C: delivery::Channel>(run: &mut Followed<C>, size: usize) -> Vec<u8> {
+pub(crate) async fn read(run: &mut Followed, size: usize) -> Vec<u8> {
     let mut output = Vec::new();
     while output.len() < size {
         match tokio::time::timeout(LONG, run.next()).await.expect("the run goes on").unwrap() {

@@ -3,7 +3,7 @@
 use crate::{
     Terminal,
     delivery::{
-        command::{ARMOURED_SUPERVISOR, WRAPPER, compact, quote},
+        command::{ARMORED_SUPERVISOR, WRAPPER, compact, quote},
         nonce,
     },
 };
@@ -34,7 +34,7 @@ impl Boot {
     pub fn new() -> Self {
         let nonce = nonce();
         let mut helper = format!("_mark={nonce}\n");
-        for (name, program) in [("_supervisor", &ARMOURED_SUPERVISOR), ("_wrapper", &WRAPPER)] {
+        for (name, program) in [("_supervisor", &ARMORED_SUPERVISOR), ("_wrapper", &WRAPPER)] {
             helper.push_str(name);
             helper.push('=');
             quote(&mut helper, program);

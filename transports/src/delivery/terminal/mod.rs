@@ -3,7 +3,7 @@
 //! A terminal has one input and one output, and its output passes plain ASCII only. So a small
 //! program in the container, [`Boot::helper`], takes verbs from the terminal's input, a line each,
 //! and starts the protocol's supervisor for them; what supervisors say comes back in marked lines,
-//! the output of runs in armour (see [`armour`]). So a signal can be sent while a run is followed.
+//! the output of runs in armor (see [`armor`]). So a signal can be sent while a run is followed.
 //!
 //! Verbs go in lockstep: nothing is sent before the last one was answered, because a shell may read
 //! ahead of the line that it wants (bash does, up to 4095 bytes of a terminal) and a program that
@@ -16,7 +16,7 @@
 //! A session that nobody uses any more ends itself three minutes after the last verb, with its
 //! supervisors; scripts run on.
 
-pub mod armour;
+pub mod armor;
 mod boot;
 
 use std::{
@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
     sync::{Mutex as Lane, Notify, mpsc},
@@ -37,7 +38,7 @@ use tokio::{
 
 pub use self::boot::{Boot, BootError};
 use self::{
-    armour::{Armour, Packed, Piece, Raw},
+    armor::{ArmorDecoder, Packed, Piece, Raw},
     boot::{PREAMBLE_KEPT, preamble, said},
 };
 use super::{
@@ -123,14 +124,14 @@ impl<T: Terminal> TerminalShell<T> {
     /// # Errors
     /// When the connection is lost, or the container lacks what is needed.
     pub async fn boot(terminal: T, boot: &Boot) -> Result<Self, BootError> {
-        let mut armour = Armour::default();
+        let mut armor = ArmorDecoder::default();
         let rest = preamble(&terminal, boot).await?;
         terminal.resize(SIZE.0, SIZE.1).await.map_err(BootError::Lost)?;
         write(&terminal, Bytes::from(boot.helper.clone())).await.map_err(BootError::Lost)?;
-        armour.push(&rest);
+        armor.push(&rest);
         let mut noise = Vec::new();
         let missing = loop {
-            match armour.piece() {
+            match armor.piece() {
                 Some(Piece::Line { nonce, text })
                     if nonce == boot.nonce && text.starts_with("ready") =>
                 {
@@ -141,7 +142,7 @@ impl<T: Terminal> TerminalShell<T> {
                 ),
                 Some(_) => {}
                 None => match terminal.read().await {
-                    Ok(Some(bytes)) => armour.push(&bytes),
+                    Ok(Some(bytes)) => armor.push(&bytes),
                     Ok(None) => return Err(BootError::Unusable(said(&noise))),
                     Err(why) => return Err(BootError::Lost(why)),
                 },
@@ -160,18 +161,9 @@ impl<T: Terminal> TerminalShell<T> {
             nudge: Notify::new(),
             settled: Notify::new(),
         });
-        let reader = Some(tokio::spawn(Arc::clone(&inner).read(armour, answers)));
+        let reader = Some(tokio::spawn(Arc::clone(&inner).read(armor, answers)));
         let pinger = tokio::spawn(Arc::clone(&inner).ping());
         Ok(Self { inner, reader, pinger })
-    }
-
-    /// Ends the session's command and leaves.
-    pub async fn close(mut self) {
-        self.leave();
-        if let Some(reader) = self.reader.take() {
-            // It takes a bounded time, and the task is not needed any more.
-            let _ = reader.await;
-        }
     }
 
     fn leave(&self) {
@@ -187,10 +179,9 @@ impl<T: Terminal> Drop for TerminalShell<T> {
     }
 }
 
+#[async_trait]
 impl<T: Terminal> Exec for TerminalShell<T> {
-    type Channel = TerminalChannel<T>;
-
-    async fn exec(&self, command: Command, input: Bytes) -> Result<TerminalChannel<T>, String> {
+    async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
         let inner = &self.inner;
         if command.follows() {
             inner.settle().await;
@@ -216,17 +207,27 @@ impl<T: Terminal> Exec for TerminalShell<T> {
         }
         inner.answer(&mut lane, "ok").await?;
         inner.state().midway = false;
-        Ok(channel)
+        Ok(Box::new(channel))
+    }
+
+    /// Ends the session's command and leaves.
+    async fn close(mut self: Box<Self>) {
+        self.leave();
+        if let Some(reader) = self.reader.take() {
+            // It takes a bounded time, and the task is not needed any more.
+            let _ = reader.await;
+        }
     }
 }
 
 /// A command that runs over a terminal.
-pub struct TerminalChannel<T: Terminal> {
+struct TerminalChannel<T: Terminal> {
     inner: Arc<Inner<T>>,
     queue: Arc<Queue<Item>>,
     nonce: String,
 }
 
+#[async_trait]
 impl<T: Terminal> Channel for TerminalChannel<T> {
     async fn next(&mut self) -> Chunk {
         match self.queue.next().await {
@@ -340,9 +341,9 @@ impl<T: Terminal> Inner<T> {
         }
     }
 
-    async fn read(self: Arc<Self>, mut armour: Armour, answers: mpsc::Sender<String>) {
+    async fn read(self: Arc<Self>, mut armor: ArmorDecoder, answers: mpsc::Sender<String>) {
         let why = loop {
-            while let Some(piece) = armour.raw() {
+            while let Some(piece) = armor.raw() {
                 self.on_piece(piece, &answers);
             }
             if self.state().leaving {
@@ -358,7 +359,7 @@ impl<T: Terminal> Inner<T> {
             }
             tokio::select! {
                 read = self.terminal.read() => match read {
-                    Ok(Some(bytes)) => armour.push(&bytes),
+                    Ok(Some(bytes)) => armor.push(&bytes),
                     Ok(None) => break "the session in the container ended".to_owned(),
                     Err(why) => break why,
                 },

@@ -8,11 +8,11 @@ const A: &str = "0123456789abcdef0123456789abcdef";
 const B: &str = "fedcba9876543210fedcba9876543210";
 
 fn pieces(parts: &[&[u8]]) -> Vec<Piece> {
-    let mut armour = Armour::default();
-    parts.iter().for_each(|part| armour.push(part));
+    let mut armor = ArmorDecoder::default();
+    parts.iter().for_each(|part| armor.push(part));
     // Noise comes in whatever pieces it came in.
     let mut all: Vec<Piece> = Vec::new();
-    while let Some(piece) = armour.piece() {
+    while let Some(piece) = armor.piece() {
         match (all.last_mut(), piece) {
             (Some(Piece::Noise(before)), Piece::Noise(more)) => {
                 *before = [&before[..], &more[..]].concat().into()
@@ -146,13 +146,13 @@ proptest! {
 
     #[test]
     fn is_bounded_and_never_panics(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 0..10), head in "(~[0-9a-f]{32} (D [0-9]{1,8} [0-9]{1,8} [pz]|E|x)\n)?") {
-        let mut armour = Armour::default();
-        armour.push(head.as_bytes());
+        let mut armor = ArmorDecoder::default();
+        armor.push(head.as_bytes());
         for part in &parts {
-            armour.push(part);
-            while armour.piece().is_some() {}
+            armor.push(part);
+            while armor.piece().is_some() {}
         }
-        prop_assert!(armour.line.as_ref().is_none_or(|line| line.len() <= LONGEST_LINE + 3000));
-        prop_assert!(armour.block.as_ref().is_none_or(|block| block.text.len() <= LONGEST_BLOCK * 2));
+        prop_assert!(armor.line.as_ref().is_none_or(|line| line.len() <= LONGEST_LINE + 3000));
+        prop_assert!(armor.block.as_ref().is_none_or(|block| block.text.len() <= LONGEST_BLOCK * 2));
     }
 }

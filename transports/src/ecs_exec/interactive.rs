@@ -1,20 +1,166 @@
-//! A person's terminal by ECS Exec: a shell whose exit status is told, which the protocol does not
-//! do.
+//! People in containers by ECS Exec: a shell whose exit status is told, which the protocol does not
+//! do, and commands without a terminal.
 
 use std::{
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use states::{
+    ConnectCause, ConnectError, ConnectErrorKind, HostIdentity, Run as _, RunEvent, RunId,
+    RunOrder, Session as _, Signal, Target,
+};
+use tokio::time::timeout;
 
-use super::{ExecTerminal, session::ENDS_WITHIN};
-use crate::Terminal;
+use super::{
+    ExecApi, ExecTerminal, ExecTransport, errors, opening::DIAL_WITHIN, session::ENDS_WITHIN,
+    socket,
+};
+use crate::{
+    Command, Interactive, Screen, Terminal,
+    delivery::{
+        self, Chunk, Followed, Session,
+        terminal::{Boot, BootError, TerminalShell},
+    },
+};
 
 /// Around the status in the terminal's output: ASCII's record separator, which nothing shows.
 const SEPARATOR: u8 = 0x1e;
 /// Longest status, in digits.
 const DIGITS: usize = 3;
+
+impl<A: ExecApi> ExecTransport<A> {
+    /// A session for a person, who waits no longer than the attempt, and whose container it is in.
+    async fn open(
+        &self,
+        target: &Target,
+        command: &str,
+    ) -> Result<(ExecTerminal, HostIdentity), ConnectError> {
+        let (container, granted) =
+            self.grant(target, command, None, &self.attempts(&target.task).notices).await?;
+        let dialled =
+            timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.way)).await;
+        let socket =
+            dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
+        let terminal = ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api));
+        Ok((terminal, container.identity))
+    }
+
+    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in
+    /// a session of its own that is not the job's. The protocol tells no exit status.
+    ///
+    /// # Errors
+    /// As [`crate::Connector::connect`]; also when the container has no slot for it.
+    pub async fn run(
+        &self,
+        target: &Target,
+        command: &str,
+        (columns, rows): (u32, u32),
+    ) -> Result<ExecTerminal, ConnectError> {
+        let (terminal, _) = self.in_time(target, self.open(target, command)).await?;
+        Terminal::resize(&terminal, columns, rows)
+            .await
+            .map_err(|why| errors::boot(target, BootError::Lost(why), None))?;
+        Ok(terminal)
+    }
+
+    async fn in_time<T>(
+        &self,
+        target: &Target,
+        connects: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let connected = timeout(target.attempt_timeout, connects).await;
+        let connected = connected.unwrap_or_else(|_| {
+            Err(errors::too_slow(target, self.attempts(&target.task).notices.latest()))
+        });
+        connected.map_err(|mut e| {
+            if e.kind == ConnectErrorKind::TimedOut {
+                e.cause = ConnectCause::TerminalSlow;
+            }
+            e
+        })
+    }
+}
+
+#[async_trait]
+impl<A: ExecApi> Interactive for ExecTransport<A> {
+    async fn terminal(
+        &self,
+        target: &Target,
+        screen: &Screen,
+    ) -> Result<Box<dyn Terminal>, ConnectError> {
+        let nonce = delivery::nonce();
+        let terminal =
+            self.run(target, &command(&screen.term, &nonce), (screen.columns, screen.rows)).await?;
+        Ok(Box::new(LoginShell::new(terminal, &nonce)))
+    }
+
+    /// As a run of its own, whose files stay in the container.
+    async fn command(
+        &self,
+        target: &Target,
+        command: &str,
+    ) -> Result<Box<dyn Command>, ConnectError> {
+        let lost = |why: String| errors::boot(target, BootError::Lost(why), None);
+        let boot = Boot::new();
+        let booted = async {
+            let (terminal, identity) = self.open(target, &boot.command()).await?;
+            let end = terminal.end();
+            let shell = TerminalShell::boot(terminal, &boot)
+                .await
+                .map_err(|e| errors::boot(target, e, end.get()))?;
+            Ok((shell, identity))
+        };
+        let (shell, identity) = self.in_time(target, booted).await?;
+        let (session, _) = Session::open(shell, identity, target).await?;
+        let run = RunId::new(format!("command-{:016x}", rand::random::<u64>()))
+            .map_err(|e| lost(e.to_string()))?;
+        let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
+        let followed = session
+            .start(&order, Bytes::from(command.to_owned()))
+            .await
+            .map_err(|e| lost(e.to_string()))?;
+        Ok(Box::new(ExecCommand { run, followed, session }))
+    }
+}
+
+/// A command without a terminal.
+struct ExecCommand {
+    run: RunId,
+    followed: Followed,
+    session: Session,
+}
+
+#[async_trait]
+impl delivery::Channel for ExecCommand {
+    /// Both outputs, in order, as one.
+    async fn next(&mut self) -> Chunk {
+        loop {
+            return match self.followed.next().await {
+                Ok(RunEvent::Started) => continue,
+                Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
+                Ok(RunEvent::Exited { code, .. }) => {
+                    Chunk::Ended { status: u32::try_from(code).ok() }
+                }
+                Err(e) => Chunk::Lost(e.to_string()),
+            };
+        }
+    }
+}
+
+#[async_trait]
+impl Command for ExecCommand {
+    async fn end(&mut self) -> bool {
+        self.session.signal(&self.run, Signal::Term).await.is_ok()
+    }
+
+    async fn close(self: Box<Self>) {
+        drop(self.followed);
+        self.session.close().await;
+    }
+}
 
 /// The command of a session that runs the user's shell on a terminal of this kind, and says by
 /// `nonce` how it ended.
@@ -22,7 +168,7 @@ const DIGITS: usize = 3;
 /// The agent runs commands in the directory of the image and with whatever HOME it has. No quote
 /// but the outer two: see [`crate::delivery::terminal::Boot::command`]. The keys' signals are for
 /// what runs in the shell, whatever that is.
-pub(super) fn command(term: &str, nonce: &str) -> String {
+fn command(term: &str, nonce: &str) -> String {
     let term: String =
         term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
     format!(
@@ -32,19 +178,20 @@ pub(super) fn command(term: &str, nonce: &str) -> String {
 }
 
 /// A terminal with a shell in it.
-pub struct ExecVisit {
+struct LoginShell {
     terminal: ExecTerminal,
     ending: Mutex<Ending>,
     status: OnceLock<u32>,
 }
 
-impl ExecVisit {
-    pub(super) fn new(terminal: ExecTerminal, nonce: &str) -> Self {
+impl LoginShell {
+    fn new(terminal: ExecTerminal, nonce: &str) -> Self {
         Self { terminal, ending: Mutex::new(Ending::new(nonce)), status: OnceLock::new() }
     }
 }
 
-impl Terminal for ExecVisit {
+#[async_trait]
+impl Terminal for LoginShell {
     async fn write(&self, bytes: Bytes) -> Result<(), String> {
         self.terminal.write(bytes).await
     }

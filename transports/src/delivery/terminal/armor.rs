@@ -1,4 +1,4 @@
-//! What comes out of a terminal, taken apart: marked lines, blocks of output in armour, and noise.
+//! What comes out of a terminal, taken apart: marked lines, blocks of output in armor, and noise.
 //!
 //! ```text
 //! ~<nonce> D <offset> <length> <p|z>      a block begins: plain, or packed by gzip
@@ -71,7 +71,7 @@ pub(super) struct Packed {
 
 /// Takes a terminal's output apart.
 #[derive(Debug, Default)]
-pub struct Armour {
+pub struct ArmorDecoder {
     /// A marked line that has begun.
     line: Option<Vec<u8>>,
     block: Option<Block>,
@@ -88,7 +88,7 @@ struct Block {
     damage: Option<&'static str>,
 }
 
-impl Armour {
+impl ArmorDecoder {
     /// Takes what came.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -252,5 +252,5 @@ fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, &'static str> {
 }
 
 #[cfg(test)]
-#[path = "armour_tests.rs"]
+#[path = "armor_tests.rs"]
 mod tests;

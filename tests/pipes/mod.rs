@@ -1,0 +1,170 @@
+//! A transport of the tests: a container's commands are local processes, with pipes for their input
+//! and outputs. It reaches the tasks of the local cluster, which are processes of this machine.
+//!
+//! It shows what a transport is: this folder, and a line in `src/transport.rs`.
+
+use std::{
+    borrow::Cow, collections::BTreeMap, env, io, path::PathBuf, process::Stdio, time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use states::{
+    ConnectError, ConnectErrorKind, Greeting, HostIdentity, Readiness, Target, TransportRecord,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, ChildStderr, ChildStdout},
+    sync::oneshot,
+};
+use transports::{
+    Connector, Declaration,
+    delivery::{Channel, Chunk, Command, Exec, Session},
+};
+
+use super::Registration;
+
+pub(super) const REGISTRATION: Registration =
+    Registration { declaration: &DECLARATION, connector: |_, _| Box::new(Pipes) };
+
+static DECLARATION: Declaration = Declaration {
+    record: TransportRecord {
+        name: Cow::Borrowed("pipes"),
+        readiness: Readiness::Probed,
+        attempt_timeout: Duration::from_secs(5),
+    },
+    about: "Local processes over pipes",
+    table: None,
+    is_offered: false,
+    needs_address: false,
+    needs_login: false,
+    needs_execute_command: false,
+};
+
+struct Pipes;
+
+#[async_trait]
+impl Connector for Pipes {
+    async fn connect(&self, target: &Target) -> Result<(Session, Greeting), ConnectError> {
+        let error = |kind, why: String| ConnectError {
+            kind,
+            message: format!("the processes of task {} are not reached: {why}", target.task),
+            cause: states::ConnectCause::General,
+        };
+        let containers =
+            containers().await.map_err(|e| error(ConnectErrorKind::Unreachable, e.to_string()))?;
+        let container = containers
+            .into_iter()
+            .find(|container| container.task == target.task.as_str())
+            .ok_or_else(|| error(ConnectErrorKind::Refused, "it does not run".to_owned()))?;
+        Session::open(container, HostIdentity(target.task.to_string()), target).await
+    }
+}
+
+/// A running task's container, as the local cluster shows it: what its processes start with.
+#[derive(Deserialize)]
+struct Container {
+    task: String,
+    environment: BTreeMap<String, String>,
+    directory: PathBuf,
+}
+
+/// The local cluster's containers. The SDK's environment says where it is, and with which key it is
+/// asked.
+async fn containers() -> io::Result<Vec<Container>> {
+    let variable = |name| env::var(name).map_err(|e| io::Error::other(format!("{name}: {e}")));
+    let (endpoint, secret) = (variable("AWS_ENDPOINT_URL")?, variable("AWS_SECRET_ACCESS_KEY")?);
+    let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let request = format!(
+        "GET /_containers HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n\r\n"
+    );
+    let mut stream = BufReader::new(TcpStream::connect(host).await?);
+    stream.write_all(request.as_bytes()).await?;
+    let (mut line, mut size) = (String::new(), 0);
+    while stream.read_line(&mut line).await? > 0 && !line.trim_end().is_empty() {
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            size = value.trim().parse().map_err(io::Error::other)?;
+        }
+        line.clear();
+    }
+    // What stands in between may keep the connection open.
+    let mut body = vec![0; size];
+    stream.read_exact(&mut body).await?;
+    serde_json::from_slice(&body).map_err(io::Error::other)
+}
+
+#[async_trait]
+impl Exec for Container {
+    async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
+        let mut child = tokio::process::Command::new("/bin/sh")
+            .arg("-c")
+            .arg(command.line())
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(&self.directory)
+            // What is signalled is the driver, not the container.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (open, closed) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let Some(mut stdin) = stdin else { return };
+            // A command that ends without reading is no failure.
+            let _ = stdin.write_all(&input).await;
+            if command.follows() {
+                // Nothing is ever sent: it ends when the channel is dropped.
+                let _ = closed.await;
+            }
+        });
+        Ok(Box::new(Running { child, out, err, _open: open }))
+    }
+}
+
+struct Running {
+    child: Child,
+    out: Option<ChildStdout>,
+    err: Option<ChildStderr>,
+    /// Keeps the command's input open.
+    _open: oneshot::Sender<()>,
+}
+
+#[async_trait]
+impl Channel for Running {
+    async fn next(&mut self) -> Chunk {
+        let mut out = BytesMut::with_capacity(32 * 1024);
+        let mut err = BytesMut::with_capacity(1024);
+        loop {
+            tokio::select! {
+                size = read(&mut self.out, &mut out), if self.out.is_some() => match size {
+                    Ok(0) => self.out = None,
+                    Ok(_) => return Chunk::Out(out.freeze()),
+                    Err(e) => return Chunk::Lost(e.to_string()),
+                },
+                size = read(&mut self.err, &mut err), if self.err.is_some() => match size {
+                    Ok(0) => self.err = None,
+                    Ok(_) => return Chunk::Err(err.freeze()),
+                    Err(e) => return Chunk::Lost(e.to_string()),
+                },
+                status = self.child.wait(), if self.out.is_none() && self.err.is_none() => {
+                    let code = status.ok().and_then(|status| status.code());
+                    return Chunk::Ended { status: code.and_then(|code| u32::try_from(code).ok()) };
+                }
+            }
+        }
+    }
+}
+
+async fn read(from: &mut Option<impl AsyncRead + Unpin>, to: &mut BytesMut) -> io::Result<usize> {
+    match from {
+        Some(pipe) => pipe.read_buf(to).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,54 @@
+//! An open connection to a container: the protocol's verbs over whatever runs commands there.
+
+use bytes::Bytes;
+use states::{
+    ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, ShellFacts, Signal, Target,
+};
+
+use super::{Exec, Followed};
+
+/// An open connection to a container, the same over every transport.
+pub struct Session {
+    exec: Box<dyn Exec>,
+    facts: ShellFacts,
+}
+
+impl Session {
+    /// A session over `exec`, at whose other end is `identity`. Learns what the container's shell
+    /// can do, where `target` does not say it.
+    ///
+    /// # Errors
+    /// As [`super::probe`].
+    pub async fn open(
+        exec: impl Exec + 'static,
+        identity: HostIdentity,
+        target: &Target,
+    ) -> Result<(Self, Greeting), ConnectError> {
+        let facts = match &target.facts {
+            Some(facts) => facts.clone(),
+            None => super::probe(&exec).await?,
+        };
+        let greeting = Greeting { identity, facts: facts.clone() };
+        Ok((Self { exec: Box::new(exec), facts }, greeting))
+    }
+}
+
+impl states::Session for Session {
+    type Run = Followed;
+
+    async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Followed, RunError> {
+        super::start(&*self.exec, &self.facts, order, script).await
+    }
+
+    async fn attach(&self, run: &RunId, from: u64) -> Result<Followed, RunError> {
+        super::attach(&*self.exec, &self.facts, run, from).await
+    }
+
+    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
+        super::signal(&*self.exec, &self.facts, run, signal).await
+    }
+
+    async fn close(self) {
+        self.exec.close().await;
+    }
+}

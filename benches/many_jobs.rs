@@ -1,9 +1,9 @@
-//! A thousand jobs with output in one process: how late a line is handed on, because of other jobs'
+//! A thousand jobs with output in one engine: how late a line is handed on, because of other jobs'
 //! saves. `cargo bench --bench many_jobs`.
 //!
 //! Each job writes a line a second, so each is saved every two seconds and marks every line, in a
 //! directory on disk. The references, in the same run: the same in memory, where no save takes any
-//! time, and saves on the thread that also hands the output on.
+//! time; and an engine and a store per job, which save on the thread that hands the output on.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -42,13 +42,11 @@ fn main() -> ExitCode {
     }
     let place = tempfile::tempdir().unwrap();
     let directory = |name: &str| DirectoryStore::open(place.path().join(name)).unwrap();
-    let in_memory = InMemoryStore::default();
-    let memory = measure(|| in_memory.clone());
-    let shared = directory("shared");
-    let disk = measure(|| shared.clone());
+    let memory = measure(one_for_all(InMemoryStore::default));
+    let disk = measure(one_for_all(|| directory("shared")));
     // A store that knows of one job works on its own thread.
-    let blocking = measure(|| directory("blocking"));
-    println!("{JOBS} jobs in one process, a line a second each: how late it is handed on");
+    let blocking = measure(|start| Arc::new(engine(directory("blocking"), start)));
+    println!("{JOBS} jobs in one engine, a line a second each: how late it is handed on");
     println!("  saves on disk:                          {disk}");
     println!("  reference: in memory                    {memory}");
     println!("  reference: saves on the output's thread {blocking}");
@@ -77,7 +75,21 @@ impl std::fmt::Display for Lateness {
     }
 }
 
-fn measure<S: SnapshotStore>(store: impl Fn() -> S) -> Lateness {
+fn engine<S: SnapshotStore>(store: S, start: Instant) -> Engine<Idle, Talker, S> {
+    Engine::new(Idle, Talker { start }, store, |job| job.as_str().into())
+}
+
+/// The same engine for each job.
+fn one_for_all<S: SnapshotStore>(
+    store: impl Fn() -> S,
+) -> impl FnMut(Instant) -> Arc<Engine<Idle, Talker, S>> {
+    let mut shared = None;
+    move |start| Arc::clone(shared.get_or_insert_with(|| Arc::new(engine(store(), start))))
+}
+
+fn measure<S: SnapshotStore>(
+    mut engine: impl FnMut(Instant) -> Arc<Engine<Idle, Talker, S>>,
+) -> Lateness {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let late = Arc::new(Mutex::new(Vec::new()));
     runtime.block_on(async {
@@ -85,9 +97,7 @@ fn measure<S: SnapshotStore>(store: impl Fn() -> S) -> Lateness {
         let start = Instant::now() + Duration::from_secs(5);
         let mut jobs = JoinSet::new();
         for n in 0..JOBS {
-            let began = start + LINE_EVERY * n as u32 / JOBS as u32;
-            let engine = Engine::new(Idle, Talker { began }, store(), |_| "key".into());
-            jobs.spawn(follow(engine, n, Collector { late: Arc::clone(&late) }));
+            jobs.spawn(follow(engine(start), n, Collector { late: Arc::clone(&late) }));
         }
         for outcome in jobs.join_all().await {
             assert!(matches!(outcome, Outcome::Reachable(Some(_))), "{outcome:?}");
@@ -100,7 +110,7 @@ fn measure<S: SnapshotStore>(store: impl Fn() -> S) -> Lateness {
 }
 
 async fn follow<S: SnapshotStore>(
-    engine: Engine<Idle, Talker, S>,
+    engine: Arc<Engine<Idle, Talker, S>>,
     n: usize,
     mut io: Collector,
 ) -> Outcome {
@@ -154,23 +164,30 @@ fn since_epoch(at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(epoch).as_nanos()).unwrap()
 }
 
-/// A container whose script says when each of its lines was due.
-#[derive(Clone)]
+/// Containers whose scripts say when each of their lines was due.
 struct Talker {
+    start: Instant,
+}
+
+/// One of them.
+struct Container {
     began: Instant,
 }
 
 impl Transport for Talker {
-    type Session = Self;
+    type Session = Container;
 
-    async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
+    async fn connect(&self, target: &Target) -> Result<(Container, Greeting), ConnectError> {
+        // The jobs' lines are spread over a second.
+        let n: u32 = target.key.to_str().unwrap().trim_start_matches("job-").parse().unwrap();
+        let began = self.start + LINE_EVERY * n / JOBS as u32;
         let facts =
             ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
-        Ok((self.clone(), Greeting { identity: HostIdentity("a talker".into()), facts }))
+        Ok((Container { began }, Greeting { identity: HostIdentity("a talker".into()), facts }))
     }
 }
 
-impl Session for Talker {
+impl Session for Container {
     type Run = Talking;
 
     async fn start(&self, _: &RunOrder, _: Bytes) -> Result<Talking, RunError> {

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use states::{DirectoryStore, InMemoryStore, RunId, Snapshot, SnapshotStore, StoreError};
+use states::{InMemoryStore, RunId, Snapshot, SnapshotStore, StoreError};
 
 use crate::{archive, note_ending, save, store};
 

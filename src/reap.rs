@@ -219,7 +219,7 @@ impl Reaper {
             }
             Err(e) => summary.failed(
                 &format!("the tasks of cluster {}", config.fargate.cluster),
-                &diagnosis::explain_control(&e),
+                &diagnosis::explain_control(e),
             ),
         }
         for (job, lease, error) in damaged {

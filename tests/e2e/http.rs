@@ -32,7 +32,7 @@ impl Message {
                 reader.read_exact(&mut message.body).ok()?;
             }
             None if message.first.starts_with("HTTP") => {
-                drop(reader.read_to_end(&mut message.body).ok()?)
+                reader.read_to_end(&mut message.body).ok()?;
             }
             None => {}
         }

@@ -24,7 +24,7 @@ fn a_job_keeps_its_transport_when_the_configuration_names_another(cluster: &Clus
     let lines = config.lines().filter(|line| !line.starts_with("Transport"));
     let rest: Vec<&str> = lines.collect();
     fs::write(&job.config, format!("Transport = {other:?}\n{}", rest.join("\n"))).unwrap();
-    let run = job.run("build_script", "echo here".to_owned());
+    let run = job.run("build_script", "echo here");
     assert_eq!((run.code, run.stdout.as_slice()), (0, &b"here\n"[..]), "{run:#?}");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -37,7 +37,7 @@ fn a_job_of_a_transport_that_the_driver_does_not_have_is_explained(cluster: &Clu
     let snapshot = job.snapshot().replace(&name(cluster.transport()), &name("carrier-pigeon"));
     fs::write(&job.files(".ron")[0], snapshot).unwrap();
     job.edited.store(true, Ordering::Relaxed);
-    let run = job.run("build_script", "echo here".to_owned());
+    let run = job.run("build_script", "echo here");
     assert_eq!(run.code, SYSTEM_FAILURE, "{run:#?}");
     assert!(run.stderr.contains("the transport \"carrier-pigeon\""), "{}", run.stderr);
     job.cleanup();

@@ -47,7 +47,7 @@ pub struct Header {
     /// Which of the task's addresses to connect to.
     pub connect_to: ConnectTo,
     /// The transport, and what it declared. Older drivers did not record it: see
-    /// [`Header::transport`].
+    /// [`Header::transport()`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<TransportRecord>,
     /// How to log in there. Jobs whose transport needs no login have none, nor have those of older

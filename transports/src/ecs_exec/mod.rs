@@ -9,8 +9,8 @@
 //!   behind, whatever happens to this process or its calls;
 //! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
 //!
-//! Scripts go through the terminal by [`delivery::terminal`]. A session is not resumed when its
-//! connection is lost: the run is attached to from a new one, as over any other transport.
+//! Scripts go through the terminal by [`crate::delivery::terminal`]. A session is not resumed when
+//! its connection is lost: the run is attached to from a new one, as over any other transport.
 
 mod admission;
 mod api;

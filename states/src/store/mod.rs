@@ -436,10 +436,17 @@ impl SnapshotStore for DirectoryStore {
         wait: Duration,
     ) -> Result<DirectoryLease, StoreError> {
         let start = Instant::now();
+        let mut is_waiting = false;
         loop {
-            let (job, purpose) = (job.clone(), purpose.to_owned());
-            match self.run(None, move |store| store.try_lease(&job, &purpose)).await {
-                Err(StoreError::Busy { .. }) if start.elapsed() < wait => sleep(LOOK_AGAIN).await,
+            let (id, purpose) = (job.clone(), purpose.to_owned());
+            match self.run(None, move |store| store.try_lease(&id, &purpose)).await {
+                Err(StoreError::Busy { holder, .. }) if start.elapsed() < wait => {
+                    if !is_waiting {
+                        tracing::debug!(%job, holder, "waiting for the job's lock");
+                        is_waiting = true;
+                    }
+                    sleep(LOOK_AGAIN).await;
+                }
                 taken => return taken,
             }
         }

@@ -15,6 +15,9 @@ use super::DirectoryLease;
 /// Threads that do file work at the same time. Fsyncs that overlap share a commit of the file
 /// system's journal; many more threads would only queue there.
 const THREADS: usize = 8;
+/// Leases up to which a process does its file work itself: a stage has its own job's and, while it
+/// archives another job, that one's. It needs no thread for it, and delays no one.
+const A_STAGES_LEASES: usize = 2;
 
 /// Does the file work of all clones of one store.
 #[derive(Debug, Clone)]
@@ -44,9 +47,8 @@ impl FileWork {
         CountedLease(Arc::clone(&self.leases))
     }
 
-    /// Does this work after all earlier work under the same lease. A process with several jobs does
-    /// it on another thread; one that works on a single job, as every stage does, delays nobody and
-    /// needs no thread for it.
+    /// Does this work after all earlier work under the same lease: on another thread, if the process
+    /// works on more jobs than a stage does.
     ///
     /// Once begun, the work is done even if this future is dropped, and the job's lock is held until
     /// then.
@@ -59,7 +61,7 @@ impl FileWork {
             Some(lease) => Some(lease.turn().await),
             None => None,
         };
-        if self.leases.load(Ordering::Relaxed) <= 1 {
+        if self.leases.load(Ordering::Relaxed) <= A_STAGES_LEASES {
             return work();
         }
         // Nobody closes the semaphore. If that changes, the work is still done.

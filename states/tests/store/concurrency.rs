@@ -64,15 +64,15 @@ fn only_one_of_many_works_on_a_job_at_a_time() {
 /// Held while file work that writes a note in the archive's index is to go on.
 static SLOW: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// A process with two jobs, and a store that archives slowly while [`SLOW`] is held.
-fn two_jobs(store: DirectoryStore) -> (DirectoryStore, DirectoryLease, DirectoryLease) {
+/// A process with three jobs, and a store that archives slowly while [`SLOW`] is held.
+fn three_jobs(store: DirectoryStore) -> (DirectoryStore, [DirectoryLease; 3]) {
     let slow = |_: &Snapshot| {
         drop(SLOW.blocking_lock());
         String::new()
     };
     let store = store.with_notes(slow);
-    let [a, b] = ["a", "b"].map(|job| store.try_lease(&id(job), "test").unwrap());
-    (store, a, b)
+    let leases = ["a", "b", "c"].map(|job| store.try_lease(&id(job), "test").unwrap());
+    (store, leases)
 }
 
 /// Archives under this lease until the slow part has begun, and drops the future then.
@@ -94,7 +94,7 @@ async fn archive_and_lose_interest(store: &DirectoryStore, lease: &DirectoryLeas
 #[tokio::test]
 async fn with_several_jobs_slow_file_work_of_one_delays_no_other() {
     let (_place, store) = store();
-    let (store, a, b) = two_jobs(store);
+    let (store, [a, b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     let job = snapshot("a");
@@ -119,7 +119,7 @@ async fn with_several_jobs_slow_file_work_of_one_delays_no_other() {
 #[tokio::test]
 async fn a_save_does_not_overtake_what_was_begun_before_it_and_given_up() {
     let (_place, store) = store();
-    let (store, a, _b) = two_jobs(store);
+    let (store, [a, _b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     archive_and_lose_interest(&store, &a).await;
@@ -145,7 +145,7 @@ async fn a_save_does_not_overtake_what_was_begun_before_it_and_given_up() {
 #[tokio::test]
 async fn a_job_s_lock_is_held_until_what_was_begun_under_it_is_done() {
     let (_place, store) = store();
-    let (store, a, _b) = two_jobs(store);
+    let (store, [a, _b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     archive_and_lose_interest(&store, &a).await;
@@ -157,9 +157,9 @@ async fn a_job_s_lock_is_held_until_what_was_begun_under_it_is_done() {
     other.lease(&id("a"), "test", Duration::from_secs(30)).await.unwrap();
 }
 
-/// Stages work on one job: they start no thread to keep it.
+/// Stages work on one job, and archive one other at a time: they start no thread for that.
 #[tokio::test]
-async fn a_process_with_one_job_does_file_work_on_its_own_thread() {
+async fn a_stage_does_file_work_on_its_own_thread() {
     static THREAD: Mutex<Option<std::thread::ThreadId>> = Mutex::new(None);
     let (_place, store) = store();
     let store = store.with_notes(|_| {
@@ -168,7 +168,11 @@ async fn a_process_with_one_job_does_file_work_on_its_own_thread() {
     });
     archive(&store, &snapshot("a")).await.unwrap();
     assert_eq!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
+    // As a stage that archives another job.
     let _other = store.try_lease(&id("b"), "test").unwrap();
+    archive(&store, &snapshot("a")).await.unwrap();
+    assert_eq!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
+    let _third = store.try_lease(&id("c"), "test").unwrap();
     archive(&store, &snapshot("a")).await.unwrap();
     assert_ne!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
 }

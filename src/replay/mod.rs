@@ -2,12 +2,12 @@
 //!
 //! Commands that only read are in the crate `replay`. Here, a command has a file of its own, too:
 //!
-//! - [`resume`], [`stop`], [`archive_job`], [`shell`];
+//! - [`resume`], [`stop`], [`archive`], [`shell`];
 //! - [`act`] — what they share: the job's lease, the engine, and output;
 //! - [`ownership`] — whether a job belongs to the configuration at hand.
 
 pub mod act;
-pub mod archive_job;
+pub mod archive;
 pub mod ownership;
 pub mod resume;
 pub mod shell;
@@ -61,7 +61,7 @@ enum Command {
     /// End a job's task and archive the job
     Stop(stop::Stop),
     /// Archive a job whose task is over
-    Archive(archive_job::Archive),
+    Archive(archive::Archive),
     /// Remove old jobs from the archive
     Prune(Prune),
     /// Open a terminal in a job's container, beside the running script

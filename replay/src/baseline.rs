@@ -100,7 +100,7 @@ impl Baseline {
     }
 
     /// Returns the stays that a job of this task definition is compared with: those of its own
-    /// definition if there are enough, otherwise those of all; `None` if these are too few, too.
+    /// definition, or those of all if its own are too few. `None` if even these are too few.
     #[must_use]
     pub fn lengths(&self, definition: &str, state: StateName) -> Option<&Lengths> {
         let index = number(state);

@@ -5,7 +5,7 @@ use states::{ConnectError, ConnectErrorKind, Observation, RunError, StopReason};
 /// The help for observations.
 pub const SHORT_FORMS: &str = "OBSERVATION is RON as in a snapshot, such as 'Exited(code: 1, total: 10)', or one of:
   exit:CODE      the script ended         lost           the connection was lost
-  refused        nobody listens           timeout        the address does not answer
+  refused        nothing listens          timeout        the address does not answer
   auth           the key is refused       missing        ECS does not know the task
   cancel         gitlab-runner cancels    stop           the task is to end
   unknown-run    the container lost the run              time           time passed, and nothing else";
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<Observation, String> {
         })
     };
     Ok(match text.trim() {
-        "refused" => unreachable(ConnectErrorKind::Refused, "nobody listens there"),
+        "refused" => unreachable(ConnectErrorKind::Refused, "nothing listens there"),
         "timeout" => unreachable(ConnectErrorKind::TimedOut, "the address does not answer"),
         "auth" => unreachable(ConnectErrorKind::AuthRefused, "the key is refused"),
         "missing" => Observation::Missing,

@@ -1,14 +1,15 @@
-//! `export`: a job in one file for a bug report, with other names, and without secrets.
+//! `export`: writes a job into one file for a bug report, under pseudonyms and without secrets.
 //!
-//! - `names` — which name becomes which;
-//! - `text` — names in what AWS, containers and the driver said;
-//! - `fields` — what becomes of each field; `reasons` — of errors and of why a job ended.
+//! - `pseudonyms` — the pseudonym of each name;
+//! - `text` — names in free text of AWS, containers and the driver;
+//! - `header`, `fields`, `reasons` — the fields of a snapshot.
 //!
-//! Times, states, exit codes and byte counts stay: the file is a snapshot that `show` and `step`
-//! take, and that tells the same as the real one.
+//! Times, states, exit codes and byte counts stay. The file is a snapshot like any other, and `show`
+//! and `step` report the same of it as of the real one.
 
 mod fields;
-mod names;
+mod header;
+mod pseudonyms;
 mod reasons;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf};
 use clap::Args;
 use states::{Entry, Left, Replay, Snapshot};
 
-use self::names::Names;
+use self::pseudonyms::Pseudonyms;
 use crate::{Failure, Locator, Screen, screen::wrap};
 
 /// `fargate-replay export`.
@@ -43,7 +44,7 @@ impl Export {
     /// # Errors
     /// [`Failure`].
     pub fn run(&self, locator: &Locator<'_>, screen: &mut Screen) -> Result<(), Failure> {
-        let (snapshot, about) = anonymous(&locator.find(&self.job)?.snapshot);
+        let (snapshot, about) = anonymise(&locator.find(&self.job)?.snapshot);
         let ron = snapshot
             .to_ron()
             .map_err(|e| Failure::Other(format!("the job cannot be written down: {e}")))?;
@@ -69,16 +70,16 @@ impl Export {
     }
 }
 
-/// The job with other names, and what was done to it in some lines.
+/// Replaces and leaves out what identifies a job's owner. Also returns lines that say what was done.
 #[must_use]
-pub fn anonymous(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
-    let mut names = Names::default();
-    let header = names.header(snapshot.job.header());
+pub fn anonymise(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
+    let mut pseudonyms = Pseudonyms::default();
+    let header = pseudonyms.header(snapshot.job.header());
     let entries =
         snapshot.journal.entries.iter().map(|Entry { at, saw, times, last, between, left }| {
             Entry {
                 at: *at,
-                saw: names.observation(saw),
+                saw: pseudonyms.observation(saw),
                 times: *times,
                 last: *last,
                 between: between.clone(),
@@ -88,16 +89,18 @@ pub fn anonymous(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
     let mut journal = snapshot.journal.clone();
     journal.entries = entries.collect();
     let mut other =
-        Snapshot { version: snapshot.version, job: names.job(&snapshot.job, header), journal };
-    carry_over(snapshot, &mut other);
-    let about = about(snapshot, &names);
+        Snapshot { version: snapshot.version, job: pseudonyms.job(&snapshot.job, header), journal };
+    carry_over_digests(snapshot, &mut other);
+    let about = about(snapshot, &pseudonyms);
     (other, about)
 }
 
-/// What the real journal notes of states is true of the real ones. Where today's machine agrees
-/// with it, the other journal notes the state that today's machine reaches by it; where it does
-/// not, the note stays as it is, and does not agree with the other one either.
-fn carry_over(real: &Snapshot, other: &mut Snapshot) {
+/// Carries over which of the journal's digests of states today's machine agrees with.
+///
+/// The real digests are of states with real names. Where today's machine agrees with one, the export
+/// has the digest of the state that today's machine reaches under pseudonyms. Where it does not, the
+/// digest stays, and does not agree with the export either.
+fn carry_over_digests(real: &Snapshot, other: &mut Snapshot) {
     let mut agrees = BTreeMap::new();
     let mut replay = Replay::new(real);
     while let Some(step) = replay.advance() {
@@ -107,7 +110,7 @@ fn carry_over(real: &Snapshot, other: &mut Snapshot) {
     let mut reached = BTreeMap::new();
     let mut replay = Replay::new(other);
     while let Some(step) = replay.advance() {
-        // The last of an entry's observations is the one that is noted.
+        // An entry has the digest of the state after its last observation.
         reached.insert(step.entry, Left::of(&step.job));
     }
     let end = replay.job().clone();
@@ -124,9 +127,9 @@ fn carry_over(real: &Snapshot, other: &mut Snapshot) {
     }
 }
 
-fn about(snapshot: &Snapshot, names: &Names) -> Vec<String> {
-    let counted = names.counts().map(|(kind, count)| {
-        let (one, several) = kind.words();
+fn about(snapshot: &Snapshot, pseudonyms: &Pseudonyms) -> Vec<String> {
+    let counted = pseudonyms.counts().map(|(kind, count)| {
+        let (one, several) = kind.nouns();
         format!("{count} {}", if count == 1 { one } else { several })
     });
     let header = snapshot.job.header();

@@ -1,19 +1,19 @@
-//! Errors and reasons of a job under other names.
+//! Pseudonyms in errors and stop reasons.
 
 use states::{
     ConnectError, ContainerEnd, ControlError, Obstacle, RunError, RunLoss, StopReason, TaskEnd,
     TaskStatus,
 };
 
-use super::names::{Kind, Names};
+use super::pseudonyms::{Kind, Pseudonyms};
 
-impl Names {
+impl Pseudonyms {
     pub(super) fn control_error(&mut self, error: &ControlError) -> ControlError {
         let ControlError { operation, kind, code, message, cause } = error;
         ControlError {
             operation: self.text(operation),
             kind: *kind,
-            code: self.maybe(code),
+            code: self.optional_text(code),
             message: self.text(message),
             cause: *cause,
         }
@@ -59,17 +59,17 @@ impl Names {
         let TaskEnd { status, code, reason, containers, recorded } = end;
         TaskEnd {
             status: self.task_status(status),
-            code: self.maybe(code),
-            reason: self.maybe(reason),
+            code: self.optional_text(code),
+            reason: self.optional_text(reason),
             containers: containers
                 .iter()
                 .map(|ContainerEnd { name, exit_code, reason }| ContainerEnd {
                     name: self.container(name),
                     exit_code: *exit_code,
-                    reason: self.maybe(reason),
+                    reason: self.optional_text(reason),
                 })
                 .collect(),
-            recorded: self.maybe(recorded),
+            recorded: self.optional_text(recorded),
         }
     }
 
@@ -96,7 +96,7 @@ impl Names {
                 error: self.run_error(error),
             },
             RunLoss::Unknown { run_dir, error } => {
-                let run_dir = self.sought(Kind::Path, run_dir);
+                let run_dir = self.register(Kind::Path, run_dir);
                 RunLoss::Unknown { run_dir, error: self.run_error(error) }
             }
             RunLoss::Recorded(sentence) => RunLoss::Recorded(self.text(sentence)),

@@ -1,11 +1,11 @@
-//! Nothing of anybody's survives, and the story stays the same.
+//! An export has no real name, and reports the same as the real snapshot.
 
 use std::{fs, path::PathBuf, time::Duration};
 
 use diagnosis::{diagnose, story::Story};
 use states::{Observation, Snapshot, Timestamp, Verdict};
 
-use super::anonymous;
+use super::anonymise;
 use crate::{holder, show::last_seen};
 
 fn fixtures() -> Vec<(String, Snapshot)> {
@@ -26,8 +26,8 @@ fn fixtures() -> Vec<(String, Snapshot)> {
     found
 }
 
-/// What is in every snapshot below, in every field that takes a text.
-const MARKS: [&str; 17] = [
+/// Parts of real names. The snapshots below have them in every field that takes a text.
+const REAL_NAMES: [&str; 17] = [
     "acme",
     "payroll",
     "s3cret",
@@ -47,14 +47,14 @@ const MARKS: [&str; 17] = [
     "ledger",
 ];
 
-/// A line that says everything that must not get out.
-const GOSSIP: &str = "https://alice:s3cret@git.acme.example:8443/payroll/ledger?private_token=glpat-AbCdEfGhIj0123456789 at 10.20.30.40:22, \
+/// A text with everything that an export must not contain.
+const LEAK: &str = "https://alice:s3cret@git.acme.example:8443/payroll/ledger?private_token=glpat-AbCdEfGhIj0123456789 at 10.20.30.40:22, \
      54.87.65.43 and [2600:1f18::7]: arn:aws:secretsmanager:eu-west-1:987654321098:secret:payroll-db by AKIAIOSFODNN7EXAMPLE, \
      image registry.acme.example/payroll/ledger:1, host ip-10-20-30-40.fleet-7.internal, eni-0a1b2c3d4e5f60718, \
      ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG, /home/alice/payroll, mail alice@acme.example, cafebabe0123cafebabe, Payroll-Builder";
 
-/// The fixture with marks in place of every name, and the gossip in place of every other text.
-fn marked(snapshot: &Snapshot) -> Snapshot {
+/// Puts real names in place of the fixture's names.
+fn with_real_names(snapshot: &Snapshot) -> Snapshot {
     let mut ron = snapshot.to_ron().unwrap();
     let mut replace = |from: &str, to: &str| ron = ron.replace(from, to);
     replace(
@@ -77,7 +77,7 @@ fn marked(snapshot: &Snapshot) -> Snapshot {
     header.about.job_name = "deploy payroll for alice".to_owned();
     header.about.runner = "tOk3n".to_owned();
     header.trace = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
-    header.spec.environment.push(("PAYROLL_DB".to_owned(), GOSSIP.to_owned()));
+    header.spec.environment.push(("PAYROLL_DB".to_owned(), LEAK.to_owned()));
     header.spec.security_groups.push("sg-0a1b2c3d4e5f60718".to_owned());
     header.spec.tags = vec![
         ("fargate-driver:manager".to_owned(), "fleet-7.acme.example".to_owned()),
@@ -88,7 +88,7 @@ fn marked(snapshot: &Snapshot) -> Snapshot {
     snapshot
 }
 
-/// The header, whatever the state.
+/// Returns the header of a job in any state.
 fn header(snapshot: &mut Snapshot) -> &mut states::Header {
     use states::AnyJob::{Executing, Pending, Provisioning, Reachable, Running, Stopping};
     match &mut snapshot.job {
@@ -101,15 +101,15 @@ fn header(snapshot: &mut Snapshot) -> &mut states::Header {
     }
 }
 
-/// Every observation that carries a text, with the gossip as its text.
-fn gossips() -> Vec<Observation> {
-    let said = |kind: &str| kind.replace("GOSSIP", &GOSSIP.replace('"', ""));
-    let error = "(operation: \"RunTask\", kind: Throttled, code: Some(\"ThrottlingException\"), message: \"GOSSIP\", advice: \"GOSSIP\")";
-    let connect = "(kind: Refused, message: \"GOSSIP\", advice: \"GOSSIP\")";
-    let report = "(task: \"arn:aws:ecs:eu-west-1:987654321098:task/payroll/cafebabe\", status: Other(\"GOSSIP\"), stop_desired: false, \
+/// Returns every observation that has a text, with [`LEAK`] as its text.
+fn leaking_observations() -> Vec<Observation> {
+    let leaking = |kind: &str| kind.replace("LEAK", &LEAK.replace('"', ""));
+    let error = "(operation: \"RunTask\", kind: Throttled, code: Some(\"ThrottlingException\"), message: \"LEAK\", advice: \"LEAK\")";
+    let connect = "(kind: Refused, message: \"LEAK\", advice: \"LEAK\")";
+    let report = "(task: \"arn:aws:ecs:eu-west-1:987654321098:task/payroll/cafebabe\", status: Other(\"LEAK\"), stop_desired: false, \
          interface: Some((id: Some(\"eni-0a1b2c3d4e5f60718\"), private_address: Some(\"10.20.30.40\"), subnet: Some(\"subnet-0a1b2c3d\"))), \
-         containers: [(name: \"payroll\", status: Some(\"GOSSIP\"), exit_code: None, reason: Some(\"GOSSIP\"), exec_agent: Some(\"GOSSIP\"), \
-         runtime_id: Some(\"cafebabe-1\"))], stopped: Some((code: Some(\"GOSSIP\"), reason: Some(\"GOSSIP\"))))";
+         containers: [(name: \"payroll\", status: Some(\"LEAK\"), exit_code: None, reason: Some(\"LEAK\"), exec_agent: Some(\"LEAK\"), \
+         runtime_id: Some(\"cafebabe-1\"))], stopped: Some((code: Some(\"LEAK\"), reason: Some(\"LEAK\"))))";
     let mut all = vec![
         "Opened(process: 1, purpose: \"step_payroll\")".to_owned(),
         format!("LaunchFailed({error})"),
@@ -127,111 +127,107 @@ fn gossips() -> Vec<Observation> {
     ];
     all.extend(
         ["ConnectionLost", "Unknown", "NoStatus", "NotStarted", "Protocol"]
-            .map(|kind| format!("RunFailed({kind}(\"GOSSIP\"))")),
+            .map(|kind| format!("RunFailed({kind}(\"LEAK\"))")),
     );
     let reasons = [
-        "Asked(\"GOSSIP\")".to_owned(),
+        "Asked(\"LEAK\")".to_owned(),
         format!("LaunchRefused({error})"),
         format!("ControlFailed({error})"),
-        "TaskStopped(what: \"GOSSIP\", advice: \"GOSSIP\")".to_owned(),
-        "Deadline(state: Running, limit: \"3m\", problem: \"GOSSIP\")".to_owned(),
+        "TaskStopped(what: \"LEAK\", advice: \"LEAK\")".to_owned(),
+        "Deadline(state: Running, limit: \"3m\", problem: \"LEAK\")".to_owned(),
         format!("Unusable({connect})"),
-        "RunLost(\"GOSSIP\")".to_owned(),
-        "TaskStopped(end: (status: Other(\"GOSSIP\"), code: Some(\"GOSSIP\"), reason: Some(\"GOSSIP\"), \
-         containers: [(name: \"payroll\", exit_code: Some(1), reason: Some(\"GOSSIP\"))]))"
+        "RunLost(\"LEAK\")".to_owned(),
+        "TaskStopped(end: (status: Other(\"LEAK\"), code: Some(\"LEAK\"), reason: Some(\"LEAK\"), \
+         containers: [(name: \"payroll\", exit_code: Some(1), reason: Some(\"LEAK\"))]))"
             .to_owned(),
         format!("Deadline(state: Running, limit: \"3m\", last: Connection(Some({connect})))"),
-        "RunAbandoned(NoProgress(connections: 50, within: \"2m\", error: ConnectionLost(\"GOSSIP\")))"
+        "RunAbandoned(NoProgress(connections: 50, within: \"2m\", error: ConnectionLost(\"LEAK\")))"
             .to_owned(),
-        "RunAbandoned(ShortLived(connections: 500, within: \"10s\", error: Protocol(\"GOSSIP\")))"
+        "RunAbandoned(ShortLived(connections: 500, within: \"10s\", error: Protocol(\"LEAK\")))"
             .to_owned(),
-        "RunAbandoned(Unknown(run_dir: \"/home/alice/payroll\", error: Unknown(\"GOSSIP\")))".to_owned(),
+        "RunAbandoned(Unknown(run_dir: \"/home/alice/payroll\", error: Unknown(\"LEAK\")))".to_owned(),
     ];
     all.extend(reasons.map(|reason| format!("StopRequested({reason})")));
     all.iter()
-        .map(|text| ron::from_str(&said(text)).unwrap_or_else(|e| panic!("{e}: {text}")))
+        .map(|text| ron::from_str(&leaking(text)).unwrap_or_else(|e| panic!("{e}: {text}")))
         .collect()
 }
 
 fn assert_clean(name: &str, snapshot: &Snapshot) {
-    let (other, about) = anonymous(snapshot);
+    let (other, about) = anonymise(snapshot);
     let text = format!("{}\n{}", about.join("\n"), other.to_ron().unwrap());
     let lower = text.to_lowercase();
-    for mark in MARKS {
-        assert!(!lower.contains(&mark.to_lowercase()), "{name}: {mark} is in\n{text}");
+    for real in REAL_NAMES {
+        assert!(!lower.contains(&real.to_lowercase()), "{name}: {real} is in\n{text}");
     }
 }
 
 #[test]
 fn no_name_address_or_secret_survives() {
     for (name, snapshot) in fixtures().into_iter().filter(|(name, _)| name.contains("v1")) {
-        let marked = marked(&snapshot);
+        let real = with_real_names(&snapshot);
         assert!(
-            MARKS.iter().filter(|mark| marked.to_ron().unwrap().contains(*mark)).count() >= 9,
-            "{name}: hardly a mark is in it"
+            REAL_NAMES.iter().filter(|name| real.to_ron().unwrap().contains(*name)).count() >= 9,
+            "{name}: too few real names are in it"
         );
-        assert_clean(&name, &marked);
-        // Whatever is observed next, and whatever state that leads to.
-        for saw in gossips() {
-            let mut gossiped = marked.clone();
-            let newest = last_seen(&gossiped);
-            gossiped.step(saw, newest + Duration::from_secs(1));
-            gossiped.step(Observation::TimePassed, newest + Duration::from_secs(2));
-            gossiped.step(Observation::TimePassed, newest + Duration::from_secs(100_000));
-            assert_clean(&name, &gossiped);
+        assert_clean(&name, &real);
+        // Also with each observation, and in the states that follow from it.
+        for saw in leaking_observations() {
+            let mut leaking = real.clone();
+            let newest = last_seen(&leaking);
+            leaking.step(saw, newest + Duration::from_secs(1));
+            leaking.step(Observation::TimePassed, newest + Duration::from_secs(2));
+            leaking.step(Observation::TimePassed, newest + Duration::from_secs(100_000));
+            assert_clean(&name, &leaking);
             // Also where the journal does not lead to the recorded state.
-            gossiped.journal.omitted = 1;
-            assert_clean(&name, &gossiped);
+            leaking.journal.omitted = 1;
+            assert_clean(&name, &leaking);
         }
     }
 }
 
 #[test]
-fn the_same_name_is_the_same_wherever_it_stands() {
-    let snapshot = marked(
+fn a_name_has_one_pseudonym_wherever_it_stands() {
+    let snapshot = with_real_names(
         &fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap().1,
     );
-    let (other, _) = anonymous(&snapshot);
+    let (other, _) = anonymise(&snapshot);
     let ron = other.to_ron().unwrap();
     for (name, times) in [("10.0.0.2", 4), ("ssh-ed25519 key-1", 3), ("/path-1", 3)] {
         assert!(ron.matches(name).count() >= times, "{name} in\n{ron}");
     }
-    assert_eq!(
-        anonymous(&snapshot).0,
-        other,
-        "an export does not change from one time to the next"
-    );
+    assert_eq!(anonymise(&snapshot).0, other, "exports of one job are equal");
     assert_eq!(other.job.header().about.project_url, other.job.header().spec.tags[2].1);
 }
 
 #[test]
-fn an_export_tells_the_same_story() {
+fn show_and_step_report_the_same_of_an_export() {
     for (name, snapshot) in fixtures() {
-        let (other, _) = anonymous(&snapshot);
+        let (other, _) = anonymise(&snapshot);
         let again =
             Snapshot::parse(&format!("// comments are allowed\n{}", other.to_ron().unwrap()))
                 .unwrap();
         assert_eq!(again, other, "{name}");
         assert_eq!(other.replay(), snapshot.replay(), "{name}");
-        let told = |snapshot: &Snapshot| {
+        let report = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
             let timeline = Story::of(snapshot, now);
-            let found = diagnose(snapshot, &timeline, &holder::elsewhere(snapshot), now);
+            let diagnoses = diagnose(snapshot, &timeline, &holder::elsewhere(snapshot), now);
             (
                 timeline
                     .visits
                     .iter()
-                    .map(|visit| (visit.state, visit.from, visit.to))
+                    .map(|span| (span.state, span.from, span.to))
                     .collect::<Vec<_>>(),
-                found[0].cause,
+                diagnoses[0].cause,
             )
         };
-        assert_eq!(told(&other), told(&snapshot), "{name}");
+        assert_eq!(report(&other), report(&snapshot), "{name}");
     }
 }
 
 #[test]
-fn a_difference_stays_where_it_was() {
+fn an_export_differs_where_the_real_journal_does() {
     let (name, mut snapshot) =
         fixtures().into_iter().find(|(name, _)| name.ends_with("stopping.ron")).unwrap();
     let entry = snapshot.journal.entries.len() / 2;
@@ -241,12 +237,12 @@ fn a_difference_stays_where_it_was() {
         Verdict::Differ(difference) => difference.entry,
         agree @ Verdict::Agree { .. } => panic!("{name}: {agree:?}"),
     };
-    let (other, _) = anonymous(&snapshot);
+    let (other, _) = anonymise(&snapshot);
     assert_eq!((number(&snapshot), number(&other)), (entry + 1, entry + 1));
 }
 
 #[test]
-fn a_journal_without_its_middle_is_exported_too() {
+fn a_shortened_journal_can_be_exported() {
     let (_, mut snapshot) =
         fixtures().into_iter().find(|(name, _)| name.ends_with("executing.ron")).unwrap();
     let mut at = last_seen(&snapshot).as_millis();
@@ -257,7 +253,7 @@ fn a_journal_without_its_middle_is_exported_too() {
             Timestamp::from_millis(at),
         );
     }
-    let (other, _) = anonymous(&snapshot);
+    let (other, _) = anonymise(&snapshot);
     assert_eq!(other.journal.omitted, snapshot.journal.omitted);
     assert_eq!(other.job.name(), snapshot.job.name());
     assert_eq!(other.replay(), snapshot.replay());

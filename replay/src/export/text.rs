@@ -1,16 +1,16 @@
-//! Free text: what AWS, containers and the driver said. Names that are known from elsewhere are
-//! found in it, and what looks like an address, a URL, an ARN, an id or a secret is taken for one.
+//! Pseudonyms in free text of AWS, containers and the driver. Names that are known from elsewhere are
+//! replaced in it, and everything that looks like an address, a URL, an ARN, an id or a secret.
 
 use std::net::IpAddr;
 
-use super::names::{Kind, Names, Piece, RESOURCES};
+use super::pseudonyms::{Kind, Piece, Pseudonyms, RESOURCES};
 
-/// What separates words.
-fn separates(c: char) -> bool {
+/// Whether the character separates words.
+fn is_separator(c: char) -> bool {
     c.is_whitespace() || "\"'`()<>{}[],;|".contains(c)
 }
 
-/// Words with a dot or a slash in them that name nothing of anybody's.
+/// Words with a dot or a slash that identify nothing.
 const HARMLESS: [&str; 11] = [
     "~/.ssh",
     "fargate.toml",
@@ -26,35 +26,35 @@ const HARMLESS: [&str; 11] = [
 ];
 /// Directories that every system has.
 const SYSTEM: [&str; 6] = ["/bin/", "/sbin/", "/usr/", "/dev/", "/proc/", "/sys/"];
-/// Endings of files, not of hosts.
-const FILES: [&str; 12] =
+/// Extensions of files, which look like top-level domains.
+const EXTENSIONS: [&str; 12] =
     ["toml", "yml", "yaml", "md", "sh", "log", "json", "ron", "key", "conf", "service", "lock"];
-/// What tokens and keys begin with.
-const SECRETS: [&str; 12] = [
+/// Prefixes of tokens and keys.
+const SECRET_PREFIXES: [&str; 12] = [
     "glpat-", "glrt-", "gldt-", "glcbt-", "glptt-", "glsoat-", "AKIA", "ASIA", "eyJ", "ghp_",
     "xoxb-", "sk-",
 ];
 
-impl Names {
-    /// The text with other names.
+impl Pseudonyms {
+    /// Replaces the names in a text.
     pub(super) fn text(&mut self, text: &str) -> String {
-        let mut told = String::with_capacity(text.len());
-        // Names of several words first: the rest is looked at word by word.
-        for piece in self.split(text, |name| name.contains(separates)) {
+        let mut replaced = String::with_capacity(text.len());
+        // Names of several words come first, then the rest, word by word.
+        for piece in self.split(text, |name| name.contains(is_separator)) {
             match piece {
-                Piece::Replaced(other) => told.push_str(&other),
-                Piece::Rest(rest) => self.words(rest, &mut told),
+                Piece::Replaced(other) => replaced.push_str(&other),
+                Piece::Rest(rest) => self.words(rest, &mut replaced),
             }
         }
-        told
+        replaced
     }
 
-    fn words(&mut self, text: &str, told: &mut String) {
-        for part in text.split_inclusive(separates) {
-            let word = part.trim_end_matches(separates);
+    fn words(&mut self, text: &str, replaced: &mut String) {
+        for part in text.split_inclusive(is_separator) {
+            let word = part.trim_end_matches(is_separator);
             let core = word.trim_end_matches(['.', ':', '!', '?']);
-            told.push_str(&self.word(core));
-            told.push_str(&part[core.len()..]);
+            replaced.push_str(&self.word(core));
+            replaced.push_str(&part[core.len()..]);
         }
     }
 
@@ -62,7 +62,7 @@ impl Names {
         if word.is_empty() || HARMLESS.contains(&word) {
             return word.to_owned();
         }
-        if let Some(other) = self.whole(word) {
+        if let Some(other) = self.find_registered(word) {
             return other.to_owned();
         }
         if word.contains("://") {
@@ -75,12 +75,12 @@ impl Names {
             return format!("SHA256:{}", self.of(Kind::Key, fingerprint));
         }
         if let Some((name, value)) = word.split_once('=') {
-            let told = if tells_a_secret(name) && !value.is_empty() {
+            let value = if is_name_of_secret(name) && !value.is_empty() {
                 self.of(Kind::Secret, value)
             } else {
                 self.word(value)
             };
-            return format!("{}={told}", self.word(name));
+            return format!("{}={value}", self.word(name));
         }
         if let Ok(address) = word.parse::<IpAddr>() {
             return self.address(address);
@@ -112,7 +112,7 @@ impl Names {
             return word.to_owned();
         }
         if is_host(word) {
-            let file = word.rsplit('.').next().is_some_and(|ending| FILES.contains(&ending));
+            let file = word.rsplit('.').next().is_some_and(|ending| EXTENSIONS.contains(&ending));
             return self.of(if file { Kind::Name } else { Kind::Host }, word);
         }
         let pieces = self.split(word, |_| true);
@@ -125,7 +125,7 @@ impl Names {
             .collect()
     }
 
-    /// An address, recognisable as a private or a public one, as that may be what is wrong.
+    /// Replaces an address. It stays recognisable as private or public, as that may be what is wrong.
     pub(super) fn address(&mut self, address: IpAddr) -> String {
         if address.is_loopback() || address.is_unspecified() {
             return address.to_string();
@@ -140,12 +140,12 @@ impl Names {
         )
     }
 
-    /// A URL: its scheme, and other names for host and path; without user, password, query.
+    /// Replaces host and path of a URL, and leaves out user, password and query.
     pub(super) fn url(&mut self, url: &str) -> String {
         let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let (place, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let host = place.rsplit('@').next().unwrap_or_default();
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let host = authority.rsplit('@').next().unwrap_or_default();
         let (host, port) = match host.rsplit_once(':') {
             Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
                 (host, format!(":{port}"))
@@ -171,8 +171,8 @@ impl Names {
         }
     }
 
-    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>` and its like: partition, service,
-    /// region and kind stay.
+    /// Replaces account and names of an ARN, such as
+    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>`. Partition, service, region and kind stay.
     pub(super) fn arn(&mut self, arn: &str) -> String {
         let mut parts = arn.splitn(6, ':');
         let mut next = || parts.next().unwrap_or_default().to_owned();
@@ -205,30 +205,30 @@ impl Names {
         format!("{kind}{between}{rest}")
     }
 
-    /// A cluster's name or ARN.
+    /// Replaces a cluster's name or ARN.
     pub(super) fn cluster(&mut self, cluster: &str) -> String {
         match cluster {
             "" | "default" => cluster.to_owned(),
             arn if arn.starts_with("arn:") => self.arn(arn),
-            name => self.sought(Kind::Cluster, name),
+            name => self.register(Kind::Cluster, name),
         }
     }
 
-    /// `family`, `family:revision`, or an ARN.
+    /// Replaces a task definition: `family`, `family:revision`, or an ARN.
     pub(super) fn definition(&mut self, definition: &str) -> String {
         if definition.starts_with("arn:") {
             return self.arn(definition);
         }
         match definition.split_once(':') {
             Some((family, revision)) if revision.bytes().all(|b| b.is_ascii_digit()) => {
-                format!("{}:{revision}", self.sought(Kind::Definition, family))
+                format!("{}:{revision}", self.register(Kind::Definition, family))
             }
-            _ => self.sought(Kind::Definition, definition),
+            _ => self.register(Kind::Definition, definition),
         }
     }
 }
 
-/// What a word is by its looks alone.
+/// Returns the kind of a word, by its form alone.
 fn kind(word: &str) -> Option<Kind> {
     let all =
         |text: &str, fits: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|b| fits(&b));
@@ -259,36 +259,38 @@ fn kind(word: &str) -> Option<Kind> {
         && mixed(word)
         && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+_-/".contains(&b));
     if token && !word.starts_with('/')
-        || SECRETS.iter().any(|prefix| word.starts_with(prefix) && word.len() >= prefix.len() + 8)
+        || SECRET_PREFIXES
+            .iter()
+            .any(|prefix| word.starts_with(prefix) && word.len() >= prefix.len() + 8)
     {
         return Some(Kind::Secret);
     }
     (word.len() >= 8 && hexadecimal(word) && mixed(word)).then_some(Kind::Secret)
 }
 
-/// Whether what follows this name and `=` is nobody's business.
-fn tells_a_secret(name: &str) -> bool {
+/// Whether the value after this name and `=` may be secret.
+fn is_name_of_secret(name: &str) -> bool {
     let name = name.to_lowercase();
     ["pass", "token", "secret", "key", "credential", "signature", "auth"]
         .iter()
         .any(|word| name.contains(word))
 }
 
-/// Labels with dots between them, of which the last is made of letters.
+/// Whether the word has a host name's form: labels with dots between them, the last one of letters.
 fn is_host(word: &str) -> bool {
     let labels: Vec<&str> = word.split('.').collect();
-    let valid = |label: &&str| {
+    let valid_id = |label: &&str| {
         !label.is_empty()
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let last = labels.last().copied().unwrap_or_default();
     labels.len() >= 2
-        && labels.iter().all(valid)
+        && labels.iter().all(valid_id)
         && last.len() >= 2
         && last.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
-/// AWS's own endpoints are everybody's: `<service>.<region>.amazonaws.com`.
+/// Whether the host is an endpoint of AWS, which identifies nothing: `<service>.<region>.amazonaws.com`.
 fn is_endpoint(host: &str) -> bool {
     let Some(rest) = host.strip_suffix(".amazonaws.com") else { return false };
     let (service, region) = rest.split_once('.').unwrap_or((rest, ""));
@@ -301,10 +303,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_a_name_gets_another_and_the_rest_stays() {
-        let mut names = Names::default();
-        names.sought(Kind::Project, "payroll");
-        for (text, told) in [
+    fn names_are_replaced_by_their_form_and_other_text_stays() {
+        let mut pseudonyms = Pseudonyms::default();
+        pseudonyms.register(Kind::Project, "payroll");
+        for (text, expected) in [
             ("Essential container in task exited", "Essential container in task exited"),
             ("connect to 10.1.2.3:22: refused", "connect to 10.0.0.2:22: refused"),
             (
@@ -347,14 +349,14 @@ mod tests {
             ),
             ("exit code 137 after 12345678 bytes", "exit code 137 after 12345678 bytes"),
         ] {
-            assert_eq!(names.text(text), told);
+            assert_eq!(pseudonyms.text(text), expected);
         }
     }
 
     #[test]
-    fn names_of_several_words_are_found() {
-        let mut names = Names::default();
-        names.sought(Kind::JobName, "deploy payroll now");
-        assert_eq!(names.text("the job Deploy payroll now: failed"), "the job job-1: failed");
+    fn names_of_several_words_are_replaced() {
+        let mut pseudonyms = Pseudonyms::default();
+        pseudonyms.register(Kind::JobName, "deploy payroll now");
+        assert_eq!(pseudonyms.text("the job Deploy payroll now: failed"), "the job job-1: failed");
     }
 }

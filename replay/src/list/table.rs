@@ -102,7 +102,7 @@ impl Table {
         Self { stuck_only, now, held: Vec::new(), columns: None, stuck_count: 0 }
     }
 
-    /// Lays out the columns, and prints the rows that were held back.
+    /// Decides the layout, and prints the rows that were held back.
     fn begin(&mut self, screen: &mut Screen) -> io::Result<()> {
         let columns = layout(&self.held, self.now, screen.width);
         let heading: Vec<String> =

@@ -1,8 +1,8 @@
-//! Other names for real ones: each real name gets the same other one wherever it stands.
+//! Pseudonyms: a name has the same one wherever it stands.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What a name names. Decides what its other name looks like.
+/// What a name names. That decides the form of its pseudonym.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     Project,
@@ -35,8 +35,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// One of them and several, for people.
-    pub(super) fn words(self) -> (&'static str, &'static str) {
+    /// Returns the kind's name in singular and plural.
+    pub(super) fn nouns(self) -> (&'static str, &'static str) {
         match self {
             Self::Project => ("project", "projects"),
             Self::Host => ("host name", "host names"),
@@ -68,9 +68,9 @@ impl Kind {
         }
     }
 
-    /// The `number`-th other name, from 1. Addresses and hosts are those that documents may use
+    /// Makes the pseudonym with this number, from 1. Addresses and hosts are those for documentation
     /// (RFC 5737, 3849, 2606).
-    fn other(self, real: &str, number: usize) -> String {
+    fn pseudonym(self, real: &str, number: usize) -> String {
         match self {
             Self::Project => format!("project-{number}"),
             Self::Host => format!("host-{number}.example"),
@@ -116,76 +116,77 @@ pub(super) const RESOURCES: [&str; 17] = [
     "eni", "subnet", "sg", "vpc", "i", "nat", "rtb", "ami", "vol", "fs", "fsap", "eipalloc", "acl",
     "igw", "vpce", "snap", "lt",
 ];
-/// Names that are ordinary words: in free text they tell nothing of anybody.
-const ORDINARY: [&str; 20] = [
+/// Names that are ordinary words. In free text, they identify nothing.
+const ORDINARY_WORDS: [&str; 20] = [
     "build", "test", "tests", "deploy", "lint", "release", "job", "jobs", "project", "group",
     "app", "web", "api", "main", "default", "local", "task", "docker", "script", "driver",
 ];
-/// Shorter names are part of too many ordinary words to be looked for inside of them.
-const LONG_ENOUGH_ANYWHERE: usize = 5;
-/// Shorter ones are ordinary words.
-const LONG_ENOUGH: usize = 3;
+/// The least length of a name that is replaced inside words, in bytes. Shorter ones are part of too
+/// many ordinary words.
+const MIN_LENGTH_INSIDE_WORDS: usize = 5;
+/// The least length of a name that is replaced in free text, in bytes.
+const MIN_LENGTH: usize = 3;
 
-/// The other names that were given so far.
+/// The pseudonyms of one job.
 #[derive(Debug, Default)]
-pub(super) struct Names {
-    given: HashMap<(Kind, String), String>,
+pub(super) struct Pseudonyms {
+    assigned: HashMap<(Kind, String), String>,
     counts: BTreeMap<Kind, usize>,
-    /// Names that are looked for in free text, the longest first, with what they become.
-    sought: Vec<(String, String)>,
+    /// Names that are replaced in free text, the longest first, with their pseudonyms.
+    registered: Vec<(String, String)>,
 }
 
-impl Names {
-    /// The other name of this one.
+impl Pseudonyms {
+    /// Returns the name's pseudonym.
     pub(super) fn of(&mut self, kind: Kind, real: &str) -> String {
-        if let Some(other) = self.given.get(&(kind, real.to_owned())) {
+        if let Some(other) = self.assigned.get(&(kind, real.to_owned())) {
             return other.clone();
         }
         let count = self.counts.entry(kind).or_default();
         *count += 1;
-        let other = kind.other(real, *count);
-        self.given.insert((kind, real.to_owned()), other.clone());
+        let other = kind.pseudonym(real, *count);
+        self.assigned.insert((kind, real.to_owned()), other.clone());
         other
     }
 
-    /// As [`Names::of`]; from now on the name is found in free text, too.
-    pub(super) fn sought(&mut self, kind: Kind, real: &str) -> String {
+    /// Returns the name's pseudonym, and replaces the name in free text from now on.
+    pub(super) fn register(&mut self, kind: Kind, real: &str) -> String {
         let other = self.of(kind, real);
-        self.seek(real, &other);
+        self.replace_in_text(real, &other);
         other
     }
 
-    /// From now on, this becomes that in free text.
-    pub(super) fn seek(&mut self, real: &str, other: &str) {
-        if real.len() >= LONG_ENOUGH
-            && !ORDINARY.contains(&real)
-            && !self.sought.iter().any(|(known, _)| known == real)
+    /// Replaces the name in free text from now on, unless it is too short or an ordinary word.
+    pub(super) fn replace_in_text(&mut self, real: &str, other: &str) {
+        if real.len() >= MIN_LENGTH
+            && !ORDINARY_WORDS.contains(&real)
+            && !self.registered.iter().any(|(known, _)| known == real)
         {
-            self.sought.push((real.to_owned(), other.to_owned()));
-            self.sought.sort_by_key(|(real, _)| std::cmp::Reverse(real.len()));
+            self.registered.push((real.to_owned(), other.to_owned()));
+            self.registered.sort_by_key(|(real, _)| std::cmp::Reverse(real.len()));
         }
     }
 
-    /// Sets what a name becomes.
+    /// Sets the name's pseudonym.
     pub(super) fn set(&mut self, kind: Kind, real: &str, other: &str) {
-        self.given.insert((kind, real.to_owned()), other.to_owned());
+        self.assigned.insert((kind, real.to_owned()), other.to_owned());
     }
 
-    /// What a sought name becomes, if the whole text is one.
-    pub(super) fn whole(&self, text: &str) -> Option<&str> {
-        self.sought
+    /// Returns the pseudonym if the whole text is a name that is replaced in free text.
+    pub(super) fn find_registered(&self, text: &str) -> Option<&str> {
+        self.registered
             .iter()
             .find(|(real, _)| real.eq_ignore_ascii_case(text))
             .map(|(_, other)| other.as_str())
     }
 
-    /// The text in pieces: those that were sought, replaced, and what is between them.
+    /// Splits the text into pieces: registered names that fit, replaced, and the text between them.
     pub(super) fn split<'a>(&self, text: &'a str, fits: impl Fn(&str) -> bool) -> Vec<Piece<'a>> {
         let mut pieces = Vec::new();
         let (mut begin, mut at) = (0, 0);
         while at < text.len() {
             let found =
-                self.sought.iter().find(|(real, _)| fits(real) && stands_at(text, at, real));
+                self.registered.iter().find(|(real, _)| fits(real) && stands_at(text, at, real));
             if let Some((real, other)) = found {
                 pieces.push(Piece::Rest(&text[begin..at]));
                 pieces.push(Piece::Replaced(other.clone()));
@@ -199,7 +200,7 @@ impl Names {
         pieces
     }
 
-    /// How many names of each kind got another.
+    /// Returns how many names of each kind were replaced.
     pub(super) fn counts(&self) -> impl Iterator<Item = (Kind, usize)> {
         self.counts.iter().map(|(kind, count)| (*kind, *count))
     }
@@ -207,13 +208,14 @@ impl Names {
 
 /// A piece of a text.
 pub(super) enum Piece<'a> {
-    /// A name's other name.
+    /// A name's pseudonym.
     Replaced(String),
-    /// What is as it was.
+    /// Text as it was.
     Rest(&'a str),
 }
 
-/// Whether a name stands there, in capitals or not; a short one only as a word of its own.
+/// Whether the name stands at this position, in capitals or not. A short name counts only as a word of
+/// its own.
 fn stands_at(text: &str, at: usize, name: &str) -> bool {
     let Some(here) = text.get(at..at + name.len()) else { return false };
     if !here.eq_ignore_ascii_case(name) {
@@ -221,7 +223,7 @@ fn stands_at(text: &str, at: usize, name: &str) -> bool {
     }
     let inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let is_number = name.bytes().all(|b| b.is_ascii_digit());
-    let anywhere = name.len() >= LONG_ENOUGH_ANYWHERE && !is_number;
+    let anywhere = name.len() >= MIN_LENGTH_INSIDE_WORDS && !is_number;
     anywhere
         || !(inside(text[..at].chars().next_back())
             || inside(text[at + name.len()..].chars().next()))

@@ -1,48 +1,48 @@
-//! Jobs of which ECS is asked whether their tasks are over: many in one call.
+//! Asks ECS whether the tasks of jobs have ended: about many in one call.
 
 use std::collections::{BTreeMap, HashMap};
 
 use states::{ControlError, Described, JobId, Seen, Snapshot, TaskArn, TaskControl};
 
-use super::patiently;
+use super::retry;
 use crate::stages::JobEngine;
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
-const AT_ONCE: usize = 100;
+const TASKS_PER_CALL: usize = 100;
 
-/// A job that ends if its tasks are over. Its lock is not held meanwhile: ECS may take minutes to
+/// A job that ends if its tasks have ended. Its lock is not held meanwhile: ECS may take minutes to
 /// answer, and a stage that begins must not wait for that.
-pub(super) struct Asked {
+pub(super) struct Query {
     pub(super) job: JobId,
     pub(super) snapshot: Box<Snapshot>,
     pub(super) tasks: Vec<TaskArn>,
 }
 
-/// What ECS says of one task, or why it does not.
+/// ECS's description of one task, or why there is none.
 pub(super) type Answer = Result<Described, ControlError>;
 
-/// Asks ECS about the tasks of all these jobs.
-pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskArn, Answer> {
+/// Asks ECS about the tasks of all queries.
+pub(super) async fn answers(engine: &JobEngine, queries: &[Query]) -> HashMap<TaskArn, Answer> {
     let mut by_cluster: BTreeMap<&str, Vec<TaskArn>> = BTreeMap::new();
-    for asked in jobs {
+    for query in queries {
         by_cluster
-            .entry(&asked.snapshot.job.header().spec.cluster)
+            .entry(&query.snapshot.job.header().spec.cluster)
             .or_default()
-            .extend(asked.tasks.iter().cloned());
+            .extend(query.tasks.iter().cloned());
     }
     let mut answers = HashMap::new();
     for (cluster, tasks) in by_cluster {
-        for chunk in tasks.chunks(AT_ONCE) {
-            match patiently(|| engine.control().describe(cluster, chunk)).await {
+        for chunk in tasks.chunks(TASKS_PER_CALL) {
+            match retry(|| engine.control().describe(cluster, chunk)).await {
                 Ok(described) => answers
                     .extend(described.into_iter().map(|answer| (answer.task.clone(), Ok(answer)))),
                 Err(error) if error.kind.is_transient() || chunk.len() == 1 => {
                     answers.extend(chunk.iter().map(|task| (task.clone(), Err(error.clone()))));
                 }
-                // One of them may be to blame.
+                // ECS may have refused one of them only.
                 Err(_) => {
                     for task in chunk {
-                        let answer = patiently(|| {
+                        let answer = retry(|| {
                             engine.control().describe(cluster, std::slice::from_ref(task))
                         })
                         .await;
@@ -60,31 +60,32 @@ pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskA
     answers
 }
 
-/// What ECS says of a job's tasks.
-pub(super) enum Seems {
-    /// All are over. Why, for people.
-    Over { why: &'static str, answers: Vec<Described> },
-    /// One is not, and is in this status.
-    Not(String),
-    /// It could not be found out.
+/// The status of a job's tasks.
+pub(super) enum TasksStatus {
+    /// All have ended. `why` says so for people.
+    Ended { why: &'static str, answers: Vec<Described> },
+    /// One has not ended, and has this status.
+    Alive(String),
+    /// It is unknown, for this reason.
     Unknown(String),
 }
 
-pub(super) fn seems(asked: &Asked, answers: &HashMap<TaskArn, Answer>) -> Seems {
+/// Returns the status of a job's tasks by the answers of ECS.
+pub(super) fn tasks_status(query: &Query, answers: &HashMap<TaskArn, Answer>) -> TasksStatus {
     let (mut why, mut of_job) = ("its task is over", Vec::new());
-    for task in &asked.tasks {
+    for task in &query.tasks {
         match answers.get(task) {
             Some(Ok(answer)) => {
                 match &answer.seen {
                     Seen::Task(report) if report.status.has_ended() => {}
-                    Seen::Task(report) => return Seems::Not(report.status.to_string()),
+                    Seen::Task(report) => return TasksStatus::Alive(report.status.to_string()),
                     Seen::Missing => why = "ECS does not know its task any more",
                 }
                 of_job.push(answer.clone());
             }
-            Some(Err(e)) => return Seems::Unknown(diagnosis::explain_control(e)),
-            None => return Seems::Unknown(format!("ECS did not say how task {task} is")),
+            Some(Err(e)) => return TasksStatus::Unknown(diagnosis::explain_control(e)),
+            None => return TasksStatus::Unknown(format!("ECS did not say how task {task} is")),
         }
     }
-    Seems::Over { why, answers: of_job }
+    TasksStatus::Ended { why, answers: of_job }
 }

@@ -1,5 +1,5 @@
-//! Reads the archive quickly: from its index where that is current, otherwise from its snapshots. See
-//! `docs/decisions/0020-an-index-of-the-archive.md`.
+//! Reads the archive quickly: from its index where that is current, otherwise from its snapshots.
+//! See `docs/decisions/0020-an-index-of-the-archive.md`.
 
 use std::{
     collections::HashMap,

@@ -43,7 +43,8 @@ impl Lengths {
         self.0.len()
     }
 
-    /// Returns the length that `percent` of all do not exceed (nearest rank); `None` if there are none.
+    /// Returns the length that `percent` of all do not exceed (nearest rank); `None` if there are
+    /// none.
     #[must_use]
     pub fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);
@@ -82,7 +83,8 @@ impl Baseline {
         Ok(baseline)
     }
 
-    /// Adds a finished job's longest stays, in milliseconds. States that it was never in do not count.
+    /// Adds a finished job's longest stays, in milliseconds. States that it was never in do not
+    /// count.
     pub fn add(&mut self, definition: &str, longest: &[u64; 6]) {
         if !self.definitions.contains_key(definition) {
             self.definitions.insert(definition.to_owned(), Default::default());

@@ -1,4 +1,5 @@
-//! What `fargate-replay` shows of saved jobs, from files alone: without AWS, and without the driver.
+//! What `fargate-replay` shows of saved jobs, from files alone: without AWS, and without the
+//! driver.
 //!
 //! A command that only reads has a file of its own: [`list`], [`show`], [`stats`], [`step`],
 //! [`export`], [`prune`]. Commands that act on a job are the driver's. What the commands share:

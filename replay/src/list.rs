@@ -169,8 +169,8 @@ fn unfinished_row(path: &Path, manager: &str, baseline: &Baseline, now: Timestam
         Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);
     row.stuck = if words::ends(&snapshot.job) {
-        // For GitLab, the job is over. It needs help only if its task does not end, or if no process
-        // looks at it.
+        // For GitLab, the job is over. It needs help only if its task does not end, or if no
+        // process looks at it.
         diagnoses
             .iter()
             .find(|diagnosis| diagnosis.cause == Cause::StopUnfinished)

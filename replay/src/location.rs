@@ -333,7 +333,8 @@ fn are_one_job(paths: &[PathBuf]) -> bool {
     paths.iter().all(|path| job(path) == job(&paths[0]))
 }
 
-/// Returns when an archived attempt began, in ms since the epoch, from its name: `<job>.<start>.ron`.
+/// Returns when an archived attempt began, in ms since the epoch, from its name:
+/// `<job>.<start>.ron`.
 fn start_of(path: &Path) -> u64 {
     path.file_stem()
         .map(Path::new)

@@ -140,8 +140,8 @@ fn terminal_width(stdout: &Stdout) -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// Escapes what JSON admits and a terminal would obey: C1 and bidirectional controls. The JSON means
-/// the same.
+/// Escapes what JSON admits and a terminal would obey: C1 and bidirectional controls. The JSON
+/// means the same.
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     use std::fmt::Write as _;

@@ -30,8 +30,8 @@ use crate::{
 
 /// Task definitions in the text, at most: those that took the most time.
 const DEFINITIONS: usize = 10;
-/// Bars of a histogram. Each counts lengths up to twice those of the bar before; the first, up to one
-/// second.
+/// Bars of a histogram. Each counts lengths up to twice those of the bar before; the first, up to
+/// one second.
 const BARS: usize = 16;
 
 /// `fargate-replay stats`.

@@ -1,5 +1,5 @@
-//! What `resume`, `stop`, `archive` and `shell` share: they act on a job with the same engine as the
-//! stages, the first three under its lease.
+//! What `resume`, `stop`, `archive` and `shell` share: they act on a job with the same engine as
+//! the stages, the first three under its lease.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use states::{DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, StopReason
 use tokio::signal::unix::{SignalKind, signal};
 use transports::delivery;
 
-use super::{DRIVER, ownership::ClusterArgs};
+use super::{DRIVER, cluster_check::ClusterArgs};
 use crate::{
     config::Config,
     console::stderr_line,

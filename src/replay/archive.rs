@@ -8,7 +8,7 @@ use states::{Seen, TaskControl as _};
 
 use super::{
     act::{block_on, claim, end},
-    ownership::ClusterArgs,
+    cluster_check::ClusterArgs,
 };
 
 /// `fargate-replay archive`.

@@ -103,7 +103,8 @@ mod tests {
         Config::parse(&text, Path::new("fargate.toml")).unwrap().0
     }
 
-    /// Reads a job with a task in the cluster `ci` in Frankfurt, and changes its cluster and manager.
+    /// Reads a job with a task in the cluster `ci` in Frankfurt, and changes its cluster and
+    /// manager.
     fn snapshot(cluster: &str, manager: &str) -> Snapshot {
         let path = format!("{}/fixtures/snapshots/v1/executing.ron", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();

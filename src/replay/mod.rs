@@ -4,11 +4,11 @@
 //!
 //! - [`resume`], [`stop`], [`archive`], [`shell`];
 //! - [`act`] — what they share: the job's lease, the engine, and output;
-//! - [`ownership`] — whether a job belongs to the configuration at hand.
+//! - [`cluster_check`] — whether a job belongs to the configured cluster and manager.
 
 pub mod act;
 pub mod archive;
-pub mod ownership;
+pub mod cluster_check;
 pub mod resume;
 pub mod shell;
 pub mod stop;
@@ -46,21 +46,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs: what state they are in, for how long, and which need somebody
+    /// List jobs: what state they are in, for how long, and which need help
     List(List),
-    /// Tell a job's story: its states, where time went, and what is wrong
+    /// Report on a job: its states, where time went, and what is wrong
     Show(Show),
     /// Summarise the archive: verdicts, causes, how long each state takes
     Stats(Stats),
     /// Write a job into one file for a bug report, without names, addresses and secrets
     Export(Export),
-    /// Replay a job's journal through today's machine, and tell whether it decides as it did
+    /// Replay a job's journal through today's machine, and compare its states with the recorded ones
     Step(StepArgs),
-    /// Drive a job on whose process is gone: wait, follow its script to the end, or finish its stop
+    /// Continue a job whose process is gone: wait, follow its script to the end, or finish its stop
     Resume(resume::Resume),
     /// End a job's task and archive the job
     Stop(stop::Stop),
-    /// Archive a job whose task is over
+    /// Archive a job whose task has ended
     Archive(archive::Archive),
     /// Remove old jobs from the archive
     Prune(Prune),

@@ -8,7 +8,7 @@ use states::{AnyJob, Goal, Outcome, RunOutcome, StopReason};
 
 use super::{
     act::{block_on, claim, drive, open, report},
-    ownership::ClusterArgs,
+    cluster_check::ClusterArgs,
 };
 use crate::stages;
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 use transports::{Command, Connector, Screen, Terminal, delivery::Chunk};
 
-use super::{act, ownership::ClusterArgs};
+use super::{act, cluster_check::ClusterArgs};
 use crate::{control::EcsControl, transport};
 
 /// `fargate-replay shell`.
@@ -146,8 +146,8 @@ async fn relay_output(command: &mut dyn Command) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Connects this terminal to that one until the shell there ends. Enter, `~`, `.` leaves a connection
-/// that hangs.
+/// Connects this terminal to that one until the shell there ends. Enter, `~`, `.` leaves a
+/// connection that hangs.
 async fn relay_terminal(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
     let _raw = RawMode::enter()?;
     let (send, mut typed) = mpsc::channel::<Bytes>(16);

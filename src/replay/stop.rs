@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     act::{block_on, claim, end},
-    ownership::ClusterArgs,
+    cluster_check::ClusterArgs,
 };
 
 /// `fargate-replay stop`.

@@ -1,4 +1,5 @@
-//! `fargate-replay` on the jobs in `fixtures/stuck`. Their reports are tested in the crate `replay`.
+//! `fargate-replay` on the jobs in `fixtures/stuck`. Their reports are tested in the crate
+//! `replay`.
 
 use std::{fs, process::Command};
 

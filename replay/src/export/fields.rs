@@ -1,5 +1,5 @@
-//! Pseudonyms in each field of a snapshot. Every structure is destructured completely: a new field of
-//! the machine does not compile here until its pseudonym is decided.
+//! Pseudonyms in each field of a snapshot. Every structure is destructured completely: a new field
+//! of the machine does not compile here until its pseudonym is decided.
 
 use std::net::IpAddr;
 
@@ -358,8 +358,8 @@ impl Pseudonyms {
     }
 }
 
-/// Unwraps an identifier. Every pseudonym is a valid one: it is short, and consists of letters, digits,
-/// `-` and `_`.
+/// Unwraps an identifier. Every pseudonym is a valid one: it is short, and consists of letters,
+/// digits, `-` and `_`.
 pub(super) fn valid_id<T>(made: Result<T, states::BadId>) -> T {
     made.unwrap_or_else(|e| unreachable!("{e}"))
 }

@@ -4,8 +4,8 @@
 //! - `text` — names in free text of AWS, containers and the driver;
 //! - `header`, `fields`, `reasons` — the fields of a snapshot.
 //!
-//! Times, states, exit codes and byte counts stay. The file is a snapshot like any other, and `show`
-//! and `step` report the same of it as of the real one.
+//! Times, states, exit codes and byte counts stay. The file is a snapshot like any other, and
+//! `show` and `step` report the same of it as of the real one.
 
 mod fields;
 mod header;
@@ -70,7 +70,8 @@ impl Export {
     }
 }
 
-/// Replaces and leaves out what identifies a job's owner. Also returns lines that say what was done.
+/// Replaces and leaves out what identifies a job's owner. Also returns lines that say what was
+/// done.
 #[must_use]
 pub fn anonymise(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
     let mut pseudonyms = Pseudonyms::default();
@@ -97,9 +98,9 @@ pub fn anonymise(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
 
 /// Carries over which of the journal's digests of states today's machine agrees with.
 ///
-/// The real digests are of states with real names. Where today's machine agrees with one, the export
-/// has the digest of the state that today's machine reaches under pseudonyms. Where it does not, the
-/// digest stays, and does not agree with the export either.
+/// The real digests are of states with real names. Where today's machine agrees with one, the
+/// export has the digest of the state that today's machine reaches under pseudonyms. Where it does
+/// not, the digest stays, and does not agree with the export either.
 fn carry_over_digests(real: &Snapshot, other: &mut Snapshot) {
     let mut agrees = BTreeMap::new();
     let mut replay = Replay::new(real);

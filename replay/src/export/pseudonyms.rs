@@ -68,8 +68,8 @@ impl Kind {
         }
     }
 
-    /// Makes the pseudonym with this number, from 1. Addresses and hosts are those for documentation
-    /// (RFC 5737, 3849, 2606).
+    /// Makes the pseudonym with this number, from 1. Addresses and hosts are those for
+    /// documentation (RFC 5737, 3849, 2606).
     fn pseudonym(self, real: &str, number: usize) -> String {
         match self {
             Self::Project => format!("project-{number}"),
@@ -214,8 +214,8 @@ pub(super) enum Piece<'a> {
     Rest(&'a str),
 }
 
-/// Whether the name stands at this position, in capitals or not. A short name counts only as a word of
-/// its own.
+/// Whether the name stands at this position, in capitals or not. A short name counts only as a word
+/// of its own.
 fn stands_at(text: &str, at: usize, name: &str) -> bool {
     let Some(here) = text.get(at..at + name.len()) else { return false };
     if !here.eq_ignore_ascii_case(name) {

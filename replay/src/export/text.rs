@@ -1,5 +1,5 @@
-//! Pseudonyms in free text of AWS, containers and the driver. Names that are known from elsewhere are
-//! replaced in it, and everything that looks like an address, a URL, an ARN, an id or a secret.
+//! Pseudonyms in free text of AWS, containers and the driver. Names that are known from elsewhere
+//! are replaced in it, and everything that looks like an address, a URL, an ARN, an id or a secret.
 
 use std::net::IpAddr;
 
@@ -125,7 +125,8 @@ impl Pseudonyms {
             .collect()
     }
 
-    /// Replaces an address. It stays recognisable as private or public, as that may be what is wrong.
+    /// Replaces an address. It stays recognisable as private or public, as that may be what is
+    /// wrong.
     pub(super) fn address(&mut self, address: IpAddr) -> String {
         if address.is_loopback() || address.is_unspecified() {
             return address.to_string();
@@ -172,7 +173,8 @@ impl Pseudonyms {
     }
 
     /// Replaces account and names of an ARN, such as
-    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>`. Partition, service, region and kind stay.
+    /// `arn:aws:ecs:<region>:<account>:task/<cluster>/<id>`. Partition, service, region and kind
+    /// stay.
     pub(super) fn arn(&mut self, arn: &str) -> String {
         let mut parts = arn.splitn(6, ':');
         let mut next = || parts.next().unwrap_or_default().to_owned();
@@ -290,7 +292,8 @@ fn is_host(word: &str) -> bool {
         && last.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
-/// Whether the host is an endpoint of AWS, which identifies nothing: `<service>.<region>.amazonaws.com`.
+/// Whether the host is an endpoint of AWS, which identifies nothing:
+/// `<service>.<region>.amazonaws.com`.
 fn is_endpoint(host: &str) -> bool {
     let Some(rest) = host.strip_suffix(".amazonaws.com") else { return false };
     let (service, region) = rest.split_once('.').unwrap_or((rest, ""));

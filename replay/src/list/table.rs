@@ -20,7 +20,8 @@ struct Column {
     heading: &'static str,
     /// The width below which it is not cut, in columns of the terminal.
     min_width: usize,
-    /// Where it does not fit, the column with the highest rank is dropped first; 0 is never dropped.
+    /// Where it does not fit, the column with the highest rank is dropped first; 0 is never
+    /// dropped.
     drop_rank: u8,
     text: fn(&Row, Timestamp) -> String,
     tone: fn(&Row) -> Option<Tone>,

@@ -30,8 +30,8 @@ pub struct List {
     /// Finished jobs too, the newest first
     #[arg(long)]
     archived: bool,
-    /// Only jobs that need somebody: their process is gone, or their state has lasted longer than
-    /// is usual
+    /// Only jobs that need help: their process is gone, or they have been in their state for longer
+    /// than usual
     #[arg(long, conflicts_with = "archived")]
     stuck: bool,
     /// Finished jobs to list at most; 0: all of them, in the order in which they were archived
@@ -224,7 +224,7 @@ fn stuck_reason(
             return Some("its driver's process is gone".to_owned());
         }
         if idle >= baseline.threshold(&row.task_definition, StateName::Reachable) {
-            return Some("nobody calls its next stage".to_owned());
+            return Some("no process runs its next stage".to_owned());
         }
     }
     let threshold = baseline.threshold(&row.task_definition, state);

@@ -175,7 +175,7 @@ fn browse(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> Result
             (number, _) => match number.parse() {
                 Ok(number) => number,
                 Err(_) => {
-                    let help = "Enter or n goes on, p back, a number there, g to the first, G to the last, d to the difference, q ends";
+                    let help = "Enter or n continues, p goes back, a number goes there, g to the first, G to the last, d to the difference, q ends";
                     print_text(Tone::Faint, help, screen)?;
                     continue;
                 }
@@ -187,7 +187,7 @@ fn browse(snapshot: &Snapshot, verdict: &Verdict, screen: &mut Screen) -> Result
         }
         match replay.go_to(wanted) {
             Some(step) => print_step(&step, end, screen)?,
-            None => writeln!(screen, "the beginning: nothing was observed yet")?,
+            None => writeln!(screen, "the beginning: nothing has been observed yet")?,
         }
     }
     writeln!(screen)?;

@@ -114,7 +114,7 @@ impl Reaper {
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
             return Decision::Now(format!(
-                "nobody has worked on it for {}",
+                "no process has worked on it for {}",
                 humantime::format_duration(idle)
             ));
         }

@@ -157,7 +157,7 @@ pub(super) async fn end_job(
         }
         Ok(Outcome::Unfinished) => {
             let what = stages::remains(&work.snapshot);
-            Err((id, format!("{what} Its snapshot is kept: the next reap goes on.")))
+            Err((id, format!("{what} Its snapshot is kept: the next reap continues.")))
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),

@@ -73,7 +73,7 @@ pub(super) fn engine_for(
     if found.archived {
         let job = &found.snapshot.job.header().about.job_id;
         return Err(Failure::Other(format!(
-            "job {job} is over and archived: `fargate-replay show {job}` tells how it ended"
+            "job {job} is over and archived: `fargate-replay show {job}` shows how it ended"
         )));
     }
     let Some(location) = found.location else {
@@ -102,7 +102,7 @@ pub(super) async fn drive(
     goal: Goal,
 ) -> Result<Option<Outcome>, Failure> {
     let Some(drove) = drive_until_signal(engine, work, goal).await? else {
-        let left = "left as it is; `resume` goes on from here";
+        let left = "left as it is; `resume` continues from here";
         telemetry::job::closed(&Ok(Outcome::Unfinished), goal, &work.snapshot);
         report(left);
         return Ok(None);
@@ -181,7 +181,7 @@ impl JobIo for Follower {
         match note {
             Note::Entered { state, .. } => report(&format!("the job is {state}")),
             Note::ConnectionLost(why) => report(&format!(
-                "the connection was lost ({why}); the script goes on there. Reconnecting …"
+                "the connection was lost ({why}); the script continues there. Reconnecting …"
             )),
             Note::Reconnected { offset } => report(&format!("reconnected, at byte {offset}")),
             Note::Unreachable(error) => tracing::debug!("{error}"),
@@ -231,7 +231,7 @@ pub(super) async fn end(
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Unfinished => Err(Failure::Other(format!(
-            "{} The job is kept: `{purpose}` again goes on.",
+            "{} The job is kept: `{purpose}` again continues.",
             stages::remains(&work.snapshot)
         ))),
         other => Err(Failure::Other(format!("the job did not end: {other:?}"))),

@@ -15,7 +15,7 @@ use crate::stages;
 /// `fargate-replay resume`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The exit code is the script's; 255 if the job could not be driven on. Ctrl-C leaves the job as it is."
+    after_help = "The exit code is the script's; 255 if the job could not be continued. Ctrl-C leaves the job as it is."
 )]
 pub struct Resume {
     /// A GitLab job id, or a snapshot's name in the directory

@@ -51,7 +51,7 @@ impl Shell {
             AnyJob::Executing(job) => &job.state.place,
             other => {
                 return Err(Failure::Other(format!(
-                    "the job is {}: there is a terminal only once its container has answered, and until its end is begun",
+                    "the job is {}: there is a terminal only from when its container has answered until its end has begun",
                     other.name()
                 )));
             }
@@ -61,7 +61,7 @@ impl Shell {
         let failed = |e: ConnectError| Failure::Other(diagnosis::explain_connect(&e));
         let transport = transports.of(&target).map_err(failed)?;
         let interactive = transport.interactive().ok_or_else(|| {
-            Failure::Other(format!("the transport {:?} lets nobody in", target.transport))
+            Failure::Other(format!("the transport {:?} has no terminals", target.transport))
         })?;
         act::block_on(async {
             if !self.command.is_empty() {
@@ -121,9 +121,9 @@ async fn relay_output(command: &mut dyn Command) -> Result<ExitCode, Failure> {
         };
         let Some(chunk) = chunk else {
             if !std::mem::replace(&mut end_requested, true) && command.end().await {
-                act::report("the command was told to end; Ctrl-C again leaves it alone");
+                act::report("the command was asked to end; Ctrl-C again leaves it running");
             } else {
-                act::report("left the command, which may run on in the container");
+                act::report("left the command, which may continue in the container");
                 return Ok(ExitCode::from(130));
             }
             continue;

@@ -154,7 +154,7 @@ impl Printer for Table {
     fn end(&mut self, left_out: usize, screen: &mut Screen) -> io::Result<()> {
         if self.columns.is_none() && self.held.is_empty() {
             let nothing = if self.stuck_only {
-                "No job needs anybody."
+                "No job needs help."
             } else {
                 "No jobs here. `--archived` lists finished ones."
             };

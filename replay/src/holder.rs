@@ -6,7 +6,7 @@
 
 use std::{fs::TryLockError, io::Read as _, path::Path};
 
-pub use diagnosis::{Holder, Surroundings};
+use diagnosis::{Holder, Surroundings};
 use states::{Snapshot, private_file, task_tags::MANAGER_TAG};
 
 /// The surroundings of a snapshot that does not lie where its driver works: a copy, or an archived

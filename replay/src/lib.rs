@@ -1,8 +1,7 @@
-//! What `fargate-replay` shows of saved jobs, from files alone: without AWS, and without the
-//! driver.
+//! The commands of `fargate-replay` that work on files alone, without AWS and without the driver.
 //!
-//! A command that only reads has a file of its own: [`list`], [`show`], [`stats`], [`step`],
-//! [`export`], [`prune`]. Commands that act on a job are the driver's. What the commands share:
+//! Each command has a file of its own: [`list`], [`show`], [`stats`], [`step`], [`export`],
+//! [`prune`]. Commands that act on a job's task are in the driver. What the commands share:
 //!
 //! - [`location`] — the metadata directory, and the snapshot that `JOB|FILE` means;
 //! - [`holder`] — the process that works on a job;

@@ -21,7 +21,7 @@ use crate::{
     baseline::Baseline,
     holder, location,
     screen::printable_json,
-    summary::{Summary, Verdict},
+    summary::{JobVerdict, Summary},
 };
 
 /// `fargate-replay list`.
@@ -68,7 +68,7 @@ pub struct Row {
     /// The last observation.
     pub last: String,
     /// How it ended.
-    pub verdict: Verdict,
+    pub verdict: JobVerdict,
     /// Its last script's exit code.
     pub exit_code: Option<i32>,
     /// What is wrong.
@@ -200,7 +200,7 @@ fn unusable_row(path: &Path, why: &str, now: Timestamp) -> Row {
         in_state_ms: 0,
         last_at: now,
         last: why.to_owned(),
-        verdict: Verdict::Open,
+        verdict: JobVerdict::Open,
         exit_code: None,
         cause: Cause::Unknown,
         stuck: Some(why.to_owned()),
@@ -238,7 +238,7 @@ fn urgency(row: &Row) -> u8 {
         (Some(_), Cause::DriverGone | Cause::DiskFull) => 0,
         (Some(_), _) => 1,
         // It is over, and is archived without help.
-        (None, _) if row.verdict != Verdict::Open => 4,
+        (None, _) if row.verdict != JobVerdict::Open => 4,
         (None, Cause::Nothing) => 3,
         (None, _) => 2,
     }

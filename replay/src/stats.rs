@@ -25,7 +25,7 @@ use crate::{
     baseline::Lengths,
     page,
     screen::{Tone, fit, pad, printable_json},
-    summary::{Summary, Verdict},
+    summary::{JobVerdict, Summary},
 };
 
 /// Task definitions in the text, at most: those that took the most time.
@@ -49,7 +49,7 @@ pub struct Stats {
 #[derive(Debug, Default)]
 struct Tally {
     jobs: usize,
-    verdicts: BTreeMap<Verdict, usize>,
+    verdicts: BTreeMap<JobVerdict, usize>,
     causes: BTreeMap<Cause, usize>,
     /// How long each job took.
     lengths: Lengths,
@@ -79,7 +79,7 @@ struct Percentiles {
 #[derive(Debug, Serialize)]
 struct Statistics {
     jobs: usize,
-    verdicts: BTreeMap<Verdict, usize>,
+    verdicts: BTreeMap<JobVerdict, usize>,
     causes: BTreeMap<Cause, usize>,
     length: Option<Percentiles>,
     /// In descending order of their time.
@@ -183,7 +183,7 @@ impl Tally {
             return writeln!(screen, "No finished jobs: the archive is empty.");
         }
         print_heading(screen, &format!("{} finished jobs", self.jobs))?;
-        for verdict in Verdict::ALL {
+        for verdict in JobVerdict::ALL {
             if let Some(count) = self.verdicts.get(&verdict) {
                 print_count(screen, verdict.words(), *count, self.jobs)?;
             }

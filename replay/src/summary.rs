@@ -11,7 +11,7 @@ use crate::holder;
 /// How a job ended, for GitLab's users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum JobVerdict {
     /// It is not over.
     Open,
     /// Its scripts ended with exit code 0.
@@ -26,7 +26,7 @@ pub enum Verdict {
     Unused,
 }
 
-impl Verdict {
+impl JobVerdict {
     /// All verdicts, in the order in which they are shown.
     pub const ALL: [Self; 6] = [
         Self::Success,
@@ -78,7 +78,7 @@ pub struct Summary<'a> {
     /// When it entered that state, likewise.
     pub since: u64,
     /// How it ended.
-    pub verdict: Verdict,
+    pub verdict: JobVerdict,
     /// The exit code of the script that failed the job, or 0.
     pub exit: Option<i32>,
     /// What is, or was, wrong.
@@ -113,12 +113,12 @@ impl Summary<'static> {
             None => timeline.runs().next().map(|_| 0),
         };
         let verdict = match cause {
-            _ if !timeline.over => Verdict::Open,
-            Cause::Nothing if exit == Some(0) => Verdict::Success,
-            Cause::Nothing => Verdict::Unused,
-            Cause::ScriptFailed => Verdict::Failed,
-            Cause::Cancelled => Verdict::Cancelled,
-            _ => Verdict::SystemFailure,
+            _ if !timeline.over => JobVerdict::Open,
+            Cause::Nothing if exit == Some(0) => JobVerdict::Success,
+            Cause::Nothing => JobVerdict::Unused,
+            Cause::ScriptFailed => JobVerdict::Failed,
+            Cause::Cancelled => JobVerdict::Cancelled,
+            _ => JobVerdict::SystemFailure,
         };
         let last = snapshot
             .journal

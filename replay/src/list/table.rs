@@ -12,15 +12,15 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{Printer, Row};
 use crate::{
     screen::{Screen, Tone, fit, pad, wrap},
-    summary::Verdict,
+    summary::JobVerdict,
 };
 
 /// A column of the table.
 struct Column {
     heading: &'static str,
-    /// The width below which it is not cut, in columns of the terminal.
+    /// The width that it is not cut below, in columns of the terminal.
     min_width: usize,
-    /// Where it does not fit, the column with the highest rank is dropped first; 0 is never
+    /// If the columns do not fit, the one with the highest rank is dropped first. Rank 0 is never
     /// dropped.
     drop_rank: u8,
     text: fn(&Row, Timestamp) -> String,
@@ -86,7 +86,7 @@ const RESERVED_WIDTH: usize = 20;
 /// Spaces between two columns.
 const GAP: usize = 2;
 
-/// The widths of the columns follow from so many rows. A person reads no more of them.
+/// Rows that the widths of the columns follow from, at most.
 const SAMPLE: usize = 500;
 
 /// Prints rows as a table. It holds the first rows back until the widths of its columns are known.
@@ -256,20 +256,22 @@ fn state(row: &Row, _: Timestamp) -> String {
 
 fn verdict(row: &Row, _: Timestamp) -> String {
     match (row.verdict, row.cause) {
-        (Verdict::Failed, _) => {
+        (JobVerdict::Failed, _) => {
             row.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}"))
         }
-        (Verdict::Open, Cause::Nothing) if row.stuck.is_some() => "slow".to_owned(),
-        (Verdict::Open, Cause::Nothing) => "goes on".to_owned(),
-        (Verdict::Open | Verdict::SystemFailure, cause) => cause.name(),
+        (JobVerdict::Open, Cause::Nothing) if row.stuck.is_some() => "slow".to_owned(),
+        (JobVerdict::Open, Cause::Nothing) => "goes on".to_owned(),
+        (JobVerdict::Open | JobVerdict::SystemFailure, cause) => cause.name(),
         (verdict, _) => verdict.words().to_owned(),
     }
 }
 
 fn tone(row: &Row) -> Tone {
     match (row.verdict, row.cause) {
-        (Verdict::Success | Verdict::Open, Cause::Nothing) if row.stuck.is_none() => Tone::Good,
-        (Verdict::SystemFailure | Verdict::Open, _) => Tone::Bad,
+        (JobVerdict::Success | JobVerdict::Open, Cause::Nothing) if row.stuck.is_none() => {
+            Tone::Good
+        }
+        (JobVerdict::SystemFailure | JobVerdict::Open, _) => Tone::Bad,
         _ => Tone::Warn,
     }
 }

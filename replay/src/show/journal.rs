@@ -10,7 +10,7 @@ const MAX_ENTRIES: usize = 30;
 
 /// A line of the report's journal.
 pub(super) enum Line {
-    /// An entry, the state that it led to, and whether that is another one than before.
+    /// An entry, the job's state before it, and whether it changed the state.
     Entry { evidence: Evidence, state: StateName, changed: bool },
     /// The number of entries that are not shown here.
     Gap(u64),
@@ -59,7 +59,7 @@ fn with_gaps(chosen: Vec<(usize, Line)>, count: usize) -> Vec<Line> {
     lines
 }
 
-/// Returns the state after an entry.
+/// Returns the job's state before an entry.
 fn state_at(timeline: &Story, entry: &Entry) -> StateName {
     let observed =
         timeline.observations.iter().find(|(at, _, saw)| *at == entry.at && *saw == entry.saw);

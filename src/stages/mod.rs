@@ -14,6 +14,7 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
+use ::replay::summary::Summary;
 use states::{
     AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, StopReason, StoreError,
 };
@@ -23,7 +24,6 @@ use transports::{Transports, delivery, ssh::proof};
 use crate::{
     config::Config,
     control::EcsControl,
-    replay::summary::Summary,
     runner::{Identity, Verdict},
     telemetry::Watched,
     transport,

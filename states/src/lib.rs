@@ -24,6 +24,7 @@ mod replay;
 mod snapshot;
 mod stop_reason;
 mod store;
+pub mod task_tags;
 mod time;
 pub mod world;
 

@@ -79,7 +79,7 @@ fn cleanup_returns_while_its_task_still_stops() {
         "{reaped:#?}"
     );
     let stuck = replay(&job).args(["list", "--stuck"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&stuck.stdout).contains("No job needs anybody"), "{stuck:#?}");
+    assert!(String::from_utf8_lossy(&stuck.stdout).contains("No job needs help"), "{stuck:#?}");
     let shown = replay(&job).args(["show", &id(&job)]).output().unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("over for GitLab after") && shown.contains("fargate reap"), "{shown}");

@@ -225,7 +225,7 @@ fn assert_arrived(received: &[u8], size: usize) {
     );
 }
 
-/// As AWS's own agent takes messages: 5 MB in 1.8 s if it is near.
+/// AWS's own agent takes 5 MB in 1.8 s if it is near.
 #[test]
 fn an_upload_is_not_bound_by_the_round_trip() {
     let per_message = Duration::from_micros(360);
@@ -257,8 +257,8 @@ fn an_upload_heals_whatever_is_lost_of_it() {
     }
 }
 
-/// A terminal that takes nothing for a while holds the agent up; what is under way is not sent
-/// again and again.
+/// A terminal that takes no input for a while holds up the agent. Messages in flight are not
+/// repeated without end.
 #[test]
 fn an_agent_that_stalls_is_not_flooded() {
     let began = Instant::now();
@@ -266,7 +266,7 @@ fn an_agent_that_stalls_is_not_flooded() {
     let mut channel = DataChannel::new(opening(), now);
     channel.on_frame(&output(0, b"BOOT"), now);
     channel.send(vec![b'x'; FIVE_MEGABYTES].into());
-    // Widens the window as far as it goes.
+    // Widens the window to its limit.
     for _ in 0..10 {
         for frame in sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input) {
             channel.on_frame(&acknowledge(&frame), now + MILLISECOND);
@@ -366,7 +366,7 @@ fn an_encrypted_session_begins_and_is_proved() {
 }
 
 proptest! {
-    /// An agent whose messages, and whose acknowledgements, are lost, doubled, damaged and shuffled: what arrives is what was sent.
+    /// Messages and acknowledgements are lost, doubled, damaged and reordered.
     #[test]
     fn what_arrives_is_what_was_sent(
         up in proptest::collection::vec(any::<u8>(), 1..20_000), down in proptest::collection::vec(any::<u8>(), 1..20_000), seed in any::<u64>(),

@@ -85,7 +85,10 @@ fn what_is_malformed_is_refused() {
             Err(FrameError::HeaderLength(length))
         );
     }
-    assert_eq!(with(|b| b.truncate(124)), Err(FrameError::PayloadLength { told: 5, found: 4 }));
+    assert_eq!(
+        with(|b| b.truncate(124)),
+        Err(FrameError::PayloadLength { announced: 5, found: 4 })
+    );
     assert_eq!(with(|b| b[4..36].fill(b' ')), Err(FrameError::Empty("message type")));
     assert_eq!(with(|b| b[40..48].fill(0)), Err(FrameError::Empty("date")));
     assert_eq!(with(|b| b[120] ^= 1), Err(FrameError::Digest));

@@ -1,15 +1,15 @@
 //! The proof that a host key is the task's own, at first contact.
 //!
 //! The container gets a secret in its environment ([`VARIABLE`]). Its entry point makes a host key
-//! and puts an HMAC of it, under that secret, into the server's identification string, which is the
-//! first thing that an SSH server says (RFC 4253, section 4.2):
+//! and an HMAC of it under that secret. It puts the HMAC into the server's identification string,
+//! the first line that an SSH server sends (RFC 4253, section 4.2):
 //!
 //! ```text
 //! SSH-2.0-OpenSSH_9.6 fargate-host-proof=1:<HMAC-SHA256(secret, "fargate-host-proof=1 ssh-ed25519 AAAA…"), hexadecimal>
 //! ```
 //!
-//! It is compared when the key exchange has shown that the server has that host key, before
-//! anything else is sent. Another server cannot make one without the secret, nor use this one
+//! The driver checks it when the key exchange has shown that the server has that host key, before
+//! it sends anything else. Another server cannot make a proof without the secret, nor use this one
 //! without the host key's private half. `deploy/ssh-entrypoint.sh` is the other side.
 
 use std::path::Path;
@@ -20,16 +20,16 @@ use states::{ConnectCause, ConnectError, ConnectErrorKind};
 
 /// The container's environment variable with the secret.
 pub const VARIABLE: &str = "FARGATE_HOST_PROOF_KEY";
-/// What a proof begins with, in an identification string.
+/// The label of a proof in an identification string.
 const LABEL: &str = "fargate-host-proof=1";
-/// What the secret is derived for; another use of the job's key must have another text.
+/// The context of the secret's derivation; another use of the job's key must have another text.
 const PURPOSE: &[u8] = b"fargate-driver: secret of host proofs, 1";
 
-/// The secret of one job: derived from its private key, so that it needs no file of its own and
-/// goes with that one. Who has the secret does not learn the key.
+/// The secret of one job. It is derived from the job's private key, so it needs no file of its own
+/// and disappears with the key. The secret does not reveal the key.
 pub(super) struct Secret([u8; 32]);
 
-/// What an identification string proves.
+/// The result of a proof's check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
     Missing,
@@ -37,7 +37,8 @@ pub(super) enum Proof {
     Right,
 }
 
-/// The secret for the job with this private key, as the container gets it: 64 hexadecimal digits.
+/// Returns the secret for the job with this private key, as the container gets it: 64 hexadecimal
+/// digits.
 ///
 /// # Errors
 /// When the key file cannot be used.
@@ -63,7 +64,8 @@ impl Secret {
         Ok(Self(secret))
     }
 
-    /// What a server proves that identified itself so and has this host key (`ssh-ed25519 AAAA…`).
+    /// Checks the proof in `identification`, of a server that has this host key (`ssh-ed25519
+    /// AAAA…`).
     pub(super) fn check(&self, identification: &[u8], host_key: &str) -> Proof {
         let identification = String::from_utf8_lossy(identification);
         let mut shown = identification

@@ -21,7 +21,7 @@ const GETTING_STARTED: &str = include_str!("../docs/getting-started.md");
 const MANIFEST: &str = include_str!("../Cargo.toml");
 
 #[test]
-fn the_timer_runs_what_is_installed_as_the_user_who_owns_the_jobs() {
+fn the_timer_runs_the_installed_driver_as_the_owner_of_the_jobs() {
     let service = include_str!("../deploy/systemd/fargate-reap.service");
     let command = setting(service, "ExecStart").unwrap();
     let program = command.split(' ').next().unwrap();
@@ -68,7 +68,7 @@ const SSH_DEFINITION: &str = include_str!("../deploy/task-definition-ssh.json");
 const EXEC_DEFINITION: &str = include_str!("../deploy/task-definition-ecs-exec.json");
 
 #[test]
-fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
+fn the_task_definitions_have_what_the_driver_needs() {
     // Amazon ECS developer guide, "Task CPU and memory": MiB for each CPU size, the smaller ones.
     let valid = [
         ("256", 512..=2048),
@@ -145,7 +145,7 @@ fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
 }
 
 #[test]
-fn every_policy_is_whole() {
+fn every_policy_is_complete() {
     let page = include_str!("../docs/iam.md");
     let mut names: Vec<String> = fs::read_dir(root().join("deploy/iam"))
         .unwrap()
@@ -181,7 +181,7 @@ fn every_policy_is_whole() {
 }
 
 #[test]
-fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit() {
+fn the_entry_point_installs_the_key_and_passes_on_the_environment() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     // Everything but the server itself, and outside this machine's own directories.

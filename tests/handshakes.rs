@@ -217,7 +217,7 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
 /// The handshake is the container's, and what it asks the manager's role for must not be its
 /// choice.
 #[tokio::test]
-async fn kms_is_called_for_the_clusters_own_key_alone() {
+async fn kms_is_called_for_the_clusters_own_key_only() {
     let place = Place::new(Handshake::Kms).await;
     let other = Some("arn:aws:kms:us-east-1:999999999999:key/production\u{1b}[2J".to_owned());
     place.cluster.set_faults(Faults {
@@ -234,7 +234,7 @@ async fn kms_is_called_for_the_clusters_own_key_alone() {
 }
 
 #[tokio::test]
-async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
+async fn the_key_of_a_cluster_without_describe_permission_is_not_requested() {
     let place = Place::new(Handshake::Kms).await;
     place.refuse(
         "DescribeClusters",
@@ -252,7 +252,7 @@ async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
+async fn a_transient_describe_failure_is_retried() {
     let place = Place::new(Handshake::Kms).await.known().await;
     place.refuse("DescribeClusters", "ThrottlingException", "Rate exceeded");
     let refused = place.transport.connect(&place.target).await.err().unwrap();
@@ -261,7 +261,7 @@ async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
+async fn a_signed_stream_url_is_not_signed_again() {
     let place = Place::new(Handshake::None).await;
     place.cluster.set_faults(Faults {
         exec: ExecFaults { signs_urls: true, ..ExecFaults::default() },
@@ -274,7 +274,7 @@ async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
 }
 
 #[tokio::test]
-async fn a_signature_that_is_refused_with_any_status_is_left_out() {
+async fn a_refused_signature_is_left_out_for_any_status() {
     let place = Place::new(Handshake::None).await.known().await;
     for status in [400, 401, 403, 404, 410, 426] {
         let exec = ExecFaults {
@@ -312,7 +312,7 @@ async fn a_signature_that_is_refused_with_any_status_is_left_out() {
 
 /// Nor does it matter that the text of it is about KMS.
 #[tokio::test]
-async fn a_key_that_kms_does_not_give_now_is_asked_for_again() {
+async fn a_key_that_kms_withholds_now_is_requested_again() {
     let place = Place::new(Handshake::Kms).await.known().await;
     for code in ["ThrottlingException", "ExpiredTokenException"] {
         place.refuse("GenerateDataKey", code, "Rate exceeded");

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn fargate_s_times_are_those_that_were_published() {
+    fn the_fargate_profile_matches_published_times() {
         within(&starts(Some(0)), 20.0, 29.0);
         within(&starts(None), 40.0, 58.0);
         within(&starts(Some(870)), 63.0, 90.0);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_s_size_is_read_from_tags() {
+    fn image_sizes_are_read_from_tags() {
         let tag = |value: &str| json!([{ "key": "team", "value": "ci" }, { "key": IMAGE_TAG, "value": value }]);
         assert_eq!(image_megabytes(&tag("850")), Some(850));
         assert_eq!(image_megabytes(&tag("large")), None);

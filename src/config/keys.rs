@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_was_meant() {
+    fn the_intended_key_is_suggested() {
         let keys = || TABLES[1].1.iter().copied();
         assert_eq!(nearest("SecurtyGroup", keys()), Some("SecurityGroup"));
         assert_eq!(nearest("usePublicIp", keys()), Some("UsePublicIP"));

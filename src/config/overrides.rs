@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_limit_what_the_project_chooses_alone() {
+    fn patterns_limit_the_projects_choice_only() {
         let patterns = file("AllowedTaskDefinitions = ['ci-*', 'exact:2']");
         for allowed in ["ci-rust", "ci-rust:7", "exact:2", "default:1"] {
             assert_eq!(variable(allowed).choose(&patterns).unwrap().task_definition, allowed);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn platform_versions_are_bounded_as_task_definitions_are() {
+    fn platform_versions_are_limited_like_task_definitions() {
         let version = |version: &str| Overrides {
             variable_platform_version: Some(version.to_owned()),
             ..Overrides::default()
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_admits_the_file_alone() {
+    fn an_empty_list_admits_only_the_files_value() {
         let refusal = variable("x").choose(&file("AllowedTaskDefinitions = []")).unwrap_err();
         assert!(refusal.to_string().contains("none but the runner's own"), "{refusal}");
     }

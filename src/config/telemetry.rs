@@ -123,7 +123,7 @@ mod tests {
 
     #[cfg(feature = "telemetry")]
     #[test]
-    fn says_where_and_how() {
+    fn every_setting_is_read() {
         let settings = with(
             "Endpoint = 'http://c:4317'\nProtocol = 'grpc'\nHeaders = { 'api-key' = 'x' }\nLogs = true\nMetrics = false\nFlushTimeout = '50ms'",
         )
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_a_place() {
+    fn errors_have_a_location() {
         for (bad, expected) in [
             ("Endpoint = 'localhost:4317'", "f:8:12: Endpoint"),
             ("Protocol = 'json'", "f:8:12: Protocol"),

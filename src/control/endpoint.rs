@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_is_set_wins() {
+    async fn a_configured_endpoint_wins() {
         let config =
             SdkConfig::builder().endpoint_url("http://127.0.0.1:4566/").use_fips(true).build();
         assert_eq!(

@@ -443,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_refusals_apart() {
+    fn refusals_are_classified() {
         let kind = |code: &str, said: &str| {
             answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
         };
@@ -479,7 +479,7 @@ mod tests {
 
     /// Texts that AWS has been seen to answer with.
     #[test]
-    fn what_ec2_and_the_account_refuse_is_waited_for() {
+    fn ec2_and_account_limits_are_retried() {
         let kind = |code: &str, said: &str| {
             answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
         };
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aws_says_is_one_line_of_bounded_length() {
+    fn aws_texts_are_one_bounded_line() {
         let said = format!("no\u{1b}[2J\r\n{}", "x".repeat(100_000));
         let refusal = answered("RunTask", 400, &said, &said, &Subject::cluster("c"));
         for text in [&refusal.message, refusal.code.as_ref().unwrap()] {
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_named_where_there_are_no_instances() {
+    fn the_setting_is_named_if_there_are_no_instances() {
         let said = "No Container Instances were found in your cluster.";
         let refusal = |capacity| {
             answered(
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_s_last_words_promise_nothing_and_have_one_full_stop() {
+    fn errors_promise_nothing_and_end_with_one_full_stop() {
         for (code, said) in [
             ("ThrottlingException", "Rate exceeded."),
             ("AccessDeniedException", "No."),

@@ -394,7 +394,7 @@ mod tests {
 
     /// A description without it must neither be pinned nor look like another container.
     #[test]
-    fn a_container_without_a_runtime_id_is_asked_about_again() {
+    fn a_container_without_a_runtime_id_is_described_again() {
         for missing in [None, Some(String::new())] {
             assert_eq!(identity(&target(), missing).unwrap_err().kind, Kind::Interrupted);
         }
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_other_containers_are_passed_over() {
+    fn sessions_of_other_containers_are_ignored() {
         let shown = |target: &str| json!({ "SessionId": "ecs-execute-command-1", "Target": target, "StartDate": 1_700_000_000.25, "Status": "Connected" });
         let found = ListedSession {
             id: "ecs-execute-command-1".to_owned(),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kms_refuses_now_it_may_give_later() {
+    fn kms_throttling_is_transient() {
         let kind = |status, code: &str| {
             failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind
         };

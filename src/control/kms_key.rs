@@ -58,7 +58,7 @@ mod tests {
     const ID: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
 
     #[test]
-    fn the_clusters_key_is_used_however_it_is_written() {
+    fn the_clusters_key_is_accepted_in_every_form() {
         let arn = format!("arn:aws:kms:eu-west-1:111122223333:key/{ID}");
         let alias_arn = "arn:aws:kms:eu-west-1:111122223333:alias/exec";
         for (asked, own) in [

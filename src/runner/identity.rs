@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn is_named_as_by_the_go_driver_from_either_source() {
+    fn the_id_matches_the_go_drivers_from_either_source() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
         let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
         for identity in [
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn names_all_that_is_missing() {
+    fn all_missing_variables_are_named() {
         let error = Identity::of_variables(|_| None).unwrap_err().to_string();
         for name in ["CI_RUNNER_SHORT_TOKEN", "CI_PROJECT_URL", "CI_PIPELINE_ID", "CI_JOB_ID"] {
             assert!(error.contains(name), "{error}");

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_say_whose_task_it_is_in_characters_that_aws_takes() {
+    fn tags_name_the_owner_in_valid_characters() {
         let tags = task_tags(&config(""), &identity());
         let value = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         assert_eq!(value("fargate-driver:job"), Some("tok-abc"));

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_that_nobody_starts_are_named() {
+    fn unstarted_services_are_named() {
         let told = services(
             r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#,
         )

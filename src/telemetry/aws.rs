@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_all_that_is_taken_from_an_answer() {
+    fn only_the_error_code_of_an_answer_is_recorded() {
         assert_eq!(
             code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#)
                 .as_deref(),

@@ -159,12 +159,12 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_traceparent_is_read_and_written() {
+    fn traceparents_round_trip() {
         assert_eq!(Traceparent::parse(PARENT).unwrap().to_string(), PARENT);
     }
 
     #[test]
-    fn what_a_project_makes_up_is_no_traceparent() {
+    fn invalid_traceparents_are_ignored() {
         for bad in [
             "",
             "00",

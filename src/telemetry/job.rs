@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_stays_in_an_address() {
+    fn secrets_are_removed_from_addresses() {
         assert_eq!(
             without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
             "https://gitlab.example/g/p"

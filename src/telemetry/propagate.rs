@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interpreter_and_the_lines_stay_where_they_are() {
+    fn the_interpreter_and_line_numbers_do_not_change() {
         let script = prepared("#!/usr/bin/env bash\n\nset -e\n");
         assert_eq!(
             script,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_shell_is_left_alone() {
+    fn scripts_of_other_interpreters_do_not_change() {
         for script in ["#!/usr/bin/env python3\nprint(1)\n", "#!/usr/bin/pwsh\n1\n", "#!/bin/sh"] {
             assert_eq!(prepared(script), script);
         }

@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_settings_are_named() {
         let (settings, complaints) = with(&[
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_TRACES_SAMPLER", "sometimes"),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_the_environment_is_checked_as_one_in_the_file() {
+    fn addresses_in_the_environment_are_checked_like_those_in_the_file() {
         for bad in ["localhost:4318", "http://", "ftp://c", "http://c d"] {
             let (settings, complaints) = with(&[
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", bad),
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_an_address_holds_no_secret() {
+    fn messages_about_addresses_hold_no_secret() {
         assert_eq!(
             origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
             "https://c.example:4318"

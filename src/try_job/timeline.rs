@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_every_stay_in_proportion() {
+    fn bars_are_proportional_to_time() {
         let at = |ms: u64| Timestamp::from_millis(1_000_000 + ms);
         let seen = vec![
             (at(0), "Provisioning".to_owned()),

@@ -188,7 +188,7 @@ fn prepare_gets_through_connections_that_are_cut_at_any_byte() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn three_hundred_megabytes_over_connections_that_are_cut_again_and_again() {
+fn three_hundred_megabytes_survive_repeated_cuts() {
     const LENGTH: usize = 300_000_000;
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
@@ -248,7 +248,7 @@ fn a_network_that_vanishes_while_output_flows() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn a_network_that_vanishes_for_a_moment_is_not_even_mentioned() {
+fn a_network_that_vanishes_for_a_moment_is_not_logged() {
     const LENGTH: usize = 20_000_000;
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
@@ -322,7 +322,7 @@ fn a_network_that_vanishes_in_the_handshake_and_in_the_delivery() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn a_task_that_dies_while_nobody_can_connect_ends_the_stage_at_once() {
+fn a_task_that_dies_without_connections_ends_the_stage_at_once() {
     let proxy = Proxy::new();
     // The connection's own deadline is later than the test's.
     let at = Prepared::configured(&proxy, QUICK, "[Deadlines]\nReconnect = \"1h\"\n");

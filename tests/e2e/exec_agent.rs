@@ -68,7 +68,7 @@ fn a_whole_job() {
 /// A stage's session waits in the agent's queue, its driver is killed, and the next one finds the
 /// container full. To ask for another session would block the agent before a terminal is closed.
 #[test]
-fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
+fn two_terminals_delay_a_stage_until_one_closes() {
     let cluster = real();
     let job = Job::on(&cluster);
     job.prepare();

@@ -91,7 +91,7 @@ impl Hostile {
 }
 
 #[test]
-fn a_server_that_sends_a_byte_and_says_goodbye_fills_neither_log_nor_snapshot() {
+fn a_server_that_sends_a_byte_and_disconnects_fills_neither_log_nor_snapshot() {
     let hostile = Hostile::begin(Attack::ByteAndGoodbye(180_000));
     let before = hostile.seen.connections();
     let began = Instant::now();
@@ -134,7 +134,7 @@ fn peak_under(attack: Attack) -> u64 {
 }
 
 #[test]
-fn channels_and_crumbs_take_little_memory() {
+fn many_channels_and_tiny_messages_take_little_memory() {
     let idle = peak_under(Attack::Silence);
     for attack in [Attack::Channels(40_000), Attack::Crumbs(400_000)] {
         let peak = peak_under(attack);
@@ -144,7 +144,7 @@ fn channels_and_crumbs_take_little_memory() {
 }
 
 #[test]
-fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_required() {
+fn prepare_refuses_an_unproven_host_key_if_a_proof_is_required() {
     let (hostile, prepare) = Hostile::beginning(Attack::None, "required");
     let prepared = hostile.job.end(prepare);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");

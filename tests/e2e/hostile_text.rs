@@ -107,7 +107,7 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
 
 /// An older driver recorded names as they came.
 #[test]
-fn names_in_old_records_are_harmless_for_who_reads_reap_and_replay() {
+fn names_in_old_records_are_harmless_in_reap_and_replay() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
@@ -133,7 +133,7 @@ fn names_in_old_records_are_harmless_for_who_reads_reap_and_replay() {
 }
 
 #[test]
-fn who_stops_a_task_writes_no_line_of_the_job_log() {
+fn stop_reasons_cannot_add_job_log_lines() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
@@ -155,7 +155,7 @@ fn who_stops_a_task_writes_no_line_of_the_job_log() {
 }
 
 #[test]
-fn what_try_says_is_harmless() {
+fn output_of_try_is_harmless() {
     let tried = Command::new(env!("CARGO_BIN_EXE_fargate"))
         .args(["--task-def", HOSTILE, "try", "fixtures/jobs/hello.sh"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -82,7 +82,7 @@ fn a_response_file_that_cannot_be_used_touches_nothing_at_any_stage() {
 }
 
 #[test]
-fn without_a_response_file_variables_count_only_where_they_are_trusted() {
+fn without_a_response_file_variables_count_only_if_trusted() {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
     job.writes_response = false;

@@ -34,7 +34,7 @@ on_every_cluster!(
     cleanup_at_any_time,
     run_without_prepare,
     prepare_again_after_a_killed_one,
-    a_retried_stage_of_a_killed_driver_goes_on,
+    a_retried_stage_of_a_killed_driver_continues,
     the_project_may_choose_only_what_is_allowed,
     a_definition_that_does_not_exist,
 );
@@ -382,7 +382,7 @@ fn prepare_again_after_a_killed_one(cluster: &Cluster) {
     cluster.assert_nothing_is_left(tasks);
 }
 
-fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
+fn a_retried_stage_of_a_killed_driver_continues(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let script =

@@ -91,7 +91,7 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
 /// reached by SSH.
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn the_documented_task_definitions_are_taken_and_run_jobs() {
+fn the_documented_task_definitions_run_jobs() {
     let cluster = crate::cluster::Cluster::moto();
     for text in [
         include_str!("../../deploy/task-definition-ssh.json"),

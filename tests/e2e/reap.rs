@@ -14,23 +14,23 @@ use crate::{
 on_every_cluster!(
     a_task_whose_snapshot_was_lost_is_an_orphan,
     a_dry_run_does_nothing,
-    a_job_that_a_process_works_on_is_left_alone,
-    a_job_between_two_stages_is_left_alone,
+    a_job_that_a_process_works_on_is_skipped,
+    a_job_between_two_stages_is_skipped,
     an_abandoned_job_is_ended,
     a_job_whose_task_is_gone_is_archived,
-    tasks_of_others_are_left_alone,
-    a_managers_tasks_that_is_gone,
+    tasks_of_others_are_not_stopped,
+    the_tasks_of_a_lost_manager_are_stopped,
     a_damaged_snapshot_is_set_aside_when_its_task_has_ended,
-    a_newer_drivers_snapshot_is_left_alone,
+    a_newer_drivers_snapshot_is_not_changed,
 );
 
 by_every_transport!(
     an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not,
-    calls_that_fail_are_made_again,
-    what_could_not_be_done_is_said_counted_and_done_the_next_time,
+    failed_calls_are_repeated,
+    failures_are_reported_counted_and_retried_the_next_time,
     a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays,
     twenty_five_abandoned_jobs_are_ended_side_by_side,
-    what_a_killed_driver_left_without_a_snapshot_is_swept,
+    files_of_a_killed_driver_without_a_snapshot_are_removed,
     a_directory_that_cannot_be_used_is_an_error_at_once,
 );
 
@@ -161,7 +161,7 @@ fn a_dry_run_does_nothing(cluster: &Cluster) {
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
-fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
+fn a_job_that_a_process_works_on_is_skipped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let mut run = job.spawn(&[
@@ -188,7 +188,7 @@ fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
     cluster.assert_nothing_is_left(2);
 }
 
-fn a_job_between_two_stages_is_left_alone(cluster: &Cluster) {
+fn a_job_between_two_stages_is_skipped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     assert_reaps(
@@ -282,7 +282,7 @@ fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster
     job.cleanup();
 }
 
-fn tasks_of_others_are_left_alone(cluster: &Cluster) {
+fn tasks_of_others_are_not_stopped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let own = alive(cluster).remove(0);
@@ -306,7 +306,7 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
 }
 
 /// Its disk is lost, or it was replaced by one of another name.
-fn a_managers_tasks_that_is_gone(cluster: &Cluster) {
+fn the_tasks_of_a_lost_manager_are_stopped(cluster: &Cluster) {
     let job = Job::with(cluster, "");
     let text = fs::read_to_string(&job.config).unwrap();
     let named = |name: &str| {
@@ -356,7 +356,7 @@ fn a_damaged_snapshot_is_set_aside_when_its_task_has_ended(cluster: &Cluster) {
     });
 }
 
-fn a_newer_drivers_snapshot_is_left_alone(cluster: &Cluster) {
+fn a_newer_drivers_snapshot_is_not_changed(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let path = job.files(".ron").remove(0);
@@ -377,7 +377,7 @@ fn set_faults(cluster: &Cluster, faults: &Value) {
     local.set_faults(faults);
 }
 
-fn calls_that_fail_are_made_again(cluster: &Cluster) {
+fn failed_calls_are_repeated(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     forget(&job);
@@ -388,7 +388,7 @@ fn calls_that_fail_are_made_again(cluster: &Cluster) {
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
-fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Cluster) {
+fn failures_are_reported_counted_and_retried_the_next_time(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let other = job.beside(cluster);
@@ -454,7 +454,7 @@ fn twenty_five_abandoned_jobs_are_ended_side_by_side(cluster: &Cluster) {
     cluster.assert_nothing_is_left(25);
 }
 
-fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
+fn files_of_a_killed_driver_without_a_snapshot_are_removed(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let id = id(&job);

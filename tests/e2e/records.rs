@@ -19,7 +19,7 @@ fn lines(job: &Job, level: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
+fn the_log_records_the_end_of_every_stage_at_a_level_for_alerts() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let file = fs::read_to_string(&job.config)

@@ -15,12 +15,12 @@ use crate::{
 };
 
 by_every_transport!(
-    credentials_that_expired_and_come_back_are_waited_for,
-    an_outage_of_the_api_is_waited_out,
-    what_ec2_throttles_inside_a_launch_is_waited_out,
-    a_quota_of_the_account_is_waited_for,
+    credentials_that_expired_are_retried_until_they_return,
+    an_outage_of_the_api_is_retried,
+    ec2_throttling_inside_a_launch_is_retried,
+    a_quota_of_the_account_is_retried,
     a_quota_of_the_account_that_stays_used_up_names_service_quotas,
-    a_conflict_with_an_unanswered_launch_goes_on_with_its_task,
+    a_conflict_with_an_unanswered_launch_continues_with_its_task,
     a_permission_that_is_missing_ends_prepare,
     a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused,
     a_container_that_was_killed_for_its_memory_is_explained,
@@ -36,7 +36,7 @@ fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
     json!({ "status": status, "code": code, "message": message, "times": times })
 }
 
-fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
+fn credentials_that_expired_are_retried_until_they_return(cluster: &Cluster) {
     let job = Job::on(cluster);
     let expired = || {
         refusal(
@@ -57,7 +57,7 @@ fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
+fn an_outage_of_the_api_is_retried(cluster: &Cluster) {
     let job = Job::on(cluster);
     let outage = || {
         refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3)
@@ -71,7 +71,7 @@ fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
 }
 
 /// ECS passes EC2's refusals on as wrong parameters.
-fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
+fn ec2_throttling_inside_a_launch_is_retried(cluster: &Cluster) {
     let throttled = "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)";
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal(400, "InvalidParameterException", throttled, 2) } }));
@@ -88,7 +88,7 @@ fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
 
 const QUOTA: &str = "You’ve reached the limit on the number of vCPUs you can run concurrently";
 
-fn a_quota_of_the_account_is_waited_for(cluster: &Cluster) {
+fn a_quota_of_the_account_is_retried(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
@@ -119,7 +119,7 @@ fn a_quota_of_the_account_that_stays_used_up_names_service_quotas(cluster: &Clus
 }
 
 /// RunTask is done and not answered; its repetition is a conflict.
-fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster) {
+fn a_conflict_with_an_unanswered_launch_continues_with_its_task(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "unanswered": { "RunTask": 1 }, "conflicts": 1 }));
     let prepared = job.stage(&["prepare"]);

@@ -62,7 +62,7 @@ fn job(recorder: &Recorder, fargate: &str) -> (Cluster, Job) {
 const DENIED: &str = r#"{"__type":"AccessDeniedException","message":"User: arn:aws:iam::1:user/x is not authorized to perform: ecs:RunTask"}"#;
 
 #[test]
-fn run_task_says_all_that_is_configured() {
+fn run_task_sends_every_setting() {
     let recorder = Recorder::start("400 Bad Request", DENIED);
     let (_cluster, mut job) = job(
         &recorder,
@@ -154,7 +154,7 @@ fn run_task_says_all_that_is_configured() {
 }
 
 #[test]
-fn run_task_asks_for_more_tags_where_they_are_wanted() {
+fn run_task_requests_more_tags_if_configured() {
     let recorder = Recorder::start("400 Bad Request", DENIED);
     let (_cluster, job) =
         job(&recorder, "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n");
@@ -214,7 +214,7 @@ fn job_cluster(configuration: &str) -> String {
 crate::parametrised::on_every_cluster!(a_job_whose_names_are_no_tags);
 
 #[test]
-fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {
+fn answers_of_other_servers_are_not_shown_raw() {
     let recorder = Recorder::start("502 Bad Gateway", "<html><body>proxy error</body></html>");
     let (_cluster, job) = job(&recorder, "EnablePublicIP = false\n");
     let text = std::fs::read_to_string(&job.config).unwrap();
@@ -235,7 +235,7 @@ fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {
 }
 
 #[test]
-fn the_public_address_is_asked_of_ec2_and_connected_to() {
+fn the_public_address_comes_from_ec2() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let text = std::fs::read_to_string(&job.config).unwrap();

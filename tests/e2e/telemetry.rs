@@ -272,7 +272,7 @@ fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
 }
 
 #[test]
-fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
+fn jobs_that_are_reaped_together_have_separate_traces() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let first = traced(&cluster, &collector.endpoint, "");
     let others = [first.beside(&cluster), first.beside(&cluster)];
@@ -301,7 +301,7 @@ fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
 }
 
 #[test]
-fn what_no_process_comes_back_to_is_told_by_reap() {
+fn reap_exports_abandoned_jobs() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
     // One job never gets further than `config`; when the other ends, nobody listens.
@@ -372,7 +372,7 @@ fn a_faulty_collector_changes_nothing_and_gets_everything_later() {
 }
 
 #[test]
-fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
+fn a_traced_pipeline_is_the_parent_of_jobs_and_scripts() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let mut job = traced(
         &cluster,
@@ -441,7 +441,7 @@ fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
 /// `cleanup` exports the job; whoever looks at it later, archives it, or prepares it again, does
 /// not export it once more.
 #[test]
-fn each_attempt_is_exported_once_whoever_archives_it() {
+fn each_attempt_is_exported_exactly_once() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
     for with_config in [true, false, true] {
@@ -478,7 +478,7 @@ fn each_attempt_is_exported_once_whoever_archives_it() {
 }
 
 #[test]
-fn off_it_leaves_no_trace_anywhere() {
+fn disabled_telemetry_leaves_nothing_behind() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let mut job = traced(&cluster, &collector.endpoint, "");
     job.set("OTEL_SDK_DISABLED", "true");
@@ -492,7 +492,7 @@ fn off_it_leaves_no_trace_anywhere() {
 
 #[test]
 #[ignore = "needs rotel, an OpenTelemetry collector; scripts/test installs it"]
-fn a_real_collector_takes_it_over_grpc_and_http() {
+fn a_real_collector_accepts_grpc_and_http() {
     for protocol in ["grpc", "http/protobuf"] {
         let (cluster, collector) = (Cluster::local(), Collector::start());
         let rotel = Rotel::start(&collector);

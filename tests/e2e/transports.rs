@@ -46,7 +46,7 @@ fn a_job_of_a_transport_that_the_driver_does_not_have_is_explained(cluster: &Clu
 
 /// What a transport can do beside running scripts is up to it.
 #[test]
-fn nobody_is_let_in_by_a_transport_that_is_not_interactive() {
+fn a_transport_without_interactive_access_opens_no_terminal() {
     let cluster = Cluster::local_by_pipes();
     let job = Job::on(&cluster);
     job.prepare();

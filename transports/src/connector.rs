@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_of_a_transport_that_is_not_there_is_refused_for_good() {
+    fn an_unknown_transport_is_refused_for_good() {
         let target = Target {
             transport: Cow::Borrowed("carrier-pigeon"),
             destination: states::Destination::Task,

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn text_passes_however_it_is_cut() {
+    fn text_passes_at_any_split() {
         let text = "ASCII, é, 漢字, 🦀 and more".as_bytes();
         for cut in 0..text.len() {
             let (out, kept) = passed(&[&text[..cut], &text[cut..]]);

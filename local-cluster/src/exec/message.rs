@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn malformed_messages_are_refused() {
         let changed = |change: fn(&mut Vec<u8>)| {
             let mut frame = golden();
             change(&mut frame);

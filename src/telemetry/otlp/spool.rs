@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_comes_back_and_is_private() {
+    fn spooled_requests_round_trip_in_a_private_file() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("job.otlp");
         let requests = [(Signal::Traces, vec![1, 2]), (Signal::Logs, vec![3])];
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_survives_a_torn_end() {
+    fn the_spool_is_bounded_and_survives_a_torn_end() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("job.otlp");
         assert_eq!(

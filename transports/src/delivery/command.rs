@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_far_below_what_the_kernel_refuses() {
+    fn commands_stay_far_below_the_kernels_limit() {
         let facts =
             ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true };
         let order =
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_survive() {
+    fn quoting_round_trips() {
         let mut text = String::new();
         quote(&mut text, "it's");
         assert_eq!(text, r"'it'\''s'");

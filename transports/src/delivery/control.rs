@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_container_says_is_clipped_and_tamed() {
+    fn container_text_is_clipped_and_made_harmless() {
         let long = "x\u{1b}".repeat(3000);
         for (line, tells) in [
             (format!("n0nce lost {long}\n"), "Lost"),
@@ -195,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn splitting_changes_nothing(text in "(n0nce (exit -?[0-9]{1,12} [0-9]{1,12}|started|lost x|zzz)\n|[a-z ]{0,9}\n){0,8}", at in 0usize..200) {
+        fn split_input_parses_alike(text in "(n0nce (exit -?[0-9]{1,12} [0-9]{1,12}|started|lost x|zzz)\n|[a-z ]{0,9}\n){0,8}", at in 0usize..200) {
             let bytes = text.as_bytes();
             let at = at.min(bytes.len());
             prop_assert_eq!(replies(&[bytes]), replies(&[&bytes[..at], &bytes[at..]]));

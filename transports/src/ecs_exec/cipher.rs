@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seals_and_opens() {
+    fn payloads_round_trip() {
         let key: Vec<u8> = (0..64).collect();
         let (ours, theirs) = (Cipher::new(&key).unwrap(), Cipher::reversed(&key));
         let sealed = ours.seal(b"hello", [7; 12]).unwrap();

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_agent_says_tells_the_cause() {
+    fn agent_errors_are_classified() {
         for (said, kind, cause) in [
             (
                 "fork/exec /bin/sh: no such file or directory",
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_may_be_there_next_time_is_no_refusal() {
+    fn a_transient_key_failure_is_not_a_refusal() {
         let why = "the session is encrypted with the KMS key k, and no data key could be made: AccessDenied".to_owned();
         let lost = |end: Closed| boot(&target(true), BootError::Lost(why.clone()), Some(&end)).kind;
         assert_eq!(lost(Closed::Lost(why.clone())), Kind::Interrupted);
@@ -265,7 +265,7 @@ mod tests {
 
     /// The machine accepts a refused key as final only when it lasts: `KEY_INSTALLED_WITHIN`.
     #[test]
-    fn in_mid_job_a_refusal_is_not_final_at_once() {
+    fn a_refusal_in_a_running_job_is_not_final() {
         let refused = || error(Kind::Denied, ConnectCause::SessionKey, "no".to_owned());
         assert!(!as_of_a_job(&target(false), refused()).kind.is_transient());
         let later = as_of_a_job(&target(true), refused());

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_the_agent_reads() {
+    fn messages_match_the_agents_format() {
         let open = open("secret", "r", "c");
         assert_eq!(
             open,

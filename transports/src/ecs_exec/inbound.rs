@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_missing_has_a_deadline() {
+    fn every_gap_has_a_deadline() {
         let began = Instant::now();
         let mut inbound = Inbound::default();
         assert_eq!(inbound.deadline(), None);

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_found_wherever_the_pieces_end() {
+    fn the_status_is_found_at_any_split() {
         let whole = b"$ \x1e\x1eabd 1\x1eexit\r\n\x1eabc 130\x1e";
         for cut in 0..whole.len() {
             assert_eq!(
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_it_is_shown() {
+    fn lookalikes_of_the_status_are_shown() {
         for text in [
             &b"\x1eabc 1"[..],
             b"\x1eabc 1234\x1e",
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_beginning_of_it_is_shown_at_once() {
+    fn other_output_is_shown_at_once() {
         let mut ending = Ending::new("abc");
         assert_eq!(ending.pass(b"prompt$ ").0, "prompt$ ");
         assert_eq!(ending.pass(b"a\x1eb").0, "a\x1eb");
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_terminals_kind_gets_out_of_its_word() {
+    fn the_terminal_type_cannot_inject_a_command() {
         let command = command("x'; rm -rf / \"$(", "abc");
         assert_eq!(command.matches('\'').count(), 2);
         assert!(command.contains("TERM=xrm-rf;"), "{command}");

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_session_is_waited_for_as_long_as_that_makes_sense() {
+    async fn a_silent_session_is_given_up_only_if_no_other_delays_it() {
         let notices = Notices::default();
         let lists = |listed| Lists(Lock::new(listed));
         // Others hold the slots: it waits without a limit of its own.
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_notice_is_handed_out_once() {
+    async fn notices_are_returned_once() {
         let notices = Notices::default();
         notices.say("first");
         notices.say("first");

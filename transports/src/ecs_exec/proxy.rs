@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_is_asked_for_the_way_and_then_out_of_it() {
+    async fn connect_opens_a_tunnel_through_the_proxy() {
         let (port, asked) =
             proxy(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nfirst").await;
         let proxies = Matcher::builder()
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told_without_the_password() {
+    async fn proxy_refusals_omit_the_password() {
         for (answer, expected) in [
             (
                 &b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..],
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exceptions_are_dialled_straight() {
+    async fn no_proxy_hosts_are_dialled_directly() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxies = Matcher::builder().all("http://192.0.2.1:1").no("127.0.0.0/8").build();
         let port = listener.local_addr().unwrap().port();

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_what_it_sees_within_bounds() {
+    fn the_timeout_follows_samples_within_bounds() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(), SHORTEST);
         for _ in 0..100 {

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_dropped_is_left_to_the_next_attempt() {
+    fn a_dropped_call_is_left_to_the_next_attempt() {
         let place = tempfile::tempdir().unwrap();
         let ledger = ledger(place.path());
         let call = ledger.ask();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_an_answer_has_a_window() {
+    fn an_unanswered_call_has_a_time_window() {
         let place = tempfile::tempdir().unwrap();
         let before = Timestamp::now();
         // Another process that was killed during its second call.
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_passed_over() {
+    fn invalid_lines_are_ignored() {
         let place = tempfile::tempdir().unwrap();
         let ledger = ledger(place.path());
         for nonsense in [

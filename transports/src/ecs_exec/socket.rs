@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_aws_gives_them() {
+    fn stream_urls_are_accepted_unchanged() {
         let place = Location::of(
             "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==",
         )
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_aws_has_signed_is_known() {
+    fn signed_urls_are_recognised() {
         let base =
             "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe";
         assert!(is_signed(&format!("{base}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00")));

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_can_be_written_and_read() {
+    fn key_pairs_round_trip() {
         let pair = generate().unwrap();
         assert!(
             pair.public.starts_with("ssh-ed25519 AAAA") && pair.public.ends_with(" fargate-driver"),

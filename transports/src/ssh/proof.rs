@@ -105,7 +105,7 @@ mod tests {
     const PROOF: &str = "f210bd8c78d850afff64454a6ae5940caebca26113df38f48a5b1db03c86024b";
 
     #[test]
-    fn a_proof_is_of_one_host_key_under_one_secret() {
+    fn a_proof_is_valid_for_one_host_key_and_secret() {
         let check = |secret: u8, identification: &str, host_key: &str| {
             Secret([secret; 32]).check(identification.as_bytes(), host_key)
         };
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_the_jobs_own_and_the_same_each_time() {
+    fn the_secret_is_stable_and_differs_between_jobs() {
         let file = |pair: &crate::ssh::key::KeyPair| {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), &pair.private).unwrap();

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,10 @@ use tokio::{
 };
 
 use crate::{
+    clock::{seconds, unix_millis},
     exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
     faults::Faults,
+    ids::random_id,
     settings::Settings,
     task::processes,
     times::{self, TaskTimes},
@@ -507,23 +509,4 @@ impl Cluster {
 /// A lock whose holder panicked protects plain data that is still whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(crate) fn seconds() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Random bytes as hexadecimal.
-pub(crate) fn random_id(bytes: usize) -> String {
-    use std::fmt::Write as _;
-    (0..bytes).fold(String::with_capacity(bytes * 2), |mut text, _| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{:02x}", rand::random::<u8>());
-        text
-    })
 }

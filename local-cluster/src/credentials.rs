@@ -15,9 +15,10 @@ use hyper::{
     Method, Uri,
     header::{AUTHORIZATION, HeaderMap},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::{api::ec2::decode, cluster::random_id};
+use crate::{api::ec2::decode, ids::random_id};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How far a request's date may be from the clock, either way (AWS allows five minutes).
@@ -103,13 +104,14 @@ impl Credentials {
             return Err(Unverified::Incomplete("SignedHeaders"));
         }
         let canonical = request.canonical(&names, signed_headers);
-        let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
+        let to_sign =
+            format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
         let key = [day, region, scoped_to, "aws4_request"]
             .iter()
             .fold(format!("AWS4{}", self.secret_access_key).into_bytes(), |key, part| {
                 tag(&key, part.as_bytes())
             });
-        let expected = hex(&tag(&key, to_sign.as_bytes()));
+        let expected = hex::encode(tag(&key, to_sign.as_bytes()));
         verify_slices_are_equal(expected.as_bytes(), signature.as_bytes())
             .map_err(|_| Unverified::WrongSignature)
     }
@@ -176,7 +178,7 @@ impl Signed<'_> {
             })
             .collect();
         query.sort();
-        let digest = hex(&Sha256::digest(self.body));
+        let digest = hex::encode(Sha256::digest(self.body));
         format!(
             "{}\n{path}\n{}\n{headers}\n{signed_headers}\n{digest}",
             self.method,
@@ -189,26 +191,11 @@ fn tag(key: &[u8], message: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Percent-encoded but for the characters that RFC 3986 calls unreserved.
+/// Percent-encodes all but the characters that RFC 3986 calls unreserved.
 fn encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-        encoded
-    })
+    const RESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The time that `X-Amz-Date` names: `20240501T000000Z`.

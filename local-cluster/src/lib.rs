@@ -16,10 +16,12 @@
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
+mod clock;
 mod cluster;
 mod credentials;
 mod exec;
 mod faults;
+mod ids;
 mod lifecycle;
 mod server;
 mod settings;

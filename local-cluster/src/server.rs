@@ -290,7 +290,7 @@ fn respond(
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(kind));
-    if let Ok(id) = hyper::header::HeaderValue::from_str(&crate::cluster::random_id(16)) {
+    if let Ok(id) = hyper::header::HeaderValue::from_str(&crate::ids::random_id(16)) {
         response.headers_mut().insert("x-amzn-requestid", id);
     }
     response

@@ -104,7 +104,7 @@ impl Identity {
     }
 
     fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
-        let hash = hex(&Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
+        let hash = hex::encode(Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
         let id = JobId::new(format!("{}-{hash}", file_name_part(runner)))
             // The token's part is made of at most 40 valid characters and a letter or digit first,
             // the hash of 64.
@@ -119,16 +119,6 @@ impl Identity {
         };
         Self { id, about }
     }
-}
-
-/// Bytes as lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn file_name_part(token: &str) -> String {
@@ -168,7 +158,7 @@ mod tests {
     #[test]
     fn the_id_matches_the_go_drivers_from_either_source() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
-        let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
+        let hash = hex::encode(Sha256::digest("https://gitlab.example/group/project-11-22"));
         for identity in [
             Identity::of_variables(variables).unwrap(),
             Identity::of_response(&response(22), variables),

@@ -8,6 +8,6 @@ mod response;
 pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
-pub(crate) use identity::hex;
+pub(crate) use hex::encode as hex;
 pub use identity::{Identity, IdentityError, Trust, job_variable};
 pub use response::ResponseError;

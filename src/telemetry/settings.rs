@@ -2,7 +2,9 @@
 //! variables, which override it (OpenTelemetry, "Environment Variable Specification", "OTLP
 //! Exporter Configuration").
 
-use std::{path::PathBuf, time::Duration};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
+
+use percent_encoding::percent_decode_str;
 
 /// How much time all exports of one process take at most, unless set.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
@@ -297,18 +299,12 @@ fn pairs(list: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
+/// Decodes percent-encoded UTF-8. `None` if a `%` is not before two hexadecimal digits.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let is_encoded =
+        |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    let is_valid = text.split('%').skip(1).all(is_encoded);
+    is_valid.then(|| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)).flatten()
 }
 
 /// The later ones win.

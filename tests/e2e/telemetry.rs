@@ -126,7 +126,7 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     let trace = collector.spans()[0].trace_id.clone();
     let logs = collector.logs();
     assert!(logs.iter().any(|line| line.trace_id == trace && line.span_id.len() == 8), "{logs:#?}");
-    let hex: String = trace.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(trace);
     assert!(job.log().contains(&format!("trace_id={hex}")), "{}", job.log());
 
     let key = std::fs::read_to_string(&job.config).unwrap();
@@ -390,7 +390,7 @@ fn a_traced_pipeline_is_the_parent_of_jobs_and_scripts() {
     let spans = collector.spans();
     let root = spans.iter().find(|span| span.name.starts_with("job ")).unwrap();
     let stage = spans.iter().find(|span| span.name == "stage run build_script").unwrap();
-    let hex: String = stage.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&stage.span_id);
     let expected = format!(
         "00-0af7651916cd43dd8448eb211c80319c-{hex}-01|vendor=it's $(me)|http://collector.example:4318\n"
     );
@@ -432,7 +432,7 @@ fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
     );
     // What is on record is gitlab-runner's script.
     use sha2::{Digest as _, Sha256};
-    let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&text));
     assert!(job.snapshot().contains(&digest), "{}", job.snapshot());
     job.cleanup();
     cluster.assert_nothing_is_left(1);

@@ -1,5 +1,7 @@
 //! EC2's DescribeNetworkInterfaces, in its query protocol.
 
+use percent_encoding::percent_decode_str;
+
 use super::ApiError;
 use crate::cluster::Cluster;
 
@@ -25,25 +27,7 @@ impl Form {
 
 /// Decodes a name or a value of a form.
 pub(crate) fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let hex = (*first == b'%')
-            .then(|| more.get(..2))
-            .flatten()
-            .and_then(|h| std::str::from_utf8(h).ok());
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(if *first == b'+' { b' ' } else { *first });
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 /// Performs the one action there is.

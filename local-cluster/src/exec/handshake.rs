@@ -60,7 +60,7 @@ struct Challenge {
 
 impl Handshake {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), challenge: None, random: crate::cluster::random_id(32) }
+        Self { began: Instant::now(), challenge: None, random: crate::ids::random_id(32) }
     }
 
     /// The request: with a key, that the session be encrypted by it.

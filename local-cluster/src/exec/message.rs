@@ -203,15 +203,11 @@ pub(super) fn new_id() -> [u8; 16] {
 
 /// A UUID in its usual form.
 pub(super) fn hyphenated(id: &[u8; 16]) -> String {
-    use std::fmt::Write as _;
-    id.iter().enumerate().fold(String::with_capacity(36), |mut text, (at, byte)| {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let mut text = hex::encode(id);
+    for at in [8, 13, 18, 23] {
+        text.insert(at, '-');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -229,7 +225,7 @@ mod tests {
         frame.extend([8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]);
         // SHA-256 of "abc" (FIPS 180-2).
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        frame.extend((0..32).map(|n| u8::from_str_radix(&digest[2 * n..2 * n + 2], 16).unwrap()));
+        frame.extend(hex::decode(digest).unwrap());
         frame.extend([0, 0, 0, 1, 0, 0, 0, 3]);
         frame.extend(b"abc");
         frame

@@ -36,7 +36,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::cluster::{Cluster, Task, seconds};
+use crate::{
+    clock::seconds,
+    cluster::{Cluster, Task},
+};
 pub use rules::{AgentRules, Overflow};
 pub(crate) use session::{Session, Sessions};
 

@@ -10,7 +10,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::message::Message;
-use crate::cluster::{Cluster, Task, random_id, seconds};
+use crate::{
+    clock::seconds,
+    cluster::{Cluster, Task},
+    ids::random_id,
+};
 
 /// How many sessions are remembered, running and ended.
 const REMEMBERED: usize = 1000;

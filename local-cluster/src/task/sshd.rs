@@ -96,23 +96,19 @@ fn host_key() -> io::Result<PrivateKey> {
 /// give.
 fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<String> {
     const NAME: &str = "SSH-2.0-local_cluster";
-    // A secret that is none proves nothing, as with the entry point.
-    let Some(secret) = secret.and_then(unhex) else { return Ok(NAME.to_owned()) };
+    // Without a valid secret there is no proof, as with the entry point.
+    let mut key = [0; 32];
+    if secret.is_none_or(|secret| hex::decode_to_slice(secret, &mut key).is_err()) {
+        return Ok(NAME.to_owned());
+    }
     let public = PublicKey::from(host_key.public_key().key_data().clone())
         .to_openssh()
         .map_err(io::Error::other)?;
     let proof = hmac::sign(
-        &hmac::Key::new(HMAC_SHA256, &secret),
+        &hmac::Key::new(HMAC_SHA256, &key),
         format!("fargate-host-proof=1 {public}").as_bytes(),
     );
-    let digits: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{NAME} fargate-host-proof=1:{digits}"))
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pair =
-        |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    (digits.len() == 64).then(|| (0..64).step_by(2).map(pair).collect()).flatten()
+    Ok(format!("{NAME} fargate-host-proof=1:{}", hex::encode(proof)))
 }
 
 /// A server with this host key.

@@ -45,7 +45,7 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
     let interpreter = Interpreter::of(script);
     let program = interpreter.program.unwrap_or_default();
     let size = script.len().to_string();
-    let digest = hex(&Sha256::digest(script));
+    let digest = hex::encode(Sha256::digest(script));
     let forget = order.forget.as_ref().map_or("", RunId::as_str);
     let mut arguments = vec![
         forget,
@@ -142,15 +142,6 @@ impl Command {
             .into_iter()
             .chain(self.arguments.iter().map(String::as_str))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a text does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn flag(yes: bool) -> &'static str {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use states::{Run, RunError, RunEvent};
 
 use super::{
@@ -46,7 +47,7 @@ impl Followed {
     fn output(&mut self, mut bytes: Bytes) -> Result<(), RunError> {
         if let Some(begin) = &self.begin {
             self.preamble.extend_from_slice(&bytes);
-            let Some(at) = find(&self.preamble, begin) else {
+            let Some(at) = memmem::find(&self.preamble, begin) else {
                 if self.preamble.len() > LONGEST_PREAMBLE {
                     return Err(RunError::Protocol(
                         "the container's shell prints without end before it runs a command"
@@ -164,8 +165,4 @@ impl Run for Followed {
             }
         }
     }
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
 }

@@ -18,6 +18,9 @@ pub const LONGEST: usize = 1024 * 1024;
 /// allocation. Otherwise a million messages of one byte would count as one megabyte.
 pub(super) const OVERHEAD: usize = 256;
 
+/// Where a UUID's text has hyphens.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
 /// A message's id: a UUID, most significant byte first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageId(pub [u8; 16]);
@@ -26,14 +29,9 @@ impl MessageId {
     /// Formats the id as in JSON: lower case, with hyphens.
     #[must_use]
     pub fn hyphenated(&self) -> String {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(36);
-        for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
+        let mut text = hex::encode(self.0);
+        for at in HYPHENS {
+            text.insert(at, '-');
         }
         text
     }
@@ -41,16 +39,11 @@ impl MessageId {
     /// Parses the format of [`MessageId::hyphenated`], in either case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.as_bytes();
-        if text.len() != 36 || [8, 13, 18, 23].iter().any(|at| text[*at] != b'-') {
+        if text.len() != 36 || HYPHENS.iter().any(|at| text.as_bytes()[*at] != b'-') {
             return None;
         }
         let mut id = [0; 16];
-        let mut digits = text.iter().filter(|b| **b != b'-').map(|b| char::from(*b).to_digit(16));
-        for byte in &mut id {
-            let (high, low) = (digits.next()??, digits.next()??);
-            *byte = u8::try_from(high << 4 | low).ok()?;
-        }
+        hex::decode_to_slice(text.replace('-', ""), &mut id).ok()?;
         Some(Self(id))
     }
 

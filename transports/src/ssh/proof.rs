@@ -44,7 +44,7 @@ pub(super) enum Proof {
 /// When the key file cannot be used.
 pub fn secret(key: &Path) -> Result<String, ConnectError> {
     let private = super::key::read(key)?;
-    Ok(hex(&Secret::of(&private)?.0))
+    Ok(hex::encode(Secret::of(&private)?.0))
 }
 
 impl Secret {
@@ -73,24 +73,11 @@ impl Secret {
             .filter_map(|word| word.strip_prefix(LABEL)?.strip_prefix(':'));
         let Some(proof) = shown.next() else { return Proof::Missing };
         let key = Key::new(HMAC_SHA256, &self.0);
-        let is_right = unhex(proof).is_some_and(|proof| {
+        let is_right = hex::decode(proof).is_ok_and(|proof| {
             hmac::verify(&key, format!("{LABEL} {host_key}").as_bytes(), &proof).is_ok()
         });
         if is_right && shown.next().is_none() { Proof::Right } else { Proof::Wrong }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The 32 bytes of a SHA-256 in lower-case digits.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| u8::try_from((byte as char).to_digit(16)?).ok();
-    let pairs = text.as_bytes().chunks_exact(2);
-    let bytes: Vec<u8> =
-        pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
-    (text.len() == 64).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -59,17 +59,14 @@ impl Job {
     fn container(&self) -> Identity {
         let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
         let secret = proof::secret(&self.place.path().join("job.key")).unwrap();
-        let secret: Vec<u8> = (0..64)
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&secret[at..at + 2], 16).unwrap())
-            .collect();
+        let secret = hex::decode(secret).unwrap();
         let public = host_key.public_key().to_openssh().unwrap();
         let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let proof = hmac::sign(
             &hmac::Key::new(HMAC_SHA256, &secret),
             format!("fargate-host-proof=1 {public}").as_bytes(),
         );
-        let proof: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let proof = hex::encode(proof);
         Identity {
             host_key,
             says: format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{proof}"),

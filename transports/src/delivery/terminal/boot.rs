@@ -1,5 +1,7 @@
 //! The start of a session: its command, the program that it reads, and their errors.
 
+use memchr::memmem;
+
 use crate::{
     Terminal,
     delivery::{
@@ -84,7 +86,7 @@ pub(super) async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<V
             Err(why) if text.is_empty() => return Err(BootError::Lost(why)),
             Err(why) => return Err(BootError::Lost(format!("{why}, after {:?}", said(&text)))),
         }
-        if let Some(at) = text.windows(wanted.len()).position(|window| window == wanted)
+        if let Some(at) = memmem::find(&text, &wanted)
             && let Some(end) = text[at..].iter().position(|b| *b == b'\n')
         {
             return Ok(text.split_off(at + end + 1));

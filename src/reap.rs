@@ -31,8 +31,10 @@ use crate::{
     config::Config,
     console::{stderr_line, stdout_line},
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
+    job_end::{has_ended, remains},
+    ownership,
     runner::Identity,
-    stages::{self, JobEngine, has_ended, launch},
+    stages::{self, JobEngine},
     tags, telemetry,
 };
 
@@ -372,7 +374,7 @@ impl Reaper {
         match &self.manager {
             Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
             None => {
-                task.tag(MANAGER_TAG) == launch::manager(config)
+                task.tag(MANAGER_TAG) == ownership::manager(config)
                     && task.tag(DIRECTORY_TAG)
                         == tags::value(&config.metadata.directory.display().to_string())
             }
@@ -501,7 +503,7 @@ async fn end(
             Ok(format!("{name}: {why}; ended"))
         }
         Ok(Outcome::Unfinished) => {
-            let what = stages::remains(&work.snapshot);
+            let what = remains(&work.snapshot);
             Err((id, format!("{what} Its snapshot is kept: the next reap goes on.")))
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),

@@ -7,35 +7,31 @@ use transports::{
     ssh::{self, SshSettings, SshTransport},
 };
 
-use crate::{
-    config::Config,
-    control::{EcsControl, ExecCalls},
-};
+use crate::control::{EcsControl, ExecCalls};
 
 #[cfg(feature = "pipes")]
 #[path = "../tests/pipes/mod.rs"]
 mod pipes;
+
+/// The part of the driver's configuration that transports need.
+pub trait Configuration {
+    /// Returns the settings of `[SSH]`.
+    fn ssh(&self) -> SshSettings;
+}
 
 /// A transport that can be chosen.
 pub(crate) struct Registration {
     /// What it declares.
     pub(crate) declaration: &'static Declaration,
     /// Makes it. Nothing is connected yet.
-    pub(crate) connector: fn(&Config, &EcsControl) -> Box<dyn Connector>,
+    pub(crate) connector: fn(&dyn Configuration, &EcsControl) -> Box<dyn Connector>,
 }
 
 /// All of them; the first one is the default.
 static REGISTERED: &[Registration] = &[
     Registration {
         declaration: &ssh::DECLARATION,
-        connector: |config, _| {
-            Box::new(SshTransport::new(SshSettings {
-                username: config.ssh.username.clone(),
-                port: config.ssh.port,
-                keepalive_interval: config.ssh.keep_alive,
-                ..SshSettings::default()
-            }))
-        },
+        connector: |config, _| Box::new(SshTransport::new(config.ssh())),
     },
     Registration {
         declaration: &ecs_exec::DECLARATION,
@@ -74,7 +70,7 @@ pub fn offered() -> impl Iterator<Item = &'static Declaration> {
 
 /// Every transport, with this configuration; calls to AWS are made as `control` does.
 #[must_use]
-pub fn all(config: &Config, control: &EcsControl) -> Transports {
+pub fn all(config: &dyn Configuration, control: &EcsControl) -> Transports {
     let made = |registered: &Registration| {
         (registered.declaration, (registered.connector)(config, control))
     };

@@ -12,9 +12,9 @@ use std::{
 };
 
 use states::{Capacity, HostProof, Limits};
-use transports::Declaration;
+use transports::{Declaration, ssh::SshSettings};
 
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, transport};
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
 
@@ -165,6 +165,17 @@ pub enum ConfigError {
         /// What may have been meant for them, a sentence each.
         hints: Vec<String>,
     },
+}
+
+impl transport::Configuration for Config {
+    fn ssh(&self) -> SshSettings {
+        SshSettings {
+            username: self.ssh.username.clone(),
+            port: self.ssh.port,
+            keepalive_interval: self.ssh.keep_alive,
+            ..SshSettings::default()
+        }
+    }
 }
 
 impl Config {

@@ -2,6 +2,7 @@
 
 use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
+pub(crate) use crate::ownership::{host, manager};
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
@@ -110,19 +111,6 @@ fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
         tags.push((key.clone(), value.clone()));
     }
     tags
-}
-
-/// This runner manager's name: the configured one, or the host's.
-pub(crate) fn manager(config: &Config) -> String {
-    match &config.metadata.manager {
-        Some(name) => tags::value(name),
-        None => host(),
-    }
-}
-
-/// The host's name.
-pub(crate) fn host() -> String {
-    tags::value(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 #[cfg(test)]

@@ -14,10 +14,7 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
-use states::{
-    AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, StopReason, StoreError,
-};
-
+use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
 use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
@@ -29,6 +26,7 @@ use crate::{
     transport,
 };
 
+pub(crate) use crate::job_end::{has_ended, remains};
 pub use cleanup::cleanup;
 pub use config::config;
 pub use job_log::JobLog;
@@ -119,25 +117,11 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     )
 }
 
-/// Whether ECS has accepted to stop every task of the job: nothing but their end is left.
-pub(crate) fn has_ended(snapshot: &Snapshot) -> bool {
-    matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted())
-}
-
 /// What gitlab-runner is told of a job that had to end.
 fn stopped(reason: &StopReason, header: &Header) -> Verdict {
     let message = format!("fargate: {}", diagnosis::stop_reason(reason));
     match reason.fault(header) {
         Fault::Job => Verdict::BuildFailure { code: None, message: Some(message) },
         Fault::None | Fault::System => Verdict::SystemFailure(message),
-    }
-}
-
-/// What a process whose time is up leaves behind.
-pub(crate) fn remains(snapshot: &Snapshot) -> String {
-    match &snapshot.job {
-        AnyJob::Stopping(job) => diagnosis::remains(job),
-        // No other state is left unfinished.
-        job => format!("the job is {}.", job.name()),
     }
 }

@@ -13,7 +13,7 @@ use super::{
     settings::origin,
     span::{self, Attributes},
 };
-use crate::{runner::Verdict, stages};
+use crate::{job_end::has_ended, runner::Verdict};
 
 /// What `prepare` and all others know of a job.
 #[must_use]
@@ -43,7 +43,7 @@ pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
     };
     // The trace of a job that has ended was exported, unless the process that ended it was killed:
     // then its process log is there.
-    let kept = header.trace.as_deref().filter(|_| !stages::has_ended(snapshot));
+    let kept = header.trace.as_deref().filter(|_| !has_ended(snapshot));
     recorder.enter(&purpose, kept, (None, None), about(&header.about));
 }
 

@@ -24,11 +24,7 @@ use std::path::Path;
 
 use states::{Note, Observation};
 
-use crate::{
-    config::Config,
-    runner::{Identity, hex, job_variable},
-    stages::launch,
-};
+use crate::runner::{Identity, hex, job_variable};
 
 pub use metrics::Metrics;
 pub use pending_exports::adopt;
@@ -37,14 +33,23 @@ pub use recorder::{Purpose, Recorded, Recorder, in_own_scope, recorder};
 pub use settings::Settings;
 pub use watched::Watched;
 
-/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers
-/// what of the variables could not be used.
+/// The part of the driver's configuration that recording needs.
+pub trait Configuration {
+    /// Returns the settings of `[Telemetry]`.
+    fn telemetry(&self) -> &Settings;
+
+    /// Returns the runner manager's name.
+    fn manager(&self) -> String;
+}
+
+/// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
+/// message for each variable that cannot be used.
 #[must_use]
-pub fn start(config: &Config) -> Vec<String> {
+pub fn start(config: &impl Configuration) -> Vec<String> {
     let (settings, complaints) =
-        config.telemetry.clone().overridden(|name| std::env::var(name).ok());
+        config.telemetry().clone().overridden(|name| std::env::var(name).ok());
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, launch::manager(config));
+        recorder::install(settings, config.manager());
     }
     complaints
 }

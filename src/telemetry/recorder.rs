@@ -15,12 +15,9 @@ use super::{
     metrics::Metrics,
     process_log::{self, ProcessLog},
     settings::{Settings, Signal},
-    span::{self, Attributes, Event, Kind, Span, Value},
+    span::{self, Attributes, Event, Kind, LogLine, Span, Value},
 };
-use crate::{
-    runner::{Verdict, hex, stage},
-    telemetry::logs::LogLine,
-};
+use crate::runner::{Verdict, hex, stage};
 
 /// More events of one process are counted, not kept: a container that does not answer is probed for
 /// minutes.

@@ -3,6 +3,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tracing::Level;
+
+use super::context::Traceparent;
+
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
@@ -88,6 +92,19 @@ pub struct Span {
     pub omitted: u32,
     /// The class of its failure (`error.type`), if it failed.
     pub error: Option<String>,
+}
+
+/// A line of the driver's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Its time, in nanoseconds since the Unix epoch.
+    pub at: u64,
+    /// Its severity.
+    pub level: Level,
+    /// The message.
+    pub message: String,
+    /// The span in which it was logged.
+    pub span: Option<Traceparent>,
 }
 
 /// Nanoseconds since the Unix epoch.

@@ -19,10 +19,9 @@ use tracing::Level;
 
 use crate::telemetry::{
     Recorded, Recorder,
-    logs::LogLine,
     metrics::{self, BOUNDS},
     settings::Signal,
-    span::{Attributes, Kind, Span, Value},
+    span::{Attributes, Kind, LogLine, Span, Value},
 };
 
 /// The low bits of `flags` are the W3C ones; these say whether the parent is remote

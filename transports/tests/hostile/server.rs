@@ -176,7 +176,7 @@ impl server::Handler for Connection {
             return session.disconnect(Disconnect::ByApplication, "what?", "");
         };
         if verb == "probe" {
-            session.extended_data(id, 1, format!("{nonce} ready 1 1 1 /tmp/run\n").into_bytes())?;
+            session.extended_data(id, 1, format!("{nonce} ready 1 1 /tmp/run\n").into_bytes())?;
             session.exit_status_request(id, 0)?;
             session.eof(id)?;
             return session.close(id);

@@ -1,5 +1,5 @@
-//! The transports that a job may use, and how each is made. `prepare` chooses one as `fargate.toml`
-//! says; the job's snapshot names it from then on.
+//! The registered transports, and how to create each. `prepare` chooses one by `fargate.toml`; the
+//! job's snapshot names it from then on.
 
 use transports::{
     Connector, Declaration, Transports,
@@ -21,13 +21,13 @@ pub trait Configuration {
 
 /// A transport that can be chosen.
 pub(crate) struct Registration {
-    /// What it declares.
+    /// Its declaration.
     pub(crate) declaration: &'static Declaration,
-    /// Makes it. Nothing is connected yet.
+    /// Creates it. It connects on demand.
     pub(crate) connector: fn(&dyn Configuration, &EcsControl) -> Box<dyn Connector>,
 }
 
-/// All of them; the first one is the default.
+/// All transports; the first one is the default.
 static REGISTERED: &[Registration] = &[
     Registration {
         declaration: &ssh::DECLARATION,
@@ -41,13 +41,13 @@ static REGISTERED: &[Registration] = &[
     pipes::REGISTRATION,
 ];
 
-/// The transport that is used where none is named.
+/// Returns the default transport.
 #[must_use]
 pub fn default() -> &'static Declaration {
     REGISTERED[0].declaration
 }
 
-/// The transport that is used where none is named, but a table is there: the first one's.
+/// Returns the first transport whose table exists, or else the default.
 pub(crate) fn implied(has_table: impl Fn(&str) -> bool) -> &'static Declaration {
     let has_table = |known: &&Declaration| known.table.is_some_and(&has_table);
     REGISTERED
@@ -57,18 +57,18 @@ pub(crate) fn implied(has_table: impl Fn(&str) -> bool) -> &'static Declaration 
         .unwrap_or_else(default)
 }
 
-/// The transport of this name.
+/// Returns the transport of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Declaration> {
     REGISTERED.iter().map(|registered| registered.declaration).find(|known| known.name() == name)
 }
 
-/// The transports that people may choose.
+/// Lists the transports for help and messages.
 pub fn offered() -> impl Iterator<Item = &'static Declaration> {
     REGISTERED.iter().map(|registered| registered.declaration).filter(|known| known.is_offered)
 }
 
-/// Every transport, with this configuration; calls to AWS are made as `control` does.
+/// Creates every transport. Their calls to AWS use `control`'s credentials and region.
 #[must_use]
 pub fn all(config: &dyn Configuration, control: &EcsControl) -> Transports {
     let made = |registered: &Registration| {

@@ -1,4 +1,4 @@
-//! From text to a checked configuration, with the place of everything that is wrong.
+//! Parses a text into a checked configuration. Errors have their location.
 
 use std::{ops::Range, path::Path, time::Duration};
 
@@ -49,7 +49,7 @@ pub(super) struct File<'a> {
 }
 
 impl File<'_> {
-    /// Line and column, from 1, of a byte.
+    /// Returns line and column of a byte, from 1.
     fn place(&self, at: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
@@ -191,8 +191,8 @@ impl<'a> Reader<'a> {
         Ok(Capacity::Strategy(strategy))
     }
 
-    /// In any case, as ECS does not take it. Other launch types place tasks on instances, which
-    /// this driver does not manage.
+    /// Reads the launch type in any case and passes it in upper case, as ECS requires. Other launch
+    /// types place tasks on instances, which this driver does not manage.
     fn launch_type(&self) -> Result<Option<String>, ConfigError> {
         match (self.text("Fargate", "LaunchType")?, self.find("Fargate", "LaunchType")) {
             (Some(name), Some(value)) if !name.eq_ignore_ascii_case("FARGATE") => {
@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
             }
             own.push((key.get_ref().to_string(), text));
         }
-        // The driver adds up to nine of its own to AWS's limit of 50.
+        // The driver adds up to nine tags of its own; AWS's limit is 50.
         if own.len() > 40 {
             return Err(self.file.wrong(
                 &value.span(),
@@ -251,8 +251,8 @@ impl<'a> Reader<'a> {
         Ok(own)
     }
 
-    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused
-    /// by RunTask.
+    /// Reads whether ECS copies the task definition's tags. RunTask refuses `SERVICE`, the API's
+    /// third value.
     fn propagate_tags(&self) -> Result<bool, ConfigError> {
         let (text, value) =
             (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
@@ -285,7 +285,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What `Transport` says; without it, the table of one: `[ECSExec]` and no `[SSH]`.
+    /// Reads `Transport`. Without it, a transport's table implies the transport: `[ECSExec]` and no
+    /// `[SSH]`.
     fn transport(&self) -> Result<&'static Declaration, ConfigError> {
         let implied = transport::implied(|table| lookup(self.root, table).is_some());
         let Some(value) = self.find("", "Transport") else { return Ok(implied) };
@@ -315,7 +316,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Over the internet, a server in between could take the container's place at first contact.
+    /// Warns of connections over the internet, where another server could pose as the container at
+    /// first contact.
     fn unverified(&self, config: &Config) -> Option<Warning> {
         let at_risk = config.transport.needs_login
             && config.fargate.use_public_ip
@@ -355,7 +357,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// A text; an empty one counts as not there, as with the Go driver.
+    /// Reads a text; as with the Go driver, an empty one counts as missing.
     pub(super) fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
         let text = self.find(table, key).map(|value| self.as_text(value, key)).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
@@ -456,13 +458,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key without regard to case, as the Go driver's TOML library has it.
+/// Finds a key in any case, as the Go driver's TOML library does.
 fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
     table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }
 
-/// Tables are tables, and no key is there twice: names are matched without regard to case, TOML's
-/// own rule is not enough.
+/// Checks that tables are tables and that no key repeats. Names ignore case, so TOML's own rule is
+/// not enough.
 fn well_formed(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
     unique(file, "", root)?;
     for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {
@@ -524,7 +526,7 @@ fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
                     }
                 }
             }
-            // Not a table: refused before.
+            // Refused before, as it is not a table.
             (Some(_), _) => {}
             (None, _) => {
                 warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings)
@@ -535,7 +537,7 @@ fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
     warnings
 }
 
-/// What may have been meant, where keys are missing: what is there instead.
+/// Suggests present keys that may be meant for the missing ones.
 fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
     if lookup(root, "runners").is_some() {
         return vec![
@@ -551,7 +553,7 @@ fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
         .collect()
 }
 
-/// The table that a key at the top level was meant for.
+/// Finds the table in which a top-level key belongs.
 fn table_of(key: &str) -> Option<&'static str> {
     TABLES
         .iter()

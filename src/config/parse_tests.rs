@@ -1,4 +1,4 @@
-//! What the Go driver's users have is read as they mean it; what is wrong is named with its place.
+//! Files of the Go driver's users are accepted; errors have a location.
 
 use std::{path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ fn read(text: &str) -> Result<(Config, Vec<String>), String> {
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
-/// A file whose `[Fargate]` has these lines, from line 5 on.
+/// Returns a file whose `[Fargate]` has these lines, from line 5 on.
 fn fargate(more: &str) -> String {
     format!("{LEAST}{more}\n{DIRECTORY}")
 }

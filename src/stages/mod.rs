@@ -1,5 +1,5 @@
-//! The custom executor's stages, a file each. gitlab-runner calls every one in a new process:
-//! what one knows of the job, the next one reads from the snapshot.
+//! The custom executor's stages, a file each. gitlab-runner calls each in a new process; the
+//! snapshot carries the job from one to the next.
 
 mod cleanup;
 mod config;
@@ -43,7 +43,7 @@ const LEASE_WAIT: Duration = Duration::from_secs(90);
 pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
 type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
-/// What every stage that works on a job needs.
+/// The context of a stage that works on a job.
 pub struct Session {
     engine: JobEngine,
     identity: Identity,
@@ -53,10 +53,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Brings the parts together. Nothing is connected yet.
+    /// Creates the engine. It connects on demand.
     ///
     /// # Errors
-    /// When the metadata directory is missing and cannot be made.
+    /// When the metadata directory is missing and cannot be created.
     pub fn new(
         config: Config,
         flags: Flags,
@@ -67,13 +67,13 @@ impl Session {
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
-    /// The job that this is about.
+    /// Returns the job's identity.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The trace that the job's snapshot names, if there is one. Not of a job that has ended: its
+    /// Returns the trace that the job's snapshot names, if any. A job that has ended has none: its
     /// trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
@@ -81,14 +81,14 @@ impl Session {
         if has_ended(&snapshot) { None } else { snapshot.job.header().trace.clone() }
     }
 
-    /// Where the states that are entered are noted.
+    /// Returns the log of entered states.
     #[must_use]
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
     }
 }
 
-/// The configured directory of jobs.
+/// Opens the configured directory of jobs.
 pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
     let store = DirectoryStore::open(&config.metadata.directory)?
         .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
@@ -96,7 +96,7 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
     Ok(store)
 }
 
-/// What acts on jobs in this directory.
+/// Returns an engine for the jobs in this directory.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
     let control = EcsControl::new(config.fargate.region.clone());
@@ -104,7 +104,7 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let secrets = keys.clone();
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
         move |header| {
-            // A job that an older driver began is launched again with what it was launched with.
+            // A job of an older driver is launched again with its original environment.
             let wanted = header.host_proof.is_some();
             wanted
                 .then(|| {
@@ -117,7 +117,7 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     )
 }
 
-/// What gitlab-runner is told of a job that had to end.
+/// Returns gitlab-runner's verdict on a job that had to end.
 fn stopped(reason: &StopReason, header: &Header) -> Verdict {
     let message = format!("fargate: {}", diagnosis::stop_reason(reason));
     match reason.fault(header) {

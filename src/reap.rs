@@ -3,11 +3,10 @@
 //!
 //! It stops a task only if a driver launched it (`startedBy` and tags), for this runner manager and
 //! this metadata directory, or for the manager that `--manager` names. It removes a file only if
-//! its name is one that a driver gives. It does not touch a job that a process works on. Nor does
-//! it touch one that a process worked on moments ago: gitlab-runner is between two stages.
+//! its name is one that a driver gives. It does not touch a job that a process works on, or worked
+//! on moments ago: gitlab-runner may be between two stages.
 //!
-//! A job that `cleanup` has ended waits for its task's end only: it is archived as soon as ECS
-//! shows that.
+//! A job that `cleanup` has ended is archived as soon as ECS shows its task's end.
 
 mod asked;
 
@@ -40,43 +39,42 @@ use crate::{
 
 use asked::{Asked, Seems};
 
-/// How long no process must have worked on a job before it is examined: stages follow each other
-/// within moments.
+/// How long a job must be idle before it is examined: stages follow each other within moments.
 const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
-/// How long ECS may take to end a task after it has accepted StopTask, before it is asked again.
-/// Fargate takes 13 to 66 s, and up to two minutes where a container's `stopTimeout` says so.
+/// How long ECS may take to end a task after it has accepted StopTask, before StopTask is repeated.
+/// Fargate takes 13 to 66 s, and up to two minutes with a container's `stopTimeout`.
 const STOPS_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How many jobs are ended side by side: each waits for ECS most of the time.
 const AT_ONCE: usize = 20;
-/// How often a call is made before its failure counts, and how far apart: a timer should not fail
-/// for one throttled call.
+/// How often a call is tried before its failure counts, and how far apart: one throttled call
+/// should not fail a timer's run.
 const TRIES: u32 = 5;
 const RETRY: Pace =
     Pace { first: Duration::from_millis(700), longest: Duration::from_secs(10), growth: 200 };
 
-/// What to end.
+/// The scope of a run of `fargate reap`.
 #[derive(Debug, Clone)]
 pub struct Reaper {
-    /// Only say what would be done.
+    /// Whether to only report the actions.
     pub dry_run: bool,
-    /// Jobs that no process has worked on for so long are abandoned, and tasks without a job this
-    /// old are orphans.
+    /// The idle time after which a job is abandoned, and the age from which a task without a job is
+    /// an orphan.
     pub older_than: Duration,
-    /// Whose tasks, instead of this manager's: for one that is gone. This directory's jobs are
-    /// left alone then.
+    /// The manager whose tasks are stopped, instead of this one, if that manager is gone. Then this
+    /// directory's jobs are skipped.
     pub manager: Option<String>,
 }
 
-/// What was done.
+/// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     /// Tasks that were stopped without a job.
     pub orphans: usize,
     /// Jobs that were ended.
     pub jobs: usize,
-    /// Jobs that are left alone.
+    /// Jobs that were skipped.
     pub alive: usize,
-    /// What could not be done.
+    /// Actions that failed.
     pub failures: usize,
 }
 
@@ -90,34 +88,34 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What a job's snapshot says of its tasks.
+/// The tasks that a job owns.
 enum Owns {
-    /// Its task is this one: another of the same job is an earlier attempt's.
+    /// This one: another task of the same job is an earlier attempt's.
     Task(TaskArn),
-    /// Every task of the job may be the one that a launch is about to name.
+    /// Any task of the job may be its own, as a launch has no answer yet.
     Any,
 }
 
-/// What is to become of one job.
+/// The decision on one job.
 enum Judged {
     /// It ends if its tasks are over.
     Asks(Asked),
     /// It owns its task.
     Alive(Owns),
-    /// It is to be ended.
+    /// It has to be ended.
     Ends { snapshot: Box<Snapshot>, lease: DirectoryLease, why: String },
     /// Its snapshot cannot be read: no process can continue it.
     Damaged { lease: DirectoryLease, error: StoreError },
-    /// It ended while we looked.
+    /// It ended meanwhile.
     Gone,
-    /// It could not be found out.
+    /// It could not be determined.
     Unknown(String),
 }
 
-/// Whether a job is to be ended.
+/// Whether a job has to be ended.
 enum Ends {
     No,
-    /// And why.
+    /// Now, for this reason.
     Now(String),
     /// If ECS says that these tasks are over.
     WithItsTasks(Vec<TaskArn>),
@@ -127,7 +125,7 @@ fn owns(snapshot: &Snapshot) -> Owns {
     snapshot.job.task().cloned().map_or(Owns::Any, Owns::Task)
 }
 
-/// The job and its lock, if no process works on it.
+/// Returns the job and its lock, if no process works on it.
 fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
     let store = engine.store();
     let lease = match store.try_lease(job, "reap") {
@@ -146,15 +144,15 @@ fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), J
 }
 
 impl Reaper {
-    /// Ends what no job needs any more.
+    /// Ends tasks and jobs that are no longer needed.
     ///
     /// # Errors
     /// When the directory cannot be read. Other failures are counted and reported.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();
-        // Tasks first: a job that begins in between has a snapshot by the time the snapshots are
-        // read.
+        // Tasks are listed first: a job that begins in between has a snapshot before the snapshots
+        // are read.
         let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
         let mut owners: HashMap<JobId, Owns> = HashMap::new();
         let mut damaged = Vec::new();
@@ -210,7 +208,7 @@ impl Reaper {
                 Err(e) => summary.failed("a job", &e),
             }
         }
-        // Of each job, whether one of its tasks may live on.
+        // For each job, whether one of its tasks may still run.
         let mut left: HashMap<&str, bool> = HashMap::new();
         match &launched {
             Ok(launched) => {
@@ -240,8 +238,7 @@ impl Reaper {
         Ok(summary)
     }
 
-    /// Removes what a killed driver left of a job without a snapshot. Its task, if there is one, is
-    /// unknown: a task without a job is an orphan.
+    /// Removes a killed driver's files of a job without a snapshot. A task of it is an orphan.
     fn sweep(&self, engine: &JobEngine, job: &JobId, summary: &mut Summary) {
         let store = engine.store();
         let swept = match store.try_lease(job, "reap") {
@@ -261,7 +258,7 @@ impl Reaper {
         }
     }
 
-    /// What is to become of a job, as far as its snapshot says.
+    /// Decides on a job by its snapshot.
     fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
         let (lease, snapshot) = match take(engine, job) {
             Ok(taken) => taken,
@@ -276,7 +273,7 @@ impl Reaper {
         }
     }
 
-    /// What is to become of a job, now that it is known how its tasks are.
+    /// Decides on a job by the status of its tasks.
     async fn judge_again(
         &self,
         engine: &JobEngine,
@@ -300,13 +297,13 @@ impl Reaper {
         };
         match take(engine, &job) {
             Ok((lease, again)) if again == *snapshot => Judged::Ends { snapshot, lease, why },
-            // Somebody has worked on it meanwhile.
+            // A process has worked on it meanwhile.
             Ok(_) => Judged::Alive(owns(&snapshot)),
             Err(judged) => judged,
         }
     }
 
-    /// Archives a job whose end ECS had accepted, and whose tasks are over now.
+    /// Archives a job whose end ECS had accepted, and whose tasks have ended.
     async fn conclude(
         &self,
         engine: &JobEngine,
@@ -340,8 +337,8 @@ impl Reaper {
         }
     }
 
-    /// Whether a job that no process works on ends. `cleaned_up`: it only waits for its task's end,
-    /// and gitlab-runner is done with it.
+    /// Decides whether an idle job has to end. `cleaned_up` is set if it only waits for its task's
+    /// end.
     fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ends {
         if self.manager.is_some() {
             return Ends::No;
@@ -369,7 +366,7 @@ impl Reaper {
         snapshot.job.task().cloned().map_or(Ends::No, |task| Ends::WithItsTasks(vec![task]))
     }
 
-    /// Whether the task was launched for the manager, and the directory, that this is about.
+    /// Whether the task belongs to the manager and the directory of this run.
     fn concerns(&self, config: &Config, task: &Launched) -> bool {
         match &self.manager {
             Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
@@ -381,7 +378,7 @@ impl Reaper {
         }
     }
 
-    /// Stops the task if no job owns it. Whether it is, or would be, at its end.
+    /// Stops the task if no job owns it. Returns whether it has ended, or would have.
     async fn task(
         &self,
         engine: &JobEngine,
@@ -441,8 +438,8 @@ impl Reaper {
         true
     }
 
-    /// Moves a damaged snapshot to the archive, once its task has ended and no process has written
-    /// it for long.
+    /// Moves a damaged snapshot to the archive, once its task has ended and it has been idle for
+    /// long.
     fn set_aside(
         &self,
         engine: &JobEngine,
@@ -477,7 +474,7 @@ impl Reaper {
     }
 }
 
-/// How long no process has worked on a job.
+/// Returns how long no process has worked on a job.
 fn idle(snapshot: &Snapshot) -> Duration {
     let newest = snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max();
     Timestamp::now().since(newest.unwrap_or(snapshot.job.header().created))
@@ -511,7 +508,7 @@ async fn end(
     }
 }
 
-/// Makes a call, and makes it again while that can help.
+/// Makes a call, and repeats it while that can help.
 async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(
     call: impl Fn() -> F,
 ) -> Result<T, ControlError> {
@@ -527,7 +524,7 @@ async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(
     call().await
 }
 
-/// Whose job it is, for people.
+/// Names a job for people.
 fn name(snapshot: &Snapshot) -> String {
     let header = snapshot.job.header();
     let task = snapshot

@@ -1,4 +1,4 @@
-//! Jobs of which ECS is asked whether their tasks are over: many in one call.
+//! Describes the tasks of many jobs in one call, to learn whether they have ended.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,18 +10,18 @@ use crate::stages::JobEngine;
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
 
-/// A job that ends if its tasks are over. Its lock is not held meanwhile: ECS may take minutes to
-/// answer, and a stage that begins must not wait for that.
+/// A job that ends if its tasks have ended. Its lock is not held meanwhile: ECS may take minutes to
+/// answer, and a new stage must not wait for that.
 pub(super) struct Asked {
     pub(super) job: JobId,
     pub(super) snapshot: Box<Snapshot>,
     pub(super) tasks: Vec<TaskArn>,
 }
 
-/// What ECS says of one task, or why it does not.
+/// ECS's answer about one task, or its error.
 pub(super) type Answer = Result<Described, ControlError>;
 
-/// Asks ECS about the tasks of all these jobs.
+/// Describes the tasks of all these jobs.
 pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskArn, Answer> {
     let mut by_cluster: BTreeMap<&str, Vec<TaskArn>> = BTreeMap::new();
     for asked in jobs {
@@ -39,7 +39,7 @@ pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskA
                 Err(error) if error.kind.is_transient() || chunk.len() == 1 => {
                     answers.extend(chunk.iter().map(|task| (task.clone(), Err(error.clone()))));
                 }
-                // One of them may be to blame.
+                // One of the tasks may be the cause.
                 Err(_) => {
                     for task in chunk {
                         let answer = patiently(|| {
@@ -60,13 +60,13 @@ pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskA
     answers
 }
 
-/// What ECS says of a job's tasks.
+/// The status of a job's tasks.
 pub(super) enum Seems {
-    /// All are over. Why, for people.
+    /// All have ended, for this reason.
     Over { why: &'static str, answers: Vec<Described> },
-    /// One is not, and is in this status.
+    /// One has not ended, and is in this status.
     Not(String),
-    /// It could not be found out.
+    /// It could not be determined.
     Unknown(String),
 }
 

@@ -1,4 +1,4 @@
-//! The driver's own log as OTLP logs.
+//! Exports the driver's own log as OTLP logs.
 
 use std::fmt::{self, Write as _};
 
@@ -14,8 +14,8 @@ use super::{
 /// Longest message that is exported, in bytes.
 const LONGEST: usize = 4096;
 
-/// Hands lines of the log to the recorder. Only the message: fields at debug level hold whole
-/// observations.
+/// Passes messages of the log to the recorder, without their fields: at debug level, these hold
+/// whole observations.
 #[derive(Debug, Clone, Copy)]
 pub struct LogExport;
 

@@ -1,9 +1,9 @@
 //! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See
 //! `docs/telemetry.md`.
 //!
-//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end
-//! [`flush`] sends it once, within a bound; what cannot be sent then is kept beside the snapshot
-//! for the job's next process. Off, nothing of this exists: no recorder, no exporter, no thread.
+//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end,
+//! [`flush`] sends it once, within a time limit. Unsent data stays beside the snapshot for the
+//! job's next process. If telemetry is off, there is no recorder, no exporter and no thread.
 
 pub mod aws;
 pub mod context;
@@ -54,7 +54,7 @@ pub fn start(config: &impl Configuration) -> Vec<String> {
     complaints
 }
 
-/// Sends what was recorded, within the bound. Never fails: what went wrong is one line in the
+/// Sends the recorded data, within the time limit. Never fails: an error is one line in the
 /// driver's log.
 pub async fn flush() {
     #[cfg(feature = "telemetry")]
@@ -63,7 +63,7 @@ pub async fn flush() {
     }
 }
 
-/// Takes a job up for one of gitlab-runner's stages. Its variables may name the pipeline's trace.
+/// Begins the span of a stage. The job's variables may name the pipeline's trace.
 pub fn enter(
     recorder: &Recorder,
     directory: &Path,
@@ -92,18 +92,18 @@ pub fn enter(
     );
 }
 
-/// Counts something that was reaped: a `job` or an `orphan`.
+/// Counts a reaped `job` or `orphan`.
 pub fn reaped(kind: &'static str) {
     if let Some(recorder) = recorder() {
         recorder.count("fargate.reaped", vec![("fargate.reaped.kind", kind.into())], 1);
     }
 }
 
-/// The span that lines of the driver's log are in, so that they name the trace.
+/// Returns the span for lines of the driver's log, so that they name the trace.
 #[must_use]
 pub fn log_span(recorder: &Recorder) -> tracing::Span {
     match recorder.stage() {
-        // At `error`, or it would be left out of a log at that level.
+        // At `error`, so that logs of every level have it.
         Some((at, _)) => {
             tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span))
         }
@@ -111,7 +111,7 @@ pub fn log_span(recorder: &Recorder) -> tracing::Span {
     }
 }
 
-/// Records what the engine noted, as far as it matters in a trace.
+/// Records the engine's notes that matter in a trace.
 pub fn noted(note: &Note<'_>) {
     let Some(recorder) = recorder() else { return };
     match note {

@@ -1,4 +1,4 @@
-//! From plain data to OTLP's messages.
+//! Encodes plain data as OTLP's messages.
 
 use opentelemetry_proto::tonic::{
     collector::{
@@ -28,7 +28,7 @@ use crate::telemetry::{
 /// (opentelemetry-proto, `SpanFlags`).
 const SAMPLED: u32 = 1;
 
-/// A signal's request; empty when there is nothing to tell.
+/// Encodes a signal's request; empty if nothing was recorded.
 pub(super) fn request(signal: Signal, recorded: &Recorded, recorder: &Recorder) -> Vec<u8> {
     let resource = Some(resource(recorder));
     let scope = Some(InstrumentationScope {
@@ -86,7 +86,7 @@ pub(super) fn request(signal: Signal, recorded: &Recorded, recorder: &Recorder) 
     }
 }
 
-/// Who tells: the runner manager. The administrator's own attributes win.
+/// Describes the runner manager. The administrator's own attributes override these.
 fn resource(recorder: &Recorder) -> Resource {
     let settings = &recorder.settings;
     let own = [

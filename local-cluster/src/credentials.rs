@@ -1,9 +1,9 @@
-//! The credentials that a cluster accepts, and the check of requests that are signed with them.
+//! A cluster's credentials, and the check of requests signed with them.
 //!
 //! AWS Signature Version 4 by headers, as AWS's SDKs send it (AWS General Reference, "Signature
-//! Version 4 signing process"). The driver signs with `aws-sigv4`, which only signs; what AWS's
-//! side of it does is here. Presigned queries and chunked payloads are not accepted: no client of
-//! the cluster sends them.
+//! Version 4 signing process"). The driver signs with `aws-sigv4`, which only signs; AWS's side,
+//! the check, is here. Presigned queries and chunked payloads are not accepted: no client of the
+//! cluster sends them.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// A new access key.
+    /// Returns a new access key.
     #[must_use]
     pub fn random() -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Credentials {
         }
     }
 
-    /// Checks that a request to `service` was signed with these credentials, moments ago.
+    /// Checks that a request to `service` was signed recently with these credentials.
     pub(crate) fn verify(
         &self,
         request: &Signed<'_>,
@@ -99,7 +99,7 @@ impl Credentials {
             return Err(Unverified::WrongScope(service.to_owned()));
         }
         let names: Vec<&str> = signed_headers.split(';').collect();
-        // What is not signed could have been changed on its way.
+        // Unsigned parts could have been changed in transit.
         if !names.contains(&"host") || !names.contains(&"x-amz-date") {
             return Err(Unverified::Incomplete("SignedHeaders"));
         }
@@ -132,7 +132,7 @@ impl Credentials {
 pub(crate) enum Unverified {
     /// It is not signed.
     Missing,
-    /// Its signature lacks something.
+    /// Its signature is incomplete.
     Incomplete(&'static str),
     /// It is signed with another access key.
     UnknownKey,
@@ -153,7 +153,7 @@ pub(crate) struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    /// The canonical request.
+    /// Returns the canonical request.
     fn canonical(&self, names: &[&str], signed_headers: &str) -> String {
         let mut headers = String::new();
         for name in names {
@@ -198,7 +198,7 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The time that `X-Amz-Date` names: `20240501T000000Z`.
+/// Parses `X-Amz-Date`: `20240501T000000Z`.
 fn parse(date: &str) -> Option<SystemTime> {
     if date.len() != 16 || !date.is_ascii() || &date[8..9] != "T" || &date[15..] != "Z" {
         return None;
@@ -239,7 +239,7 @@ mod tests {
     const BODY: &[u8] = b"{\"cluster\":\"local\"}";
     const URL: &str = "http://127.0.0.1:4711/v1/data-channel/ecs-execute%20command?role=publish_subscribe&cell-number=AAE+%2Fx==&a";
 
-    /// Headers by which AWS's own signer signs a POST of [`BODY`] to `url`.
+    /// Returns headers by which AWS's own signer signs a POST of [`BODY`] to `url`.
     fn signed(credentials: &Credentials, service: &str, url: &str, at: SystemTime) -> HeaderMap {
         let Credentials { access_key_id, secret_access_key } = credentials;
         let headers = [

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads a form; what is not one is empty.
+    /// Parses a form; invalid input is an empty form.
     pub(crate) fn parse(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         Self(
@@ -30,7 +30,7 @@ pub(crate) fn decode(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
-/// Performs the one action there is.
+/// Performs the only action.
 pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError> {
     if form.get("Action") != Some("DescribeNetworkInterfaces") {
         let action = form.get("Action").unwrap_or_default();
@@ -51,7 +51,7 @@ pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError
             ));
         };
         let address = task.address;
-        // Loopback has no public side: the task's own address stands for it.
+        // Loopback has no public addresses, so the task's own address is returned.
         let public = if task.launch.public {
             format!("<association><publicIp>{address}</publicIp></association>")
         } else {

@@ -1,5 +1,5 @@
-//! README.md, docs/ and deploy/ agree with each other and with the driver: what is installed,
-//! called and configured.
+//! README.md, docs/ and deploy/ agree with each other and with the driver about installation,
+//! commands and settings.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-/// The value of `name=…` in a unit file; comments do not count.
+/// Returns the value of `name=…` in a unit file, outside comments.
 fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
     unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
@@ -166,7 +166,7 @@ fn every_policy_is_complete() {
         let policy: Value = serde_json::from_str(&policy).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(policy["Version"], "2012-10-17");
         for statement in policy["Statement"].as_array().unwrap() {
-            // The page explains each statement of the manager's.
+            // The page explains each statement of the manager's policy.
             if name.starts_with("manager") {
                 let sid = statement["Sid"].as_str().unwrap();
                 assert!(page.contains(&format!("| `{sid}` |")), "docs/iam.md lacks {sid}");
@@ -184,7 +184,7 @@ fn every_policy_is_complete() {
 fn the_entry_point_installs_the_key_and_passes_on_the_environment() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
-    // Everything but the server itself, and outside this machine's own directories.
+    // Runs all of it except the server, outside this machine's own directories.
     let script = include_str!("../deploy/ssh-entrypoint.sh")
         .replace("/run/sshd", path("run").to_str().unwrap())
         .replace("/run/fargate-ssh", path("private").to_str().unwrap())
@@ -271,7 +271,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Markdown file of the repository.
+/// Lists every Markdown file of the repository.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut folders = vec![root().to_owned()];
@@ -279,7 +279,7 @@ fn pages() -> Vec<PathBuf> {
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
-            // What git ignores: builds and caches.
+            // Ignored by git: builds and caches.
             if name.starts_with('.') || ["target", "tmp"].contains(&&*name) {
                 continue;
             }
@@ -293,12 +293,12 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The prose of a page, without fenced blocks: what is in them is no link and no heading.
+/// Returns the prose of a page, without fenced blocks, which have no links or headings.
 fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The anchor of a heading, as GitLab and GitHub make it.
+/// Returns the anchor of a heading, as on GitLab and GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()

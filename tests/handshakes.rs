@@ -1,6 +1,5 @@
-//! Sessions of ECS Exec that begin with a handshake, and encrypted ones, from ExecuteCommand to a
-//! script's exit status: the driver's own calls and transport against the local cluster's agent and
-//! KMS.
+//! Tests ECS Exec sessions with a handshake, and encrypted ones, from ExecuteCommand to a script's
+//! exit status. The driver's own calls and transport run against the local cluster's agent and KMS.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -80,7 +79,7 @@ impl Place {
         Self { cluster, transport: ExecTransport::new(ExecCalls::new(control)), target }
     }
 
-    /// Tries until the task and its agent are there.
+    /// Retries until the task and its agent run.
     async fn connect(&self) -> Result<Session, ConnectError> {
         self.greeted().await.map(|(session, _)| session)
     }
@@ -105,7 +104,7 @@ impl Place {
         tokio::time::timeout(Duration::from_secs(60), tried).await.expect("an agent that is there")
     }
 
-    /// The same place for a job whose container was reached before.
+    /// Returns the same target for a job whose container was reached before.
     async fn known(mut self) -> Self {
         let (session, greeting) = self.greeted().await.unwrap();
         session.close().await;
@@ -214,8 +213,7 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
     );
 }
 
-/// The handshake is the container's, and what it asks the manager's role for must not be its
-/// choice.
+/// The container controls the handshake, and must not choose a key for the manager's role.
 #[tokio::test]
 async fn kms_is_called_for_the_clusters_own_key_only() {
     let place = Place::new(Handshake::Kms).await;
@@ -310,7 +308,7 @@ async fn a_refused_signature_is_left_out_for_any_status() {
     );
 }
 
-/// Nor does it matter that the text of it is about KMS.
+/// This holds even if the text mentions KMS.
 #[tokio::test]
 async fn a_key_that_kms_withholds_now_is_requested_again() {
     let place = Place::new(Handshake::Kms).await.known().await;
@@ -338,7 +336,7 @@ async fn a_refusal_of_a_container_that_was_reached_before_may_pass() {
     }
 }
 
-/// Two of a container's slots, and one that waits, are soon taken by sessions that nobody uses.
+/// Unused sessions would soon take a container's two slots and its queue.
 #[tokio::test]
 async fn a_session_is_ended_when_its_container_could_not_be_described() {
     let place = Place::new(Handshake::None).await.known().await;
@@ -347,7 +345,7 @@ async fn a_session_is_ended_when_its_container_could_not_be_described() {
         place.refuse("DescribeTasks", "ThrottlingException", "Rate exceeded");
         let refused = place.transport.connect(&place.target).await.err().unwrap();
         assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{failures}: {refused:?}");
-        // None is asked for where ECS answered first.
+        // If ECS answered first, no session was requested.
         let all_ended = async {
             while place.calls("ExecuteCommand") - opened != place.calls("TerminateSession") - ended
             {

@@ -1,4 +1,4 @@
-//! A cluster's bad days, scripted on the local cluster.
+//! Faults of a cluster, injected by the local cluster.
 
 use std::io::Read;
 
@@ -191,7 +191,7 @@ fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept(cluster: &Cluster
     let cleaned = job.stage(&["cleanup", "--wait"]);
     assert_explains(&cleaned, &["is kept"]);
     assert_eq!(job.files(".ron").len(), 1);
-    // A stop that is refused is not accepted: there is nothing to leave to others.
+    // A refused stop is not accepted, so `cleanup` must not succeed.
     let denied = json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:StopTask", "times": 100 });
     cluster.as_local().set_faults(&json!({ "refuse": { "StopTask": denied } }));
     let cleaned = job.stage(&["cleanup"]);

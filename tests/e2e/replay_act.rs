@@ -1,4 +1,4 @@
-//! `fargate-replay` where it acts: resume, stop, archive, a command in the container.
+//! The commands of `fargate-replay` that act: resume, stop, archive, a command in the container.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{cluster::Cluster, runner::Job};
 
-/// The command with a job's configuration and environment.
+/// Returns the command with a job's configuration and environment.
 pub fn replay(job: &Job) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
     command
@@ -25,7 +25,7 @@ pub fn id(job: &Job) -> String {
     job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned()
 }
 
-fn told(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -40,18 +40,22 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
     let refused = replay(&job).args(["resume", &id(&job)]).output().unwrap();
     assert_eq!(refused.status.code(), Some(255), "{refused:?}");
     assert!(
-        told(&refused).contains(&format!("process {} (run build_script)", run.id())),
+        stderr(&refused).contains(&format!("process {} (run build_script)", run.id())),
         "{}",
-        told(&refused)
+        stderr(&refused)
     );
 
     run.kill().unwrap();
     run.wait().unwrap();
     let alive = replay(&job).args(["archive", &id(&job)]).output().unwrap();
     assert_eq!(alive.status.code(), Some(1), "{alive:?}");
-    assert!(told(&alive).contains("RUNNING") && told(&alive).contains("stop"), "{}", told(&alive));
+    assert!(
+        stderr(&alive).contains("RUNNING") && stderr(&alive).contains("stop"),
+        "{}",
+        stderr(&alive)
+    );
 
-    // Beside the script, under no lease, without a trace in the snapshot.
+    // Beside the script, without a lease, and without an entry in the snapshot.
     let before = job.snapshot();
     let beside = replay(&job)
         .args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\"; echo beside; exit 5"])
@@ -61,22 +65,22 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
         (beside.status.code(), beside.stdout.as_slice()),
         (Some(5), &b"beside\n"[..]),
         "{}",
-        told(&beside)
+        stderr(&beside)
     );
     assert_eq!(job.snapshot(), before);
 
     let resumed = replay(&job).args(["resume", &id(&job)]).output().unwrap();
-    assert_eq!(resumed.status.code(), Some(7), "{}", told(&resumed));
+    assert_eq!(resumed.status.code(), Some(7), "{}", stderr(&resumed));
     assert_eq!(
         String::from_utf8_lossy(&resumed.stdout),
         "the rest\nno newline",
         "{}",
-        told(&resumed)
+        stderr(&resumed)
     );
 
     let stopped =
         replay(&job).args(["stop", &id(&job), "--reason", "by the test"]).output().unwrap();
-    assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
+    assert_eq!(stopped.status.code(), Some(0), "{}", stderr(&stopped));
     cluster.assert_nothing_is_left(1);
     let archived = job.archived();
     assert!(fs::read_to_string(&archived[0]).unwrap().contains("by the test"));
@@ -101,7 +105,7 @@ fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
             arguments.extend(["--", "true"].map(str::to_owned));
         }
         let refused = replay(&job).args(&arguments).output().unwrap();
-        let said = told(&refused);
+        let said = stderr(&refused);
         assert!(
             !refused.status.success()
                 && said.contains("of cluster local")
@@ -112,7 +116,7 @@ fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
     assert_eq!(job.snapshot(), before, "nothing was done");
     assert_eq!(cluster.tasks().iter().filter(|task| task.status == "RUNNING").count(), 1);
     let stopped = replay(&job).args(["stop", &id(&job), "--any-cluster"]).output().unwrap();
-    assert_eq!(stopped.status.code(), Some(0), "{}", told(&stopped));
+    assert_eq!(stopped.status.code(), Some(0), "{}", stderr(&stopped));
     cluster.assert_nothing_is_left(1);
 }
 
@@ -129,7 +133,7 @@ fn a_directory_that_others_could_change_is_looked_at_and_not_acted_in() {
         "{listed:?}"
     );
     let refused = replay(&job).args(["stop", &id(&job)]).output().unwrap();
-    assert!(!refused.status.success() && told(&refused).contains("chmod go-w"), "{refused:?}");
+    assert!(!refused.status.success() && stderr(&refused).contains("chmod go-w"), "{refused:?}");
     assert_eq!(cluster.as_local().calls("StopTask"), 0);
     fs::set_permissions(&job.metadata, fs::Permissions::from_mode(0o700)).unwrap();
     job.cleanup();

@@ -1,4 +1,4 @@
-//! What `fargate-replay` says of files and names that it cannot use.
+//! Messages of `fargate-replay` about files and names that it cannot use.
 
 use std::{fs, path::Path, process::Command};
 

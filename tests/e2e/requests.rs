@@ -1,4 +1,4 @@
-//! What the driver says to AWS, word for word: a server that keeps requests and refuses them.
+//! The driver's requests to AWS, word for word, recorded by a server that refuses them.
 
 use std::{
     net::TcpListener,
@@ -13,7 +13,7 @@ use crate::{
     runner::{Job, SYSTEM_FAILURE},
 };
 
-/// Answers every request as told, and keeps what was asked.
+/// A server that answers every request alike, and keeps the requests.
 struct Recorder {
     endpoint: String,
     requests: Arc<Mutex<Vec<Message>>>,
@@ -49,7 +49,7 @@ impl Recorder {
     }
 }
 
-/// A job of the local cluster's, whose driver speaks to the recorder instead.
+/// Returns a job of the local cluster whose driver calls the recorder instead.
 fn job(recorder: &Recorder, fargate: &str) -> (Cluster, Job) {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
@@ -97,7 +97,7 @@ fn run_task_sends_every_setting() {
     );
     let mut said: Value = serde_json::from_slice(&asked[0].body).unwrap();
 
-    // What differs from run to run.
+    // These values differ from run to run.
     let take = |value: &mut Value, pointer: &str| {
         value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")).take()
     };
@@ -167,7 +167,7 @@ fn run_task_requests_more_tags_if_configured() {
     );
 }
 
-/// Of a job whose name and project have all that AWS refuses in tags.
+/// The job's name and project have characters that AWS refuses in tags.
 fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
     let definition = json!({
@@ -205,7 +205,7 @@ fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     job.cleanup();
 }
 
-/// The cluster that a configuration names.
+/// Returns the cluster that a configuration names.
 fn job_cluster(configuration: &str) -> String {
     let line = configuration.lines().find(|line| line.starts_with("Cluster = ")).unwrap();
     line.trim_start_matches("Cluster = ").trim_matches('"').to_owned()
@@ -230,8 +230,8 @@ fn answers_of_other_servers_are_not_shown_raw() {
         "{}",
         prepared.stderr
     );
-    let told = prepared.stderr.matches("could not be launched yet").count();
-    assert_eq!(told, 1, "the same trouble is told once: {}", prepared.stderr);
+    let count = prepared.stderr.matches("could not be launched yet").count();
+    assert_eq!(count, 1, "the same trouble is reported once: {}", prepared.stderr);
 }
 
 #[test]

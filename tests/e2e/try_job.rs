@@ -1,4 +1,4 @@
-//! `fargate try`, as a newcomer types it.
+//! `fargate try`, as a new user calls it.
 
 use std::{
     path::Path,
@@ -11,7 +11,7 @@ fn fargate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fargate"))
         .args(arguments)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        // gitlab-runner's variables are none of a newcomer's.
+        // A user's shell does not have gitlab-runner's variables.
         .env_remove("BUILD_FAILURE_EXIT_CODE")
         .env_remove("SYSTEM_FAILURE_EXIT_CODE")
         .output()
@@ -44,7 +44,7 @@ fn shows_the_states_and_the_scripts_output() {
     assert!(stderr.contains('█'), "a timeline: {stderr}");
 }
 
-/// The administrator tries an installation; CI users are not to be bothered.
+/// The administrator who tries an installation sees the warning, and CI users do not.
 #[test]
 fn the_administrator_is_warned_of_open_task_definitions() {
     let cluster = Cluster::local();
@@ -156,8 +156,8 @@ fn invalid_requests_fail_once_and_start_nothing() {
 fn an_interrupt_reports_the_remaining_wait() {
     use std::io::{BufRead as _, BufReader};
     let script = tempfile::NamedTempFile::new().unwrap();
-    // It ends as soon as the test has seen what it wants to: the second interrupt comes while it
-    // still runs.
+    // The script ends only when the test creates its file, so that the second interrupt comes while
+    // it runs.
     std::fs::write(
         script.path(),
         "trap 'echo ending; read -r _ <\"$0.go\"; exit 3' TERM\nmkfifo \"$0.go\"; echo \"fifo $0.go\"\nwhile :; do sleep 0.1; done\n",

@@ -3,8 +3,8 @@
 //!
 //! It stops a task only if a driver launched it (`startedBy` and tags), for this runner manager and
 //! this metadata directory, or for the manager that `--manager` names. It removes a file only if
-//! its name is one that a driver gives. It does not touch a job that a process works on. Nor does
-//! it touch one that a process worked on moments ago: gitlab-runner is between two stages.
+//! its name is one that a driver gives. It does not touch a job that a process works on, or worked
+//! on moments ago: gitlab-runner may be between two stages.
 //!
 //! A job that `cleanup` has ended only waits for its task's end. It is archived once ECS shows
 //! that.
@@ -47,10 +47,10 @@ const RETRY: Pace =
 /// What to end, and whose.
 #[derive(Debug, Clone)]
 pub struct Reaper {
-    /// Only say what would be done.
+    /// Whether to only report the actions.
     pub dry_run: bool,
-    /// Jobs that no process has worked on for so long are abandoned, and tasks without a job this
-    /// old are orphans.
+    /// The idle time after which a job is abandoned, and the age from which a task without a job is
+    /// an orphan.
     pub older_than: Duration,
     /// The manager whose tasks are stopped, instead of this one: one that is gone. This directory's
     /// jobs are left alone then.
@@ -58,7 +58,7 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Ends what no job needs any more.
+    /// Ends tasks and jobs that are no longer needed.
     ///
     /// # Errors
     /// When the directory cannot be read. Other failures are counted and reported.

@@ -1,5 +1,5 @@
-//! The transports that a job may use, and how each is made. `prepare` chooses one as `fargate.toml`
-//! says; the job's snapshot names it from then on.
+//! The registered transports, and how to create each. `prepare` chooses one by `fargate.toml`; the
+//! job's snapshot names it from then on.
 
 use transports::{
     Connector, Declaration, Transports,
@@ -7,35 +7,31 @@ use transports::{
     ssh::{self, SshSettings, SshTransport},
 };
 
-use crate::{
-    config::Config,
-    control::{EcsControl, ExecCalls},
-};
+use crate::control::{EcsControl, ExecCalls};
 
 #[cfg(feature = "pipes")]
 #[path = "../tests/pipes/mod.rs"]
 mod pipes;
 
-/// A transport that can be chosen.
-pub(crate) struct Registration {
-    /// What it declares.
-    pub(crate) declaration: &'static Declaration,
-    /// Makes it. Nothing is connected yet.
-    pub(crate) connector: fn(&Config, &EcsControl) -> Box<dyn Connector>,
+/// The part of the driver's configuration that transports need.
+pub trait Configuration {
+    /// Returns the settings of `[SSH]`.
+    fn ssh(&self) -> SshSettings;
 }
 
-/// All of them; the first one is the default.
+/// A transport that can be chosen.
+pub(crate) struct Registration {
+    /// Its declaration.
+    pub(crate) declaration: &'static Declaration,
+    /// Creates it. It connects on demand.
+    pub(crate) connector: fn(&dyn Configuration, &EcsControl) -> Box<dyn Connector>,
+}
+
+/// All transports; the first one is the default.
 static REGISTERED: &[Registration] = &[
     Registration {
         declaration: &ssh::DECLARATION,
-        connector: |config, _| {
-            Box::new(SshTransport::new(SshSettings {
-                username: config.ssh.username.clone(),
-                port: config.ssh.port,
-                keepalive_interval: config.ssh.keep_alive,
-                ..SshSettings::default()
-            }))
-        },
+        connector: |config, _| Box::new(SshTransport::new(config.ssh())),
     },
     Registration {
         declaration: &ecs_exec::DECLARATION,
@@ -45,13 +41,13 @@ static REGISTERED: &[Registration] = &[
     pipes::REGISTRATION,
 ];
 
-/// The transport that is used where none is named.
+/// Returns the default transport.
 #[must_use]
 pub fn default() -> &'static Declaration {
     REGISTERED[0].declaration
 }
 
-/// The transport that is used where none is named, but a table is there: the first one's.
+/// Returns the first transport whose table exists, or else the default.
 pub(crate) fn implied(has_table: impl Fn(&str) -> bool) -> &'static Declaration {
     let has_table = |known: &&Declaration| known.table.is_some_and(&has_table);
     REGISTERED
@@ -61,20 +57,20 @@ pub(crate) fn implied(has_table: impl Fn(&str) -> bool) -> &'static Declaration 
         .unwrap_or_else(default)
 }
 
-/// The transport of this name.
+/// Returns the transport of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Declaration> {
     REGISTERED.iter().map(|registered| registered.declaration).find(|known| known.name() == name)
 }
 
-/// The transports that people may choose.
+/// Lists the transports for help and messages.
 pub fn offered() -> impl Iterator<Item = &'static Declaration> {
     REGISTERED.iter().map(|registered| registered.declaration).filter(|known| known.is_offered)
 }
 
-/// Every transport, with this configuration; calls to AWS are made as `control` does.
+/// Creates every transport. Their calls to AWS use `control`'s credentials and region.
 #[must_use]
-pub fn all(config: &Config, control: &EcsControl) -> Transports {
+pub fn all(config: &dyn Configuration, control: &EcsControl) -> Transports {
     let made = |registered: &Registration| {
         (registered.declaration, (registered.connector)(config, control))
     };

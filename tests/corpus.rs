@@ -23,15 +23,15 @@ mod ecs_answers;
 #[path = "../fuzz/entries/snapshots.rs"]
 mod snapshots;
 
-/// Runs the inputs that somebody wrote, `corpus/TARGET/*`, and those that a fuzzer found, which are
-/// in `corpus/TARGET.tar`.
+/// Runs the inputs written by hand, `corpus/TARGET/*`, and those that a fuzzer found, in
+/// `corpus/TARGET.tar`.
 fn run_all(target: &str, run: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let folder = corpus.join(target);
     let mut written = 0;
     for file in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
         let path = file.unwrap().path();
-        // Shown when it panics.
+        // Printed if it panics.
         println!("{}", path.display());
         run(&fs::read(&path).unwrap());
         written += 1;

@@ -1,5 +1,5 @@
-//! README.md, docs/ and deploy/ agree with each other and with the driver: what is installed,
-//! called and configured.
+//! README.md, docs/ and deploy/ agree with each other and with the driver about installation,
+//! commands and settings.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-/// The value of `name=…` in a unit file; comments do not count.
+/// Returns the value of `name=…` in a unit file, outside comments.
 fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
     unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
@@ -21,7 +21,7 @@ const GETTING_STARTED: &str = include_str!("../docs/getting-started.md");
 const MANIFEST: &str = include_str!("../Cargo.toml");
 
 #[test]
-fn the_timer_runs_what_is_installed_as_the_user_who_owns_the_jobs() {
+fn the_timer_runs_the_installed_driver_as_the_owner_of_the_jobs() {
     let service = include_str!("../deploy/systemd/fargate-reap.service");
     let command = setting(service, "ExecStart").unwrap();
     let program = command.split(' ').next().unwrap();
@@ -68,7 +68,7 @@ const SSH_DEFINITION: &str = include_str!("../deploy/task-definition-ssh.json");
 const EXEC_DEFINITION: &str = include_str!("../deploy/task-definition-ecs-exec.json");
 
 #[test]
-fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
+fn the_task_definitions_have_what_the_driver_needs() {
     // Amazon ECS developer guide, "Task CPU and memory": MiB for each CPU size, the smaller ones.
     let valid = [
         ("256", 512..=2048),
@@ -145,7 +145,7 @@ fn the_task_definitions_are_whole_and_what_the_driver_relies_on() {
 }
 
 #[test]
-fn every_policy_is_whole() {
+fn every_policy_is_complete() {
     let page = include_str!("../docs/iam.md");
     let mut names: Vec<String> = fs::read_dir(root().join("deploy/iam"))
         .unwrap()
@@ -166,7 +166,7 @@ fn every_policy_is_whole() {
         let policy: Value = serde_json::from_str(&policy).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(policy["Version"], "2012-10-17");
         for statement in policy["Statement"].as_array().unwrap() {
-            // The page explains each statement of the manager's.
+            // The page explains each statement of the manager's policy.
             if name.starts_with("manager") {
                 let sid = statement["Sid"].as_str().unwrap();
                 assert!(page.contains(&format!("| `{sid}` |")), "docs/iam.md lacks {sid}");
@@ -181,10 +181,10 @@ fn every_policy_is_whole() {
 }
 
 #[test]
-fn the_entry_point_installs_the_key_and_passes_on_what_sessions_do_not_inherit() {
+fn the_entry_point_installs_the_key_and_passes_on_the_environment() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
-    // Everything but the server itself, and outside this machine's own directories.
+    // Runs all of it except the server, outside this machine's own directories.
     let script = include_str!("../deploy/ssh-entrypoint.sh")
         .replace("/run/sshd", path("run").to_str().unwrap())
         .replace("/run/fargate-ssh", path("private").to_str().unwrap())
@@ -271,7 +271,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Markdown file of the repository.
+/// Lists every Markdown file of the repository.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
     let mut folders = vec![root().to_owned()];
@@ -279,7 +279,7 @@ fn pages() -> Vec<PathBuf> {
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
-            // What git ignores: builds and caches.
+            // Ignored by git: builds and caches.
             if name.starts_with('.') || ["target", "tmp"].contains(&&*name) {
                 continue;
             }
@@ -293,12 +293,12 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The prose of a page, without fenced blocks: what is in them is no link and no heading.
+/// Returns the prose of a page, without fenced blocks, which have no links or headings.
 fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The anchor of a heading, as GitLab and GitHub make it.
+/// Returns the anchor of a heading, as on GitLab and GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()

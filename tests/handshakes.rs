@@ -1,6 +1,5 @@
-//! Sessions of ECS Exec that begin with a handshake, and encrypted ones, from ExecuteCommand to a
-//! script's exit status: the driver's own calls and transport against the local cluster's agent and
-//! KMS.
+//! Tests ECS Exec sessions with a handshake, and encrypted ones, from ExecuteCommand to a script's
+//! exit status. The driver's own calls and transport run against the local cluster's agent and KMS.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -80,7 +79,7 @@ impl Place {
         Self { cluster, transport: ExecTransport::new(ExecCalls::new(control)), target }
     }
 
-    /// Tries until the task and its agent are there.
+    /// Retries until the task and its agent run.
     async fn connect(&self) -> Result<Session, ConnectError> {
         self.greeted().await.map(|(session, _)| session)
     }
@@ -105,7 +104,7 @@ impl Place {
         tokio::time::timeout(Duration::from_secs(60), tried).await.expect("an agent that is there")
     }
 
-    /// The same place for a job whose container was reached before.
+    /// Returns the same target for a job whose container was reached before.
     async fn known(mut self) -> Self {
         let (session, greeting) = self.greeted().await.unwrap();
         session.close().await;
@@ -214,10 +213,9 @@ async fn a_key_that_the_manager_may_not_use_is_explained() {
     );
 }
 
-/// The handshake is the container's, and what it asks the manager's role for must not be its
-/// choice.
+/// The container controls the handshake, and must not choose a key for the manager's role.
 #[tokio::test]
-async fn kms_is_called_for_the_clusters_own_key_alone() {
+async fn kms_is_called_for_the_clusters_own_key_only() {
     let place = Place::new(Handshake::Kms).await;
     let other = Some("arn:aws:kms:us-east-1:999999999999:key/production\u{1b}[2J".to_owned());
     place.cluster.set_faults(Faults {
@@ -234,7 +232,7 @@ async fn kms_is_called_for_the_clusters_own_key_alone() {
 }
 
 #[tokio::test]
-async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
+async fn the_key_of_a_cluster_without_describe_permission_is_not_requested() {
     let place = Place::new(Handshake::Kms).await;
     place.refuse(
         "DescribeClusters",
@@ -252,7 +250,7 @@ async fn a_key_of_a_cluster_that_may_not_be_described_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
+async fn a_transient_describe_failure_is_retried() {
     let place = Place::new(Handshake::Kms).await.known().await;
     place.refuse("DescribeClusters", "ThrottlingException", "Rate exceeded");
     let refused = place.transport.connect(&place.target).await.err().unwrap();
@@ -261,7 +259,7 @@ async fn a_cluster_that_cannot_be_described_now_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
+async fn a_signed_stream_url_is_not_signed_again() {
     let place = Place::new(Handshake::None).await;
     place.cluster.set_faults(Faults {
         exec: ExecFaults { signs_urls: true, ..ExecFaults::default() },
@@ -274,7 +272,7 @@ async fn a_stream_url_that_aws_has_signed_is_not_signed_again() {
 }
 
 #[tokio::test]
-async fn a_signature_that_is_refused_with_any_status_is_left_out() {
+async fn a_refused_signature_is_left_out_for_any_status() {
     let place = Place::new(Handshake::None).await.known().await;
     for status in [400, 401, 403, 404, 410, 426] {
         let exec = ExecFaults {
@@ -310,9 +308,9 @@ async fn a_signature_that_is_refused_with_any_status_is_left_out() {
     );
 }
 
-/// Nor does it matter that the text of it is about KMS.
+/// This holds even if the text mentions KMS.
 #[tokio::test]
-async fn a_key_that_kms_does_not_give_now_is_asked_for_again() {
+async fn a_key_that_kms_withholds_now_is_requested_again() {
     let place = Place::new(Handshake::Kms).await.known().await;
     for code in ["ThrottlingException", "ExpiredTokenException"] {
         place.refuse("GenerateDataKey", code, "Rate exceeded");
@@ -338,7 +336,7 @@ async fn a_refusal_of_a_container_that_was_reached_before_may_pass() {
     }
 }
 
-/// Two of a container's slots, and one that waits, are soon taken by sessions that nobody uses.
+/// Unused sessions would soon take a container's two slots and its queue.
 #[tokio::test]
 async fn a_session_is_ended_when_its_container_could_not_be_described() {
     let place = Place::new(Handshake::None).await.known().await;
@@ -347,7 +345,7 @@ async fn a_session_is_ended_when_its_container_could_not_be_described() {
         place.refuse("DescribeTasks", "ThrottlingException", "Rate exceeded");
         let refused = place.transport.connect(&place.target).await.err().unwrap();
         assert_eq!(refused.kind, ConnectErrorKind::Interrupted, "{failures}: {refused:?}");
-        // None is asked for where ECS answered first.
+        // If ECS answered first, no session was requested.
         let all_ended = async {
             while place.calls("ExecuteCommand") - opened != place.calls("TerminateSession") - ended
             {

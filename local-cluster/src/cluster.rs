@@ -1,4 +1,4 @@
-//! What exists: clusters, task definitions, tasks; and the record of API calls.
+//! The state of the cluster: clusters, task definitions, tasks, and the record of API calls.
 
 mod shown;
 
@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,10 @@ use tokio::{
 };
 
 use crate::{
+    clock::{seconds, unix_millis},
     exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
     faults::Faults,
+    ids::random_id,
     settings::Settings,
     task::processes,
     times::{self, TaskTimes},
@@ -55,15 +57,15 @@ pub struct TaskView {
     pub stopped_reason: Option<String>,
     /// Its living processes.
     pub processes: Vec<i32>,
-    /// Since when its container can be reached, in milliseconds since the Unix epoch: its SSH
-    /// server listens, or its exec agent is connected.
+    /// When its container became reachable, in milliseconds since the Unix epoch: its SSH server
+    /// listened, or its exec agent was connected.
     pub ready_at_ms: Option<u64>,
-    /// Milliseconds from ExecuteCommand to the first byte that each of its sessions takes, without
-    /// its client.
+    /// The time that each session takes from ExecuteCommand to its first byte, in milliseconds,
+    /// without its client.
     pub session_starts_ms: Vec<u64>,
 }
 
-/// A running task's container, for whoever runs processes in it.
+/// A running task's container, for transports that start processes in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerView {
     /// The task's ARN.
@@ -74,7 +76,7 @@ pub struct ContainerView {
     pub directory: PathBuf,
 }
 
-/// Everything.
+/// The state of a running cluster.
 pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     pub(crate) sessions: Sessions,
@@ -86,7 +88,7 @@ pub(crate) struct Cluster {
     known: Mutex<Known>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
-    /// Notified when all connections are to be cut.
+    /// Notifies connections that they are cut.
     pub(crate) cut: Notify,
 }
 
@@ -137,7 +139,7 @@ pub(crate) struct Task {
     pub(crate) interface: String,
     pub(crate) agent: ExecAgent,
     pub(crate) times: TaskTimes,
-    /// Where its commands run, once it does.
+    /// Environment and directory of its commands, once it runs.
     pub(crate) surroundings: Arc<OnceLock<Surroundings>>,
     created: Instant,
     state: watch::Sender<TaskState>,
@@ -145,7 +147,7 @@ pub(crate) struct Task {
     session_starts: Mutex<Vec<u64>>,
 }
 
-/// What changes during a task's life.
+/// The part of a task that changes.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskState {
     pub(crate) status: Status,
@@ -196,13 +198,13 @@ impl Task {
         self.state.borrow().clone()
     }
 
-    /// A container's id on its host.
+    /// Returns a container's id on its host.
     pub(crate) fn runtime_id(&self, container: &str) -> String {
         format!("{}-{container}", self.id)
     }
 
-    /// Whether DescribeTasks knows it. ECS is eventually consistent: for a moment, reads do not
-    /// know a new task.
+    /// Whether DescribeTasks shows it. ECS is eventually consistent: at first, reads do not show a
+    /// new task.
     pub(crate) fn is_described(&self) -> bool {
         self.created.elapsed() >= self.times.describe_lag
     }
@@ -226,17 +228,17 @@ impl Task {
         });
     }
 
-    /// Notes that its container can be reached.
+    /// Records that its container is reachable.
     pub(crate) fn mark_ready(&self) {
         self.ready.get_or_init(unix_millis);
     }
 
-    /// Notes how long a session takes to its first byte.
+    /// Records how long a session takes to its first byte.
     pub(crate) fn note_session(&self, start: Duration) {
         lock(&self.session_starts).push(u64::try_from(start.as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// Asks for the task's end. The first reason stays.
+    /// Requests the task's end. The first reason stays.
     pub(crate) fn request_stop(&self, stop: Stop) {
         self.state.send_if_modified(|state| {
             let first = state.stop.is_none();
@@ -302,7 +304,7 @@ impl Cluster {
         self.arn(&format!("container/{}/{}/{container}", task.launch.cluster, task.id))
     }
 
-    /// Where a session's clients dial.
+    /// Returns the URL of a session's data channel.
     pub(crate) fn stream_url(&self, session: &Session) -> String {
         let url = format!("ws://{}{}", self.address, session.path());
         if !self.faults().exec.signs_urls {
@@ -348,7 +350,7 @@ impl Cluster {
         definition
     }
 
-    /// By `family`, `family:revision` or ARN.
+    /// Finds a definition by `family`, `family:revision` or ARN.
     pub(crate) fn definition(&self, given: &str) -> Option<Arc<Definition>> {
         let name = given.rsplit('/').next().unwrap_or(given);
         let known = lock(&self.known);
@@ -365,8 +367,8 @@ impl Cluster {
         let token = launch.token.take();
         let mut known = lock(&self.known);
         let address = loop {
-            // 127.64.0.0/10: away from the addresses that people use, wide enough for clusters side
-            // by side.
+            // 127.64.0.0/10: apart from addresses that people use, and wide enough for several
+            // clusters.
             let [a, b, c] = rand::random::<[u8; 3]>();
             let address = Ipv4Addr::new(127, 64 | (a & 63), b, c.clamp(1, 254));
             if known.tasks.iter().all(|task| task.address != address) {
@@ -404,7 +406,7 @@ impl Cluster {
         lock(&self.known).tasks.clone()
     }
 
-    /// By id or ARN.
+    /// Finds a task by id or ARN.
     pub(crate) fn task(&self, given: &str) -> Option<Arc<Task>> {
         let id = given.rsplit('/').next().unwrap_or(given);
         lock(&self.known).tasks.iter().find(|task| task.id == id).cloned()
@@ -442,7 +444,7 @@ impl Cluster {
         self.all().into_iter().map(view).collect()
     }
 
-    /// The containers of the tasks that run. The tests' transport enters them.
+    /// Returns the containers of running tasks, for the tests' transport.
     pub(crate) fn containers(&self) -> Vec<ContainerView> {
         let tasks = self.all().into_iter();
         tasks
@@ -457,7 +459,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Where the task's SSH server listens.
+    /// Returns the address of the task's SSH server.
     pub(crate) fn ssh_address(&self, task: &Task) -> SocketAddr {
         SocketAddr::from((task.address, self.ssh_port))
     }
@@ -477,7 +479,7 @@ impl Cluster {
         }
     }
 
-    /// Asks for the end of every task, and names them.
+    /// Requests the end of every task. Returns the tasks.
     pub(crate) fn stop_all(&self, why: &str) -> Vec<Arc<Task>> {
         let tasks = self.all();
         for task in &tasks {
@@ -496,7 +498,7 @@ impl Cluster {
         let _ = task.state.subscribe().wait_for(|state| state.status == Status::Stopped).await;
     }
 
-    /// Kills every process of every task, without ceremony.
+    /// Kills every process of every task at once.
     pub(crate) fn kill_all(&self) {
         for task in self.all() {
             processes::signal(&task.id, rustix::process::Signal::KILL);
@@ -504,26 +506,7 @@ impl Cluster {
     }
 }
 
-/// A lock whose holder panicked protects plain data that is still whole.
+/// Locks a mutex. After a panic of its holder, the plain data is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(crate) fn seconds() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Random bytes as hexadecimal.
-pub(crate) fn random_id(bytes: usize) -> String {
-    use std::fmt::Write as _;
-    (0..bytes).fold(String::with_capacity(bytes * 2), |mut text, _| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{:02x}", rand::random::<u8>());
-        text
-    })
 }

@@ -1,9 +1,9 @@
-//! The credentials that a cluster accepts, and the check of requests that are signed with them.
+//! A cluster's credentials, and the check of requests signed with them.
 //!
 //! AWS Signature Version 4 by headers, as AWS's SDKs send it (AWS General Reference, "Signature
-//! Version 4 signing process"). The driver signs with `aws-sigv4`, which only signs; what AWS's
-//! side of it does is here. Presigned queries and chunked payloads are not accepted: no client of
-//! the cluster sends them.
+//! Version 4 signing process"). The driver signs with `aws-sigv4`, which only signs; AWS's side,
+//! the check, is here. Presigned queries and chunked payloads are not accepted: no client of the
+//! cluster sends them.
 
 use std::{
     fmt,
@@ -15,9 +15,10 @@ use hyper::{
     Method, Uri,
     header::{AUTHORIZATION, HeaderMap},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 
-use crate::{api::ec2::decode, cluster::random_id};
+use crate::{api::ec2::decode, ids::random_id};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// How far a request's date may be from the clock, either way (AWS allows five minutes).
@@ -42,7 +43,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// A new access key.
+    /// Returns a new access key.
     #[must_use]
     pub fn random() -> Self {
         Self {
@@ -51,7 +52,7 @@ impl Credentials {
         }
     }
 
-    /// Checks that a request to `service` was signed with these credentials, moments ago.
+    /// Checks that a request to `service` was signed recently with these credentials.
     pub(crate) fn verify(
         &self,
         request: &Signed<'_>,
@@ -98,18 +99,19 @@ impl Credentials {
             return Err(Unverified::WrongScope(service.to_owned()));
         }
         let names: Vec<&str> = signed_headers.split(';').collect();
-        // What is not signed could have been changed on its way.
+        // Unsigned parts could have been changed in transit.
         if !names.contains(&"host") || !names.contains(&"x-amz-date") {
             return Err(Unverified::Incomplete("SignedHeaders"));
         }
         let canonical = request.canonical(&names, signed_headers);
-        let to_sign = format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
+        let to_sign =
+            format!("{ALGORITHM}\n{date}\n{scope}\n{}", hex::encode(Sha256::digest(canonical)));
         let key = [day, region, scoped_to, "aws4_request"]
             .iter()
             .fold(format!("AWS4{}", self.secret_access_key).into_bytes(), |key, part| {
                 tag(&key, part.as_bytes())
             });
-        let expected = hex(&tag(&key, to_sign.as_bytes()));
+        let expected = hex::encode(tag(&key, to_sign.as_bytes()));
         verify_slices_are_equal(expected.as_bytes(), signature.as_bytes())
             .map_err(|_| Unverified::WrongSignature)
     }
@@ -130,7 +132,7 @@ impl Credentials {
 pub(crate) enum Unverified {
     /// It is not signed.
     Missing,
-    /// Its signature lacks something.
+    /// Its signature is incomplete.
     Incomplete(&'static str),
     /// It is signed with another access key.
     UnknownKey,
@@ -151,7 +153,7 @@ pub(crate) struct Signed<'a> {
 }
 
 impl Signed<'_> {
-    /// The canonical request.
+    /// Returns the canonical request.
     fn canonical(&self, names: &[&str], signed_headers: &str) -> String {
         let mut headers = String::new();
         for name in names {
@@ -176,7 +178,7 @@ impl Signed<'_> {
             })
             .collect();
         query.sort();
-        let digest = hex(&Sha256::digest(self.body));
+        let digest = hex::encode(Sha256::digest(self.body));
         format!(
             "{}\n{path}\n{}\n{headers}\n{signed_headers}\n{digest}",
             self.method,
@@ -189,29 +191,14 @@ fn tag(key: &[u8], message: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// Percent-encoded but for the characters that RFC 3986 calls unreserved.
+/// Percent-encodes all but the characters that RFC 3986 calls unreserved.
 fn encoded(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-        encoded
-    })
+    const RESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The time that `X-Amz-Date` names: `20240501T000000Z`.
+/// Parses `X-Amz-Date`: `20240501T000000Z`.
 fn parse(date: &str) -> Option<SystemTime> {
     if date.len() != 16 || !date.is_ascii() || &date[8..9] != "T" || &date[15..] != "Z" {
         return None;
@@ -252,7 +239,7 @@ mod tests {
     const BODY: &[u8] = b"{\"cluster\":\"local\"}";
     const URL: &str = "http://127.0.0.1:4711/v1/data-channel/ecs-execute%20command?role=publish_subscribe&cell-number=AAE+%2Fx==&a";
 
-    /// Headers by which AWS's own signer signs a POST of [`BODY`] to `url`.
+    /// Returns headers by which AWS's own signer signs a POST of [`BODY`] to `url`.
     fn signed(credentials: &Credentials, service: &str, url: &str, at: SystemTime) -> HeaderMap {
         let Credentials { access_key_id, secret_access_key } = credentials;
         let headers = [

@@ -1,11 +1,11 @@
-//! Faults that can be scripted: a cluster's bad day.
+//! Faults that tests and users can inject.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// What goes wrong. Everything is off by default; `times` and counts are counted down as they
-/// happen.
+/// The faults to inject. All are off by default; `times` and other counts are counted down as
+/// faults happen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
@@ -28,13 +28,13 @@ pub struct Faults {
     pub stops_early: Option<EarlyStop>,
     /// Tasks die some time after RUNNING.
     pub dies: Option<Death>,
-    /// StopTask is accepted and nothing happens.
+    /// StopTask is accepted without effect.
     pub stop_ignored: bool,
     /// Calls that fail at random.
     pub random: Option<RandomFaults>,
-    /// What goes wrong with SSH.
+    /// Faults of SSH.
     pub ssh: SshFaults,
-    /// What goes wrong with ECS Exec.
+    /// Faults of ECS Exec.
     pub exec: ExecFaults,
 }
 
@@ -115,7 +115,7 @@ pub struct Death {
     pub exit_code: Option<i32>,
 }
 
-/// What goes wrong with SSH.
+/// Faults of SSH.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SshFaults {
@@ -137,7 +137,7 @@ pub struct SshFaults {
     pub bytes_per_second: Option<u64>,
 }
 
-/// What goes wrong with ECS Exec: with the agent, with new sessions, and on their connections.
+/// Faults of ECS Exec: of the agent, of new sessions, and of their connections.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExecFaults {

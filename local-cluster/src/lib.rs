@@ -9,17 +9,19 @@
 //! the machine do not know.
 //!
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
-//! - `cluster`: what exists: clusters, task definitions, tasks;
+//! - `cluster`: the state: clusters, task definitions, tasks;
 //! - `credentials`: who may call it;
 //! - `lifecycle`: a task from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
+mod clock;
 mod cluster;
 mod credentials;
 mod exec;
 mod faults;
+mod ids;
 mod lifecycle;
 mod server;
 mod settings;
@@ -62,7 +64,7 @@ pub enum StartError {
         "{0} is not a loopback address: the cluster's calls run processes on this machine, so it listens on 127.0.0.1 and ::1 only"
     )]
     NotLoopback(SocketAddr),
-    /// The system refused something else.
+    /// The system refused another operation.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -98,7 +100,7 @@ impl LocalCluster {
         Ok(Self { cluster, address, server })
     }
 
-    /// The API's URL: what `AWS_ENDPOINT_URL` is to be.
+    /// Returns the API's URL, for `AWS_ENDPOINT_URL`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
@@ -110,13 +112,14 @@ impl LocalCluster {
         self.cluster.ssh_port()
     }
 
-    /// What calls must be signed with, and the bearer token of `/_faults` and the like.
+    /// Returns the credentials of calls, whose secret is also the bearer token of `/_faults` and
+    /// the like.
     #[must_use]
     pub fn credentials(&self) -> &Credentials {
         &self.cluster.settings.credentials
     }
 
-    /// The faults in force; what is counted down is counted down there.
+    /// Returns the current faults, with their remaining counts.
     #[must_use]
     pub fn faults(&self) -> Faults {
         self.cluster.faults().clone()
@@ -132,13 +135,13 @@ impl LocalCluster {
         self.cluster.drop_connections();
     }
 
-    /// The API calls so far, oldest first; the last ten thousand.
+    /// Returns the last ten thousand API calls, oldest first.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.cluster.calls()
     }
 
-    /// The tasks, oldest first.
+    /// Returns the tasks, oldest first.
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskView> {
         self.cluster.views()

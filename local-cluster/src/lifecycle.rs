@@ -1,4 +1,4 @@
-//! A task's way from PROVISIONING to STOPPED.
+//! A task's lifecycle, from PROVISIONING to STOPPED.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
     task.enter(Status::Stopped);
 }
 
-/// Up to RUNNING. `None` when it does not come to that.
+/// Runs the task up to RUNNING. `None` if it stops before.
 async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
     let times = &task.times;
     sleep(times.provisioning).await;
@@ -63,7 +63,7 @@ async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
     }
 }
 
-/// RUNNING, until it is to stop.
+/// Keeps the task RUNNING until it has to stop.
 async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
     task.enter(Status::Running);
     let death = cluster.faults().dies.clone();
@@ -77,7 +77,7 @@ async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
         () = task.stop_requested() => {}
         () = dies => {
             if let Some(death) = death {
-                // As a crash: nobody is asked.
+                // Like a crash, without SIGTERM.
                 processes::signal(&task.id, rustix::process::Signal::KILL);
                 task.request_stop(Stop { code: death.code, reason: death.reason, container_reason: death.container_reason, exit_code: death.exit_code });
             }

@@ -42,7 +42,7 @@ pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
-                // Out of file descriptors, usually: others end, and then it goes on.
+                // Usually the process is out of file descriptors; this passes when connections end.
                 tracing::warn!("the API cannot accept a connection: {e}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -119,7 +119,7 @@ fn admit(cluster: &Cluster, head: &Parts, body: &[u8], service: &str) -> Result<
     cluster.settings.credentials.verify(&request, service, SystemTime::now())
 }
 
-/// A call that is refused at the door: recorded, and no matter of the scripted faults.
+/// Records and answers a refused call. The scripted faults do not apply to it.
 fn refuse<T>(cluster: &Cluster, action: &str, error: ApiError) -> Result<T, ApiError> {
     tracing::debug!(action, code = error.code, "a call is refused");
     cluster.record(action, Some(error.code.clone()));
@@ -208,7 +208,7 @@ fn status(error: &ApiError) -> StatusCode {
     StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-/// Records the call, applies the faults, and does what is asked.
+/// Records the call, applies the faults, and performs the action.
 async fn perform<T>(
     cluster: &Arc<Cluster>,
     action: &str,
@@ -242,7 +242,7 @@ async fn perform<T>(
     outcome
 }
 
-/// What is not AWS's: scripting faults, and looking at what happened.
+/// Serves the cluster's own endpoints: fault injection and inspection.
 fn administer(
     cluster: &Arc<Cluster>,
     method: &Method,
@@ -250,7 +250,7 @@ fn administer(
     body: &[u8],
 ) -> Response<Full<Bytes>> {
     const JSON: &str = "application/json";
-    // Plain data: it serializes always.
+    // Serializing plain data cannot fail.
     let json = |value: serde_json::Result<String>| {
         respond(StatusCode::OK, JSON, value.unwrap_or_else(|e| e.to_string()))
     };
@@ -290,7 +290,7 @@ fn respond(
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(kind));
-    if let Ok(id) = hyper::header::HeaderValue::from_str(&crate::cluster::random_id(16)) {
+    if let Ok(id) = hyper::header::HeaderValue::from_str(&crate::ids::random_id(16)) {
         response.headers_mut().insert("x-amzn-requestid", id);
     }
     response

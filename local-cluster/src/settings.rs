@@ -1,4 +1,4 @@
-//! What can be set.
+//! The cluster's settings.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,7 +10,7 @@ use crate::{AgentRules, Credentials, Profile, Times};
 /// The cluster's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Where the API listens: a loopback address. Port 0: any free one.
+    /// The API's address, on loopback. Port 0: any free one.
     pub listen: SocketAddr,
     /// The port of the tasks' SSH servers. 0: any free one.
     pub ssh_port: u16,
@@ -22,17 +22,17 @@ pub struct Settings {
     pub cluster: String,
     /// Whether that cluster has a default capacity provider strategy.
     pub default_strategy: bool,
-    /// How long things take.
+    /// The durations of a task's phases.
     pub times: Times,
     /// The tasks' exec agents.
     pub exec: ExecSettings,
-    /// What calls must be signed with. By default, new ones for each cluster.
+    /// The credentials of calls. By default, new ones for each cluster.
     pub credentials: Credentials,
 }
 
 impl Settings {
-    /// Everything as it is by default, with a profile's times and exec agents. Times are multiplied
-    /// by `scale`, and drawn from `seed`.
+    /// Returns the default settings with a profile's times and exec agents. Times are multiplied by
+    /// `scale`, and drawn from `seed`.
     #[must_use]
     pub fn of(profile: Profile, scale: f64, seed: u64) -> Self {
         let mut agent = match profile {
@@ -68,7 +68,7 @@ impl Default for Settings {
 pub struct ExecSettings {
     /// How a session begins.
     pub handshake: Handshake,
-    /// How strict and how slow the agents are.
+    /// The agents' strictness and pace.
     pub agent: AgentRules,
     /// A session ends after this time without input (AWS: 20 min). Output does not count.
     pub idle_timeout: Duration,

@@ -1,4 +1,4 @@
-//! How long the phases of a task take: ranges, from which each task's own times are drawn.
+//! Durations of a task's phases: ranges, from which each task's own times are drawn.
 //!
 //! There are two profiles. `quick` is for tests and first tries. `fargate` has the times of AWS
 //! Fargate, from three sources:
@@ -29,7 +29,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Always the same.
+    /// Returns a range of one duration.
     #[must_use]
     pub const fn exactly(duration: Duration) -> Self {
         Self { least: duration, most: duration }
@@ -63,10 +63,9 @@ pub enum Profile {
 /// How long the phases of a task take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Times {
-    /// What everything is multiplied by: 0.02 makes a minute 1.2 s.
+    /// The factor of all durations: 0.02 makes a minute 1.2 s.
     pub scale: f64,
-    /// Where the drawing begins: equal seeds draw equal times for a cluster's first task, its
-    /// second, and so on.
+    /// The seed: equal seeds draw equal times for a cluster's first task, its second, and so on.
     pub seed: u64,
     /// After RunTask: until then, DescribeTasks answers `MISSING`.
     pub describe_lag: Span,
@@ -111,7 +110,7 @@ impl Default for Times {
 }
 
 impl Times {
-    /// The times of a profile.
+    /// Returns the times of a profile.
     #[must_use]
     pub fn of(profile: Profile) -> Self {
         match profile {
@@ -143,7 +142,7 @@ impl Times {
         }
     }
 
-    /// Fargate's times:
+    /// Returns Fargate's times:
     ///
     /// - RunTask to RUNNING: 20 to 90 s, for images of up to 870 MB
     /// - StopTask to STOPPED: 13 to 66 s
@@ -172,7 +171,7 @@ impl Times {
         }
     }
 
-    /// The times of the cluster's task number `number`.
+    /// Draws the times of the cluster's task number `number`.
     pub(crate) fn draw(&self, number: u64, image_megabytes: Option<u32>) -> TaskTimes {
         let mut random = StdRng::seed_from_u64(
             self.seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -227,14 +226,14 @@ struct Sessions {
 }
 
 impl TaskTimes {
-    /// How long the task's next session takes to begin.
+    /// Draws how long the task's next session takes to begin.
     pub(crate) fn next_session(&self) -> Duration {
         let mut random = self.sessions.random.lock().unwrap_or_else(PoisonError::into_inner);
         self.sessions.span.draw(&mut random).mul_f64(self.sessions.scale)
     }
 }
 
-/// The size of the image that RunTask's tags name, in megabytes.
+/// Returns the image size in RunTask's tags, in megabytes.
 pub(crate) fn image_megabytes(tags: &Value) -> Option<u32> {
     let tag = tags
         .as_array()?
@@ -265,7 +264,7 @@ mod tests {
             figures.iter().all(|figure| (least..=most).contains(figure)),
             "not within {least} to {most}: {figures:?}"
         );
-        // The range is used: a tenth of it at either end is met.
+        // The whole range is used, including a tenth of it at either end.
         let tenth = (most - least) / 10.0;
         let any = |from: f64, to: f64| figures.iter().any(|figure| (from..=to).contains(figure));
         assert!(
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn fargate_s_times_are_those_that_were_published() {
+    fn the_fargate_profile_matches_published_times() {
         within(&starts(Some(0)), 20.0, 29.0);
         within(&starts(None), 40.0, 58.0);
         within(&starts(Some(870)), 63.0, 90.0);
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_s_size_is_read_from_tags() {
+    fn image_sizes_are_read_from_tags() {
         let tag = |value: &str| json!([{ "key": "team", "value": "ci" }, { "key": IMAGE_TAG, "value": value }]);
         assert_eq!(image_megabytes(&tag("850")), Some(850));
         assert_eq!(image_megabytes(&tag("large")), None);

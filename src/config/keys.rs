@@ -1,5 +1,4 @@
-//! The keys that `fargate.toml` may have. Table and key names are matched without regard to case,
-//! as the Go driver does.
+//! The keys of `fargate.toml`. As in the Go driver, names of tables and keys ignore case.
 
 /// A table's keys; the empty name is the top level.
 pub(super) const TABLES: &[(&str, &[&str])] = &[
@@ -56,7 +55,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
 /// The keys of an entry of `CapacityProviders`.
 pub(super) const CAPACITY_PROVIDER: &[&str] = &["Name", "Weight", "Base"];
 
-/// The key or table nearest to `name`, if one is near enough to be meant.
+/// Finds the key or table that `name` probably means.
 pub(super) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -83,7 +82,7 @@ mod tests {
         }
     }
 
-    /// What stands in brackets in a remedy is a setting or a table.
+    /// A text in brackets in a remedy is a setting or a table.
     #[test]
     fn remedies_name_no_other_settings() {
         for phrase in diagnosis::phrases() {
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_was_meant() {
+    fn the_intended_key_is_suggested() {
         let keys = || TABLES[1].1.iter().copied();
         assert_eq!(nearest("SecurtyGroup", keys()), Some("SecurityGroup"));
         assert_eq!(nearest("usePublicIp", keys()), Some("UsePublicIP"));

@@ -14,13 +14,13 @@ use std::{
 };
 
 use states::{Capacity, HostProof, Limits};
-use transports::Declaration;
+use transports::{Declaration, ssh::SshSettings};
 
-use crate::logging::LogFormat;
+use crate::{logging::LogFormat, transport};
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
 
-/// The file that is read when none is named.
+/// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";
 
 /// The whole configuration, checked.
@@ -38,7 +38,7 @@ pub struct Config {
     pub metadata: Metadata,
     /// `[Runner]`.
     pub runner: Runner,
-    /// `Transport`: how new jobs' containers are reached.
+    /// `Transport`: the transport of new jobs.
     pub transport: &'static Declaration,
     /// `[SSH]`.
     pub ssh: Ssh,
@@ -71,7 +71,7 @@ pub struct Fargate {
     pub use_public_ip: bool,
     /// Fargate platform version; `None`: ECS's default.
     pub platform_version: Option<String>,
-    /// Where capacity comes from.
+    /// The source of capacity.
     pub capacity: Capacity,
     /// Tags of the administrator's own, for every task.
     pub tags: Vec<(String, String)>,
@@ -83,7 +83,7 @@ pub struct Fargate {
     pub container: String,
 }
 
-/// `[TaskMetadata]`: where snapshots are kept.
+/// `[TaskMetadata]`: the directory of snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
     /// The directory.
@@ -96,11 +96,10 @@ pub struct Metadata {
     pub manager: Option<String>,
 }
 
-/// `[Runner]`: what is believed of what gitlab-runner passes on.
+/// `[Runner]`: which information about the job is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runner {
-    /// Whether the job's variables may say which job it is, where gitlab-runner names no response
-    /// file.
+    /// Whether the job's variables may identify it, if gitlab-runner names no response file.
     pub trust_job_variables: bool,
 }
 
@@ -111,18 +110,18 @@ pub struct Ssh {
     pub username: String,
     /// Port.
     pub port: u16,
-    /// Silence after which the server is asked whether it is there.
+    /// Silence after which a keep-alive is sent.
     pub keep_alive: Duration,
-    /// What a container must prove at first contact.
+    /// The proof that a container must give at first contact.
     pub verify_host: HostProof,
 }
 
-/// Something that is probably not meant, but harmless.
+/// A probable mistake that is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// Line of the file, from 1.
     pub line: usize,
-    /// What it is.
+    /// Its text.
     pub message: String,
 }
 
@@ -132,7 +131,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Why there is no configuration.
+/// An error of the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -145,7 +144,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not as it must be.
+    /// The file is invalid.
     #[error("{}:{line}:{column}: {message}", path.display())]
     Wrong {
         /// The file.
@@ -154,7 +153,7 @@ pub enum ConfigError {
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// What was found, and what was expected.
+        /// The value that was found, and what is expected.
         message: String,
     },
     /// Keys are missing.
@@ -164,14 +163,25 @@ pub enum ConfigError {
         path: PathBuf,
         /// The keys, with their tables.
         keys: Vec<String>,
-        /// What may have been meant for them, a sentence each.
+        /// Present keys that may be meant for them, a sentence each.
         hints: Vec<String>,
     },
 }
 
+impl transport::Configuration for Config {
+    fn ssh(&self) -> SshSettings {
+        SshSettings {
+            username: self.ssh.username.clone(),
+            port: self.ssh.port,
+            keepalive_interval: self.ssh.keep_alive,
+            ..SshSettings::default()
+        }
+    }
+}
+
 impl Config {
-    /// Reads and checks the file that was named, or else `config.toml` in the working directory, as
-    /// the Go driver does.
+    /// Reads and checks the named file, or else `config.toml` in the working directory, as the Go
+    /// driver does.
     ///
     /// # Errors
     /// [`ConfigError`] says what is wrong, where, and what was expected.
@@ -185,14 +195,15 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// What is left open to projects by these settings, a sentence each, for the administrator.
+    /// Describes the choices that these settings leave open to projects, a sentence each, for the
+    /// administrator.
     #[must_use]
     pub fn open_choices(&self) -> Vec<&'static str> {
         let definitions = "AllowedTaskDefinitions is not set: every project may run its jobs in any task definition of the account whose roles the manager may pass (FARGATE_TASK_DEFINITION). Set it in [Fargate]; [] allows none but TaskDefinition. See docs/configuration.md, \"What a project may choose\".";
         self.fargate.allowed_task_definitions.is_none().then_some(definitions).into_iter().collect()
     }
 
-    /// Checks a text; `path` is for messages.
+    /// Parses and checks a text; `path` is for messages.
     ///
     /// # Errors
     /// As [`Config::load`].

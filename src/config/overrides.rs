@@ -1,11 +1,12 @@
-//! Which task definition and platform version a job gets: flags over variables over the file.
+//! Chooses a job's task definition and platform version: flags override variables, which override
+//! the file.
 
 use states::foreign_text::clipped;
 use wildmatch::WildMatch;
 
 use super::Fargate;
 
-/// What may override the file.
+/// The overrides of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Overrides {
     /// `--task-def`: the administrator's, from gitlab-runner's `config.toml`.
@@ -18,7 +19,7 @@ pub struct Overrides {
     pub variable_platform_version: Option<String>,
 }
 
-/// What a job gets.
+/// The choice for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
     /// The task definition.
@@ -29,8 +30,8 @@ pub struct Chosen {
     pub from_project: bool,
 }
 
-/// The project chose a task definition or a platform version that it may not use. The job's own
-/// failure.
+/// The project chose a task definition or a platform version that it may not use. It is the job's
+/// own failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this runner does not allow the {} {:?}, which the variable {} asks for. Allowed: {}. Choose one of these, or ask the runner's administrator to extend {} in fargate.toml.",
@@ -41,22 +42,22 @@ pub struct Chosen {
     choice.setting
 )]
 pub struct NotAllowed {
-    /// What the choice is about.
+    /// The kind of choice.
     pub choice: Choice,
-    /// What was chosen.
+    /// The chosen value.
     pub chosen: String,
-    /// The patterns.
+    /// The allowed patterns.
     pub allowed: Vec<String>,
 }
 
-/// Something that a project may choose within bounds.
+/// A value that a project may choose within limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// What it is, for people.
+    /// Its name, for people.
     pub what: &'static str,
-    /// The CI/CD variable that chooses.
+    /// The CI/CD variable of the choice.
     pub variable: &'static str,
-    /// The key of `[Fargate]` that bounds it.
+    /// The key of `[Fargate]` that limits it.
     pub setting: &'static str,
 }
 
@@ -72,13 +73,13 @@ const PLATFORM_VERSION: Choice = Choice {
 };
 
 impl Overrides {
-    /// Chooses.
+    /// Applies the overrides.
     ///
     /// # Errors
-    /// When the project chose what `AllowedTaskDefinitions` or `AllowedPlatformVersions` does not
-    /// admit.
+    /// When `AllowedTaskDefinitions` or `AllowedPlatformVersions` does not admit the project's
+    /// choice.
     pub fn choose(&self, file: &Fargate) -> Result<Chosen, NotAllowed> {
-        // GitLab hands an unset variable over as an empty one; it chooses nothing.
+        // GitLab passes an unset variable as an empty one, which is no choice.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
         let platform_version =
             match (given(&self.flag_platform_version), given(&self.variable_platform_version)) {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_limit_what_the_project_chooses_alone() {
+    fn patterns_limit_the_projects_choice_only() {
         let patterns = file("AllowedTaskDefinitions = ['ci-*', 'exact:2']");
         for allowed in ["ci-rust", "ci-rust:7", "exact:2", "default:1"] {
             assert_eq!(variable(allowed).choose(&patterns).unwrap().task_definition, allowed);
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn platform_versions_are_bounded_as_task_definitions_are() {
+    fn platform_versions_are_limited_like_task_definitions() {
         let version = |version: &str| Overrides {
             variable_platform_version: Some(version.to_owned()),
             ..Overrides::default()
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_admits_the_file_alone() {
+    fn an_empty_list_admits_only_the_files_value() {
         let refusal = variable("x").choose(&file("AllowedTaskDefinitions = []")).unwrap_err();
         assert!(refusal.to_string().contains("none but the runner's own"), "{refusal}");
     }

@@ -1,4 +1,4 @@
-//! From text to a checked configuration, with the place of everything that is wrong.
+//! Parses a text into a checked configuration. Errors have their location.
 
 use std::{path::Path, time::Duration};
 
@@ -161,8 +161,8 @@ impl<'a> Reader<'a> {
         Ok(Capacity::Strategy(strategy))
     }
 
-    /// In any case, as ECS does not take it. Other launch types place tasks on instances, which
-    /// this driver does not manage.
+    /// Reads the launch type in any case and passes it in upper case, as ECS requires. Other launch
+    /// types place tasks on instances, which this driver does not manage.
     fn launch_type(&self) -> Result<Option<String>, ConfigError> {
         match (self.text("Fargate", "LaunchType")?, self.find("Fargate", "LaunchType")) {
             (Some(name), Some(value)) if !name.eq_ignore_ascii_case("FARGATE") => {
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
             }
             own.push((key.get_ref().to_string(), text));
         }
-        // The driver adds up to nine of its own to AWS's limit of 50.
+        // The driver adds up to nine tags of its own; AWS's limit is 50.
         if own.len() > 40 {
             return Err(self.file.wrong(
                 &value.span(),
@@ -221,8 +221,8 @@ impl<'a> Reader<'a> {
         Ok(own)
     }
 
-    /// Whether ECS copies the task definition's tags. `SERVICE`, the API's third value, is refused
-    /// by RunTask.
+    /// Reads whether ECS copies the task definition's tags. RunTask refuses `SERVICE`, the API's
+    /// third value.
     fn propagate_tags(&self) -> Result<bool, ConfigError> {
         let (text, value) =
             (self.text("Fargate", "PropagateTags")?, self.find("Fargate", "PropagateTags"));
@@ -255,7 +255,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What `Transport` says; without it, the table of one: `[ECSExec]` and no `[SSH]`.
+    /// Reads `Transport`. Without it, a transport's table implies the transport: `[ECSExec]` and no
+    /// `[SSH]`.
     fn transport(&self) -> Result<&'static Declaration, ConfigError> {
         let implied = transport::implied(|table| lookup(self.root, table).is_some());
         let Some(value) = self.find("", "Transport") else { return Ok(implied) };
@@ -285,7 +286,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Over the internet, a server in between could take the container's place at first contact.
+    /// Warns of connections over the internet, where another server could pose as the container at
+    /// first contact.
     fn unverified(&self, config: &Config) -> Option<Warning> {
         let at_risk = config.transport.needs_login
             && config.fargate.use_public_ip

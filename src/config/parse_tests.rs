@@ -1,4 +1,4 @@
-//! What the Go driver's users have is read as they mean it; what is wrong is named with its place.
+//! Files of the Go driver's users are accepted; errors have a location.
 
 use std::{path::Path, time::Duration};
 
@@ -17,13 +17,13 @@ fn read(text: &str) -> Result<(Config, Vec<String>), String> {
     Ok((config, warnings.iter().map(ToString::to_string).collect()))
 }
 
-/// A file whose `[Fargate]` has these lines, from line 5 on.
+/// Returns a file whose `[Fargate]` has these lines, from line 5 on.
 fn fargate(more: &str) -> String {
     format!("{LEAST}{more}\n{DIRECTORY}")
 }
 
 #[test]
-fn the_file_of_gitlabs_guide_is_read_as_it_is() {
+fn the_file_of_gitlabs_guide_is_accepted_unchanged() {
     let text = include_str!("../../fixtures/config/guide.toml");
     let (config, warnings) = read(text).unwrap();
     assert_eq!(warnings, [""; 0]);
@@ -91,7 +91,7 @@ fn every_documented_key_is_read() {
 }
 
 #[test]
-fn what_is_missing_is_named_all_at_once() {
+fn all_missing_settings_are_named_at_once() {
     let error = read("[Fargate]\nRegion = \"r\"\n").unwrap_err();
     for key in [
         "[Fargate] Cluster",
@@ -104,7 +104,7 @@ fn what_is_missing_is_named_all_at_once() {
 }
 
 #[test]
-fn what_is_there_instead_of_what_is_missing_is_named() {
+fn misplaced_and_misspelt_keys_are_named_for_missing_ones() {
     let error = read(&fargate("").replace("Cluster", "Clutser")).unwrap_err();
     assert!(
         error.contains("missing [Fargate] Cluster.")
@@ -126,7 +126,7 @@ fn what_is_there_instead_of_what_is_missing_is_named() {
 }
 
 #[test]
-fn only_the_default_file_s_error_asks_for_a_name() {
+fn only_the_default_files_error_mentions_the_flag() {
     let error = |path| Config::load(path).unwrap_err().to_string();
     assert!(!error(Some(Path::new("/no/such/fargate.toml"))).contains("Name it"));
     assert!(
@@ -144,7 +144,7 @@ fn the_launch_type_is_fargate_in_any_case() {
 }
 
 #[test]
-fn tags_are_propagated_when_the_file_says_so() {
+fn tags_are_propagated_if_configured() {
     for (line, expected) in [
         ("", false),
         ("PropagateTags = \"none\"", false),
@@ -155,7 +155,7 @@ fn tags_are_propagated_when_the_file_says_so() {
 }
 
 #[test]
-fn what_is_open_to_projects_is_named_for_the_administrator() {
+fn settings_open_to_projects_are_named_for_the_administrator() {
     let open = |line| read(&fargate(line)).unwrap().0.open_choices().join(" ");
     assert!(open("").contains("AllowedTaskDefinitions is not set"));
     for line in ["AllowedTaskDefinitions = []", "AllowedTaskDefinitions = [\"ci-*\"]"] {
@@ -164,7 +164,7 @@ fn what_is_open_to_projects_is_named_for_the_administrator() {
 }
 
 #[test]
-fn case_does_not_matter_and_empty_is_not_there() {
+fn keys_ignore_case_and_empty_values_count_as_missing() {
     let text = fargate("REGION = \"\"\nenablepublicip = true").replace("Cluster", "cluster");
     let (config, warnings) = read(&text).unwrap();
     assert!(config.fargate.enable_public_ip && config.fargate.region.is_none());
@@ -172,7 +172,7 @@ fn case_does_not_matter_and_empty_is_not_there() {
 }
 
 #[test]
-fn unknown_keys_are_warned_of_with_what_was_meant() {
+fn unknown_keys_are_warned_of_with_a_suggestion() {
     let text = fargate(
         "SecurtyGroup = \"sg\"\nColour = 1\nCapacityProviders = [{ Name = \"FARGATE\", Weight = 1, Wieght = 3 }]",
     );
@@ -188,7 +188,7 @@ fn unknown_keys_are_warned_of_with_what_was_meant() {
 }
 
 #[test]
-fn wrong_values_are_named_with_their_place_and_what_was_expected() {
+fn wrong_values_are_named_with_location_and_expectation() {
     let cases = [
         (
             "EnablePublicIP = \"yes\"",
@@ -296,7 +296,7 @@ fn wrong_values_are_named_with_their_place_and_what_was_expected() {
 }
 
 #[test]
-fn the_transport_is_what_is_said_or_the_only_one_that_has_a_table() {
+fn the_transport_is_the_named_one_or_that_of_the_only_table() {
     let cases = [
         ("", "", "ssh"),
         ("Transport = \"\"\n", "", "ssh"),
@@ -320,14 +320,14 @@ fn the_transport_is_what_is_said_or_the_only_one_that_has_a_table() {
 }
 
 #[test]
-fn lines_are_counted_in_files_of_other_systems_too() {
+fn lines_are_counted_for_any_line_ending() {
     let error = read(&fargate("Region = 5").replace('\n', "\r\n")).unwrap_err();
     assert!(error.starts_with("fargate.toml:5:10"), "{error}");
 }
 
 proptest! {
     #[test]
-    fn no_text_panics(text in "(?s).{0,200}", at in any::<prop::sample::Index>(), put in "(?s).{0,4}") {
+    fn parsing_never_panics(text in "(?s).{0,200}", at in any::<prop::sample::Index>(), put in "(?s).{0,4}") {
         let _ = read(&text);
         let mut near = include_str!("../../fixtures/config/every-key.toml").to_owned();
         let mut at = at.index(near.len());
@@ -340,7 +340,7 @@ proptest! {
 }
 
 #[test]
-fn a_container_over_the_internet_that_need_not_prove_its_host_key_is_warned_of() {
+fn a_public_address_without_host_proof_is_warned_of() {
     let warnings = |file: &str| read(file).unwrap().1;
     let warned = warnings(&fargate("UsePublicIP = true"));
     assert_eq!(warned.len(), 1, "{warned:?}");

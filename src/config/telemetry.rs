@@ -1,4 +1,4 @@
-//! `[Telemetry]`.
+//! Parses `[Telemetry]`.
 
 use toml::de::DeValue;
 
@@ -8,7 +8,7 @@ use crate::telemetry::settings::{FLUSH_TIMEOUT, Protocol, Sampler, Settings, Sig
 const TABLE: &str = "Telemetry";
 
 impl Reader<'_> {
-    /// `[Telemetry]`, before the environment has its say.
+    /// Reads `[Telemetry]`, without the environment's overrides.
     pub(super) fn telemetry(&self) -> Result<Settings, ConfigError> {
         let defaults = Settings::default();
         let endpoint = self.address("Endpoint")?;
@@ -21,12 +21,12 @@ impl Reader<'_> {
             ));
         }
         let mut signals = Vec::new();
-        for (key, signal, usually) in [
+        for (key, signal, default) in [
             ("Traces", Signal::Traces, true),
             ("Metrics", Signal::Metrics, true),
             ("Logs", Signal::Logs, false),
         ] {
-            if self.find(TABLE, key).map_or(Ok(usually), |_| self.flag(TABLE, key))? {
+            if self.find(TABLE, key).map_or(Ok(default), |_| self.flag(TABLE, key))? {
                 signals.push(signal);
             }
         }
@@ -82,7 +82,7 @@ impl Reader<'_> {
         })
     }
 
-    /// A table of texts.
+    /// Reads a table of texts.
     fn named(&self, key: &str) -> Result<Vec<(String, String)>, ConfigError> {
         let Some(value) = self.find(TABLE, key) else { return Ok(Vec::new()) };
         let DeValue::Table(table) = value.get_ref() else {
@@ -123,7 +123,7 @@ mod tests {
 
     #[cfg(feature = "telemetry")]
     #[test]
-    fn says_where_and_how() {
+    fn every_setting_is_read() {
         let settings = with(
             "Endpoint = 'http://c:4317'\nProtocol = 'grpc'\nHeaders = { 'api-key' = 'x' }\nLogs = true\nMetrics = false\nFlushTimeout = '50ms'",
         )
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_a_place() {
+    fn errors_have_a_location() {
         for (bad, expected) in [
             ("Endpoint = 'localhost:4317'", "f:8:12: Endpoint"),
             ("Protocol = 'json'", "f:8:12: Protocol"),

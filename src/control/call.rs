@@ -1,5 +1,5 @@
-//! Calls of services whose SDK would be out of proportion: see `docs/decisions/0002-ec2-call.md`.
-//! One signed POST, with the credentials that ECS is called with.
+//! Calls of services without their SDK: see `docs/decisions/0002-ec2-call.md`. Each is one signed
+//! POST with the credentials for ECS.
 
 use std::time::SystemTime;
 
@@ -21,16 +21,16 @@ use states::ControlError;
 use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, endpoint, errors};
 use crate::telemetry::{self, aws, span};
 
-/// Longest answer that is read, in bytes: what is asked for takes a few thousand.
+/// Longest answer that is read, in bytes. Usual answers have a few thousand.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// One action of one service.
 pub(super) struct Call<'a> {
-    /// For messages.
+    /// Its name in messages.
     pub(super) operation: &'static str,
-    /// As it is in host names and signatures.
+    /// Its name in host names and signatures.
     pub(super) service: &'static str,
-    /// `Content-Type` and what else the protocol has.
+    /// `Content-Type` and the protocol's other headers.
     pub(super) headers: &'a [(&'static str, &'static str)],
 }
 
@@ -41,7 +41,7 @@ struct Answer {
 }
 
 impl Call<'_> {
-    /// Makes the call: HTTP status and body of the answer.
+    /// Makes the call. Returns the answer's HTTP status and body.
     pub(super) async fn post(
         &self,
         config: &SdkConfig,
@@ -95,7 +95,7 @@ impl Call<'_> {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(CALL_TIMEOUT)
             .build();
-        // The environment's proxies, as the SDK's own clients use them.
+        // The SDK's own clients use the environment's proxies, too.
         let connector = Connector::builder()
             .connector_settings(settings)
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -126,7 +126,7 @@ impl Call<'_> {
     }
 }
 
-/// What signs a request (SigV4, by headers).
+/// Signs a request (SigV4, by headers).
 pub(super) async fn signature(
     config: &SdkConfig,
     operation: &str,

@@ -1,9 +1,9 @@
-//! EC2's DescribeNetworkInterfaces, the one EC2 call that is needed: for a task's public address.
+//! EC2's DescribeNetworkInterfaces, which returns a task's public address.
 //!
-//! `aws-sdk-ec2` would serve, at a price out of proportion: see `docs/decisions/0002-ec2-call.md`.
-//! So the request is made here, with the credentials that ECS is called with and the SDK's own
-//! crates for signing and HTTP. The protocol is EC2's query protocol (Amazon EC2 API reference,
-//! "Query requests"); the answer is XML.
+//! `aws-sdk-ec2` is too large for one call: see `docs/decisions/0002-ec2-call.md`. So the request
+//! is made here, with the credentials for ECS and the SDK's own crates for signing and HTTP. The
+//! protocol is EC2's query protocol (Amazon EC2 API reference, "Query requests"); the answer is
+//! XML.
 
 use aws_config::SdkConfig;
 use states::{ControlError, InterfaceId};
@@ -12,7 +12,7 @@ use super::{call::Call, errors};
 
 const OPERATION: &str = "DescribeNetworkInterfaces";
 
-/// The interface's public address, once it has one.
+/// Returns the interface's public address, once it has one.
 pub(super) async fn public_address(
     config: &SdkConfig,
     interface: &InterfaceId,
@@ -29,7 +29,7 @@ pub(super) async fn public_address(
 /// Reads EC2's answer.
 ///
 /// # Errors
-/// When it is a refusal, or no answer of EC2's.
+/// When it is a refusal, or not an answer of EC2's.
 pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     let document = roxmltree::Document::parse(text).map_err(|e| {
         if status >= 500 {
@@ -43,8 +43,8 @@ pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
     };
     if status >= 300 {
         let code = find("Code").unwrap_or_default();
-        // EC2 learns of a new interface later than ECS does (eventual consistency): not yet is not
-        // never.
+        // EC2 learns of a new interface later than ECS does (eventual consistency), so this is
+        // transient.
         if code == "InvalidNetworkInterfaceID.NotFound" {
             return Ok(None);
         }

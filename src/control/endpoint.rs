@@ -1,8 +1,8 @@
 //! Endpoints of services without an SDK here: EC2, Systems Manager and KMS, in any partition, with
 //! FIPS and dual-stack.
 //!
-//! The SDK's rules give ECS's endpoint, and the host's first label is replaced: the services' names
-//! differ in nothing else. The exception is AWS GovCloud (US): EC2's and Systems Manager's ordinary
+//! The SDK's rules return ECS's endpoint, and the host's first label is replaced: the hosts differ
+//! in nothing else. The exception is AWS GovCloud (US): EC2's and Systems Manager's ordinary
 //! endpoints there are those with FIPS. Source: botocore, `endpoint-rule-set-1.json` of each
 //! service, compared for all partitions.
 
@@ -13,11 +13,11 @@ use states::ControlError;
 
 use super::errors;
 
-/// Where requests to a service go: what the environment or the profile says
+/// Returns a service's endpoint: that of the environment or the profile
 /// (`AWS_ENDPOINT_URL_<SERVICE>`, `AWS_ENDPOINT_URL`), else AWS's own. It ends with a slash.
 ///
 /// # Errors
-/// When the region's partition has no endpoint of the kind that is asked for.
+/// When the region's partition has no endpoint of the requested kind.
 pub(super) async fn of(
     config: &SdkConfig,
     operation: &str,
@@ -33,7 +33,7 @@ pub(super) async fn of(
     Ok(format!("{}/", url.trim_end_matches('/')))
 }
 
-/// The endpoint that the environment or the profile sets, in the order of the SDK's own clients.
+/// Returns the endpoint of the environment or the profile, in the order of the SDK's own clients.
 fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     let general = || config.endpoint_url().map(str::to_owned);
     if config.get_origin("endpoint_url").is_client_config() {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_is_set_wins() {
+    async fn a_configured_endpoint_wins() {
         let config =
             SdkConfig::builder().endpoint_url("http://127.0.0.1:4566/").use_fips(true).build();
         assert_eq!(

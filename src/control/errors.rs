@@ -1,4 +1,4 @@
-//! Refusals of the API as facts: what failed, on what, why, in AWS's words.
+//! Errors of AWS calls as facts: the operation, its subject, the kind, and AWS's own text.
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecs::{
@@ -11,7 +11,7 @@ use states::{
     foreign_text::clipped,
 };
 
-/// What a call was about.
+/// The subject of a call.
 pub(super) struct Subject<'a> {
     cluster: &'a str,
     launch: Option<&'a LaunchSpec>,
@@ -30,7 +30,7 @@ impl<'a> Subject<'a> {
         self.launch.map_or("", |spec| &spec.task_definition)
     }
 
-    /// The configured values, for a message that only says "invalid".
+    /// Lists the configured values, for a message that only says "invalid".
     fn parameters(&self) -> String {
         self.launch.map_or_else(String::new, |spec| {
             let groups = if spec.security_groups.is_empty() {
@@ -47,7 +47,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// An error of a call.
+/// Converts an error of a call.
 pub(super) fn refused<E>(
     operation: &str,
     error: &SdkError<E, HttpResponse>,
@@ -74,7 +74,7 @@ where
             refusal
         }
         SdkError::ResponseError(response) => {
-            // An answer that is not of the protocol: a proxy's page, or a load balancer's.
+            // Not an answer of the protocol: a proxy's page, or a load balancer's.
             let status = response.raw().status().as_u16();
             unavailable(
                 operation,
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// An error and its causes, without what they repeat.
+/// Formats an error and its causes, without repetitions.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -122,7 +122,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     clipped(&text)
 }
 
-/// ECS's answer where the task would be placed on instances, and there are none.
+/// Classifies ECS's answer that there are no instances for the task.
 fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, Cause) {
     let cluster = subject.cluster;
     let asked = match subject.launch.map(|spec| &spec.capacity) {
@@ -154,9 +154,9 @@ fn without_instances(said: &str, subject: &Subject<'_>) -> (Kind, String, Cause)
     )
 }
 
-/// An error that the service answered with.
+/// Classifies an error answer of a service.
 ///
-/// `status` is HTTP's; `code` may be empty, when the service gave none.
+/// `status` is HTTP's; `code` is empty if the service sent none.
 fn answered(
     operation: &str,
     status: u16,
@@ -170,7 +170,7 @@ fn answered(
     let (kind, message, cause) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
         _ if is_account_limit(&lower) => account_limit(said),
-        // ECS asks EC2 about subnets and security groups, and passes its refusals on as wrong
+        // ECS calls EC2 for subnets and security groups, and reports EC2's refusals as wrong
         // parameters.
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
             (Kind::Throttled, format!("EC2 throttles ECS ({said})"), Cause::General)
@@ -264,7 +264,7 @@ fn answered(
         _ if status == 429 => {
             (Kind::Throttled, format!("the API's rate limit is exceeded ({said})"), Cause::General)
         }
-        // The status, not a list of codes: AWS adds codes.
+        // By the status, as AWS adds codes.
         _ if status >= 500 => (
             Kind::Unavailable,
             format!(
@@ -284,7 +284,7 @@ fn answered(
     error_of(operation, kind, code, message, cause)
 }
 
-/// RunTask's `failures`: an answer without a task.
+/// Converts RunTask's `failures`: an answer without a task.
 pub(super) fn launch_failure(
     spec: &LaunchSpec,
     reason: Option<&str>,
@@ -312,16 +312,17 @@ pub(super) fn launch_failure(
     error_of("RunTask", kind, Some(reason.to_owned()), message, cause)
 }
 
-/// EC2's words for throttling, in lower case, wherever ECS quotes them.
+/// Whether ECS quotes EC2's text for throttling; `said` is in lower case.
 fn is_throttling_of_ec2(said: &str) -> bool {
     ["request limit exceeded", "requestlimitexceeded", "rate exceeded", "throttl"]
         .iter()
         .any(|words| said.contains(words))
 }
 
-/// Quotas on what runs at once (AWS Fargate: vCPUs, formerly tasks) and on what waits for capacity,
-/// in lower case. The first comes with a typographic apostrophe, and came with ASCII's: "You’ve
-/// reached the limit on the number of vCPUs …".
+/// Whether a quota of the account is used up; `said` is in lower case. Quotas limit running tasks
+/// (AWS Fargate: vCPUs, formerly tasks) and tasks that wait for capacity. The first text has a
+/// typographic apostrophe, and had an ASCII one: "You’ve reached the limit on the number of vCPUs
+/// …".
 fn is_account_limit(said: &str) -> bool {
     said.contains("reached the limit on the number of")
         || said.contains("provisioning capacity limit exceeded")
@@ -339,7 +340,7 @@ fn capacity(said: &str) -> (Kind, String, Cause) {
     (Kind::Capacity, format!("ECS has no capacity for the task now ({said})"), Cause::General)
 }
 
-/// The error of a malformed answer.
+/// Makes the error of a malformed answer.
 pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
     error_of(
         operation,
@@ -350,7 +351,7 @@ pub(super) fn nonsense(operation: &str, what: &str) -> ControlError {
     )
 }
 
-/// A request that the SDK refuses to make.
+/// Makes the error of a request that the SDK refuses to build.
 pub(super) fn unbuildable(operation: &str, why: &dyn std::error::Error) -> ControlError {
     error_of(
         operation,
@@ -371,19 +372,19 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
     )
 }
 
-/// An error that a query-protocol service (EC2) answered with.
+/// Converts an error answer of a query-protocol service (EC2).
 pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> ControlError {
     answered(operation, status, code, said, &Subject::cluster(""))
 }
 
-/// A service's endpoint that there is not.
+/// Makes the error of a service without an endpoint.
 pub(super) fn no_endpoint(operation: &str, service: &str, region: &str, why: &str) -> ControlError {
     let message =
         format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
     error_of(operation, Kind::WrongSetting, None, message, Cause::NoEndpoint)
 }
 
-/// Neither the file nor the environment names a region.
+/// Makes the error that neither the file nor the environment names a region.
 pub(super) fn no_region(operation: &str) -> ControlError {
     error_of(
         operation,
@@ -394,7 +395,7 @@ pub(super) fn no_region(operation: &str) -> ControlError {
     )
 }
 
-/// Credentials that could not be had.
+/// Makes the error of credentials that could not be loaded.
 pub(super) fn no_credentials(
     operation: &str,
     why: &(dyn std::error::Error + 'static),
@@ -412,14 +413,13 @@ pub(super) fn no_credentials(
     )
 }
 
-/// Credentials that nothing on this machine provides.
+/// Makes the error that no source on this machine has credentials.
 pub(super) fn nowhere(operation: &str) -> ControlError {
     let message = "there are no AWS credentials: neither AWS_* variables, nor a profile, nor an instance profile".to_owned();
     error_of(operation, Kind::NoCredentials, None, message, Cause::General)
 }
 
-/// Whether nothing that could provide credentials has any, as opposed to having some that cannot be
-/// got now.
+/// Whether no source has credentials, as opposed to a source that fails now.
 fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
@@ -443,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_refusals_apart() {
+    fn refusals_are_classified() {
         let kind = |code: &str, said: &str| {
             answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
         };
@@ -477,9 +477,9 @@ mod tests {
         assert_eq!(kind("SomethingNew", "oops"), Kind::Other);
     }
 
-    /// Texts that AWS has been seen to answer with.
+    /// Texts that AWS has answered with.
     #[test]
-    fn what_ec2_and_the_account_refuse_is_waited_for() {
+    fn ec2_and_account_limits_are_retried() {
         let kind = |code: &str, said: &str| {
             answered("RunTask", 400, code, said, &Subject::cluster("c")).kind
         };
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aws_says_is_one_line_of_bounded_length() {
+    fn aws_texts_are_one_bounded_line() {
         let said = format!("no\u{1b}[2J\r\n{}", "x".repeat(100_000));
         let refusal = answered("RunTask", 400, &said, &said, &Subject::cluster("c"));
         for text in [&refusal.message, refusal.code.as_ref().unwrap()] {
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_named_where_there_are_no_instances() {
+    fn the_setting_is_named_if_there_are_no_instances() {
         let said = "No Container Instances were found in your cluster.";
         let refusal = |capacity| {
             answered(
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_s_last_words_promise_nothing_and_have_one_full_stop() {
+    fn errors_promise_nothing_and_end_with_one_full_stop() {
         for (code, said) in [
             ("ThrottlingException", "Rate exceeded."),
             ("AccessDeniedException", "No."),

@@ -1,4 +1,4 @@
-//! ECS Exec's calls: ExecuteCommand, and what its sessions need of Session Manager and KMS.
+//! ECS Exec's calls: ExecuteCommand, and the calls of Session Manager and KMS for its sessions.
 
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use super::{EcsControl, call::Call, call::signature, errors, kms_key};
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
 const MOST_PAGES: usize = 5;
-/// ECS Exec's calls, made as those of task control are.
+/// ECS Exec's calls, with task control's clients.
 #[derive(Debug)]
 pub struct ExecCalls {
     control: EcsControl,
 }
 
 impl ExecCalls {
-    /// Calls with this control's credentials and region.
+    /// Returns calls with this control's credentials and region.
     #[must_use]
     pub fn new(control: EcsControl) -> Self {
         Self { control }
     }
 
-    /// The container as ECS describes it.
+    /// Describes the container.
     async fn container(&self, target: &Target) -> Result<ContainerReport, ConnectError> {
         let described = self
             .control
@@ -44,8 +44,7 @@ impl ExecCalls {
             .await
             .map_err(|e| {
                 let error = unavailable(&e);
-                // Of a job whose script may run for hours: a refusal to tell is no reason to end
-                // it.
+                // The job's script may run for hours: a refused description must not end it.
                 if target.pinned.is_some() {
                     ConnectError { kind: Kind::Interrupted, ..error }
                 } else {
@@ -92,7 +91,7 @@ impl ExecApi for ExecCalls {
             .cluster(&target.cluster)
             .task(target.task.as_str())
             .container(&target.container)
-            // Other sessions than interactive ones are not offered by ECS.
+            // ECS offers interactive sessions only.
             .interactive(true)
             .command(command);
         let answer = call.send().await.map_err(|e| {
@@ -121,7 +120,7 @@ impl ExecApi for ExecCalls {
     }
 
     async fn sign(&self, url: &str) -> Result<Vec<(String, String)>, String> {
-        // The same to a signature; a scheme that its library knows.
+        // Equivalent for the signature, and a scheme that its library accepts.
         let url = url.replacen("ws", "http", 1);
         let shared = &self.control.clients().await.shared;
         let instructions =
@@ -194,7 +193,7 @@ impl ExecApi for ExecCalls {
 }
 
 impl ExecCalls {
-    /// A call of a service that speaks AWS's JSON 1.1.
+    /// Calls a service by AWS's JSON 1.1 protocol.
     async fn json(
         &self,
         operation: &'static str,
@@ -210,7 +209,7 @@ impl ExecCalls {
         if status < 300 { Ok(answer) } else { Err(failed(operation, status, &answer)) }
     }
 
-    /// A call of Session Manager.
+    /// Calls Session Manager.
     async fn ssm(
         &self,
         operation: &'static str,
@@ -224,7 +223,7 @@ impl ExecCalls {
 }
 
 impl ExecCalls {
-    /// The key that the cluster's `executeCommandConfiguration` names.
+    /// Returns the key of the cluster's `executeCommandConfiguration`.
     async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
         const OPERATION: &str = "DescribeClusters";
         let no_key = |e: &ControlError| NoKey {
@@ -256,7 +255,7 @@ impl ExecCalls {
     }
 }
 
-/// A session as DescribeSessions shows it (Systems Manager API reference: `Session`), if it is in
+/// Parses a session of DescribeSessions (Systems Manager API reference: `Session`), if it is in
 /// this container.
 fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     let text = |name: &str| shown.get(name).and_then(Value::as_str);
@@ -268,17 +267,17 @@ fn listed(shown: &Value, container: &str) -> Option<ListedSession> {
     (text("Target") == Some(container)).then_some(found)
 }
 
-/// Whether a call that failed may have been done all the same.
+/// Whether a failed call may have had its effect.
 fn perhaps_done<E>(error: &SdkError<E, HttpResponse>) -> bool {
     match error {
         SdkError::ConstructionFailure(_) => false,
         SdkError::ServiceError(service) => service.raw().status().is_server_error(),
-        // Nothing was heard, or nothing that tells.
+        // There was no answer, or an ambiguous one.
         _ => true,
     }
 }
 
-/// An error that such a service answered with.
+/// Converts a JSON service's error answer.
 fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
     let text = |names: [&str; 2]| {
         names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default()
@@ -292,7 +291,7 @@ fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
     )
 }
 
-/// The container, once ECS tells which one it is.
+/// Returns the container, once ECS has its runtime id.
 fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, ConnectError> {
     let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
         let message =
@@ -304,8 +303,8 @@ fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, Co
     Ok(Container { identity: HostIdentity(runtime), target: name })
 }
 
-/// The cluster's name in what [`identity`] made: neither task ids nor runtime ids have an
-/// underscore.
+/// Extracts the cluster's name from a target of [`identity`]: neither task ids nor runtime ids have
+/// an underscore.
 fn cluster_of(target: &str) -> &str {
     target.strip_prefix("ecs:").and_then(|rest| rest.rsplitn(3, '_').nth(2)).unwrap_or_default()
 }
@@ -322,13 +321,13 @@ fn not_connected(target: &Target, status: &str) -> ConnectError {
     error(Kind::AgentNotConnected, ConnectCause::General, message)
 }
 
-/// A call that was not answered, or not usefully.
+/// Converts the error of a call without a usable answer.
 fn unavailable(e: &ControlError) -> ConnectError {
     let kind = if e.kind.is_transient() { Kind::Interrupted } else { Kind::Denied };
     error(kind, ConnectCause::Api(e.kind, e.cause), e.to_string())
 }
 
-/// Refusals of ExecuteCommand (Amazon ECS API reference).
+/// Classifies refusals of ExecuteCommand (Amazon ECS API reference).
 fn refused(target: &Target, code: &str, said: &str, refusal: &ControlError) -> ConnectError {
     let container = &target.container;
     match code {
@@ -392,9 +391,9 @@ mod tests {
         }
     }
 
-    /// A description without it must neither be pinned nor look like another container.
+    /// A description without an id must neither be pinned nor look like another container.
     #[test]
-    fn a_container_without_a_runtime_id_is_asked_about_again() {
+    fn a_container_without_a_runtime_id_is_described_again() {
         for missing in [None, Some(String::new())] {
             assert_eq!(identity(&target(), missing).unwrap_err().kind, Kind::Interrupted);
         }
@@ -408,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_other_containers_are_passed_over() {
+    fn sessions_of_other_containers_are_ignored() {
         let shown = |target: &str| json!({ "SessionId": "ecs-execute-command-1", "Target": target, "StartDate": 1_700_000_000.25, "Status": "Connected" });
         let found = ListedSession {
             id: "ecs-execute-command-1".to_owned(),
@@ -426,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kms_refuses_now_it_may_give_later() {
+    fn kms_throttling_is_transient() {
         let kind = |status, code: &str| {
             failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind
         };

@@ -1,13 +1,14 @@
-//! Which KMS key may encrypt a session. The exec agent names one in its handshake, and the agent
-//! runs in the container: what it says is the job's to choose. With it, a job could have the runner
-//! manager call KMS with any key that its role may use.
+//! Checks which KMS key may encrypt a session. The exec agent names one in its handshake, but it
+//! runs in the container, so the job controls that name. Otherwise a job could make the runner
+//! manager call KMS with any key of its role.
 
 use states::foreign_text::clipped;
 
-/// The key to call KMS with: the cluster's own, which the asked one must not contradict.
+/// Returns the key to call KMS with: the cluster's own, which the requested one must not
+/// contradict.
 ///
 /// # Errors
-/// When the cluster has none, or the agent names another. It says so in a sentence.
+/// When the cluster has none, or the agent names another: a sentence for people.
 pub(super) fn checked<'a>(asked: &str, own: Option<&'a str>) -> Result<&'a str, String> {
     match own {
         None => Err(format!(
@@ -23,7 +24,7 @@ pub(super) fn checked<'a>(asked: &str, own: Option<&'a str>) -> Result<&'a str, 
 }
 
 /// Whether two names are certainly those of different keys. An alias and a key id cannot be
-/// compared; as it is the cluster's key that is used, nothing is lost by that.
+/// compared. That is safe, as the cluster's key is used.
 fn contradicts(asked: &str, own: &str) -> bool {
     let (asked, own) = (Name::of(asked), Name::of(own));
     asked.is_alias == own.is_alias && asked.name != own.name
@@ -58,7 +59,7 @@ mod tests {
     const ID: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
 
     #[test]
-    fn the_clusters_key_is_used_however_it_is_written() {
+    fn the_clusters_key_is_accepted_in_every_form() {
         let arn = format!("arn:aws:kms:eu-west-1:111122223333:key/{ID}");
         let alias_arn = "arn:aws:kms:eu-west-1:111122223333:alias/exec";
         for (asked, own) in [

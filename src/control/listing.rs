@@ -1,5 +1,4 @@
-//! Tasks in lists: a job's, by its `startedBy`; all that drivers have launched in a cluster, by
-//! their tags.
+//! Lists tasks: a job's, by its `startedBy`; all those of drivers in a cluster, by their tags.
 
 use std::time::SystemTime;
 
@@ -11,19 +10,19 @@ use super::{EcsControl, errors};
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
 
-/// A task that is meant to run, and that a driver has launched.
+/// A task of a driver whose desired status is RUNNING.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
     /// The task.
     pub task: TaskArn,
-    /// When ECS made it.
+    /// When ECS created it.
     pub created: Option<SystemTime>,
     /// Its tags.
     pub tags: Vec<(String, String)>,
 }
 
 impl Launched {
-    /// The value of a tag; empty when it has none.
+    /// Returns the value of a tag; empty if it has none.
     #[must_use]
     pub fn tag(&self, key: &str) -> &str {
         self.tags.iter().find(|(k, _)| k == key).map_or("", |(_, value)| value)
@@ -31,11 +30,11 @@ impl Launched {
 }
 
 impl EcsControl {
-    /// The tasks with this `startedBy` that are meant to run.
+    /// Lists the tasks with this `startedBy` whose desired status is RUNNING.
     ///
-    /// ECS takes no other filter beside `startedBy`, the status included; without one it lists the
-    /// tasks whose desired status is RUNNING (Amazon ECS API reference, ListTasks). A task that
-    /// is stopping ends without our help.
+    /// ECS accepts no other filter beside `startedBy`, not even the status; without one it lists
+    /// the tasks whose desired status is RUNNING (Amazon ECS API reference, ListTasks). A stopping
+    /// task ends by itself.
     pub(super) async fn started_by(
         &self,
         cluster: &str,
@@ -54,10 +53,11 @@ impl EcsControl {
         Ok(found)
     }
 
-    /// The cluster's tasks that are not meant to stop and whose `startedBy` is a driver's.
+    /// Lists the cluster's tasks whose desired status is not STOPPED and whose `startedBy` is a
+    /// driver's.
     ///
     /// # Errors
-    /// When ECS does not tell.
+    /// When ECS does not answer.
     pub async fn launched(&self, cluster: &str) -> Result<Vec<Launched>, ControlError> {
         let subject = errors::Subject::cluster(cluster);
         let ecs = &self.clients().await.ecs;
@@ -87,7 +87,7 @@ impl EcsControl {
     }
 }
 
-/// Both marks: `startedBy` can be anybody's text, and tags can be copied.
+/// Checks both marks: any user can set `startedBy`, and tags can be copied.
 fn is_ours(task: &Task) -> bool {
     let tagged = task.tags().iter().any(|tag| tag.key() == Some(super::JOB_TAG));
     tagged

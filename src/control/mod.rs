@@ -1,8 +1,7 @@
 //! Task control on ECS (and on anything that speaks its API: the local cluster, moto).
 //!
-//! One logical attempt per call, no retries of the SDK's own: when to try again is the machine's
-//! decision. Nothing of the SDK is built before the first call, because the `run` stage normally
-//! makes none.
+//! Each call is one attempt without the SDK's retries: the machine decides when to try again. The
+//! SDK's clients are built at the first call, because the `run` stage normally makes none.
 
 mod call;
 mod ec2;
@@ -38,7 +37,7 @@ use tokio::sync::OnceCell;
 
 pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG};
 
-/// How every `startedBy` of ours begins.
+/// The prefix of every driver's `startedBy`.
 pub const STARTED_BY: &str = "gitlab-";
 
 /// How long a connection to an endpoint may take.
@@ -60,13 +59,13 @@ struct Clients {
 }
 
 impl EcsControl {
-    /// Task control in this region; without one, in the environment's. Nothing is connected yet.
+    /// Returns task control for this region, or else the environment's. It connects on demand.
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
         Self { region, clients: Arc::default() }
     }
 
-    /// Task control with what is known already of region, credentials and HTTP.
+    /// Returns task control with this configuration of region, credentials and HTTP.
     #[must_use]
     pub fn with_config(shared: SdkConfig) -> Self {
         let clients = Clients { ecs: Client::new(&shared), shared };
@@ -83,7 +82,7 @@ impl EcsControl {
                 let mut loader = aws_config::defaults(BehaviorVersion::latest())
                     .retry_config(RetryConfig::disabled())
                     .timeout_config(timeouts);
-                // Shows in CloudTrail whose calls these are.
+                // CloudTrail shows this name with the calls.
                 if let Ok(name) = AppName::new("fargate-driver") {
                     loader = loader.app_name(name);
                 }
@@ -188,7 +187,7 @@ impl TaskControl for EcsControl {
                     None | Some("MISSING") => {
                         described.push(Described { task: task.clone(), seen: Seen::Missing })
                     }
-                    // Not an answer for this task alone; the engine asks again for all.
+                    // This is not an answer about one task; the engine describes all again.
                     Some(reason) => {
                         return Err(errors::nonsense(
                             OPERATION,

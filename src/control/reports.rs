@@ -1,4 +1,4 @@
-//! From the SDK's types to the machine's vocabulary.
+//! Converts the SDK's types to the machine's.
 
 use aws_sdk_ecs::types::{Container, Task};
 use states::{
@@ -8,7 +8,7 @@ use states::{
 
 use super::errors;
 
-/// A task as ECS described it.
+/// Converts a description of a task.
 pub(super) fn task(operation: &'static str, task: &Task) -> Result<TaskReport, ControlError> {
     let arn =
         task.task_arn().ok_or_else(|| errors::nonsense(operation, "a task without an ARN"))?;
@@ -38,7 +38,7 @@ fn interface(task: &Task) -> Option<NetworkInterface> {
     })
 }
 
-/// In a subnet with IPv6 alone, the attachment has no address: the containers' interfaces do.
+/// In an IPv6-only subnet, the attachment has no address, but the containers' interfaces do.
 fn ipv6_address(task: &Task) -> Option<String> {
     let mut interfaces = task.containers().iter().flat_map(Container::network_interfaces);
     interfaces

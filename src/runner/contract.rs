@@ -1,10 +1,10 @@
-//! Exit codes: who is to blame, said in the way gitlab-runner understands.
+//! Exit codes, which tell gitlab-runner whose failure it is.
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use crate::console::stderr_line;
 
-/// The exit codes that gitlab-runner asked for.
+/// The exit codes that gitlab-runner's environment sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contract {
     build_failure: u8,
@@ -12,7 +12,7 @@ pub struct Contract {
     exit_code_file: Option<PathBuf>,
 }
 
-/// Why there is no contract.
+/// An error of that environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContractError {
     /// A variable is missing.
@@ -33,13 +33,13 @@ pub enum ContractError {
 /// How a stage ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All is well.
+    /// The stage succeeded.
     Success,
-    /// The script, or what the project chose, failed.
+    /// The script failed, or the project's choice was refused.
     BuildFailure {
         /// The script's own exit status, when there is one.
         code: Option<i32>,
-        /// For the job log, when the script's output does not say it.
+        /// A message for the job log, if the script's output does not explain the failure.
         message: Option<String>,
     },
     /// Anything that is not the job's own fault.
@@ -50,7 +50,7 @@ impl Contract {
     /// Reads the contract from the environment.
     ///
     /// # Errors
-    /// When a code is missing or is none.
+    /// When a code is missing or invalid.
     pub fn from_env() -> Result<Self, ContractError> {
         Ok(Self {
             build_failure: code("BUILD_FAILURE_EXIT_CODE")?,
@@ -61,8 +61,8 @@ impl Contract {
         })
     }
 
-    /// Tells gitlab-runner: writes the script's exit status where it reads it, and returns the code
-    /// to exit with.
+    /// Reports the verdict: writes the script's exit status to gitlab-runner's file, and returns
+    /// the code to exit with.
     #[must_use]
     pub fn conclude(&self, verdict: &Verdict) -> ExitCode {
         match verdict {

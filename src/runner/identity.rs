@@ -1,4 +1,4 @@
-//! Which job this is: what gitlab-runner says of it, and how far that is believed.
+//! The identity of the job, and which sources of it are trusted.
 
 use std::env;
 
@@ -7,22 +7,22 @@ use states::{About, JobId, foreign_text};
 
 use super::response::{Response, ResponseError, VARIABLE};
 
-/// The job that gitlab-runner called us for.
+/// The job of this call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Names its files: `<runner short token>-<SHA-256 of "projectURL-pipelineID-jobID">`, as with
     /// the Go driver.
     pub id: JobId,
-    /// For people and tags.
+    /// Facts for people and tags.
     pub about: About,
 }
 
-/// Whom the driver believes which job it was called for.
+/// The trusted sources of the job's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// GitLab: the job's response, in the file that gitlab-runner wrote.
     ResponseFile,
-    /// The job's variables too, where gitlab-runner names no file. A job may set them to another
+    /// The job's variables, too, if gitlab-runner names no file. A job may set them to another
     /// job's.
     JobVariables,
 }
@@ -43,19 +43,20 @@ pub enum IdentityError {
     Response(#[from] ResponseError),
 }
 
-/// The value of a CI/CD variable of the job. It comes from the project and its users: untrusted.
+/// Returns the value of a CI/CD variable of the job. It comes from the project and its users:
+/// untrusted.
 #[must_use]
 pub fn job_variable(name: &str) -> Option<String> {
     env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
 }
 
 impl Identity {
-    /// Reads the job's identity from the file that gitlab-runner's environment names.
+    /// Reads the job's identity from the file in gitlab-runner's environment.
     ///
     /// Project, pipeline and job are those of the response file. A project can set the variables
-    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not reach that job's container
-    /// by that. The runner's short token is in no file: the job states it. Without the rest, it
-    /// names no other job's files.
+    /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not reach that job's container.
+    /// The runner's short token is in no file, so it comes from the job's variables. It alone
+    /// cannot name another job's files.
     ///
     /// # Errors
     /// When there is no such file and variables are not trusted, when it cannot be used, or when
@@ -68,8 +69,7 @@ impl Identity {
         }
     }
 
-    /// Whether a job id has the form that the driver gives. The metadata directory may have other
-    /// files, with ordinary names.
+    /// Whether a job id has the driver's form. The metadata directory may have other files.
     #[must_use]
     pub fn could_name(job: &JobId) -> bool {
         let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);
@@ -104,12 +104,12 @@ impl Identity {
     }
 
     fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
-        let hash = hex(&Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
+        let hash = hex::encode(Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
         let id = JobId::new(format!("{}-{hash}", file_name_part(runner)))
-            // The token's part is made of at most 40 valid characters and a letter or digit first,
-            // the hash of 64.
+            // The token's part has at most 40 valid characters and begins with a letter or digit;
+            // the hash has 64.
             .unwrap_or_else(|e| unreachable!("{e}"));
-        // Projects choose names, and all else where variables are trusted.
+        // Projects choose names, and everything else if variables are trusted.
         let about = About {
             project_url: foreign_text::clipped(project_url),
             pipeline_id: foreign_text::clipped(pipeline_id),
@@ -119,16 +119,6 @@ impl Identity {
         };
         Self { id, about }
     }
-}
-
-/// Bytes as lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn file_name_part(token: &str) -> String {
@@ -155,7 +145,7 @@ mod tests {
         Some(value.to_owned())
     }
 
-    /// What GitLab sends of the job that [`variables`] are of; `id` is its own number.
+    /// Returns GitLab's response for the job of [`variables`]; `id` is its own number.
     fn response(id: u64) -> Response {
         let text = format!(
             r#"{{"id":{id},"token":"x","job_info":{{"name":"build","stage":"test","project_id":7,"project_name":"project"}},
@@ -166,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn is_named_as_by_the_go_driver_from_either_source() {
+    fn the_id_matches_the_go_drivers_from_either_source() {
         // printf 'https://gitlab.example/group/project-11-22' | sha256sum
-        let hash = hex(&Sha256::digest("https://gitlab.example/group/project-11-22"));
+        let hash = hex::encode(Sha256::digest("https://gitlab.example/group/project-11-22"));
         for identity in [
             Identity::of_variables(variables).unwrap(),
             Identity::of_response(&response(22), variables),
@@ -204,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn names_all_that_is_missing() {
+    fn all_missing_variables_are_named() {
         let error = Identity::of_variables(|_| None).unwrap_err().to_string();
         for name in ["CI_RUNNER_SHORT_TOKEN", "CI_PROJECT_URL", "CI_PIPELINE_ID", "CI_JOB_ID"] {
             assert!(error.contains(name), "{error}");

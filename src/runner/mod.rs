@@ -1,5 +1,5 @@
-//! gitlab-runner's contract with a custom executor: the environment it gives, the exit codes it
-//! wants, and the identity of the job. See GitLab's documentation, "Custom executor".
+//! gitlab-runner's contract with a custom executor: its environment, its exit codes, and the
+//! identity of the job. See GitLab's documentation, "Custom executor".
 
 mod contract;
 mod identity;
@@ -8,6 +8,6 @@ mod response;
 pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
-pub(crate) use identity::hex;
+pub(crate) use hex::encode as hex;
 pub use identity::{Identity, IdentityError, Trust, job_variable};
 pub use response::ResponseError;

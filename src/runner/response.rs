@@ -1,5 +1,5 @@
-//! The job as GitLab sent it: gitlab-runner writes it to a file that no variable of the job can
-//! change.
+//! GitLab's response with the job, which gitlab-runner writes to a file that no variable of the job
+//! can change.
 
 use std::{
     borrow::Cow,
@@ -14,15 +14,15 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use states::foreign_text;
 
-/// Where gitlab-runner 14.1 and newer say what the file is called. It is set, and empty, where the
-/// file could not be written.
+/// The variable in which gitlab-runner 14.1 and newer name the file. It is empty if the file could
+/// not be written.
 pub(super) const VARIABLE: &str = "JOB_RESPONSE_FILE";
 
-/// The largest file that is read, in bytes. Variables are in it, files among them; GitLab admits
-/// some megabytes of them.
+/// The largest file that is read, in bytes. It holds the variables, of which GitLab admits some
+/// megabytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Why the file does not say which job this is.
+/// Why the file does not identify the job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
     /// The variable is set and names no file.
@@ -43,7 +43,7 @@ pub enum ResponseError {
     },
 }
 
-/// The parts of the job's response that say which job it is (gitlab-runner, `common/spec`, `Job`).
+/// The parts of the job's response that identify it (gitlab-runner, `common/spec`, `Job`).
 #[derive(Debug, Deserialize)]
 pub(super) struct Response {
     /// GitLab's number of the job.
@@ -52,7 +52,7 @@ pub(super) struct Response {
     job_info: JobInfo,
     #[serde(default)]
     git_info: GitInfo,
-    /// `null` where there is none.
+    /// `null` if there is none.
     #[serde(default)]
     variables: Option<Vec<Variable>>,
 }
@@ -67,7 +67,7 @@ struct JobInfo {
 
 #[derive(Debug, Default, Deserialize)]
 struct GitInfo {
-    /// With the job's token in it.
+    /// The URL with the job's token.
     #[serde(default)]
     repo_url: String,
 }
@@ -80,11 +80,11 @@ struct Variable {
 }
 
 impl Response {
-    /// The response that the environment names; `None` where it names none, as with gitlab-runner
-    /// before 14.1.
+    /// Reads the response that the environment names; `None` if it names none, as with
+    /// gitlab-runner before 14.1.
     ///
     /// # Errors
-    /// When a file is named, or ought to be, and cannot be used.
+    /// When the variable is set and no usable file is named.
     pub(super) fn from_env() -> Result<Option<Self>, ResponseError> {
         match env::var_os(VARIABLE) {
             None => Ok(None),
@@ -103,14 +103,14 @@ impl Response {
             .map_err(|e| fail(foreign_text::clipped(&format!("it is not a job's response: {e}"))))
     }
 
-    /// The job's name, as `.gitlab-ci.yml` has it: GitLab's word that it is this job's, and the
-    /// project's own text.
+    /// Returns the job's name from `.gitlab-ci.yml`. GitLab vouches that it is this job's; the text
+    /// is the project's own.
     pub(super) fn job_name(&self) -> &str {
         &self.job_info.name
     }
 
-    /// The project's URL: where its repository is, without the job's token and `.git`. Variables
-    /// play no part in it.
+    /// Returns the project's URL: its repository's, without the job's token and `.git`. It does not
+    /// depend on variables.
     pub(super) fn project_url(&self) -> Cow<'_, str> {
         match without_token(&self.git_info.repo_url) {
             Some(url) => url.into(),
@@ -118,11 +118,11 @@ impl Response {
         }
     }
 
-    /// The pipeline's number, if GitLab says it.
+    /// Returns the pipeline's number, if the response has it.
     ///
     /// The response has it as a variable only. GitLab lists its own `CI_PIPELINE_ID` before all
-    /// that a project defines (`Ci::Build`, `variables`), so the first one is GitLab's whatever
-    /// is repeated behind it. Yet nothing rests on it: it is for people.
+    /// that a project defines (`Ci::Build`, `variables`), so the first one is GitLab's, even if it
+    /// is repeated. It is only shown to people.
     pub(super) fn pipeline_id(&self) -> Option<&str> {
         let first =
             self.variables.iter().flatten().find(|variable| variable.key == "CI_PIPELINE_ID")?;
@@ -142,7 +142,7 @@ fn without_token(repository: &str) -> Option<String> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Neither another file through a link, nor a pipe that never ends.
+    // Does not follow links to other files, and does not block on a pipe.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,8 +1,8 @@
 //! `cleanup`: ECS accepts to stop the job's task. Safe at any time, any number of times.
 //!
 //! GitLab shows the job as running until this stage ends, so it does not wait for the task's end:
-//! an accepted stop is not taken back. The snapshot stays, and the next process that looks archives
-//! it (see `docs/decisions/0040-cleanup-does-not-wait.md`).
+//! ECS does not revoke an accepted stop. The snapshot stays, and a later process archives it (see
+//! `docs/decisions/0040-cleanup-does-not-wait.md`).
 
 use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 

@@ -9,10 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{StateLog, losses::Losses, output::Output};
 use crate::{console::stderr_line, telemetry};
 
-/// After so long without a line, the CI user is told what is still waited for.
+/// After this time without a line, the job log says what the stage waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a stage tells gitlab-runner, and what it hears from it.
+/// A stage's channel to gitlab-runner: the job log, and cancels.
 pub struct JobLog {
     states: StateLog,
     stdout: Output,
@@ -21,17 +21,17 @@ pub struct JobLog {
     cancelled: bool,
     began: Timestamp,
     said_last: Timestamp,
-    trouble_told: Option<String>,
+    reported_trouble: Option<String>,
     losses: Losses,
-    /// Bytes of output that were handed on.
+    /// Bytes of output that were written.
     written: u64,
 }
 
 impl JobLog {
-    /// Listens for SIGTERM (and SIGINT, for people at a terminal) from now on.
+    /// Starts to listen for SIGTERM, and for SIGINT from people at a terminal.
     ///
     /// # Errors
-    /// When signals cannot be listened for.
+    /// When no signal handler can be installed.
     pub fn new(states: StateLog) -> io::Result<Self> {
         Ok(Self {
             states,
@@ -41,38 +41,39 @@ impl JobLog {
             cancelled: false,
             began: Timestamp::now(),
             said_last: Timestamp::now(),
-            trouble_told: None,
+            reported_trouble: None,
             losses: Losses::default(),
             written: 0,
         })
     }
 
-    /// Whether gitlab-runner asked for an early end.
+    /// Whether gitlab-runner has cancelled the stage.
     #[must_use]
     pub fn was_cancelled(&self) -> bool {
         self.cancelled
     }
 
-    /// Whether gitlab-runner has asked for an early end by now: also when nobody listened.
+    /// Whether gitlab-runner has cancelled the stage by now. Also sees signals that came before
+    /// this call.
     pub async fn is_cancelled(&mut self) -> bool {
         if !self.cancelled {
             tokio::select! {
                 biased;
                 () = self.cancelled() => {}
-                // Lets the runtime look for signals once.
+                // Lets the runtime poll for signals once.
                 () = tokio::task::yield_now() => {}
             }
         }
         self.cancelled
     }
 
-    /// How many bytes of output were handed on.
+    /// Returns how many bytes of output were written.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// A line for the CI user.
+    /// Writes a line for the CI user.
     pub fn say(&mut self, line: &str) {
         stderr_line(line);
         tracing::info!("job log: {line}");
@@ -85,7 +86,7 @@ impl JobLog {
 
     fn entered(&mut self, state: StateName, job: &AnyJob) {
         self.states.entered(state);
-        self.trouble_told = None;
+        self.reported_trouble = None;
         match (state, job) {
             (StateName::Pending, AnyJob::Pending(job)) => {
                 let line = format!(
@@ -102,7 +103,7 @@ impl JobLog {
         }
     }
 
-    /// Says what is still waited for, when nothing was said for long.
+    /// Writes what the stage waits for, if the log has been silent for long.
     fn still_waiting(&mut self, what: &str) {
         if Timestamp::now().since(self.said_last) >= PATIENCE {
             self.say(&format!("Still waiting after {:.0} s: {what}.", self.seconds()));
@@ -116,10 +117,10 @@ impl JobLog {
         tracing::warn!(unreported = more, "connection lost: {why}");
         let before =
             if more == 0 { String::new() } else { format!(", and {more} times before that") };
-        self.say(&format!("The connection to the container was lost ({why}){before}; a script that runs there goes on. Reconnecting …"));
+        self.say(&format!("The connection to the container was lost ({why}){before}; a script that runs there continues. Reconnecting …"));
     }
 
-    /// Says what was kept back.
+    /// Writes how many losses were not reported.
     pub fn end(&mut self) {
         match self.losses.take_unreported() {
             0 => {}
@@ -129,11 +130,11 @@ impl JobLog {
         }
     }
 
-    /// Says once what stands in the way, when it may interest the CI user.
+    /// Writes an obstacle, once for each text.
     fn trouble(&mut self, what: &str) {
-        if self.trouble_told.as_deref() != Some(what) {
+        if self.reported_trouble.as_deref() != Some(what) {
             self.say(&format!("{what} Trying again …"));
-            self.trouble_told = Some(what.to_owned());
+            self.reported_trouble = Some(what.to_owned());
         }
     }
 }
@@ -211,7 +212,7 @@ impl JobIo for JobLog {
     }
 }
 
-/// What ECS usually does for so long in a status.
+/// Explains why a task may stay in a status.
 fn hint(status: &TaskStatus) -> &'static str {
     match status {
         TaskStatus::Provisioning => " (its network interface is being made)",

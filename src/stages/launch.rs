@@ -1,7 +1,8 @@
-//! What is launched for a job: the configuration, the job's choices, its tags.
+//! The launch specification of a job: from the configuration, the job's choices and its tags.
 
 use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
+pub(crate) use crate::ownership::{host, manager};
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
@@ -18,12 +19,12 @@ pub struct Flags {
     pub platform_version: Option<String>,
 }
 
-/// Which task definition and platform version this job gets.
+/// Chooses the task definition and platform version of this job.
 pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowed> {
     let overrides = Overrides {
         flag_task_definition: flags.task_definition.clone(),
         flag_platform_version: flags.platform_version.clone(),
-        // They are recorded, and shown where they are refused.
+        // They are recorded, and shown in refusals.
         variable_task_definition: job_variable("FARGATE_TASK_DEFINITION")
             .as_deref()
             .map(foreign_text::clipped),
@@ -34,7 +35,7 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
     overrides.choose(&config.fargate)
 }
 
-/// Which of the task's addresses is connected to.
+/// Returns which of the task's addresses the driver connects to.
 pub(super) fn connect_to(config: &Config) -> ConnectTo {
     match (config.transport.needs_address, config.fargate.use_public_ip) {
         (false, _) => ConnectTo::NoAddress,
@@ -43,7 +44,7 @@ pub(super) fn connect_to(config: &Config) -> ConnectTo {
     }
 }
 
-/// How to log in to the container; a job keeps it when the file changes.
+/// Returns the login to the container. A job keeps it when the file changes.
 pub(super) fn login(config: &Config) -> Option<Login> {
     config
         .transport
@@ -51,12 +52,12 @@ pub(super) fn login(config: &Config) -> Option<Login> {
         .then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
 }
 
-/// What the container must prove at first contact; a job keeps it when the file changes.
+/// Returns the proof required at first contact. A job keeps it when the file changes.
 pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
     config.transport.needs_login.then_some(config.ssh.verify_host)
 }
 
-/// Everything RunTask is told. `public_key` is for whoever logs in by SSH.
+/// Returns RunTask's parameters. `public_key` is for transports that log in.
 pub(super) fn spec(
     config: &Config,
     identity: &Identity,
@@ -86,8 +87,8 @@ pub(super) fn spec(
     }
 }
 
-/// Tags that say whose task it is, in the console and on the bill. The administrator's own override
-/// them, except those of the driver, which the configuration refuses.
+/// Returns tags that name the task's owner, for the console and the bill. The administrator's own
+/// tags override them. The configuration refuses those of the driver itself.
 fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
     let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());
@@ -110,19 +111,6 @@ fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
         tags.push((key.clone(), value.clone()));
     }
     tags
-}
-
-/// This runner manager's name: the configured one, or the host's.
-pub(crate) fn manager(config: &Config) -> String {
-    match &config.metadata.manager {
-        Some(name) => tags::value(name),
-        None => host(),
-    }
-}
-
-/// The host's name.
-pub(crate) fn host() -> String {
-    tags::value(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 #[cfg(test)]
@@ -152,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_say_whose_task_it_is_in_characters_that_aws_takes() {
+    fn tags_name_the_owner_in_valid_characters() {
         let tags = task_tags(&config(""), &identity());
         let value = |key: &str| tags.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         assert_eq!(value("fargate-driver:job"), Some("tok-abc"));

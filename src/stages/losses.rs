@@ -1,5 +1,6 @@
-//! Lost connections in the job log: each of the first ones, then fewer and fewer. A server in the
-//! container may lose connections for as long as the job lasts, with another reason each time.
+//! Limits reports of lost connections in the job log: each of the first ones, then fewer and fewer.
+//! A server in the container may drop connections during the whole job, with another reason each
+//! time.
 
 use std::time::Duration;
 
@@ -7,12 +8,12 @@ use states::Timestamp;
 
 /// Losses that are reported one by one.
 const FIRST: u32 = 10;
-/// After those, how long none is reported after one that was: twice as long each time, until …
+/// After those, the shortest time between two reports: it doubles each time, until …
 const PAUSE: Duration = Duration::from_secs(10);
-/// … it is as long as this. Without a loss for so long, it begins anew.
+/// … it reaches this. After this time without a loss, it starts again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// What was lost, and reported, so far.
+/// The losses so far, and those that were reported.
 #[derive(Debug)]
 pub(super) struct Losses {
     count: u32,
@@ -20,7 +21,7 @@ pub(super) struct Losses {
     reported: Option<Timestamp>,
     pause: Duration,
     unreported: u32,
-    /// Whether the last one was reported: then so is the reconnection.
+    /// Whether the last loss was reported. Then the reconnection is, too.
     is_reported: bool,
 }
 
@@ -38,7 +39,7 @@ impl Default for Losses {
 }
 
 impl Losses {
-    /// Notes a loss. If it is to be reported: how many were not since the last one that was.
+    /// Records a loss. If it is to be reported, returns how many were not since the last report.
     pub(super) fn note(&mut self, now: Timestamp) -> Option<u32> {
         if self.last.is_some_and(|last| now.since(last) >= LONGEST_PAUSE) {
             (self.count, self.pause) = (0, PAUSE);
@@ -63,7 +64,7 @@ impl Losses {
         self.is_reported
     }
 
-    /// How many losses were not reported. They count as reported from now on.
+    /// Returns how many losses were not reported, and counts them as reported.
     pub(super) fn take_unreported(&mut self) -> u32 {
         std::mem::take(&mut self.unreported)
     }
@@ -73,8 +74,8 @@ impl Losses {
 mod tests {
     use super::*;
 
-    /// Notes a loss at each of these seconds; the seconds of those that are reported, and how many
-    /// losses that stands for.
+    /// Records a loss at each of these seconds. Returns the seconds of the reports, and the number
+    /// of losses in each.
     fn reported(seconds: impl Iterator<Item = u64>) -> (Vec<u64>, u32) {
         let mut losses = Losses::default();
         let mut sum = 0;

@@ -1,5 +1,5 @@
-//! The custom executor's stages, a file each. gitlab-runner calls every one in a new process:
-//! what one knows of the job, the next one reads from the snapshot.
+//! The custom executor's stages, a file each. gitlab-runner calls each in a new process; the
+//! snapshot carries the job from one to the next.
 
 mod cleanup;
 mod config;
@@ -15,10 +15,7 @@ pub(crate) mod state_log;
 use std::{path::PathBuf, time::Duration};
 
 use ::replay::summary::Summary;
-use states::{
-    AnyJob, DirectoryStore, Engine, Fault, Header, Retention, Snapshot, StopReason, StoreError,
-};
-
+use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
 use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
@@ -29,6 +26,7 @@ use crate::{
     transport,
 };
 
+pub(crate) use crate::job_end::{has_ended, remains};
 pub use cleanup::cleanup;
 pub use config::config;
 pub use job_log::JobLog;
@@ -45,7 +43,7 @@ const LEASE_WAIT: Duration = Duration::from_secs(90);
 pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
 type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
-/// What every stage that works on a job needs.
+/// The context of a stage that works on a job.
 pub struct Session {
     engine: JobEngine,
     identity: Identity,
@@ -55,10 +53,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Brings the parts together. Nothing is connected yet.
+    /// Creates the engine. It connects on demand.
     ///
     /// # Errors
-    /// When the metadata directory is missing and cannot be made.
+    /// When the metadata directory is missing and cannot be created.
     pub fn new(
         config: Config,
         flags: Flags,
@@ -69,13 +67,13 @@ impl Session {
         Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
     }
 
-    /// The job that this is about.
+    /// Returns the job's identity.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The trace that the job's snapshot names, if there is one. Not of a job that has ended: its
+    /// Returns the trace that the job's snapshot names, if any. A job that has ended has none: its
     /// trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
@@ -83,14 +81,14 @@ impl Session {
         if has_ended(&snapshot) { None } else { snapshot.job.header().trace.clone() }
     }
 
-    /// Where the states that are entered are noted.
+    /// Returns the log of entered states.
     #[must_use]
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
     }
 }
 
-/// The configured directory of jobs.
+/// Opens the configured directory of jobs.
 pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
     let store = DirectoryStore::open(&config.metadata.directory)?
         .with_retention(Retention { age: config.metadata.keep, count: config.metadata.keep_count })
@@ -98,7 +96,7 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
     Ok(store)
 }
 
-/// What acts on jobs in this directory.
+/// Returns an engine for the jobs in this directory.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
     let control = EcsControl::new(config.fargate.region.clone());
@@ -106,7 +104,7 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let secrets = keys.clone();
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
         move |header| {
-            // A job that an older driver began is launched again with what it was launched with.
+            // A job of an older driver is launched again with its original environment.
             let wanted = header.host_proof.is_some();
             wanted
                 .then(|| {
@@ -119,25 +117,11 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     )
 }
 
-/// Whether ECS has accepted to stop every task of the job: nothing but their end is left.
-pub(crate) fn has_ended(snapshot: &Snapshot) -> bool {
-    matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted())
-}
-
-/// What gitlab-runner is told of a job that had to end.
+/// Returns gitlab-runner's verdict on a job that had to end.
 fn stopped(reason: &StopReason, header: &Header) -> Verdict {
     let message = format!("fargate: {}", diagnosis::stop_reason(reason));
     match reason.fault(header) {
         Fault::Job => Verdict::BuildFailure { code: None, message: Some(message) },
         Fault::None | Fault::System => Verdict::SystemFailure(message),
-    }
-}
-
-/// What a process whose time is up leaves behind.
-pub(crate) fn remains(snapshot: &Snapshot) -> String {
-    match &snapshot.job {
-        AnyJob::Stopping(job) => diagnosis::remains(job),
-        // No other state is left unfinished.
-        job => format!("the job is {}.", job.name()),
     }
 }

@@ -1,8 +1,8 @@
-//! Standard output as gitlab-runner gives it: a pipe, whose reader may be slow.
+//! Standard output to gitlab-runner: a pipe, whose reader may be slow.
 //!
 //! A blocking write would stop the connection's keep-alives and SIGTERM; a thread per write costs
-//! half of the speed. So a pipe is opened anew, without blocking: unlike O_NONBLOCK on the
-//! inherited descriptor, that does not change the pipe for the others who have it.
+//! half of the speed. So a pipe is reopened without blocking. Unlike O_NONBLOCK on the inherited
+//! descriptor, that does not change the pipe for other processes.
 
 use std::{
     fs::File,
@@ -12,18 +12,18 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, net::unix::pipe};
 
-/// Where the script's output goes.
+/// The destination of the script's output.
 pub(crate) enum Output {
     /// A pipe, written without blocking.
     Pipe(pipe::Sender),
-    /// A regular file: a write does not wait for anybody.
+    /// A regular file: writes do not wait for a reader.
     File(File),
-    /// A terminal, a socket: written by a thread.
+    /// A terminal or a socket: written by a thread.
     Other(tokio::io::Stdout),
 }
 
 impl Output {
-    /// This process's standard output.
+    /// Returns this process's standard output.
     pub(crate) fn stdout() -> Self {
         if let Ok(pipe) = pipe::OpenOptions::new().open_sender("/proc/self/fd/1") {
             return Self::Pipe(pipe);
@@ -35,8 +35,8 @@ impl Output {
         }
     }
 
-    /// Writes as much of it as goes at once, and says how much. Nothing of that is in a buffer that
-    /// a killed process takes along.
+    /// Writes as many bytes as possible at once, and returns how many. None of them stay in a
+    /// buffer that would be lost with the process.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.write(bytes).await,

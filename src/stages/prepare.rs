@@ -1,4 +1,4 @@
-//! `prepare`: a task for the job, up to the moment when its container answers.
+//! `prepare`: launches a task for the job, and waits until its container answers.
 
 use std::io::Write as _;
 
@@ -50,7 +50,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "prepare", LEASE_WAIT).await?;
-    // What could not be recorded must not be launched.
+    // A task that cannot be recorded must not be launched.
     engine.store().check_writable(&lease, id).await?;
     if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
         log.say(&line);
@@ -81,7 +81,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 };
                 match outcome {
                     Outcome::Ended(_) => {}
-                    // ECS ends that task whether somebody looks or not; its place is needed.
+                    // ECS ends that task in any case; its snapshot's file is needed.
                     Outcome::Stopping(_) => {
                         engine.store().archive(&work.lease, &work.snapshot).await?
                     }
@@ -124,8 +124,8 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     })
 }
 
-/// What the CI user is told of the job's `services:`, which nothing here starts. They are JSON, as
-/// `.gitlab-ci.yml` has them.
+/// Warns the CI user that the job's `services:` are not started. They are JSON, as in
+/// `.gitlab-ci.yml`.
 fn services(wanted: &str) -> Option<String> {
     const SHOWN: usize = 5;
     let wanted: Vec<Service> = serde_json::from_str(wanted).ok()?;
@@ -148,8 +148,8 @@ struct Service {
     name: String,
 }
 
-/// Whether the task of an earlier prepare can be used: it is on its way, and we hold the key to it.
-/// One that was reachable may have run scripts: a new attempt gets a fresh task.
+/// Whether the task of an earlier `prepare` can be used: it is starting, and its key exists. One
+/// that was reachable may have run scripts, so a new attempt gets a fresh task.
 fn can_go_on(session: &Session, work: &Work) -> bool {
     let on_its_way = matches!(
         work.snapshot.job,
@@ -189,7 +189,7 @@ async fn begin(
     Ok(work)
 }
 
-/// Makes the job's key; its public half.
+/// Makes the job's key. Returns its public half.
 fn make_key(session: &Session) -> Result<String, PrepareError> {
     let pair = key::generate()?;
     let path = session.engine.store().key_path(&session.identity.id);
@@ -198,14 +198,14 @@ fn make_key(session: &Session) -> Result<String, PrepareError> {
     Ok(pair.public)
 }
 
-/// The key of an earlier attempt that was killed may lie there: a new file takes its place.
+/// A killed attempt may have left its key: a new file replaces it.
 fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
     let mut file = private_file::create_new(path)?;
     file.write_all(private.as_bytes())?;
     file.sync_data()
 }
 
-/// `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
+/// Returns `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
 pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
     use sha2::{Digest, Sha256};
     let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
@@ -215,7 +215,8 @@ pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
         .unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// The stem of this attempt's idempotency tokens: another attempt of the same job is another task.
+/// Returns the stem of this attempt's idempotency tokens. Another attempt of the same job is
+/// another task.
 fn token(started_by: &StartedBy) -> ClientToken {
     let mut random = [0_u8; 8];
     rand::rng().fill_bytes(&mut random);
@@ -229,12 +230,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_that_nobody_starts_are_named() {
-        let told = services(
+    fn unstarted_services_are_named() {
+        let message = services(
             r#"[{"name":"postgres:17","alias":"db","entrypoint":null},{"name":"re\u001b[31mdis"}]"#,
         )
         .unwrap();
-        assert!(told.contains("(postgres:17, re\u{fffd}[31mdis)"), "{told}");
+        assert!(message.contains("(postgres:17, re\u{fffd}[31mdis)"), "{message}");
         for none in ["", "[]", "null", "{}", "what"] {
             assert_eq!(services(none), None, "{none}");
         }

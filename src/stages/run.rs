@@ -1,4 +1,4 @@
-//! `run SCRIPT STAGE`: one script, delivered once, followed to its end.
+//! `run SCRIPT STAGE`: delivers one script once, and follows it to its end.
 
 use std::{fs, path::Path};
 
@@ -23,8 +23,8 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
             ));
         }
     };
-    // The digest is of the script as gitlab-runner gave it: what is added below names this
-    // process's span, and another process that repeats the stage must find its run.
+    // The digest covers gitlab-runner's own script only. The lines added below name this process's
+    // span, and a process that repeats the stage must find the same run.
     let digest = hex(&Sha256::digest(&text));
     let script = Script { digest, text: telemetry::propagated(text) };
     match execute(session, script, stage, log).await {
@@ -53,8 +53,8 @@ async fn execute(
     if let AnyJob::Executing(job) = &work.snapshot.job
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
-        // A driver was killed, and gitlab-runner went on with another stage: what still runs must
-        // not run beside it.
+        // A driver was killed, and gitlab-runner continued with another stage. The old script must
+        // not run beside the new one.
         tracing::warn!(
             stage = job.state.order.stage,
             "ending the run that an earlier process left behind"

@@ -1,5 +1,4 @@
-//! A stage in the driver's own log: that it began, and how it ended, at a level that an alert can
-//! go by.
+//! Logs a stage's beginning and end in the driver's own log, at a level for alerts.
 
 use std::time::Instant;
 
@@ -7,7 +6,7 @@ use tracing::Span;
 
 use crate::runner::Verdict;
 
-/// One stage of one job. All that is logged meanwhile names both.
+/// One stage of one job. Lines that are logged meanwhile name both.
 pub struct StageLog {
     began: Instant,
     span: Span,
@@ -17,20 +16,20 @@ impl StageLog {
     /// Logs that the stage began. `job` is GitLab's number.
     #[must_use]
     pub fn begin(stage: &str, job: &str) -> Self {
-        // At `error`, or it would be left out of a log at that level.
+        // At `error`, so that logs of every level have it.
         let span = tracing::error_span!("stage", stage, job);
         span.in_scope(|| tracing::info!("stage {stage} of job {job} begins"));
         Self { began: Instant::now(), span }
     }
 
-    /// What lines belong to.
+    /// Returns the span of the stage's lines.
     #[must_use]
     pub fn span(&self) -> Span {
         self.span.clone()
     }
 
-    /// Logs how the stage ended: what needs somebody at `error`, what the job or its owner did at
-    /// `warn` or `info`.
+    /// Logs how the stage ended: failures that need an administrator at `error`, those of the job
+    /// or its owner at `warn` or `info`.
     pub fn end(&self, verdict: &Verdict, cancelled: bool) {
         let seconds = (self.began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         match verdict {

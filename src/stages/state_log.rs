@@ -1,4 +1,4 @@
-//! A file to which the stages of one job append the states they enter: `fargate try` draws its
+//! A file to which the stages of one job append the states that they enter. `fargate try` draws its
 //! timeline from it.
 
 use std::{
@@ -10,21 +10,21 @@ use std::{
 
 use states::Timestamp;
 
-/// What a job is said to be when its snapshot has gone to the archive.
+/// The last line, when the snapshot has moved to the archive.
 pub(crate) const ARCHIVED: &str = "archived";
 
-/// Where entered states are noted, if anywhere.
+/// The log of entered states, if there is one.
 #[derive(Debug, Clone)]
 pub struct StateLog(Option<PathBuf>);
 
 impl StateLog {
-    /// Notes to this file; nowhere without one.
+    /// Logs to this file; without one, does nothing.
     #[must_use]
     pub fn new(file: Option<PathBuf>) -> Self {
         Self(file)
     }
 
-    /// Notes that a state was entered now.
+    /// Records that a state was entered now.
     pub fn entered(&self, state: impl Display) {
         if let Some(path) = &self.0
             && let Err(e) = append(path, &format!("{} {state}\n", Timestamp::now().as_millis()))
@@ -38,7 +38,7 @@ fn append(path: &Path, line: &str) -> std::io::Result<()> {
     OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
 }
 
-/// Reads one line of the log.
+/// Parses one line of the log.
 pub(crate) fn read(line: &str) -> Option<(Timestamp, &str)> {
     let (at, state) = line.split_once(' ')?;
     Some((Timestamp::from_millis(at.parse().ok()?), state))

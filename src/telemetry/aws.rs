@@ -1,4 +1,4 @@
-//! AWS calls, as the SDK makes them.
+//! Records AWS calls of the SDK's clients.
 
 use aws_smithy_runtime_api::{
     box_error::BoxError,
@@ -19,8 +19,7 @@ use super::{
     span::{Attributes, Value},
 };
 
-/// Records every call of an SDK client. Nothing of a request's or an answer's content is recorded
-/// but the error's code.
+/// Records every call of an SDK client. Of requests and answers, it records only the error's code.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording;
 
@@ -125,8 +124,8 @@ impl Call<'_> {
     }
 }
 
-/// The error's code in an answer of AWS's JSON protocol, `{"__type": "namespace#Code", …}`, or of
-/// its query protocol, `<Code>Code</Code>`.
+/// Extracts the error's code from an answer of AWS's JSON protocol, `{"__type": "namespace#Code",
+/// …}`, or of its query protocol, `<Code>Code</Code>`.
 pub(crate) fn code(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Error {
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_all_that_is_taken_from_an_answer() {
+    fn only_the_error_code_of_an_answer_is_recorded() {
         assert_eq!(
             code(br#"{"__type":"com.amazonaws.ecs#ClusterNotFoundException","message":"x"}"#)
                 .as_deref(),

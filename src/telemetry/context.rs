@@ -14,14 +14,14 @@ const LONGEST_STATE: usize = 512;
 pub struct Traceparent {
     /// The trace.
     pub trace: [u8; 16],
-    /// The span that is meant.
+    /// The span.
     pub span: [u8; 8],
     /// Whether it is recorded.
     pub sampled: bool,
 }
 
 impl Traceparent {
-    /// Reads one. It may come from a project: anything that is not exactly one is none.
+    /// Parses a `traceparent`. It may come from a project: anything but an exact one is rejected.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
@@ -47,21 +47,14 @@ impl std::fmt::Display for Traceparent {
     }
 }
 
-/// Lower-case hexadecimal of exactly so many bytes.
+/// Decodes lower-case hexadecimal of exactly `N` bytes.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N
-        || !text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    {
-        return None;
-    }
     let mut bytes = [0; N];
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    (is_lower && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
 }
 
-/// A job's place in its trace, the same in all of its processes.
+/// A job's position in its trace, the same in all of its processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
     /// `traceparent` of the job's own span.
@@ -73,8 +66,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// A new job's place. Without an incoming `traceparent` the trace follows from the job's id, so
-    /// that all attempts at preparing one job are in one trace.
+    /// Returns a new job's context. Without an incoming `traceparent`, the trace id is derived from
+    /// the job's id, so that all attempts at one job are in one trace.
     #[must_use]
     pub fn begin(
         job: &str,
@@ -107,46 +100,46 @@ impl Context {
         }
     }
 
-    /// From what the snapshot keeps.
+    /// Parses the context in a snapshot.
     #[must_use]
     pub fn recover(root: &str) -> Option<Self> {
         Traceparent::parse(root)?;
         Some(Self { root: root.to_owned(), parent: None, state: String::new() })
     }
 
-    /// The job's own span; `None` if the file it came from was changed by others.
+    /// Returns the job's own span; `None` if others have changed the file.
     #[must_use]
     pub fn root(&self) -> Option<Traceparent> {
         Traceparent::parse(&self.root)
     }
 
-    /// The job's own span, as text.
+    /// Returns the job's own span, as text.
     #[must_use]
     pub fn root_text(&self) -> &str {
         &self.root
     }
 
-    /// The pipeline's span.
+    /// Returns the pipeline's span.
     #[must_use]
     pub fn parent(&self) -> Option<[u8; 8]> {
         self.parent.as_deref().and_then(bytes)
     }
 
-    /// `tracestate`.
+    /// Returns `tracestate`.
     #[must_use]
     pub fn state(&self) -> &str {
         &self.state
     }
 }
 
-/// A new span's id.
+/// Returns a new span id.
 #[must_use]
 pub fn new_id() -> [u8; 8] {
-    // Zero means "none"; a random zero is as likely as a meteorite, and then 1 is as good.
+    // Zero means "no span", so a random zero becomes 1.
     rand::random::<u64>().max(1).to_be_bytes()
 }
 
-/// A span's id from text.
+/// Parses a span id.
 #[must_use]
 pub fn parse_id(text: &str) -> Option<[u8; 8]> {
     bytes(text)
@@ -159,12 +152,12 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_traceparent_is_read_and_written() {
+    fn traceparents_round_trip() {
         assert_eq!(Traceparent::parse(PARENT).unwrap().to_string(), PARENT);
     }
 
     #[test]
-    fn what_a_project_makes_up_is_no_traceparent() {
+    fn invalid_traceparents_are_ignored() {
         for bad in [
             "",
             "00",

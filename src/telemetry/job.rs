@@ -13,9 +13,9 @@ use super::{
     settings::origin,
     span::{self, Attributes},
 };
-use crate::{runner::Verdict, stages};
+use crate::{job_end::has_ended, runner::Verdict};
 
-/// What `prepare` and all others know of a job.
+/// Returns a job's attributes, the same in every process.
 #[must_use]
 pub fn about(about: &states::About) -> Attributes {
     vec![
@@ -41,9 +41,9 @@ pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
         may_begin: false,
         only: header.trace.clone(),
     };
-    // The trace of a job that has ended was exported, unless the process that ended it was killed:
-    // then its process log is there.
-    let kept = header.trace.as_deref().filter(|_| !stages::has_ended(snapshot));
+    // The trace of an ended job was exported, unless the process that ended it was killed. Then its
+    // process log still exists.
+    let kept = header.trace.as_deref().filter(|_| !has_ended(snapshot));
     recorder.enter(&purpose, kept, (None, None), about(&header.about));
 }
 
@@ -55,7 +55,7 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
         ended(Some(snapshot), &snapshot.job.header().about);
     }
     let verdict = match drove {
-        // A script that was followed to its end: its verdict is the job's.
+        // The script was followed to its end: its verdict is the job's.
         Ok(Outcome::Reachable(Some(Finished {
             outcome: RunOutcome::Exited { code, .. }, ..
         }))) if goal == Goal::Run && *code != 0 => {
@@ -69,8 +69,8 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
     recorder.leave(&verdict, false);
 }
 
-/// The job is over: ECS has accepted to stop its task, or it is archived; there is no snapshot if
-/// it never got so far. One of another trace than this process's is an earlier attempt's, which was
+/// Records the end of a job: ECS has accepted to stop its task, or it is archived. It has no
+/// snapshot if it never began. A snapshot with another trace is of an earlier attempt, which was
 /// exported when it ended.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     let Some(recorder) = recorder() else { return };
@@ -95,7 +95,7 @@ fn is_exported_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
     snapshot.job.header().trace == recorder.root()
 }
 
-/// The states of a job's task that is over, as spans and measured.
+/// Records the states of a finished job, as spans and metrics.
 pub fn states_of(snapshot: &Snapshot) {
     let Some(recorder) = recorder().filter(|recorder| is_exported_here(recorder, snapshot)) else {
         return;
@@ -158,7 +158,7 @@ fn failure(reason: &StopReason) -> Option<String> {
         .then(|| diagnosis::error_type(reason))
 }
 
-/// Where it ran.
+/// Returns attributes of the task's location.
 fn placed(snapshot: &Snapshot) -> Attributes {
     let Header { spec, .. } = snapshot.job.header();
     let mut attributes: Attributes =
@@ -189,7 +189,7 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     attributes
 }
 
-/// An address without what may be secret in it: user, password, query, fragment.
+/// Removes the parts of an address that may be secret: user, password, query, fragment.
 fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((_, rest)) = url.split_once("://") else { return url.to_owned() };
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_stays_in_an_address() {
+    fn secrets_are_removed_from_addresses() {
         assert_eq!(
             without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
             "https://gitlab.example/g/p"

@@ -1,30 +1,21 @@
-//! The driver's own log as OTLP logs.
+//! Exports the driver's own log as OTLP logs.
 
 use std::fmt::{self, Write as _};
 
-use tracing::{Event, Level, Subscriber, field::Visit};
+use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::{Layer, layer::Context};
 
-use super::{context::Traceparent, recorder::recorder, settings::Signal, span};
+use super::{
+    recorder::recorder,
+    settings::Signal,
+    span::{self, LogLine},
+};
 
 /// Longest message that is exported, in bytes.
 const LONGEST: usize = 4096;
 
-/// A line of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
-    /// When, in nanoseconds since the Unix epoch.
-    pub at: u64,
-    /// How important.
-    pub level: Level,
-    /// What it says.
-    pub message: String,
-    /// The span it belongs to.
-    pub span: Option<Traceparent>,
-}
-
-/// Hands lines of the log to the recorder. Only the message: fields at debug level hold whole
-/// observations.
+/// Passes messages of the log to the recorder, without their fields: at debug level, these hold
+/// whole observations.
 #[derive(Debug, Clone, Copy)]
 pub struct LogExport;
 

@@ -1,11 +1,11 @@
-//! What is counted and measured. A process lives for moments, so it tells the differences it made
-//! (delta temporality), once.
+//! Counters and histograms. A process lives for moments, so it exports its own differences once
+//! (delta temporality).
 
 use std::collections::BTreeMap;
 
 use super::span::{Attributes, Value};
 
-/// Upper bounds of the histograms' buckets, in seconds: from a call to a job of hours.
+/// Upper bounds of the histograms' buckets, in seconds: from a call's to a job's of hours.
 pub(super) const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
@@ -25,18 +25,18 @@ pub(super) struct Histogram {
     pub(super) sum: f64,
     pub(super) least: f64,
     pub(super) most: f64,
-    /// One more than there are bounds.
+    /// One bucket more than there are bounds.
     pub(super) buckets: [u64; BOUNDS.len() + 1],
 }
 
 impl Metrics {
-    /// Counts.
+    /// Adds to a counter.
     pub fn count(&mut self, name: &'static str, mut attributes: Attributes, more: u64) {
         attributes.sort();
         *self.counters.entry((name, attributes)).or_default() += more;
     }
 
-    /// Measures a duration, in seconds.
+    /// Records a duration, in seconds.
     pub fn measure(&mut self, name: &'static str, mut attributes: Attributes, seconds: f64) {
         attributes.sort();
         let of = self.histograms.entry((name, attributes)).or_default();
@@ -48,15 +48,14 @@ impl Metrics {
         of.buckets[bucket] += 1;
     }
 
-    /// Whether there is nothing to tell.
+    /// Whether nothing was recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.counters.is_empty() && self.histograms.is_empty()
     }
 }
 
-/// Every metric: name, unit, description. What is measured in seconds is a histogram, all others
-/// are counters.
+/// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
 const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),
@@ -68,7 +67,7 @@ const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.reaped", "{item}", "What the reaper ended"),
 ];
 
-/// Unit and description of a metric.
+/// Returns unit and description of a metric.
 pub(super) fn about(name: &str) -> (&'static str, &'static str) {
     METRICS
         .iter()
@@ -102,7 +101,7 @@ mod tests {
         assert_eq!((of.least, of.most), (0.05, 99_999.0));
     }
 
-    /// As the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility", has it.
+    /// Follows the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility".
     fn in_prometheus((name, unit, _): &(&str, &str, &str)) -> String {
         let ending = match *unit {
             "s" => "_seconds_bucket",
@@ -125,7 +124,8 @@ mod tests {
                     .as_str()
                     .unwrap()
                     .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-                // The driver's own attributes have such names too; they stand where no metric can.
+                // The driver's own attributes have such names, too, but not in the place of a
+                // metric.
                 shown.extend(words.filter(|word| {
                     word.starts_with("fargate_")
                         && !["fargate_state", "fargate_reaped_kind"].contains(word)

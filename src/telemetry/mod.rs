@@ -1,9 +1,9 @@
 //! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See
 //! `docs/telemetry.md`.
 //!
-//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end
-//! [`flush`] sends it once, within a bound; what cannot be sent then is kept beside the snapshot
-//! for the job's next process. Off, nothing of this exists: no recorder, no exporter, no thread.
+//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end,
+//! [`flush`] sends it once, within a time limit. Unsent data stays beside the snapshot for the
+//! job's next process. If telemetry is off, there is no recorder, no exporter and no thread.
 
 pub mod aws;
 pub mod context;
@@ -24,11 +24,7 @@ use std::path::Path;
 
 use states::{Note, Observation};
 
-use crate::{
-    config::Config,
-    runner::{Identity, hex, job_variable},
-    stages::launch,
-};
+use crate::runner::{Identity, hex, job_variable};
 
 pub use metrics::Metrics;
 pub use pending_exports::adopt;
@@ -37,19 +33,28 @@ pub use recorder::{Purpose, Recorded, Recorder, in_own_scope, recorder};
 pub use settings::Settings;
 pub use watched::Watched;
 
-/// Starts recording, if `[Telemetry]` and the environment's `OTEL_*` variables want it. Answers
-/// what of the variables could not be used.
+/// The part of the driver's configuration that recording needs.
+pub trait Configuration {
+    /// Returns the settings of `[Telemetry]`.
+    fn telemetry(&self) -> &Settings;
+
+    /// Returns the runner manager's name.
+    fn manager(&self) -> String;
+}
+
+/// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
+/// message for each variable that cannot be used.
 #[must_use]
-pub fn start(config: &Config) -> Vec<String> {
+pub fn start(config: &impl Configuration) -> Vec<String> {
     let (settings, complaints) =
-        config.telemetry.clone().overridden(|name| std::env::var(name).ok());
+        config.telemetry().clone().overridden(|name| std::env::var(name).ok());
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, launch::manager(config));
+        recorder::install(settings, config.manager());
     }
     complaints
 }
 
-/// Sends what was recorded, within the bound. Never fails: what went wrong is one line in the
+/// Sends the recorded data, within the time limit. Never fails: an error is one line in the
 /// driver's log.
 pub async fn flush() {
     #[cfg(feature = "telemetry")]
@@ -58,7 +63,7 @@ pub async fn flush() {
     }
 }
 
-/// Takes a job up for one of gitlab-runner's stages. Its variables may name the pipeline's trace.
+/// Begins the span of a stage. The job's variables may name the pipeline's trace.
 pub fn enter(
     recorder: &Recorder,
     directory: &Path,
@@ -87,18 +92,18 @@ pub fn enter(
     );
 }
 
-/// Counts something that was reaped: a `job` or an `orphan`.
+/// Counts a reaped `job` or `orphan`.
 pub fn reaped(kind: &'static str) {
     if let Some(recorder) = recorder() {
         recorder.count("fargate.reaped", vec![("fargate.reaped.kind", kind.into())], 1);
     }
 }
 
-/// The span that lines of the driver's log are in, so that they name the trace.
+/// Returns the span for lines of the driver's log, so that they name the trace.
 #[must_use]
 pub fn log_span(recorder: &Recorder) -> tracing::Span {
     match recorder.stage() {
-        // At `error`, or it would be left out of a log at that level.
+        // At `error`, so that logs of every level have it.
         Some((at, _)) => {
             tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span))
         }
@@ -106,7 +111,7 @@ pub fn log_span(recorder: &Recorder) -> tracing::Span {
     }
 }
 
-/// Records what the engine noted, as far as it matters in a trace.
+/// Records the engine's notes that matter in a trace.
 pub fn noted(note: &Note<'_>) {
     let Some(recorder) = recorder() else { return };
     match note {

@@ -11,9 +11,9 @@ use states::{DirectoryStore, JobId, StoreError};
 use super::{Purpose, recorder, recorder::JobEnd};
 use crate::runner::{Identity, Verdict};
 
-/// Exports what remains of jobs without a snapshot that no process has touched for `older_than`: a
-/// job's own span, if no process ended it, and what no collector took. With telemetry off, removes
-/// the files.
+/// Exports the remaining data of jobs without a snapshot that no process has touched for
+/// `older_than`. That is a job's own span if no process ended it, and data that no collector
+/// accepted. If telemetry is off, removes the files.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -40,7 +40,7 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
         {
             continue;
         }
-        // Somebody works on it, or is about to.
+        // A process works on the job, or is about to.
         let Ok(_lease) = store.try_lease(&job, "reap") else { continue };
         match recorder() {
             Some(recorder) if ending == "otlp" => recorder.take_over(path),
@@ -55,7 +55,7 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
                 recorder.enter(&purpose, None, (None, None), Vec::new());
                 recorder.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
                 recorder.leave(&Verdict::Success, false);
-                // A malformed one was not taken up.
+                // A malformed file was not taken over.
                 remove(&path);
             }
             None => remove(&path),

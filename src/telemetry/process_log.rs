@@ -1,5 +1,5 @@
-//! `<job>.trace` beside the snapshot: the job's place in its trace, and which processes worked on
-//! it.
+//! `<job>.trace` beside the snapshot: the job's position in its trace, and the processes that
+//! worked on it.
 //!
 //! A line of JSON each, appended. A killed process leaves the line of its beginning, and the process
 //! that ends the job makes a span of it. The file exists from `config` on, before there is a
@@ -15,7 +15,7 @@ use states::private_file;
 
 use super::context::Context;
 
-/// More is not read: a job of a dozen processes writes some four kilobytes.
+/// Bytes of the file that are read. A job of a dozen processes writes some four kilobytes.
 const LONGEST: u64 = 1024 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ enum Line {
     Job { context: Context, at: u64 },
     /// A process began.
     Began { span: String, purpose: String, at: u64 },
-    /// It ended.
+    /// The process ended.
     Ended { span: String, result: String, error: Option<String> },
 }
 
@@ -34,7 +34,7 @@ enum Line {
 pub(super) struct Process {
     /// Its span's id, hexadecimal.
     pub(super) span: String,
-    /// What it was called for.
+    /// Its purpose.
     pub(super) purpose: String,
     /// When it began, in nanoseconds since the Unix epoch.
     pub(super) at: u64,
@@ -42,11 +42,11 @@ pub(super) struct Process {
     pub(super) ended: Option<(String, Option<String>)>,
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProcessLog {
     path: PathBuf,
-    /// The job's place in its trace.
+    /// The job's position in its trace.
     pub(super) context: Context,
     /// When the job's first process began, in nanoseconds since the Unix epoch.
     pub(super) began: u64,
@@ -54,13 +54,13 @@ pub(super) struct ProcessLog {
     pub(super) processes: Vec<Process>,
 }
 
-/// The path of a job's process log.
+/// Returns the path of a job's process log.
 pub(super) fn path(directory: &Path, job: &str) -> PathBuf {
     directory.join(format!("{job}.trace"))
 }
 
 impl ProcessLog {
-    /// Begins a job's process log.
+    /// Creates a job's process log.
     pub(super) fn begin(path: PathBuf, context: Context, at: u64) -> Self {
         let process_log = Self { path, context, began: at, processes: Vec::new() };
         process_log.append(&Line::Job { context: process_log.context.clone(), at });
@@ -95,7 +95,7 @@ impl ProcessLog {
         Some(process_log)
     }
 
-    /// Notes that a process begins.
+    /// Records that a process begins.
     pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: u64) {
         self.append(&Line::Began { span: span.to_owned(), purpose: purpose.to_owned(), at });
         self.processes.push(Process {
@@ -106,7 +106,7 @@ impl ProcessLog {
         });
     }
 
-    /// Notes that it ended.
+    /// Records that it ended.
     pub(super) fn note_end(&mut self, span: &str, result: &str, error: Option<&str>) {
         self.append(&Line::Ended {
             span: span.to_owned(),
@@ -118,7 +118,7 @@ impl ProcessLog {
         }
     }
 
-    /// The job is over.
+    /// Removes the log, as the job is over.
     pub(super) fn remove(&self) {
         if let Err(e) = fs::remove_file(&self.path)
             && e.kind() != io::ErrorKind::NotFound
@@ -127,7 +127,7 @@ impl ProcessLog {
         }
     }
 
-    /// A trace is not worth a job: what cannot be written is logged.
+    /// Only logs a failed write: telemetry must not fail a job.
     fn append(&self, line: &Line) {
         let text = serde_json::to_string(line).map_err(io::Error::other);
         let written =

@@ -1,13 +1,13 @@
-//! Gives a script its place in the trace, so that build tools join in.
+//! Passes the trace context to scripts, so that build tools can join the trace.
 
 use bytes::Bytes;
 
 use super::recorder;
 
-/// The script with `TRACEPARENT` (and what else is allowed) in its environment, if that is wanted.
+/// Adds `TRACEPARENT` and the other allowed variables to the script's environment, if configured.
 ///
-/// Assignments go before the first line after `#!`, on that line: line numbers in messages stay
-/// true. Only shells of the Bourne family understand them; others are left alone.
+/// Assignments go in front of the first line after `#!`, on the same line, so that line numbers do
+/// not change. Only shells of the Bourne family understand them; other scripts do not change.
 #[must_use]
 pub fn propagated(script: Bytes) -> Bytes {
     let Some(recorder) = recorder().filter(|recorder| recorder.settings.propagate) else {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interpreter_and_the_lines_stay_where_they_are() {
+    fn the_interpreter_and_line_numbers_do_not_change() {
         let script = prepared("#!/usr/bin/env bash\n\nset -e\n");
         assert_eq!(
             script,
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_shell_is_left_alone() {
+    fn scripts_of_other_interpreters_do_not_change() {
         for script in ["#!/usr/bin/env python3\nprint(1)\n", "#!/usr/bin/pwsh\n1\n", "#!/bin/sh"] {
             assert_eq!(prepared(script), script);
         }

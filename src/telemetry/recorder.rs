@@ -1,5 +1,4 @@
-//! What this process has to tell, collected until it ends. Nothing is sent, and nothing waits,
-//! before that.
+//! Collects a process's telemetry until it ends. Before that, nothing is sent or waited for.
 
 use std::{
     collections::BTreeMap,
@@ -15,36 +14,33 @@ use super::{
     metrics::Metrics,
     process_log::{self, ProcessLog},
     settings::{Settings, Signal},
-    span::{self, Attributes, Event, Kind, Span, Value},
+    span::{self, Attributes, Event, Kind, LogLine, Span, Value},
 };
-use crate::{
-    runner::{Verdict, hex, stage},
-    telemetry::logs::LogLine,
-};
+use crate::runner::{Verdict, hex, stage};
 
-/// More events of one process are counted, not kept: a container that does not answer is probed for
-/// minutes.
+/// Most events of one process; more are only counted. A container that does not answer is probed
+/// for minutes.
 const MOST_EVENTS: usize = 128;
-/// The same of spans.
+/// Most spans of one process.
 const MOST_SPANS: usize = 512;
-/// The same of log lines.
+/// Most log lines of one process.
 const MOST_LINES: usize = 512;
 
 static RECORDER: OnceLock<Recorder> = OnceLock::new();
 
 tokio::task_local! {
-    /// Which of the jobs that are worked on side by side this is about.
-    static PLACE: u64;
+    /// The scope of the current job, among those that this process works on at once.
+    static SCOPE: u64;
 }
 
-/// Gives the job of `work` a scope of its own, beside others of this process: what is recorded in it
-/// is this job's.
+/// Runs `work` in a scope of its own: everything recorded in it belongs to its job, not to others
+/// of this process.
 pub async fn in_own_scope<F: Future>(work: F) -> F::Output {
-    static PLACES: AtomicU64 = AtomicU64::new(1);
+    static SCOPES: AtomicU64 = AtomicU64::new(1);
     if recorder().is_none() {
         return work.await;
     }
-    PLACE.scope(PLACES.fetch_add(1, Ordering::Relaxed), work).await
+    SCOPE.scope(SCOPES.fetch_add(1, Ordering::Relaxed), work).await
 }
 
 /// Collects what one process exports.
@@ -59,9 +55,9 @@ pub struct Recorder {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The jobs that are worked on, by their places.
+    /// The jobs that are worked on, by their scopes.
     open: BTreeMap<u64, Open>,
-    /// Whether a job was taken up before.
+    /// Whether a job was entered before.
     used: bool,
     recorded: Recorded,
 }
@@ -83,24 +79,23 @@ struct Open {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct JobEnd {
     pub(super) attributes: Attributes,
-    /// Why the job could not continue, if so: `error.type`.
+    /// Why the job could not continue, if it could not: `error.type`.
     pub(super) error: Option<String>,
     pub(super) cancelled: bool,
 }
 
-/// Everything that is to be exported.
+/// The data to be exported.
 #[derive(Debug, Default)]
 pub struct Recorded {
-    /// Spans that are over.
+    /// Finished spans.
     pub spans: Vec<Span>,
-    /// What was counted and measured.
+    /// Counters and histograms.
     pub metrics: Metrics,
     /// Lines of the log.
     pub lines: Vec<LogLine>,
-    /// What could not be sent before, and what cannot be sent now: kept in the first, the others
-    /// are merged into it.
+    /// Spool files of unsent data. The first one is kept, and the others are merged into it.
     pub spools: Vec<PathBuf>,
-    /// Whether a job ended here: no process of it comes back.
+    /// Whether a job ended here, so that no other process of it follows.
     pub over: bool,
 }
 
@@ -112,29 +107,28 @@ impl Recorded {
     }
 }
 
-/// Who is worked on, and for what.
+/// A job and the purpose of the process.
 #[derive(Debug, Clone)]
 pub struct Purpose {
     /// The metadata directory.
     pub directory: PathBuf,
     /// The job's id.
     pub job: String,
-    /// The stage, as it is to be shown: `prepare`, `run build_script`, `reap`.
+    /// The name of its span: `prepare`, `run build_script`, `reap`.
     pub name: String,
     /// Whether a job may begin with it.
     pub may_begin: bool,
-    /// The job's own span, if only a job of this one is to be taken up: its next attempt may have
-    /// begun.
+    /// If set, only a job with this own span is entered: the next attempt may have begun.
     pub only: Option<String>,
 }
 
-/// Collects from now on. Once per process.
+/// Installs the recorder. Called once per process.
 pub(super) fn install(settings: Settings, manager: String) {
     let _ =
         RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
 }
 
-/// The recorder, if telemetry is on.
+/// Returns the recorder, if telemetry is on.
 #[must_use]
 pub fn recorder() -> Option<&'static Recorder> {
     RECORDER.get()
@@ -142,18 +136,18 @@ pub fn recorder() -> Option<&'static Recorder> {
 
 impl Recorder {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Lists of plain data are whole after every step.
+        // A panic cannot leave these lists of plain data inconsistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When this process began, in nanoseconds since the Unix epoch.
+    /// Returns when this process began, in nanoseconds since the Unix epoch.
     #[must_use]
     pub fn began(&self) -> u64 {
         self.began
     }
 
-    /// Takes a job up. `kept` is what its snapshot says of its trace, `incoming` what the
-    /// pipeline's variables do.
+    /// Begins the span of this process's work on a job. `kept` is the trace in its snapshot,
+    /// `incoming` that of the pipeline's variables.
     pub fn enter(
         &self,
         purpose: &Purpose,
@@ -182,7 +176,7 @@ impl Recorder {
         let name = purpose.name.clone();
         inner.used = true;
         inner.open.insert(
-            place(),
+            scope(),
             Open {
                 process_log,
                 stage,
@@ -196,18 +190,18 @@ impl Recorder {
         );
     }
 
-    /// Also sends what this file keeps.
+    /// Also sends the content of this spool file.
     pub(super) fn take_over(&self, spool: PathBuf) {
         self.inner().recorded.take_over(spool);
     }
 
-    /// The job's own span, as a `traceparent`, for its snapshot.
+    /// Returns the job's own span, as a `traceparent`, for its snapshot.
     #[must_use]
     pub fn root(&self) -> Option<String> {
         self.inner().here().map(|open| open.process_log.context.root_text().to_owned())
     }
 
-    /// This process's span, and `tracestate`: for log lines and for scripts.
+    /// Returns this process's span, and `tracestate`, for log lines and scripts.
     #[must_use]
     pub fn stage(&self) -> Option<(Traceparent, String)> {
         let inner = self.inner();
@@ -226,10 +220,10 @@ impl Recorder {
         inner.push(name, Kind::Client, parent, (start, span::now()), attributes, error);
     }
 
-    /// Something that happened.
+    /// Records an event.
     pub fn event(&self, name: &'static str, attributes: Attributes) {
         let mut inner = self.inner();
-        let Some(open) = inner.open.get_mut(&place()) else { return };
+        let Some(open) = inner.open.get_mut(&scope()) else { return };
         if open.events.len() < MOST_EVENTS {
             open.events.push(Event { name, at: span::now(), attributes });
         } else {
@@ -237,17 +231,17 @@ impl Recorder {
         }
     }
 
-    /// Counts.
+    /// Adds to a counter.
     pub fn count(&self, name: &'static str, attributes: Attributes, more: u64) {
         self.inner().recorded.metrics.count(name, attributes, more);
     }
 
-    /// Measures a duration, in seconds.
+    /// Records a duration, in seconds.
     pub fn measure(&self, name: &'static str, attributes: Attributes, seconds: f64) {
         self.inner().recorded.metrics.measure(name, attributes, seconds);
     }
 
-    /// A line of the log.
+    /// Records a line of the log.
     pub(super) fn line(&self, mut line: LogLine) {
         let Ok(mut inner) = self.inner.try_lock() else { return };
         if inner.recorded.lines.len() < MOST_LINES {
@@ -258,7 +252,7 @@ impl Recorder {
         }
     }
 
-    /// A span of the job's own, from its journal.
+    /// Records a span from the job's journal.
     pub(super) fn state(
         &self,
         name: String,
@@ -272,17 +266,17 @@ impl Recorder {
         inner.push(name, Kind::Internal, parent, times, attributes, error);
     }
 
-    /// The job is over: [`Recorder::leave`] tells it.
+    /// Records the job's end, which [`Recorder::leave`] exports.
     pub(super) fn end(&self, end: JobEnd) {
-        if let Some(open) = self.inner().open.get_mut(&place()) {
+        if let Some(open) = self.inner().open.get_mut(&scope()) {
             open.end = Some(end);
         }
     }
 
-    /// Ends this process's part of the job.
+    /// Ends the span of this process's work on the job.
     pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
         let mut inner = self.inner();
-        let Some(mut open) = inner.open.remove(&place()) else { return };
+        let Some(mut open) = inner.open.remove(&scope()) else { return };
         inner.recorded.over |= open.end.is_some();
         let (result, error) = judged(verdict, cancelled);
         open.process_log.note_end(&hex(&open.stage), result, error.as_deref());
@@ -316,26 +310,26 @@ impl Recorder {
         }
     }
 
-    /// Takes out what is to be exported.
+    /// Takes the data to be exported.
     pub(super) fn take(&self) -> Recorded {
         std::mem::take(&mut self.inner().recorded)
     }
 
-    /// Whether this signal is wanted.
+    /// Whether this signal is exported.
     #[must_use]
     pub fn exports(&self, signal: Signal) -> bool {
         self.settings.exports(signal)
     }
 }
 
-/// The job that is worked on here; without [`in_own_scope`] there is one.
-fn place() -> u64 {
-    PLACE.try_with(|place| *place).unwrap_or(0)
+/// Returns the scope of the current job; without [`in_own_scope`] there is only one.
+fn scope() -> u64 {
+    SCOPE.try_with(|place| *place).unwrap_or(0)
 }
 
 impl Inner {
     fn here(&self) -> Option<&Open> {
-        self.open.get(&place())
+        self.open.get(&scope())
     }
 
     fn push(
@@ -374,7 +368,7 @@ impl Inner {
         self.recorded.spans.push(span);
     }
 
-    /// The job's own span, and those of processes that could not tell their own.
+    /// Returns the job's own span, and those of killed processes.
     fn conclude(&mut self, process_log: &ProcessLog, root: Traceparent, job: &JobEnd, end: u64) {
         let state = process_log.context.state().to_owned();
         for (n, process) in process_log.processes.iter().enumerate() {
@@ -430,8 +424,8 @@ impl Inner {
                 state,
                 name,
                 kind: Kind::Internal,
-                // States are known to the millisecond: the job begins not later than the first of
-                // them.
+                // States have a resolution of a millisecond: the job must not begin after the first
+                // of them.
                 start: process_log.began / 1_000_000 * 1_000_000,
                 end,
                 attributes: job.attributes.iter().cloned().chain(about).collect(),
@@ -444,7 +438,7 @@ impl Inner {
     }
 }
 
-/// The job's result in the words of the conventions (`cicd.pipeline.task.run.result`), and its
+/// Returns the job's result, as in the conventions (`cicd.pipeline.task.run.result`), and its
 /// cause.
 fn outcome(process_log: &ProcessLog, job: &JobEnd) -> (&'static str, Option<String>) {
     if job.cancelled {
@@ -473,7 +467,7 @@ fn outcome(process_log: &ProcessLog, job: &JobEnd) -> (&'static str, Option<Stri
             _ => ("error", error.clone()),
         };
     }
-    // A killed process was followed by others, or the job would not have been ended like this.
+    // Other processes followed a killed one, or the job would not have ended like this.
     match stages().rfind(|(stage, _)| stage::is_judged(stage)) {
         Some((_, None)) => ("error", Some("process_killed".to_owned())),
         _ => ("success", None),

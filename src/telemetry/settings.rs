@@ -1,13 +1,15 @@
-//! Where telemetry goes, and what of it: `[Telemetry]` in `fargate.toml`, and the standard `OTEL_*`
-//! variables, which override it (OpenTelemetry, "Environment Variable Specification", "OTLP
-//! Exporter Configuration").
+//! Settings of telemetry: `[Telemetry]` in `fargate.toml`, and the standard `OTEL_*` variables,
+//! which override it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter
+//! Configuration").
 
-use std::{path::PathBuf, time::Duration};
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-/// How much time all exports of one process take at most, unless set.
+use percent_encoding::percent_decode_str;
+
+/// Default time limit of all exports of one process.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// What is exported.
+/// A kind of exported data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {
     /// Spans.
@@ -19,10 +21,10 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// All of them.
+    /// All signals.
     pub const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
 
-    /// Its name in paths and messages.
+    /// Returns its name in paths and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +35,7 @@ impl Signal {
     }
 }
 
-/// How OTLP is spoken.
+/// The transport protocol of OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// Protobuf over HTTP, port 4318 by custom.
@@ -44,7 +46,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// By its name in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    /// Parses a value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         match name {
@@ -58,7 +60,7 @@ impl Protocol {
 /// Which jobs are traced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
-    /// Share of the traces that are recorded, 0 to 1.
+    /// Fraction of the traces that are recorded, 0 to 1.
     pub ratio: f64,
     /// Whether a traced pipeline decides for its jobs.
     pub parent_based: bool,
@@ -73,7 +75,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// By its name and argument, as in `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
+    /// Parses values of `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
     #[must_use]
     pub fn by_name(name: &str, argument: Option<&str>) -> Option<Self> {
         let (parent_based, base) =
@@ -89,13 +91,13 @@ impl Sampler {
         Some(Self { ratio, parent_based })
     }
 
-    /// Whether this trace is recorded. The same in every process that asks.
+    /// Whether this trace is recorded. The answer is the same in every process.
     #[must_use]
     pub fn samples(&self, trace: &[u8; 16], parent: Option<bool>) -> bool {
         if let (true, Some(sampled)) = (self.parent_based, parent) {
             return sampled;
         }
-        // As OpenTelemetry's SDKs do: the trace id's last 56 bits are random.
+        // As in OpenTelemetry's SDKs: the trace id's last 56 bits are random.
         let random = trace[9..].iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
         #[allow(
             clippy::cast_precision_loss,
@@ -108,18 +110,18 @@ impl Sampler {
     }
 }
 
-/// `[Telemetry]`, before and after the environment had its say.
+/// `[Telemetry]`, before or after the environment's overrides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where everything goes; per signal, an address of its own. Telemetry is off without any.
+    /// Address for all signals without one of their own. Without any address, telemetry is off.
     pub endpoint: Option<String>,
     /// Addresses of single signals, complete with their paths.
     pub endpoints: Vec<(Signal, String)>,
-    /// How it is spoken.
+    /// The transport protocol.
     pub protocol: Protocol,
     /// Headers of every request, for authentication. Secret.
     pub headers: Vec<(String, String)>,
-    /// CA certificates (PEM) that the collector's is checked against, instead of the system's.
+    /// CA certificates (PEM) for the collector's certificate, instead of the system's.
     pub certificate: Option<PathBuf>,
     /// `service.name`.
     pub service: String,
@@ -127,7 +129,7 @@ pub struct Settings {
     pub resource: Vec<(String, String)>,
     /// Which jobs are traced.
     pub sampler: Sampler,
-    /// How long all exports of one process take at most.
+    /// Time limit of all exports of one process.
     pub flush_timeout: Duration,
     /// Which signals are exported.
     pub signals: Vec<Signal>,
@@ -169,7 +171,7 @@ impl Settings {
         self.signals.contains(&signal) && self.address(signal).is_some()
     }
 
-    /// Where a signal goes.
+    /// Returns a signal's address.
     #[must_use]
     pub fn address(&self, signal: Signal) -> Option<String> {
         let own = self.endpoints.iter().find(|(of, _)| *of == signal).map(|(_, url)| url.clone());
@@ -182,7 +184,8 @@ impl Settings {
         })
     }
 
-    /// What the environment makes of it, and what in it could not be used.
+    /// Applies the environment's overrides. Also returns a message for each variable that cannot be
+    /// used.
     #[must_use]
     pub fn overridden(mut self, variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -231,8 +234,7 @@ impl Settings {
                 ),
             }
         }
-        // It can only shorten the bound: its usual value, 10 s, is meant for processes that live
-        // longer.
+        // It can only shorten the limit: its default, 10 s, is for processes that live longer.
         if let Some(text) = variable("OTEL_EXPORTER_OTLP_TIMEOUT") {
             match text.parse() {
                 Ok(millis) => {
@@ -268,7 +270,7 @@ impl Settings {
 
 const ADDRESS: &str = "an address such as http://127.0.0.1:4318";
 
-/// Whether this is the address of a collector, for the file and the environment alike.
+/// Whether this can be a collector's address, in the file and the environment alike.
 #[must_use]
 pub fn is_address(url: &str) -> bool {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
@@ -276,8 +278,8 @@ pub fn is_address(url: &str) -> bool {
         && url.parse::<http::Uri>().is_ok()
 }
 
-/// Scheme, host and port of an address: what messages may repeat. User, password, path and query
-/// may each hold a secret.
+/// Returns scheme, host and port of an address, for messages. User, password, path and query may
+/// each hold a secret.
 #[must_use]
 pub fn origin(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
@@ -285,7 +287,7 @@ pub fn origin(url: &str) -> String {
     format!("{scheme}://{}", authority.rsplit('@').next().unwrap_or_default())
 }
 
-/// `name=value,…`, with percent-encoded values (W3C Baggage).
+/// Parses `name=value,…`, with percent-encoded values (W3C Baggage).
 fn pairs(list: &str) -> Option<Vec<(String, String)>> {
     list.split(',')
         .map(str::trim)
@@ -297,21 +299,15 @@ fn pairs(list: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
+/// Decodes percent-encoded UTF-8. `None` if a `%` is not before two hexadecimal digits.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
+    let is_encoded =
+        |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    let is_valid = text.split('%').skip(1).all(is_encoded);
+    is_valid.then(|| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)).flatten()
 }
 
-/// The later ones win.
+/// Adds `more` to `all`, replacing equal names.
 fn merge(all: &mut Vec<(String, String)>, more: Vec<(String, String)>) {
     for (name, value) in more {
         all.retain(|(other, _)| *other != name);
@@ -361,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unusable_settings_are_named() {
         let (settings, complaints) = with(&[
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
             ("OTEL_TRACES_SAMPLER", "sometimes"),
@@ -372,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_the_environment_is_checked_as_one_in_the_file() {
+    fn addresses_in_the_environment_are_checked_like_those_in_the_file() {
         for bad in ["localhost:4318", "http://", "ftp://c", "http://c d"] {
             let (settings, complaints) = with(&[
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", bad),
@@ -389,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_an_address_holds_no_secret() {
+    fn messages_about_addresses_hold_no_secret() {
         assert_eq!(
             origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
             "https://c.example:4318"

@@ -1,7 +1,10 @@
-//! What is recorded, as plain data: no type of an exporter, so that recording costs a push to a
-//! list.
+//! Recorded telemetry as plain data, without an exporter's types: recording costs a push to a list.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing::Level;
+
+use super::context::Traceparent;
 
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +44,7 @@ impl From<bool> for Value {
 /// Attributes in the order they were given.
 pub type Attributes = Vec<(&'static str, Value)>;
 
-/// Who calls whom (OpenTelemetry, "SpanKind").
+/// The role of a span (OpenTelemetry, "SpanKind").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Within the driver.
@@ -50,18 +53,18 @@ pub enum Kind {
     Client,
 }
 
-/// Something that happened at one moment of a span.
+/// An event of a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What.
+    /// Its name.
     pub name: &'static str,
-    /// When, in nanoseconds since the Unix epoch.
+    /// Its time, in nanoseconds since the Unix epoch.
     pub at: u64,
-    /// About it.
+    /// Its attributes.
     pub attributes: Attributes,
 }
 
-/// A span that is over.
+/// A finished span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// The trace.
@@ -74,15 +77,15 @@ pub struct Span {
     pub state: String,
     /// Its name.
     pub name: String,
-    /// Who calls whom.
+    /// Its role.
     pub kind: Kind,
     /// Its start, in nanoseconds since the Unix epoch.
     pub start: u64,
     /// Its end, likewise.
     pub end: u64,
-    /// About it.
+    /// Its attributes.
     pub attributes: Attributes,
-    /// What happened meanwhile.
+    /// Its events.
     pub events: Vec<Event>,
     /// Events that were left out because there were too many.
     pub omitted: u32,
@@ -90,13 +93,26 @@ pub struct Span {
     pub error: Option<String>,
 }
 
-/// Nanoseconds since the Unix epoch.
+/// A line of the driver's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Its time, in nanoseconds since the Unix epoch.
+    pub at: u64,
+    /// Its severity.
+    pub level: Level,
+    /// The message.
+    pub message: String,
+    /// The span in which it was logged.
+    pub span: Option<Traceparent>,
+}
+
+/// Returns the time in nanoseconds since the Unix epoch.
 #[must_use]
 pub fn now() -> u64 {
     nanoseconds(SystemTime::now())
 }
 
-/// The same, of any time.
+/// Converts a time to nanoseconds since the Unix epoch.
 #[must_use]
 pub fn nanoseconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH)
@@ -105,7 +121,7 @@ pub fn nanoseconds(at: SystemTime) -> u64 {
         .unwrap_or(0)
 }
 
-/// The same, of the machine's time.
+/// Converts the machine's time to nanoseconds since the Unix epoch.
 #[must_use]
 pub fn of(at: states::Timestamp) -> u64 {
     at.as_millis().saturating_mul(1_000_000)

@@ -4,7 +4,8 @@ use states::{ConnectError, Greeting, Target, TaskArn, Transport};
 
 use super::{recorder, span};
 
-/// The transport inside, watched. With telemetry off it costs one look at a pointer per connection.
+/// Records the connections of the inner transport. With telemetry off, it costs one check of a
+/// pointer per connection.
 #[derive(Debug)]
 pub struct Watched<T>(pub T);
 
@@ -27,7 +28,7 @@ impl<T: Transport> Transport for Watched<T> {
                 ];
                 recorder.called("connect".to_owned(), start, attributes, None);
             }
-            // While a container starts, this happens every second: an event is enough.
+            // While a container starts, this happens every second, so an event is enough.
             Some(error) => recorder.event("connection.failed", vec![("error.type", error.into())]),
         }
         connected

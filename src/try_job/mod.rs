@@ -1,8 +1,7 @@
-//! `fargate try`: plays gitlab-runner for one job, so that a new installation, or a newcomer, sees
-//! the main job work.
+//! `fargate try`: plays gitlab-runner for one job, to try an installation or the driver itself.
 //!
-//! It calls the stages as gitlab-runner does: each a new process of this very binary, with the
-//! contract's environment. So what is seen here is what a CI job does.
+//! It calls the stages as gitlab-runner does: each in a new process of this binary, with the
+//! contract's environment. So a CI job behaves alike.
 
 mod runner;
 mod timeline;
@@ -22,24 +21,23 @@ use crate::{
 use runner::{Ended, Runner};
 use timeline::Timeline;
 
-/// What to try.
+/// A job to try.
 #[derive(Debug, Clone)]
 pub struct TryJob {
     /// The scripts, one run stage each.
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
     pub config: Option<PathBuf>,
-    /// How scripts are delivered: on the embedded cluster by SSH unless this says otherwise; with
-    /// a `fargate.toml`, it must say the same.
+    /// The transport. On the embedded cluster, the default is SSH. With a `fargate.toml`, it must
+    /// be that of the file.
     pub transport: Option<&'static Declaration>,
-    /// How long things take on the embedded cluster. With a `fargate.toml`, no profile may be
-    /// named.
+    /// The times of the embedded cluster. With a `fargate.toml`, no profile may be named.
     pub times: TimeOptions,
-    /// Flags that are passed on to every stage.
+    /// Flags that are passed to every stage.
     pub flags: Vec<std::ffi::OsString>,
 }
 
-/// Why nothing could be tried.
+/// Why the job could not be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum TryJobError {
     /// A script cannot be read.
@@ -50,16 +48,16 @@ pub enum TryJobError {
         /// Why.
         source: io::Error,
     },
-    /// The script is a directory or the like.
+    /// The script is not a regular file.
     #[error("the script {} is not a file", .0.display())]
     NoFile(PathBuf),
     /// There is no usable configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Something else was asked for than the stages will read.
+    /// The options contradict the configuration.
     #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
     OtherTransport(PathBuf),
-    /// Times were asked for of a cluster that is not the embedded one.
+    /// Times were requested for a cluster other than the embedded one.
     #[error(
         "--profile cannot be used with --config: it sets the embedded cluster's times. Leave one of the two flags out"
     )]
@@ -67,12 +65,12 @@ pub enum TryJobError {
     /// The embedded cluster did not start.
     #[error("the embedded local cluster did not start: {0}")]
     Cluster(#[from] local_cluster::StartError),
-    /// A file or process for the job could not be made.
+    /// A file or process for the job could not be created.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted action.
         what: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -146,7 +144,7 @@ impl TryJob {
         let ended = ended?;
         timeline.close();
         Ok(match ended {
-            Ended::Well => ExitCode::SUCCESS,
+            Ended::Succeeded => ExitCode::SUCCESS,
             Ended::Script(code) => {
                 ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1))
             }
@@ -154,7 +152,7 @@ impl TryJob {
         })
     }
 
-    /// The configuration that was named, checked before every stage would complain of it.
+    /// Checks the named configuration first, so that not every stage reports its errors.
     fn checked(&self) -> Result<Option<Config>, TryJobError> {
         let Some(path) = &self.config else { return Ok(None) };
         if self.times.profile.is_some() {
@@ -171,11 +169,11 @@ impl TryJob {
 
     async fn job(&self, runner: &mut Runner, timeline: &mut Timeline) -> io::Result<Ended> {
         let mut ended = runner.stage(&["config"], timeline).await?;
-        if ended == Ended::Well {
+        if ended == Ended::Succeeded {
             ended = runner.stage(&["prepare"], timeline).await?;
         }
         for (number, script) in self.scripts.iter().enumerate() {
-            if ended != Ended::Well || runner.interrupted() {
+            if ended != Ended::Succeeded || runner.interrupted() {
                 break;
             }
             let script = script.to_string_lossy();
@@ -186,12 +184,12 @@ impl TryJob {
             };
             ended = runner.stage(&["run", &script, &stage], timeline).await?;
         }
-        // As gitlab-runner: always, and its result changes nothing. The local cluster lives no
-        // longer than this process, and a newcomer sees the task's end.
+        // As in gitlab-runner: always, and its result changes nothing. It waits, as the local
+        // cluster ends with this process and the user should see the task's end.
         let _ = runner.stage(&["cleanup", "--wait"], timeline).await?;
         Ok(ended)
     }
 }
 
-/// How often the file of states is looked at.
+/// The interval between reads of the state log.
 const LOOK: Duration = Duration::from_millis(10);

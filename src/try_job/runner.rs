@@ -16,23 +16,23 @@ use tokio::{
 
 use super::{LOOK, timeline::Timeline};
 
-/// The exit codes we ask of the stages, as gitlab-runner does. Unusual on purpose: nothing may
-/// assume them.
+/// The exit codes for the stages, as gitlab-runner sets them. They are unusual on purpose: the
+/// driver must not assume any.
 const BUILD_FAILURE: u8 = 101;
 const SYSTEM_FAILURE: u8 = 102;
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Well.
-    Well,
+    /// It succeeded.
+    Succeeded,
     /// The script's own failure, with its exit status.
     Script(i32),
     /// Anything else.
     System,
 }
 
-/// The job as GitLab would send it, as far as stages read it.
+/// Returns GitLab's response with the job, in the parts that stages read.
 fn response(job: u64) -> serde_json::Value {
     serde_json::json!({
         "id": job,
@@ -48,7 +48,7 @@ pub(super) struct Runner {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     exit_code_file: PathBuf,
-    /// How long a script gets to end itself.
+    /// How long a script gets to end by itself.
     grace: Duration,
     interrupted: bool,
 }
@@ -92,7 +92,7 @@ impl Runner {
         })
     }
 
-    /// Whether the user wants to end.
+    /// Whether the user has interrupted the job.
     pub(super) fn interrupted(&self) -> bool {
         self.interrupted
     }
@@ -111,7 +111,7 @@ impl Runner {
             .args(stage)
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
-            // Only scripts write to stdout: what `config` says is for gitlab-runner.
+            // Only scripts write to stdout: the output of `config` is for gitlab-runner.
             .stdout(if is_run { Stdio::inherit() } else { Stdio::null() })
             .process_group(0)
             .kill_on_drop(true)
@@ -127,7 +127,7 @@ impl Runner {
         };
         timeline.look();
         if status.success() {
-            return Ok(Ended::Well);
+            return Ok(Ended::Succeeded);
         }
         if status.code() == Some(i32::from(BUILD_FAILURE)) {
             let code = fs::read_to_string(&self.exit_code_file)
@@ -138,7 +138,7 @@ impl Runner {
         Ok(Ended::System)
     }
 
-    /// As gitlab-runner ends a stage: SIGTERM to its process group.
+    /// Ends a stage as gitlab-runner does: SIGTERM to its process group.
     fn interrupt(&mut self, group: Option<Pid>) {
         if self.interrupted {
             eprintln!(
@@ -152,7 +152,7 @@ impl Runner {
         }
         self.interrupted = true;
         if let Some(group) = group {
-            // It may have ended meanwhile.
+            // It may have ended by itself.
             let _ = kill_process_group(group, Signal::TERM);
         }
     }

@@ -1,4 +1,4 @@
-//! The states of a job as they pass, and how long each took.
+//! Shows the states of a job as they are entered, and how long each took.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::{console::stderr_line, stages::state_log};
 /// Widest bar, in characters.
 const WIDTH: usize = 40;
 
-/// Follows the file to which the stages append the states they enter.
+/// Follows the state log of the stages.
 pub(super) struct Timeline {
     file: PathBuf,
     began: Timestamp,
@@ -21,7 +21,7 @@ impl Timeline {
         Self { file, began: Timestamp::now(), seen: Vec::new() }
     }
 
-    /// Shows what is new.
+    /// Shows the states that are new.
     pub(super) fn look(&mut self) {
         let Ok(text) = fs::read_to_string(&self.file) else { return };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
@@ -32,7 +32,7 @@ impl Timeline {
         }
     }
 
-    /// The closing picture: a bar per stay in a state.
+    /// Shows a bar for each span of a state.
     pub(super) fn close(mut self) {
         self.look();
         for line in render(self.began, &self.seen) {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_every_stay_in_proportion() {
+    fn bars_are_proportional_to_time() {
         let at = |ms: u64| Timestamp::from_millis(1_000_000 + ms);
         let seen = vec![
             (at(0), "Provisioning".to_owned()),

@@ -1,5 +1,5 @@
-//! Several processes at one job: two managers that share a directory, and `cleanup` beside anything
-//! else.
+//! Several processes work on one job: two managers that share a directory, and `cleanup` beside
+//! other stages.
 
 use std::{fs, io::Read, process::Child};
 
@@ -23,7 +23,7 @@ fn both(job: &Job, arguments: &[&str]) -> [Ended; 2] {
     [(); 2].map(|()| job.spawn(arguments)).map(|child| job.end(child))
 }
 
-/// Nothing but the archive is left in the directory.
+/// Asserts that only the archive is left in the directory.
 fn assert_all_archived(job: &Job) {
     let left: Vec<_> = fs::read_dir(&job.metadata)
         .unwrap()
@@ -34,7 +34,7 @@ fn assert_all_archived(job: &Job) {
     assert!(!job.archived().is_empty());
 }
 
-/// A script that runs until `release`d; it has begun.
+/// Starts a script that runs until `release`d, and waits until it has begun.
 fn running(job: &Job, script: &str, stage: &str) -> Child {
     let gate = job.path("gate");
     let script = format!(
@@ -50,8 +50,7 @@ fn release(job: &Job) {
     fs::write(job.path("gate"), "").unwrap();
 }
 
-/// Two managers of the same registration, behind them the same directory, and both were handed the
-/// same job.
+/// Two managers of one registration share a directory, and both got the same job.
 fn two_managers_at_the_same_job(cluster: &Cluster) {
     let job = Job::on(cluster);
     let prepared = both(&job, &["prepare"]);
@@ -79,11 +78,11 @@ fn two_managers_at_the_same_job(cluster: &Cluster) {
     assert_all_archived(&job);
 }
 
-/// Each sees to its own jobs, though the files lie side by side.
+/// Each works on its own jobs, although they share a directory.
 fn two_managers_with_jobs_of_their_own_in_one_directory(cluster: &Cluster) {
     let one = Job::on(cluster);
     let mut other = one.beside(cluster);
-    // Even the job's number may be the same: of another runner.
+    // Even the job's number may be the same, with another runner.
     let number = one.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
     other.set("CUSTOM_ENV_CI_JOB_ID", &number);
     other.set("CUSTOM_ENV_CI_RUNNER_SHORT_TOKEN", "an0therOne");
@@ -124,8 +123,7 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
     assert_all_archived(&job);
 }
 
-/// gitlab-runner was killed and started again: the driver of its stage lives on, and is told to
-/// end.
+/// gitlab-runner was killed and restarted: the driver of its stage still runs, and gets SIGTERM.
 fn cleanup_beside_a_cancelled_stage(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
@@ -142,7 +140,7 @@ fn cleanup_beside_a_cancelled_stage(cluster: &Cluster) {
 }
 
 fn cleanup_beside_prepare_leaves_nothing(cluster: &Cluster) {
-    // From before its task is asked for, to when it is reachable.
+    // From before RunTask until the container is reachable.
     let moments: [fn(&Cluster, &Job) -> bool; 3] = [
         |_, _| true,
         |cluster, _| !cluster.tasks().is_empty(),
@@ -160,7 +158,7 @@ fn cleanup_beside_prepare_leaves_nothing(cluster: &Cluster) {
         assert_eq!(prepared.code, 0, "{number}: {prepared:#?}");
         let cleaned = job.end(cleanup);
         assert_eq!(cleaned.code, 0, "{number}: {cleaned:#?}");
-        // The first may have been before prepare did anything.
+        // The first one may come before `prepare` did anything.
         job.cleanup();
         cluster.assert_nothing_is_left(number + 1);
         assert_all_archived(&job);

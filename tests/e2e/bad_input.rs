@@ -63,7 +63,7 @@ fn metadata_directories() {
     let job = Job::on(&cluster);
     let good = fs::read_to_string(&job.config).unwrap();
     let name = format!("{:?}", job.metadata);
-    // Neither root nor anybody else can make files there.
+    // No user can create files there, not even root.
     fs::write(&job.config, good.replace(&name, "\"/proc/self\"")).unwrap();
     assert_refused(&job.stage(&["prepare"]), &["/proc/self", "[TaskMetadata]"]);
     fs::write(&job.config, good.replace(&name, &format!("{:?}", job.config))).unwrap();

@@ -53,7 +53,7 @@ impl Cluster {
         Self::local_by("ecs-exec")
     }
 
-    /// The local cluster, whose tasks are reached by the tests' own transport: tests/pipes.
+    /// The local cluster, with the tests' own transport: tests/pipes.
     pub fn local_by_pipes() -> Self {
         Self::local_by("pipes")
     }
@@ -64,7 +64,7 @@ impl Cluster {
         Self::Local(local)
     }
 
-    /// The faults with which nobody can connect to a new task, whatever the transport.
+    /// Returns faults that prevent connections to new tasks, for any transport.
     pub fn never_lets_in(&self) -> Value {
         if self.is_by_ecs_exec() {
             json!({ "exec": { "never_connects": true } })
@@ -73,8 +73,8 @@ impl Cluster {
         }
     }
 
-    /// Those with which its connections are cut, this often, after so many bytes: of SSH, or of ECS
-    /// Exec, which packs output.
+    /// Returns faults that cut connections this often, after so many bytes: of SSH, or of ECS Exec,
+    /// which compresses output.
     pub fn cuts_connections(&self, after_bytes: u64, after_packed_bytes: u64, times: u32) -> Value {
         if self.is_by_ecs_exec() {
             json!({ "exec": { "cut": { "how": "reset", "after_bytes": after_packed_bytes, "times": times } } })
@@ -83,7 +83,7 @@ impl Cluster {
         }
     }
 
-    /// The name of the transport that its tasks are reached by.
+    /// Returns the name of its tasks' transport.
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Local(local) => local.transport,
@@ -100,7 +100,7 @@ impl Cluster {
         self.transport() == "ssh"
     }
 
-    /// The local cluster itself, where its faults are scripted.
+    /// Returns the local cluster, to inject faults.
     pub fn as_local(&self) -> &Local {
         match self {
             Self::Local(local) => local,
@@ -115,7 +115,8 @@ impl Cluster {
         }
     }
 
-    /// The `[Fargate]` and `[SSH]` tables of `fargate.toml`, as the Go driver's users have them.
+    /// Returns the `[Fargate]` and `[SSH]` tables of `fargate.toml`, as users of the Go driver
+    /// write them.
     pub fn configuration(&self) -> String {
         let (cluster, subnet, definition, port) = match self {
             Self::Local(local) => ("local", "subnet-local", "local-job:1", local.ssh_port),
@@ -133,7 +134,7 @@ impl Cluster {
         format!("{fargate}[SSH]\nUsername = \"root\"\nPort = {port}\nVerifyHost = \"required\"\n\n")
     }
 
-    /// The AWS settings in gitlab-runner's environment.
+    /// Returns the AWS settings for gitlab-runner's environment.
     pub fn environment(&self) -> Vec<(String, String)> {
         let (access_key_id, secret_access_key) = match self {
             Self::Local(local) => (
@@ -151,7 +152,7 @@ impl Cluster {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
     }
 
-    /// A call to ECS, as JSON.
+    /// Calls ECS with JSON.
     pub fn ecs(&self, action: &str, parameters: &Value) -> Value {
         match self {
             Self::Local(local) => local.ecs(action, parameters),
@@ -192,10 +193,10 @@ impl Cluster {
     }
 }
 
-/// What serves a local cluster.
+/// The server of a local cluster.
 enum Server {
     Process(Child),
-    /// This process, where more can be set than on the command line.
+    /// This process, which can set more than the command line.
     Here {
         cluster: Option<LocalCluster>,
         runtime: Runtime,
@@ -212,7 +213,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// In this process, with these settings.
+    /// Starts it in this process, with these settings.
     pub fn here(settings: Settings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -262,7 +263,7 @@ impl Local {
         }
     }
 
-    /// A request to one of the cluster's own endpoints.
+    /// Calls one of the cluster's own endpoints.
     fn administer(&self, method: &str, path: &str, body: &[u8]) -> http::Message {
         let bearer = format!("Authorization: Bearer {}", self.credentials.secret_access_key);
         let answer = http::request(&self.endpoint, method, path, &[&bearer], body);
@@ -270,7 +271,7 @@ impl Local {
         answer
     }
 
-    /// A call to ECS, signed with the cluster's credentials.
+    /// Calls ECS, signed with the cluster's credentials.
     fn ecs(&self, action: &str, parameters: &Value) -> Value {
         let Credentials { access_key_id, secret_access_key } = &self.credentials;
         let signer = signer::Signer {
@@ -306,7 +307,7 @@ impl Local {
         self.administer("POST", "/_drop-connections", b"");
     }
 
-    /// How often an action was called.
+    /// Returns how often an action was called.
     pub fn calls(&self, action: &str) -> usize {
         self.get("/_calls")
             .as_array()

@@ -1,4 +1,4 @@
-//! OTLP/HTTP receivers for tests: one that reads by OpenTelemetry's own messages, and some that
+//! OTLP/HTTP receivers for tests: one that decodes OpenTelemetry's own messages, and some that
 //! misbehave.
 
 use std::{
@@ -32,20 +32,20 @@ pub enum Mood {
     Fine,
     /// 503.
     Unavailable,
-    /// Reads and says nothing.
+    /// Reads and does not answer.
     Hangs,
-    /// Answers something that is not HTTP.
+    /// Answers with text that is not HTTP.
     Garbage,
     /// Closes in the middle of the request.
     Dies,
-    /// Never takes it.
+    /// Never accepts a request.
     Refuses,
 }
 
 const MOODS: [Mood; 6] =
     [Mood::Fine, Mood::Unavailable, Mood::Hangs, Mood::Garbage, Mood::Dies, Mood::Refuses];
 
-/// A receiver that remembers.
+/// A receiver that keeps its requests.
 pub struct Collector {
     pub endpoint: String,
     mood: Arc<AtomicU8>,
@@ -78,7 +78,7 @@ impl Collector {
                                 Mood::Refuses => "HTTP/1.1 400 Bad Request",
                                 _ => "HTTP/1.1 200 OK",
                             };
-                            // Known before the driver hears that it was taken.
+                            // Kept before the driver gets the answer.
                             if mood == Mood::Fine {
                                 received.lock().unwrap().push(unpacked(request));
                             }
@@ -96,7 +96,7 @@ impl Collector {
         self.mood.store(mood as u8, Ordering::Relaxed);
     }
 
-    /// Every request that was taken.
+    /// Returns every accepted request.
     pub fn received(&self) -> Vec<Message> {
         self.received.lock().unwrap().clone()
     }
@@ -143,7 +143,7 @@ impl Collector {
             .collect()
     }
 
-    /// Every attribute of the resources that told spans.
+    /// Returns every attribute of the resources of spans.
     pub fn resource(&self) -> Vec<KeyValue> {
         self.of("traces")
             .iter()
@@ -156,7 +156,7 @@ impl Collector {
     }
 }
 
-/// rotel compresses, whatever it is told.
+/// rotel always compresses.
 fn unpacked(mut request: Message) -> Message {
     use std::io::Write as _;
     if request.body.starts_with(&[0x1f, 0x8b]) {
@@ -184,8 +184,8 @@ pub fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     })
 }
 
-/// One trace, with one root, in which every parent is there and holds its children's times. Answers
-/// the tree: `parent > child`, sorted.
+/// Asserts one trace with one root, in which every parent exists and spans its children's times.
+/// Returns the tree: `parent > child`, sorted.
 pub fn tree(spans: &[Span]) -> Vec<String> {
     let by_id: HashMap<&[u8], &Span> =
         spans.iter().map(|span| (span.span_id.as_slice(), span)).collect();
@@ -214,7 +214,7 @@ pub fn tree(spans: &[Span]) -> Vec<String> {
     lines
 }
 
-/// `rotel`, a collector that others wrote, which hands on what it gets to a receiver of ours.
+/// `rotel`, a real collector, which forwards to a receiver of these tests.
 pub struct Rotel {
     process: Child,
     pub grpc: String,

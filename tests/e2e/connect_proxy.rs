@@ -22,10 +22,10 @@ use crate::{
     runner::Job,
 };
 
-/// Every name that is asked for in these tests is one of these.
+/// The host names that these tests call.
 const NAMES: [&str; 2] = ["*.us-east-1.amazonaws.com", "*.us-east-1.api.aws"];
 
-/// A proxy whose far side is the local cluster, whatever host is asked for.
+/// A proxy that connects every host name to the local cluster.
 struct ConnectProxy {
     url: String,
     /// Who trusts it takes the cluster for AWS.
@@ -69,7 +69,7 @@ impl ConnectProxy {
         Self { url, certificate, _place: place, asked }
     }
 
-    /// A job whose driver knows nothing but AWS's own names, and the proxy.
+    /// Returns a job whose driver knows only AWS's own names, and the proxy.
     fn job(&self, cluster: &Cluster) -> Job {
         let mut job = Job::on(cluster);
         job.unset("AWS_ENDPOINT_URL");
@@ -78,7 +78,7 @@ impl ConnectProxy {
         job
     }
 
-    /// Every `CONNECT`, once.
+    /// Returns every `CONNECT`, once.
     fn asked(&self) -> Vec<String> {
         let mut asked = self.asked.lock().unwrap().clone();
         asked.sort();

@@ -1,4 +1,4 @@
-//! Connections that break, on real parts: OpenSSH behind a proxy that cuts and freezes them.
+//! Broken connections, with real parts: OpenSSH behind a proxy that cuts and freezes connections.
 
 use std::{io::Read, net::SocketAddr, process::Child, sync::Arc, time::Duration};
 
@@ -88,11 +88,11 @@ fn fault(way: Way, after: u64, what: What) -> Fault {
     Fault { way, after, what }
 }
 
-/// A script that waits for a file after its first line, and then ends with 3.
+/// A script that waits for a file after its first line, and then exits with 3.
 const WAITS: &str =
     "echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo done; exit 3";
 
-/// Runs one script again and again; each time the connection breaks a little later.
+/// Runs one script repeatedly; each time the connection breaks a little later.
 fn cut_everywhere(way: Way, what: What) {
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
@@ -127,7 +127,7 @@ fn cut_everywhere(way: Way, what: What) {
     for after in &points {
         run(Some(*after));
     }
-    // The last ones may come after the verdict, when the driver has said goodbye.
+    // The last faults may come after the verdict, when the driver has disconnected.
     assert!(
         proxy.happened() >= points.len() - 6,
         "{} of {} cuts happened",
@@ -180,7 +180,7 @@ fn prepare_gets_through_connections_that_are_cut_at_any_byte() {
     proxy.plan(faults);
     let at = Prepared::behind(&proxy);
     proxy.clear();
-    // The later ones lie behind the end of what prepare needs to say.
+    // The later faults lie beyond the bytes that `prepare` sends.
     assert!(proxy.happened() >= planned / 2, "only {} cuts happened", proxy.happened());
     assert_eq!(at.job.run("build_script", "echo fine").stdout, b"fine\n");
     at.end();
@@ -188,7 +188,7 @@ fn prepare_gets_through_connections_that_are_cut_at_any_byte() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn three_hundred_megabytes_over_connections_that_are_cut_again_and_again() {
+fn three_hundred_megabytes_survive_repeated_cuts() {
     const LENGTH: usize = 300_000_000;
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
@@ -200,7 +200,7 @@ fn three_hundred_megabytes_over_connections_that_are_cut_again_and_again() {
     let ended = at.job.end(run);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert_eq!(proxy.happened(), 30, "{}", ended.stderr);
-    // The first ones one by one, and none is forgotten.
+    // The first losses are reported one by one, and all are counted.
     let (mut lines, mut losses) = (0, 0);
     for line in
         ended.stderr.lines().filter(|line| line.contains("connection to the container was lost"))
@@ -248,7 +248,7 @@ fn a_network_that_vanishes_while_output_flows() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn a_network_that_vanishes_for_a_moment_is_not_even_mentioned() {
+fn a_network_that_vanishes_for_a_moment_is_not_logged() {
     const LENGTH: usize = 20_000_000;
     let proxy = Proxy::new();
     let at = Prepared::behind(&proxy);
@@ -278,7 +278,7 @@ fn a_network_that_vanishes_under_a_silent_script() {
     eventually("the driver notices by its keep-alives", || {
         at.job.log().contains("connection lost")
     });
-    // It ends while nobody is connected.
+    // It ends without a connection.
     at.release();
     proxy.thaw();
     let ended = at.job.end(run);
@@ -322,7 +322,7 @@ fn a_network_that_vanishes_in_the_handshake_and_in_the_delivery() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn a_task_that_dies_while_nobody_can_connect_ends_the_stage_at_once() {
+fn a_task_that_dies_without_connections_ends_the_stage_at_once() {
     let proxy = Proxy::new();
     // The connection's own deadline is later than the test's.
     let at = Prepared::configured(&proxy, QUICK, "[Deadlines]\nReconnect = \"1h\"\n");
@@ -344,7 +344,7 @@ fn a_task_that_dies_while_nobody_can_connect_ends_the_stage_at_once() {
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn a_cancel_does_not_wait_for_a_network_that_vanished() {
     let proxy = Proxy::new();
-    // Silence would be noticed after an hour only.
+    // Silence would be noticed only after an hour.
     let at = Prepared::configured(
         &proxy,
         "KeepAlive = \"15m\"\n",
@@ -377,9 +377,9 @@ fn an_ssh_server_that_is_killed_and_comes_back() {
         (Some("3"), &b"done\n"[..]),
         "{ended:#?}"
     );
-    let told = |what: &str| ended.stderr.matches(what).count();
+    let count = |what: &str| ended.stderr.matches(what).count();
     assert_eq!(
-        (told("connection to the container was lost"), told("Reconnected")),
+        (count("connection to the container was lost"), count("Reconnected")),
         (1, 1),
         "{}",
         ended.stderr
@@ -403,13 +403,13 @@ fn another_host_key_is_refused_and_explained() {
         "{}",
         ended.stderr
     );
-    // Nor is it spoken to afterwards.
+    // The driver does not connect to it again.
     let after = at.job.run("after_script", "echo never");
     assert_eq!((after.code, after.stdout.as_slice()), (SYSTEM_FAILURE, &b""[..]), "{after:#?}");
     at.end();
 }
 
-/// Needs nothing installed: the API itself behind the proxy.
+/// Needs nothing installed: the proxy is in front of the API.
 #[test]
 fn answers_of_the_api_that_are_cut_off_leak_no_task() {
     let cluster = Cluster::local();

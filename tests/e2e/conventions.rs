@@ -8,7 +8,7 @@ use opentelemetry_semantic_conventions::attribute as of;
 
 use crate::collector::Collector;
 
-/// Those that are recorded; one that the conventions deprecate is a warning of the compiler's here.
+/// The recorded attributes. The compiler warns here of one that the conventions deprecate.
 const CONVENTIONS: [&str; 27] = [
     of::AWS_ECS_CLUSTER_ARN,
     of::AWS_ECS_LAUNCHTYPE,

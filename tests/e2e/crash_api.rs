@@ -1,6 +1,6 @@
-//! Every call to AWS of every stage of a job: a proxy kills the driver before the call is passed
-//! on, when the cluster has answered and the driver does not know it, and when the driver has just
-//! got the answer.
+//! Kills the driver at every call to AWS of every stage. A proxy kills it at three moments: before
+//! it forwards the call, when the cluster has answered, and when the driver has just got the
+//! answer.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ enum Aim {
     First(&'static str),
 }
 
-/// What must have been met, whatever else a stage calls.
+/// Calls that must have been killed, in addition to others of the stage.
 fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
     let mut met = vec![
         (Killed::PrepareAgain, "RunTask"),
@@ -63,7 +63,7 @@ fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
             (Killed::PrepareAgain, "ExecuteCommand"),
             (Killed::PrepareCleanedUp, "ExecuteCommand"),
         ]);
-        // These make both at once: which one is the first differs.
+        // These make both calls at once, in any order.
         met.extend(
             [Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "ExecuteCommand")),
         );
@@ -74,14 +74,14 @@ fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
     met
 }
 
-/// The stage that is to be killed.
+/// The stage to kill.
 struct Target {
     process: OwnedFd,
     moment: Moment,
     aim: Aim,
 }
 
-/// Stands between the driver and the API.
+/// A proxy between the driver and the API.
 #[derive(Default)]
 struct Killer {
     target: Mutex<Option<Target>>,
@@ -138,7 +138,7 @@ impl Killer {
         None
     }
 
-    /// The target, when this call is the one.
+    /// Returns the target, if this is the call to kill at.
     fn due(&self, action: &str) -> Option<Target> {
         let mut target = self.target.lock().unwrap();
         match &mut target.as_mut()?.aim {
@@ -151,9 +151,9 @@ impl Killer {
         }
     }
 
-    /// Runs a stage and kills it at the call that is aimed at.
+    /// Runs a stage and kills it at the chosen call.
     fn stage(&self, job: &Job, arguments: &[&str], aim: Aim, moment: Moment) -> Stage {
-        // No call is counted before it is known whom to kill.
+        // No call is counted before the process to kill is known.
         let mut target = self.target.lock().unwrap();
         let child = job.spawn(arguments);
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
@@ -167,19 +167,18 @@ impl Killer {
     }
 }
 
-/// It may have ended by itself, after its last answer.
+/// The process may have ended by itself, after its last answer.
 fn kill(target: &Target) {
     let _ = pidfd_send_signal(&target.process, Signal::KILL);
 }
 
-/// What was tried.
+/// The attempts so far.
 #[derive(Default)]
 struct Tried {
     jobs: usize,
     /// Stage and moment → the calls at which the driver was killed.
     killed: BTreeMap<(Killed, Moment), Vec<String>>,
-    /// The answer was the last thing that the stage waited for, and it was over before it was
-    /// killed.
+    /// The stage ended before it was killed: it waited for nothing after this answer.
     was_over: usize,
     failures: Vec<String>,
 }
@@ -254,7 +253,7 @@ fn every_call_to_aws(cluster: &Cluster) {
     }
 }
 
-/// One job; whether its stage made the call that was aimed at.
+/// Runs one job. Returns whether its stage made the chosen call.
 fn one(cluster: &Cluster, what: Killed, moment: Moment, aim: Aim, tried: &Mutex<Tried>) -> bool {
     let (killer, endpoint) = Killer::before(&local(cluster).endpoint);
     let mut run = Run::new(cluster);

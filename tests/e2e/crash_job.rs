@@ -1,5 +1,5 @@
-//! A job of which one stage is killed, what gitlab-runner does then, and what must hold whatever
-//! happened.
+//! A job of which one stage is killed, gitlab-runner's reaction, and the conditions that must
+//! always hold.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::{
     runner::{BUILD_FAILURE, Ended, Job},
 };
 
-/// The stage that is killed, and what gitlab-runner does next.
+/// The stage that is killed, and gitlab-runner's next calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Killed {
     Config,
@@ -27,10 +27,10 @@ pub enum Killed {
     PrepareBeside,
 }
 
-/// What a script writes, in pieces that are read one by one.
+/// The output of a script, in pieces that are read one by one.
 const OUTPUT: &str = "first piece\nsecond piece\nthird piece\n";
 
-/// A stage that was to be killed.
+/// The outcome of a stage with a crash point.
 pub struct Stage {
     pub ended: Ended,
     pub killed: bool,
@@ -38,14 +38,14 @@ pub struct Stage {
     pub at: String,
 }
 
-/// What was seen at a point.
+/// The result at a crash point.
 pub struct Point {
     pub killed: bool,
     /// How many bytes of output came twice.
     pub repeated: usize,
 }
 
-/// One job that is killed on its way.
+/// One job that is killed.
 pub struct Run<'a> {
     pub job: Job,
     cluster: &'a Cluster,
@@ -55,7 +55,7 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     pub fn new(cluster: &'a Cluster) -> Self {
         let mut job = Job::on(cluster);
-        // What the driver logs for itself is nothing that a job could lose.
+        // A job cannot lose lines of the driver's own log.
         let text = fs::read_to_string(&job.config).unwrap();
         let quiet =
             text.lines().filter(|line| !line.starts_with("Log")).collect::<Vec<_>>().join("\n");
@@ -65,7 +65,7 @@ impl<'a> Run<'a> {
         Self { job, cluster, ledger }
     }
 
-    /// Writes down that it ran, says its pieces, and ends with this code.
+    /// Returns a script that records its run, writes its pieces, and exits with this code.
     fn script(&self, name: &str, code: i32) -> String {
         let pieces: Vec<String> =
             OUTPUT.lines().map(|line| format!("echo '{line}'; sleep 0.03\n")).collect();
@@ -86,9 +86,8 @@ impl<'a> Run<'a> {
         ended
     }
 
-    /// Has a stage killed by `kill`, ends the job as gitlab-runner would, and checks what must
-    /// hold. Output may be repeated only where `may_repeat` says so: between a write and the
-    /// note of it.
+    /// Has a stage killed by `kill`, ends the job as gitlab-runner would, and checks the
+    /// conditions. Output may be repeated only with `may_repeat`: between a write and its record.
     pub fn point(
         &self,
         what: Killed,
@@ -138,8 +137,7 @@ impl<'a> Run<'a> {
                     killed.at
                 );
                 repeated = handed_on - OUTPUT.len();
-                // The one instant that is left: the bytes are in the pipe, and the mark is the very
-                // next call.
+                // The only gap: the bytes are in the pipe, and the next call would record them.
                 assert!(
                     repeated == 0 || may_repeat,
                     "repeated after {}: {before:?} {again:?}",
@@ -166,8 +164,8 @@ impl<'a> Run<'a> {
                     killed.at,
                     killed.ended
                 );
-                // What the killed driver had not handed on of the script that still ran comes
-                // first: one job log.
+                // Output of the script that the killed driver had not written comes first, in the
+                // same job log.
                 let after = self.job.run("after_script", self.script("after_script", 0));
                 assert_eq!(
                     (after.code, self.times("after_script")),
@@ -242,12 +240,12 @@ impl<'a> Run<'a> {
         assert_eq!(self.times(stage), 1);
     }
 
-    /// Once the tasks have ended, the next process that looks archives their jobs: then nothing
-    /// lies in the directory but the archive.
+    /// Once the tasks have ended, the next process archives their jobs. Then only the archive is
+    /// left in the directory.
     fn left_behind(&self, what: Killed) {
         self.tasks_have_ended();
-        // What the archive takes or removes: also how far output was handed on, and sessions that
-        // the task ends.
+        // Files that archiving moves or removes, including the mark of written output and the
+        // session ledger.
         let kept = ["ron", "key", "ending", "lock", "offset", "session"];
         let kind = |name: &String| {
             name.rsplit_once('.').map(|(_, kind)| kind.to_owned()).unwrap_or_default()
@@ -259,7 +257,7 @@ impl<'a> Run<'a> {
         );
         let reaped = self.job.reap(&[]);
         let said = String::from_utf8_lossy(&reaped.stdout);
-        // A stage that was killed while it archived another job may have left that one's note.
+        // A stage that was killed while it archived another job may have left that job's `.ending`.
         let swept = said.contains("files were removed") && what != Killed::PrepareBeside;
         assert!(
             reaped.code == 0 && said.contains("orphaned tasks stopped: 0") && !swept,
@@ -271,7 +269,7 @@ impl<'a> Run<'a> {
         assert_eq!(self.tasks("RUNNING"), 0, "a task was leaked");
     }
 
-    /// What lies in the metadata directory beside the archive.
+    /// Lists the metadata directory without the archive.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.job.metadata)
             .unwrap()
@@ -285,7 +283,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// How many tasks of the directory's jobs are meant to be in this state.
+    /// Counts tasks of the directory's jobs by desired status.
     pub fn tasks(&self, desired_status: &str) -> usize {
         self.of_this_directory()
             .iter()
@@ -293,7 +291,7 @@ impl<'a> Run<'a> {
             .count()
     }
 
-    /// The tasks that were launched for the directory's jobs.
+    /// Returns the tasks that were launched for the directory's jobs.
     fn of_this_directory(&self) -> Vec<serde_json::Value> {
         let snapshots = self
             .job

@@ -1,12 +1,12 @@
-//! Every crash point of a whole job: strace kills the driver at each system call that the world
-//! could notice, one after the other, and the job goes on as gitlab-runner would have it.
+//! Kills the driver at every crash point of a whole job. By strace, it dies at each system call
+//! with an outside effect, one after the other. Then the job continues as under gitlab-runner.
 //!
-//! SIGKILL comes when the call is entered, before it is executed: killing at one call shows what
-//! the call before it left behind. strace counts each system call by itself (the first `write`, the
-//! second `write` …), so for every stage and every call of the list N counts up until the stage
-//! ends unkilled: no point is left out. `openat` is not in the list, because certificates and
-//! libraries are opened by the hundred: a file that was just made is met again at the write into
-//! it, the next call of the list.
+//! SIGKILL comes when the call is entered, before it is executed: a kill at one call tests the
+//! effects of the previous one. strace counts each system call separately (the first `write`, the
+//! second `write` …). For every stage and every call of the list, N counts up until the stage ends
+//! unkilled, so no point is left out. `openat` is not in the list, because certificates and
+//! libraries are opened by the hundred. A new file is covered by the first write to it, which is in
+//! the list.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
     runner::{Job, SYSTEM_FAILURE},
 };
 
-/// Changes of files, everything sent and received (API and SSH), output, and the exit.
+/// Changes of files, network traffic (API and SSH), output, and the exit.
 const CALLS: [&str; 14] = [
     "write",
     "recvfrom",
@@ -45,11 +45,11 @@ const CALLS: [&str; 14] = [
 ];
 /// How many jobs run at once: most of their time they wait for tasks.
 const AT_ONCE: usize = 12;
-/// So many points in a row must not be reached by a stage before there are believed to be no more:
-/// the number of calls differs a little from run to run.
+/// After this many points in a row that a stage does not reach, it has no more. The number of calls
+/// differs a little from run to run.
 const UNREACHED: usize = 2;
 
-/// Those that take the longest come first.
+/// The longest stages come first.
 const ALL: [Killed; 7] = [
     Killed::PrepareBeside,
     Killed::PrepareCleanedUp,
@@ -100,8 +100,7 @@ fn traced(job: &Job, arguments: &[&str], call: &str, n: usize) -> Stage {
 struct Progress {
     /// Stage and call → the last number tried, and how many were not reached.
     tried: BTreeMap<(usize, usize), (usize, usize)>,
-    /// Stage and call → how many jobs are at it: more than the two that are to miss would be for
-    /// nothing.
+    /// Stage and call → how many jobs try it. More than the two that may miss would be a waste.
     at_it: BTreeMap<(usize, usize), usize>,
     calls: BTreeMap<&'static str, usize>,
     points: BTreeMap<Killed, usize>,

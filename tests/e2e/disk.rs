@@ -1,5 +1,5 @@
-//! A metadata directory that cannot be written to: nothing is launched, and nothing runs, that
-//! cannot be recorded.
+//! A metadata directory that cannot be written to: tasks and scripts that cannot be recorded do not
+//! start.
 
 use std::{fs, process::Command};
 
@@ -21,8 +21,7 @@ by_every_transport!(
         (not by pipes: "strace would count the calls of the container's processes too"),
 );
 
-/// A limit on the size of files fails as a full disk does: in `write`. The signal that comes with
-/// it is ignored.
+/// A limit on file sizes fails like a full disk, in `write`. Its signal is ignored.
 const FULL: [&str; 3] = ["sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""];
 
 fn stage_under(job: &Job, before: &[&str], arguments: &[&str]) -> Ended {
@@ -45,7 +44,7 @@ fn a_full_disk_launches_nothing(cluster: &Cluster) {
     assert!(prepared.stderr.contains("too large"), "{}", prepared.stderr);
     assert_eq!(local(cluster).calls("RunTask"), 0);
     assert!(job.snapshot().is_empty());
-    // With room again, the job goes on; what lay there is gone in the end.
+    // With room again, the job continues; all files are gone in the end.
     job.prepare();
     job.cleanup();
     cluster.assert_nothing_is_left(1);
@@ -80,7 +79,7 @@ fn a_disk_that_fills_up_between_stages_runs_no_script_and_ends_the_task_when_the
     assert_eq!(fs::read_dir(&job.metadata).unwrap().count(), 1, "the archive");
 }
 
-/// Not even root can make a file there.
+/// Not even root can create a file there.
 fn a_directory_in_which_no_file_can_be_made_launches_nothing(cluster: &Cluster) {
     let mut job = Job::on(cluster);
     let text = fs::read_to_string(&job.config).unwrap();
@@ -148,8 +147,7 @@ fn what_is_saved_survives_a_power_cut(cluster: &Cluster) {
         "-o",
         &traced,
     ];
-    // Of `cleanup`: what it asks for, and that it was accepted; where it waits, what it archives,
-    // too.
+    // The saves of `cleanup`: its request, its acceptance, and the archived snapshot if it waits.
     for (arguments, saved) in
         [(&["prepare"][..], None), (&["cleanup"], Some(2)), (&["cleanup", "--wait"], Some(3))]
     {

@@ -1,5 +1,4 @@
-//! The end of a job: `cleanup` does not wait for AWS, and the next process that looks archives the
-//! job.
+//! The end of a job: `cleanup` does not wait for AWS, and a later process archives the job.
 
 use std::{fs, time::Duration};
 
@@ -39,7 +38,7 @@ fn moto(cluster: &Cluster) -> &Moto {
     }
 }
 
-/// What ECS shows of the job's only task.
+/// Returns ECS's description of the job's only task.
 fn task(cluster: &Cluster) -> Value {
     let listed = cluster
         .ecs("ListTasks", &json!({ "cluster": moto(cluster).cluster, "desiredStatus": "STOPPED" }));
@@ -69,7 +68,7 @@ fn cleanup_returns_while_its_task_still_stops() {
         );
         assert_eq!((job.files(".ending").len(), job.archived().len()), (1, 0));
     }
-    // Whoever looks meanwhile leaves it alone, and nobody is worried.
+    // Other processes skip it meanwhile, without a warning.
     let other = job.beside(&cluster);
     other.prepare();
     let reaped = job.reap(&[]);
@@ -84,7 +83,7 @@ fn cleanup_returns_while_its_task_still_stops() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("over for GitLab after") && shown.contains("fargate reap"), "{shown}");
     assert_eq!(job.archived().len(), 0);
-    // Once ECS shows it as stopped, the next one that looks archives it.
+    // Once ECS shows it as stopped, the next process archives it.
     moto(&cluster).stops_take(Duration::ZERO);
     let reaped = job.reap(&[]);
     assert!(
@@ -124,7 +123,7 @@ fn all_stopped(cluster: &Cluster) -> bool {
     cluster.tasks().iter().all(|task| task.status == "STOPPED")
 }
 
-/// A job whose `cleanup` did not wait, and whose task has ended since.
+/// Returns a job whose `cleanup` did not wait, and whose task has ended since.
 fn ended_job(cluster: &Cluster) -> Job {
     let job = Job::on(cluster);
     job.prepare();
@@ -219,7 +218,7 @@ fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluste
     cluster.assert_nothing_is_left(3);
 }
 
-/// An earlier attempt's task lives on beside the job's own, whose launch got no answer.
+/// An earlier attempt's task still runs beside the job's own, whose launch got no answer.
 fn all_tasks_of_a_job_are_stopped_before_cleanup_returns(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();

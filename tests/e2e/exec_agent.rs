@@ -1,5 +1,5 @@
-//! ECS Exec by an agent as strict and as slow as AWS's own: two sessions and one that waits, and
-//! one more than that blocks it for good.
+//! ECS Exec with an agent as strict and as slow as AWS's own: it runs two sessions, queues a third,
+//! and blocks for good on a fourth.
 
 use std::{
     fs,
@@ -65,10 +65,10 @@ fn a_whole_job() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// A stage's session waits in the agent's queue, its driver is killed, and the next one finds the
-/// container full. To ask for another session would block the agent before a terminal is closed.
+/// A stage's session waits in the agent's queue, its driver is killed, and the next driver finds
+/// the container full. Another request would block the agent before a terminal is closed.
 #[test]
-fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
+fn two_terminals_delay_a_stage_until_one_closes() {
     let cluster = real();
     let job = Job::on(&cluster);
     job.prepare();
@@ -94,7 +94,7 @@ fn two_terminals_hold_a_stage_up_and_no_longer_than_they_are_open() {
     eventually("it is said what is waited for", || {
         job.log().contains("job log: Waiting: 2 sessions are open")
     });
-    // Longer than the agent tries for a place before it blocks.
+    // Longer than the agent waits for a slot before it blocks.
     let until = Instant::now() + Duration::from_secs(7);
     while Instant::now() < until {
         assert_eq!(cluster.as_local().calls("ExecuteCommand"), asked, "a session was asked for");

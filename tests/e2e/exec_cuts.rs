@@ -1,5 +1,5 @@
-//! ECS Exec's sessions end whatever anybody does: by AWS's limits, by the network. The output goes
-//! on at the next byte.
+//! ECS Exec's sessions end by AWS's limits and by network failures. The output continues at the
+//! next byte.
 
 use std::fs;
 
@@ -58,8 +58,8 @@ fn silent() {
     twenty_megabytes("silence", 1500, 1);
 }
 
-/// A container takes two sessions and one that waits: more killed drivers than that must not lock
-/// the job out.
+/// A container has two slots and a queue of one: more killed drivers than that must not lock the
+/// job out.
 #[test]
 fn killed_drivers_leave_no_session_behind() {
     const KILLS: usize = 5;
@@ -113,8 +113,8 @@ fn killed_drivers_leave_no_session_behind() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// Sessions that were opened without an answer would fill the container's slots as well. Nobody
-/// knows their ids.
+/// Sessions that were opened without an answer would fill the container's slots, too. Their ids are
+/// unknown.
 #[test]
 fn calls_without_an_answer_leave_no_session_behind() {
     const TIMES: usize = 5;

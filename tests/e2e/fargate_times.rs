@@ -10,8 +10,8 @@ use crate::{
     runner::Job,
 };
 
-/// A tenth of Fargate's times. DescribeTasks does not know a new task for 2 s, so that the driver
-/// does meet that.
+/// A tenth of Fargate's times. DescribeTasks does not show a new task for 2 s, so that the driver
+/// sees MISSING.
 fn cluster(by_ecs_exec: bool) -> Cluster {
     let slow = Duration::from_secs(20).into();
     let settings = Settings::of(Profile::Fargate, 0.1, 11);
@@ -44,7 +44,7 @@ fn a_job_goes_its_way(cluster: &Cluster) {
         job.log()
     );
     job.cleanup();
-    // Whether the job is archived yet is another promise's matter.
+    // Other tests check when the job is archived.
     let snapshot = job
         .archived()
         .first()

@@ -1,4 +1,4 @@
-//! A cluster's bad days, scripted on the local cluster.
+//! Faults of a cluster, injected by the local cluster.
 
 use std::io::Read;
 
@@ -12,15 +12,15 @@ use crate::{
 };
 
 by_every_transport!(
-    throttled_calls_are_made_again,
-    capacity_that_comes_back_is_waited_for,
-    an_answer_of_run_task_that_is_lost_leaks_no_task,
+    throttled_calls_are_repeated,
+    capacity_errors_are_retried_until_capacity_returns,
+    a_lost_run_task_answer_leaks_no_task,
     a_cluster_without_a_capacity_provider_strategy_is_explained,
     a_missing_permission_is_explained,
     a_task_that_stops_before_it_runs_is_explained,
     a_container_that_never_listens_is_explained_at_the_deadline
         (not by pipes: "a task that runs cannot keep pipes out"),
-    a_connection_that_is_cut_again_and_again_changes_no_byte
+    repeated_cuts_of_the_connection_change_no_byte
         (not by pipes: "nothing is between the driver and its own processes"),
     a_script_outlives_its_connection
         (not by pipes: "nothing is between the driver and its own processes"),
@@ -35,7 +35,7 @@ fn assert_explains(ended: &Ended, words: &[&str]) {
     }
 }
 
-fn throttled_calls_are_made_again(cluster: &Cluster) {
+fn throttled_calls_are_repeated(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster
         .as_local()
@@ -47,7 +47,7 @@ fn throttled_calls_are_made_again(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-fn capacity_that_comes_back_is_waited_for(cluster: &Cluster) {
+fn capacity_errors_are_retried_until_capacity_returns(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster
         .as_local()
@@ -60,7 +60,7 @@ fn capacity_that_comes_back_is_waited_for(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-fn an_answer_of_run_task_that_is_lost_leaks_no_task(cluster: &Cluster) {
+fn a_lost_run_task_answer_leaks_no_task(cluster: &Cluster) {
     let job = Job::on(cluster);
     // The task is launched, and the answer comes after the driver has given up waiting for it.
     cluster.as_local().set_faults(&json!({ "delay_ms": { "RunTask": 60_000 } }));
@@ -117,7 +117,7 @@ fn a_container_that_never_listens_is_explained_at_the_deadline(cluster: &Cluster
     cluster.assert_nothing_is_left(1);
 }
 
-fn a_connection_that_is_cut_again_and_again_changes_no_byte(cluster: &Cluster) {
+fn repeated_cuts_of_the_connection_change_no_byte(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     cluster.as_local().set_faults(&cluster.cuts_connections(3_000_000, 300_000, 3));
@@ -191,7 +191,7 @@ fn a_task_that_will_not_stop_is_reported_and_its_snapshot_kept(cluster: &Cluster
     let cleaned = job.stage(&["cleanup", "--wait"]);
     assert_explains(&cleaned, &["is kept"]);
     assert_eq!(job.files(".ron").len(), 1);
-    // A stop that is refused is not accepted: there is nothing to leave to others.
+    // A refused stop is not accepted, so `cleanup` must not succeed.
     let denied = json!({ "status": 400, "code": "AccessDeniedException", "message": "not authorized to perform: ecs:StopTask", "times": 100 });
     cluster.as_local().set_faults(&json!({ "refuse": { "StopTask": denied } }));
     let cleaned = job.stage(&["cleanup"]);

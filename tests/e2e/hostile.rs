@@ -1,5 +1,4 @@
-//! A hostile SSH server in a job's container: what one job can do to the runner manager through the
-//! driver.
+//! A hostile SSH server in a job's container, which attacks the runner manager through the driver.
 
 use std::{
     fs,
@@ -24,12 +23,12 @@ struct Hostile {
     cluster: Cluster,
     job: Job,
     seen: Arc<Seen>,
-    /// The server's.
+    /// The server's runtime.
     _runtime: Runtime,
 }
 
 impl Hostile {
-    /// A prepared job.
+    /// Returns a prepared job.
     fn begin(attack: Attack) -> Self {
         let (hostile, prepare) = Self::beginning(attack, "offered");
         let prepared = hostile.job.end(prepare);
@@ -37,10 +36,10 @@ impl Hostile {
         hostile
     }
 
-    /// A job that is being prepared, with this `VerifyHost`.
+    /// Returns a job that is being prepared, with this `VerifyHost`.
     fn beginning(attack: Attack, verify_host: &str) -> (Self, Child) {
         let cluster = Cluster::local();
-        // Nothing of the cluster's own listens in the container.
+        // The cluster's own server does not listen in the container.
         cluster.as_local().set_faults(&json!({ "ssh": { "never_listens": true } }));
         let job = Job::with(&cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
         let text = fs::read_to_string(&job.config).unwrap();
@@ -70,7 +69,7 @@ impl Hostile {
         self.job.spawn(&["run", &self.job.script("echo").display().to_string(), "build_script"])
     }
 
-    /// Cancels the stage, ends the job, and checks what is left of it on the manager.
+    /// Cancels the stage, ends the job, and checks the size of its files on the manager.
     fn end(self, run: Child) {
         Job::cancel(&run);
         let ended = self.job.end(run);
@@ -91,35 +90,34 @@ impl Hostile {
 }
 
 #[test]
-fn a_server_that_sends_a_byte_and_says_goodbye_fills_neither_log_nor_snapshot() {
+fn a_server_that_sends_a_byte_and_disconnects_fills_neither_log_nor_snapshot() {
     let hostile = Hostile::begin(Attack::ByteAndGoodbye(180_000));
     let before = hostile.seen.connections();
     let began = Instant::now();
     let run = hostile.run();
     eventually("it has connected often", || hostile.seen.connections() >= before + 12);
-    // However quick the server is.
+    // This holds for any speed of the server.
     let most = 12 + began.elapsed().as_secs() / 4;
     let made = (hostile.seen.connections() - before) as u64;
     assert!(made <= most, "{made} connections in {:?}", began.elapsed());
     hostile.end(run);
 }
 
-/// The largest memory that the process had, in KiB.
+/// Returns the process's peak memory, in KiB.
 fn peak(process: &Child) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The peak of a driver whose script's server does this, three times; nobody reads what it hands
-/// on.
+/// Returns the peak memory of a driver under this attack, three times over; its output is not read.
 fn peak_under(attack: Attack) -> u64 {
     let hostile = Hostile::begin(attack);
     let before = hostile.seen.connections();
     let run = hostile.run();
     let connections = if matches!(attack, Attack::Channels(_)) { 3 } else { 1 };
     eventually("the attack is under way", || hostile.seen.connections() >= before + connections);
-    // What is sent takes a moment to arrive.
+    // The bytes take a moment to arrive.
     let mut last = (0, Instant::now());
     eventually("the memory does not grow any more", || {
         let now = peak(&run);
@@ -134,7 +132,7 @@ fn peak_under(attack: Attack) -> u64 {
 }
 
 #[test]
-fn channels_and_crumbs_take_little_memory() {
+fn many_channels_and_tiny_messages_take_little_memory() {
     let idle = peak_under(Attack::Silence);
     for attack in [Attack::Channels(40_000), Attack::Crumbs(400_000)] {
         let peak = peak_under(attack);
@@ -144,7 +142,7 @@ fn channels_and_crumbs_take_little_memory() {
 }
 
 #[test]
-fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_required() {
+fn prepare_refuses_an_unproven_host_key_if_a_proof_is_required() {
     let (hostile, prepare) = Hostile::beginning(Attack::None, "required");
     let prepared = hostile.job.end(prepare);
     assert_eq!(prepared.code, SYSTEM_FAILURE, "{prepared:#?}");
@@ -156,8 +154,7 @@ fn prepare_refuses_a_server_that_does_not_prove_its_host_key_where_that_is_requi
     hostile.cluster.assert_nothing_is_left(1);
 }
 
-/// The local cluster's server proves its key as the entry point's does; later stages go by the
-/// pinned key.
+/// The local cluster's server proves its key like the entry point; later stages use the pinned key.
 #[test]
 fn a_job_whose_host_key_must_be_proven_runs_and_keeps_its_secret_to_itself() {
     let cluster = Cluster::local();

@@ -1,5 +1,5 @@
-//! Texts of projects, of containers and of whoever stops a task: none forges a line, or steers the
-//! terminal of who reads it.
+//! Texts of projects, of containers and of those who stop tasks: they cannot forge lines or control
+//! a reader's terminal.
 
 use std::{
     fs,
@@ -16,12 +16,12 @@ use crate::{
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-/// A line break and what looks like the driver's own line, a screen that is cleared, a title, C1
-/// and bidirectional controls.
+/// A line break and a forged line of the driver, a cleared screen, a title, C1 and bidirectional
+/// controls.
 const HOSTILE: &str =
     "evil\r\nfargate: forged\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\u{2066}";
 
-/// Asserts that the text has no line but the driver's own, and nothing that steers a terminal.
+/// Asserts that the text has only the driver's own lines, and no terminal controls.
 fn assert_harmless(what: &str, text: &str) {
     for line in text.lines() {
         assert!(
@@ -76,7 +76,7 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
             "{prepared:#?}"
         );
         assert_harmless("the job log", &prepared.stderr);
-        // A script's own output is passed on as it is.
+        // A script's own output is passed on unchanged.
         let run = job.run(HOSTILE, format!("printf '%s' '{HOSTILE}'"));
         assert_eq!((run.code, String::from_utf8_lossy(&run.stdout).as_ref()), (0, HOSTILE));
         assert_harmless("a stage", &run.stderr);
@@ -105,9 +105,9 @@ fn a_project_s_names_are_harmless_in_job_log_log_and_records() {
     }
 }
 
-/// An older driver recorded names as they came.
+/// An older driver recorded names unchanged.
 #[test]
-fn names_in_old_records_are_harmless_for_who_reads_reap_and_replay() {
+fn names_in_old_records_are_harmless_in_reap_and_replay() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
@@ -133,7 +133,7 @@ fn names_in_old_records_are_harmless_for_who_reads_reap_and_replay() {
 }
 
 #[test]
-fn who_stops_a_task_writes_no_line_of_the_job_log() {
+fn stop_reasons_cannot_add_job_log_lines() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
@@ -155,7 +155,7 @@ fn who_stops_a_task_writes_no_line_of_the_job_log() {
 }
 
 #[test]
-fn what_try_says_is_harmless() {
+fn output_of_try_is_harmless() {
     let tried = Command::new(env!("CARGO_BIN_EXE_fargate"))
         .args(["--task-def", HOSTILE, "try", "fixtures/jobs/hello.sh"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))

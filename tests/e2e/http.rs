@@ -10,13 +10,13 @@ use std::{
 pub struct Message {
     /// Request line or status line.
     pub first: String,
-    /// Header lines, as they came.
+    /// Header lines, unchanged.
     pub headers: Vec<String>,
     pub body: Vec<u8>,
 }
 
 impl Message {
-    /// Reads one message; `None` when the peer has nothing (more) to say.
+    /// Reads one message; `None` if the peer sends none.
     pub fn read(stream: &TcpStream) -> Option<Self> {
         let mut reader = BufReader::new(stream);
         let mut message = Self { first: line(&mut reader)?, ..Self::default() };

@@ -1,4 +1,4 @@
-//! Which job a stage works on: GitLab says it, in a file; a job's variables do not.
+//! Which job a stage works on: GitLab's file decides, not the job's variables.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
 const STAGES: [&[&str]; 4] =
     [&["config"], &["prepare"], &["run", "/does/not/matter", "build_script"], &["cleanup"]];
 
-/// All files below a directory with their content, but for locks' holders.
+/// Returns all files below a directory with their content, except lock holders.
 fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten() {
@@ -32,7 +32,7 @@ fn assert_refused(ended: &Ended, words: &[&str]) {
     }
 }
 
-/// A job that poses as `victim` by its variables.
+/// Returns a job that poses as `victim` by its variables.
 fn posing(victim: &Job, cluster: &Cluster) -> Job {
     let mut job = victim.beside(cluster);
     for name in ["CI_JOB_ID", "CI_PROJECT_URL", "CI_PIPELINE_ID", "CI_RUNNER_SHORT_TOKEN"] {
@@ -49,13 +49,13 @@ fn a_response_file_that_cannot_be_used_touches_nothing_at_any_stage() {
     victim.prepare();
     let before = content(&victim.metadata);
     let mut job = posing(&victim, &cluster);
-    // gitlab-runner sets the variable to nothing when it could not write the file, for want of room
-    // for instance.
+    // gitlab-runner sets the variable to an empty value if it could not write the file, for
+    // instance on a full disk.
     let (empty, torn, missing) =
         (job.path("empty.json"), job.path("torn.json"), job.path("missing.json"));
     fs::write(&empty, "").unwrap();
     fs::write(&torn, r#"{"id":1,"job_info":{"#).unwrap();
-    // Neither setting makes a file that is broken the same as one that never was.
+    // With either setting, a broken file is not treated like a missing one.
     let trusting =
         fs::read_to_string(&job.config).unwrap() + "\n[Runner]\nTrustJobVariables = true\n";
     for file in ["fargate.toml", "trusting.toml"] {
@@ -82,7 +82,7 @@ fn a_response_file_that_cannot_be_used_touches_nothing_at_any_stage() {
 }
 
 #[test]
-fn without_a_response_file_variables_count_only_where_they_are_trusted() {
+fn without_a_response_file_variables_count_only_if_trusted() {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
     job.writes_response = false;

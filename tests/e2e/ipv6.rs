@@ -1,5 +1,5 @@
-//! A task in a subnet with IPv6 alone: ECS shows no address in its attachment, and an IPv6 address
-//! at its container.
+//! A task in an IPv6-only subnet: ECS shows no address in its attachment, and an IPv6 address at
+//! its container.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
@@ -67,7 +67,7 @@ fn a_job_in_a_subnet_with_ipv6_alone() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// What is printed of such an address can be told from a port, and refusals name it.
+/// Messages separate such an address from the port, and refusals name it.
 #[test]
 fn an_ipv6_address_that_does_not_answer_is_named() {
     let cluster = Cluster::local();

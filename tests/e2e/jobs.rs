@@ -34,7 +34,7 @@ on_every_cluster!(
     cleanup_at_any_time,
     run_without_prepare,
     prepare_again_after_a_killed_one,
-    a_retried_stage_of_a_killed_driver_goes_on,
+    a_retried_stage_of_a_killed_driver_continues,
     the_project_may_choose_only_what_is_allowed,
     a_definition_that_does_not_exist,
 );
@@ -43,8 +43,8 @@ fn a_job_passes_through_all_stages(cluster: &Cluster) {
     let job = Job::on(cluster);
     let config = job.stage(&["config"]);
     assert_eq!(config.code, 0, "{config:#?}");
-    let told: serde_json::Value = serde_json::from_slice(&config.stdout).unwrap();
-    assert_eq!(told["driver"]["name"], "fargate");
+    let description: serde_json::Value = serde_json::from_slice(&config.stdout).unwrap();
+    assert_eq!(description["driver"]["name"], "fargate");
     job.prepare();
     let stages = [
         "prepare_script",
@@ -232,7 +232,7 @@ fn cancelled_during_prepare(cluster: &Cluster) {
             local.set_faults(&json!({ "exec": { "never_connects": true } }))
         }
         _ => {
-            // Nobody listens at that port: prepare waits.
+            // No server listens on that port, so `prepare` waits.
             let config = fs::read_to_string(&job.config).unwrap();
             let port = config.lines().find(|line| line.starts_with("Port")).unwrap();
             fs::write(&job.config, config.replace(port, "Port = 9")).unwrap();
@@ -274,7 +274,7 @@ fn cancelled_during_run(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// The driver of a stage was killed; the next stage ends its script, and is cancelled meanwhile.
+/// The driver of a stage was killed. The next stage ends its script, and is cancelled meanwhile.
 fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"2s\"\n");
     job.prepare();
@@ -299,8 +299,8 @@ fn cancelled_while_the_stage_before_is_ended(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// The signals' answers are behind all that nobody has taken yet, which is less than is held for
-/// them (32 MiB).
+/// The signals' answers come behind all unread output, which is less than the limit for them (32
+/// MiB).
 fn a_script_that_floods_is_cancelled_over_the_connection_that_it_fills(cluster: &Cluster) {
     let job = Job::with(cluster, "[Deadlines]\nGracePeriod = \"1s\"\n");
     job.prepare();
@@ -382,7 +382,7 @@ fn prepare_again_after_a_killed_one(cluster: &Cluster) {
     cluster.assert_nothing_is_left(tasks);
 }
 
-fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
+fn a_retried_stage_of_a_killed_driver_continues(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let script =
@@ -398,7 +398,7 @@ fn a_retried_stage_of_a_killed_driver_goes_on(cluster: &Cluster) {
         job.log().contains("run get_sources")
             || job.snapshot().matches("run get_sources").count() >= 2
     });
-    // The script is not to end before: by another connection, as an engineer would.
+    // The script must not end earlier, so the file is created from outside, as an engineer would.
     crate::processes::release(cluster);
     let ended = job.end(second);
     assert_eq!(ended.code, 0, "{ended:#?}\n{}", job.log());

@@ -1,6 +1,6 @@
-//! The `fargate` binary as gitlab-runner calls it, end to end: on the local cluster (needs nothing
-//! installed), and on moto with OpenSSH's sshd behind each task (ignored here; `scripts/test` runs
-//! those).
+//! Tests the `fargate` binary end to end, as gitlab-runner calls it. They run on the local cluster,
+//! which needs nothing installed, and on moto with OpenSSH's sshd behind each task. The latter are
+//! ignored here; `scripts/test` runs them.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
@@ -52,7 +52,7 @@ mod stuck_fixtures;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 mod transports;
-mod trial;
+mod try_job;
 mod unreachable;
 
 use cluster::eventually;

@@ -86,19 +86,18 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
         .unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
-/// A job by each task definition of docs/. moto checks what a real ECS would of a definition's
-/// shape; the container that its tasks get here is a real sshd in any case, so that both are
-/// reached by SSH.
+/// Runs a job with each task definition of docs/. moto checks a definition's shape like ECS. The
+/// container of its tasks is a real sshd in any case, so both jobs use SSH.
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn the_documented_task_definitions_are_taken_and_run_jobs() {
+fn the_documented_task_definitions_run_jobs() {
     let cluster = crate::cluster::Cluster::moto();
     for text in [
         include_str!("../../deploy/task-definition-ssh.json"),
         include_str!("../../deploy/task-definition-ecs-exec.json"),
     ] {
         let mut definition: Value = serde_json::from_str(text).unwrap();
-        // On Fargate the task's size is enough; moto counts what containers reserve.
+        // On Fargate the task's size is enough; moto requires reservations of containers.
         definition["containerDefinitions"][0]["memory"] = json!(512);
         let registered = ecs(server(), "RegisterTaskDefinition", &definition);
         let family = definition["family"].as_str().unwrap();
@@ -114,7 +113,7 @@ fn the_documented_task_definitions_are_taken_and_run_jobs() {
     cluster.assert_nothing_is_left(2);
 }
 
-/// A cluster on moto whose containers are real.
+/// A cluster on moto with real containers.
 pub struct Moto {
     pub endpoint: String,
     pub cluster: String,
@@ -128,27 +127,27 @@ pub struct Moto {
 struct Containers {
     /// Where the driver connects.
     port: u16,
-    /// What stands there before the containers, and the port of their sshd then.
+    /// The proxy in front of the containers, and the port of their sshd behind it.
     proxy: Option<(Arc<Proxy>, u16)>,
-    /// Made-up address → ours.
+    /// moto's address → the real one.
     addresses: Mutex<HashMap<String, Ipv4Addr>>,
     /// Task ARN → its container; `None` once it is stopped.
     running: Mutex<HashMap<String, Option<Sshd>>>,
     /// How long a task is DEACTIVATING after StopTask: moto's own are STOPPED at once.
     stops_take: Mutex<Duration>,
-    /// Task ARN → when it was told to stop.
-    told_to_stop: Mutex<HashMap<String, Instant>>,
+    /// Task ARN → when its stop was requested.
+    stop_requested: Mutex<HashMap<String, Instant>>,
 }
 
 impl Containers {
-    /// Shows the tasks in an answer as they would be if they took their time to stop.
+    /// Changes the tasks in an answer as if they took time to stop.
     fn show_ending(&self, answer: &mut Value) {
-        let (stops_take, told) =
-            (*self.stops_take.lock().unwrap(), self.told_to_stop.lock().unwrap());
+        let (stops_take, requested) =
+            (*self.stops_take.lock().unwrap(), self.stop_requested.lock().unwrap());
         let show = |task: &mut Value| {
             if task["taskArn"]
                 .as_str()
-                .and_then(|arn| told.get(arn))
+                .and_then(|arn| requested.get(arn))
                 .is_some_and(|at| at.elapsed() < stops_take)
             {
                 task["lastStatus"] = json!("DEACTIVATING");
@@ -162,7 +161,7 @@ impl Containers {
 }
 
 impl Moto {
-    /// A cluster; connections to its containers pass through the proxy, if there is one.
+    /// Starts a cluster; connections to its containers pass through the proxy, if there is one.
     pub fn start(proxy: Option<Arc<Proxy>>) -> Self {
         let upstream = server();
         let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -214,18 +213,18 @@ impl Moto {
         Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
     }
 
-    /// Where the tasks' containers are, or will be.
+    /// Returns the address of the tasks' containers.
     #[allow(dead_code, reason = "for the benchmark `stages`")]
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         self.containers.addresses.lock().unwrap().values().copied().collect()
     }
 
-    /// From now on, tasks take so long to stop; those that were told to a while ago, too.
+    /// Sets how long tasks take to stop, including those that are stopping.
     pub fn stops_take(&self, time: Duration) {
         *self.containers.stops_take.lock().unwrap() = time;
     }
 
-    /// Does something to the one container there is.
+    /// Runs an action on the only container.
     pub fn with_sshd(&self, act: impl FnOnce(&mut Sshd)) {
         let mut running = self.containers.running.lock().unwrap();
         let mut alive = running.values_mut().flatten();
@@ -233,7 +232,7 @@ impl Moto {
         assert!(alive.next().is_none(), "there are several containers");
     }
 
-    /// Task ARN, `lastStatus` and living processes of every task.
+    /// Returns task ARN, `lastStatus` and living processes of every task.
     pub fn tasks(&self) -> Vec<(String, String, usize)> {
         let mut tasks = Vec::new();
         for status in ["RUNNING", "STOPPED"] {
@@ -262,7 +261,7 @@ pub fn mark(arn: &str) -> String {
     format!("FARGATE_TEST_TASK={}", arn.rsplit('/').next().unwrap())
 }
 
-/// Passes one request on, and its answer back.
+/// Forwards one request, and its answer back.
 fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Option<()> {
     let request = Message::read(stream)?;
     let target = request.header("x-amz-target").unwrap_or_default().to_owned();
@@ -275,9 +274,9 @@ fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Opt
         launch(&asked, &serde_json::from_slice(&answer.body).ok()?, containers);
     }
     if answer.status() == 200 && target.ends_with(".StopTask") {
-        let told: Value = serde_json::from_slice(&answer.body).ok()?;
-        let arn = told["task"]["taskArn"].as_str()?.to_owned();
-        containers.told_to_stop.lock().unwrap().entry(arn.clone()).or_insert_with(Instant::now);
+        let requested: Value = serde_json::from_slice(&answer.body).ok()?;
+        let arn = requested["task"]["taskArn"].as_str()?.to_owned();
+        containers.stop_requested.lock().unwrap().entry(arn.clone()).or_insert_with(Instant::now);
         // Dropped outside the lock: ending sshd takes a moment.
         let container = containers.running.lock().unwrap().insert(arn, None);
         drop(container);
@@ -297,8 +296,8 @@ fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Opt
     answer.write(stream).ok()
 }
 
-fn launch(asked: &Value, told: &Value, containers: &Arc<Containers>) {
-    let task = &told["tasks"][0];
+fn launch(asked: &Value, requested: &Value, containers: &Arc<Containers>) {
+    let task = &requested["tasks"][0];
     let arn = task["taskArn"].as_str().unwrap().to_owned();
     let details = task["attachments"][0]["details"].as_array().unwrap();
     let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"]

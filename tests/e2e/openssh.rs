@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::processes;
 
-/// A running sshd; it and its sessions end when this is dropped.
+/// A running sshd. Dropping it ends its sessions, too.
 pub struct Sshd {
     mark: String,
     server: Child,
@@ -41,7 +41,7 @@ impl Sshd {
         Self { mark: mark.to_owned(), server: serve(place.path()), place }
     }
 
-    /// Kills the server and its connections. What runs in the container runs on.
+    /// Kills the server and its connections. Processes in the container continue.
     pub fn kill(&mut self) {
         for pid in processes::children_named("sshd", self.server.id()) {
             let _ = kill_process(pid, Signal::KILL);
@@ -50,8 +50,8 @@ impl Sshd {
         self.server.wait().unwrap();
     }
 
-    /// Starts the server that was killed, with its old host key or with another one, as another
-    /// container would have.
+    /// Restarts the killed server, with its old host key or with another one, as in another
+    /// container.
     pub fn start_again(&mut self, another_key: bool) {
         if another_key {
             fs::remove_file(self.place.path().join("host")).unwrap();
@@ -61,7 +61,7 @@ impl Sshd {
     }
 }
 
-/// The proof of the host key, as the entry point that is shipped makes it.
+/// Returns the proof of the host key, made by the shipped entry point.
 fn proof(place: &Path, secret: &str) -> String {
     let entry_point = include_str!("../../deploy/ssh-entrypoint.sh");
     let begin = entry_point.find("\nsha256() {").expect("the entry point's functions");

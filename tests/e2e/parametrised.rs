@@ -1,10 +1,10 @@
-//! One suite, by every transport and on every cluster.
+//! Runs one suite with every transport and on every cluster.
 //!
-//! A test that is about what SSH and ECS Exec have alone says why it is not run by pipes:
-//! `name (not by pipes: "why")`.
+//! A test of features that only SSH and ECS Exec have says why it does not run by pipes: `name (not
+//! by pipes: "why")`.
 
-/// Tests on the local cluster, by each transport: a module for each, with a test by SSH, one by ECS
-/// Exec and one by the tests' own transport.
+/// Defines tests on the local cluster: a module for each, with a test by SSH, one by ECS Exec and
+/// one by the tests' own transport.
 macro_rules! by_every_transport {
     ($($(#[$attribute:meta])* $name:ident $((not by pipes: $why:literal))?),* $(,)?) => {$(
         mod $name {
@@ -30,7 +30,7 @@ macro_rules! by_every_transport {
     )*};
 }
 
-/// The same, and on moto with OpenSSH.
+/// As [`by_every_transport`], and on moto with OpenSSH.
 macro_rules! on_every_cluster {
     ($($name:ident $((not by pipes: $why:literal))?),* $(,)?) => {$(
         mod $name {

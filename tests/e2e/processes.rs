@@ -1,10 +1,10 @@
-//! Processes that carry a mark in their environment.
+//! Finds processes by a mark in their environment.
 
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Those that have `mark` (`NAME=value`) in their environment.
+/// Finds processes with `mark` (`NAME=value`) in their environment.
 pub fn marked(mark: &str) -> Vec<Pid> {
     let pids = fs::read_dir("/proc")
         .unwrap()
@@ -17,7 +17,7 @@ pub fn marked(mark: &str) -> Vec<Pid> {
     .collect()
 }
 
-/// The children of `parent` and theirs, as far down as their names begin so.
+/// Finds descendants of `parent` whose names have this prefix.
 pub fn children_named(name: &str, parent: u32) -> Vec<Pid> {
     let pids = fs::read_dir("/proc")
         .unwrap()
@@ -46,7 +46,7 @@ pub fn kill(mark: &str) {
     }
 }
 
-/// The living processes of a cluster's tasks, whatever the cluster.
+/// Returns the living processes of a cluster's tasks, for any cluster.
 pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
     match cluster {
         crate::cluster::Cluster::Local(local) => {
@@ -68,13 +68,13 @@ pub fn task_processes(cluster: &crate::cluster::Cluster) -> Vec<i32> {
     }
 }
 
-/// Makes the file `go` in the only task's own temporary directory, for which a script waits: as an
+/// Creates the file `go` in the only task's temporary directory, for which a script waits, as an
 /// engineer in the container would.
 ///
 /// # Panics
-/// When no process of the task lives.
+/// When no process of the task runs.
 pub fn release(cluster: &crate::cluster::Cluster) {
-    // Any of them: sessions and what a script calls come and go meanwhile.
+    // Any process will do: sessions and a script's children come and go meanwhile.
     let place = task_processes(cluster).into_iter().find_map(|pid| {
         let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
         let place =

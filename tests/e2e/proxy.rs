@@ -1,5 +1,5 @@
-//! A TCP proxy that does to connections what networks do to them: cuts them after so many bytes,
-//! or lets packets vanish for a while.
+//! A TCP proxy with the faults of networks: it cuts connections after so many bytes, or drops
+//! packets for a while.
 
 use std::{
     collections::VecDeque,
@@ -18,34 +18,34 @@ use tokio::{
     sync::watch,
 };
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     ToClient,
     ToServer,
 }
 
-/// What happens to a connection.
+/// A fault of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// RST: what was not read is lost.
+    /// RST: unread bytes are lost.
     Reset,
-    /// FIN: the end, politely, where nobody expects it.
+    /// FIN: an orderly end at an unexpected point.
     Close,
     /// All connections hold still until [`Proxy::thaw`].
     Freeze,
 }
 
-/// What happens to one connection, and when.
+/// A fault of one connection, and its moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     pub way: Way,
-    /// So many bytes of that way pass.
+    /// The number of bytes of that direction that pass.
     pub after: u64,
     pub what: What,
 }
 
-/// Stands before any number of servers; its faults are shared.
+/// A proxy in front of any number of servers, which share its faults.
 pub struct Proxy {
     /// One for each of the next connections.
     faults: Mutex<VecDeque<Fault>>,
@@ -66,7 +66,7 @@ impl Proxy {
         })
     }
 
-    /// Listens at `at` and passes everything on to `server`.
+    /// Listens at `at` and forwards everything to `server`.
     pub fn stand_before(self: &Arc<Self>, at: SocketAddr, server: SocketAddr) -> SocketAddr {
         let listener = TcpListener::bind(at).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -86,17 +86,17 @@ impl Proxy {
         address
     }
 
-    /// What happens to the next connections, one after the other.
+    /// Plans faults for the next connections, one after the other.
     pub fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().unwrap().extend(faults);
     }
 
-    /// Forgets what was planned and did not happen.
+    /// Drops planned faults that did not happen.
     pub fn clear(&self) {
         self.faults.lock().unwrap().clear();
     }
 
-    /// How many faults have happened.
+    /// Returns how many faults have happened.
     pub fn happened(&self) -> usize {
         self.happened.load(Ordering::SeqCst)
     }
@@ -113,7 +113,7 @@ impl Proxy {
         *self.frozen.borrow()
     }
 
-    /// How many bytes the newest connection carried this way.
+    /// Returns how many bytes the newest connection carried in this direction.
     pub fn carried(&self, way: Way) -> u64 {
         self.carried
             .lock()
@@ -142,8 +142,8 @@ impl Proxy {
             Some(What::Reset) => client.set_zero_linger()?,
             Some(What::Close | What::Freeze) | None => {
                 client.shutdown().await?;
-                // Closed with something unread, it would be a reset. Whoever keeps it open anyway
-                // is not waited for.
+                // Closing with unread bytes would be a reset. A peer that keeps it open is not
+                // waited for.
                 let mut nowhere = tokio::io::sink();
                 let _ = tokio::time::timeout(
                     Duration::from_secs(10),
@@ -155,7 +155,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Until the fault happens, or one side ends.
+    /// Forwards until the fault happens, or one side ends.
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,

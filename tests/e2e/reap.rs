@@ -1,4 +1,4 @@
-//! `fargate reap`: what no job needs any more ends, and nothing else.
+//! `fargate reap` ends only tasks and jobs that are no longer needed.
 
 use std::{fs, io::Read, sync::atomic::Ordering, time::Duration};
 
@@ -14,27 +14,27 @@ use crate::{
 on_every_cluster!(
     a_task_whose_snapshot_was_lost_is_an_orphan,
     a_dry_run_does_nothing,
-    a_job_that_a_process_works_on_is_left_alone,
-    a_job_between_two_stages_is_left_alone,
+    a_job_that_a_process_works_on_is_skipped,
+    a_job_between_two_stages_is_skipped,
     an_abandoned_job_is_ended,
     a_job_whose_task_is_gone_is_archived,
-    tasks_of_others_are_left_alone,
-    a_managers_tasks_that_is_gone,
+    tasks_of_others_are_not_stopped,
+    the_tasks_of_a_lost_manager_are_stopped,
     a_damaged_snapshot_is_set_aside_when_its_task_has_ended,
-    a_newer_drivers_snapshot_is_left_alone,
+    a_newer_drivers_snapshot_is_not_changed,
 );
 
 by_every_transport!(
     an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not,
-    calls_that_fail_are_made_again,
-    what_could_not_be_done_is_said_counted_and_done_the_next_time,
+    failed_calls_are_repeated,
+    failures_are_reported_counted_and_retried_the_next_time,
     a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays,
     twenty_five_abandoned_jobs_are_ended_side_by_side,
-    what_a_killed_driver_left_without_a_snapshot_is_swept,
+    files_of_a_killed_driver_without_a_snapshot_are_removed,
     a_directory_that_cannot_be_used_is_an_error_at_once,
 );
 
-/// Everything is old enough.
+/// An age that everything has reached.
 const ALL: [&str; 2] = ["--older-than", "0s"];
 
 fn running(cluster: &Cluster) -> usize {
@@ -61,7 +61,7 @@ fn call(cluster: &Cluster, action: &str, mut parameters: Value) -> Value {
     cluster.ecs(action, &parameters)
 }
 
-/// The tasks that are not meant to stop.
+/// Returns the tasks whose desired status is not STOPPED.
 fn alive(cluster: &Cluster) -> Vec<String> {
     let listed = call(cluster, "ListTasks", json!({ "desiredStatus": "RUNNING" }));
     listed["taskArns"]
@@ -72,7 +72,7 @@ fn alive(cluster: &Cluster) -> Vec<String> {
         .collect()
 }
 
-/// Launches a task without the driver: like the one that `like` is, with these differences.
+/// Launches a task without the driver: a copy of `like`, with these differences.
 fn launch_like(
     cluster: &Cluster,
     like: &str,
@@ -161,7 +161,7 @@ fn a_dry_run_does_nothing(cluster: &Cluster) {
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
-fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
+fn a_job_that_a_process_works_on_is_skipped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let mut run = job.spawn(&[
@@ -173,7 +173,7 @@ fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
     ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
     assert_reaps(&job.reap(&ALL), "jobs ended: 0; jobs left alone: 1", &[]);
-    // Nor one whose task is not known yet.
+    // The same holds for a job whose task is not known yet.
     let launching = job.beside(cluster);
     let mut prepare = launching.spawn(&["prepare"]);
     eventually("a second task is launched", || alive(cluster).len() == 2);
@@ -188,7 +188,7 @@ fn a_job_that_a_process_works_on_is_left_alone(cluster: &Cluster) {
     cluster.assert_nothing_is_left(2);
 }
 
-fn a_job_between_two_stages_is_left_alone(cluster: &Cluster) {
+fn a_job_between_two_stages_is_skipped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     assert_reaps(
@@ -218,7 +218,7 @@ fn an_abandoned_job_is_ended(cluster: &Cluster) {
     assert_reaps(&job.reap(&ALL), "jobs ended: 1", &["no process has worked on it for", "; ended"]);
     cluster.assert_nothing_is_left(1);
     assert_eq!((job.files(".ron").len(), job.files(".key").len(), job.archived().len()), (0, 0, 1));
-    // A cleanup that comes after all finds nothing to do.
+    // A later cleanup has nothing to do.
     job.cleanup();
 }
 
@@ -229,14 +229,14 @@ fn a_job_whose_task_is_gone_is_archived(cluster: &Cluster) {
     eventually("it has stopped", || {
         cluster.tasks().iter().all(|task| task.status == "STOPPED" && task.processes == 0)
     });
-    // For all that is known, gitlab-runner is about to call the next stage, which will explain it.
+    // gitlab-runner may be about to call the next stage, which will explain it.
     assert_reaps(&job.reap(&[]), "jobs ended: 0; jobs left alone: 1", &[]);
     age(&job, Duration::from_secs(180));
     assert_reaps(&job.reap(&[]), "jobs ended: 1; jobs left alone: 0", &["its task is over"]);
     assert_eq!((job.files(".ron").len(), job.archived().len()), (0, 1));
 }
 
-/// Makes the snapshot look as if nobody had worked on the job for so long.
+/// Makes the snapshot look as if no process had worked on the job for this time.
 fn age(job: &Job, by: Duration) {
     let path = &job.files(".ron")[0];
     let id = path.file_stem().unwrap().to_str().unwrap();
@@ -253,7 +253,7 @@ fn age(job: &Job, by: Duration) {
     job.edited.store(true, Ordering::Relaxed);
 }
 
-/// Not on moto, whose tasks do not say when they were launched.
+/// Not on moto, whose tasks have no launch time.
 fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
@@ -267,8 +267,7 @@ fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster
         "x",
     ]);
     run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
-    // While a process works on the job, any of its tasks may be the one that a launch is about to
-    // name.
+    // While a process works on the job, a launch may be about to return any of its tasks.
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 0", &[]);
     Job::cancel(&run);
     job.end(run);
@@ -282,7 +281,7 @@ fn an_earlier_attempts_task_is_stopped_and_the_jobs_own_is_not(cluster: &Cluster
     job.cleanup();
 }
 
-fn tasks_of_others_are_left_alone(cluster: &Cluster) {
+fn tasks_of_others_are_not_stopped(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let own = alive(cluster).remove(0);
@@ -291,8 +290,8 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
             Some(if key == what { "other".to_owned() } else { value.to_owned() })
         }
     };
-    // Another manager's, another directory's, one without our tags, one that somebody started with
-    // our tags.
+    // Tasks of another manager, of another directory, without the driver's tags, and started by
+    // others with them.
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:manager"));
     launch_like(cluster, &own, "gitlab-1-0123456789", changed("fargate-driver:directory"));
     launch_like(cluster, &own, "gitlab-1-0123456789", |key, value| {
@@ -305,8 +304,8 @@ fn tasks_of_others_are_left_alone(cluster: &Cluster) {
     assert!(!alive(cluster).contains(&own));
 }
 
-/// Its disk is lost, or it was replaced by one of another name.
-fn a_managers_tasks_that_is_gone(cluster: &Cluster) {
+/// The manager's disk is lost, or it was replaced by one of another name.
+fn the_tasks_of_a_lost_manager_are_stopped(cluster: &Cluster) {
     let job = Job::with(cluster, "");
     let text = fs::read_to_string(&job.config).unwrap();
     let named = |name: &str| {
@@ -356,7 +355,7 @@ fn a_damaged_snapshot_is_set_aside_when_its_task_has_ended(cluster: &Cluster) {
     });
 }
 
-fn a_newer_drivers_snapshot_is_left_alone(cluster: &Cluster) {
+fn a_newer_drivers_snapshot_is_not_changed(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let path = job.files(".ron").remove(0);
@@ -377,7 +376,7 @@ fn set_faults(cluster: &Cluster, faults: &Value) {
     local.set_faults(faults);
 }
 
-fn calls_that_fail_are_made_again(cluster: &Cluster) {
+fn failed_calls_are_repeated(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     forget(&job);
@@ -388,12 +387,12 @@ fn calls_that_fail_are_made_again(cluster: &Cluster) {
     assert_reaps(&job.reap(&ALL), "orphaned tasks stopped: 1", &[]);
 }
 
-fn what_could_not_be_done_is_said_counted_and_done_the_next_time(cluster: &Cluster) {
+fn failures_are_reported_counted_and_retried_the_next_time(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let other = job.beside(cluster);
     other.prepare();
-    // One job is abandoned, of the other the snapshot is lost.
+    // One job is abandoned, and the other's snapshot is lost.
     fs::remove_file(
         job.files(".ron").iter().find(|path| path.to_string_lossy().contains(&id(&other))).unwrap(),
     )
@@ -434,7 +433,7 @@ fn a_stop_that_does_not_happen_is_a_failure_and_the_snapshot_stays(cluster: &Clu
     // ECS may take a while to end a task.
     age(&job, Duration::from_secs(180));
     assert_reaps(&job.reap(&[]), "jobs ended: 0; jobs left alone: 1", &[]);
-    // Then it is asked again, long before the job counts as abandoned.
+    // Then StopTask is repeated, long before the job counts as abandoned.
     age(&job, Duration::from_secs(180));
     assert_reaps(
         &job.reap(&[]),
@@ -454,7 +453,7 @@ fn twenty_five_abandoned_jobs_are_ended_side_by_side(cluster: &Cluster) {
     cluster.assert_nothing_is_left(25);
 }
 
-fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
+fn files_of_a_killed_driver_without_a_snapshot_are_removed(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let id = id(&job);
@@ -465,7 +464,7 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
     let leave = || kinds.map(of).iter().for_each(|path| fs::write(path, "left").unwrap());
     let left = || kinds.map(of).iter().filter(|path| path.exists()).count();
     leave();
-    // Not the driver's, whatever their endings.
+    // Not the driver's files, in spite of their extensions.
     let others = ["tls.key", "notes.tmp", "deploy-0123.key"].map(|name| job.metadata.join(name));
     others.iter().for_each(|path| fs::write(path, "mine").unwrap());
 
@@ -474,7 +473,7 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
     let elsewhere = job.reap(&["--manager", "another"]);
     assert!(elsewhere.code == 0 && left() >= 4, "{elsewhere:#?}");
 
-    // Somebody works on the job: its snapshot is about to be written.
+    // A process works on the job: its snapshot is about to be written.
     let store = states::DirectoryStore::open(&job.metadata).unwrap();
     let lease = store.try_lease(&states::JobId::new(id.as_str()).unwrap(), "test").unwrap();
     assert_reaps(&job.reap(&ALL), "failures: 0", &[]);
@@ -484,7 +483,7 @@ fn what_a_killed_driver_left_without_a_snapshot_is_swept(cluster: &Cluster) {
     assert_reaps(&job.reap(&[]), "failures: 0", &["were removed", &id]);
     assert_eq!(left(), 0);
     assert!(others.iter().all(|path| fs::read(path).unwrap() == b"mine"));
-    // With a snapshot they are the job's.
+    // With a snapshot, they belong to the job.
     leave();
     fs::write(of("ron"), snapshot).unwrap();
     assert_reaps(&job.reap(&[]), "jobs left alone: 1", &[]);

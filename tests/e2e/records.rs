@@ -1,4 +1,4 @@
-//! What people find afterwards: the driver's own log, and a job's record that outlives a changed
+//! Records for people: the driver's own log, and a job's record that survives a changed
 //! configuration.
 
 use std::fs;
@@ -8,7 +8,7 @@ use crate::{
     runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
 };
 
-/// The lines of the driver's log, as JSON, that have this level.
+/// Returns the lines of this level in the driver's log, as JSON.
 fn lines(job: &Job, level: &str) -> Vec<serde_json::Value> {
     let lines = job
         .log()
@@ -19,7 +19,7 @@ fn lines(job: &Job, level: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
+fn the_log_records_the_end_of_every_stage_at_a_level_for_alerts() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let file = fs::read_to_string(&job.config)
@@ -48,14 +48,14 @@ fn the_log_says_how_every_stage_ended_at_a_level_that_an_alert_can_go_by() {
         .into_iter()
         .filter(|line| line["fields"]["verdict"].is_string())
         .collect();
-    let told: Vec<_> = ended
+    let verdicts: Vec<_> = ended
         .iter()
         .map(|line| {
             (line["span"]["stage"].as_str().unwrap(), line["fields"]["verdict"].as_str().unwrap())
         })
         .collect();
     assert_eq!(
-        told,
+        verdicts,
         [
             ("cleanup", "success"),
             ("prepare", "success"),

@@ -1,4 +1,4 @@
-//! ECS refuses, fails and forgets for a while: jobs end right all the same, and nothing is left.
+//! ECS refuses, fails and forgets for a while: jobs still end correctly, and nothing is left.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -15,12 +15,12 @@ use crate::{
 };
 
 by_every_transport!(
-    credentials_that_expired_and_come_back_are_waited_for,
-    an_outage_of_the_api_is_waited_out,
-    what_ec2_throttles_inside_a_launch_is_waited_out,
-    a_quota_of_the_account_is_waited_for,
+    credentials_that_expired_are_retried_until_they_return,
+    an_outage_of_the_api_is_retried,
+    ec2_throttling_inside_a_launch_is_retried,
+    a_quota_of_the_account_is_retried,
     a_quota_of_the_account_that_stays_used_up_names_service_quotas,
-    a_conflict_with_an_unanswered_launch_goes_on_with_its_task,
+    a_conflict_with_an_unanswered_launch_continues_with_its_task,
     a_permission_that_is_missing_ends_prepare,
     a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused,
     a_container_that_was_killed_for_its_memory_is_explained,
@@ -36,7 +36,7 @@ fn refusal(status: u16, code: &str, message: &str, times: u32) -> Value {
     json!({ "status": status, "code": code, "message": message, "times": times })
 }
 
-fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
+fn credentials_that_expired_are_retried_until_they_return(cluster: &Cluster) {
     let job = Job::on(cluster);
     let expired = || {
         refusal(
@@ -57,7 +57,7 @@ fn credentials_that_expired_and_come_back_are_waited_for(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
+fn an_outage_of_the_api_is_retried(cluster: &Cluster) {
     let job = Job::on(cluster);
     let outage = || {
         refusal(503, "ServiceUnavailableException", "Service is unavailable. Try again later.", 3)
@@ -70,8 +70,8 @@ fn an_outage_of_the_api_is_waited_out(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// ECS passes EC2's refusals on as wrong parameters.
-fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
+/// ECS reports EC2's refusals as wrong parameters.
+fn ec2_throttling_inside_a_launch_is_retried(cluster: &Cluster) {
     let throttled = "Error retrieving security group information for [sg-0a1b2c3d]: Request limit exceeded. (ErrorCode: RequestLimitExceeded)";
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": refusal(400, "InvalidParameterException", throttled, 2) } }));
@@ -88,7 +88,7 @@ fn what_ec2_throttles_inside_a_launch_is_waited_out(cluster: &Cluster) {
 
 const QUOTA: &str = "You’ve reached the limit on the number of vCPUs you can run concurrently";
 
-fn a_quota_of_the_account_is_waited_for(cluster: &Cluster) {
+fn a_quota_of_the_account_is_retried(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "launch_failure": { "reason": QUOTA, "times": 2 } }));
     let prepared = job.stage(&["prepare"]);
@@ -118,8 +118,8 @@ fn a_quota_of_the_account_that_stays_used_up_names_service_quotas(cluster: &Clus
     cluster.assert_nothing_is_left(0);
 }
 
-/// RunTask is done and not answered; its repetition is a conflict.
-fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster) {
+/// RunTask succeeds without an answer; its repetition is a conflict.
+fn a_conflict_with_an_unanswered_launch_continues_with_its_task(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "unanswered": { "RunTask": 1 }, "conflicts": 1 }));
     let prepared = job.stage(&["prepare"]);
@@ -131,8 +131,7 @@ fn a_conflict_with_an_unanswered_launch_goes_on_with_its_task(cluster: &Cluster)
     cluster.assert_nothing_is_left(1);
 }
 
-/// What would be refused for ever is not waited for: neither while a task is launched nor while it
-/// starts.
+/// Permanent refusals are not retried, neither during the launch nor while the task starts.
 fn a_permission_that_is_missing_ends_prepare(cluster: &Cluster) {
     let job = Job::on(cluster);
     let denied = refusal(
@@ -176,7 +175,7 @@ fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused
     cluster.assert_nothing_is_left(1);
 }
 
-/// How a container's death is told: ECS's own words, what they mean, what to do.
+/// Explains a container's death: ECS's own words, their meaning, and a remedy.
 fn a_container_that_was_killed_for_its_memory_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
     cluster.as_local().set_faults(&json!({ "dies": {
@@ -230,8 +229,7 @@ fn a_task_that_somebody_stops_mid_script_is_explained(cluster: &Cluster) {
     cluster.assert_nothing_is_left(1);
 }
 
-/// gitlab-runner's second attempt at `prepare` ends the first one's task, and is cancelled
-/// meanwhile.
+/// gitlab-runner's second `prepare` ends the first one's task, and is cancelled meanwhile.
 #[test]
 fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
     let cluster = Cluster::local();
@@ -258,7 +256,7 @@ fn a_minute_of_throttling(cluster: &Cluster) {
     cluster.as_local().set_faults(&everything);
     let began = Instant::now();
     let prepare = job.spawn(&["prepare"]);
-    // The minute is the fault itself.
+    // The fault itself lasts a minute.
     std::thread::sleep(Duration::from_secs(60));
     let tried = cluster.as_local().calls("RunTask");
     assert!(
@@ -278,7 +276,7 @@ fn a_minute_of_throttling(cluster: &Cluster) {
     );
 }
 
-/// A tenth of all calls is throttled, fails, or is done without an answer, whatever the call.
+/// A tenth of all calls is throttled, fails, or succeeds without an answer.
 fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
     const JOBS: usize = 200;
     cluster.as_local().set_faults(&json!({ "random": { "percent": 10 } }));
@@ -300,9 +298,9 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
                             "echo run >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"; exit {code}"
                         ),
                     );
-                    let told = (run.code, run.script_code.unwrap_or_else(|| "0".to_owned()));
+                    let reported = (run.code, run.script_code.unwrap_or_else(|| "0".to_owned()));
                     assert_eq!(
-                        told,
+                        reported,
                         (if code == 0 { 0 } else { BUILD_FAILURE }, code.to_string()),
                         "{}\n{}",
                         run.stderr,
@@ -324,6 +322,6 @@ fn two_hundred_jobs_while_a_tenth_of_all_calls_fails(cluster: &Cluster) {
         "a tenth of the calls was to fail: {failed} of {}",
         calls.len()
     );
-    // One task per job, all ended: no launch was made twice.
+    // One task per job, and all have ended: no job launched twice.
     cluster.assert_nothing_is_left(JOBS);
 }

@@ -1,4 +1,4 @@
-//! What the driver says to AWS, word for word: a server that keeps requests and refuses them.
+//! The driver's requests to AWS, word for word, recorded by a server that refuses them.
 
 use std::{
     net::TcpListener,
@@ -13,7 +13,7 @@ use crate::{
     runner::{Job, SYSTEM_FAILURE},
 };
 
-/// Answers every request as told, and keeps what was asked.
+/// A server that answers every request alike, and keeps the requests.
 struct Recorder {
     endpoint: String,
     requests: Arc<Mutex<Vec<Message>>>,
@@ -49,7 +49,7 @@ impl Recorder {
     }
 }
 
-/// A job of the local cluster's, whose driver speaks to the recorder instead.
+/// Returns a job of the local cluster whose driver calls the recorder instead.
 fn job(recorder: &Recorder, fargate: &str) -> (Cluster, Job) {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
@@ -62,7 +62,7 @@ fn job(recorder: &Recorder, fargate: &str) -> (Cluster, Job) {
 const DENIED: &str = r#"{"__type":"AccessDeniedException","message":"User: arn:aws:iam::1:user/x is not authorized to perform: ecs:RunTask"}"#;
 
 #[test]
-fn run_task_says_all_that_is_configured() {
+fn run_task_sends_every_setting() {
     let recorder = Recorder::start("400 Bad Request", DENIED);
     let (_cluster, mut job) = job(
         &recorder,
@@ -97,7 +97,7 @@ fn run_task_says_all_that_is_configured() {
     );
     let mut said: Value = serde_json::from_slice(&asked[0].body).unwrap();
 
-    // What differs from run to run.
+    // These values differ from run to run.
     let take = |value: &mut Value, pointer: &str| {
         value.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")).take()
     };
@@ -154,7 +154,7 @@ fn run_task_says_all_that_is_configured() {
 }
 
 #[test]
-fn run_task_asks_for_more_tags_where_they_are_wanted() {
+fn run_task_requests_more_tags_if_configured() {
     let recorder = Recorder::start("400 Bad Request", DENIED);
     let (_cluster, job) =
         job(&recorder, "PropagateTags = \"TASK_DEFINITION\"\nEnableECSManagedTags = true\n");
@@ -167,7 +167,7 @@ fn run_task_asks_for_more_tags_where_they_are_wanted() {
     );
 }
 
-/// Of a job whose name and project have all that AWS refuses in tags.
+/// The job's name and project have characters that AWS refuses in tags.
 fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
     let definition = json!({
@@ -205,7 +205,7 @@ fn a_job_whose_names_are_no_tags(cluster: &Cluster) {
     job.cleanup();
 }
 
-/// The cluster that a configuration names.
+/// Returns the cluster that a configuration names.
 fn job_cluster(configuration: &str) -> String {
     let line = configuration.lines().find(|line| line.starts_with("Cluster = ")).unwrap();
     line.trim_start_matches("Cluster = ").trim_matches('"').to_owned()
@@ -214,7 +214,7 @@ fn job_cluster(configuration: &str) -> String {
 crate::parametrised::on_every_cluster!(a_job_whose_names_are_no_tags);
 
 #[test]
-fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {
+fn answers_of_other_servers_are_not_shown_raw() {
     let recorder = Recorder::start("502 Bad Gateway", "<html><body>proxy error</body></html>");
     let (_cluster, job) = job(&recorder, "EnablePublicIP = false\n");
     let text = std::fs::read_to_string(&job.config).unwrap();
@@ -230,12 +230,12 @@ fn an_answer_that_is_not_of_aws_is_not_shown_to_the_ci_user_as_it_is() {
         "{}",
         prepared.stderr
     );
-    let told = prepared.stderr.matches("could not be launched yet").count();
-    assert_eq!(told, 1, "the same trouble is told once: {}", prepared.stderr);
+    let count = prepared.stderr.matches("could not be launched yet").count();
+    assert_eq!(count, 1, "the same trouble is reported once: {}", prepared.stderr);
 }
 
 #[test]
-fn the_public_address_is_asked_of_ec2_and_connected_to() {
+fn the_public_address_comes_from_ec2() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let text = std::fs::read_to_string(&job.config).unwrap();

@@ -1,4 +1,4 @@
-//! Plays gitlab-runner for one job: its environment, its calls, its way of ending them.
+//! Plays gitlab-runner for one job: its environment, its calls, its cancels.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 
-/// The codes that the driver is asked to exit with. Not those that gitlab-runner uses today:
-/// nothing may assume them.
+/// The exit codes for the driver. They are not gitlab-runner's usual ones: the driver must not
+/// assume those.
 pub const BUILD_FAILURE: i32 = 91;
 pub const SYSTEM_FAILURE: i32 = 92;
 
@@ -24,10 +24,10 @@ pub struct Job {
     pub metadata: PathBuf,
     pub environment: Vec<(String, String)>,
     /// Whether the runner writes the job's response to a file, as gitlab-runner does since 14.1.
-    /// What the file says follows from the environment's variables; a test that sets
-    /// `JOB_RESPONSE_FILE` itself is left alone.
+    /// The file's content follows from the environment's variables, unless a test sets
+    /// `JOB_RESPONSE_FILE` itself.
     pub writes_response: bool,
-    /// The test has changed the snapshot by hand: what it holds then is not what was recorded.
+    /// Set if the test has changed the snapshot by hand, so that it differs from the journal.
     pub edited: AtomicBool,
 }
 
@@ -37,17 +37,17 @@ pub struct Ended {
     pub code: i32,
     pub stdout: Vec<u8>,
     pub stderr: String,
-    /// What was written to `BUILD_EXIT_CODE_FILE`.
+    /// The content of `BUILD_EXIT_CODE_FILE`.
     pub script_code: Option<String>,
 }
 
 impl Job {
-    /// A job of its own manager.
+    /// Returns a job with a manager of its own.
     pub fn on(cluster: &Cluster) -> Self {
         Self::with(cluster, "")
     }
 
-    /// A job whose `fargate.toml` has more lines (tables).
+    /// Returns a job whose `fargate.toml` has more tables.
     pub fn with(cluster: &Cluster, more: &str) -> Self {
         static JOBS: AtomicU32 = AtomicU32::new(1);
         let number = JOBS.fetch_add(1, Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl Job {
         }
     }
 
-    /// Another job of the same manager.
+    /// Returns another job of the same manager.
     pub fn beside(&self, cluster: &Cluster) -> Self {
         let mut job = Self::on(cluster);
         job.config.clone_from(&self.config);
@@ -109,8 +109,7 @@ impl Job {
         self.environment.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Writes the job's response as gitlab-runner does, for a job whose variables are honest; its
-    /// file.
+    /// Writes the job's response as gitlab-runner does, from the job's variables. Returns its path.
     pub fn response_file(&self) -> PathBuf {
         let variable = |name: &str| self.get(&format!("CUSTOM_ENV_{name}")).unwrap_or_default();
         let project = variable("CI_PROJECT_URL");
@@ -135,7 +134,7 @@ impl Job {
         path
     }
 
-    /// The environment of a stage.
+    /// Returns the environment of a stage.
     pub fn stage_environment(&self) -> Vec<(String, String)> {
         let mut environment = self.environment.clone();
         if self.writes_response && self.get("JOB_RESPONSE_FILE").is_none() {
@@ -145,7 +144,7 @@ impl Job {
         environment
     }
 
-    /// A script's file on the manager.
+    /// Writes a script's file on the manager.
     pub fn script(&self, text: impl AsRef<[u8]>) -> PathBuf {
         static SCRIPTS: AtomicU32 = AtomicU32::new(1);
         let path =
@@ -154,7 +153,7 @@ impl Job {
         path
     }
 
-    /// A path in the job's own directory.
+    /// Returns a path in the job's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
@@ -163,7 +162,7 @@ impl Job {
         self.command_under(&[], arguments)
     }
 
-    /// A stage, started by another program (`strace …`) in front of it.
+    /// Returns the command of a stage, started by another program (`strace …`).
     pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
         let words: Vec<&str> =
@@ -196,7 +195,7 @@ impl Job {
         self.ended(child.wait_with_output().unwrap())
     }
 
-    /// What a stage that has ended left.
+    /// Collects the results of a stage that has ended.
     pub fn ended(&self, output: Output) -> Ended {
         Ended {
             code: output.status.code().unwrap_or(-1),
@@ -252,35 +251,35 @@ impl Job {
         self.ended(command.output().unwrap())
     }
 
-    /// As gitlab-runner ends a stage: SIGTERM to its process group.
+    /// Cancels a stage as gitlab-runner does: SIGTERM to its process group.
     pub fn cancel(child: &Child) {
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process_group(group, Signal::TERM).unwrap();
     }
 
-    /// The driver's own log.
+    /// Returns the driver's own log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
     }
 
-    /// The files in the metadata directory with this ending.
+    /// Returns the files in the metadata directory with this extension.
     pub fn files(&self, ending: &str) -> Vec<PathBuf> {
         files(&self.metadata, ending)
     }
 
-    /// The finished jobs' snapshots.
+    /// Returns the finished jobs' snapshots.
     pub fn archived(&self) -> Vec<PathBuf> {
         files(&self.metadata.join("archive"), ".ron")
     }
 
-    /// The job's snapshot.
+    /// Returns the job's snapshot.
     pub fn snapshot(&self) -> String {
         self.files(".ron").first().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
     }
 }
 
 impl Drop for Job {
-    /// Every job of these tests replays to the states that were recorded.
+    /// Asserts that every job of these tests replays to the recorded states.
     fn drop(&mut self) {
         if std::thread::panicking() || self.edited.load(Ordering::Relaxed) {
             return;

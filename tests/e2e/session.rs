@@ -1,5 +1,5 @@
-//! `fargate-replay` at a terminal, as somebody who is on call uses it: a pseudo-terminal, keys, and
-//! what is seen.
+//! `fargate-replay` at a terminal, as an engineer on call uses it: a pseudo-terminal, keys, and the
+//! screen.
 
 use std::{
     io::{Read as _, Write as _},
@@ -56,7 +56,7 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_bytes()).unwrap();
     }
 
-    /// What was seen so far, without colours.
+    /// Returns the output so far, without colours.
     fn text(&self) -> String {
         anstream::adapter::strip_str(&String::from_utf8_lossy(&self.seen.lock().unwrap()))
             .to_string()
@@ -66,7 +66,7 @@ impl Terminal {
         eventually(&format!("{what:?} is seen"), || self.text().contains(what));
     }
 
-    /// Waits for the command: its exit code, and all that was seen.
+    /// Waits for the command. Returns its exit code and all output.
     pub fn end(mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
         drop(self.pty);
@@ -82,7 +82,7 @@ fn seen(job: &Job, columns: u16, variables: &[(&str, &str)], arguments: &[&str])
     seen
 }
 
-/// Fails unless every line fits, and there is something to see.
+/// Asserts that there is output and that every line fits.
 fn assert_fits(seen: &str, columns: usize) {
     let text = anstream::adapter::strip_str(seen).to_string();
     assert!(!text.trim().is_empty());
@@ -95,7 +95,7 @@ fn assert_fits(seen: &str, columns: usize) {
     }
 }
 
-/// A job whose driver was killed while its script runs on.
+/// Returns a job whose driver was killed while its script still runs.
 fn stuck(cluster: &Cluster) -> Job {
     let job = Job::on(cluster);
     job.prepare();
@@ -124,7 +124,7 @@ fn looks(job: &Job) {
         for columns in [44, 80, 140] {
             assert_fits(&seen(job, columns, &[], arguments), usize::from(columns));
         }
-        // Colours are for terminals that have them, and for people who want them.
+        // Colours need a terminal that supports them and a user who has not disabled them.
         for variables in [&[("NO_COLOR", "1")][..], &[("TERM", "dumb")]] {
             assert!(
                 !seen(job, 80, variables, arguments).contains('\u{1b}'),
@@ -148,7 +148,7 @@ fn looks(job: &Job) {
     );
     let forced = replay(job).args(["--color", "always", "show", &id]).output().unwrap();
     assert!(forced.stdout.contains(&0x1b), "--color always");
-    // Whoever closes the pipe has seen enough: no complaint, no failure.
+    // A closed pipe is not an error.
     let mut cut = replay(job)
         .args(["step", &id])
         .stdout(std::process::Stdio::piped())
@@ -190,20 +190,20 @@ fn walks(job: &Job) {
     assert!(code == 0 && seen.contains("today's states are the recorded ones"), "{code}: {seen}");
 }
 
-fn visits(job: &Job, by_ecs_exec: bool) {
+fn opens_shells(job: &Job, by_ecs_exec: bool) {
     let before = job.snapshot();
     let shell = Terminal::open(job, 80, &[], &["shell", &id(job)]);
     shell.press("echo beside-$((20 + 22)); stty size\r");
     shell.shows("beside-42");
     shell.shows("24 80");
     shell.pty.resize(Size::new(30, 100)).unwrap();
-    // The window's change and the keys go different ways.
+    // The window's size and the keys are sent separately.
     eventually("the new size is there", || {
         shell.press("stty size\r");
         std::thread::sleep(std::time::Duration::from_millis(100));
         shell.text().contains("30 100")
     });
-    // Ctrl-C is for what runs there, at whatever moment of the line it comes.
+    // Ctrl-C goes to the program in the container, at any moment of the line.
     shell.press("echo sleeps-$((0 + 3)); sleep 600\r");
     shell.shows("sleeps-3");
     shell.press("\u{3}");
@@ -213,7 +213,7 @@ fn visits(job: &Job, by_ecs_exec: bool) {
     let (code, seen) = shell.end();
     assert_eq!(code, 5, "{seen}");
 
-    // Whoever leaves takes the session along: a container has few.
+    // Leaving ends the session: a container has few slots.
     for _ in 0..4 {
         let hanging = Terminal::open(job, 80, &[], &["shell", &id(job)]);
         hanging.press("echo here-$((2 + 2))\r");
@@ -266,19 +266,19 @@ fn on_call_on_the_local_cluster() {
     let job = stuck(&cluster);
     looks(&job);
     walks(&job);
-    // Its containers have no terminals: that is said, and what works instead.
+    // Its containers have no terminals: the message says so and names the alternative.
     let (code, said) = Terminal::open(&job, 80, &[], &["shell", &id(&job)]).end();
     assert!(code == 255 && said.contains("gives no terminal"), "{code}: {said}");
     unsticks(&job, false);
     cluster.assert_nothing_is_left(1);
 }
 
-/// Where containers have terminals.
+/// On clusters whose containers have terminals.
 fn on_call(cluster: &Cluster) {
     let job = stuck(cluster);
     looks(&job);
     walks(&job);
-    visits(&job, cluster.is_by_ecs_exec());
+    opens_shells(&job, cluster.is_by_ecs_exec());
     unsticks(&job, true);
     cluster.assert_nothing_is_left(1);
 }

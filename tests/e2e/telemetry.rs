@@ -1,4 +1,4 @@
-//! A job's processes tell one trace; see `docs/telemetry.md`, whose tree this compares with.
+//! A job's processes export one trace, which is compared with the tree in `docs/telemetry.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     runner::{BUILD_FAILURE, Job},
 };
 
-/// What nobody but the job may see.
+/// Secrets that only the job may see.
 const SECRET: &str = "hunter2-5up3r-53cr3t";
 
 fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
@@ -43,8 +43,8 @@ fn whole_job(job: &Job) {
     job.cleanup();
 }
 
-/// The tree that `docs/telemetry.md` promises, of a job with these run stages. How often ECS is
-/// asked depends on time: each line once.
+/// Returns the tree of `docs/telemetry.md` for a job with these run stages. The number of calls to
+/// ECS depends on time, so each line is there once.
 fn promised(runs: &[&str]) -> BTreeSet<String> {
     let root = "job build [1/2]";
     let mut tree: BTreeSet<String> = [root.to_owned()].into();
@@ -65,7 +65,7 @@ fn promised(runs: &[&str]) -> BTreeSet<String> {
     tree
 }
 
-/// Whether ECS said RUNNING before the container answered is chance.
+/// It is a matter of timing whether ECS reports RUNNING before the container answers.
 fn without_chance(tree: Vec<String>) -> BTreeSet<String> {
     tree.into_iter().filter(|line| !line.ends_with("state Running")).collect()
 }
@@ -126,7 +126,7 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     let trace = collector.spans()[0].trace_id.clone();
     let logs = collector.logs();
     assert!(logs.iter().any(|line| line.trace_id == trace && line.span_id.len() == 8), "{logs:#?}");
-    let hex: String = trace.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(trace);
     assert!(job.log().contains(&format!("trace_id={hex}")), "{}", job.log());
 
     let key = std::fs::read_to_string(&job.config).unwrap();
@@ -149,7 +149,7 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
     assert_eq!(job.stage(&["config"]).code, 0);
-    // prepare dies once there is a task, and is called again.
+    // `prepare` is killed once there is a task, and is called again.
     let mut first = job.spawn(&["prepare"]);
     eventually("a task is asked for", || {
         job.snapshot().contains("RunTask") || job.snapshot().contains("Pending")
@@ -157,7 +157,7 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     first.kill().unwrap();
     first.wait().unwrap();
     job.prepare();
-    // A script's driver dies while it runs.
+    // A script's driver is killed while it runs.
     let script = job.script("#!/bin/sh\necho begun\nsleep 600\n").display().to_string();
     let mut run = job.spawn(&["run", &script, "build_script"]);
     eventually("the script is to run", || job.snapshot().contains("Executing("));
@@ -186,8 +186,8 @@ fn a_killed_driver_leaves_no_orphan_and_no_second_trace() {
     cluster.assert_nothing_is_left(1);
 }
 
-/// A driver is killed while its script runs; somebody follows the script to its end, and stops the
-/// job by hand.
+/// A driver is killed while its script runs; an engineer follows the script to its end, and stops
+/// the job by hand.
 fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
@@ -262,7 +262,7 @@ fn a_job_that_is_resumed_and_stopped_by_hand_is_one_trace_in_a_real_collector() 
     );
 }
 
-/// The spans of each trace.
+/// Returns the spans of each trace.
 fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
     let mut traces: BTreeMap<Vec<u8>, Vec<Span>> = BTreeMap::new();
     for span in spans {
@@ -272,7 +272,7 @@ fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
 }
 
 #[test]
-fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
+fn jobs_that_are_reaped_together_have_separate_traces() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let first = traced(&cluster, &collector.endpoint, "");
     let others = [first.beside(&cluster), first.beside(&cluster)];
@@ -301,10 +301,10 @@ fn reaped_side_by_side_each_job_is_a_trace_of_its_own() {
 }
 
 #[test]
-fn what_no_process_comes_back_to_is_told_by_reap() {
+fn reap_exports_abandoned_jobs() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
-    // One job never gets further than `config`; when the other ends, nobody listens.
+    // One job never gets further than `config`; when the other ends, there is no collector.
     let other = job.beside(&cluster);
     assert_eq!(other.stage(&["config"]).code, 0);
     job.prepare();
@@ -372,7 +372,7 @@ fn a_faulty_collector_changes_nothing_and_gets_everything_later() {
 }
 
 #[test]
-fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
+fn a_traced_pipeline_is_the_parent_of_jobs_and_scripts() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let mut job = traced(
         &cluster,
@@ -390,7 +390,7 @@ fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
     let spans = collector.spans();
     let root = spans.iter().find(|span| span.name.starts_with("job ")).unwrap();
     let stage = spans.iter().find(|span| span.name == "stage run build_script").unwrap();
-    let hex: String = stage.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&stage.span_id);
     let expected = format!(
         "00-0af7651916cd43dd8448eb211c80319c-{hex}-01|vendor=it's $(me)|http://collector.example:4318\n"
     );
@@ -398,7 +398,7 @@ fn a_traced_pipeline_is_the_parent_and_scripts_join_in() {
     assert_eq!(root.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
 }
 
-/// Another process gives the script another span: it is the same script, and its run goes on.
+/// Another process gives the script another span: it is the same script, and its run continues.
 #[test]
 fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
@@ -430,18 +430,18 @@ fn a_repeated_stage_is_the_same_run_although_its_script_names_another_span() {
         (0, Some("1")),
         "it ran once: {ended:#?}"
     );
-    // What is on record is gitlab-runner's script.
+    // The record has gitlab-runner's own script.
     use sha2::{Digest as _, Sha256};
-    let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(Sha256::digest(&text));
     assert!(job.snapshot().contains(&digest), "{}", job.snapshot());
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
 
-/// `cleanup` exports the job; whoever looks at it later, archives it, or prepares it again, does
-/// not export it once more.
+/// `cleanup` exports the job. Later processes that read, archive or prepare it do not export it
+/// again.
 #[test]
-fn each_attempt_is_exported_once_whoever_archives_it() {
+fn each_attempt_is_exported_exactly_once() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
     for with_config in [true, false, true] {
@@ -478,7 +478,7 @@ fn each_attempt_is_exported_once_whoever_archives_it() {
 }
 
 #[test]
-fn off_it_leaves_no_trace_anywhere() {
+fn disabled_telemetry_leaves_nothing_behind() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let mut job = traced(&cluster, &collector.endpoint, "");
     job.set("OTEL_SDK_DISABLED", "true");
@@ -492,7 +492,7 @@ fn off_it_leaves_no_trace_anywhere() {
 
 #[test]
 #[ignore = "needs rotel, an OpenTelemetry collector; scripts/test installs it"]
-fn a_real_collector_takes_it_over_grpc_and_http() {
+fn a_real_collector_accepts_grpc_and_http() {
     for protocol in ["grpc", "http/protobuf"] {
         let (cluster, collector) = (Cluster::local(), Collector::start());
         let rotel = Rotel::start(&collector);

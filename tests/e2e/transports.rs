@@ -1,4 +1,4 @@
-//! Which transport a job has, and that it keeps it.
+//! A job keeps its transport.
 
 use std::{fs, sync::atomic::Ordering};
 
@@ -44,9 +44,9 @@ fn a_job_of_a_transport_that_the_driver_does_not_have_is_explained(cluster: &Clu
     cluster.assert_nothing_is_left(1);
 }
 
-/// What a transport can do beside running scripts is up to it.
+/// A transport may support scripts only.
 #[test]
-fn nobody_is_let_in_by_a_transport_that_is_not_interactive() {
+fn a_transport_without_interactive_access_opens_no_terminal() {
     let cluster = Cluster::local_by_pipes();
     let job = Job::on(&cluster);
     job.prepare();

@@ -1,4 +1,4 @@
-//! AWS cannot be reached when a job is to end: what remains is said and kept, and ended later.
+//! AWS cannot be reached when a job has to end: the rest is reported, kept, and ended later.
 
 use std::net::TcpListener;
 
@@ -10,11 +10,11 @@ use crate::{
 
 by_every_transport!(a_later_cleanup_ends_the_job, reap_ends_the_job,);
 
-/// A job whose manager has lost its way to AWS.
+/// Returns a job whose manager cannot reach AWS.
 fn cut_off(cluster: &Cluster) -> Job {
     let mut job = Job::with(cluster, "[Deadlines]\nStop = \"2s\"\n");
     job.prepare();
-    // Nobody listens there any more.
+    // No server listens there any more.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     job.set("AWS_ENDPOINT_URL", &format!("http://{address}"));
     for _ in 0..2 {

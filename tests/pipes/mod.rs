@@ -1,7 +1,7 @@
 //! A transport of the tests: a container's commands are local processes, with pipes for their input
 //! and outputs. It reaches the tasks of the local cluster, which are processes of this machine.
 //!
-//! It shows what a transport is: this folder, and a line in `src/transport.rs`.
+//! It shows the parts of a transport: this folder, and a line in `src/transport.rs`.
 
 use std::{
     borrow::Cow, collections::BTreeMap, env, io, path::PathBuf, process::Stdio, time::Duration,
@@ -63,7 +63,8 @@ impl Connector for Pipes {
     }
 }
 
-/// A running task's container, as the local cluster shows it: what its processes start with.
+/// A running task's container, as the local cluster shows it: environment and directory of its
+/// processes.
 #[derive(Deserialize)]
 struct Container {
     task: String,
@@ -71,8 +72,8 @@ struct Container {
     directory: PathBuf,
 }
 
-/// The local cluster's containers. The SDK's environment says where it is, and with which key it is
-/// asked.
+/// Returns the local cluster's containers. The SDK's environment has its address and the key for
+/// it.
 async fn containers() -> io::Result<Vec<Container>> {
     let variable = |name| env::var(name).map_err(|e| io::Error::other(format!("{name}: {e}")));
     let (endpoint, secret) = (variable("AWS_ENDPOINT_URL")?, variable("AWS_SECRET_ACCESS_KEY")?);
@@ -91,7 +92,7 @@ async fn containers() -> io::Result<Vec<Container>> {
         }
         line.clear();
     }
-    // What stands in between may keep the connection open.
+    // A proxy in between may keep the connection open.
     let mut body = vec![0; size];
     stream.read_exact(&mut body).await?;
     serde_json::from_slice(&body).map_err(io::Error::other)
@@ -106,7 +107,7 @@ impl Exec for Container {
             .env_clear()
             .envs(&self.environment)
             .current_dir(&self.directory)
-            // What is signalled is the driver, not the container.
+            // Signals are for the driver, not for the container.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -117,7 +118,7 @@ impl Exec for Container {
         let (open, closed) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let Some(mut stdin) = stdin else { return };
-            // A command that ends without reading is no failure.
+            // A command may end without reading its input.
             let _ = stdin.write_all(&input).await;
             if command.follows() {
                 // Nothing is ever sent: it ends when the channel is dropped.

@@ -104,7 +104,7 @@ impl Container {
         let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let directory = entry.ok()?.path();
             let environment = std::fs::read(directory.join("environ")).ok()?;
-            environment.windows(root.len()).any(|window| window == root).then_some(directory)
+            memchr::memmem::find(&environment, &root).map(|_| directory)
         });
         processes.filter_map(|directory| processor_time(&directory)).sum()
     }

@@ -1,5 +1,5 @@
-//! What a transport is to everybody else: what it declares, how it connects, and the list of those
-//! that a process has.
+//! The interface of a transport: its declaration, how it connects, and the list of a process's
+//! transports.
 
 use async_trait::async_trait;
 use states::{
@@ -9,21 +9,21 @@ use states::{
 
 use crate::{Interactive, delivery::Session};
 
-/// What a transport declares of itself.
+/// A transport's declaration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// What jobs record of it: its name, and how its attempts are paced.
+    /// The part that jobs record: its name, and the pacing of its attempts.
     pub record: TransportRecord,
-    /// What it is, in a line for people who choose one.
+    /// One line about it, for people who choose a transport.
     pub about: &'static str,
     /// The table of `fargate.toml` that is enough to choose it.
     pub table: Option<&'static str>,
-    /// Whether people are offered it. One that is only for tests can be named, and is not shown.
+    /// Whether help and messages list it. A transport for tests can be named, but is not listed.
     pub is_offered: bool,
-    /// Whether it connects to an address of the task, which then has to be known.
+    /// Whether it connects to the task's address, which then has to be known.
     pub needs_address: bool,
-    /// Whether it logs in: the job gets a key of its own, whose public half goes to the container
-    /// in `SSH_PUBLIC_KEY`, and records `[SSH]`'s login and host proof.
+    /// Whether it logs in. Then the job gets a key of its own, whose public half goes to the
+    /// container in `SSH_PUBLIC_KEY`. It also records `[SSH]`'s login and host proof.
     pub needs_login: bool,
     /// Whether the task has to be launched with `enableExecuteCommand`.
     pub needs_execute_command: bool,
@@ -40,7 +40,7 @@ impl Declaration {
 /// Connects to containers. Made once per process, used for every job.
 #[async_trait]
 pub trait Connector: Send + Sync {
-    /// As [`Transport::connect`]. Puts whatever runs commands into a [`Session`].
+    /// As [`Transport::connect`], with a [`Session`] of this transport.
     async fn connect(&self, target: &Target) -> Result<(Session, Greeting), ConnectError>;
 
     /// As [`Transport::waits_for`].
@@ -49,26 +49,26 @@ pub trait Connector: Send + Sync {
         std::future::pending().await
     }
 
-    /// How people get into containers, if they can over this transport.
+    /// Returns interactive access to containers, if this transport supports it.
     fn interactive(&self) -> Option<&dyn Interactive> {
         None
     }
 }
 
-/// The transports that a process has. A job's target names the one to take.
+/// The transports of a process. A job's target names the one to use.
 pub struct Transports(Vec<(&'static Declaration, Box<dyn Connector>)>);
 
 impl Transports {
-    /// These transports. Their names must differ.
+    /// Returns a set of these transports. Their names must differ.
     #[must_use]
     pub fn new(transports: Vec<(&'static Declaration, Box<dyn Connector>)>) -> Self {
         Self(transports)
     }
 
-    /// The transport that this target is reached by.
+    /// Returns the transport of this target.
     ///
     /// # Errors
-    /// When the job was begun by a driver that had another one.
+    /// When the job began with a transport that this driver does not have.
     pub fn of(&self, target: &Target) -> Result<&dyn Connector, ConnectError> {
         self.named(&target.transport).ok_or_else(|| ConnectError {
             kind: ConnectErrorKind::Denied,
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_of_a_transport_that_is_not_there_is_refused_for_good() {
+    fn an_unknown_transport_is_refused_for_good() {
         let target = Target {
             transport: Cow::Borrowed("carrier-pigeon"),
             destination: states::Destination::Task,

@@ -1,15 +1,15 @@
-//! How a script reaches a job's container and its output comes back.
+//! Transports: they bring a script into a job's container, and its output back.
 //!
 //! - [`ssh`]: a connection to the container's SSH server;
-//! - [`delivery`]: the detached-script protocol, the same over every transport: a script runs in
-//!   the container whether anybody is connected or not, its output is spooled there, and whoever
-//!   connects next goes on at the next byte;
+//! - [`delivery`]: the detached-script protocol, the same over every transport. A script runs in
+//!   the container without a connection, and its output is spooled there. The next connection
+//!   continues at the next byte;
 //! - [`ecs_exec`]: sessions of ECS Exec;
-//! - [`Connector`] and [`Declaration`]: what a transport is to everybody else; [`Transports`]: those
-//!   that a process has;
-//! - [`Interactive`]: people in a container, beside the script.
+//! - [`Connector`] and [`Declaration`]: the interface of a transport; [`Transports`]: those of a
+//!   process;
+//! - [`Interactive`]: terminals for people, beside the script.
 //!
-//! Knows the traits and data of the crate `states`, nothing of AWS.
+//! Uses the traits and data of the crate `states`, and no AWS SDK.
 
 mod connector;
 pub mod delivery;

@@ -40,7 +40,7 @@ pub(super) fn describe_clusters(cluster: &Cluster, parameters: &Value) -> Result
     Ok(json!({ "clusters": clusters, "failures": failures }))
 }
 
-/// Whether the call's `include` names this.
+/// Whether the call's `include` has this.
 pub(super) fn includes(parameters: &Value, field: &str) -> bool {
     parameters
         .get("include")

@@ -1,5 +1,7 @@
 //! EC2's DescribeNetworkInterfaces, in its query protocol.
 
+use percent_encoding::percent_decode_str;
+
 use super::ApiError;
 use crate::cluster::Cluster;
 
@@ -7,7 +9,7 @@ use crate::cluster::Cluster;
 pub(crate) struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads a form; what is not one is empty.
+    /// Parses a form; invalid input is an empty form.
     pub(crate) fn parse(body: &[u8]) -> Self {
         let text = String::from_utf8_lossy(body);
         Self(
@@ -25,28 +27,10 @@ impl Form {
 
 /// Decodes a name or a value of a form.
 pub(crate) fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let hex = (*first == b'%')
-            .then(|| more.get(..2))
-            .flatten()
-            .and_then(|h| std::str::from_utf8(h).ok());
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(if *first == b'+' { b' ' } else { *first });
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
-/// Performs the one action there is.
+/// Performs the only action.
 pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError> {
     if form.get("Action") != Some("DescribeNetworkInterfaces") {
         let action = form.get("Action").unwrap_or_default();
@@ -67,7 +51,7 @@ pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError
             ));
         };
         let address = task.address;
-        // Loopback has no public side: the task's own address stands for it.
+        // Loopback has no public addresses, so the task's own address is returned.
         let public = if task.launch.public {
             format!("<association><publicIp>{address}</publicIp></association>")
         } else {

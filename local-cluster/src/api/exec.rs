@@ -1,4 +1,4 @@
-//! ExecuteCommand, and what belongs to it of other services: SSM's TerminateSession, ResumeSession
+//! ExecuteCommand and the related calls of other services: SSM's TerminateSession, ResumeSession
 //! and DescribeSessions, KMS's GenerateDataKey.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -91,7 +91,7 @@ pub(crate) fn ssm(
     match action {
         "ResumeSession" => {
             let session = session(cluster, parameters)?;
-            // Without a token: the session is over.
+            // An answer without a token means that the session is over.
             if session.ended().is_some() || cluster.faults().exec.never_resumes {
                 return Ok(json!({ "SessionId": session.id }));
             }
@@ -116,7 +116,7 @@ pub(crate) fn ssm(
     }
 }
 
-/// All of them on one page; of the filters, `Target` and `SessionId`.
+/// Lists all sessions on one page. Supports the filters `Target` and `SessionId`.
 fn describe_sessions(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
     let active = match text(parameters, "State") {
         Some("Active") => true,

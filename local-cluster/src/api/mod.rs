@@ -63,7 +63,7 @@ fn text<'a>(parameters: &'a Value, name: &str) -> Option<&'a str> {
     parameters.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// The cluster that is meant: a name or an ARN, `default` without one.
+/// Returns the call's cluster: a name or an ARN, `default` without one.
 fn cluster_name(cluster: &Cluster, parameters: &Value) -> Result<String, ApiError> {
     let given = text(parameters, "cluster").unwrap_or("default");
     let name = given.rsplit('/').next().unwrap_or(given);

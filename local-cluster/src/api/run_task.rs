@@ -141,7 +141,7 @@ fn check_network(parameters: &Value) -> Result<bool, ApiError> {
     Ok(text(vpc, "assignPublicIp") == Some("ENABLED"))
 }
 
-/// The environment that the overrides give to containers.
+/// Returns the environment in the overrides of containers.
 fn check_overrides(
     containers: &[String],
     parameters: &Value,
@@ -183,13 +183,13 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
     }
 }
 
-/// The task's tags: those of the call, the task definition's if they are to be propagated, and
+/// Returns the task's tags: those of the call, the task definition's if they are propagated, and
 /// ECS's own.
 fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
     let mut tags: Vec<Value> =
         parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
     for tag in &tags {
-        // Of one that is absent, ECS makes an empty one.
+        // ECS turns an absent value into an empty one.
         let part = |name| tag.get(name).and_then(Value::as_str).unwrap_or_default();
         let (key, value) = (part("key"), part("value"));
         if key.is_empty() || !is_admitted(key, 128) || !is_admitted(value, 256) {

@@ -1,4 +1,4 @@
-//! Clusters and tasks as the API shows them.
+//! Formats clusters and tasks for the API.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{Cluster, Status, Task, TaskState};
 use crate::{exec::keys::KEY, settings::Handshake};
 
 impl Cluster {
-    /// What DescribeClusters shows with `include = CONFIGURATIONS`.
+    /// Formats the configuration for `include = CONFIGURATIONS`.
     pub(crate) fn configuration(&self) -> Value {
         let mut command = json!({ "logging": "NONE" });
         if self.settings.exec.handshake == Handshake::Kms {
@@ -38,7 +38,7 @@ impl Cluster {
         })
     }
 
-    /// A task as the API shows it.
+    /// Formats a task for the API.
     pub(crate) fn shown(&self, task: &Task) -> Value {
         let state = task.state();
         let definition = &task.launch.definition;

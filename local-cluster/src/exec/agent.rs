@@ -1,4 +1,4 @@
-//! One session of the agent's: from its slot to its end.
+//! One session of the agent, from its slot to its end.
 
 use std::{
     future::Future,
@@ -21,19 +21,19 @@ use super::{
     keys::KEY,
     message::{Message, payload},
     pace::{Output, Writing, Written, write},
-    places::Place,
     rules::AgentRules,
     session::{Attachment, Control, Session, ToClient},
+    slots::Slot,
     stream::{self, Stream},
     terminal::{self, Terminal},
 };
 use crate::{cluster::Cluster, settings};
 
-/// How long a failure to start waits for a client to hear of it.
+/// How long a failure to start waits for a client to report to.
 const FAILED: Duration = Duration::from_secs(2);
 /// How long the service's last message may take.
 const LAST_MESSAGE: Duration = Duration::from_secs(5);
-/// Messages to a client that is slow: more are as if lost.
+/// Most messages that wait for a slow client; more are lost.
 pub(super) const TO_CLIENT: usize = 1024;
 
 /// A session's agent.
@@ -52,37 +52,37 @@ pub(super) struct Agent {
     /// The agent reads nothing of this session's clients any more.
     hangs: bool,
     ticks: Interval,
-    /// When the session ends unless input comes.
+    /// When the session ends without input.
     idle: Instant,
 }
 
 /// How a session ends.
 #[derive(Debug)]
 enum End {
-    /// Normally, or on request.
+    /// By itself, or on request.
     Over,
     /// For a reason that is sent to the client.
     Because(String),
-    /// By a failure of the agent's, which is sent to the client in the agent's own way.
+    /// By a failure of the agent, which is sent to the client in the agent's own way.
     Failed(String),
-    /// With the agent.
+    /// Together with the agent.
     Gone,
 }
 
-/// What is done with input that comes in order.
+/// How input that comes in order is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
     /// It is lost: the agent is gone.
     Lost,
-    /// It is acknowledged and thrown away.
+    /// It is acknowledged and discarded.
     Discarded,
-    /// As before, but for this answer of a handshake.
+    /// As before, except for this answer of a handshake.
     Answer(u32),
-    /// It is not taken: the client will send it again.
+    /// It is not accepted: the client will send it again.
     Refused,
 }
 
-/// What was waited for, or an answer of a handshake before that.
+/// The awaited result, or an answer of a handshake before it.
 enum Waited<T> {
     Done(T),
     Answer(Message),
@@ -121,17 +121,17 @@ impl Agent {
         }
     }
 
-    /// Runs the session from its place to its end, and then keeps the place as long as an agent
+    /// Runs the session from its slot to its end, and then holds the slot as long as AWS's agent
     /// does.
     pub(super) async fn run(
         mut self,
-        mut asked: oneshot::Receiver<Place>,
+        mut asked: oneshot::Receiver<Slot>,
         agent: &mut watch::Receiver<State>,
     ) {
         let mut gone = agent.clone();
-        let mut place = None;
+        let mut slot = None;
         let end = tokio::select! {
-            end = self.live(&mut asked, &mut place, agent) => end,
+            end = self.live(&mut asked, &mut slot, agent) => end,
             // The sender is in the task, which outlives its sessions.
             _ = gone.wait_for(|state| state.stage == Stage::Gone) => End::Gone,
         };
@@ -141,12 +141,12 @@ impl Agent {
         if is_gone {
             return;
         }
-        if place.is_none() && rules.keeps_terminated {
-            place = asked.await.ok();
+        if slot.is_none() && rules.keeps_terminated {
+            slot = asked.await.ok();
         }
-        if let Some(mut place) = place {
+        if let Some(mut slot) = slot {
             if rules.keeps_terminated {
-                place.worker().await;
+                slot.worker().await;
             }
             sleep(rules.release).await;
         }
@@ -154,11 +154,11 @@ impl Agent {
 
     async fn live(
         &mut self,
-        asked: &mut oneshot::Receiver<Place>,
-        place: &mut Option<Place>,
+        asked: &mut oneshot::Receiver<Slot>,
+        slot: &mut Option<Slot>,
         agent: &mut watch::Receiver<State>,
     ) -> End {
-        match self.stages(asked, place, agent).await {
+        match self.stages(asked, slot, agent).await {
             Ok(()) => End::Over,
             Err(end) => end,
         }
@@ -166,14 +166,14 @@ impl Agent {
 
     async fn stages(
         &mut self,
-        asked: &mut oneshot::Receiver<Place>,
-        place: &mut Option<Place>,
+        asked: &mut oneshot::Receiver<Slot>,
+        slot: &mut Option<Slot>,
         agent: &mut watch::Receiver<State>,
     ) -> Result<(), End> {
         let worker = async {
             let worker = async {
                 let Ok(got) = asked.await else { return std::future::pending().await };
-                place.insert(got).worker().await;
+                slot.insert(got).worker().await;
             };
             tokio::select! {
                 () = worker => true,
@@ -208,7 +208,7 @@ impl Agent {
         }
     }
 
-    /// Ends with a failure, once a client is there to hear of it.
+    /// Ends with a failure, once a client is connected.
     async fn fail(&mut self, text: String) -> Result<(), End> {
         if self.to_client.is_none() {
             let until = Instant::now() + FAILED;
@@ -258,7 +258,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Waits for an answer of the handshake; the inner error says that none came.
+    /// Waits for an answer of the handshake; the inner error means that none came.
     async fn answer(&mut self, payload_type: u32) -> Result<Result<Bytes, ()>, End> {
         Ok(match self.meanwhile(Input::Answer(payload_type), sleep(handshake::PATIENCE)).await? {
             Waited::Done(()) => Err(()),
@@ -266,8 +266,7 @@ impl Agent {
         })
     }
 
-    /// Does what an agent does all the time, until `done`; or until the answer that `input` waits
-    /// for.
+    /// Runs the agent's loop until `done`, or until the answer that `input` waits for.
     async fn meanwhile<T>(
         &mut self,
         input: Input,
@@ -306,7 +305,7 @@ impl Agent {
         }
     }
 
-    /// Joins a terminal and its client until the terminal is closed.
+    /// Connects a terminal and its client until the terminal is closed.
     async fn attend(&mut self, terminal: Terminal) -> Result<(), End> {
         let Terminal { mut child, reader, mut writer } = terminal;
         let mut output = Output::new(reader, &self.rules);
@@ -328,7 +327,7 @@ impl Agent {
             tokio::select! {
                 control = self.control.recv() => {
                     if let Err(end) = self.obey(control) {
-                        // As AWS's agent: the leader is killed, the others are hung up on.
+                        // As in AWS's agent: the leader is killed, the others get SIGHUP.
                         let _ = child.start_kill();
                         return Err(end);
                     }
@@ -347,7 +346,7 @@ impl Agent {
                             rest.written += count;
                             writing = Some(rest);
                         }
-                        // Not acknowledged, as by AWS's agent.
+                        // As in AWS's agent, it is not acknowledged.
                         (Written::Failed, _) | (_, None) => {}
                     }
                 }
@@ -365,14 +364,13 @@ impl Agent {
         }
     }
 
-    /// How long acknowledgements that are missing at the end are waited for.
+    /// Returns how long to wait for missing acknowledgements at the end.
     fn last_acknowledgements(&self) -> Duration {
         let waits = if self.stream.was_acknowledged() { 1 } else { 2 };
         self.rules.last_acknowledgements * waits
     }
 
-    /// Whether the agent waits for ever to hand this message on: nothing of the client is read from
-    /// then on.
+    /// Whether the agent blocks for ever on this message: it then reads nothing more of the client.
     fn hangs_on(&mut self, message: &Message) -> bool {
         let hangs = self.rules.strict && message.payload_type == payload::HANDSHAKE_RESPONSE;
         self.hangs |= hangs;
@@ -387,7 +385,7 @@ impl Agent {
         self.stream.send(payload::OUTPUT, bytes.into(), Instant::now());
     }
 
-    /// Takes a message of a client's in; the next of the input, if it is that.
+    /// Handles a message of the client. Returns it if it is the next of the input.
     fn receive(&mut self, message: Message) -> Option<Message> {
         if message.kind == super::message::kind::INPUT {
             self.idle = Instant::now() + self.settings.idle_timeout;
@@ -395,8 +393,8 @@ impl Agent {
         self.stream.receive(message, Instant::now())
     }
 
-    /// Uses the next of the input; what is to be written to the terminal before it has been used.
-    /// What cannot be used is not acknowledged.
+    /// Handles the next of the input. Returns bytes for the terminal, which must be written first.
+    /// Unusable input is not acknowledged.
     fn take_in(&mut self, message: Message, writer: &OwnedWritePty) -> Option<Writing> {
         if self.hangs_on(&message) {
             return None;
@@ -442,20 +440,20 @@ impl Agent {
                 self.idle = Instant::now() + self.settings.idle_timeout;
                 Ok(())
             }
-            // The service has forgotten the session.
+            // The service does not know the session any more.
             Some(Control::Terminate) | None => Err(End::Over),
         }
     }
 
-    /// The client is gone: the service pauses the agent.
+    /// The client has disconnected: the service pauses the agent.
     fn detach(&mut self) {
         self.to_client = None;
         self.from_client = None;
         self.stream.pause(true);
     }
 
-    /// Sends what is to be sent. What a slow client has no room for is lost, and will be sent
-    /// again.
+    /// Sends the pending messages. Those that a slow client has no room for are lost, and sent
+    /// again later.
     fn flush(&mut self) {
         let to_client = self.to_client.as_ref();
         for frame in self.stream.outbox() {
@@ -488,7 +486,7 @@ impl Agent {
             }
         }
         for client in clients {
-            // It may be gone, or not be reading.
+            // It may be gone, or not reading.
             let _ = timeout(LAST_MESSAGE, client.send(last.clone())).await;
         }
     }

@@ -7,9 +7,9 @@ pub(super) const DATA_KEY: usize = 64;
 
 /// The agent's end of an encrypted session.
 pub(super) struct Cipher {
-    /// What the client decrypts with.
+    /// The client's key for decryption.
     sealing: LessSafeKey,
-    /// What the client encrypts with.
+    /// The client's key for encryption.
     opening: LessSafeKey,
 }
 
@@ -31,7 +31,7 @@ impl Cipher {
         Self { sealing: half(&key[..DATA_KEY / 2]), opening: half(&key[DATA_KEY / 2..]) }
     }
 
-    /// Nonce, ciphertext, tag.
+    /// Encrypts; returns nonce, ciphertext and tag.
     pub(super) fn seal(&self, plain: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut sealed = plain.to_vec();

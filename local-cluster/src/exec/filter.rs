@@ -1,5 +1,5 @@
-//! What the agent lets through of a terminal's output: it means to send UTF-8
-//! (amazon-ssm-agent, `shell.go`, `processStdoutData`).
+//! Filters a terminal's output like the agent, which tries to send UTF-8 only (amazon-ssm-agent,
+//! `shell.go`, `processStdoutData`).
 
 /// Passes bytes on, and keeps up to three at the end that may be the start of a character.
 #[derive(Debug, Default)]
@@ -8,7 +8,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// What is sent now. It may be nothing.
+    /// Returns the bytes to send now, which may be none.
     ///
     /// ASCII and whole characters pass. An invalid byte passes as it is, but not within the last
     /// three. A genuine U+FFFD looks like an invalid byte: its first byte passes alone.
@@ -39,7 +39,8 @@ impl Filter {
     }
 }
 
-/// The length of the character at the start; `None` if it is none, incomplete, or U+FFFD.
+/// Returns the length of the character at the start; `None` if it is invalid, incomplete, or
+/// U+FFFD.
 fn first_character(bytes: &[u8]) -> Option<usize> {
     let chunk = bytes.get(..4).unwrap_or(bytes).utf8_chunks().next()?;
     let character = chunk.valid().chars().next()?;
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn text_passes_however_it_is_cut() {
+    fn text_passes_at_any_split() {
         let text = "ASCII, é, 漢字, 🦀 and more".as_bytes();
         for cut in 0..text.len() {
             let (out, kept) = passed(&[&text[..cut], &text[cut..]]);

@@ -33,10 +33,10 @@ use tokio_tungstenite::{
 use super::session::{DATA_CHANNEL, Session};
 use crate::{cluster::Cluster, credentials::Signed, faults::Upgrades};
 
-/// Longest message of a client's, in bytes: AWS's limit for messages of its public WebSocket APIs.
-/// That of this service is not published.
+/// Longest message of a client, in bytes: AWS's limit for its public WebSocket APIs. This service's
+/// own limit is not published.
 const LONGEST: usize = 128 * 1024;
-/// How long a connection may take to say its token.
+/// How long a client may take to send its token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The first message of a client.
@@ -143,8 +143,8 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
     }
 }
 
-/// Whether a request is signed: in its header, where the signature must be right, or in its query,
-/// which is not looked at; not in both. What admits a client is the session's token: see
+/// Checks how a request is signed: in its header, where the signature must be valid, or in its
+/// query, which is not checked; not in both. The session's token admits a client: see
 /// [`connection::serve`].
 fn is_signed(cluster: &Cluster, request: &Request<Incoming>) -> Result<bool, Refusal> {
     let (uri, headers) = (request.uri(), request.headers());
@@ -174,7 +174,7 @@ async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, upgraded: Upgraded)
     // The server accepts TCP connections only.
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
     let stream = parts.io.into_inner();
-    // Without it, a bit slower.
+    // Only costs some speed if it fails.
     let _ = stream.set_nodelay(true);
     let config = WebSocketConfig::default()
         .max_message_size(Some(LONGEST))

@@ -1,5 +1,5 @@
-//! The handshake at the beginning of a session: what the agent asks and what it makes of the
-//! answers (amazon-ssm-agent, `datachannel.go`).
+//! The handshake at the beginning of a session: the agent's requests and its handling of answers
+//! (amazon-ssm-agent, `datachannel.go`).
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use super::{
 
 /// How long the agent waits for each answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
-/// The agent that this one follows.
+/// The version of the agent that this one follows.
 const AGENT_VERSION: &str = "3.3.0.0";
-/// What is agreed on with a client.
+/// The state of the handshake with a client.
 pub(super) struct Handshake {
     began: Instant,
     challenge: Option<[u8; 64]>,
-    /// What the data key's encryption context may contain beside the session's names.
+    /// The part of the data key's encryption context beside the session's names.
     random: String,
 }
 
@@ -60,10 +60,10 @@ struct Challenge {
 
 impl Handshake {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), challenge: None, random: crate::cluster::random_id(32) }
+        Self { began: Instant::now(), challenge: None, random: crate::ids::random_id(32) }
     }
 
-    /// The request: with a key, that the session be encrypted by it.
+    /// Makes the request; with a key, it asks for an encrypted session.
     pub(super) fn request(&self, key: Option<&str>) -> Bytes {
         let mut actions = vec![json!({
             "ActionType": "SessionType",
@@ -77,7 +77,7 @@ impl Handshake {
             .into()
     }
 
-    /// Takes the response; the cipher, if one was agreed on.
+    /// Handles the response. Returns the cipher, if one was agreed on.
     pub(super) fn responded(
         &self,
         response: &[u8],
@@ -124,14 +124,14 @@ impl Handshake {
             .ok_or_else(|| failed("InvalidCiphertextException"))
     }
 
-    /// Asks the client to show that it has the key.
+    /// Makes the request for a proof of the key.
     pub(super) fn challenge(&mut self, cipher: &Cipher) -> Bytes {
         let challenge: [u8; 64] = rand::random();
         self.challenge = Some(challenge);
         json!({ "Challenge": STANDARD.encode(cipher.seal(&challenge)) }).to_string().into()
     }
 
-    /// Whether it has.
+    /// Whether the response proves the key.
     pub(super) fn answered(&self, answer: &[u8], cipher: &Cipher) -> Result<(), String> {
         let answer: Challenge = serde_json::from_slice(answer).map_err(|e| {
             format!("Unmarshalling of EncryptionChallengeReponse message failed, {e}")
@@ -142,7 +142,7 @@ impl Handshake {
         if right { Ok(()) } else { Err("Encryption challenge does not match!".to_owned()) }
     }
 
-    /// The end of it.
+    /// Makes the last message of the handshake.
     pub(super) fn complete(&self, encrypted: bool) -> Bytes {
         let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let message = if encrypted { "This session is encrypted using AWS KMS." } else { "" };

@@ -12,19 +12,19 @@ pub(crate) const KEY: &str = "arn:aws:kms:us-east-1:000000000000:key/local";
 /// How many data keys are remembered.
 const REMEMBERED: usize = 1000;
 
-/// What a data key was made for.
+/// The context of a data key.
 pub(crate) type Context = BTreeMap<String, String>;
 
 /// A data key.
 #[derive(Debug, Clone)]
 pub(crate) struct DataKey {
-    /// Its name outside of KMS: what KMS would have encrypted it to.
+    /// Its ciphertext, an opaque name here.
     pub(crate) blob: Vec<u8>,
     pub(crate) key: [u8; DATA_KEY],
     pub(super) context: Context,
 }
 
-/// The data keys that were asked for.
+/// The data keys that were requested.
 #[derive(Default)]
 pub(crate) struct Keys {
     made: Mutex<VecDeque<DataKey>>,
@@ -42,7 +42,7 @@ impl Keys {
         key
     }
 
-    /// As KMS's Decrypt: only with the context that it was made for.
+    /// Returns the key like KMS's Decrypt: only for its own context.
     pub(super) fn find(&self, blob: &[u8], context: &Context) -> Option<DataKey> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.iter().find(|key| key.blob == blob && key.context == *context).cloned()

@@ -7,11 +7,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// What HeaderLength says: where PayloadLength stands.
+/// The value of HeaderLength: the offset of PayloadLength.
 const HEADER: usize = 116;
-/// Where the payload begins.
+/// The offset of the payload.
 const PAYLOAD: usize = HEADER + 4;
-/// SYN and FIN together: what the agent writes into everything outside the stream.
+/// SYN and FIN together, which the agent sets in every message outside the stream.
 const SYN_FIN: u64 = 3;
 
 /// The types of message.
@@ -24,7 +24,7 @@ pub(super) mod kind {
     pub(crate) const START: &str = "start_publication";
 }
 
-/// What a stream message carries.
+/// The payload types of stream messages.
 pub(super) mod payload {
     pub(crate) const OUTPUT: u32 = 1;
     pub(crate) const SIZE: u32 = 3;
@@ -41,7 +41,7 @@ pub(super) struct Message {
     pub(super) kind: String,
     pub(super) sequence: i64,
     pub(super) flags: u64,
-    /// A UUID, in the order in which it is read.
+    /// A UUID, most significant byte first.
     pub(super) id: [u8; 16],
     pub(super) payload_type: u32,
     pub(super) payload: Bytes,
@@ -49,7 +49,7 @@ pub(super) struct Message {
     digest: [u8; 32],
 }
 
-/// Why a frame is no message.
+/// Why a frame is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Invalid {
     #[error("{0} bytes are too few for a message")]
@@ -84,24 +84,25 @@ impl Message {
         }
     }
 
-    /// A message of the output stream. The first one carries SYN.
+    /// Makes a message of the output stream. The first one has SYN.
     pub(super) fn output(sequence: i64, payload_type: u32, payload: Bytes) -> Self {
         Self::new(kind::OUTPUT, sequence, u64::from(sequence == 0), payload_type, payload)
     }
 
-    /// The acknowledgement of a stream message.
+    /// Makes the acknowledgement of a stream message.
     pub(super) fn acknowledging(message: &Self) -> Self {
         let content = json!({
             "AcknowledgedMessageType": message.kind,
             "AcknowledgedMessageId": hyphenated(&message.id),
             "AcknowledgedMessageSequenceNumber": message.sequence,
-            // Both of AWS's peers say so always.
+            // Both of AWS's peers always set this.
             "IsSequentialMessage": true,
         });
         Self::new(kind::ACKNOWLEDGE, 0, SYN_FIN, 0, content.to_string().into())
     }
 
-    /// The service's word that a session is over. Empty output: it ended as it should.
+    /// Makes the service's message that a session is over. Empty output means that it ended
+    /// normally.
     pub(super) fn closed(session: &str, target: &str, output: &str) -> Self {
         let mut message = Self::new(kind::CLOSED, 0, SYN_FIN, 0, Bytes::new());
         let content = json!({
@@ -118,12 +119,12 @@ impl Message {
         message
     }
 
-    /// The service's word that the other end cannot take more, or can again.
+    /// Makes the service's message that the other end cannot take more, or can again.
     pub(super) fn publication(kind: &str) -> Self {
         Self::new(kind, 0, SYN_FIN, 0, Bytes::new())
     }
 
-    /// As it travels.
+    /// Formats the message's bytes.
     pub(super) fn encode(&self) -> Bytes {
         let mut frame = BytesMut::with_capacity(PAYLOAD + self.payload.len());
         frame.put_u32(HEADER as u32);
@@ -137,14 +138,14 @@ impl Message {
         frame.put_slice(&self.id[..8]);
         frame.put_slice(&self.digest);
         frame.put_u32(self.payload_type);
-        // At most what one read brings, or a little JSON.
+        // A payload is at most one read, or a little JSON.
         frame.put_u32(u32::try_from(self.payload.len()).unwrap_or(u32::MAX));
         frame.put_slice(&self.payload);
         frame.freeze()
     }
 
-    /// Reads a frame. As in AWS's agent, the rest of the frame is the payload, whatever
-    /// PayloadLength says; an empty one needs no digest.
+    /// Parses a frame. As in AWS's agent, the rest of the frame is the payload, regardless of
+    /// PayloadLength; an empty one needs no digest.
     pub(super) fn decode(frame: &Bytes) -> Result<Self, Invalid> {
         if frame.len() < PAYLOAD {
             return Err(Invalid::Short(frame.len()));
@@ -186,14 +187,14 @@ impl Message {
     }
 }
 
-/// Bytes of a frame that is long enough.
+/// Reads bytes of a frame that is long enough.
 fn part<const N: usize>(frame: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
     part.copy_from_slice(&frame[at..at + N]);
     part
 }
 
-/// A random UUID.
+/// Makes a random UUID.
 pub(super) fn new_id() -> [u8; 16] {
     let mut id: [u8; 16] = rand::random();
     id[6] = id[6] & 0x0f | 0x40;
@@ -201,17 +202,13 @@ pub(super) fn new_id() -> [u8; 16] {
     id
 }
 
-/// A UUID in its usual form.
+/// Formats a UUID.
 pub(super) fn hyphenated(id: &[u8; 16]) -> String {
-    use std::fmt::Write as _;
-    id.iter().enumerate().fold(String::with_capacity(36), |mut text, (at, byte)| {
-        if matches!(at, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let mut text = hex::encode(id);
+    for at in [8, 13, 18, 23] {
+        text.insert(at, '-');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -229,7 +226,7 @@ mod tests {
         frame.extend([8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]);
         // SHA-256 of "abc" (FIPS 180-2).
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        frame.extend((0..32).map(|n| u8::from_str_radix(&digest[2 * n..2 * n + 2], 16).unwrap()));
+        frame.extend(hex::decode(digest).unwrap());
         frame.extend([0, 0, 0, 1, 0, 0, 0, 3]);
         frame.extend(b"abc");
         frame
@@ -257,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn malformed_messages_are_refused() {
         let changed = |change: fn(&mut Vec<u8>)| {
             let mut frame = golden();
             change(&mut frame);

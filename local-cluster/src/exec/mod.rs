@@ -1,13 +1,13 @@
 //! ECS Exec: a task's exec agent, and the service between the agent and its clients.
 //!
-//! Both follow AWS's own sources: amazon-ssm-agent for what the agent does, session-manager-plugin
-//! for what a client may expect. What the service does in between is not published.
+//! Both follow AWS's own sources: amazon-ssm-agent for the agent, session-manager-plugin for the
+//! client's expectations. The service in between is not published.
 //!
 //! - `message`: the binary messages; `stream`: their order and their acknowledgements;
 //! - `terminal`, `words`, `filter`, `pace`: a command on a pseudo-terminal, its words, its output
 //!   and how fast that is read;
 //! - `agent`: one session: all of these together; `handshake`, `cipher`, `keys`: its beginning;
-//! - `places`: which sessions run and which wait; `rules`: how strict and how slow all of this is;
+//! - `slots`: which sessions run and which wait; `rules`: the agent's strictness and pace;
 //! - `gateway`: a session's connections, over WebSocket, with their faults.
 
 mod agent;
@@ -18,9 +18,10 @@ mod handshake;
 pub(crate) mod keys;
 mod message;
 mod pace;
-mod places;
+
 mod rules;
 mod session;
+mod slots;
 mod stream;
 mod terminal;
 mod words;
@@ -36,7 +37,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::cluster::{Cluster, Task, seconds};
+use crate::{
+    clock::seconds,
+    cluster::{Cluster, Task},
+};
 pub use rules::{AgentRules, Overflow};
 pub(crate) use session::{Session, Sessions};
 
@@ -44,7 +48,7 @@ pub(crate) use session::{Session, Sessions};
 pub(crate) struct ExecAgent {
     state: watch::Sender<State>,
     /// By container.
-    places: Mutex<HashMap<String, places::Places>>,
+    slots: Mutex<HashMap<String, slots::Slots>>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,32 +58,32 @@ struct State {
     reason: Option<String>,
 }
 
-/// How far an agent has come.
+/// The stage of an agent's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
     /// It does not run yet.
     Pending,
     /// It runs, without a connection to the service.
     Running,
-    /// It takes sessions.
+    /// It accepts sessions.
     Connected,
-    /// It takes no new ones; those that it has continue.
+    /// It accepts no new sessions; those that it has continue.
     Leaving,
     /// It is gone, and its sessions with it.
     Gone,
 }
 
-/// Where an agent's commands run.
+/// The environment and directory of an agent's commands.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) environment: Arc<BTreeMap<String, String>>,
     pub(crate) directory: PathBuf,
 }
 
-/// No session is taken.
+/// Why a session is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoSlot {
-    /// All are taken.
+    /// All slots are taken.
     Taken,
 }
 
@@ -87,7 +91,7 @@ impl ExecAgent {
     pub(crate) fn new() -> Self {
         Self {
             state: watch::Sender::new(State { stage: Stage::Pending, started: None, reason: None }),
-            places: Mutex::default(),
+            slots: Mutex::default(),
         }
     }
 
@@ -95,7 +99,7 @@ impl ExecAgent {
         self.state.borrow().stage
     }
 
-    /// As the API shows it, in a container's `managedAgents`.
+    /// Returns it as in the API's `managedAgents`.
     pub(crate) fn shown(&self) -> Value {
         let state = self.state.borrow();
         let status = match state.stage {
@@ -113,7 +117,7 @@ impl ExecAgent {
         shown
     }
 
-    /// Starts, connects, and stays.
+    /// Starts, connects, and runs.
     pub(crate) async fn serve(&self, cluster: &Cluster, task: &Task) -> Infallible {
         let times = &task.times;
         let (never, late, stops) = {
@@ -160,16 +164,16 @@ impl ExecAgent {
         command: &str,
     ) -> Result<Arc<Session>, NoSlot> {
         let rules = cluster.settings.exec.agent;
-        let place = {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let places =
-                places.entry(container.to_owned()).or_insert_with(|| places::Places::new(&rules));
-            // What the agent takes for a parameter of Systems Manager never comes to the places.
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            let slots =
+                slots.entry(container.to_owned()).or_insert_with(|| slots::Slots::new(&rules));
+            // The agent drops a command with a parameter of Systems Manager before it takes a slot.
             let dropped = rules.strict && command.contains("{{ssm:");
             if dropped {
                 tokio::sync::oneshot::channel().1
             } else {
-                places.ask().ok_or(NoSlot::Taken)?
+                slots.ask().ok_or(NoSlot::Taken)?
             }
         };
         let (session, control) = Session::new(cluster, task, container);
@@ -184,7 +188,7 @@ impl ExecAgent {
             late,
         );
         let mut state = self.state.subscribe();
-        tokio::spawn(async move { agent.run(place, &mut state).await });
+        tokio::spawn(async move { agent.run(slot, &mut state).await });
         Ok(session)
     }
 }

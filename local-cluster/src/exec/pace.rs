@@ -1,4 +1,4 @@
-//! What goes into a command's terminal and what comes out of it, at the agent's pace.
+//! Reads and writes a command's terminal at the agent's pace.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use super::{filter::Filter, message::Message, rules::AgentRules, session::ToClie
 
 /// Most bytes of a terminal in one message.
 const READ: usize = 1024;
-/// What is read of a terminal at once: four messages.
+/// Bytes that are read of a terminal at once: four messages.
 const READ_AHEAD: usize = 4 * READ;
 
-/// Input on its way into the terminal: meanwhile nothing else is read from the client.
+/// Input that is being written to the terminal; meanwhile nothing else is read from the client.
 pub(super) struct Writing {
     pub(super) message: Message,
     pub(super) bytes: Bytes,
@@ -65,8 +65,8 @@ impl Output {
         }
     }
 
-    /// The next payload, when it is time and the client has room; it may be empty. `None` at the
-    /// end.
+    /// Waits for the next payload, at the agent's pace and until the client has room. It may be
+    /// empty; `None` at the end.
     pub(super) async fn next(
         &mut self,
         client: Option<&mpsc::Sender<ToClient>>,
@@ -75,8 +75,8 @@ impl Output {
             sleep_until(self.next.into()).await;
         }
         if let Some(client) = client {
-            // Only this agent sends there: what is free now stays free. A client that is gone is
-            // noticed elsewhere.
+            // Only this agent sends there, so free room stays free. A lost client is detected
+            // elsewhere.
             let _ = client.reserve_many(2).await;
         }
         if self.read.is_empty() {

@@ -1,8 +1,8 @@
-//! How strict and how slow an exec agent is.
+//! The strictness and the pace of an exec agent.
 
 use std::time::Duration;
 
-/// What an exec agent insists on and how long it takes, beyond the protocol itself.
+/// An exec agent's rules and times beyond the protocol itself.
 ///
 /// [`AgentRules::quick`] is for tests that need speed, [`AgentRules::real`] is what was observed of
 /// AWS's own, unmodified agent (amazon-ssm-agent 3.3). Each field can be changed on its own.
@@ -12,22 +12,21 @@ pub struct AgentRules {
     pub workers: usize,
     /// Sessions per container that wait for a worker.
     pub queued: usize,
-    /// What happens to a session for which there is no place.
+    /// What happens to a session without a free slot.
     pub overflow: Overflow,
-    /// Whether a session that is terminated while it waits keeps its place until a worker has
-    /// taken it up.
+    /// Whether a session that is terminated while it waits keeps its slot until a worker takes it.
     pub keeps_terminated: bool,
     /// How long a worker stays taken after the end of its session.
     pub release: Duration,
     /// From ExecuteCommand, or from when a worker is free, until the command runs. In the first
-    /// half, input is acknowledged and thrown away; in the second, it is not taken.
+    /// half, input is acknowledged and discarded; in the second, it is not accepted.
     pub start: Duration,
     /// From the start of the command until its output is read for the first time.
     pub first_output: Duration,
     /// How long the agent rests after each message of at most 1024 bytes. Zero: output is as fast
     /// as it can be.
     pub rest: Duration,
-    /// How much of its rests the agent makes up for when it was late.
+    /// How much of its rests the agent skips to catch up when it was late.
     pub catch_up: Duration,
     /// How long the last messages wait for their acknowledgements; twice as long if the client
     /// never acknowledged any.
@@ -43,7 +42,7 @@ pub struct AgentRules {
     pub log_upload: Duration,
 }
 
-/// What happens to a session for which there is no place.
+/// What happens to a session without a free slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
     /// ExecuteCommand is refused with `TargetNotConnectedException`.
@@ -54,7 +53,7 @@ pub enum Overflow {
 }
 
 impl AgentRules {
-    /// Forgiving, and as quick as can be seen.
+    /// Lenient rules and short times.
     #[must_use]
     pub fn quick() -> Self {
         Self {
@@ -74,7 +73,7 @@ impl AgentRules {
         }
     }
 
-    /// As strict and as slow as AWS's own, with nothing else going on in the container.
+    /// The rules and times of AWS's own agent in an idle container.
     #[must_use]
     pub fn real() -> Self {
         Self {
@@ -84,7 +83,7 @@ impl AgentRules {
             start: Duration::from_millis(50),
             first_output: Duration::from_secs(1),
             rest: Duration::from_micros(1300),
-            // It makes up for nothing; two ticks of this process's timer are what keeps the average
+            // AWS's agent does not catch up; two ticks of this process's timer keep the average
             // right.
             catch_up: Duration::from_millis(2),
             frames_errors: true,

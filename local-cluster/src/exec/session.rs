@@ -1,4 +1,4 @@
-//! Sessions, as the service knows them.
+//! The service's sessions.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::message::Message;
-use crate::cluster::{Cluster, Task, random_id, seconds};
+use crate::{
+    clock::seconds,
+    cluster::{Cluster, Task},
+    ids::random_id,
+};
 
 /// How many sessions are remembered, running and ended.
 const REMEMBERED: usize = 1000;
@@ -21,12 +25,12 @@ pub(super) const DATA_CHANNEL: &str = "/v1/data-channel/";
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) container: String,
-    /// The agent, as Session Manager and the encryption context name it.
+    /// The agent's name in Session Manager and the encryption context.
     pub(crate) target: String,
-    /// When it was asked for, in Unix time in seconds.
+    /// When it was requested, in Unix time in seconds.
     pub(crate) began: f64,
-    /// What the service calls a cell number: an opaque value, with characters in it that clients
-    /// like to escape.
+    /// The service's cell number: an opaque value, with characters that clients may escape by
+    /// mistake.
     cell: String,
     tokens: Mutex<Vec<(String, Instant)>>,
     control: mpsc::Sender<Control>,
@@ -34,13 +38,13 @@ pub(crate) struct Session {
     ended: watch::Sender<Option<String>>,
 }
 
-/// What the service tells a session.
+/// A message of the service to a session.
 pub(super) enum Control {
     /// A client has connected.
     Attach(Attachment),
-    /// A client has asked for another token.
+    /// A client has requested another token.
     Resume,
-    /// The session is to end.
+    /// The session has to end.
     Terminate,
 }
 
@@ -50,12 +54,12 @@ pub(super) struct Attachment {
     pub(super) input: mpsc::Receiver<Message>,
 }
 
-/// What goes to a client.
+/// A message to a client.
 #[derive(Debug, Clone)]
 pub(super) enum ToClient {
     /// A message of the agent's.
     Frame(Bytes),
-    /// The service's last one.
+    /// The service's last message.
     Closed(Bytes),
 }
 
@@ -85,12 +89,12 @@ impl Session {
         (session, receiver)
     }
 
-    /// Where a client dials, from the path on.
+    /// The URL of the data channel, from the path on.
     pub(crate) fn path(&self) -> String {
         format!("{DATA_CHANNEL}{}?role=publish_subscribe&cell-number={}", self.id, self.cell)
     }
 
-    /// Whether a client dials the URL that it was given: byte for byte, or with the reserved
+    /// Whether a client dials the URL of the session: byte for byte, or with the reserved
     /// characters escaped.
     pub(super) fn is_dialled_by(&self, query: &str) -> bool {
         let value = |name: &str| {
@@ -101,7 +105,7 @@ impl Session {
         value("role") == Some("publish_subscribe") && cell.as_deref() == Some(&self.cell)
     }
 
-    /// Another token that opens a connection for a while.
+    /// Returns another token, which opens a connection for a limited time.
     pub(crate) fn token(&self, lifetime: Duration) -> String {
         let token = format!("AAEAA{}", random_id(48));
         self.valid_tokens().push((token.clone(), Instant::now() + lifetime));
@@ -119,7 +123,7 @@ impl Session {
         tokens
     }
 
-    /// The text that it ended with, if it has.
+    /// Returns the text that it ended with, if it has ended.
     pub(crate) fn ended(&self) -> Option<String> {
         self.ended.borrow().clone()
     }
@@ -128,12 +132,12 @@ impl Session {
         self.ended.send_replace(Some(output.to_owned()));
     }
 
-    /// Gives a client's connection to the session. `false` if it is over.
+    /// Passes a client's connection to the session. Returns `false` if it is over.
     pub(super) async fn attach(&self, attachment: Attachment) -> bool {
         self.control.send(Control::Attach(attachment)).await.is_ok()
     }
 
-    /// A client resumes the session: the time without input begins anew.
+    /// Resumes the session for a client: the idle time starts again.
     pub(crate) fn resume(&self) {
         // Ended, or so busy that it is not idle anyway.
         let _ = self.control.try_send(Control::Resume);
@@ -168,7 +172,7 @@ impl Sessions {
         known.push_back(session);
     }
 
-    /// Those that are remembered, the oldest first.
+    /// Returns the remembered sessions, oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }

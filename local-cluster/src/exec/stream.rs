@@ -13,11 +13,10 @@ use super::message::{Message, kind};
 
 /// Most messages of the output that wait for their acknowledgement. More are sent, but not kept.
 const OUTGOING: usize = 100_000;
-/// Most input that is kept until what is missing before it has come: messages, and bytes, which
-/// the agent does not count but means by the number of messages.
+/// Most early input that is kept, in messages and in bytes. AWS's agent only counts messages.
 const INCOMING: usize = 100_000;
 const INCOMING_BYTES: usize = INCOMING * 1024;
-/// How often the oldest message is looked at.
+/// The interval between checks of the oldest message.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOCK_GRANULARITY: f64 = 0.010;
@@ -64,7 +63,7 @@ impl Stream {
         }
     }
 
-    /// Sends a payload of the output; an empty one is none.
+    /// Sends a payload of the output, unless it is empty.
     pub(super) fn send(&mut self, payload_type: u32, payload: Bytes, now: Instant) {
         if payload.is_empty() {
             return;
@@ -79,8 +78,8 @@ impl Stream {
         self.next += 1;
     }
 
-    /// Takes a message, and returns the next of the input, if there is one. The caller reports by
-    /// [`Stream::used`] that it used it; until then it is neither acknowledged nor skipped.
+    /// Handles a message, and returns the next of the input, if there is one. The caller confirms
+    /// it by [`Stream::used`]; until then it is neither acknowledged nor skipped.
     pub(super) fn receive(&mut self, message: Message, now: Instant) -> Option<Message> {
         match message.kind.as_str() {
             kind::ACKNOWLEDGE => {
@@ -116,12 +115,12 @@ impl Stream {
         }
     }
 
-    /// The next of the input, if it came early. It has been acknowledged already.
+    /// Returns the next of the input, if it came early. It has been acknowledged already.
     pub(super) fn early(&self) -> Option<Message> {
         self.early.get(&self.expected).cloned()
     }
 
-    /// The next message of the input has been used.
+    /// Confirms that the next message of the input has been used.
     pub(super) fn used(&mut self, message: &Message) {
         match self.early.remove(&message.sequence) {
             Some(early) => self.early_bytes -= early.payload.len(),
@@ -134,7 +133,7 @@ impl Stream {
         self.outbox.push(Message::acknowledging(message).encode());
     }
 
-    /// Sends the oldest message again if its time is over; every [`TICK`].
+    /// Sends the oldest message again after its time-out. Called every [`TICK`].
     pub(super) fn tick(&mut self, now: Instant) {
         if self.paused {
             return;
@@ -147,7 +146,7 @@ impl Stream {
         }
     }
 
-    /// The service says that the client cannot be reached, or can again.
+    /// Handles the service's report that the client cannot be reached, or can again.
     pub(super) fn pause(&mut self, paused: bool) {
         self.paused = paused;
     }
@@ -166,14 +165,14 @@ impl Stream {
         self.unacknowledged.is_empty()
     }
 
-    /// What is to be sent now.
+    /// Returns the messages to send now.
     pub(super) fn outbox(&mut self) -> std::vec::Drain<'_, Bytes> {
         self.outbox.drain(..)
     }
 }
 
-/// The estimate of the round trip, in seconds. As in AWS's agent, an acknowledgement of a message
-/// that was sent twice counts too.
+/// The estimate of the round trip, in seconds. As in AWS's agent, acknowledgements of repeated
+/// messages count, too.
 #[derive(Debug)]
 struct RoundTrip {
     smoothed: f64,

@@ -16,7 +16,7 @@ pub(super) struct Terminal {
     pub(super) writer: OwnedWritePty,
 }
 
-/// Why there is none. The words are those of AWS's agent.
+/// Why the command did not start, in the words of AWS's agent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error("Commands cannot be empty for session type InteractiveCommands")]
@@ -30,7 +30,7 @@ pub(super) enum StartError {
 }
 
 impl Terminal {
-    /// Starts a command, which no shell gets to see.
+    /// Starts a command without a shell.
     pub(super) fn start(
         command: &str,
         environment: &BTreeMap<String, String>,
@@ -56,7 +56,7 @@ impl Terminal {
     }
 }
 
-/// Why a program does not start, in Go's words.
+/// Describes why a program does not start, in Go's words.
 fn unstarted(program: &str, error: pty_process::Error) -> StartError {
     let pty_process::Error::Io(e) = &error else { return StartError::Pty(error) };
     StartError::Program(match e.kind() {
@@ -76,8 +76,7 @@ struct SizeData {
     rows: u32,
 }
 
-/// Sets the terminal's size as a Size message says. As in AWS's agent, the upper halves are cut
-/// off.
+/// Sets the terminal's size from a Size message. As in AWS's agent, the upper halves are cut off.
 pub(super) fn resize(writer: &OwnedWritePty, payload: &[u8]) -> Result<(), String> {
     let size: SizeData =
         serde_json::from_slice(payload).map_err(|e| format!("this is no size: {e}"))?;

@@ -1,5 +1,5 @@
-//! How the agent splits a command into words: as google/shlex does, which is not quite as a shell
-//! does. (The crate `shlex` follows POSIX: there `"\a"` keeps its backslash, here it does not.)
+//! Splits a command into words like the agent, by google/shlex's rules, which differ from a
+//! shell's. (The crate `shlex` follows POSIX: there `"\a"` keeps its backslash, here it does not.)
 
 /// Why a command cannot be split; the words are google/shlex's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

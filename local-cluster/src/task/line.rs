@@ -1,4 +1,4 @@
-//! A connection that can be slow, or break after so many bytes.
+//! A connection that can be slow, or break after a number of bytes.
 
 use std::{
     io,
@@ -16,13 +16,13 @@ use tokio::{
 
 use crate::cluster::Cluster;
 
-/// Bytes that a slow line passes on at once.
+/// Most bytes that a slow line passes at once.
 const PORTION: usize = 4 * 1024;
 
-/// A connection to a client, with the faults that are in force while it lasts.
+/// A connection to a client, with its faults.
 pub(super) struct Line {
     stream: TcpStream,
-    /// The same connection, to end it at once in both directions.
+    /// A handle of the connection, to shut it down in both directions.
     other_handle: std::net::TcpStream,
     cluster: Arc<Cluster>,
     written: u64,
@@ -76,7 +76,7 @@ impl AsyncWrite for Line {
             ready!(self.pause.as_mut().poll(cx));
         }
         if self.breaks() {
-            // Without this the client would learn of it from its keep-alives only.
+            // Without this, the client would notice only by its keep-alives.
             let _ = self.other_handle.shutdown(std::net::Shutdown::Both);
             return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
         }

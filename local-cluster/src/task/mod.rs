@@ -14,7 +14,7 @@ use crate::{
     exec::Surroundings,
 };
 
-/// The container of a running task. Its directory goes when it is dropped.
+/// The container of a running task. Dropping it removes its directory.
 pub(crate) struct Container {
     home: TempDir,
     environment: Arc<BTreeMap<String, String>>,
@@ -40,12 +40,12 @@ impl Container {
             environment: Arc::clone(&environment),
             directory: home.path().to_owned(),
         };
-        // A task has one container here, and this is it.
+        // A task has one container here.
         let _ = task.surroundings.set(surroundings);
         Ok(Self { home, environment })
     }
 
-    /// Serves SSH, and has an exec agent if the task is to have one, until that fails.
+    /// Runs the SSH server and, if requested, the exec agent, until one fails.
     ///
     /// A task with an agent and without a key is one whose image has no SSH server.
     pub(crate) async fn serve(&self, cluster: &Arc<Cluster>, task: &Arc<Task>) -> io::Error {

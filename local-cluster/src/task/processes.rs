@@ -1,5 +1,5 @@
-//! A task's processes, found by the mark in their environment: also those that have left their
-//! session, their parent and their connection.
+//! Finds a task's processes by a mark in their environment, even those that have left their
+//! session, parent and connection.
 
 use std::{fs, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 /// The environment variable that marks a task's processes.
 pub(crate) const MARK: &str = "FARGATE_LOCAL_TASK";
 
-/// Interval at which a process that got a signal to end is looked up.
+/// Interval between checks whether signalled processes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The task's living processes.
@@ -18,7 +18,7 @@ pub(crate) fn of(task: &str) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
-        // Processes of others, and those that just ended, have no environment to read.
+        // The environment of others' processes, and of those that just ended, cannot be read.
         fs::read(format!("/proc/{pid}/environ"))
             .is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
     })
@@ -26,7 +26,7 @@ pub(crate) fn of(task: &str) -> Vec<Pid> {
     .collect()
 }
 
-/// Signals all of them; how many there were.
+/// Signals all of them. Returns their number.
 pub(crate) fn signal(task: &str, signal: Signal) -> usize {
     let found = of(task);
     for pid in &found {
@@ -36,7 +36,7 @@ pub(crate) fn signal(task: &str, signal: Signal) -> usize {
     found.len()
 }
 
-/// SIGTERM, then after `timeout` SIGKILL, until none is left.
+/// Sends SIGTERM, then SIGKILL after `timeout`, until none is left.
 pub(crate) async fn end(task: &str, timeout: Duration) {
     let kill_at = Instant::now() + timeout;
     let mut left = signal(task, Signal::TERM);

@@ -27,7 +27,7 @@ use tokio::{
 use super::{Container, line::Line};
 use crate::cluster::{Cluster, Task};
 
-/// Bytes that are read from a process at once: one packet of SSH.
+/// Bytes that are read from a process at once: one SSH packet.
 const CHUNK: usize = 32 * 1024;
 
 /// Serves the task's address.
@@ -53,9 +53,9 @@ pub(super) async fn serve(
         &key,
         container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str),
     )?;
-    // A server in between says what the real one says, and has another key.
+    // A relay sends the real server's identification, and has another key.
     let (honest, impostor) = (config(key, &identification), config(host_key()?, &identification));
-    // A key that is none admits nobody, as with a real image.
+    // An invalid key admits no client, as in a real image.
     let key = container
         .environment
         .get("SSH_PUBLIC_KEY")
@@ -81,7 +81,7 @@ pub(super) async fn serve(
         let line = Line::new(stream, Arc::clone(cluster))?;
         tokio::spawn(async move {
             if let Ok(session) = server::run_stream(config, line, connection).await {
-                // Whoever went away took the connection along; its processes do not care.
+                // The client has disconnected; its processes continue.
                 let _ = session.await;
             }
         });
@@ -92,30 +92,26 @@ fn host_key() -> io::Result<PrivateKey> {
     PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(io::Error::other)
 }
 
-/// What the server calls itself, with the proof of its host key that deploy/ssh-entrypoint.sh would
-/// give.
+/// Returns the server's identification string, with the host key's proof as by
+/// deploy/ssh-entrypoint.sh.
 fn identification(host_key: &PrivateKey, secret: Option<&str>) -> io::Result<String> {
     const NAME: &str = "SSH-2.0-local_cluster";
-    // A secret that is none proves nothing, as with the entry point.
-    let Some(secret) = secret.and_then(unhex) else { return Ok(NAME.to_owned()) };
+    // Without a valid secret there is no proof, as with the entry point.
+    let mut key = [0; 32];
+    if secret.is_none_or(|secret| hex::decode_to_slice(secret, &mut key).is_err()) {
+        return Ok(NAME.to_owned());
+    }
     let public = PublicKey::from(host_key.public_key().key_data().clone())
         .to_openssh()
         .map_err(io::Error::other)?;
     let proof = hmac::sign(
-        &hmac::Key::new(HMAC_SHA256, &secret),
+        &hmac::Key::new(HMAC_SHA256, &key),
         format!("fargate-host-proof=1 {public}").as_bytes(),
     );
-    let digits: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{NAME} fargate-host-proof=1:{digits}"))
+    Ok(format!("{NAME} fargate-host-proof=1:{}", hex::encode(proof)))
 }
 
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pair =
-        |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    (digits.len() == 64).then(|| (0..64).step_by(2).map(pair).collect()).flatten()
-}
-
-/// A server with this host key.
+/// Returns the configuration of a server with this host key.
 fn config(host_key: PrivateKey, identification: &str) -> Arc<server::Config> {
     Arc::new(server::Config {
         server_id: SshId::Standard(identification.to_owned().into()),
@@ -131,8 +127,8 @@ fn config(host_key: PrivateKey, identification: &str) -> Arc<server::Config> {
     })
 }
 
-/// Makes the address silent: a listener whose queue is full, so that the kernel drops whatever
-/// comes (Linux, listen(2)). It stays so while the answer is held.
+/// Makes the address silent by a listener whose queue is full, so that the kernel drops new
+/// connections (Linux, listen(2)). It stays silent until the result is dropped.
 async fn swallow(address: SocketAddr) -> io::Result<(TcpListener, Vec<TcpStream>)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -152,7 +148,7 @@ struct Connection {
     cluster: Arc<Cluster>,
     environment: Arc<std::collections::BTreeMap<String, String>>,
     home: String,
-    /// Channels that have not been asked to run anything yet.
+    /// Channels without a request to run a command yet.
     waiting: HashMap<ChannelId, Channel<Msg>>,
 }
 
@@ -237,8 +233,8 @@ impl server::Handler for Connection {
         _modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        // There are no terminals here: said at once, as sshd does with `PermitTTY no`, and clients
-        // need not wait.
+        // There are no terminals here, so the request is refused at once, as by sshd with
+        // `PermitTTY no`.
         session.channel_failure(id)
     }
 
@@ -261,7 +257,7 @@ impl server::Handler for Connection {
     }
 }
 
-/// Joins a process and its channel until both are done.
+/// Connects a process and its channel until both are done.
 async fn attend(channel: Channel<Msg>, mut child: Child) {
     let (read, write) = channel.split();
     let input = tokio::spawn(feed(read, child.stdin.take()));
@@ -293,7 +289,7 @@ async fn feed(mut read: ChannelReadHalf, mut stdin: Option<ChildStdin>) {
     }
 }
 
-/// Passes a process's output on. When the client is gone, the pipe is closed, as OpenSSH does.
+/// Forwards a process's output. When the client is gone, the pipe is closed, as by OpenSSH.
 async fn drain(
     from: Option<impl AsyncRead + Unpin>,
     to: &ChannelWriteHalf<Msg>,

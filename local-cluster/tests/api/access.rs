@@ -20,7 +20,7 @@ async fn it_listens_on_loopback_only() {
 }
 
 #[tokio::test]
-async fn calls_without_the_cluster_s_credentials_are_refused() {
+async fn calls_without_the_clusters_credentials_are_refused() {
     let cluster = start().await;
     let mine = cluster.credentials().clone();
     let right = Signer {
@@ -92,7 +92,7 @@ async fn calls_without_the_cluster_s_credentials_are_refused() {
 }
 
 #[tokio::test]
-async fn the_cluster_s_own_endpoints_take_its_secret_only() {
+async fn the_clusters_own_endpoints_require_its_secret() {
     let cluster = start().await;
     let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
     let faults = r#"{"never_starts":true}"#;
@@ -135,7 +135,7 @@ impl russh::client::Handler for Stranger {
 }
 
 #[tokio::test]
-async fn a_task_s_ssh_server_lets_nobody_in_without_the_job_s_key() {
+async fn a_tasks_ssh_server_requires_the_jobs_key() {
     let cluster = start().await;
     let task = run(&cluster).await;
     until(&cluster, &task, is("RUNNING")).await;

@@ -148,7 +148,7 @@ async fn start() -> LocalCluster {
 }
 
 #[tokio::test]
-async fn a_task_lives_as_ecs_lets_it() {
+async fn a_task_passes_through_ecss_states() {
     let cluster = start().await;
     let task = run(&cluster).await;
     let missing = describe(&cluster, &task).await;
@@ -225,7 +225,7 @@ async fn started_by_is_the_only_filter_of_a_list() {
 }
 
 #[tokio::test]
-async fn tags_are_propagated_and_shown_when_they_are_asked_for() {
+async fn tags_are_propagated_and_shown_on_request() {
     let cluster = start().await;
     let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
     let definition = json!({
@@ -260,7 +260,7 @@ async fn tags_are_propagated_and_shown_when_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn a_launch_that_is_repeated_can_be_a_conflict() {
+async fn a_repeated_launch_can_be_a_conflict() {
     let cluster = start().await;
     cluster.set_faults(Faults { conflicts: 1, ..Faults::default() });
     let launch = || ecs(&cluster, "RunTask", with(launch(), "clientToken", json!("t1")));
@@ -270,7 +270,7 @@ async fn a_launch_that_is_repeated_can_be_a_conflict() {
 }
 
 #[tokio::test]
-async fn refusals_are_those_of_ecs() {
+async fn refusals_match_those_of_ecs() {
     let cluster = start().await;
     ecs(&cluster, "CreateCluster", json!({ "clusterName": "bare" })).await.unwrap();
     let tagged =
@@ -382,7 +382,7 @@ async fn tasks_are_listed_by_who_started_them_in_pages() {
 }
 
 #[tokio::test]
-async fn ec2_knows_the_public_address_of_those_that_have_one() {
+async fn ec2_returns_public_addresses() {
     let cluster = start().await;
     let public = with(
         launch(),
@@ -427,7 +427,7 @@ async fn ec2_knows_the_public_address_of_those_that_have_one() {
 }
 
 #[tokio::test]
-async fn a_task_of_the_fargate_profile_lives_as_long_as_on_fargate() {
+async fn a_task_of_the_fargate_profile_has_fargates_times() {
     let cluster = LocalCluster::start(Settings::of(Profile::Fargate, 0.02, 5)).await.unwrap();
     let task = run(&cluster).await;
     assert_eq!(describe(&cluster, &task).await["failures"][0]["reason"], "MISSING");

@@ -143,7 +143,7 @@ async fn a_container_takes_two_sessions_and_one_that_waits() {
 }
 
 #[tokio::test]
-async fn sessions_are_listed_by_where_and_since_when_they_are() {
+async fn sessions_are_listed_by_container_and_start() {
     let (cluster, container) = prepared(ExecSettings::default()).await;
     let describe = async |parameters: Value| ssm(&cluster, "DescribeSessions", parameters).await;
     let before =
@@ -176,7 +176,7 @@ async fn sessions_are_listed_by_where_and_since_when_they_are() {
 }
 
 #[tokio::test]
-async fn agents_stay_away_or_come_late_or_stop() {
+async fn agents_can_be_missing_late_or_stopped() {
     let cluster = start(ExecSettings::default()).await;
     cluster.set_faults(faults(ExecFaults { never_connects: true, ..ExecFaults::default() }));
     let away = task(&cluster, true).await;

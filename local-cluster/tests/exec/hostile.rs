@@ -62,7 +62,7 @@ async fn hostile_clients_are_survived() {
 }
 
 #[tokio::test]
-async fn what_a_hostile_client_makes_it_keep_is_bounded() {
+async fn hostile_clients_cannot_grow_memory() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
     let mut client = session(&cluster, &task, "sh -c 'echo up; sleep 1000'").await;
     client.until_output(b"up").await;

@@ -94,7 +94,7 @@ async fn connections_are_opened_by_token_signed_or_not() {
 }
 
 #[tokio::test]
-async fn tokens_grow_old() {
+async fn tokens_expire() {
     let exec = ExecSettings { token_lifetime: Duration::ZERO, ..ExecSettings::default() };
     let (cluster, task) = prepared(exec).await;
     let opened = execute(&cluster, &task, "sh").await.unwrap();
@@ -104,7 +104,7 @@ async fn tokens_grow_old() {
 }
 
 #[tokio::test]
-async fn a_session_begins_with_a_handshake_where_it_is_to() {
+async fn sessions_begin_with_a_handshake_if_configured() {
     let (cluster, task) =
         prepared(ExecSettings { handshake: Handshake::Plain, ..ExecSettings::default() }).await;
     let mut client = session(&cluster, &task, "sh -c 'echo up'").await;
@@ -131,7 +131,7 @@ async fn a_session_begins_with_a_handshake_where_it_is_to() {
 }
 
 #[tokio::test]
-async fn a_session_is_encrypted_where_it_is_to_be() {
+async fn sessions_are_encrypted_if_configured() {
     let (cluster, task) =
         prepared(ExecSettings { handshake: Handshake::Kms, ..ExecSettings::default() }).await;
     for right in [true, false] {

@@ -31,7 +31,7 @@ async fn terminate(cluster: &LocalCluster, opened: &Opened) {
 }
 
 #[tokio::test]
-async fn a_third_session_waits_and_a_fourth_is_tried_until_there_is_a_place() {
+async fn a_third_session_waits_and_a_fourth_is_retried() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let (mut first, mut second) = (up(&cluster, &task).await, up(&cluster, &task).await);
     let (mut third, mut fourth) =
@@ -49,7 +49,7 @@ async fn a_third_session_waits_and_a_fourth_is_tried_until_there_is_a_place() {
 }
 
 #[tokio::test]
-async fn a_session_without_a_place_for_five_seconds_blocks_the_agent_for_good() {
+async fn a_session_without_a_slot_for_five_seconds_blocks_the_agent_for_good() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let (first, second) = (up(&cluster, &task).await, up(&cluster, &task).await);
     let _third = session(&cluster, &task, WAITS).await;
@@ -92,7 +92,7 @@ async fn a_slot_is_free_two_seconds_after_its_session() {
 }
 
 #[tokio::test]
-async fn its_pace_is_that_of_the_real_one() {
+async fn the_pace_is_the_real_agents() {
     let (cluster, task) =
         prepared(ExecSettings { agent: AgentRules::real(), ..ExecSettings::default() }).await;
     let asked = Instant::now();
@@ -111,7 +111,7 @@ async fn its_pace_is_that_of_the_real_one() {
 }
 
 #[tokio::test]
-async fn its_errors_come_in_a_frame() {
+async fn errors_come_in_a_frame() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let closed = session(&cluster, &task, "/no/such").await.until_closed().await.1;
     let text = "Unable to start command: Failed to start pty: fork/exec /no/such: no such file or directory";
@@ -140,7 +140,7 @@ async fn an_unsolicited_response_hangs_its_reader() {
 }
 
 #[tokio::test]
-async fn a_size_that_is_none_is_not_acknowledged_and_a_command_with_a_parameter_never_starts() {
+async fn invalid_sizes_are_not_acknowledged_and_commands_with_parameters_never_start() {
     let (cluster, task) = prepared(real(|_| {})).await;
     let mut client = up(&cluster, &task).await;
     assert!(!client.is_acknowledged_soon(3, b"wide").await);
@@ -164,7 +164,7 @@ async fn a_session_that_is_logged_is_slow_to_close() {
 
 /// Without a single acknowledgement of its client, it waits twice as long for the last ones.
 #[tokio::test]
-async fn it_waits_at_the_end_for_acknowledgements() {
+async fn the_agent_waits_for_last_acknowledgements() {
     let waits = Duration::from_millis(400);
     let (cluster, task) = prepared(real(|rules| rules.last_acknowledgements = waits)).await;
     let mut client = session(&cluster, &task, "sh -c 'echo up'").await;

@@ -116,7 +116,7 @@ async fn output_passes_the_agents_filter_in_small_messages() {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_over_another_connection() {
+async fn a_session_continues_over_another_connection() {
     for how in [CutKind::Reset, CutKind::Bye, CutKind::Silence] {
         let (cluster, task) = prepared(ExecSettings::default()).await;
         let cut = Cut { how, after_bytes: Some(20_000), after_ms: None, times: 2 };

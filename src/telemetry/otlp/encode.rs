@@ -1,4 +1,4 @@
-//! From plain data to OTLP's messages.
+//! Encodes plain data as OTLP's messages.
 
 use opentelemetry_proto::tonic::{
     collector::{
@@ -19,17 +19,16 @@ use tracing::Level;
 
 use crate::telemetry::{
     Recorded, Recorder,
-    logs::LogLine,
     metrics::{self, BOUNDS},
     settings::Signal,
-    span::{Attributes, Kind, Span, Value},
+    span::{Attributes, Kind, LogLine, Span, Value},
 };
 
 /// The low bits of `flags` are the W3C ones; these say whether the parent is remote
 /// (opentelemetry-proto, `SpanFlags`).
 const SAMPLED: u32 = 1;
 
-/// A signal's request; empty when there is nothing to tell.
+/// Encodes a signal's request; empty if nothing was recorded.
 pub(super) fn request(signal: Signal, recorded: &Recorded, recorder: &Recorder) -> Vec<u8> {
     let resource = Some(resource(recorder));
     let scope = Some(InstrumentationScope {
@@ -87,7 +86,7 @@ pub(super) fn request(signal: Signal, recorded: &Recorded, recorder: &Recorder) 
     }
 }
 
-/// Who tells: the runner manager. The administrator's own attributes win.
+/// Describes the runner manager. The administrator's own attributes override these.
 fn resource(recorder: &Recorder) -> Resource {
     let settings = &recorder.settings;
     let own = [

@@ -1,4 +1,4 @@
-//! OTLP/gRPC, by the clients that OpenTelemetry generates.
+//! Sends OTLP/gRPC, by OpenTelemetry's generated clients.
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
@@ -40,7 +40,7 @@ pub(super) async fn send(
 }
 
 async fn connect(settings: &Settings, address: &str) -> Result<Channel, ExportError> {
-    // Without a scheme, TLS is meant (OpenTelemetry, "OTLP Exporter Configuration",
+    // An address without a scheme means TLS (OpenTelemetry, "OTLP Exporter Configuration",
     // `OTEL_EXPORTER_OTLP_INSECURE`: false).
     let address =
         if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
@@ -72,7 +72,7 @@ fn decoded<M: Message + Default>(
     settings: &Settings,
     request: &[u8],
 ) -> Result<Request<M>, ExportError> {
-    // What another version of the driver kept may not be ours.
+    // Another version of the driver may have written the spool.
     let mut request = Request::new(
         M::decode(request)
             .map_err(|_| ExportError::Never("what was kept is not a request".to_owned()))?,
@@ -87,7 +87,7 @@ fn decoded<M: Message + Default>(
     Ok(request)
 }
 
-/// OTLP/gRPC, "Failures": which codes may be tried again.
+/// Whether a code may be retried (OTLP/gRPC, "Failures").
 fn refused(status: &Status) -> ExportError {
     let why = format!("gRPC status {:?}", status.code());
     match status.code() {
@@ -98,7 +98,7 @@ fn refused(status: &Status) -> ExportError {
         | Code::Unavailable
         | Code::DataLoss
         | Code::ResourceExhausted
-        // A connection that ends in the middle, or somebody who does not speak gRPC.
+        // The connection ended early, or the server does not speak gRPC.
         | Code::Unknown
         | Code::Internal => ExportError::Later(why),
         _ => ExportError::Never(why),

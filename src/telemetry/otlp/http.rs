@@ -1,5 +1,5 @@
-//! OTLP/HTTP with binary Protobuf (OpenTelemetry protocol specification, "OTLP/HTTP"), by the HTTP
-//! client that the AWS SDK brings along.
+//! Sends OTLP/HTTP with binary Protobuf (OpenTelemetry protocol specification, "OTLP/HTTP"), by the
+//! AWS SDK's HTTP client.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) async fn send(
     for (name, value) in &settings.headers {
         builder = builder.header(name, value);
     }
-    // The address may hold a secret in its query: messages do not repeat it.
+    // The address's query may hold a secret, so messages do not repeat it.
     let request = builder
         .body(SdkBody::from(request.to_vec()))
         .map_err(|_| {

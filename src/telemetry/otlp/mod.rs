@@ -1,4 +1,5 @@
-//! Export: what was recorded as OTLP requests, sent once, kept when that does not succeed in time.
+//! Exports recorded data as OTLP requests. They are sent once, and spooled if that does not succeed
+//! in time.
 
 mod encode;
 mod grpc;
@@ -12,16 +13,16 @@ use super::{
     settings::{Protocol, Settings, Signal, origin},
 };
 
-/// Why a request was not taken.
+/// Why a request was not accepted.
 #[derive(Debug)]
 enum ExportError {
-    /// It may be taken later.
+    /// It may be accepted later.
     Later(String),
-    /// It never will.
+    /// It will never be accepted.
     Never(String),
 }
 
-/// What the log says of signals that were not taken, and for the same reason.
+/// The log line of signals that were not accepted for the same reason.
 struct Problem {
     signals: Vec<&'static str>,
     endpoint: String,
@@ -34,7 +35,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Sends everything, within the bound.
+/// Sends everything, within the time limit.
 pub(super) async fn flush(recorder: &Recorder) {
     let recorded = recorder.take();
     let settings = &recorder.settings;
@@ -46,8 +47,8 @@ pub(super) async fn flush(recorder: &Recorder) {
         recorded.spools.iter().flat_map(|path| spool::read(path)).collect();
     let mut requests: Vec<(Signal, Vec<u8>)> = Vec::new();
     for signal in Signal::ALL.into_iter().filter(|signal| settings.exports(*signal)) {
-        // Requests consist of one repeated field, so that two after one another are one of both
-        // (Protocol Buffers, "Encoding", "Last One Wins").
+        // A request is one repeated field, so two concatenated requests are one request (Protocol
+        // Buffers, "Encoding", "Last One Wins").
         let mut request: Vec<u8> = kept
             .iter()
             .filter(|(of, _)| *of == signal)
@@ -128,7 +129,7 @@ async fn one(
     })
 }
 
-/// An error with its causes, without addresses' queries.
+/// Formats an error with its causes, without the queries of addresses.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -11,10 +11,10 @@ use states::private_file;
 
 use super::super::settings::Signal;
 
-/// How much is kept per job, in bytes.
+/// Most bytes that are kept per job.
 const MOST: usize = 1024 * 1024;
 
-/// Reads the kept requests. A torn end and malformed entries are skipped.
+/// Reads the spooled requests. A torn end and malformed entries are skipped.
 pub(super) fn read(path: &Path) -> Vec<(Signal, Vec<u8>)> {
     let mut requests = Vec::new();
     let bytes = private_file::read_up_to(path, 2 * MOST as u64).unwrap_or_default();
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Vec<(Signal, Vec<u8>)> {
     requests
 }
 
-/// Keeps these instead. Answers how many did not fit.
+/// Replaces the spooled requests. Returns how many did not fit.
 pub(super) fn replace(path: &Path, requests: &[(Signal, Vec<u8>)]) -> usize {
     let (mut bytes, mut left_out) = (Vec::new(), 0);
     for (signal, request) in requests {
@@ -66,7 +66,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Written beside and renamed: a process that dies in between leaves the old or the new.
+/// Writes a new file and renames it, so that a killed process leaves the old or the new one.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("otlp.new");
     private_file::create_new(&beside)?.write_all(bytes)?;
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_comes_back_and_is_private() {
+    fn spooled_requests_round_trip_in_a_private_file() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("job.otlp");
         let requests = [(Signal::Traces, vec![1, 2]), (Signal::Logs, vec![3])];
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_survives_a_torn_end() {
+    fn the_spool_is_bounded_and_survives_a_torn_end() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("job.otlp");
         assert_eq!(

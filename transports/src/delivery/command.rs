@@ -8,17 +8,17 @@ use states::{RunId, RunOrder, ShellFacts, Signal};
 
 use super::interpreter::Interpreter;
 
-/// Runs in the container for every verb. Must not contain a single quote.
+/// The supervisor, which runs in the container for every verb. Must not contain a single quote.
 static SUPERVISOR: LazyLock<String> =
     LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
-/// The same, for a terminal: output goes in armor.
+/// The supervisor for a terminal: output goes in armor.
 pub(super) static ARMORED_SUPERVISOR: LazyLock<String> =
     LazyLock::new(|| compact(concat!(include_str!("armor.sh"), include_str!("supervisor.sh"))));
-/// Runs in the container as the script's parent. Must not contain a single quote.
+/// The wrapper, which is the script's parent in the container. Must not contain a single quote.
 pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
 
-/// A shell program without its comments and indentation, which would be sent with every command.
-/// Comments must have lines of their own, and no text of the program may go on in a further line.
+/// Removes comments and indentation, which would otherwise be sent with every command. Comments
+/// must have lines of their own, and no string may span lines.
 pub(super) fn compact(program: &str) -> String {
     let lines = program
         .lines()
@@ -45,7 +45,7 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
     let interpreter = Interpreter::of(script);
     let program = interpreter.program.unwrap_or_default();
     let size = script.len().to_string();
-    let digest = hex(&Sha256::digest(script));
+    let digest = hex::encode(Sha256::digest(script));
     let forget = order.forget.as_ref().map_or("", RunId::as_str);
     let mut arguments = vec![
         forget,
@@ -90,8 +90,8 @@ impl Command {
         Self { verb, nonce: owned(nonce), directory: owned(directory), run: owned(run), arguments }
     }
 
-    /// As a line for the user's login shell. It begins with `exec`, so that the shell, whatever it
-    /// is, does not stay as a process of its own.
+    /// Formats a line for the user's login shell. It begins with `exec`, so that no shell stays as
+    /// a process of its own.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
@@ -106,7 +106,7 @@ impl Command {
         line
     }
 
-    /// The word that marks what this command says.
+    /// The nonce that marks this command's control lines.
     pub(super) fn nonce(&self) -> &str {
         &self.nonce
     }
@@ -117,7 +117,7 @@ impl Command {
         matches!(self.verb, "start" | "attach")
     }
 
-    /// The byte of output that comes first.
+    /// The offset of the first byte of output.
     pub(super) fn from(&self) -> u64 {
         if self.verb == "attach" {
             self.arguments.first().and_then(|from| from.parse().ok()).unwrap_or(0)
@@ -126,8 +126,8 @@ impl Command {
         }
     }
 
-    /// The supervisor's arguments for a shell that has the programs already; `mark` goes before the
-    /// nonce.
+    /// Formats the supervisor's arguments for a shell that has the programs already. `mark` goes
+    /// before the nonce.
     pub(super) fn words(&self, mark: &str) -> String {
         let mut words = String::new();
         for word in [self.verb, &format!("{mark}{}", self.nonce)].into_iter().chain(self.rest()) {
@@ -144,20 +144,11 @@ impl Command {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a text does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn flag(yes: bool) -> &'static str {
     if yes { "1" } else { "0" }
 }
 
-/// Appends the word, quoted for POSIX shells and fish.
+/// Appends a word, quoted for POSIX shells and fish.
 pub(super) fn quote(command: &mut String, word: &str) {
     command.push('\'');
     for c in word.chars() {
@@ -172,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_programs_have_no_single_quote() {
-        // So that each is one quoted word, whatever the login shell thinks of escapes.
+        // A program is then one quoted word, however the login shell treats escapes.
         assert!(
             [&SUPERVISOR, &ARMORED_SUPERVISOR, &WRAPPER]
                 .iter()
@@ -180,7 +171,7 @@ mod tests {
         );
     }
 
-    /// As root, `rm` takes it away from everybody.
+    /// As root, `rm` would delete the device for all processes.
     #[test]
     fn no_variable_of_the_programs_is_the_null_device() {
         let programs =
@@ -193,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_far_below_what_the_kernel_refuses() {
+    fn commands_stay_far_below_the_kernels_limit() {
         let facts =
             ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true };
         let order =
@@ -203,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_survive() {
+    fn quoting_round_trips() {
         let mut text = String::new();
         quote(&mut text, "it's");
         assert_eq!(text, r"'it'\''s'");

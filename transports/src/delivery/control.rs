@@ -4,13 +4,13 @@ use states::{ShellFacts, foreign_text::clipped};
 
 /// Bytes of other text on stderr that are kept to explain a failure.
 const NOISE_KEPT: usize = 2000;
-/// Longest line that is waited for; a longer one is noise.
+/// Longest control line, in bytes; a longer one is noise.
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// Longest name of a run directory.
 const LONGEST_DIRECTORY: usize = 1024;
 
-/// What the supervisor said.
+/// A reply of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     Ready(ShellFacts),
@@ -27,7 +27,7 @@ pub(super) enum Reply {
     Nonsense(String),
 }
 
-/// Splits stderr into marked lines and noise. Bounded, whatever comes.
+/// Splits stderr into marked lines and noise. Its memory is bounded for any input.
 #[derive(Debug)]
 pub(super) struct Control {
     mark: String,
@@ -60,14 +60,14 @@ impl Control {
         self.replies.pop_front()
     }
 
-    /// What else was said, for people.
+    /// The unmarked text, made safe for people to read.
     pub(super) fn noise(&self) -> String {
         clipped(&String::from_utf8_lossy(&self.noise))
     }
 
     fn line(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
-        // A login shell may have left something on the line before it started us.
+        // A login shell may have written to the line before the mark.
         if let Some((_, reply)) = text.split_once(&self.mark) {
             self.replies.push_back(parse(reply.trim_end()));
         } else {
@@ -113,8 +113,8 @@ fn facts(text: &str) -> Option<ShellFacts> {
     Some(ShellFacts { run_dir, follows_with_tail, has_setsid })
 }
 
-/// Whether this can be the run directory. It is kept in snapshots, and noted each time the
-/// container answers.
+/// Whether `name` can be the run directory. Snapshots hold it, and the journal records it with each
+/// answer of the container.
 fn is_directory(name: &str) -> bool {
     name.starts_with('/') && name.len() <= LONGEST_DIRECTORY && !name.contains(char::is_control)
 }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_container_says_is_clipped_and_tamed() {
+    fn container_text_is_clipped_and_made_harmless() {
         let long = "x\u{1b}".repeat(3000);
         for (line, tells) in [
             (format!("n0nce lost {long}\n"), "Lost"),
@@ -195,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn splitting_changes_nothing(text in "(n0nce (exit -?[0-9]{1,12} [0-9]{1,12}|started|lost x|zzz)\n|[a-z ]{0,9}\n){0,8}", at in 0usize..200) {
+        fn split_input_parses_alike(text in "(n0nce (exit -?[0-9]{1,12} [0-9]{1,12}|started|lost x|zzz)\n|[a-z ]{0,9}\n){0,8}", at in 0usize..200) {
             let bytes = text.as_bytes();
             let at = at.min(bytes.len());
             prop_assert_eq!(replies(&[bytes]), replies(&[&bytes[..at], &bytes[at..]]));

@@ -1,4 +1,5 @@
-//! What the protocol needs of a transport: commands with an input and two separate outputs.
+//! The interface between the protocol and a transport: commands with an input and two separate
+//! outputs.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,11 +11,10 @@ use super::Command;
 pub trait Exec: Send + Sync {
     /// Runs `command` in the container and gives it `input`.
     ///
-    /// The end of input follows at once, but for a command that [follows](Command::follows) a run:
-    /// there it comes when the channel is dropped, or its connection is lost, and ends what the
-    /// command left in the container. Where input cannot stay open, the transport has to end
-    /// those processes in another way. The error says why the connection cannot be used any
-    /// more.
+    /// Input ends at once, except for a command that [follows](Command::follows) a run. There it
+    /// ends when the channel is dropped or the connection is lost, and the command's processes end
+    /// with it. A transport that cannot keep input open has to end them in another way. The error
+    /// says why the connection cannot be used any more.
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String>;
 
     /// Ends the connection politely, as far as that is quick. Dropping it is enough otherwise.
@@ -24,11 +24,11 @@ pub trait Exec: Send + Sync {
 /// A running command's outputs.
 #[async_trait]
 pub trait Channel: Send {
-    /// The next piece of what it says. Cancel-safe. Not called again after `Ended` or `Lost`.
+    /// Returns the next piece of output. Cancel-safe. Not called again after `Ended` or `Lost`.
     async fn next(&mut self) -> Chunk;
 }
 
-/// A piece of what a command says.
+/// A piece of a command's output, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chunk {
     /// Bytes of its stdout.
@@ -37,7 +37,7 @@ pub enum Chunk {
     Err(Bytes),
     /// Both outputs ended, in order.
     Ended {
-        /// Its exit status, if the other side told.
+        /// Its exit status, if the other side reported it.
         status: Option<u32>,
     },
     /// The connection ended.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use states::{Run, RunError, RunEvent};
 
 use super::{
@@ -10,14 +11,14 @@ use super::{
     control::{Control, Reply},
 };
 
-/// Longest text before the stream's beginning that is waited through: what start-up files print.
+/// Most bytes before the stream's beginning, such as output of start-up files.
 const LONGEST_PREAMBLE: usize = 64 * 1024;
 
 /// A run that is being followed.
 pub struct Followed {
     channel: Box<dyn Channel>,
     control: Control,
-    /// Marks the beginning of the spool's bytes on stdout; `None` once it has come.
+    /// The line before the spool's bytes on stdout; `None` once it has come.
     begin: Option<Vec<u8>>,
     preamble: BytesMut,
     /// Offset of the next byte.
@@ -25,7 +26,7 @@ pub struct Followed {
     /// The script's exit status and its output's size, once known.
     exit: Option<(i32, u64)>,
     ready: VecDeque<RunEvent>,
-    /// Whether that it started was handed on: a container may say so again and again.
+    /// Whether the start was reported: a container may repeat it.
     is_started: bool,
 }
 
@@ -46,7 +47,7 @@ impl Followed {
     fn output(&mut self, mut bytes: Bytes) -> Result<(), RunError> {
         if let Some(begin) = &self.begin {
             self.preamble.extend_from_slice(&bytes);
-            let Some(at) = find(&self.preamble, begin) else {
+            let Some(at) = memmem::find(&self.preamble, begin) else {
                 if self.preamble.len() > LONGEST_PREAMBLE {
                     return Err(RunError::Protocol(
                         "the container's shell prints without end before it runs a command"
@@ -60,7 +61,7 @@ impl Followed {
             self.begin = None;
         }
         if let Some((_, total)) = self.exit {
-            // A background process may still write: what the script wrote ended at `total`.
+            // A background process may still write: the script's own output ends at `total`.
             let left = usize::try_from(total.saturating_sub(self.offset)).unwrap_or(usize::MAX);
             bytes.truncate(left);
         }
@@ -73,7 +74,7 @@ impl Followed {
 
     fn reply(&mut self, reply: Reply) -> Result<(), RunError> {
         if self.exit.is_some() {
-            // The verdict is the last word: it must not matter whether more came in the same piece.
+            // The verdict is final, whether or not more came in the same piece.
             return Ok(());
         }
         match reply {
@@ -132,8 +133,8 @@ impl Run for Followed {
             if let Some((code, total)) = self.exit
                 && self.offset >= total
             {
-                // More than `total` was read if a background process wrote on before we knew that
-                // the script had ended.
+                // A background process may have written beyond `total` before the script's end was
+                // known.
                 return Ok(RunEvent::Exited { code, total: total.max(self.offset) });
             }
             match self.channel.next().await {
@@ -164,8 +165,4 @@ impl Run for Followed {
             }
         }
     }
-}
-
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).position(|window| window == wanted)
 }

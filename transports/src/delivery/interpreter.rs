@@ -1,15 +1,15 @@
-//! Which program runs a script: what its first line says, as the kernel would read it.
+//! Finds the program that runs a script, from its first line, as the kernel does.
 
 /// From a script's `#!` line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Interpreter {
-    /// Program name or path; `None` leaves it to the user's login shell.
+    /// Program name or path; `None` means the user's login shell.
     pub(super) program: Option<String>,
     /// The one argument that the line may have.
     pub(super) argument: Option<String>,
 }
 
-/// Longest first line that is looked at: the kernel's own limit (BINPRM_BUF_SIZE, `execve(2)`).
+/// Bytes of the first line that are read: the kernel's own limit (BINPRM_BUF_SIZE, `execve(2)`).
 const LONGEST_LINE: usize = 255;
 
 impl Interpreter {

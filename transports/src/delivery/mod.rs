@@ -1,42 +1,42 @@
 //! The detached-script protocol: start, attach, signal.
 //!
-//! One command in the container starts a run: a small POSIX shell program, the supervisor
-//! (`supervisor.sh`), reads the script from its input into a private directory named by the run id,
-//! starts it in a session of its own under a wrapper (`wrapper.sh`) that records its exit status,
-//! and streams its output from a spool file. Dropping the connection ends the streaming, never the
-//! script.
+//! One command in the container starts a run: the supervisor (`supervisor.sh`), a small POSIX shell
+//! program. It reads the script from its input into a private directory named by the run id. It
+//! starts the script in a session of its own under a wrapper (`wrapper.sh`) that records the exit
+//! status. Then it streams the output from a spool file. Dropping the connection ends the
+//! streaming, never the script.
 //!
 //! ```text
 //! <run dir>/<run id>/script     the script
 //!                    out        the spool: stdout and stderr, in order
 //!                    pid        wrapper's pid, its start time, the script's process group, between dots; blank until then
 //!                    exit       exit status and size of the output, between dots; blank until the script ended
-//!                    err        what the wrapper itself had to complain about
-//!                    alive      a FIFO that the wrapper alone has open for writing, for as long as it lives
+//!                    err        the wrapper's own error messages
+//!                    alive      a FIFO that only the wrapper has open for writing, until it ends
 //! ```
 //!
 //! A supervisor waits for the end of a run by reading: the pipe from the wrapper that it started
-//! itself, or `alive` of a run that it attaches to. Both come to their end when the wrapper dies,
-//! by whatever signal. So the end is noticed at once, and a script that says nothing costs nothing.
-//! `exit` remains the only proof of an end; without a FIFO, it is looked at every 50 ms.
+//! itself, or `alive` of a run that it attaches to. Both reach end of file when the wrapper dies,
+//! by any signal. So the end is noticed at once, and a silent script costs nothing. `exit` remains
+//! the only proof of an end; without a FIFO, the supervisor polls it every 50 ms.
 //!
-//! A supervisor's input stays open for as long as its run is followed ([`Exec::exec`]): when the
-//! connection is gone, it ends.
+//! A supervisor's input stays open while its run is followed ([`Exec::exec`]). When the connection
+//! is gone, the supervisor ends.
 //!
-//! On the command's stdout come the spool's bytes, as they are, after a line that marks their
-//! beginning; on its stderr come control lines, each marked with a random word that is new for each
-//! command, so that nothing a shell's start-up files print is mistaken for either.
+//! The command's stdout carries the spool's bytes, unchanged, after a line that marks their
+//! beginning. Its stderr carries control lines, each marked with a nonce that is new for each
+//! command. So output of a shell's start-up files is mistaken for neither.
 //!
-//! The word is no secret from the job: its processes can read it from the supervisor's arguments
-//! (`/proc/<pid>/cmdline`) and write marked lines themselves. By that a job can lie about its own
-//! script only: its exit status, its end, how much it wrote. It decides all of these anyway. So
-//! replies are parsed strictly and bounded, and nothing that they say reaches beyond the job.
+//! The job can learn the nonce: its processes can read the supervisor's arguments
+//! (`/proc/<pid>/cmdline`) and write marked lines themselves. But they can only lie about the job's
+//! own script: its exit status, its end, the size of its output. The job controls all of these
+//! anyway. Replies are parsed strictly and bounded, and affect no other job.
 //!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
-//! busybox are enough. With `sha256sum`, what arrived is compared with what was sent; without it,
-//! only its size is. `head` and `mkfifo` are used where they are.
-//! Where `tail` is GNU's, or busybox has `inotifyd`, the kernel announces what is written to the
-//! spool (inotify); elsewhere the spool is looked at every 50 ms.
+//! busybox are enough. With `sha256sum`, the script's digest is checked on arrival; without it,
+//! only its size. `head` and `mkfifo` are used if they exist. With GNU `tail`, or busybox's
+//! `inotifyd`, the kernel announces writes to the spool (inotify); otherwise the supervisor polls
+//! it every 50 ms.
 
 mod command;
 mod control;
@@ -59,10 +59,10 @@ pub use session::Session;
 
 use control::{Control, Reply};
 
-/// Learns what the container's shell can do, and makes the job's private directory there.
+/// Detects what the container's shell supports, and makes the job's private directory there.
 ///
 /// # Errors
-/// When there is no usable shell, or nowhere to write.
+/// When there is no usable shell, or no writable directory.
 pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
@@ -117,12 +117,12 @@ pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
     }
 }
 
-/// Delivers and starts a script, and follows it from its first byte. A run that was started before
-/// is followed.
+/// Delivers and starts a script, and follows it from its first byte. If the run was started before,
+/// only follows it.
 ///
 /// # Errors
-/// When the connection is lost (the script may run or not: attach or start again), or it cannot be
-/// started.
+/// When the connection is lost, or the script cannot be started. After a lost connection the script
+/// may run or not: attach or start again.
 pub async fn start(
     exec: &dyn Exec,
     facts: &ShellFacts,
@@ -153,7 +153,7 @@ pub async fn attach(
     Ok(Followed::new(channel, &nonce, from))
 }
 
-/// Sends a signal to the run's process group. One that is over is a success.
+/// Sends a signal to the run's process group. Succeeds if the run is over.
 ///
 /// # Errors
 /// When the connection is lost, or the container does not know the run.
@@ -191,7 +191,7 @@ pub async fn signal(
     }
 }
 
-/// A word that nobody else can know: 128 random bits.
+/// Returns 128 random bits, in hexadecimal.
 pub(crate) fn nonce() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

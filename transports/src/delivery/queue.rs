@@ -1,5 +1,4 @@
-//! A command's outputs on their way from whoever reads the connection to whoever follows the
-//! command.
+//! The queue between a connection's reader and a command's follower.
 
 use std::{
     collections::VecDeque,
@@ -10,18 +9,18 @@ use tokio::sync::Notify;
 
 use crate::delivery::Chunk;
 
-/// Bytes that are held before the connection is not read any more ...
+/// Bytes in the queue from which on the connection is not read ...
 const ENOUGH: usize = 256 * 1024;
-/// ... and before it is not read even for an answer that somebody waits for.
+/// ... even while a caller waits for an answer that comes behind them.
 const MOST: usize = 32 * 1024 * 1024;
 
-/// Bytes that an item takes beside its own: its place in the queue, and an allocation. Many items
-/// without a byte are many bytes.
+/// Overhead of an item in bytes: its slot in the queue, and an allocation. Without it, empty items
+/// would be free.
 const ITEM: usize = 128;
 
-/// What a queue holds.
+/// An item of a queue.
 pub(crate) trait Held {
-    /// Bytes that it takes.
+    /// Its size in bytes.
     fn size(&self) -> usize;
 }
 
@@ -75,12 +74,12 @@ impl<T: Held> Queue<T> {
         Some(item)
     }
 
-    /// Whether no more should be read for now.
-    pub(crate) fn is_full(&self, in_a_hurry: bool) -> bool {
-        self.lock().1 >= if in_a_hurry { MOST } else { ENOUGH }
+    /// Whether the connection should not be read for now.
+    pub(crate) fn is_full(&self, is_answer_awaited: bool) -> bool {
+        self.lock().1 >= if is_answer_awaited { MOST } else { ENOUGH }
     }
 
-    /// Something was taken since the last call, or will be.
+    /// Waits until an item has been taken since the last call.
     pub(crate) async fn taken(&self) {
         self.taken.notified().await;
     }
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn items_without_a_byte_fill_a_queue_too() {
+    async fn empty_items_count_against_the_limit() {
         let queue = Queue::default();
         let mut held = 0;
         while !queue.is_full(false) {

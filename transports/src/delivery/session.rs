@@ -1,4 +1,4 @@
-//! An open connection to a container: the protocol's verbs over whatever runs commands there.
+//! An open connection to a container: the protocol's verbs over any [`Exec`](super::Exec).
 
 use bytes::Bytes;
 use states::{
@@ -14,8 +14,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session over `exec`, at whose other end is `identity`. Learns what the container's shell
-    /// can do, where `target` does not say it.
+    /// Opens a session over `exec` to the container `identity`. Probes the container's shell if
+    /// `target` does not hold its facts.
     ///
     /// # Errors
     /// As [`super::probe`].

@@ -1,13 +1,13 @@
-//! When a session may be asked for.
+//! Decides when a session may be requested.
 //!
 //! AWS's exec agent runs two sessions of a container and lets a third wait. It tries a further one
 //! for five seconds; then it blocks, and no session ever starts again in that container. A session
-//! that is terminated while it waits keeps its place there. So a job never has a second session
-//! that has said nothing, and after one that did not end well, nothing is asked for while two or
-//! more are open, whoever has them. People's terminals always look first.
+//! that is terminated while it waits keeps its place there. So a job never has two sessions that
+//! have said nothing. After one that did not end well, it requests none while two or more are open
+//! in the container. Interactive terminals always list the sessions first.
 //!
-//! Where the sessions cannot be listed (`ssm:DescribeSessions`), the job's own ones count, until
-//! AWS's idle time-out.
+//! If the sessions cannot be listed (`ssm:DescribeSessions`), the job's own ones count until AWS's
+//! idle time-out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,31 +23,31 @@ use super::{
 
 /// How many sessions a container's agent runs.
 pub(super) const WORKERS: usize = 2;
-/// How long a list may take …
+/// How long one list call may take …
 const LIST_WITHIN: Duration = Duration::from_secs(3);
 /// … and how long it is tried again when it fails.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
-/// How long after a session's end its slot may still be taken: the agent's 2 s, and some.
+/// How long after a session's end its slot may still be taken: the agent's 2 s, and a margin.
 const SLOT_FREE_WITHIN: Duration = Duration::from_millis(2500);
 /// How long a session that was terminated may still be listed.
 const DELISTED_WITHIN: Duration = Duration::from_secs(10);
 /// How often a full container is looked at, at first and at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
-/// How far our clock and AWS's may be apart.
+/// How far the local clock and AWS's may differ.
 const SKEW: Duration = Duration::from_secs(5);
-/// How long a session may take to be listed. One that is not by then was never opened.
+/// How long a session may take to be listed. One that is not listed by then was never opened.
 const LISTED_WITHIN: Duration = Duration::from_secs(60);
-/// After so long without input AWS ends a session (20 minutes), whatever became of it.
+/// AWS ends a session after 20 minutes without input; a margin is added.
 const ENDED_BY_THEN: Duration = Duration::from_secs(20 * 60 + 10);
 
 const IS_BEING_ENDED: &str =
     "an earlier session of this job is being ended; the agent frees its slot within 2 s.";
 
-/// Returns once a session may be asked for in this container. Ends the earlier ones, and says what
-/// it waits for.
+/// Waits until a session may be requested in this container. Ends the earlier ones, and reports why
+/// it waits.
 ///
-/// Without a ledger, it is for a person.
+/// Without a ledger, the session is for an interactive terminal.
 pub(super) async fn admit<A: ExecApi>(
     api: &Arc<A>,
     container: &str,
@@ -77,7 +77,7 @@ struct Admission<'a, A> {
     api: &'a Arc<A>,
     container: &'a str,
     ledger: Option<&'a SessionLedger>,
-    /// Dropped, they are left to the next attempt.
+    /// If dropped, they are left to the next attempt.
     earlier: Vec<Earlier>,
     /// When the last session that had said nothing was terminated.
     terminated_at: Option<Instant>,
@@ -94,7 +94,7 @@ impl<A: ExecApi> Admission<'_, A> {
             );
             let termination = terminate(&**self.api, session).await;
             if termination == Termination::Accepted && earlier.is_answered {
-                // It has a worker, which is free soon; another one is beside it.
+                // It has a worker, which is free soon; there is another worker.
                 return earlier.call.over();
             }
             if !earlier.is_answered {
@@ -104,7 +104,7 @@ impl<A: ExecApi> Admission<'_, A> {
         self.earlier.push(earlier);
     }
 
-    /// Why no session may be asked for now.
+    /// Returns why no session may be requested now.
     async fn obstacle(&mut self) -> Option<String> {
         match self.list().await {
             Ok(listed) => {
@@ -131,7 +131,7 @@ impl<A: ExecApi> Admission<'_, A> {
         }
     }
 
-    /// The same where sessions cannot be listed.
+    /// Returns the obstacle when sessions cannot be listed.
     fn obstacle_unseen(&mut self, e: &NotDone) -> Option<String> {
         let Some(ledger) = self.ledger else {
             tracing::warn!(
@@ -178,7 +178,7 @@ impl<A: ExecApi> Admission<'_, A> {
     }
 
     /// Forgets the earlier sessions that are not listed, and ends those whose ids were not known.
-    /// The list that remains.
+    /// Returns the rest of the list.
     async fn compare(&mut self, mut listed: Vec<ListedSession>) -> Vec<ListedSession> {
         let Some(ledger) = self.ledger else { return listed };
         let known = ledger.sessions();
@@ -207,7 +207,7 @@ impl<A: ExecApi> Admission<'_, A> {
                 );
                 if terminate(&**self.api, &session).await == Termination::Accepted {
                     listed.retain(|listed| listed.id != session);
-                    // It was never connected to; its slot is free when it has ended.
+                    // No client connected to it; its slot is free when it has ended.
                     self.terminated_at = Some(Instant::now());
                 } else {
                     are_ended = false;
@@ -223,7 +223,7 @@ impl<A: ExecApi> Admission<'_, A> {
     }
 }
 
-/// Says that so many sessions are open.
+/// Describes how many sessions are open.
 pub(super) fn are_open(listed: &[ListedSession]) -> String {
     let ids: Vec<&str> = listed.iter().map(|session| session.id.as_str()).take(4).collect();
     format!(

@@ -1,5 +1,5 @@
-//! What the transport needs of AWS's APIs: sessions, signatures, keys. Implemented where the AWS
-//! SDK is.
+//! The AWS calls of the transport: sessions, signatures, keys. The root package implements them
+//! with the AWS SDK.
 
 use std::future::Future;
 
@@ -9,22 +9,22 @@ use super::channel::{DataKey, NoKey};
 
 /// The calls behind a session.
 pub trait ExecApi: Send + Sync + 'static {
-    /// `DescribeTasks`: who the target's container is. While nothing is pinned, an agent that does
-    /// not run yet is an error: asking it for a session would be in vain.
+    /// `DescribeTasks`: identifies the target's container. While no identity is pinned, an agent
+    /// that does not run yet is an error, as no session could start.
     fn identify(
         &self,
         target: &Target,
     ) -> impl Future<Output = Result<Container, ConnectError>> + Send;
 
-    /// `ExecuteCommand` in the target's container: a new session that runs `command`.
-    /// Not idempotent: an answer that is lost leaves a session behind.
+    /// `ExecuteCommand` in the target's container: opens a session that runs `command`. Not
+    /// idempotent: a lost answer leaves a session open.
     fn execute(
         &self,
         target: &Target,
         command: &str,
     ) -> impl Future<Output = Result<OpenedSession, NotOpened>> + Send;
 
-    /// Headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service
+    /// Returns headers that sign the WebSocket's upgrade request, a GET of this URL (SigV4, service
     /// `ssmmessages`).
     fn sign(&self, url: &str)
     -> impl Future<Output = Result<Vec<(String, String)>, String>> + Send;
@@ -36,12 +36,11 @@ pub trait ExecApi: Send + Sync + 'static {
         context: &[(&str, &str)],
     ) -> impl Future<Output = Result<DataKey, NoKey>> + Send;
 
-    /// `TerminateSession`: a session that is of no use should not hold one of the container's
-    /// slots.
+    /// `TerminateSession`: frees the container's slot of a session that is not needed.
     fn terminate(&self, session: &str) -> impl Future<Output = Result<(), NotDone>> + Send;
 
-    /// `DescribeSessions`: the sessions that are open in a container, by what Session Manager calls
-    /// it ([`Container::target`]).
+    /// `DescribeSessions`: lists the open sessions of a container by its Session Manager target
+    /// ([`Container::target`]).
     fn sessions(
         &self,
         container: &str,
@@ -53,16 +52,16 @@ pub trait ExecApi: Send + Sync + 'static {
 pub struct NotOpened {
     /// Why.
     pub error: ConnectError,
-    /// Whether it may have opened one all the same: there was no answer, or none that tells.
+    /// Whether it may have opened one: there was no answer, or an ambiguous one.
     pub perhaps: bool,
 }
 
-/// A call of Session Manager that came to nothing.
+/// A call of Session Manager that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotDone {
     /// Why, for the log.
     pub why: String,
-    /// Whether it may be done if it is called again.
+    /// Whether the call may succeed if it is repeated.
     pub transient: bool,
 }
 
@@ -71,7 +70,7 @@ pub struct NotDone {
 pub struct ListedSession {
     /// `ecs-execute-command-…`.
     pub id: String,
-    /// Since when it is open, by AWS's clock.
+    /// When it was opened, by AWS's clock.
     pub began: Timestamp,
 }
 
@@ -80,9 +79,9 @@ pub struct ListedSession {
 pub struct OpenedSession {
     /// `ecs-execute-command-…`.
     pub id: String,
-    /// Where its data channel is, to be dialled as it is.
+    /// The URL of its data channel, to be dialled unchanged.
     pub url: String,
-    /// What opens the data channel: a secret.
+    /// The token that opens the data channel: a secret.
     pub token: String,
 }
 
@@ -91,6 +90,6 @@ pub struct OpenedSession {
 pub struct Container {
     /// Its runtime id.
     pub identity: HostIdentity,
-    /// How Session Manager calls it: `ecs:<cluster>_<task>_<runtime id>`.
+    /// Its Session Manager target: `ecs:<cluster>_<task>_<runtime id>`.
     pub target: String,
 }

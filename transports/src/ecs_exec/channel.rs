@@ -11,9 +11,8 @@
 //!         poll_event()       poll_transmit(now)
 //! ```
 //!
-//! What comes out of `poll_event` is exactly what the agent sent, in order, or the channel ends
-//! with a reason. Nothing the other side sends makes it keep more than a bounded amount: see
-//! [`DataChannel::is_ready`].
+//! `poll_event` returns exactly the agent's output, in order, or the channel ends with a reason.
+//! Its memory is bounded for any input: see [`DataChannel::is_ready`].
 
 mod beginning;
 
@@ -28,52 +27,48 @@ use states::foreign_text;
 
 use super::{
     cipher::Cipher,
-    frame::{Frame, Kind, MessageId, SYN_AND_FIN, payload_type},
+    frame::{Frame, Kind, MessageId, OVERHEAD, SYN_AND_FIN, payload_type},
     handshake::{self, Acknowledged, ChannelClosed, Processed},
     inbound::{Arrival, Inbound},
     outbound::Outbound,
 };
 
-/// Longest payload of input: what AWS's client sends. What a gateway would still take is not
-/// documented.
+/// Longest payload of input, as AWS's client sends it. The gateway's limit is not documented.
 const LONGEST_INPUT: usize = 1024;
-/// What an event or a message takes besides its payload, in bytes: its frame's header, which is
-/// kept with it, its place in a queue, the allocator's share. Otherwise a million messages of one
-/// byte would count as one megabyte.
-pub(super) const OVERHEAD: usize = 256;
-/// Events' bytes beyond which no more should be read.
+/// Bytes of events from which on the connection should not be read.
 const BACKLOG: usize = 256 * 1024;
-/// Events' bytes beyond which no more is taken, whoever reads on.
+/// Bytes of events from which on no message is accepted, even if it is read.
 const MOST_BACKLOG: usize = 16 * 1024 * 1024;
-/// Messages to be sent beyond which no more should be read (each message read may make one).
+/// Messages to be sent from which on the connection should not be read, as each message read may
+/// add one.
 const MOST_TO_SEND: usize = 4096;
-/// How long the other side may say nothing that makes sense before the first output: the session
-/// may wait for a slot of the container's, and is worth more than another one that would wait
-/// behind it. AWS ends it after 20 minutes without input.
+/// How long the other side may send nothing valid before the first output. The session may wait for
+/// one of the container's slots, and a new one would wait behind it. AWS ends a session after 20
+/// minutes without input.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// How often the other side is asked whether it is there.
+/// How often the other side is pinged.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long the connection may be silent.
 const SILENCE: Duration = Duration::from_secs(90);
 /// How many messages in a row may be damaged ...
 const MOST_BAD: u32 = 1000;
-/// ... and for how long, before it is believed that no good one will come.
+/// ... and for how long, before the channel is given up.
 const BAD_FOR: Duration = Duration::from_secs(60);
-/// How long output that is missing is waited for after the session's end.
+/// How long missing output may arrive after the session's end.
 const LATE_OUTPUT: Duration = Duration::from_secs(2);
 
-/// What a channel needs to know of its session.
+/// A channel's parameters.
 #[derive(Clone)]
 pub struct Opening {
     /// The session's token: a secret.
     pub token: String,
     /// Milliseconds since 1970 at `now`, for the messages' dates.
     pub unix_millis: u64,
-    /// For message ids and nonces.
+    /// The seed of message ids and nonces.
     pub seed: [u8; 32],
 }
 
-/// Something to put on the connection.
+/// A message for the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transmit {
     /// A text message.
@@ -84,23 +79,23 @@ pub enum Transmit {
     Ping,
 }
 
-/// Something that happened.
+/// An event of the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Output of the command.
     Output(Bytes),
-    /// The session is encrypted: answer by [`DataChannel::key`].
+    /// The session is encrypted: answer with [`DataChannel::key`].
     KeyWanted(KeyWanted),
     /// The channel is over. The last event.
     Closed(Closed),
 }
 
-/// The agent wants a data key.
+/// The agent's request for a data key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyWanted {
     /// ARN or id of the KMS key.
     pub key: String,
-    /// To be put into the encryption context, if there is one.
+    /// The challenge for the encryption context, if there is one.
     pub challenge: Option<String>,
 }
 
@@ -116,20 +111,20 @@ pub struct DataKey {
 /// Why there is no data key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoKey {
-    /// What KMS said, or did not.
+    /// KMS's answer, or why there was none.
     pub why: String,
-    /// Whether there may be one next time without anybody changing anything.
+    /// Whether a later attempt may succeed without any change of permissions.
     pub transient: bool,
 }
 
 /// Why a channel is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Closed {
-    /// The agent ended the session; what it said about it, empty when the command just ended.
+    /// The agent ended the session, with this text; empty if the command just ended.
     Ended(String),
-    /// The other side is not there any more, or cannot be understood.
+    /// The other side is gone, or its messages are invalid.
     Lost(String),
-    /// The session could not begin, and will not next time.
+    /// The session could not begin, and a retry would not help.
     Refused(String),
 }
 
@@ -143,7 +138,7 @@ pub struct DataChannel {
     transmit: VecDeque<Transmit>,
     events: VecDeque<Event>,
     backlog: usize,
-    /// Input that has no number yet.
+    /// Input that has no sequence number yet.
     input: VecDeque<(u32, Bytes)>,
     phase: Phase,
     cipher: Option<Cipher>,
@@ -157,7 +152,8 @@ pub struct DataChannel {
     closed: bool,
 }
 
-/// What may be sent: an agent acknowledges and discards what comes before it is ready.
+/// The phase, which decides what may be sent: an agent acknowledges and discards input that comes
+/// before it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Nothing came yet.
@@ -169,10 +165,10 @@ enum Phase {
 }
 
 impl DataChannel {
-    /// A channel whose connection has just been made.
+    /// Returns a channel for a new connection.
     #[must_use]
     pub fn new(mut opening: Opening, now: Instant) -> Self {
-        // A date of zero is refused.
+        // The agent refuses a date of zero.
         opening.unix_millis = opening.unix_millis.max(1);
         let mut rng = StdRng::from_seed(opening.seed);
         let (request, client) = (MessageId::random(rng.random()), MessageId::random(rng.random()));
@@ -198,7 +194,7 @@ impl DataChannel {
         }
     }
 
-    /// Takes a message of the connection, binary or text.
+    /// Handles a message of the connection, binary or text.
     pub fn on_frame(&mut self, bytes: &Bytes, now: Instant) {
         self.on_sign_of_life(now);
         if self.closed {
@@ -210,12 +206,12 @@ impl DataChannel {
         }
     }
 
-    /// Something came that is no message: a pong, a ping. Or nothing was read on purpose.
+    /// Records that the connection is alive: a ping or a pong came, or nothing was read on purpose.
     pub fn on_sign_of_life(&mut self, now: Instant) {
         self.heard = now;
     }
 
-    /// Time has passed: to be called at [`DataChannel::deadline`].
+    /// Handles the passing of time. Call it at [`DataChannel::deadline`].
     pub fn on_tick(&mut self, now: Instant) {
         if self.closed {
             return;
@@ -243,7 +239,7 @@ impl DataChannel {
         }
     }
 
-    /// When [`DataChannel::on_tick`], and then [`DataChannel::poll_transmit`], want to be called.
+    /// Returns when to call [`DataChannel::on_tick`], and then [`DataChannel::poll_transmit`].
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let mut first = (self.heard.max(self.asked) + PING_EVERY).min(self.heard + SILENCE);
@@ -257,7 +253,7 @@ impl DataChannel {
             .fold(first, Instant::min)
     }
 
-    /// The next thing to put on the connection: acknowledgements first.
+    /// Returns the next message for the connection, acknowledgements first.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if let Some(transmit) = self.transmit.pop_front() {
             return Some(transmit);
@@ -275,7 +271,7 @@ impl DataChannel {
         Some(Transmit::Binary(self.numbered(kind, payload, now)))
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         if let Event::Output(bytes) = &event {
@@ -284,33 +280,33 @@ impl DataChannel {
         Some(event)
     }
 
-    /// Whether more may be read: events have been taken, and messages sent.
+    /// Whether the connection may be read: events have been taken, and messages sent.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.backlog < BACKLOG && self.transmit.len() < MOST_TO_SEND
     }
 
-    /// Whether all input was sent on its way, so that more may be given.
+    /// Whether all input has been sent, so that [`DataChannel::send`] may add more.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         self.input.is_empty() && !self.closed
     }
 
-    /// Whether all input has arrived.
+    /// Whether the agent has acknowledged all input.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         self.input.is_empty() && self.outbound.is_done()
     }
 
-    /// Input for the command. Kept until it may be sent; give more when
-    /// [`DataChannel::wants_input`].
+    /// Queues input for the command until it may be sent. Add more once
+    /// [`DataChannel::wants_input`] is true.
     pub fn send(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.input.push_back((payload_type::OUTPUT, bytes));
         }
     }
 
-    /// The terminal's size, in characters.
+    /// Sends the terminal's size, in characters.
     pub fn resize(&mut self, columns: u32, rows: u32) {
         self.input.retain(|(kind, _)| *kind != payload_type::SIZE);
         self.input.push_back((
@@ -424,7 +420,7 @@ impl DataChannel {
         }
     }
 
-    /// Sent ahead of input, which waits for the handshake's end.
+    /// Sends a message ahead of input, which waits for the handshake's end.
     fn urgent(&mut self, kind: u32, payload: Bytes, now: Instant) {
         let bytes = self.numbered(kind, payload, now);
         self.transmit.push_back(Transmit::Binary(bytes));
@@ -503,8 +499,8 @@ impl DataChannel {
     }
 }
 
-/// What the agent says of an end, on one line. It puts failures into a frame of line breaks and
-/// dashes (amazon-ssm-agent: `----------ERROR-------`).
+/// Reduces the agent's closing text to one line. The agent puts failures into a frame of line
+/// breaks and dashes (amazon-ssm-agent: `----------ERROR-------`).
 fn plain(said: &str) -> String {
     foreign_text::clipped(said.trim().trim_start_matches("----------ERROR-------"))
 }

@@ -86,7 +86,7 @@ fn nothing_is_sent_before_the_first_output() {
 }
 
 #[test]
-fn out_of_order_and_twice_is_delivered_once_in_order() {
+fn reordered_and_duplicate_output_is_delivered_once_in_order() {
     let now = Instant::now();
     let mut channel = DataChannel::new(opening(), now);
     for sequence in [0_i64, 3, 1, 1, 3, 2, 5, 4, 0] {
@@ -114,7 +114,7 @@ fn damaged_messages_are_not_acknowledged() {
 }
 
 #[test]
-fn silence_ends_it_and_a_pause_does_not() {
+fn silence_closes_the_channel_but_a_pause_does_not() {
     let mut now = Instant::now();
     let mut channel = DataChannel::new(opening(), now);
     channel.on_frame(&output(0, b"BOOT"), now);
@@ -138,7 +138,7 @@ fn silence_ends_it_and_a_pause_does_not() {
 }
 
 #[test]
-fn the_farewell_waits_for_output_that_is_missing() {
+fn channel_closed_waits_for_missing_output() {
     let now = Instant::now();
     for missing in [false, true] {
         let mut channel = DataChannel::new(opening(), now);
@@ -225,9 +225,9 @@ fn assert_arrived(received: &[u8], size: usize) {
     );
 }
 
-/// As AWS's own agent takes messages: 5 MB in 1.8 s if it is near.
+/// AWS's own agent takes 5 MB in 1.8 s if it is near.
 #[test]
-fn an_upload_is_not_bound_by_the_round_trip() {
+fn an_upload_is_not_limited_by_the_round_trip() {
     let per_message = Duration::from_micros(360);
     let (took, received, copies) = upload(FIVE_MEGABYTES, 20 * MILLISECOND, per_message, |_| false);
     assert_arrived(&received, FIVE_MEGABYTES);
@@ -239,7 +239,7 @@ fn an_upload_is_not_bound_by_the_round_trip() {
 }
 
 #[test]
-fn an_upload_heals_whatever_is_lost_of_it() {
+fn an_upload_recovers_from_any_loss() {
     for (what, is_lost) in [
         ("one", (|n| n == 500) as fn(u64) -> bool),
         ("all that is under way", |n| (400..=900).contains(&n)),
@@ -257,8 +257,8 @@ fn an_upload_heals_whatever_is_lost_of_it() {
     }
 }
 
-/// A terminal that takes nothing for a while holds the agent up; what is under way is not sent
-/// again and again.
+/// A terminal that takes no input for a while holds up the agent. Messages in flight are not
+/// repeated without end.
 #[test]
 fn an_agent_that_stalls_is_not_flooded() {
     let began = Instant::now();
@@ -266,7 +266,7 @@ fn an_agent_that_stalls_is_not_flooded() {
     let mut channel = DataChannel::new(opening(), now);
     channel.on_frame(&output(0, b"BOOT"), now);
     channel.send(vec![b'x'; FIVE_MEGABYTES].into());
-    // Widens the window as far as it goes.
+    // Widens the window to its limit.
     for _ in 0..10 {
         for frame in sent(&mut channel, now).into_iter().filter(|frame| frame.kind == Kind::Input) {
             channel.on_frame(&acknowledge(&frame), now + MILLISECOND);
@@ -314,7 +314,7 @@ fn the_agents_errors_are_one_plain_line() {
 
 /// Small messages count with what keeping them costs.
 #[test]
-fn a_flood_of_tiny_messages_is_held_up() {
+fn a_flood_of_tiny_messages_stops_reading() {
     let now = Instant::now();
     let mut channel = DataChannel::new(opening(), now);
     let taken = (0..).take_while(|sequence| {
@@ -329,7 +329,7 @@ fn a_flood_of_tiny_messages_is_held_up() {
 }
 
 #[test]
-fn an_encrypted_session_begins_and_is_proved() {
+fn an_encrypted_session_proves_its_key() {
     let now = Instant::now();
     let mut channel = DataChannel::new(opening(), now);
     let request = br#"{"AgentVersion":"3","RequestedClientActions":[{"ActionType":"KMSEncryption","ActionParameters":{"KMSKeyId":"k"}},{"ActionType":"SessionType","ActionParameters":{"SessionType":"InteractiveCommands","Properties":null}}]}"#;
@@ -366,9 +366,9 @@ fn an_encrypted_session_begins_and_is_proved() {
 }
 
 proptest! {
-    /// An agent whose messages, and whose acknowledgements, are lost, doubled, damaged and shuffled: what arrives is what was sent.
+    /// Messages and acknowledgements are lost, doubled, damaged and reordered.
     #[test]
-    fn what_arrives_is_what_was_sent(
+    fn output_survives_an_unreliable_line(
         up in proptest::collection::vec(any::<u8>(), 1..20_000), down in proptest::collection::vec(any::<u8>(), 1..20_000), seed in any::<u64>(),
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -423,7 +423,7 @@ proptest! {
     }
 
     #[test]
-    fn no_peer_makes_it_panic_or_grow(messages in proptest::collection::vec((0_i64..40, 0_u32..14, proptest::collection::vec(any::<u8>(), 0..200), 0_usize..7), 0..200)) {
+    fn hostile_frames_neither_panic_nor_grow_memory(messages in proptest::collection::vec((0_i64..40, 0_u32..14, proptest::collection::vec(any::<u8>(), 0..200), 0_usize..7), 0..200)) {
         let now = Instant::now();
         let mut channel = DataChannel::new(opening(), now);
         for (sequence, payload_type, payload, kind) in messages {

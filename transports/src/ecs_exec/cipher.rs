@@ -3,8 +3,8 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::{Bytes, BytesMut};
 
-/// Bytes of key that are asked of KMS: the first half opens what the agent says, the second seals
-/// what we say.
+/// Length of the KMS data key in bytes: the first half decrypts the agent's payloads, the second
+/// encrypts ours.
 pub const KEY_BYTES: usize = 64;
 
 /// Both keys of a session.
@@ -20,7 +20,7 @@ impl std::fmt::Debug for Cipher {
 }
 
 impl Cipher {
-    /// From KMS's data key; `None` unless it has [`KEY_BYTES`].
+    /// Splits KMS's data key; `None` unless it has [`KEY_BYTES`].
     pub(super) fn new(key: &[u8]) -> Option<Self> {
         if key.len() != KEY_BYTES {
             return None;
@@ -30,7 +30,7 @@ impl Cipher {
         Some(Self { open: key(open)?, seal: key(seal)? })
     }
 
-    /// Nonce, ciphertext, tag.
+    /// Encrypts; returns nonce, ciphertext and tag.
     pub(super) fn seal(&self, plain: &[u8], nonce: [u8; NONCE_LEN]) -> Option<Bytes> {
         let mut text = plain.to_vec();
         self.seal
@@ -42,7 +42,7 @@ impl Cipher {
         Some(sealed.freeze())
     }
 
-    /// The plain text; `None` if it was sealed with another key, or damaged.
+    /// Decrypts; `None` if the data has another key, or is damaged.
     pub(super) fn open(&self, sealed: &[u8]) -> Option<Bytes> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seals_and_opens() {
+    fn payloads_round_trip() {
         let key: Vec<u8> = (0..64).collect();
         let (ours, theirs) = (Cipher::new(&key).unwrap(), Cipher::reversed(&key));
         let sealed = ours.seal(b"hello", [7; 12]).unwrap();

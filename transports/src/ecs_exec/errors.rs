@@ -1,5 +1,5 @@
-//! What can go wrong on the way into a container by ECS Exec: the kind, the cause, and AWS's and the
-//! exec agent's own words.
+//! Errors of connections by ECS Exec: their kind, their cause, and AWS's and the exec agent's own
+//! words.
 
 use states::{ConnectCause, ConnectError, ConnectErrorKind as Kind, Target};
 
@@ -23,7 +23,7 @@ pub(super) fn identity_changed(target: &Target, pinned: &str, found: &str) -> Co
     )
 }
 
-/// `waits_for` is what the attempt was waiting for, if that is known.
+/// The attempt timed out while it waited for `waits_for`, if that is known.
 pub(super) fn too_slow(target: &Target, waits_for: Option<String>) -> ConnectError {
     let (why, cause) = match &waits_for {
         Some(what) => (format!(": {}", what.trim_end_matches('.')), ConnectCause::SessionQueued),
@@ -48,7 +48,7 @@ pub(super) fn too_slow_to_dial() -> ConnectError {
     )
 }
 
-/// A session that was given up before it said anything.
+/// A session was given up before it said anything.
 pub(super) fn never_began(target: &Target, why: String) -> ConnectError {
     error(
         Kind::TimedOut,
@@ -74,7 +74,7 @@ pub(super) fn dial(e: &DialError) -> ConnectError {
     }
 }
 
-/// A task of ours that ended before the call was answered: the process ends.
+/// The runtime ended before the call was answered: the process ends.
 pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectError {
     error(
         Kind::Interrupted,
@@ -83,9 +83,9 @@ pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectErr
     )
 }
 
-/// A refusal that meets a job whose container was reached before is believed only when it lasts, as
-/// refused keys are: changed permissions are not the same everywhere at once, and one odd answer
-/// must not end a script that runs.
+/// Softens a refusal for a job whose container was reached before: it counts only when it lasts, as
+/// for refused keys. Changed permissions do not take effect everywhere at once. One odd answer must
+/// not end a running script.
 pub(super) fn as_of_a_job(target: &Target, e: ConnectError) -> ConnectError {
     if target.pinned.is_some() && e.kind == Kind::Denied {
         ConnectError { kind: Kind::AuthRefused, ..e }
@@ -117,14 +117,14 @@ pub(super) fn boot(target: &Target, e: BootError, end: Option<&Closed>) -> Conne
             ended(container, &why, Some(Kind::Denied))
         }
         (BootError::Lost(why), Some(Closed::Ended(_))) => ended(container, &why, None),
-        // What is only lost may come back, whatever words are in the text.
+        // A lost connection may come back, regardless of the text.
         (BootError::Lost(why), Some(Closed::Lost(_)) | None) => {
             ended(container, &why, Some(Kind::Interrupted))
         }
     }
 }
 
-/// What services say when the same call will be refused again.
+/// Error codes of refusals that a repeated call would get again.
 const FOR_GOOD: [&str; 8] = [
     "accessdenied",
     "access denied",
@@ -136,15 +136,14 @@ const FOR_GOOD: [&str; 8] = [
     "encryption is not set up",
 ];
 
-/// A session that ended before it was of use. `kind` is `None` where only the agent's words tell
-/// what kind of end it was.
+/// A session ended before it was ready. If `kind` is `None`, the agent's words decide it.
 fn ended(container: &str, why: &str, kind: Option<Kind>) -> ConnectError {
     let lower = why.to_lowercase();
     let message = format!(
         "the session in the container {container} ended before a command could be run: {why}"
     );
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    // The agent's words about something that failed for it, once or for good.
+    // The agent reports a failure of its own, transient or permanent.
     let refused = || {
         if says(&FOR_GOOD) && !says(&["timed out", "timeout"]) {
             Kind::Denied
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_agent_says_tells_the_cause() {
+    fn agent_errors_are_classified() {
         for (said, kind, cause) in [
             (
                 "fork/exec /bin/sh: no such file or directory",
@@ -257,16 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_may_be_there_next_time_is_no_refusal() {
+    fn a_transient_key_failure_is_not_a_refusal() {
         let why = "the session is encrypted with the KMS key k, and no data key could be made: AccessDenied".to_owned();
         let lost = |end: Closed| boot(&target(true), BootError::Lost(why.clone()), Some(&end)).kind;
         assert_eq!(lost(Closed::Lost(why.clone())), Kind::Interrupted);
         assert_eq!(lost(Closed::Refused(why.clone())), Kind::Denied);
     }
 
-    /// A refused key is what the machine believes when it lasts: `KEY_INSTALLED_WITHIN`.
+    /// The machine accepts a refused key as final only when it lasts: `KEY_INSTALLED_WITHIN`.
     #[test]
-    fn in_mid_job_a_refusal_is_not_final_at_once() {
+    fn a_refusal_in_a_running_job_is_not_final() {
         let refused = || error(Kind::Denied, ConnectCause::SessionKey, "no".to_owned());
         assert!(!as_of_a_job(&target(false), refused()).kind.is_transient());
         let later = as_of_a_job(&target(true), refused());

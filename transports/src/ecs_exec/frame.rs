@@ -1,7 +1,7 @@
 //! The data channel's messages as bytes: a header of 120 bytes, big-endian, and a payload.
 //!
-//! Laid out as the SSM agent and session-manager-plugin have it (their `message/` packages). Both
-//! read leniently and write strictly; so does this.
+//! The layout is that of the SSM agent and session-manager-plugin (their `message/` packages). Like
+//! them, this reads leniently and writes strictly.
 
 use std::fmt;
 
@@ -10,48 +10,44 @@ use sha2::{Digest as _, Sha256};
 
 /// Offset of the payload's length, and what `HeaderLength` holds.
 const LENGTH_AT: usize = 116;
-/// Offset of the payload in what we write.
+/// Offset of the payload in messages that are sent.
 const PAYLOAD_AT: usize = LENGTH_AT + 4;
-/// Largest message that is looked at, in bytes: the agent's own are below 2 KiB.
+/// Largest message that is parsed, in bytes: the agent's own are below 2 KiB.
 pub const LONGEST: usize = 1024 * 1024;
+/// Overhead of a message that is kept, in bytes: the frame's header, its slot in a queue, the
+/// allocation. Otherwise a million messages of one byte would count as one megabyte.
+pub(super) const OVERHEAD: usize = 256;
 
-/// A message's id: a UUID, in its usual order.
+/// Where a UUID's text has hyphens.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+/// A message's id: a UUID, most significant byte first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageId(pub [u8; 16]);
 
 impl MessageId {
-    /// As JSON has it: lower case, with hyphens.
+    /// Formats the id as in JSON: lower case, with hyphens.
     #[must_use]
     pub fn hyphenated(&self) -> String {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(36);
-        for (i, byte) in self.0.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
+        let mut text = hex::encode(self.0);
+        for at in HYPHENS {
+            text.insert(at, '-');
         }
         text
     }
 
-    /// Reads [`MessageId::hyphenated`], in either case.
+    /// Parses the format of [`MessageId::hyphenated`], in either case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.as_bytes();
-        if text.len() != 36 || [8, 13, 18, 23].iter().any(|at| text[*at] != b'-') {
+        if text.len() != 36 || HYPHENS.iter().any(|at| text.as_bytes()[*at] != b'-') {
             return None;
         }
         let mut id = [0; 16];
-        let mut digits = text.iter().filter(|b| **b != b'-').map(|b| char::from(*b).to_digit(16));
-        for byte in &mut id {
-            let (high, low) = (digits.next()??, digits.next()??);
-            *byte = u8::try_from(high << 4 | low).ok()?;
-        }
+        hex::decode_to_slice(text.replace('-', ""), &mut id).ok()?;
         Some(Self(id))
     }
 
-    /// A random UUID (version 4) of these bits.
+    /// Makes a random UUID (version 4) of these bits.
     #[must_use]
     pub fn random(bits: [u8; 16]) -> Self {
         let mut id = bits;
@@ -60,7 +56,7 @@ impl MessageId {
         Self(id)
     }
 
-    /// On the wire the less significant half comes first.
+    /// Swaps the halves: on the wire the less significant one comes first.
     fn swapped(&self) -> [u8; 16] {
         let mut swapped = self.0;
         swapped.rotate_left(8);
@@ -74,7 +70,7 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// What a message is.
+/// A message's type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `input_stream_data`: from the client.
@@ -85,11 +81,11 @@ pub enum Kind {
     Acknowledge,
     /// `channel_closed`: the session is over.
     ChannelClosed,
-    /// `start_publication`: send again.
+    /// `start_publication`: sending may resume.
     StartPublication,
-    /// `pause_publication`: do not send for now.
+    /// `pause_publication`: sending must pause.
     PausePublication,
-    /// One that this version does not know.
+    /// A type that this version does not know.
     Other(String),
 }
 
@@ -119,9 +115,9 @@ impl Kind {
     }
 }
 
-/// What the payload of a stream message is: the header's `PayloadType`.
+/// The payload types of stream messages: the header's `PayloadType`.
 pub mod payload_type {
-    /// Nothing, and what acknowledgements have.
+    /// No payload type; acknowledgements have it.
     pub const NONE: u32 = 0;
     /// Output of the command, and its input.
     pub const OUTPUT: u32 = 1;
@@ -129,13 +125,13 @@ pub mod payload_type {
     pub const ERROR: u32 = 2;
     /// The terminal's size.
     pub const SIZE: u32 = 3;
-    /// The agent asks for what it needs before the session begins.
+    /// The agent's requests before the session begins.
     pub const HANDSHAKE_REQUEST: u32 = 5;
     /// The client's answer to it.
     pub const HANDSHAKE_RESPONSE: u32 = 6;
     /// The session begins.
     pub const HANDSHAKE_COMPLETE: u32 = 7;
-    /// Prove that you have the key.
+    /// The request for a proof of the key.
     pub const CHALLENGE_REQUEST: u32 = 8;
     /// The proof.
     pub const CHALLENGE_RESPONSE: u32 = 9;
@@ -151,7 +147,7 @@ pub const SYN_AND_FIN: u64 = 3;
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Its number in its stream; 0 in messages that belong to none.
     pub sequence: i64,
@@ -159,7 +155,7 @@ pub struct Frame {
     pub flags: u64,
     /// Its id.
     pub id: MessageId,
-    /// When it was made, in milliseconds since 1970. Never 0 in what is sent.
+    /// When it was made, in milliseconds since 1970. Never 0 in messages that are sent.
     pub created: u64,
     /// See [`payload_type`].
     pub payload_type: u32,
@@ -167,27 +163,27 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// Why bytes are no message. Such bytes are dropped, and never acknowledged.
+/// Why bytes are not a message. Such bytes are dropped, and never acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Too few bytes for a header, or more than anybody sends.
-    #[error("{0} bytes are no message")]
+    /// Too few bytes for a header, or more than [`LONGEST`].
+    #[error("{0} bytes are not a message")]
     Size(usize),
     /// The header's own length makes no sense.
     #[error("a header of {0} bytes")]
     HeaderLength(u32),
-    /// The payload is not as long as it says.
-    #[error("a payload of {found} bytes that says it has {told}")]
+    /// The payload does not have the announced length.
+    #[error("the payload has {found} bytes, but the header announces {announced}")]
     PayloadLength {
         /// The header's `PayloadLength`.
-        told: u32,
-        /// What follows the header.
+        announced: u32,
+        /// The bytes after the header.
         found: usize,
     },
-    /// A field that must not be empty is.
+    /// A required field is empty.
     #[error("no {0}")]
     Empty(&'static str),
-    /// The payload is not what was sent.
+    /// The payload does not match its digest.
     #[error("the payload does not have the digest that its header says")]
     Digest,
 }
@@ -201,12 +197,12 @@ impl Frame {
         if bytes.len() < PAYLOAD_AT || bytes.len() > LONGEST {
             return Err(FrameError::Size(bytes.len()));
         }
-        let told = number(bytes, 0);
-        // What is longer than we know has fields that we do not know, before the payload's length.
-        let length_at = usize::try_from(told)
+        let header_length = number(bytes, 0);
+        // A longer header has unknown fields before the payload's length.
+        let length_at = usize::try_from(header_length)
             .ok()
             .filter(|at| *at >= LENGTH_AT && at.saturating_add(4) <= bytes.len());
-        let length_at = length_at.ok_or(FrameError::HeaderLength(told))?;
+        let length_at = length_at.ok_or(FrameError::HeaderLength(header_length))?;
         let name = std::str::from_utf8(&bytes[4..36]).unwrap_or_default();
         let name = name.trim_matches(|c: char| c == '\0' || c.is_whitespace());
         let mut id: [u8; 16] = array(bytes, 64);
@@ -223,9 +219,9 @@ impl Frame {
         if matches!(frame.kind, Kind::StartPublication | Kind::PausePublication) {
             return Ok(frame);
         }
-        let told = number(bytes, length_at);
-        if usize::try_from(told).ok() != Some(frame.payload.len()) {
-            return Err(FrameError::PayloadLength { told, found: frame.payload.len() });
+        let announced = number(bytes, length_at);
+        if usize::try_from(announced).ok() != Some(frame.payload.len()) {
+            return Err(FrameError::PayloadLength { announced, found: frame.payload.len() });
         }
         if name.is_empty() {
             return Err(FrameError::Empty("message type"));
@@ -239,7 +235,7 @@ impl Frame {
         Ok(frame)
     }
 
-    /// The message's bytes.
+    /// Formats the message's bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(PAYLOAD_AT + self.payload.len());
@@ -265,7 +261,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(array(bytes, at))
 }
 
-/// `at` is inside the header, whose length is checked first.
+/// Reads an array at `at`, which must be inside the header.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|i| bytes[at + i])
 }

@@ -46,7 +46,7 @@ fn golden_bytes() {
 }
 
 #[test]
-fn ids_are_written_as_uuids_are() {
+fn ids_are_formatted_as_uuids() {
     assert_eq!(ID.hyphenated(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
     assert_eq!(MessageId::parse("00010203-0405-0607-0809-0A0B0C0D0E0F"), Some(ID));
     assert_eq!(MessageId::parse("00010203-0405-0607-0809-0a0b0c0d0e0"), None);
@@ -76,7 +76,7 @@ fn a_longer_header_is_read() {
 }
 
 #[test]
-fn what_is_malformed_is_refused() {
+fn malformed_frames_are_refused() {
     assert_eq!(with(|b| b.truncate(119)), Err(FrameError::Size(119)));
     assert_eq!(with(|b| b.resize(2 * 1024 * 1024, 0)), Err(FrameError::Size(2 * 1024 * 1024)));
     for length in [0, 115, 122, u32::MAX, u32::MAX - 3] {
@@ -85,7 +85,10 @@ fn what_is_malformed_is_refused() {
             Err(FrameError::HeaderLength(length))
         );
     }
-    assert_eq!(with(|b| b.truncate(124)), Err(FrameError::PayloadLength { told: 5, found: 4 }));
+    assert_eq!(
+        with(|b| b.truncate(124)),
+        Err(FrameError::PayloadLength { announced: 5, found: 4 })
+    );
     assert_eq!(with(|b| b[4..36].fill(b' ')), Err(FrameError::Empty("message type")));
     assert_eq!(with(|b| b[40..48].fill(0)), Err(FrameError::Empty("date")));
     assert_eq!(with(|b| b[120] ^= 1), Err(FrameError::Digest));
@@ -93,7 +96,7 @@ fn what_is_malformed_is_refused() {
 
 /// As both AWS's peers do: these two carry nothing that could be wrong.
 #[test]
-fn publication_messages_are_taken_as_they_come() {
+fn publication_messages_skip_validation() {
     for (name, kind) in [
         ("pause_publication", Kind::PausePublication),
         ("start_publication", Kind::StartPublication),
@@ -108,14 +111,14 @@ fn publication_messages_are_taken_as_they_come() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(sequence in any::<i64>(), flags in any::<u64>(), id in any::<[u8; 16]>(), created in 1_u64.., kind in any::<u32>(), payload in proptest::collection::vec(any::<u8>(), 0..2000)) {
+    fn frames_round_trip(sequence in any::<i64>(), flags in any::<u64>(), id in any::<[u8; 16]>(), created in 1_u64.., kind in any::<u32>(), payload in proptest::collection::vec(any::<u8>(), 0..2000)) {
         let frame = Frame { sequence, flags, id: MessageId(id), created, payload_type: kind, payload: payload.into(), ..hello() };
         prop_assert_eq!(Frame::parse(&frame.encode()), Ok(frame));
         prop_assert_eq!(MessageId::parse(&MessageId(id).hyphenated()), Some(MessageId(id)));
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), head in proptest::option::of(0_u32..200)) {
+    fn parsing_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400), head in proptest::option::of(0_u32..200)) {
         let mut bytes = bytes;
         if let (Some(head), true) = (head, bytes.len() >= 4) {
             bytes[..4].copy_from_slice(&head.to_be_bytes());

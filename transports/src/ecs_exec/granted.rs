@@ -1,4 +1,4 @@
-//! A session between ExecuteCommand's answer and its end: whoever loses it ends it.
+//! A session between ExecuteCommand's answer and its end. Dropping it ends the session.
 
 use std::{
     sync::{
@@ -19,13 +19,13 @@ use super::{
     session_ledger::{Call, SessionLedger},
 };
 
-/// How long a session that came to nothing may take to be ended …
+/// How long the termination of an unused session may take …
 const TERMINATE_WITHIN: Duration = Duration::from_secs(5);
-/// … and after how long that is tried again at first.
+/// … and the first interval between its attempts.
 const TERMINATE_AGAIN: Duration = Duration::from_millis(100);
 
-/// An open session. Dropped before its end is known, it is ended: it would go on without us, and
-/// keep one of the container's few slots until ECS's idle time-out.
+/// An open session. If it is dropped before its end is known, it is terminated. Otherwise it would
+/// hold one of the container's few slots until ECS's idle time-out.
 pub(super) struct Granted<A: ExecApi> {
     pub(super) session: OpenedSession,
     api: Arc<A>,
@@ -34,18 +34,18 @@ pub(super) struct Granted<A: ExecApi> {
     over: bool,
 }
 
-/// What became of an attempt to end a session.
+/// The result of an attempt to end a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Termination {
-    /// It ends.
+    /// AWS has accepted to end it.
     Accepted,
-    /// It was not allowed, or there is no such session any more; or there was no answer in time.
+    /// It was not allowed, the session does not exist any more, or there was no answer in time.
     Unknown,
 }
 
 impl<A: ExecApi> Granted<A> {
-    /// Asks for a session that runs this command. In a task of its own, so that a session that is
-    /// granted when nobody waits for it any more is ended too.
+    /// Requests a session that runs this command, in a task of its own. So a session that is
+    /// granted after the caller has given up is ended, too.
     pub(super) async fn ask(
         api: &Arc<A>,
         target: &Target,
@@ -75,12 +75,12 @@ impl<A: ExecApi> Granted<A> {
         asked.await.unwrap_or_else(|e| Err(errors::unasked(target, &e)))
     }
 
-    /// The calls that it was granted by.
+    /// Returns the API that granted it.
     pub(super) fn api(&self) -> Arc<A> {
         Arc::clone(&self.api)
     }
 
-    /// The session's command has said something.
+    /// Records that the session's command has said something.
     pub(super) fn has_answered(&mut self) {
         if !std::mem::replace(&mut self.is_answered, true)
             && let Some(call) = &self.call
@@ -89,14 +89,14 @@ impl<A: ExecApi> Granted<A> {
         }
     }
 
-    /// Ends the session, as far as that is possible in a short time.
+    /// Ends the session if that is possible in a short time.
     pub(super) async fn end(mut self) {
         self.over = true;
         end(Arc::clone(&self.api), self.session.id.clone(), self.call.take(), self.is_answered)
             .await;
     }
 
-    /// The session has ended by itself.
+    /// Records that the session has ended by itself.
     pub(super) fn has_ended(mut self) {
         self.over = true;
         if let Some(call) = self.call.take() {
@@ -107,7 +107,7 @@ impl<A: ExecApi> Granted<A> {
 
 impl<A: ExecApi> Drop for Granted<A> {
     fn drop(&mut self) {
-        // Without a runtime the process ends; the next one finds the ledger.
+        // Without a runtime the process ends; the next one reads the ledger.
         if !self.over
             && let Ok(runtime) = Handle::try_current()
         {
@@ -121,8 +121,8 @@ impl<A: ExecApi> Drop for Granted<A> {
     }
 }
 
-/// Ends a session. It stays in the ledger, for the next attempt to look, if it may still have a
-/// place at the agent: if it was not terminated, or never had a worker.
+/// Ends a session. It stays in the ledger for the next attempt if it may still have a place at the
+/// agent. That is so if it was not terminated, or never had a worker.
 async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_answered: bool) {
     let termination = terminate(&*api, &session).await;
     if termination == Termination::Accepted
@@ -133,7 +133,7 @@ async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_an
     }
 }
 
-/// Says once in a process's log that sessions cannot be ended; the same refusal meets each of them.
+/// Logs once per process that sessions cannot be ended: each would get the same refusal.
 fn report_refusal(session: &str, why: &str) {
     static IS_REPORTED: AtomicBool = AtomicBool::new(false);
     if IS_REPORTED.swap(true, Ordering::Relaxed) {

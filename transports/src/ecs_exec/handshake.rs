@@ -1,14 +1,14 @@
-//! The JSON in the data channel: the opening message, acknowledgements, the handshake, the
-//! farewell.
+//! The JSON in the data channel: the opening message, acknowledgements, the handshake, the closing
+//! message.
 
 use serde::{Deserialize, Serialize};
 
 use super::frame::{Kind, MessageId};
 
-/// The version of AWS's client whose behaviour this one has: a service may require a least one.
+/// The version of AWS's client that this one behaves like: a service may require a minimum.
 pub(super) const CLIENT_VERSION: &str = "1.2.764.0";
 
-/// The first message, the only one that goes as text.
+/// The first message, the only one that is sent as text.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Open<'a> {
@@ -27,11 +27,11 @@ pub(super) fn open(token: &str, request: &str, client: &str) -> String {
         client_id: client,
         client_version: CLIENT_VERSION,
     };
-    // Texts only: nothing that JSON cannot hold.
+    // Serializing plain strings cannot fail.
     serde_json::to_string(&open).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// An acknowledgement's payload. Always "sequential", as both AWS's peers say.
+/// Formats an acknowledgement's payload. It is always "sequential", as with both AWS's peers.
 pub(super) fn acknowledgement(kind: &Kind, id: MessageId, sequence: i64) -> String {
     let kind = if *kind == Kind::Input { "input_stream_data" } else { "output_stream_data" };
     format!(
@@ -49,7 +49,7 @@ pub(super) struct Acknowledged {
     pub(super) id: String,
 }
 
-/// What the agent asks for.
+/// The agent's requests.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Request {
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_the_agent_reads() {
+    fn messages_match_the_agents_format() {
         let open = open("secret", "r", "c");
         assert_eq!(
             open,

@@ -1,21 +1,21 @@
-//! What comes from the agent, put in order.
+//! Puts the agent's messages in order.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use super::{channel::OVERHEAD, frame::Frame};
+use super::frame::{Frame, OVERHEAD};
 
-/// How many messages are kept that came too early (as the plugin does) ...
+/// How many early messages are kept (as the plugin does) ...
 const MOST_EARLY: usize = 10_000;
-/// ... and how many bytes, with what each message takes besides its payload.
+/// ... and how many bytes of them, each message's overhead included.
 const MOST_EARLY_BYTES: usize = 16 * 1024 * 1024;
-/// How long a message may be missing while later ones are there. The agent sends its oldest ten
+/// How long a message may be missing while later ones have come. The agent sends its oldest ten
 /// times a second.
 const GAP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The next message's number, and those that came before it.
+/// The next message's number, and the messages that came early.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
     expected: i64,
@@ -24,14 +24,14 @@ pub(super) struct Inbound {
     gap_since: Option<Instant>,
 }
 
-/// What to do about a message.
+/// How to handle a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// It is the next one: acknowledge and deliver it, then those of [`Inbound::in_order`].
+    /// The next one: acknowledge and deliver it, then those of [`Inbound::in_order`].
     Next(Frame),
-    /// It came early and is kept, or came before: acknowledge it.
+    /// An early one, which is kept, or a duplicate: acknowledge it.
     Acknowledge,
-    /// There is no room for it: say nothing, it will be sent again.
+    /// There is no room for it: do not acknowledge it; the agent will repeat it.
     Ignore,
 }
 
@@ -40,8 +40,8 @@ impl Inbound {
     pub(super) fn arrived(&mut self, frame: Frame, now: Instant) -> Arrival {
         if frame.sequence == self.expected {
             self.expected += 1;
-            // Another one may still be missing: its time begins now, as the oldest is what the
-            // agent sends.
+            // Another one may still be missing. Its time begins now, as the agent repeats only its
+            // oldest message.
             self.gap_since = (!self.early.is_empty()).then_some(now);
             return Arrival::Next(frame);
         }
@@ -57,7 +57,7 @@ impl Inbound {
         Arrival::Acknowledge
     }
 
-    /// The next message, if it is here already.
+    /// Returns the next message if it came early.
     pub(super) fn in_order(&mut self, now: Instant) -> Option<Frame> {
         let frame = self.early.remove(&self.expected)?;
         self.early_bytes -= held(&frame);
@@ -71,13 +71,13 @@ impl Inbound {
         !self.early.is_empty()
     }
 
-    /// When a missing message is not to be hoped for any more.
+    /// When to stop waiting for a missing message.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.gap_since.map(|since| since + GAP_PATIENCE)
     }
 }
 
-/// Bytes that a message takes while it is kept.
+/// Returns the bytes that a kept message takes.
 fn held(frame: &Frame) -> usize {
     frame.payload.len() + OVERHEAD
 }
@@ -103,13 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_missing_has_a_deadline() {
+    fn every_gap_has_a_deadline() {
         let began = Instant::now();
         let mut inbound = Inbound::default();
         assert_eq!(inbound.deadline(), None);
         assert_eq!(inbound.arrived(frame(2), began), Arrival::Acknowledge);
         assert_eq!(inbound.deadline(), Some(began + GAP_PATIENCE));
-        // What was waited for comes, and another one is still missing.
+        // The missing message comes, and another one is still missing.
         let later = began + Duration::from_secs(5);
         assert_eq!(inbound.arrived(frame(0), later), Arrival::Next(frame(0)));
         assert_eq!(inbound.in_order(later), None);

@@ -1,5 +1,5 @@
-//! People in containers by ECS Exec: a shell whose exit status is told, which the protocol does not
-//! do, and commands without a terminal.
+//! Interactive access by ECS Exec: a shell with its exit status, which the protocol does not
+//! report, and commands without a terminal.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -26,13 +26,15 @@ use crate::{
     },
 };
 
-/// Around the status in the terminal's output: ASCII's record separator, which nothing shows.
+/// Delimits the status in the terminal's output: ASCII's record separator, which terminals do not
+/// show.
 const SEPARATOR: u8 = 0x1e;
 /// Longest status, in digits.
 const DIGITS: usize = 3;
 
 impl<A: ExecApi> ExecTransport<A> {
-    /// A session for a person, who waits no longer than the attempt, and whose container it is in.
+    /// Opens an interactive session, within the attempt's time. Returns it with its container's
+    /// identity.
     async fn open(
         &self,
         target: &Target,
@@ -48,11 +50,11 @@ impl<A: ExecApi> ExecTransport<A> {
         Ok((terminal, container.identity))
     }
 
-    /// A terminal of so many columns and rows with a command in it, which no shell takes apart, in
-    /// a session of its own that is not the job's. The protocol tells no exit status.
+    /// Opens a terminal with a command in a session of its own, beside the job's. No shell splits
+    /// the command. The protocol reports no exit status.
     ///
     /// # Errors
-    /// As [`crate::Connector::connect`]; also when the container has no slot for it.
+    /// As [`crate::Connector::connect`]; also when the container has no free slot.
     pub async fn run(
         &self,
         target: &Target,
@@ -97,7 +99,7 @@ impl<A: ExecApi> Interactive for ExecTransport<A> {
         Ok(Box::new(LoginShell::new(terminal, &nonce)))
     }
 
-    /// As a run of its own, whose files stay in the container.
+    /// Runs it as a run of its own, whose files stay in the container.
     async fn command(
         &self,
         target: &Target,
@@ -135,7 +137,7 @@ struct ExecCommand {
 
 #[async_trait]
 impl delivery::Channel for ExecCommand {
-    /// Both outputs, in order, as one.
+    /// Returns both outputs as one, in order.
     async fn next(&mut self) -> Chunk {
         loop {
             return match self.followed.next().await {
@@ -162,12 +164,12 @@ impl Command for ExecCommand {
     }
 }
 
-/// The command of a session that runs the user's shell on a terminal of this kind, and says by
-/// `nonce` how it ended.
+/// Returns the command of a session that runs the user's shell on a terminal of type `term`, then
+/// prints its exit status, marked by `nonce`.
 ///
-/// The agent runs commands in the directory of the image and with whatever HOME it has. No quote
-/// but the outer two: see [`crate::delivery::terminal::Boot::command`]. The keys' signals are for
-/// what runs in the shell, whatever that is.
+/// The agent runs commands in the image's directory and with its HOME. The only quotes are the
+/// outer two: see [`crate::delivery::terminal::Boot::command`]. Signals of keys are for the
+/// programs in the shell.
 fn command(term: &str, nonce: &str) -> String {
     let term: String =
         term.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.+".contains(*c)).collect();
@@ -228,7 +230,7 @@ impl Terminal for LoginShell {
         self.status.get().copied()
     }
 
-    /// A shell that runs is hung up on: nobody would come back to it, and it keeps one of the
+    /// Hangs up on a running shell: no client could come back to it, and it would hold one of the
     /// container's slots.
     async fn close(&self) {
         self.terminal
@@ -237,10 +239,10 @@ impl Terminal for LoginShell {
     }
 }
 
-/// Finds the shell's status in what its terminal shows.
+/// Finds the shell's exit status in the terminal's output.
 struct Ending {
     mark: Vec<u8>,
-    /// What may be the beginning of it.
+    /// Bytes that may be the beginning of the status.
     held: BytesMut,
 }
 
@@ -252,7 +254,7 @@ impl Ending {
         Self { mark, held: BytesMut::new() }
     }
 
-    /// What is to be shown of it, and the status, behind which there is nothing.
+    /// Returns the bytes to show, and the status once it has come, which is the end.
     fn pass(&mut self, read: &[u8]) -> (Bytes, Option<u32>) {
         self.held.extend_from_slice(read);
         let mut from = 0;
@@ -296,16 +298,16 @@ mod tests {
         let mut ending = Ending::new("abc");
         let (mut shown, mut status) = (Vec::new(), None);
         for piece in pieces {
-            let (bytes, told) = ending.pass(piece);
+            let (bytes, found) = ending.pass(piece);
             shown.extend_from_slice(&bytes);
-            status = status.or(told);
+            status = status.or(found);
         }
         shown.extend_from_slice(&ending.rest());
         (shown, status)
     }
 
     #[test]
-    fn the_status_is_found_wherever_the_pieces_end() {
+    fn the_status_is_found_at_any_split() {
         let whole = b"$ \x1e\x1eabd 1\x1eexit\r\n\x1eabc 130\x1e";
         for cut in 0..whole.len() {
             assert_eq!(
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_it_is_shown() {
+    fn lookalikes_of_the_status_are_shown() {
         for text in [
             &b"\x1eabc 1"[..],
             b"\x1eabc 1234\x1e",
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_beginning_of_it_is_shown_at_once() {
+    fn other_output_is_shown_at_once() {
         let mut ending = Ending::new("abc");
         assert_eq!(ending.pass(b"prompt$ ").0, "prompt$ ");
         assert_eq!(ending.pass(b"a\x1eb").0, "a\x1eb");
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_terminals_kind_gets_out_of_its_word() {
+    fn the_terminal_type_cannot_inject_a_command() {
         let command = command("x'; rm -rf / \"$(", "abc");
         assert_eq!(command.matches('\'').count(), 2);
         assert!(command.contains("TERM=xrm-rf;"), "{command}");

@@ -1,13 +1,13 @@
 //! ECS Exec: sessions in containers through AWS's session protocol, without AWS's plugin.
 //!
 //! - [`channel`]: the data channel's protocol, without I/O ([`frame`]: its messages as bytes);
-//! - `session`, `socket`, `proxy`: the same on a WebSocket over TLS, as a [`crate::Terminal`];
-//! - `interactive`: people in containers;
-//! - `opening`: a job's session until it is ready, over several attempts if need be; `notices`:
-//!   what they wait for;
-//! - `admission`: when a session may be asked for; `granted`, `session_ledger`: none is left
-//!   behind, whatever happens to this process or its calls;
-//! - [`ExecApi`]: the AWS calls that it needs, which are made elsewhere.
+//! - `session`, `socket`, `proxy`: the channel on a WebSocket over TLS, as a [`crate::Terminal`];
+//! - `interactive`: terminals for people;
+//! - `opening`: a job's session until it is ready, over several attempts if needed; `notices`: why
+//!   they wait;
+//! - `admission`: when a session may be requested; `granted`, `session_ledger`: no session is
+//!   leaked if this process or its calls fail;
+//! - [`ExecApi`]: the AWS calls, which the root package implements.
 //!
 //! Scripts go through the terminal by [`crate::delivery::terminal`]. A session is not resumed when
 //! its connection is lost: the run is attached to from a new one, as over any other transport.
@@ -59,8 +59,8 @@ use crate::{
     delivery::{Session, terminal::Boot},
 };
 
-/// What ECS Exec declares of itself. ExecuteCommand, the agent's worker, the handshake with KMS and
-/// the check of log groups take seconds each on a quarter of a vCPU.
+/// ECS Exec's declaration. ExecuteCommand, the agent's worker, the handshake with KMS and the check
+/// of log groups take seconds each on a quarter of a vCPU.
 pub static DECLARATION: Declaration = Declaration {
     record: TransportRecord {
         name: Cow::Borrowed("ecs-exec"),
@@ -80,12 +80,12 @@ pub struct ExecTransport<A> {
     api: Arc<A>,
     way: Arc<Way>,
     in_hand: InHand,
-    /// Those whose session is not ready yet, and what they wait for.
+    /// The attempts of jobs whose session is not ready yet.
     attempts: Mutex<HashMap<TaskArn, Arc<Attempts>>>,
 }
 
 impl<A: ExecApi> ExecTransport<A> {
-    /// A transport that uses these calls. Nothing is connected yet.
+    /// Returns a transport that uses these calls. It connects on demand.
     #[must_use]
     pub fn new(api: A) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl<A: ExecApi> ExecTransport<A> {
         Arc::clone(attempts.entry(task.clone()).or_default())
     }
 
-    /// A session that runs this command, in the container that is pinned.
+    /// Requests a session that runs this command in the pinned container.
     async fn grant(
         &self,
         target: &Target,
@@ -112,8 +112,8 @@ impl<A: ExecApi> ExecTransport<A> {
         let earlier = ledger.map(SessionLedger::earlier).unwrap_or_default();
         let is_clean = earlier.is_empty()
             && ledger.is_some_and(|ledger| ledger.in_hand() < admission::WORKERS);
-        // At first contact the agent may not run yet, and asking for a session would be in vain.
-        // Later it does, and both are asked at once.
+        // At first contact the agent may not run yet, and no session could start. Later it runs,
+        // and both calls are made at once.
         let asked = Granted::ask(&self.api, target, command, ledger);
         let (container, granted) = if target.pinned.is_some() && is_clean {
             tokio::try_join!(self.api.identify(target), asked)?
@@ -135,9 +135,9 @@ impl<A: ExecApi> ExecTransport<A> {
 
 #[async_trait]
 impl<A: ExecApi> Connector for ExecTransport<A> {
-    /// `target.connect_timeout` is for hosts that may not be there yet; AWS's are, and get the
-    /// attempt's whole time. A session that was granted and is not ready by then is waited for
-    /// by the next attempt.
+    /// Ignores `target.connect_timeout`, which is for hosts that may not run yet: AWS's do, and get
+    /// the attempt's whole time. If a session was granted and is not ready by then, the next
+    /// attempt waits for it.
     async fn connect(&self, target: &Target) -> Result<(Session, Greeting), ConnectError> {
         let attempts = self.attempts(&target.task);
         let boot = Boot::new();

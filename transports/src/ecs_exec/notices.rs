@@ -1,4 +1,4 @@
-//! What an attempt to connect waits for, for people.
+//! Notices for people: why an attempt to connect waits.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ struct State {
 }
 
 impl Notices {
-    /// Says what is waited for now. The same text again is no news.
+    /// Reports why the attempt waits now. The same text again is not a new notice.
     pub(super) fn say(&self, text: &str) {
         let text = foreign_text::clipped(text);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,17 +30,17 @@ impl Notices {
         }
     }
 
-    /// Nothing is waited for any more.
+    /// Clears the notice: the attempt waits no more.
     pub(super) fn clear(&self) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::default();
     }
 
-    /// What is waited for.
+    /// Returns the latest notice.
     pub(super) fn latest(&self) -> Option<String> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).latest.clone()
     }
 
-    /// The next notice. Cancel-safe.
+    /// Waits for the next notice. Cancel-safe.
     pub(super) async fn next(&self) -> String {
         loop {
             {

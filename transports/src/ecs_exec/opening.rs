@@ -1,8 +1,8 @@
 //! A job's session between ExecuteCommand and its first command.
 //!
-//! It outlives the attempt that asked for it: a session that has said nothing yet may wait for a
-//! slot, so it is waited for by the next attempt too. To ask for another one instead could block
-//! the agent for good (see [`super::admission`]).
+//! It outlives the attempt that requested it: a session that has said nothing yet may wait for a
+//! slot, so the next attempt waits for it, too. A request for another session could block the agent
+//! for good (see [`super::admission`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::delivery::{
 
 /// How long it may take to connect to the service.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(15);
-/// After so long without a word it is looked why ...
+/// After so long without output, the container's sessions are listed ...
 const LOOK_AFTER: Duration = Duration::from_secs(6);
-/// ... and how often.
+/// ... and how often again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long a list of the container's sessions may take.
 const LIST_WITHIN: Duration = Duration::from_secs(3);
-/// How long a session that no other one holds up may say nothing.
+/// How long a session that no other one delays may say nothing.
 const BEGINS_WITHIN: Duration = Duration::from_secs(300);
 
 type Opened = Result<(Session, Greeting), ConnectError>;
@@ -42,7 +42,7 @@ type Opened = Result<(Session, Greeting), ConnectError>;
 /// One job's attempts.
 #[derive(Default)]
 pub(super) struct Attempts {
-    /// The session that is granted and not ready yet.
+    /// The session that was granted and is not ready yet.
     opening: Mutex<Option<JoinHandle<Opened>>>,
     pub(super) notices: Arc<Notices>,
 }
@@ -110,7 +110,7 @@ async fn open<A: ExecApi>(
     }
 }
 
-/// Says why a session says nothing. Returns when it never will.
+/// Reports why a session says nothing. Returns once it never will.
 async fn why_silent(
     api: &impl ExecApi,
     container: &str,
@@ -202,10 +202,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_session_is_waited_for_as_long_as_that_makes_sense() {
+    async fn a_silent_session_is_given_up_only_if_no_other_delays_it() {
         let notices = Notices::default();
         let lists = |listed| Lists(Lock::new(listed));
-        // Others hold the slots: whatever it takes.
+        // Others hold the slots: it waits without a limit of its own.
         assert_eq!(silent(&lists(Ok(vec!["a", "ours", "b"])), &notices, 900).await, None);
         assert!(notices.latest().is_some_and(|said| said.contains("2 sessions are open") && said.contains("(a, b)")));
         let alone = silent(&lists(Ok(vec!["ours", "a"])), &notices, 900).await.unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_notice_is_handed_out_once() {
+    async fn notices_are_returned_once() {
         let notices = Notices::default();
         notices.say("first");
         notices.say("first");

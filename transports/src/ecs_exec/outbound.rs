@@ -1,8 +1,9 @@
-//! What goes to the agent: numbered, kept until acknowledged, sent again when that takes too long.
+//! Messages to the agent: numbered, kept until acknowledged, and sent again when that takes too
+//! long.
 //!
 //! The agent acknowledges each message on its own: the next one once it is written to the terminal,
-//! later ones as they come. So the window is a number of messages. It widens by one with each
-//! acknowledgement while it is used, and so doubles in a round trip; after silence it begins anew.
+//! later ones as they come. So the window is a number of messages. Each acknowledgement widens it
+//! by one while it is used, so it doubles in a round trip. After silence it starts again.
 
 use std::{
     collections::VecDeque,
@@ -16,32 +17,31 @@ use super::{
     rtt::{self, Rtt},
 };
 
-/// How many messages may be under way at first, and again after a time without acknowledgements.
+/// How many messages may be in flight at first, and again after a time without acknowledgements.
 const FIRST_WINDOW: usize = 32;
-/// How many may be at most: half a mebibyte. The agent would take 100 000; but what it has not yet
-/// written to the terminal it keeps in memory, in the job's container.
+/// How many may be in flight at most: half a mebibyte. The agent would take 100 000, but keeps them
+/// in the container's memory until they are written to the terminal.
 const WIDEST_WINDOW: usize = 512;
-/// How far the input may be ahead of a message that is missing: so much the agent keeps until that
-/// one has come.
+/// How far the input may be ahead of a missing message: the agent keeps that much until it comes.
 const FURTHEST_AHEAD: i64 = 2 * WIDEST_WINDOW as i64;
-/// A message is believed lost once one was acknowledged that was sent so much later. The service
-/// may reorder a little.
+/// A message counts as lost once one that was sent so much later is acknowledged. The service may
+/// reorder a little.
 const OVERTAKEN_BY: u64 = 8;
-/// How long anything may be under way without a single acknowledgement.
+/// How long messages may be in flight without a single acknowledgement.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often the oldest message is sent while the other side has asked for a pause.
 const PROBE: Duration = Duration::from_secs(5);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Messages under way.
+/// Messages in flight.
 #[derive(Debug)]
 pub(super) struct Outbound {
     next: i64,
     flight: VecDeque<Sent>,
-    /// How many of them are not believed lost.
+    /// How many of them do not count as lost.
     in_pipe: usize,
-    /// How many they were when a message was sent last: a window that is not used is not widened.
+    /// How many were in flight when a message was last sent: an unused window is not widened.
     in_pipe_then: usize,
     window: usize,
     rtt: Rtt,
@@ -55,7 +55,7 @@ pub(super) struct Outbound {
     newest: u64,
     /// The transmissions up to this one have narrowed the window already.
     narrowed: u64,
-    /// When the last acknowledgement came, or the first of what is under way was sent.
+    /// When the last acknowledgement came, or the first message in flight was sent.
     last_word: Option<Instant>,
     paused: Option<Instant>,
 }
@@ -106,7 +106,7 @@ impl Outbound {
             && self.flight.front().is_none_or(|oldest| self.next - oldest.sequence < FURTHEST_AHEAD)
     }
 
-    /// The number of the next message.
+    /// Returns the number of the next message.
     pub(super) fn next(&self) -> i64 {
         self.next
     }
@@ -133,7 +133,7 @@ impl Outbound {
         self.next += 1;
     }
 
-    /// The agent has this message. Says whether it was one that was waited for.
+    /// Records that the agent has this message. Returns whether it was in flight.
     pub(super) fn acknowledged(
         &mut self,
         sequence: i64,
@@ -159,14 +159,14 @@ impl Outbound {
         if !sent.is_copy() {
             self.rtt.sample(now.saturating_duration_since(sent.first_at));
         }
-        // Of a message that was sent twice, it may be the first copy that is acknowledged.
+        // The acknowledgement may be for the first copy of a message that was sent twice.
         self.newest = self.newest.max(sent.first);
         self.find_overtaken();
         self.timer = (!self.flight.is_empty()).then(|| now + self.timeout());
         true
     }
 
-    /// A message that has to be sent again now.
+    /// Returns a message that has to be sent again now.
     pub(super) fn overdue(&mut self, now: Instant) -> Option<Bytes> {
         let is_due = self.timer.is_some_and(|at| at <= now);
         if self.paused.is_some() {
@@ -191,7 +191,7 @@ impl Outbound {
         Some(lost.bytes.clone())
     }
 
-    /// When to look for what is overdue.
+    /// Returns when to check for overdue messages.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let patience = match self.paused {
             Some(since) => Some(since + LONGEST_PAUSE),
@@ -201,7 +201,7 @@ impl Outbound {
         [self.timer, patience].into_iter().flatten().min()
     }
 
-    /// Why nothing more is to be hoped for, if so.
+    /// Returns why the agent is given up, if it is.
     pub(super) fn hopeless(&self, now: Instant) -> Option<String> {
         if let Some(since) = self.paused {
             let too_long = now.saturating_duration_since(since) >= LONGEST_PAUSE;
@@ -218,7 +218,7 @@ impl Outbound {
         })
     }
 
-    /// The other side cannot take anything for now.
+    /// The other side has asked for a pause.
     pub(super) fn pause(&mut self, now: Instant) {
         if self.paused.is_none() {
             self.paused = Some(now);
@@ -245,7 +245,7 @@ impl Outbound {
         self.rtt.timeout().saturating_mul(1 << self.timeouts.min(8)).min(rtt::LONGEST)
     }
 
-    /// Everything under way is to be sent again, a window at a time.
+    /// Marks every message in flight to be sent again, a window at a time.
     fn lose_all(&mut self, now: Instant) {
         for sent in &mut self.flight {
             sent.lost = true;
@@ -256,8 +256,8 @@ impl Outbound {
         self.timer = (!self.flight.is_empty()).then(|| now + self.timeout());
     }
 
-    /// Looks for messages that others have overtaken. The window is narrowed once for what was
-    /// under way together.
+    /// Finds messages that others have overtaken. Losses among messages that were in flight
+    /// together narrow the window once.
     fn find_overtaken(&mut self) {
         for sent in self
             .flight

@@ -1,5 +1,5 @@
-//! The way to a service: straight, or through the proxy that the environment names (`HTTPS_PROXY`,
-//! `ALL_PROXY`, `NO_PROXY`, read by the library that the AWS SDK reads them with).
+//! Connects to a service: directly, or through the environment's proxy (`HTTPS_PROXY`, `ALL_PROXY`,
+//! `NO_PROXY`). The AWS SDK uses the same library to read these.
 
 use std::{io, time::Duration};
 
@@ -16,7 +16,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Longest answer of a proxy's.
 const LONGEST_ANSWER: usize = 8 * 1024;
 
-/// A TCP connection to the host, which may go through a proxy.
+/// Opens a TCP connection to the host, possibly through a proxy.
 pub(super) async fn connect(proxies: &Matcher, host: &str, port: u16) -> io::Result<TcpStream> {
     // An IPv6 address in a URL, and in CONNECT.
     let name = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -27,7 +27,7 @@ pub(super) async fn connect(proxies: &Matcher, host: &str, port: u16) -> io::Res
     }
 }
 
-/// A TCP connection to the host.
+/// Opens a TCP connection to the host.
 pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     let late = |_| io::Error::other(format!("no answer within {} s", WITHIN.as_secs()));
     let tcp = timeout(WITHIN, TcpStream::connect((host, port))).await.map_err(late)??;
@@ -68,8 +68,7 @@ async fn through(proxy: &Intercept, authority: &str) -> io::Result<TcpStream> {
     if status.starts_with('2') { Ok(tcp) } else { Err(failed(&format!("it answers {status}"))) }
 }
 
-/// The status of an answer. What comes behind its head is not the proxy's any more, so nothing of
-/// it is read.
+/// Reads the status of an answer. Bytes after its head are not the proxy's, so they are not read.
 async fn answer(tcp: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -95,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// A proxy that answers with this, and then echoes; what it was asked.
+    /// Starts a proxy that answers with this, and then echoes. Returns the request.
     async fn proxy(answer: &'static [u8]) -> (u16, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_is_asked_for_the_way_and_then_out_of_it() {
+    async fn connect_opens_a_tunnel_through_the_proxy() {
         let (port, asked) =
             proxy(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nfirst").await;
         let proxies = Matcher::builder()
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told_without_the_password() {
+    async fn proxy_refusals_omit_the_password() {
         for (answer, expected) in [
             (
                 &b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"[..],
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exceptions_are_dialled_straight() {
+    async fn no_proxy_hosts_are_dialled_directly() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxies = Matcher::builder().all("http://192.0.2.1:1").no("127.0.0.0/8").build();
         let port = listener.local_addr().unwrap().port();

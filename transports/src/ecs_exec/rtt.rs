@@ -1,4 +1,4 @@
-//! How long a message takes there and back, and how long to wait before it is sent again.
+//! The round-trip time of messages, and the time-out until they are sent again.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(200);
 /// Longest wait.
 pub(super) const LONGEST: Duration = Duration::from_secs(5);
-/// Smallest allowance for variation (both AWS's peers have it).
+/// Smallest allowance for variation (as in both AWS's peers).
 const CLOCK: Duration = Duration::from_millis(10);
 
 /// Smoothed round-trip time (RFC 6298, with the agent's starting values).
@@ -23,15 +23,15 @@ impl Default for Rtt {
 }
 
 impl Rtt {
-    /// A message that was sent once was acknowledged after this time. Never one that was sent
-    /// again: nobody knows which of the two is acknowledged (Karn's rule).
+    /// Records the time to the acknowledgement of a message that was sent once. After a repetition,
+    /// either copy may be acknowledged (Karn's algorithm).
     pub(super) fn sample(&mut self, took: Duration) {
         let deviation = self.smoothed.abs_diff(took);
         self.variation = self.variation * 3 / 4 + deviation / 4;
         self.smoothed = self.smoothed * 7 / 8 + took / 8;
     }
 
-    /// How long to wait before a message is sent for the second time.
+    /// Returns how long to wait before a message is sent for the second time.
     pub(super) fn timeout(&self) -> Duration {
         (self.smoothed + (self.variation * 4).max(CLOCK)).clamp(SHORTEST, LONGEST)
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_what_it_sees_within_bounds() {
+    fn the_timeout_follows_samples_within_bounds() {
         let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(), SHORTEST);
         for _ in 0..100 {

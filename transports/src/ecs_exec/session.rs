@@ -24,21 +24,21 @@ use super::{
 };
 use crate::Terminal;
 
-/// Pieces of output that wait for whoever reads the terminal.
+/// Pieces of output that wait for the terminal's reader.
 const OUTPUT_PIECES: usize = 4;
 /// Most output in a piece.
 const PIECE: usize = 64 * 1024;
-/// Messages that are looked at before what they give rise to is sent.
+/// Messages that are handled before the answers to them are sent.
 const BATCH: usize = 256;
-/// How long the session may take to end when its terminal is left: the agent waits 2 s for its last
-/// acknowledgements. An agent whose client is gone does not read the terminal any more, and so does
-/// not learn that its command has ended: the session would keep its slot until ECS's idle time-out
-/// of twenty minutes.
+/// How long the session may take to end when its terminal is closed: the agent waits 2 s for its
+/// last acknowledgements. Without a client, an agent stops reading the terminal, so it does not
+/// notice its command's end. The session would then hold its slot until ECS's idle time-out of
+/// twenty minutes.
 pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(3);
-/// How long KMS may take: the agent waits 15 s for our answer.
+/// How long KMS may take: the agent waits 15 s for the answer.
 const KEY_WITHIN: Duration = Duration::from_secs(12);
 
-/// The terminal of an ECS Exec session. Dropping it leaves the session to itself: see
+/// The terminal of an ECS Exec session. To end the session in an orderly way, use
 /// [`Terminal::close`].
 pub struct ExecTerminal {
     input: mpsc::Sender<Input>,
@@ -50,7 +50,7 @@ pub struct ExecTerminal {
 enum Input {
     Bytes(Bytes),
     Size(u32, u32),
-    /// The session may take so long to end.
+    /// The session may take this long to end.
     Close(Duration, oneshot::Sender<()>),
 }
 
@@ -84,27 +84,27 @@ impl ExecTerminal {
             inputs,
             outputs,
             waiting: BytesMut::new(),
-            farewell: None,
+            closing: None,
         };
         let end = Arc::clone(&closed);
         tokio::spawn(async move {
-            let (why, granted, outputs, _farewell) = pump.run().await;
-            let goes_on_without_us = !matches!(why, Closed::Ended(_));
-            // Before the reader learns that there is no more.
+            let (why, granted, outputs, _closing) = pump.run().await;
+            let may_still_run = !matches!(why, Closed::Ended(_));
+            // The reader must find the reason when its channel ends.
             let _ = end.set(why);
             drop(outputs);
-            if goes_on_without_us {
+            if may_still_run {
                 granted.end().await;
             } else {
-                // Before whoever leaves the terminal may end the process.
+                // This comes before the caller of `close` may end the process.
                 granted.has_ended();
             }
         });
         Self { input, output: Mutex::new(output), closed, first_word }
     }
 
-    /// As [`Terminal::close`], with the time that the session has to end by itself. Then it is
-    /// ended.
+    /// As [`Terminal::close`]. After `within`, a session that has not ended by itself is
+    /// terminated.
     pub(super) async fn leave(&self, within: Duration) {
         let (done, left) = oneshot::channel();
         if self.input.send(Input::Close(within, done)).await.is_ok() {
@@ -113,7 +113,7 @@ impl ExecTerminal {
         }
     }
 
-    /// Where it stands why the session ended, once it has.
+    /// Returns the cell for the reason of the session's end.
     pub(super) fn end(&self) -> Arc<OnceLock<Closed>> {
         Arc::clone(&self.closed)
     }
@@ -157,16 +157,16 @@ impl Terminal for ExecTerminal {
     }
 }
 
-/// Until when what was written may still arrive, and who waits for that.
-type Farewell = (Instant, oneshot::Sender<()>);
+/// The deadline for written bytes to arrive, and the waiting caller.
+type Closing = (Instant, oneshot::Sender<()>);
 
-/// What an encrypted session's keys are bound to.
+/// The names that an encrypted session's keys are bound to.
 struct Names {
     session: String,
     target: String,
 }
 
-/// Moves what the channel has to say, and what is said to it.
+/// Moves bytes between the channel, its socket and its terminal.
 struct Pump<A: ExecApi> {
     socket: Socket,
     channel: DataChannel,
@@ -176,14 +176,14 @@ struct Pump<A: ExecApi> {
     heard: Arc<OnceLock<()>>,
     inputs: mpsc::Receiver<Input>,
     outputs: mpsc::Sender<Bytes>,
-    /// Output that nobody has taken yet.
+    /// Output that has not been read yet.
     waiting: BytesMut,
-    /// The terminal is being left.
-    farewell: Option<Farewell>,
+    /// Set while the terminal is being closed.
+    closing: Option<Closing>,
 }
 
 impl<A: ExecApi> Pump<A> {
-    async fn run(mut self) -> (Closed, Granted<A>, mpsc::Sender<Bytes>, Option<Farewell>) {
+    async fn run(mut self) -> (Closed, Granted<A>, mpsc::Sender<Bytes>, Option<Closing>) {
         let why = loop {
             if let Some(why) = self.events().await {
                 break why;
@@ -192,60 +192,60 @@ impl<A: ExecApi> Pump<A> {
                 break Closed::Lost(ended(&e));
             }
             let now = Instant::now();
-            if let Some((until, _)) = &self.farewell
+            if let Some((until, _)) = &self.closing
                 && now >= *until
             {
                 let _ = timeout(Duration::from_millis(500), self.socket.close(None)).await;
-                // Whether it ends after all is not known.
-                break Closed::Lost("the session did not end when it was left".to_owned());
+                // It is unknown whether the session ends.
+                break Closed::Lost("the session did not end when it was closed".to_owned());
             }
             let mut wake = self.channel.deadline();
-            if let Some((until, _)) = &self.farewell {
+            if let Some((until, _)) = &self.closing {
                 wake = wake.min(*until);
             }
             let reads = self.waiting.len() < PIECE && self.channel.is_ready();
-            // A sender of its own: what is waited for must not borrow what the other branches
-            // change.
+            // A clone, as this branch must not borrow what the others change.
             let outputs = self.outputs.clone();
             tokio::select! {
-                permit = outputs.reserve(), if !self.waiting.is_empty() && self.farewell.is_none() => match permit {
+                permit = outputs.reserve(), if !self.waiting.is_empty() && self.closing.is_none() => match permit {
                     Ok(permit) => permit.send(self.waiting.split().freeze()),
-                    Err(_) => break Closed::Lost("nobody reads the session's terminal any more".to_owned()),
+                    Err(_) => break Closed::Lost("the session's terminal has no reader any more".to_owned()),
                 },
                 message = self.socket.next(), if reads => {
                     if let Err(why) = self.received(message) {
                         break why;
                     }
                 }
-                input = self.inputs.recv(), if self.channel.wants_input() && self.farewell.is_none() => match input {
+                input = self.inputs.recv(), if self.channel.wants_input() && self.closing.is_none() => match input {
                     Some(Input::Bytes(bytes)) => self.channel.send(bytes),
                     Some(Input::Size(columns, rows)) => self.channel.resize(columns, rows),
                     Some(Input::Close(within, done)) => {
-                        self.farewell = Some((now + within, done));
+                        self.closing = Some((now + within, done));
                         self.waiting.clear();
                     }
                     None => break Closed::Lost("the session's terminal was abandoned".to_owned()),
                 },
-                // Also while input waits that nobody takes.
-                () = outputs.closed(), if self.farewell.is_none() => break Closed::Lost("the session's terminal was abandoned".to_owned()),
+                // Also while input waits.
+                () = outputs.closed(), if self.closing.is_none() => break Closed::Lost("the session's terminal was abandoned".to_owned()),
                 () = sleep_until(wake.into()) => {
                     let now = Instant::now();
                     if !reads {
-                        // We do not listen: that it is silent means nothing.
+                        // The connection is not read now, so silence means nothing.
                         self.channel.on_sign_of_life(now);
                     }
                     self.channel.on_tick(now);
                 }
             }
         };
-        if self.farewell.is_none() && !self.waiting.is_empty() {
-            // Whoever reads gets all that came; if nobody does, nobody wants it.
+        if self.closing.is_none() && !self.waiting.is_empty() {
+            // The reader gets all that came. The send fails if there is none.
             let _ = self.outputs.send(self.waiting.split().freeze()).await;
         }
-        (why, self.granted, self.outputs, self.farewell)
+        (why, self.granted, self.outputs, self.closing)
     }
 
-    /// Takes what is there already as well, so that one answer goes out for many messages.
+    /// Handles `first` and the messages that are buffered already, so that their answers go out
+    /// together.
     fn received(&mut self, first: Option<tungstenite::Result<Message>>) -> Result<(), Closed> {
         let mut message = first;
         let mut taken = 1;
@@ -276,22 +276,23 @@ impl<A: ExecApi> Pump<A> {
                     )
                 };
                 let said = frame.map(said).unwrap_or_default();
-                return Err(self.closing(Closed::Lost(format!(
+                return Err(self.close_reason(Closed::Lost(format!(
                     "the service closed the session's connection{said}"
                 ))));
             }
             Some(Ok(_)) => self.channel.on_sign_of_life(now),
-            Some(Err(e)) => return Err(self.closing(Closed::Lost(ended(&e)))),
+            Some(Err(e)) => return Err(self.close_reason(Closed::Lost(ended(&e)))),
             None => {
-                return Err(self.closing(Closed::Lost("the session's connection ended".to_owned())));
+                return Err(
+                    self.close_reason(Closed::Lost("the session's connection ended".to_owned()))
+                );
             }
         }
         Ok(())
     }
 
-    /// What the channel knows of its end says more than that the connection ended; and what it has
-    /// is not thrown away.
-    fn closing(&mut self, otherwise: Closed) -> Closed {
+    /// Drains the channel's events, and prefers its own close reason to `otherwise`.
+    fn close_reason(&mut self, otherwise: Closed) -> Closed {
         while let Some(event) = self.channel.poll_event() {
             match event {
                 Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
@@ -309,15 +310,15 @@ impl<A: ExecApi> Pump<A> {
                 self.granted.has_answered();
             }
             match event {
-                // Nobody wants it any more.
-                Event::Output(_) if self.farewell.is_some() => {}
+                // A closing terminal has no reader.
+                Event::Output(_) if self.closing.is_some() => {}
                 Event::Output(bytes) => self.waiting.extend_from_slice(&bytes),
                 Event::KeyWanted(wanted) => {
                     let key = self.key(&wanted).await;
                     self.channel.key(&wanted, key, Instant::now());
                 }
                 Event::Closed(why) => {
-                    // A refusal is told to the agent too.
+                    // The agent gets a refusal, too.
                     let _ = timeout(Duration::from_millis(500), self.transmit()).await;
                     return Some(why);
                 }
@@ -356,8 +357,8 @@ impl<A: ExecApi> Pump<A> {
     }
 }
 
-/// In words for the job log. A peer that goes away without TLS's goodbye is an everyday event,
-/// which rustls explains by a page of its manual.
+/// Describes the error for the job log. A peer that ends without TLS's close_notify is common, and
+/// rustls' text for it is long.
 fn ended(e: &tungstenite::Error) -> String {
     match e {
         tungstenite::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
@@ -373,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_vanishes_is_one_plain_sentence() {
-        // As rustls says it (`unexpected-eof` in its manual).
+        // rustls' own text (`unexpected-eof` in its manual).
         let text = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
         let said =
             ended(&tungstenite::Error::Io(io::Error::new(io::ErrorKind::UnexpectedEof, text)));

@@ -1,7 +1,7 @@
-//! The sessions that a job has, or may have, in a file beside the job's key. A process that is
-//! killed cannot end its session, and an answer of ExecuteCommand that is lost leaves one whose id
-//! is not known; but a container has few slots for them. The next attempt, of any process, finds
-//! them here: see [`super::admission`].
+//! A file beside the job's key with the sessions that the job has, or may have. A killed process
+//! cannot end its session, and a lost answer of ExecuteCommand leaves one with an unknown id. But a
+//! container has few slots. The next attempt, in any process, finds the sessions here: see
+//! [`super::admission`].
 //!
 //! A line for each event, never changed; without the file there are none:
 //!
@@ -22,9 +22,9 @@ use std::{
 
 use states::{LONGEST_CALL, Timestamp, private_file};
 
-/// Longest id that is believed, in bytes.
+/// Longest id that is accepted, in bytes.
 const LONGEST: usize = 200;
-/// As much of a file as is read, in bytes.
+/// Bytes of a file that are read.
 const LONGEST_FILE: u64 = 1024 * 1024;
 
 /// The ledger of one job's sessions. One process at a time works on a job.
@@ -34,12 +34,12 @@ pub(super) struct SessionLedger {
     in_hand: InHand,
 }
 
-/// The calls that this process still has in hand, by their marks, with their ledgers; and the lock
-/// of the files.
+/// The calls that this process still handles, by their marks, with their ledgers. Its lock also
+/// guards the files.
 pub(super) type InHand = Arc<Mutex<HashMap<String, PathBuf>>>;
 
-/// A call of ExecuteCommand in the ledger. Dropped before [`Call::over`], it is left to the next
-/// attempt.
+/// A call of ExecuteCommand in the ledger. If it is dropped before [`Call::over`], the next attempt
+/// handles it.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) ledger: SessionLedger,
@@ -64,7 +64,7 @@ pub(super) struct Earlier {
     pub(super) is_answered: bool,
 }
 
-/// A call, as far as it has come.
+/// A call and its progress.
 #[derive(Debug)]
 struct Entry {
     mark: String,
@@ -75,12 +75,12 @@ struct Entry {
 }
 
 impl SessionLedger {
-    /// `<job>.session` beside `<job>.key`, whether that is there or not.
+    /// Returns the ledger `<job>.session` beside `<job>.key`. The key need not exist.
     pub(super) fn beside(key: &Path, in_hand: &InHand) -> Self {
         Self { path: key.with_extension("session"), in_hand: Arc::clone(in_hand) }
     }
 
-    /// Notes that ExecuteCommand is about to be called.
+    /// Records that ExecuteCommand is about to be called.
     pub(super) fn ask(&self) -> Call {
         let mark = format!("{:016x}", rand::random::<u64>());
         self.locked(|in_hand, path| {
@@ -93,7 +93,7 @@ impl SessionLedger {
         Call { ledger: self.clone(), mark }
     }
 
-    /// The calls of earlier attempts and processes; from now on this process has them in hand.
+    /// Takes over the calls of earlier attempts and processes.
     pub(super) fn earlier(&self) -> Vec<Earlier> {
         self.locked(|in_hand, path| {
             let mut earlier = Vec::new();
@@ -114,12 +114,12 @@ impl SessionLedger {
         })
     }
 
-    /// How many of the job's calls this process has in hand: each may hold a slot of the container.
+    /// Counts the job's calls that this process handles: each may hold a slot of the container.
     pub(super) fn in_hand(&self) -> usize {
         self.locked(|in_hand, path| in_hand.values().filter(|ledger| *ledger == path).count())
     }
 
-    /// The sessions in the ledger.
+    /// Returns the sessions in the ledger.
     pub(super) fn sessions(&self) -> HashSet<String> {
         self.locked(|_, path| entries(path).into_iter().filter_map(|entry| entry.session).collect())
     }
@@ -131,28 +131,28 @@ impl SessionLedger {
 }
 
 impl Call {
-    /// It has opened a session.
+    /// Records that it has opened a session.
     pub(super) fn opened(&self, session: &str) {
         self.event(&format!("open {} {session}", self.mark));
     }
 
-    /// The session's command has said something.
+    /// Records that the session's command has said something.
     pub(super) fn answered(&self) {
         self.event(&format!("answered {}", self.mark));
     }
 
-    /// It has failed in a way that does not tell whether it has opened a session.
+    /// Records that it has failed, and may have opened a session.
     pub(super) fn lost(self) {
         self.event(&format!("lost {} {}", self.mark, Timestamp::now().as_millis()));
     }
 
-    /// It has opened no session, or one that has ended.
+    /// Records that it has opened no session, or one that has ended.
     pub(super) fn over(self) {
         self.ledger.locked(|_, path| {
             if entries(path).iter().any(|entry| entry.mark != self.mark) {
                 log_failure(path, append(path, &format!("over {}", self.mark)));
             } else {
-                // If it stays, what is over is ended once more.
+                // If the file stays, its sessions are ended once more, which is harmless.
                 let _ = fs::remove_file(path);
             }
         });
@@ -169,7 +169,7 @@ impl Drop for Call {
     }
 }
 
-/// The calls that are not over.
+/// Returns the calls that are not over.
 fn entries(path: &Path) -> Vec<Entry> {
     let text = private_file::read_up_to(path, LONGEST_FILE).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -202,7 +202,7 @@ fn entries(path: &Path) -> Vec<Entry> {
             }
             ("answered", Some(at)) => entries[at].is_answered = true,
             ("over", Some(at)) => drop(entries.remove(at)),
-            // Not an event, or the end of one is missing.
+            // An unknown event, or a torn one.
             _ => {}
         }
     }
@@ -213,7 +213,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     private_file::append(path, format!("{line}\n").as_bytes())
 }
 
-/// A session works without its line in the ledger.
+/// Only logs the failure: a session works without its line in the ledger.
 fn log_failure(path: &Path, written: io::Result<()>) {
     if let Err(e) = written {
         tracing::debug!(path = %path.display(), %e, "a session is not in the ledger");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_dropped_is_left_to_the_next_attempt() {
+    fn a_dropped_call_is_left_to_the_next_attempt() {
         let place = tempfile::tempdir().unwrap();
         let ledger = ledger(place.path());
         let call = ledger.ask();
@@ -271,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_an_answer_has_a_window() {
+    fn an_unanswered_call_has_a_time_window() {
         let place = tempfile::tempdir().unwrap();
         let before = Timestamp::now();
-        // Another process, which was killed during its second call.
+        // Another process that was killed during its second call.
         let (lost, _under_way) = (ledger(place.path()).ask(), ledger(place.path()).ask());
         lost.lost();
         let after = Timestamp::now();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_passed_over() {
+    fn invalid_lines_are_ignored() {
         let place = tempfile::tempdir().unwrap();
         let ledger = ledger(place.path());
         for nonsense in [

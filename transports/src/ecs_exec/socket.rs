@@ -43,11 +43,11 @@ pub(super) enum DialError {
     Refused(String, String),
 }
 
-/// Connects, with a signature first; where that is refused, without. A URL that AWS has signed is
-/// left as it is: AWS's own client (session-manager-plugin, `websocketchannel`) does not sign it
-/// either, and two signatures are an error.
+/// Connects with a signature, and without one if that is refused. A URL that AWS has signed is left
+/// unchanged, as in AWS's own client (session-manager-plugin, `websocketchannel`): two signatures
+/// are an error.
 pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Socket, DialError> {
-    let place = Place::of(url)?;
+    let place = Location::of(url)?;
     if is_signed(url) {
         return upgrade(url, &place, Vec::new(), way).await;
     }
@@ -59,7 +59,7 @@ pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Soc
         return upgrade(url, &place, signature, way).await;
     }
     match upgrade(url, &place, signature, way).await {
-        // Any refusal may be one of the signature: which status says so is not documented.
+        // Any refusal may concern the signature: its status is not documented.
         Err(DialError::Rejected(host, status, _)) => {
             tracing::info!(host, %status, "the signed data channel is refused; trying without a signature");
             upgrade(url, &place, Vec::new(), way).await.map_err(|e| match e {
@@ -85,14 +85,14 @@ fn is_signed(url: &str) -> bool {
     })
 }
 
-/// Host, port, whether by TLS.
-struct Place {
+/// A URL's host and port, and whether it uses TLS.
+struct Location {
     host: String,
     port: u16,
     tls: bool,
 }
 
-impl Place {
+impl Location {
     fn of(url: &str) -> Result<Self, DialError> {
         let wrong = |why: &str| DialError::Address(without_query(url), why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("it is no URL"))?;
@@ -103,8 +103,7 @@ impl Place {
         };
         let host =
             uri.host().ok_or_else(|| wrong("it has no host"))?.trim_matches(['[', ']']).to_owned();
-        // The token would go over it: in the clear only to this machine, where the local cluster
-        // is.
+        // The token is sent over it: without TLS only to this machine, for the local cluster.
         if !tls
             && !host.parse::<std::net::IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback())
         {
@@ -115,14 +114,14 @@ impl Place {
     }
 }
 
-/// What identifies a session stays out of messages.
+/// Removes the query, which identifies the session and must stay out of messages.
 fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }
 
 async fn upgrade(
     url: &str,
-    place: &Place,
+    place: &Location,
     headers: Vec<(String, String)>,
     way: &Way,
 ) -> Result<Socket, DialError> {
@@ -142,7 +141,7 @@ async fn upgrade(
                 .map_err(|e| unreachable(&e))?,
         )
     } else {
-        // To this machine.
+        // A loopback address.
         Box::new(proxy::dial(host, place.port).await.map_err(|e| unreachable(&e))?)
     };
     let refused = |e: &dyn std::fmt::Display| DialError::Refused(host.clone(), e.to_string());
@@ -167,8 +166,8 @@ async fn upgrade(
     }
 }
 
-/// TLS with the system's certificates, and the environment's proxies: both read when they are first
-/// needed, as a job that is reached by SSH never does.
+/// Dials with the system's certificates and the environment's proxies. Both are read on first use,
+/// which SSH jobs never need.
 pub(super) struct Way {
     tls: OnceCell<TlsConnector>,
     proxies: LazyLock<Matcher>,
@@ -217,8 +216,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_aws_gives_them() {
-        let place = Place::of(
+    fn stream_urls_are_accepted_unchanged() {
+        let place = Location::of(
             "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/ecs-execute-command-0?role=publish_subscribe&cell-number=AAE+/x==",
         )
         .unwrap();
@@ -226,24 +225,24 @@ mod tests {
             (place.host.as_str(), place.port, place.tls),
             ("ssmmessages.eu-west-1.amazonaws.com", 443, true)
         );
-        assert!(Place::of("ws://127.0.0.1:8080/v1").is_ok());
-        assert!(Place::of("ws://localhost:8080/v1").is_ok());
+        assert!(Location::of("ws://127.0.0.1:8080/v1").is_ok());
+        assert!(Location::of("ws://localhost:8080/v1").is_ok());
         for wrong in [
             "ws://192.0.2.1/v1?secret",
             "ws://ssmmessages.eu-west-1.amazonaws.com/v1?secret",
             "https://a/b?secret",
             "nonsense secret",
         ] {
-            let refused = Place::of(wrong).err().unwrap();
+            let refused = Location::of(wrong).err().unwrap();
             assert!(matches!(refused, DialError::Address(..)), "{refused}");
         }
         assert!(
-            !Place::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret")
+            !Location::of("ws://192.0.2.1/v1?secret").err().unwrap().to_string().contains("secret")
         );
     }
 
     #[test]
-    fn a_url_that_aws_has_signed_is_known() {
+    fn signed_urls_are_recognised() {
         let base =
             "wss://ssmmessages.eu-west-1.amazonaws.com/v1/data-channel/x?role=publish_subscribe";
         assert!(is_signed(&format!("{base}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00")));

@@ -1,10 +1,10 @@
-//! A command's channel over a shared connection, read whether anybody takes what comes or not.
+//! A command's channel over a shared connection. It is read even if its follower is slow.
 //!
-//! russh has one loop for a whole connection, and that loop waits for room in a channel whose
-//! reader is slow: then nothing else is read either, no answer to a signal, no window for a script
-//! on its way, no keep-alive. So every channel has a task that takes what comes, up to a limit (the
-//! server is held up then, as it should be by somebody who reads slowly), and up to a far
-//! higher one while somebody waits for something that is behind it.
+//! russh has one loop per connection, and that loop waits for room in a channel whose reader is
+//! slow. Meanwhile it reads nothing else: no answer to a signal, no window for a script, no
+//! keep-alive. So every channel has a task that reads up to a limit; beyond it, a slow reader holds
+//! up the server. While a caller waits for an answer, which may be behind the output, the limit is
+//! far higher.
 
 use std::sync::{
     Arc,
@@ -15,17 +15,17 @@ use async_trait::async_trait;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client::Msg};
 use tokio::{sync::Notify, task::JoinHandle};
 
-use super::client::CloseReason;
+use super::watcher::CloseReason;
 use crate::delivery::{self, Chunk, queue::Queue};
 
-/// How many wait for an answer over the connection.
+/// Counts the callers that wait for an answer over the connection.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     awaited: AtomicUsize,
     changed: Notify,
 }
 
-/// Somebody waits for an answer as long as this lives.
+/// One awaited answer, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Awaited(Arc<Answers>);
 
@@ -51,7 +51,7 @@ pub(super) struct SshChannel {
 }
 
 impl SshChannel {
-    /// `awaited` where the command's end is what somebody waits for.
+    /// Creates the channel. `awaited` is set if a caller waits for the command's end.
     pub(super) fn new(
         reading: Reading,
         write: ChannelWriteHalf<Msg>,
@@ -67,14 +67,14 @@ impl SshChannel {
 }
 
 impl Drop for SshChannel {
-    /// Closes the channel, which russh leaves open: the command's input ends then, and with it what
-    /// follows a run.
+    /// Closes the channel, which russh leaves open. That ends the command's input, and with it a
+    /// follower.
     fn drop(&mut self) {
         // Without a runtime there is no connection either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let write = Arc::clone(&self.write);
             runtime.spawn(async move {
-                // It fails where the connection is gone, and its channels with it.
+                // Fails if the connection is gone, and its channels with it.
                 let _ = write.close().await;
             });
         }
@@ -147,12 +147,12 @@ async fn fill(
     }
 }
 
-/// Waits until more may be taken.
+/// Waits until the queue has room.
 async fn room(queue: &Queue<Chunk>, answers: &Answers) {
     loop {
         let changed = answers.changed.notified();
         tokio::pin!(changed);
-        // From here on nothing is missed.
+        // Changes from here on are not missed.
         changed.as_mut().enable();
         if !queue.is_full(answers.awaited.load(Ordering::Relaxed) > 0) {
             return;

@@ -1,6 +1,6 @@
 //! One connection attempt: TCP, key exchange, host key, authentication.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use russh::{
     client::{AuthResult, Config, connect_stream},
@@ -13,14 +13,11 @@ use super::{
     SshSettings, errors, key,
     proof::{Proof, Secret},
     socket::{self, CloseOnDrop},
-    watcher::{Expected, Refused, Watcher},
+    watcher::{CloseReason, Expected, Refused, Watcher},
 };
 
 /// The client's end of a connection.
 pub(super) type Handle = russh::client::Handle<Watcher>;
-
-/// Why a connection ended, once it has.
-pub(super) type CloseReason = Arc<OnceLock<String>>;
 
 /// A connection that can be used.
 pub(super) struct Connected {
@@ -32,7 +29,7 @@ pub(super) struct Connected {
     pub(super) alive: watch::Receiver<()>,
 }
 
-/// Whom to log in to, and as whom.
+/// The server and the user of a login.
 pub(super) struct Peer<'a> {
     pub(super) address: &'a str,
     pub(super) port: u16,
@@ -40,7 +37,7 @@ pub(super) struct Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    /// What the job's record says overrides the settings of today.
+    /// Returns the job's recorded login, or that of the current settings.
     pub(super) fn of(target: &'a Target, settings: &'a SshSettings) -> Result<Self, ConnectError> {
         match &target.destination {
             Destination::Address { host, login: Some(Login { user, port }) } => {
@@ -128,8 +125,8 @@ async fn handshake(
     Ok(Connected { handle, identity, close_reason, alive })
 }
 
-/// What the server's host key must be. After first contact it is known; before, it may have to be
-/// proven.
+/// Returns the rule for the server's host key. It is pinned after first contact; before, it may
+/// have to be proven.
 fn expected(target: &Target, key: &PrivateKey) -> Result<Expected, ConnectError> {
     Ok(match (&target.pinned, target.host_proof) {
         (Some(pinned), _) => Expected::Pinned(pinned.0.clone()),

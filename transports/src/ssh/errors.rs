@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a container: the kind, the cause, and the peer's own words.
+//! Errors of connections to containers: their kind, their cause, and the peer's own words.
 
 use std::{io, time::Duration};
 
@@ -122,7 +122,7 @@ pub(super) fn unproven(address: &str, port: u16, is_missing: bool, found: &str) 
     )
 }
 
-/// The server did what no honest one does.
+/// The server behaved as no honest one does.
 pub(super) fn abused(address: &str, port: u16, what: &str) -> ConnectError {
     error(
         ConnectErrorKind::NotOurProtocol,
@@ -133,7 +133,7 @@ pub(super) fn abused(address: &str, port: u16, what: &str) -> ConnectError {
     )
 }
 
-/// A connection that failed later, in words.
+/// Describes the failure of an established connection.
 pub(super) fn text(e: russh::Error) -> String {
     match e {
         e if ended(&e) => "the SSH connection ended".to_owned(),
@@ -146,7 +146,7 @@ pub(super) fn text(e: russh::Error) -> String {
     }
 }
 
-/// Whether the other side has hung up, at whatever moment.
+/// Whether the other side has closed the connection.
 fn ended(e: &russh::Error) -> bool {
     match e {
         russh::Error::Disconnect

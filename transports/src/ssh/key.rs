@@ -5,7 +5,7 @@ use std::path::Path;
 use russh::keys::{Algorithm, PrivateKey, ssh_key::LineEnding};
 use states::{ConnectCause, ConnectError, ConnectErrorKind, private_file};
 
-/// As much of a key's file as is read, in bytes.
+/// Bytes of a key file that are read.
 const LONGEST: u64 = 64 * 1024;
 
 /// A key pair in OpenSSH's formats.
@@ -21,10 +21,10 @@ pub struct KeyPair {
 #[error("the job's SSH key cannot be made: {0}")]
 pub struct KeyError(String);
 
-/// Makes a new pair from the system's random numbers.
+/// Generates a new pair from the system's random numbers.
 ///
 /// # Errors
-/// When the operating system gives no random numbers.
+/// When the operating system returns no random numbers.
 pub fn generate() -> Result<KeyPair, KeyError> {
     let fail = |e: russh::keys::ssh_key::Error| KeyError(e.to_string());
     let mut key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).map_err(fail)?;
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pair_can_be_written_and_read() {
+    fn key_pairs_round_trip() {
         let pair = generate().unwrap();
         assert!(
             pair.public.starts_with("ssh-ed25519 AAAA") && pair.public.ends_with(" fargate-driver"),

@@ -23,14 +23,15 @@ use tokio::{sync::watch, time::timeout};
 
 use self::{
     channel::{Answers, Awaited, Reading, SshChannel},
-    client::{CloseReason, Connected, Peer},
+    client::{Connected, Peer},
+    watcher::CloseReason,
 };
 use crate::{
     Connector, Declaration, Interactive,
     delivery::{self, Channel, Exec, Session},
 };
 
-/// What SSH declares of itself. A container that is there answers in milliseconds.
+/// SSH's declaration. A running container answers in milliseconds.
 pub static DECLARATION: Declaration = Declaration {
     record: TransportRecord {
         name: Cow::Borrowed("ssh"),
@@ -52,9 +53,9 @@ pub struct SshSettings {
     pub username: String,
     /// The port of the containers' SSH servers.
     pub port: u16,
-    /// How long the connection may be silent before the server is asked whether it is there.
+    /// How long the connection may be silent before a keep-alive is sent.
     pub keepalive_interval: Duration,
-    /// How many such questions in a row may stay unanswered.
+    /// How many keep-alives in a row may stay unanswered.
     pub keepalive_max: usize,
 }
 
@@ -77,20 +78,20 @@ pub struct SshTransport {
 }
 
 impl SshTransport {
-    /// A transport with these settings.
+    /// Returns a transport with these settings.
     #[must_use]
     pub fn new(settings: SshSettings) -> Self {
         let config = russh::client::Config {
-            // Of output, eight packets are held here at most; the window is what may be under way.
-            // Measured: a quarter of it costs a tenth of the speed, four times as much
-            // gains nothing.
+            // At most eight packets of output are held here; the window bounds the bytes in flight.
+            // Measured: a quarter of it costs a tenth of the speed, four times as much gains
+            // nothing.
             window_size: 2 * 1024 * 1024,
             maximum_packet_size: 32 * 1024,
             channel_buffer_size: 8,
             keepalive_interval: Some(settings.keepalive_interval),
             keepalive_max: settings.keepalive_max,
             preferred: Preferred {
-                // The quickest that every OpenSSH since 6.5 knows; AES-GCM runs in hardware.
+                // The fastest that every OpenSSH since 6.5 supports; AES-GCM runs in hardware.
                 kex: vec![
                     kex::CURVE25519,
                     kex::CURVE25519_PRE_RFC_8731,
@@ -99,9 +100,8 @@ impl SshTransport {
                     kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT,
                 ]
                 .into(),
-                // Not RSA: what russh would check it with has a timing flaw (RUSTSEC-2023-0071), so
-                // it is left out, and a server that has other keys must not be led
-                // to choose this one.
+                // No RSA: russh's implementation has a timing flaw (RUSTSEC-2023-0071), so it is
+                // not built in. A server with other keys must not choose RSA.
                 key: vec![
                     Algorithm::Ed25519,
                     Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
@@ -133,7 +133,7 @@ impl SshTransport {
 }
 
 impl SshTransport {
-    /// A new connection, and the host key at its other end.
+    /// Opens a connection. Returns it with the server's host key.
     async fn enter(&self, target: &Target) -> Result<(Shell, String), ConnectError> {
         let Connected { handle, identity, close_reason, alive } =
             client::connect(&self.settings, Arc::clone(&self.config), target).await?;
@@ -168,17 +168,18 @@ struct Shell {
 impl Shell {
     /// Completes when the connection has ended.
     async fn ended(&self) {
-        // Nothing is ever sent: it changes when its sender is gone.
+        // Nothing is ever sent: the channel changes when its sender is dropped.
         let _ = self.alive.clone().changed().await;
     }
 
-    /// Why a request failed: what is known of the connection's end tells more than that it ended.
+    /// Describes a failed request: by the connection's close reason if there is one, else by the
+    /// error.
     fn text(&self, e: russh::Error) -> String {
         self.close_reason.get().cloned().unwrap_or_else(|| errors::text(e))
     }
 }
 
-/// When a command comes to the end of its input.
+/// When a command's input ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum InputEnd {
     /// Behind the input.
@@ -194,7 +195,7 @@ impl Exec for Shell {
         command: delivery::Command,
         input: Bytes,
     ) -> Result<Box<dyn Channel>, String> {
-        // What is not followed is waited for.
+        // A command that follows no run is awaited.
         let (is_awaited, input_end) = if command.follows() {
             (false, InputEnd::WithChannel)
         } else {
@@ -211,7 +212,7 @@ impl Exec for Shell {
 }
 
 impl Shell {
-    /// Runs a line by the user's login shell. `is_awaited`: somebody waits for what it says.
+    /// Runs a line in the user's login shell. `is_awaited` is set if a caller waits for its output.
     async fn run(
         &self,
         line: String,
@@ -222,7 +223,8 @@ impl Shell {
         tokio::select! {
             biased;
             channel = self.send(line, input, input_end, is_awaited) => channel,
-            // Input waits for the server's window, and russh tells nobody who waits for it that the connection has ended.
+            // Input waits for the server's window, and russh does not end that wait when the
+            // connection ends.
             () = self.ended() => Err(self.text(russh::Error::Disconnect)),
         }
     }
@@ -239,7 +241,7 @@ impl Shell {
         let channel = self.handle.channel_open_session().await.map_err(|e| self.text(e))?;
         let (read, write) = channel.split();
         let reading = Reading::begin(read, &self.answers, Arc::clone(&self.close_reason));
-        // Everything is sent at once: no reply is waited for on the way.
+        // Everything is sent at once, without waiting for replies in between.
         write.exec(false, line).await.map_err(|e| self.text(e))?;
         if !input.is_empty() {
             write.data_bytes(input).await.map_err(|e| self.text(e))?;

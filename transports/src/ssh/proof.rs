@@ -1,15 +1,15 @@
 //! The proof that a host key is the task's own, at first contact.
 //!
 //! The container gets a secret in its environment ([`VARIABLE`]). Its entry point makes a host key
-//! and puts an HMAC of it, under that secret, into the server's identification string, which is the
-//! first thing that an SSH server says (RFC 4253, section 4.2):
+//! and an HMAC of it under that secret. It puts the HMAC into the server's identification string,
+//! the first line that an SSH server sends (RFC 4253, section 4.2):
 //!
 //! ```text
 //! SSH-2.0-OpenSSH_9.6 fargate-host-proof=1:<HMAC-SHA256(secret, "fargate-host-proof=1 ssh-ed25519 AAAA…"), hexadecimal>
 //! ```
 //!
-//! It is compared when the key exchange has shown that the server has that host key, before
-//! anything else is sent. Another server cannot make one without the secret, nor use this one
+//! The driver checks it when the key exchange has shown that the server has that host key, before
+//! it sends anything else. Another server cannot make a proof without the secret, nor use this one
 //! without the host key's private half. `deploy/ssh-entrypoint.sh` is the other side.
 
 use std::path::Path;
@@ -20,16 +20,16 @@ use states::{ConnectCause, ConnectError, ConnectErrorKind};
 
 /// The container's environment variable with the secret.
 pub const VARIABLE: &str = "FARGATE_HOST_PROOF_KEY";
-/// What a proof begins with, in an identification string.
+/// The label of a proof in an identification string.
 const LABEL: &str = "fargate-host-proof=1";
-/// What the secret is derived for; another use of the job's key must have another text.
+/// The context of the secret's derivation; another use of the job's key must have another text.
 const PURPOSE: &[u8] = b"fargate-driver: secret of host proofs, 1";
 
-/// The secret of one job: derived from its private key, so that it needs no file of its own and
-/// goes with that one. Who has the secret does not learn the key.
+/// The secret of one job. It is derived from the job's private key, so it needs no file of its own
+/// and disappears with the key. The secret does not reveal the key.
 pub(super) struct Secret([u8; 32]);
 
-/// What an identification string proves.
+/// The result of a proof's check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
     Missing,
@@ -37,13 +37,14 @@ pub(super) enum Proof {
     Right,
 }
 
-/// The secret for the job with this private key, as the container gets it: 64 hexadecimal digits.
+/// Returns the secret for the job with this private key, as the container gets it: 64 hexadecimal
+/// digits.
 ///
 /// # Errors
 /// When the key file cannot be used.
 pub fn secret(key: &Path) -> Result<String, ConnectError> {
     let private = super::key::read(key)?;
-    Ok(hex(&Secret::of(&private)?.0))
+    Ok(hex::encode(Secret::of(&private)?.0))
 }
 
 impl Secret {
@@ -63,7 +64,8 @@ impl Secret {
         Ok(Self(secret))
     }
 
-    /// What a server proves that identified itself so and has this host key (`ssh-ed25519 AAAA…`).
+    /// Checks the proof in `identification`, of a server that has this host key (`ssh-ed25519
+    /// AAAA…`).
     pub(super) fn check(&self, identification: &[u8], host_key: &str) -> Proof {
         let identification = String::from_utf8_lossy(identification);
         let mut shown = identification
@@ -71,24 +73,11 @@ impl Secret {
             .filter_map(|word| word.strip_prefix(LABEL)?.strip_prefix(':'));
         let Some(proof) = shown.next() else { return Proof::Missing };
         let key = Key::new(HMAC_SHA256, &self.0);
-        let is_right = unhex(proof).is_some_and(|proof| {
+        let is_right = hex::decode(proof).is_ok_and(|proof| {
             hmac::verify(&key, format!("{LABEL} {host_key}").as_bytes(), &proof).is_ok()
         });
         if is_right && shown.next().is_none() { Proof::Right } else { Proof::Wrong }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The 32 bytes of a SHA-256 in lower-case digits.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| u8::try_from((byte as char).to_digit(16)?).ok();
-    let pairs = text.as_bytes().chunks_exact(2);
-    let bytes: Vec<u8> =
-        pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect::<Option<_>>()?;
-    (text.len() == 64).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -103,7 +92,7 @@ mod tests {
     const PROOF: &str = "f210bd8c78d850afff64454a6ae5940caebca26113df38f48a5b1db03c86024b";
 
     #[test]
-    fn a_proof_is_of_one_host_key_under_one_secret() {
+    fn a_proof_is_valid_for_one_host_key_and_secret() {
         let check = |secret: u8, identification: &str, host_key: &str| {
             Secret([secret; 32]).check(identification.as_bytes(), host_key)
         };
@@ -127,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_the_jobs_own_and_the_same_each_time() {
+    fn the_secret_is_stable_and_differs_between_jobs() {
         let file = |pair: &crate::ssh::key::KeyPair| {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), &pair.private).unwrap();

@@ -1,4 +1,4 @@
-//! The TCP connection below SSH: nothing on it waits that need not.
+//! The TCP connection below SSH, tuned so that no packet is delayed.
 
 use std::{
     io,
@@ -13,29 +13,29 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Makes a connected socket ready. `dead_after` bounds how long sent bytes may stay unacknowledged.
+/// Configures a connected socket. `dead_after` bounds how long sent bytes may stay unacknowledged.
 pub(super) fn prepare(
     socket: TcpStream,
     dead_after: Duration,
 ) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    // A packet that waits for more is a packet late.
+    // Nagle's algorithm would delay small packets.
     let _ = socket.set_nodelay(true);
     limit_silence(&socket, dead_after);
     Socket(socket)
 }
 
-/// Ends the connection when it is dropped, unless the attempt that holds it has succeeded: russh
-/// serves a connection in a task of its own, which a server that sends on and on keeps busy after
-/// the attempt has been given up.
+/// Closes the connection when it is dropped, unless the attempt that holds it has succeeded. russh
+/// serves a connection in a task of its own. A server that never stops sending would keep that task
+/// busy after the attempt.
 pub(super) struct CloseOnDrop(Option<OwnedFd>);
 
 impl CloseOnDrop {
-    /// Watches over this connection.
+    /// Guards this connection.
     pub(super) fn of(socket: &TcpStream) -> io::Result<Self> {
         socket.as_fd().try_clone_to_owned().map(|socket| Self(Some(socket)))
     }
 
-    /// Leaves the connection open.
+    /// Keeps the connection open.
     pub(super) fn disarm(mut self) {
         self.0 = None;
     }
@@ -51,9 +51,9 @@ impl Drop for CloseOnDrop {
 }
 
 /// A socket that acknowledges at once whenever it has nothing left to read. OpenSSH's server leaves
-/// Nagle's algorithm on: it holds back a small packet until the one before is acknowledged, which
-/// Linux does 40 ms later where nothing is sent that could carry it; twice in an SSH handshake, and
-/// for every line of quiet output.
+/// Nagle's algorithm on: it holds back a small packet until the one before is acknowledged. Linux
+/// delays an acknowledgement by 40 ms if no data can carry it. Without this, that happens twice in
+/// an SSH handshake, and for every line of quiet output.
 struct Socket(TcpStream);
 
 impl AsyncRead for Socket {
@@ -88,15 +88,15 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Without it everything works, later. The kernel forgets it by and by, so it is said again
-/// (`tcp(7)`, TCP_QUICKACK).
+/// Sets TCP_QUICKACK, which only saves time. The kernel resets it by itself, so it is set again
+/// (`tcp(7)`).
 #[cfg(target_os = "linux")]
 fn acknowledge(socket: &TcpStream) {
     let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
 }
 
-/// Keep-alives are not sent while a write is stuck: the kernel has to notice that the peer is gone
-/// (`tcp(7)`, TCP_USER_TIMEOUT), which takes it a quarter of an hour otherwise.
+/// Sets TCP_USER_TIMEOUT (`tcp(7)`). No keep-alives are sent while a write is stuck, so the kernel
+/// has to detect a dead peer; by default that takes a quarter of an hour.
 #[cfg(target_os = "linux")]
 fn limit_silence(socket: &TcpStream, dead_after: Duration) {
     let milliseconds = u32::try_from(dead_after.as_millis()).unwrap_or(u32::MAX);
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_given_up() {
+    async fn writes_to_a_stuck_peer_time_out() {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();

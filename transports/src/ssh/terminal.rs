@@ -8,19 +8,19 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Sig, clie
 use states::{ConnectCause, ConnectError, ConnectErrorKind, Target};
 use tokio::{sync::Mutex, time::timeout};
 
-use super::{InputEnd, SshChannel, SshTransport, client, errors};
+use super::{InputEnd, SshChannel, SshTransport, client, errors, watcher::CloseReason};
 use crate::{
     delivery::{Channel, Chunk},
     interactive::{Command, Interactive, Screen, Terminal},
 };
 
-/// How long a goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// How long an orderly disconnect may take.
+const DISCONNECT_WITHIN: Duration = Duration::from_millis(500);
 
 /// A shell on a terminal in the container.
 struct SshTerminal {
     connection: client::Handle,
-    close_reason: client::CloseReason,
+    close_reason: CloseReason,
     read: Mutex<ChannelReadHalf>,
     write: ChannelWriteHalf<Msg>,
     status: OnceLock<u32>,
@@ -40,7 +40,7 @@ impl Interactive for SshTransport {
             let (mut read, write) = channel.split();
             write.request_pty(true, &screen.term, screen.columns, screen.rows, 0, 0, &[]).await?;
             write.request_shell(true).await?;
-            // One answer to each request, in order (RFC 4254, section 5.4); output comes after.
+            // Requests are answered in order (RFC 4254, section 5.4); output comes after.
             let granted = answered(&mut read).await && answered(&mut read).await;
             Ok::<_, russh::Error>(granted.then_some((read, write)))
         };
@@ -82,7 +82,7 @@ impl Interactive for SshTransport {
     }
 }
 
-/// Waits for the answer to a request: whether it was granted.
+/// Waits for the answer to a request. Returns whether it was granted.
 async fn answered(read: &mut ChannelReadHalf) -> bool {
     loop {
         match read.wait().await {
@@ -137,12 +137,12 @@ impl Terminal for SshTerminal {
     }
 
     async fn close(&self) {
-        let goodbye = async {
+        let disconnect = async {
             let _ = self.write.close().await;
             let _ = self.connection.disconnect(Disconnect::ByApplication, "", "").await;
         };
         // The server notices the closed socket anyway.
-        let _ = timeout(GOODBYE, goodbye).await;
+        let _ = timeout(DISCONNECT_WITHIN, disconnect).await;
     }
 }
 
@@ -152,7 +152,7 @@ impl SshTerminal {
     }
 }
 
-/// A signal's number on Linux, as shells count it in `$?`.
+/// Returns a signal's number on Linux, as shells add it to `$?`.
 fn number(signal: &Sig) -> u32 {
     match signal {
         Sig::HUP => 1,
@@ -181,8 +181,7 @@ struct SshCommand {
 impl Channel for SshCommand {
     async fn next(&mut self) -> Chunk {
         match self.channel.next().await {
-            // The end of output may come before the status; what comes after both is the channel's
-            // close.
+            // The end of output may come before the status; the channel's close comes after both.
             Chunk::Ended { status: None } => match self.channel.next().await {
                 Chunk::Lost(_) => Chunk::Ended { status: None },
                 chunk => chunk,
@@ -195,14 +194,17 @@ impl Channel for SshCommand {
 #[async_trait]
 impl Command for SshCommand {
     async fn end(&mut self) -> bool {
-        let _ = timeout(GOODBYE, self.channel.signal(Sig::TERM)).await;
-        // OpenSSH passes no signals on to commands of root, nor before 7.9 to anybody's; and does
-        // not say so.
+        let _ = timeout(DISCONNECT_WITHIN, self.channel.signal(Sig::TERM)).await;
+        // OpenSSH forwards no signals to root's commands, nor before 7.9 to other users', and
+        // reports no error.
         false
     }
 
     async fn close(self: Box<Self>) {
-        let _ =
-            timeout(GOODBYE, self.connection.disconnect(Disconnect::ByApplication, "", "")).await;
+        let _ = timeout(
+            DISCONNECT_WITHIN,
+            self.connection.disconnect(Disconnect::ByApplication, "", ""),
+        )
+        .await;
     }
 }

@@ -1,7 +1,10 @@
-//! The driver's side of a connection's callbacks: which host key is accepted, what the server may
-//! do unasked, why a connection ended.
+//! Callbacks of a connection: they check the host key, limit what the server may do unasked, and
+//! record why the connection ended.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use russh::{
     Channel, Names,
@@ -12,39 +15,40 @@ use states::foreign_text;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    client::CloseReason,
     errors,
     proof::{Proof, Secret},
 };
 
-/// Channels that a server may try to open before the connection is ended. Each is refused; an
-/// honest server opens none, as nothing is forwarded.
+/// Channels that a server may try to open before the driver ends the connection. Each is refused.
+/// An honest server opens none, as nothing is forwarded.
 const MOST_CHANNELS: u32 = 100;
-/// Key exchanges within [`KEX_WINDOW`] before the connection is ended. OpenSSH makes one per
+/// Key exchanges within [`KEX_WINDOW`] before the driver ends the connection. OpenSSH makes one per
 /// gigabyte at most.
 const MOST_KEX: u32 = 200;
 const KEX_WINDOW: Duration = Duration::from_secs(60);
 
-/// What a server's host key must be.
+/// Why a connection ended, once it has.
+pub(super) type CloseReason = Arc<OnceLock<String>>;
+
+/// The rule for a server's host key.
 pub(super) enum Expected {
-    /// Whatever it is: nothing is known of the container, and it was given nothing to prove it
-    /// with.
+    /// Any key: the container is unknown, and has no secret for a proof.
     Any,
-    /// This one, as it was at first contact.
+    /// The key of the first contact.
     Pinned(String),
-    /// One that the container vouches for.
+    /// A key that the container proves to be its own.
     Proven { secret: Secret, is_required: bool },
 }
 
-/// Watches a connection.
+/// Handles a connection's callbacks.
 pub(super) struct Watcher {
     expected: Expected,
-    /// The host key that the server has.
+    /// The server's host key.
     found: Option<Found>,
-    /// Where the accepted host key goes.
+    /// Receives the accepted host key.
     shown: Option<oneshot::Sender<String>>,
     close_reason: CloseReason,
-    /// Goes with the connection.
+    /// Dropped with the connection.
     _lives: watch::Sender<()>,
     channels: u32,
     kex: u32,
@@ -64,7 +68,7 @@ pub(super) enum Refused {
     Identity { pinned: String, found: String },
     /// The host key, by its fingerprint, is not proven.
     Proof { proof: Proof, found: String },
-    /// The server does what no honest one does.
+    /// The server behaves as no honest one does.
     Abuse(&'static str),
     /// The protocol failed.
     Ssh(russh::Error),
@@ -95,7 +99,7 @@ impl Watcher {
         }
     }
 
-    /// A channel that the server wants to open. Dropping `reply` refuses it.
+    /// Refuses a channel that the server wants to open, by dropping `reply`.
     fn refuse(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) -> Result<(), Refused> {
         drop((channel, reply));
         self.channels += 1;
@@ -106,8 +110,8 @@ impl Watcher {
         }
     }
 
-    /// Checks the proof at the end of the first key exchange, when the server has shown that the
-    /// host key is its own.
+    /// Checks the proof at the end of the first key exchange, which shows that the server has the
+    /// host key.
     fn check_proof(&self, identification: &[u8]) -> Result<(), Refused> {
         let (Expected::Proven { secret, is_required }, Some(found)) = (&self.expected, &self.found)
         else {
@@ -194,7 +198,7 @@ impl Handler for Watcher {
                 "the SSH server showed another host key".to_owned()
             }
         };
-        // The channels end after this, so their readers find it.
+        // The channels end after this, so their readers find the reason.
         let _ = self.close_reason.set(why);
         Ok(())
     }

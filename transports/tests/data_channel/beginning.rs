@@ -11,7 +11,7 @@ use transports::{
 use crate::service::{TOKEN, encoded, read, read_to_end, session};
 
 #[tokio::test]
-async fn what_is_said_first_is_as_aws_says_it() {
+async fn the_opening_message_matches_awss_client() {
     let (terminal, mut service) = session().await;
     assert!(
         service.path.ends_with("?role=publish_subscribe&cell-number=AAEAAT+/x=="),
@@ -127,7 +127,7 @@ async fn a_handshake_is_answered_once_and_input_waits_for_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_not_known_is_said_to_be_unsupported() {
+async fn unknown_handshake_actions_are_answered_as_unsupported() {
     let (terminal, mut service) = session().await;
     service.opening().await;
     let actions = json!([kind_of_session(), { "ActionType": "Dance", "ActionParameters": {} }]);

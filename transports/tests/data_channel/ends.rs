@@ -11,7 +11,7 @@ use crate::service::{encoded, read_to_end, running, session};
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn a_farewell_with_a_reason_is_a_failure_and_one_without_the_end() {
+async fn channel_closed_is_a_failure_only_with_a_reason() {
     let (terminal, mut service) = session().await;
     service.opening().await;
     service.close_channel("fork/exec /bin/sh: no such file or directory").await;
@@ -30,7 +30,7 @@ async fn a_farewell_with_a_reason_is_a_failure_and_one_without_the_end() {
 }
 
 #[tokio::test]
-async fn a_farewell_waits_for_output_that_it_overtook() {
+async fn channel_closed_waits_for_output_that_it_overtook() {
     let (terminal, mut service) = running().await;
     service.output(3, b"c").await;
     service.close_channel("").await;
@@ -40,7 +40,7 @@ async fn a_farewell_waits_for_output_that_it_overtook() {
 }
 
 #[tokio::test]
-async fn a_farewell_with_output_missing_is_no_success() {
+async fn channel_closed_with_output_missing_is_not_a_success() {
     let (terminal, mut service) = running().await;
     service.output(1, b"a").await;
     service.output(3, b"c").await;
@@ -61,7 +61,7 @@ enum Cut {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_ends_the_session_after_what_came() {
+async fn a_broken_connection_ends_the_session_after_its_output() {
     for cut in [Cut::Reset, Cut::Bye, Cut::Half] {
         let (terminal, mut service) = running().await;
         service.output(1, b"before").await;
@@ -95,7 +95,7 @@ async fn a_connection_that_breaks_ends_the_session_after_what_came() {
 }
 
 #[tokio::test]
-async fn damage_without_end_is_an_end() {
+async fn endless_damage_ends_the_session() {
     let (terminal, mut service) = running().await;
     for _ in 0..1000 {
         service.raw(&b"no message at all"[..]).await;

@@ -23,7 +23,7 @@ use crate::service::{encoded, read, running};
 const KERNEL: usize = 16 * 1024 * 1024;
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_service_up_and_loses_nothing() {
+async fn a_slow_reader_delays_the_service_and_loses_nothing() {
     const MESSAGES: i64 = 40_000;
     const SIZE: usize = 1027;
     let payload = |sequence: i64| -> Vec<u8> {
@@ -73,7 +73,7 @@ async fn a_slow_reader_holds_the_service_up_and_loses_nothing() {
 
 /// As when a job is cancelled while its script is on the way.
 #[tokio::test]
-async fn a_terminal_that_is_dropped_while_nobody_takes_its_input_ends_the_session() {
+async fn a_terminal_dropped_with_pending_input_ends_the_session() {
     let (terminal, mut service) = running().await;
     terminal.write(Bytes::from(vec![b'x'; 100_000])).await.unwrap();
     assert_eq!(service.input().await.payload.len(), 1024);
@@ -84,7 +84,7 @@ async fn a_terminal_that_is_dropped_while_nobody_takes_its_input_ends_the_sessio
 
 /// Neither acknowledged nor refused: leaving takes its bounded time.
 #[tokio::test]
-async fn leaving_a_session_that_does_not_end_takes_a_bounded_time() {
+async fn closing_a_session_that_does_not_end_takes_a_bounded_time() {
     let (terminal, service) = running().await;
     let (_socket, terminated) = service.into_parts();
     timeout(Duration::from_secs(10), terminal.close()).await.expect("it is left");

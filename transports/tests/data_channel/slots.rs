@@ -172,7 +172,7 @@ fn assert_noted(place: &Path) {
 }
 
 #[tokio::test]
-async fn when_the_container_cannot_be_identified() {
+async fn a_session_is_ended_if_its_container_is_not_identified() {
     for (describes, kind) in [
         (Describes::Throttled, ConnectErrorKind::Interrupted),
         (Describes::Another, ConnectErrorKind::IdentityChanged),
@@ -190,7 +190,7 @@ async fn when_the_container_cannot_be_identified() {
 }
 
 #[tokio::test]
-async fn when_describing_outlasts_the_attempt() {
+async fn a_session_is_ended_if_describing_outlasts_the_attempt() {
     let place = tempfile::tempdir().unwrap();
     let api = Shared::new(Describes::Never);
     let transport = ExecTransport::new(api.clone());
@@ -205,7 +205,7 @@ async fn when_describing_outlasts_the_attempt() {
 /// The attempt is given up while ExecuteCommand is under way: what it grants then, nobody has asked
 /// for any more.
 #[tokio::test]
-async fn when_it_is_granted_after_the_attempt() {
+async fn a_session_granted_after_the_attempt_is_ended() {
     let place = tempfile::tempdir().unwrap();
     let api = Shared::new(Describes::Never);
     let transport = ExecTransport::new(api.clone());
@@ -220,7 +220,7 @@ async fn when_it_is_granted_after_the_attempt() {
 
 /// A refusal that passes is no reason to leave a session to its slot.
 #[tokio::test]
-async fn when_terminating_is_refused() {
+async fn only_transient_refusals_to_terminate_are_retried() {
     for (refusals, terminated) in [(vec![true; 3], 1), (vec![false], 0)] {
         let place = tempfile::tempdir().unwrap();
         let api = Shared::new(Describes::Throttled);
@@ -289,7 +289,7 @@ impl Job {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_nobody_was_told_that_it_is_granted() {
+async fn a_session_with_a_lost_answer_is_found_and_ended() {
     for apart in [-10_000, 10_000] {
         let job = Job::new();
         job.call(true).await;
@@ -316,7 +316,7 @@ async fn when_nobody_was_told_that_it_is_granted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_it_is_listed_later_or_the_list_is_refused_now() {
+async fn a_lost_session_is_found_in_a_later_list() {
     let job = Job::new();
     job.call(true).await;
     job.call(false).await;
@@ -329,7 +329,7 @@ async fn when_it_is_listed_later_or_the_list_is_refused_now() {
 
 /// They stay in the ledger: two of them may hold both slots until AWS's idle time-out.
 #[tokio::test(start_paused = true)]
-async fn when_lists_are_not_allowed_a_third_is_not_asked_for() {
+async fn without_list_permission_a_third_session_is_not_requested() {
     let job = Job::new();
     job.lists(Err(NotDone { why: "access denied".into(), transient: false }));
     job.call(true).await;
@@ -346,7 +346,7 @@ async fn when_lists_are_not_allowed_a_third_is_not_asked_for() {
 /// A killed process's call is in the ledger as under way; one that is long past and never listed
 /// was in vain.
 #[tokio::test(start_paused = true)]
-async fn when_a_process_was_killed_while_it_asked() {
+async fn a_session_requested_by_a_killed_process_is_ended() {
     let job = Job::new();
     let asked = |ago: u64| {
         std::fs::write(job.place.path().join("job.session"), format!("asked a {}\n", now() - ago))

@@ -11,7 +11,7 @@ use transports::{
 use crate::service::{acknowledgement, encoded, read, running, session};
 
 #[tokio::test]
-async fn output_in_any_order_is_put_in_order() {
+async fn reordered_output_is_delivered_in_order() {
     let (terminal, mut service) = session().await;
     service.opening().await;
     // A message without output is among them.
@@ -33,7 +33,7 @@ async fn output_in_any_order_is_put_in_order() {
 }
 
 #[tokio::test]
-async fn doubles_are_delivered_once_and_acknowledged_each_time() {
+async fn duplicates_are_delivered_once_and_acknowledged_each_time() {
     let (terminal, mut service) = running().await;
     for sequence in [1, 1, 3, 3, 2, 2, 3, 1] {
         service.output(sequence, sequence.to_string().as_bytes()).await;
@@ -45,7 +45,7 @@ async fn doubles_are_delivered_once_and_acknowledged_each_time() {
 /// An agent whose terminal is not there yet says nothing at first; then three of ten messages are
 /// lost, either way.
 #[tokio::test]
-async fn input_that_is_lost_is_sent_again() {
+async fn lost_input_is_sent_again() {
     let (terminal, mut service) = running().await;
     let input: Vec<u8> = (0..60_000_u32).flat_map(u32::to_be_bytes).collect();
     let sent = tokio::spawn({
@@ -92,7 +92,7 @@ enum LiftedBy {
 }
 
 #[tokio::test]
-async fn a_pause_holds_input_until_something_shows_that_it_is_over() {
+async fn a_pause_holds_input_until_it_is_over() {
     for lifted in [LiftedBy::Start, LiftedBy::Acknowledgement, LiftedBy::Output] {
         let (terminal, mut service) = running().await;
         terminal.write(Bytes::from_static(b"before")).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_pause_holds_input_until_something_shows_that_it_is_over() {
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_passed_over_and_not_acknowledged() {
+async fn invalid_messages_are_ignored_and_not_acknowledged() {
     let (terminal, mut service) = running().await;
     let good = encoded(Kind::Output, 1, payload_type::OUTPUT, b"good");
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -151,7 +151,7 @@ async fn what_is_no_message_is_passed_over_and_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_is_mended_by_the_next_copy() {
+async fn a_wrong_digest_is_repaired_by_the_next_copy() {
     let (terminal, mut service) = running().await;
     let good = encoded(Kind::Output, 1, payload_type::OUTPUT, b"good");
     let mut damaged = good.to_vec();
@@ -164,7 +164,7 @@ async fn a_wrong_digest_is_mended_by_the_next_copy() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_of_another_message_is_none() {
+async fn acknowledgements_of_unknown_messages_are_ignored() {
     let (terminal, mut service) = running().await;
     terminal.write(Bytes::from_static(b"x")).await.unwrap();
     let sent = service.input().await;

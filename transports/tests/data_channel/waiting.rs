@@ -134,7 +134,7 @@ fn now() -> u64 {
 
 /// Without the agent's first word, three attempts wait for one session.
 #[tokio::test]
-async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
+async fn the_next_attempt_waits_for_a_silent_session() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url =
         format!("ws://{}/v1/data-channel/x?role=publish_subscribe", listener.local_addr().unwrap());
@@ -182,7 +182,7 @@ async fn a_session_that_has_said_nothing_is_waited_for_by_the_next_attempt() {
 /// A killed process's session that has said nothing may wait in the agent's queue, where it stays
 /// though it is ended.
 #[tokio::test(start_paused = true)]
-async fn a_job_waits_while_the_container_is_full_and_says_so() {
+async fn a_job_waits_for_a_full_container_and_reports_it() {
     let aws = Aws::new(State::default());
     aws.has_open(2);
     let place = tempfile::tempdir().unwrap();
@@ -229,7 +229,7 @@ async fn a_job_waits_while_the_container_is_full_and_says_so() {
 
 /// One that had a worker gives it up; there is another one beside it.
 #[tokio::test(start_paused = true)]
-async fn after_a_session_that_was_used_nothing_is_waited_for() {
+async fn after_a_used_session_the_next_starts_at_once() {
     let aws = Aws::new(State::default());
     let place = tempfile::tempdir().unwrap();
     ledger(
@@ -261,7 +261,7 @@ async fn after_a_session_that_was_used_nothing_is_waited_for() {
 
 /// Its place in the queue is taken until a worker has looked at it.
 #[tokio::test(start_paused = true)]
-async fn after_a_session_that_was_never_answered_a_slot_is_given_its_time() {
+async fn the_slot_of_an_unanswered_session_gets_time_to_free() {
     let aws = Aws::new(State::default());
     let place = tempfile::tempdir().unwrap();
     ledger(place.path(), &format!("asked a {}\nopen a ecs-execute-command-killed\n", now()));
@@ -308,7 +308,7 @@ async fn without_permissions_there_is_never_a_third_session_of_the_job() {
 
 /// A person's terminal is never the third.
 #[tokio::test(start_paused = true)]
-async fn a_terminal_looks_first() {
+async fn an_interactive_terminal_lists_sessions_first() {
     let aws = Aws::new(State::default());
     let transport = ExecTransport::new(aws.clone());
     let place = tempfile::tempdir().unwrap();

@@ -58,12 +58,12 @@ async fn is_given_up(first: &'static [u8], again: Vec<u8>) {
 }
 
 #[tokio::test]
-async fn lines_before_the_servers_identification_are_not_read_without_end() {
+async fn lines_before_the_identification_are_limited() {
     is_given_up(b"", b"Welcome!\r\n".repeat(100)).await;
 }
 
 #[tokio::test]
-async fn an_identification_without_an_end_is_not_kept() {
+async fn an_endless_identification_is_not_buffered() {
     is_given_up(b"SSH-2.0-", vec![b'x'; 1000]).await;
 }
 
@@ -81,7 +81,7 @@ async fn messages_to_be_ignored_do_not_keep_an_attempt_alive() {
 }
 
 #[tokio::test]
-async fn session_keys_made_again_and_again_end_the_connection() {
+async fn endless_rekeying_ends_the_connection() {
     let job = Job::new();
     let (port, _) = listen(Identity::unproven(), Attack::KeyExchanges).await;
     let (session, _) = connect(&job.target(port, None)).await.unwrap();

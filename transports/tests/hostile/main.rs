@@ -59,17 +59,14 @@ impl Job {
     fn container(&self) -> Identity {
         let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
         let secret = proof::secret(&self.place.path().join("job.key")).unwrap();
-        let secret: Vec<u8> = (0..64)
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&secret[at..at + 2], 16).unwrap())
-            .collect();
+        let secret = hex::decode(secret).unwrap();
         let public = host_key.public_key().to_openssh().unwrap();
         let public = public.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let proof = hmac::sign(
             &hmac::Key::new(HMAC_SHA256, &secret),
             format!("fargate-host-proof=1 {public}").as_bytes(),
         );
-        let proof: String = proof.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let proof = hex::encode(proof);
         Identity {
             host_key,
             says: format!("SSH-2.0-OpenSSH_9.6p1 Debian-5 fargate-host-proof=1:{proof}"),
@@ -109,7 +106,7 @@ async fn refused(job: &Job, server: Identity, host_proof: HostProof) -> ConnectE
 }
 
 #[tokio::test]
-async fn a_host_key_that_is_not_proven_gets_nothing_where_a_proof_is_required() {
+async fn an_unproven_host_key_gets_nothing_if_a_proof_is_required() {
     let refusal = refused(&Job::new(), Identity::unproven(), HostProof::Required).await;
     assert!(
         refusal.message.contains("VerifyHost")
@@ -119,7 +116,7 @@ async fn a_host_key_that_is_not_proven_gets_nothing_where_a_proof_is_required() 
 }
 
 #[tokio::test]
-async fn a_wrong_proof_is_refused_even_where_none_is_required() {
+async fn a_wrong_proof_is_refused_even_if_none_is_required() {
     for host_proof in [HostProof::Offered, HostProof::Required] {
         // Of another job's container.
         refused(&Job::new(), Job::new().container(), host_proof).await;
@@ -127,7 +124,7 @@ async fn a_wrong_proof_is_refused_even_where_none_is_required() {
 }
 
 #[tokio::test]
-async fn a_server_in_between_cannot_use_the_containers_proof() {
+async fn a_relay_cannot_use_the_containers_proof() {
     let job = Job::new();
     for host_proof in [HostProof::Offered, HostProof::Required] {
         let replayed = Identity { says: job.container().says, ..Identity::unproven() };
@@ -136,7 +133,7 @@ async fn a_server_in_between_cannot_use_the_containers_proof() {
 }
 
 #[tokio::test]
-async fn a_proof_is_accepted_and_a_missing_one_where_it_is_only_offered() {
+async fn a_proof_may_be_missing_if_it_is_only_offered() {
     let job = Job::new();
     for (server, host_proof) in [
         (job.container(), Some(HostProof::Required)),
@@ -190,7 +187,7 @@ async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<See
 }
 
 #[tokio::test]
-async fn what_a_server_says_as_it_ends_a_connection_is_clipped_and_tamed() {
+async fn disconnect_texts_are_clipped_and_made_harmless() {
     let (_, ended, _) = follow(Attack::ByteAndGoodbye(180_000)).await;
     let Err(RunError::ConnectionLost(why)) = ended else { panic!("{ended:?}") };
     assert!(

@@ -118,7 +118,7 @@ async fn connects_again_with_what_it_learned() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
-async fn large_scripts() {
+async fn large_scripts_are_delivered() {
     let sshd = Sshd::start();
     let (session, _) = connect(&sshd).await;
     let script = format!(": {}\n", "y".repeat(1021)).repeat(5 * 1024) + "cat \"$0\"; exit 5";
@@ -216,7 +216,7 @@ async fn keepalives_keep_a_quiet_connection() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
-async fn a_server_that_is_still_starting() {
+async fn a_server_that_is_still_starting_is_a_transient_refusal() {
     let mut sshd = Sshd::prepare();
     let early = refused(&sshd, &target(&sshd)).await;
     assert_eq!(early.kind, ConnectErrorKind::Refused);
@@ -230,7 +230,7 @@ async fn a_server_that_is_still_starting() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
-async fn a_key_that_is_not_authorized() {
+async fn an_unauthorized_key_is_refused() {
     let sshd = Sshd::start();
     let key = sshd.file("other");
     std::fs::write(&key, transports::ssh::key::generate().unwrap().private).unwrap();
@@ -274,7 +274,7 @@ async fn a_server_with_nothing_but_an_rsa_key_is_explained() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
-async fn a_cut_connection_goes_on_at_the_next_byte() {
+async fn a_cut_connection_resumes_at_the_next_byte() {
     let sshd = Sshd::start();
     let (session, greeting) = connect(&sshd).await;
     let go = sshd.file("go");
@@ -395,7 +395,7 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
-async fn a_large_script_gets_past_a_login_shell_that_says_much() {
+async fn a_large_script_gets_past_a_verbose_login_shell() {
     let mut sshd = Sshd::prepare();
     // A megabyte on standard error, which is more than anybody keeps, before it runs what it is
     // told to.
@@ -412,7 +412,7 @@ async fn a_large_script_gets_past_a_login_shell_that_says_much() {
 }
 
 #[tokio::test]
-async fn something_else_that_listens() {
+async fn a_server_of_another_protocol_is_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -435,7 +435,7 @@ async fn something_else_that_listens() {
 }
 
 #[tokio::test]
-async fn a_listener_that_says_nothing() {
+async fn a_silent_listener_times_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let refusal =

@@ -58,7 +58,7 @@ impl Terminal for Slow {
 }
 
 #[tokio::test]
-async fn nothing_that_comes_after_it_becomes_part_of_the_script() {
+async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
     let local = Local::new(Surroundings::System, By::Terminal);
     let (boot, pty) = local.boot().unwrap();
     let terminal = Slow(Arc::new(Line { pty, holds: AtomicBool::new(true), held: Notify::new() }));
@@ -116,7 +116,7 @@ async fn nothing_that_comes_after_it_becomes_part_of_the_script() {
 /// One run after the other over one terminal: the end of the first may still be on its way when
 /// nobody listens to it any more.
 #[tokio::test]
-async fn a_run_begins_at_once_after_the_verdict_of_another() {
+async fn a_run_starts_at_once_after_another_has_ended() {
     let local = Local::new(Surroundings::System, By::Terminal);
     let (boot, pty) = local.boot().unwrap();
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
@@ -139,7 +139,7 @@ async fn a_run_begins_at_once_after_the_verdict_of_another() {
 /// A driver was killed when its script had just arrived, and the next one ends the session: SIGKILL
 /// for its program, and SIGHUP for what else is in the foreground of the terminal.
 #[tokio::test]
-async fn a_session_that_ends_while_a_script_is_being_started_does_not_stop_it() {
+async fn the_end_of_a_session_does_not_stop_a_starting_script() {
     let mut local = Local::new(Surroundings::System, By::Terminal);
     // From when the run's directory is there until its process is noted.
     local.replaced = vec![(

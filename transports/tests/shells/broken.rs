@@ -45,7 +45,7 @@ pub(crate) async fn missing_shell_is_replaced(local: Local) {
     }
 }
 
-pub(crate) async fn no_place_to_write(mut local: Local) {
+pub(crate) async fn no_writable_directory(mut local: Local) {
     // /proc lets nobody make a directory, not even root.
     for variable in ["TMPDIR", "HOME"] {
         local.env.insert(variable.to_owned(), "/proc".to_owned());

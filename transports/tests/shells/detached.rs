@@ -116,7 +116,7 @@ pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
 }
 
 /// The other way round: the start was first, and has not come as far as its script yet.
-pub(crate) async fn signal_to_a_start_that_was_first(local: Local) {
+pub(crate) async fn signal_reaches_a_start_that_came_first(local: Local) {
     let facts = facts(&local).await;
     let run = start(&local, &facts, "first", "sleep 1000").await;
     let place = std::path::Path::new(&facts.run_dir).join("first");
@@ -128,7 +128,7 @@ pub(crate) async fn signal_to_a_start_that_was_first(local: Local) {
     assert!(matches!(ended, Ok((_, 143, _))), "{ended:?}");
 }
 
-pub(crate) async fn dropped_connection_goes_on_at_the_next_byte(local: Local) {
+pub(crate) async fn dropped_connection_resumes_at_the_next_byte(local: Local) {
     let mut facts = facts(&local).await;
     let bytes = noise(2_000_000);
     std::fs::write(local.home().join("data"), &bytes).unwrap();

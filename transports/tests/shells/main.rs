@@ -20,15 +20,15 @@ macro_rules! in_every_shell {
             use crate::{broken, detached, running, silence, local::{By, Local, Surroundings}};
 
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, running:
-                facts_are_true, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
-                stdin_is_at_its_end, first_lines, surroundings_are_the_login_shells, output_comes_while_it_runs,
-                what_startup_files_print_is_not_output, forgotten_runs_are_removed, script_without_output,
+                probed_facts_are_correct, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
+                stdin_is_empty, first_lines, the_environment_is_the_login_shells, output_comes_while_it_runs,
+                startup_file_output_is_not_script_output, forgotten_runs_are_removed, script_without_output,
                 temporary_files_are_deleted,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, detached:
                 background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
                 term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end,
-                signal_claims_a_start_in_flight, signal_to_a_start_that_was_first, dropped_connection_goes_on_at_the_next_byte,
+                signal_claims_a_start_in_flight, signal_reaches_a_start_that_came_first, dropped_connection_resumes_at_the_next_byte,
                 slow_reader, killed_supervisor, killed_wrapper, output_after_the_end,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, silence:
@@ -37,7 +37,7 @@ macro_rules! in_every_shell {
                 a_lost_connection_leaves_no_process, runs_end_without_a_fifo, environment_is_unchanged,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, broken:
-                unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_place_to_write, full_disk_at_the_start,
+                unknown_runs, missing_program_is_named, missing_shell_is_replaced, no_writable_directory, full_disk_at_the_start,
                 run_directory_that_vanished, run_directory_that_vanishes, cut_upload,
                 altered_upload,
             );

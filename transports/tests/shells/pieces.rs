@@ -38,8 +38,7 @@ fn nonce(boot: &Boot) -> String {
 /// Takes what was read up to and with `wanted`.
 async fn until(pty: &Pty, read: &mut Vec<u8>, wanted: &str) {
     loop {
-        if let Some(at) = read.windows(wanted.len()).position(|window| window == wanted.as_bytes())
-        {
+        if let Some(at) = memchr::memmem::find(&read, wanted.as_bytes()) {
             read.drain(..at + wanted.len());
             return;
         }

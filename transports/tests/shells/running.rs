@@ -95,7 +95,7 @@ pub(crate) async fn unicode(local: Local) {
     assert_eq!(text(&output), "grüße 🦀 日本\nä");
 }
 
-pub(crate) async fn stdin_is_at_its_end(local: Local) {
+pub(crate) async fn stdin_is_empty(local: Local) {
     let facts = facts(&local).await;
     let (output, code, _) = run(
         &local,
@@ -115,7 +115,7 @@ pub(crate) async fn first_lines(local: Local) {
     assert_eq!(text(&output), "by env\n");
 }
 
-pub(crate) async fn surroundings_are_the_login_shells(mut local: Local) {
+pub(crate) async fn the_environment_is_the_login_shells(mut local: Local) {
     local.startup = "umask 027; ".to_owned();
     local.env.insert("FROM_LOGIN".to_owned(), "kept it's".to_owned());
     let facts = facts(&local).await;
@@ -137,7 +137,7 @@ pub(crate) async fn output_comes_while_it_runs(local: Local) {
     }
 }
 
-pub(crate) async fn what_startup_files_print_is_not_output(mut local: Local) {
+pub(crate) async fn startup_file_output_is_not_script_output(mut local: Local) {
     local.startup =
         "echo 'Welcome to the machine'; echo 'stdin: is not a tty' >&2; printf 'no newline'; "
             .to_owned();
@@ -162,7 +162,7 @@ pub(crate) async fn forgotten_runs_are_removed(local: Local) {
     assert_eq!(left, ["second"]);
 }
 
-pub(crate) async fn facts_are_true(local: Local) {
+pub(crate) async fn probed_facts_are_correct(local: Local) {
     let facts = facts(&local).await;
     let gnu = local.surroundings() != Surroundings::BusyboxAlone
         && local.surroundings() != Surroundings::Least;

@@ -37,16 +37,16 @@ use crate::{
     faults::CutKind,
 };
 
-/// Messages of a client's that the agent has not read yet. Then the client's connection is not
+/// Most messages of a client that the agent has not read yet. Then the client's connection is not
 /// read.
 const FROM_CLIENT: usize = 256;
-/// Messages that are on a slow way.
+/// Most messages that are delayed by a slow line.
 const ON_THE_WAY: usize = 16 * 1024;
-/// How often the faults are asked whether a connection is cut for its age.
+/// The interval between checks whether a connection is cut for its age.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a client may take to close its side.
 const CLOSING: Duration = Duration::from_secs(2);
-/// How long a connection that was silenced is kept.
+/// How long a silenced connection is kept open.
 const SILENCE: Duration = Duration::from_secs(600);
 
 type Socket = WebSocketStream<TcpStream>;
@@ -100,7 +100,7 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
             close(socket, CloseCode::Normal, "Bye").await
         }
         End::Cut(CutKind::Reset) => {
-            // Dropped, it is reset.
+            // Dropping it resets it.
             let _ = socket.into_inner().set_zero_linger();
         }
         End::Cut(CutKind::Silence) => {
@@ -109,7 +109,7 @@ pub(super) async fn serve(cluster: Arc<Cluster>, session: Arc<Session>, mut sock
     }
 }
 
-/// The same messages, each later by so much.
+/// Delays each message by this time.
 fn late<T: Send + 'static>(mut from: mpsc::Receiver<T>, by: Duration) -> mpsc::Receiver<T> {
     if by.is_zero() {
         return from;
@@ -134,7 +134,7 @@ fn late<T: Send + 'static>(mut from: mpsc::Receiver<T>, by: Duration) -> mpsc::R
     arrived
 }
 
-/// The first message: text, with a token.
+/// Reads the first message: text, with a token.
 async fn open(session: &Session, socket: &mut Socket) -> Result<(), String> {
     loop {
         match timeout(TOKEN_PATIENCE, socket.next()).await {
@@ -174,7 +174,7 @@ struct Line {
     began: Instant,
     /// Bytes to the client.
     sent: AtomicU64,
-    /// The service passes nothing on.
+    /// Whether the service passes nothing on.
     paused: AtomicBool,
 }
 
@@ -188,7 +188,7 @@ impl Line {
         let mut noise = Noise::default();
         loop {
             let frame = match stream.next().await {
-                // AWS's peers take text for binary.
+                // AWS's peers treat text as binary.
                 Some(Ok(Frame::Binary(frame))) => frame,
                 Some(Ok(Frame::Text(text))) => text.into(),
                 Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => continue,
@@ -202,7 +202,7 @@ impl Line {
                 match Message::decode(&frame) {
                     Ok(message) => {
                         if to_agent.send(message).await.is_err() {
-                            // The outbound side sees it too, and says goodbye.
+                            // The outbound side sees it, too, and closes the connection.
                             std::future::pending::<()>().await;
                         }
                     }
@@ -252,7 +252,7 @@ impl Line {
         }
     }
 
-    /// What happens to the connection before the next message goes out.
+    /// Returns the fault that comes before the next message.
     async fn faults(&self, sink: &mut SplitSink<Socket, Frame>) -> Option<End> {
         let sent = self.sent.load(Ordering::Relaxed);
         let (cut, pause) = {
@@ -260,7 +260,7 @@ impl Line {
             (exec.cuts(sent, self.began.elapsed()), exec.pauses(sent))
         };
         if let Some(cut) = cut {
-            // What was sent before is to arrive.
+            // Earlier messages have to arrive.
             let _ = sink.flush().await;
             return Some(End::Cut(cut));
         }
@@ -295,7 +295,7 @@ impl Line {
     }
 }
 
-/// Closes from the service's side.
+/// Closes the connection from the service's side.
 async fn close(mut socket: Socket, code: CloseCode, reason: &'static str) {
     let closing = async {
         socket.close(Some(CloseFrame { code, reason: reason.into() })).await?;
@@ -308,7 +308,7 @@ async fn close(mut socket: Socket, code: CloseCode, reason: &'static str) {
     let _ = timeout(CLOSING, closing).await;
 }
 
-/// Takes everything and answers nothing.
+/// Reads everything and answers nothing.
 async fn silence(mut stream: TcpStream) {
     let mut sink = [0; 4096];
     while matches!(stream.read(&mut sink).await, Ok(1..)) {}

@@ -1,22 +1,22 @@
-//! Messages that are lost, doubled, late or damaged.
+//! Loses, doubles, delays and damages messages.
 
 use bytes::Bytes;
 
 use crate::faults::ExecFaults;
 
-/// Where a message's digest and its payload begin.
+/// Offsets of a message's digest and payload.
 const DIGEST: usize = 80;
 const PAYLOAD: usize = 120;
 
 /// One direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Noise {
-    /// A message that the next one overtakes.
+    /// A message that the next one will overtake.
     late: Option<Bytes>,
 }
 
 impl Noise {
-    /// What comes out for a message that goes in.
+    /// Returns the messages that come out for one that goes in.
     pub(super) fn pass(&mut self, frame: Bytes, faults: &ExecFaults) -> Vec<Bytes> {
         let happens = |percent: u32| percent > 0 && rand::random_range(0..100) < percent;
         let mut out = Vec::with_capacity(1);

@@ -1,4 +1,4 @@
-//! What comes out of a terminal, taken apart: marked lines, blocks of output in armor, and noise.
+//! Parses a terminal's output: marked lines, blocks of output in armor, and noise.
 //!
 //! ```text
 //! ~<nonce> D <offset> <length> <p|z>      a block begins: plain, or packed by gzip
@@ -7,8 +7,8 @@
 //! ~<nonce> <anything else>                a line, also in the middle of a block
 //! ```
 //!
-//! A `~` is in no base64, and each marked line is written in one piece: so a line may come between
-//! any two characters of a block. Anything else in a block is damage. Bounded, whatever comes.
+//! Base64 has no `~`, and each marked line is written in one piece. So a line may come between any
+//! two characters of a block. Anything else in a block is damage. Memory is bounded for any input.
 
 use std::{collections::VecDeque, io::Read as _};
 
@@ -22,44 +22,45 @@ const LONGEST_BLOCK: usize = 1024 * 1024;
 /// Digits of a nonce.
 const NONCE: usize = 32;
 
-/// Something that came.
+/// A piece of a terminal's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// A marked line.
     Line {
-        /// Whose.
+        /// Nonce of the command that it belongs to.
         nonce: String,
         /// The rest of it.
         text: String,
     },
     /// A block of output.
     Block {
-        /// Whose.
+        /// Nonce of the command that it belongs to.
         nonce: String,
-        /// Its place in the output.
+        /// Its offset in the output.
         offset: u64,
         /// The output.
         bytes: Bytes,
     },
-    /// A block came that is not as it was sent: everything from there on has to be asked for again.
+    /// A damaged block. Output from its offset on has to be requested again.
     Damaged {
-        /// Whose.
+        /// Nonce of the command that it belongs to.
         nonce: String,
         /// What is wrong with it.
         why: String,
     },
-    /// What nobody marked.
+    /// Unmarked bytes.
     Noise(Bytes),
 }
 
-/// A piece as it is kept until somebody wants it: log text takes a hundredth of its length then.
+/// A piece whose block may still be compressed: log text takes about a hundredth of its length
+/// then.
 #[derive(Debug)]
 pub(super) enum Raw {
     Piece(Piece),
     Packed(Packed),
 }
 
-/// A block that was packed in the container.
+/// A block that was compressed in the container.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub(super) nonce: String,
@@ -69,10 +70,10 @@ pub(super) struct Packed {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Takes a terminal's output apart.
+/// A parser of a terminal's output.
 #[derive(Debug, Default)]
 pub struct ArmorDecoder {
-    /// A marked line that has begun.
+    /// The beginning of a marked line.
     line: Option<Vec<u8>>,
     block: Option<Block>,
     pieces: VecDeque<Raw>,
@@ -89,7 +90,7 @@ struct Block {
 }
 
 impl ArmorDecoder {
-    /// Takes what came.
+    /// Appends bytes of the terminal.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if let Some(line) = &mut self.line {
@@ -114,7 +115,7 @@ impl ArmorDecoder {
         }
     }
 
-    /// The next piece.
+    /// Returns the next piece.
     pub fn piece(&mut self) -> Option<Piece> {
         Some(match self.raw()? {
             Raw::Piece(piece) => piece,
@@ -122,7 +123,7 @@ impl ArmorDecoder {
         })
     }
 
-    /// The next piece, not unpacked.
+    /// Returns the next piece, still compressed.
     pub(super) fn raw(&mut self) -> Option<Raw> {
         self.pieces.pop_front()
     }
@@ -138,8 +139,8 @@ impl ArmorDecoder {
         let Some(block) = &mut self.block else {
             return self.found(Piece::Noise(Bytes::copy_from_slice(text)));
         };
-        // Base64 is a third longer, with line ends a little more; gzip may add a little to what it
-        // cannot pack.
+        // Base64 is a third longer, with line ends a little more; gzip may add a little to data
+        // that it cannot compress.
         if block.text.len() + text.len() > block.length.saturating_mul(3) / 2 + 1024 {
             block.damage.get_or_insert("it is longer than it says");
         } else {
@@ -224,7 +225,7 @@ impl Block {
 }
 
 impl Packed {
-    /// The block as it was, or that it is damaged.
+    /// Decompresses the block, or returns it as damaged.
     pub(super) fn open(self) -> Piece {
         let bytes = unpack(&self.bytes, self.length);
         block(self.nonce, self.offset, self.length, bytes)
@@ -240,7 +241,7 @@ fn block(nonce: String, offset: u64, length: usize, bytes: Result<Vec<u8>, &'sta
     }
 }
 
-/// gzip's own checksum is checked as well.
+/// Decompresses gzip and checks its checksum.
 fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, &'static str> {
     let mut bytes = Vec::with_capacity(length + 1);
     let most = u64::try_from(length).unwrap_or(u64::MAX) + 1;

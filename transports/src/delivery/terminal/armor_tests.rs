@@ -62,7 +62,7 @@ fn a_line_may_come_between_any_two_bytes_of_a_block() {
 }
 
 #[test]
-fn noise_beside_blocks_is_noise_and_inside_is_damage() {
+fn noise_is_ignored_between_blocks_and_damages_them_inside() {
     let whole = block(0, b"hello", false);
     let noise = b"mkdir: ~/x: No space left\n";
     let found = pieces(&[noise, &whole, noise]);
@@ -79,7 +79,7 @@ fn noise_beside_blocks_is_noise_and_inside_is_damage() {
 }
 
 #[test]
-fn what_is_not_as_it_says_is_damage() {
+fn malformed_blocks_are_damaged() {
     let text = |head: &str, body: &str| format!("~{A} D {head}\n{body}\n~{A} E\n");
     for bad in [
         text("0 5 p", "aGVsbG8"),
@@ -112,7 +112,7 @@ fn what_is_not_as_it_says_is_damage() {
 
 proptest! {
     #[test]
-    fn blocks_arrive_however_they_are_cut(
+    fn blocks_survive_any_split(
         bytes in proptest::collection::vec(any::<u8>(), 0..3000), packed in any::<bool>(), offset in any::<u64>(),
         cuts in proptest::collection::vec(0usize..6000, 0..8),
     ) {
@@ -125,7 +125,7 @@ proptest! {
 
     /// Whatever happens to a block on its way: it arrives as it was sent, or is known to be damaged.
     #[test]
-    fn an_insertion_or_a_loss_is_noticed(
+    fn insertions_and_losses_are_detected(
         bytes in proptest::collection::vec(any::<u8>(), 1..500), packed in any::<bool>(), at in 0usize..2000,
         lost in 0usize..40, inserted in "[ -~]{0,40}",
     ) {

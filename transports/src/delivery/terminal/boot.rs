@@ -1,4 +1,6 @@
-//! How a session begins: its command, the program that it reads, what may go wrong until then.
+//! The start of a session: its command, the program that it reads, and their errors.
+
+use memchr::memmem;
 
 use crate::{
     Terminal,
@@ -9,16 +11,16 @@ use crate::{
 };
 
 const SHELL: &str = include_str!("shell.sh");
-/// Longest text before the first command is there.
+/// Most bytes before the terminal is ready.
 const LONGEST_PREAMBLE: usize = 64 * 1024;
-/// How much of it is kept to explain a failure.
+/// Bytes of them that are kept to explain a failure.
 pub(super) const PREAMBLE_KEPT: usize = 2000;
 
 /// How a session begins.
 #[derive(Debug, Clone)]
 pub struct Boot {
     pub(super) nonce: String,
-    /// The program that is sent once the terminal is ready for it.
+    /// The program that is sent once the terminal is ready.
     pub helper: String,
 }
 
@@ -29,7 +31,7 @@ impl Default for Boot {
 }
 
 impl Boot {
-    /// A session of its own.
+    /// Returns the start of a new session, with a nonce of its own.
     #[must_use]
     pub fn new() -> Self {
         let nonce = nonce();
@@ -44,10 +46,9 @@ impl Boot {
         Self { nonce, helper }
     }
 
-    /// The command that the session is to run: makes the terminal pass bytes as they are, says so,
-    /// and runs the helper that it then reads. Ends itself if none comes. It has no single
-    /// quote but the outer two, so that it is taken apart in the same way by shells and by the
-    /// agent's own rules (google/shlex).
+    /// Returns the session's command. It makes the terminal pass bytes unchanged, reports that,
+    /// then reads and runs the helper. It ends if no helper comes. Its only single quotes are the
+    /// outer two, so that shells and the agent (google/shlex) split it alike.
     #[must_use]
     pub fn command(&self) -> String {
         format!(
@@ -65,7 +66,7 @@ pub enum BootError {
     /// The connection was lost.
     #[error("{0}")]
     Lost(String),
-    /// The session's command ended at once, or does not do what it should.
+    /// The session's command ended at once, or does not work.
     #[error("the container's shell cannot be used over a terminal: {0}")]
     Unusable(String),
     /// Programs are missing.
@@ -73,7 +74,8 @@ pub enum BootError {
     Missing(String),
 }
 
-/// Waits until the session's command says that the terminal is ready; what came behind that.
+/// Waits until the session's command reports that the terminal is ready. Returns the bytes that
+/// follow.
 pub(super) async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<Vec<u8>, BootError> {
     let wanted = format!("BOOT{}", boot.nonce).into_bytes();
     let mut text = Vec::new();
@@ -84,7 +86,7 @@ pub(super) async fn preamble<T: Terminal>(terminal: &T, boot: &Boot) -> Result<V
             Err(why) if text.is_empty() => return Err(BootError::Lost(why)),
             Err(why) => return Err(BootError::Lost(format!("{why}, after {:?}", said(&text)))),
         }
-        if let Some(at) = text.windows(wanted.len()).position(|window| window == wanted)
+        if let Some(at) = memmem::find(&text, &wanted)
             && let Some(end) = text[at..].iter().position(|b| *b == b'\n')
         {
             return Ok(text.split_off(at + end + 1));

@@ -1,20 +1,20 @@
 //! Commands over one terminal.
 //!
-//! A terminal has one input and one output, and its output passes plain ASCII only. So a small
-//! program in the container, [`Boot::helper`], takes verbs from the terminal's input, a line each,
-//! and starts the protocol's supervisor for them; what supervisors say comes back in marked lines,
-//! the output of runs in armor (see [`armor`]). So a signal can be sent while a run is followed.
+//! A terminal has one input and one output, and passes plain ASCII only. So a small program in the
+//! container, [`Boot::helper`], reads verbs from the terminal, a line each, and starts the
+//! protocol's supervisor for them. Replies of supervisors come back in marked lines, and the output
+//! of runs in armor (see [`armor`]). So a signal can be sent while a run is followed.
 //!
-//! Verbs go in lockstep: nothing is sent before the last one was answered, because a shell may read
-//! ahead of the line that it wants (bash does, up to 4095 bytes of a terminal) and a program that
-//! it starts would not see what it read.
+//! Each verb waits for the answer to the one before. A shell may read ahead of the line that it
+//! wants: bash reads up to 4095 bytes of a terminal. A program that it starts would not get those
+//! bytes.
 //!
 //! Besides what `delivery` needs, the container must have `stty`, `head`, `base64` and `setsid`;
-//! with `gzip`, output is packed. Commands run in the terminal's environment, in `$HOME` (`/root`,
-//! or `/`, if that is not there).
+//! with `gzip`, output is compressed. Commands run in the terminal's environment, in `$HOME` (or
+//! `/root`, or `/`, if that does not exist).
 //!
-//! A session that nobody uses any more ends itself three minutes after the last verb, with its
-//! supervisors; scripts run on.
+//! An unused session ends itself and its supervisors three minutes after the last verb. Scripts
+//! continue to run.
 
 pub mod armor;
 mod boot;
@@ -31,7 +31,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
-    sync::{Mutex as Lane, Notify, mpsc},
+    sync::{Mutex as LineLock, Notify, mpsc},
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -47,19 +47,19 @@ use super::{
 };
 use crate::Terminal;
 
-/// How long the helper may take to answer a verb. Input that was sent before may still be on its
-/// way.
+/// How long the helper may take to answer a verb. Input that was sent before it may still be in
+/// transit.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-/// How often the helper is told that it is still needed: well within its three minutes, and within
-/// ECS's twenty.
+/// How often the helper is pinged: well within its three minutes, and within ECS's idle time-out of
+/// twenty.
 const PING_EVERY: Duration = Duration::from_secs(45);
-/// How long the follower of a run that nobody follows any more may take to end by itself.
-const SETTLED_WITHIN: Duration = Duration::from_secs(2);
-/// How long leaving may take: longer than ECS Exec gives a session to end.
+/// How long an abandoned follower may take to end by itself.
+const FOLLOWER_ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// How long closing may take: longer than ECS Exec gives a session to end.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
-/// Pieces in which input is handed to the terminal.
+/// Most bytes of input in one write to the terminal.
 const INPUT_PIECE: usize = 16 * 1024;
-/// The terminal's size: wide, as nothing is to be wrapped by anybody.
+/// The terminal's columns and rows: wide, so that no program wraps its lines.
 const SIZE: (u32, u32) = (200, 50);
 
 /// Runs commands over a terminal.
@@ -73,14 +73,14 @@ struct Inner<T> {
     terminal: T,
     nonce: String,
     state: Mutex<State>,
-    /// Whoever sends a verb has it until the verb is answered.
-    lane: Lane<mpsc::Receiver<String>>,
-    /// How many wait for an answer.
-    hurry: AtomicUsize,
-    /// The reader has something else to look at.
-    nudge: Notify,
-    /// A follower that nobody listens to has ended.
-    settled: Notify,
+    /// The answers. A sender of a verb holds the lock until the answer has come.
+    line_lock: LineLock<mpsc::Receiver<String>>,
+    /// How many callers wait for an answer.
+    awaited_answers: AtomicUsize,
+    /// Wakes the reader when the state has changed.
+    wake: Notify,
+    /// Notifies when an abandoned follower has ended.
+    follower_ended: Notify,
 }
 
 #[derive(Default)]
@@ -88,18 +88,18 @@ struct State {
     commands: HashMap<String, Listener>,
     lost: Option<String>,
     leaving: bool,
-    /// Followers that nobody listens to any more. While there is one, the terminal is of no use
-    /// for another.
-    left_alone: HashSet<String>,
-    /// A verb was sent and is not answered. If nobody waits for the answer, whatever is sent next
-    /// may be taken for the rest of a script: the terminal is of no use any more.
-    midway: bool,
+    /// Followers whose channel was dropped. While one of them runs, the terminal cannot follow
+    /// another run.
+    abandoned_followers: HashSet<String>,
+    /// Whether a verb was sent and not answered. If its caller gave up, the container may read the
+    /// next bytes as the rest of a script, so the terminal cannot be used again.
+    is_verb_unanswered: bool,
 }
 
-/// Something for a command's listener.
+/// An item in a command's queue.
 enum Item {
     Chunk(Chunk),
-    /// Output, packed until somebody takes it: so much of it may be in front of an answer.
+    /// Output, compressed until it is read: much of it may come before an answer.
     Packed(Packed),
 }
 
@@ -119,7 +119,7 @@ struct Listener {
 }
 
 impl<T: Terminal> TerminalShell<T> {
-    /// Sets up a session that runs `boot`'s command.
+    /// Prepares a session that runs `boot`'s command.
     ///
     /// # Errors
     /// When the connection is lost, or the container lacks what is needed.
@@ -151,15 +151,15 @@ impl<T: Terminal> TerminalShell<T> {
         if !missing.is_empty() {
             return Err(BootError::Missing(missing));
         }
-        let (answers, lane) = mpsc::channel(16);
+        let (answers, answers_read) = mpsc::channel(16);
         let inner = Arc::new(Inner {
             terminal,
             nonce: boot.nonce.clone(),
             state: Mutex::default(),
-            lane: Lane::new(lane),
-            hurry: AtomicUsize::new(0),
-            nudge: Notify::new(),
-            settled: Notify::new(),
+            line_lock: LineLock::new(answers_read),
+            awaited_answers: AtomicUsize::new(0),
+            wake: Notify::new(),
+            follower_ended: Notify::new(),
         });
         let reader = Some(tokio::spawn(Arc::clone(&inner).read(armor, answers)));
         let pinger = tokio::spawn(Arc::clone(&inner).ping());
@@ -168,7 +168,7 @@ impl<T: Terminal> TerminalShell<T> {
 
     fn leave(&self) {
         self.inner.state().leaving = true;
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
     }
 }
 
@@ -184,9 +184,9 @@ impl<T: Terminal> Exec for TerminalShell<T> {
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
         let inner = &self.inner;
         if command.follows() {
-            inner.settle().await;
+            inner.await_abandoned_followers().await;
         }
-        let mut lane = inner.lane.lock().await;
+        let mut answers = inner.line_lock.lock().await;
         let queue = inner.register(&command)?;
         let channel =
             TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
@@ -196,25 +196,25 @@ impl<T: Terminal> Exec for TerminalShell<T> {
                 .queue
                 .push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
         }
-        let _hurry = Hurry::new(inner);
+        let _awaited = AwaitedAnswer::new(inner);
         let verb = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
-        // Until the answer: whoever gives up in between, by dropping this, leaves it so.
-        inner.state().midway = true;
+        // Stays set if the caller drops this future before the answer.
+        inner.state().is_verb_unanswered = true;
         inner.verb(&verb).await?;
         if !input.is_empty() {
-            inner.answer(&mut lane, "go").await?;
+            inner.answer(&mut answers, "go").await?;
             write(&inner.terminal, input).await?;
         }
-        inner.answer(&mut lane, "ok").await?;
-        inner.state().midway = false;
+        inner.answer(&mut answers, "ok").await?;
+        inner.state().is_verb_unanswered = false;
         Ok(Box::new(channel))
     }
 
-    /// Ends the session's command and leaves.
+    /// Ends the session's command and closes the terminal.
     async fn close(mut self: Box<Self>) {
         self.leave();
         if let Some(reader) = self.reader.take() {
-            // It takes a bounded time, and the task is not needed any more.
+            // The task ends within a bounded time. Its result is not needed.
             let _ = reader.await;
         }
     }
@@ -235,11 +235,11 @@ impl<T: Terminal> Channel for TerminalChannel<T> {
             Item::Packed(packed) => match packed.open() {
                 Piece::Block { bytes, .. } => Chunk::Out(bytes),
                 Piece::Damaged { why, .. } => {
-                    self.inner.state().leave_alone(&self.nonce);
+                    self.inner.state().abandon(&self.nonce);
                     Chunk::Lost(damaged(&why))
                 }
-                // A block opens to one of these.
-                Piece::Line { .. } | Piece::Noise(_) => Chunk::Lost(damaged("it is none")),
+                // A block cannot unpack to one of these.
+                Piece::Line { .. } | Piece::Noise(_) => Chunk::Lost(damaged("it is not a block")),
             },
         }
     }
@@ -248,9 +248,9 @@ impl<T: Terminal> Channel for TerminalChannel<T> {
 impl<T: Terminal> Drop for TerminalChannel<T> {
     fn drop(&mut self) {
         let mut state = self.inner.state();
-        state.leave_alone(&self.nonce);
+        state.abandon(&self.nonce);
         drop(state);
-        self.inner.nudge.notify_one();
+        self.inner.wake.notify_one();
     }
 }
 
@@ -265,19 +265,17 @@ impl<T: Terminal> Inner<T> {
         if let Some(why) = &state.lost {
             return Err(why.clone());
         }
-        if state.midway {
+        if state.is_verb_unanswered {
             return Err(
-                "a script was on its way over the session's terminal when that was given up"
-                    .to_owned(),
+                "the delivery of a script over the session's terminal was interrupted".to_owned()
             );
         }
         let follows = command.follows();
         if follows
-            && (!state.left_alone.is_empty() || state.commands.values().any(|other| other.follows))
+            && (!state.abandoned_followers.is_empty()
+                || state.commands.values().any(|other| other.follows))
         {
-            return Err(
-                "the session's terminal is taken by another run that is followed".to_owned()
-            );
+            return Err("the session's terminal already follows another run".to_owned());
         }
         let queue = Arc::new(Queue::default());
         state.commands.insert(
@@ -287,20 +285,20 @@ impl<T: Terminal> Inner<T> {
         Ok(queue)
     }
 
-    /// Waits until no follower is left alone, if that is soon: one whose run has ended just has to
-    /// say so.
-    async fn settle(&self) {
+    /// Waits a short time until every abandoned follower has ended. One whose run is over has only
+    /// to report that.
+    async fn await_abandoned_followers(&self) {
         let settled = async {
             loop {
-                let ended = self.settled.notified();
-                if self.state().left_alone.is_empty() {
+                let ended = self.follower_ended.notified();
+                if self.state().abandoned_followers.is_empty() {
                     return;
                 }
                 ended.await;
             }
         };
-        if timeout(SETTLED_WITHIN, settled).await.is_err() {
-            tracing::debug!("the terminal is still taken by a run that is not followed any more");
+        if timeout(FOLLOWER_ENDS_WITHIN, settled).await.is_err() {
+            tracing::debug!("an abandoned follower still uses the terminal");
         }
     }
 
@@ -308,9 +306,13 @@ impl<T: Terminal> Inner<T> {
         self.terminal.write(Bytes::from(format!("{} {verb}\n", self.nonce))).await
     }
 
-    async fn answer(&self, lane: &mut mpsc::Receiver<String>, wanted: &str) -> Result<(), String> {
+    async fn answer(
+        &self,
+        answers: &mut mpsc::Receiver<String>,
+        wanted: &str,
+    ) -> Result<(), String> {
         let waited = async {
-            while let Some(answer) = lane.recv().await {
+            while let Some(answer) = answers.recv().await {
                 if answer == wanted {
                     return Ok(());
                 }
@@ -329,15 +331,15 @@ impl<T: Terminal> Inner<T> {
     async fn ping(self: Arc<Self>) {
         loop {
             sleep(PING_EVERY).await;
-            let mut lane = self.lane.lock().await;
-            let _hurry = Hurry::new(&self);
-            if std::mem::replace(&mut self.state().midway, true)
+            let mut answers = self.line_lock.lock().await;
+            let _awaited = AwaitedAnswer::new(&self);
+            if std::mem::replace(&mut self.state().is_verb_unanswered, true)
                 || self.verb("ping").await.is_err()
-                || self.answer(&mut lane, "pong").await.is_err()
+                || self.answer(&mut answers, "pong").await.is_err()
             {
                 return;
             }
-            self.state().midway = false;
+            self.state().is_verb_unanswered = false;
         }
     }
 
@@ -348,12 +350,12 @@ impl<T: Terminal> Inner<T> {
             }
             if self.state().leaving {
                 self.leave().await;
-                break "the session was left".to_owned();
+                break "the session was closed".to_owned();
             }
             if let Some(full) = self.full() {
                 tokio::select! {
                     () = full.taken() => {}
-                    () = self.nudge.notified() => {}
+                    () = self.wake.notified() => {}
                 }
                 continue;
             }
@@ -363,7 +365,7 @@ impl<T: Terminal> Inner<T> {
                     Ok(None) => break "the session in the container ended".to_owned(),
                     Err(why) => break why,
                 },
-                () = self.nudge.notified() => {}
+                () = self.wake.notified() => {}
             }
         };
         let mut state = self.state();
@@ -373,14 +375,14 @@ impl<T: Terminal> Inner<T> {
         state.lost = Some(why);
     }
 
-    /// A queue that has so much that the terminal is not to be read now.
+    /// Returns a queue that is full, if any. The terminal is not read until it has room.
     fn full(&self) -> Option<Arc<Queue<Item>>> {
-        let in_a_hurry = self.hurry.load(Ordering::Relaxed) > 0;
+        let is_answer_awaited = self.awaited_answers.load(Ordering::Relaxed) > 0;
         let state = self.state();
         state
             .commands
             .values()
-            .find(|listener| listener.queue.is_full(in_a_hurry))
+            .find(|listener| listener.queue.is_full(is_answer_awaited))
             .map(|listener| Arc::clone(&listener.queue))
     }
 
@@ -403,11 +405,11 @@ impl<T: Terminal> Inner<T> {
                     Some((command, status)) => {
                         if let Some(listener) = state.commands.remove(command) {
                             listener.push(Chunk::Ended { status: status.parse().ok() });
-                        } else if state.left_alone.remove(command) {
-                            self.settled.notify_waiters();
+                        } else if state.abandoned_followers.remove(command) {
+                            self.follower_ended.notify_waiters();
                         }
                     }
-                    // Answers come one at a time: more than that is not from the helper.
+                    // The helper sends one answer at a time: others are not its own.
                     None => drop(answers.try_send(text)),
                 }
             }
@@ -431,11 +433,11 @@ impl<T: Terminal> Inner<T> {
     }
 
     async fn leave(&self) {
-        // After a verb that is not answered yet, this would be part of a script: then the session
-        // is ended from outside.
+        // After an unanswered verb, `quit` could become part of a script. Closing the terminal ends
+        // the session then.
         let left = async {
-            if let Ok(_lane) = self.lane.try_lock()
-                && !self.state().midway
+            if let Ok(_line) = self.line_lock.try_lock()
+                && !self.state().is_verb_unanswered
             {
                 // If it fails, the session is over anyway.
                 let _ = self.verb("quit").await;
@@ -443,13 +445,13 @@ impl<T: Terminal> Inner<T> {
             self.terminal.close().await;
         };
         if timeout(LEAVE_WITHIN, left).await.is_err() {
-            tracing::debug!("the session could not be left in time");
+            tracing::debug!("the session could not be closed in time");
         }
     }
 }
 
 fn damaged(why: &str) -> String {
-    format!("a block of the output was damaged on its way: {why}")
+    format!("a block of the output was damaged in transit: {why}")
 }
 
 impl Listener {
@@ -459,7 +461,7 @@ impl Listener {
 }
 
 impl State {
-    /// So many bytes of a run's output, at this place.
+    /// Queues `length` bytes of a run's output, which begin at `offset`.
     fn output(&mut self, offset: u64, length: usize, nonce: &str, item: Item) {
         let Some(listener) = self.commands.get_mut(nonce) else { return };
         if offset == listener.next {
@@ -471,37 +473,37 @@ impl State {
         }
     }
 
-    /// Nobody listens to this command any more; if it is a follower, it may still write.
-    fn leave_alone(&mut self, nonce: &str) -> Option<Listener> {
+    /// Removes the command's listener. A follower may still write: it is kept as abandoned.
+    fn abandon(&mut self, nonce: &str) -> Option<Listener> {
         let listener = self.commands.remove(nonce)?;
         if listener.follows {
-            self.left_alone.insert(nonce.to_owned());
+            self.abandoned_followers.insert(nonce.to_owned());
         }
         Some(listener)
     }
 
     fn lose(&mut self, nonce: &str, why: String) {
-        if let Some(listener) = self.leave_alone(nonce) {
+        if let Some(listener) = self.abandon(nonce) {
             listener.push(Chunk::Lost(why));
         }
     }
 }
 
-/// While it lives, the terminal is read even if nobody takes a run's output: an answer is behind
-/// it.
-struct Hurry<'a, T>(&'a Inner<T>);
+/// While one exists, the terminal is read even if a run's output is not: the answer comes behind
+/// that output.
+struct AwaitedAnswer<'a, T>(&'a Inner<T>);
 
-impl<'a, T> Hurry<'a, T> {
+impl<'a, T> AwaitedAnswer<'a, T> {
     fn new(inner: &'a Inner<T>) -> Self {
-        inner.hurry.fetch_add(1, Ordering::Relaxed);
-        inner.nudge.notify_one();
+        inner.awaited_answers.fetch_add(1, Ordering::Relaxed);
+        inner.wake.notify_one();
         Self(inner)
     }
 }
 
-impl<T> Drop for Hurry<'_, T> {
+impl<T> Drop for AwaitedAnswer<'_, T> {
     fn drop(&mut self) {
-        self.0.hurry.fetch_sub(1, Ordering::Relaxed);
+        self.0.awaited_answers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

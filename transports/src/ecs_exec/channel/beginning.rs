@@ -1,5 +1,4 @@
-//! How a session begins where the agent asks for a handshake: kind of session, encryption, proof of
-//! the key.
+//! The handshake at a session's beginning: kind of session, encryption, proof of the key.
 
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use crate::ecs_exec::{
 };
 
 impl DataChannel {
-    /// The answer to [`Event::KeyWanted`].
+    /// Answers [`Event::KeyWanted`].
     pub fn key(&mut self, wanted: &KeyWanted, key: Result<DataKey, NoKey>, now: Instant) {
         let (result, error) = match key.and_then(|key| {
             let short = || NoKey {
@@ -80,7 +79,7 @@ impl DataChannel {
         let text = |name: &str| {
             action.action_parameters.get(name).and_then(|value| value.as_str()).map(str::to_owned)
         };
-        // It is shown to people. No key's name is as long as what is kept.
+        // The name is shown to people. No real key's name is as long as the limit.
         let Some(key) = text("KMSKeyId").map(|key| clipped(&key)).filter(|key| !key.is_empty())
         else {
             return self
@@ -114,13 +113,13 @@ impl DataChannel {
             processed_client_actions: processed,
             errors,
         };
-        // Texts and numbers only: nothing that JSON cannot hold.
+        // Serializing strings and numbers cannot fail.
         let response = serde_json::to_vec(&response).unwrap_or_else(|e| unreachable!("{e}"));
         self.urgent(payload_type::HANDSHAKE_RESPONSE, response.into(), now);
     }
 }
 
-/// The answer to an action that needs nothing from outside.
+/// Answers an action that needs no call.
 fn answer(action: &Action) -> Processed {
     let mut processed = Processed {
         action_type: action.action_type.clone(),

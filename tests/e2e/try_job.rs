@@ -1,4 +1,4 @@
-//! `fargate try`, as a newcomer types it.
+//! `fargate try`, as a new user calls it.
 
 use std::{
     path::Path,
@@ -11,7 +11,7 @@ fn fargate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fargate"))
         .args(arguments)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        // gitlab-runner's variables are none of a newcomer's.
+        // A user's shell does not have gitlab-runner's variables.
         .env_remove("BUILD_FAILURE_EXIT_CODE")
         .env_remove("SYSTEM_FAILURE_EXIT_CODE")
         .output()
@@ -44,9 +44,9 @@ fn shows_the_states_and_the_scripts_output() {
     assert!(stderr.contains('█'), "a timeline: {stderr}");
 }
 
-/// The administrator tries an installation; CI users are not to be bothered.
+/// The administrator who tries an installation sees the warning, and CI users do not.
 #[test]
-fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
+fn the_administrator_is_warned_of_open_task_definitions() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     let warning = "AllowedTaskDefinitions is not set";
@@ -91,7 +91,7 @@ fn open_task_definitions_are_warned_of_where_the_administrator_looks() {
 }
 
 #[test]
-fn tasks_take_as_long_as_on_fargate_when_that_is_wanted() {
+fn the_fargate_profile_has_fargates_times() {
     let tried = fargate(&[
         "try",
         "--profile",
@@ -125,7 +125,7 @@ fn exits_with_the_code_of_the_script_that_failed() {
 }
 
 #[test]
-fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
+fn invalid_requests_fail_once_and_start_nothing() {
     let missing: &[&str] = &["--config", "no-such.toml", "try", "fixtures/jobs/hello.sh"];
     let with_transport = [missing, &["--transport", "ssh"]].concat();
     let with_profile = [
@@ -153,11 +153,11 @@ fn what_cannot_be_tried_is_said_once_and_starts_nothing() {
 }
 
 #[test]
-fn whoever_interrupts_is_told_what_is_waited_for() {
+fn an_interrupt_reports_the_remaining_wait() {
     use std::io::{BufRead as _, BufReader};
     let script = tempfile::NamedTempFile::new().unwrap();
-    // It ends as soon as the test has seen what it wants to: the second interrupt comes while it
-    // still runs.
+    // The script ends only when the test creates its file, so that the second interrupt comes while
+    // it runs.
     std::fs::write(
         script.path(),
         "trap 'echo ending; read -r _ <\"$0.go\"; exit 3' TERM\nmkfifo \"$0.go\"; echo \"fifo $0.go\"\nwhile :; do sleep 0.1; done\n",
@@ -185,7 +185,7 @@ fn whoever_interrupts_is_told_what_is_waited_for() {
 }
 
 #[test]
-fn a_script_that_is_not_there_starts_nothing() {
+fn a_missing_script_starts_nothing() {
     let tried = fargate(&["try", "no-such-script.sh"]);
     assert_eq!(tried.status.code(), Some(2));
     let stderr = String::from_utf8(tried.stderr).unwrap();

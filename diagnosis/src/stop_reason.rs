@@ -1,8 +1,8 @@
 //! Why a job's task must end, in sentences and as telemetry's `error.type`.
 
 use states::{
-    ConnectErrorKind, ConnectTo, Job, Obstacle, RunLoss, RunOutcome, StateName, StopReason,
-    Stopping,
+    ConnectErrorKind, ConnectTo, Job, Obstacle, RunLoss, RunOutcome, StateName, StopPhase,
+    StopReason, Stopping,
 };
 
 use crate::{explain_connect, explain_control, explain_task_end};
@@ -110,12 +110,14 @@ pub fn remains(job: &Job<Stopping>) -> String {
         .as_ref()
         .map(|error| format!(" Last problem: {}", explain_control(error)))
         .unwrap_or_default();
-    match (&state.task, state.accepted) {
-        (Some(task), true) => format!(
+    match &state.phase {
+        StopPhase::Ending { task, .. } | StopPhase::Over { task: Some(task) } => format!(
             "ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"
         ),
-        (Some(task), false) => format!("task {task} could not be stopped.{problem}"),
-        (None, _) => format!(
+        StopPhase::Checking { task, .. } | StopPhase::Requesting { task, .. } => {
+            format!("task {task} could not be stopped.{problem}")
+        }
+        StopPhase::Searching { .. } | StopPhase::Over { task: None } => format!(
             "it is not known whether a task was launched: look for tasks with startedBy {} in cluster {}.{problem}",
             job.header.spec.started_by, job.header.spec.cluster
         ),

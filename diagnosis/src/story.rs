@@ -180,9 +180,7 @@ fn enter(visits: &mut Vec<Visit>, job: &AnyJob, at: Timestamp) {
 /// Whether nothing of the job is left to do, but perhaps to see its tasks ended.
 fn is_over(job: &AnyJob) -> bool {
     let AnyJob::Stopping(job) = job else { return false };
-    job.state.over
-        || job.state.all_accepted()
-        || (job.state.task.is_none() && job.state.unsettled.is_none())
+    job.state.is_over() || job.state.all_accepted()
 }
 
 /// Since when the job is in its state, as far as the state itself says.

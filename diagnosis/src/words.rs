@@ -94,7 +94,7 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
 /// Whether nothing but the end of the job's tasks is left, which ECS has accepted to bring about.
 #[must_use]
 pub fn ends(job: &AnyJob) -> bool {
-    matches!(job, AnyJob::Stopping(job) if job.state.all_accepted() && !job.state.over)
+    matches!(job, AnyJob::Stopping(job) if job.state.all_accepted() && !job.state.is_over())
 }
 
 /// How a run ended.

@@ -5,6 +5,7 @@
 //! matching.
 
 mod executing;
+mod stopping;
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -12,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, Readiness, ShellFacts, StopReason, TaskArn, Timestamp,
-    TransportRecord, time::span,
+    JobId, LaunchSpec, Login, Readiness, ShellFacts, TaskArn, Timestamp, TransportRecord,
+    time::span,
 };
 
 pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
+pub use stopping::{OtherTasks, StopPhase, Stopping};
 
 /// One GitLab job, in state `S`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -283,41 +285,6 @@ pub struct Reachable {
     pub last: Option<Finished>,
 }
 
-/// The task must end; why is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopping {
-    /// Why.
-    pub reason: StopReason,
-    /// Since when.
-    pub since: Timestamp,
-    /// The task; `None` when none is known to us.
-    pub task: Option<TaskArn>,
-    /// When RunTask may have reached ECS without our learning its answer: look for the task by
-    /// `startedBy`.
-    pub unsettled: Option<Timestamp>,
-    /// Since when ECS is being asked for tasks by `startedBy`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub listing: Option<Timestamp>,
-    /// Whether StopTask may have reached ECS.
-    pub asked: bool,
-    /// Whether ECS accepted StopTask, or shows the task's desired status as STOPPED.
-    pub accepted: bool,
-    /// Whether the task is known to be over.
-    pub over: bool,
-    /// When this process stops waiting.
-    pub deadline: Timestamp,
-    /// Calls to ECS.
-    pub describing: Asking,
-    /// What last stood in the way.
-    pub problem: Option<ControlError>,
-    /// More tasks of this job that must be stopped after `task`.
-    pub rest: Vec<TaskArn>,
-    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers
-    /// stopped one task after the other.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ending: Vec<TaskArn>,
-}
-
 /// Asking something again and again: its pacing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asking {
@@ -440,7 +407,7 @@ impl AnyJob {
             Self::Running(j) => Some(&j.state.task),
             Self::Reachable(j) => Some(&j.state.task),
             Self::Executing(j) => Some(&j.state.place.task),
-            Self::Stopping(j) => j.state.task.as_ref(),
+            Self::Stopping(j) => j.state.task(),
         }
     }
 }

@@ -116,7 +116,8 @@ pub struct Left {
 /// `Running` knows whether the exec agent runs. `Stopping` knows the other tasks whose stop ECS has
 /// accepted. 4: facts instead of sentences, in the reason of a stop and in a lost run's outcome;
 /// `Executing` knows which signal was sent last and when; a link that is down does not know since
-/// when, nor whether it is the first; what a shell can do says nothing of bash.
+/// when, nor whether it is the first; what a shell can do says nothing of bash; `Stopping` has
+/// phases.
 const SHAPE: u32 = 4;
 
 impl From<Left> for String {

@@ -32,8 +32,8 @@ pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outco
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link,
-    Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent, StateName,
-    Stopping,
+    OtherTasks, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent,
+    StateName, StopPhase, Stopping,
 };
 pub use journal::{Entry, Journal, Left};
 pub use machine::{State, Step, run_id};

@@ -83,7 +83,7 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
     if case.story.over || waited < job.header.limits.stop {
         return None;
     }
-    let summary = match &job.state.task {
+    let summary = match job.state.task() {
         Some(task) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
         None => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
     };
@@ -122,7 +122,7 @@ fn task_outlives_its_stop(
     if !is_long {
         return None;
     }
-    let task = job.state.task.as_ref().map_or("", states::TaskArn::task_id);
+    let task = job.state.task().map_or("", states::TaskArn::task_id);
     let summary = format!("ECS accepted to stop task {task} {} ago, and {what}.", span(waited));
     let remedy = "`fargate reap` archives the job once its task has ended, or asks for its end again; let a timer run it.";
     Some(unfinished(case, summary, "", remedy))

@@ -9,6 +9,7 @@
 
 mod fields;
 mod names;
+mod phases;
 mod reasons;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,17 @@
 //! The loop: plan, save, act, observe.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    mem::{self, Discriminant},
+    time::Duration,
+};
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
     LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot,
-    SnapshotStore, StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp,
-    Transport,
+    SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl, TaskReport,
+    Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -21,7 +25,7 @@ pub(super) struct Promise {
     task: Option<TaskArn>,
     launch: Option<(u32, Option<Timestamp>)>,
     run: Option<(RunId, bool)>,
-    stop: Option<(bool, bool, bool)>,
+    stop: Option<(Discriminant<StopPhase>, bool)>,
 }
 
 impl Promise {
@@ -39,7 +43,7 @@ impl Promise {
                 promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some()))
             }
             AnyJob::Stopping(job) => {
-                promise.stop = Some((job.state.asked, job.state.accepted, job.state.over))
+                promise.stop = Some((mem::discriminant(&job.state.phase), job.state.has_asked()))
             }
             AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => {}
         }
@@ -322,7 +326,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             // The task that nobody will use is told to end before the stage does; only seeing it
             // end is left to `cleanup`.
             (AnyJob::Stopping(job), Action::Watch(_))
-                if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) =>
+                if goal == Goal::Reach
+                    && matches!(
+                        job.state.phase,
+                        StopPhase::Searching { .. } | StopPhase::Ending { .. }
+                    ) =>
             {
                 Outcome::MustEnd(job.state.reason.clone())
             }

@@ -12,7 +12,7 @@ use crate::{RunId, TaskArn, time::span};
 /// same transport, and the machine paces its attempts, without knowing any transport.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportRecord {
-    /// The name under which the transport is registered, as in `fargate.toml`.
+    /// The name under which the transport is registered and configured.
     pub name: Cow<'static, str>,
     /// What has to be there before an attempt can succeed.
     pub readiness: Readiness,

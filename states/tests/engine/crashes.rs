@@ -53,7 +53,7 @@ async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     );
     let archived = manager.disk.store.archived();
     assert_eq!(of_job(&archived), expected, "died at step {point}");
-    let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.over || job.state.task.is_none());
+    let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.is_over());
     assert!(
         archived.iter().all(|archived| is_over(&archived.job)),
         "{archived:?}; died at step {point}"

@@ -81,7 +81,7 @@ async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_
     assert_eq!(calls[..2], [2, 1], "it is taken along once");
     let archived = manager.disk.store.archived();
     assert!(
-        matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.over && job.state.reason == StopReason::Cleanup)
+        matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.is_over() && job.state.reason == StopReason::Cleanup)
     );
     assert!(matches!(archived[0].replay(), Verdict::Agree { .. }), "{:?}", archived[0].replay());
 }

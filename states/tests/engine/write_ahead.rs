@@ -68,7 +68,7 @@ fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
             ));
         }
     }
-    let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.asked || job.state.over);
+    let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.has_asked() || job.state.is_over());
     (task.stopped.is_some() && !asked)
         .then(|| "the task was told to stop, and the snapshot does not say so".to_owned())
 }

@@ -357,7 +357,7 @@ fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
     snapshot.plan(now);
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
-    let has_task = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.task.is_some());
+    let has_task = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.task().is_some());
     for turn in 1..=5 {
         snapshot.step(Observation::Missing, later(now, turn * 1000));
         assert!(has_task(&snapshot), "believed after {turn} s");

@@ -239,7 +239,9 @@ fn a_search_for_the_task_of_a_conflict_outlives_its_process_and_ends_with_the_jo
     // A cancel looks for the task as after any launch without an answer.
     let action = snapshot.step(Observation::CancelRequested, now);
     assert!(matches!(action, Action::Find { .. }), "{action:?}");
-    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()));
+    assert!(
+        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unanswered_launch().is_some())
+    );
 }
 
 #[test]
@@ -258,7 +260,7 @@ fn a_search_that_ecs_refuses_ends_the_job_without_another_launch() {
         assert!(!matches!(action, Action::Launch { .. }), "{action:?}");
     }
     assert!(
-        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()),
+        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unanswered_launch().is_some()),
         "{:?}",
         snapshot.job
     );
@@ -436,6 +438,6 @@ fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_c
             now.since(began)
         );
         // Nothing was ever sent, or all was refused: there is no task to look for.
-        assert_eq!(job.state.unsettled, None, "{kind:?}");
+        assert_eq!(job.state.unanswered_launch(), None, "{kind:?}");
     }
 }

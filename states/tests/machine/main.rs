@@ -84,8 +84,8 @@ proptest! {
             };
             let AnyJob::Stopping(job) = &after.job else { return };
             if *action == Action::Archive && !told_over {
-                assert!(job.state.task.is_none(), "archived with {:?} never seen over", job.state.task);
-                assert!(job.state.unsettled.is_none(), "archived with a launch of unknown outcome at {now}");
+                assert!(job.state.task().is_none(), "archived with {:?} never seen over", job.state.task());
+                assert!(job.state.unanswered_launch().is_none(), "archived with a launch of unknown outcome at {now}");
             }
         });
     }

@@ -5,8 +5,9 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use proptest::prelude::*;
 use states::{
-    Action, AnyJob, BadSnapshot, ConnectTo, Ending, Header, Left, Observation, Readiness, Sent,
-    Signal, Snapshot, StateName, StopReason, Timestamp, TransportRecord, VERSION,
+    Action, AnyJob, BadSnapshot, ConnectTo, Ending, Header, Left, Observation, OtherTasks,
+    Readiness, Sent, Signal, Snapshot, StateName, StopPhase, StopReason, Timestamp,
+    TransportRecord, VERSION,
 };
 
 use crate::{any, through};
@@ -176,6 +177,88 @@ fn a_cancel_that_an_older_driver_began_goes_on() {
             }
             Sent::Kill(_) => assert_eq!(follows_until(snapshot.plan(kill_at)), Some(deadline)),
         }
+        assert_eq!(Snapshot::parse(&snapshot.to_ron().unwrap()), Ok(snapshot));
+    }
+}
+
+/// `Stopping` as older drivers wrote it, with a flag for each thing that had happened, and what
+/// today's machine does next.
+#[test]
+fn stops_begun_by_older_drivers_continue() {
+    let text = fixture("v1.3/stopping.ron");
+    let now = Timestamp::from_millis(1_790_000_000_720);
+    let task = |n| format!("\"{}\"", any::arn(n));
+    let (some, launched) = (format!("Some({})", task(1)), format!("Some(\"{now}\")"));
+    let none = || "None".to_owned();
+    let others = |to_stop: &[u8], ending: &[u8]| OtherTasks {
+        to_stop: to_stop.iter().copied().map(any::arn).collect(),
+        ending: ending.iter().copied().map(any::arn).collect(),
+    };
+    let ending = |tasks: &[u8]| tasks.iter().copied().map(any::arn).collect();
+    // The fields `task`, `unsettled`, `rest` and `ending`; `asked`, `accepted` and `over`.
+    let cases = [
+        (
+            (none(), launched.clone(), vec![3], vec![2], [false, false, false]),
+            StopPhase::Searching { launched: now, listed: None, others: others(&[3], &[2]) },
+        ),
+        (
+            (some.clone(), launched.clone(), vec![3], vec![2], [false, false, false]),
+            StopPhase::Checking { task: any::arn(1), launched: now, others: others(&[3], &[2]) },
+        ),
+        (
+            (some.clone(), none(), vec![3], vec![2], [true, false, false]),
+            StopPhase::Requesting {
+                task: any::arn(1),
+                launched: None,
+                sent: true,
+                others: others(&[3], &[2]),
+            },
+        ),
+        (
+            (some.clone(), none(), vec![], vec![2], [true, true, false]),
+            StopPhase::Ending { task: any::arn(1), launched: None, others: ending(&[2]) },
+        ),
+        // A driver that waited for one task's end before it stopped the next.
+        (
+            (some.clone(), none(), vec![3], vec![], [true, true, false]),
+            StopPhase::Requesting {
+                task: any::arn(3),
+                launched: None,
+                sent: false,
+                others: others(&[], &[1]),
+            },
+        ),
+        (
+            (some, none(), vec![], vec![], [true, true, true]),
+            StopPhase::Over { task: Some(any::arn(1)) },
+        ),
+        ((none(), none(), vec![], vec![], [false; 3]), StopPhase::Over { task: None }),
+    ];
+    let list = |tasks: &[u8]| tasks.iter().map(|n| task(*n)).collect::<Vec<_>>().join(", ");
+    for ((task, unsettled, rest, ending, [asked, accepted, over]), expected) in cases {
+        let (begin, end) =
+            (text.find("task: Some(\"arn").unwrap(), text.find("deadline:").unwrap());
+        let older = format!(
+            "{}task: {task}, unsettled: {unsettled}, asked: {asked}, accepted: {accepted}, over: {over}, ending: [{}], {}",
+            &text[..begin],
+            list(&ending),
+            text[end..].replacen("rest: []", &format!("rest: [{}]", list(&rest)), 1),
+        );
+        let mut snapshot = Snapshot::parse(&older).unwrap_or_else(|e| panic!("{e}: {older}"));
+        let AnyJob::Stopping(job) = &snapshot.job else { panic!("{older}") };
+        assert_eq!(job.state.phase, expected);
+        let action = snapshot.plan(now + Duration::from_secs(1));
+        let continues = match &expected {
+            StopPhase::Searching { .. } => matches!(action, Action::Find { .. }),
+            StopPhase::Checking { task, .. } | StopPhase::Ending { task, .. } => {
+                matches!(&action, Action::Watch(watch) if watch.describe.as_ref().is_some_and(|(seen, _)| seen == task))
+            }
+            StopPhase::Requesting { task, .. } => {
+                matches!(&action, Action::Stop { task: stopped, .. } if stopped == task)
+            }
+            StopPhase::Over { .. } => action == Action::Archive,
+        };
+        assert!(continues, "{expected:?}: {action:?}");
         assert_eq!(Snapshot::parse(&snapshot.to_ron().unwrap()), Ok(snapshot));
     }
 }

@@ -19,7 +19,7 @@ use states::{AnyJob, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 pub use evidence::Evidence;
 
-use crate::{Cause, story::Story, surroundings::Surroundings};
+use crate::{Cause, surroundings::Surroundings, timeline::Timeline};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -48,7 +48,7 @@ impl Diagnosis {
 /// All that a diagnosis may look at.
 pub(super) struct Case<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) story: &'a Story,
+    pub(super) timeline: &'a Timeline,
     pub(super) around: &'a Surroundings,
     pub(super) now: Timestamp,
 }
@@ -57,11 +57,11 @@ pub(super) struct Case<'a> {
 #[must_use]
 pub fn diagnose(
     snapshot: &Snapshot,
-    story: &Story,
+    timeline: &Timeline,
     around: &Surroundings,
     now: Timestamp,
 ) -> Vec<Diagnosis> {
-    let case = Case { snapshot, story, around, now };
+    let case = Case { snapshot, timeline, around, now };
     let mut found: Vec<Diagnosis> = [
         progress::manager_disk(&case),
         progress::stop_unfinished(&case),
@@ -116,8 +116,8 @@ impl Case<'_> {
     /// The state in which the job's fate was decided: the one before `Stopping`, or the present
     /// one.
     fn decisive(&self) -> StateName {
-        let last = self.story.visits.iter().rev().find(|visit| visit.state != StateName::Stopping);
-        last.map_or(StateName::Provisioning, |visit| visit.state)
+        let last = self.timeline.spans.iter().rev().find(|span| span.state != StateName::Stopping);
+        last.map_or(StateName::Provisioning, |span| span.state)
     }
 
     /// Whether the job still goes on, as far as it can be seen.
@@ -143,7 +143,7 @@ impl Case<'_> {
     }
 
     fn nothing(&self) -> Diagnosis {
-        let last = self.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref());
+        let last = self.timeline.spans.iter().rev().find_map(|span| span.outcome.as_ref());
         let summary = match (&self.snapshot.job, last) {
             (AnyJob::Stopping(_), Some(RunOutcome::Exited { code: 0, .. })) => {
                 "The job ran and ended as it should.".to_owned()

@@ -7,7 +7,7 @@
 //! - `stop_reason` — why a job's task must end;
 //! - [`settings`] — the settings that remedies name;
 //! - `case` — what is wrong with a job, from its snapshot and what is known around it;
-//! - [`story`], [`stage`] — a journal as stays in states; which stages decide about a job;
+//! - [`timeline`], [`stage`] — a journal as stays in states; which stages decide about a job;
 //! - [`words`] — observations, times and sizes in words.
 
 #[macro_use]
@@ -18,9 +18,9 @@ mod cause;
 mod errors;
 pub mod stage;
 mod stop_reason;
-pub mod story;
 mod surroundings;
 mod task_end;
+pub mod timeline;
 pub mod words;
 
 pub use case::{Diagnosis, Evidence, diagnose};

@@ -9,7 +9,7 @@ pub enum Holder {
     /// build_script)`.
     Working(String),
     /// Nobody holds it. The words that the last holder left, if any.
-    Nobody(Option<String>),
+    NoProcess(Option<String>),
     /// The file is not where its driver works: on another host than the named runner manager, or a
     /// copy.
     Elsewhere(String),
@@ -40,7 +40,7 @@ impl Surroundings {
     /// stages.
     #[must_use]
     pub fn process_is_gone(&self, job: &AnyJob) -> bool {
-        matches!(self.holder, Holder::Nobody(_))
+        matches!(self.holder, Holder::NoProcess(_))
             && matches!(
                 job,
                 AnyJob::Provisioning(_)

@@ -40,7 +40,7 @@ pub fn look_around(path: &Path, snapshot: &Snapshot, config: Option<&Config>) ->
         }
         // A copied lock is nobody's, and says nothing.
         Ok(()) if !here => return unknown(snapshot),
-        Ok(()) => Holder::Nobody((!words.is_empty()).then_some(words)),
+        Ok(()) => Holder::NoProcess((!words.is_empty()).then_some(words)),
         Err(TryLockError::Error(_)) => return unknown(snapshot),
     };
     let free =

@@ -212,7 +212,7 @@ fn unusable(path: &Path, why: &str, now: Timestamp) -> Row {
 fn stuck(row: &Row, around: &Surroundings, usual: &Usual, now: Timestamp) -> Option<String> {
     let state = row.state?;
     let idle = now.since(row.last_at);
-    if let Holder::Nobody(_) = around.holder {
+    if let Holder::NoProcess(_) = around.holder {
         let between_stages = matches!(state, StateName::Reachable | StateName::Stopping);
         if !between_stages {
             return Some("its driver's process is gone".to_owned());

@@ -34,7 +34,7 @@ pub mod what_if;
 
 use std::{io, process::ExitCode};
 
-pub use ::diagnosis::{self, story, words};
+pub use ::diagnosis::{self, timeline, words};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 

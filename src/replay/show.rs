@@ -17,7 +17,7 @@ use super::{
     holder::{self, Holder, Surroundings, manager},
     page,
     screen::Tone,
-    story::{Story, Visit, number},
+    timeline::{StateSpan, Timeline, number},
     usual::Usual,
     words,
 };
@@ -41,7 +41,7 @@ pub struct Tale {
     /// The job and its journal.
     pub snapshot: Snapshot,
     /// What happened.
-    pub story: Story,
+    pub story: Timeline,
     /// What is known beside the snapshot.
     pub around: Surroundings,
     /// What is wrong, the most important first.
@@ -58,7 +58,7 @@ impl Tale {
     /// Puts together what is told of a job.
     #[must_use]
     pub fn new(snapshot: Snapshot, around: Surroundings, usual: Usual, now: Timestamp) -> Self {
-        let story = Story::of(&snapshot, now);
+        let story = Timeline::of(&snapshot, now);
         let found = diagnose(&snapshot, &story, &around, now);
         Self { snapshot, story, around, found, usual, now, all: false }
     }
@@ -114,7 +114,7 @@ impl Tale {
         }
         let driver = match &self.around.holder {
             Holder::Working(who) => who.clone(),
-            Holder::Nobody(_) => "nobody".to_owned(),
+            Holder::NoProcess(_) => "nobody".to_owned(),
             Holder::Elsewhere(host) => format!("not to be seen from here, only on {host}"),
         };
         let idle = self.now.since(story.newest);
@@ -189,7 +189,7 @@ impl Show {
 }
 
 /// How a run ended, and what to think of it.
-fn outcome(visit: &Visit, over: bool) -> (String, Tone) {
+fn outcome(visit: &StateSpan, over: bool) -> (String, Tone) {
     let text = visit
         .outcome
         .as_ref()

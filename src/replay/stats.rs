@@ -20,8 +20,8 @@ use super::{
     diagnosis::Cause,
     page,
     screen::{Tone, pad},
-    story::{STATES, number},
     summary::{Summary, Verdict},
+    timeline::{STATES, number},
     usual::Lengths,
     words,
 };

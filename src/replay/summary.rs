@@ -8,7 +8,7 @@ use states::{RunOutcome, Snapshot, StateName, Timestamp};
 use super::{
     diagnosis::{Cause, Diagnosis, diagnose},
     holder::{self, Surroundings},
-    story::Story,
+    timeline::Timeline,
     words,
 };
 
@@ -107,7 +107,7 @@ impl Summary<'static> {
         around: &Surroundings,
         now: Timestamp,
     ) -> (Self, Vec<Diagnosis>) {
-        let story = Story::of(snapshot, now);
+        let story = Timeline::of(snapshot, now);
         let found = diagnose(snapshot, &story, around, now);
         let header = snapshot.job.header();
         let cause = found[0].cause;

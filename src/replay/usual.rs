@@ -6,7 +6,7 @@ use states::{DirectoryStore, StateName};
 
 use super::{
     Failure, archive,
-    story::{STATES, number},
+    timeline::{STATES, number},
 };
 
 /// Fewer finished jobs than this say nothing about what is usual.

@@ -66,7 +66,7 @@ pub struct Entry {
     pub between: Vec<u64>,
     /// The state after it; of several observations, after the last. Older drivers did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left: Option<Left>,
+    pub left: Option<StateDigest>,
 }
 
 impl Entry {
@@ -104,10 +104,10 @@ impl fmt::Write for Counted {
 /// In snapshots it is one word after another: `Pending 1-3f9a1c20`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Left {
+pub struct StateDigest {
     /// The state's name.
     pub state: StateName,
-    /// `<shape>-<digest of the whole state>`: see [`Left::of`].
+    /// `<shape>-<digest of the whole state>`: see [`StateDigest::of`].
     pub digest: String,
 }
 
@@ -120,13 +120,13 @@ pub struct Left {
 /// phases.
 const SHAPE: u32 = 4;
 
-impl From<Left> for String {
-    fn from(left: Left) -> Self {
+impl From<StateDigest> for String {
+    fn from(left: StateDigest) -> Self {
         format!("{} {}", left.state, left.digest)
     }
 }
 
-impl TryFrom<String> for Left {
+impl TryFrom<String> for StateDigest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -137,7 +137,7 @@ impl TryFrom<String> for Left {
     }
 }
 
-impl Left {
+impl StateDigest {
     /// What is noted of this state: its name, and 32 bits of the SHA-256 of its state as RON.
     #[must_use]
     pub fn of(job: &AnyJob) -> Self {
@@ -198,7 +198,7 @@ impl Journal {
     /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's
     /// state is an entry of its own; another may be merged with an equal one just before it, so
     /// that [`Journal::replay`] comes out the same.
-    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: Left) {
+    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: StateDigest) {
         if !changed && let Some(growth) = self.merge(&saw, at, &left) {
             if growth > 0 {
                 self.shorten(self.size() + growth);
@@ -267,7 +267,7 @@ impl Journal {
     }
 
     /// Notes an observation with an equal one before it, if that can be. The bytes that it takes.
-    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> Option<usize> {
+    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &StateDigest) -> Option<usize> {
         let newest = self.newest();
         // Times tell the order of merged entries: one that is not later than all others stands by
         // itself.

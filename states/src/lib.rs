@@ -35,7 +35,7 @@ pub use job::{
     OtherTasks, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent,
     StateName, StopPhase, Stopping,
 };
-pub use journal::{Entry, Journal, Left};
+pub use journal::{Entry, Journal, StateDigest};
 pub use machine::{State, Step, run_id};
 pub use observation::Observation;
 pub use pace::Pace;

@@ -1,12 +1,12 @@
 //! A journal through today's machine, observation by observation, beside what was recorded.
 //!
 //! A snapshot holds the state that a job was in last, and with every journal entry the name and a
-//! digest of the state that it left ([`Left`]). So a snapshot from anywhere tells whether today's
+//! digest of the state that it left ([`StateDigest`]). So a snapshot from anywhere tells whether today's
 //! machine still decides as the one that wrote it, and where it first does not.
 
 use std::fmt;
 
-use crate::{Action, AnyJob, Job, Left, Observation, Snapshot, Timestamp, journal::Moment};
+use crate::{Action, AnyJob, Job, Observation, Snapshot, StateDigest, Timestamp, journal::Moment};
 
 /// Decides as [`AnyJob::observe`] does.
 type Machine<'a> = Box<dyn Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a>;
@@ -36,14 +36,14 @@ pub struct Replayed<'a> {
     /// What today's machine does next.
     pub action: Action,
     /// The state after it as it was recorded, if it was, and if it can be compared.
-    pub recorded: Option<&'a Left>,
+    pub recorded: Option<&'a StateDigest>,
 }
 
 impl Replayed<'_> {
     /// Whether today's state is the recorded one; `None` where nothing was recorded.
     #[must_use]
     pub fn agrees(&self) -> Option<bool> {
-        self.recorded.map(|recorded| recorded.agrees(&Left::of(&self.job)))
+        self.recorded.map(|recorded| recorded.agrees(&StateDigest::of(&self.job)))
     }
 }
 
@@ -76,7 +76,7 @@ pub struct Difference {
     /// What was observed; `None` for a journal without any.
     pub saw: Option<Observation>,
     /// The state that was recorded; `None` if it is only the snapshot's last state that differs.
-    pub recorded: Option<Left>,
+    pub recorded: Option<StateDigest>,
     /// The state that today's machine is in.
     pub today: AnyJob,
 }
@@ -192,8 +192,8 @@ impl<'a> Replay<'a> {
     pub fn ends_where_the_job_did(&self) -> Option<bool> {
         let journal = &self.snapshot.journal;
         let newest = self.moments.last().map(|moment| &journal.entries[moment.entry]);
-        let is_todays =
-            newest.is_none_or(|entry| entry.left.as_ref().is_some_and(Left::has_todays_shape));
+        let is_todays = newest
+            .is_none_or(|entry| entry.left.as_ref().is_some_and(StateDigest::has_todays_shape));
         let agree = || {
             if is_todays {
                 self.job == self.snapshot.job

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AnyJob, Header, Job, Journal, Observation, Reachable, Replay, RunOutcome, Timestamp,
-    journal::Left,
+    journal::StateDigest,
 };
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
@@ -70,7 +70,7 @@ impl Snapshot {
         // `&mut self` would leave a hole if a transition panicked.
         self.job = self.job.clone().observe(&saw, now);
         let action = self.job.plan(now);
-        self.journal.record(saw, now, self.job.name() != before, Left::of(&self.job));
+        self.journal.record(saw, now, self.job.name() != before, StateDigest::of(&self.job));
         action
     }
 

@@ -117,14 +117,14 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_))));
     let ended = !case.in_flight();
     let stage = case
-        .story
-        .visits
+        .timeline
+        .spans
         .iter()
         .rev()
-        .find_map(|visit| visit.stage.as_deref())
+        .find_map(|span| span.stage.as_deref())
         .unwrap_or("a stage");
     let since = evidence.first().and_then(|first| first.at).unwrap_or(case.now);
-    let lasted = words::span(if ended { case.story.newest } else { case.now }.since(since));
+    let lasted = words::span(if ended { case.timeline.newest } else { case.now }.since(since));
     let limit = words::span(case.snapshot.job.header().limits.reconnect);
     let summary = if ended {
         format!(
@@ -194,7 +194,7 @@ mod tests {
     use states::{ConnectCause, Snapshot, Timestamp};
 
     use super::*;
-    use crate::{Holder, Surroundings, diagnose, story::Story};
+    use crate::{Holder, Surroundings, diagnose, timeline::Timeline};
 
     /// The remedies of a job by ECS Exec that lost its connection while a script ran, and met this.
     fn remedies(kind: Kind, cause: ConnectCause) -> String {
@@ -204,7 +204,7 @@ mod tests {
         if let AnyJob::Executing(job) = &mut snapshot.job {
             job.header.connect_to = ConnectTo::NoAddress;
         }
-        let newest = Story::of(&snapshot, Timestamp::from_millis(0)).newest;
+        let newest = Timeline::of(&snapshot, Timestamp::from_millis(0)).newest;
         snapshot.step(Observation::RunFailed(RunError::ConnectionLost("cut".into())), newest);
         let error = ConnectError { kind, message: "no".into(), cause };
         snapshot.step(Observation::Unreachable(error), newest);
@@ -213,7 +213,8 @@ mod tests {
             free: None,
             handed_on: None,
         };
-        let found = diagnose(&snapshot, &Story::of(&snapshot, newest), &around, newest).remove(0);
+        let found =
+            diagnose(&snapshot, &Timeline::of(&snapshot, newest), &around, newest).remove(0);
         assert_eq!(found.cause, Cause::ConnectionLost, "{found:?}");
         found.remedy.join(" ")
     }

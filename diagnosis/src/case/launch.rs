@@ -16,7 +16,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             "{}: {times} {} in {}.",
             if cause == Cause::Capacity { "Fargate had no capacity for the task" } else { "A quota of the AWS account is used up" },
             if times == 1 { "refusal" } else { "refusals" },
-            words::span(case.story.visits[0].length())
+            words::span(case.timeline.spans[0].length())
         ),
         Cause::Throttled => {
             format!("{} was throttled {times} times: the account's rate limit in this region is used up.", error.operation)

@@ -28,7 +28,7 @@ const HARDLY_ANY: u64 = 1024 * 1024;
 
 /// 20, on the manager.
 pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
-    let free = case.around.free.filter(|free| *free < HARDLY_ANY && !case.story.over)?;
+    let free = case.around.free.filter(|free| *free < HARDLY_ANY && !case.timeline.over)?;
     Some(case.diagnosis(
         Cause::DiskFull,
         "The disk of the metadata directory is full: the driver cannot save what it does, so it begins nothing more.",
@@ -80,7 +80,7 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
         return task_outlives_its_stop(case, job);
     }
     let waited = case.now.since(job.state.since);
-    if case.story.over || waited < job.header.limits.stop {
+    if case.timeline.over || waited < job.header.limits.stop {
         return None;
     }
     let summary = match job.state.task() {
@@ -101,7 +101,7 @@ fn task_outlives_its_stop(
     case: &Case<'_>,
     job: &states::Job<states::Stopping>,
 ) -> Option<Diagnosis> {
-    let observations = &case.story.observations;
+    let observations = &case.timeline.observations;
     let accepted = observations.iter().rposition(|(_, _, saw)| *saw == Observation::StopAccepted);
     let waited = case.now.since(accepted.map_or(job.state.since, |index| observations[index].0));
     let later = observations[accepted.map_or(0, |index| index + 1)..].iter().rev();
@@ -151,11 +151,11 @@ fn unfinished(case: &Case<'_>, summary: String, advice: &str, remedy: &str) -> D
 
 /// 17.
 pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
-    let idle = case.now.since(case.story.newest);
+    let idle = case.now.since(case.timeline.newest);
     let job = &case.snapshot.job;
     let opened = || case.last(|saw| matches!(saw, Observation::Opened { .. }));
     let (summary, evidence) = match (&case.around.holder, job) {
-        (Holder::Nobody(last), _) if case.around.process_is_gone(job) => {
+        (Holder::NoProcess(last), _) if case.around.process_is_gone(job) => {
             let mut evidence = opened();
             let who = last.as_deref().unwrap_or("the process that held it");
             evidence
@@ -168,7 +168,7 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
                 evidence,
             )
         }
-        (Holder::Nobody(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
+        (Holder::NoProcess(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
             let mut evidence = case.newest(2);
             evidence.push(Evidence::seen("nobody holds the job's lock".to_owned()));
             (
@@ -219,11 +219,11 @@ fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
         return None;
     }
     let stage = case
-        .story
-        .visits
+        .timeline
+        .spans
         .iter()
         .rev()
-        .find_map(|visit| visit.stage.as_deref())
+        .find_map(|span| span.stage.as_deref())
         .unwrap_or("a stage");
     Some(case.diagnosis(
         Cause::DriverGone,
@@ -239,11 +239,15 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
         && job.state.link == Link::Up
         && job.state.started
     {
-        let silent = case.now.since(case.story.newest);
+        let silent = case.now.since(case.timeline.newest);
         return (silent >= SILENT_AFTER).then(|| silence(case, silent, job.state.offset));
     }
     let cancelled = matches!(case.reason(), Some(StopReason::Cancelled))
-        || case.story.observations.iter().any(|(_, _, saw)| *saw == Observation::CancelRequested);
+        || case
+            .timeline
+            .observations
+            .iter()
+            .any(|(_, _, saw)| *saw == Observation::CancelRequested);
     if cancelled {
         let evidence = case
             .entries(|saw| matches!(saw, Observation::CancelRequested | Observation::Signalled(_)));
@@ -255,7 +259,7 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
             &["If nobody cancelled it, compare the job's length with its `timeout` and the project's and runner's limits."],
         ));
     }
-    match case.story.failed_run()? {
+    match case.timeline.failed_run()? {
         (stage, RunOutcome::Exited { code, .. }) if *code != 0 => Some(case.diagnosis(
             Cause::ScriptFailed,
             format!("Stage {stage} ended with exit code {code}: that is the script's own verdict, and no fault of the driver or of AWS."),
@@ -275,7 +279,7 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
 }
 
 fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
-    let stage = case.story.current().stage.as_deref().unwrap_or("the stage");
+    let stage = case.timeline.current().stage.as_deref().unwrap_or("the stage");
     let mut evidence = case.last(|saw| *saw == Observation::Delivered);
     evidence.extend(case.last(|saw| matches!(saw, Observation::Progress { .. })));
     let (alive, check) = match &case.around.holder {
@@ -283,7 +287,7 @@ fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
             evidence.push(Evidence::seen(format!("the job's lock is held by {who}")));
             ("its driver is there and connected", String::new())
         }
-        Holder::Nobody(_) => ("nobody follows it", String::new()),
+        Holder::NoProcess(_) => ("nobody follows it", String::new()),
         Holder::Elsewhere(host) => (
             "the connection was up when this file was written",
             format!(
@@ -308,7 +312,7 @@ mod tests {
     use states::{Snapshot, TaskReport, TaskStatus};
 
     use super::{super::diagnose, *};
-    use crate::{Surroundings, story::Story};
+    use crate::{Surroundings, timeline::Timeline};
 
     /// A job whose stop was accepted, and that was looked at since in this status.
     fn ended(looked_at: Option<TaskStatus>) -> Snapshot {
@@ -338,9 +342,9 @@ mod tests {
     /// What is said of it so long after the stop was accepted, where it lives.
     fn said(looked_at: Option<TaskStatus>, after: Duration) -> (Cause, String) {
         let (accepted, snapshot) = (newest(&ended(None)), ended(looked_at));
-        let around = Surroundings { holder: Holder::Nobody(None), free: None, handed_on: None };
+        let around = Surroundings { holder: Holder::NoProcess(None), free: None, handed_on: None };
         let now = accepted + after;
-        let found = diagnose(&snapshot, &Story::of(&snapshot, now), &around, now).remove(0);
+        let found = diagnose(&snapshot, &Timeline::of(&snapshot, now), &around, now).remove(0);
         (found.cause, found.summary)
     }
 
@@ -367,7 +371,7 @@ mod tests {
     fn a_job_that_is_archived_hours_after_its_end_took_no_longer_for_that() {
         let (mut snapshot, accepted) = (ended(None), newest(&ended(None)));
         let late = accepted + Duration::from_secs(7200);
-        let length = Story::of(&snapshot, late).length();
+        let length = Timeline::of(&snapshot, late).length();
         snapshot.step(Observation::Opened { process: 1, purpose: "archive".into() }, late);
         let (task, status) = (snapshot.job.task().unwrap().clone(), TaskStatus::Stopped);
         let report = TaskReport {
@@ -379,11 +383,11 @@ mod tests {
             stopped: None,
         };
         snapshot.step(Observation::Described(report), late);
-        let story = Story::of(&snapshot, late);
+        let timeline = Timeline::of(&snapshot, late);
         assert!(
-            story.over && story.length() == length && length < Duration::from_secs(60),
+            timeline.over && timeline.length() == length && length < Duration::from_secs(60),
             "{:?}",
-            story.length()
+            timeline.length()
         );
     }
 }

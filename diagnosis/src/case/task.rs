@@ -30,7 +30,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
 /// The task's end, if it ended by itself and the last script's processes were gone before anybody
 /// saw that.
 fn ended_under_a_lost_script(case: &Case<'_>) -> Option<TaskEnd> {
-    let last = case.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref())?;
+    let last = case.timeline.spans.iter().rev().find_map(|span| span.outcome.as_ref())?;
     lost_run(last)?;
     let end = last_end(case)?;
     end.code.as_deref().is_some_and(|code| code != "UserInitiated").then_some(end)
@@ -40,18 +40,21 @@ fn ended_under_a_lost_script(case: &Case<'_>) -> Option<TaskEnd> {
 fn stopped(case: &Case<'_>, recorded: &TaskEnd) -> Diagnosis {
     let TaskEndWords { cause, what, remedy } =
         explain_task_end(&last_end(case).unwrap_or_else(|| recorded.clone()));
-    let answered =
-        case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
+    let answered = case
+        .timeline
+        .observations
+        .iter()
+        .any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
     let under_a_script =
         case.decisive() == StateName::Executing || ended_under_a_lost_script(case).is_some();
     let when = match (under_a_script, answered) {
         (true, _) => {
             let stage = case
-                .story
-                .visits
+                .timeline
+                .spans
                 .iter()
                 .rev()
-                .find_map(|visit| visit.stage.as_deref())
+                .find_map(|span| span.stage.as_deref())
                 .unwrap_or("a stage");
             format!("while {stage} ran")
         }

@@ -18,7 +18,7 @@ mod text;
 use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf};
 
 use clap::Args;
-use states::{Entry, Left, Replay, Snapshot};
+use states::{Entry, Replay, Snapshot, StateDigest};
 
 use self::names::Names;
 use super::{Failure, PlaceArgs, Screen, screen::wrap};
@@ -109,7 +109,7 @@ fn carry_over(real: &Snapshot, other: &mut Snapshot) {
     let mut replay = Replay::new(other);
     while let Some(step) = replay.advance() {
         // The last of an entry's observations is the one that is noted.
-        reached.insert(step.entry, Left::of(&step.job));
+        reached.insert(step.entry, StateDigest::of(&step.job));
     }
     let end = replay.job().clone();
     drop(replay);

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use states::{Observation, Snapshot, Timestamp, Verdict};
 
 use super::anonymous;
-use crate::replay::{diagnosis::diagnose, holder, show::last_seen, story::Story};
+use crate::replay::{diagnosis::diagnose, holder, show::last_seen, timeline::Timeline};
 
 fn fixtures() -> Vec<(String, Snapshot)> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -214,11 +214,11 @@ fn an_export_tells_the_same_story() {
         assert_eq!(other.replay(), snapshot.replay(), "{name}");
         let told = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
-            let story = Story::of(snapshot, now);
+            let story = Timeline::of(snapshot, now);
             let found = diagnose(snapshot, &story, &holder::unknown(snapshot), now);
             (
                 story
-                    .visits
+                    .spans
                     .iter()
                     .map(|visit| (visit.state, visit.from, visit.to))
                     .collect::<Vec<_>>(),

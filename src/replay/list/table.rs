@@ -12,8 +12,8 @@ use super::{Printer, Row};
 use crate::replay::{
     diagnosis::Cause,
     screen::{Screen, Tone, fit, pad, wrap},
-    story::number,
     summary::Verdict,
+    timeline::number,
     words,
 };
 

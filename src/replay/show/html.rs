@@ -10,7 +10,7 @@ use crate::replay::{
     diagnosis::{Diagnosis, Evidence},
     page,
     screen::{Tone, cause_tone},
-    story::{STATES, Visit, number},
+    timeline::{STATES, StateSpan, number},
     words,
 };
 
@@ -119,9 +119,9 @@ impl<'a> Picture<'a> {
                     @if tick.is_zero() { (words::clock(self.tale.story.begin())) } @else { "+" (words::span(tick)) }
                 }
             }
-            @for visit in &self.tale.story.visits { (self.visit(visit)) }
+            @for visit in &self.tale.story.spans { (self.visit(visit)) }
         };
-        let usual = self.tale.story.visits.iter().any(|visit| self.usual(visit.state).is_some());
+        let usual = self.tale.story.spans.iter().any(|visit| self.usual(visit.state).is_some());
         html! {
             (page::chart("The job's states over time", ROWS, rows, &drawing))
             @if usual { p.legend { "The line under a bar: 95 % of such stays last that long at most." } }
@@ -129,7 +129,7 @@ impl<'a> Picture<'a> {
     }
 
     /// A stay; under it, how long 95 % of such stays last, if that is known.
-    fn visit(&self, visit: &Visit) -> Markup {
+    fn visit(&self, visit: &StateSpan) -> Markup {
         let begin = self.tale.story.begin();
         let from = self.x(visit.from.since(begin)).min(100.0 - LEAST);
         let width = (self.x(visit.to.since(begin)) - from).max(LEAST);
@@ -213,7 +213,7 @@ fn states(tale: &Tale) -> Markup {
 
 fn runs(tale: &Tale) -> Markup {
     let runs: Vec<_> =
-        tale.story.visits.iter().filter_map(|visit| Some((visit, visit.stage.as_ref()?))).collect();
+        tale.story.spans.iter().filter_map(|visit| Some((visit, visit.stage.as_ref()?))).collect();
     if runs.is_empty() {
         return html! {};
     }
@@ -301,7 +301,7 @@ mod tests {
             .descendants()
             .filter(|node| node.attribute("class") == Some("visit"))
             .collect();
-        assert_eq!(visits.len(), tale.story.visits.len());
+        assert_eq!(visits.len(), tale.story.spans.len());
         for visit in visits {
             let (x, width) = (number(&visit, "x"), number(&visit, "width"));
             assert!(x >= 0.0 && width >= LEAST && x + width <= 100.001, "{visit:?}");

@@ -3,7 +3,7 @@
 use states::{Entry, Observation, StateName, TaskReport};
 
 use super::Tale;
-use crate::replay::{diagnosis::Evidence, story::Story};
+use crate::replay::{diagnosis::Evidence, timeline::Timeline};
 
 /// Entries shown unless all are wanted.
 const ENOUGH: usize = 30;
@@ -25,7 +25,7 @@ pub(in crate::replay) fn lines(tale: &Tale) -> Vec<Line> {
         let state = state_at(&tale.story, entry);
         let changed = tale
             .story
-            .visits
+            .spans
             .iter()
             .skip(1)
             .any(|visit| visit.from == entry.at || entry.last == Some(visit.from));
@@ -58,7 +58,7 @@ fn with_gaps(chosen: Vec<(usize, Line)>, count: usize) -> Vec<Line> {
     lines
 }
 
-fn state_at(story: &Story, entry: &Entry) -> StateName {
+fn state_at(story: &Timeline, entry: &Entry) -> StateName {
     let seen = story.observations.iter().find(|(at, _, saw)| *at == entry.at && *saw == entry.saw);
     seen.map_or(story.current().state, |(_, state, _)| *state)
 }

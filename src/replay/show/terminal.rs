@@ -8,7 +8,7 @@ use super::{Tale, journal, outcome};
 use crate::replay::{
     diagnosis::{Diagnosis, Evidence},
     screen::{Screen, Tone, cause_tone, fit, pad, wrap},
-    story::{STATES, number},
+    timeline::{STATES, number},
     words,
 };
 
@@ -101,7 +101,7 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
         writeln!(screen, "  {:1$}{title}", "", NAME + bar + LENGTH)?;
     }
     for (state, total) in STATES.iter().zip(story.totals()) {
-        let visits: Vec<_> = story.visits.iter().filter(|visit| visit.state == *state).collect();
+        let visits: Vec<_> = story.spans.iter().filter(|visit| visit.state == *state).collect();
         let lengths = tale
             .usual
             .lengths(definition, *state)
@@ -165,7 +165,7 @@ fn timeline(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
 
 /// The runs, a line each.
 fn stages(tale: &Tale, screen: &mut Screen) -> io::Result<()> {
-    for visit in &tale.story.visits {
+    for visit in &tale.story.spans {
         let Some(stage) = &visit.stage else { continue };
         let (text, tone) = outcome(visit, tale.story.over);
         let outcome = screen.paint(tone, &text);

@@ -8,7 +8,7 @@ use states::Timestamp;
 use super::{BARS, Tally, label, percent, percentiles};
 use crate::replay::{
     page,
-    story::{STATES, number},
+    timeline::{STATES, number},
     words,
 };
 

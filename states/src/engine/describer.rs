@@ -3,7 +3,7 @@
 //! Jobs queue the task they want described and when it is due. Whoever is due first asks, and takes
 //! along everything that is due soon after, up to 100 tasks a call (the limit of DescribeTasks): a
 //! manager with a thousand jobs makes ten calls a tick, and one with a single job waits for nobody.
-//! Places that are left in a call are given to [`Passengers`].
+//! Places that are left in a call are given to [`Piggyback`].
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Clock, passengers::Passengers};
+use super::{Clock, piggyback::Piggyback};
 use crate::{
     ControlCause, ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn,
     TaskControl, Timestamp,
@@ -49,7 +49,7 @@ impl Describer {
     pub(super) async fn describe<C: TaskControl, S: SnapshotStore>(
         &self,
         (control, clock): (&C, &Clock),
-        (passengers, store): (&Passengers, &S),
+        (piggyback, store): (&Piggyback, &S),
         cluster: &str,
         task: &TaskArn,
         due: Timestamp,
@@ -67,8 +67,8 @@ impl Describer {
             return answered.await.unwrap_or_else(|_| Err(withdrawn()));
         }
         let places = AT_ONCE.saturating_sub(batch.len());
-        let along = passengers.board(store, cluster, places, clock).await;
-        ask(control, cluster, batch, (passengers, along)).await;
+        let along = piggyback.take(store, cluster, places, clock).await;
+        ask(control, cluster, batch, (piggyback, along)).await;
         answered.await.unwrap_or_else(|_| Err(withdrawn()))
     }
 
@@ -100,7 +100,7 @@ async fn ask<C: TaskControl>(
     control: &C,
     cluster: &str,
     batch: Vec<Waiting>,
-    (passengers, along): (&Passengers, Vec<EndingJob>),
+    (piggyback, along): (&Piggyback, Vec<EndingJob>),
 ) {
     let mut tasks: Vec<TaskArn> = batch.iter().map(|w| w.task.clone()).collect();
     tasks.sort();
@@ -113,7 +113,7 @@ async fn ask<C: TaskControl>(
         && concerns_its_tasks(error.kind)
     {
         tracing::debug!("{error}; asked again without the tasks of ending jobs");
-        passengers.refuse();
+        piggyback.disable();
         answers = control.describe(cluster, &tasks).await;
     }
     for waiting in batch {
@@ -129,7 +129,7 @@ async fn ask<C: TaskControl>(
         let _ = waiting.answer.send(answer);
     }
     if let Ok(described) = &answers {
-        passengers.arrive(along, described);
+        piggyback.record(along, described);
     }
 }
 

@@ -8,7 +8,7 @@ mod clock;
 mod describer;
 mod drive;
 mod follow;
-mod passengers;
+mod piggyback;
 mod signal;
 mod watch;
 
@@ -18,8 +18,8 @@ use bytes::Bytes;
 
 pub use clock::Clock;
 use describer::Describer;
-pub use passengers::Concluded;
-use passengers::Passengers;
+pub use piggyback::Concluded;
+use piggyback::Piggyback;
 
 use crate::{
     ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName,
@@ -32,7 +32,7 @@ pub struct Engine<C, T, S> {
     transport: T,
     store: S,
     describer: Describer,
-    passengers: Passengers,
+    piggyback: Piggyback,
     clock: Clock,
     keys: KeyPath,
     secrets: Secrets,
@@ -162,7 +162,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let control = Arc::new(control);
         Self {
             describer: Describer::new(),
-            passengers: Passengers::default(),
+            piggyback: Piggyback::default(),
             transport,
             store,
             clock: Clock::start(),

@@ -122,7 +122,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         task: &TaskArn,
         due: Timestamp,
     ) -> Result<Described, ControlError> {
-        let (asking, along) = ((&*self.control, &self.clock), (&self.passengers, &self.store));
+        let (asking, along) = ((&*self.control, &self.clock), (&self.piggyback, &self.store));
         self.describer.describe(asking, along, cluster, task, due).await
     }
 

@@ -1,7 +1,7 @@
 //! `Executing`: the script runs in the container whether we are connected or not. Follow it; when
 //! the connection is lost, knock and ask ECS whether the task lives; end it when asked to.
 
-use super::{DESCRIBE, RECONNECT, Step, knocking};
+use super::{DESCRIBE, RECONNECT, Step, probing};
 use crate::{
     Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing,
     Reachable, Readiness, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
@@ -145,7 +145,7 @@ impl Job<Executing> {
         let Link::Down { probing, describing, .. } = &mut self.state.link else {
             // The task's end counts even if the answer came just after the connection did.
             let Observation::Described(report) = saw else { return None };
-            return report.status.is_over().then(|| knocking::stopped(report, container));
+            return report.status.is_over().then(|| probing::stopped(report, container));
         };
         match saw {
             Observation::Unreachable(error) => {

@@ -6,8 +6,8 @@
 //! state before performing the action is writing ahead.
 
 mod executing;
-mod knocking;
 mod pending;
+mod probing;
 mod provisioning;
 mod reachable;
 mod running;
@@ -40,14 +40,14 @@ const DESCRIBE: Pace =
 const RETRY: Pace =
     Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
 /// How a container is knocked at while it starts: often, it costs one SYN.
-const KNOCK: Pace =
+const PROBE: Pace =
     Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
 /// The same where every attempt is a call of an API, and the exec agent connects within seconds.
-const KNOCK_BY_API: Pace =
+const PROBE_BY_API: Pace =
     Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 102 };
 /// The same where it cannot succeed yet, or where the API itself fails: only so that its reason is
 /// known.
-const KNOCK_IN_VAIN: Pace =
+const PROBE_RARELY: Pace =
     Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 150 };
 /// How a lost connection is tried again.
 const RECONNECT: Pace =
@@ -57,7 +57,7 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a task that was seen may be MISSING before we believe that it is gone.
 const GONE_AFTER: Duration = Duration::from_secs(10);
 /// How long after ECS says that a task ends it may take to say why.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a container may refuse our key or a first command: its entry point may start sshd
 /// before it has done the rest.
 const KEY_INSTALLED_WITHIN: Duration = Duration::from_secs(20);

@@ -1,7 +1,7 @@
 //! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
 //! container may answer before ECS says RUNNING.
 
-use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
+use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, probing, provisioning::interface_of};
 use crate::{
     Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Readiness,
     Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
@@ -33,7 +33,7 @@ impl Job<Pending> {
                 None
             }
             Observation::Unreachable(error) => {
-                let pace = knocking::pace(self.header.transport().readiness, None, error);
+                let pace = probing::pace(self.header.transport().readiness, None, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::CancelRequested => Some(StopReason::Cancelled),

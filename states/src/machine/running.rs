@@ -1,6 +1,6 @@
 //! `Running`: knock until the container answers, and see that the task still lives.
 
-use super::{AGENT, KNOCK_IN_VAIN, PROBED, Step, knocking};
+use super::{AGENT, PROBE_RARELY, PROBED, Step, probing};
 use crate::{
     Action, Greeting, Job, Observation, Pace, Reachable, Readiness, Running, StopReason, Stopping,
     TaskReport, Timestamp, Watch,
@@ -15,7 +15,7 @@ impl Job<Running> {
             }
             Observation::Unreachable(error) => {
                 let pace =
-                    knocking::pace(self.header.transport().readiness, self.state.agent_runs, error);
+                    probing::pace(self.header.transport().readiness, self.state.agent_runs, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::Described(report) => {
@@ -74,7 +74,7 @@ impl Job<Running> {
     /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none
     /// before.
     pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
-        let runs = knocking::agent_runs(report, &self.header.spec.container);
+        let runs = probing::agent_runs(report, &self.header.spec.container);
         if self.header.transport().readiness != Readiness::ExecAgent
             || runs == self.state.agent_runs
         {
@@ -83,7 +83,7 @@ impl Job<Running> {
         self.state.agent_runs = runs;
         self.state.probing.attempts = 0;
         self.state.probing.next =
-            if runs == Some(false) { now + KNOCK_IN_VAIN.interval(0, self.seed()) } else { now };
+            if runs == Some(false) { now + PROBE_RARELY.interval(0, self.seed()) } else { now };
     }
 
     /// How often ECS is asked.

@@ -218,7 +218,7 @@ impl DirectoryStore {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn leftovers(&self) -> Result<Vec<JobId>, StoreError> {
+    pub fn orphaned_files(&self) -> Result<Vec<JobId>, StoreError> {
         let mut jobs = self.jobs_with(&BESIDE)?;
         jobs.retain(|job| !self.snapshot_path(job).exists());
         Ok(jobs)

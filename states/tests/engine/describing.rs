@@ -6,8 +6,8 @@ use states::{Goal, JobId, Outcome, SnapshotStore};
 
 use crate::world::{
     cloud::Cloud,
+    fault_plan::{LISTENING_AFTER, RUNNING_AFTER},
     manager::{Manager, header},
-    weather::{LISTENING_AFTER, RUNNING_AFTER},
 };
 
 /// Jobs that are prepared at once.

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use states::{Outcome, RunOutcome};
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
 /// Runs the script while the disk refuses from `from` to `to` seconds after its stage began.
 async fn run_with_full_disk(script: &str, from: u64, to: u64) -> Option<Outcome> {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     manager.prepare(&mut manager.io()).await;
     let mut io = manager.io();
     let cloud = manager.cloud.clone();
-    let refuse = |odds| cloud.state.lock().unwrap().weather.odds.unsaved = odds;
+    let refuse = |odds| cloud.state.lock().unwrap().faults.odds.unsaved = odds;
     let fills = async {
         tokio::time::sleep(Duration::from_secs(from)).await;
         refuse(1.0);

@@ -9,15 +9,15 @@ use tokio::time::Instant;
 
 use crate::{
     changed_control::ChangedControl,
-    world::{cloud::Cloud, manager::Manager, weather::Weather},
+    world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager},
 };
 
 /// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its
 /// task from `ending` on, if ever, counted from the script's start.
 async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
-    let mut weather = Weather::new(0);
-    weather.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
-    let manager = Manager::new(Cloud::new(weather));
+    let mut faults = FaultPlan::new(0);
+    faults.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
+    let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let from = ending.map(|after| Instant::now() + after);
     // ECS says from then on that it ends all tasks. Their containers answer as before.

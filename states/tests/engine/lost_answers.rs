@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use states::Outcome;
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
 #[tokio::test(start_paused = true)]
 async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
@@ -82,10 +82,10 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
 /// a signal met a dead connection.
 #[tokio::test(start_paused = true)]
 async fn a_cancel_on_a_silent_connection_repeats_no_output() {
-    let mut weather = Weather::new(0);
-    weather.network_down = Duration::from_secs(13)..Duration::from_secs(19);
+    let mut faults = FaultPlan::new(0);
+    faults.network_down = Duration::from_secs(13)..Duration::from_secs(19);
     let start = tokio::time::Instant::now();
-    let manager = Manager::new(Cloud::new(weather));
+    let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
     let mut io = manager.io();

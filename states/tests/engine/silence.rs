@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use states::{AnyJob, Link, Observation, Outcome, RunOutcome, StopReason, Verdict};
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_script_is_on_record_as_running() {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let mut io = manager.io();
     let run =
@@ -32,9 +32,9 @@ async fn a_silent_script_is_on_record_as_running() {
 
 /// A script that is silent for twelve hours, while each connection is lost after so long.
 async fn silent_for_hours(connections_live: Duration) -> (Manager, Option<Outcome>) {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
-    manager.cloud.state.lock().unwrap().weather.connections_live = Some(connections_live);
+    manager.cloud.state.lock().unwrap().faults.connections_live = Some(connections_live);
     let outcome = manager
         .run(
             "build_script",

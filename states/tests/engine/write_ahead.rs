@@ -135,7 +135,7 @@ async fn what_a_stage_ends_with_is_on_record() {
 async fn what_was_observed_last_is_on_record_when_a_stage_gives_up() {
     let manager = Manager::new(Arc::default());
     manager.prepare(&mut manager.io()).await;
-    manager.cloud.state.lock().unwrap().weather.api_down = Duration::ZERO..Duration::MAX;
+    manager.cloud.state.lock().unwrap().faults.api_down = Duration::ZERO..Duration::MAX;
     let outcome = manager.cleanup(&mut manager.io()).await;
     assert!(matches!(outcome, Some(Some(Outcome::Unfinished))), "{outcome:?}");
     let on_record = manager.snapshot().unwrap();

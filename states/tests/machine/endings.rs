@@ -372,7 +372,7 @@ fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
 fn a_journal_keeps_its_beginning_and_its_end() {
     let mut journal = Journal::default();
     let at = |n: u64| Timestamp::from_millis(1000 + n);
-    let left = Left { state: StateName::Pending, digest: "1-0".into() };
+    let left = StateDigest { state: StateName::Pending, digest: "1-0".into() };
     for n in 0..5000 {
         journal.record(
             Observation::Opened { process: n, purpose: "prepare".into() },
@@ -397,7 +397,7 @@ fn a_journal_keeps_its_beginning_and_its_end() {
 #[test]
 fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
     let mut journal = Journal::default();
-    let left = Left { state: StateName::Pending, digest: "1-0".into() };
+    let left = StateDigest { state: StateName::Pending, digest: "1-0".into() };
     // Four observations in turn, so that each is merged with its like, as often as an entry takes;
     // then four others.
     for n in 0..400_000_u32 {

@@ -8,7 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 use states::{
-    AnyJob, Left, Link, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict,
+    AnyJob, Link, Observation, Replay, Snapshot, StateDigest, StateName, StopReason, Timestamp,
+    Verdict,
 };
 
 use crate::{any, links, through};
@@ -22,7 +23,7 @@ fn well() -> Snapshot {
 
 /// What today's digests begin with.
 fn shape() -> String {
-    Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned()
+    StateDigest::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned()
 }
 
 fn difference(verdict: Verdict) -> states::Difference {
@@ -101,8 +102,10 @@ fn an_altered_record_is_found_where_it_was_altered() {
     let snapshot = well();
     for entry in 0..snapshot.journal.entries.len() {
         let mut altered = snapshot.clone();
-        altered.journal.entries[entry].left =
-            Some(Left { state: StateName::Stopping, digest: format!("{}-00000000", shape()) });
+        altered.journal.entries[entry].left = Some(StateDigest {
+            state: StateName::Stopping,
+            digest: format!("{}-00000000", shape()),
+        });
         let found = difference(altered.replay());
         assert_eq!(
             (found.entry, found.saw.as_ref()),

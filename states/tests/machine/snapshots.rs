@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use proptest::prelude::*;
 use states::{
-    Action, AnyJob, BadSnapshot, ConnectTo, Ending, Header, Left, Observation, OtherTasks,
-    Readiness, Sent, Signal, Snapshot, StateName, StopPhase, StopReason, Timestamp,
+    Action, AnyJob, BadSnapshot, ConnectTo, Ending, Header, Observation, OtherTasks, Readiness,
+    Sent, Signal, Snapshot, StateDigest, StateName, StopPhase, StopReason, Timestamp,
     TransportRecord, VERSION,
 };
 
@@ -99,8 +99,12 @@ fn one_of_each() -> Vec<(StateName, Snapshot)> {
 /// `WRITE_FIXTURES=1 cargo test -p fargate-states --test machine` writes those of today.
 #[test]
 fn snapshots_of_every_version_are_read() {
-    let shape =
-        Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned();
+    let shape = StateDigest::of(&Snapshot::new(any::header()).job)
+        .digest
+        .split('-')
+        .next()
+        .unwrap()
+        .to_owned();
     let current = fixtures().join(format!("v{VERSION}.{shape}"));
     if std::env::var_os("WRITE_FIXTURES").is_some() {
         fs::create_dir_all(&current).unwrap();

@@ -8,7 +8,7 @@ use super::{
     runner::{Job, is_over},
     stages::Verdict,
 };
-use crate::world::weather::Fault::{self, *};
+use crate::world::fault_plan::Fault::{self, *};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
 /// state has.
@@ -54,7 +54,7 @@ pub fn wrong(job: &Job) -> Vec<String> {
         }
         let causes = causes(called.stage, &called.verdict);
         if let Some(causes) = causes
-            && !state.weather.has_met(&causes)
+            && !state.faults.has_injected(&causes)
         {
             wrong.push(format!(
                 "{} said {:?}, and none of {causes:?} was met",
@@ -64,7 +64,7 @@ pub fn wrong(job: &Job) -> Vec<String> {
         let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
             || is_over(&called.verdict)
             || matches!(called.stage, "cleanup" | "look");
-        if job.plan.bearable && !ours {
+        if job.plan.must_succeed && !ours {
             wrong.push(format!(
                 "{} said {:?} although all that was met could be borne",
                 called.stage, called.verdict
@@ -202,14 +202,14 @@ pub fn record(job: &Job) -> String {
         .iter()
         .map(|snapshot| snapshot.to_ron().unwrap())
         .collect();
-    let met: BTreeMap<_, _> = state.weather.met.clone();
+    let injected: BTreeMap<_, _> = state.faults.injected.clone();
     let tasks: Vec<_> = state
         .tasks
         .iter()
         .map(|(arn, task)| (arn, task.launched.elapsed(), task.stopped.map(|at| at.elapsed())))
         .collect();
     format!(
-        "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {met:?}\ncalls: {}\n{}",
+        "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {injected:?}\ncalls: {}\n{}",
         job.called,
         state.calls,
         archived.join("\n")

@@ -30,12 +30,12 @@ use std::{
 
 use plan::Plan;
 use runner::Job;
-use world::{cloud::Cloud, manager::Manager, weather::Fault};
+use world::{cloud::Cloud, fault_plan::Fault, manager::Manager};
 
 /// Jobs of a plain `cargo test`.
 const JOBS: u64 = 3000;
 /// Failures that are told in full.
-const TOLD: usize = 5;
+const REPORTED: usize = 5;
 
 /// One job from its seed to its end, where it is looked at: time belongs to its runtime.
 fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
@@ -46,8 +46,8 @@ fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
         .unwrap();
     runtime.block_on(async {
         let mut plan = Plan::new(seed);
-        let weather = std::mem::replace(&mut plan.weather, world::weather::Weather::new(0));
-        let mut job = Job::new(Manager::new(Cloud::new(weather)), plan);
+        let faults = std::mem::replace(&mut plan.faults, world::fault_plan::FaultPlan::new(0));
+        let mut job = Job::new(Manager::new(Cloud::new(faults)), plan);
         job.run().await;
         look(&job)
     })
@@ -75,8 +75,8 @@ struct Counted {
     simulated: std::time::Duration,
     outcomes: BTreeMap<&'static str, u64>,
     /// Jobs that met it.
-    met: BTreeMap<Fault, u64>,
-    bearable: u64,
+    injected: BTreeMap<Fault, u64>,
+    must_succeed: u64,
     calls: u64,
     executions: u64,
     failures: BTreeMap<u64, Vec<String>>,
@@ -86,10 +86,10 @@ impl Counted {
     fn take_in(&mut self, job: &Job) {
         let state = job.manager.cloud.state.lock().unwrap();
         *self.outcomes.entry(check::outcome(job)).or_default() += 1;
-        for fault in state.weather.met.keys() {
-            *self.met.entry(*fault).or_default() += 1;
+        for fault in state.faults.injected.keys() {
+            *self.injected.entry(*fault).or_default() += 1;
         }
-        self.bearable += u64::from(job.plan.bearable);
+        self.must_succeed += u64::from(job.plan.must_succeed);
         self.calls += u64::from(state.calls);
         self.executions += state.executions.len() as u64;
         self.simulated += job.called.iter().map(|called| called.took).sum();
@@ -98,14 +98,17 @@ impl Counted {
     fn add(&mut self, other: Self) {
         self.jobs += other.jobs;
         self.simulated += other.simulated;
-        self.bearable += other.bearable;
+        self.must_succeed += other.must_succeed;
         self.calls += other.calls;
         self.executions += other.executions;
         other
             .outcomes
             .into_iter()
             .for_each(|(outcome, n)| *self.outcomes.entry(outcome).or_default() += n);
-        other.met.into_iter().for_each(|(fault, n)| *self.met.entry(fault).or_default() += n);
+        other
+            .injected
+            .into_iter()
+            .for_each(|(fault, n)| *self.injected.entry(fault).or_default() += n);
         self.failures.extend(other.failures);
     }
 }
@@ -144,7 +147,7 @@ fn whatever_happens_nothing_is_lost() {
     });
     let counted = all.into_inner().unwrap();
     report(&counted, began.elapsed());
-    for (seed, wrong) in counted.failures.iter().take(TOLD) {
+    for (seed, wrong) in counted.failures.iter().take(REPORTED) {
         eprintln!(
             "seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p fargate-states --test simulation -- --nocapture",
             wrong.join("\n  ")
@@ -157,7 +160,7 @@ fn whatever_happens_nothing_is_lost() {
         counted.jobs
     );
     let never: Vec<&Fault> =
-        Fault::ALL.iter().filter(|fault| !counted.met.contains_key(fault)).collect();
+        Fault::ALL.iter().filter(|fault| !counted.injected.contains_key(fault)).collect();
     assert!(jobs < JOBS || never.is_empty(), "never met in {jobs} jobs: {never:?}");
 }
 
@@ -169,13 +172,13 @@ fn report(counted: &Counted, took: std::time::Duration) {
         counted.simulated.as_secs_f64() / 3600.0,
         counted.calls,
         counted.executions,
-        counted.bearable
+        counted.must_succeed
     );
     for (outcome, n) in &counted.outcomes {
         println!("  {n:>8} {outcome}");
     }
     println!("  jobs that met a fault:");
-    for (fault, n) in &counted.met {
+    for (fault, n) in &counted.injected {
         println!("  {n:>8} {fault:?}");
     }
 }

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{
     plan::{Call, Cleanup, Plan, Stage},
-    stages::{self, Told, Verdict, verdict},
+    stages::{self, StageResult, Verdict, verdict},
 };
 use crate::world::{
     containers::Program,
+    fault_plan::Fault,
     manager::{Io, Manager},
-    weather::Fault,
 };
 
 /// From SIGTERM to SIGKILL.
@@ -42,8 +42,8 @@ impl Job {
         Self { manager, plan, called: Vec::new(), wrong: Vec::new() }
     }
 
-    pub fn meet(&self, fault: Fault) {
-        self.manager.cloud.state.lock().unwrap().weather.meet(fault);
+    pub fn record(&self, fault: Fault) {
+        self.manager.cloud.state.lock().unwrap().faults.record(fault);
     }
 
     fn claim(&mut self, holds: bool, what: impl FnOnce() -> String) {
@@ -60,10 +60,10 @@ impl Job {
         for cleanup in self.plan.cleanups.clone() {
             self.cleanups(cleanup).await;
         }
-        // The weather clears up in the end. A late effect is done by then.
+        // The faults clears up in the end. A late effect is done by then.
         self.manager.cloud.heal();
         if self.plan.reaped {
-            self.meet(Fault::Reaped);
+            self.record(Fault::Reaped);
             let reaped =
                 self.end(Call::default(), Goal::End, StopReason::Asked("reaped".to_owned())).await;
             self.note("reap", reaped, Duration::ZERO);
@@ -92,7 +92,7 @@ impl Job {
         &mut self,
         stage: &'static str,
         call: Call,
-        act: impl AsyncFnOnce(&Manager, &mut Io) -> Told,
+        act: impl AsyncFnOnce(&Manager, &mut Io) -> StageResult,
     ) -> (Verdict, Io) {
         let process = Manager { crash: std::sync::Arc::default(), ..self.manager.clone() };
         process.crash.set(call.killed_at);
@@ -114,10 +114,10 @@ impl Job {
         };
         let verdict = verdict(told);
         if io.was_cancelled {
-            self.meet(Fault::Cancelled);
+            self.record(Fault::Cancelled);
         }
         if verdict == Verdict::Killed {
-            self.meet(Fault::ProcessKilled);
+            self.record(Fault::ProcessKilled);
         }
         self.note(stage, verdict.clone(), began.elapsed());
         (verdict, io)
@@ -126,7 +126,7 @@ impl Job {
     async fn prepare(&mut self) -> bool {
         for (number, call) in self.plan.prepares.clone().into_iter().enumerate() {
             if number > 0 {
-                self.meet(Fault::PrepareRepeated);
+                self.record(Fault::PrepareRepeated);
             }
             let (verdict, io) = self
                 .call("prepare", call, async |process, io| {
@@ -170,7 +170,7 @@ impl Job {
         for attempt in 0..stage.attempts {
             let mut call = stage.call;
             if attempt > 0 {
-                self.meet(Fault::StageRepeated);
+                self.record(Fault::StageRepeated);
                 call.killed_at = call.killed_at.saturating_sub(20);
             }
             let io;
@@ -185,7 +185,7 @@ impl Job {
         }
         let ran = self.executions(&stage.script);
         let files_lost =
-            self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::FilesLost]);
+            self.manager.cloud.state.lock().unwrap().faults.has_injected(&[Fault::FilesLost]);
         self.claim(ran <= 1 + told.repeats || files_lost, || {
             format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, told.repeats)
         });
@@ -207,7 +207,7 @@ impl Job {
         call: Call,
         after: Duration,
     ) -> (Verdict, Io) {
-        self.meet(Fault::CleanupBesideStage);
+        self.record(Fault::CleanupBesideStage);
         let mut other = Self::new(self.manager.clone(), Plan::new(0));
         let (ran, ()) = tokio::join!(self.one_run(stage, call), async {
             tokio::time::sleep(after).await;
@@ -223,7 +223,7 @@ impl Job {
             self.cleanup(cleanup.call).await;
             return;
         }
-        self.meet(Fault::CleanupsAtOnce);
+        self.record(Fault::CleanupsAtOnce);
         let mut others: Vec<Self> =
             (0..cleanup.beside).map(|_| Self::new(self.manager.clone(), Plan::new(0))).collect();
         let all = async {
@@ -244,7 +244,7 @@ impl Job {
 
     async fn cleanup(&mut self, call: Call) -> Verdict {
         if self.called.iter().any(|called| called.stage == "cleanup") {
-            self.meet(Fault::CleanupRepeated);
+            self.record(Fault::CleanupRepeated);
         }
         let waits = self.plan.waits;
         let verdict =
@@ -306,8 +306,14 @@ impl Job {
             }
             Some(from) => {
                 let twice = if io.output.is_empty() { 0 } else { told.handed_on - from };
-                let unmarked =
-                    self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::Unmarked]);
+                let unmarked = self
+                    .manager
+                    .cloud
+                    .state
+                    .lock()
+                    .unwrap()
+                    .faults
+                    .has_injected(&[Fault::Unmarked]);
                 self.claim(twice <= told.unmarked || unmarked, || {
                     format!(
                         "{}: {twice} bytes came twice, and only {} can have been without a mark",

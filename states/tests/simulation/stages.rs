@@ -30,16 +30,16 @@ pub enum Verdict {
     /// There is no job, or it is not ready.
     NoJob,
     NotReady(StateName),
-    /// Something that no stage should meet.
+    /// Something that no stage should record.
     Impossible(String),
     /// The process was killed.
     Killed,
 }
 
 /// What a stage's function returns.
-pub type Told = Result<Verdict, EngineError>;
+pub type StageResult = Result<Verdict, EngineError>;
 
-pub fn verdict(told: Option<Told>) -> Verdict {
+pub fn verdict(told: Option<StageResult>) -> Verdict {
     match told {
         None => Verdict::Killed,
         Some(Ok(verdict)) => verdict,
@@ -67,7 +67,7 @@ fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
     header
 }
 
-pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
+pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "prepare", LEASE_WAIT).await?;
     let begin = async |lease| {
@@ -124,7 +124,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
     })
 }
 
-pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> Told {
+pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, stage, LEASE_WAIT).await?;
     let Some(snapshot) = engine.store().load(&manager.job).await? else {
@@ -137,9 +137,9 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
         engine.request_cancel(&mut work);
-        io.is_leftover = true;
+        io.is_stale = true;
         engine.drive(&mut work, Goal::Run, io).await?;
-        io.is_leftover = false;
+        io.is_stale = false;
     }
     if io.was_cancelled {
         work.close().await;
@@ -173,7 +173,7 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
 
 /// `cleanup` with `Goal::Stop`; with `Goal::End` also waits for the task's end, as `reap` does with
 /// an abandoned job.
-pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> Told {
+pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "cleanup", LEASE_WAIT).await?;
     let Some(snapshot) = engine.store().load(&manager.job).await? else {
@@ -193,7 +193,7 @@ pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io)
 
 /// What another job's stage does with one that only waits for its task's end, in the call that it
 /// makes anyway.
-pub async fn look(manager: &Manager) -> Told {
+pub async fn look(manager: &Manager) -> StageResult {
     let engine = manager.process();
     for ending in engine.store().ending_jobs(100).await {
         // Its own job's failures are none of this one's.

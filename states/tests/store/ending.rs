@@ -107,9 +107,9 @@ async fn a_note_without_a_snapshot_is_swept() {
     let (_place, store) = store();
     note_ending(&store, &ending()).await.unwrap();
     let job = ending().job.header().id.clone();
-    assert_eq!(store.leftovers().unwrap(), std::slice::from_ref(&job));
+    assert_eq!(store.orphaned_files().unwrap(), std::slice::from_ref(&job));
     let lease = store.try_lease(&job, "reap").unwrap();
     store.sweep(&job, &lease).unwrap();
     drop(lease);
-    assert!(!store.is_ending(&job) && store.leftovers().unwrap().is_empty());
+    assert!(!store.is_ending(&job) && store.orphaned_files().unwrap().is_empty());
 }

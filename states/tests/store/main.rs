@@ -206,14 +206,14 @@ async fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() 
     ] {
         fs::write(store.directory().join(name), "").unwrap();
     }
-    assert_eq!(store.leftovers().unwrap(), ["gone", "half", "only"].map(id));
-    for job in store.leftovers().unwrap().iter().chain([&id("alive")]) {
+    assert_eq!(store.orphaned_files().unwrap(), ["gone", "half", "only"].map(id));
+    for job in store.orphaned_files().unwrap().iter().chain([&id("alive")]) {
         store.sweep(job, &store.try_lease(job, "test").unwrap()).unwrap();
     }
     let mut left = names(store.directory());
     left.sort();
     assert_eq!(left, ["alive.key", "alive.lock", "alive.ron", "none", "unknown.txt"]);
-    assert_eq!(store.leftovers().unwrap(), []);
+    assert_eq!(store.orphaned_files().unwrap(), []);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     cloud::{Cloud, State, Task},
     crash_point::CrashPoint,
-    weather::Fault,
+    fault_plan::Fault,
 };
 
 /// How long a silent connection is believed in.
@@ -128,25 +128,25 @@ fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
 impl Task {
     fn identity(&self, address: &str) -> String {
         let other =
-            self.fate.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
+            self.plan.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
         format!("{address}{}", if other { ", another" } else { "" })
     }
 
     /// How long an attempt takes now.
     fn answers_in(&self) -> Duration {
-        let listens = self.fate.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
-        if listens { self.fate.answers_in } else { Duration::ZERO }
+        let listens = self.plan.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
+        if listens { self.plan.answers_in } else { Duration::ZERO }
     }
 
     /// Who answers a connection that gets there.
     fn greets(&self, address: &str) -> Result<String, (ConnectErrorKind, Option<Fault>)> {
         let age = self.launched.elapsed();
-        match self.fate.listens_after {
+        match self.plan.listens_after {
             None => return Err((ConnectErrorKind::Refused, Some(Fault::NeverListens))),
             Some(after) if age < after || !self.lives() => {
                 return Err((ConnectErrorKind::Refused, None));
             }
-            Some(after) if age < after + self.fate.key_after => {
+            Some(after) if age < after + self.plan.key_after => {
                 return Err((ConnectErrorKind::AuthRefused, Some(Fault::KeyLate)));
             }
             Some(_) => {}
@@ -183,7 +183,7 @@ impl Transport for Wire {
         let identity = match state.tasks.get(&address).map(|task| task.greets(&address)) {
             None => return Err(refused(ConnectErrorKind::Unreachable, &address)),
             Some(Err((kind, fault))) => {
-                fault.into_iter().for_each(|fault| state.weather.meet(fault));
+                fault.into_iter().for_each(|fault| state.faults.record(fault));
                 let not_there = by_ecs && kind == ConnectErrorKind::Refused;
                 return Err(refused(
                     if not_there { ConnectErrorKind::AgentNotConnected } else { kind },
@@ -193,21 +193,21 @@ impl Transport for Wire {
             Some(Ok(identity)) => identity,
         };
         if target.pinned.as_ref().is_some_and(|pinned| pinned.0 != identity) {
-            state.weather.meet(Fault::IdentityChanged);
+            state.faults.record(Fault::IdentityChanged);
             return Err(refused(ConnectErrorKind::IdentityChanged, &address));
         }
-        let weather = &mut state.weather;
-        if weather.strikes(weather.odds.unconnected, Fault::Unconnected) {
+        let faults = &mut state.faults;
+        if faults.inject(faults.odds.unconnected, Fault::Unconnected) {
             return Err(refused(ConnectErrorKind::Interrupted, &address));
         }
-        let odds = (weather.odds.cut, weather.odds.frozen);
-        let cut = weather
-            .strikes(odds.0, Fault::ConnectionCut)
-            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
-        let cut = cut.or(weather.connections_live.map(|long| Instant::now() + long));
-        let frozen = weather
-            .strikes(odds.1, Fault::ConnectionFrozen)
-            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let odds = (faults.odds.cut, faults.odds.frozen);
+        let cut = faults
+            .inject(odds.0, Fault::ConnectionCut)
+            .then(|| Instant::now() + faults.millis(0..EVENTFUL));
+        let cut = cut.or(faults.connections_live.map(|long| Instant::now() + long));
+        let frozen = faults
+            .inject(odds.1, Fault::ConnectionFrozen)
+            .then(|| Instant::now() + faults.millis(0..EVENTFUL));
         let facts =
             ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
@@ -270,10 +270,10 @@ fn in_container<R>(
 ) -> Result<R, RunError> {
     match state.tasks.get_mut(address) {
         Some(task) if task.lives() && task.identity(address) == identity => {
-            if task.fate.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
-                task.fate.files_lost = None;
+            if task.plan.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
+                task.plan.files_lost = None;
                 task.runs.clear();
-                state.weather.meet(Fault::FilesLost);
+                state.faults.record(Fault::FilesLost);
             }
             Ok(act(&mut task.runs))
         }
@@ -283,8 +283,8 @@ fn in_container<R>(
 
 /// Starts the script unless the run is known: then it only says so.
 fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Result<(), RunError> {
-    let weather = &mut state.weather;
-    let odds = (weather.odds.not_started, weather.odds.no_status);
+    let faults = &mut state.faults;
+    let odds = (faults.odds.not_started, faults.odds.no_status);
     let known = in_container(state, &shell.task, &shell.identity, |runs| {
         runs.get(run).map(Option::is_some)
     })?;
@@ -293,11 +293,11 @@ fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Resul
         Some(false) => return Err(RunError::Unknown(run.to_owned())),
         None => {}
     }
-    let weather = &mut state.weather;
-    if weather.strikes(odds.0, Fault::NotStarted) {
+    let faults = &mut state.faults;
+    if faults.inject(odds.0, Fault::NotStarted) {
         return Err(RunError::NotStarted("no space left on device".into()));
     }
-    let vanishes = weather.strikes(odds.1, Fault::NoStatus).then(|| weather.millis(0..5000));
+    let vanishes = faults.inject(odds.1, Fault::NoStatus).then(|| faults.millis(0..5000));
     let delivered = Delivered {
         started: Instant::now(),
         program: Program::of(script),

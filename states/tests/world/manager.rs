@@ -35,7 +35,7 @@ pub struct Io {
     /// Bytes of the last write.
     pub last_write: usize,
     /// Whether what comes is of the run that an earlier process had left behind: nobody misses it.
-    pub is_leftover: bool,
+    pub is_stale: bool,
     pub cancel_at: Option<tokio::time::Instant>,
     pub was_cancelled: bool,
     crash: Arc<CrashPoint>,
@@ -46,7 +46,7 @@ impl JobIo for Io {
         self.crash.step().await;
         // As a pipe whose reader is slow: not all of it at once.
         let taken = bytes.len().div_ceil(2);
-        if !self.is_leftover {
+        if !self.is_stale {
             self.output.extend_from_slice(&bytes[..taken]);
             self.last_write = taken;
         }
@@ -145,7 +145,7 @@ impl Manager {
         Io {
             output: Vec::new(),
             last_write: 0,
-            is_leftover: false,
+            is_stale: false,
             cancel_at: None,
             was_cancelled: false,
             crash: Arc::clone(&self.crash),

@@ -4,6 +4,6 @@
 pub mod cloud;
 pub mod containers;
 pub mod crash_point;
+pub mod fault_plan;
 pub mod manager;
 pub mod store;
-pub mod weather;

@@ -18,7 +18,7 @@ use states::{
 use super::{
     cloud::Cloud,
     crash_point::CrashPoint,
-    weather::{Fault, Odds},
+    fault_plan::{Fault, Odds},
 };
 
 /// What is on disk, and what was done to it.
@@ -48,8 +48,8 @@ fn read(snapshot: &Snapshot) -> Snapshot {
 impl FaultyStore {
     fn refuses(&self, share: impl Fn(&Odds) -> f64, fault: Fault) -> Result<(), StoreError> {
         let mut state = self.cloud.state.lock().unwrap();
-        let share = share(&state.weather.odds);
-        if !state.weather.strikes(share, fault) {
+        let share = share(&state.faults.odds);
+        if !state.faults.inject(share, fault) {
             return Ok(());
         }
         let source = io::Error::other("no space left on device");

@@ -2,8 +2,8 @@
 //! container, and telling a bad answer from a final one.
 
 use super::{
-    BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API,
-    KNOCK_IN_VAIN, RETRY, TOLD_WITHIN,
+    BELIEVED_REFUSALS, DESCRIBE, EXPLAINED_WITHIN, GONE_AFTER, KEY_INSTALLED_WITHIN, PROBE,
+    PROBE_BY_API, PROBE_RARELY, RETRY,
 };
 use crate::{
     Asking, ConnectError, ConnectErrorKind, ControlError, Obstacle, Pace, Probing, Readiness,
@@ -19,11 +19,11 @@ pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
 /// exec agent, if anything.
 pub(super) fn pace(readiness: Readiness, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
     match (readiness, agent_runs, error.kind) {
-        (Readiness::Probed, ..) => KNOCK,
-        (Readiness::ExecAgent, Some(false), _) => KNOCK_IN_VAIN,
-        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => KNOCK_BY_API,
+        (Readiness::Probed, ..) => PROBE,
+        (Readiness::ExecAgent, Some(false), _) => PROBE_RARELY,
+        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => PROBE_BY_API,
         // Throttling among others, which a quick pace would only prolong.
-        (Readiness::ExecAgent, ..) => KNOCK_IN_VAIN,
+        (Readiness::ExecAgent, ..) => PROBE_RARELY,
     }
 }
 
@@ -47,7 +47,7 @@ impl Asking {
             return None;
         }
         let since = *self.ending.get_or_insert(now);
-        if report.status.is_over() || report.tells_why() || now.since(since) >= TOLD_WITHIN {
+        if report.status.is_over() || report.tells_why() || now.since(since) >= EXPLAINED_WITHIN {
             return Some(stopped(report, container));
         }
         self.next = self.next.min(now + DESCRIBE.first);

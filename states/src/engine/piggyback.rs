@@ -25,7 +25,7 @@ const PURPOSE: &str = "archive";
 
 /// Tasks taken along by one process.
 #[derive(Debug, Default)]
-pub(super) struct Passengers {
+pub(super) struct Piggyback {
     inner: Mutex<Inner>,
 }
 
@@ -38,7 +38,7 @@ struct Inner {
     ended: VecDeque<(JobId, Vec<Described>)>,
 }
 
-impl Passengers {
+impl Piggyback {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // It is whole after every step.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,7 +46,7 @@ impl Passengers {
 
     /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be
     /// made.
-    pub(super) async fn board<S: SnapshotStore>(
+    pub(super) async fn take<S: SnapshotStore>(
         &self,
         store: &S,
         cluster: &str,
@@ -72,12 +72,12 @@ impl Passengers {
     }
 
     /// A call with them failed, perhaps because of them.
-    pub(super) fn refuse(&self) {
+    pub(super) fn disable(&self) {
         self.inner().refused = true;
     }
 
     /// What ECS says of them.
-    pub(super) fn arrive(&self, jobs: Vec<EndingJob>, answers: &[Described]) {
+    pub(super) fn record(&self, jobs: Vec<EndingJob>, answers: &[Described]) {
         for EndingJob { job, tasks, .. } in jobs {
             let seen: Vec<Described> =
                 answers.iter().filter(|answer| tasks.contains(&answer.task)).cloned().collect();
@@ -161,7 +161,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Archives at most one job of those whose tasks were seen to have ended. It is not this
     /// process's job: a failure is logged, and a later process tries again.
     pub(super) async fn conclude_one(&self) {
-        let next = self.passengers.inner().ended.pop_front();
+        let next = self.piggyback.inner().ended.pop_front();
         if let Some((job, answers)) = next
             && let Err(e) = self.conclude(&job, PURPOSE, &answers).await
         {

@@ -13,8 +13,8 @@ use crate::{
     changed_control::ChangedControl,
     world::{
         cloud::Cloud,
+        fault_plan::TaskPlan,
         manager::{Manager, header},
-        weather::Fate,
     },
 };
 
@@ -91,17 +91,17 @@ async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::ZERO).await;
     let before = ended.snapshot().unwrap();
-    let slow = Fate {
+    let slow = TaskPlan {
         runs_after: Some(Duration::from_secs(3)),
         listens_after: Some(Duration::from_secs(3)),
-        ..Fate::default()
+        ..TaskPlan::default()
     };
-    let slower = Fate {
+    let slower = TaskPlan {
         runs_after: Some(Duration::from_secs(30)),
         listens_after: Some(Duration::from_secs(30)),
-        ..Fate::default()
+        ..TaskPlan::default()
     };
-    manager.cloud.state.lock().unwrap().weather.fates = vec![Fate::default(), slow, slower];
+    manager.cloud.state.lock().unwrap().faults.task_plans = vec![TaskPlan::default(), slow, slower];
     prepare(&manager, "job-2").await;
     assert!(!is_archived(&ended));
     assert_eq!(ended.snapshot(), Some(before));

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 macro_rules! faults {
     ($($fault:ident,)*) => {
-        /// Everything that can go wrong. [`Weather::met`] counts what did.
+        /// Everything that can go wrong. [`FaultPlan::met`] counts what did.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
             $($fault,)*
@@ -129,7 +129,7 @@ impl End {
 
 /// What is going to become of a task. Times are after its launch.
 #[derive(Debug, Clone)]
-pub struct Fate {
+pub struct TaskPlan {
     /// How long it is not to be seen after RunTask.
     pub invisible: Duration,
     /// `None`: never.
@@ -151,7 +151,7 @@ pub struct Fate {
 pub const RUNNING_AFTER: Duration = Duration::from_secs(12);
 pub const LISTENING_AFTER: Duration = Duration::from_secs(11);
 
-impl Default for Fate {
+impl Default for TaskPlan {
     fn default() -> Self {
         Self {
             invisible: Duration::from_millis(1500),
@@ -170,38 +170,38 @@ impl Default for Fate {
 
 /// What goes wrong in one world. By default nothing does.
 #[derive(Debug)]
-pub struct Weather {
+pub struct FaultPlan {
     pub odds: Odds,
     /// Of the tasks, in the order of their launch; ordinary ones afterwards.
-    pub fates: Vec<Fate>,
+    pub task_plans: Vec<TaskPlan>,
     /// Times since the world's beginning.
     pub api_down: Range<Duration>,
     pub credentials_expired: Range<Duration>,
     pub network_down: Range<Duration>,
     /// How long each connection lives.
     pub connections_live: Option<Duration>,
-    pub met: BTreeMap<Fault, u32>,
+    pub injected: BTreeMap<Fault, u32>,
     random: StdRng,
     began: Instant,
 }
 
-impl Weather {
+impl FaultPlan {
     pub fn new(seed: u64) -> Self {
         Self {
             odds: Odds::default(),
-            fates: Vec::new(),
+            task_plans: Vec::new(),
             api_down: Duration::ZERO..Duration::ZERO,
             credentials_expired: Duration::ZERO..Duration::ZERO,
             network_down: Duration::ZERO..Duration::ZERO,
             connections_live: None,
-            met: BTreeMap::new(),
+            injected: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
             began: Instant::now(),
         }
     }
 
     /// Nothing goes wrong any more.
-    pub fn clear_up(&mut self) {
+    pub fn clear(&mut self) {
         self.odds = Odds::default();
         self.connections_live = None;
         for window in [&mut self.api_down, &mut self.credentials_expired, &mut self.network_down] {
@@ -209,20 +209,20 @@ impl Weather {
         }
     }
 
-    pub fn meet(&mut self, fault: Fault) {
-        *self.met.entry(fault).or_default() += 1;
+    pub fn record(&mut self, fault: Fault) {
+        *self.injected.entry(fault).or_default() += 1;
     }
 
-    pub fn has_met(&self, faults: &[Fault]) -> bool {
-        faults.iter().any(|fault| self.met.contains_key(fault))
+    pub fn has_injected(&self, faults: &[Fault]) -> bool {
+        faults.iter().any(|fault| self.injected.contains_key(fault))
     }
 
     /// Whether it goes wrong this time.
-    pub fn strikes(&mut self, share: f64, fault: Fault) -> bool {
+    pub fn inject(&mut self, share: f64, fault: Fault) -> bool {
         // No random number is drawn for what cannot happen: odd ones out stay comparable.
         let strikes = share > 0.0 && self.random.random_bool(share);
         if strikes {
-            self.meet(fault);
+            self.record(fault);
         }
         strikes
     }
@@ -230,7 +230,7 @@ impl Weather {
     pub fn within(&mut self, window: &Range<Duration>, fault: Fault) -> bool {
         let strikes = window.contains(&self.began.elapsed());
         if strikes {
-            self.meet(fault);
+            self.record(fault);
         }
         strikes
     }

@@ -1,11 +1,11 @@
 //! One GitLab job as an explicit state machine: Provisioning → Pending → Running → Reachable ⇄
 //! Executing → Stopping.
 //!
-//! - The machine ([`AnyJob::observe`], [`AnyJob::plan`]) decides. It does no I/O and asks no clock,
-//!   so the same code runs live, in simulations on paused time, in property tests and in replays.
-//! - The [`Engine`] acts, through the traits in [`world`]: it performs one [`Action`], journals the
-//!   [`Observation`], saves the [`Snapshot`] before anything that the world would remember, and
-//!   goes on.
+//! - The machine ([`AnyJob::observe`], [`AnyJob::plan`]) decides. It does no I/O and reads no
+//!   clock, so the same code runs live, in simulations on paused time, in property tests and in
+//!   replays.
+//! - The [`Engine`] acts, through the traits in [`world`]: it performs one [`Action`] and journals
+//!   the [`Observation`]. It saves the [`Snapshot`] before anything that the world would remember.
 //! - [`DirectoryStore`] keeps snapshots as RON files.
 //!
 //! This crate knows neither AWS nor SSH.

@@ -13,7 +13,7 @@ pub struct Evidence {
     pub at: Option<Timestamp>,
     /// When, last.
     pub last: Option<Timestamp>,
-    /// How often.
+    /// How many times.
     pub times: u32,
     /// What.
     pub text: String,

@@ -1,4 +1,5 @@
-//! `Running`: knock until the container answers, and see that the task still lives.
+//! `Running`: the driver probes the container until it answers, and checks that the task still
+//! lives.
 
 use super::{AGENT, PROBE_RARELY, PROBED, Step, probing};
 use crate::{
@@ -33,7 +34,7 @@ impl Job<Running> {
                 None
             }
             Observation::TimePassed => None,
-            // Answers to what is not asked here, and news of scripts: none can run yet.
+            // Answers to questions of other states, and news of scripts: none can run yet.
             Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
@@ -71,8 +72,8 @@ impl Job<Running> {
         })
     }
 
-    /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none
-    /// before.
+    /// Records what ECS reports of the exec agent. It accepts sessions moments after it is RUNNING,
+    /// and none before.
     pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
         let runs = probing::agent_runs(report, &self.header.spec.container);
         if self.header.transport().readiness != Readiness::ExecAgent
@@ -86,7 +87,7 @@ impl Job<Running> {
             if runs == Some(false) { now + PROBE_RARELY.interval(0, self.seed()) } else { now };
     }
 
-    /// How often ECS is asked.
+    /// The pace of DescribeTasks.
     pub(super) fn pace(&self) -> Pace {
         if self.state.agent_runs == Some(false) { AGENT } else { PROBED }
     }

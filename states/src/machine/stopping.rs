@@ -21,9 +21,9 @@ const LISTED_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 
 impl StopPhase {
-    /// The phase in which `task` is the next to be stopped. As long as a launch has no answer,
-    /// the task may be an earlier attempt's, which has ended: then the launched one is still to be
-    /// found, so the task is described first.
+    /// The phase in which `task` is the next to be stopped. As long as a launch has no answer, the
+    /// task may be an earlier attempt's, which has ended. So it is described first: then the
+    /// launched task is still to be found.
     pub(crate) fn stop(task: TaskArn, launched: Option<Timestamp>, others: OtherTasks) -> Self {
         match launched {
             Some(launched) => Self::Checking { task, launched, others },

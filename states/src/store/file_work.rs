@@ -1,4 +1,4 @@
-//! Where file work is done: an fsync takes milliseconds, and no job waits for another one's.
+//! The threads for file work: an fsync takes milliseconds, and no job waits for another job's.
 
 use std::{
     panic::resume_unwind,
@@ -12,8 +12,8 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::DirectoryLease;
 
-/// Threads that do file work at the same time. Fsyncs that overlap share a commit of the file
-/// system's journal; many more threads would only queue there.
+/// The number of threads for file work. Fsyncs that overlap share a commit of the file system's
+/// journal; more threads would only queue there.
 const THREADS: usize = 8;
 
 /// Does the file work of all clones of one store.
@@ -24,7 +24,7 @@ pub(super) struct FileWork {
     threads: Arc<Semaphore>,
 }
 
-/// Counts a lease for as long as it lives.
+/// Counts a lease as long as it is held.
 #[derive(Debug)]
 pub(super) struct CountedLease(Arc<AtomicUsize>);
 
@@ -45,10 +45,10 @@ impl FileWork {
     }
 
     /// Does this work after all earlier work under the same lease. A process with several jobs does
-    /// it on another thread; one that works on a single job, as every stage does, delays nobody and
-    /// needs no thread for it.
+    /// it on another thread. A process with a single job, such as a stage, needs none: it delays no
+    /// other job.
     ///
-    /// Once begun, the work is done even if this future is dropped, and the job's lock is held until
+    /// Work that has begun is finished even if this future is dropped. The job's lock is held until
     /// then.
     pub(super) async fn run<R: Send + 'static>(
         &self,
@@ -62,7 +62,7 @@ impl FileWork {
         if self.leases.load(Ordering::Relaxed) <= 1 {
             return work();
         }
-        // Nobody closes the semaphore. If that changes, the work is still done.
+        // The semaphore is never closed. If that changes, the work is still done.
         let thread = Arc::clone(&self.threads).acquire_owned().await.ok();
         let done = spawn_blocking(move || {
             let done = work();
@@ -73,7 +73,7 @@ impl FileWork {
             Ok(done) => done,
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime shuts down: this future is about to be dropped.
+                // The runtime is shutting down, and is about to drop this future.
                 Err(_) => std::future::pending().await,
             },
         }

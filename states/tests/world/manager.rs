@@ -136,7 +136,7 @@ impl Manager {
         Wire { cloud: Arc::clone(&self.cloud), crash: Arc::clone(&self.crash) }
     }
 
-    /// The job's snapshot, if it is not archived.
+    /// Returns the job's snapshot, unless it is archived.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.disk.store.snapshot(&self.job)
     }

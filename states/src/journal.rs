@@ -1,4 +1,4 @@
-//! What was observed, in order: bounded, and exact enough to replay.
+//! The journal of a job's observations: bounded, and exact enough to replay.
 
 use std::{fmt, time::Duration};
 
@@ -23,7 +23,7 @@ const REPETITION_SIZE: usize = 32;
 /// The observations of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Journal {
-    /// What was observed, oldest first.
+    /// The observations, oldest first.
     pub entries: Vec<Entry>,
     /// How many entries were dropped from the middle because there were too many.
     #[serde(default)]
@@ -53,7 +53,7 @@ impl Eq for Size {}
 pub struct Entry {
     /// When it was first observed.
     pub at: Timestamp,
-    /// What was observed; of progress, the farthest.
+    /// The observation; of progress, the farthest.
     pub saw: Observation,
     /// How many times.
     #[serde(default = "once", skip_serializing_if = "is_once")]
@@ -264,13 +264,13 @@ impl Journal {
     /// Notes an observation with an equal one before it, if that can be. The bytes that it takes.
     fn merge(&mut self, saw: &Observation, at: Timestamp, left: &StateDigest) -> Option<usize> {
         let newest = self.newest();
-        // Times tell the order of merged entries: one that is not later than all others stands by
-        // itself.
+        // Times give the order of merged entries, so an observation that is not later than all
+        // others is not merged.
         if newest.is_none_or(|newest| at <= newest) {
             return None;
         }
         if let Observation::Progress { offset } = saw {
-            // Only the farthest offset matters, but only as long as nothing else came between.
+            // Only the farthest offset matters, as long as nothing else came between.
             let Some(Entry {
                 saw: Observation::Progress { offset: farthest },
                 at: began,
@@ -282,7 +282,7 @@ impl Journal {
             else {
                 return None;
             };
-            // An equal observation that came between may have been merged with an earlier entry.
+            // An observation that came between may have been merged with an earlier entry.
             if Some(last.unwrap_or(*began)) != newest {
                 return None;
             }
@@ -302,7 +302,7 @@ impl Journal {
         Some(REPETITION_SIZE)
     }
 
-    /// Every observation with its time, as it happened; of progress the first and the last time.
+    /// Every observation with its time, in order; of progress the first and the last.
     #[must_use]
     pub fn unfold(&self) -> Vec<(Timestamp, Observation)> {
         self.moments()
@@ -311,7 +311,7 @@ impl Journal {
             .collect()
     }
 
-    /// Every observation's time and entry, as it happened; of progress the first and the last.
+    /// Every observation's time and entry, in order; of progress the first and the last.
     pub(crate) fn moments(&self) -> Vec<Moment> {
         let mut all: Vec<Moment> = Vec::new();
         for (number, entry) in self.entries.iter().enumerate() {
@@ -323,13 +323,13 @@ impl Journal {
                 newest.last = true;
             }
         }
-        // Stable: what happened in the same millisecond keeps its order.
+        // A stable sort: observations of the same millisecond keep their order.
         all.sort_by_key(|moment| moment.at);
         all
     }
 
-    /// The state that today's machine reaches from the beginning through this journal: the job's
-    /// own state, unless entries were omitted or the clock was set back between two processes.
+    /// The state that today's machine reaches through this journal. It is the job's own, unless
+    /// entries were omitted or the clock was set back between two processes.
     #[must_use]
     pub fn replay(&self, header: Header) -> AnyJob {
         let mut job = AnyJob::from(Job::new(header));

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, snapshot};
+use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, ron_style};
 
 /// The largest number of entries that are kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
@@ -75,11 +75,7 @@ impl Entry {
     fn size(&self) -> usize {
         let mut text = Counted(0);
         // Data from the machine can always be serialized.
-        let _ = ron::ser::to_writer_pretty(
-            &mut text,
-            self,
-            snapshot::style().depth_limit(snapshot::DEPTH - Counted::DEPTH),
-        );
+        let _ = ron::ser::to_writer_pretty(&mut text, self, ron_style::pretty(Counted::DEPTH));
         text.0
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AnyJob, Header, Job, Journal, Observation, Reachable, Replay, RunOutcome, Timestamp,
-    journal::StateDigest,
+    journal::StateDigest, ron_style,
 };
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
@@ -46,17 +46,6 @@ pub enum BadSnapshot {
     Damaged(String),
 }
 
-/// The number of levels that are written with line breaks.
-pub(crate) const DEPTH: usize = 7;
-
-/// The style in which snapshots are written.
-pub(crate) fn style() -> ron::ser::PrettyConfig {
-    ron::ser::PrettyConfig::new()
-        .depth_limit(DEPTH)
-        .separate_tuple_members(false)
-        .compact_arrays(false)
-}
-
 impl Snapshot {
     /// A new job.
     #[must_use]
@@ -88,7 +77,7 @@ impl Snapshot {
     /// # Errors
     /// The serializer's. There are none for data from the machine.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
-        ron::ser::to_string_pretty(self, style())
+        ron::ser::to_string_pretty(self, ron_style::pretty(0))
     }
 
     /// As [`Snapshot::to_ron`], in at most [`MAX_BYTES`]: drops entries from the middle of a larger

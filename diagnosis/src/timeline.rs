@@ -1,4 +1,4 @@
-//! What happened: a journal read through the machine, as spans to states.
+//! A job's timeline: its journal, replayed by the machine, as spans in states.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ pub fn number(state: StateName) -> usize {
     STATES.iter().position(|other| *other == state).unwrap_or(0)
 }
 
-/// A stay in a state.
+/// A span of time in one state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateSpan {
     /// The state.
     pub state: StateName,
     /// When it was entered.
     pub from: Timestamp,
-    /// When it was left, or until when it is known to have lasted.
+    /// When it was left, or the latest time at which it is known to have lasted.
     pub to: Timestamp,
     /// The stage whose script ran, in `Executing`.
     pub stage: Option<String>,
@@ -48,21 +48,20 @@ impl StateSpan {
 /// A job's timeline.
 #[derive(Debug, Clone)]
 pub struct Timeline {
-    /// Stays in states, in order; never empty.
+    /// The spans in order; never empty.
     pub spans: Vec<StateSpan>,
-    /// Every observation with the state that the job was in when it came.
+    /// Every observation with the job's state at that time.
     pub observations: Vec<(Timestamp, StateName, Observation)>,
-    /// When something was last observed.
+    /// The time of the last observation.
     pub newest: Timestamp,
-    /// Whether the job is over: its tasks are, or ECS has accepted to stop them.
+    /// Whether the job is over: its tasks have ended, or ECS has accepted to stop them.
     pub over: bool,
-    /// Whether the journal alone leads to the recorded state: not, when entries were left out of
-    /// it.
+    /// Whether the journal alone leads to the recorded state. It may not if entries were omitted.
     pub exact: bool,
 }
 
 impl Timeline {
-    /// Tells the job's timeline; a job that is not over lasts until `now`.
+    /// The job's timeline. A job that is not over lasts until `now`.
     #[must_use]
     pub fn of(snapshot: &Snapshot, now: Timestamp) -> Self {
         let header = snapshot.job.header();
@@ -73,7 +72,8 @@ impl Timeline {
         let (mut is_wanted, mut ended) = (false, None);
         for (at, saw) in snapshot.journal.unfold() {
             let before = job.name();
-            // What was done after the job's end, perhaps hours later, is no part of its length.
+            // What was done after the job's end, perhaps hours later, does not count towards its
+            // length.
             if matches!(saw, Observation::Opened { .. }) && is_wanted && is_over(&job) {
                 ended.get_or_insert(newest);
             }
@@ -98,10 +98,10 @@ impl Timeline {
         Self { spans, observations, newest, over, exact }
     }
 
-    /// The stay that lasts still, or was the last.
+    /// The present span, or the last.
     #[must_use]
     pub fn current(&self) -> &StateSpan {
-        // `of` begins with one.
+        // `of` always makes one.
         self.spans.last().unwrap_or_else(|| unreachable!("a timeline without a span"))
     }
 
@@ -124,19 +124,19 @@ impl Timeline {
         self.spans[0].from
     }
 
-    /// From the beginning to the end, or until now.
+    /// The time from the beginning to the end, or to now.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.current().to.since(self.begin())
     }
 
-    /// How long the job was in each state altogether, by [`STATES`].
+    /// The total time in each state, by [`STATES`].
     #[must_use]
     pub fn totals(&self) -> [Duration; 6] {
         self.fold(|sum, length| sum + length)
     }
 
-    /// The longest stay in each state, by [`STATES`].
+    /// The longest span in each state, by [`STATES`].
     #[must_use]
     pub fn longest(&self) -> [Duration; 6] {
         self.fold(Duration::max)
@@ -175,13 +175,13 @@ fn enter(spans: &mut Vec<StateSpan>, job: &AnyJob, at: Timestamp) {
     spans.push(StateSpan::begin(job, at));
 }
 
-/// Whether nothing of the job is left to do, but perhaps to see its tasks ended.
+/// Whether the job is over, except that its tasks may still have to end.
 fn is_over(job: &AnyJob) -> bool {
     let AnyJob::Stopping(job) = job else { return false };
     job.state.is_over() || job.state.all_accepted()
 }
 
-/// Since when the job is in its state, as far as the state itself says.
+/// Since when the job is in its state, as far as the state shows.
 #[must_use]
 pub fn since(job: &AnyJob) -> Option<Timestamp> {
     match job {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn every_visit_begins_where_the_one_before_ended() {
+    fn every_span_begins_where_the_one_before_ended() {
         for name in ["provisioning", "pending", "running", "reachable", "executing", "stopping"] {
             let snapshot = fixture(name);
             let now = snapshot.job.header().created + Duration::from_secs(60);

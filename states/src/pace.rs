@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grows_to_its_bound_and_stays_within_a_fifth() {
+    fn intervals_grow_to_their_bound_with_a_fifth_of_jitter() {
         let pace = Pace {
             first: Duration::from_millis(500),
             longest: Duration::from_secs(3),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn differs_between_jobs_and_repeats_for_one() {
+    fn jitter_differs_between_jobs_and_repeats_for_one() {
         let pace =
             Pace { first: Duration::from_secs(1), longest: Duration::from_secs(1), growth: 100 };
         assert_eq!(pace.interval(3, seed("a")), pace.interval(3, seed("a")));

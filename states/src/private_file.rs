@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_the_owner_s_alone_and_read_up_to_a_limit() {
+    fn files_are_private_and_read_up_to_a_limit() {
         let place = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let [one, two, three] = ["one", "two", "three"].map(|name| place.path().join(name));

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_an_older_driver_keeps_its_sentence() {
+    fn reasons_of_older_drivers_keep_their_sentence() {
         for text in [
             r#"TaskStopped(what: "It stopped.", advice: "Look.")"#,
             r#"Deadline(state: Running, limit: "3m", problem: "It stopped. Look.")"#,

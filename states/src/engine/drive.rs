@@ -265,7 +265,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Journals an observation, lets the machine decide, and tells whoever is interested.
+    /// Journals an observation, steps the machine, and reports to the caller.
     fn take_in(
         &self,
         work: &mut Work<T::Session, S::Lease>,

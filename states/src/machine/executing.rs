@@ -17,9 +17,9 @@ const HOPELESS: u32 = 50;
 /// not last that long. It is noticed after 60 s of silence (SSH, four times `KeepAlive`) or 90 s
 /// (ECS Exec).
 const WORKED: std::time::Duration = std::time::Duration::from_secs(120);
-/// How long a connection must last, unless it brings as much output as [`MUCH`]. The more
-/// connections in a row are shorter, the longer the driver waits before the next, even if each
-/// brought a byte: a server in the container can do that for ever.
+/// How long a connection must last, unless it brings as much output as [`MUCH`]. With each shorter
+/// one in a row the driver waits longer before the next, even if each brought a byte. A server in
+/// the container could go on like that for ever.
 const LASTING: std::time::Duration = std::time::Duration::from_secs(10);
 /// Bytes of output with which even a short connection counts as a good one.
 const MUCH: u64 = 1024 * 1024;

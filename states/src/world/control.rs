@@ -236,7 +236,7 @@ pub struct ContainerReport {
     pub runtime_id: Option<String>,
 }
 
-/// Why a task stopped, in ECS's own words.
+/// Why a task stopped, in Quotes ECS's codes and reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
     /// `stopCode`: `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`,

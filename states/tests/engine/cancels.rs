@@ -1,5 +1,5 @@
-//! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to
-//! end.
+//! Cancels: a stage that gitlab-runner cancels ends soon, and leaves no task or script that was not
+//! asked to end.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// A `prepare` that is cancelled after this time: how it ends, and how long after that.
+/// Cancels a `prepare` after this time. Returns how it ends, and how long after that.
 async fn prepare_cancelled(faults: FaultPlan, after: Duration) -> (Manager, Outcome, Duration) {
     let manager = Manager::new(Cloud::new(faults));
     let mut io = manager.io();
@@ -27,7 +27,7 @@ async fn prepare_cancelled(faults: FaultPlan, after: Duration) -> (Manager, Outc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_prepare_ends_at_once_and_its_task_too() {
+async fn a_cancelled_prepare_ends_at_once_and_stops_its_task() {
     for after in [100, 3000, 9000].map(Duration::from_millis) {
         let (manager, outcome, took) = prepare_cancelled(FaultPlan::new(0), after).await;
         assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
@@ -37,7 +37,7 @@ async fn a_cancelled_prepare_ends_at_once_and_its_task_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_prepare_sees_to_it_that_its_task_is_told_to_end() {
+async fn a_cancelled_prepare_repeats_a_refused_stop() {
     let mut faults = FaultPlan::new(0);
     faults.api_down = Duration::from_secs(5)..Duration::from_secs(9);
     let (manager, outcome, took) = prepare_cancelled(faults, Duration::from_secs(6)).await;
@@ -87,15 +87,15 @@ async fn a_launch_without_an_answer_is_given_up() {
     assert_eq!(outcome, Outcome::Ended(StopReason::Cancelled));
 }
 
-/// A container whose answers come in one queue: what it says of a signal is behind the output that
-/// nobody has taken.
+/// A container whose answers come in one queue: its answer to a signal is behind output that was
+/// not read.
 #[derive(Clone)]
 struct Queue {
     left: watch::Sender<usize>,
     signalled: watch::Sender<bool>,
 }
 
-/// Pieces of output, and the time that each takes to arrive.
+/// The number of pieces of output, and the time that each takes to arrive.
 const PIECES: usize = 50;
 const PIECE_EVERY: Duration = Duration::from_millis(10);
 
@@ -139,7 +139,7 @@ impl Run for Queue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn output_that_is_ahead_of_a_signal_s_answer_is_handed_on_meanwhile() {
+async fn output_before_a_signals_answer_is_handed_on() {
     let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     let queue = Queue { left: watch::Sender::new(PIECES), signalled: watch::Sender::new(false) };
     let engine = manager.process_with(manager.control(), queue);

@@ -1,4 +1,5 @@
-//! How often ECS is asked while a task starts, and how soon a container that answers is found.
+//! Pacing: how often ECS is called while a task starts, and how soon a container that answers is
+//! found.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +13,15 @@ use crate::world::{
     manager::{Manager, header},
 };
 
-/// On Fargate, with an image of a gigabyte.
+/// When a task runs on Fargate, with an image of a gigabyte.
 const RUNS_AFTER: Duration = Duration::from_secs(60);
 
-/// A start of a job that is reached so: how long it took beyond `ready`, and the DescribeTasks
-/// calls.
+/// Starts a job. Returns how long it took beyond `ready`, and the number of DescribeTasks calls.
 async fn start(connect_to: ConnectTo, plan: TaskPlan, ready: Duration) -> (Duration, usize) {
     start_by(None, connect_to, plan, ready).await
 }
 
-/// The same by a transport that the job records.
+/// The same with a transport that the job records.
 async fn start_by(
     transport: Option<TransportRecord>,
     connect_to: ConnectTo,
@@ -46,7 +46,7 @@ async fn start_by(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ssh_server_is_found_at_once_and_ecs_is_asked_seldom() {
+async fn an_ssh_server_is_found_at_once_with_few_calls_to_ecs() {
     for listens in [0, 300, 1100, 7000] {
         let listens = RUNS_AFTER + Duration::from_millis(listens);
         let plan = TaskPlan {
@@ -60,10 +60,9 @@ async fn an_ssh_server_is_found_at_once_and_ecs_is_asked_seldom() {
     }
 }
 
-/// An answer to an attempt by ECS Exec is the agent's, which runs some seconds before it is
-/// connected.
+/// The exec agent answers attempts by ECS Exec. It is RUNNING some seconds before it is connected.
 #[tokio::test(start_paused = true)]
-async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
+async fn an_exec_agent_is_found_at_once_with_few_calls_to_ecs() {
     for (agent, connects) in [(1000, 1000), (1300, 1900), (4700, 3100), (10_000, 5000)] {
         let agent = RUNS_AFTER + Duration::from_millis(agent);
         let connected = agent + Duration::from_millis(connects);
@@ -82,7 +81,7 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
     }
 }
 
-/// A transport is paced by what it declared, whatever it is.
+/// Every transport is paced by what it declares.
 #[tokio::test(start_paused = true)]
 async fn a_container_without_address_or_agent_is_found_at_once() {
     let transport = TransportRecord {
@@ -101,10 +100,9 @@ async fn a_container_without_address_or_agent_is_found_at_once() {
     assert!(calls <= 30, "{calls} DescribeTasks calls in {listens:?}");
 }
 
-/// ExecuteCommand, the agent's worker and KMS may take long: the session that they make is waited
-/// for.
+/// ExecuteCommand, the agent's worker and KMS may take long: the driver waits for their session.
 #[tokio::test(start_paused = true)]
-async fn a_session_of_ecs_exec_may_take_a_minute_to_begin() {
+async fn an_ecs_exec_session_may_take_a_minute_to_begin() {
     let answers_in = Duration::from_secs(50);
     let plan = TaskPlan {
         agent_after: Some(RUNS_AFTER),
@@ -139,9 +137,10 @@ async fn a_cancel_does_not_wait_for_an_attempt() {
     assert!(cancel_at.elapsed() < Duration::from_millis(500), "{:?}", cancel_at.elapsed());
 }
 
-/// An SSH server that accepts and says nothing is no reason to wait for a minute.
+/// An SSH server that accepts a connection and sends nothing does not delay the next attempt for a
+/// minute.
 #[tokio::test(start_paused = true)]
-async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
+async fn an_attempt_at_an_address_may_take_15_seconds() {
     let mut faults = FaultPlan::new(0);
     faults.task_plans =
         vec![TaskPlan { answers_in: Duration::from_secs(20), ..TaskPlan::default() }];
@@ -161,7 +160,7 @@ async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_question_comes_after_a_second() {
+async fn the_first_description_comes_after_a_second() {
     let manager = Manager::new(Arc::<Cloud>::default());
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();

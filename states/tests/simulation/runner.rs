@@ -1,5 +1,5 @@
-//! gitlab-runner: calls the stages of a job one after the other, each in a process that may be
-//! killed.
+//! gitlab-runner's part: calls the stages of a job one after the other, each in a process that may
+//! be killed.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct Job {
     pub manager: Manager,
     pub plan: Plan,
     pub called: Vec<Called>,
-    /// What was seen that must not be.
+    /// The rules that were broken.
     pub wrong: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl Job {
         }
     }
 
-    /// The whole job, as gitlab-runner has it: then whoever is on call until it is over.
+    /// Runs the whole job as gitlab-runner does, and then `cleanup` until the job is over.
     pub async fn run(&mut self) {
         if self.prepare().await {
             self.stages().await;
@@ -60,7 +60,7 @@ impl Job {
         for cleanup in self.plan.cleanups.clone() {
             self.cleanups(cleanup).await;
         }
-        // The faults clears up in the end. A late effect is done by then.
+        // Faults end at last. Late effects have happened by then.
         self.manager.cloud.heal();
         if self.plan.reaped {
             self.record(Fault::Reaped);
@@ -69,7 +69,7 @@ impl Job {
             self.note("reap", reaped, Duration::ZERO);
         }
         let last = self.cleanup(Call::default()).await;
-        self.claim(is_over(&last), || format!("on a fair day, cleanup said {last:?}"));
+        self.claim(is_over(&last), || format!("without faults, cleanup returned {last:?}"));
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.look(Call::default()).await;
         let kept = self.manager.snapshot().is_some();
@@ -78,7 +78,7 @@ impl Job {
         });
     }
 
-    /// A stage of another job of the manager.
+    /// Runs a stage of another job of the manager.
     async fn look(&mut self, call: Call) -> Verdict {
         self.call("look", call, async |process, _| stages::look(process).await).await.0
     }
@@ -87,7 +87,7 @@ impl Job {
         self.called.push(Called { stage, verdict, took });
     }
 
-    /// A process of its own: killed when its plan says so.
+    /// Runs a process, which is killed if its plan says so.
     async fn call(
         &mut self,
         stage: &'static str,
@@ -106,13 +106,13 @@ impl Job {
                 None => std::future::pending().await,
             }
         };
-        let told = tokio::select! {
+        let result = tokio::select! {
             biased;
             () = process.crash.crash() => None,
             () = killed => None,
-            told = act(&process, &mut io) => Some(told).filter(|_| !process.crash.has_crashed()),
+            result = act(&process, &mut io) => Some(result).filter(|_| !process.crash.has_crashed()),
         };
-        let verdict = verdict(told);
+        let verdict = verdict(result);
         if io.was_cancelled {
             self.record(Fault::Cancelled);
         }
@@ -153,8 +153,8 @@ impl Job {
             let verdict = self.stage(&stage, cleanup_after).await;
             match verdict {
                 Verdict::Success => {}
-                // The script failed, or was cancelled, or its process was lost: after_script is
-                // still called.
+                // gitlab-runner calls after_script even if the script failed, was cancelled, or its
+                // process was lost.
                 Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed
                     if stage.name == "build_script" => {}
                 _ => return,
@@ -162,10 +162,10 @@ impl Job {
         }
     }
 
-    /// A stage, as often as gitlab-runner tries it.
+    /// Runs a stage, as often as gitlab-runner tries it.
     async fn stage(&mut self, stage: &Stage, cleanup_after: Option<Duration>) -> Verdict {
         let program = Program::of(&stage.script);
-        let mut told = Handed::default();
+        let mut progress = Progress::default();
         let mut verdict = Verdict::NoJob;
         for attempt in 0..stage.attempts {
             let mut call = stage.call;
@@ -178,7 +178,7 @@ impl Job {
                 None => self.one_run(stage, call).await,
                 Some(after) => self.run_beside_cleanup(stage, call, after).await,
             };
-            self.check_run(stage, &program, &verdict, &io, &mut told);
+            self.check_run(stage, &program, &verdict, &io, &mut progress);
             if verdict == Verdict::Success || io.was_cancelled {
                 break;
             }
@@ -186,8 +186,8 @@ impl Job {
         let ran = self.executions(&stage.script);
         let files_lost =
             self.manager.cloud.state.lock().unwrap().faults.has_injected(&[Fault::FilesLost]);
-        self.claim(ran <= 1 + told.repeats || files_lost, || {
-            format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, told.repeats)
+        self.claim(ran <= 1 + progress.repeats || files_lost, || {
+            format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, progress.repeats)
         });
         verdict
     }
@@ -200,7 +200,7 @@ impl Job {
         .await
     }
 
-    /// Somebody calls `cleanup` while the stage runs: it waits, or the stage finds no job.
+    /// An operator calls `cleanup` during the stage: it waits, or the stage finds no job.
     async fn run_beside_cleanup(
         &mut self,
         stage: &Stage,
@@ -260,7 +260,7 @@ impl Job {
                 format!("cleanup succeeded, and no stop was accepted of {alive:?}")
             });
         }
-        // Somebody else's stage may come at any time, and die at any step.
+        // Another job's stage may come at any time, and die at any step.
         if self.plan.looked_at > 0 {
             self.look(Call { killed_at: self.plan.looked_at, ..Call::default() }).await;
         }
@@ -280,32 +280,33 @@ impl Job {
         state.executions.iter().filter(|execution| execution.script == *script).count()
     }
 
-    /// What a process handed on, and what it says of the script.
+    /// Checks a process's output and its verdict.
     fn check_run(
         &mut self,
         stage: &Stage,
         program: &Program,
         verdict: &Verdict,
         io: &Io,
-        told: &mut Handed,
+        progress: &mut Progress,
     ) {
         let executions = self.executions(&stage.script);
-        if executions != told.executions {
-            *told = Handed { executions, repeats: told.repeats, ..Handed::default() };
+        if executions != progress.executions {
+            *progress = Progress { executions, repeats: progress.repeats, ..Progress::default() };
         }
         let whole = &program.output;
-        // The farthest place where it can have gone on without a gap.
-        let from = (0..=told.handed_on).rev().find(|from| whole[*from..].starts_with(&io.output));
+        // The farthest offset at which it can have continued without a gap.
+        let from =
+            (0..=progress.handed_on).rev().find(|from| whole[*from..].starts_with(&io.output));
         match from {
             None => {
                 let said = String::from_utf8_lossy(&io.output).into_owned();
                 self.wrong.push(format!(
                     "{}: after {} bytes came {said:?}: not what the script wrote",
-                    stage.name, told.handed_on
+                    stage.name, progress.handed_on
                 ));
             }
             Some(from) => {
-                let twice = if io.output.is_empty() { 0 } else { told.handed_on - from };
+                let twice = if io.output.is_empty() { 0 } else { progress.handed_on - from };
                 let unmarked = self
                     .manager
                     .cloud
@@ -314,27 +315,27 @@ impl Job {
                     .unwrap()
                     .faults
                     .has_injected(&[Fault::Unmarked]);
-                self.claim(twice <= told.unmarked || unmarked, || {
+                self.claim(twice <= progress.unmarked || unmarked, || {
                     format!(
                         "{}: {twice} bytes came twice, and only {} can have been without a mark",
-                        stage.name, told.unmarked
+                        stage.name, progress.unmarked
                     )
                 });
                 if !io.output.is_empty() {
-                    // All but the last write is marked: a process may die in between.
+                    // All but the last write is marked: the process may die before the mark.
                     let marked = from + io.output.len() - io.last_write;
-                    told.handed_on = told.handed_on.max(from + io.output.len());
-                    told.unmarked = told.handed_on - marked;
+                    progress.handed_on = progress.handed_on.max(from + io.output.len());
+                    progress.unmarked = progress.handed_on - marked;
                 }
             }
         }
-        let (handed_on, total) = (told.handed_on, whole.len());
+        let (handed_on, total) = (progress.handed_on, whole.len());
         match verdict {
             Verdict::Success | Verdict::Exit(_) => {
                 let code = if let Verdict::Exit(code) = verdict { *code } else { 0 };
                 self.claim(code == program.code && executions > 0, || {
                     format!(
-                        "{}: the script's status is {}, and gitlab-runner was told {verdict:?}",
+                        "{}: the script's status is {}, and gitlab-runner got {verdict:?}",
                         stage.name, program.code
                     )
                 });
@@ -348,11 +349,11 @@ impl Job {
             _ => {}
         }
         if self.is_finished_without_success(stage, verdict) {
-            told.repeats += 1;
+            progress.repeats += 1;
         }
     }
 
-    /// Whether a repetition of the stage has every right to start its script again.
+    /// Whether a repetition of the stage may start its script again.
     fn is_finished_without_success(&self, stage: &Stage, verdict: &Verdict) -> bool {
         if matches!(verdict, Verdict::Exit(_) | Verdict::Lost | Verdict::Cancelled) {
             return true;
@@ -367,12 +368,12 @@ impl Job {
     }
 }
 
-/// What is known of a stage's script after its calls so far.
+/// The progress of a stage's script after its calls so far.
 #[derive(Default)]
-struct Handed {
+struct Progress {
     executions: usize,
     handed_on: usize,
-    /// The last bytes of them that a killed process may not have marked.
+    /// How many of the last bytes a killed process may not have marked.
     unmarked: usize,
     repeats: usize,
 }

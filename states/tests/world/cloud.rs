@@ -15,13 +15,13 @@ use super::{
     fault_plan::{End, Fault, FaultPlan, Odds, TaskPlan},
 };
 
-/// How long after a task was told to end its containers run no more, and how long after that ECS
-/// shows it as STOPPED.
+/// How long after StopTask a task's containers have ended, and how long after StopTask ECS shows it
+/// as STOPPED.
 const ENDS_WITHIN: Duration = Duration::from_secs(4);
 const STOPS_WITHIN: Duration = Duration::from_secs(14);
-/// How long after a task's end ECS knows why.
+/// How long after a task's end ECS reports why.
 const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
-/// How long a caller waits for an answer, and how late an effect may come, in milliseconds.
+/// How long a caller waits for an answer; and the longest delay of an effect, in milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const LATEST_EFFECT: u64 = LONGEST_CALL.as_millis() as u64;
 
@@ -38,18 +38,18 @@ impl Task {
         self.launched.elapsed()
     }
 
-    /// Since when it ends: because it was told to, or by its plan.
+    /// Since when it ends: by StopTask, or by its plan.
     pub fn over(&self) -> Option<(Instant, Option<End>)> {
-        let fated = self
+        let planned = self
             .plan
             .ends
             .map(|(after, end)| (self.launched + after, Some(end)))
             .filter(|(at, _)| at.elapsed() > Duration::ZERO);
-        let told = self.stopped.map(|at| (at, None));
-        [fated, told].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let requested = self.stopped.map(|at| (at, None));
+        [planned, requested].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Whether its containers run and nobody has told it to stop.
+    /// Whether its containers run and no process has stopped it.
     pub fn lives(&self) -> bool {
         self.over().is_none()
     }
@@ -72,15 +72,15 @@ pub struct Cloud {
 pub struct State {
     pub tasks: BTreeMap<String, Task>,
     pub faults: FaultPlan,
-    /// What every script that was started was, in order.
+    /// All started scripts, in order.
     pub executions: Vec<Execution>,
     /// Calls to ECS.
     pub calls: u32,
-    /// Tasks of every DescribeTasks.
+    /// The number of tasks in each DescribeTasks call.
     pub described: Vec<usize>,
-    /// What no driver may do, as ECS and the container saw it.
+    /// Forbidden acts of the driver, as ECS and the container saw them.
     pub violations: Vec<String>,
-    /// By token: what was asked for, and the task once there is one.
+    /// By token: the launch, and its task once there is one.
     tokens: HashMap<String, (LaunchSpec, Option<String>)>,
 }
 
@@ -95,7 +95,7 @@ impl Cloud {
         Arc::new(Self { state: Mutex::new(State { faults, ..State::default() }) })
     }
 
-    /// A cloud that fails a share of all calls: some before they have an effect, some after.
+    /// A cloud that fails a share of all calls, some before and some after they have an effect.
     pub fn failing(seed: u64, share: f64) -> Arc<Self> {
         let mut faults = FaultPlan::new(seed);
         faults.odds = Odds {
@@ -114,16 +114,16 @@ impl Cloud {
     pub fn network_is_down(&self) -> bool {
         let mut state = self.state.lock().unwrap();
         let down = state.faults.network_down.clone();
-        state.faults.within(&down, Fault::NetworkDown)
+        state.faults.inject_within(&down, Fault::NetworkDown)
     }
 
-    /// Tasks that nobody has stopped.
+    /// The tasks that run and were not stopped.
     pub fn alive(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.tasks.iter().filter(|(_, task)| task.lives()).map(|(arn, _)| arn.clone()).collect()
     }
 
-    /// Does it, now or later, and whoever wanted it may be gone by then.
+    /// Performs an effect, now or later. The process that wanted it may be dead by then.
     pub async fn effect<R: Send + 'static>(
         self: &Arc<Self>,
         crash: &CrashPoint,
@@ -207,7 +207,7 @@ fn running(agent_runs: bool) -> ContainerReport {
     }
 }
 
-/// ECS's words for an end.
+/// ECS's codes and texts for an end.
 fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
     let (code, reason, exit_code, of_container) = match end {
         Some(End::OutOfMemory) => {
@@ -254,7 +254,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// A call's way there: it may be refused at the door or not arrive, and the process may die.
+    /// A call's trip to ECS: it may be refused or lost, and the process may die.
     async fn there(&self, operation: &str) -> Result<(), ControlError> {
         self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
@@ -262,12 +262,12 @@ impl Control {
         state.calls += 1;
         let faults = &mut state.faults;
         let (down, expired) = (faults.api_down.clone(), faults.credentials_expired.clone());
-        if faults.within(&down, Fault::ApiDown)
+        if faults.inject_within(&down, Fault::ApiDown)
             || faults.inject(faults.odds.lost_call, Fault::LostCall)
         {
             return Err(error(operation, ControlErrorKind::Unavailable, None));
         }
-        if faults.within(&expired, Fault::CredentialsExpired) {
+        if faults.inject_within(&expired, Fault::CredentialsExpired) {
             return Err(error(
                 operation,
                 ControlErrorKind::Credentials,
@@ -280,7 +280,8 @@ impl Control {
         Ok(())
     }
 
-    /// The way back: what was done is done, so a lost answer is silence, never a refusal.
+    /// An answer's trip back. The effect has happened, so a lost answer is a time-out, never a
+    /// refusal.
     async fn back<R>(&self, operation: &str, answer: Option<R>) -> Result<R, ControlError> {
         self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
@@ -297,7 +298,7 @@ impl Control {
 }
 
 impl State {
-    /// RunTask as it arrives: refused for want of capacity, for good, or on its way.
+    /// Accepts or refuses RunTask as it arrives.
     fn admit(&mut self, token: &ClientToken, spec: &LaunchSpec) -> Result<(), ControlError> {
         let odds = &self.faults.odds;
         let (denied, capacity, limit, conflict) =

@@ -1,5 +1,5 @@
-//! Containers in memory: a script's text is its output, a line a second, unless its first line says
-//! otherwise.
+//! Containers in memory. A script's text is its output, at a line a second unless its first line
+//! says otherwise.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,18 +13,18 @@ use super::{
     fault_plan::Fault,
 };
 
-/// How long a silent connection is believed in.
+/// How long it takes to notice a silent connection.
 const KEPT_ALIVE: Duration = Duration::from_secs(15);
-/// Something happens to a connection within its first so many milliseconds, if at all.
+/// A fault of a connection happens within this many milliseconds of its beginning.
 const EVENTFUL: u64 = 12_000;
 
-/// How often a follower looks.
+/// How often a follower polls.
 const LOOKS_AGAIN: Duration = Duration::from_millis(100);
 
-/// A container's runs. `None`: whoever had it started was told that it never will be.
+/// A container's runs. `None`: a run that was reported as never started, and never will be.
 pub type Runs = HashMap<String, Option<Delivered>>;
 
-/// A script that was started.
+/// A script that was started once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
     pub task: String,
@@ -32,7 +32,7 @@ pub struct Execution {
     pub script: Bytes,
 }
 
-/// What a script does.
+/// The behaviour of a script.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub output: Bytes,
@@ -43,8 +43,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put
-    /// out.
+    /// An optional first line `#! <milliseconds per line> <exit code> <deaf>` says how the rest is
+    /// written.
     pub fn of(script: &Bytes) -> Self {
         let plain =
             Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };
@@ -71,15 +71,15 @@ impl Program {
 pub struct Delivered {
     started: Instant,
     program: Program,
-    /// When it was ended early, and the status that makes.
+    /// When a signal ended it, and the resulting status.
     ended: Option<(Instant, i32)>,
-    /// Whether it got a signal.
+    /// Whether it has got a signal.
     pub signalled: bool,
-    /// It ends after so long, and leaves no status.
+    /// The time after which it ends without a status.
     vanishes: Option<Duration>,
 }
 
-/// Where a run is.
+/// The progress of a run.
 enum Now {
     Runs(usize),
     Exited(usize, i32),
@@ -132,13 +132,13 @@ impl Task {
         format!("{address}{}", if other { ", another" } else { "" })
     }
 
-    /// How long an attempt takes now.
+    /// How long a connection attempt takes now.
     fn answers_in(&self) -> Duration {
         let listens = self.plan.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
         if listens { self.plan.answers_in } else { Duration::ZERO }
     }
 
-    /// Who answers a connection that gets there.
+    /// The identity that answers a connection.
     fn greets(&self, address: &str) -> Result<String, (ConnectErrorKind, Option<Fault>)> {
         let age = self.launched.elapsed();
         match self.plan.listens_after {
@@ -235,13 +235,13 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// The way to the container, where the process may die.
+    /// A trip to the container, during which the process may die.
     async fn way(&self) -> Result<(), RunError> {
         self.crash.step().await;
         self.link().await
     }
 
-    /// Fails when the connection does, which a silent one does late.
+    /// Fails if the connection has failed. A silent one fails late.
     async fn link(&self) -> Result<(), RunError> {
         let passed = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
         if passed(self.cut) {
@@ -281,7 +281,7 @@ fn in_container<R>(
     }
 }
 
-/// Starts the script unless the run is known: then it only says so.
+/// Starts the script, unless the run is known.
 fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Result<(), RunError> {
     let faults = &mut state.faults;
     let odds = (faults.odds.not_started, faults.odds.no_status);
@@ -327,7 +327,12 @@ impl Session for Shell {
             .await;
         started.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
         self.way().await?;
-        Ok(Following { shell: self.clone(), run: order.run.to_string(), offset: 0, told: false })
+        Ok(Following {
+            shell: self.clone(),
+            run: order.run.to_string(),
+            offset: 0,
+            announced: false,
+        })
     }
 
     async fn attach(&self, run: &RunId, from: u64) -> Result<Following, RunError> {
@@ -337,7 +342,7 @@ impl Session for Shell {
                 shell: self.clone(),
                 run: run.to_string(),
                 offset: usize::try_from(from).unwrap(),
-                told: false,
+                announced: false,
             }),
             false => Err(RunError::Unknown(run.to_string())),
         }
@@ -350,7 +355,7 @@ impl Session for Shell {
             .cloud
             .effect(&self.crash, move |state| {
                 in_container(state, &shell.task, &shell.identity, |runs| {
-                    // What is not started yet never will be.
+                    // A run that has not started never will.
                     let run = runs.entry(id).or_default();
                     run.as_mut().map(|run| run.signal(signal)).is_some()
                 })
@@ -369,14 +374,14 @@ pub struct Following {
     shell: Shell,
     run: String,
     offset: usize,
-    told: bool,
+    announced: bool,
 }
 
 impl Run for Following {
     async fn next(&mut self) -> Result<RunEvent, RunError> {
         self.shell.way().await?;
-        if !self.told {
-            self.told = true;
+        if !self.announced {
+            self.announced = true;
             return Ok(RunEvent::Started);
         }
         loop {

@@ -146,7 +146,9 @@ impl Reaper {
             if !self.dry_run {
                 telemetry::adopt(engine.store(), self.older_than)?;
             }
-            for job in engine.store().leftovers()?.iter().filter(|job| Identity::could_name(job)) {
+            for job in
+                engine.store().orphaned_files()?.iter().filter(|job| Identity::could_name(job))
+            {
                 self.sweep(&engine, job, &mut summary);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use diagnosis::story::{STATES, number};
+use diagnosis::timeline::{STATES, number};
 use states::{DirectoryStore, StateName};
 
 use crate::{Failure, archive};

@@ -39,7 +39,7 @@ pub fn examine(path: &Path, snapshot: &Snapshot, here: &str) -> Surroundings {
         }),
         // No process locks a copied lock file, so it says nothing.
         Ok(()) if !is_here => return elsewhere(snapshot),
-        Ok(()) => Holder::Nobody((!description.is_empty()).then_some(description)),
+        Ok(()) => Holder::NoProcess((!description.is_empty()).then_some(description)),
         Err(TryLockError::Error(_)) => return elsewhere(snapshot),
     };
     let free =

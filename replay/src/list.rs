@@ -218,7 +218,7 @@ fn stuck_reason(
 ) -> Option<String> {
     let state = row.state?;
     let idle = now.since(row.last_at);
-    if let Holder::Nobody(_) = surroundings.holder {
+    if let Holder::NoProcess(_) = surroundings.holder {
         let between_stages = matches!(state, StateName::Reachable | StateName::Stopping);
         if !between_stages {
             return Some("its driver's process is gone".to_owned());

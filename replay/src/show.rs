@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use diagnosis::{
     Diagnosis, Holder, Surroundings, diagnose,
-    story::{Story, Visit, number},
+    timeline::{StateSpan, Timeline, number},
     words,
 };
 use states::{AnyJob, Snapshot, StateName, Timestamp};
@@ -43,7 +43,7 @@ pub struct Report {
     /// The job and its journal.
     pub snapshot: Snapshot,
     /// The job's stays in states, from the journal.
-    pub timeline: Story,
+    pub timeline: Timeline,
     /// What is known beside the snapshot.
     pub surroundings: Surroundings,
     /// What is wrong, the most important first.
@@ -65,7 +65,7 @@ impl Report {
         baseline: Baseline,
         now: Timestamp,
     ) -> Self {
-        let timeline = Story::of(&snapshot, now);
+        let timeline = Timeline::of(&snapshot, now);
         let diagnoses = diagnose(&snapshot, &timeline, &surroundings, now);
         Self { snapshot, timeline, surroundings, diagnoses, baseline, now, all: false }
     }
@@ -121,7 +121,7 @@ impl Report {
         }
         let driver = match &self.surroundings.holder {
             Holder::Working(who) => who.clone(),
-            Holder::Nobody(_) => "nobody".to_owned(),
+            Holder::NoProcess(_) => "nobody".to_owned(),
             Holder::Elsewhere(host) => format!("not to be seen from here, only on {host}"),
         };
         let idle = self.now.since(timeline.newest);
@@ -209,7 +209,7 @@ impl Show {
 }
 
 /// Returns a run's outcome in words, and its tone.
-fn outcome(span: &Visit, over: bool) -> (String, Tone) {
+fn outcome(span: &StateSpan, over: bool) -> (String, Tone) {
     let text = span
         .outcome
         .as_ref()

@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use diagnosis::{
     Cause,
-    story::{STATES, number},
+    timeline::{STATES, number},
     words,
 };
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use diagnosis::{Cause, Diagnosis, Surroundings, diagnose, story::Story, words};
+use diagnosis::{Cause, Diagnosis, Surroundings, diagnose, timeline::Timeline, words};
 use serde::{Deserialize, Serialize};
 use states::{RunOutcome, Snapshot, StateName, Timestamp};
 
@@ -103,7 +103,7 @@ impl Summary<'static> {
         surroundings: &Surroundings,
         now: Timestamp,
     ) -> (Self, Vec<Diagnosis>) {
-        let timeline = Story::of(snapshot, now);
+        let timeline = Timeline::of(snapshot, now);
         let diagnoses = diagnose(snapshot, &timeline, surroundings, now);
         let header = snapshot.job.header();
         let cause = diagnoses[0].cause;

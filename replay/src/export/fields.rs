@@ -60,7 +60,7 @@ impl Pseudonyms {
         if digest.is_empty() { String::new() } else { self.of(Kind::Digest, digest) }
     }
 
-    fn task(&mut self, task: &TaskArn) -> TaskArn {
+    pub(super) fn task(&mut self, task: &TaskArn) -> TaskArn {
         let other = if task.as_str().starts_with("arn:") {
             self.arn(task.as_str())
         } else {
@@ -274,28 +274,14 @@ impl Pseudonyms {
                     .into()
             }
             AnyJob::Stopping(job) => {
-                let Stopping {
-                    reason,
-                    since: _,
-                    task,
-                    unsettled: _,
-                    listing: _,
-                    asked: _,
-                    accepted: _,
-                    over: _,
-                    deadline: _,
-                    describing: _,
-                    problem,
-                    rest,
-                    ending,
-                } = &job.state;
+                let Stopping { reason, since, deadline, phase, describing, problem } = &job.state;
                 let state = Stopping {
                     reason: self.reason(reason),
-                    task: task.as_ref().map(|task| self.task(task)),
+                    since: *since,
+                    deadline: *deadline,
+                    phase: self.phase(phase),
+                    describing: describing.clone(),
                     problem: self.problem(problem),
-                    rest: rest.iter().map(|task| self.task(task)).collect(),
-                    ending: ending.iter().map(|task| self.task(task)).collect(),
-                    ..job.state.clone()
                 };
                 Job { header, state }.into()
             }

@@ -9,6 +9,7 @@
 
 mod fields;
 mod header;
+mod phases;
 mod pseudonyms;
 mod reasons;
 #[cfg(test)]
@@ -18,7 +19,7 @@ mod text;
 use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf};
 
 use clap::Args;
-use states::{Entry, Left, Replay, Snapshot};
+use states::{Entry, Replay, Snapshot, StateDigest};
 
 use self::pseudonyms::Pseudonyms;
 use crate::{Failure, Locator, Screen, screen::wrap};
@@ -112,7 +113,7 @@ fn carry_over_digests(real: &Snapshot, other: &mut Snapshot) {
     let mut replay = Replay::new(other);
     while let Some(step) = replay.advance() {
         // An entry has the digest of the state after its last observation.
-        reached.insert(step.entry, Left::of(&step.job));
+        reached.insert(step.entry, StateDigest::of(&step.job));
     }
     let end = replay.job().clone();
     drop(replay);

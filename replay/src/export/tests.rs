@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use diagnosis::{diagnose, story::Story};
+use diagnosis::{diagnose, timeline::Timeline};
 use states::{Observation, Snapshot, Timestamp, Verdict};
 
 use super::anonymise;
@@ -211,11 +211,11 @@ fn show_and_step_report_the_same_of_an_export() {
         assert_eq!(other.replay(), snapshot.replay(), "{name}");
         let report = |snapshot: &Snapshot| {
             let now = last_seen(snapshot);
-            let timeline = Story::of(snapshot, now);
+            let timeline = Timeline::of(snapshot, now);
             let diagnoses = diagnose(snapshot, &timeline, &holder::elsewhere(snapshot), now);
             (
                 timeline
-                    .visits
+                    .spans
                     .iter()
                     .map(|span| (span.state, span.from, span.to))
                     .collect::<Vec<_>>(),

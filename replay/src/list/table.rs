@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use diagnosis::{Cause, story::number, words};
+use diagnosis::{Cause, timeline::number, words};
 use states::{StateName, Timestamp, foreign_text};
 use unicode_width::UnicodeWidthStr as _;
 

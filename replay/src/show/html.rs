@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diagnosis::{
     Diagnosis, Evidence,
-    story::{STATES, Visit, number},
+    timeline::{STATES, StateSpan, number},
     words,
 };
 use maud::{Markup, html};
@@ -120,10 +120,10 @@ impl<'a> Chart<'a> {
                     @if tick.is_zero() { (words::clock(self.report.timeline.begin())) } @else { "+" (words::span(tick)) }
                 }
             }
-            @for span in &self.report.timeline.visits { (self.bar(span)) }
+            @for span in &self.report.timeline.spans { (self.bar(span)) }
         };
         let has_baseline =
-            self.report.timeline.visits.iter().any(|span| self.p95(span.state).is_some());
+            self.report.timeline.spans.iter().any(|span| self.p95(span.state).is_some());
         html! {
             (page::chart("The job's states over time", ROWS, rows, &drawing))
             @if has_baseline { p.legend { "The line under a bar: 95 % of such stays last that long at most." } }
@@ -131,7 +131,7 @@ impl<'a> Chart<'a> {
     }
 
     /// Draws a stay, and under it the length that 95 % of such stays do not exceed, if it is known.
-    fn bar(&self, span: &Visit) -> Markup {
+    fn bar(&self, span: &StateSpan) -> Markup {
         let begin = self.report.timeline.begin();
         let from = self.x(span.from.since(begin)).min(100.0 - MIN_WIDTH);
         let width = (self.x(span.to.since(begin)) - from).max(MIN_WIDTH);
@@ -211,7 +211,7 @@ fn states(report: &Report) -> Markup {
 fn runs(report: &Report) -> Markup {
     let runs: Vec<_> = report
         .timeline
-        .visits
+        .spans
         .iter()
         .filter_map(|span| Some((span, span.stage.as_ref()?)))
         .collect();
@@ -300,7 +300,7 @@ mod tests {
         };
         let bars: Vec<_> =
             document.descendants().filter(|node| node.attribute("class") == Some("bar")).collect();
-        assert_eq!(bars.len(), report.timeline.visits.len());
+        assert_eq!(bars.len(), report.timeline.spans.len());
         for bar in bars {
             let (x, width) = (number(&bar, "x"), number(&bar, "width"));
             assert!(x >= 0.0 && width >= MIN_WIDTH && x + width <= 100.001, "{bar:?}");

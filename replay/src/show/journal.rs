@@ -1,6 +1,6 @@
 //! Selects the journal's important entries.
 
-use diagnosis::{Evidence, story::Story};
+use diagnosis::{Evidence, timeline::Timeline};
 use states::{Entry, Observation, StateName, TaskReport};
 
 use super::Report;
@@ -25,7 +25,7 @@ pub(super) fn lines(report: &Report) -> Vec<Line> {
         let state = state_at(&report.timeline, entry);
         let changed = report
             .timeline
-            .visits
+            .spans
             .iter()
             .skip(1)
             .any(|span| span.from == entry.at || entry.last == Some(span.from));
@@ -60,7 +60,7 @@ fn with_gaps(chosen: Vec<(usize, Line)>, count: usize) -> Vec<Line> {
 }
 
 /// Returns the job's state before an entry.
-fn state_at(timeline: &Story, entry: &Entry) -> StateName {
+fn state_at(timeline: &Timeline, entry: &Entry) -> StateName {
     let observed =
         timeline.observations.iter().find(|(at, _, saw)| *at == entry.at && *saw == entry.saw);
     observed.map_or(timeline.current().state, |(_, state, _)| *state)

@@ -4,7 +4,7 @@ use std::{io, io::Write as _, time::Duration};
 
 use diagnosis::{
     Diagnosis, Evidence,
-    story::{STATES, number},
+    timeline::{STATES, number},
     words,
 };
 use states::foreign_text;
@@ -105,7 +105,7 @@ fn print_timeline(report: &Report, screen: &mut Screen) -> io::Result<()> {
         writeln!(screen, "  {:1$}{title}", "", NAME + bar + LENGTH)?;
     }
     for (state, total) in STATES.iter().zip(timeline.totals()) {
-        let spans: Vec<_> = timeline.visits.iter().filter(|span| span.state == *state).collect();
+        let spans: Vec<_> = timeline.spans.iter().filter(|span| span.state == *state).collect();
         let percentiles = report.percentile(*state, 50).zip(report.percentile(*state, 95));
         let slow = report.is_slow(*state);
         let mut cells = vec![' '; bar];
@@ -166,7 +166,7 @@ fn print_timeline(report: &Report, screen: &mut Screen) -> io::Result<()> {
 
 /// Prints the runs, a line each.
 fn print_runs(report: &Report, screen: &mut Screen) -> io::Result<()> {
-    for span in &report.timeline.visits {
+    for span in &report.timeline.spans {
         let Some(stage) = &span.stage else { continue };
         let (text, tone) = outcome(span, report.timeline.over);
         let outcome = screen.paint(tone, &text);

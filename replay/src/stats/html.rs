@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diagnosis::{
-    story::{STATES, number},
+    timeline::{STATES, number},
     words,
 };
 use maud::{Markup, html};

@@ -1,5 +1,5 @@
-//! Jobs that only wait for their tasks' end are archived by stages of other jobs, which are none
-//! the slower for it.
+//! Stages of other jobs archive jobs that only wait for their tasks' end, without delay for
+//! themselves.
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,15 +13,15 @@ use crate::{
     changed_control::ChangedControl,
     world::{
         cloud::Cloud,
+        fault_plan::TaskPlan,
         manager::{Manager, header},
-        weather::Fate,
     },
 };
 
 /// More steps than a `prepare` has.
 const POINTS: u32 = 500;
 
-/// A job that `cleanup` has ended, so long ago.
+/// A job that `cleanup` ended `ago`.
 async fn ended_job(manager: &Manager, job: &str, ago: Duration) -> Manager {
     let ended = manager.of_job(job);
     assert_eq!(ended.prepare(&mut ended.io()).await, Some(Outcome::Reachable(None)));
@@ -41,7 +41,7 @@ fn is_archived(manager: &Manager) -> bool {
     archived == 1
 }
 
-/// What `prepare` of another job takes, and the sizes of its DescribeTasks calls.
+/// The duration of another job's `prepare`, and the sizes of its DescribeTasks calls.
 async fn prepare(manager: &Manager, job: &str) -> (Duration, Vec<usize>) {
     let before = manager.cloud.state.lock().unwrap().described.len();
     let (job, began) = (manager.of_job(job), Instant::now());
@@ -71,7 +71,7 @@ async fn cleanup_does_not_wait_for_the_end_of_the_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_the_slower() {
+async fn another_jobs_stage_archives_an_ended_job_without_delay() {
     let (alone, alone_calls) = prepare(&Manager::new(Arc::default()), "job-2").await;
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
@@ -81,27 +81,27 @@ async fn a_stage_of_another_job_archives_a_job_whose_task_has_ended_and_is_none_
     assert_eq!(calls[..2], [2, 1], "it is taken along once");
     let archived = manager.disk.store.archived();
     assert!(
-        matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.over && job.state.reason == StopReason::Cleanup)
+        matches!(&archived[0].job, AnyJob::Stopping(job) if job.state.is_over() && job.state.reason == StopReason::Cleanup)
     );
     assert!(matches!(archived[0].replay(), Verdict::Agree { .. }), "{:?}", archived[0].replay());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
+async fn a_task_that_has_not_ended_is_described_again_later() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::ZERO).await;
     let before = ended.snapshot().unwrap();
-    let slow = Fate {
+    let slow = TaskPlan {
         runs_after: Some(Duration::from_secs(3)),
         listens_after: Some(Duration::from_secs(3)),
-        ..Fate::default()
+        ..TaskPlan::default()
     };
-    let slower = Fate {
+    let slower = TaskPlan {
         runs_after: Some(Duration::from_secs(30)),
         listens_after: Some(Duration::from_secs(30)),
-        ..Fate::default()
+        ..TaskPlan::default()
     };
-    manager.cloud.state.lock().unwrap().weather.fates = vec![Fate::default(), slow, slower];
+    manager.cloud.state.lock().unwrap().faults.task_plans = vec![TaskPlan::default(), slow, slower];
     prepare(&manager, "job-2").await;
     assert!(!is_archived(&ended));
     assert_eq!(ended.snapshot(), Some(before));
@@ -113,7 +113,7 @@ async fn a_job_whose_task_has_not_ended_is_asked_about_again_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_another_process_works_on_is_left_to_it() {
+async fn a_job_of_another_process_is_not_archived() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
     let lease =
@@ -125,9 +125,9 @@ async fn a_job_that_another_process_works_on_is_left_to_it() {
     assert!(is_archived(&ended));
 }
 
-/// The note is a hint: what counts is the snapshot, once it is held.
+/// The note is a hint: the snapshot decides, once its lease is held.
 #[tokio::test(start_paused = true)]
-async fn a_note_that_is_out_of_date_archives_nothing() {
+async fn an_outdated_note_archives_nothing() {
     let manager = Manager::new(Arc::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
     let note = ended.process().store().ending_jobs(100).await.remove(0);
@@ -135,7 +135,7 @@ async fn a_note_that_is_out_of_date_archives_nothing() {
     let goes_on = manager.of_job("job-2");
     assert_eq!(goes_on.prepare(&mut goes_on.io()).await, Some(Outcome::Reachable(None)));
     assert!(is_archived(&ended));
-    // Its next attempt has begun: a job in another state, under the same name.
+    // Its next attempt has begun: a job in another state with the same id.
     let engine = ended.process();
     let AnyJob::Reachable(mut job) = goes_on.snapshot().unwrap().job else { panic!() };
     job.header = waits.job.header().clone();
@@ -147,14 +147,14 @@ async fn a_note_that_is_out_of_date_archives_nothing() {
     let answers = engine.control().describe("c", &note.tasks).await.unwrap();
     assert_eq!(engine.conclude(&ended.job, "reap", &answers).await.unwrap(), Concluded::NotYet);
     assert_eq!(ended.snapshot(), Some(next_attempt));
-    // One whose snapshot is gone is forgotten.
+    // A note without a snapshot is removed.
     manager.disk.store.remove(&ended.job);
     assert_eq!(engine.conclude(&ended.job, "reap", &answers).await.unwrap(), Concluded::Gone);
     assert!(engine.store().ending_jobs(100).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
+async fn more_jobs_than_fit_a_call_are_archived_by_several() {
     let manager = Manager::new(Arc::default());
     let jobs: Vec<Manager> = {
         let engine = Arc::new(manager.process());
@@ -189,8 +189,8 @@ async fn more_jobs_than_a_call_takes_are_archived_in_several_calls() {
     );
 }
 
-/// `prepare` of a job on an ECS that refuses calls with others' tasks: its calls' sizes and its own
-/// failures.
+/// A job's `prepare` while ECS refuses calls with other jobs' tasks. Returns the sizes of its calls
+/// and its own failures.
 async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
     let manager = Manager::new(Arc::<Cloud>::default());
     let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;
@@ -229,7 +229,7 @@ async fn prepare_refused(kind: ControlErrorKind) -> (Vec<usize>, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_fails_for_the_sake_of_others_does_not_fail_the_stage() {
+async fn a_call_that_fails_because_of_other_jobs_does_not_fail_the_stage() {
     for kind in [
         ControlErrorKind::BadAnswer,
         ControlErrorKind::Denied,
@@ -246,15 +246,15 @@ async fn a_call_that_fails_for_the_sake_of_others_does_not_fail_the_stage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_throttled_call_is_not_made_again_at_once() {
+async fn a_throttled_call_is_not_repeated_at_once() {
     let (asked, failures) = prepare_refused(ControlErrorKind::Throttled).await;
     assert!(asked[0] == 2 && failures >= 1, "{asked:?}");
 }
 
-/// The process that archives another's job dies at any step: the next one does it, and its own job
-/// goes on.
+/// A process dies at any step while it archives another job. The next process does it, and its own
+/// job continues.
 #[tokio::test(start_paused = true)]
-async fn a_stage_that_dies_while_it_archives_another_job_leaves_it_to_the_next() {
+async fn a_job_whose_archiver_dies_is_archived_by_the_next_stage() {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
         let ended = ended_job(&manager, "job-1", Duration::from_secs(5)).await;

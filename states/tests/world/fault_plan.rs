@@ -1,4 +1,4 @@
-//! What goes wrong in the world, when, and what of it was met.
+//! The faults of a world: which ones happen, and when. Counts those that were injected.
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 macro_rules! faults {
     ($($fault:ident,)*) => {
-        /// Everything that can go wrong. [`Weather::met`] counts what did.
+        /// Every kind of fault. [`FaultPlan::injected`] counts them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Fault {
             $($fault,)*
@@ -62,31 +62,31 @@ faults! {
     Unarchived,
 }
 
-/// Shares, 0 to 1, of what may go wrong each time it is done.
+/// The probability of each fault, 0 to 1, each time that it is possible.
 #[derive(Debug, Clone, Default)]
 pub struct Odds {
-    /// Of all calls to ECS.
+    /// For each call to ECS.
     pub throttled: f64,
     pub lost_call: f64,
     pub lost_answer: f64,
     pub garbled_answer: f64,
-    /// Of everything that has an effect: it comes later than whoever wanted it waits, or lives.
+    /// For each effect: it comes after the process that wanted it has given up, or has died.
     pub late_effect: f64,
-    /// Of launches.
+    /// For each launch.
     pub no_capacity: f64,
     pub account_limit: f64,
-    /// Of launches whose token an earlier call has used that is not done yet.
+    /// For each launch whose token an earlier, unfinished call has used.
     pub launch_conflict: f64,
     pub launch_denied: f64,
-    /// Of attempts to connect.
+    /// For each attempt to connect.
     pub unconnected: f64,
-    /// Of connections: somewhere in their first moments.
+    /// For each connection: in its first moments.
     pub cut: f64,
     pub frozen: f64,
-    /// Of scripts.
+    /// For each script.
     pub not_started: f64,
     pub no_status: f64,
-    /// Of writes.
+    /// For each write.
     pub unsaved: f64,
     pub saved_yet_failed: f64,
     pub unmarked: f64,
@@ -101,7 +101,7 @@ pub enum End {
     HostRetired,
     StoppedBySomebody,
     ImageMissing,
-    /// From then on, ECS says that it never heard of it.
+    /// From then on, ECS does not know it.
     Forgotten,
 }
 
@@ -127,31 +127,31 @@ impl End {
     }
 }
 
-/// What is going to become of a task. Times are after its launch.
+/// What happens to a task. Times are counted from its launch.
 #[derive(Debug, Clone)]
-pub struct Fate {
-    /// How long it is not to be seen after RunTask.
+pub struct TaskPlan {
+    /// How long ECS does not show it after RunTask.
     pub invisible: Duration,
     /// `None`: never.
     pub runs_after: Option<Duration>,
     pub listens_after: Option<Duration>,
     pub key_after: Duration,
-    /// When ECS shows its exec agent as RUNNING; `None`: it never says.
+    /// When ECS shows its exec agent as RUNNING; `None`: never.
     pub agent_after: Option<Duration>,
-    /// How long an attempt to connect takes that succeeds.
+    /// How long a successful attempt to connect takes.
     pub answers_in: Duration,
     pub ends: Option<(Duration, End)>,
-    /// DescribeTasks does not show it meanwhile.
+    /// When DescribeTasks does not show it.
     pub hidden: Range<Duration>,
     pub identity_changes: Option<Duration>,
     pub files_lost: Option<Duration>,
 }
 
-/// How old a task is when it RUNs, and when its container listens.
+/// The age at which a task is RUNNING, and at which its container listens.
 pub const RUNNING_AFTER: Duration = Duration::from_secs(12);
 pub const LISTENING_AFTER: Duration = Duration::from_secs(11);
 
-impl Default for Fate {
+impl Default for TaskPlan {
     fn default() -> Self {
         Self {
             invisible: Duration::from_millis(1500),
@@ -168,40 +168,40 @@ impl Default for Fate {
     }
 }
 
-/// What goes wrong in one world. By default nothing does.
+/// The faults of one world. There are none by default.
 #[derive(Debug)]
-pub struct Weather {
+pub struct FaultPlan {
     pub odds: Odds,
-    /// Of the tasks, in the order of their launch; ordinary ones afterwards.
-    pub fates: Vec<Fate>,
-    /// Times since the world's beginning.
+    /// The plans of the tasks, in the order of their launch. Later tasks have the default.
+    pub task_plans: Vec<TaskPlan>,
+    /// Counted from the world's beginning.
     pub api_down: Range<Duration>,
     pub credentials_expired: Range<Duration>,
     pub network_down: Range<Duration>,
-    /// How long each connection lives.
+    /// How long each connection lasts.
     pub connections_live: Option<Duration>,
-    pub met: BTreeMap<Fault, u32>,
+    pub injected: BTreeMap<Fault, u32>,
     random: StdRng,
     began: Instant,
 }
 
-impl Weather {
+impl FaultPlan {
     pub fn new(seed: u64) -> Self {
         Self {
             odds: Odds::default(),
-            fates: Vec::new(),
+            task_plans: Vec::new(),
             api_down: Duration::ZERO..Duration::ZERO,
             credentials_expired: Duration::ZERO..Duration::ZERO,
             network_down: Duration::ZERO..Duration::ZERO,
             connections_live: None,
-            met: BTreeMap::new(),
+            injected: BTreeMap::new(),
             random: StdRng::seed_from_u64(seed),
             began: Instant::now(),
         }
     }
 
-    /// Nothing goes wrong any more.
-    pub fn clear_up(&mut self) {
+    /// Removes all faults.
+    pub fn clear(&mut self) {
         self.odds = Odds::default();
         self.connections_live = None;
         for window in [&mut self.api_down, &mut self.credentials_expired, &mut self.network_down] {
@@ -209,38 +209,40 @@ impl Weather {
         }
     }
 
-    pub fn meet(&mut self, fault: Fault) {
-        *self.met.entry(fault).or_default() += 1;
+    /// Counts an injected fault.
+    pub fn record(&mut self, fault: Fault) {
+        *self.injected.entry(fault).or_default() += 1;
     }
 
-    pub fn has_met(&self, faults: &[Fault]) -> bool {
-        faults.iter().any(|fault| self.met.contains_key(fault))
+    pub fn has_injected(&self, faults: &[Fault]) -> bool {
+        faults.iter().any(|fault| self.injected.contains_key(fault))
     }
 
-    /// Whether it goes wrong this time.
-    pub fn strikes(&mut self, share: f64, fault: Fault) -> bool {
-        // No random number is drawn for what cannot happen: odd ones out stay comparable.
-        let strikes = share > 0.0 && self.random.random_bool(share);
-        if strikes {
-            self.meet(fault);
+    /// Whether the fault happens this time.
+    pub fn inject(&mut self, share: f64, fault: Fault) -> bool {
+        // Draw no random number for an impossible fault, so that runs stay comparable.
+        let happens = share > 0.0 && self.random.random_bool(share);
+        if happens {
+            self.record(fault);
         }
-        strikes
+        happens
     }
 
-    pub fn within(&mut self, window: &Range<Duration>, fault: Fault) -> bool {
-        let strikes = window.contains(&self.began.elapsed());
-        if strikes {
-            self.meet(fault);
+    /// Whether the fault happens now, in this window.
+    pub fn inject_within(&mut self, window: &Range<Duration>, fault: Fault) -> bool {
+        let happens = window.contains(&self.began.elapsed());
+        if happens {
+            self.record(fault);
         }
-        strikes
+        happens
     }
 
-    /// Some milliseconds of this range.
+    /// A random number of milliseconds in this range.
     pub fn millis(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.random.random_range(range))
     }
 
-    /// One of so many.
+    /// A random index below `among`.
     pub fn pick(&mut self, among: usize) -> usize {
         self.random.random_range(0..among)
     }

@@ -1,4 +1,4 @@
-//! What happened: a journal read through the machine, as visits to states.
+//! A job's timeline: its journal, replayed by the machine, as spans in states.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ pub fn number(state: StateName) -> usize {
     STATES.iter().position(|other| *other == state).unwrap_or(0)
 }
 
-/// A stay in a state.
+/// A span of time in one state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Visit {
+pub struct StateSpan {
     /// The state.
     pub state: StateName,
     /// When it was entered.
     pub from: Timestamp,
-    /// When it was left, or until when it is known to have lasted.
+    /// When it was left, or the latest time at which it is known to have lasted.
     pub to: Timestamp,
     /// The stage whose script ran, in `Executing`.
     pub stage: Option<String>,
@@ -37,7 +37,7 @@ pub struct Visit {
     pub outcome: Option<RunOutcome>,
 }
 
-impl Visit {
+impl StateSpan {
     /// How long it lasted.
     #[must_use]
     pub fn length(&self) -> Duration {
@@ -45,35 +45,35 @@ impl Visit {
     }
 }
 
-/// A job's story.
+/// A job's timeline.
 #[derive(Debug, Clone)]
-pub struct Story {
-    /// Stays in states, in order; never empty.
-    pub visits: Vec<Visit>,
-    /// Every observation with the state that the job was in when it came.
+pub struct Timeline {
+    /// The spans in order; never empty.
+    pub spans: Vec<StateSpan>,
+    /// Every observation with the job's state at that time.
     pub observations: Vec<(Timestamp, StateName, Observation)>,
-    /// When something was last observed.
+    /// The time of the last observation.
     pub newest: Timestamp,
-    /// Whether the job is over: its tasks are, or ECS has accepted to stop them.
+    /// Whether the job is over: its tasks have ended, or ECS has accepted to stop them.
     pub over: bool,
-    /// Whether the journal alone leads to the recorded state: not, when entries were left out of
-    /// it.
+    /// Whether the journal alone leads to the recorded state. It may not if entries were omitted.
     pub exact: bool,
 }
 
-impl Story {
-    /// Tells the job's story; a job that is not over lasts until `now`.
+impl Timeline {
+    /// The job's timeline. A job that is not over lasts until `now`.
     #[must_use]
     pub fn of(snapshot: &Snapshot, now: Timestamp) -> Self {
         let header = snapshot.job.header();
         let mut job = AnyJob::from(Job::new(header.clone()));
-        let mut visits = vec![Visit::begin(&job, header.created)];
+        let mut spans = vec![StateSpan::begin(&job, header.created)];
         let mut observations = Vec::new();
         let mut newest = header.created;
         let (mut is_wanted, mut ended) = (false, None);
         for (at, saw) in snapshot.journal.unfold() {
             let before = job.name();
-            // What was done after the job's end, perhaps hours later, is no part of its length.
+            // What was done after the job's end, perhaps hours later, does not count towards its
+            // length.
             if matches!(saw, Observation::Opened { .. }) && is_wanted && is_over(&job) {
                 ended.get_or_insert(newest);
             }
@@ -83,33 +83,31 @@ impl Story {
             observations.push((at, before, saw));
             newest = newest.max(at);
             if job.name() != before {
-                enter(&mut visits, &job, at);
+                enter(&mut spans, &job, at);
             }
         }
         let over = is_over(&snapshot.job);
         let exact = job.name() == snapshot.job.name();
         if !exact {
             let since = since(&snapshot.job).unwrap_or(newest);
-            enter(&mut visits, &snapshot.job, since);
+            enter(&mut spans, &snapshot.job, since);
         }
-        if let Some(last) = visits.last_mut() {
+        if let Some(last) = spans.last_mut() {
             last.to = if over { ended.unwrap_or(newest) } else { now }.max(last.from);
         }
-        Self { visits, observations, newest, over, exact }
+        Self { spans, observations, newest, over, exact }
     }
 
-    /// The stay that lasts still, or was the last.
+    /// The present span, or the last.
     #[must_use]
-    pub fn current(&self) -> &Visit {
-        // `of` begins with one.
-        self.visits.last().unwrap_or_else(|| unreachable!("a story without a visit"))
+    pub fn current(&self) -> &StateSpan {
+        // `of` always makes one.
+        self.spans.last().unwrap_or_else(|| unreachable!("a timeline without a span"))
     }
 
     /// The scripts that ended, with their stages, in order.
     pub fn runs(&self) -> impl Iterator<Item = (&str, &RunOutcome)> {
-        self.visits
-            .iter()
-            .filter_map(|visit| Some((visit.stage.as_deref()?, visit.outcome.as_ref()?)))
+        self.spans.iter().filter_map(|span| Some((span.stage.as_deref()?, span.outcome.as_ref()?)))
     }
 
     /// The script that failed the job, if one did.
@@ -123,22 +121,22 @@ impl Story {
     /// When the job began.
     #[must_use]
     pub fn begin(&self) -> Timestamp {
-        self.visits[0].from
+        self.spans[0].from
     }
 
-    /// From the beginning to the end, or until now.
+    /// The time from the beginning to the end, or to now.
     #[must_use]
     pub fn length(&self) -> Duration {
         self.current().to.since(self.begin())
     }
 
-    /// How long the job was in each state altogether, by [`STATES`].
+    /// The total time in each state, by [`STATES`].
     #[must_use]
     pub fn totals(&self) -> [Duration; 6] {
         self.fold(|sum, length| sum + length)
     }
 
-    /// The longest stay in each state, by [`STATES`].
+    /// The longest span in each state, by [`STATES`].
     #[must_use]
     pub fn longest(&self) -> [Duration; 6] {
         self.fold(Duration::max)
@@ -146,15 +144,15 @@ impl Story {
 
     fn fold(&self, with: impl Fn(Duration, Duration) -> Duration) -> [Duration; 6] {
         let mut lengths = [Duration::ZERO; 6];
-        for visit in &self.visits {
-            let length = &mut lengths[number(visit.state)];
-            *length = with(*length, visit.length());
+        for span in &self.spans {
+            let length = &mut lengths[number(span.state)];
+            *length = with(*length, span.length());
         }
         lengths
     }
 }
 
-impl Visit {
+impl StateSpan {
     fn begin(job: &AnyJob, at: Timestamp) -> Self {
         let stage = if let AnyJob::Executing(job) = job {
             Some(job.state.order.stage.clone())
@@ -165,8 +163,8 @@ impl Visit {
     }
 }
 
-fn enter(visits: &mut Vec<Visit>, job: &AnyJob, at: Timestamp) {
-    if let Some(left) = visits.last_mut() {
+fn enter(spans: &mut Vec<StateSpan>, job: &AnyJob, at: Timestamp) {
+    if let Some(left) = spans.last_mut() {
         left.to = at.max(left.from);
         if let AnyJob::Reachable(job) = job
             && left.state == StateName::Executing
@@ -174,18 +172,16 @@ fn enter(visits: &mut Vec<Visit>, job: &AnyJob, at: Timestamp) {
             left.outcome = job.state.last.as_ref().map(|last| last.outcome.clone());
         }
     }
-    visits.push(Visit::begin(job, at));
+    spans.push(StateSpan::begin(job, at));
 }
 
-/// Whether nothing of the job is left to do, but perhaps to see its tasks ended.
+/// Whether the job is over, except that its tasks may still have to end.
 fn is_over(job: &AnyJob) -> bool {
     let AnyJob::Stopping(job) = job else { return false };
-    job.state.over
-        || job.state.all_accepted()
-        || (job.state.task.is_none() && job.state.unsettled.is_none())
+    job.state.is_over() || job.state.all_accepted()
 }
 
-/// Since when the job is in its state, as far as the state itself says.
+/// Since when the job is in its state, as far as the state shows.
 #[must_use]
 pub fn since(job: &AnyJob) -> Option<Timestamp> {
     match job {
@@ -210,18 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn every_visit_begins_where_the_one_before_ended() {
+    fn every_span_begins_where_the_one_before_ended() {
         for name in ["provisioning", "pending", "running", "reachable", "executing", "stopping"] {
             let snapshot = fixture(name);
             let now = snapshot.job.header().created + Duration::from_secs(60);
-            let story = Story::of(&snapshot, now);
-            assert!(story.exact, "{name}");
-            assert_eq!(story.current().state, snapshot.job.name());
+            let timeline = Timeline::of(&snapshot, now);
+            assert!(timeline.exact, "{name}");
+            assert_eq!(timeline.current().state, snapshot.job.name());
             assert!(
-                story.visits.windows(2).all(|pair| pair[0].to == pair[1].from),
-                "{name}: {story:#?}"
+                timeline.spans.windows(2).all(|pair| pair[0].to == pair[1].from),
+                "{name}: {timeline:#?}"
             );
-            assert_eq!(story.totals().iter().sum::<Duration>(), story.length(), "{name}");
+            assert_eq!(timeline.totals().iter().sum::<Duration>(), timeline.length(), "{name}");
         }
     }
 
@@ -229,8 +225,9 @@ mod tests {
     fn a_journal_without_its_middle_still_ends_in_the_recorded_state() {
         let mut snapshot = fixture("executing");
         snapshot.journal.entries.drain(1..);
-        let story = Story::of(&snapshot, snapshot.job.header().created + Duration::from_secs(60));
-        assert!(!story.exact);
-        assert_eq!(story.current().state, StateName::Executing);
+        let timeline =
+            Timeline::of(&snapshot, snapshot.job.header().created + Duration::from_secs(60));
+        assert!(!timeline.exact);
+        assert_eq!(timeline.current().state, StateName::Executing);
     }
 }

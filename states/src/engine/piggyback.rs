@@ -1,9 +1,8 @@
-//! Tasks that no job of this process waits for, described in calls that are made anyway: those of
-//! jobs that are over for GitLab and whose end ECS has accepted. Whichever process sees that they
-//! have ended archives their jobs.
+//! Fills DescribeTasks calls with the tasks of ending jobs: those whose `cleanup` has returned and
+//! whose stop ECS has accepted. The process that sees that they have ended archives their jobs.
 //!
-//! They cost the stage that takes them along nothing that counts: no call of their own, no failure,
-//! and, between two of its own steps, the time of one archived snapshot.
+//! The stage that takes them along makes no extra call and does not fail because of them. It spends
+//! the time to archive one snapshot between two of its own steps.
 
 use std::{
     collections::VecDeque,
@@ -17,36 +16,35 @@ use crate::{
     StoreError, TaskArn, TaskControl, Timestamp, Transport,
 };
 
-/// How often they are taken along: tasks take 13 to 66 s to stop, and an answer with a hundred of
-/// them is a large one.
+/// How often they are taken along. Tasks take 13 to 66 s to stop, and an answer about a hundred of
+/// them is large.
 const TAKEN_EVERY: Duration = Duration::from_secs(10);
-/// What a process takes another job up for.
+/// The purpose under which a process works on another job.
 const PURPOSE: &str = "archive";
 
-/// Tasks taken along by one process.
+/// The ending jobs whose tasks one process takes along in its calls.
 #[derive(Debug, Default)]
-pub(super) struct Passengers {
+pub(super) struct Piggyback {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     taken: Option<Timestamp>,
-    /// A call may have failed because of them: this process takes none along any more.
+    /// A call may have failed because of them, so this process takes none along any more.
     refused: bool,
-    /// Jobs whose tasks have ended, with ECS's answers: to be archived.
+    /// Jobs to archive: their tasks have ended. With ECS's answers.
     ended: VecDeque<(JobId, Vec<Described>)>,
 }
 
-impl Passengers {
+impl Piggyback {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // It is whole after every step.
+        // It is consistent after every step.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Jobs in this cluster whose tasks fill at most so many places in a call that is about to be
-    /// made.
-    pub(super) async fn board<S: SnapshotStore>(
+    /// Takes jobs of this cluster whose tasks fill at most `places` of a call.
+    pub(super) async fn take<S: SnapshotStore>(
         &self,
         store: &S,
         cluster: &str,
@@ -71,13 +69,13 @@ impl Passengers {
         jobs
     }
 
-    /// A call with them failed, perhaps because of them.
-    pub(super) fn refuse(&self) {
+    /// Takes no more tasks along: a call with them failed, perhaps because of them.
+    pub(super) fn disable(&self) {
         self.inner().refused = true;
     }
 
-    /// What ECS says of them.
-    pub(super) fn arrive(&self, jobs: Vec<EndingJob>, answers: &[Described]) {
+    /// Records ECS's answers about them.
+    pub(super) fn record(&self, jobs: Vec<EndingJob>, answers: &[Described]) {
         for EndingJob { job, tasks, .. } in jobs {
             let seen: Vec<Described> =
                 answers.iter().filter(|answer| tasks.contains(&answer.task)).cloned().collect();
@@ -91,7 +89,8 @@ impl Passengers {
     }
 }
 
-/// Whether an accepted stop has come true. ECS forgets tasks about an hour after they stopped.
+/// Whether a task whose stop was accepted has ended. ECS forgets tasks about an hour after they
+/// stopped.
 fn has_ended(seen: &Seen) -> bool {
     match seen {
         Seen::Task(report) => report.status.has_ended(),
@@ -99,22 +98,22 @@ fn has_ended(seen: &Seen) -> bool {
     }
 }
 
-/// What became of a job that was to be archived.
+/// The result of an attempt to archive an ending job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concluded {
     /// It is archived.
     Archived,
-    /// Its task has not ended, or its end was not accepted.
+    /// Its task has not ended, or ECS has not accepted its stop.
     NotYet,
     /// Another process works on it.
     Busy,
-    /// There is no such job any more.
+    /// The job does not exist any more.
     Gone,
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Archives a job that waits for nothing but its tasks' end, if these answers say that they
-    /// have ended. Does not wait for another process that works on the job.
+    /// Archives a job that only waits for its tasks' end, if these answers show that they have
+    /// ended. Does not wait for another process that works on the job.
     ///
     /// # Errors
     /// When its snapshot cannot be read or archived.
@@ -129,7 +128,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             Err(StoreError::Busy { .. }) => return Ok(Concluded::Busy),
             Err(e) => return Err(e),
         };
-        // Only now is it certain what the job waits for: its next attempt may have begun.
+        // The note may be out of date, and the job's next attempt may have begun: only the snapshot
+        // counts.
         let Some(mut snapshot) = self.store.load(job).await? else {
             self.store.forget_ending(&lease, job).await;
             return Ok(Concluded::Gone);
@@ -142,7 +142,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() },
             now,
         );
-        // One task after the other, until there is one that has not ended.
+        // One task after the other, up to the first that has not ended.
         while action != Action::Archive {
             let task = snapshot.job.task().cloned();
             let Some(saw) = task.as_ref().and_then(|task| answer_about(task, answers)) else {
@@ -158,10 +158,10 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(Concluded::Archived)
     }
 
-    /// Archives at most one job of those whose tasks were seen to have ended. It is not this
-    /// process's job: a failure is logged, and a later process tries again.
+    /// Archives at most one job whose tasks have ended. It is not this process's job, so a failure
+    /// is only logged, and a later process tries again.
     pub(super) async fn conclude_one(&self) {
-        let next = self.passengers.inner().ended.pop_front();
+        let next = self.piggyback.inner().ended.pop_front();
         if let Some((job, answers)) = next
             && let Err(e) = self.conclude(&job, PURPOSE, &answers).await
         {

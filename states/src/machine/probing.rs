@@ -1,9 +1,9 @@
-//! What `Pending`, `Running` and `Executing` share: asking ECS about the task, knocking at the
-//! container, and telling a bad answer from a final one.
+//! What `Pending`, `Running` and `Executing` share: pacing descriptions of the task and probes of
+//! the container, and distinguishing temporary failures from final ones.
 
 use super::{
-    BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, KEY_INSTALLED_WITHIN, KNOCK, KNOCK_BY_API,
-    KNOCK_IN_VAIN, RETRY, TOLD_WITHIN,
+    BELIEVED_REFUSALS, DESCRIBE, EXPLAINED_WITHIN, GONE_AFTER, KEY_INSTALLED_WITHIN, PROBE,
+    PROBE_BY_API, PROBE_RARELY, RETRY,
 };
 use crate::{
     Asking, ConnectError, ConnectErrorKind, ControlError, Obstacle, Pace, Probing, Readiness,
@@ -15,27 +15,26 @@ pub(super) fn stopped(report: &TaskReport, container: &str) -> StopReason {
     StopReason::TaskStopped { end: TaskEnd::of(report, container) }
 }
 
-/// How often the container is probed after this failure. `agent_runs`: what ECS last said of its
-/// exec agent, if anything.
+/// The pace of probes after this failure. `agent_runs` is what ECS last reported of the exec agent,
+/// if anything.
 pub(super) fn pace(readiness: Readiness, agent_runs: Option<bool>, error: &ConnectError) -> Pace {
     match (readiness, agent_runs, error.kind) {
-        (Readiness::Probed, ..) => KNOCK,
-        (Readiness::ExecAgent, Some(false), _) => KNOCK_IN_VAIN,
-        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => KNOCK_BY_API,
+        (Readiness::Probed, ..) => PROBE,
+        (Readiness::ExecAgent, Some(false), _) => PROBE_RARELY,
+        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => PROBE_BY_API,
         // Throttling among others, which a quick pace would only prolong.
-        (Readiness::ExecAgent, ..) => KNOCK_IN_VAIN,
+        (Readiness::ExecAgent, ..) => PROBE_RARELY,
     }
 }
 
-/// Whether the container's exec agent runs; `None` where ECS does not say.
+/// Whether the container's exec agent runs; `None` where ECS does not report it.
 pub(super) fn agent_runs(report: &TaskReport, container: &str) -> Option<bool> {
     report.container(container)?.exec_agent.as_deref().map(|status| status == "RUNNING")
 }
 
 impl Asking {
-    /// Why the task will not serve the job any more, if the report says that it will not. ECS knows
-    /// that a task ends a moment before it knows why: that moment is waited for, as it is what
-    /// people need.
+    /// Returns why the task ends, if the report shows that it does. ECS reports that a task ends a
+    /// moment before it reports why. The driver waits for that moment, as people need the reason.
     pub(super) fn ending(
         &mut self,
         report: &TaskReport,
@@ -47,14 +46,14 @@ impl Asking {
             return None;
         }
         let since = *self.ending.get_or_insert(now);
-        if report.status.is_over() || report.tells_why() || now.since(since) >= TOLD_WITHIN {
+        if report.status.is_over() || report.tells_why() || now.since(since) >= EXPLAINED_WITHIN {
             return Some(stopped(report, container));
         }
         self.next = self.next.min(now + DESCRIBE.first);
         None
     }
 
-    /// An ordinary answer: ask again at the pace.
+    /// Records an ordinary answer: the next question follows at the pace.
     pub(super) fn answered(&mut self, pace: Pace, seed: u64, now: Timestamp) {
         self.next = now + pace.interval(self.answers, seed);
         self.answers += 1;
@@ -62,7 +61,7 @@ impl Asking {
         self.missing = None;
     }
 
-    /// `MISSING`: believed when it lasts.
+    /// Records `MISSING`. Returns a reason to stop if it lasts.
     pub(super) fn missing(&mut self, pace: Pace, seed: u64, now: Timestamp) -> Option<StopReason> {
         let (count, since) = self.missing.map_or((1, now), |(count, since)| (count + 1, since));
         self.next = now + pace.interval(self.answers.saturating_add(count - 1), seed);
@@ -71,7 +70,8 @@ impl Asking {
         (count >= 3 && now.since(since) >= GONE_AFTER).then_some(StopReason::TaskVanished)
     }
 
-    /// A failure: ask again later; believed when it is permanent and repeats.
+    /// Records a failure: the next question follows later. Returns a reason to stop if the failure
+    /// is permanent and repeats.
     pub(super) fn failed(
         &mut self,
         error: &ControlError,
@@ -86,7 +86,8 @@ impl Asking {
 }
 
 impl Probing {
-    /// An attempt failed: knock again at the pace; some failures are final.
+    /// Records a failed attempt: the next one follows at the pace. Returns a reason to stop if the
+    /// failure is final.
     pub(super) fn failed(
         &mut self,
         error: &ConnectError,
@@ -97,8 +98,8 @@ impl Probing {
         self.next = now + pace.interval(self.attempts, seed);
         self.attempts += 1;
         self.problem = Some(error.clone());
-        // An entry point may start sshd before the key is there, and before a user's shell can do
-        // anything.
+        // An entry point may start sshd before it has installed the key or made the user's shell
+        // usable.
         let final_now =
             if matches!(error.kind, ConnectErrorKind::AuthRefused | ConnectErrorKind::NoShell) {
                 let since = *self.auth_refused.get_or_insert(now);
@@ -110,7 +111,7 @@ impl Probing {
         final_now.then(|| StopReason::Unusable(error.clone()))
     }
 
-    /// What a state that waited for the container was waiting for.
+    /// What kept a state waiting that waited for the container.
     pub(super) fn obstacle(&self) -> Obstacle {
         Obstacle::Connection(self.problem.clone())
     }

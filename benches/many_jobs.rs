@@ -2,8 +2,9 @@
 //! saves. `cargo bench --bench many_jobs`.
 //!
 //! Each job writes a line a second, so each is saved every two seconds and marks every line, in a
-//! directory on disk. The references, in the same run: the same in memory, where no save takes any
-//! time; and an engine and a store per job, which save on the thread that hands the output on.
+//! directory on disk. There are two references in the same run. One is the same in memory, where no
+//! save takes any time. The other has an engine and a store per job, which save on the thread that
+//! hands the output on.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 

@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// A text; an empty one counts as not there, as with the Go driver.
+    /// Reads a text; as with the Go driver, an empty one counts as missing.
     pub(super) fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
         let text = self.find(table, key).map(|value| self.as_text(value, key)).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A key without regard to case, as the Go driver's TOML library has it.
+/// Finds a key in any case, as the Go driver's TOML library does.
 pub(super) fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
     table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
 }

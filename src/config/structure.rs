@@ -11,8 +11,8 @@ use super::{
     reader::{File, lookup},
 };
 
-/// Checks that tables are tables, and that no key is there twice. TOML's own rule is not enough:
-/// names are matched without regard to case.
+/// Checks that tables are tables and that no key repeats. Names ignore case, so TOML's own rule is
+/// not enough.
 pub(super) fn check_structure(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
     check_unique(file, "", root)?;
     for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {
@@ -90,7 +90,7 @@ pub(super) fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> 
                     }
                 }
             }
-            // Not a table: refused before.
+            // Refused before, as it is not a table.
             (Some(_), _) => {}
             (None, _) => warn_if_unknown(
                 file,
@@ -105,7 +105,7 @@ pub(super) fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> 
     warnings
 }
 
-/// Returns hints for a file without required keys, from what it has instead.
+/// Suggests present keys that may be meant for the missing ones.
 pub(super) fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
     if lookup(root, "runners").is_some() {
         return vec![
@@ -121,7 +121,7 @@ pub(super) fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
         .collect()
 }
 
-/// Returns the table that a key at the top level belongs to.
+/// Finds the table in which a top-level key belongs.
 fn table_of(key: &str) -> Option<&'static str> {
     TABLES
         .iter()

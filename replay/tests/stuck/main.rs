@@ -5,6 +5,7 @@
 
 mod fixtures;
 
+use diagnosis::Cause;
 use states::{Observation, Replay, Verdict};
 
 use fixtures::{WIDE, fixture, print, read, report, stuck};
@@ -110,4 +111,13 @@ fn replays_report_a_missing_transition_at_its_entry() {
         }
     }
     assert!(missing >= 50, "only {missing} transitions were left out");
+}
+
+#[test]
+fn the_documentation_lists_every_cause() {
+    let page = include_str!("../../../docs/operations.md");
+    for cause in Cause::ALL {
+        let name = cause.name();
+        assert!(cause == Cause::Nothing || page.contains(&format!("`{name}`")), "{name}");
+    }
 }

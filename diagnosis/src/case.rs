@@ -119,7 +119,7 @@ impl Case<'_> {
     }
 
     /// Whether the job is still in progress, as far as the snapshot shows.
-    fn in_flight(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.reason().is_none()
     }
 
@@ -153,11 +153,11 @@ impl Case<'_> {
                 )
             }
             (job, _) => {
-                format!("The job is {} and goes on, as far as this file tells.", job.name())
+                format!("The job is {} and continues, as far as this file shows.", job.name())
             }
         };
         let summary = if crate::words::ends(&self.snapshot.job) && self.around.is_here() {
-            format!("{summary} ECS has accepted to stop its task, and nobody waits for that.")
+            format!("{summary} ECS has accepted to stop its task, and no process waits for that.")
         } else {
             summary
         };

@@ -114,7 +114,7 @@ impl Cause {
             Self::ContainerExited => "the container exited",
             Self::OutOfMemory => "out of memory",
             Self::SpotInterruption => "Spot capacity was taken back",
-            Self::StoppedByOthers => "somebody or AWS stopped the task",
+            Self::StoppedByOthers => "a person or AWS stopped the task",
             Self::TaskVanished => "ECS does not know the task any more",
             Self::NeverRan => "the task did not come to RUNNING in time",
             Self::ConnectionTimedOut => "the container's address does not answer",

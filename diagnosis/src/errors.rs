@@ -114,7 +114,7 @@ pub fn connect_remedy(error: &ConnectError) -> &'static str {
             Kind::NotOurProtocol => "Look at what listens there in the container.",
             Kind::AuthRefused => KEY_REFUSED,
             Kind::IdentityChanged => {
-                "It is not the same container, so nothing was sent to it. The task was replaced, or somebody is in between."
+                "It is not the same container, so nothing was sent to it. The task was replaced, or another host intercepts the connection."
             }
             Kind::IdentityUnproven => NO_HOST_PROOF,
             Kind::NoShell => {
@@ -255,7 +255,7 @@ const NO_CAPACITY_PROVIDER: &str = concat!(
 const CONFLICT: &str = "The driver searches for the task of that call for half a minute, and launches another if there is none.";
 const PASS_ROLE: &str = "Allow iam:PassRole on the task definition's task role and execution role, for ecs-tasks.amazonaws.com: see docs/iam.md.";
 const JOB_KEY: &str =
-    "Without it nobody can log in to the job's container: the job has to be started again.";
+    "Without it no one can log in to the job's container: the job must be started again.";
 const KEY_REFUSED: &str = concat!(
     "The image's entry point must put $SSH_PUBLIC_KEY into that user's authorized_keys before it starts sshd; check ",
     setting!(username),

@@ -203,7 +203,7 @@ const EXITS: &[Exit] = &[
     Exit {
         code: 143,
         cause: Cause::ContainerExited,
-        how: "was told to end (143 = SIGTERM)",
+        how: "was stopped (143 = SIGTERM)",
         remedy: "Find out who ended it: a scheduler, Spot, or a process in the container.",
     },
     Exit {
@@ -256,8 +256,10 @@ pub fn explain_task_end(end: &TaskEnd) -> TaskEndWords {
         return TaskEndWords { cause: Cause::Unknown, what: sentence.clone(), remedy: "" };
     }
     let culprit = culprit(&end.containers);
-    let (container_reason, reason) =
-        (culprit.and_then(|culprit| said(culprit.reason.as_deref())), said(end.reason.as_deref()));
+    let (container_reason, reason) = (
+        culprit.and_then(|culprit| non_blank(culprit.reason.as_deref())),
+        non_blank(end.reason.as_deref()),
+    );
     let row = [container_reason, reason]
         .into_iter()
         .flatten()
@@ -279,7 +281,7 @@ pub fn explain_task_end(end: &TaskEnd) -> TaskEndWords {
     TaskEndWords { cause, what: format!("{what} ({facts})."), remedy }
 }
 
-fn said(text: Option<&str>) -> Option<&str> {
+fn non_blank(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }
 

@@ -216,7 +216,7 @@ pub struct Search {
     /// ended, may be among them.
     pub candidates: Vec<TaskArn>,
     /// Calls to ECS.
-    pub asking: Asking,
+    pub asking: Polling,
 }
 
 /// ECS has the task: PROVISIONING, PENDING or ACTIVATING.
@@ -234,10 +234,10 @@ pub struct Pending {
     pub address: Option<String>,
     /// Whether ECS has reported RUNNING (the address may still be unknown).
     pub running: bool,
-    /// Asking ECS.
-    pub describing: Asking,
-    /// Asking EC2 for the public address.
-    pub addressing: Asking,
+    /// The pace of calls to ECS.
+    pub describing: Polling,
+    /// The pace of calls to EC2 for the public address.
+    pub addressing: Polling,
     /// Probing the container.
     pub probing: Probing,
 }
@@ -255,8 +255,8 @@ pub struct Running {
     pub since: Timestamp,
     /// When this state ends in failure.
     pub deadline: Timestamp,
-    /// Asking ECS.
-    pub describing: Asking,
+    /// The pace of calls to ECS.
+    pub describing: Polling,
     /// Probing the container.
     pub probing: Probing,
     /// Whether the container's exec agent runs, as ECS last described it; `None` where ECS does not
@@ -287,7 +287,7 @@ pub struct Reachable {
 
 /// The pacing of a question that is asked repeatedly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asking {
+pub struct Polling {
     /// When to ask next.
     pub next: Timestamp,
     /// Answers so far that did not settle it: the interval grows with them.
@@ -301,7 +301,7 @@ pub struct Asking {
     pub ending: Option<Timestamp>,
 }
 
-impl Asking {
+impl Polling {
     /// Starting at `next`.
     #[must_use]
     pub fn from(next: Timestamp) -> Self {

@@ -33,8 +33,8 @@ pub use action::{Action, Follow, Watch};
 pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
-    About, AnyJob, Asking, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link,
-    OtherTasks, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent,
+    About, AnyJob, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link, OtherTasks,
+    Pending, Polling, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent,
     StateName, StopPhase, Stopping,
 };
 pub use journal::{Entry, Journal, StateDigest};

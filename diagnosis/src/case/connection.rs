@@ -114,7 +114,7 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
         case.last(|saw| matches!(saw, Observation::RunFailed(RunError::ConnectionLost(_))));
     evidence.extend(unreachable);
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_))));
-    let ended = !case.in_flight();
+    let ended = !case.is_in_flight();
     let stage = case
         .timeline
         .spans

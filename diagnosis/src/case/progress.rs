@@ -341,7 +341,7 @@ mod tests {
     }
 
     /// The diagnosis this long after the stop was accepted, on the job's own host.
-    fn said(looked_at: Option<TaskStatus>, after: Duration) -> (Cause, String) {
+    fn diagnosed(looked_at: Option<TaskStatus>, after: Duration) -> (Cause, String) {
         let (accepted, snapshot) = (newest(&ended(None)), ended(looked_at));
         let around = Surroundings { holder: Holder::NoProcess(None), free: None, handed_on: None };
         let now = accepted + after;
@@ -355,15 +355,15 @@ mod tests {
         for (looked_at, after) in
             [(None, minutes(1)), (None, minutes(50)), (Some(TaskStatus::Deactivating), minutes(2))]
         {
-            let (cause, summary) = said(looked_at, after);
+            let (cause, summary) = diagnosed(looked_at, after);
             assert_eq!(cause, Cause::Nothing, "after {after:?}: {summary}");
             assert!(summary.contains("ECS has accepted to stop its task"), "{summary}");
         }
-        let (cause, summary) = said(Some(TaskStatus::Deactivating), minutes(4));
+        let (cause, summary) = diagnosed(Some(TaskStatus::Deactivating), minutes(4));
         assert!(cause == Cause::StopUnfinished && summary.contains("DEACTIVATING"), "{summary}");
-        let (cause, summary) = said(None, minutes(61));
+        let (cause, summary) = diagnosed(None, minutes(61));
         assert!(
-            cause == Cause::StopUnfinished && summary.contains("no process has looked"),
+            cause == Cause::StopUnfinished && summary.contains("no process has checked"),
             "{summary}"
         );
     }

@@ -145,7 +145,7 @@ fn left_out(task: &TaskArn) -> ControlError {
         operation: "DescribeTasks".to_owned(),
         kind: ControlErrorKind::BadAnswer,
         code: None,
-        message: format!("the answer says nothing of task {}", task.task_id()),
+        message: format!("the answer has no entry for task {}", task.task_id()),
         cause: ControlCause::General,
     }
 }

@@ -222,7 +222,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     unreachable!("{action:?} ends a drive")
                 }
             };
-            self.take_in(work, saw, io);
+            self.observe(work, saw, io);
             if !matches!(work.snapshot.job, AnyJob::Executing(_)) {
                 following = None;
             }
@@ -266,7 +266,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Journals an observation, steps the machine, and reports to the caller.
-    fn take_in(
+    fn observe(
         &self,
         work: &mut Work<T::Session, S::Lease>,
         saw: Observation,
@@ -380,7 +380,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ) -> Result<bool, EngineError> {
         match self.save(work).await {
             Err(error) if dispensable => {
-                tracing::warn!("{error}; the job goes on, and it is tried again");
+                tracing::warn!("{error}; the job continues, and the save is repeated");
                 work.saved_at = Some(self.clock.now());
                 Ok(false)
             }

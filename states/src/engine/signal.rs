@@ -34,7 +34,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 // Not at random: the same world leads to the same observations.
                 biased;
                 sent = &mut answer => return Ok(sent),
-                // What is no output is left to whoever follows the run.
+                // An event that is not output is left to the one who follows the run.
                 event = following.run.next(), if following.next.is_none() => event,
             };
             let Ok(RunEvent::Output(bytes)) = event else {

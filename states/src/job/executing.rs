@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asking, Probing, Reachable};
+use super::{Polling, Probing, Reachable};
 use crate::{RunError, RunId, RunOrder, Signal, Timestamp};
 
 /// One stage's script is, or may be, running in the container.
@@ -57,8 +57,8 @@ pub enum Link {
         deadline: Timestamp,
         /// Probing the container.
         probing: Probing,
-        /// Asking ECS.
-        describing: Asking,
+        /// The pace of calls to ECS.
+        describing: Polling,
     },
 }
 

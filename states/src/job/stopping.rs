@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Asking;
+use super::Polling;
 use crate::{ControlError, StopReason, TaskArn, Timestamp};
 
 /// The task must end; why is recorded.
@@ -18,7 +18,7 @@ pub struct Stopping {
     /// What the job waits for.
     pub phase: StopPhase,
     /// Calls to ECS.
-    pub describing: Asking,
+    pub describing: Polling,
     /// The last call's failure.
     pub problem: Option<ControlError>,
 }
@@ -165,7 +165,7 @@ struct StoppingOnDisk {
     deadline: Timestamp,
     #[serde(default, deserialize_with = "present")]
     phase: Option<StopPhase>,
-    describing: Asking,
+    describing: Polling,
     problem: Option<ControlError>,
     #[serde(default)]
     task: Option<TaskArn>,

@@ -4,7 +4,7 @@
 
 use super::{DESCRIBE, RECONNECT, Step, probing};
 use crate::{
-    Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing,
+    Action, Ending, Executing, Finished, Follow, Job, Link, Observation, Polling, Probing,
     Reachable, Readiness, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
     Timestamp, Watch,
 };
@@ -250,7 +250,7 @@ impl Job<Executing> {
         Link::Down {
             deadline: now + self.header.limits.reconnect,
             probing: Probing::from(now + wait),
-            describing: Asking::from(now + describe_in),
+            describing: Polling::from(now + describe_in),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, probing, provisioning::interface_of};
 use crate::{
-    Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Readiness,
+    Action, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Polling, Probing, Readiness,
     Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
 
@@ -126,7 +126,7 @@ impl Job<Pending> {
             address: self.state.address,
             since: now,
             deadline: now + self.header.limits.running,
-            describing: Asking::from(next),
+            describing: Polling::from(next),
             // It runs: probe at once.
             probing: Probing { next: now, ..self.state.probing },
             agent_runs: None,

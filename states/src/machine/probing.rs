@@ -6,7 +6,7 @@ use super::{
     PROBE_BY_API, PROBE_RARELY, RETRY,
 };
 use crate::{
-    Asking, ConnectError, ConnectErrorKind, ControlError, Obstacle, Pace, Probing, Readiness,
+    ConnectError, ConnectErrorKind, ControlError, Obstacle, Pace, Polling, Probing, Readiness,
     StopReason, TaskEnd, TaskReport, Timestamp,
 };
 
@@ -32,7 +32,7 @@ pub(super) fn agent_runs(report: &TaskReport, container: &str) -> Option<bool> {
     report.container(container)?.exec_agent.as_deref().map(|status| status == "RUNNING")
 }
 
-impl Asking {
+impl Polling {
     /// Returns why the task ends, if the report shows that it does. ECS reports that a task ends a
     /// moment before it reports why. The driver waits for that moment, as people need the reason.
     pub(super) fn ending(

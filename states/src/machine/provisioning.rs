@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{RETRY, START, Step, searching::Searched};
 use crate::{
-    Action, Asking, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job,
-    Observation, Obstacle, Pending, Probing, Provisioning, StopReason, Stopping, TaskReport,
+    Action, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation,
+    Obstacle, Pending, Polling, Probing, Provisioning, StopReason, Stopping, TaskReport,
     TaskStatus, Timestamp, Watch,
 };
 
@@ -138,12 +138,12 @@ impl Job<Provisioning> {
             interface: interface_of(report),
             address: None,
             running: false,
-            describing: Asking::from(if begins {
+            describing: Polling::from(if begins {
                 now + START.interval(0, self.seed())
             } else {
                 now
             }),
-            addressing: Asking::from(now),
+            addressing: Polling::from(now),
             probing: Probing::from(now),
             task: report.task.clone(),
         };

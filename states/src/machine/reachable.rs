@@ -2,7 +2,7 @@
 
 use super::Step;
 use crate::{
-    Asking, Executing, Job, Link, Observation, Probing, Reachable, RunId, RunOrder, RunOutcome,
+    Executing, Job, Link, Observation, Polling, Probing, Reachable, RunId, RunOrder, RunOutcome,
     StopReason, Stopping, Timestamp,
 };
 
@@ -64,7 +64,7 @@ impl Job<Reachable> {
             deadline: now + self.header.limits.reconnect,
             probing: Probing::from(now),
             // The first connection usually succeeds: ask ECS only when it does not.
-            describing: Asking::from(now + std::time::Duration::from_secs(2)),
+            describing: Polling::from(now + std::time::Duration::from_secs(2)),
         };
         let place = Reachable { runs: self.state.runs + 1, ..self.state };
         let state = Executing {

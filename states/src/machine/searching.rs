@@ -6,7 +6,7 @@
 
 use super::{DESCRIBE, stopping::SETTLES_WITHIN};
 use crate::{
-    Action, Asking, ControlError, Header, Job, Observation, Provisioning, Search, StopReason,
+    Action, ControlError, Header, Job, Observation, Polling, Provisioning, Search, StopReason,
     TaskReport, Timestamp, Watch,
 };
 
@@ -25,7 +25,7 @@ pub(super) enum Searched {
 impl Search {
     /// Starting now.
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { since: now, listed: None, candidates: Vec::new(), asking: Asking::from(now) }
+        Self { since: now, listed: None, candidates: Vec::new(), asking: Polling::from(now) }
     }
 
     pub(super) fn observe(&mut self, saw: &Observation, seed: u64, now: Timestamp) -> Searched {

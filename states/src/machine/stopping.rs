@@ -9,7 +9,7 @@ use std::{mem, time::Duration};
 
 use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, State, Step};
 use crate::{
-    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, OtherTasks, StopPhase,
+    Action, ControlError, Job, LONGEST_CALL, Observation, OtherTasks, Polling, StopPhase,
     StopReason, Stopping, TaskArn, TaskReport, Timestamp, Watch,
 };
 
@@ -37,7 +37,7 @@ impl StopPhase {
     }
 }
 
-impl Asking {
+impl Polling {
     /// Whether ECS has neither described the task nor refused that for good.
     pub(crate) fn has_no_result(&self) -> bool {
         self.answers == 0 && self.failures < BELIEVED_REFUSALS
@@ -65,7 +65,7 @@ impl<S: State> Job<S> {
             since: now,
             deadline: now + self.header.limits.stop,
             phase,
-            describing: Asking::from(now),
+            describing: Polling::from(now),
             problem: None,
         };
         Job { header: self.header, state }
@@ -220,7 +220,7 @@ impl Job<Stopping> {
         others.to_stop.retain(|task| task != launched);
         others.ending.retain(|task| task != launched);
         state.phase = StopPhase::stop(launched.clone(), None, others);
-        state.describing = Asking::from(now);
+        state.describing = Polling::from(now);
     }
 
     /// ListTasks answered.
@@ -311,7 +311,7 @@ impl Job<Stopping> {
         };
         if others.to_stop.is_empty() {
             state.phase = StopPhase::Ending { task, launched, others: others.ending };
-            state.describing = Asking::from(now + DESCRIBE.interval(0, seed));
+            state.describing = Polling::from(now + DESCRIBE.interval(0, seed));
         } else {
             others.ending.push(task);
             self.next(launched, others, now);
@@ -343,7 +343,7 @@ impl Job<Stopping> {
     /// end is awaited.
     fn next(&mut self, launched: Option<Timestamp>, mut others: OtherTasks, now: Timestamp) {
         let state = &mut self.state;
-        state.describing = Asking::from(now);
+        state.describing = Polling::from(now);
         state.phase = if !others.to_stop.is_empty() {
             let task = others.to_stop.remove(0);
             StopPhase::stop(task, launched, others)

@@ -65,13 +65,13 @@ const OTHERS_WRITE: u32 = 0o022;
 /// # Errors
 /// [`StoreError::Exposed`] names the first such directory. Other errors: a directory cannot be
 /// examined.
-pub(super) fn refuse(directory: &Path) -> Result<(), StoreError> {
+pub(super) fn check(directory: &Path) -> Result<(), StoreError> {
     let named = std::path::absolute(directory).map_err(StoreError::io("look at", directory))?;
     let resolved = fs::canonicalize(directory).map_err(StoreError::io("look at", directory))?;
     let user = rustix::process::geteuid().as_raw();
     for part in resolved.ancestors().chain(named.ancestors()) {
         let exposure =
-            look(part, part == resolved, user).map_err(StoreError::io("look at", part))?;
+            inspect(part, part == resolved, user).map_err(StoreError::io("look at", part))?;
         if let Some(exposure) = exposure {
             return Err(StoreError::Exposed {
                 directory: directory.to_owned(),
@@ -82,7 +82,7 @@ pub(super) fn refuse(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn look(part: &Path, is_itself: bool, user: u32) -> io::Result<Option<Exposure>> {
+fn inspect(part: &Path, is_itself: bool, user: u32) -> io::Result<Option<Exposure>> {
     let about = fs::symlink_metadata(part)?;
     let (owner, mode) = (about.uid(), about.mode() & 0o7777);
     if owner != user && owner != 0 {

@@ -71,7 +71,7 @@ pub(super) fn try_take(
         match file.try_lock() {
             Ok(()) if is_current(&file, path) => {
                 // Only for people: a process holds the lock even if it cannot write its name.
-                let _ = sign(&mut file, purpose);
+                let _ = write_holder(&mut file, purpose);
                 let lock = Lock { _locked: file, path: path.to_owned(), _counted: counted };
                 return Ok(DirectoryLease {
                     lock: Arc::new(lock),
@@ -103,7 +103,7 @@ fn is_current(file: &File, path: &Path) -> bool {
     }
 }
 
-fn sign(file: &mut File, purpose: &str) -> io::Result<()> {
+fn write_holder(file: &mut File, purpose: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "process {} ({purpose})", std::process::id())

@@ -23,13 +23,13 @@ pub struct InMemoryStore {
 
 #[derive(Debug, Default)]
 struct Shared {
-    kept: Mutex<Kept>,
+    contents: Mutex<Contents>,
     /// Notified when a lease ends.
     released: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Contents {
     snapshots: HashMap<JobId, Snapshot>,
     archived: Vec<Snapshot>,
     marks: HashMap<JobId, (RunId, u64)>,
@@ -49,15 +49,15 @@ pub struct InMemoryLease {
 
 impl Drop for InMemoryLease {
     fn drop(&mut self) {
-        self.shared.kept().leases.remove(&self.job);
+        self.shared.contents().leases.remove(&self.job);
         self.shared.released.notify_waiters();
     }
 }
 
 impl Shared {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
         // It is consistent after every step.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,33 +65,33 @@ impl InMemoryStore {
     /// Returns the job's snapshot, unless it is archived.
     #[must_use]
     pub fn snapshot(&self, job: &JobId) -> Option<Snapshot> {
-        self.shared.kept().snapshots.get(job).cloned()
+        self.shared.contents().snapshots.get(job).cloned()
     }
 
     /// The jobs that have a snapshot, in no order.
     #[must_use]
     pub fn jobs(&self) -> Vec<JobId> {
-        self.shared.kept().snapshots.keys().cloned().collect()
+        self.shared.contents().snapshots.keys().cloned().collect()
     }
 
     /// The archived snapshots, the oldest first.
     #[must_use]
     pub fn archived(&self) -> Vec<Snapshot> {
-        self.shared.kept().archived.clone()
+        self.shared.contents().archived.clone()
     }
 
     /// Removes only the job's snapshot, as a person may.
     pub fn remove(&self, job: &JobId) {
-        self.shared.kept().snapshots.remove(job);
+        self.shared.contents().snapshots.remove(job);
     }
 
     fn try_lease(&self, job: &JobId, purpose: &str) -> Result<InMemoryLease, StoreError> {
-        let mut kept = self.shared.kept();
-        if let Some(purpose) = kept.leases.get(job) {
+        let mut contents = self.shared.contents();
+        if let Some(purpose) = contents.leases.get(job) {
             let holder = format!("process {} ({purpose})", std::process::id());
             return Err(StoreError::Busy { job: job.clone(), holder });
         }
-        kept.leases.insert(job.clone(), purpose.to_owned());
+        contents.leases.insert(job.clone(), purpose.to_owned());
         Ok(InMemoryLease { shared: Arc::clone(&self.shared), job: job.clone() })
     }
 }
@@ -122,7 +122,7 @@ impl SnapshotStore for InMemoryStore {
 
     async fn save(&self, _: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         let job = snapshot.job.header().id.clone();
-        self.shared.kept().snapshots.insert(job, snapshot.clone());
+        self.shared.contents().snapshots.insert(job, snapshot.clone());
         Ok(())
     }
 
@@ -132,13 +132,13 @@ impl SnapshotStore for InMemoryStore {
         run: &RunId,
         offset: u64,
     ) -> Result<(), StoreError> {
-        self.shared.kept().marks.insert(lease.job.clone(), (run.clone(), offset));
+        self.shared.contents().marks.insert(lease.job.clone(), (run.clone(), offset));
         Ok(())
     }
 
     async fn marked(&self, job: &JobId, run: &RunId) -> Option<u64> {
-        let kept = self.shared.kept();
-        kept.marks.get(job).filter(|(marked, _)| marked == run).map(|(_, offset)| *offset)
+        let contents = self.shared.contents();
+        contents.marks.get(job).filter(|(marked, _)| marked == run).map(|(_, offset)| *offset)
     }
 
     async fn note_ending(&self, _: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -148,30 +148,30 @@ impl SnapshotStore for InMemoryStore {
                 cluster: job.header.spec.cluster.clone(),
                 tasks: job.state.tasks().cloned().collect(),
             };
-            self.shared.kept().ending.insert(noted.job.clone(), noted);
+            self.shared.contents().ending.insert(noted.job.clone(), noted);
         }
         Ok(())
     }
 
     async fn ending_jobs(&self, most: usize) -> Vec<EndingJob> {
-        let mut kept = self.shared.kept();
-        let all = kept.ending.len();
-        let first = if all > most { kept.turn % all } else { 0 };
-        kept.turn = first + most;
-        kept.ending.values().cycle().skip(first).take(most.min(all)).cloned().collect()
+        let mut contents = self.shared.contents();
+        let all = contents.ending.len();
+        let first = if all > most { contents.turn % all } else { 0 };
+        contents.turn = first + most;
+        contents.ending.values().cycle().skip(first).take(most.min(all)).cloned().collect()
     }
 
     async fn forget_ending(&self, _: &InMemoryLease, job: &JobId) {
-        self.shared.kept().ending.remove(job);
+        self.shared.contents().ending.remove(job);
     }
 
     async fn archive(&self, _: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         let job = &snapshot.job.header().id;
-        let mut kept = self.shared.kept();
-        kept.snapshots.remove(job);
-        kept.marks.remove(job);
-        kept.ending.remove(job);
-        kept.archived.push(snapshot.clone());
+        let mut contents = self.shared.contents();
+        contents.snapshots.remove(job);
+        contents.marks.remove(job);
+        contents.ending.remove(job);
+        contents.archived.push(snapshot.clone());
         Ok(())
     }
 }

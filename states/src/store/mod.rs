@@ -168,7 +168,7 @@ impl DirectoryStore {
     /// # Errors
     /// [`StoreError::Exposed`], or when the directory cannot be examined.
     pub fn refuse_exposed(&self) -> Result<(), StoreError> {
-        exposure::refuse(&self.directory)
+        exposure::check(&self.directory)
     }
 
     /// Keeps archived snapshots according to `retention`.

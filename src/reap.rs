@@ -353,7 +353,7 @@ impl Reaper {
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
             return Ends::Now(format!(
-                "nobody has worked on it for {}",
+                "no process has worked on it for {}",
                 humantime::format_duration(idle)
             ));
         }
@@ -501,7 +501,7 @@ async fn end(
         }
         Ok(Outcome::Unfinished) => {
             let what = remains(&work.snapshot);
-            Err((id, format!("{what} Its snapshot is kept: the next reap goes on.")))
+            Err((id, format!("{what} Its snapshot is kept: the next reap continues.")))
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),

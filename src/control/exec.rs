@@ -227,7 +227,7 @@ impl ExecCalls {
     async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
         const OPERATION: &str = "DescribeClusters";
         let no_key = |e: &ControlError| NoKey {
-            why: format!("whose key it is cannot be checked: {}", diagnosis::explain_control(e)),
+            why: format!("the cluster's own key cannot be read: {}", diagnosis::explain_control(e)),
             transient: e.kind.is_transient(),
         };
         let call = self
@@ -295,7 +295,7 @@ fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
 fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, ConnectError> {
     let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
         let message =
-            format!("ECS does not tell the runtime id of the container {} yet", target.container);
+            format!("ECS does not show the runtime id of the container {} yet", target.container);
         return Err(error(Kind::Interrupted, ConnectCause::NoRuntimeId, message));
     };
     let cluster = target.cluster.rsplit('/').next().unwrap_or_default();

@@ -83,7 +83,7 @@ pub(super) fn seems(asked: &Asked, answers: &HashMap<TaskArn, Answer>) -> Seems 
                 of_job.push(answer.clone());
             }
             Some(Err(e)) => return Seems::Unknown(diagnosis::explain_control(e)),
-            None => return Seems::Unknown(format!("ECS did not say how task {task} is")),
+            None => return Seems::Unknown(format!("ECS did not describe task {task}")),
         }
     }
     Seems::Over { why, answers: of_job }

@@ -67,7 +67,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "prepare").await;
             if can_go_on(session, &work) {
-                tracing::info!(state = %work.snapshot.job.name(), "going on with the task of an earlier prepare");
+                tracing::info!(state = %work.snapshot.job.name(), "continuing with the task of an earlier prepare");
                 work
             } else {
                 let outcome = if has_ended(&work.snapshot) {

@@ -215,7 +215,7 @@ fn an_abandoned_job_is_ended(cluster: &Cluster) {
     run.kill().unwrap();
     run.wait().unwrap();
     assert_reaps(&job.reap(&[]), "jobs ended: 0; jobs left alone: 1", &[]);
-    assert_reaps(&job.reap(&ALL), "jobs ended: 1", &["nobody has worked on it for", "; ended"]);
+    assert_reaps(&job.reap(&ALL), "jobs ended: 1", &["no process has worked on it for", "; ended"]);
     cluster.assert_nothing_is_left(1);
     assert_eq!((job.files(".ron").len(), job.files(".key").len(), job.archived().len()), (0, 0, 1));
     // A later cleanup has nothing to do.

@@ -13,7 +13,7 @@ fn said(place: &Path, arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_said() {
+fn unusable_files_are_reported() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");
     let place = tempfile::tempdir().unwrap();
     let whole = fs::read_to_string(fixtures.join("denied.ron")).unwrap();

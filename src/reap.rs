@@ -8,7 +8,7 @@
 //!
 //! A job that `cleanup` has ended is archived as soon as ECS shows its task's end.
 
-mod asked;
+mod candidates;
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ use crate::{
     tags, telemetry,
 };
 
-use asked::{Asked, Seems};
+use candidates::{Candidate, TasksStatus};
 
 /// How long a job must be idle before it is examined: stages follow each other within moments.
 const BETWEEN_STAGES: Duration = Duration::from_secs(2 * 60);
@@ -97,9 +97,9 @@ enum Owns {
 }
 
 /// The decision on one job.
-enum Judged {
+enum Decision {
     /// It ends if its tasks are over.
-    Asks(Asked),
+    Candidate(Candidate),
     /// It owns its task.
     Alive(Owns),
     /// It has to be ended.
@@ -113,7 +113,7 @@ enum Judged {
 }
 
 /// Whether a job has to be ended.
-enum Ends {
+enum Ending {
     No,
     /// Now, for this reason.
     Now(String),
@@ -126,20 +126,20 @@ fn owns(snapshot: &Snapshot) -> Owns {
 }
 
 /// Returns the job and its lock, if no process works on it.
-fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Judged> {
+fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), Decision> {
     let store = engine.store();
     let lease = match store.try_lease(job, "reap") {
         Ok(lease) => lease,
-        Err(StoreError::Busy { .. }) => return Err(Judged::Alive(Owns::Any)),
-        Err(e) => return Err(Judged::Unknown(e.to_string())),
+        Err(StoreError::Busy { .. }) => return Err(Decision::Alive(Owns::Any)),
+        Err(e) => return Err(Decision::Unknown(e.to_string())),
     };
     match store.read(job) {
         Ok(Some(snapshot)) => Ok((lease, snapshot)),
-        Ok(None) => Err(Judged::Gone),
+        Ok(None) => Err(Decision::Gone),
         Err(
             error @ StoreError::Bad { why: BadSnapshot::Damaged(_) | BadSnapshot::TooLarge, .. },
-        ) => Err(Judged::Damaged { lease, error }),
-        Err(e) => Err(Judged::Unknown(e.to_string())),
+        ) => Err(Decision::Damaged { lease, error }),
+        Err(e) => Err(Decision::Unknown(e.to_string())),
     }
 }
 
@@ -153,31 +153,32 @@ impl Reaper {
         let mut summary = Summary::default();
         // Tasks are listed first: a job that begins in between has a snapshot before the snapshots
         // are read.
-        let launched = patiently(|| engine.control().launched(&config.fargate.cluster)).await;
+        let launched = with_retries(|| engine.control().launched(&config.fargate.cluster)).await;
         let mut owners: HashMap<JobId, Owns> = HashMap::new();
         let mut damaged = Vec::new();
         let mut ending = JoinSet::new();
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        let (mut judged, mut asked) = (Vec::new(), Vec::new());
+        let (mut decided, mut candidates) = (Vec::new(), Vec::new());
         for job in engine.store().jobs()? {
-            match self.judge(&engine, &job) {
-                Judged::Asks(ask) => asked.push(ask),
-                other => judged.push((job, other)),
+            match self.decide(&engine, &job) {
+                Decision::Candidate(candidate) => candidates.push(candidate),
+                other => decided.push((job, other)),
             }
         }
-        let answers = asked::answers(&engine, &asked).await;
-        for ask in asked {
-            let job = ask.job.clone();
-            let seems = asked::seems(&ask, &answers);
-            judged.push((job, self.judge_again(&engine, ask, seems, &mut summary).await));
+        let answers = candidates::answers(&engine, &candidates).await;
+        for candidate in candidates {
+            let job = candidate.job.clone();
+            let status = candidates::status(&candidate, &answers);
+            decided
+                .push((job, self.decide_by_status(&engine, candidate, status, &mut summary).await));
         }
-        for (job, judged) in judged {
-            match judged {
-                Judged::Alive(owns) => {
+        for (job, decided) in decided {
+            match decided {
+                Decision::Alive(owns) => {
                     summary.alive += 1;
                     owners.insert(job, owns);
                 }
-                Judged::Ends { snapshot, lease, why } => {
+                Decision::Ends { snapshot, lease, why } => {
                     owners.insert(job.clone(), owns(&snapshot));
                     if self.dry_run {
                         say(format_args!("{}: {why}; would be ended", name(&snapshot)));
@@ -190,9 +191,9 @@ impl Reaper {
                         });
                     }
                 }
-                Judged::Damaged { lease, error } => damaged.push((job, lease, error)),
-                Judged::Gone | Judged::Asks(_) => {}
-                Judged::Unknown(why) => {
+                Decision::Damaged { lease, error } => damaged.push((job, lease, error)),
+                Decision::Gone | Decision::Candidate(_) => {}
+                Decision::Unknown(why) => {
                     owners.insert(job.clone(), Owns::Any);
                     summary.failed(&format!("job {job}"), &why);
                 }
@@ -259,47 +260,49 @@ impl Reaper {
     }
 
     /// Decides on a job by its snapshot.
-    fn judge(&self, engine: &JobEngine, job: &JobId) -> Judged {
+    fn decide(&self, engine: &JobEngine, job: &JobId) -> Decision {
         let (lease, snapshot) = match take(engine, job) {
             Ok(taken) => taken,
-            Err(judged) => return judged,
+            Err(decided) => return decided,
         };
         match self.ends(&snapshot, engine.store().is_ending(job)) {
-            Ends::Now(why) => Judged::Ends { snapshot: Box::new(snapshot), lease, why },
-            Ends::No => Judged::Alive(owns(&snapshot)),
-            Ends::WithItsTasks(tasks) => {
-                Judged::Asks(Asked { job: job.clone(), snapshot: Box::new(snapshot), tasks })
-            }
+            Ending::Now(why) => Decision::Ends { snapshot: Box::new(snapshot), lease, why },
+            Ending::No => Decision::Alive(owns(&snapshot)),
+            Ending::WithItsTasks(tasks) => Decision::Candidate(Candidate {
+                job: job.clone(),
+                snapshot: Box::new(snapshot),
+                tasks,
+            }),
         }
     }
 
     /// Decides on a job by the status of its tasks.
-    async fn judge_again(
+    async fn decide_by_status(
         &self,
         engine: &JobEngine,
-        ask: Asked,
-        seems: Seems,
+        candidate: Candidate,
+        status: TasksStatus,
         summary: &mut Summary,
-    ) -> Judged {
-        let Asked { job, snapshot, .. } = ask;
+    ) -> Decision {
+        let Candidate { job, snapshot, .. } = candidate;
         let (ended, idle) = (has_ended(&snapshot), idle(&snapshot));
-        let why = match seems {
-            Seems::Unknown(why) => return Judged::Unknown(why),
-            Seems::Over { why, answers } if ended => {
+        let why = match status {
+            TasksStatus::Unknown(why) => return Decision::Unknown(why),
+            TasksStatus::Over { why, answers } if ended => {
                 return self.conclude(engine, &job, &snapshot, why, &answers, summary).await;
             }
-            Seems::Over { why, .. } => why.to_owned(),
-            Seems::Not(status) if ended && idle >= STOPS_WITHIN.min(self.older_than) => {
+            TasksStatus::Over { why, .. } => why.to_owned(),
+            TasksStatus::Not(status) if ended && idle >= STOPS_WITHIN.min(self.older_than) => {
                 let idle = humantime::format_duration(Duration::from_secs(idle.as_secs()));
                 format!("ECS accepted to stop its task {idle} ago and shows it as {status}")
             }
-            Seems::Not(_) => return Judged::Alive(owns(&snapshot)),
+            TasksStatus::Not(_) => return Decision::Alive(owns(&snapshot)),
         };
         match take(engine, &job) {
-            Ok((lease, again)) if again == *snapshot => Judged::Ends { snapshot, lease, why },
+            Ok((lease, again)) if again == *snapshot => Decision::Ends { snapshot, lease, why },
             // A process has worked on it meanwhile.
-            Ok(_) => Judged::Alive(owns(&snapshot)),
-            Err(judged) => judged,
+            Ok(_) => Decision::Alive(owns(&snapshot)),
+            Err(decided) => decided,
         }
     }
 
@@ -312,11 +315,11 @@ impl Reaper {
         why: &str,
         answers: &[states::Described],
         summary: &mut Summary,
-    ) -> Judged {
+    ) -> Decision {
         if self.dry_run {
             say(format_args!("{}: {why}; would be archived", name(snapshot)));
             summary.jobs += 1;
-            return Judged::Gone;
+            return Decision::Gone;
         }
         telemetry::job::opened(engine.store().directory(), snapshot, "reap");
         let concluded = engine.conclude(job, "reap", answers).await;
@@ -329,41 +332,41 @@ impl Reaper {
             Ok(Concluded::Archived) => {
                 say(format_args!("{}: {why}; archived", name(snapshot)));
                 summary.jobs += 1;
-                Judged::Gone
+                Decision::Gone
             }
-            Ok(Concluded::Gone) => Judged::Gone,
-            Ok(Concluded::Busy | Concluded::NotYet) => Judged::Alive(owns(snapshot)),
-            Err(e) => Judged::Unknown(e.to_string()),
+            Ok(Concluded::Gone) => Decision::Gone,
+            Ok(Concluded::Busy | Concluded::NotYet) => Decision::Alive(owns(snapshot)),
+            Err(e) => Decision::Unknown(e.to_string()),
         }
     }
 
     /// Decides whether an idle job has to end. `cleaned_up` is set if it only waits for its task's
     /// end.
-    fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ends {
+    fn ends(&self, snapshot: &Snapshot, cleaned_up: bool) -> Ending {
         if self.manager.is_some() {
-            return Ends::No;
+            return Ending::No;
         }
         let idle = idle(snapshot);
         if let AnyJob::Stopping(job) = &snapshot.job
             && job.state.all_accepted()
             && (cleaned_up || idle >= BETWEEN_STAGES.min(self.older_than))
         {
-            return Ends::WithItsTasks(job.state.tasks().cloned().collect());
+            return Ending::WithItsTasks(job.state.tasks().cloned().collect());
         }
         if idle >= self.older_than {
             let idle = Duration::from_secs(idle.as_secs());
-            return Ends::Now(format!(
+            return Ending::Now(format!(
                 "no process has worked on it for {}",
                 humantime::format_duration(idle)
             ));
         }
         if idle < BETWEEN_STAGES {
-            return Ends::No;
+            return Ending::No;
         }
         if let AnyJob::Stopping(_) = snapshot.job {
-            return Ends::Now("its end was begun and not finished".to_owned());
+            return Ending::Now("its end was begun and not finished".to_owned());
         }
-        snapshot.job.task().cloned().map_or(Ends::No, |task| Ends::WithItsTasks(vec![task]))
+        snapshot.job.task().cloned().map_or(Ending::No, |task| Ending::WithItsTasks(vec![task]))
     }
 
     /// Whether the task belongs to the manager and the directory of this run.
@@ -401,7 +404,7 @@ impl Reaper {
         }
         let cluster = &config.fargate.cluster;
         // Its job may have ended, and stopped it, since the tasks were listed.
-        match patiently(|| engine.control().describe(cluster, std::slice::from_ref(&task.task)))
+        match with_retries(|| engine.control().describe(cluster, std::slice::from_ref(&task.task)))
             .await
         {
             Ok(described) => match described.first().map(|described| &described.seen) {
@@ -415,7 +418,8 @@ impl Reaper {
         }
         let unowned = StopReason::Asked("reaped, no job owns it".to_owned());
         if !self.dry_run
-            && let Err(e) = patiently(|| engine.control().stop(cluster, &task.task, &unowned)).await
+            && let Err(e) =
+                with_retries(|| engine.control().stop(cluster, &task.task, &unowned)).await
         {
             summary.failed(
                 &format!("task {}", task.task),
@@ -509,7 +513,7 @@ async fn end(
 }
 
 /// Makes a call, and repeats it while that can help.
-async fn patiently<T, F: Future<Output = Result<T, ControlError>>>(
+async fn with_retries<T, F: Future<Output = Result<T, ControlError>>>(
     call: impl Fn() -> F,
 ) -> Result<T, ControlError> {
     for attempt in 0..TRIES - 1 {

@@ -18,7 +18,7 @@ use crate::{logging::LogFormat, tags, transport};
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
     let root = DeTable::parse(text).map_err(|e| {
-        let (line, column) = file.place(e.span().map_or(0, |span| span.start));
+        let (line, column) = file.location(e.span().map_or(0, |span| span.start));
         ConfigError::Wrong {
             path: path.to_owned(),
             line,
@@ -50,7 +50,7 @@ pub(super) struct File<'a> {
 
 impl File<'_> {
     /// Returns line and column of a byte, from 1.
-    fn place(&self, at: usize) -> (usize, usize) {
+    fn location(&self, at: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
@@ -58,7 +58,7 @@ impl File<'_> {
     }
 
     pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
-        let (line, column) = self.place(span.start);
+        let (line, column) = self.location(span.start);
         ConfigError::Wrong { path: self.path.to_owned(), line, column, message }
     }
 }
@@ -323,7 +323,7 @@ impl<'a> Reader<'a> {
             && config.fargate.use_public_ip
             && config.ssh.verify_host != HostProof::Required;
         let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
-        let (line, _) = self.file.place(value.span().start);
+        let (line, _) = self.file.location(value.span().start);
         let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's deploy/ssh-entrypoint.sh.";
         Some(Warning { line, message: message.to_owned() })
     }
@@ -489,7 +489,7 @@ fn unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(), Con
         if let Some(first) =
             keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref()))
         {
-            let (line, _) = file.place(first.span().start);
+            let (line, _) = file.location(first.span().start);
             let message = format!(
                 "the key {table}{} is here twice, expected once: it is {} on line {line}",
                 key.get_ref(),
@@ -571,7 +571,7 @@ fn warn<'a>(
     if known.clone().any(|k| k.eq_ignore_ascii_case(key.get_ref())) {
         return;
     }
-    let (line, _) = file.place(key.span().start);
+    let (line, _) = file.location(key.span().start);
     let meant = match table_of(key.get_ref()) {
         Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
         _ => {

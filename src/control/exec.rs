@@ -18,7 +18,7 @@ use transports::ecs_exec::{
     channel::{DataKey, NoKey},
 };
 
-use super::{EcsControl, call::Call, call::signature, errors, kms_key};
+use super::{EcsControl, call::SignedCall, call::signature, errors, kms_key};
 
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
@@ -202,7 +202,7 @@ impl ExecCalls {
         body: &Value,
     ) -> Result<Value, ControlError> {
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
-        let call = Call { operation, service, headers: &headers };
+        let call = SignedCall { operation, service, headers: &headers };
         let (status, answer) =
             call.post(&self.control.clients().await.shared, body.to_string()).await?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();

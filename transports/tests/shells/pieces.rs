@@ -38,7 +38,7 @@ fn nonce(boot: &Boot) -> String {
 /// Returns the bytes read up to and including `wanted`.
 async fn until(pty: &Pty, read: &mut Vec<u8>, wanted: &str) {
     loop {
-        if let Some(at) = memchr::memmem::find(&read, wanted.as_bytes()) {
+        if let Some(at) = memchr::memmem::find(read, wanted.as_bytes()) {
             read.drain(..at + wanted.len());
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use states::{ControlError, Described, JobId, Seen, Snapshot, TaskArn, TaskControl};
 
-use super::patiently;
+use super::with_retries;
 use crate::stages::JobEngine;
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
@@ -12,7 +12,7 @@ const AT_ONCE: usize = 100;
 
 /// A job that ends if its tasks have ended. Its lock is not held meanwhile: ECS may take minutes to
 /// answer, and a new stage must not wait for that.
-pub(super) struct Asked {
+pub(super) struct Candidate {
     pub(super) job: JobId,
     pub(super) snapshot: Box<Snapshot>,
     pub(super) tasks: Vec<TaskArn>,
@@ -22,18 +22,18 @@ pub(super) struct Asked {
 pub(super) type Answer = Result<Described, ControlError>;
 
 /// Describes the tasks of all these jobs.
-pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskArn, Answer> {
+pub(super) async fn answers(engine: &JobEngine, jobs: &[Candidate]) -> HashMap<TaskArn, Answer> {
     let mut by_cluster: BTreeMap<&str, Vec<TaskArn>> = BTreeMap::new();
-    for asked in jobs {
+    for candidate in jobs {
         by_cluster
-            .entry(&asked.snapshot.job.header().spec.cluster)
+            .entry(&candidate.snapshot.job.header().spec.cluster)
             .or_default()
-            .extend(asked.tasks.iter().cloned());
+            .extend(candidate.tasks.iter().cloned());
     }
     let mut answers = HashMap::new();
     for (cluster, tasks) in by_cluster {
         for chunk in tasks.chunks(AT_ONCE) {
-            match patiently(|| engine.control().describe(cluster, chunk)).await {
+            match with_retries(|| engine.control().describe(cluster, chunk)).await {
                 Ok(described) => answers
                     .extend(described.into_iter().map(|answer| (answer.task.clone(), Ok(answer)))),
                 Err(error) if error.kind.is_transient() || chunk.len() == 1 => {
@@ -42,7 +42,7 @@ pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskA
                 // One of the tasks may be the cause.
                 Err(_) => {
                     for task in chunk {
-                        let answer = patiently(|| {
+                        let answer = with_retries(|| {
                             engine.control().describe(cluster, std::slice::from_ref(task))
                         })
                         .await;
@@ -61,7 +61,7 @@ pub(super) async fn answers(engine: &JobEngine, jobs: &[Asked]) -> HashMap<TaskA
 }
 
 /// The status of a job's tasks.
-pub(super) enum Seems {
+pub(super) enum TasksStatus {
     /// All have ended, for this reason.
     Over { why: &'static str, answers: Vec<Described> },
     /// One has not ended, and is in this status.
@@ -70,21 +70,21 @@ pub(super) enum Seems {
     Unknown(String),
 }
 
-pub(super) fn seems(asked: &Asked, answers: &HashMap<TaskArn, Answer>) -> Seems {
+pub(super) fn status(candidate: &Candidate, answers: &HashMap<TaskArn, Answer>) -> TasksStatus {
     let (mut why, mut of_job) = ("its task is over", Vec::new());
-    for task in &asked.tasks {
+    for task in &candidate.tasks {
         match answers.get(task) {
             Some(Ok(answer)) => {
                 match &answer.seen {
                     Seen::Task(report) if report.status.has_ended() => {}
-                    Seen::Task(report) => return Seems::Not(report.status.to_string()),
+                    Seen::Task(report) => return TasksStatus::Not(report.status.to_string()),
                     Seen::Missing => why = "ECS does not know its task any more",
                 }
                 of_job.push(answer.clone());
             }
-            Some(Err(e)) => return Seems::Unknown(diagnosis::explain_control(e)),
-            None => return Seems::Unknown(format!("ECS did not describe task {task}")),
+            Some(Err(e)) => return TasksStatus::Unknown(diagnosis::explain_control(e)),
+            None => return TasksStatus::Unknown(format!("ECS did not describe task {task}")),
         }
     }
-    Seems::Over { why, answers: of_job }
+    TasksStatus::Over { why, answers: of_job }
 }

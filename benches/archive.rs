@@ -2,10 +2,10 @@
 //! --bench archive`.
 //!
 //! `ARCHIVE_JOBS` sets another number. The jobs are copies of those in `fixtures/` that are over,
-//! under names of their own, each in a real file. The reference is the least that is
-//! possible: the same directory listed with each file's size and time, and the index read once.
-//! Needs nothing installed, and half a gigabyte in the temporary directory. Prints medians, ratios,
-//! the most memory, and missed targets.
+//! under names of their own, each in a real file. The reference is the minimum: listing the same
+//! directory with each file's size and time, and reading the index once. Needs nothing installed,
+//! and half a gigabyte in the temporary directory. Prints medians, ratios, peak memory, and missed
+//! targets.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -19,13 +19,13 @@ use std::{
 use states::{AnyJob, JobId, Snapshot};
 
 const ROUNDS: usize = 5;
-/// What a listing may take.
+/// The target time of a listing.
 const BOUND: Duration = Duration::from_secs(2);
-/// What it may hold, in KiB: some hundred bytes for each job, and not its snapshot.
+/// Its target memory, in KiB: some hundred bytes for each job, and not its snapshot.
 const MOST_MEMORY: u64 = 100 * 1024;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -65,14 +65,14 @@ fn main() -> ExitCode {
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Writes the archive, and answers with its size in bytes.
+/// Writes the archive. Returns its size in bytes.
 fn fill(archive: &Path, jobs: usize) -> u64 {
     fs::create_dir_all(archive).unwrap();
     let models = models();
     let mut bytes = 0;
     for number in 0..jobs {
         let (model, id) = &models[number % models.len()];
-        // The id stands in the snapshot as well, and has this length here and there.
+        // The snapshot holds the id, too, with the same length.
         let name = format!("{number:0width$}", width = id.len());
         let text = model.replace(id, &name);
         bytes += text.len() as u64;
@@ -81,7 +81,7 @@ fn fill(archive: &Path, jobs: usize) -> u64 {
     bytes
 }
 
-/// The finished jobs among the fixtures, with their ids.
+/// Returns the finished jobs among the fixtures, with their ids.
 fn models() -> Vec<(String, String)> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let mut models = Vec::new();
@@ -99,7 +99,7 @@ fn models() -> Vec<(String, String)> {
     models
 }
 
-/// How long the command takes, and the most memory that it held, in KiB.
+/// Measures the command's time, and its peak memory in KiB.
 fn timed(directory: &Path, arguments: &[&str]) -> (Duration, u64) {
     let began = Instant::now();
     let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
@@ -107,8 +107,7 @@ fn timed(directory: &Path, arguments: &[&str]) -> (Duration, u64) {
     let mut child = command.spawn().unwrap();
     let mut memory = 0;
     let status = loop {
-        // The kernel keeps the most that there was: the last look before the end tells it, but for
-        // a moment.
+        // The kernel records the peak; the last read before the end misses at most a moment.
         memory = peak(child.id()).unwrap_or(0).max(memory);
         if let Some(status) = child.try_wait().unwrap() {
             break status;

@@ -1,4 +1,5 @@
-//! ECS Exec as a transport, beside its own ceiling and beside SSH. `cargo bench --bench ecs_exec`.
+//! Measures the ECS Exec transport, beside its own ceiling and beside SSH. `cargo bench --bench
+//! ecs_exec`.
 //!
 //! The local cluster, in this process, plays ECS and the exec agent. Like AWS's, it reads at most
 //! 1024 bytes of a terminal and then rests a millisecond, unless a test sets other rules. Stages
@@ -38,17 +39,17 @@ use transports::{
     ssh,
 };
 
-/// What the agent's pace allows, in bytes of a terminal per second: 1024 in a millisecond.
+/// The agent's limit, in bytes of a terminal per second: 1024 in a millisecond.
 const CEILING: f64 = 1_024_000.0;
-/// What base64 leaves of it.
+/// The part of it that remains with base64.
 const ARMORED: f64 = CEILING * 3.0 / 4.0;
 const INCOMPRESSIBLE: usize = 6_000_000;
 const LOG: usize = 40_000_000;
-/// With the ceiling lifted.
+/// The target without that limit.
 const LIFTED: usize = 100_000_000;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -209,8 +210,8 @@ impl Bench {
         path
     }
 
-    /// A stage in a process of its own: from its start until it has ended. Its output is read
-    /// through a pipe.
+    /// Measures a stage in a process of its own, from start to end. Its output is read through a
+    /// pipe.
     fn stage(&self, transport: &Declaration, arguments: &[&str], bytes: usize) -> Duration {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
         command.env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
@@ -242,20 +243,20 @@ impl Bench {
 
     fn run(&self, transport: &Declaration, script: &str, bytes: usize) -> Duration {
         static RUNS: AtomicU32 = AtomicU32::new(0);
-        // Another one each time: a stage that has succeeded is not run again.
+        // A new script each time: a stage that has succeeded is not run again.
         let script = format!("{script}\n# {}\n", RUNS.fetch_add(1, Ordering::Relaxed));
         let script = self.file("script", script.as_bytes());
         self.stage(transport, &["run", script.to_str().unwrap(), "build_script"], bytes)
     }
 
-    /// Output of a file's bytes, bytes per second, with all that belongs to a stage.
+    /// Measures the output of a file in bytes per second, with a whole stage's overhead.
     fn output(&self, transport: &Declaration, file: &Path) -> f64 {
         let size = fs::metadata(file).unwrap().len() as usize;
         let spent = median(|| self.run(transport, &format!("cat '{}'", file.display()), size), 3);
         size as f64 / spent.as_secs_f64()
     }
 
-    /// `run` of an empty script by both, in turns.
+    /// Measures `run` of an empty script by both transports, in turns.
     fn empty_script(&self) -> (Duration, Duration) {
         let (mut exec, mut ssh) = (Vec::new(), Vec::new());
         for _ in 0..15 {
@@ -265,8 +266,7 @@ impl Bench {
         (middle(exec), middle(ssh))
     }
 
-    /// What a script of 5 MB takes beyond an empty one, on a way of so many milliseconds in each
-    /// direction.
+    /// Measures the time of a 5 MB script beyond an empty one, with this delay in each direction.
     fn upload(&self, latency_ms: u64) -> Duration {
         let exec = ExecFaults { latency_ms, ..ExecFaults::default() };
         self.cluster.as_ref().unwrap().set_faults(Faults { exec, ..Faults::default() });
@@ -275,7 +275,7 @@ impl Bench {
         run(&large).saturating_sub(run(""))
     }
 
-    /// What a terminal passes when a program writes these characters to it, bytes per second.
+    /// Measures how many bytes per second a terminal passes of these characters.
     fn raw(&self, file: &Path) -> f64 {
         let size = fs::metadata(file).unwrap().len() as usize;
         let cluster = self.cluster.as_ref().unwrap();
@@ -297,7 +297,7 @@ impl Bench {
             let transport = ExecTransport::new(ExecCalls::new(EcsControl::with_config(config)));
             let target = target(&task.arn);
             let terminal = transport.run(&target, "/bin/sh", (200, 50)).await.unwrap();
-            // Not what the terminal echoes of this.
+            // Excludes the terminal's echo.
             let text = format!(
                 "stty raw -echo; printf 'BEG''IN'; cat '{}'; printf 'E''ND'; kill -9 $$\n",
                 file.display()
@@ -346,8 +346,8 @@ fn target(task: &str) -> Target {
     }
 }
 
-/// What the client does with incompressible output, without a connection: messages in; output,
-/// acknowledgements out. Bytes of output per second.
+/// Measures the client alone with incompressible output, in bytes per second: messages in, output
+/// and acknowledgements out.
 fn client() -> f64 {
     const BLOCK: usize = 196_608;
     const BLOCKS: usize = 200;
@@ -415,7 +415,7 @@ fn incompressible(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Lines as a build has them: times, levels, paths, numbers, a hash here and there.
+/// Returns lines like a build's: times, levels, paths, numbers, some hashes.
 fn log(size: usize) -> Vec<u8> {
     let mut rng = StdRng::seed_from_u64(11);
     let modules =

@@ -1,13 +1,12 @@
-//! What the driver adds to a job on Fargate's times, beside the task's own. `cargo bench --bench
+//! Measures the time that the driver adds to a job with Fargate's times. `cargo bench --bench
 //! fargate_times`.
 //!
-//! The local cluster, in this process, has the profile `fargate`, unscaled: the driver's own
-//! waiting is what is measured, and that does not scale. So a round takes two minutes, in which all
-//! jobs run beside each other. Stages are processes, as gitlab-runner starts them. What is the
-//! cluster's own is taken off: until the SSH server listens or the exec agent is connected, and
-//! from ExecuteCommand to the first byte of each session. `FARGATE_BENCH_JOBS` (5) says how many
-//! jobs there are by each transport. Needs nothing installed. Prints medians, and says which
-//! targets were missed.
+//! The local cluster, in this process, has the profile `fargate`, unscaled, as the driver's own
+//! waiting does not scale. So a round takes two minutes, in which all jobs run side by side. Stages
+//! are processes, as gitlab-runner starts them. The cluster's own times are subtracted: until the
+//! SSH server listens or the exec agent is connected, and from ExecuteCommand to the first byte of
+//! each session. `FARGATE_BENCH_JOBS` (5) says how many jobs there are by each transport. Needs
+//! nothing installed. Prints medians and missed targets.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -34,7 +33,7 @@ const START: f64 = 0.3;
 const END: f64 = 0.5;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -65,18 +64,17 @@ fn main() -> ExitCode {
 
 /// Seconds of one job.
 struct Measured {
-    /// From its start until its container could be reached, and what its sessions took to begin:
-    /// the task's own.
+    /// The task's own time: until its container was reachable, and its sessions' times to begin.
     own: f64,
-    /// From its start to its script's first line, beyond that.
+    /// The time to its script's first line, beyond that.
     start: f64,
-    /// From its script's end until `cleanup` returned.
+    /// The time from its script's end until `cleanup` returned.
     end: f64,
 }
 
 fn measure(cluster: &Cluster, number: u64) -> Measured {
     let job = Job::on(cluster);
-    // Not in the same moment, as jobs of a pipeline are not quite.
+    // Jobs of a pipeline do not start in exactly the same moment.
     std::thread::sleep(Duration::from_millis(number * 700));
     let began = unix_seconds();
     job.prepare();
@@ -102,7 +100,7 @@ fn measure(cluster: &Cluster, number: u64) -> Measured {
     Measured { own, start: first_line - began - own, end }
 }
 
-/// The job's task, as the cluster sees it: it is started by `gitlab-<job id>-…`.
+/// Returns the job's task in the cluster, whose `startedBy` is `gitlab-<job id>-…`.
 fn task_of(cluster: &Cluster, job: &Job) -> Value {
     let id = &job.environment.iter().find(|(name, _)| name == "CUSTOM_ENV_CI_JOB_ID").unwrap().1;
     let tasks = cluster.as_local().get("/_tasks");

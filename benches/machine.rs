@@ -1,7 +1,7 @@
-//! The machine's transitions, the store's saves, a job's keys. `cargo bench --bench machine`.
+//! Measures the machine's transitions, the store's saves, a job's keys. `cargo bench --bench
+//! machine`.
 //!
-//! A save is measured beside what it cannot do without: write, fsync, rename, fsync of the
-//! directory.
+//! A save is measured beside its minimum: write, fsync, rename, fsync of the directory.
 
 use std::{
     fs::{self, File},
@@ -13,14 +13,14 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use states::{AnyJob, DirectoryStore, Observation, Snapshot, SnapshotStore as _, Timestamp};
 
-/// A finished job's snapshot: its journal is a job that went well.
+/// A finished job's snapshot: its journal is that of a successful job.
 const FIXTURE: &str = include_str!("../fixtures/snapshots/v1/stopping.ron");
 
 fn fixture() -> Snapshot {
     Snapshot::parse(FIXTURE).unwrap_or_else(|e| panic!("the fixture: {e}"))
 }
 
-/// From nothing through every state of a job that goes well.
+/// Passes through every state of a successful job.
 fn transitions(c: &mut Criterion) {
     let snapshot = fixture();
     let header = snapshot.job.header().clone();
@@ -86,7 +86,7 @@ fn saves(c: &mut Criterion) {
     group.finish();
 }
 
-/// A job's key pair, beside `ssh-keygen` for the same kind.
+/// Measures a job's key pair, beside `ssh-keygen` for the same kind.
 fn keys(c: &mut Criterion) {
     let place = tempfile::tempdir().unwrap_or_else(|e| panic!("a temporary directory: {e}"));
     let mut group = c.benchmark_group("keys");

@@ -1,10 +1,10 @@
-//! A thousand jobs with output in one engine: how late a line is handed on, because of other jobs'
-//! saves. `cargo bench --bench many_jobs`.
+//! Measures how late a line of output is, because of other jobs' saves, with a thousand jobs in one
+//! engine. `cargo bench --bench many_jobs`.
 //!
 //! Each job writes a line a second, so each is saved every two seconds and marks every line, in a
-//! directory on disk. There are two references in the same run. One is the same in memory, where no
-//! save takes any time. The other has an engine and a store per job, which save on the thread that
-//! hands the output on.
+//! directory on disk. There are two references in the same run. One has its store in memory, where
+//! a save takes no time. The other has an engine and a store per job, which save on the thread that
+//! writes the output.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -30,14 +30,14 @@ const JOBS: usize = 1000;
 /// Lines of each job, and the time between two of them.
 const LINES: u32 = 10;
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// How much later a line may be for other jobs' saves, at the median.
+/// The target: how much later a line may be because of other jobs' saves, at the median.
 const TARGET: Duration = Duration::from_millis(1);
 
-/// A job whose container is reachable.
+/// Returns a job whose container is reachable.
 const FIXTURE: &str = include_str!("../fixtures/snapshots/v2.4/reachable.ron");
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let directory = |name: &str| DirectoryStore::open(place.path().join(name)).unwrap();
     let memory = measure(one_for_all(InMemoryStore::default));
     let disk = measure(one_for_all(|| directory("shared")));
-    // A store that knows of one job works on its own thread.
+    // A store with one job saves on the caller's thread.
     let blocking = measure(|start| Arc::new(engine(directory("blocking"), start)));
     println!("{JOBS} jobs in one engine, a line a second each: how late it is handed on");
     println!("  saves on disk:                          {disk}");
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     if delay > TARGET { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// How late lines were.
+/// The delays of lines.
 struct Lateness {
     median: Duration,
     slowest_percent: Duration,
@@ -94,7 +94,7 @@ fn measure<S: SnapshotStore>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let late = Arc::new(Mutex::new(Vec::new()));
     runtime.block_on(async {
-        // After all jobs have been taken up, which saves each of them.
+        // After all jobs have been entered, which saves each of them.
         let start = Instant::now() + Duration::from_secs(5);
         let mut jobs = JoinSet::new();
         for n in 0..JOBS {
@@ -126,7 +126,7 @@ async fn follow<S: SnapshotStore>(
     engine.drive(&mut work, Goal::Run, &mut io).await.unwrap()
 }
 
-/// What a save cannot do without: write, fsync, rename, fsync of the directory.
+/// Measures the minimum of a save: write, fsync, rename, fsync of the directory.
 fn plain_save(path: &Path) -> Duration {
     let began = std::time::Instant::now();
     let beside = path.with_extension("tmp");
@@ -138,7 +138,7 @@ fn plain_save(path: &Path) -> Duration {
     began.elapsed()
 }
 
-/// Notes how late each line comes.
+/// Records how late each line comes.
 struct Collector {
     late: Arc<Mutex<Vec<Duration>>>,
 }
@@ -158,14 +158,14 @@ impl JobIo for Collector {
     }
 }
 
-/// Nanoseconds since the first call.
+/// Returns nanoseconds since the first call.
 fn since_epoch(at: Instant) -> u64 {
     static EPOCH: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let epoch = *EPOCH.get_or_init(Instant::now);
     u64::try_from(at.saturating_duration_since(epoch).as_nanos()).unwrap()
 }
 
-/// Containers whose scripts say when each of their lines was due.
+/// Containers whose scripts print when each line was due.
 struct Talker {
     start: Instant,
 }
@@ -228,7 +228,7 @@ impl Run for Talking {
     }
 }
 
-/// An ECS that is never needed.
+/// An ECS that is never called.
 struct Idle;
 
 impl TaskControl for Idle {

@@ -1,7 +1,7 @@
-//! One engine with a thousand simulated jobs, on paused time: calls to ECS, and memory. `cargo
-//! bench --bench simulation`.
+//! Measures calls to ECS, and memory, of one engine with a thousand simulated jobs on paused time.
+//! `cargo bench --bench simulation`.
 //!
-//! The reference is an engine per job, as a process per stage is today: calls are not shared.
+//! The reference is an engine per job, like a process per stage: calls are not shared.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the tests of `states`")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -26,7 +26,7 @@ const JOBS: usize = 1000;
 const TICK: Duration = Duration::from_secs(3);
 
 fn main() {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -97,7 +97,7 @@ fn measure(shared: bool) -> Measured {
 }
 
 async fn prepare(manager: Manager, engine: Arc<Process>, n: usize) -> Outcome {
-    // A manager does not get all of its jobs in the same moment.
+    // A manager does not get all jobs in the same moment.
     tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
     let job = JobId::new(format!("job-{n}")).unwrap();
     let lease = engine.store().lease(&job, "bench", Duration::ZERO).await.unwrap();
@@ -106,7 +106,7 @@ async fn prepare(manager: Manager, engine: Arc<Process>, n: usize) -> Outcome {
     engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap()
 }
 
-/// Resident memory of this process, bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

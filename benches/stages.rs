@@ -1,8 +1,8 @@
-//! The stages as processes, beside OpenSSH's client, against the same sshd. `cargo bench --bench
-//! stages`.
+//! Measures the stages as processes, beside OpenSSH's client, against the same sshd. `cargo bench
+//! --bench stages`.
 //!
 //! Needs OpenSSH and moto: `scripts/test` installs them; `FARGATE_TEST_PYTHON` names the Python
-//! that has moto. Prints medians and ratios, and says which targets were missed.
+//! that has moto. Prints medians, ratios and missed targets.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -26,7 +26,7 @@ use runner::Job;
 const STREAM: u64 = 300_000_000;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -48,7 +48,7 @@ fn check(missed: &mut Vec<String>, what: &str, measured: f64, met: bool) {
     }
 }
 
-/// From the moment a task's sshd first accepts until `prepare` has ended.
+/// Measures the time from a task's sshd first accepting until `prepare` has ended.
 fn prepare(cluster: &Cluster) -> Vec<String> {
     let Cluster::Moto(moto) = cluster else { unreachable!("moto was started") };
     let (mut after, mut ssh) = (Vec::new(), Vec::new());
@@ -97,7 +97,7 @@ fn poll<T>(mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// OpenSSH's client as it comes, with no configuration of the user's, and the job's own key.
+/// Returns OpenSSH's client with its defaults and the job's own key.
 fn openssh(job: &Job, address: Ipv4Addr, port: u16, command: &str) -> Command {
     let key = job.files(".key").pop().unwrap();
     let known_hosts = format!("UserKnownHostsFile={}", job.metadata.join("known_hosts").display());
@@ -136,7 +136,7 @@ impl Bench {
         Self { job, address, port: moto.ssh_port }
     }
 
-    /// Each script is another one: a stage that has succeeded is not run again.
+    /// A new script each time: a stage that has succeeded is not run again.
     fn ours(&self, script: &str) -> Command {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let script =
@@ -151,7 +151,7 @@ impl Bench {
         command
     }
 
-    /// A new process and a new connection each time.
+    /// Uses a new process and a new connection each time.
     fn empty_script(&self) -> Vec<String> {
         let (mut ours, mut ssh) = (Vec::new(), Vec::new());
         time(&mut openssh(&self.job, self.address, self.port, "true"), 0);
@@ -170,7 +170,7 @@ impl Bench {
         missed
     }
 
-    /// The same command on the same file by both.
+    /// Measures the same command on the same file by both.
     fn stream(&self) -> Vec<String> {
         let file = self.job.metadata.join("stream");
         std::fs::File::create(&file).unwrap().set_len(STREAM).unwrap();
@@ -205,8 +205,8 @@ fn time(command: &mut Command, bytes: u64) -> Duration {
     time_and_peak(command, bytes).0
 }
 
-/// From the process's start until it has ended; its output is read through a pipe, as gitlab-runner
-/// does. And its peak resident memory in KiB, as far as it was read.
+/// Measures a process from start to end; its output is read through a pipe, as by gitlab-runner.
+/// Also returns its peak resident memory in KiB, as last read.
 fn time_and_peak(command: &mut Command, bytes: u64) -> (Duration, u64) {
     let start = Instant::now();
     let mut child =

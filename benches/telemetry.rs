@@ -1,10 +1,9 @@
-//! What telemetry costs a stage: `run` of an empty script, in turns. `cargo bench --bench
-//! telemetry`.
+//! Measures the cost of telemetry for a stage: `run` of an empty script, in turns. `cargo bench
+//! --bench telemetry`.
 //!
 //! `FARGATE_BENCH_PLAIN` names a fargate built without the feature (`cargo build --release
-//! --no-default-features --target-dir target/plain`); without it, that comparison is left out, and
-//! said so. Needs nothing installed. Prints medians, differences and ratios, and says which targets
-//! were missed.
+//! --no-default-features --target-dir target/plain`); without it, that comparison is skipped, with
+//! a message. Needs nothing installed. Prints medians, differences, ratios and missed targets.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -19,7 +18,7 @@ use std::process::ExitCode;
 use e2e::*;
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Waits until it is so: a collector listens within moments.
+/// Waits until a condition holds: a collector listens within moments.
 #[cfg(feature = "telemetry")]
 fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
@@ -57,12 +56,13 @@ mod with_telemetry {
     };
 
     const ROUNDS: usize = 41;
-    /// The bound on what a collector may cost, and what it may miss it by: the runtime's timers
-    /// count in milliseconds.
+    /// The time limit of a collector, and its tolerance: the runtime's timers count in
+    /// milliseconds.
     const BOUND: Duration = Duration::from_millis(250);
     const MARGIN: Duration = Duration::from_millis(15);
 
-    /// A way of running a stage: its name, the collector's mood if there is one, the command.
+    /// Returns a variant of a stage: its name, the collector's behaviour if there is one, the
+    /// command.
     type Way<'a> = (&'static str, Option<Mood>, Box<dyn Fn() -> Command + 'a>);
 
     pub fn compare() -> ExitCode {
@@ -122,7 +122,7 @@ mod with_telemetry {
                 if round > 0 {
                     spent.push(start.elapsed());
                 }
-                // Each sends what is its own, not what the one before could not.
+                // Each sends only its own data, not unsent data of the one before.
                 for kept in job.files(".otlp") {
                     std::fs::remove_file(kept).unwrap();
                 }
@@ -148,8 +148,8 @@ mod with_telemetry {
             let most = match mood {
                 Some(Mood::Fine) => Some(10.0),
                 Some(_) => Some((BOUND + MARGIN).as_secs_f64() * 1e3),
-                // Off may cost two milliseconds more than nothing, and what two equal commands
-                // differ by.
+                // Disabled telemetry may cost two milliseconds, plus the difference of two equal
+                // commands.
                 None if *name == "built without telemetry" && -more > 2.0 + noise * 1e3 => {
                     missed.push(format!(
                         "off costs {:.1} ms more than a build without telemetry",

@@ -264,7 +264,7 @@ fn administer(
             Err(e) => respond(
                 StatusCode::BAD_REQUEST,
                 "text/plain",
-                format!("these are no faults: {e}\n"),
+                format!("these faults are not valid: {e}\n"),
             ),
         },
         ("POST", "drop-connections") => {

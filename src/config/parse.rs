@@ -16,7 +16,7 @@ use crate::{logging::LogFormat, tags, transport};
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
     let root = DeTable::parse(text).map_err(|e| {
-        let (line, column) = file.place(e.span().map_or(0, |span| span.start));
+        let (line, column) = file.location(e.span().map_or(0, |span| span.start));
         ConfigError::Wrong {
             path: path.to_owned(),
             line,
@@ -293,7 +293,7 @@ impl<'a> Reader<'a> {
             && config.fargate.use_public_ip
             && config.ssh.verify_host != HostProof::Required;
         let value = self.find("Fargate", "UsePublicIP").filter(|_| at_risk)?;
-        let (line, _) = self.file.place(value.span().start);
+        let (line, _) = self.file.location(value.span().start);
         let message = "UsePublicIP is true, and nothing makes containers prove their host keys: a server in between can take a container's place at first contact, and with it scripts and secrets. Set [SSH] VerifyHost = \"required\" as soon as the image has this version's deploy/ssh-entrypoint.sh.";
         Some(Warning { line, message: message.to_owned() })
     }

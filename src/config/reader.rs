@@ -17,7 +17,7 @@ pub(super) struct File<'a> {
 
 impl File<'_> {
     /// Returns line and column of a byte, from 1.
-    pub(super) fn place(&self, at: usize) -> (usize, usize) {
+    pub(super) fn location(&self, at: usize) -> (usize, usize) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
@@ -26,7 +26,7 @@ impl File<'_> {
 
     /// Makes the error of a value that is wrong.
     pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
-        let (line, column) = self.place(span.start);
+        let (line, column) = self.location(span.start);
         ConfigError::Wrong { path: self.path.to_owned(), line, column, message }
     }
 }

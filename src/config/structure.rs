@@ -40,7 +40,7 @@ fn check_unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(
         if let Some(first) =
             keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref()))
         {
-            let (line, _) = file.place(first.span().start);
+            let (line, _) = file.location(first.span().start);
             let message = format!(
                 "the key {table}{} is here twice, expected once: it is {} on line {line}",
                 key.get_ref(),
@@ -140,7 +140,7 @@ fn warn_if_unknown<'a>(
     if known.clone().any(|k| k.eq_ignore_ascii_case(key.get_ref())) {
         return;
     }
-    let (line, _) = file.place(key.span().start);
+    let (line, _) = file.location(key.span().start);
     let meant = match table_of(key.get_ref()) {
         Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
         _ => {

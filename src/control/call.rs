@@ -25,7 +25,7 @@ use crate::telemetry::{self, aws, span};
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
 /// One action of one service.
-pub(super) struct Call<'a> {
+pub(super) struct SignedCall<'a> {
     /// Its name in messages.
     pub(super) operation: &'static str,
     /// Its name in host names and signatures.
@@ -40,7 +40,7 @@ struct Answer {
     body: Vec<u8>,
 }
 
-impl Call<'_> {
+impl SignedCall<'_> {
     /// Makes the call. Returns the answer's HTTP status and body.
     pub(super) async fn post(
         &self,
@@ -50,7 +50,7 @@ impl Call<'_> {
         let start = span::now();
         let answer = self.ask(config, body).await;
         if let Some(recorder) = telemetry::recorder() {
-            let call = aws::Call {
+            let call = aws::CallRecord {
                 service: &self.service.to_uppercase(),
                 operation: self.operation,
                 start,

@@ -8,7 +8,7 @@
 use aws_config::SdkConfig;
 use states::{ControlError, InterfaceId};
 
-use super::{call::Call, errors};
+use super::{call::SignedCall, errors};
 
 const OPERATION: &str = "DescribeNetworkInterfaces";
 
@@ -19,8 +19,9 @@ pub(super) async fn public_address(
 ) -> Result<Option<String>, ControlError> {
     let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
     let body = format!("Action={OPERATION}&Version=2016-11-15&NetworkInterfaceId.1={interface}");
-    let (status, body) =
-        Call { operation: OPERATION, service: "ec2", headers: &headers }.post(config, body).await?;
+    let (status, body) = SignedCall { operation: OPERATION, service: "ec2", headers: &headers }
+        .post(config, body)
+        .await?;
     let text =
         std::str::from_utf8(&body).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
     read(status, text)

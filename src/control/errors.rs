@@ -379,8 +379,7 @@ pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> Con
 
 /// Makes the error of a service without an endpoint.
 pub(super) fn no_endpoint(operation: &str, service: &str, region: &str, why: &str) -> ControlError {
-    let message =
-        format!("there is no such endpoint of {} in {region}: {why}", service.to_uppercase());
+    let message = format!("{} has no such endpoint in {region}: {why}", service.to_uppercase());
     error_of(operation, Kind::WrongSetting, None, message, Cause::NoEndpoint)
 }
 

@@ -18,7 +18,7 @@ use transports::ecs_exec::{
     channel::{DataKey, NoKey},
 };
 
-use super::{EcsControl, call::Call, call::signature, errors, kms_key};
+use super::{EcsControl, call::SignedCall, call::signature, errors, kms_key};
 
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
@@ -202,7 +202,7 @@ impl ExecCalls {
         body: &Value,
     ) -> Result<Value, ControlError> {
         let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
-        let call = Call { operation, service, headers: &headers };
+        let call = SignedCall { operation, service, headers: &headers };
         let (status, answer) =
             call.post(&self.control.clients().await.shared, body.to_string()).await?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
@@ -227,7 +227,7 @@ impl ExecCalls {
     async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
         const OPERATION: &str = "DescribeClusters";
         let no_key = |e: &ControlError| NoKey {
-            why: format!("whose key it is cannot be checked: {}", diagnosis::explain_control(e)),
+            why: format!("the cluster's own key cannot be read: {}", diagnosis::explain_control(e)),
             transient: e.kind.is_transient(),
         };
         let call = self
@@ -295,7 +295,7 @@ fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
 fn identity(target: &Target, runtime_id: Option<String>) -> Result<Container, ConnectError> {
     let Some(runtime) = runtime_id.filter(|id| !id.is_empty()) else {
         let message =
-            format!("ECS does not tell the runtime id of the container {} yet", target.container);
+            format!("ECS does not show the runtime id of the container {} yet", target.container);
         return Err(error(Kind::Interrupted, ConnectCause::NoRuntimeId, message));
     };
     let cluster = target.cluster.rsplit('/').next().unwrap_or_default();

@@ -28,13 +28,13 @@ pub(super) fn checked<'a>(asked: &str, own: Option<&'a str>) -> Result<&'a str, 
 fn contradicts(asked: &str, own: &str) -> bool {
     let (asked, own) = (Name::of(asked), Name::of(own));
     asked.is_alias == own.is_alias && asked.name != own.name
-        || matches!((asked.place, own.place), (Some(a), Some(o)) if a != o)
+        || matches!((asked.scope, own.scope), (Some(a), Some(o)) if a != o)
 }
 
 /// A key's id, ARN, alias name or alias ARN (KMS API reference, GenerateDataKey, `KeyId`).
 struct Name<'a> {
     /// Partition, region and account, if it is an ARN.
-    place: Option<&'a str>,
+    scope: Option<&'a str>,
     name: &'a str,
     is_alias: bool,
 }
@@ -43,12 +43,12 @@ impl<'a> Name<'a> {
     fn of(text: &'a str) -> Self {
         // arn:aws:kms:eu-west-1:111122223333:key/…
         let resource = text.starts_with("arn:").then(|| text.match_indices(':').nth(4)).flatten();
-        let (place, resource) = match resource {
+        let (scope, resource) = match resource {
             Some((colon, _)) => (Some(&text[..colon]), &text[colon + 1..]),
             None => (None, text),
         };
         let name = resource.strip_prefix("key/").unwrap_or(resource);
-        Self { place, name, is_alias: name.starts_with("alias/") }
+        Self { scope, name, is_alias: name.starts_with("alias/") }
     }
 }
 

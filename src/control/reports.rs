@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_in_a_subnet_with_ipv6_alone_is_the_containers() {
+    fn the_address_in_an_ipv6_only_subnet_is_the_containers() {
         assert_eq!(address(None, Some("2001:db8::1")).as_deref(), Some("2001:db8::1"));
         assert_eq!(address(Some("10.0.0.1"), Some("2001:db8::1")).as_deref(), Some("10.0.0.1"));
         assert_eq!(address(None, Some("")), None, "not attached yet");

@@ -8,6 +8,5 @@ mod response;
 pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
-pub(crate) use hex::encode as hex;
 pub use identity::{Identity, IdentityError, Trust, job_variable};
 pub use response::ResponseError;

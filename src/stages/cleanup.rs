@@ -68,7 +68,7 @@ async fn end(
             Verdict::Success
         }
         Outcome::Unfinished => Verdict::SystemFailure(format!(
-            "fargate: cleanup: {} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, goes on.",
+            "fargate: cleanup: {} The snapshot {} is kept: the next `cleanup` of this job, or `fargate reap`, continues.",
             remains(&snapshot),
             engine.store().snapshot_path(id).display()
         )),

@@ -13,7 +13,7 @@ use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, remains, stopp
 use crate::{
     config::Chosen,
     control::STARTED_BY,
-    runner::{Verdict, hex, job_variable},
+    runner::{Verdict, job_variable},
     telemetry, transport,
 };
 
@@ -67,7 +67,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "prepare").await;
             if can_go_on(session, &work) {
-                tracing::info!(state = %work.snapshot.job.name(), "going on with the task of an earlier prepare");
+                tracing::info!(state = %work.snapshot.job.name(), "continuing with the task of an earlier prepare");
                 work
             } else {
                 let outcome = if has_ended(&work.snapshot) {
@@ -209,7 +209,7 @@ fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
 pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
     use sha2::{Digest, Sha256};
     let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
-    let hash = hex(&Sha256::digest(unique));
+    let hash = hex::encode(Sha256::digest(unique));
     StartedBy::new(format!("{STARTED_BY}{digits}-{}", &hash[..10]))
         // 7 + 16 + 1 + 10 characters, all of them allowed.
         .unwrap_or_else(|e| unreachable!("{e}"))
@@ -220,7 +220,7 @@ pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
 fn token(started_by: &StartedBy) -> ClientToken {
     let mut random = [0_u8; 8];
     rand::rng().fill_bytes(&mut random);
-    ClientToken::new(format!("{started_by}-{}", hex(&random)))
+    ClientToken::new(format!("{started_by}-{}", hex::encode(random)))
         // 34 + 1 + 16 characters, all of them printable.
         .unwrap_or_else(|e| unreachable!("{e}"))
 }

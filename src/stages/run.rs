@@ -7,10 +7,7 @@ use sha2::{Digest, Sha256};
 use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
 
 use super::{JobLog, LEASE_WAIT, Session, remains, stopped};
-use crate::{
-    runner::{Verdict, hex},
-    telemetry,
-};
+use crate::{runner::Verdict, telemetry};
 
 /// Runs the script.
 pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
@@ -25,7 +22,7 @@ pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog
     };
     // The digest covers gitlab-runner's own script only. The lines added below name this process's
     // span, and a process that repeats the stage must find the same run.
-    let digest = hex(&Sha256::digest(&text));
+    let digest = hex::encode(Sha256::digest(&text));
     let script = Script { digest, text: telemetry::propagated(text) };
     match execute(session, script, stage, log).await {
         Ok(verdict) => verdict,

@@ -68,7 +68,7 @@ impl Intercept for Recording {
                 )
             })
         });
-        let call = Call {
+        let call = CallRecord {
             service,
             operation,
             start: *start,
@@ -84,7 +84,7 @@ impl Intercept for Recording {
 
 /// One call that is over.
 #[derive(Debug)]
-pub(crate) struct Call<'a> {
+pub(crate) struct CallRecord<'a> {
     pub(crate) service: &'a str,
     pub(crate) operation: &'a str,
     pub(crate) start: u64,
@@ -94,7 +94,7 @@ pub(crate) struct Call<'a> {
     pub(crate) error: Option<String>,
 }
 
-impl Call<'_> {
+impl CallRecord<'_> {
     pub(crate) fn record(self, recorder: &super::Recorder) {
         let method = format!("{}/{}", self.service, self.operation);
         let mut counted: Attributes = vec![("rpc.method", method.as_str().into())];

@@ -1,10 +1,10 @@
-//! A job's place in a trace: W3C Trace Context (<https://www.w3.org/TR/trace-context/>) and sampling.
+//! A job's position in a trace: W3C Trace Context (<https://www.w3.org/TR/trace-context/>) and
+//! sampling.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::settings::Sampler;
-use crate::runner::hex;
 
 /// Longest `tracestate` that is passed on, in characters (W3C Trace Context, section 3.3.1.5).
 const LONGEST_STATE: usize = 512;
@@ -43,7 +43,13 @@ impl Traceparent {
 
 impl std::fmt::Display for Traceparent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "00-{}-{}-0{}", hex(&self.trace), hex(&self.span), u8::from(self.sampled))
+        write!(
+            f,
+            "00-{}-{}-0{}",
+            hex::encode(self.trace),
+            hex::encode(self.span),
+            u8::from(self.sampled)
+        )
     }
 }
 
@@ -91,7 +97,7 @@ impl Context {
         };
         Self {
             root: Traceparent { trace, span: new_id(), sampled }.to_string(),
-            parent: incoming.map(|parent| hex(&parent.span)),
+            parent: incoming.map(|parent| hex::encode(parent.span)),
             state: state
                 .filter(|_| incoming.is_some())
                 .filter(printable)

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_in_the_bucket_whose_bound_it_does_not_exceed() {
+    fn bucket_bounds_are_inclusive() {
         let mut metrics = Metrics::default();
         for seconds in [0.05, 0.06, 99_999.0] {
             metrics.measure("fargate.job.duration", Vec::new(), seconds);

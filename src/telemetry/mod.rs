@@ -24,7 +24,7 @@ use std::path::Path;
 
 use states::{Note, Observation};
 
-use crate::runner::{Identity, hex, job_variable};
+use crate::runner::{Identity, job_variable};
 
 pub use metrics::Metrics;
 pub use pending_exports::adopt;
@@ -105,7 +105,7 @@ pub fn log_span(recorder: &Recorder) -> tracing::Span {
     match recorder.stage() {
         // At `error`, so that logs of every level have it.
         Some((at, _)) => {
-            tracing::error_span!("job", trace_id = %hex(&at.trace), span_id = %hex(&at.span))
+            tracing::error_span!("job", trace_id = %hex::encode(at.trace), span_id = %hex::encode(at.span))
         }
         None => tracing::Span::none(),
     }

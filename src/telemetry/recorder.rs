@@ -16,7 +16,7 @@ use super::{
     settings::{Settings, Signal},
     span::{self, Attributes, Event, Kind, LogLine, Span, Value},
 };
-use crate::runner::{Verdict, hex, stage};
+use crate::runner::{Verdict, stage};
 
 /// Most events of one process; more are only counted. A container that does not answer is probed
 /// for minutes.
@@ -172,7 +172,7 @@ impl Recorder {
         };
         let Some(mut process_log) = process_log.filter(wanted) else { return };
         let stage = context::new_id();
-        process_log.note_begin(&hex(&stage), &purpose.name, start);
+        process_log.note_begin(&hex::encode(stage), &purpose.name, start);
         let name = purpose.name.clone();
         inner.used = true;
         inner.open.insert(
@@ -279,7 +279,7 @@ impl Recorder {
         let Some(mut open) = inner.open.remove(&scope()) else { return };
         inner.recorded.over |= open.end.is_some();
         let (result, error) = judged(verdict, cancelled);
-        open.process_log.note_end(&hex(&open.stage), result, error.as_deref());
+        open.process_log.note_end(&hex::encode(open.stage), result, error.as_deref());
         let Some(root) = open.process_log.context.root() else { return };
         let end = span::now();
         let stage = Span {
@@ -324,7 +324,7 @@ impl Recorder {
 
 /// Returns the scope of the current job; without [`in_own_scope`] there is only one.
 fn scope() -> u64 {
-    SCOPE.try_with(|place| *place).unwrap_or(0)
+    SCOPE.try_with(|scope| *scope).unwrap_or(0)
 }
 
 impl Inner {

@@ -55,7 +55,7 @@ pub enum TryJobError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The options contradict the configuration.
-    #[error("--transport is not what {} says: change Transport there, or leave one of the two flags out", .0.display())]
+    #[error("--transport differs from Transport in {}: change it there, or omit one of the two flags", .0.display())]
     OtherTransport(PathBuf),
     /// Times were requested for a cluster other than the embedded one.
     #[error(

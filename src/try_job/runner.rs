@@ -55,19 +55,19 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(
-        place: &Path,
+        directory: &Path,
         config: &Path,
         flags: &[OsString],
         mut environment: Vec<(String, String)>,
         grace: Duration,
     ) -> io::Result<Self> {
-        let temporary = place.join("tmp");
+        let temporary = directory.join("tmp");
         fs::create_dir(&temporary)?;
-        let exit_code_file = place.join("exit-code");
+        let exit_code_file = directory.join("exit-code");
         let job = u64::from(std::process::id()) * 1000 + rand::random_range(0..1000);
-        let response_file = place.join("response.json");
+        let response_file = directory.join("response.json");
         fs::write(&response_file, response(job).to_string())?;
-        let states = place.join("states");
+        let states = directory.join("states");
         for (name, value) in [
             ("BUILD_FAILURE_EXIT_CODE", BUILD_FAILURE.to_string()),
             ("SYSTEM_FAILURE_EXIT_CODE", SYSTEM_FAILURE.to_string()),

@@ -12,7 +12,7 @@ use crate::{
 };
 
 by_every_transport!(
-    two_managers_at_the_same_job,
+    two_managers_at_one_job_take_turns,
     two_managers_with_jobs_of_their_own_in_one_directory,
     cleanup_beside_a_running_stage_waits_for_its_verdict,
     cleanup_beside_a_cancelled_stage,
@@ -51,7 +51,7 @@ fn release(job: &Job) {
 }
 
 /// Two managers of one registration share a directory, and both got the same job.
-fn two_managers_at_the_same_job(cluster: &Cluster) {
+fn two_managers_at_one_job_take_turns(cluster: &Cluster) {
     let job = Job::on(cluster);
     let prepared = both(&job, &["prepare"]);
     assert_eq!(prepared.each_ref().map(|p| p.code), [0, 0], "{prepared:#?}");

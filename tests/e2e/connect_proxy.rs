@@ -133,7 +133,7 @@ fn ecs_and_ec2_are_called_through_the_proxy() {
 }
 
 #[test]
-fn fips_and_dual_stack_endpoints_are_called_where_they_are_wanted() {
+fn fips_and_dual_stack_endpoints_are_called_if_configured() {
     for (settings, ec2, ecs) in [
         (
             &["AWS_USE_FIPS_ENDPOINT"][..],

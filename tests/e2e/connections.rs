@@ -361,7 +361,7 @@ fn a_cancel_does_not_wait_for_a_network_that_vanished() {
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn an_ssh_server_that_is_killed_and_comes_back() {
+fn an_ssh_server_is_killed_and_restarted() {
     let at = Prepared::on(Cluster::moto());
     let run = at.begin(WAITS);
     at.moto().with_sshd(|sshd| {

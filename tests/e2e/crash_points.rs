@@ -1,7 +1,7 @@
 //! Kills the driver at every crash point of a whole job. By strace, it dies at each system call
 //! with an outside effect, one after the other. Then the job continues as under gitlab-runner.
 //!
-//! SIGKILL comes when the call is entered, before it is executed: a kill at one call tests the
+//! SIGKILL comes when the call is entered, before it is executed. So a kill at one call tests the
 //! effects of the previous one. strace counts each system call separately (the first `write`, the
 //! second `write` …). For every stage and every call of the list, N counts up until the stage ends
 //! unkilled, so no point is left out. `openat` is not in the list, because certificates and

@@ -43,12 +43,12 @@ fn twenty_megabytes(how: &str, after_ms: u32, times: u32) {
 }
 
 #[test]
-fn reset_again_and_again() {
+fn repeated_resets_lose_no_output() {
     twenty_megabytes("reset", 1500, 6);
 }
 
 #[test]
-fn closed_by_the_service_again_and_again() {
+fn repeated_closes_by_the_service_lose_no_output() {
     twenty_megabytes("bye", 1500, 6);
 }
 

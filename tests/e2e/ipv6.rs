@@ -56,7 +56,7 @@ fn pass(stream: &TcpStream, above: &str, port: u16, stands: &mut bool) -> Option
 }
 
 #[test]
-fn a_job_in_a_subnet_with_ipv6_alone() {
+fn a_job_runs_in_an_ipv6_only_subnet() {
     let cluster = Cluster::local();
     let mut job = Job::on(&cluster);
     job.set("AWS_ENDPOINT_URL", &api_before(cluster.as_local()));

@@ -274,8 +274,8 @@ fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Opt
         launch(&asked, &serde_json::from_slice(&answer.body).ok()?, containers);
     }
     if answer.status() == 200 && target.ends_with(".StopTask") {
-        let requested: Value = serde_json::from_slice(&answer.body).ok()?;
-        let arn = requested["task"]["taskArn"].as_str()?.to_owned();
+        let reply: Value = serde_json::from_slice(&answer.body).ok()?;
+        let arn = reply["task"]["taskArn"].as_str()?.to_owned();
         containers.stop_requested.lock().unwrap().entry(arn.clone()).or_insert_with(Instant::now);
         // Dropped outside the lock: ending sshd takes a moment.
         let container = containers.running.lock().unwrap().insert(arn, None);
@@ -296,8 +296,8 @@ fn pass(stream: &TcpStream, upstream: &str, containers: &Arc<Containers>) -> Opt
     answer.write(stream).ok()
 }
 
-fn launch(asked: &Value, requested: &Value, containers: &Arc<Containers>) {
-    let task = &requested["tasks"][0];
+fn launch(asked: &Value, reply: &Value, containers: &Arc<Containers>) {
+    let task = &reply["tasks"][0];
     let arn = task["taskArn"].as_str().unwrap().to_owned();
     let details = task["attachments"][0]["details"].as_array().unwrap();
     let made_up = details.iter().find(|d| d["name"] == "privateIPv4Address").unwrap()["value"]

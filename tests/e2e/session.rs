@@ -268,7 +268,7 @@ fn on_call_on_the_local_cluster() {
     walks(&job);
     // Its containers have no terminals: the message says so and names the alternative.
     let (code, said) = Terminal::open(&job, 80, &[], &["shell", &id(&job)]).end();
-    assert!(code == 255 && said.contains("gives no terminal"), "{code}: {said}");
+    assert!(code == 255 && said.contains("refuses a terminal"), "{code}: {said}");
     unsticks(&job, false);
     cluster.assert_nothing_is_left(1);
 }

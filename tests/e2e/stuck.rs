@@ -166,7 +166,7 @@ fn modes() -> Vec<Mode> {
     ]
 }
 
-/// Deadlines so short that nobody waits for long, and so long that the mode shows.
+/// Deadlines that keep the test short and are long enough for the mode to show.
 fn settings(mode: &Mode) -> String {
     let running = if mode.name == "key-refused" { "60s" } else { "8s" };
     format!(

@@ -1,10 +1,10 @@
-//! What following a run costs in the container, beside the same run followed by polling. `cargo
-//! bench -p fargate-transports --bench supervisor`.
+//! Measures the cost of following a run in the container, beside the same run followed by polling.
+//! `cargo bench -p fargate-transports --bench supervisor`.
 //!
 //! The delivery protocol's commands run in local shells, as in its tests: over pipes as by SSH, and
-//! over a terminal as by ECS Exec. The reference is the protocol's fallback, in the same run: no
-//! FIFO, no notifications of the file system. Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE`
-//! is the length of the silence in seconds, a minute by default.
+//! over a terminal as by ECS Exec. The reference in the same run is the protocol's fallback: no
+//! FIFO, no file system notifications. Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE` is the
+//! length of the silence in seconds, a minute by default.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
@@ -28,11 +28,11 @@ use crate::local::{By, Local, Surroundings};
 
 /// Empty scripts per shell.
 const SCRIPTS: usize = 41;
-/// When the processes of a run have come to rest.
+/// The time until the processes of a run are idle.
 const SETTLED: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    // `cargo test --benches` calls it with other arguments; it is no test.
+    // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A shell, and how its commands come to it.
+/// A shell, and how it gets its commands.
 const CONTAINERS: [(&str, Surroundings, By); 8] = [
     ("dash, by pipes", Surroundings::System, By::Pipes),
     ("bash, by pipes", Surroundings::Bash, By::Pipes),
@@ -63,7 +63,7 @@ struct Container {
 }
 
 impl Container {
-    /// `polls`: without what the fallback has to do without.
+    /// `polls` removes the tools that the fallback lacks.
     async fn new(surroundings: Surroundings, by: By, polls: bool) -> Self {
         let mut local = Local::new(surroundings, by);
         if polls {
@@ -89,7 +89,7 @@ impl Container {
         delivery::attach(&self.local, &self.facts, &RunId::new(run).unwrap(), 0).await.unwrap()
     }
 
-    /// From sending an empty script to its exit status.
+    /// Measures the time from sending an empty script to its exit status.
     async fn empty_script(&self, number: usize) -> Duration {
         let start = Instant::now();
         let mut run = self.start(&format!("empty-{number}"), "").await;
@@ -97,7 +97,7 @@ impl Container {
         start.elapsed()
     }
 
-    /// Processor time of all of the container's processes that are there, and of those that they
+    /// Returns the processor time of the container's processes, and of the children that they
     /// waited for.
     fn processor_time(&self) -> Duration {
         let root = self.local.path("tmp").display().to_string().into_bytes();
@@ -132,19 +132,19 @@ async fn empty_scripts() {
         "an empty script, from sending it to its exit status (median of {SCRIPTS}, in turns):"
     );
     for (name, surroundings, by) in CONTAINERS {
-        let (told, polls) = (
+        let (notified, polls) = (
             Container::new(surroundings, by, false).await,
             Container::new(surroundings, by, true).await,
         );
-        let (mut by_told, mut by_polls) = (Vec::new(), Vec::new());
+        let (mut by_notified, mut by_polls) = (Vec::new(), Vec::new());
         for number in 0..SCRIPTS {
-            by_told.push(told.empty_script(number).await);
+            by_notified.push(notified.empty_script(number).await);
             by_polls.push(polls.empty_script(number).await);
         }
-        let (told, polls) = (median(by_told), median(by_polls));
+        let (notified, polls) = (median(by_notified), median(by_polls));
         println!(
-            "  {name}: {told:.1?}; by polling: {polls:.1?}; ratio {:.2}",
-            told.as_secs_f64() / polls.as_secs_f64()
+            "  {name}: {notified:.1?}; by polling: {polls:.1?}; ratio {:.2}",
+            notified.as_secs_f64() / polls.as_secs_f64()
         );
     }
 }
@@ -152,7 +152,7 @@ async fn empty_scripts() {
 async fn silent_scripts(silence: Duration) {
     let mut measured = Vec::new();
     for (name, surroundings, by) in CONTAINERS {
-        // A terminal's old follower would go on beside the new one.
+        // A terminal's old follower would continue beside the new one.
         let attached = if by == By::Pipes { &[false, true][..] } else { &[false] };
         for &attached in attached {
             for polls in [false, true] {
@@ -186,7 +186,7 @@ async fn silent_scripts(silence: Duration) {
         println!("  {name}, {verb}: {:.1?}; by polling: {:.1?}", used[0], used[1]);
     }
     for (.., container, _) in &measured {
-        // So that no process is left.
+        // This leaves no process behind.
         std::fs::OpenOptions::new().write(true).open(container.local.home().join("go")).unwrap();
     }
     for (.., run) in &mut measured {

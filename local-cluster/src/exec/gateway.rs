@@ -134,10 +134,12 @@ fn admit(cluster: &Cluster, request: &Request<Incoming>) -> Result<Arc<Session>,
         .and_then(|status| StatusCode::from_u16(status).ok())
         .unwrap_or(StatusCode::FORBIDDEN);
     match faults.refuses_upgrades {
-        Some(Upgrades::All) => Err((status, "a scripted refusal\n")),
-        Some(Upgrades::Signed) if signed => Err((status, "a scripted refusal of what is signed\n")),
+        Some(Upgrades::All) => Err((status, "an injected refusal\n")),
+        Some(Upgrades::Signed) if signed => {
+            Err((status, "an injected refusal of signed requests\n"))
+        }
         Some(Upgrades::Unsigned) if !signed => {
-            Err((status, "a scripted refusal of what is not signed\n"))
+            Err((status, "an injected refusal of unsigned requests\n"))
         }
         _ => Ok(session),
     }

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_published_one() {
+    fn the_layout_matches_the_published_one() {
         let golden = golden();
         let mut message = Message::output(0, payload::OUTPUT, Bytes::from_static(b"abc"));
         message.created = 0x018f_0000_0001;

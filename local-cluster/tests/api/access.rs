@@ -7,7 +7,7 @@ use local_cluster::{Credentials, LocalCluster, Settings, StartError};
 use crate::{signer::Signer, *};
 
 #[tokio::test]
-async fn it_listens_on_loopback_only() {
+async fn the_cluster_listens_on_loopback_only() {
     let listen = "0.0.0.0:0".parse().unwrap();
     let error =
         LocalCluster::start(Settings { listen, ..Settings::default() }).await.err().unwrap();

@@ -152,7 +152,7 @@ async fn invalid_sizes_are_not_acknowledged_and_commands_with_parameters_never_s
 }
 
 #[tokio::test]
-async fn a_session_that_is_logged_is_slow_to_close() {
+async fn logged_sessions_close_slowly() {
     let (cluster, task) =
         prepared(real(|rules| rules.log_upload = Duration::from_millis(700))).await;
     let mut client = session(&cluster, &task, "sh -c 'echo up; echo over'").await;

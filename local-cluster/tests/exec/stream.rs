@@ -39,7 +39,7 @@ async fn a_command_runs_on_a_terminal_of_its_own() {
 }
 
 #[tokio::test]
-async fn input_is_put_in_order_and_acknowledged_once_it_is_safe() {
+async fn input_is_ordered_and_acknowledged_once_it_is_used() {
     let (cluster, task) = prepared(ExecSettings::default()).await;
     let mut client =
         session(&cluster, &task, "sh -c 'stty raw -echo; echo up; head -c 6; echo over'").await;

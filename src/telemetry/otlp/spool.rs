@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn spooled_requests_round_trip_in_a_private_file() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("job.otlp");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("job.otlp");
         let requests = [(Signal::Traces, vec![1, 2]), (Signal::Logs, vec![3])];
         assert_eq!(replace(&path, &requests), 0);
         assert_eq!(read(&path), requests);
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn the_spool_is_bounded_and_survives_a_torn_end() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("job.otlp");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("job.otlp");
         assert_eq!(
             replace(
                 &path,

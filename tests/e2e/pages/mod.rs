@@ -56,9 +56,10 @@ fn pages(place: &Path) -> Vec<(String, String)> {
     }
     assert!(pages.len() >= 12, "{}", pages.len());
     let directory = ["--directory", place.to_str().unwrap()];
-    let usual = replay(&[&directory[..], &["show", "connection-lost", "--html", "-"]].concat());
-    assert!(usual.contains("class=\"baseline\""), "{usual}");
-    pages.push(("usual".to_owned(), usual));
+    let with_baseline =
+        replay(&[&directory[..], &["show", "connection-lost", "--html", "-"]].concat());
+    assert!(with_baseline.contains("class=\"baseline\""), "{with_baseline}");
+    pages.push(("baseline".to_owned(), with_baseline));
     pages.push(("stats".to_owned(), replay(&[&directory[..], &["stats", "--html", "-"]].concat())));
     pages
 }

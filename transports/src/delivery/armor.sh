@@ -1,6 +1,6 @@
-# For a terminal: only plain ASCII passes one unharmed. A block of the spool is a line that says where it begins, how
-# long it is and how it is packed; base64; a line that ends it.
-# The end of the session ends this supervisor, which is in its process group.
+# For a terminal, which passes only plain ASCII unchanged. A block of the spool is a line with its offset, its length
+# and its packing; then base64; then a line that ends it. This supervisor is in the session's process group, so it ends
+# with the session.
 _is_connected=
 follow() {
   _position=$1 _encode=
@@ -19,7 +19,7 @@ copy() {
   while [ "$_position" -lt "$_size" ]; do
     _length=$((_size - _position))
     [ "$_length" -le 196608 ] || _length=196608
-    # Small pieces are not worth another process.
+    # Compressing a small piece costs more than it saves.
     if [ -n "$_pack" ] && [ "$_length" -gt 1000 ]; then
       printf "%s D %s %s z\n" "$_mark" "$_position" "$_length" && dd "bs=$_length" count=1 <&5 2>/dev/null | $_pack | $_encode || exit
     else

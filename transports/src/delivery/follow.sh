@@ -1,10 +1,11 @@
-# Where each command has an input and two outputs of its own: the spool goes out as it is.
-# Descriptor 3 is the connection's input. The driver keeps it open for as long as it follows: its end means that
-# the driver, or the connection, is gone, and that this supervisor has to go too.
+# For connections on which each command has an input and two outputs of its own: the spool is sent unchanged. Descriptor
+# 3 is the connection's input. The driver keeps it open while it follows. Its end means that the driver or the
+# connection is gone, so this supervisor has to end, too.
 exec 3<&0
 _is_connected=1
-# Waits for that and ends process $1. If the script runs on, this also ends those that wait for it; otherwise they end by
-# themselves, each after its children: not every container has a process 1 that takes care of orphans.
+# Waits for that and kills process $1. If the script still runs, it also kills the processes that wait for the script.
+# Otherwise they end by themselves, each after its children, because not every container has a process 1 that reaps
+# orphans.
 await_departure() {
   while read -r _line <&3; do :; done
   kill -9 "$1"
@@ -21,8 +22,8 @@ follow() {
   open_spool "$1"
   follow_changes "$@"
 }
-# GNU tail is told of every write. It does not end by itself: with --pid, it would look ten times a second for that.
-# The driver knows how many bytes are to come, and departs when it has them.
+# The kernel notifies GNU tail of every write. It does not end by itself: with --pid, it would poll ten times a second.
+# The driver knows how many bytes will come, and closes the input when it has them.
 follow_with_tail() {
   if has_ended; then
     verdict
@@ -36,7 +37,7 @@ follow_with_tail() {
   _departure=$!
   await_end
   verdict
-  # A spool that somebody shortened has not so many bytes.
+  # A spool that was truncated never reaches that size.
   ! has_ended || [ "$(wc -c <"$_run/out")" -ge "$_total" ] || kill "$_tail"
   wait "$_tail"
   kill -9 "$_departure"

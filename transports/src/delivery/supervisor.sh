@@ -1,23 +1,23 @@
-# Runs in the container for every verb: probe, start, attach, signal. Comments and indentation are not sent.
-# Names begin with an underscore: a variable of the environment would be changed for the script, too.
+# Runs in the container for every verb: probe, start, attach, signal. Comments and indentation are not sent. Names begin
+# with an underscore, so that no environment variable changes for the script.
 _wrapper=$1 _verb=$2 _mark=$3 _directory=$4 _run=$4/$5
 shift 5
-# By a process without children: busybox drops what a SIGCHLD interrupts.
+# A process without children writes, because busybox drops output that a SIGCHLD interrupts.
 say() { (printf "%s %s\n" "$_mark" "$*" >&2); }
 nap() { sleep 0.05 2>/dev/null || sleep 1; }
-# pid and exit are written in one piece over blanks. Shells read them byte by byte, maybe meanwhile: only what
-# begins and ends with a dot is all there.
+# pid and exit are written in one piece over blanks. A shell may read them byte by byte meanwhile: only a line that
+# begins and ends with a dot is complete.
 is_placed() { { read -r _first _pid _started _group _last <"$_run/pid"; } 2>/dev/null && [ "$_first$_last" = .. ]; }
 has_ended() { { read -r _first _code _total _last <"$_run/exit"; } 2>/dev/null && [ "$_first$_last" = .. ]; }
-# The same process, not another one that has got its number; a zombie is none.
+# The start time shows that it is the same process, not another one with its number. A zombie is not alive.
 is_alive() {
   { IFS= read -r _stat <"/proc/$_pid/stat"; } 2>/dev/null || return 1
   set -- ${_stat##*) }
   [ "$1" != Z ] && [ "${20}" = "$_started" ]
 }
 is_over() { has_ended || ! is_alive; }
-# Descriptor 6 comes to its end when the wrapper is gone, however it died: waiting there costs nothing.
-# Where there is no FIFO it is at its end from the beginning, and this looks twenty times a second.
+# Descriptor 6 reaches end of file when the wrapper has died for any reason, so waiting there costs nothing. Without a
+# FIFO it is at end of file from the start, and this polls twenty times a second.
 await_end() {
   until is_over; do
     read -r _line <&6
@@ -33,15 +33,15 @@ verdict() {
     say "lost $(tail -n 3 "$_run/err" 2>/dev/null | tr "\n" " ")"
   fi
 }
-# Prints something whenever the spool has grown beyond byte $1, waiting for it without a look at it. Ends where nothing can.
+# Prints something whenever the spool grows beyond byte $1, without polling. Ends at once if no tool can do that.
 watch_spool() {
   if [ "$2" = 1 ]; then
     exec tail -c "+$(($1 + 1))" -s 0.1 -f "$_run/out"
   elif command -v inotifyd >/dev/null 2>&1; then
     read -r _watcher _rest </proc/self/stat
-    # What is written before it watches is not announced by it.
+    # inotifyd does not announce writes from before it watches.
     until_it_watches "$_watcher" &
-    # Paths with a colon are not for inotifyd.
+    # inotifyd cannot watch paths with a colon.
     cd "$_run" && exec inotifyd - out:c
   fi
 }
@@ -52,25 +52,25 @@ until_it_watches() {
 # Opens the spool from byte $1, as descriptor 5.
 open_spool() {
   { command exec 5<"$_run/out"; } 2>/dev/null || exec 5</dev/null
-  # dd leaves the offset of the shared descriptor where it is to be read from.
+  # dd moves the offset of the shared descriptor.
   [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
 }
-# A line for what watch_spool prints, at most twenty a second; twenty a second once it has ended.
+# Turns output of watch_spool into lines, at most twenty a second; twenty a second once it has ended.
 limit_changes() {
   while echo changed && nap; do
     case $(dd bs=65536 count=1 2>&1 >/dev/null) in 0+0*) break ;; esac
   done
   while echo changed && nap; do :; done
 }
-# Calls copy whenever the spool may have grown, and says the verdict as soon as the script has ended.
-# Everything that may happen comes as a line through one pipe, so that nothing has to be looked for.
+# Calls copy whenever the spool may have grown, and reports the verdict as soon as the script has ended. Every event
+# comes as a line through one pipe, so nothing is polled.
 follow_changes() {
   read -r _follower _rest </proc/self/stat
   {
     {
       watch_spool "$@" &
       _watcher=$! _departure=
-      # So that what the watcher prints to comes to its end with it.
+      # The pipe must reach end of file when the watcher ends.
       exec >/dev/null
       if [ -n "$_is_connected" ]; then
         read -r _self _rest </proc/self/stat
@@ -78,7 +78,7 @@ follow_changes() {
         _departure=$!
       fi
       await_end
-      # Not after output that nobody may take.
+      # The verdict must not wait behind output that may not be read.
       verdict 2>&9
       kill -9 "$_watcher" $_departure
       echo ended >&8
@@ -100,22 +100,22 @@ attach() {
   is_placed || { say "lost it was interrupted before it could start the script"; exit 0; }
   _size=$(wc -c <"$_run/out") || _size=0
   [ "$((_size))" -ge "$1" ] || { say "unknown its output is shorter ($((_size)) bytes) than what was read of it ($1)"; exit 0; }
-  # To open a FIFO for reading waits for a writer, and the wrapper may be gone: for a moment, this is one itself.
-  # By way of command, so that a shell survives where the directory has just been deleted.
+  # Opening a FIFO for reading waits for a writer, and the wrapper may be gone: for a moment, this shell is a writer
+  # itself. With command, the shell survives a failure if the directory has just been deleted.
   [ -p "$_run/alive" ] && { command exec 8<>"$_run/alive" 6<"$_run/alive" 8>&-; } 2>/dev/null || exec 6</dev/null
   say started
   follow "$1" "$2"
 }
-# Reads $1 bytes and no more: the input stays open for as long as the driver follows.
+# Reads exactly $1 bytes: the input stays open while the driver follows.
 receive() {
   if command -v head >/dev/null 2>&1; then
-    # On a full disk, busybox's head says less than cat.
+    # On a full disk, cat reports the error better than busybox's head.
     head -c "$1" || { printf "%9999s" "" | cat; return 1; }
     return
   fi
   _left=$1
   while [ "$_left" -gt 0 ]; do
-    # A pipe may give less than is asked for.
+    # A read from a pipe may return less than requested.
     _message=$(dd "bs=$_left" count=1 2>&1 >"$_upload.piece") && cat "$_upload.piece" || {
       rm -f "$_upload.piece"
       echo "$_message" >&2
@@ -126,7 +126,7 @@ receive() {
   done
   rm -f "$_upload.piece"
 }
-# A script that asks for a shell that is not there gets another one; any other program cannot be replaced.
+# A script whose shell is missing gets another shell; other programs cannot be replaced.
 find_interpreter() {
   [ -n "$_interpreter" ] || _interpreter=${SHELL:-/bin/sh}
   command -v "$_interpreter" >/dev/null 2>&1 && return
@@ -167,13 +167,13 @@ start)
   *)
     _count=$(wc -c <"$_upload")
     [ "$((_count))" = "$_size" ] || { rm -f "$_upload"; say "truncated $((_count))"; exit 0; }
-    # Where there is no such program, the size has to do.
+    # Without sha256sum, only the size is checked.
     [ -z "$_sum" ] || { rm -f "$_upload"; say damaged; exit 0; }
     ;;
   esac
   find_interpreter || { rm -f "$_upload"; say nointerpreter "$_interpreter"; exit 0; }
-  # A foreground pipeline: what a shell starts with & could never receive SIGINT or SIGQUIT again.
-  # Its end of file tells that the wrapper is gone.
+  # A foreground pipeline: a background process of a shell ignores SIGINT and SIGQUIT for ever. Its end of file means
+  # that the wrapper is gone.
   if [ "$_has_setsid" = 1 ]; then _setsid=setsid; else _setsid=; fi
   $_setsid /bin/sh -c "$_wrapper" fargate-run "$_run" "$_upload" $_setsid "$_interpreter" "$@" </dev/null 3<&- | {
     read -r _answer
@@ -193,7 +193,8 @@ attach)
   attach "$1" "$2"
   ;;
 signal)
-  # What a killed driver sent may still be on its way here: who makes the directory first decides whether it starts.
+  # A start that a killed driver sent may still arrive. Whichever makes the directory first decides whether the script
+  # runs.
   if mkdir "$_run" 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
   _tries=0
   until is_placed || has_ended || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done

@@ -1,19 +1,19 @@
-# The script's parent. What it needs to know of the script is in files, so that its connection may end.
+# The script's parent. It keeps all state in files, so that the connection may end.
 _run=$1 _upload=$2
 shift 2
 trap : HUP INT TERM PIPE
-# Here, where the end of the session that brought the script does not reach: whoever makes the directory starts it.
+# The end of the delivering session does not reach this process. The wrapper that makes the directory starts the script.
 if ! mkdir "$_run" 2>/dev/null; then
   rm -f "$_upload"
   if [ -d "$_run" ]; then echo taken; else mkdir "$_run"; fi
   exit
 fi
-# Room for what must be written even if the script fills the disk.
+# Reserves space for records that must be written even if the script fills the disk.
 printf "%80s\n" "" >"$_run/pid" && printf "%80s\n" "" >"$_run/exit" && printf "" >"$_run/out" && mv "$_upload" "$_run/script" || {
   rm -rf "$_run" "$_upload"
   exit
 }
-# Open for writing as long as this lives, and in no other process: its readers see the end at once.
+# Only this process has the FIFO open for writing, until it ends: then its readers see end of file at once.
 mkfifo -m 600 "$_run/alive" 2>/dev/null && exec 3<>"$_run/alive"
 echo made
 exec 2>"$_run/err"

@@ -462,9 +462,9 @@ impl DataChannel {
     fn on_bad(&mut self, why: &str, now: Instant) {
         let (count, since) = self.bad.map_or((1, now), |(count, since)| (count + 1, since));
         self.bad = Some((count, since));
-        tracing::debug!(why, "a message that is none was dropped");
+        tracing::debug!(why, "an invalid message was dropped");
         if count >= MOST_BAD || (count > 1 && now.saturating_duration_since(since) >= BAD_FOR) {
-            self.lost(format!("what comes over the connection is damaged: {why}"));
+            self.lost(format!("the messages on the connection are damaged: {why}"));
         }
     }
 

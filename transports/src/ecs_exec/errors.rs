@@ -79,7 +79,7 @@ pub(super) fn unasked(target: &Target, e: &tokio::task::JoinError) -> ConnectErr
     error(
         Kind::Interrupted,
         ConnectCause::DriverFault,
-        format!("no session was asked for in the container {}: {e}", target.container),
+        format!("no session was requested in the container {}: {e}", target.container),
     )
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     ExecApi, NotOpened, OpenedSession, errors,
-    session_ledger::{Call, SessionLedger},
+    session_ledger::{ExecuteCall, SessionLedger},
 };
 
 /// How long the termination of an unused session may take …
@@ -29,7 +29,7 @@ const TERMINATE_AGAIN: Duration = Duration::from_millis(100);
 pub(super) struct Granted<A: ExecApi> {
     pub(super) session: OpenedSession,
     api: Arc<A>,
-    call: Option<Call>,
+    call: Option<ExecuteCall>,
     is_answered: bool,
     over: bool,
 }
@@ -123,7 +123,12 @@ impl<A: ExecApi> Drop for Granted<A> {
 
 /// Ends a session. It stays in the ledger for the next attempt if it may still have a place at the
 /// agent. That is so if it was not terminated, or never had a worker.
-async fn end<A: ExecApi>(api: Arc<A>, session: String, call: Option<Call>, is_answered: bool) {
+async fn end<A: ExecApi>(
+    api: Arc<A>,
+    session: String,
+    call: Option<ExecuteCall>,
+    is_answered: bool,
+) {
     let termination = terminate(&*api, &session).await;
     if termination == Termination::Accepted
         && is_answered

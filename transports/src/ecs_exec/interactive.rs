@@ -43,7 +43,8 @@ impl<A: ExecApi> ExecTransport<A> {
         let (container, granted) =
             self.grant(target, command, None, &self.attempts(&target.task).notices).await?;
         let dialled =
-            timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.way)).await;
+            timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*self.api, &self.dialer))
+                .await;
         let socket =
             dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
         let terminal = ExecTerminal::new(socket, granted, container.target, Arc::clone(&self.api));

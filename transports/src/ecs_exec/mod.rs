@@ -52,7 +52,7 @@ use self::{
     notices::Notices,
     opening::Attempts,
     session_ledger::{InHand, SessionLedger},
-    socket::Way,
+    socket::Dialer,
 };
 use crate::{
     Connector, Declaration, Interactive,
@@ -78,7 +78,7 @@ pub static DECLARATION: Declaration = Declaration {
 /// Reaches containers by ECS Exec.
 pub struct ExecTransport<A> {
     api: Arc<A>,
-    way: Arc<Way>,
+    dialer: Arc<Dialer>,
     in_hand: InHand,
     /// The attempts of jobs whose session is not ready yet.
     attempts: Mutex<HashMap<TaskArn, Arc<Attempts>>>,
@@ -90,7 +90,7 @@ impl<A: ExecApi> ExecTransport<A> {
     pub fn new(api: A) -> Self {
         Self {
             api: Arc::new(api),
-            way: Arc::default(),
+            dialer: Arc::default(),
             in_hand: InHand::default(),
             attempts: Mutex::default(),
         }
@@ -144,7 +144,7 @@ impl<A: ExecApi> Connector for ExecTransport<A> {
         let ledger = SessionLedger::beside(&target.key, &self.in_hand);
         let command = boot.command();
         let grant = self.grant(target, &command, Some(&ledger), &attempts.notices);
-        let connected = attempts.connect(target, boot, &self.way, grant).await;
+        let connected = attempts.connect(target, boot, &self.dialer, grant).await;
         if connected.is_ok() {
             self.attempts.lock().unwrap_or_else(PoisonError::into_inner).remove(&target.task);
         }

@@ -19,7 +19,7 @@ use super::{
     errors,
     granted::Granted,
     notices::Notices,
-    socket::{self, Way},
+    socket::{self, Dialer},
 };
 use crate::delivery::{
     Session,
@@ -54,7 +54,7 @@ impl Attempts {
         &self,
         target: &Target,
         boot: Boot,
-        way: &Arc<Way>,
+        dialer: &Arc<Dialer>,
         grant: impl Future<Output = Result<(Container, Granted<A>), ConnectError>>,
     ) -> Opened {
         let until = Instant::now() + target.attempt_timeout;
@@ -67,7 +67,7 @@ impl Attempts {
                 let opened = open(
                     target.clone(),
                     boot,
-                    Arc::clone(way),
+                    Arc::clone(dialer),
                     container,
                     granted,
                     Arc::clone(&self.notices),
@@ -85,13 +85,13 @@ impl Attempts {
 async fn open<A: ExecApi>(
     target: Target,
     boot: Boot,
-    way: Arc<Way>,
+    dialer: Arc<Dialer>,
     container: Container,
     granted: Granted<A>,
     notices: Arc<Notices>,
 ) -> Opened {
     let (api, session) = (granted.api(), granted.session.id.clone());
-    let dialled = timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*api, &way)).await;
+    let dialled = timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*api, &dialer)).await;
     let socket = dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
     let terminal = ExecTerminal::new(socket, granted, container.target.clone(), Arc::clone(&api));
     let (end, first_word) = (terminal.end(), terminal.first_word());

@@ -362,7 +362,7 @@ impl<A: ExecApi> Pump<A> {
 fn ended(e: &tungstenite::Error) -> String {
     match e {
         tungstenite::Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            "the session's connection ended without a goodbye: the service, or something on the way to it, dropped it".to_owned()
+            "the session's connection ended without a close: the service, or a proxy in between, dropped it".to_owned()
         }
         e => foreign_text::clipped(&format!("the session's connection ended: {e}")),
     }

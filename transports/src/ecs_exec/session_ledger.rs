@@ -38,10 +38,10 @@ pub(super) struct SessionLedger {
 /// guards the files.
 pub(super) type InHand = Arc<Mutex<HashMap<String, PathBuf>>>;
 
-/// A call of ExecuteCommand in the ledger. If it is dropped before [`Call::over`], the next attempt
+/// A call of ExecuteCommand in the ledger. If it is dropped before [`ExecuteCall::over`], the next attempt
 /// handles it.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct ExecuteCall {
     pub(super) ledger: SessionLedger,
     mark: String,
 }
@@ -56,7 +56,7 @@ pub(super) struct Window {
 /// A call of an earlier attempt or process that is not over.
 #[derive(Debug)]
 pub(super) struct Earlier {
-    pub(super) call: Call,
+    pub(super) call: ExecuteCall,
     pub(super) window: Window,
     /// The session, if it is known.
     pub(super) session: Option<String>,
@@ -81,7 +81,7 @@ impl SessionLedger {
     }
 
     /// Records that ExecuteCommand is about to be called.
-    pub(super) fn ask(&self) -> Call {
+    pub(super) fn ask(&self) -> ExecuteCall {
         let mark = format!("{:016x}", rand::random::<u64>());
         self.locked(|in_hand, path| {
             in_hand.insert(mark.clone(), path.to_owned());
@@ -90,7 +90,7 @@ impl SessionLedger {
                 append(path, &format!("asked {mark} {}", Timestamp::now().as_millis())),
             );
         });
-        Call { ledger: self.clone(), mark }
+        ExecuteCall { ledger: self.clone(), mark }
     }
 
     /// Takes over the calls of earlier attempts and processes.
@@ -104,7 +104,7 @@ impl SessionLedger {
                 in_hand.insert(mark.clone(), path.to_owned());
                 let window = Window { from, until: until.unwrap_or_else(|| from + LONGEST_CALL) };
                 earlier.push(Earlier {
-                    call: Call { ledger: self.clone(), mark },
+                    call: ExecuteCall { ledger: self.clone(), mark },
                     window,
                     session,
                     is_answered,
@@ -130,7 +130,7 @@ impl SessionLedger {
     }
 }
 
-impl Call {
+impl ExecuteCall {
     /// Records that it has opened a session.
     pub(super) fn opened(&self, session: &str) {
         self.event(&format!("open {} {session}", self.mark));
@@ -163,7 +163,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for ExecuteCall {
     fn drop(&mut self) {
         self.ledger.locked(|in_hand, _| in_hand.remove(&self.mark));
     }
@@ -224,8 +224,8 @@ fn log_failure(path: &Path, written: io::Result<()>) {
 mod tests {
     use super::*;
 
-    fn ledger(place: &Path) -> SessionLedger {
-        SessionLedger::beside(&place.join("a.b.key"), &Arc::default())
+    fn ledger(directory: &Path) -> SessionLedger {
+        SessionLedger::beside(&directory.join("a.b.key"), &Arc::default())
     }
 
     fn open(earlier: &[Earlier]) -> Vec<(&str, bool)> {
@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn sessions_are_in_the_ledger_until_they_are_over() {
-        let place = tempfile::tempdir().unwrap();
-        let ledger = ledger(place.path());
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = ledger(directory.path());
         assert!(ledger.earlier().is_empty());
         let (first, second) = (ledger.ask(), ledger.ask());
         first.opened("first");
@@ -250,15 +250,15 @@ mod tests {
             (ledger.sessions(), ledger.in_hand()),
             (HashSet::from(["second".to_owned()]), 1)
         );
-        assert!(place.path().join("a.b.session").exists());
+        assert!(directory.path().join("a.b.session").exists());
         second.over();
-        assert_eq!((fs::read_dir(place.path()).unwrap().count(), ledger.in_hand()), (0, 0));
+        assert_eq!((fs::read_dir(directory.path()).unwrap().count(), ledger.in_hand()), (0, 0));
     }
 
     #[test]
     fn a_dropped_call_is_left_to_the_next_attempt() {
-        let place = tempfile::tempdir().unwrap();
-        let ledger = ledger(place.path());
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = ledger(directory.path());
         let call = ledger.ask();
         call.opened("first");
         drop(call);
@@ -272,13 +272,13 @@ mod tests {
 
     #[test]
     fn an_unanswered_call_has_a_time_window() {
-        let place = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let before = Timestamp::now();
         // Another process that was killed during its second call.
-        let (lost, _under_way) = (ledger(place.path()).ask(), ledger(place.path()).ask());
+        let (lost, _under_way) = (ledger(directory.path()).ask(), ledger(directory.path()).ask());
         lost.lost();
         let after = Timestamp::now();
-        let earlier = ledger(place.path()).earlier();
+        let earlier = ledger(directory.path()).earlier();
         assert!(
             earlier.len() == 2 && earlier.iter().all(|earlier| earlier.session.is_none()),
             "{earlier:?}"
@@ -294,8 +294,8 @@ mod tests {
 
     #[test]
     fn invalid_lines_are_ignored() {
-        let place = tempfile::tempdir().unwrap();
-        let ledger = ledger(place.path());
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = ledger(directory.path());
         for nonsense in [
             "",
             "\n\n",
@@ -307,12 +307,12 @@ mod tests {
             "lost a 1",
             "over a",
         ] {
-            fs::write(place.path().join("a.b.session"), nonsense).unwrap();
+            fs::write(directory.path().join("a.b.session"), nonsense).unwrap();
             assert!(ledger.earlier().is_empty(), "{nonsense:?}");
         }
         let id = "x".repeat(LONGEST + 1);
         fs::write(
-            place.path().join("a.b.session"),
+            directory.path().join("a.b.session"),
             format!("asked a 1\nopen a {id}\nopen a two words\nop"),
         )
         .unwrap();

@@ -46,23 +46,27 @@ pub(super) enum DialError {
 /// Connects with a signature, and without one if that is refused. A URL that AWS has signed is left
 /// unchanged, as in AWS's own client (session-manager-plugin, `websocketchannel`): two signatures
 /// are an error.
-pub(super) async fn dial(url: &str, api: &impl ExecApi, way: &Way) -> Result<Socket, DialError> {
+pub(super) async fn dial(
+    url: &str,
+    api: &impl ExecApi,
+    dialer: &Dialer,
+) -> Result<Socket, DialError> {
     let place = Location::of(url)?;
     if is_signed(url) {
-        return upgrade(url, &place, Vec::new(), way).await;
+        return upgrade(url, &place, Vec::new(), dialer).await;
     }
     let signature = api.sign(url).await.unwrap_or_else(|why| {
         tracing::debug!(why, "the data channel is opened without a signature");
         Vec::new()
     });
     if signature.is_empty() {
-        return upgrade(url, &place, signature, way).await;
+        return upgrade(url, &place, signature, dialer).await;
     }
-    match upgrade(url, &place, signature, way).await {
+    match upgrade(url, &place, signature, dialer).await {
         // Any refusal may concern the signature: its status is not documented.
         Err(DialError::Rejected(host, status, _)) => {
             tracing::info!(host, %status, "the signed data channel is refused; trying without a signature");
-            upgrade(url, &place, Vec::new(), way).await.map_err(|e| match e {
+            upgrade(url, &place, Vec::new(), dialer).await.map_err(|e| match e {
                 DialError::Rejected(host, status, _) => {
                     DialError::Rejected(host, status, "with a signature and without")
                 }
@@ -123,17 +127,18 @@ async fn upgrade(
     url: &str,
     place: &Location,
     headers: Vec<(String, String)>,
-    way: &Way,
+    dialer: &Dialer,
 ) -> Result<Socket, DialError> {
     let host = &place.host;
     let unreachable =
         |e: &dyn std::fmt::Display| DialError::Unreachable(host.clone(), e.to_string());
     let stream: Box<dyn Stream> = if place.tls {
         let tcp =
-            proxy::connect(&way.proxies, host, place.port).await.map_err(|e| unreachable(&e))?;
+            proxy::connect(&dialer.proxies, host, place.port).await.map_err(|e| unreachable(&e))?;
         let name = ServerName::try_from(host.clone()).map_err(|e| unreachable(&e))?;
         Box::new(
-            way.connector()
+            dialer
+                .connector()
                 .await
                 .map_err(|e| unreachable(&e))?
                 .connect(name, tcp)
@@ -168,18 +173,18 @@ async fn upgrade(
 
 /// Dials with the system's certificates and the environment's proxies. Both are read on first use,
 /// which SSH jobs never need.
-pub(super) struct Way {
+pub(super) struct Dialer {
     tls: OnceCell<TlsConnector>,
     proxies: LazyLock<Matcher>,
 }
 
-impl Default for Way {
+impl Default for Dialer {
     fn default() -> Self {
         Self { tls: OnceCell::new(), proxies: LazyLock::new(Matcher::from_env) }
     }
 }
 
-impl Way {
+impl Dialer {
     async fn connector(&self) -> io::Result<&TlsConnector> {
         self.tls
             .get_or_try_init(|| async {

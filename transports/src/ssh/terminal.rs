@@ -50,7 +50,7 @@ impl Interactive for SshTransport {
             Ok(Ok(None)) => Err(errors::error(
                 ConnectErrorKind::Denied,
                 ConnectCause::NoTerminal,
-                format!("the SSH server at {} port {} gives no terminal", peer.address, peer.port),
+                format!("the SSH server at {} port {} refuses a terminal", peer.address, peer.port),
             )),
             Ok(Ok(Some((read, write)))) => Ok(Box::new(SshTerminal {
                 connection: shell.handle,

@@ -1,4 +1,4 @@
-//! The first messages, byte by byte; and nothing before its time.
+//! The first messages, byte by byte, and none too early.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ async fn the_opening_message_matches_awss_client() {
         assert_eq!(opening[id].as_str().unwrap().len(), 36, "{opening}");
     }
     assert_eq!(opening["ClientVersion"].as_str().unwrap().split('.').count(), 4);
-    // A type that is filled up with NULs is taken too.
+    // A type that is padded with NULs is accepted, too.
     let mut first = encoded(Kind::Output, 0, payload_type::OUTPUT, b"BOOT").to_vec();
     first[4..36].iter_mut().filter(|b| **b == b' ').for_each(|b| *b = 0);
     service.raw(first).await;
@@ -50,8 +50,8 @@ async fn the_opening_message_matches_awss_client() {
         "no number, both flags"
     );
     assert_eq!(acknowledgement[112..116], [0; 4]);
-    let told = u32::from_be_bytes(acknowledgement[116..120].try_into().unwrap());
-    assert_eq!(told as usize, acknowledgement.len() - 120);
+    let announced = u32::from_be_bytes(acknowledgement[116..120].try_into().unwrap());
+    assert_eq!(announced as usize, acknowledgement.len() - 120);
     assert_eq!(size[4..36], *b"input_stream_data               ");
     assert_eq!(size[48..64], [0; 16], "number 0, no flags");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! How a session ends, and that it never ends well when it did not.
+//! How a session ends; a broken one never looks like a success.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn a_broken_connection_ends_the_session_after_its_output() {
                 .await
                 .unwrap(),
             Cut::Half => {
-                // A WebSocket frame's head, and half of what it announces.
+                // A WebSocket frame's head, and half of its announced length.
                 let message = encoded(Kind::Output, 2, 1, &[b'x'; 900]);
                 let mut tcp = socket.into_inner();
                 let length = u16::try_from(message.len()).unwrap().to_be_bytes();

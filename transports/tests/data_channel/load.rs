@@ -1,4 +1,4 @@
-//! Much output for somebody who is slow, much input for somebody who takes none.
+//! Much output for a slow reader, much input for a command that reads none.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use transports::{
 
 use crate::service::{encoded, read, running};
 
-/// What is between two processes of this machine, and then some.
+/// The buffers between two processes of this machine, with a margin.
 const KERNEL: usize = 16 * 1024 * 1024;
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_slow_reader_delays_the_service_and_loses_nothing() {
             sink
         }
     });
-    // Acknowledgements are taken off the connection.
+    // Reads acknowledgements off the connection.
     let reader =
         tokio::spawn(
             async move { while stream.next().await.is_some_and(|message| message.is_ok()) {} },
@@ -71,7 +71,7 @@ async fn a_slow_reader_delays_the_service_and_loses_nothing() {
     reader.abort();
 }
 
-/// As when a job is cancelled while its script is on the way.
+/// As in a job that is cancelled while its script is being sent.
 #[tokio::test]
 async fn a_terminal_dropped_with_pending_input_ends_the_session() {
     let (terminal, mut service) = running().await;
@@ -82,7 +82,7 @@ async fn a_terminal_dropped_with_pending_input_ends_the_session() {
     terminated.assert_within(Duration::from_secs(5)).await;
 }
 
-/// Neither acknowledged nor refused: leaving takes its bounded time.
+/// Input is neither acknowledged nor refused: closing still takes a bounded time.
 #[tokio::test]
 async fn closing_a_session_that_does_not_end_takes_a_bounded_time() {
     let (terminal, service) = running().await;

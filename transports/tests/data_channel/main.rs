@@ -1,4 +1,4 @@
-//! The terminal of an ECS Exec session against a service that does whatever a test says, over real
+//! Tests the terminal of an ECS Exec session against a service that tests control, over real
 //! sockets.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]

@@ -34,9 +34,9 @@ use transports::{
 pub(crate) const TOKEN: &str = "a-secret-that-is-nowhere-else";
 const SESSION: &str = "ecs-execute-command-0123456789";
 const PATH: &str = "/v1/data-channel/ecs-execute-command-0123456789?role=publish_subscribe&cell-number=AAEAAT+/x==";
-/// How long something that must come is waited for.
+/// The time limit for an expected event.
 const LONG: Duration = Duration::from_secs(30);
-/// How long something that must not come is waited for.
+/// How long to wait for an event that must not come.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// The AWS calls.
@@ -69,7 +69,7 @@ impl ExecApi for Api {
     }
 
     async fn sessions(&self, _: &str) -> Result<Vec<ListedSession>, NotDone> {
-        // People's terminals look first.
+        // Interactive terminals list sessions first.
         Ok(Vec::new())
     }
 }
@@ -85,7 +85,7 @@ pub(crate) struct Service {
     next: i64,
 }
 
-/// A session whose command has said nothing yet.
+/// Opens a session whose command has said nothing yet.
 pub(crate) async fn session() -> (ExecTerminal, Service) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}{PATH}", listener.local_addr().unwrap());
@@ -112,7 +112,7 @@ pub(crate) async fn session() -> (ExecTerminal, Service) {
     (terminal.unwrap(), service)
 }
 
-/// A session whose command runs: the terminal's size is on its way.
+/// Opens a session whose command runs; the terminal's size has been sent.
 pub(crate) async fn running() -> (ExecTerminal, Service) {
     let (terminal, mut service) = session().await;
     service.opening().await;
@@ -126,7 +126,7 @@ pub(crate) async fn running() -> (ExecTerminal, Service) {
 }
 
 impl Service {
-    /// The connection's next message, as it is.
+    /// Returns the connection's next message, undecoded.
     pub(crate) async fn message(&mut self) -> Message {
         timeout(LONG, self.socket.next()).await.expect("a message comes").unwrap().unwrap()
     }
@@ -148,14 +148,14 @@ impl Service {
         }
     }
 
-    /// The next message, which must be of the input.
+    /// Returns the next message, which must be input.
     pub(crate) async fn input(&mut self) -> Frame {
         let frame = self.frame().await;
         assert_eq!(frame.kind, Kind::Input, "{frame:?}");
         frame
     }
 
-    /// The number of the output that is acknowledged by the next message.
+    /// Returns the number of the output that the next message acknowledges.
     pub(crate) async fn acknowledged(&mut self) -> i64 {
         let frame = self.frame().await;
         assert_eq!(frame.kind, Kind::Acknowledge, "{frame:?}");
@@ -171,14 +171,15 @@ impl Service {
         numbers
     }
 
-    /// Nothing but what keeps the connection alive comes for a while.
+    /// Asserts that only keep-alives come for a while.
     pub(crate) async fn assert_silence(&mut self) {
         if let Ok(frame) = timeout(SHORT, self.frame()).await {
             panic!("unexpected: {frame:?}");
         }
     }
 
-    /// The client has looked at everything that was sent: it answers a ping that comes after it.
+    /// Waits until the client has handled everything that was sent: it answers a ping that comes
+    /// after it.
     pub(crate) async fn settled(&mut self) {
         self.socket.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
         loop {
@@ -207,12 +208,12 @@ impl Service {
         self.raw(encoded(kind, sequence, payload_type, payload)).await;
     }
 
-    /// Output with this number.
+    /// Sends output with this number.
     pub(crate) async fn output(&mut self, sequence: i64, payload: &[u8]) {
         self.send(Kind::Output, sequence, payload_type::OUTPUT, payload).await;
     }
 
-    /// The next output.
+    /// Sends the next output.
     pub(crate) async fn say(&mut self, payload: &[u8]) {
         self.output(self.next, payload).await;
         self.next += 1;
@@ -232,13 +233,13 @@ impl Service {
         .await;
     }
 
-    /// The connection itself, and a way to learn what was terminated.
+    /// Returns the connection itself, and the record of terminations.
     pub(crate) fn into_parts(self) -> (WebSocketStream<TcpStream>, Terminated) {
         (self.socket, Terminated(self.terminated))
     }
 }
 
-/// What TerminateSession was called for.
+/// The sessions for which TerminateSession was called.
 pub(crate) struct Terminated(Arc<Mutex<Vec<String>>>);
 
 impl Terminated {
@@ -297,7 +298,7 @@ pub(crate) async fn read(terminal: &impl Terminal, size: usize) -> Vec<u8> {
     output
 }
 
-/// Reads to the end: the output, and why it ended (`None`: the command just ended).
+/// Reads to the end. Returns the output, and why it ended (`None`: the command just ended).
 pub(crate) async fn read_to_end(terminal: &impl Terminal) -> (Vec<u8>, Option<String>) {
     let mut output = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! A session that is granted and not used is ended: it would keep one of the container's few slots
-//! for twenty minutes. So is one that was granted without an answer.
+//! An unused session is ended, as it would hold one of the container's few slots for twenty
+//! minutes. So is one that was granted without an answer.
 
 use std::{
     path::Path,
@@ -17,14 +17,14 @@ use transports::ecs_exec::{
 
 use crate::service::target;
 
-/// How ECS answers to DescribeTasks.
+/// ECS's answer to DescribeTasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Describes {
     Throttled,
     Never,
     /// It is another container.
     Another,
-    /// At once, whatever else is asked.
+    /// At once, regardless of other calls.
     AtOnce,
 }
 
@@ -34,9 +34,9 @@ struct Api {
     asked: Notify,
     /// ... and may answer.
     answers: Notify,
-    /// Its answers are lost: whether it opens a session before that.
+    /// For lost answers: whether it opens a session before.
     lost: Mutex<Vec<bool>>,
-    /// Answers of TerminateSession that are errors, the last one first: whether they may pass.
+    /// TerminateSession's errors, last one first: whether they are transient.
     not_terminated: Mutex<Vec<bool>>,
     terminated: Mutex<Vec<String>>,
     /// DescribeSessions.
@@ -79,7 +79,7 @@ impl Shared {
 impl ExecApi for Shared {
     async fn identify(&self, _: &Target) -> Result<Container, ConnectError> {
         if !matches!(self.0.describes, Describes::Never | Describes::AtOnce) {
-            // Not before a session is asked for: both are, at once.
+            // Not before a session is requested: both calls are made at once.
             self.0.asked.notified().await;
         }
         match self.0.describes {
@@ -141,7 +141,7 @@ impl ExecApi for Shared {
     }
 }
 
-/// A job's container, reached before.
+/// The target of a job whose container was reached before.
 fn again(place: &Path, attempt_timeout: Duration) -> Target {
     Target {
         key: place.join("job.key"),
@@ -151,7 +151,7 @@ fn again(place: &Path, attempt_timeout: Duration) -> Target {
     }
 }
 
-/// The note of the session goes with it.
+/// The session's entry in the ledger is removed with it.
 async fn assert_no_note(place: &Path) {
     let gone = async {
         while place.join("job.session").exists() {
@@ -161,8 +161,8 @@ async fn assert_no_note(place: &Path) {
     timeout(Duration::from_secs(5), gone).await.expect("no session is noted");
 }
 
-/// It was ended and had said nothing: its place may still be taken, so the next attempt looks
-/// first.
+/// It was ended and had said nothing. Its slot may still be taken, so the next attempt lists
+/// sessions first.
 fn assert_noted(place: &Path) {
     let noted = std::fs::read_to_string(place.join("job.session")).unwrap();
     assert!(
@@ -202,8 +202,7 @@ async fn a_session_is_ended_if_describing_outlasts_the_attempt() {
     assert_noted(place.path());
 }
 
-/// The attempt is given up while ExecuteCommand is under way: what it grants then, nobody has asked
-/// for any more.
+/// The attempt is given up during ExecuteCommand, so no attempt uses the session that it grants.
 #[tokio::test]
 async fn a_session_granted_after_the_attempt_is_ended() {
     let place = tempfile::tempdir().unwrap();
@@ -218,7 +217,7 @@ async fn a_session_granted_after_the_attempt_is_ended() {
     assert_noted(place.path());
 }
 
-/// A refusal that passes is no reason to leave a session to its slot.
+/// A transient refusal must not leave a session in its slot.
 #[tokio::test]
 async fn only_transient_refusals_to_terminate_are_retried() {
     for (refusals, terminated) in [(vec![true; 3], 1), (vec![false], 0)] {
@@ -253,7 +252,7 @@ fn session(id: &str, began: u64) -> ListedSession {
     ListedSession { id: id.to_owned(), began: Timestamp::from_millis(began) }
 }
 
-/// A job whose calls of ExecuteCommand come to nothing.
+/// A job whose calls of ExecuteCommand fail.
 struct Job {
     place: tempfile::TempDir,
     api: Shared,
@@ -264,7 +263,7 @@ impl Job {
         Self { place: tempfile::tempdir().unwrap(), api: Shared::new(Describes::AtOnce) }
     }
 
-    /// Connects in vain, in another process each time; `perhaps` a session is opened.
+    /// Fails to connect, in another process each time; `perhaps` opens a session.
     async fn call(&self, perhaps: bool) {
         self.api.0.lost.lock().unwrap().push(perhaps);
         let target = again(self.place.path(), Duration::from_secs(30));
@@ -327,7 +326,7 @@ async fn a_lost_session_is_found_in_a_later_list() {
     job.assert_ended(&["ours"]).await;
 }
 
-/// They stay in the ledger: two of them may hold both slots until AWS's idle time-out.
+/// The sessions stay in the ledger: two of them may hold both slots until AWS's idle time-out.
 #[tokio::test(start_paused = true)]
 async fn without_list_permission_a_third_session_is_not_requested() {
     let job = Job::new();
@@ -343,8 +342,8 @@ async fn without_list_permission_a_third_session_is_not_requested() {
     assert_eq!(*job.api.0.terminated.lock().unwrap(), [""; 0]);
 }
 
-/// A killed process's call is in the ledger as under way; one that is long past and never listed
-/// was in vain.
+/// A killed process's call is in the ledger without a result. An old one whose session was never
+/// listed opened none.
 #[tokio::test(start_paused = true)]
 async fn a_session_requested_by_a_killed_process_is_ended() {
     let job = Job::new();

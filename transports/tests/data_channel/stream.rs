@@ -1,4 +1,4 @@
-//! Output and input over a line that loses, doubles, reorders and damages.
+//! Output and input over a line that loses, doubles, reorders and damages messages.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +42,8 @@ async fn duplicates_are_delivered_once_and_acknowledged_each_time() {
     assert_eq!(read(&terminal, 3).await, b"123");
 }
 
-/// An agent whose terminal is not there yet says nothing at first; then three of ten messages are
-/// lost, either way.
+/// At first, the agent is silent, as its terminal is not ready; then three of ten messages are lost
+/// in either direction.
 #[tokio::test]
 async fn lost_input_is_sent_again() {
     let (terminal, mut service) = running().await;
@@ -140,7 +140,7 @@ async fn invalid_messages_are_ignored_and_not_acknowledged() {
     }
     service.send(Kind::Other("interactive_shell".to_owned()), 1, 1, b"never").await;
     service.send(Kind::Input, 1, 1, b"never").await;
-    // Payloads that mean nothing to a client are part of the stream all the same.
+    // Payloads that a client does not use are part of the stream, too.
     service.output(1, b"good").await;
     service.send(Kind::Output, 2, payload_type::EXIT_CODE, b"EXIT_CODE: 7").await;
     service.send(Kind::Output, 3, 13, b"?").await;

@@ -1,6 +1,6 @@
-//! AWS's exec agent runs two sessions of a container and holds a third; one more than that blocks
-//! it for good. So a session that has said nothing is waited for, and another one is not asked for
-//! while the container may be full.
+//! AWS's exec agent runs two sessions of a container and queues a third; a fourth blocks it for
+//! good. So the transport waits for a silent session, and requests no other while the container may
+//! be full.
 
 use std::{
     path::Path,
@@ -25,10 +25,10 @@ use crate::service::{encoded, target};
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// AWS's calls, for a container with these sessions.
+/// AWS's calls for a container with these sessions.
 #[derive(Default)]
 struct State {
-    /// Where a session's data channel is; empty: no session is granted.
+    /// The URL of a session's data channel; empty: no session is granted.
     url: String,
     /// The commands of ExecuteCommand.
     executed: Mutex<Vec<String>>,
@@ -52,7 +52,7 @@ impl Aws {
         self.0.executed.lock().unwrap().len()
     }
 
-    /// So many sessions of others are open.
+    /// Opens sessions of others.
     fn has_open(&self, count: usize) {
         let session = |n| ListedSession {
             id: format!("ecs-execute-command-terminal{n}"),
@@ -118,7 +118,7 @@ fn facts() -> ShellFacts {
     ShellFacts { run_dir: "/tmp/run".to_owned(), follows_with_tail: true, has_setsid: true }
 }
 
-/// A job's container, reached before.
+/// The target of a job whose container was reached before.
 fn job(place: &Path, attempt_timeout: Duration) -> Target {
     let pinned = Some(HostIdentity("runtime".into()));
     Target { key: place.join("job.key"), pinned, facts: Some(facts()), attempt_timeout, ..target() }
@@ -132,7 +132,7 @@ fn now() -> u64 {
     Timestamp::now().as_millis()
 }
 
-/// Without the agent's first word, three attempts wait for one session.
+/// While the agent is silent, three attempts wait for one session.
 #[tokio::test]
 async fn the_next_attempt_waits_for_a_silent_session() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -179,8 +179,8 @@ async fn the_next_attempt_waits_for_a_silent_session() {
     timeout(LONG, service).await.expect("it is left").unwrap();
 }
 
-/// A killed process's session that has said nothing may wait in the agent's queue, where it stays
-/// though it is ended.
+/// A killed process's silent session may wait in the agent's queue, and stays there after its
+/// termination.
 #[tokio::test(start_paused = true)]
 async fn a_job_waits_for_a_full_container_and_reports_it() {
     let aws = Aws::new(State::default());
@@ -227,7 +227,7 @@ async fn a_job_waits_for_a_full_container_and_reports_it() {
     );
 }
 
-/// One that had a worker gives it up; there is another one beside it.
+/// A session with a worker frees it; there is another worker.
 #[tokio::test(start_paused = true)]
 async fn after_a_used_session_the_next_starts_at_once() {
     let aws = Aws::new(State::default());
@@ -246,7 +246,7 @@ async fn after_a_used_session_the_next_starts_at_once() {
     );
     assert_eq!((aws.0.terminated.lock().unwrap().len(), *aws.0.looked.lock().unwrap()), (1, 1));
 
-    // Nothing went wrong before: it is not even looked.
+    // Nothing went wrong before, so sessions are not listed.
     assert_eq!(
         ExecTransport::new(aws.clone())
             .connect(&job(place.path(), LONG))
@@ -259,7 +259,7 @@ async fn after_a_used_session_the_next_starts_at_once() {
     assert_eq!(*aws.0.looked.lock().unwrap(), 1);
 }
 
-/// Its place in the queue is taken until a worker has looked at it.
+/// Its slot in the queue is taken until a worker has handled it.
 #[tokio::test(start_paused = true)]
 async fn the_slot_of_an_unanswered_session_gets_time_to_free() {
     let aws = Aws::new(State::default());
@@ -306,7 +306,7 @@ async fn without_permissions_there_is_never_a_third_session_of_the_job() {
     assert!(left.contains("over b") && !left.contains("over a"), "{left}");
 }
 
-/// A person's terminal is never the third.
+/// An interactive terminal is never the third session.
 #[tokio::test(start_paused = true)]
 async fn an_interactive_terminal_lists_sessions_first() {
     let aws = Aws::new(State::default());

@@ -1,4 +1,4 @@
-//! Servers that send what the protocol allows without end, before and after the host key.
+//! Servers that send allowed messages without end, before and after the host key.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     server::{Attack, Identity},
 };
 
-/// How long an attempt may take here. The flood goes on meanwhile.
+/// How long an attempt may take here. The flood continues meanwhile.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Accepts one connection and sends `first`, then `again` until the client closes it.

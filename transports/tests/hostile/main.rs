@@ -1,4 +1,4 @@
-//! The SSH transport against servers that mean harm.
+//! Tests the SSH transport against hostile servers.
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 
@@ -26,7 +26,7 @@ use transports::{
     ssh::{SshSettings, SshTransport, key, proof},
 };
 
-/// A job: its key, and where its container is said to be.
+/// A job: its key, and the address of its container.
 struct Job {
     place: TempDir,
 }
@@ -55,7 +55,7 @@ impl Job {
         }
     }
 
-    /// The server in this job's container: it has the secret.
+    /// Returns the identity of the server in this job's container, which has the secret.
     fn container(&self) -> Identity {
         let host_key = PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap();
         let secret = proof::secret(&self.place.path().join("job.key")).unwrap();
@@ -83,7 +83,7 @@ async fn connect(target: &Target) -> Result<(Session, Greeting), ConnectError> {
     SshTransport::new(SshSettings::default()).connect(target).await
 }
 
-/// The refusal of a server to which nothing may have been sent, not even the job's key.
+/// Connects to a server that must be refused before anything is sent, even the job's key.
 async fn refused(job: &Job, server: Identity, host_proof: HostProof) -> ConnectError {
     let (port, seen) = listen(server, Attack::None).await;
     let Err(refusal) = connect(&job.target(port, Some(host_proof))).await else {
@@ -118,7 +118,7 @@ async fn an_unproven_host_key_gets_nothing_if_a_proof_is_required() {
 #[tokio::test]
 async fn a_wrong_proof_is_refused_even_if_none_is_required() {
     for host_proof in [HostProof::Offered, HostProof::Required] {
-        // Of another job's container.
+        // The identity of another job's container.
         refused(&Job::new(), Job::new().container(), host_proof).await;
     }
 }
@@ -160,7 +160,7 @@ async fn a_pinned_host_key_needs_no_proof() {
     assert_eq!(connect(&another).await.err().unwrap().kind, ConnectErrorKind::IdentityChanged);
 }
 
-/// Starts a run and follows it to its end: its output, and why it ended.
+/// Starts a run and follows it to its end. Returns its output, and why it ended.
 async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<Seen>) {
     let job = Job::new();
     let (port, seen) = listen(Identity::unproven(), attack).await;

@@ -1,4 +1,4 @@
-//! An SSH server that speaks the delivery protocol as far as it serves its purpose, and means harm.
+//! A hostile SSH server that speaks the part of the delivery protocol that it needs.
 
 use std::{
     collections::HashMap,
@@ -17,33 +17,32 @@ use russh::{
 };
 use tokio::net::TcpListener;
 
-/// What it does when a script is to be started or followed.
+/// Its attack when a script is started or followed.
 #[derive(Debug, Clone, Copy)]
 #[allow(dead_code, reason = "each test program uses some")]
 pub(crate) enum Attack {
-    /// Sends a byte of output, and ends the connection with a text of so many bytes, another one
-    /// each time.
+    /// Sends a byte of output, and disconnects with a text of this size, another one each time.
     ByteAndGoodbye(usize),
-    /// Opens so many channels to the client.
+    /// Opens this many channels to the client.
     Channels(usize),
-    /// Sends so many pieces of output of no byte, and of one byte.
+    /// Sends this many pieces of output of no byte, and of one byte.
     Crumbs(usize),
-    /// Sends output without end, and makes new session keys every 64 bytes.
+    /// Sends output without end, and renews session keys every 64 bytes.
     KeyExchanges,
-    /// Says that the script has begun, and nothing more.
+    /// Reports that the script has begun, and nothing more.
     Silence,
-    /// Says at once that it ended well.
+    /// Reports at once that it succeeded.
     None,
 }
 
-/// What the server saw.
+/// The server's record of clients.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) connections: AtomicUsize,
-    /// Keys that clients offered: nothing of the job is sent before.
+    /// Keys that clients offered, which are the first data of the job.
     pub(crate) keys_offered: AtomicUsize,
     pub(crate) commands: AtomicUsize,
-    /// Of the channels that it opened, those that were accepted.
+    /// Channels of the server that clients accepted.
     pub(crate) channels_accepted: AtomicUsize,
 }
 
@@ -56,12 +55,12 @@ impl Seen {
 /// How a server presents itself.
 pub(crate) struct Identity {
     pub(crate) host_key: PrivateKey,
-    /// The line that it begins with.
+    /// Its identification line.
     pub(crate) says: String,
 }
 
 impl Identity {
-    /// A host key of its own and no proof of it.
+    /// Returns a host key without a proof.
     pub(crate) fn unproven() -> Self {
         Self {
             host_key: PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519).unwrap(),
@@ -70,7 +69,7 @@ impl Identity {
     }
 }
 
-/// Serves the address until the runtime ends, and says where.
+/// Serves the address until the runtime ends. Returns its port.
 pub(crate) async fn serve(
     address: (Ipv4Addr, u16),
     identity: Identity,
@@ -113,7 +112,7 @@ struct Connection {
     open: HashMap<ChannelId, Channel<Msg>>,
 }
 
-/// The verb of a command of the delivery protocol, and the word that marks its answers.
+/// Parses the verb and the nonce of a command of the delivery protocol.
 fn command(line: &str) -> Option<(&'static str, &str)> {
     ["probe", "start", "attach", "signal"].into_iter().find_map(|verb| {
         let (_, rest) = line.split_once(&format!("' '{verb}' '"))?;

@@ -1,4 +1,4 @@
-//! `deploy/ssh-entrypoint.sh` as it is, in a mount namespace that stands for a container: with a
+//! Tests `deploy/ssh-entrypoint.sh` unchanged, in a mount namespace in place of a container: with a
 //! home, a `/run` and an `/etc` of its own.
 
 use std::{
@@ -20,7 +20,7 @@ use transports::{
 
 const ENTRY_POINT: &str = include_str!("../../../deploy/ssh-entrypoint.sh");
 
-/// What is done before the entry point runs: what is in an image, and what is not.
+/// Commands that prepare an image before the entry point runs.
 const PREPARE: &str = r#"
 set -e
 mount --make-rprivate /
@@ -38,7 +38,7 @@ struct Container {
 }
 
 impl Container {
-    /// By this shell, in an image that is made by these commands.
+    /// Starts it with this shell, in an image prepared by these commands.
     fn start(shell: &str, image: &str, with_secret: bool) -> Self {
         let place = tempfile::tempdir().unwrap();
         let pair = key::generate().unwrap();
@@ -96,7 +96,7 @@ impl Container {
         fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
     }
 
-    /// The first line that the server says.
+    /// Returns the server's first line.
     fn says(&self) -> String {
         let mut line = String::new();
         BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).unwrap())
@@ -129,7 +129,7 @@ impl Container {
         SshTransport::new(SshSettings::default()).connect(&self.target(host_proof)).await
     }
 
-    /// OpenSSH's client, with the job's key.
+    /// Returns OpenSSH's client, with the job's key.
     fn ssh(&self, arguments: &[&str]) -> Output {
         let options = [
             "-F",
@@ -160,8 +160,7 @@ impl Drop for Container {
     }
 }
 
-/// Shells, and images: with the programs that most have, with those that some lack, with an account
-/// that is locked.
+/// Shells and images: with the usual programs, without some of them, with a locked account.
 const PLACES: [(&str, &str); 5] = [
     ("dash", ""),
     ("bash", "mount --bind /dev/null /usr/bin/sha256sum"),

@@ -1,4 +1,4 @@
-//! The SSH transport against OpenSSH's server.
+//! Tests the SSH transport against OpenSSH's server.
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 
@@ -60,7 +60,7 @@ fn order(run: &str) -> RunOrder {
     RunOrder { run: RunId::new(run).unwrap(), stage: "build_script".to_owned(), forget: None }
 }
 
-/// What a run comes to when it is followed to its end.
+/// The result of a run that is followed to its end.
 struct Followed {
     output: Vec<u8>,
     ended: Result<(i32, u64), RunError>,
@@ -255,7 +255,7 @@ async fn another_host_key_is_refused() {
     let refusal = refused(&sshd, &pinned).await;
     assert_eq!(refusal.kind, ConnectErrorKind::IdentityChanged);
     assert_eq!(refusal.message.matches("SHA256:").count(), 2, "{refusal}");
-    // At first contact an ECDSA key is as good.
+    // At first contact, an ECDSA key is accepted, too.
     let (_, greeting) = connect(&sshd).await;
     assert!(greeting.identity.0.starts_with("ecdsa-sha2-nistp256 "), "{}", greeting.identity);
 }
@@ -307,7 +307,7 @@ async fn a_cut_connection_resumes_at_the_next_byte() {
     assert_eq!(rest.ended, Ok((9, expected.len() as u64)));
 }
 
-/// While its script says nothing, so that no write fails.
+/// The script is silent, so no write fails.
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn a_run_that_is_dropped_leaves_no_supervisor() {
@@ -334,7 +334,7 @@ async fn a_run_that_is_dropped_leaves_no_supervisor() {
     tokio::time::timeout(Duration::from_secs(30), gone)
         .await
         .expect("the supervisor ends with its channel");
-    // Over the same connection, which lives on.
+    // Over the same connection, which stays open.
     let mut run = session.attach(&order("run").run, 0).await.unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
     std::fs::write(go, "").unwrap();
@@ -359,13 +359,13 @@ async fn signals_reach_the_script() {
     assert_eq!((ended.output.as_slice(), ended.ended), (&b"bye\n"[..], Ok((7, 10))));
 }
 
-/// Nobody takes what a run says while a signal is sent, as the engine does it.
+/// As in the engine, a run's output is not read while a signal is sent.
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn a_signal_to_a_script_that_floods_is_answered() {
     let sshd = Sshd::start();
     let (session, _) = connect(&sshd).await;
-    // Far more than is held unless somebody waits for an answer; less than what is held then.
+    // More than the usual limit of the queue, and less than its limit during an awaited answer.
     let script = Bytes::from_static(
         b"trap '' TERM; yes abcdefghijklmnopqrstuvwxyz | head -c 30000000; sleep 60",
     );
@@ -384,7 +384,7 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
         .await;
         assert_eq!(sent, Ok(Ok(())), "{signal:?}");
     }
-    // And nothing of it is lost: the verdict comes after all that was said.
+    // Nothing is lost: the verdict comes after all output.
     let ended = follow(&mut run).await;
     assert!(
         matches!(ended.ended, Ok((137, total)) if total == (size + ended.output.len()) as u64),
@@ -397,8 +397,7 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn a_large_script_gets_past_a_verbose_login_shell() {
     let mut sshd = Sshd::prepare();
-    // A megabyte on standard error, which is more than anybody keeps, before it runs what it is
-    // told to.
+    // A megabyte on standard error, more than any buffer, before the command runs.
     sshd.configure(
         "ForceCommand head -c 1000000 /dev/zero | tr '\\0' x >&2; eval \"$SSH_ORIGINAL_COMMAND\"",
     );
@@ -448,7 +447,7 @@ async fn a_silent_listener_times_out() {
     );
 }
 
-/// One attempt with a key of its own.
+/// Makes one attempt with a key of its own.
 async fn attempt(
     directory: &tempfile::TempDir,
     port: u16,

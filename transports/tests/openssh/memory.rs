@@ -1,11 +1,11 @@
-//! Memory while streaming, in a process that does nothing else.
+//! Measures memory while streaming, in a process that does nothing else.
 
 use std::process::Command;
 
 /// Set in that process.
 const ALONE: &str = "FARGATE_TEST_ALONE";
-/// The test harness and a debug build take part of it; what is measured is that output does not
-/// pile up.
+/// The limit. The test harness and a debug build take part of it; the test shows that output does
+/// not accumulate.
 const LIMIT_KIB: u64 = 40 * 1024;
 
 /// Checks this process's peak, if it is one that runs a single test for this purpose.

@@ -1,4 +1,4 @@
-//! An OpenSSH server of one's own, on loopback, for as long as the value lives.
+//! An OpenSSH server on loopback, until the value is dropped.
 
 use std::{
     fs,
@@ -12,20 +12,20 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Where distributions install it; it must be started by its full path.
+/// Paths of distributions; it must be started by its full path.
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// A running server.
 pub(crate) struct Sshd {
     directory: TempDir,
     port: u16,
-    /// More lines of its configuration.
+    /// Additional lines of its configuration.
     more: String,
     server: Option<Child>,
 }
 
 impl Sshd {
-    /// Whether there is a server to start.
+    /// Whether a server is installed.
     #[allow(dead_code, reason = "only the benchmark asks")]
     pub(crate) fn is_installed() -> bool {
         Path::new(SSHD).exists()
@@ -39,7 +39,7 @@ impl Sshd {
         sshd
     }
 
-    /// Everything but the server.
+    /// Prepares everything but the server.
     pub(crate) fn prepare() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pair = transports::ssh::key::generate().unwrap();
@@ -53,14 +53,14 @@ impl Sshd {
         sshd
     }
 
-    /// Adds a line to the configuration; a running server does not know it.
+    /// Adds a line to the configuration, for the next start.
     #[allow(dead_code, reason = "only the tests do")]
     pub(crate) fn configure(&mut self, line: &str) {
         self.more.push_str(line);
         self.more.push('\n');
     }
 
-    /// Replaces the host key; a running server keeps the old one.
+    /// Replaces the host key, for the next start.
     pub(crate) fn new_host_key(&self, kind: &str) {
         let file = self.file("host_key");
         let _ = fs::remove_file(&file);
@@ -74,7 +74,7 @@ impl Sshd {
 
     /// Starts the server and waits until it answers.
     pub(crate) fn serve(&mut self) {
-        // SHLVL keeps bash, as a login shell, from reading the ~/.bashrc of whoever runs this.
+        // SHLVL keeps bash, as a login shell, from reading the current user's ~/.bashrc.
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\nPrintLastLog no\n\
@@ -85,8 +85,8 @@ impl Sshd {
             self.more
         );
         fs::write(self.file("sshd_config"), config).unwrap();
-        // Started by root, sshd wants it, and packages make it only where a service manager runs.
-        // Others need none.
+        // sshd needs it if root starts it, and packages create it only where a service manager
+        // runs.
         let _ = fs::create_dir_all("/run/sshd");
         let log = self.file("log");
         let stderr = fs::File::create(&log).unwrap();
@@ -106,7 +106,7 @@ impl Sshd {
         }
     }
 
-    /// Ends the server, not the connections that are open.
+    /// Ends the server, but not the open connections.
     pub(crate) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
@@ -128,7 +128,7 @@ impl Sshd {
         found.extend(nested);
         assert!(!found.is_empty(), "no connection is open");
         for pid in found {
-            // One may be gone because the other is.
+            // One may have ended with the other.
             let _ = Command::new("/bin/sh")
                 .args(["-c", &format!("kill -{signal} {pid} 2>/dev/null")])
                 .status()
@@ -140,17 +140,17 @@ impl Sshd {
         self.port
     }
 
-    /// The private key that is accepted.
+    /// Returns the accepted private key.
     pub(crate) fn key(&self) -> PathBuf {
         self.file("key")
     }
 
-    /// A file beside the server's own.
+    /// Returns a path beside the server's own files.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// The user who runs this, the only one whom the server lets in.
+    /// Returns the current user, the only one whom the server admits.
     pub(crate) fn user() -> String {
         let output = Command::new("id").arg("-un").output().unwrap();
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

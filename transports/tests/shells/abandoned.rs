@@ -1,4 +1,4 @@
-//! A start that is given up while its script is on the way over a terminal, as a cancel does.
+//! A start that is abandoned while its script is being sent over a terminal, as by a cancel.
 
 use std::{
     sync::{
@@ -23,10 +23,10 @@ use crate::{
     steps::{follow, order, run_id},
 };
 
-/// The end of the script that does not get through.
+/// The end of the script, which is not delivered.
 const HELD: usize = 60;
 
-/// A terminal that does not take the script's last piece.
+/// A terminal that does not accept the script's last piece.
 #[derive(Clone)]
 struct Slow(Arc<Line>);
 
@@ -76,14 +76,14 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
         () = terminal.0.held.notified() => {}
     }
     terminal.0.holds.store(false, Ordering::Relaxed);
-    // At once: whoever cancels a job does not wait for a time-out.
+    // At once: a cancel does not wait for a time-out.
     let signalled = timeout(
         Duration::from_secs(4),
         delivery::signal(&shell, &facts, &run_id("run"), Signal::Term),
     )
     .await;
     assert!(matches!(signalled, Ok(Err(RunError::ConnectionLost(_)))), "{signalled:?}");
-    // Nor is leaving said into the script.
+    // Closing does not write into the script either.
     Box::new(shell).close().await;
     let uploads = || {
         std::fs::read_dir(&facts.run_dir)
@@ -98,7 +98,7 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
         "something else than the script arrived"
     );
     assert!(!local.home().join("executions").exists());
-    // A new session, as the driver opens one.
+    // A new session, as the driver opens it.
     let (boot, pty) = local.boot().unwrap();
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
     let unknown = delivery::signal(&shell, &facts, &run_id("run"), Signal::Term).await;
@@ -113,8 +113,8 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
     assert!(!local.home().join("executions").exists());
 }
 
-/// One run after the other over one terminal: the end of the first may still be on its way when
-/// nobody listens to it any more.
+/// One run after the other over one terminal: the end of the first may still be in transit after
+/// its channel was dropped.
 #[tokio::test]
 async fn a_run_starts_at_once_after_another_has_ended() {
     let local = Local::new(Surroundings::System, By::Terminal);
@@ -136,12 +136,12 @@ async fn a_run_starts_at_once_after_another_has_ended() {
     }
 }
 
-/// A driver was killed when its script had just arrived, and the next one ends the session: SIGKILL
-/// for its program, and SIGHUP for what else is in the foreground of the terminal.
+/// A driver was killed when its script had just arrived, and the next one ends the session. Its
+/// program gets SIGKILL, and the terminal's other foreground processes get SIGHUP.
 #[tokio::test]
 async fn the_end_of_a_session_does_not_stop_a_starting_script() {
     let mut local = Local::new(Surroundings::System, By::Terminal);
-    // From when the run's directory is there until its process is noted.
+    // The time from the creation of the run's directory until its process is recorded.
     local.replaced = vec![(
         "printf \"%80s\\n\" \"\" >\"$_run/pid\"",
         "sleep 1; printf \"%80s\\n\" \"\" >\"$_run/pid\"",

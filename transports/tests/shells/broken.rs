@@ -1,4 +1,4 @@
-//! What cannot work is explained.
+//! Failures in the container are explained.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(crate) async fn missing_program_is_named(local: Local) {
     }
 }
 
-/// gitlab-runner's scripts ask for bash by `env`, also where the image has only another shell.
+/// gitlab-runner's scripts request bash by `env`, even if the image has only another shell.
 pub(crate) async fn missing_shell_is_replaced(local: Local) {
     let facts = facts(&local).await;
     for line in ["#!/usr/bin/env bash", "#!/usr/local/no/such/bash"] {
@@ -46,7 +46,7 @@ pub(crate) async fn missing_shell_is_replaced(local: Local) {
 }
 
 pub(crate) async fn no_writable_directory(mut local: Local) {
-    // /proc lets nobody make a directory, not even root.
+    // In /proc, not even root can create a directory.
     for variable in ["TMPDIR", "HOME"] {
         local.env.insert(variable.to_owned(), "/proc".to_owned());
     }
@@ -71,7 +71,7 @@ pub(crate) async fn no_writable_directory(mut local: Local) {
     );
 }
 
-/// A limit on the size of files fails as a full disk does: in `write`.
+/// A limit on file sizes fails like a full disk, in `write`.
 pub(crate) async fn full_disk_at_the_start(mut local: Local) {
     let facts = facts(&local).await;
     local.startup = "trap '' XFSZ; ulimit -f 1; ".to_owned();
@@ -93,7 +93,7 @@ pub(crate) async fn run_directory_that_vanished(local: Local) {
     assert_eq!(run(&local, &facts, "run", "echo again").await.0, b"again\n");
 }
 
-/// Loses half of the input, as a connection that is cut does.
+/// Loses half of the input, like a cut connection.
 struct Cut<'a>(&'a Local);
 
 #[async_trait]
@@ -147,7 +147,7 @@ impl Exec for Altering<'_> {
     }
 }
 
-/// Of the right length is not enough, where there is a program that tells more.
+/// The right length is not enough if the container can compute a digest.
 pub(crate) async fn altered_upload(local: Local) {
     let facts = facts(&local).await;
     let script = Bytes::from_static(b"echo x >>executions; exit 1");

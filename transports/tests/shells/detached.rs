@@ -1,4 +1,4 @@
-//! A script does not depend on who watches it.
+//! A script does not depend on its followers.
 
 use bytes::Bytes;
 use states::{RunError, Signal};
@@ -68,7 +68,7 @@ pub(crate) async fn term_reaches_the_whole_group(local: Local) {
 pub(crate) async fn kill_reaches_the_whole_group(local: Local) {
     let (outcome, children) = signalled(&local, Signal::Kill).await;
     if !local.has_setsid() {
-        // Without setsid the wrapper is of the same group.
+        // Without setsid, the wrapper is in the same group.
         assert!(matches!(outcome, Err(RunError::NoStatus(_))), "{outcome:?}");
     } else {
         assert_eq!(outcome, Ok(128 + 9));
@@ -78,7 +78,8 @@ pub(crate) async fn kill_reaches_the_whole_group(local: Local) {
     }
 }
 
-/// Runs a script that has a child and a grandchild, and signals it. The exit status, and the pids.
+/// Runs a script that has a child and a grandchild, and signals it. Returns the exit status and the
+/// pids.
 async fn signalled(local: &Local, signal: Signal) -> (Result<i32, RunError>, Vec<String>) {
     let facts = facts(local).await;
     let script = "sh -c 'sleep 1000 & echo $!; wait' & echo $!; wait";
@@ -101,28 +102,28 @@ pub(crate) async fn signals_after_the_end(local: Local) {
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
 }
 
-/// A driver was killed while its start was on the way; the next one is told that there is no such
-/// run, and counts on it: when the start arrives after all, its script must not run.
+/// A driver was killed while its start was in transit, and the next driver learns that there is no
+/// such run. When the start arrives after all, its script must not run.
 pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
     let facts = facts(&local).await;
-    let told = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;
-    assert!(matches!(told, Err(RunError::Unknown(_))), "{told:?}");
+    let unknown = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;
+    assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
     let late = follow(start(&local, &facts, "late", "echo ran >executions").await).await;
     assert!(late.is_err(), "{late:?}");
     assert!(!local.home().join("executions").exists(), "it ran after all");
-    // The next run is none the worse for it.
+    // The next run is not affected.
     run(&local, &facts, "next", "echo ran >>executions").await;
     assert_eq!(std::fs::read_to_string(local.home().join("executions")).unwrap(), "ran\n");
 }
 
-/// The other way round: the start was first, and has not come as far as its script yet.
+/// The opposite order: the start came first, and has not started its script yet.
 pub(crate) async fn signal_reaches_a_start_that_came_first(local: Local) {
     let facts = facts(&local).await;
     let run = start(&local, &facts, "first", "sleep 1000").await;
     let place = std::path::Path::new(&facts.run_dir).join("first");
     until("the start has made its directory", || place.exists()).await;
     delivery::signal(&local, &facts, &run_id("first"), Signal::Term).await.unwrap();
-    // Without setsid, the connection's own shell is of the group that was signalled.
+    // Without setsid, the connection's own shell is in the signalled group.
     drop(run);
     let ended = follow(attach(&local, &facts, "first", 0).await).await;
     assert!(matches!(ended, Ok((_, 143, _))), "{ended:?}");
@@ -143,7 +144,7 @@ pub(crate) async fn dropped_connection_resumes_at_the_next_byte(local: Local) {
         100_000,
     )
     .await;
-    // Dropped twice, and both ways to follow.
+    // Dropped twice, to cover both ways of following.
     facts.follows_with_tail = false;
     let more = read(&mut attach(&local, &facts, "cut", output.len() as u64).await, 1).await;
     output.extend(more);
@@ -179,7 +180,7 @@ pub(crate) async fn killed_supervisor(local: Local) {
     std::fs::write(local.home().join("go"), "").unwrap();
     let rest = follow(attach(&local, &facts, "run", 4).await).await;
     if !local.has_setsid() {
-        // Without setsid the script was of the same group.
+        // Without setsid, the script was in the same group.
         assert!(matches!(rest, Err(RunError::NoStatus(_))), "{rest:?}");
     } else {
         assert_eq!(rest, Ok((b"two\n".to_vec(), 8, 8)));
@@ -200,7 +201,8 @@ pub(crate) async fn killed_wrapper(local: Local) {
     until("what is left of the script can be ended", || !runs(text(&script).trim())).await;
 }
 
-/// A background process writes on after the script: harmless, whether it was read or not.
+/// A background process may write after the script's end: that is harmless, whether it is read or
+/// not.
 pub(crate) async fn output_after_the_end(local: Local) {
     let facts = facts(&local).await;
     let script = Bytes::from_static(

@@ -1,4 +1,4 @@
-//! The delivery protocol's commands run by a local shell, in one of several surroundings.
+//! Runs the delivery protocol's commands in a local shell, in one of several environments.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use transports::delivery::{
 
 use crate::pty::Pty;
 
-/// What the container of a test has.
+/// The programs in a test's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Surroundings {
     /// This machine's /bin/sh and its tools.
@@ -34,20 +34,20 @@ pub(crate) enum Surroundings {
     BusyboxShell,
     /// busybox and nothing else.
     BusyboxAlone,
-    /// The tools that the protocol is documented to need, from busybox; no GNU `tail`, and only in
-    /// terminals `setsid`.
+    /// Only the documented tools of the protocol, from busybox: no GNU `tail`, and `setsid` only in
+    /// terminals.
     Least,
 }
 
-/// What the documentation of `delivery` lists.
+/// The tools that the documentation of `delivery` lists.
 const NEEDED: [&str; 10] = ["sh", "cat", "dd", "mkdir", "mv", "rm", "sleep", "tail", "tr", "wc"];
-/// What that of `delivery::terminal` adds.
+/// The tools that `delivery::terminal` adds.
 const NEEDED_FOR_TERMINALS: [&str; 4] = ["stty", "head", "base64", "setsid"];
 
 /// How commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
-    /// Each with an input and two outputs of its own, as over SSH.
+    /// Each has an input and two outputs of its own, as over SSH.
     Pipes,
     /// All over one terminal, as over ECS Exec.
     Terminal,
@@ -61,7 +61,7 @@ pub(crate) struct Local {
     path: String,
     sh: PathBuf,
     terminals: tokio::sync::Mutex<Vec<Arc<TerminalShell<Pty>>>>,
-    /// Put before every command, as a login shell's start-up files would be.
+    /// Runs before every command, like a login shell's start-up files.
     pub(crate) startup: String,
     /// Environment beside PATH, HOME and TMPDIR.
     pub(crate) env: BTreeMap<String, String>,
@@ -131,7 +131,7 @@ impl Local {
         self.by
     }
 
-    /// A program that is found before all others of its name.
+    /// Adds a program that is found before others of its name.
     pub(crate) fn add_program(&mut self, name: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = self.path("first");
@@ -154,7 +154,7 @@ impl Local {
         self.root.path().join(name)
     }
 
-    /// The home directory, where commands start.
+    /// Returns the home directory, in which commands start.
     pub(crate) fn home(&self) -> PathBuf {
         self.path("home")
     }
@@ -175,7 +175,7 @@ impl Exec for Local {
 }
 
 impl Local {
-    /// A text of the protocol's with this container's shell, and what else is replaced.
+    /// Adapts a command of the protocol to this container's shell and replacements.
     fn adapted(&self, text: &str) -> String {
         let sh = self.sh.to_str().unwrap();
         self.replaced
@@ -196,7 +196,7 @@ impl Local {
         env
     }
 
-    /// As `exec`, but the connection is lost once so much input has been sent.
+    /// As `exec`, but the connection is lost after this much input.
     pub(crate) async fn exec_and_lose(
         &self,
         command: delivery::Command,
@@ -220,7 +220,7 @@ impl Local {
             .env_clear()
             .envs(self.environment())
             .current_dir(self.home())
-            // As a server does; and so that its death can be played.
+            // As a server does. It also lets tests kill the whole group.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -231,7 +231,7 @@ impl Local {
         let mut stdin = child.stdin.take().unwrap();
         let (open, closed) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            // A command that ends without reading is no failure.
+            // A command may end without reading its input.
             let _ = stdin.write_all(&input).await;
             if stays_open {
                 // Nothing is ever sent: it ends when the channel is dropped.
@@ -246,8 +246,8 @@ impl Local {
         }))
     }
 
-    /// By the last terminal, or a new one: when there is none, when its container was changed
-    /// since, or when it is taken.
+    /// Uses the last terminal. Opens a new one if there is none, if its container has changed, or
+    /// if it is in use.
     async fn by_terminal(
         &self,
         command: delivery::Command,
@@ -267,7 +267,7 @@ impl Local {
         shell.exec(command, input).await
     }
 
-    /// A terminal in which a session begins.
+    /// Opens a terminal with a session's command.
     pub(crate) fn boot(&self) -> Result<(Boot, Pty), String> {
         let mut boot = Boot::new();
         boot.helper = self.adapted(&boot.helper);
@@ -319,7 +319,7 @@ async fn read(from: &mut Option<impl tokio::io::AsyncRead + Unpin>, to: &mut Byt
     }
 }
 
-/// Where a program is on this machine.
+/// Finds a program on this machine.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = std::env::var("PATH").unwrap();
     path.split(':')

@@ -1,4 +1,4 @@
-//! The delivery protocol against real shells: this machine's /bin/sh always, the others where they
+//! Tests the delivery protocol with real shells: always this machine's /bin/sh, and others if they
 //! are installed.
 
 #![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
@@ -13,7 +13,7 @@ mod running;
 mod silence;
 mod steps;
 
-/// Every case in every kind of surroundings.
+/// Defines every case for every kind of environment.
 macro_rules! in_every_shell {
     ($($(#[$attribute:meta])* $module:ident: $surroundings:ident by $by:ident;)*) => {$(
         mod $module {
@@ -70,7 +70,7 @@ in_every_shell! {
     #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 
-/// What `sh -n` says of the programs, in each shell.
+/// Checks the programs' syntax by `sh -n`, in each shell.
 fn parses(shell: &[&str]) {
     for program in ["follow.sh", "armor.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
         let file =

@@ -1,5 +1,5 @@
-//! Verbs that arrive byte by byte while processes of the session end: busybox's `read` and `printf`
-//! lose what that interrupts.
+//! Verbs arrive byte by byte while processes of the session end: busybox's `read` and `printf` lose
+//! interrupted data.
 
 use bytes::Bytes;
 use transports::{Terminal as _, delivery::terminal::Boot};
@@ -9,7 +9,7 @@ use crate::{
     pty::Pty,
 };
 
-/// Each ends the process that guards the session, and starts another one.
+/// Each verb replaces the process that guards the session.
 const PINGS: usize = 150;
 
 async fn verbs_in_pieces(surroundings: Surroundings) {
@@ -29,16 +29,16 @@ async fn verbs_in_pieces(surroundings: Surroundings) {
     }
 }
 
-/// As the session's command tells it.
+/// Parsed from the session's command.
 fn nonce(boot: &Boot) -> String {
     let command = boot.command();
     command.split_once("BOOT").unwrap().1.chars().take_while(char::is_ascii_hexdigit).collect()
 }
 
-/// Takes what was read up to and with `wanted`.
+/// Returns the bytes read up to and including `wanted`.
 async fn until(pty: &Pty, read: &mut Vec<u8>, wanted: &str) {
     loop {
-        if let Some(at) = memchr::memmem::find(&read, wanted.as_bytes()) {
+        if let Some(at) = memchr::memmem::find(read, wanted.as_bytes()) {
             read.drain(..at + wanted.len());
             return;
         }

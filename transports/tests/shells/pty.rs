@@ -44,8 +44,7 @@ impl Terminal for Pty {
         self.writer.lock().await.write_all(&bytes).await.map_err(|e| e.to_string())
     }
 
-    /// As little at a time as the agent reads. A terminal that nobody has open any more is at its
-    /// end.
+    /// Reads as little at a time as the agent. A terminal that no process has open is at its end.
     async fn read(&self) -> Result<Option<Bytes>, String> {
         let mut bytes = vec![0; 1024];
         match self.reader.lock().await.read(&mut bytes).await {

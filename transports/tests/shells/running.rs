@@ -1,4 +1,4 @@
-//! A script runs as it would in a terminal, and what it prints arrives.
+//! A script runs as in a login shell, and its output arrives.
 
 use bytes::Bytes;
 use states::{RunOrder, Signal};
@@ -124,7 +124,7 @@ pub(crate) async fn the_environment_is_the_login_shells(mut local: Local) {
     assert_eq!(text(&output), format!("{}\n0027\nkept it's\n0\n", local.home().display()));
 }
 
-/// The script goes on only after its first line has arrived here.
+/// The script continues only after its first line has arrived here.
 pub(crate) async fn output_comes_while_it_runs(local: Local) {
     for (name, by_tail) in [("told", true), ("polled", false)] {
         let mut facts = facts(&local).await;

@@ -1,5 +1,4 @@
-//! While a script says nothing, nothing happens in the container; and its end is noticed all the
-//! same.
+//! While a script is silent, the container is idle; its end is still noticed.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,8 +9,8 @@ use crate::{
     steps::{attach, facts, follow, kill, read, run, runs, start, text, until},
 };
 
-/// Records each `sleep` that the protocol starts. The guard of a terminal's session is none of
-/// them: it sleeps for minutes.
+/// Records each `sleep` that the protocol starts, except the guard of a terminal's session, which
+/// sleeps for minutes.
 fn record_naps(local: &mut Local) -> PathBuf {
     let record = local.path("naps");
     std::fs::write(&record, "").unwrap();
@@ -42,12 +41,12 @@ async fn rests(record: &std::path::Path) {
         .expect("the supervisor waits without looking again and again");
 }
 
-/// Whether the container announces what is written to a file.
+/// Whether the container announces writes to a file.
 fn announces(local: &Local, facts: &ShellFacts) -> bool {
     facts.follows_with_tail || local.has_program("inotifyd")
 }
 
-/// Blocks until `go` is opened, and starts no process for it where `mkfifo` is there.
+/// Returns a script that blocks until `go` is opened, without a process if `mkfifo` exists.
 fn silent(local: &Local) -> String {
     let made = std::process::Command::new("mkfifo").arg(local.home().join("go")).status().unwrap();
     assert!(made.success());
@@ -71,8 +70,7 @@ pub(crate) async fn a_silent_script_costs_nothing(mut local: Local) {
     assert_eq!(ends(run).await, Ok((b"two\n".to_vec(), 3, 8)));
 }
 
-/// By the FIFO alone: `sleep` ends only when the script has, so that nothing is noticed by looking
-/// a second time.
+/// Uses only the FIFO: `sleep` ends after the script, so that polling notices nothing.
 pub(crate) async fn an_attached_end_is_noticed_without_polling(mut local: Local) {
     let naps = record_naps(&mut local);
     let facts = facts(&local).await;
@@ -121,8 +119,8 @@ pub(crate) async fn a_background_process_does_not_hold_an_attached_run(local: Lo
     kill("KILL", &daemon);
 }
 
-/// Not what the supervisor or the wrapper has open: a process of the script that outlives it would
-/// keep that from its end.
+/// A script must not inherit descriptors of the supervisor or the wrapper: a process that outlives
+/// it would hold them open.
 pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     let facts = facts(&local).await;
     let run = start(
@@ -134,7 +132,8 @@ pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     .await;
     let (output, ..) = follow(run).await.unwrap();
     let all: Vec<u32> = text(&output).lines().map(|line| line.parse().unwrap()).collect();
-    // Shells keep the script, and what they put aside, from 10 on, closed for others.
+    // Shells use descriptors from 10 on for the script and for saved ones, and close them for
+    // children.
     let low: Vec<u32> = all.into_iter().filter(|fd| *fd < 10).collect();
     assert!(
         low.starts_with(&[0, 1, 2]) && low.len() <= 4,
@@ -142,10 +141,9 @@ pub(crate) async fn a_script_inherits_no_descriptor(local: Local) {
     );
 }
 
-/// Neither the supervisor nor what it started, while the script says nothing; and the script goes
-/// on.
+/// The supervisor and its children end while the script is silent, and the script continues.
 pub(crate) async fn a_lost_connection_leaves_no_process(local: Local) {
-    // A terminal's end does it there. Without setsid, the script is of the group that is looked at.
+    // In a terminal, its end does that. Without setsid, the script is in the observed group.
     if local.by() == By::Terminal || !local.has_setsid() {
         return;
     }
@@ -179,7 +177,7 @@ pub(crate) async fn runs_end_without_a_fifo(mut local: Local) {
     assert_eq!(ends(run).await, Ok((b"two\n".to_vec(), 3, 8)));
 }
 
-/// A shell that sets a variable of its environment sets it for its children, too.
+/// A shell that sets an environment variable sets it for its children, too.
 pub(crate) async fn environment_is_unchanged(mut local: Local) {
     let names: Vec<String> = ('a'..='z')
         .map(String::from)
@@ -195,7 +193,7 @@ pub(crate) async fn environment_is_unchanged(mut local: Local) {
     assert_eq!(text(&output), expected);
 }
 
-/// The rest of a run that has been read from before.
+/// Follows the rest of a run that has been read from before.
 async fn ends(mut run: transports::delivery::Followed) -> Result<crate::steps::Outcome, RunError> {
     use states::{Run as _, RunEvent};
     let mut output = Vec::new();
@@ -211,7 +209,7 @@ async fn ends(mut run: transports::delivery::Followed) -> Result<crate::steps::O
     }
 }
 
-/// Processes of a process group; zombies are none.
+/// Returns the processes of a group, without zombies.
 fn of_group(group: u32) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;

@@ -1,4 +1,4 @@
-//! What the cases do again and again.
+//! Steps that cases share.
 
 use std::{path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use transports::delivery::{self, Followed};
 
 use crate::local::Local;
 
-/// How long something that must happen is waited for.
+/// The time limit for an expected event.
 const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) fn run_id(name: &str) -> RunId {
@@ -23,7 +23,7 @@ pub(crate) async fn facts(local: &Local) -> ShellFacts {
     delivery::probe(local).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.cause))
 }
 
-/// Output, exit status and the size that was told.
+/// Output, exit status and the reported size.
 pub(crate) type Outcome = (Vec<u8>, i32, u64);
 
 /// Follows to the end; every event after the first `Started` must be output.
@@ -42,7 +42,7 @@ pub(crate) async fn follow(mut run: Followed) -> Result<Outcome, RunError> {
     }
 }
 
-/// Starts a script under a name of its own and follows it to the end.
+/// Starts a script under its own run id and follows it to the end.
 pub(crate) async fn run(
     local: &Local,
     facts: &ShellFacts,
@@ -80,7 +80,7 @@ pub(crate) async fn read(run: &mut Followed, size: usize) -> Vec<u8> {
     output
 }
 
-/// Waits, looking often, until something is so.
+/// Polls until a condition holds.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waited = async {
         while !is_so() {
@@ -111,7 +111,7 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Bytes without a pattern, the same every time.
+/// Returns bytes without a pattern, the same in every run.
 pub(crate) fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::repeat_with(|| {

@@ -1,9 +1,9 @@
-# Runs as the session's only program: takes verbs, a line each, from the terminal, and starts supervisors.
-# Before it come _mark, which its lines begin with, _supervisor and _wrapper, two programs. _guard is the process that ends an
-# abandoned session.
-# Lines are written by processes without children: busybox drops what a SIGCHLD interrupts.
+# Runs as the session's only program: reads verbs from the terminal, a line each, and starts supervisors. The driver
+# sets _mark, the prefix of its lines, and the programs _supervisor and _wrapper in front of it. _guard is the process
+# that ends an abandoned session.
+# Processes without children write lines, because busybox drops output that a SIGCHLD interrupts.
 say() { (printf "~%s %s\n" "$_mark" "$*" >&3); }
-# Of the whole session, so that nothing keeps the terminal open. Scripts have sessions of their own.
+# Kills the whole session, so that no process keeps the terminal open. Scripts have sessions of their own.
 end_session() { kill -9 "-$$" || kill -9 "$$"; }
 renew_guard() {
   kill "$_guard"
@@ -13,7 +13,7 @@ renew_guard() {
 supervise() {
   /bin/sh -c "$_supervisor" fargate "$_wrapper" "$@" 3>&- 2>&4 4>&-
 }
-# The agent runs commands as root, wherever it was started and with whatever HOME it has.
+# The agent runs commands as root, in its own directory and with its own HOME.
 [ -d "$HOME" ] || HOME=/root
 [ -d "$HOME" ] || HOME=/
 export HOME
@@ -22,13 +22,14 @@ _missing=
 for _tool in base64 cat dd head mkdir mv rm setsid sleep tail tr wc; do
   command -v "$_tool" >/dev/null 2>&1 || _missing="$_missing $_tool"
 done
-# What the shell itself has to say of its jobs would come into the output.
+# The shell's own messages about jobs would mix with the output.
 exec 3>&1 4>&2 2>/dev/null
 # run NUMBER SIZE VERB MARK DIRECTORY …: a supervisor, for SIZE bytes of input that follow.
 take_verbs() {
   renew_guard
   say "ready$_missing"
-  # Not by read, for the same reason: busybox would forget a line's beginning. What head reads ahead is nothing yet.
+  # Uses head, because busybox's read would lose the beginning of an interrupted line. head cannot read ahead, as the
+  # driver waits for each answer.
   while _line=$(head -n 1; echo .) && [ "$_line" != . ]; do
     case $_line in *"$_mark "*) _line=${_line%??} ;; *) continue ;; esac
     eval "set -- ${_line#*"$_mark "}"
@@ -42,7 +43,7 @@ take_verbs() {
       if [ "$_size" != 0 ]; then
         _upload=$3/upload.$_number
         say go
-        # Whatever happens to the file, all of the input is taken off the terminal.
+        # Even if the file cannot be written, all of the input is read off the terminal.
         head -c "$_size" | { { mkdir -p -m 700 "$3" && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
         [ -f "$_upload" ] || {
           printf "%s notstarted\n" "$2" >&3
@@ -64,7 +65,7 @@ take_verbs() {
     esac
   done
 }
-# What a shell starts with & could never receive SIGINT or SIGQUIT again: so scripts are started here, in the foreground.
+# A background process of a shell ignores SIGINT and SIGQUIT for ever, so scripts start here, in the foreground.
 take_verbs | while IFS= read -r _line; do
   eval "$_line"
   if [ "$_size" = 0 ]; then

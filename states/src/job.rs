@@ -309,7 +309,7 @@ impl Polling {
     }
 }
 
-/// The pacing of attempts to reach a container, and what the last one met.
+/// The pacing of attempts to reach a container, and why the last one failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probing {
     /// When to probe next.

@@ -8,11 +8,12 @@ use crate::{RunError, RunId, RunOrder, Signal, Timestamp};
 /// One stage's script is, or may be, running in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Executing {
-    /// Where it runs; what the job returns to.
+    /// The state that the job returns to. It says where the script runs.
     pub place: Reachable,
     /// What runs.
     pub order: RunOrder,
-    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
+    /// SHA-256 of gitlab-runner's script, hexadecimal. It distinguishes a repeated stage from
+    /// another script.
     pub digest: String,
     /// When the stage began.
     pub since: Timestamp,
@@ -137,7 +138,8 @@ pub struct Finished {
     pub run: RunId,
     /// Its stage.
     pub stage: String,
-    /// SHA-256 of gitlab-runner's script, hexadecimal: tells a repeated stage from another script.
+    /// SHA-256 of gitlab-runner's script, hexadecimal. It distinguishes a repeated stage from
+    /// another script.
     #[serde(default)]
     pub digest: String,
     /// How it ended.

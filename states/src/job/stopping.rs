@@ -1,11 +1,11 @@
-//! A job whose tasks must end: why, and what is still to happen until they have.
+//! A job whose tasks must end: the reason, and the phases until they have ended.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Polling;
 use crate::{ControlError, StopReason, TaskArn, Timestamp};
 
-/// The task must end; why is recorded.
+/// The job's tasks must end, for a recorded reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "StoppingOnDisk")]
 pub struct Stopping {
@@ -36,7 +36,7 @@ pub enum StopPhase {
         /// The job's other tasks.
         others: OtherTasks,
     },
-    /// ListTasks found a task. DescribeTasks tells whether it is the one that was launched, or an
+    /// ListTasks found a task. DescribeTasks shows whether it is the one that was launched, or an
     /// earlier attempt's, which is stopping already.
     Checking {
         /// The task found.
@@ -185,7 +185,7 @@ struct StoppingOnDisk {
     ending: Vec<TaskArn>,
 }
 
-/// A field that is there has its value alone, without `Some`.
+/// Reads a present field, which has its value without `Some`.
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<StopPhase>, D::Error> {
     StopPhase::deserialize(from).map(Some)
 }

@@ -111,7 +111,7 @@ impl Probing {
         final_now.then(|| StopReason::Unusable(error.clone()))
     }
 
-    /// What kept a state waiting that waited for the container.
+    /// The obstacle of a state that waited for the container.
     pub(super) fn obstacle(&self) -> Obstacle {
         Obstacle::Connection(self.problem.clone())
     }

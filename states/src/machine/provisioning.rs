@@ -167,8 +167,8 @@ impl Job<Provisioning> {
     }
 
     /// Whether it is certain, after this refusal, that no RunTask with the current token launched a
-    /// task. Marks the launch as unknown otherwise: then its token stays, so that asking again
-    /// cannot launch a second task, and an end looks for the first.
+    /// task. Marks the launch as unknown otherwise: then its token stays, so that a repetition
+    /// cannot launch a second task, and a stop searches for the first.
     fn settles(&mut self, error: &ControlError, now: Timestamp) -> bool {
         let answered = match error.kind {
             // The request was never sent.
@@ -197,7 +197,7 @@ impl Job<Provisioning> {
     }
 }
 
-/// The interface's id, if this is new knowledge.
+/// The network interface's id, if the report has one.
 pub(super) fn interface_of(report: &TaskReport) -> Option<InterfaceId> {
     report.interface.as_ref().and_then(|i| i.id.clone())
 }

@@ -2,8 +2,8 @@
 //! ended.
 //!
 //! Every task is asked to stop before the end of any is waited for. A process may leave as soon as
-//! ECS has accepted all stops (see [`Stopping::all_accepted`]); another one then looks whether the
-//! tasks have ended.
+//! ECS has accepted all stops (see [`Stopping::all_accepted`]); another one checks later whether
+//! the tasks have ended.
 
 use std::{mem, time::Duration};
 
@@ -16,14 +16,14 @@ use crate::{
 /// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask:
 /// "eventual consistency").
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
-/// How long after an unanswered RunTask was begun a ListTasks that does not know its task is
-/// believed.
+/// How long after an unanswered RunTask began a ListTasks without its task shows that there is
+/// none.
 pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 
 impl StopPhase {
     /// The phase in which `task` is the next to be stopped. As long as a launch has no answer, the
-    /// task may be an earlier attempt's, which has ended. So it is described first: then the
-    /// launched task is still to be found.
+    /// task may be an earlier attempt's. So it is described first: if it is, the launched task is
+    /// still to be found.
     pub(crate) fn stop(task: TaskArn, launched: Option<Timestamp>, others: OtherTasks) -> Self {
         match launched {
             Some(launched) => Self::Checking { task, launched, others },

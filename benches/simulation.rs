@@ -17,8 +17,8 @@ use std::{
 use states::{Goal, JobId, Outcome, SnapshotStore as _};
 
 use world::{
+    fault_plan::RUNNING_AFTER,
     manager::{Manager, Process, header},
-    weather::RUNNING_AFTER,
 };
 
 const JOBS: usize = 1000;

@@ -1,8 +1,8 @@
 //! GitLab Runner custom-executor driver that runs every CI job in its own AWS ECS Fargate task.
 //!
-//! The binaries `fargate` and `fargate-replay` are thin shells around this library. What decides is
-//! in the crate `states`, what delivers scripts in `transports`, the embedded cluster in
-//! `local-cluster`; here is what wires them together:
+//! The binaries `fargate` and `fargate-replay` are thin shells around this library. It wires crates
+//! together: `states` decides, `transports` delivers scripts, `diagnosis` explains, `replay` reads
+//! saved jobs, and `local-cluster` is the embedded cluster.
 //!
 //! - [`cli`] — the command line;
 //! - [`mod@config`] — `fargate.toml`;
@@ -14,7 +14,7 @@
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
-//! - [`replay`] — `fargate-replay`: why is a job stuck, and what helps;
+//! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
 //! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.
 

@@ -1,13 +1,13 @@
-//! What is wrong with a job, with the evidence for it and what helps: a pure function of the
-//! snapshot and of what is known around it.
+//! Diagnoses: what is wrong with a job, the evidence, and the remedies. A pure function of the
+//! snapshot and its [`Surroundings`].
 //!
 //! - `launch` — no task: capacity, throttling, credentials, wrong settings;
 //! - `task` — the task stopped: image, secrets, memory, Spot, its container;
-//! - `connection` — the container does not answer, or not any more;
-//! - `progress` — nothing goes on: a silent script, a driver that is gone, a stop that is not done,
-//!   a full disk.
+//! - `connection` — the container does not answer, or no longer answers;
+//! - `progress` — nothing happens: a silent script, a driver that is gone, a stop that does not
+//!   end, a full disk.
 //!
-//! Each looks for its own modes and answers `None` when it sees none of them.
+//! Each checks its own failure modes and returns `None` if it finds none.
 
 mod connection;
 mod evidence;
@@ -19,23 +19,23 @@ use states::{AnyJob, RunOutcome, Snapshot, StateName, StopReason, Timestamp};
 
 pub use evidence::Evidence;
 
-use crate::{Cause, story::Story, surroundings::Surroundings};
+use crate::{Cause, surroundings::Surroundings, timeline::Timeline};
 
-/// One thing that is wrong.
+/// One problem of a job.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Diagnosis {
     /// What.
     pub cause: Cause,
-    /// In a sentence or two, for this job.
+    /// The problem in a sentence or two, for this job.
     pub summary: String,
-    /// The journal's lines that show it, and what was seen around the snapshot.
+    /// The journal's lines and the facts around the snapshot that show it.
     pub evidence: Vec<Evidence>,
-    /// What to do, one step each.
+    /// The remedies, one step each.
     pub remedy: Vec<String>,
 }
 
 impl Diagnosis {
-    /// The word for what is wrong, and the words for it.
+    /// The cause's name and its meaning.
     #[must_use]
     pub fn heading(&self) -> String {
         match self.cause {
@@ -45,23 +45,23 @@ impl Diagnosis {
     }
 }
 
-/// All that a diagnosis may look at.
+/// The input of a diagnosis.
 pub(super) struct Case<'a> {
     pub(super) snapshot: &'a Snapshot,
-    pub(super) story: &'a Story,
+    pub(super) timeline: &'a Timeline,
     pub(super) around: &'a Surroundings,
     pub(super) now: Timestamp,
 }
 
-/// What is wrong with the job, the most important first; never empty.
+/// Returns the job's problems, the most important first. Never empty.
 #[must_use]
 pub fn diagnose(
     snapshot: &Snapshot,
-    story: &Story,
+    timeline: &Timeline,
     around: &Surroundings,
     now: Timestamp,
 ) -> Vec<Diagnosis> {
-    let case = Case { snapshot, story, around, now };
+    let case = Case { snapshot, timeline, around, now };
     let mut found: Vec<Diagnosis> = [
         progress::manager_disk(&case),
         progress::stop_unfinished(&case),
@@ -75,8 +75,7 @@ pub fn diagnose(
         .or_else(|| task::diagnose(&case))
         .or_else(|| connection::diagnose(&case))
         .or_else(|| progress::script(&case));
-    // A driver that is gone left nothing else undone: what it met before is no cause of its own,
-    // unless it had failed.
+    // If the driver is gone, an earlier problem is no cause of its own, unless the job had failed.
     found.extend(root.filter(|root| !found.iter().any(|other| other.cause == root.cause)));
     if found.is_empty() {
         found.push(unexplained(&case));
@@ -84,7 +83,7 @@ pub fn diagnose(
     found
 }
 
-/// Nothing known was found: the job is as it should be, or we do not know.
+/// The diagnosis if no problem is found: the job is as it should be, or its problem is unknown.
 fn unexplained(case: &Case<'_>) -> Diagnosis {
     let ended = match &case.snapshot.job {
         AnyJob::Stopping(job) => Some(&job.state.reason),
@@ -113,14 +112,13 @@ impl Case<'_> {
         if let AnyJob::Stopping(job) = &self.snapshot.job { Some(&job.state.reason) } else { None }
     }
 
-    /// The state in which the job's fate was decided: the one before `Stopping`, or the present
-    /// one.
+    /// The state that decided how the job ends: the one before `Stopping`, or the present one.
     fn decisive(&self) -> StateName {
-        let last = self.story.visits.iter().rev().find(|visit| visit.state != StateName::Stopping);
-        last.map_or(StateName::Provisioning, |visit| visit.state)
+        let last = self.timeline.spans.iter().rev().find(|span| span.state != StateName::Stopping);
+        last.map_or(StateName::Provisioning, |span| span.state)
     }
 
-    /// Whether the job still goes on, as far as it can be seen.
+    /// Whether the job is still in progress, as far as the snapshot shows.
     fn in_flight(&self) -> bool {
         self.reason().is_none()
     }
@@ -132,7 +130,7 @@ impl Case<'_> {
         evidence: Vec<Evidence>,
         remedy: &[&str],
     ) -> Diagnosis {
-        // Commands that can be copied as they are.
+        // Makes commands that can be copied as they are.
         let job = format!(" {}`", self.snapshot.job.header().about.job_id);
         let remedy = remedy
             .iter()
@@ -143,7 +141,7 @@ impl Case<'_> {
     }
 
     fn nothing(&self) -> Diagnosis {
-        let last = self.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref());
+        let last = self.timeline.spans.iter().rev().find_map(|span| span.outcome.as_ref());
         let summary = match (&self.snapshot.job, last) {
             (AnyJob::Stopping(_), Some(RunOutcome::Exited { code: 0, .. })) => {
                 "The job ran and ended as it should.".to_owned()

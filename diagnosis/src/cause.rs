@@ -1,6 +1,6 @@
-//! The causes that a diagnosis can name.
+//! The causes that diagnoses name.
 
-/// What is wrong, as a word that can be counted and filtered by.
+/// A problem as a word, to count and filter by.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -84,10 +84,10 @@ impl Cause {
         Self::Unknown,
     ];
 
-    /// The word for it, as JSON has it.
+    /// Its name in JSON.
     #[must_use]
     pub fn name(self) -> String {
-        // A unit variant is a string.
+        // A unit variant serializes as a string.
         serde_json::to_value(self)
             .ok()
             .and_then(|value| Some(value.as_str()?.to_owned()))

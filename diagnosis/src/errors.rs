@@ -4,24 +4,24 @@ use states::{
     ConnectCause, ConnectError, ConnectErrorKind, ControlCause, ControlError, ControlErrorKind,
 };
 
-/// What happened to a call and what to do, as one text for people.
+/// Why a call failed and what to do, as one text for people.
 #[must_use]
 pub fn explain_control(error: &ControlError) -> String {
     explained(&error.to_string(), control_remedy(error))
 }
 
-/// What happened to an attempt to connect and what to do, as one text for people.
+/// Why an attempt to connect failed and what to do, as one text for people.
 #[must_use]
 pub fn explain_connect(error: &ConnectError) -> String {
     explained(&error.to_string(), connect_remedy(error))
 }
 
-/// Texts of others end with a full stop, or do not.
+/// Joins the two. Foreign text may or may not end with a full stop.
 fn explained(text: &str, remedy: &str) -> String {
     format!("{}. {remedy}", text.trim_end_matches('.')).trim_end().to_owned()
 }
 
-/// What to do about a refused call.
+/// The remedy for a refused call.
 #[must_use]
 pub fn control_remedy(error: &ControlError) -> &'static str {
     api_remedy(error.kind, error.cause)
@@ -93,7 +93,7 @@ fn api_remedy(kind: ControlErrorKind, cause: ControlCause) -> &'static str {
     }
 }
 
-/// What to do about a connection that fails.
+/// The remedy for a failed connection.
 #[must_use]
 pub fn connect_remedy(error: &ConnectError) -> &'static str {
     use ConnectErrorKind as Kind;
@@ -264,7 +264,7 @@ const KEY_REFUSED: &str = concat!(
     " says (ci-coordinator)."
 );
 const NO_HOST_PROOF: &str = "Use deploy/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.";
-/// The usual reasons, in the order of how often they are it.
+/// The usual reasons, the most frequent first.
 const AGENT_NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
 
 /// Every remedy.

@@ -1,7 +1,8 @@
 //! The settings of `fargate.toml` that remedies name. A test of the driver compares them with the
 //! keys that its configuration knows.
 
-/// Declares the settings: [`ALL`], and the macro `setting!`, which makes a literal of one.
+/// Declares the settings: [`ALL`], and the macro `setting!`, which expands to a setting's name as a
+/// literal.
 macro_rules! settings {
     ($($name:ident = $table:literal, $key:literal;)*) => {
         /// Table and key of each.

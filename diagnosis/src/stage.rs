@@ -1,4 +1,4 @@
-//! What gitlab-runner makes of its stages: which of them decide about a job.
+//! Which of gitlab-runner's stages decide how a job ends.
 
 /// Whether a job fails when this stage's script does.
 ///
@@ -10,11 +10,11 @@ pub fn is_judged(stage: &str) -> bool {
     !(stage == "after_script" || stage.starts_with("cleanup") || stage.ends_with("_on_failure"))
 }
 
-/// The stage that fails a job: of all that are judged, the first whose last run failed. If
-/// gitlab-runner repeats a stage, the last attempt counts. Others, as `after_script`, follow a
+/// Returns the stage that fails a job: the first of the judged ones whose last run failed. If
+/// gitlab-runner repeats a stage, the last attempt counts. Stages such as `after_script` follow a
 /// failed one.
 ///
-/// `runs` are stages and how they ended, in the order in which they ended.
+/// `runs` are stages with their outcomes, in the order in which they ended.
 pub fn decisive<'a, T>(
     runs: impl IntoIterator<Item = (&'a str, T)>,
     failed: impl Fn(&T) -> bool,
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_script_is_the_job_s_verdict_whatever_succeeds_afterwards() {
+    fn a_failed_script_fails_the_job_even_if_later_ones_succeed() {
         let runs = [
             ("get_sources", 0),
             ("step_script", 7),
@@ -49,13 +49,13 @@ mod tests {
     }
 
     #[test]
-    fn of_a_stage_that_was_repeated_the_last_attempt_counts() {
+    fn the_last_attempt_of_a_repeated_stage_counts() {
         assert_eq!(of(&[("get_sources", 1), ("get_sources", 0), ("step_script", 0)]), None);
         assert_eq!(of(&[("get_sources", 1), ("get_sources", 2)]), Some(("get_sources", 2)));
     }
 
     #[test]
-    fn what_gitlab_only_warns_of_decides_nothing() {
+    fn stages_that_only_cause_warnings_decide_nothing() {
         assert_eq!(
             of(&[("step_script", 0), ("after_script", 1), ("cleanup_file_variables", 1)]),
             None

@@ -1,13 +1,13 @@
 //! Why a job's task must end, in sentences and as telemetry's `error.type`.
 
 use states::{
-    ConnectErrorKind, ConnectTo, Job, Obstacle, RunLoss, RunOutcome, StateName, StopReason,
-    Stopping,
+    ConnectErrorKind, ConnectTo, Job, Obstacle, RunLoss, RunOutcome, StateName, StopPhase,
+    StopReason, Stopping,
 };
 
 use crate::{explain_connect, explain_control, explain_task_end};
 
-/// StopTask's `reason` is cut to this many characters (ECS shows 255 of `stoppedReason`).
+/// The longest `reason` for StopTask, in characters (ECS shows 255 of `stoppedReason`).
 const NOTE_LENGTH: usize = 200;
 
 /// Why the task must end and what to do, as one text for people.
@@ -42,13 +42,13 @@ pub fn stop_reason(reason: &StopReason) -> String {
     }
 }
 
-/// StopTask's `reason`, for ECS's records.
+/// The `reason` for StopTask, for ECS's records.
 #[must_use]
 pub fn stop_note(reason: &StopReason) -> String {
     format!("fargate driver: {}", stop_reason(reason)).chars().take(NOTE_LENGTH).collect()
 }
 
-/// What a state that lasted too long was waiting for, with what to do.
+/// What a state that lasted too long waited for, and what to do.
 #[must_use]
 pub(crate) fn obstacle(obstacle: &Obstacle) -> String {
     match obstacle {
@@ -101,7 +101,7 @@ pub fn lost_run(outcome: &RunOutcome) -> Option<String> {
     }
 }
 
-/// What a process that gives up leaves behind.
+/// What remains when a process gives up.
 #[must_use]
 pub fn remains(job: &Job<Stopping>) -> String {
     let state = &job.state;
@@ -110,20 +110,22 @@ pub fn remains(job: &Job<Stopping>) -> String {
         .as_ref()
         .map(|error| format!(" Last problem: {}", explain_control(error)))
         .unwrap_or_default();
-    match (&state.task, state.accepted) {
-        (Some(task), true) => format!(
+    match &state.phase {
+        StopPhase::Ending { task, .. } | StopPhase::Over { task: Some(task) } => format!(
             "ECS has accepted to stop task {task} but does not show it as STOPPED yet.{problem}"
         ),
-        (Some(task), false) => format!("task {task} could not be stopped.{problem}"),
-        (None, _) => format!(
+        StopPhase::Checking { task, .. } | StopPhase::Requesting { task, .. } => {
+            format!("task {task} could not be stopped.{problem}")
+        }
+        StopPhase::Searching { .. } | StopPhase::Over { task: None } => format!(
             "it is not known whether a task was launched: look for tasks with startedBy {} in cluster {}.{problem}",
             job.header.spec.started_by, job.header.spec.cluster
         ),
     }
 }
 
-/// A reason as telemetry's `error.type`: few values, no text of others. Dashboards and alerts
-/// depend on them.
+/// The reason as telemetry's `error.type`: one of few values, without foreign text. Dashboards and
+/// alerts depend on them.
 #[must_use]
 pub fn error_type(reason: &StopReason) -> String {
     match reason {
@@ -134,7 +136,7 @@ pub fn error_type(reason: &StopReason) -> String {
         StopReason::ControlFailed(error) => format!("control_failed.{}", error.kind.name()),
         StopReason::TaskStopped { .. } => "task_stopped".to_owned(),
         StopReason::TaskVanished => "task_vanished".to_owned(),
-        // Of a lost connection: the same value as of one that times out for good.
+        // A lost connection has the same value as one that times out for good.
         StopReason::Deadline { state: StateName::Executing, .. } => {
             format!("container_unusable.{}", ConnectErrorKind::TimedOut.name())
         }

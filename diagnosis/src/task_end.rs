@@ -7,9 +7,9 @@ use states::{ContainerEnd, TaskEnd};
 
 use crate::Cause;
 
-/// One way for a task to end: how it is recognised, and what it means.
+/// One way for a task to end: how to recognize it, and what it means.
 struct Row {
-    /// How `stoppedReason` or a container's `reason` begins, or what is in it; or a `stopCode`.
+    /// The beginning or a part of `stoppedReason` or of a container's `reason`; or a `stopCode`.
     key: &'static str,
     cause: Cause,
     what: &'static str,
@@ -144,7 +144,7 @@ const REASONS: &[Row] = &[
     },
 ];
 
-/// ECS's `stopCode`, where no reason is known.
+/// ECS's `stopCode`, if no reason is known.
 const CODES: &[Row] = &[
     Row {
         key: "SpotInterruption",
@@ -178,7 +178,7 @@ const CODES: &[Row] = &[
     },
 ];
 
-/// An exit code, where neither a reason nor a `stopCode` is known.
+/// An exit code, if neither a reason nor a `stopCode` is known.
 struct Exit {
     code: i32,
     cause: Cause,
@@ -196,7 +196,7 @@ const EXITS: &[Exit] = &[
     Exit {
         code: 137,
         cause: Cause::OutOfMemory,
-        how: "was killed (137 = SIGKILL), most often for want of memory",
+        how: "was killed (137 = SIGKILL), most often because of too little memory",
         remedy: MEMORY,
     },
     Exit { code: 139, cause: Cause::ContainerExited, how: "crashed (139 = SIGSEGV)", remedy: LOGS },
@@ -238,18 +238,18 @@ const SPOT: &str =
     "Start the job again; jobs that must not be interrupted belong on FARGATE, not FARGATE_SPOT.";
 const ENTRY_POINT: &str = "Check entry point and command in the image and the task definition. Look at the container's log (the log group in the task definition).";
 
-/// What a task's end means.
+/// The meaning of a task's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskEndWords {
     /// The failure mode.
     pub cause: Cause,
-    /// What happened, in a sentence with ECS's own words.
+    /// What happened, in a sentence that quotes ECS.
     pub what: String,
-    /// What to do; empty where an older driver's sentence is all there is.
+    /// What to do; empty if there is only an older driver's sentence.
     pub remedy: &'static str,
 }
 
-/// What this end of a task means.
+/// Explains a task's end.
 #[must_use]
 pub fn explain_task_end(end: &TaskEnd) -> TaskEndWords {
     if let Some(sentence) = &end.recorded {
@@ -283,20 +283,20 @@ fn said(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// The container whose end explains the task's. A side container can take the task down as well:
-/// then the others were told to end, and their exit codes say only that.
+/// The container whose end explains the task's. A sidecar can end the task as well: then ECS stops
+/// the others, and their exit codes only show that.
 fn culprit(containers: &[ContainerEnd]) -> Option<&ContainerEnd> {
-    let told_to_end = |c: &ContainerEnd| matches!(c.exit_code, None | Some(0 | 137 | 143));
-    // The one that runs the scripts is the first.
+    let stopped_by_ecs = |c: &ContainerEnd| matches!(c.exit_code, None | Some(0 | 137 | 143));
+    // The first one runs the scripts.
     containers
         .iter()
-        .find(|container| container.reason.is_some() || !told_to_end(container))
+        .find(|container| container.reason.is_some() || !stopped_by_ecs(container))
         .or_else(|| containers.first())
 }
 
 fn by_reason(text: &str) -> Option<&'static Row> {
-    // ECS writes some of them as "Essential container in task exited: CannotPull…", others with a
-    // status before.
+    // ECS writes some as "Essential container in task exited: CannotPull…", and others after a
+    // status.
     REASONS
         .iter()
         .find(|row| text.starts_with(row.key))
@@ -307,7 +307,7 @@ fn by_code(code: &str) -> Option<&'static Row> {
     CODES.iter().find(|row| row.key == code)
 }
 
-/// ECS's own words.
+/// Quotes ECS's codes and reasons.
 fn facts(
     end: &TaskEnd,
     reason: Option<&str>,

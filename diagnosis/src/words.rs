@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use states::{Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskReport, Timestamp};
 
-/// A span for people: two units at most, `3m 20s`, `450ms`.
+/// A duration for people, with at most two units: `3m 20s`, `450ms`.
 #[must_use]
 pub fn span(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
@@ -53,7 +53,7 @@ pub fn project(url: &str) -> &str {
     rest.split_once('/').map_or(rest, |(_, path)| path)
 }
 
-/// What the machine waits for, or does next.
+/// What the machine does next or waits for.
 #[must_use]
 pub fn next(job: &AnyJob, at: Timestamp) -> String {
     if ends(job) {
@@ -91,10 +91,10 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
     }
 }
 
-/// Whether nothing but the end of the job's tasks is left, which ECS has accepted to bring about.
+/// Whether the job only waits for its tasks' end: ECS has accepted to stop all of them.
 #[must_use]
 pub fn ends(job: &AnyJob) -> bool {
-    matches!(job, AnyJob::Stopping(job) if job.state.all_accepted() && !job.state.over)
+    matches!(job, AnyJob::Stopping(job) if job.state.all_accepted() && !job.state.is_over())
 }
 
 /// How a run ended.
@@ -107,7 +107,7 @@ pub fn outcome(outcome: &RunOutcome) -> String {
     }
 }
 
-/// An observation in one sentence, without its advice.
+/// An observation in one sentence, without advice.
 #[must_use]
 pub fn observation(saw: &Observation) -> String {
     match saw {
@@ -157,7 +157,7 @@ pub fn observation(saw: &Observation) -> String {
     }
 }
 
-/// What ECS reports of a task, with all that tells why it stops.
+/// ECS's report on a task, with all that shows why it stops.
 fn report(task: &TaskReport) -> String {
     let mut text = format!("task {}", task.status);
     if task.stop_desired && !task.status.is_over() {
@@ -180,7 +180,7 @@ fn report(task: &TaskReport) -> String {
     text
 }
 
-/// `ssh-ed25519 AAAA…` without the key.
+/// The type of a host key: `ssh-ed25519 AAAA…` without the key.
 fn key_kind(identity: &str) -> &str {
     identity.split(' ').next().unwrap_or_default()
 }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_two_units_at_most() {
+    fn durations_have_at_most_two_units() {
         for (ms, text) in [
             (0, "0ms"),
             (450, "450ms"),

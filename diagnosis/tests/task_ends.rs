@@ -1,4 +1,4 @@
-//! What tasks that ended are said to have ended of.
+//! How the ends of tasks are explained.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -34,7 +34,7 @@ fn report(
 }
 
 #[test]
-fn every_known_end_is_told_apart_and_has_a_remedy() {
+fn every_known_end_is_distinct_and_has_a_remedy() {
     let start = Some("TaskFailedToStart");
     let exited = Some("EssentialContainerExited");
     let essential = Some("Essential container in task exited");
@@ -137,9 +137,9 @@ fn every_known_end_is_told_apart_and_has_a_remedy() {
     }
 }
 
-/// What ECS did to the others says nothing: 143 and 137 are its own signals.
+/// The exit codes of the containers that ECS stopped say nothing: 143 and 137 are its own signals.
 #[test]
-fn the_containers_that_were_only_told_to_end_are_not_blamed() {
+fn containers_that_ecs_stopped_are_not_blamed() {
     for (main, side, blamed) in [
         (Some(137), Some(1), "The container proxy ended with an error (1)"),
         (Some(143), Some(139), "The container proxy crashed"),
@@ -166,7 +166,7 @@ fn the_containers_that_were_only_told_to_end_are_not_blamed() {
 }
 
 #[test]
-fn a_side_container_that_took_the_task_down_is_named() {
+fn a_sidecar_that_ended_the_task_is_named() {
     let mut report = report(Some("EssentialContainerExited"), None, None, None);
     report.containers.push(ContainerReport {
         name: "proxy".into(),
@@ -180,7 +180,7 @@ fn a_side_container_that_took_the_task_down_is_named() {
     assert!(said.contains("The container proxy"), "{said}");
 }
 
-/// The job log, telemetry and `fargate-replay` have their cause from the same row.
+/// The job log, telemetry and `fargate-replay` take their cause from the same row.
 #[test]
 fn every_known_end_has_a_cause() {
     for (reason, cause) in [
@@ -237,9 +237,9 @@ fn every_known_end_has_a_cause() {
     }
 }
 
-/// An older driver's sentence is all that is known then.
+/// An older driver recorded only a sentence.
 #[test]
-fn a_recorded_sentence_is_told_as_it_is() {
+fn a_recorded_sentence_is_shown_unchanged() {
     let mut end = TaskEnd::of(&report(None, None, None, None), "ci-coordinator");
     end.recorded = Some("It stopped. Look.".to_owned());
     let words = explain_task_end(&end);

@@ -1,4 +1,5 @@
-//! Facts inside, words at the edge: what is persisted and compared holds none of this crate's words.
+//! Facts inside, words at the edge: nothing that is persisted or compared contains this crate's
+//! words.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -6,8 +7,8 @@ use std::{fs, path::PathBuf};
 
 use states::{AnyJob, Replay, Snapshot, Verdict};
 
-/// Shorter phrases might be part of what AWS says.
-const TELLING: usize = 20;
+/// The shortest phrase that is checked, in characters: AWS's texts may contain shorter ones.
+const SHORTEST_PHRASE: usize = 20;
 
 /// Every snapshot in `fixtures/`, old and new.
 fn fixtures() -> Vec<(PathBuf, Snapshot)> {
@@ -46,13 +47,13 @@ fn state_of(job: &AnyJob) -> String {
 fn phrases() -> Vec<String> {
     let phrases: Vec<String> = diagnosis::phrases()
         .map(|phrase| phrase.replace('"', "\\\"").replace('\'', "\\'"))
-        .filter(|phrase| phrase.len() >= TELLING)
+        .filter(|phrase| phrase.len() >= SHORTEST_PHRASE)
         .collect();
     assert!(phrases.len() > 90, "{}", phrases.len());
     phrases
 }
 
-/// So rewording a phrase changes no state, no digest in a journal and no step of a replay.
+/// Rewording a phrase therefore changes no state, no digest in a journal and no step of a replay.
 #[test]
 fn no_state_holds_a_phrase() {
     let phrases = phrases();
@@ -70,7 +71,7 @@ fn no_state_holds_a_phrase() {
                 );
             }
         }
-        // The journal is not looked at: ECS repeats what StopTask was told.
+        // The journal is not checked: ECS repeats the reason given to StopTask.
         let state = state_of(&snapshot.job);
         for phrase in &phrases {
             assert!(!state.contains(phrase.as_str()), "{}: {phrase:?}", path.display());
@@ -78,7 +79,7 @@ fn no_state_holds_a_phrase() {
     }
 }
 
-/// A snapshot of version 1 has sentences in its last state; its journal has the facts.
+/// The last state of a snapshot of version 1 contains sentences, and its journal the facts.
 #[test]
 fn fixtures_of_every_version_load_with_facts_and_replay() {
     for (path, snapshot) in fixtures() {
@@ -94,7 +95,7 @@ fn fixtures_of_every_version_load_with_facts_and_replay() {
     }
 }
 
-/// No text of the machine names a setting: that is advice.
+/// No text of the machine names a setting: advice is for this crate.
 #[test]
 fn the_machine_names_no_setting() {
     let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../states/src");
@@ -103,7 +104,7 @@ fn the_machine_names_no_setting() {
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
-            // What the store cannot read or write is no fact of a job.
+            // The store's errors are no facts of a job.
             if path.is_dir() && !path.ends_with("store") {
                 directories.push(path.clone());
             }

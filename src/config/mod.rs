@@ -3,6 +3,8 @@
 mod keys;
 mod overrides;
 mod parse;
+mod reader;
+mod structure;
 mod telemetry;
 
 use std::{

@@ -1,17 +1,15 @@
 //! Parses a text into a checked configuration. Errors have their location.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use states::{Capacity, CapacityProvider, HostProof, Limits};
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 use transports::Declaration;
 
 use super::{
     Config, ConfigError, Fargate, Metadata, Runner, Ssh, Warning,
-    keys::{CAPACITY_PROVIDER, TABLES, nearest},
+    reader::{File, Reader, lookup},
+    structure::{check_structure, hints, unknown_keys},
 };
 use crate::{logging::LogFormat, tags, transport};
 
@@ -26,7 +24,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
             message: format!("this is not TOML: {}", e.message()),
         }
     })?;
-    well_formed(&file, root.get_ref())?;
+    check_structure(&file, root.get_ref())?;
     let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
     let config = reader.config()?;
     let unknown = unknown_keys(&file, root.get_ref());
@@ -42,34 +40,6 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     warnings.sort_by_key(|warning| warning.line);
     Ok((config, warnings))
 }
-
-pub(super) struct File<'a> {
-    text: &'a str,
-    path: &'a Path,
-}
-
-impl File<'_> {
-    /// Returns line and column of a byte, from 1.
-    fn location(&self, at: usize) -> (usize, usize) {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
-        let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-        (line, column)
-    }
-
-    pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
-        let (line, column) = self.location(span.start);
-        ConfigError::Wrong { path: self.path.to_owned(), line, column, message }
-    }
-}
-
-pub(super) struct Reader<'a> {
-    pub(super) file: &'a File<'a>,
-    root: &'a DeTable<'a>,
-    missing: Vec<String>,
-}
-
-pub(super) type Value<'a> = &'a Spanned<DeValue<'a>>;
 
 impl<'a> Reader<'a> {
     fn config(&mut self) -> Result<Config, ConfigError> {
@@ -339,249 +309,6 @@ impl<'a> Reader<'a> {
             )),
         }
     }
-
-    pub(super) fn find(&self, table: &str, key: &str) -> Option<Value<'a>> {
-        if table.is_empty() {
-            return lookup(self.root, key);
-        }
-        match lookup(self.root, table)?.get_ref() {
-            DeValue::Table(table) => lookup(table, key),
-            _ => None,
-        }
-    }
-
-    fn required(&mut self, table: &str, key: &str) -> Result<String, ConfigError> {
-        Ok(self.text(table, key)?.unwrap_or_else(|| {
-            self.missing.push(format!("[{table}] {key}"));
-            String::new()
-        }))
-    }
-
-    /// Reads a text; as with the Go driver, an empty one counts as missing.
-    pub(super) fn text(&self, table: &str, key: &str) -> Result<Option<String>, ConfigError> {
-        let text = self.find(table, key).map(|value| self.as_text(value, key)).transpose()?;
-        Ok(text.filter(|text| !text.is_empty()))
-    }
-
-    fn texts(&self, table: &str, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
-        let Some(value) = self.find(table, key) else { return Ok(None) };
-        let DeValue::Array(entries) = value.get_ref() else {
-            return Err(self.mistyped(value, key, "a list of strings"));
-        };
-        entries.iter().map(|entry| self.as_text(entry, key)).collect::<Result<_, _>>().map(Some)
-    }
-
-    fn one_and_more(&self, one: &str, more: &str) -> Result<Vec<String>, ConfigError> {
-        let mut all: Vec<String> = self.text("Fargate", one)?.into_iter().collect();
-        for text in self.texts("Fargate", more)?.unwrap_or_default() {
-            if !all.contains(&text) {
-                all.push(text);
-            }
-        }
-        Ok(all)
-    }
-
-    pub(super) fn flag(&self, table: &str, key: &str) -> Result<bool, ConfigError> {
-        match self.find(table, key) {
-            None => Ok(false),
-            Some(value) => match value.get_ref() {
-                DeValue::Boolean(flag) => Ok(*flag),
-                _ => Err(self.mistyped(value, key, "true or false")),
-            },
-        }
-    }
-
-    fn number(
-        &self,
-        table: &str,
-        key: &str,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<Option<i64>, ConfigError> {
-        self.find(table, key).map(|value| self.as_number(value, key, range)).transpose()
-    }
-
-    pub(super) fn span(
-        &self,
-        table: &str,
-        key: &str,
-        default: Duration,
-    ) -> Result<Duration, ConfigError> {
-        let Some(value) = self.find(table, key) else { return Ok(default) };
-        let text = self.as_text(value, key)?;
-        match humantime::parse_duration(&text) {
-            Ok(span) if span <= Duration::from_secs(366 * 24 * 60 * 60) => Ok(span),
-            _ => Err(self.file.wrong(
-                &value.span(),
-                format!("{key} is {text:?}, expected a duration such as \"90s\", \"10m\" or \"1h 30m\", a year at most"),
-            )),
-        }
-    }
-
-    pub(super) fn as_text(&self, value: Value<'_>, key: &str) -> Result<String, ConfigError> {
-        match value.get_ref() {
-            DeValue::String(text) => Ok(text.to_string()),
-            _ => Err(self.mistyped(value, key, "a string in quotes")),
-        }
-    }
-
-    fn as_number(
-        &self,
-        value: Value<'_>,
-        key: &str,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<i64, ConfigError> {
-        let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        match value.get_ref() {
-            DeValue::Integer(number) => {
-                match i64::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(number) if range.contains(&number) => Ok(number),
-                    _ => Err(self
-                        .file
-                        .wrong(&value.span(), format!("{key} is {number}, expected {expected}"))),
-                }
-            }
-            _ => Err(self.mistyped(value, key, &expected)),
-        }
-    }
-
-    pub(super) fn mistyped(&self, value: Value<'_>, key: &str, expected: &str) -> ConfigError {
-        let found = match value.get_ref() {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "a whole number",
-            DeValue::Float(_) => "a number with a fraction",
-            DeValue::Boolean(_) => "true or false",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "a list",
-            DeValue::Table(_) => "a table",
-        };
-        self.file.wrong(&value.span(), format!("{key} is {found}, expected {expected}"))
-    }
-}
-
-/// Finds a key in any case, as the Go driver's TOML library does.
-fn lookup<'a>(table: &'a DeTable<'a>, key: &str) -> Option<Value<'a>> {
-    table.iter().find(|(name, _)| name.get_ref().eq_ignore_ascii_case(key)).map(|(_, value)| value)
-}
-
-/// Checks that tables are tables and that no key repeats. Names ignore case, so TOML's own rule is
-/// not enough.
-fn well_formed(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
-    unique(file, "", root)?;
-    for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {
-        match lookup(root, table).map(|value| (value.get_ref(), value.span())) {
-            Some((DeValue::Table(entries), _)) => unique(file, &format!("[{table}] "), entries)?,
-            Some((_, span)) => {
-                return Err(file.wrong(
-                    &span,
-                    format!("{table} is not a table here, expected [{table}] on a line of its own"),
-                ));
-            }
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-fn unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(), ConfigError> {
-    let mut keys: Vec<_> = entries.iter().map(|(key, _)| key).collect();
-    keys.sort_by_key(|key| key.span().start);
-    for (n, key) in keys.iter().enumerate() {
-        if let Some(first) =
-            keys[..n].iter().find(|first| first.get_ref().eq_ignore_ascii_case(key.get_ref()))
-        {
-            let (line, _) = file.location(first.span().start);
-            let message = format!(
-                "the key {table}{} is here twice, expected once: it is {} on line {line}",
-                key.get_ref(),
-                first.get_ref()
-            );
-            return Err(file.wrong(&key.span(), message));
-        }
-    }
-    Ok(())
-}
-
-fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    let tables = || TABLES.iter().map(|(table, _)| *table).filter(|table| !table.is_empty());
-    for (name, value) in root.iter() {
-        let known = TABLES
-            .iter()
-            .find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
-        match (known, value.get_ref()) {
-            (Some((table, keys)), DeValue::Table(entries)) => {
-                for (key, value) in entries.iter() {
-                    warn(file, key, &format!("[{table}] "), keys.iter().copied(), &mut warnings);
-                    if let (true, DeValue::Array(providers)) =
-                        (key.get_ref().eq_ignore_ascii_case("CapacityProviders"), value.get_ref())
-                    {
-                        for provider in
-                            providers.iter().filter_map(|provider| provider.get_ref().as_table())
-                        {
-                            let known = CAPACITY_PROVIDER.iter().copied();
-                            provider.iter().for_each(|(key, _)| {
-                                warn(file, key, "CapacityProviders ", known.clone(), &mut warnings)
-                            });
-                        }
-                    }
-                }
-            }
-            // Refused before, as it is not a table.
-            (Some(_), _) => {}
-            (None, _) => {
-                warn(file, name, "", TABLES[0].1.iter().copied().chain(tables()), &mut warnings)
-            }
-        }
-    }
-    warnings.sort_by_key(|warning| warning.line);
-    warnings
-}
-
-/// Suggests present keys that may be meant for the missing ones.
-fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
-    if lookup(root, "runners").is_some() {
-        return vec![
-            "[[runners]] says that this is gitlab-runner's own file: --config is to name the driver's, usually fargate.toml.".to_owned(),
-        ];
-    }
-    unknown
-        .iter()
-        .map(|warning| {
-            let sentence = warning.to_string();
-            sentence[..1].to_uppercase() + &sentence[1..]
-        })
-        .collect()
-}
-
-/// Finds the table in which a top-level key belongs.
-fn table_of(key: &str) -> Option<&'static str> {
-    TABLES
-        .iter()
-        .find(|(table, keys)| !table.is_empty() && keys.iter().any(|k| k.eq_ignore_ascii_case(key)))
-        .map(|(table, _)| *table)
-}
-
-fn warn<'a>(
-    file: &File<'_>,
-    key: &Spanned<std::borrow::Cow<'_, str>>,
-    table: &str,
-    known: impl Iterator<Item = &'a str> + Clone,
-    warnings: &mut Vec<Warning>,
-) {
-    if known.clone().any(|k| k.eq_ignore_ascii_case(key.get_ref())) {
-        return;
-    }
-    let (line, _) = file.location(key.span().start);
-    let meant = match table_of(key.get_ref()) {
-        Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
-        _ => {
-            nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default()
-        }
-    };
-    warnings.push(Warning {
-        line,
-        message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()),
-    });
 }
 
 #[cfg(test)]

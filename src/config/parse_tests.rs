@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use states::{Capacity, CapacityProvider};
 
 use super::*;
+use crate::config::keys::TABLES;
 
 const LEAST: &str = "[Fargate]\nCluster = \"c\"\nSubnet = \"subnet-1\"\nTaskDefinition = \"t:1\"\n";
 const DIRECTORY: &str = "[TaskMetadata]\nDirectory = \"/m\"\n";

@@ -2,7 +2,7 @@
 
 use toml::de::DeValue;
 
-use super::{ConfigError, parse::Reader};
+use super::{ConfigError, reader::Reader};
 use crate::telemetry::settings::{FLUSH_TIMEOUT, Protocol, Sampler, Settings, Signal, is_address};
 
 const TABLE: &str = "Telemetry";

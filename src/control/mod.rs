@@ -35,12 +35,8 @@ use states::{
 };
 use tokio::sync::OnceCell;
 
-/// The tag that names a task's job.
-pub const JOB_TAG: &str = "fargate-driver:job";
-/// The tag that names the runner manager that launched a task.
-pub const MANAGER_TAG: &str = "fargate-driver:manager";
-/// The tag that names the metadata directory in which the task's job is recorded.
-pub const DIRECTORY_TAG: &str = "fargate-driver:directory";
+pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG};
+
 /// The prefix of every driver's `startedBy`.
 pub const STARTED_BY: &str = "gitlab-";
 

@@ -1,25 +1,26 @@
-//! `resume`, `stop`, `archive`: what acts on a job, under its lease and by the same engine as the
-//! stages.
+//! What `resume`, `stop`, `archive` and `shell` share: they act on a job with the same engine as
+//! the stages, the first three under its lease.
 
 use std::{
     io,
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
 
+use ::replay::{Failure, FoundSnapshot, LocationArgs, LocationError, Locator};
 use bytes::Bytes;
-use clap::Args;
-use states::{
-    AnyJob, DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, RunOutcome, Seen, StopReason,
-    TaskControl,
-};
+use states::{DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, StopReason};
 use tokio::signal::unix::{SignalKind, signal};
 use transports::delivery;
 
-use super::{Failure, PlaceArgs, Target, own_cluster::ActOn};
+use super::{DRIVER, cluster_check::ClusterArgs};
 use crate::{
+    config::Config,
     console::stderr_line,
     stages::{self, JobEngine, output::Output},
     telemetry,
@@ -27,219 +28,21 @@ use crate::{
 
 type Work = states::Work<delivery::Session, DirectoryLease>;
 
-/// How long a piece of output that is being written may take once somebody wants to leave.
-const LAST_PIECE: Duration = Duration::from_secs(2);
+/// How long a write of output may still take after Ctrl-C or SIGTERM.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
-/// `fargate-replay resume`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "The exit code is the script's; 255 if the job could not be driven on. Ctrl-C leaves the job as it is."
-)]
-pub struct Resume {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
-    #[command(flatten)]
-    on: ActOn,
-}
-
-/// `fargate-replay stop`.
-#[derive(Debug, Args)]
-pub struct Stop {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
-    /// Why, for the job's record and ECS's
-    #[arg(long, value_name = "TEXT", default_value = "stopped by hand with fargate-replay")]
-    reason: String,
-    #[command(flatten)]
-    on: ActOn,
-}
-
-/// `fargate-replay archive`.
-#[derive(Debug, Args)]
-pub struct Archive {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
-    #[command(flatten)]
-    on: ActOn,
-}
-
-impl Resume {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// [`Failure`], also when another process works on the job.
-    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
-        block_on(async {
-            let (engine, mut work) = take_up(place, &self.job, self.on, "resume")?;
-            begin(&engine, &mut work, "resume").await;
-            if stages::has_ended(&work.snapshot) {
-                engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
-            }
-            let never_sent =
-                matches!(&work.snapshot.job, AnyJob::Executing(job) if !job.state.started);
-            let goal = match &work.snapshot.job {
-                AnyJob::Provisioning(_)
-                | AnyJob::Pending(_)
-                | AnyJob::Running(_)
-                | AnyJob::Reachable(_) => Goal::Reach,
-                AnyJob::Executing(job) => {
-                    say(&format!(
-                        "following the script of {} from byte {} of its output",
-                        job.state.order.stage, job.state.offset
-                    ));
-                    Goal::Run
-                }
-                AnyJob::Stopping(_) => Goal::End,
-            };
-            let Some(outcome) = drive(&engine, &mut work, goal).await? else {
-                return Ok(ExitCode::from(130));
-            };
-            let snapshot = work.snapshot.clone();
-            work.close().await;
-            match outcome {
-                Outcome::Reachable(Some(last)) if goal == Goal::Run => match last.outcome {
-                    RunOutcome::Exited { code, total } => {
-                        say(&format!(
-                            "the script of {} ended with exit status {code} after {total} bytes of output",
-                            last.stage
-                        ));
-                        Ok(ExitCode::from(u8::try_from(code).unwrap_or(255)))
-                    }
-                    lost => Err(Failure::Other(format!(
-                        "the script's exit status is lost: {}",
-                        diagnosis::lost_run(&lost).unwrap_or_default()
-                    ))),
-                },
-                Outcome::Reachable(_) => {
-                    say(
-                        "the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`",
-                    );
-                    Ok(ExitCode::SUCCESS)
-                }
-                Outcome::MustEnd(reason) => Err(Failure::Other(format!(
-                    "{}the job has to end: {} `fargate-replay stop` ends its task.",
-                    if never_sent {
-                        "the driver was gone before the container had confirmed the script. "
-                    } else {
-                        ""
-                    },
-                    diagnosis::stop_reason(&reason)
-                ))),
-                Outcome::Ended(reason) => {
-                    say(&format!(
-                        "the job is over and archived: {}",
-                        diagnosis::stop_reason(&reason)
-                    ));
-                    Ok(ExitCode::SUCCESS)
-                }
-                Outcome::Unfinished => Err(Failure::Other(stages::remains(&snapshot))),
-                Outcome::Stopping(_) => {
-                    Err(Failure::Other("the job's task has not ended yet".to_owned()))
-                }
-            }
-        })
-    }
-}
-
-impl Stop {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// [`Failure`], also when another process works on the job.
-    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
-        block_on(async {
-            let (engine, work) = take_up(place, &self.job, self.on, "stop")?;
-            end(&engine, work, "stop", &self.reason).await
-        })
-    }
-}
-
-impl Archive {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// [`Failure`], also while the job's task lives.
-    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
-        block_on(async {
-            let (engine, work) = take_up(place, &self.job, self.on, "archive")?;
-            let header = work.snapshot.job.header();
-            let alive = |task: &dyn std::fmt::Display, status: &dyn std::fmt::Display| {
-                Failure::Other(format!(
-                    "task {task} of the job is {status}: `fargate-replay stop {}` ends it and archives the job.",
-                    self.job
-                ))
-            };
-            let control = |e: states::ControlError| Failure::Other(diagnosis::explain_control(&e));
-            let cluster = &header.spec.cluster;
-            if let Some(task) = work.snapshot.job.task() {
-                let described = engine
-                    .control()
-                    .describe(cluster, std::slice::from_ref(task))
-                    .await
-                    .map_err(control)?;
-                match described.first().map(|described| &described.seen) {
-                    Some(Seen::Task(report)) if report.status.has_ended() => {}
-                    Some(Seen::Missing) => {}
-                    Some(Seen::Task(report)) => return Err(alive(task, &report.status)),
-                    None => {
-                        return Err(Failure::Other(format!(
-                            "ECS did not say how task {task} is. Try again."
-                        )));
-                    }
-                }
-            } else if let Some(task) = engine
-                .control()
-                .find(cluster, &header.spec.started_by)
-                .await
-                .map_err(control)?
-                .first()
-            {
-                return Err(alive(task, &"launched"));
-            }
-            end(&engine, work, "archive", "archived by hand: its task is over").await
-        })
-    }
-}
-
-async fn end(
-    engine: &JobEngine,
-    mut work: Work,
-    purpose: &str,
-    reason: &str,
-) -> Result<ExitCode, Failure> {
-    begin(engine, &mut work, purpose).await;
-    engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
-    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else {
-        return Ok(ExitCode::from(130));
-    };
-    match outcome {
-        Outcome::Ended(reason) => {
-            say(&format!("the job is over and archived: {}", diagnosis::stop_reason(&reason)));
-            Ok(ExitCode::SUCCESS)
-        }
-        Outcome::Unfinished => Err(Failure::Other(format!(
-            "{} The job is kept: `{purpose}` again goes on.",
-            stages::remains(&work.snapshot)
-        ))),
-        other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
-    }
-}
-
-/// Finds the job, and becomes the only one who works on it.
-fn take_up(
-    place: &PlaceArgs,
+/// Finds the job and takes its lease.
+pub(super) fn claim(
+    args: &LocationArgs,
     job: &str,
-    on: ActOn,
+    cluster: ClusterArgs,
     purpose: &str,
 ) -> Result<(JobEngine, Work), Failure> {
-    let target = place.find(job)?;
-    let id = target.snapshot.job.header().id.clone();
-    let (engine, config) = acting(target, on)?;
+    let found = find(args, job)?;
+    let id = found.snapshot.job.header().id.clone();
+    let (engine, config) = engine_for(found, args, cluster)?;
     for complaint in telemetry::start(&config) {
-        say(&complaint);
+        report(&complaint);
     }
     let lease = engine.store().try_lease(&id, purpose)?;
     let snapshot = engine
@@ -250,63 +53,72 @@ fn take_up(
     Ok((engine, work))
 }
 
-/// From here on, what is done is on record, and in the job's trace.
-async fn begin(engine: &JobEngine, work: &mut Work, purpose: &str) {
+/// Records this process in the journal and in the job's trace.
+pub(super) async fn open(engine: &JobEngine, work: &mut Work, purpose: &str) {
     telemetry::job::opened(engine.store().directory(), &work.snapshot, purpose);
     engine.open(work, purpose).await;
 }
 
-/// What acts on a job that was found.
-pub(super) fn acting(
-    target: Target,
-    on: ActOn,
-) -> Result<(JobEngine, crate::config::Config), Failure> {
-    if target.archived {
-        let job = &target.snapshot.job.header().about.job_id;
+/// Finds the job that an argument means.
+pub(super) fn find(args: &LocationArgs, job: &str) -> Result<FoundSnapshot, Failure> {
+    Ok(Locator::new(args, DRIVER).find(job)?)
+}
+
+/// Creates the engine for a job that was found.
+pub(super) fn engine_for(
+    found: FoundSnapshot,
+    args: &LocationArgs,
+    cluster: ClusterArgs,
+) -> Result<(JobEngine, Config), Failure> {
+    if found.archived {
+        let job = &found.snapshot.job.header().about.job_id;
         return Err(Failure::Other(format!(
-            "job {job} is over and archived: `fargate-replay show {job}` tells how it ended"
+            "job {job} is over and archived: `fargate-replay show {job}` shows how it ended"
         )));
     }
-    let Some(place) = target.place else {
+    let Some(location) = found.location else {
         return Err(Failure::Other(format!(
             "{} is a copy: only a job in its metadata directory can be acted on",
-            target.path.display()
+            found.path.display()
         )));
     };
-    let Some(config) = place.config else {
+    if location.settings.is_none() {
         return Err(Failure::Other(
             "this acts on the job's task: name the driver's configuration with --config".to_owned(),
         ));
-    };
-    place.store.refuse_exposed()?;
-    on.refuse_others(&target.snapshot, &config)?;
-    Ok((stages::engine(&config, place.store), config))
+    }
+    let (config, _) =
+        Config::load(args.config.as_deref()).map_err(|e| LocationError::Config(Box::new(e)))?;
+    location.store.refuse_exposed()?;
+    cluster.refuse_others(&found.snapshot, &config)?;
+    Ok((stages::engine(&config, location.store), config))
 }
 
-/// Drives the job; `None` when somebody left by Ctrl-C or SIGTERM. What was begun is in the
-/// snapshot, and what was handed on is marked: the next process goes on there.
-async fn drive(
+/// Drives the job. Returns `None` after Ctrl-C or SIGTERM: the snapshot and the mark of the output
+/// say where the next process continues.
+pub(super) async fn drive(
     engine: &JobEngine,
     work: &mut Work,
     goal: Goal,
 ) -> Result<Option<Outcome>, Failure> {
-    let Some(drove) = until_left(engine, work, goal).await? else {
-        let left = "left as it is; `resume` goes on from here";
+    let Some(drove) = drive_until_signal(engine, work, goal).await? else {
+        let left = "left as it is; `resume` continues from here";
         telemetry::job::closed(&Ok(Outcome::Unfinished), goal, &work.snapshot);
-        say(left);
+        report(left);
         return Ok(None);
     };
     telemetry::job::closed(&drove, goal, &work.snapshot);
     drove.map(Some).map_err(failed)
 }
 
-async fn until_left(
+/// Drives the job until Ctrl-C or SIGTERM.
+async fn drive_until_signal(
     engine: &JobEngine,
     work: &mut Work,
     goal: Goal,
 ) -> io::Result<Option<Result<Outcome, EngineError>>> {
-    let desk = Arc::new(Desk { writing: Mutex::new(false), leaving: Mutex::new(false) });
-    let mut io = Follower { stdout: Output::stdout(), desk: Arc::clone(&desk) };
+    let output_state = Arc::new(OutputState::default());
+    let mut io = Follower { stdout: Output::stdout(), state: Arc::clone(&output_state) };
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let drive = engine.drive(work, goal, &mut io);
@@ -317,14 +129,15 @@ async fn until_left(
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    set(&desk.leaving);
-    if is(&desk.writing) {
-        // Bytes that were written and not marked would come twice.
+    output_state.closing.store(true, Ordering::SeqCst);
+    let is_writing = || output_state.writing.load(Ordering::SeqCst);
+    if is_writing() {
+        // The next process would repeat bytes that were written and not marked.
         let last = std::future::poll_fn(|context| match drive.as_mut().poll(context) {
-            Poll::Pending if is(&desk.writing) => Poll::Pending,
+            Poll::Pending if is_writing() => Poll::Pending,
             _ => Poll::Ready(()),
         });
-        let _ = tokio::time::timeout(LAST_PIECE, last).await;
+        let _ = tokio::time::timeout(LAST_WRITE, last).await;
     }
     Ok(None)
 }
@@ -337,61 +150,58 @@ fn failed(e: EngineError) -> Failure {
     }
 }
 
-struct Desk {
-    writing: Mutex<bool>,
-    leaving: Mutex<bool>,
+/// What the command and its [`Follower`] know of each other.
+#[derive(Default)]
+struct OutputState {
+    /// Whether output is being written.
+    writing: AtomicBool,
+    /// Whether no more output may be written.
+    closing: AtomicBool,
 }
 
-fn set(flag: &Mutex<bool>) {
-    *flag.lock().unwrap_or_else(PoisonError::into_inner) = true;
-}
-
-fn is(flag: &Mutex<bool>) -> bool {
-    *flag.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Hands the script's output on, and tells on stderr what happens.
+/// Writes the script's output to standard output, and events to standard error.
 struct Follower {
     stdout: Output,
-    desk: Arc<Desk>,
+    state: Arc<OutputState>,
 }
 
 impl JobIo for Follower {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        if is(&self.desk.leaving) {
+        if self.state.closing.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        set(&self.desk.writing);
+        self.state.writing.store(true, Ordering::SeqCst);
         let written = self.stdout.write(&bytes).await;
-        *self.desk.writing.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.state.writing.store(false, Ordering::SeqCst);
         written
     }
 
     fn note(&mut self, note: Note<'_>) {
         telemetry::noted(&note);
         match note {
-            Note::Entered { state, .. } => say(&format!("the job is {state}")),
-            Note::ConnectionLost(why) => say(&format!(
-                "the connection was lost ({why}); the script goes on there. Reconnecting …"
+            Note::Entered { state, .. } => report(&format!("the job is {state}")),
+            Note::ConnectionLost(why) => report(&format!(
+                "the connection was lost ({why}); the script continues there. Reconnecting …"
             )),
-            Note::Reconnected { offset } => say(&format!("reconnected, at byte {offset}")),
+            Note::Reconnected { offset } => report(&format!("reconnected, at byte {offset}")),
             Note::Unreachable(error) => tracing::debug!("{error}"),
-            Note::Waiting(what) => say(&format!("waiting: {what}")),
+            Note::Waiting(what) => report(&format!("waiting: {what}")),
             Note::Observed(saw) => tracing::debug!(?saw, "observed"),
         }
     }
 
-    /// Ctrl-C leaves the job alone, so nothing is ever cancelled here.
+    /// Never resolves: Ctrl-C leaves the job as it is.
     async fn cancelled(&mut self) {
         std::future::pending().await
     }
 }
 
-/// A line for the person; standard output is the script's.
-pub(super) fn say(line: &str) {
+/// Prints a line to standard error. Standard output has the script's output.
+pub(super) fn report(line: &str) {
     stderr_line(format_args!("fargate-replay: {line}"));
 }
 
+/// Runs a command, and exports the telemetry that it recorded.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(async {
@@ -401,4 +211,29 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> R
     });
     runtime.shutdown_background();
     done
+}
+
+/// Stops the job's task and archives the job.
+pub(super) async fn end(
+    engine: &JobEngine,
+    mut work: Work,
+    purpose: &str,
+    reason: &str,
+) -> Result<ExitCode, Failure> {
+    open(engine, &mut work, purpose).await;
+    engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
+    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else {
+        return Ok(ExitCode::from(130));
+    };
+    match outcome {
+        Outcome::Ended(reason) => {
+            report(&format!("the job is over and archived: {}", diagnosis::stop_reason(&reason)));
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Unfinished => Err(Failure::Other(format!(
+            "{} The job is kept: `{purpose}` again continues.",
+            stages::remains(&work.snapshot)
+        ))),
+        other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
+    }
 }

@@ -1,5 +1,5 @@
-//! `shell`: a terminal in a job's container, over the job's own transport, beside its script. It
-//! takes no lease and changes no snapshot.
+//! `shell`: a terminal in a job's container, by the job's transport, beside its script. It takes no
+//! lease and changes no snapshot.
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use ::replay::{Failure, LocationArgs};
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -17,7 +18,7 @@ use tokio::{
 };
 use transports::{Command, Connector, Screen, Terminal, delivery::Chunk};
 
-use super::{Failure, PlaceArgs, act, own_cluster::ActOn};
+use super::{act, cluster_check::ClusterArgs};
 use crate::{control::EcsControl, transport};
 
 /// `fargate-replay shell`.
@@ -33,7 +34,7 @@ pub struct Shell {
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
     #[command(flatten)]
-    on: ActOn,
+    cluster: ClusterArgs,
 }
 
 impl Shell {
@@ -41,35 +42,35 @@ impl Shell {
     ///
     /// # Errors
     /// [`Failure`], also when the job's container cannot be reached.
-    pub fn run(&self, place: &PlaceArgs) -> Result<ExitCode, Failure> {
-        let found = place.find(&self.job)?;
+    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
+        let found = act::find(args, &self.job)?;
         let job = found.snapshot.job.clone();
-        let (engine, config) = act::acting(found, self.on)?;
-        let at = match &job {
+        let (engine, config) = act::engine_for(found, args, self.cluster)?;
+        let reachable = match &job {
             AnyJob::Reachable(job) => &job.state,
             AnyJob::Executing(job) => &job.state.place,
             other => {
                 return Err(Failure::Other(format!(
-                    "the job is {}: there is a terminal only once its container has answered, and until its end is begun",
+                    "the job is {}: there is a terminal only from when its container has answered until its end has begun",
                     other.name()
                 )));
             }
         };
-        let target = engine.target(&job, job.header().destination(at.address.as_deref()));
+        let target = engine.target(&job, job.header().destination(reachable.address.as_deref()));
         let transports = transport::all(&config, &EcsControl::new(config.fargate.region.clone()));
         let failed = |e: ConnectError| Failure::Other(diagnosis::explain_connect(&e));
         let transport = transports.of(&target).map_err(failed)?;
         let interactive = transport.interactive().ok_or_else(|| {
-            Failure::Other(format!("the transport {:?} lets nobody in", target.transport))
+            Failure::Other(format!("the transport {:?} has no terminals", target.transport))
         })?;
         act::block_on(async {
             if !self.command.is_empty() {
                 let command = self.command.join(" ");
                 let mut command =
-                    say_waiting(transport, &target, interactive.command(&target, &command))
+                    report_waits(transport, &target, interactive.command(&target, &command))
                         .await
                         .map_err(failed)?;
-                let code = pass_on(&mut *command).await;
+                let code = relay_output(&mut *command).await;
                 command.close().await;
                 return code;
             }
@@ -78,21 +79,21 @@ impl Shell {
                     "a terminal is needed here; without one: `shell JOB -- COMMAND`".to_owned(),
                 ));
             }
-            let (columns, rows) = size();
+            let (columns, rows) = terminal_size();
             let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
             let screen = Screen { term, columns, rows };
-            let terminal = say_waiting(transport, &target, interactive.terminal(&target, &screen))
+            let terminal = report_waits(transport, &target, interactive.terminal(&target, &screen))
                 .await
                 .map_err(failed)?;
-            let status = join(&*terminal).await;
+            let status = relay_terminal(&*terminal).await;
             terminal.close().await;
             Ok(ExitCode::from(u8::try_from(status?.unwrap_or(0)).unwrap_or(255)))
         })
     }
 }
 
-/// Waits for a connection, and says what it waits for.
-async fn say_waiting<C>(
+/// Waits for a connection, and reports what it waits for.
+async fn report_waits<C>(
     transport: &dyn Connector,
     target: &Target,
     connects: impl Future<Output = C>,
@@ -102,16 +103,16 @@ async fn say_waiting<C>(
         tokio::select! {
             biased;
             connected = &mut connects => return connected,
-            what = transport.waits_for(&target.task) => act::say(&format!("waiting: {what}")),
+            what = transport.waits_for(&target.task) => act::report(&format!("waiting: {what}")),
         }
     }
 }
 
-/// Hands a command's output on. Ctrl-C is for the command, as far as it can be told.
-async fn pass_on(command: &mut dyn Command) -> Result<ExitCode, Failure> {
+/// Prints a command's output until it ends. Ctrl-C ends the command, if the transport can do that.
+async fn relay_output(command: &mut dyn Command) -> Result<ExitCode, Failure> {
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut asked = false;
+    let mut end_requested = false;
     loop {
         let chunk = tokio::select! {
             chunk = command.next() => Some(chunk),
@@ -119,10 +120,10 @@ async fn pass_on(command: &mut dyn Command) -> Result<ExitCode, Failure> {
             _ = terminate.recv() => None,
         };
         let Some(chunk) = chunk else {
-            if !std::mem::replace(&mut asked, true) && command.end().await {
-                act::say("the command was told to end; Ctrl-C again leaves it alone");
+            if !std::mem::replace(&mut end_requested, true) && command.end().await {
+                act::report("the command was asked to end; Ctrl-C again leaves it running");
             } else {
-                act::say("left the command, which may run on in the container");
+                act::report("left the command, which may continue in the container");
                 return Ok(ExitCode::from(130));
             }
             continue;
@@ -145,10 +146,10 @@ async fn pass_on(command: &mut dyn Command) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Joins this terminal and that one until the shell there ends; Enter, `~`, `.` leaves a connection
-/// that hangs.
-async fn join(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
-    let _raw = Raw::enter()?;
+/// Connects this terminal to that one until the shell there ends. Enter, `~`, `.` leaves a
+/// connection that hangs.
+async fn relay_terminal(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
+    let _raw = RawMode::enter()?;
     let (send, mut typed) = mpsc::channel::<Bytes>(16);
     // Reading a terminal blocks; the process ends without waiting for this thread.
     std::thread::spawn(move || {
@@ -166,7 +167,7 @@ async fn join(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
     let lost = |why: String| Failure::Other(format!("the connection was lost: {why}"));
     loop {
         tokio::select! {
-            said = terminal.read() => match said.map_err(lost)? {
+            read = terminal.read() => match read.map_err(lost)? {
                 Some(bytes) => {
                     let mut stdout = io::stdout().lock();
                     stdout.write_all(&bytes)?;
@@ -175,13 +176,13 @@ async fn join(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
                 None => return Ok(terminal.status()),
             },
             Some(bytes) = typed.recv() => {
-                if escape.leaves(&bytes) {
+                if escape.is_completed_by(&bytes) {
                     return Ok(None);
                 }
                 terminal.write(bytes).await.map_err(lost)?;
             }
             _ = resized.recv() => {
-                let (columns, rows) = size();
+                let (columns, rows) = terminal_size();
                 terminal.resize(columns, rows).await.map_err(lost)?;
             }
             _ = hung_up.recv() => return Ok(None),
@@ -190,12 +191,12 @@ async fn join(terminal: &dyn Terminal) -> Result<Option<u32>, Failure> {
     }
 }
 
-/// ssh's way out: `~.` at the beginning of a line.
+/// Recognises ssh's escape sequence: `~.` at the beginning of a line.
 #[derive(Default)]
 struct Escape(Vec<u8>);
 
 impl Escape {
-    fn leaves(&mut self, bytes: &[u8]) -> bool {
+    fn is_completed_by(&mut self, bytes: &[u8]) -> bool {
         self.0.extend_from_slice(bytes);
         let found =
             self.0.windows(3).any(|keys| matches!(keys[0], b'\r' | b'\n') && &keys[1..] == b"~.");
@@ -204,7 +205,8 @@ impl Escape {
     }
 }
 
-fn size() -> (u32, u32) {
+/// Returns this terminal's size in columns and rows.
+fn terminal_size() -> (u32, u32) {
     match tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
             (u32::from(size.ws_col), u32::from(size.ws_row))
@@ -213,10 +215,10 @@ fn size() -> (u32, u32) {
     }
 }
 
-/// The terminal passes every key on, until this is dropped.
-struct Raw(Termios);
+/// Keeps this terminal in raw mode until it is dropped.
+struct RawMode(Termios);
 
-impl Raw {
+impl RawMode {
     fn enter() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
@@ -226,7 +228,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.0);
@@ -238,8 +240,12 @@ mod tests {
     use super::Escape;
 
     #[test]
-    fn only_a_line_that_begins_so_leaves() {
+    fn only_a_line_that_begins_with_it_is_the_escape_sequence() {
         let mut escape = Escape::default();
-        assert!(!escape.leaves(b"ls ~.\r") && !escape.leaves(b"~") && escape.leaves(b"."));
+        assert!(
+            !escape.is_completed_by(b"ls ~.\r")
+                && !escape.is_completed_by(b"~")
+                && escape.is_completed_by(b".")
+        );
     }
 }

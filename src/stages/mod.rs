@@ -14,13 +14,13 @@ pub(crate) mod state_log;
 
 use std::{path::PathBuf, time::Duration};
 
+use ::replay::summary::Summary;
 use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
 use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
     config::Config,
     control::EcsControl,
-    replay::summary::Summary,
     runner::{Identity, Verdict},
     telemetry::Watched,
     transport,

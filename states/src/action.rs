@@ -1,11 +1,11 @@
-//! What the machine wants done next.
+//! What the machine wants the engine to do next.
 
 use crate::{
     ClientToken, Destination, InterfaceId, LaunchSpec, RunOrder, Signal, StartedBy, StopReason,
     TaskArn, Timestamp,
 };
 
-/// The one next thing to do. The engine performs it and reports what it observed.
+/// The next thing to do. The engine performs it and reports what it observed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Launch the task. → `Launched`, `LaunchFailed`
@@ -15,7 +15,7 @@ pub enum Action {
         /// What to launch.
         spec: Box<LaunchSpec>,
     },
-    /// Wait for whichever of these is due and answers first.
+    /// Wait until the first of these is due and answers.
     Watch(Watch),
     /// Nothing: the job is `Reachable` and waits for a script or its end.
     Await,
@@ -33,7 +33,7 @@ pub enum Action {
     Find {
         /// The cluster.
         cluster: String,
-        /// The job's mark on its tasks.
+        /// The job's `startedBy`.
         started_by: StartedBy,
     },
     /// Stop the task. → `StopAccepted`, `StopFailed`
@@ -45,23 +45,23 @@ pub enum Action {
         /// Why, for ECS's records.
         reason: StopReason,
     },
-    /// The job is over: archive its snapshot.
+    /// Archive the snapshot: the job is over.
     Archive,
-    /// The time for this process is up although the job is not over: keep the snapshot and say what
-    /// remains.
+    /// Keep the snapshot and report what remains: this process's time is up, and the job is not
+    /// over.
     GiveUp,
 }
 
 /// Things to wait for. Times that have passed are due at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
-    /// Describe this task then. → `Described`, `Missing`, `DescribeFailed`
+    /// Describe this task at this time. → `Described`, `Missing`, `DescribeFailed`
     pub describe: Option<(TaskArn, Timestamp)>,
-    /// Look up the public address of this interface then. → `Addressed`, `AddressFailed`
+    /// Look up the public address of this interface at this time. → `Addressed`, `AddressFailed`
     pub address: Option<(InterfaceId, Timestamp)>,
-    /// Try to reach the container there then. → `Answered`, `Unreachable`
+    /// Try to reach the container there at this time. → `Answered`, `Unreachable`
     pub probe: Option<(Destination, Timestamp)>,
-    /// Come back then. → `TimePassed`
+    /// Return at this time. → `TimePassed`
     pub until: Timestamp,
 }
 
@@ -72,8 +72,8 @@ pub struct Follow {
     pub order: RunOrder,
     /// Whether the container is known to have the script: then only attach.
     pub started: bool,
-    /// Byte of the output to go on from.
+    /// The byte of the output to continue from.
     pub from: u64,
-    /// When to come back whatever happens.
+    /// When to return in any case.
     pub until: Option<Timestamp>,
 }

@@ -1,14 +1,14 @@
-//! Text that others wrote: SSH servers, exec agents, AWS, CI variables.
+//! Foreign text: from SSH servers, exec agents, AWS, CI variables.
 //!
-//! It is made harmless once, where it enters, before it is kept or shown. Whoever wrote it can
-//! then neither steer a terminal, nor forge a line of a log, nor fill a disk.
+//! It is sanitized once, where it enters, before it is kept or shown. It can then neither control a
+//! terminal, nor forge a line of a log, nor fill a disk.
 
 /// The longest foreign text that is kept, in characters.
 pub const MAX_CHARS: usize = 500;
 
-/// The text on one line of at most [`MAX_CHARS`] characters, for errors and journals: white space
-/// and line breaks become single spaces, what is left of control characters becomes U+FFFD, and a
-/// longer text ends in `…`.
+/// The text on one line of at most [`MAX_CHARS`] characters, for errors and journals. White space
+/// and line breaks become single spaces. Other control characters become U+FFFD. A longer text ends
+/// in `…`.
 ///
 /// Its cost is bounded by `MAX_CHARS`, not by the text's length, unless the text is white space.
 #[must_use]
@@ -22,7 +22,7 @@ pub fn clipped(text: &str) -> String {
             continue;
         }
         let needed = 1 + usize::from(is_gap);
-        // One is left for the ellipsis.
+        // One character is left for the ellipsis.
         if chars + needed >= MAX_CHARS {
             line.push('…');
             break;
@@ -47,8 +47,8 @@ fn harmless(c: char) -> char {
     if c.is_control() || is_layout(c) { char::REPLACEMENT_CHARACTER } else { c }
 }
 
-/// Characters that reorder what is shown around them, or end a line, without being control
-/// characters: Unicode's `Bidi_Control` (UAX #9), and the line and paragraph separators.
+/// Whether the character reorders the text around it, or ends a line, without being a control
+/// character: Unicode's `Bidi_Control` (UAX #9), and the line and paragraph separators.
 fn is_layout(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tamed_text_keeps_its_length_and_its_letters() {
+    fn a_tamed_text_keeps_its_length_and_letters() {
         assert_eq!(tame("a\u{9b}31mb\nc\u{2066}d é"), "a\u{fffd}31mb\u{fffd}c\u{fffd}d é");
     }
 }

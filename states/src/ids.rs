@@ -1,18 +1,18 @@
-//! The identifiers that cross borders: parsed once, typed ever after.
+//! Identifiers of jobs, runs, tasks and interfaces, parsed where they enter.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not an identifier of the wanted kind.
+/// Why a text is not an identifier of this kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {kind}: {expected}")]
 pub struct BadId {
-    /// What was wanted, in words.
+    /// The kind, in words.
     pub kind: &'static str,
-    /// What was given.
+    /// The text.
     pub text: String,
-    /// What would have been right.
+    /// What is valid.
     pub expected: &'static str,
 }
 
@@ -74,8 +74,8 @@ fn file_name_safe(text: &str, longest: usize) -> bool {
 }
 
 id!(
-    /// A GitLab job on this runner manager, as the name of its files:
-    /// `<runner short token>-<hash of project URL, pipeline id and job id>`.
+    /// A GitLab job on this runner manager, and the name of its files: `<runner short token>-<hash
+    /// of project URL, pipeline id and job id>`.
     JobId, "job id", "1 to 200 letters, digits, '-', '_' or '.', not starting with '.'",
     |t| file_name_safe(t, 200)
 );
@@ -93,7 +93,7 @@ id!(
 );
 
 impl TaskArn {
-    /// The task's id: what stands behind the last `/` of the ARN.
+    /// The task's id: the part after the last `/` of the ARN.
     #[must_use]
     pub fn task_id(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)

@@ -1,10 +1,10 @@
 //! A job and its six states: one struct per state with exactly the data of that state.
 //!
-//! [`Job<S>`] is consumed by a transition that returns the next state, so an illegal edge does not
-//! compile (see `machine`); [`AnyJob`] is the enum of them for the borders: loading, saving,
-//! matching.
+//! A transition consumes a [`Job<S>`] and returns the next state, so an illegal edge does not
+//! compile (see `machine`). [`AnyJob`] is the enum of all states, for loading, saving and matching.
 
 mod executing;
+mod stopping;
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -12,18 +12,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, Readiness, ShellFacts, StopReason, TaskArn, Timestamp,
-    TransportRecord, time::span,
+    JobId, LaunchSpec, Login, Readiness, ShellFacts, TaskArn, Timestamp, TransportRecord,
+    time::span,
 };
 
 pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
+pub use stopping::{OtherTasks, StopPhase, Stopping};
 
 /// One GitLab job, in state `S`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job<S> {
-    /// What holds for the job in every state.
+    /// What the job has in every state.
     pub header: Header,
-    /// What holds in this state only.
+    /// What the job has in this state only.
     pub state: S,
 }
 
@@ -32,7 +33,7 @@ pub struct Job<S> {
 pub struct Header {
     /// Names the job's files.
     pub id: JobId,
-    /// For people: whose job it is.
+    /// Whose job it is. For people.
     pub about: About,
     /// When the job began.
     pub created: Timestamp,
@@ -41,8 +42,8 @@ pub struct Header {
     pub token: ClientToken,
     /// What to launch.
     pub spec: LaunchSpec,
-    /// Whether the project's own variables chose the task definition: then it is the job's own
-    /// fault if that one cannot be launched.
+    /// Whether the project's own variables chose the task definition. If so, a launch that fails
+    /// because of it is a build failure.
     pub definition_from_project: bool,
     /// Which of the task's addresses to connect to.
     pub connect_to: ConnectTo,
@@ -50,24 +51,24 @@ pub struct Header {
     /// [`Header::transport()`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<TransportRecord>,
-    /// How to log in there. Jobs whose transport needs no login have none, nor have those of older
+    /// How to log in there. `None` where the transport needs no login, and in jobs of older
     /// drivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<Login>,
-    /// What the container's host key must prove at first contact. Jobs without a login have none,
-    /// nor have those of older drivers: their containers got no secret.
+    /// What the container's host key must prove at first contact. `None` in jobs without a login
+    /// and in jobs of older drivers: their containers got no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_proof: Option<HostProof>,
     /// How long each state may last.
     pub limits: Limits,
-    /// The job's span for tracing tools, as a W3C `traceparent`; nothing is decided by it.
+    /// The job's trace span, as a W3C `traceparent`. No decision depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
 impl Header {
-    /// The transport that reaches the job's container. Jobs of drivers that did not record it had
-    /// SSH where they had an address, and ECS Exec where they had none.
+    /// The transport that reaches the job's container. Older drivers did not record it: they used
+    /// SSH where the task had an address, and ECS Exec otherwise.
     #[must_use]
     pub fn transport(&self) -> &TransportRecord {
         static WITH_ADDRESS: TransportRecord = TransportRecord {
@@ -86,8 +87,7 @@ impl Header {
         })
     }
 
-    /// Where the container is, by its task's address. Jobs whose transport needs no address have
-    /// none.
+    /// Where the container is. `address` is the task's; `None` where the transport needs none.
     #[must_use]
     pub fn destination(&self, address: Option<&str>) -> Destination {
         address.map_or(Destination::Task, |host| Destination::Address {
@@ -97,8 +97,8 @@ impl Header {
     }
 }
 
-/// An address in a snapshot: plain text, empty where there is none. Drivers of every version read
-/// and write it so.
+/// An address in a snapshot: plain text, empty where there is none. Drivers of all versions read
+/// and write it like this.
 mod address {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -116,7 +116,7 @@ mod address {
     }
 }
 
-/// Whose job it is. For people and tags; nothing is decided by it.
+/// Whose job it is. For people and tags: no decision depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct About {
     /// The project's URL.
@@ -142,7 +142,7 @@ pub enum ConnectTo {
     NoAddress,
 }
 
-/// How long things may take. All are settings.
+/// How long things may take. Each one is a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Until RunTask has launched the task.
@@ -188,17 +188,19 @@ pub struct Provisioning {
     pub launch: u32,
     /// When a RunTask with this token may have reached ECS last.
     pub asked: Option<Timestamp>,
-    /// Whether a RunTask with this token got no answer: it may have launched the task.
+    /// Whether a RunTask with this token got no answer, so that it may have launched the task.
     pub unknown: bool,
-    /// How many launches were refused for want of capacity: the next ones ask elsewhere.
+    /// How many launches ECS refused because it had no capacity. The next launches try other
+    /// subnets and capacity providers.
     pub refusals: u32,
     /// When to ask (again).
     pub next: Timestamp,
     /// Failed attempts so far.
     pub attempts: u32,
-    /// What the last failed attempt said.
+    /// The error of the last failed attempt.
     pub problem: Option<ControlError>,
-    /// The search for an earlier launch's task, while ECS refuses this launch's token for it.
+    /// The search for an earlier launch's task, while ECS refuses this launch's token because of
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
@@ -206,12 +208,12 @@ pub struct Provisioning {
 /// A search for the task of an earlier launch that got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
-    /// When ECS said that the launch's token is taken.
+    /// When ECS reported that the launch's token is in use.
     pub since: Timestamp,
-    /// When the newest ListTasks was asked.
+    /// When the newest ListTasks was sent.
     pub listed: Option<Timestamp>,
-    /// Tasks of its answer that are still to be described: an earlier attempt's, which is over,
-    /// may be among them.
+    /// Tasks in its answer that are still to be described. A task of an earlier attempt, which has
+    /// ended, may be among them.
     pub candidates: Vec<TaskArn>,
     /// Calls to ECS.
     pub asking: Asking,
@@ -230,18 +232,18 @@ pub struct Pending {
     pub interface: Option<InterfaceId>,
     /// Where to connect, once known.
     pub address: Option<String>,
-    /// Whether ECS said RUNNING (while the address is still looked up).
+    /// Whether ECS has reported RUNNING (the address may still be unknown).
     pub running: bool,
     /// Asking ECS.
     pub describing: Asking,
     /// Asking EC2 for the public address.
     pub addressing: Asking,
-    /// Knocking at the container.
+    /// Probing the container.
     pub probing: Probing,
 }
 
-/// The task runs (ECS says so, or its container answered); nobody has been identified in the
-/// container yet.
+/// The task runs, according to ECS or to an answer of its container. No shell has been identified
+/// in the container yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// The task.
@@ -249,16 +251,16 @@ pub struct Running {
     /// Its address; `None` where the transport needs none.
     #[serde(with = "address")]
     pub address: Option<String>,
-    /// Since when it runs, as far as we know.
+    /// Since when it runs, as far as the driver knows.
     pub since: Timestamp,
     /// When this state ends in failure.
     pub deadline: Timestamp,
     /// Asking ECS.
     pub describing: Asking,
-    /// Knocking at the container.
+    /// Probing the container.
     pub probing: Probing,
-    /// Whether the container's exec agent runs, as ECS last described it; `None` where it does not
-    /// say. Older drivers did not note it.
+    /// Whether the container's exec agent runs, as ECS last described it; `None` where ECS does not
+    /// say, and in snapshots of older drivers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_runs: Option<bool>,
 }
@@ -273,52 +275,17 @@ pub struct Reachable {
     pub address: Option<String>,
     /// Since when the job is reachable (first contact).
     pub since: Timestamp,
-    /// Who answered at first contact; nobody else is accepted later.
+    /// Who answered at first contact. No other identity is accepted later.
     pub identity: HostIdentity,
     /// What the container's shell can do.
     pub facts: ShellFacts,
-    /// How many runs there were.
+    /// The number of runs so far.
     pub runs: u32,
     /// The last run's outcome.
     pub last: Option<Finished>,
 }
 
-/// The task must end; why is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopping {
-    /// Why.
-    pub reason: StopReason,
-    /// Since when.
-    pub since: Timestamp,
-    /// The task; `None` when none is known to us.
-    pub task: Option<TaskArn>,
-    /// When RunTask may have reached ECS without our learning its answer: look for the task by
-    /// `startedBy`.
-    pub unsettled: Option<Timestamp>,
-    /// Since when ECS is being asked for tasks by `startedBy`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub listing: Option<Timestamp>,
-    /// Whether StopTask may have reached ECS.
-    pub asked: bool,
-    /// Whether ECS accepted StopTask, or shows the task's desired status as STOPPED.
-    pub accepted: bool,
-    /// Whether the task is known to be over.
-    pub over: bool,
-    /// When this process stops waiting.
-    pub deadline: Timestamp,
-    /// Calls to ECS.
-    pub describing: Asking,
-    /// What last stood in the way.
-    pub problem: Option<ControlError>,
-    /// More tasks of this job that must be stopped after `task`.
-    pub rest: Vec<TaskArn>,
-    /// More tasks whose stop ECS has accepted, and that are not known to be over. Older drivers
-    /// stopped one task after the other.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ending: Vec<TaskArn>,
-}
-
-/// Asking something again and again: its pacing.
+/// The pacing of a question that is asked repeatedly.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asking {
     /// When to ask next.
@@ -329,7 +296,7 @@ pub struct Asking {
     pub failures: u32,
     /// `MISSING` answers in a row, and since when.
     pub missing: Option<(u32, Timestamp)>,
-    /// Since when ECS says that the task ends, while it does not say why.
+    /// Since when ECS reports that the task ends without reporting why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Timestamp>,
 }
@@ -342,16 +309,17 @@ impl Asking {
     }
 }
 
-/// Knocking at a container: its pacing and what it met.
+/// The pacing of attempts to reach a container, and what the last one met.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probing {
-    /// When to knock next.
+    /// When to probe next.
     pub next: Timestamp,
     /// Attempts that failed.
     pub attempts: u32,
-    /// What the last one met.
+    /// Why the last one failed.
     pub problem: Option<ConnectError>,
-    /// Since when the container refuses our key, or to run a command, without a break.
+    /// Since when the container has refused the driver's key, or a first command, without
+    /// interruption.
     pub auth_refused: Option<Timestamp>,
 }
 
@@ -363,7 +331,7 @@ impl Probing {
     }
 }
 
-/// The states' names.
+/// The name of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "documented at the states themselves")]
 pub enum StateName {
@@ -405,7 +373,7 @@ pub enum AnyJob {
 }
 
 impl AnyJob {
-    /// What holds in every state.
+    /// What the job has in every state.
     #[must_use]
     pub fn header(&self) -> &Header {
         match self {
@@ -440,7 +408,7 @@ impl AnyJob {
             Self::Running(j) => Some(&j.state.task),
             Self::Reachable(j) => Some(&j.state.task),
             Self::Executing(j) => Some(&j.state.place.task),
-            Self::Stopping(j) => j.state.task.as_ref(),
+            Self::Stopping(j) => j.state.task(),
         }
     }
 }

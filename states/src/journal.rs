@@ -1,41 +1,42 @@
-//! What was observed, in order: bounded, and exact enough to replay.
+//! The journal of a job's observations: bounded, and exact enough to replay.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, snapshot};
+use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, ron_style};
 
-/// Entries kept. A job of a dozen stages makes some eighty.
+/// The largest number of entries that are kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
-/// Bytes that the entries may take in a snapshot: far more than an honest job's, and half of what a
-/// snapshot may be long. What a container says is in them.
+/// The largest size of the entries in a snapshot, in bytes. It is far more than an honest job's,
+/// and half of a snapshot's limit. Entries contain text from the container.
 const LARGEST: usize = 512 * 1024;
-/// A repetition is merged into an equal entry among this many last ones: while we wait, asking ECS
-/// and knocking at the container alternate.
+/// A repetition is merged into an equal entry among this many last ones. While the driver waits,
+/// descriptions of the task and probes of the container alternate.
 const WINDOW: usize = 4;
-/// Repetitions that one entry takes.
+/// The largest number of repetitions in one entry.
 const REPETITIONS: usize = 250;
-/// Bytes that a repetition takes at most: a line of its own, with the milliseconds of some days.
+/// The largest size of a repetition, in bytes: a line of its own, with the milliseconds of some
+/// days.
 const REPETITION_SIZE: usize = 32;
 
 /// The observations of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Journal {
-    /// What was observed, oldest first.
+    /// The observations, oldest first.
     pub entries: Vec<Entry>,
-    /// How many entries were left out of the middle because there were too many.
+    /// How many entries were dropped from the middle because there were too many.
     #[serde(default)]
     pub omitted: u64,
-    /// How many entries there are before the omitted ones, if there are not as many as usual.
+    /// How many entries precede the omitted ones, if fewer than usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before_gap: Option<usize>,
     #[serde(skip)]
     size: Size,
 }
 
-/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from them,
-/// so it is no difference.
+/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from the
+/// entries, so it plays no part in comparisons.
 #[derive(Debug, Clone, Default)]
 struct Size(Option<usize>);
 
@@ -47,38 +48,34 @@ impl PartialEq for Size {
 
 impl Eq for Size {}
 
-/// An observation, or several that differ in nothing but their time.
+/// An observation, or several that differ only in time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was first observed.
     pub at: Timestamp,
-    /// What was observed; of progress, the farthest.
+    /// The observation; of progress, the farthest.
     pub saw: Observation,
-    /// How often.
+    /// How many times.
     #[serde(default = "once", skip_serializing_if = "is_once")]
     pub times: u32,
     /// When it was last observed, if more than once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
-    /// The repetitions between the first and the last, in milliseconds after the first. Of
-    /// progress none is kept.
+    /// The repetitions between the first and the last, in milliseconds after the first. Repetitions
+    /// of progress are not kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub between: Vec<u64>,
-    /// The state after it; of several observations, after the last. Older drivers did not note it.
+    /// The state after the last of these observations. Older drivers did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left: Option<Left>,
+    pub left: Option<StateDigest>,
 }
 
 impl Entry {
-    /// Bytes that it takes in a snapshot.
+    /// Its size in a snapshot, in bytes.
     fn size(&self) -> usize {
         let mut text = Counted(0);
-        // What came from the machine can be serialized.
-        let _ = ron::ser::to_writer_pretty(
-            &mut text,
-            self,
-            snapshot::style().depth_limit(snapshot::DEPTH - Counted::DEPTH),
-        );
+        // Data from the machine can always be serialized.
+        let _ = ron::ser::to_writer_pretty(&mut text, self, ron_style::pretty(Counted::DEPTH));
         text.0
     }
 }
@@ -99,33 +96,29 @@ impl fmt::Write for Counted {
     }
 }
 
-/// The state that an observation left the job in, short enough to be noted with every one: what a
-/// replay by another version of the machine is compared with.
-/// In snapshots it is one word after another: `Pending 1-3f9a1c20`.
+/// A state's name and digest, recorded with every observation. A replay by another version of the
+/// machine is compared with it. In a snapshot: `Pending 1-3f9a1c20`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Left {
+pub struct StateDigest {
     /// The state's name.
     pub state: StateName,
-    /// `<shape>-<digest of the whole state>`: see [`Left::of`].
+    /// `<shape>-<digest of the whole state>`: see [`StateDigest::of`].
     pub digest: String,
 }
 
-/// Raised when a state gets, loses or renames a field: digests of other shapes tell nothing.
-/// 2: `Executing` knows since when its connection works. 3: and how many in a row did not last;
-/// `Running` knows whether the exec agent runs. `Stopping` knows the other tasks whose stop ECS has
-/// accepted. 4: facts instead of sentences, in the reason of a stop and in a lost run's outcome;
-/// `Executing` knows which signal was sent last and when; a link that is down does not know since
-/// when, nor whether it is the first; what a shell can do says nothing of bash.
+/// Version of the states' fields. Raise it when a state gains, loses or renames a field: digests of
+/// different shapes cannot be compared. `docs/decisions/0024-a-journal-entry-notes-its-state.md`
+/// says what each shape changed.
 const SHAPE: u32 = 4;
 
-impl From<Left> for String {
-    fn from(left: Left) -> Self {
+impl From<StateDigest> for String {
+    fn from(left: StateDigest) -> Self {
         format!("{} {}", left.state, left.digest)
     }
 }
 
-impl TryFrom<String> for Left {
+impl TryFrom<String> for StateDigest {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -136,8 +129,8 @@ impl TryFrom<String> for Left {
     }
 }
 
-impl Left {
-    /// What is noted of this state: its name, and 32 bits of the SHA-256 of its state as RON.
+impl StateDigest {
+    /// The state's name and 32 bits of the SHA-256 of the state as RON.
     #[must_use]
     pub fn of(job: &AnyJob) -> Self {
         use sha2::{Digest, Sha256};
@@ -149,22 +142,21 @@ impl Left {
             AnyJob::Executing(job) => ron::to_string(&job.state),
             AnyJob::Stopping(job) => ron::to_string(&job.state),
         };
-        // Data that came from the machine can be serialized; a digest of nothing would only show as
-        // a difference.
+        // Data from the machine can always be serialized. A digest of nothing would only show as a
+        // difference.
         let hash = Sha256::digest(text.unwrap_or_default());
         let digest =
             format!("{SHAPE}-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         Self { state: job.name(), digest }
     }
 
-    /// Whether this is the same state as `other`, as far as can be told: digests of different
-    /// shapes cannot be compared.
+    /// Whether this may be the same state as `other`. Digests of different shapes are not compared.
     #[must_use]
     pub fn agrees(&self, other: &Self) -> bool {
         self.state == other.state && (self.digest == other.digest || self.shape() != other.shape())
     }
 
-    /// Whether the driver that noted it had states of today's shape.
+    /// Whether the driver that recorded it had states of today's shape.
     pub(crate) fn has_todays_shape(&self) -> bool {
         self.shape() == SHAPE.to_string()
     }
@@ -189,15 +181,15 @@ pub(crate) struct Moment {
     pub(crate) at: Timestamp,
     /// Index of the entry.
     pub(crate) entry: usize,
-    /// Whether it is the entry's last: what the entry notes is the state after this one.
+    /// Whether it is the entry's last observation: the entry records the state after this one.
     pub(crate) last: bool,
 }
 
 impl Journal {
-    /// Adds an observation, and the state that it `left` the job in. One that `changed` the job's
-    /// state is an entry of its own; another may be merged with an equal one just before it, so
-    /// that [`Journal::replay`] comes out the same.
-    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: Left) {
+    /// Adds an observation and the state that it `left` the job in. An observation that `changed`
+    /// the job's state is an entry of its own. Others may be merged with an equal one just before,
+    /// in such a way that [`Journal::replay`] reaches the same state.
+    pub fn record(&mut self, saw: Observation, at: Timestamp, changed: bool, left: StateDigest) {
         if !changed && let Some(growth) = self.merge(&saw, at, &left) {
             if growth > 0 {
                 self.shorten(self.size() + growth);
@@ -210,8 +202,8 @@ impl Journal {
         self.shorten(size);
     }
 
-    /// Leaves entries out until there are not too many, and they are not too long. The beginning
-    /// and the end tell most: the middle goes.
+    /// Drops entries until the journal keeps to its limits. They are dropped from the middle, as
+    /// the beginning and the end say most.
     fn shorten(&mut self, mut size: usize) {
         while self.entries.len() > LONGEST || (size > LARGEST && self.entries.len() > 1) {
             if self.omitted == 0 {
@@ -233,8 +225,8 @@ impl Journal {
         self.size.0.unwrap_or_else(|| self.entries.iter().map(Entry::size).sum())
     }
 
-    /// Keeps `keep` entries: as many of the beginning as of the end, or fewer where others are
-    /// omitted behind them already.
+    /// Keeps `keep` entries: as many from the beginning as from the end, or fewer from the
+    /// beginning where a gap follows them already.
     pub(crate) fn keep_only(&mut self, keep: usize) {
         let gap = self.whole_until().min(keep / 2);
         let before = self.entries.len();
@@ -255,8 +247,8 @@ impl Journal {
         }
     }
 
-    /// How many entries there are, and when something was observed last: tells whether something
-    /// was since.
+    /// The number of entries and the time of the last observation. It changes with every
+    /// observation.
     pub(crate) fn end(&self) -> Option<(usize, Timestamp)> {
         Some((self.entries.len(), self.newest()?))
     }
@@ -266,15 +258,15 @@ impl Journal {
     }
 
     /// Notes an observation with an equal one before it, if that can be. The bytes that it takes.
-    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &Left) -> Option<usize> {
+    fn merge(&mut self, saw: &Observation, at: Timestamp, left: &StateDigest) -> Option<usize> {
         let newest = self.newest();
-        // Times tell the order of merged entries: one that is not later than all others stands by
-        // itself.
+        // Times give the order of merged entries, so an observation that is not later than all
+        // others is not merged.
         if newest.is_none_or(|newest| at <= newest) {
             return None;
         }
         if let Observation::Progress { offset } = saw {
-            // Only the farthest offset matters, but only as long as nothing else came between.
+            // Only the farthest offset matters, as long as nothing else came between.
             let Some(Entry {
                 saw: Observation::Progress { offset: farthest },
                 at: began,
@@ -286,7 +278,7 @@ impl Journal {
             else {
                 return None;
             };
-            // An equal observation that came between may have been merged with an earlier entry.
+            // An observation that came between may have been merged with an earlier entry.
             if Some(last.unwrap_or(*began)) != newest {
                 return None;
             }
@@ -306,7 +298,7 @@ impl Journal {
         Some(REPETITION_SIZE)
     }
 
-    /// Every observation with its time, as it happened; of progress the first and the last time.
+    /// Every observation with its time, in order; of progress the first and the last.
     #[must_use]
     pub fn unfold(&self) -> Vec<(Timestamp, Observation)> {
         self.moments()
@@ -315,7 +307,7 @@ impl Journal {
             .collect()
     }
 
-    /// Every observation's time and entry, as it happened; of progress the first and the last.
+    /// Every observation's time and entry, in order; of progress the first and the last.
     pub(crate) fn moments(&self) -> Vec<Moment> {
         let mut all: Vec<Moment> = Vec::new();
         for (number, entry) in self.entries.iter().enumerate() {
@@ -327,13 +319,13 @@ impl Journal {
                 newest.last = true;
             }
         }
-        // Stable: what happened in the same millisecond keeps its order.
+        // A stable sort: observations of the same millisecond keep their order.
         all.sort_by_key(|moment| moment.at);
         all
     }
 
-    /// The state that today's machine reaches from the beginning through this journal: the job's
-    /// own state, unless entries were omitted or the clock was set back between two processes.
+    /// The state that today's machine reaches through this journal. It is the job's own, unless
+    /// entries were omitted or the clock was set back between two processes.
     #[must_use]
     pub fn replay(&self, header: Header) -> AnyJob {
         let mut job = AnyJob::from(Job::new(header));

@@ -1,11 +1,11 @@
 //! One GitLab job as an explicit state machine: Provisioning → Pending → Running → Reachable ⇄
 //! Executing → Stopping.
 //!
-//! - The machine ([`AnyJob::observe`], [`AnyJob::plan`]) decides. It does no I/O and asks no clock,
-//!   so the same code runs live, in simulations on paused time, in property tests and in replays.
-//! - The [`Engine`] acts, through the traits in [`world`]: it performs one [`Action`], journals the
-//!   [`Observation`], saves the [`Snapshot`] before anything that the world would remember, and
-//!   goes on.
+//! - The machine ([`AnyJob::observe`], [`AnyJob::plan`]) decides. It does no I/O and reads no
+//!   clock, so the same code runs live, in simulations on paused time, in property tests and in
+//!   replays.
+//! - The [`Engine`] acts, through the traits in [`world`]: it performs one [`Action`] and journals
+//!   the [`Observation`]. It saves the [`Snapshot`] before anything that the world would remember.
 //! - [`DirectoryStore`] keeps snapshots as RON files.
 //!
 //! This crate knows neither AWS nor SSH.
@@ -21,9 +21,11 @@ mod observation;
 mod pace;
 pub mod private_file;
 mod replay;
+mod ron_style;
 mod snapshot;
 mod stop_reason;
 mod store;
+pub mod task_tags;
 mod time;
 pub mod world;
 
@@ -32,10 +34,10 @@ pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outco
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, Asking, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link,
-    Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent, StateName,
-    Stopping,
+    OtherTasks, Pending, Probing, Provisioning, Reachable, RunOutcome, Running, Search, Sent,
+    StateName, StopPhase, Stopping,
 };
-pub use journal::{Entry, Journal, Left};
+pub use journal::{Entry, Journal, StateDigest};
 pub use machine::{State, Step, run_id};
 pub use observation::Observation;
 pub use pace::Pace;

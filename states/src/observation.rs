@@ -1,4 +1,4 @@
-//! What the world answered, or what somebody asked for: the machine's only input besides time.
+//! What the world answered, or what a caller asked for: the machine's only input besides time.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use crate::{
 /// One thing that was observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observation {
-    /// A process took the job up: all connections of the one before are gone.
+    /// A process began to work on the job: all connections of the one before are gone.
     Opened {
         /// Its process id.
         process: u32,
-        /// What it was called for: a custom-executor stage, or a tool's command.
+        /// Why it was called: a custom-executor stage, or a tool's command.
         purpose: String,
     },
     /// RunTask answered with a task.
@@ -26,9 +26,9 @@ pub enum Observation {
     Missing,
     /// DescribeTasks failed.
     DescribeFailed(ControlError),
-    /// EC2 told the interface's public address, or that it has none yet.
+    /// EC2 returned the interface's public address, or that it has none yet.
     Addressed(Option<String>),
-    /// EC2 did not tell.
+    /// EC2 failed to return it.
     AddressFailed(ControlError),
     /// The container answered, and it is the right one.
     Answered(Greeting),
@@ -48,7 +48,7 @@ pub enum Observation {
         /// Bytes from the run's beginning.
         offset: u64,
     },
-    /// The script ended, and all of its output was handed on.
+    /// The script ended, and all its output was handed on.
     Exited {
         /// Exit status as the shell reports it.
         code: i32,
@@ -71,6 +71,6 @@ pub enum Observation {
     StopAccepted,
     /// StopTask failed.
     StopFailed(ControlError),
-    /// Nothing, until the time that the action had set.
+    /// Nothing happened until the time that the action had set.
     TimePassed,
 }

@@ -1,7 +1,7 @@
-//! How long to wait before asking again: growing, bounded, jittered, and reproducible.
+//! How long to wait before the next attempt: growing, bounded, jittered, and reproducible.
 //!
-//! The jitter comes from the job's own id and the attempt's number, not from a random source, so
-//! that a journal replays to the same decisions and many jobs still spread their calls.
+//! The jitter depends on the job's id and the attempt's number, not on a random source. So a
+//! journal replays to the same decisions, and many jobs still spread their calls.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Pace {
     pub first: Duration,
     /// The longest interval.
     pub longest: Duration,
-    /// Growth per attempt in percent: 130 makes each interval 1.3 times the one before.
+    /// Growth per attempt, in percent: with 130, each interval is 1.3 times the one before.
     pub growth: u32,
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grows_to_its_bound_and_stays_within_a_fifth() {
+    fn intervals_grow_to_their_bound_with_a_fifth_of_jitter() {
         let pace = Pace {
             first: Duration::from_millis(500),
             longest: Duration::from_secs(3),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn differs_between_jobs_and_repeats_for_one() {
+    fn jitter_differs_between_jobs_and_repeats_for_one() {
         let pace =
             Pace { first: Duration::from_secs(1), longest: Duration::from_secs(1), growth: 100 };
         assert_eq!(pace.interval(3, seed("a")), pace.interval(3, seed("a")));

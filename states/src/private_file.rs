@@ -1,8 +1,8 @@
 //! Files of the metadata directory: regular files of one user, never reached through a link.
 //!
-//! The directory is nobody else's ([`DirectoryStore::open`](crate::DirectoryStore::open) sees to
-//! that), so nobody else can put a link into it. This is the second line: a directory that was open
-//! to others once may still hold what they left.
+//! Other users cannot put a link into the directory:
+//! [`DirectoryStore::open`](crate::DirectoryStore::open) refuses one that they can write to. This
+//! is the second line of defence, as files from a time when they could may still be there.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// How a file is opened: neither through a link, nor waiting for the other end of a pipe.
+/// Options that neither follow a link nor wait for the other end of a pipe.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
@@ -28,8 +28,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     regular(options().read(true).open(path)?)
 }
 
-/// Opens a regular file to read and write it, as it is; makes it, with mode 0600, when it is
-/// missing.
+/// Opens a regular file to read and write it. Creates it, with mode 0600, if it is missing.
 ///
 /// # Errors
 /// As [`open`].
@@ -37,11 +36,11 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     regular(options().read(true).write(true).create(true).truncate(false).open(path)?)
 }
 
-/// Makes a new, empty file with mode 0600. What a killed process left under that name is removed
-/// first; a link is removed, and what it leads to stays as it is.
+/// Creates a new, empty file with mode 0600. Removes what a killed process left under that name. A
+/// link is removed, but not its target.
 ///
 /// # Errors
-/// When something is there that cannot be removed, or the file cannot be made.
+/// When an existing file cannot be removed, or the new one cannot be created.
 pub fn create_new(path: &Path) -> io::Result<File> {
     let create = || options().write(true).create_new(true).open(path);
     match create() {
@@ -53,7 +52,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Appends to a regular file, in one write; makes it, with mode 0600, when it is missing.
+/// Appends to a regular file, in one write. Creates it, with mode 0600, if it is missing.
 ///
 /// # Errors
 /// As [`open`], or when the bytes cannot be written.
@@ -61,7 +60,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     regular(options().append(true).create(true).open(path)?)?.write_all(bytes)
 }
 
-/// Reads a regular file, `limit` bytes of it at most.
+/// Reads at most `limit` bytes of a regular file.
 ///
 /// # Errors
 /// As [`open`], or when it cannot be read.
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_the_owner_s_alone_and_read_up_to_a_limit() {
+    fn files_are_private_and_read_up_to_a_limit() {
         let place = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let [one, two, three] = ["one", "two", "three"].map(|name| place.path().join(name));

@@ -1,17 +1,17 @@
-//! A journal through today's machine, observation by observation, beside what was recorded.
+//! Replays a journal through today's machine and compares the states with the recorded ones.
 //!
-//! A snapshot holds the state that a job was in last, and with every journal entry the name and a
-//! digest of the state that it left ([`Left`]). So a snapshot from anywhere tells whether today's
-//! machine still decides as the one that wrote it, and where it first does not.
+//! A snapshot holds a job's last state and, with every journal entry, the [`StateDigest`] of the
+//! state that followed. So it shows whether today's machine decides as the one that wrote it, and
+//! where the two first differ.
 
 use std::fmt;
 
-use crate::{Action, AnyJob, Job, Left, Observation, Snapshot, Timestamp, journal::Moment};
+use crate::{Action, AnyJob, Job, Observation, Snapshot, StateDigest, Timestamp, journal::Moment};
 
 /// Decides as [`AnyJob::observe`] does.
 type Machine<'a> = Box<dyn Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a>;
 
-/// A replay: a cursor that goes forwards through a journal.
+/// A replay: a cursor that moves through a journal.
 pub struct Replay<'a> {
     snapshot: &'a Snapshot,
     machine: Machine<'a>,
@@ -23,61 +23,61 @@ pub struct Replay<'a> {
 /// One observation, replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed<'a> {
-    /// Its number, from 1.
+    /// Its number, counted from 1.
     pub number: usize,
-    /// Its journal entry's number, from 1. An entry may stand for many equal observations.
+    /// Its journal entry's number, counted from 1. An entry may stand for many equal observations.
     pub entry: usize,
     /// When it was observed.
     pub at: Timestamp,
     /// What was observed.
     pub saw: &'a Observation,
-    /// Today's state after it.
+    /// Today's machine's state after it.
     pub job: AnyJob,
-    /// What today's machine does next.
+    /// Today's machine's next action.
     pub action: Action,
-    /// The state after it as it was recorded, if it was, and if it can be compared.
-    pub recorded: Option<&'a Left>,
+    /// The recorded state after it, if there is one that can be compared.
+    pub recorded: Option<&'a StateDigest>,
 }
 
 impl Replayed<'_> {
-    /// Whether today's state is the recorded one; `None` where nothing was recorded.
+    /// Whether today's state is the recorded one; `None` if there is nothing to compare.
     #[must_use]
     pub fn agrees(&self) -> Option<bool> {
-        self.recorded.map(|recorded| recorded.agrees(&Left::of(&self.job)))
+        self.recorded.map(|recorded| recorded.agrees(&StateDigest::of(&self.job)))
     }
 }
 
-/// Whether a snapshot's states and today's agree.
+/// Whether a snapshot's recorded states and today's agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// They do, as far as they can be compared.
+    /// They agree, as far as they can be compared.
     Agree {
-        /// Observations replayed.
+        /// The number of observations replayed.
         observations: usize,
-        /// States that were compared, the last one included.
+        /// The number of states compared, including the last one.
         compared: usize,
-        /// Entries that are missing from the middle of the journal: what comes after them cannot
-        /// be compared.
+        /// The number of entries omitted from the middle of the journal. Later states cannot be
+        /// compared.
         omitted: u64,
     },
-    /// They do not; here is where they first differ.
+    /// They differ, first here.
     Differ(Box<Difference>),
 }
 
-/// Where recorded states and today's first differ.
+/// The first difference between recorded states and today's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Number of the observation, from 1; 0 for a journal without any.
+    /// The observation's number, counted from 1; 0 for an empty journal.
     pub number: usize,
-    /// Number of its journal entry, from 1.
+    /// Its journal entry's number, counted from 1.
     pub entry: usize,
     /// When it was observed.
     pub at: Timestamp,
-    /// What was observed; `None` for a journal without any.
+    /// The observation; `None` for an empty journal.
     pub saw: Option<Observation>,
-    /// The state that was recorded; `None` if it is only the snapshot's last state that differs.
-    pub recorded: Option<Left>,
-    /// The state that today's machine is in.
+    /// The recorded state; `None` if only the snapshot's last state differs.
+    pub recorded: Option<StateDigest>,
+    /// Today's machine's state.
     pub today: AnyJob,
 }
 
@@ -104,13 +104,13 @@ impl fmt::Display for Difference {
 }
 
 impl<'a> Replay<'a> {
-    /// At the beginning: nothing has been observed.
+    /// A replay by today's machine, at the journal's beginning.
     #[must_use]
     pub fn new(snapshot: &'a Snapshot) -> Self {
         Self::by(snapshot, AnyJob::observe)
     }
 
-    /// By another machine than today's.
+    /// A replay by another machine.
     pub fn by(
         snapshot: &'a Snapshot,
         machine: impl Fn(AnyJob, &Observation, Timestamp) -> AnyJob + 'a,
@@ -125,13 +125,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Observations in all.
+    /// The number of observations.
     #[must_use]
     pub fn length(&self) -> usize {
         self.moments.len()
     }
 
-    /// Observations that have been replayed.
+    /// The number of observations replayed so far.
     #[must_use]
     pub fn position(&self) -> usize {
         self.done
@@ -169,12 +169,13 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Goes to just after observation `number`, forwards or back; returns it, or `None` at the
+    /// Goes to just after observation `number`, forwards or back. Returns it, or `None` at the
     /// beginning.
     pub fn go_to(&mut self, number: usize) -> Option<Replayed<'a>> {
         let number = number.min(self.length());
         if number <= self.done {
-            // States are not kept: a journal may be long, and a transition takes a microsecond.
+            // Begin again: states are not kept, as a journal may be long and a transition takes a
+            // microsecond.
             self.done = 0;
             self.job = Job::new(self.snapshot.job.header().clone()).into();
         }
@@ -185,15 +186,14 @@ impl<'a> Replay<'a> {
         reached
     }
 
-    /// Whether the snapshot's last state is today's; `None` if they cannot be compared, because
-    /// entries were omitted. Of a state of another shape than today's, as of the states on the
-    /// way, only the name is compared.
+    /// Whether the snapshot's last state is today's; `None` if entries were omitted. States of a
+    /// different shape are compared by name only.
     #[must_use]
     pub fn ends_where_the_job_did(&self) -> Option<bool> {
         let journal = &self.snapshot.journal;
         let newest = self.moments.last().map(|moment| &journal.entries[moment.entry]);
-        let is_todays =
-            newest.is_none_or(|entry| entry.left.as_ref().is_some_and(Left::has_todays_shape));
+        let is_todays = newest
+            .is_none_or(|entry| entry.left.as_ref().is_some_and(StateDigest::has_todays_shape));
         let agree = || {
             if is_todays {
                 self.job == self.snapshot.job
@@ -204,7 +204,7 @@ impl<'a> Replay<'a> {
         (journal.omitted == 0).then(agree)
     }
 
-    /// Goes to the end, comparing.
+    /// Replays to the end and compares all states.
     #[must_use]
     pub fn verdict(mut self) -> Verdict {
         let mut compared = 0;
@@ -255,7 +255,7 @@ impl Difference {
 }
 
 impl Snapshot {
-    /// Replays the journal, and tells whether the recorded states and today's agree.
+    /// Replays the journal and compares the recorded states with today's.
     #[must_use]
     pub fn replay(&self) -> Verdict {
         Replay::new(self).verdict()

@@ -1,27 +1,28 @@
-//! A job on disk: its state and journal, versioned, as RON that an engineer can read.
+//! A job on disk: its state and journal, with a version, as RON that an engineer can read.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AnyJob, Header, Job, Journal, Observation, Reachable, Replay, RunOutcome, Timestamp,
-    journal::Left,
+    journal::StateDigest, ron_style,
 };
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
-/// 2: facts instead of sentences, in errors, in the reason of a stop and in a lost run's outcome.
+/// Version 2 has facts instead of sentences in errors, in the reason of a stop and in a lost run's
+/// outcome.
 pub const VERSION: u32 = 2;
 /// The oldest version that is read.
 const OLDEST: u32 = 1;
 
-/// The largest snapshot that is written or read, in bytes. A job of a dozen stages makes some
+/// The largest snapshot that is written or read, in bytes. A job of a dozen stages takes some
 /// 10,000.
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
-/// A job with its journal. Holds no secret: the private key lies beside it in its own file.
+/// A job with its journal. It holds no secret: the private key is in a file of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// Always [`VERSION`] once it is loaded.
+    /// The format's version; [`VERSION`] once the snapshot is loaded.
     pub version: u32,
     /// The job.
     pub job: AnyJob,
@@ -29,7 +30,7 @@ pub struct Snapshot {
     pub journal: Journal,
 }
 
-/// Why a text is not a snapshot.
+/// Why a text cannot be read as a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSnapshot {
     /// Written by a newer driver.
@@ -37,23 +38,12 @@ pub enum BadSnapshot {
         "it has format version {0}, and this fargate knows {VERSION} at most: it was written by a newer one"
     )]
     Newer(u32),
-    /// No driver writes so large a one.
+    /// It is larger than any that a driver writes.
     #[error("it is larger than {} MiB, and no snapshot is", MAX_BYTES / 1024 / 1024)]
     TooLarge,
-    /// Not a snapshot, or damaged.
+    /// It is damaged, or not a snapshot.
     #[error("it is not a whole snapshot: {0}")]
     Damaged(String),
-}
-
-/// Levels that get lines of their own.
-pub(crate) const DEPTH: usize = 7;
-
-/// How snapshots are written.
-pub(crate) fn style() -> ron::ser::PrettyConfig {
-    ron::ser::PrettyConfig::new()
-        .depth_limit(DEPTH)
-        .separate_tuple_members(false)
-        .compact_arrays(false)
 }
 
 impl Snapshot {
@@ -63,42 +53,41 @@ impl Snapshot {
         Self { version: VERSION, job: Job::new(header).into(), journal: Journal::default() }
     }
 
-    /// Observes, journals, and says what to do next.
+    /// Observes and journals `saw`, and returns what to do next.
     pub fn step(&mut self, saw: Observation, now: Timestamp) -> Action {
         let before = self.job.name();
-        // The machine consumes the state; a clone stands in for it meanwhile, as moving out of
-        // `&mut self` would leave a hole if a transition panicked.
+        // The machine consumes the state. It gets a clone, as moving out of `&mut self` would leave
+        // a hole if a transition panicked.
         self.job = self.job.clone().observe(&saw, now);
         let action = self.job.plan(now);
-        self.journal.record(saw, now, self.job.name() != before, Left::of(&self.job));
+        self.journal.record(saw, now, self.job.name() != before, StateDigest::of(&self.job));
         action
     }
 
-    /// What to do next, with nothing new observed. Where time alone changes what the state holds,
-    /// that it passed is journaled too: a replay knows of no other moments.
+    /// Returns what to do next without a new observation. If time alone changes the state, that is
+    /// journaled as `TimePassed`: a replay has no other moments.
     pub fn plan(&mut self, now: Timestamp) -> Action {
         let mut ahead = self.job.clone();
         let action = ahead.plan(now);
         if ahead == self.job { action } else { self.step(Observation::TimePassed, now) }
     }
 
-    /// As RON, for people and for [`Snapshot::parse`].
+    /// Writes the snapshot as RON, for people and for [`Snapshot::parse`].
     ///
     /// # Errors
-    /// Never for data that came from the machine; the serializer's word otherwise.
+    /// The serializer's. There are none for data from the machine.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
-        ron::ser::to_string_pretty(self, style())
+        ron::ser::to_string_pretty(self, ron_style::pretty(0))
     }
 
-    /// As [`Snapshot::to_ron`], in [`MAX_BYTES`] at most: where the journal is larger, entries of
-    /// its middle are left out.
+    /// As [`Snapshot::to_ron`], in at most [`MAX_BYTES`]: drops entries from the middle of a larger
+    /// journal.
     ///
-    /// Texts of others are clipped before they are journaled, so this is the last line of defence.
-    /// It costs what happened when, and keeps what ends the task: the job's state is written
-    /// whole.
+    /// This is the last line of defence, as foreign text is clipped before it is journaled. The
+    /// job's state, which ends the task, is always written completely.
     ///
     /// # Errors
-    /// When the job is larger even without a journal; the serializer's word otherwise.
+    /// When the job is larger even without a journal; otherwise the serializer's.
     pub(crate) fn to_bounded_ron(&self) -> Result<String, ron::Error> {
         let fits = |text: &str| text.len() as u64 <= MAX_BYTES;
         let mut text = self.to_ron()?;
@@ -125,7 +114,8 @@ impl Snapshot {
         )))
     }
 
-    /// Reads a snapshot's file, of which [`MAX_BYTES`] and one more byte suffice.
+    /// Parses the bytes of a snapshot's file. To recognize one that is too large, [`MAX_BYTES`] and
+    /// one more byte are enough.
     ///
     /// # Errors
     /// As [`Snapshot::parse`].
@@ -136,15 +126,15 @@ impl Snapshot {
         Self::parse(&String::from_utf8(bytes).map_err(|e| BadSnapshot::Damaged(e.to_string()))?)
     }
 
-    /// Reads what [`Snapshot::to_ron`] wrote, whatever it may have become since.
+    /// Parses what [`Snapshot::to_ron`] of any driver wrote. The text may be damaged.
     ///
     /// # Errors
-    /// [`BadSnapshot`] for anything else than a whole snapshot of a known version.
+    /// [`BadSnapshot`] for anything other than a complete snapshot of a known version.
     pub fn parse(text: &str) -> Result<Self, BadSnapshot> {
         if text.len() as u64 > MAX_BYTES {
             return Err(BadSnapshot::TooLarge);
         }
-        /// Reads the version alone, so that a newer format is told from a damaged file.
+        /// Only the version, to distinguish a newer format from a damaged file.
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -161,8 +151,8 @@ impl Snapshot {
         Ok(if version == VERSION { snapshot } else { snapshot.migrated() })
     }
 
-    /// Version 1 has sentences where version 2 has facts. The journal has the facts: a replay finds
-    /// them again, unless too much was left out of it. Then the sentences stay.
+    /// Migrates version 1, which has sentences where version 2 has facts. A replay of the journal
+    /// finds the facts, unless too many entries were omitted. Then the sentences stay.
     fn migrated(mut self) -> Self {
         let today = {
             let mut replay = Replay::new(&self);
@@ -186,7 +176,7 @@ impl Snapshot {
     }
 }
 
-/// Takes the last run's outcome from a replay, where an older driver recorded a sentence.
+/// Takes the last run's outcome from a replay if an older driver recorded a sentence.
 fn learn_outcome(state: &mut Reachable, today: &Reachable) {
     if let (Some(last), Some(today)) = (&mut state.last, &today.last)
         && last.run == today.run

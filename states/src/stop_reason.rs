@@ -1,7 +1,7 @@
-//! Why a job's task must end, and how a task ended: facts in ECS's and the container's own words.
+//! Why a job's task must end, and how a task ended, as facts in the words of ECS and the container.
 //!
-//! No sentence for people is here: what is persisted and compared must not change when a text is
-//! reworded. The crate `diagnosis` makes sentences and remedies of these facts.
+//! The crate `diagnosis` makes sentences and remedies of these facts. So rewording a text changes
+//! nothing that is persisted or compared.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use crate::{
 pub enum StopReason {
     /// The job is over: gitlab-runner called `cleanup`.
     Cleanup,
-    /// gitlab-runner ended the stage (cancel, time-out).
+    /// gitlab-runner cancelled the stage (cancel, time-out).
     Cancelled,
-    /// Someone asked for it by hand or by `reap`, in their own words.
+    /// A person or `reap` asked for it, for this reason.
     Asked(String),
     /// ECS refused the launch for good.
     LaunchRefused(ControlError),
-    /// ECS refused to tell or do something we cannot go on without.
+    /// ECS refused a call that the job depends on.
     ControlFailed(ControlError),
-    /// The task stopped by itself or by others.
+    /// The task stopped, and not by this driver.
     TaskStopped {
-        /// How, as ECS reports it.
+        /// How it ended, as ECS reports it.
         end: TaskEnd,
     },
     /// ECS does not know the task any more.
@@ -37,7 +37,7 @@ pub enum StopReason {
     Deadline {
         /// The state.
         state: StateName,
-        /// How long it was allowed to last.
+        /// Its limit.
         #[serde(with = "span")]
         limit: Duration,
         /// What it waited for.
@@ -45,7 +45,7 @@ pub enum StopReason {
     },
     /// The container cannot be used.
     Unusable(ConnectError),
-    /// The run was given up: no exit status will ever be known.
+    /// The run was given up: its exit status cannot be learned.
     RunAbandoned(RunLoss),
 }
 
@@ -60,7 +60,7 @@ pub struct TaskEnd {
     /// `stoppedReason`.
     #[serde(default)]
     pub reason: Option<String>,
-    /// The containers of which ECS reports an exit code or a reason. The one that runs the scripts
+    /// The containers for which ECS reports an exit code or a reason. The one that runs the scripts
     /// comes first.
     #[serde(default)]
     pub containers: Vec<ContainerEnd>,
@@ -80,16 +80,16 @@ pub struct ContainerEnd {
     pub reason: Option<String>,
 }
 
-/// What a state that lasted too long was waiting for.
+/// What a state that lasted too long waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Obstacle {
     /// RunTask did not answer.
     Launch,
     /// ECS did not show the task as RUNNING.
     Start,
-    /// ECS showed the task as RUNNING, and no address of this kind.
+    /// ECS showed the task as RUNNING, but without an address of this kind.
     Address(ConnectTo),
-    /// The container did not answer. With the last attempt's error, if there was an attempt.
+    /// The container did not answer. Holds the last attempt's error, if there was an attempt.
     Connection(Option<ConnectError>),
     /// The sentence that an older driver recorded instead of facts.
     Recorded(String),
@@ -98,17 +98,18 @@ pub enum Obstacle {
 /// Why a run was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunLoss {
-    /// Connections in a row were lost before they brought a byte of output or worked for a while.
+    /// Several connections in a row were lost without a byte of output and before they had worked
+    /// for long.
     NoProgress {
         /// How many.
         connections: u32,
-        /// For how long a connection must work to count as progress.
+        /// How long a connection must work to count as progress.
         #[serde(with = "span")]
         within: Duration,
         /// How the last one was lost.
         error: RunError,
     },
-    /// Connections in a row were lost moments after they began.
+    /// Several connections in a row were lost moments after they began.
     ShortLived {
         /// How many.
         connections: u32,
@@ -120,7 +121,7 @@ pub enum RunLoss {
     },
     /// The container does not know the run.
     Unknown {
-        /// Where its files were.
+        /// The run's directory.
         run_dir: String,
         /// What the container answered.
         error: RunError,
@@ -129,19 +130,19 @@ pub enum RunLoss {
     Recorded(String),
 }
 
-/// Whose fault an end is, as gitlab-runner distinguishes it.
+/// Who is responsible for an end, as gitlab-runner distinguishes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody's.
+    /// The job ended as it should.
     None,
-    /// The job's own: a build failure.
+    /// The job: a build failure.
     Job,
-    /// Anybody else's: a system failure.
+    /// Anything else: a system failure.
     System,
 }
 
 impl StopReason {
-    /// Whose fault it is, as gitlab-runner distinguishes it.
+    /// Who is responsible, as gitlab-runner distinguishes it.
     #[must_use]
     pub fn fault(&self, header: &Header) -> Fault {
         match self {
@@ -156,8 +157,8 @@ impl StopReason {
         }
     }
 
-    /// Takes the facts of `replayed`, the reason that today's machine finds in the same journal,
-    /// where an older driver recorded a sentence.
+    /// Replaces an older driver's sentence with the facts of `replayed`, the reason that today's
+    /// machine finds in the same journal.
     pub(crate) fn learn_facts(&mut self, replayed: &Self) {
         let is_same = match (&*self, replayed) {
             (Self::TaskStopped { end }, Self::TaskStopped { .. }) => end.recorded.is_some(),
@@ -166,7 +167,7 @@ impl StopReason {
                 Self::Deadline { state: today, .. },
             ) => state == today,
             (Self::RunAbandoned(RunLoss::Recorded(_)), Self::RunAbandoned(_)) => true,
-            // Its message was the whole of what is a deadline today.
+            // Its message contained what is a deadline today.
             (Self::Unusable(error), Self::Deadline { state: StateName::Executing, .. }) => {
                 error.kind == crate::ConnectErrorKind::TimedOut
             }
@@ -179,7 +180,7 @@ impl StopReason {
 }
 
 impl TaskEnd {
-    /// What this report says of the task's end. `container` runs the scripts.
+    /// The task's end according to this report. `container` runs the scripts.
     #[must_use]
     pub fn of(report: &TaskReport, container: &str) -> Self {
         let (scripts, others): (Vec<_>, Vec<_>) =
@@ -214,20 +215,20 @@ impl TaskEnd {
         }
     }
 
-    /// Where a snapshot has a sentence instead.
+    /// Stands for a fact where a snapshot has a sentence instead.
     fn missing() -> Self {
         Self::recorded(String::new())
     }
 }
 
 impl Obstacle {
-    /// Where a snapshot has a sentence instead.
+    /// Stands for a fact where a snapshot has a sentence instead.
     fn missing() -> Self {
         Self::Recorded(String::new())
     }
 }
 
-/// A reason as snapshots of every version have it: until shape 3, with sentences instead of facts.
+/// A reason as stored in snapshots of all versions: up to shape 3, with sentences instead of facts.
 #[derive(Deserialize)]
 enum Stored {
     Cleanup,
@@ -288,7 +289,7 @@ impl From<Stored> for StopReason {
 mod tests {
     use super::*;
 
-    /// Reads what a driver of shape 3 wrote, and writes it as today's does.
+    /// Reads a reason of shape 3 and writes it in today's shape.
     fn rewritten(text: &str) -> String {
         let reason: StopReason = ron::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
         let today = ron::to_string(&reason).unwrap_or_else(|e| panic!("{text}: {e}"));
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_an_older_driver_keeps_its_sentence() {
+    fn reasons_of_older_drivers_keep_their_sentence() {
         for text in [
             r#"TaskStopped(what: "It stopped.", advice: "Look.")"#,
             r#"Deadline(state: Running, limit: "3m", problem: "It stopped. Look.")"#,

@@ -1,4 +1,4 @@
-//! Wall-clock time as the machine sees it: milliseconds, passed in, never asked for.
+//! Wall-clock time for the machine, in milliseconds. It is passed in: the machine reads no clock.
 
 use std::{
     fmt,
@@ -29,14 +29,14 @@ impl Timestamp {
         self.0
     }
 
-    /// The system's clock. For the edges (the engine, the binary); the machine is given its time.
+    /// The system's time. For the engine and the binary: the machine gets its time passed in.
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// How long after `earlier` this is; zero when it is not after.
+    /// The time since `earlier`; zero if that is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

@@ -105,14 +105,7 @@ fn cleanup_beside_a_running_stage_waits_for_its_verdict(cluster: &Cluster) {
     let run = running(&job, "true", "build_script");
     let cleanup = job.spawn(&["cleanup"]);
     let second = job.spawn(&["cleanup"]);
-    // What waits for the job's lock has it open.
-    let waits = |child: &Child| {
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
-        descriptors
-            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
-            .any(|file| file.to_string_lossy().ends_with(".lock"))
-    };
-    eventually("both wait", || waits(&cleanup) && waits(&second));
+    eventually("both wait", || job.log().matches("waiting for the job's lock").count() == 2);
     assert_eq!(local(cluster).calls("StopTask"), 0);
     release(&job);
     let ended = job.end(run);

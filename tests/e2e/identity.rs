@@ -113,7 +113,7 @@ fn without_a_response_file_variables_count_only_if_trusted() {
         assert_eq!(stage(&["prepare"]).code, 0, "{}", job.log());
         assert_eq!(stage(&["run", &script, "build_script"]).stdout, b"by variables\n");
         assert!(job.snapshot().contains(job.get("CUSTOM_ENV_CI_JOB_ID").unwrap()));
-        assert_eq!(stage(&["cleanup"]).code, 0);
+        assert_eq!(stage(&["cleanup", "--wait"]).code, 0);
     }
     cluster.assert_nothing_is_left(2);
     job.unset("CUSTOM_ENV_CI_PIPELINE_ID");

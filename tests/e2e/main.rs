@@ -42,11 +42,13 @@ mod records;
 mod refusals;
 mod replay_act;
 mod replay_files;
+mod replay_stuck;
 mod requests;
 mod runner;
 mod session;
 mod stuck;
-mod stuck_told;
+#[path = "../../replay/tests/stuck/fixtures.rs"]
+mod stuck_fixtures;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 mod transports;

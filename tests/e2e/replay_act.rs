@@ -1,4 +1,4 @@
-//! The commands of `fargate-replay` that act: resume, stop, archive, a command in the container.
+//! Commands of `fargate-replay` that act on a job: resume, stop, archive, shell.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{cluster::Cluster, runner::Job};
 
-/// Returns the command with a job's configuration and environment.
+/// Prepares the command with a job's configuration and environment.
 pub fn replay(job: &Job) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fargate-replay"));
     command
@@ -20,16 +20,17 @@ pub fn replay(job: &Job) -> Command {
     command
 }
 
-/// The job's id in GitLab.
+/// Returns the job's id in GitLab.
 pub fn id(job: &Job) -> String {
     job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned()
 }
 
+/// Returns what a command wrote to standard error.
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
+fn resume_follows_the_script_of_a_killed_driver_to_its_end(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
     let script = job.script("echo begun; until [ -e \"$TMPDIR/go\" ]; do sleep 0.05; done; echo the rest; printf 'no newline'; exit 7");
@@ -55,7 +56,7 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
         stderr(&alive)
     );
 
-    // Beside the script, without a lease, and without an entry in the snapshot.
+    // `shell` runs beside the script, takes no lease and leaves the snapshot as it is.
     let before = job.snapshot();
     let beside = replay(&job)
         .args(["shell", &id(&job), "--", "touch \"$TMPDIR/go\"; echo beside; exit 5"])
@@ -93,7 +94,7 @@ fn a_killed_drivers_script_is_followed_to_its_end(cluster: &Cluster) {
 }
 
 #[test]
-fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
+fn only_jobs_of_the_configured_cluster_are_acted_on() {
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
     job.prepare();
@@ -105,12 +106,12 @@ fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
             arguments.extend(["--", "true"].map(str::to_owned));
         }
         let refused = replay(&job).args(&arguments).output().unwrap();
-        let said = stderr(&refused);
+        let message = stderr(&refused);
         assert!(
             !refused.status.success()
-                && said.contains("of cluster local")
-                && said.contains("--any-cluster"),
-            "{arguments:?}: {said}"
+                && message.contains("of cluster local")
+                && message.contains("--any-cluster"),
+            "{arguments:?}: {message}"
         );
     }
     assert_eq!(job.snapshot(), before, "nothing was done");
@@ -121,7 +122,7 @@ fn only_a_job_of_the_configuration_s_own_cluster_is_acted_on() {
 }
 
 #[test]
-fn a_directory_that_others_could_change_is_looked_at_and_not_acted_in() {
+fn a_directory_that_others_could_change_is_read_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let cluster = Cluster::local();
     let job = Job::on(&cluster);
@@ -141,16 +142,16 @@ fn a_directory_that_others_could_change_is_looked_at_and_not_acted_in() {
 
 #[test]
 fn resume_on_the_local_cluster() {
-    a_killed_drivers_script_is_followed_to_its_end(&Cluster::local());
+    resume_follows_the_script_of_a_killed_driver_to_its_end(&Cluster::local());
 }
 
 #[test]
 fn resume_by_ecs_exec() {
-    a_killed_drivers_script_is_followed_to_its_end(&Cluster::local_by_ecs_exec());
+    resume_follows_the_script_of_a_killed_driver_to_its_end(&Cluster::local_by_ecs_exec());
 }
 
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
 fn resume_on_moto_and_openssh() {
-    a_killed_drivers_script_is_followed_to_its_end(&Cluster::moto());
+    resume_follows_the_script_of_a_killed_driver_to_its_end(&Cluster::moto());
 }

@@ -234,8 +234,8 @@ fn opens_shells(job: &Job, by_ecs_exec: bool) {
     command.shows("works-6");
     command.press("\u{3}");
     let (code, seen) = command.end();
-    // OpenSSH does not forward it.
-    let expected = if by_ecs_exec { (143, "was told to end") } else { (130, "left the command") };
+    // OpenSSH does not pass it on.
+    let expected = if by_ecs_exec { (143, "was asked to end") } else { (130, "left the command") };
     assert!(code == expected.0 && seen.contains(expected.1), "{code}: {seen}");
     assert_eq!(job.snapshot(), before, "whoever looks leaves no trace");
 }

@@ -1,6 +1,6 @@
 //! Stuck and failed jobs for `fixtures/stuck`, one per failure mode: real runs on the local cluster
 //! with the fault injected. `scripts/make-stuck-fixtures` writes them; as a test, each must show
-//! its mode. What is told of the fixtures is tested in [`crate::stuck_told`].
+//! its mode. The reports of the fixtures are tested in the crate `replay`.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     cluster::{Cluster, Local},
     eventually,
     runner::Job,
-    stuck_told,
+    stuck_fixtures,
 };
 
 /// A failure mode.
@@ -166,7 +166,7 @@ fn modes() -> Vec<Mode> {
     ]
 }
 
-/// Deadlines so short that nobody waits for long, and so long that the mode shows.
+/// Returns settings with deadlines that are short, but long enough for the mode to show.
 fn settings(mode: &Mode) -> String {
     let running = if mode.name == "key-refused" { "60s" } else { "8s" };
     format!(
@@ -253,8 +253,13 @@ fn every_failure_mode_leaves_a_snapshot_that_shows_it() {
                     };
                     let text = produce(&mode);
                     let snapshot = states::Snapshot::parse(&text).unwrap();
-                    let tale = stuck_told::tale(mode.name, snapshot);
-                    assert_eq!(tale.found[0].cause.name(), mode.name, "{:#?}\n{text}", tale.found);
+                    let report = stuck_fixtures::report(mode.name, snapshot);
+                    assert_eq!(
+                        report.diagnoses[0].cause.name(),
+                        mode.name,
+                        "{:#?}\n{text}",
+                        report.diagnoses
+                    );
                     if write {
                         let place =
                             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/stuck");

@@ -52,7 +52,7 @@ fn a_transport_without_interactive_access_opens_no_terminal() {
     job.prepare();
     let shell = replay(&job).args(["shell", &id(&job), "--", "true"]).output().unwrap();
     let said = String::from_utf8_lossy(&shell.stderr).into_owned();
-    assert!(shell.status.code() == Some(255) && said.contains("lets nobody in"), "{shell:?}");
+    assert!(shell.status.code() == Some(255) && said.contains("has no terminals"), "{shell:?}");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

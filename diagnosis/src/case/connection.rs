@@ -1,4 +1,4 @@
-//! The container does not answer, or not any more: failure modes 9 to 12, 15, 19.
+//! The container does not answer, or no longer answers: failure modes 9 to 12, 15, 19.
 
 use states::{
     AnyJob, ConnectError, ConnectErrorKind as Kind, ConnectTo, Link, Observation, RunError,
@@ -71,7 +71,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     Some(case.diagnosis(cause, summary, evidence, &[connect_remedy(error), &more]))
 }
 
-/// What stands between the driver and the container.
+/// The error that keeps the driver from the container.
 fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
     let last = || {
         case.snapshot.journal.entries.iter().rev().find_map(|entry| match &entry.saw {
@@ -80,8 +80,8 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
         })
     };
     match (&case.snapshot.job, case.reason()) {
-        // In snapshots of version 1, the loss of a connection for too long is a time-out, which
-        // says less than what was met on the way.
+        // In snapshots of version 1, a connection that stays lost for too long is a time-out, which
+        // says less than the errors before it.
         (_, Some(StopReason::Unusable(error))) => {
             if error.kind == Kind::TimedOut {
                 last().or(Some(error))
@@ -93,8 +93,7 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
             _,
             Some(StopReason::Deadline { state: StateName::Running | StateName::Executing, .. }),
         ) => last(),
-        // Connections are refused for some seconds while a container starts: that is no trouble
-        // yet.
+        // A container refuses connections for some seconds while it starts: that is no problem yet.
         (AnyJob::Running(job), _) => job
             .state
             .probing
@@ -109,7 +108,7 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ConnectError> {
     }
 }
 
-/// The connection went while a script ran, and the task lives.
+/// The connection was lost while a script ran, and the task lives.
 fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>) -> Diagnosis {
     let mut evidence =
         case.last(|saw| matches!(saw, Observation::RunFailed(RunError::ConnectionLost(_))));
@@ -117,14 +116,14 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_))));
     let ended = !case.in_flight();
     let stage = case
-        .story
-        .visits
+        .timeline
+        .spans
         .iter()
         .rev()
-        .find_map(|visit| visit.stage.as_deref())
+        .find_map(|span| span.stage.as_deref())
         .unwrap_or("a stage");
     let since = evidence.first().and_then(|first| first.at).unwrap_or(case.now);
-    let lasted = words::span(if ended { case.story.newest } else { case.now }.since(since));
+    let lasted = words::span(if ended { case.timeline.newest } else { case.now }.since(since));
     let limit = words::span(case.snapshot.job.header().limits.reconnect);
     let summary = if ended {
         format!(
@@ -143,7 +142,7 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     let by_address = case.snapshot.job.header().connect_to != ConnectTo::NoAddress;
     let remedy = match error.kind {
         Kind::Refused if by_address => {
-            "Nothing listens any more: sshd ended in the container. Was it killed by the script, or for want of memory?"
+            "Nothing listens any more: sshd ended in the container. Was it killed by the script, or because of too little memory?"
         }
         Kind::Interrupted if by_address => {
             "The connection is accepted and then closed: a proxy or firewall in between, or an sshd that cannot start sessions."
@@ -153,8 +152,8 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
             setting!(keep_alive),
             "), an overloaded container."
         ),
-        // A refusal is no fault of the network, nor is anything by ECS Exec one between the runner
-        // manager and the task.
+        // A refusal is not the network's fault. ECS Exec does not use the network between the
+        // runner manager and the task.
         _ => connect_remedy(error),
     };
     case.diagnosis(
@@ -194,9 +193,10 @@ mod tests {
     use states::{ConnectCause, Snapshot, Timestamp};
 
     use super::*;
-    use crate::{Holder, Surroundings, diagnose, story::Story};
+    use crate::{Holder, Surroundings, diagnose, timeline::Timeline};
 
-    /// The remedies of a job by ECS Exec that lost its connection while a script ran, and met this.
+    /// The remedies for a job by ECS Exec whose connection was lost while a script ran, with this
+    /// error.
     fn remedies(kind: Kind, cause: ConnectCause) -> String {
         let path =
             format!("{}/../fixtures/snapshots/v1.3/executing.ron", env!("CARGO_MANIFEST_DIR"));
@@ -204,7 +204,7 @@ mod tests {
         if let AnyJob::Executing(job) = &mut snapshot.job {
             job.header.connect_to = ConnectTo::NoAddress;
         }
-        let newest = Story::of(&snapshot, Timestamp::from_millis(0)).newest;
+        let newest = Timeline::of(&snapshot, Timestamp::from_millis(0)).newest;
         snapshot.step(Observation::RunFailed(RunError::ConnectionLost("cut".into())), newest);
         let error = ConnectError { kind, message: "no".into(), cause };
         snapshot.step(Observation::Unreachable(error), newest);
@@ -213,13 +213,14 @@ mod tests {
             free: None,
             handed_on: None,
         };
-        let found = diagnose(&snapshot, &Story::of(&snapshot, newest), &around, newest).remove(0);
+        let found =
+            diagnose(&snapshot, &Timeline::of(&snapshot, newest), &around, newest).remove(0);
         assert_eq!(found.cause, Cause::ConnectionLost, "{found:?}");
         found.remedy.join(" ")
     }
 
     #[test]
-    fn a_session_that_is_refused_or_late_is_no_lost_packet() {
+    fn refused_or_late_sessions_do_not_blame_the_network() {
         let refused = remedies(Kind::AuthRefused, ConnectCause::ExecuteDenied);
         assert!(refused.contains("ecs:ExecuteCommand"), "{refused}");
         let late = remedies(Kind::TimedOut, ConnectCause::SessionSlow);

@@ -1,4 +1,4 @@
-//! Journal lines that show something.
+//! Evidence: journal lines that show a problem.
 
 use serde::Serialize;
 use states::{Entry, Observation, Timestamp};
@@ -6,26 +6,26 @@ use states::{Entry, Observation, Timestamp};
 use super::Case;
 use crate::words;
 
-/// Something that was observed, perhaps repeatedly.
+/// An observation, perhaps a repeated one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Evidence {
-    /// When, first; `None` for what was seen around the snapshot, now.
+    /// When it was first observed; `None` for a present fact around the snapshot.
     pub at: Option<Timestamp>,
-    /// When, last.
+    /// When it was last observed.
     pub last: Option<Timestamp>,
-    /// How often.
+    /// How many times.
     pub times: u32,
     /// What.
     pub text: String,
 }
 
 impl Evidence {
-    /// Something seen now, beside the journal.
+    /// A present fact that is not in the journal.
     pub(super) fn seen(text: impl Into<String>) -> Self {
         Self { at: None, last: None, times: 1, text: text.into() }
     }
 
-    /// A journal's entry.
+    /// Evidence of a journal's entry.
     #[must_use]
     pub fn of(entry: &Entry) -> Self {
         Self {
@@ -42,22 +42,22 @@ impl Evidence {
     }
 }
 
-/// Lines of evidence that anybody wants to read.
-const ENOUGH: usize = 4;
+/// The largest number of lines of evidence.
+const MAX_LINES: usize = 4;
 
 impl Case<'_> {
-    /// The entries that fit, equal ones joined; the last few of them.
+    /// The last few entries that fit. Equal ones are joined.
     pub(super) fn entries(&self, fits: impl Fn(&Observation) -> bool) -> Vec<Evidence> {
         let mut found: Vec<Evidence> = Vec::new();
         for entry in self.snapshot.journal.entries.iter().filter(|entry| fits(&entry.saw)) {
             let evidence = Evidence::of(entry);
-            // Messages differ in request ids and waiting times; the beginning tells them apart.
+            // Compare the beginnings: messages differ in request ids and waiting times.
             match found.iter_mut().find(|known| same(&known.text, &evidence.text)) {
                 Some(known) => known.join(&evidence),
                 None => found.push(evidence),
             }
         }
-        found.split_off(found.len().saturating_sub(ENOUGH))
+        found.split_off(found.len().saturating_sub(MAX_LINES))
     }
 
     /// The last entry that fits.

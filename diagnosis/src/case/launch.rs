@@ -1,4 +1,4 @@
-//! No task was launched, or ECS does not serve us: failure modes 1 to 5.
+//! No task was launched, or ECS refuses calls: failure modes 1 to 5.
 
 use states::{AnyJob, ControlError, ControlErrorKind as Kind, Observation, StateName, StopReason};
 
@@ -16,7 +16,7 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             "{}: {times} {} in {}.",
             if cause == Cause::Capacity { "Fargate had no capacity for the task" } else { "A quota of the AWS account is used up" },
             if times == 1 { "refusal" } else { "refusals" },
-            words::span(case.story.visits[0].length())
+            words::span(case.timeline.spans[0].length())
         ),
         Cause::Throttled => {
             format!("{} was throttled {times} times: the account's rate limit in this region is used up.", error.operation)
@@ -58,14 +58,14 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     Some(case.diagnosis(cause, summary, repeated, &[control_remedy(error), more]))
 }
 
-/// The refusal that the job failed by, or is stuck at.
+/// The refusal that failed the job, or that it is stuck at.
 fn error<'a>(case: &'a Case<'_>) -> Option<&'a ControlError> {
     match (&case.snapshot.job, case.reason()) {
         (_, Some(StopReason::LaunchRefused(error) | StopReason::ControlFailed(error))) => {
             Some(error)
         }
         (AnyJob::Provisioning(job), _) => job.state.problem.as_ref(),
-        // What the rest of the way to RUNNING depends on.
+        // The job cannot reach RUNNING without these.
         (AnyJob::Pending(_) | AnyJob::Running(_), _) => repeated_at_the_end(case),
         (
             _,
@@ -77,7 +77,7 @@ fn error<'a>(case: &'a Case<'_>) -> Option<&'a ControlError> {
     }
 }
 
-/// The failure that the newest answers of AWS were, if they were several.
+/// The failure, if AWS's newest answers are several failures.
 fn repeated_at_the_end<'a>(case: &'a Case<'_>) -> Option<&'a ControlError> {
     let answers = |saw: &Observation| {
         matches!(
@@ -104,7 +104,7 @@ fn failed(saw: &Observation) -> Option<&ControlError> {
     }
 }
 
-/// The cause that a kind of refusal is.
+/// The cause for a kind of refusal.
 pub(super) fn cause(kind: Kind) -> Cause {
     match kind {
         Kind::Capacity => Cause::Capacity,

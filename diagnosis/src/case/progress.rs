@@ -1,4 +1,4 @@
-//! Nothing goes on, although nothing failed: failure modes 16, 17, 18, 20; and how scripts ended.
+//! Nothing happens, although nothing failed: failure modes 16, 17, 18, 20. Also how scripts ended.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use crate::{
     words::{self, span},
 };
 
-/// A script that has written nothing for so long is worth a look.
+/// How long a script may write nothing before that is a problem.
 const SILENT_AFTER: Duration = Duration::from_secs(10 * 60);
-/// Between two stages, gitlab-runner calls the driver again within a second or so.
+/// How long gitlab-runner may take between two stages. It usually takes a second or so.
 const NEXT_STAGE_WITHIN: Duration = Duration::from_secs(2 * 60);
-/// While a driver waits for a task, it writes something down at least this often (its longest
-/// interval is 30 s).
+/// How often a driver that waits for a task journals something, at least. Its longest interval is
+/// 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(2 * 60);
-/// Fargate ends a task 13 to 66 s after it has accepted StopTask, or up to two minutes where a
-/// `stopTimeout` says so.
+/// How long a task may take to end after ECS has accepted StopTask. Fargate takes 13 to 66 s, or up
+/// to two minutes with a `stopTimeout`.
 const STOPS_WITHIN: Duration = Duration::from_secs(3 * 60);
-/// A manager without jobs for so long has nobody who looks, unless a timer runs `fargate reap`. ECS
-/// forgets a stopped task by then.
-const LOOKED_AT_WITHIN: Duration = Duration::from_secs(60 * 60);
-/// With less than this free, a snapshot cannot be relied upon to be written.
-const HARDLY_ANY: u64 = 1024 * 1024;
+/// How long a manager may be without a job that checks, or a timer for `fargate reap`. ECS forgets
+/// a stopped task by then.
+const CHECKED_WITHIN: Duration = Duration::from_secs(60 * 60);
+/// With less free space than this, in bytes, writing a snapshot may fail.
+const LOW_SPACE: u64 = 1024 * 1024;
 
-/// 20, on the manager.
+/// Failure mode 20, on the manager.
 pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
-    let free = case.around.free.filter(|free| *free < HARDLY_ANY && !case.story.over)?;
+    let free = case.around.free.filter(|free| *free < LOW_SPACE && !case.timeline.over)?;
     Some(case.diagnosis(
         Cause::DiskFull,
         "The disk of the metadata directory is full: the driver cannot save what it does, so it begins nothing more.",
@@ -46,9 +46,9 @@ pub(super) fn manager_disk(case: &Case<'_>) -> Option<Diagnosis> {
     ))
 }
 
-/// 20, in the container.
+/// Failure mode 20, in the container.
 pub(super) fn container_disk(case: &Case<'_>) -> Option<Diagnosis> {
-    // Shells and ECS Exec's agent spell it differently.
+    // Shells and ECS Exec's agent spell the error differently.
     let full = |text: &str| {
         text.to_lowercase().contains("no space left")
             || text.contains("disk full")
@@ -80,10 +80,10 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
         return task_outlives_its_stop(case, job);
     }
     let waited = case.now.since(job.state.since);
-    if case.story.over || waited < job.header.limits.stop {
+    if case.timeline.over || waited < job.header.limits.stop {
         return None;
     }
-    let summary = match &job.state.task {
+    let summary = match job.state.task() {
         Some(task) => format!("Task {} could not be stopped so far: it may still run and cost money.", task.task_id()),
         None => "It is not known whether RunTask launched a task: its answer was lost, and ListTasks has not settled it.".to_owned(),
     };
@@ -96,12 +96,12 @@ pub(super) fn stop_unfinished(case: &Case<'_>) -> Option<Diagnosis> {
     ))
 }
 
-/// ECS has accepted the stop, and is not known to have carried it out.
+/// ECS has accepted the stop, but the task is not known to have ended.
 fn task_outlives_its_stop(
     case: &Case<'_>,
     job: &states::Job<states::Stopping>,
 ) -> Option<Diagnosis> {
-    let observations = &case.story.observations;
+    let observations = &case.timeline.observations;
     let accepted = observations.iter().rposition(|(_, _, saw)| *saw == Observation::StopAccepted);
     let waited = case.now.since(accepted.map_or(job.state.since, |index| observations[index].0));
     let later = observations[accepted.map_or(0, |index| index + 1)..].iter().rev();
@@ -111,18 +111,18 @@ fn task_outlives_its_stop(
     let was = seen.map(|status| format!("showed it as {status} when it was last asked"));
     let (what, is_long) = match (was, case.around.is_here()) {
         (Some(was), true) => (was, waited >= STOPS_WITHIN),
-        // What came later is not in a lone file: whether a process waited as long as it may.
+        // A copy of the snapshot does not show whether a process has waited as long as it may.
         (Some(was), false) => (was, case.now.since(job.state.since) >= job.header.limits.stop),
         (None, true) => (
-            "no process has looked since whether it has ended".to_owned(),
-            waited >= LOOKED_AT_WITHIN,
+            "no process has checked since whether it has ended".to_owned(),
+            waited >= CHECKED_WITHIN,
         ),
         (None, false) => return None,
     };
     if !is_long {
         return None;
     }
-    let task = job.state.task.as_ref().map_or("", states::TaskArn::task_id);
+    let task = job.state.task().map_or("", states::TaskArn::task_id);
     let summary = format!("ECS accepted to stop task {task} {} ago, and {what}.", span(waited));
     let remedy = "`fargate reap` archives the job once its task has ended, or asks for its end again; let a timer run it.";
     Some(unfinished(case, summary, "", remedy))
@@ -151,15 +151,16 @@ fn unfinished(case: &Case<'_>, summary: String, advice: &str, remedy: &str) -> D
 
 /// 17.
 pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
-    let idle = case.now.since(case.story.newest);
+    let idle = case.now.since(case.timeline.newest);
     let job = &case.snapshot.job;
     let opened = || case.last(|saw| matches!(saw, Observation::Opened { .. }));
     let (summary, evidence) = match (&case.around.holder, job) {
-        (Holder::Nobody(last), _) if case.around.process_is_gone(job) => {
+        (Holder::NoProcess(last), _) if case.around.process_is_gone(job) => {
             let mut evidence = opened();
             let who = last.as_deref().unwrap_or("the process that held it");
-            evidence
-                .push(Evidence::seen(format!("nobody holds the job's lock; the last was {who}")));
+            evidence.push(Evidence::seen(format!(
+                "no process holds the job's lock; the last was {who}"
+            )));
             (
                 format!(
                     "The driver's process is gone while the job was {}: killed, or the manager was restarted.",
@@ -168,9 +169,9 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
                 evidence,
             )
         }
-        (Holder::Nobody(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
+        (Holder::NoProcess(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
             let mut evidence = case.newest(2);
-            evidence.push(Evidence::seen("nobody holds the job's lock".to_owned()));
+            evidence.push(Evidence::seen("no process holds the job's lock".to_owned()));
             (
                 format!(
                     "No stage has been called for {}: gitlab-runner is gone, or gave the job up without `cleanup`.",
@@ -203,15 +204,15 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
             if matches!(job, AnyJob::Executing(_)) {
                 "The script runs on in the container: `fargate-replay resume JOB` attaches to it, and streams the rest of its output."
             } else {
-                "`fargate-replay resume JOB` goes on where it stopped."
+                "`fargate-replay resume JOB` continues where it stopped."
             },
-            "`fargate-replay stop JOB` ends the task if nobody wants the job any more; GitLab has most likely failed it already.",
+            "`fargate-replay stop JOB` ends the task if the job is not needed any more; GitLab has most likely failed it already.",
             "Why it was killed: `journalctl -k | grep -i oom`, `journalctl -u gitlab-runner`; a runner that is restarted kills its drivers.",
         ],
     ))
 }
 
-/// The job was ended from outside while a script ran and no process followed it.
+/// The job was ended by another command while a script ran that no process followed.
 fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
     if !matches!(case.reason(), Some(StopReason::Cleanup | StopReason::Asked(_)))
         || case.decisive() != StateName::Executing
@@ -219,11 +220,11 @@ fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
         return None;
     }
     let stage = case
-        .story
-        .visits
+        .timeline
+        .spans
         .iter()
         .rev()
-        .find_map(|visit| visit.stage.as_deref())
+        .find_map(|span| span.stage.as_deref())
         .unwrap_or("a stage");
     Some(case.diagnosis(
         Cause::DriverGone,
@@ -233,17 +234,21 @@ fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
     ))
 }
 
-/// 16, and the ordinary ends of scripts.
+/// Failure mode 16, and the ordinary ends of scripts.
 pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
     if let AnyJob::Executing(job) = &case.snapshot.job
         && job.state.link == Link::Up
         && job.state.started
     {
-        let silent = case.now.since(case.story.newest);
+        let silent = case.now.since(case.timeline.newest);
         return (silent >= SILENT_AFTER).then(|| silence(case, silent, job.state.offset));
     }
     let cancelled = matches!(case.reason(), Some(StopReason::Cancelled))
-        || case.story.observations.iter().any(|(_, _, saw)| *saw == Observation::CancelRequested);
+        || case
+            .timeline
+            .observations
+            .iter()
+            .any(|(_, _, saw)| *saw == Observation::CancelRequested);
     if cancelled {
         let evidence = case
             .entries(|saw| matches!(saw, Observation::CancelRequested | Observation::Signalled(_)));
@@ -252,10 +257,10 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
             Cause::Cancelled,
             summary,
             evidence,
-            &["If nobody cancelled it, compare the job's length with its `timeout` and the project's and runner's limits."],
+            &["If it was not cancelled in GitLab, compare the job's length with its `timeout` and the project's and runner's limits."],
         ));
     }
-    match case.story.failed_run()? {
+    match case.timeline.failed_run()? {
         (stage, RunOutcome::Exited { code, .. }) if *code != 0 => Some(case.diagnosis(
             Cause::ScriptFailed,
             format!("Stage {stage} ended with exit code {code}: that is the script's own verdict, and no fault of the driver or of AWS."),
@@ -267,7 +272,7 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
             format!("The outcome of stage {stage} is lost: {}.", lost_run(outcome)?),
             case.entries(|saw| matches!(saw, Observation::RunFailed(_))),
             &[
-                "Processes that leave no exit status were killed with SIGKILL: most often for want of memory. Compare the task's memory with what the script needs.",
+                "Processes that leave no exit status were killed with SIGKILL: most often because of too little memory. Compare the task's memory with what the script needs.",
                 "A script that deletes everything in TMPDIR deletes its own spool.",
             ],
         )),
@@ -275,7 +280,7 @@ pub(super) fn script(case: &Case<'_>) -> Option<Diagnosis> {
 }
 
 fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
-    let stage = case.story.current().stage.as_deref().unwrap_or("the stage");
+    let stage = case.timeline.current().stage.as_deref().unwrap_or("the stage");
     let mut evidence = case.last(|saw| *saw == Observation::Delivered);
     evidence.extend(case.last(|saw| matches!(saw, Observation::Progress { .. })));
     let (alive, check) = match &case.around.holder {
@@ -283,7 +288,7 @@ fn silence(case: &Case<'_>, silent: Duration, offset: u64) -> Diagnosis {
             evidence.push(Evidence::seen(format!("the job's lock is held by {who}")));
             ("its driver is there and connected", String::new())
         }
-        Holder::Nobody(_) => ("nobody follows it", String::new()),
+        Holder::NoProcess(_) => ("no process follows it", String::new()),
         Holder::Elsewhere(host) => (
             "the connection was up when this file was written",
             format!(
@@ -308,9 +313,9 @@ mod tests {
     use states::{Snapshot, TaskReport, TaskStatus};
 
     use super::{super::diagnose, *};
-    use crate::{Surroundings, story::Story};
+    use crate::{Surroundings, timeline::Timeline};
 
-    /// A job whose stop was accepted, and that was looked at since in this status.
+    /// A job whose stop was accepted, and whose task was described in this status since.
     fn ended(looked_at: Option<TaskStatus>) -> Snapshot {
         let path =
             format!("{}/../fixtures/snapshots/v1.3/stopping.ron", env!("CARGO_MANIFEST_DIR"));
@@ -335,17 +340,17 @@ mod tests {
         snapshot.journal.entries.iter().map(|entry| entry.last.unwrap_or(entry.at)).max().unwrap()
     }
 
-    /// What is said of it so long after the stop was accepted, where it lives.
+    /// The diagnosis this long after the stop was accepted, on the job's own host.
     fn said(looked_at: Option<TaskStatus>, after: Duration) -> (Cause, String) {
         let (accepted, snapshot) = (newest(&ended(None)), ended(looked_at));
-        let around = Surroundings { holder: Holder::Nobody(None), free: None, handed_on: None };
+        let around = Surroundings { holder: Holder::NoProcess(None), free: None, handed_on: None };
         let now = accepted + after;
-        let found = diagnose(&snapshot, &Story::of(&snapshot, now), &around, now).remove(0);
+        let found = diagnose(&snapshot, &Timeline::of(&snapshot, now), &around, now).remove(0);
         (found.cause, found.summary)
     }
 
     #[test]
-    fn a_job_that_waits_for_its_tasks_end_needs_nobody_before_a_sensible_time() {
+    fn an_ending_job_is_no_problem_before_its_task_should_have_ended() {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         for (looked_at, after) in
             [(None, minutes(1)), (None, minutes(50)), (Some(TaskStatus::Deactivating), minutes(2))]
@@ -364,10 +369,10 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_archived_hours_after_its_end_took_no_longer_for_that() {
+    fn a_late_archival_does_not_lengthen_a_job() {
         let (mut snapshot, accepted) = (ended(None), newest(&ended(None)));
         let late = accepted + Duration::from_secs(7200);
-        let length = Story::of(&snapshot, late).length();
+        let length = Timeline::of(&snapshot, late).length();
         snapshot.step(Observation::Opened { process: 1, purpose: "archive".into() }, late);
         let (task, status) = (snapshot.job.task().unwrap().clone(), TaskStatus::Stopped);
         let report = TaskReport {
@@ -379,11 +384,11 @@ mod tests {
             stopped: None,
         };
         snapshot.step(Observation::Described(report), late);
-        let story = Story::of(&snapshot, late);
+        let timeline = Timeline::of(&snapshot, late);
         assert!(
-            story.over && story.length() == length && length < Duration::from_secs(60),
+            timeline.over && timeline.length() == length && length < Duration::from_secs(60),
             "{:?}",
-            story.length()
+            timeline.length()
         );
     }
 }

@@ -27,31 +27,34 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
     }
 }
 
-/// The task's end, if it ended by itself and the last script's processes were gone before anybody
-/// saw that.
+/// The task's end, if it ended by itself and the last script's processes were gone before the
+/// driver saw that.
 fn ended_under_a_lost_script(case: &Case<'_>) -> Option<TaskEnd> {
-    let last = case.story.visits.iter().rev().find_map(|visit| visit.outcome.as_ref())?;
+    let last = case.timeline.spans.iter().rev().find_map(|span| span.outcome.as_ref())?;
     lost_run(last)?;
     let end = last_end(case)?;
     end.code.as_deref().is_some_and(|code| code != "UserInitiated").then_some(end)
 }
 
-/// `recorded` is what the machine decided by. ECS may have told more since.
+/// `recorded` is what the machine decided by. ECS may have reported more since.
 fn stopped(case: &Case<'_>, recorded: &TaskEnd) -> Diagnosis {
     let TaskEndWords { cause, what, remedy } =
         explain_task_end(&last_end(case).unwrap_or_else(|| recorded.clone()));
-    let answered =
-        case.story.observations.iter().any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
+    let answered = case
+        .timeline
+        .observations
+        .iter()
+        .any(|(_, _, saw)| matches!(saw, Observation::Answered(_)));
     let under_a_script =
         case.decisive() == StateName::Executing || ended_under_a_lost_script(case).is_some();
     let when = match (under_a_script, answered) {
         (true, _) => {
             let stage = case
-                .story
-                .visits
+                .timeline
+                .spans
                 .iter()
                 .rev()
-                .find_map(|visit| visit.stage.as_deref())
+                .find_map(|span| span.stage.as_deref())
                 .unwrap_or("a stage");
             format!("while {stage} ran")
         }
@@ -75,7 +78,7 @@ fn stopped(case: &Case<'_>, recorded: &TaskEnd) -> Diagnosis {
     case.diagnosis(cause, format!("The task stopped {when}. {what}"), evidence, &[remedy, more])
 }
 
-/// How the task ended, as the last report has it that says why.
+/// The task's end, according to the last report that shows why.
 fn last_end(case: &Case<'_>) -> Option<TaskEnd> {
     let reports = case.snapshot.journal.entries.iter().rev().filter_map(|entry| match &entry.saw {
         Observation::Described(report) => Some(report),

@@ -1,4 +1,4 @@
-//! Wall-clock time that goes with tokio's: so that simulations on paused time work.
+//! Wall-clock time that follows tokio's clock, so that simulations on paused time work.
 
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ impl Clock {
         Self::showing(Timestamp::now())
     }
 
-    /// A clock that shows this time now, and goes on from there.
+    /// A clock that shows this time now and continues from there.
     #[must_use]
     pub fn showing(wall: Timestamp) -> Self {
         Self { start: Instant::now(), wall }
@@ -30,7 +30,7 @@ impl Clock {
         self.wall + self.start.elapsed()
     }
 
-    /// Waits until then; not at all when that has passed.
+    /// Waits until this time. Returns at once if it has passed.
     pub async fn until(&self, at: Timestamp) {
         let wait = at.since(self.now());
         if !wait.is_zero() {

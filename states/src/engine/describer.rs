@@ -1,9 +1,9 @@
-//! Asks ECS about the tasks of many jobs together.
+//! Describes the tasks of many jobs in shared calls.
 //!
-//! Jobs queue the task they want described and when it is due. Whoever is due first asks, and takes
-//! along everything that is due soon after, up to 100 tasks a call (the limit of DescribeTasks): a
-//! manager with a thousand jobs makes ten calls a tick, and one with a single job waits for nobody.
-//! Places that are left in a call are given to [`Passengers`].
+//! Jobs queue the task to describe and when it is due. The job that is due first makes the call for
+//! all that are due soon after, up to 100 tasks (the limit of DescribeTasks). A manager with a
+//! thousand jobs makes ten calls a tick; one with a single job waits for no other. [`Piggyback`]
+//! fills the rest of a call.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Clock, passengers::Passengers};
+use super::{Clock, piggyback::Piggyback};
 use crate::{
     ControlCause, ControlError, ControlErrorKind, Described, EndingJob, SnapshotStore, TaskArn,
     TaskControl, Timestamp,
@@ -21,7 +21,7 @@ use crate::{
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
-/// How much earlier than it is due a task is described when somebody asks anyway.
+/// How long before it is due a task is described in another job's call.
 const TAKE_ALONG: Duration = Duration::from_millis(750);
 
 type Answer = Result<Described, ControlError>;
@@ -44,12 +44,12 @@ impl Describer {
         Self { waiting: Mutex::new(HashMap::new()) }
     }
 
-    /// Describes the task when it is `due`, or a little earlier in somebody else's call. Dropping
-    /// the future withdraws the wish.
+    /// Describes the task when it is `due`, or a little earlier in another job's call. Dropping the
+    /// future withdraws the request.
     pub(super) async fn describe<C: TaskControl, S: SnapshotStore>(
         &self,
         (control, clock): (&C, &Clock),
-        (passengers, store): (&Passengers, &S),
+        (piggyback, store): (&Piggyback, &S),
         cluster: &str,
         task: &TaskArn,
         due: Timestamp,
@@ -63,16 +63,16 @@ impl Describer {
         }
         let batch = self.take_due(cluster, task, clock.now());
         if batch.iter().all(|w| w.task != *task) {
-            // Somebody has just taken our wish along and is asking.
+            // Another job's call has just taken this request along.
             return answered.await.unwrap_or_else(|_| Err(withdrawn()));
         }
         let places = AT_ONCE.saturating_sub(batch.len());
-        let along = passengers.board(store, cluster, places, clock).await;
-        ask(control, cluster, batch, (passengers, along)).await;
+        let along = piggyback.take(store, cluster, places, clock).await;
+        ask(control, cluster, batch, (piggyback, along)).await;
         answered.await.unwrap_or_else(|_| Err(withdrawn()))
     }
 
-    /// Takes `task` and what else is due soon, the most urgent first.
+    /// Takes `task` and all others that are due soon, the most urgent first.
     fn take_due(&self, cluster: &str, task: &TaskArn, now: Timestamp) -> Vec<Waiting> {
         self.with(cluster, |waiting| {
             waiting.retain(|w| !w.answer.is_closed());
@@ -90,7 +90,7 @@ impl Describer {
     }
 
     fn with<R>(&self, cluster: &str, act: impl FnOnce(&mut Vec<Waiting>) -> R) -> R {
-        // The queue is whole after every step, so a panic elsewhere does not spoil it.
+        // The queue is consistent after every step, so a panic elsewhere does no harm.
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         act(waiting.entry(cluster.to_owned()).or_default())
     }
@@ -100,7 +100,7 @@ async fn ask<C: TaskControl>(
     control: &C,
     cluster: &str,
     batch: Vec<Waiting>,
-    (passengers, along): (&Passengers, Vec<EndingJob>),
+    (piggyback, along): (&Piggyback, Vec<EndingJob>),
 ) {
     let mut tasks: Vec<TaskArn> = batch.iter().map(|w| w.task.clone()).collect();
     tasks.sort();
@@ -113,7 +113,7 @@ async fn ask<C: TaskControl>(
         && concerns_its_tasks(error.kind)
     {
         tracing::debug!("{error}; asked again without the tasks of ending jobs");
-        passengers.refuse();
+        piggyback.disable();
         answers = control.describe(cluster, &tasks).await;
     }
     for waiting in batch {
@@ -125,15 +125,16 @@ async fn ask<C: TaskControl>(
                 .ok_or_else(|| left_out(&waiting.task)),
             Err(error) => Err(error.clone()),
         };
-        // Whoever withdrew does not want it any more.
+        // A job that has withdrawn needs no answer.
         let _ = waiting.answer.send(answer);
     }
     if let Ok(described) = &answers {
-        passengers.arrive(along, described);
+        piggyback.record(along, described);
     }
 }
 
-/// Whether a call may have failed for what it asked about: without some of it, it may succeed.
+/// Whether a call may have failed because of the tasks it asked about: with fewer tasks it may
+/// succeed.
 fn concerns_its_tasks(kind: ControlErrorKind) -> bool {
     use ControlErrorKind::{Credentials, NoCredentials, Throttled, Unavailable};
     !matches!(kind, Throttled | Unavailable | Credentials | NoCredentials)
@@ -149,7 +150,7 @@ fn left_out(task: &TaskArn) -> ControlError {
     }
 }
 
-/// The job that was asking for us was dropped in the middle of the call.
+/// The job that made the shared call was dropped during the call.
 fn withdrawn() -> ControlError {
     ControlError {
         operation: "DescribeTasks".to_owned(),

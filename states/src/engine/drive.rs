@@ -1,27 +1,31 @@
 //! The loop: plan, save, act, observe.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    mem::{self, Discriminant},
+    time::Duration,
+};
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
     LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot,
-    SnapshotStore, StateName, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport, Timestamp,
-    Transport,
+    SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl, TaskReport,
+    Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(2);
 
-/// The part of a state that the world may remember: when it changes, the snapshot is saved before
-/// anything is done.
+/// The part of a state that the world may remember. When it changes, the snapshot is saved before
+/// any action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Promise {
     state: StateName,
     task: Option<TaskArn>,
     launch: Option<(u32, Option<Timestamp>)>,
     run: Option<(RunId, bool)>,
-    stop: Option<(bool, bool, bool)>,
+    stop: Option<(Discriminant<StopPhase>, bool)>,
 }
 
 impl Promise {
@@ -39,7 +43,7 @@ impl Promise {
                 promise.run = Some((job.state.order.run.clone(), job.state.ending.is_some()))
             }
             AnyJob::Stopping(job) => {
-                promise.stop = Some((job.state.asked, job.state.accepted, job.state.over))
+                promise.stop = Some((mem::discriminant(&job.state.phase), job.state.has_asked()))
             }
             AnyJob::Pending(_) | AnyJob::Running(_) | AnyJob::Reachable(_) => {}
         }
@@ -48,7 +52,7 @@ impl Promise {
 }
 
 impl<N, L> Work<N, L> {
-    /// Puts the offset reached on record.
+    /// Journals the offset reached.
     pub(super) fn note_progress(&mut self, offset: u64, now: Timestamp) {
         self.snapshot.step(Observation::Progress { offset }, now);
     }
@@ -67,7 +71,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         )
     }
 
-    /// Notes that this process takes the job up. Always the first thing done with a job.
+    /// Records that this process works on the job. Always the first thing done with a job.
     pub async fn open(&self, work: &mut Work<T::Session, S::Lease>, purpose: &str) {
         let opened =
             Observation::Opened { process: std::process::id(), purpose: purpose.to_owned() };
@@ -79,13 +83,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 .await
                 .filter(|offset| *offset > job.state.offset)
         {
-            // The process before was killed after it had handed this on, and before its next save.
+            // The process before was killed between handing this on and its next save.
             work.note_progress(offset, self.clock.now());
         }
     }
 
-    /// Notes that a script is to run. Takes effect in `Reachable`; in `Executing`, a script equal
-    /// to the one that runs is the same run, retried.
+    /// Records that a script is to run. Takes effect in `Reachable`. In `Executing`, a script equal
+    /// to the running one is the same run, retried.
     ///
     /// # Errors
     /// In any other state, or while another script runs.
@@ -122,12 +126,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(())
     }
 
-    /// Notes that the job's task is to end.
+    /// Records that the job's task is to end.
     pub fn request_stop(&self, work: &mut Work<T::Session, S::Lease>, reason: StopReason) {
         work.snapshot.step(Observation::StopRequested(reason), self.clock.now());
     }
 
-    /// Notes that the stage, or the run, is to end early.
+    /// Records that the stage, or the run, is to end early.
     pub fn request_cancel(&self, work: &mut Work<T::Session, S::Lease>) {
         work.snapshot.step(Observation::CancelRequested, self.clock.now());
     }
@@ -135,8 +139,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Drives the job towards `goal`.
     ///
     /// # Errors
-    /// When the snapshot cannot be saved (nothing that it does not hold has been begun then), or
-    /// the output not written.
+    /// When the snapshot cannot be saved, or the output cannot be written. The driver begins
+    /// nothing that the snapshot does not hold.
     pub async fn drive(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -149,10 +153,11 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             let now = self.clock.now();
             let action = work.snapshot.plan(now);
             if !matches!(action, Action::Watch(_)) {
-                // What nobody polls must not be held: others may wait for the same answer.
+                // A future that is no longer polled must be dropped: others may wait for the same
+                // answer.
                 pending = Pendings::none();
             }
-            // What is archived is saved on its way there.
+            // Archiving saves the snapshot, too.
             let is_archived_now =
                 action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
             let is_on_disk = !is_archived_now && self.save_if_due(work, &action).await?;
@@ -160,13 +165,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 return Ok(outcome);
             }
             if matches!(action, Action::Watch(_)) {
-                // Nothing is due here at this moment.
+                // This job has nothing to do at this moment.
                 self.conclude_one().await;
             }
             let saw = match action {
                 Action::Launch { token, spec } => {
-                    // Not abandoned on a cancel: its answer names the task that is then to be
-                    // stopped.
+                    // A cancel does not abandon the call: its answer names the task to stop.
                     match self.launch(work.snapshot.job.header(), &token, spec).await {
                         Ok(report) => Observation::Launched(report),
                         Err(error) => Observation::LaunchFailed(error),
@@ -225,8 +229,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Asks for a task. That nothing is sent after [`LONGEST_CALL`] is what the end of an unknown
-    /// launch relies on.
+    /// Asks for a task. Nothing is sent after [`LONGEST_CALL`]: the search for a launch without an
+    /// answer relies on it.
     async fn launch(
         &self,
         header: &Header,
@@ -253,7 +257,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// The next thing that is waited for to reach the task.
+    /// Returns the next thing that attempts to reach the task wait for.
     async fn waits_for(&self, transport: Cow<'static, str>, task: Option<TaskArn>) -> String {
         match task {
             Some(task) => self.transport.waits_for(&transport, &task).await,
@@ -261,7 +265,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Journals an observation, lets the machine decide, and tells whoever is interested.
+    /// Journals an observation, steps the machine, and reports to the caller.
     fn take_in(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -292,8 +296,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Whether the goal is reached, or nothing more can be done for it here. Then all that was
-    /// observed is on disk.
+    /// Returns the outcome if the goal is reached, or if this process can do no more for it. All
+    /// observations are then on disk.
     async fn reached(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -315,14 +319,18 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             (AnyJob::Stopping(_), Action::GiveUp) if matches!(goal, Goal::Stop | Goal::End) => {
                 Outcome::Unfinished
             }
-            // Whoever comes next, `cleanup`, sees to the rest.
+            // `cleanup`, which comes next, does the rest.
             (AnyJob::Stopping(job), _) if goal == Goal::Run => {
                 Outcome::MustEnd(job.state.reason.clone())
             }
-            // The task that nobody will use is told to end before the stage does; only seeing it
-            // end is left to `cleanup`.
+            // A task that is not used is stopped before the stage ends. Only the wait for its end
+            // is left to `cleanup`.
             (AnyJob::Stopping(job), Action::Watch(_))
-                if goal == Goal::Reach && (job.state.accepted || job.state.task.is_none()) =>
+                if goal == Goal::Reach
+                    && matches!(
+                        job.state.phase,
+                        StopPhase::Searching { .. } | StopPhase::Ending { .. }
+                    ) =>
             {
                 Outcome::MustEnd(job.state.reason.clone())
             }
@@ -331,7 +339,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             }
             _ => return Ok(None),
         };
-        // A state that was just entered has been saved as it is: not twice.
+        // A state that was just entered has been saved as it is.
         if !is_on_disk {
             self.save_unless_full(
                 work,
@@ -347,8 +355,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Ok(Some(outcome))
     }
 
-    /// Saves if something was promised, or the last time is long ago; says whether the snapshot is
-    /// on disk as it is now.
+    /// Saves if the promise changed, or if the last save is long ago. Returns whether the snapshot
+    /// is on disk as it is now.
     async fn save_if_due(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -363,8 +371,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Saves, and says whether it did. When nothing depends on it, a disk that refuses is tried
-    /// again after [`SAVE_EVERY`]: scripts go on with a full disk.
+    /// Saves, and returns whether it did. If nothing depends on it (`dispensable`), a write that
+    /// fails is repeated after [`SAVE_EVERY`]: scripts continue when the disk is full.
     pub(super) async fn save_unless_full(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -389,8 +397,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 }
 
-/// Whether a script has ended and nothing else was begun. Whoever finds it still running on record
-/// attaches to it, and finds the same end.
+/// Whether a script has ended and nothing else was begun. A process whose snapshot shows it as
+/// running attaches to it, and finds the same end.
 fn is_finished(job: &AnyJob, action: &Action) -> bool {
     matches!((job, action), (AnyJob::Reachable(job), Action::Await) if job.state.last.is_some())
 }
@@ -399,7 +407,7 @@ fn is_down(job: &AnyJob) -> bool {
     matches!(job, AnyJob::Executing(job) if matches!(job.state.link, Link::Down { .. }))
 }
 
-/// Whether the connection that has just come up is this stage's first: nothing was lost.
+/// Whether the connection that has just come up is this stage's first, so that none was lost.
 fn was_first(was_down: bool, snapshot: &Snapshot) -> bool {
     let lost = |entry: &crate::Entry| matches!(entry.saw, Observation::RunFailed(_));
     let begins = |entry: &crate::Entry| {

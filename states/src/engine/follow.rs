@@ -1,4 +1,4 @@
-//! Starting or attaching to a run, and handing its output on.
+//! Starts or attaches to a run, and hands its output on.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     SnapshotStore, TaskControl, Timestamp, Transport,
 };
 
-/// How often the offset reached is put on record while output flows.
+/// How often the offset reached is journaled while output flows.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
-/// When ECS is asked about the task of a script whose processes are gone: of a crash it learns a
+/// When ECS is asked about the task of a script whose processes are gone. ECS learns of a crash a
 /// moment later …
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
-/// … of a stop it knew before. How long one answer may take.
+/// … and knows of a stop before. How long one answer may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// Exit statuses of what SIGKILL and SIGTERM ended (POSIX shells: 128 and the signal's number).
+/// Exit statuses after SIGKILL and SIGTERM (POSIX shells: 128 and the signal's number).
 const KILLED: [i32; 2] = [128 + 9, 128 + 15];
 
 /// A run being followed, kept from one observation to the next.
@@ -25,12 +25,12 @@ pub(super) struct Following<R> {
     pub(super) run: R,
     offset: u64,
     recorded: Timestamp,
-    /// What came while something else was done.
+    /// An event that came while the driver did something else.
     pub(super) next: Option<Result<RunEvent, RunError>>,
 }
 
 impl<R: Run> Following<R> {
-    /// The next thing that is known of the run. Cancel-safe.
+    /// Returns the run's next event. Cancel-safe.
     async fn next(&mut self) -> Result<RunEvent, RunError> {
         match self.next.take() {
             Some(event) => event,
@@ -40,8 +40,8 @@ impl<R: Run> Following<R> {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Gives the connection up, and puts on record how far a run was followed over it: the next one
-    /// goes on there.
+    /// Drops the connection and journals how far a run was followed over it. The next connection
+    /// continues there.
     pub(super) fn give_up_connection<R>(
         &self,
         work: &mut Work<T::Session, S::Lease>,
@@ -56,7 +56,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Performs [`crate::Action::Follow`] until there is something for the machine.
+    /// Performs [`crate::Action::Follow`] until the machine has something to decide.
     pub(super) async fn follow(
         &self,
         follow: &Follow,
@@ -81,16 +81,16 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         _ => session.attach(&order.run, from).await,
                     }
                 };
-                // A connection that takes nothing must not keep a cancel waiting. Abandoned
-                // half-way, it begins again.
+                // A connection that accepts nothing must not delay a cancel. A start that is
+                // abandoned begins again.
                 let run = tokio::select! {
                     biased;
                     () = io.cancelled() => return Ok(Observation::CancelRequested),
                     run = begin => run,
                 };
                 match run {
-                    // Nothing was handed on of a script that is not known to have started: `from`
-                    // is 0 then, where a start streams from.
+                    // If the script is not known to have started, nothing was handed on: `from` is
+                    // 0, where a start streams from.
                     Ok(run) => following.insert(Following {
                         run,
                         offset: from,
@@ -113,8 +113,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         tokio::pin!(time_is_up);
         let mut unsaved = work.snapshot.journal.end() != work.saved_end;
         loop {
-            // A script may be silent for hours: whoever looks at the snapshot meanwhile finds how
-            // far it came.
+            // A script may be silent for hours. The snapshot shows meanwhile how far it came.
             let is_due = unsaved || current.offset > from;
             let on_record = async {
                 match work.saved_at.filter(|_| is_due) {
@@ -132,7 +131,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         current.recorded = self.clock.now();
                         return Ok(Observation::Progress { offset: current.offset });
                     }
-                    // It is only for people.
+                    // This save is only for people.
                     self.save_unless_full(work, true).await?;
                     unsaved = false;
                     continue;
@@ -176,7 +175,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Hands output on, and puts on record how far it came.
+    /// Hands output on, and marks how far.
     pub(super) async fn hand_on<R>(
         &self,
         mut left: Bytes,
@@ -193,18 +192,19 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             };
             left = left.slice(taken..);
             following.offset += taken as u64;
-            // After every write, not after every piece: whoever is killed while a slow reader
-            // has taken half of a piece must not hand that half on again.
+            // After every write, not after every piece. If the process is killed when a slow reader
+            // has taken half of a piece, the next one must not repeat that half.
             if let Err(e) = self.store.mark(lease, run, following.offset).await {
-                // Output must go on with a full disk; the next process may then repeat some of it.
+                // Output must continue when the disk is full. The next process may then repeat some
+                // of it.
                 tracing::debug!("{e}");
             }
         }
         Ok(())
     }
 
-    /// Whether ECS ends the task of a script that was killed: then that is what became of the
-    /// script, and ECS tells why. Not of a script that is being ended from here.
+    /// Whether ECS is ending the task of a script that was killed: then that is why the script
+    /// ended, and ECS reports the reason. Always false for a script that the driver ends.
     async fn task_is_ending(&self, work: &Work<T::Session, S::Lease>, looks: &[Duration]) -> bool {
         let AnyJob::Executing(job) = &work.snapshot.job else { return false };
         if job.state.ending.is_some() {

@@ -8,7 +8,7 @@ mod clock;
 mod describer;
 mod drive;
 mod follow;
-mod passengers;
+mod piggyback;
 mod signal;
 mod watch;
 
@@ -18,21 +18,21 @@ use bytes::Bytes;
 
 pub use clock::Clock;
 use describer::Describer;
-pub use passengers::Concluded;
-use passengers::Passengers;
+pub use piggyback::Concluded;
+use piggyback::Piggyback;
 
 use crate::{
     ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName,
     StopReason, StoreError, TaskControl, Transport,
 };
 
-/// Performs what machines decide. Cheap to share by reference between many jobs.
+/// Performs the machine's actions for any number of jobs, which share it by reference.
 pub struct Engine<C, T, S> {
     control: Arc<C>,
     transport: T,
     store: S,
     describer: Describer,
-    passengers: Passengers,
+    piggyback: Piggyback,
     clock: Clock,
     keys: KeyPath,
     secrets: Secrets,
@@ -41,74 +41,73 @@ pub struct Engine<C, T, S> {
 type KeyPath = Box<dyn Fn(&JobId) -> PathBuf + Send + Sync>;
 type Secrets = Box<dyn Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync>;
 
-/// One job that is being driven by this process.
+/// A job that this process drives.
 pub struct Work<N, L> {
     /// The job and its journal.
     pub snapshot: Snapshot,
     /// The right to work on it.
     pub lease: L,
-    /// The connection of this process, with who answered.
+    /// This process's connection, with the container's greeting.
     session: Option<(N, Greeting)>,
     /// The script that is to run, when this process has it.
     script: Option<Script>,
-    /// What is known to be on disk.
+    /// The promise that is known to be on disk.
     saved: Option<drive::Promise>,
     saved_at: Option<crate::Timestamp>,
-    /// What the journal ended with when it was saved last.
+    /// The journal's end when it was saved last.
     saved_end: Option<(usize, crate::Timestamp)>,
 }
 
 /// A script that gitlab-runner wants run.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// What is run: gitlab-runner's script, with whatever the driver has added to it.
+    /// The text to run: gitlab-runner's script, with the driver's additions.
     pub text: Bytes,
-    /// SHA-256 of gitlab-runner's script, hexadecimal. What the driver adds differs from process
-    /// to process, and a stage that is repeated is known by it.
+    /// SHA-256 of gitlab-runner's script, hexadecimal. It identifies a repeated stage, as the
+    /// driver's additions differ between processes.
     pub digest: String,
 }
 
 /// How far to drive a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// Until it waits in `Reachable`; or, when it has to end, until its task's end is under way.
+    /// Until it waits in `Reachable`; if it must end, until its task is stopping.
     Reach,
-    /// Until the run that was requested is over; or the job has to end.
+    /// Until the requested run is over, or the job must end.
     Run,
-    /// Until ECS has accepted to stop all of its tasks, or they are over and its snapshot is
+    /// Until ECS has accepted to stop all its tasks, or they have ended and its snapshot is
     /// archived.
     Stop,
-    /// Until its tasks are over and its snapshot is archived.
+    /// Until its tasks have ended and its snapshot is archived.
     End,
 }
 
 /// How a drive ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The job waits in `Reachable`. With its last run, if there was one.
+    /// The job waits in `Reachable`. Holds its last run, if there was one.
     Reachable(Option<Finished>),
-    /// The job has to end, for this reason; `cleanup` finishes it.
+    /// The job must end, for this reason. `cleanup` finishes it.
     MustEnd(StopReason),
-    /// ECS has accepted to stop the job's tasks. Its snapshot waits for a process that sees them
-    /// ended and archives it.
+    /// ECS has accepted to stop the job's tasks. The process that sees them ended archives the
+    /// snapshot.
     Stopping(StopReason),
     /// The job is over and archived.
     Ended(StopReason),
-    /// The time is up, and a task of the job is not known to be over: the state says which.
+    /// The time is up, and a task of the job may still run. The state says which.
     Unfinished,
 }
 
-/// What the engine tells and asks whoever called it.
+/// How the engine reports to its caller and learns of cancels.
 pub trait JobIo: Send {
-    /// Hands on the next bytes of output, as many of them as go at once, and says how many: those
-    /// count as delivered when this returns, and are put on record before the rest follows.
+    /// Hands on the next bytes of output, as many as one write takes, and returns how many. These
+    /// count as delivered when this returns. They are marked before the rest follows.
     fn output(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<usize>> + Send;
 
-    /// Something that may interest people.
+    /// Reports something that may interest people.
     fn note(&mut self, note: Note<'_>);
 
-    /// Completes when gitlab-runner wants the stage to end. Once only; pending for ever afterwards.
-    /// Cancel-safe.
+    /// Completes when gitlab-runner wants the stage to end: once, then never again. Cancel-safe.
     fn cancelled(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -122,37 +121,37 @@ pub enum Note<'a> {
         /// The job.
         snapshot: &'a Snapshot,
     },
-    /// Something was observed that did not change the state.
+    /// An observation did not change the state.
     Observed(&'a crate::Observation),
     /// The connection was lost while a script runs.
     ConnectionLost(String),
-    /// It is back.
+    /// The connection is back.
     Reconnected {
-        /// Byte of the output that comes next.
+        /// The next byte of the output.
         offset: u64,
     },
     /// A connection attempt failed.
     Unreachable(&'a ConnectError),
-    /// What the connection attempt that is under way waits for.
+    /// What the present connection attempt waits for.
     Waiting(&'a str),
 }
 
-/// Why a job could not be driven on.
+/// Why the engine cannot drive a job.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The snapshot could not be kept: nothing more was begun.
+    /// The snapshot could not be saved, so nothing more was begun.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The output could not be handed on.
     #[error("the script's output cannot be written: {0}")]
     Output(io::Error),
-    /// The job is in a state in which this cannot be asked of it.
+    /// The job's state does not admit the request.
     #[error("{0}")]
     Unsuitable(String),
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// An engine. `keys` tells where a job's private key lies.
+    /// An engine. `keys` returns the path of a job's private key.
     pub fn new(
         control: C,
         transport: T,
@@ -162,7 +161,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let control = Arc::new(control);
         Self {
             describer: Describer::new(),
-            passengers: Passengers::default(),
+            piggyback: Piggyback::default(),
             transport,
             store,
             clock: Clock::start(),
@@ -172,8 +171,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// The same engine, with environment variables that a job's container gets and that no snapshot
-    /// may hold. They are asked for at each launch, and must be the same each time.
+    /// The same engine with secret environment variables for a job's container, which no snapshot
+    /// may hold. `secrets` is called at each launch and must return the same each time.
     #[must_use]
     pub fn with_secrets(
         self,
@@ -182,8 +181,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         Self { secrets: Box::new(secrets), ..self }
     }
 
-    /// The same engine on another clock: in a simulation, processes that follow one another share
-    /// one.
+    /// The same engine on another clock: the processes of a simulation share one.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
@@ -204,7 +202,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         &self.clock
     }
 
-    /// Takes a job up: what follows is done on its snapshot, under its lease.
+    /// Begins to work on a job, under its lease.
     pub fn work(&self, snapshot: Snapshot, lease: S::Lease) -> Work<T::Session, S::Lease> {
         Work {
             snapshot,
@@ -219,7 +217,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
 }
 
 impl<N: Session, L> Work<N, L> {
-    /// Ends the connection politely.
+    /// Closes the connection and returns the lease.
     pub async fn close(mut self) -> L {
         if let Some((session, _)) = self.session.take() {
             session.close().await;

@@ -1,4 +1,4 @@
-//! Sending a signal to a run, and taking its output meanwhile.
+//! Sends a signal to a run, and reads its output meanwhile.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use crate::{
     Run as _, RunError, RunEvent, RunOrder, Session, Signal, SnapshotStore, TaskControl, Transport,
 };
 
-/// How long the container may take to pass a signal on; then the connection counts as lost.
+/// How long the container may take to deliver a signal, before the connection counts as lost.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Followed<T> = Following<<<T as Transport>::Session as Session>::Run>;
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Sends a signal. Output that is on its way before the answer is handed on: a connection holds
+    /// Sends a signal. Output that arrives before the answer is handed on: a connection buffers
     /// only so much of it.
     ///
     /// # Errors
-    /// When output cannot be handed on. The inner error is the signal's.
+    /// When output cannot be handed on. The inner result is the signal's.
     pub(super) async fn signal(
         &self,
         session: &T::Session,
@@ -57,7 +57,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// A process that wants the stage to end does not wait for a silent connection's keep-alives.
+    /// A cancel does not wait until a silent connection's keep-alives fail.
     async fn signal_answer(
         &self,
         session: &T::Session,

@@ -1,4 +1,4 @@
-//! Waiting for several things at once: ECS, EC2, the container, time.
+//! Waits for several things at once: ECS, EC2, the container, time.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -8,19 +8,18 @@ use crate::{
     SnapshotStore, Target, TaskArn, TaskControl, Timestamp, Transport, Watch,
 };
 
-/// How long one attempt waits for TCP: a host that is there answers in milliseconds, one that is
-/// not is asked again.
+/// How long one attempt waits for TCP. A host that is up answers in milliseconds; another one is
+/// tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
-/// The same, once a script runs: the network may be slow, and the host is known to be there.
+/// The same, once a script runs: the host is known to be up, and the network may be slow.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Attempt<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
-/// Attempts that outlast one observation: a connection in the making is not given up because ECS
-/// answered.
+/// Attempts that outlast one observation: an answer of ECS does not abandon a connection attempt.
 pub(super) struct Pendings<'a, N> {
     probe: Option<Attempt<'a, (N, Greeting), ConnectError>>,
-    /// When that begins, or began.
+    /// When the probe begins, or began.
     probed_at: Timestamp,
     describe: Option<Attempt<'a, Described, ControlError>>,
     described_for: Option<Timestamp>,
@@ -38,7 +37,7 @@ impl<N> Pendings<'_, N> {
 }
 
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
-    /// Performs [`crate::Action::Watch`]: the first observation of what is watched.
+    /// Performs [`crate::Action::Watch`], and returns the first observation.
     pub(super) async fn watch<'a>(
         &'a self,
         watch: Watch,
@@ -52,7 +51,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             return Observation::Answered(greeting.clone());
         }
         if let Some((destination, at)) = &watch.probe {
-            // One that has begun is not given up; one that has not follows the machine's mind.
+            // A probe that has begun is not abandoned. One that has not begun can be moved.
             if pending.probe.is_none() || (now < pending.probed_at && *at != pending.probed_at) {
                 let target = self.target(&work.snapshot.job, destination.clone());
                 let at = *at;
@@ -87,7 +86,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             }
         };
         tokio::select! {
-            // ECS's word first: a dead task is to be noticed before its refused connections.
+            // ECS's answer first: a dead task is to be noticed before its refused connections.
             biased;
             described = optional(&mut pending.describe) => {
                 pending.describe = None;
@@ -115,18 +114,18 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Asks ECS about the task when it is due.
+    /// Describes the task when it is due.
     pub(super) async fn describe(
         &self,
         cluster: &str,
         task: &TaskArn,
         due: Timestamp,
     ) -> Result<Described, ControlError> {
-        let (asking, along) = ((&*self.control, &self.clock), (&self.passengers, &self.store));
+        let (asking, along) = ((&*self.control, &self.clock), (&self.piggyback, &self.store));
         self.describer.describe(asking, along, cluster, task, due).await
     }
 
-    /// How this job's container is reached, which is there.
+    /// How to reach the job's container at `destination`.
     pub fn target(&self, job: &AnyJob, destination: Destination) -> Target {
         let header = job.header();
         let transport = header.transport();
@@ -139,7 +138,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             transport: transport.name.clone(),
             destination,
             cluster: header.spec.cluster.clone(),
-            // The machine asks for a connection only when there is a task.
+            // The machine probes only tasks that exist.
             task: job
                 .task()
                 .cloned()
@@ -155,7 +154,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 }
 
-/// A future that may not be there: then it never completes.
+/// Awaits the future; if there is none, never completes.
 async fn optional<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,

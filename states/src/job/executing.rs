@@ -18,22 +18,22 @@ pub struct Executing {
     pub since: Timestamp,
     /// Whether the container has confirmed that it has the script.
     pub started: bool,
-    /// Bytes of output handed on so far.
+    /// Bytes of output that were handed on so far.
     pub offset: u64,
-    /// Times the connection failed since the last byte arrived, or since it last worked for long.
+    /// Failed connections since the last byte arrived, or since one last worked for long.
     pub failures: u32,
-    /// Connections in a row that ended within moments and brought little. Older drivers did not
-    /// count them.
+    /// Connections in a row that ended within moments and brought little output. Older drivers did
+    /// not count them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fleeting: u32,
     /// The connection, as this process sees it.
     pub link: Link,
-    /// Since when the connection is up, and the offset it went on at. Older drivers did not note
-    /// it.
+    /// Since when the connection is up, and the offset at which it continued. Older drivers did not
+    /// record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connected: Option<(Timestamp, u64)>,
-    /// Since when the container has the script and answers over the connection that is up. Older
-    /// drivers did not note it.
+    /// Since when the container has the script and answers over the present connection. Older
+    /// drivers did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed: Option<Timestamp>,
     /// Set when the run is being ended early.
@@ -50,11 +50,12 @@ fn is_zero(count: &u32) -> bool {
 pub enum Link {
     /// Connected.
     Up,
-    /// Not connected: the script runs on; we knock, and ask ECS whether the task lives.
+    /// Not connected. The script continues to run; the driver probes the container and asks ECS
+    /// whether the task lives.
     Down {
         /// When to give up.
         deadline: Timestamp,
-        /// Knocking.
+        /// Probing the container.
         probing: Probing,
         /// Asking ECS.
         describing: Asking,
@@ -69,7 +70,7 @@ pub struct Ending {
     pub sent: Sent,
     /// When SIGKILL follows.
     pub kill_at: Timestamp,
-    /// When we stop waiting for the exit status.
+    /// When the driver stops waiting for the exit status.
     pub deadline: Timestamp,
 }
 
@@ -86,7 +87,7 @@ pub enum Sent {
 }
 
 impl Sent {
-    /// Takes in that the script got this signal: nothing comes after SIGKILL.
+    /// What was sent last, once the script has got `signal`. Nothing follows SIGKILL.
     #[must_use]
     pub fn after(self, signal: Signal, now: Timestamp) -> Self {
         match (self, signal) {
@@ -119,7 +120,7 @@ fn unknown() -> Timestamp {
 impl From<EndingOnDisk> for Ending {
     fn from(disk: EndingOnDisk) -> Self {
         let EndingOnDisk { sent, kill_at, deadline, since, term_sent, kill_sent } = disk;
-        // An older driver did not note when: each was sent as soon as it was due.
+        // Older drivers did not record when: they sent each signal as soon as it was due.
         let sent = match (sent, term_sent, kill_sent) {
             (Sent::Nothing, _, true) => Sent::Kill(kill_at),
             (Sent::Nothing, true, false) => Sent::Term(since),
@@ -129,7 +130,7 @@ impl From<EndingOnDisk> for Ending {
     }
 }
 
-/// A run that ended, with the script's own verdict.
+/// A run that ended, with its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     /// The run.
@@ -143,24 +144,24 @@ pub struct Finished {
     pub outcome: RunOutcome,
     /// When it ended.
     pub at: Timestamp,
-    /// Whether it was ended by a cancel.
+    /// Whether a cancel ended it.
     pub cancelled: bool,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunOutcome {
-    /// The script ended, and this is its own verdict.
+    /// The script ended by itself or by a signal, with this status.
     Exited {
         /// Its exit status as a shell reports it: 128 + signal number when a signal ended it.
         code: i32,
         /// Bytes of output in all.
         total: u64,
     },
-    /// It could not be started, or ended without a status that anyone could record.
+    /// It could not be started, or it ended without an exit status.
     Failed(RunError),
     /// It was cancelled before the container had it.
     NeverSent,
-    /// As `Failed` or `NeverSent`: the sentence that an older driver recorded.
+    /// `Failed` or `NeverSent`, as the sentence that an older driver recorded.
     Lost(String),
 }

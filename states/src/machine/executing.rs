@@ -1,37 +1,38 @@
-//! `Executing`: the script runs in the container whether we are connected or not. Follow it; when
-//! the connection is lost, knock and ask ECS whether the task lives; end it when asked to.
+//! `Executing`: the script runs in the container, with or without a connection. The driver follows
+//! it. When the connection is lost, it probes the container and asks ECS whether the task lives. It
+//! ends the script when asked to.
 
-use super::{DESCRIBE, RECONNECT, Step, knocking};
+use super::{DESCRIBE, RECONNECT, Step, probing};
 use crate::{
     Action, Asking, Ending, Executing, Finished, Follow, Job, Link, Observation, Probing,
     Reachable, Readiness, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
     Timestamp, Watch,
 };
 
-/// Connections in a row without a byte, and none that [`WORKED`], that make us believe that the run
-/// cannot be followed.
+/// After how many connections in a row without a byte, none of which [`WORKED`], the driver gives
+/// the run up.
 const HOPELESS: u32 = 50;
-/// A connection over which the container answered, and that was there for so long after it, has
-/// worked, even if the script said nothing: it is no connection that comes and goes. One that is
-/// dead from its first answer on must not last that long, and is noticed after 60 s of silence
-/// (SSH, four times `KeepAlive`) or 90 s (ECS Exec).
+/// How long a connection must stay up after the container's first answer to count as one that
+/// works, even if the script wrote nothing. A connection that is dead after its first answer must
+/// not last that long. It is noticed after 60 s of silence (SSH, four times `KeepAlive`) or 90 s
+/// (ECS Exec).
 const WORKED: std::time::Duration = std::time::Duration::from_secs(120);
-/// A connection that ended sooner, and had brought less output than [`MUCH`], did not last. The
-/// more of them there were in a row, the longer the next one is waited for, even if each brought a
-/// byte: a server in the container can do that for ever.
+/// How long a connection must last, unless it brings as much output as [`MUCH`]. With each shorter
+/// one in a row the driver waits longer before the next, even if each brought a byte. A server in
+/// the container could go on like that for ever.
 const LASTING: std::time::Duration = std::time::Duration::from_secs(10);
-/// Bytes of output that make a connection a good one however soon it ended.
+/// Bytes of output with which even a short connection counts as a good one.
 const MUCH: u64 = 1024 * 1024;
-/// Connections in a row that did not last after which the run is given up, whatever they brought:
-/// some forty minutes of them.
+/// After how many short connections in a row the run is given up, whatever they brought. They take
+/// some forty minutes.
 const ENDLESS: u32 = 500;
-/// How long after SIGKILL an exit status is waited for, where a connection takes moments.
+/// How long the driver waits for an exit status after SIGKILL, where connecting takes moments.
 const AFTER_KILL: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Job<Executing> {
     pub(crate) fn observe(mut self, saw: &Observation, now: Timestamp) -> Step<Executing> {
         match saw {
-            // Until when the connection of a process that is gone worked, nobody knows.
+            // It is not known until when the connection of an earlier process worked.
             Observation::Opened { .. } => {
                 self.state.followed = None;
                 self.state.connected = None;
@@ -80,7 +81,7 @@ impl Job<Executing> {
                 let transport = self.header.transport();
                 let after_kill = match transport.readiness {
                     Readiness::Probed => AFTER_KILL,
-                    // The session may have to wait for a slot first: a cancel is worth one attempt.
+                    // The session may have to wait for a slot first: there is time for one attempt.
                     Readiness::ExecAgent => transport.attempt_timeout,
                 };
                 self.state.ending.get_or_insert(Ending {
@@ -93,9 +94,9 @@ impl Job<Executing> {
                 let reason = reason.clone();
                 return Step::Stop(self.stop(reason, now));
             }
-            // Bytes that were handed on before, and time.
+            // Bytes that were handed on before, and passing time.
             Observation::Progress { .. } | Observation::TimePassed => {}
-            // Answers to what is not asked here, and a script that is asked for beside another.
+            // Answers to questions of other states, and a request for a second script.
             Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
@@ -143,14 +144,13 @@ impl Job<Executing> {
         let seed = self.seed();
         let container = &self.header.spec.container;
         let Link::Down { probing, describing, .. } = &mut self.state.link else {
-            // The task's end counts even if the answer came just after the connection did.
+            // The task's end counts even if this answer comes just after the connection is back.
             let Observation::Described(report) = saw else { return None };
-            return report.status.is_over().then(|| knocking::stopped(report, container));
+            return report.status.is_over().then(|| probing::stopped(report, container));
         };
         match saw {
             Observation::Unreachable(error) => {
-                // Do not wait for the next turn to ask ECS: a refused or reset connection may mean
-                // a dead task.
+                // Ask ECS at once: a refused or reset connection may mean that the task is dead.
                 if probing.attempts == 0 {
                     describing.next = describing.next.min(now);
                 }
@@ -162,7 +162,7 @@ impl Job<Executing> {
             }
             Observation::Missing => describing.missing(DESCRIBE, seed, now),
             Observation::DescribeFailed(error) => {
-                // The script may run on for hours without our asking ECS: a refusal to tell is no
+                // The script may run for hours without a call to ECS, so a refused call is no
                 // reason to end it.
                 let _believed = describing.failed(error, seed, now);
                 None
@@ -185,7 +185,7 @@ impl Job<Executing> {
                         if has_lasted { 0 } else { self.state.fleeting.saturating_add(1) };
                 }
                 if self.state.failures >= HOPELESS {
-                    // Its script may still run: nothing must be started beside it.
+                    // Its script may still run: no other may be started beside it.
                     let reason = StopReason::RunAbandoned(RunLoss::NoProgress {
                         connections: HOPELESS,
                         within: WORKED,
@@ -204,7 +204,7 @@ impl Job<Executing> {
                 self.state.link = self.down(false, now);
                 self.check_deadlines(now)
             }
-            // What never reached the container has nothing to end there.
+            // A script that never reached the container need not be ended there.
             RunError::Unknown(_) if self.state.ending.is_some() && !self.state.started => {
                 Step::Next(self.finish(RunOutcome::NeverSent, now))
             }
@@ -236,8 +236,8 @@ impl Job<Executing> {
         Step::Stay(self)
     }
 
-    /// The link of a process that has to connect (again). Failures without progress slow it down,
-    /// and connections that did not last.
+    /// The link of a process that has to connect. Failures without progress and short connections
+    /// slow it down.
     fn down(&self, first: bool, now: Timestamp) -> Link {
         let attempts = self.state.failures.max(self.state.fleeting).saturating_sub(1);
         let wait = if attempts == 0 {

@@ -1,13 +1,14 @@
-//! The machine: `(state, observation, now) → (state, next action)`. No I/O, no clock.
+//! The machine: `(state, observation, now) → (state, next action)`. It does no I/O and reads no
+//! clock.
 //!
-//! Each state has a file with its two halves: `observe` consumes the state and returns a [`Step`],
-//! whose type admits only the edges of the table in `docs/architecture.md`; `plan` says what to do
-//! next in a state, and marks in the state what the world may remember of it, so that saving the
-//! state before performing the action is writing ahead.
+//! Each state has a file with two functions. `observe` consumes the state and returns a [`Step`],
+//! whose type admits only the edges of the table in `docs/architecture.md`. `plan` returns what to
+//! do next, and marks in the state what the world may remember of it. Saving the state before the
+//! action is performed is therefore writing ahead.
 
 mod executing;
-mod knocking;
 mod pending;
+mod probing;
 mod provisioning;
 mod reachable;
 mod running;
@@ -22,70 +23,70 @@ use crate::{
 
 pub use reachable::run_id;
 
-/// How ECS is asked about a task that cannot be there yet. On Fargate nothing runs before some 20 s
-/// have passed, and the rate of DescribeTasks is the whole account's.
+/// The pace of DescribeTasks for a task that cannot run yet. On Fargate no task runs within some 20
+/// s, and all jobs of the account share the rate of DescribeTasks.
 const START: Pace =
     Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 120 };
-/// The same once the container is probed at its address, which finds it: ECS is asked whether the
-/// task ends.
+/// The same once the container is probed at its address. Probes find it; DescribeTasks only shows
+/// whether the task ends.
 const PROBED: Pace = Pace { longest: Duration::from_secs(5), ..START };
-/// How ECS is asked whether the exec agent of a running task runs, which it does after some
-/// seconds.
+/// The pace of DescribeTasks while a running task's exec agent starts, which takes some seconds.
 const AGENT: Pace =
     Pace { first: Duration::from_millis(500), longest: Duration::from_secs(3), growth: 105 };
-/// How ECS is asked about a task that is expected to change soon.
+/// The pace of DescribeTasks for a task that is expected to change soon.
 const DESCRIBE: Pace =
     Pace { first: Duration::from_millis(300), longest: Duration::from_secs(3), growth: 130 };
-/// How a call is repeated after failures: throttling needs room.
+/// The pace of calls after failures. It grows quickly, because of throttling.
 const RETRY: Pace =
     Pace { first: Duration::from_millis(700), longest: Duration::from_secs(30), growth: 200 };
-/// How a container is knocked at while it starts: often, it costs one SYN.
-const KNOCK: Pace =
+/// The pace of probes while a container starts. Each one costs only a SYN.
+const PROBE: Pace =
     Pace { first: Duration::from_millis(60), longest: Duration::from_millis(150), growth: 120 };
-/// The same where every attempt is a call of an API, and the exec agent connects within seconds.
-const KNOCK_BY_API: Pace =
+/// The same where each probe is an API call, and the exec agent connects within seconds.
+const PROBE_BY_API: Pace =
     Pace { first: Duration::from_millis(200), longest: Duration::from_secs(3), growth: 102 };
-/// The same where it cannot succeed yet, or where the API itself fails: only so that its reason is
-/// known.
-const KNOCK_IN_VAIN: Pace =
+/// The same where a probe cannot succeed yet, or where the API itself fails. It only finds out why.
+const PROBE_RARELY: Pace =
     Pace { first: Duration::from_secs(1), longest: Duration::from_secs(3), growth: 150 };
-/// How a lost connection is tried again.
+/// The pace of attempts to reconnect.
 const RECONNECT: Pace =
     Pace { first: Duration::from_millis(200), longest: Duration::from_secs(5), growth: 170 };
-/// How long DescribeTasks may answer MISSING for a task that RunTask has just returned.
+/// How long DescribeTasks may report MISSING for a task that RunTask has just returned.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
-/// How long a task that was seen may be MISSING before we believe that it is gone.
+/// How long a task that was described before may be MISSING until the driver believes that it is
+/// gone.
 const GONE_AFTER: Duration = Duration::from_secs(10);
-/// How long after ECS says that a task ends it may take to say why.
-const TOLD_WITHIN: Duration = Duration::from_secs(5);
-/// How long a container may refuse our key or a first command: its entry point may start sshd
-/// before it has done the rest.
+/// How long ECS may take to report why a task ends, once it has reported that it does.
+const EXPLAINED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a container may refuse the driver's key or a first command: its entry point may start
+/// sshd before it has done the rest.
 const KEY_INSTALLED_WITHIN: Duration = Duration::from_secs(20);
-/// How many permanent-looking refusals in a row to describe a task are believed.
+/// After how many refusals in a row to describe a task the driver believes them, if they look
+/// permanent.
 const BELIEVED_REFUSALS: u32 = 3;
 
-/// A state and its place in the table of edges.
+/// A state, with its edge in the table of edges.
 pub trait State: Sized {
-    /// The one state, besides `Stopping`, that this one may turn into.
+    /// The only state, besides `Stopping`, that may follow this one.
     type Next;
     /// The state's name.
     const NAME: StateName;
 }
 
-/// What became of a state.
+/// What follows a state.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it is taken apart as soon as it is made")]
 pub enum Step<S: State> {
-    /// It stays, perhaps with other data.
+    /// The same state, perhaps with other data.
     Stay(Job<S>),
-    /// The edge onward.
+    /// The edge to the next state.
     Next(Job<S::Next>),
-    /// The edge to the end, open to every state.
+    /// The edge to `Stopping`, which every state has.
     Stop(Job<job::Stopping>),
 }
 
 impl<S> Job<S> {
-    /// Seed of the job's jitter: a replay waits as the job did.
+    /// The seed of the job's jitter. It is fixed, so a replay waits as the job did.
     fn seed(&self) -> u64 {
         pace::seed(self.header.id.as_str())
     }
@@ -118,7 +119,7 @@ edges! {
 }
 
 impl AnyJob {
-    /// What becomes of the job when `saw` is observed at `now`.
+    /// The job's state after `saw` was observed at `now`.
     #[must_use]
     pub fn observe(self, saw: &Observation, now: Timestamp) -> Self {
         match self {
@@ -131,7 +132,7 @@ impl AnyJob {
         }
     }
 
-    /// What to do next; marks in the state what the world may remember of it.
+    /// Returns what to do next, and marks in the state what the world may remember of it.
     pub fn plan(&mut self, now: Timestamp) -> Action {
         match self {
             Self::Provisioning(job) => job.plan(now),
@@ -145,7 +146,7 @@ impl AnyJob {
 }
 
 impl<S: State> Job<S> {
-    /// The reason of a state that lasted too long.
+    /// The reason for ending a state that lasted too long.
     fn too_long(&self, limit: Duration, last: Obstacle) -> StopReason {
         StopReason::Deadline { state: S::NAME, limit, last }
     }

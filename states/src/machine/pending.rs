@@ -1,7 +1,7 @@
-//! `Pending`: ECS has the task. Ask how far it is, learn its address, and knock early: the
-//! container may answer before ECS says RUNNING.
+//! `Pending`: ECS has the task. The driver describes it, learns its address, and probes it early:
+//! the container may answer before ECS reports RUNNING.
 
-use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, knocking, provisioning::interface_of};
+use super::{AGENT, PROBED, START, Step, VISIBLE_WITHIN, probing, provisioning::interface_of};
 use crate::{
     Action, Asking, ConnectTo, Job, Observation, Obstacle, Pace, Pending, Probing, Readiness,
     Running, StopReason, Stopping, TaskReport, TaskStatus, Timestamp, Watch,
@@ -27,13 +27,13 @@ impl Job<Pending> {
                 None
             }
             Observation::AddressFailed(error) => self.state.addressing.failed(error, seed, now),
-            // The container itself says that it runs: no need to wait until ECS has noticed.
+            // The container itself shows that the task runs, so there is no need to wait for ECS.
             Observation::Answered(_) if self.is_located() => {
                 self.state.running = true;
                 None
             }
             Observation::Unreachable(error) => {
-                let pace = knocking::pace(self.header.transport().readiness, None, error);
+                let pace = probing::pace(self.header.transport().readiness, None, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::CancelRequested => Some(StopReason::Cancelled),
@@ -43,9 +43,9 @@ impl Job<Pending> {
                 self.state.probing.next = now;
                 None
             }
-            // An answer whose address was lost again tells nothing that could be used.
+            // An answer without a known address cannot be used.
             Observation::Answered(_) | Observation::TimePassed => None,
-            // Answers to what is not asked here, and news of scripts: none can run yet.
+            // Answers to questions of other states, and news of scripts: none can run yet.
             Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::RunRequested { .. }
@@ -89,12 +89,12 @@ impl Job<Pending> {
         Action::Watch(Watch { describe, address, probe, until: self.state.deadline })
     }
 
-    /// How often ECS is asked.
+    /// The pace of DescribeTasks.
     fn pace(&self) -> Pace {
         if self.state.address.is_some() { PROBED } else { START }
     }
 
-    /// Takes in what a report says, RunTask's own included.
+    /// Records what a report shows. It may be RunTask's own.
     pub(super) fn learn(&mut self, report: &TaskReport) {
         self.state.running |= report.status == TaskStatus::Running;
         if let Some(id) = interface_of(report) {
@@ -107,7 +107,7 @@ impl Job<Pending> {
         }
     }
 
-    /// Whether everything is known that the transport needs to find the container.
+    /// Whether the driver knows all that the transport needs to find the container.
     fn is_located(&self) -> bool {
         self.state.address.is_some() || self.header.connect_to == ConnectTo::NoAddress
     }
@@ -127,7 +127,7 @@ impl Job<Pending> {
             since: now,
             deadline: now + self.header.limits.running,
             describing: Asking::from(next),
-            // Knock at once: it runs.
+            // It runs: probe at once.
             probing: Probing { next: now, ..self.state.probing },
             agent_runs: None,
         };

@@ -1,4 +1,4 @@
-//! `Provisioning`: launching, with an idempotency token per launch.
+//! `Provisioning`: the driver launches the task, with an idempotency token per launch.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::{
     TaskStatus, Timestamp, Watch,
 };
 
-/// How long credentials are waited for where there are none: a manager that has just started gets
-/// its own within this time.
+/// How long the driver waits for credentials where there are none. A manager that has just started
+/// gets its own within this time.
 const NO_CREDENTIALS: Duration = Duration::from_secs(60);
 
 impl Job<Provisioning> {
@@ -73,17 +73,17 @@ impl Job<Provisioning> {
             }
             Observation::Opened { .. } => {
                 self.state.next = now;
-                // Whoever asked before us did not live to hear the answer.
+                // The process that asked died before the answer came.
                 self.state.unknown |= self.state.asked.is_some();
             }
-            // The search's, which has taken them in above; and time.
+            // The search's answers, which it has recorded above; and passing time.
             Observation::Described(_)
             | Observation::Missing
             | Observation::DescribeFailed(_)
             | Observation::Found(_)
             | Observation::FindFailed(_)
             | Observation::TimePassed => {}
-            // There is no task that they could be about.
+            // No task exists that these could be about.
             Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::Answered(_)
@@ -105,7 +105,7 @@ impl Job<Provisioning> {
             return Step::Stop(self.stop(reason, now));
         }
         if self.state.asked.is_some() && self.state.search.is_none() && now >= self.state.next {
-            // It is asked again now: its task may turn up that much later.
+            // RunTask is called again now, so its task may appear that much later.
             self.state.asked = Some(now);
         }
         Step::Stay(self)
@@ -152,7 +152,8 @@ impl Job<Provisioning> {
         job
     }
 
-    /// Credentials that do not exist are not waited for as long as those that may be renewed.
+    /// Shortens the deadline where there are no credentials at all: only existing ones can be
+    /// renewed.
     fn await_credentials(&mut self, kind: ControlErrorKind, now: Timestamp) {
         let missing = |kind| kind == ControlErrorKind::NoCredentials;
         let before = self.state.problem.as_ref().is_some_and(|problem| missing(problem.kind));
@@ -170,17 +171,17 @@ impl Job<Provisioning> {
     /// cannot launch a second task, and an end looks for the first.
     fn settles(&mut self, error: &ControlError, now: Timestamp) -> bool {
         let answered = match error.kind {
-            // Nothing was sent.
+            // The request was never sent.
             ControlErrorKind::NoCredentials => true,
             kind => error.code.is_some() && kind != ControlErrorKind::Unavailable,
         };
         self.state.unknown |= !answered;
         if !answered {
-            // ECS may have got it as late as this.
+            // The request may have reached ECS as late as this.
             self.state.asked = Some(now);
         }
-        // Throttling, permissions and the like are refused at the door, before ECS looks at the
-        // token: they say nothing of an earlier request. Without capacity, ECS did look.
+        // ECS checks throttling, permissions and the like before it looks at the token, so these
+        // say nothing of an earlier request. When it reports no capacity, it has looked.
         answered && (!self.state.unknown || error.kind == ControlErrorKind::Capacity)
     }
 

@@ -1,4 +1,4 @@
-//! `Reachable`: the container waits for a script, or for the end.
+//! `Reachable`: the container waits for a script, or for the job's end.
 
 use super::Step;
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
 impl Job<Reachable> {
     pub(crate) fn observe(self, saw: &Observation, now: Timestamp) -> Step<Reachable> {
         match saw {
-            // The process before was killed between this script's success and its own end:
-            // gitlab-runner repeats no stage that it saw succeed. One that failed it
-            // does repeat, and means it.
+            // The process before was killed after this script's success and before its own end.
+            // gitlab-runner repeats no stage that it saw succeed. It does repeat a failed stage,
+            // and then the script runs again.
             Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => {
                 Step::Stay(self)
             }
@@ -22,7 +22,7 @@ impl Job<Reachable> {
                 let reason = reason.clone();
                 Step::Stop(self.stop(reason, now))
             }
-            // A cancel finds no script to end, and nothing is asked here.
+            // A cancel finds no script to end, and this state asks no questions.
             Observation::Opened { .. }
             | Observation::CancelRequested
             | Observation::Launched(_)
@@ -63,7 +63,7 @@ impl Job<Reachable> {
         let link = Link::Down {
             deadline: now + self.header.limits.reconnect,
             probing: Probing::from(now),
-            // The connection usually succeeds at once: ask ECS only when it does not.
+            // The first connection usually succeeds: ask ECS only when it does not.
             describing: Asking::from(now + std::time::Duration::from_secs(2)),
         };
         let place = Reachable { runs: self.state.runs + 1, ..self.state };

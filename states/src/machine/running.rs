@@ -1,6 +1,7 @@
-//! `Running`: knock until the container answers, and see that the task still lives.
+//! `Running`: the driver probes the container until it answers, and checks that the task still
+//! lives.
 
-use super::{AGENT, KNOCK_IN_VAIN, PROBED, Step, knocking};
+use super::{AGENT, PROBE_RARELY, PROBED, Step, probing};
 use crate::{
     Action, Greeting, Job, Observation, Pace, Reachable, Readiness, Running, StopReason, Stopping,
     TaskReport, Timestamp, Watch,
@@ -15,7 +16,7 @@ impl Job<Running> {
             }
             Observation::Unreachable(error) => {
                 let pace =
-                    knocking::pace(self.header.transport().readiness, self.state.agent_runs, error);
+                    probing::pace(self.header.transport().readiness, self.state.agent_runs, error);
                 self.state.probing.failed(error, pace, seed, now)
             }
             Observation::Described(report) => {
@@ -33,7 +34,7 @@ impl Job<Running> {
                 None
             }
             Observation::TimePassed => None,
-            // Answers to what is not asked here, and news of scripts: none can run yet.
+            // Answers to questions of other states, and news of scripts: none can run yet.
             Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
@@ -71,10 +72,10 @@ impl Job<Running> {
         })
     }
 
-    /// Takes in what ECS says of the exec agent: it takes sessions moments after it runs, and none
-    /// before.
+    /// Records what ECS reports of the exec agent. It accepts sessions moments after it is RUNNING,
+    /// and none before.
     pub(super) fn learn(&mut self, report: &TaskReport, now: Timestamp) {
-        let runs = knocking::agent_runs(report, &self.header.spec.container);
+        let runs = probing::agent_runs(report, &self.header.spec.container);
         if self.header.transport().readiness != Readiness::ExecAgent
             || runs == self.state.agent_runs
         {
@@ -83,10 +84,10 @@ impl Job<Running> {
         self.state.agent_runs = runs;
         self.state.probing.attempts = 0;
         self.state.probing.next =
-            if runs == Some(false) { now + KNOCK_IN_VAIN.interval(0, self.seed()) } else { now };
+            if runs == Some(false) { now + PROBE_RARELY.interval(0, self.seed()) } else { now };
     }
 
-    /// How often ECS is asked.
+    /// The pace of DescribeTasks.
     pub(super) fn pace(&self) -> Pace {
         if self.state.agent_runs == Some(false) { AGENT } else { PROBED }
     }

@@ -1,8 +1,8 @@
 //! The search for a task whose launch got no answer, while ECS refuses its token with a conflict.
 //!
-//! The conflict says that an earlier RunTask used the token; it does not say whether a task came of
-//! it. ListTasks and DescribeTasks tell. When they show none for as long as one may still turn up,
-//! there is none, and a new token is safe.
+//! The conflict shows that an earlier RunTask used the token, but not whether it launched a task.
+//! ListTasks and DescribeTasks show that. When they have shown none for as long as one may still
+//! appear, there is none, and a new token is safe.
 
 use super::{DESCRIBE, stopping::SETTLES_WITHIN};
 use crate::{
@@ -10,15 +10,15 @@ use crate::{
     TaskReport, Timestamp, Watch,
 };
 
-/// What an observation meant for a search.
+/// What an observation means for a search.
 pub(super) enum Searched {
-    /// It goes on.
+    /// It continues.
     On,
     /// This task lives: it is the job's.
     Found(Box<TaskReport>),
-    /// The earlier launch came to nothing.
+    /// The earlier launch has no task.
     Nothing,
-    /// ECS refuses to tell.
+    /// ECS refuses to answer.
     Refused(StopReason),
 }
 
@@ -31,7 +31,7 @@ impl Search {
     pub(super) fn observe(&mut self, saw: &Observation, seed: u64, now: Timestamp) -> Searched {
         match saw {
             Observation::Opened { .. } => {
-                // The answer to a question of the process before never came.
+                // The answer to the earlier process's question never came.
                 self.listed = None;
                 self.candidates.clear();
                 self.asking.next = now;
@@ -49,7 +49,8 @@ impl Search {
                 self.candidates.remove(0);
                 return self.next_candidate(seed, now);
             }
-            // ListTasks may know a task a moment earlier than DescribeTasks: the next round tells.
+            // ListTasks may show a task a moment earlier than DescribeTasks: the next round
+            // decides.
             Observation::Missing if !self.candidates.is_empty() => {
                 self.candidates.remove(0);
                 return self.next_candidate(seed, now);
@@ -59,14 +60,14 @@ impl Search {
                 return self.failed(error, seed, now);
             }
             Observation::DescribeFailed(error) => return self.failed(error, seed, now),
-            // Answers about tasks that are not candidates, and time.
+            // Answers about tasks that are not candidates, and passing time.
             Observation::Described(_) | Observation::Missing | Observation::TimePassed => {}
-            // `Provisioning` takes these in.
+            // `Provisioning` handles these.
             Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::CancelRequested
             | Observation::StopRequested(_) => {}
-            // There is no task that they could be about.
+            // No task exists that these could be about.
             Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::Answered(_)
@@ -83,8 +84,8 @@ impl Search {
         Searched::On
     }
 
-    /// What is left of a round, or, after its last candidate, what it says: an answer is as old as
-    /// its question.
+    /// Continues with the round's next candidate, or ends the round after the last one. An answer
+    /// is as old as its question.
     fn next_candidate(&mut self, seed: u64, now: Timestamp) -> Searched {
         self.asking.failures = 0;
         if !self.candidates.is_empty() {
@@ -125,14 +126,14 @@ impl Search {
 }
 
 impl Job<Provisioning> {
-    /// ECS has refused the launch's token: an earlier call used it.
+    /// Begins a search: ECS has refused the launch's token, as an earlier call used it.
     pub(super) fn search(&mut self, conflict: &ControlError, now: Timestamp) {
         self.state.unknown = true;
         self.state.problem = Some(conflict.clone());
         self.state.search = Some(Search::new(now));
     }
 
-    /// The next launch is a new one: no earlier one can turn up any more.
+    /// Prepares a launch with a new token: no task of an earlier one can appear any more.
     pub(super) fn launch_anew(&mut self, now: Timestamp) {
         self.state.search = None;
         self.state.launch += 1;

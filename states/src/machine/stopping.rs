@@ -1,15 +1,16 @@
-//! `Stopping`: find what may have been launched, stop it, and see that it is over.
+//! `Stopping`: finds the tasks that may have been launched, stops them, and waits until they have
+//! ended.
 //!
-//! Every task is asked to stop before the end of any is waited for: a process may leave as soon as
-//! ECS has accepted all stops (see [`Stopping::all_accepted`]), and another one then looks whether
-//! the tasks are over.
+//! Every task is asked to stop before the end of any is waited for. A process may leave as soon as
+//! ECS has accepted all stops (see [`Stopping::all_accepted`]); another one then looks whether the
+//! tasks have ended.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use super::{BELIEVED_REFUSALS, DESCRIBE, GONE_AFTER, RETRY, State, Step};
 use crate::{
-    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, StopReason, Stopping, TaskArn,
-    Timestamp, Watch,
+    Action, Asking, ControlError, Job, LONGEST_CALL, Observation, OtherTasks, StopPhase,
+    StopReason, Stopping, TaskArn, TaskReport, Timestamp, Watch,
 };
 
 /// How long after RunTask its task may be missing in ListTasks (Amazon ECS API reference, RunTask:
@@ -19,17 +20,27 @@ const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// believed.
 pub(super) const SETTLES_WITHIN: Duration = LONGEST_CALL.saturating_add(LISTED_WITHIN);
 
-impl Stopping {
-    /// Whether ECS has accepted to stop every task of the job, so that only their end is waited
-    /// for.
-    #[must_use]
-    pub fn all_accepted(&self) -> bool {
-        self.accepted && self.task.is_some() && self.rest.is_empty() && self.unsettled.is_none()
+impl StopPhase {
+    /// The phase in which `task` is the next to be stopped. As long as a launch has no answer, the
+    /// task may be an earlier attempt's, which has ended. So it is described first: then the
+    /// launched task is still to be found.
+    pub(crate) fn stop(task: TaskArn, launched: Option<Timestamp>, others: OtherTasks) -> Self {
+        match launched {
+            Some(launched) => Self::Checking { task, launched, others },
+            None => Self::Requesting { task, launched, sent: false, others },
+        }
     }
 
-    /// The tasks that are not known to be over.
-    pub fn tasks(&self) -> impl Iterator<Item = &TaskArn> {
-        self.task.iter().filter(|_| !self.over).chain(&self.ending).chain(&self.rest)
+    /// Takes the phase out of the state. The caller puts the next one there.
+    fn take(&mut self) -> Self {
+        mem::replace(self, Self::Over { task: None })
+    }
+}
+
+impl Asking {
+    /// Whether ECS has neither described the task nor refused that for good.
+    pub(crate) fn has_no_result(&self) -> bool {
+        self.answers == 0 && self.failures < BELIEVED_REFUSALS
     }
 }
 
@@ -38,25 +49,24 @@ impl<S: State> Job<S> {
     pub(super) fn into_stopping(
         self,
         task: Option<TaskArn>,
-        unsettled: Option<Timestamp>,
+        launched: Option<Timestamp>,
         reason: StopReason,
         now: Timestamp,
     ) -> Job<Stopping> {
-        let over = matches!(reason, StopReason::TaskVanished);
+        let others = OtherTasks::default();
+        let phase = match (task, launched) {
+            (task, _) if matches!(reason, StopReason::TaskVanished) => StopPhase::Over { task },
+            (Some(task), launched) => StopPhase::stop(task, launched, others),
+            (None, Some(launched)) => StopPhase::Searching { launched, listed: None, others },
+            (None, None) => StopPhase::Over { task: None },
+        };
         let state = Stopping {
             reason,
             since: now,
-            task,
-            unsettled,
-            listing: None,
-            asked: false,
-            accepted: over,
-            over,
             deadline: now + self.header.limits.stop,
+            phase,
             describing: Asking::from(now),
             problem: None,
-            rest: Vec::new(),
-            ending: Vec::new(),
         };
         Job { header: self.header, state }
     }
@@ -68,66 +78,42 @@ impl Job<Stopping> {
         match saw {
             Observation::Opened { .. } => self.begin_anew(now),
             Observation::StopRequested(_) => {
-                // A process that wants the end asks for it again: an earlier one may have been told
-                // what did not come true.
-                self.state.accepted = false;
-                self.state.rest.append(&mut self.state.ending);
+                self.request_again();
                 self.begin_anew(now);
             }
             Observation::Found(tasks) => self.found(tasks, now),
-            // RunTask's answer may come late, after a cancel: then there is a task after all.
-            Observation::Launched(report) => {
-                self.state.unsettled = None;
-                self.state.task = Some(report.task.clone());
-                self.state.describing = Asking::from(now);
-            }
+            Observation::Launched(report) => self.launched(&report.task, now),
             Observation::StopAccepted => {
                 self.state.problem = None;
                 self.accepted(now);
             }
             Observation::Described(report) => {
                 self.state.describing.answered(DESCRIBE, seed, now);
-                let is_stopped = report.stop_desired || report.status.is_ending();
-                if report.status.has_ended() {
-                    self.ended(now);
-                } else if self.state.unsettled.is_some() && is_stopped && !self.state.accepted {
-                    // It may be an earlier attempt's, whose end was not waited for: what was
-                    // launched is still to be found.
-                    self.state.ending.extend(self.state.task.take());
-                    self.next(now);
-                } else {
-                    if self.state.unsettled.take().is_some() {
-                        // Earlier attempts' tasks were stopped before this attempt began: one that
-                        // is not is what we look for.
-                        self.state.describing.next = now;
-                    }
-                    if is_stopped && !self.state.accepted {
-                        self.accepted(now);
-                    }
-                }
+                self.described(report, now);
             }
             Observation::Missing => {
                 let gone = self.state.describing.missing(DESCRIBE, seed, now);
-                // A task that ECS forgot is over; one that it does not show yet was launched
+                // ECS has forgotten a task that ended; it may not show yet one that was launched
                 // moments ago. ECS knew the task whose stop it accepted.
-                if (gone.is_some() || self.state.accepted)
-                    && now.since(self.state.since) >= GONE_AFTER
-                {
+                let was_accepted = matches!(self.state.phase, StopPhase::Ending { .. });
+                if (gone.is_some() || was_accepted) && now.since(self.state.since) >= GONE_AFTER {
                     self.ended(now);
                 }
             }
             Observation::StopFailed(error) => {
-                self.state.asked = false;
+                if let StopPhase::Requesting { sent, .. } = &mut self.state.phase {
+                    *sent = false;
+                }
                 self.failed(error, seed, now);
             }
             Observation::FindFailed(error) | Observation::DescribeFailed(error) => {
-                self.failed(error, seed, now)
+                self.failed(error, seed, now);
             }
             // A launch that failed launched nothing, and the end is under way already.
             Observation::LaunchFailed(_)
             | Observation::CancelRequested
             | Observation::TimePassed => {}
-            // The container is of no interest any more.
+            // The container does not matter any more.
             Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::Answered(_)
@@ -144,52 +130,170 @@ impl Job<Stopping> {
 
     pub(crate) fn plan(&mut self, now: Timestamp) -> Action {
         let state = &mut self.state;
-        let cluster = self.header.spec.cluster.clone();
-        if state.over || (state.task.is_none() && state.unsettled.is_none()) {
-            return Action::Archive;
-        }
-        if now >= state.deadline {
-            return Action::GiveUp;
-        }
+        let is_due = now >= state.describing.next;
         let wait = Watch {
             describe: None,
             address: None,
             probe: None,
             until: state.describing.next.min(state.deadline),
         };
-        let Some(task) = state.task.clone() else {
-            if now < state.describing.next {
-                return Action::Watch(wait);
+        let cluster = self.header.spec.cluster.clone();
+        match &mut state.phase {
+            StopPhase::Over { .. } => Action::Archive,
+            _ if now >= state.deadline => Action::GiveUp,
+            StopPhase::Checking { task, .. } | StopPhase::Ending { task, .. } => {
+                Action::Watch(Watch {
+                    describe: Some((task.clone(), state.describing.next)),
+                    until: state.deadline,
+                    ..wait
+                })
             }
-            state.listing.get_or_insert(now);
-            return Action::Find { cluster, started_by: self.header.spec.started_by.clone() };
-        };
-        // A found task may be an earlier attempt's, which is over: then the one that was asked for
-        // is still to be found.
-        let is_found = state.unsettled.is_some()
-            && state.describing.answers == 0
-            && state.describing.failures < BELIEVED_REFUSALS;
-        if state.accepted || is_found {
-            let until = state.deadline;
-            return Action::Watch(Watch {
-                describe: Some((task, state.describing.next)),
-                until,
-                ..wait
-            });
+            StopPhase::Searching { .. } | StopPhase::Requesting { .. } if !is_due => {
+                Action::Watch(wait)
+            }
+            StopPhase::Searching { listed, .. } => {
+                listed.get_or_insert(now);
+                Action::Find { cluster, started_by: self.header.spec.started_by.clone() }
+            }
+            StopPhase::Requesting { task, sent, .. } => {
+                *sent = true;
+                Action::Stop { cluster, task: task.clone(), reason: state.reason.clone() }
+            }
         }
-        if now < state.describing.next {
-            return Action::Watch(wait);
-        }
-        state.asked = true;
-        Action::Stop { cluster, task, reason: state.reason.clone() }
     }
 
-    /// Another process takes the end up: it has its own time, and asks at once.
+    /// Another process continues: it has its own time, and asks at once.
     fn begin_anew(&mut self, now: Timestamp) {
-        self.state.deadline = now + self.header.limits.stop;
-        self.state.describing.next = now;
-        self.state.describing.failures = 0;
-        self.state.listing = None;
+        let state = &mut self.state;
+        state.deadline = now + self.header.limits.stop;
+        state.describing.next = now;
+        state.describing.failures = 0;
+        state.phase = match state.phase.take() {
+            StopPhase::Searching { launched, others, .. } => {
+                StopPhase::Searching { launched, listed: None, others }
+            }
+            StopPhase::Requesting { task, launched: Some(launched), others, .. } => {
+                StopPhase::Checking { task, launched, others }
+            }
+            phase => phase,
+        };
+    }
+
+    /// A process that wants the end asks for all stops again: ECS may have accepted one to an
+    /// earlier process without carrying it out.
+    fn request_again(&mut self) {
+        let state = &mut self.state;
+        state.phase = match state.phase.take() {
+            StopPhase::Searching { launched, listed, others } => {
+                StopPhase::Searching { launched, listed, others: others.all_to_stop() }
+            }
+            StopPhase::Checking { task, launched, others } => {
+                StopPhase::Checking { task, launched, others: others.all_to_stop() }
+            }
+            StopPhase::Requesting { task, launched, sent, others } => {
+                StopPhase::Requesting { task, launched, sent, others: others.all_to_stop() }
+            }
+            StopPhase::Ending { task, launched, others } => {
+                let others = OtherTasks { to_stop: others, ending: Vec::new() };
+                StopPhase::stop(task, launched, others)
+            }
+            over @ StopPhase::Over { .. } => over,
+        };
+    }
+
+    /// RunTask's answer came late, after a cancel: then there is a task after all.
+    fn launched(&mut self, launched: &TaskArn, now: Timestamp) {
+        let state = &mut self.state;
+        let mut others = match state.phase.take() {
+            StopPhase::Searching { others, .. } => others,
+            StopPhase::Checking { task, mut others, .. }
+            | StopPhase::Requesting { task, mut others, .. } => {
+                others.to_stop.push(task);
+                others
+            }
+            StopPhase::Ending { task, mut others, .. } => {
+                others.push(task);
+                OtherTasks { to_stop: Vec::new(), ending: others }
+            }
+            StopPhase::Over { .. } => OtherTasks::default(),
+        };
+        others.to_stop.retain(|task| task != launched);
+        others.ending.retain(|task| task != launched);
+        state.phase = StopPhase::stop(launched.clone(), None, others);
+        state.describing = Asking::from(now);
+    }
+
+    /// ListTasks answered.
+    fn found(&mut self, found: &[TaskArn], now: Timestamp) {
+        let seed = self.seed();
+        let state = &mut self.state;
+        let (launched, listed, mut others) = match state.phase.take() {
+            StopPhase::Searching { launched, listed, others } => (launched, listed, others),
+            // Only `Searching` asks.
+            phase => {
+                state.phase = phase;
+                return;
+            }
+        };
+        state.problem = None;
+        // An answer may be as old as its question.
+        let is_settled = listed.is_some_and(|listed| listed.since(launched) >= SETTLES_WITHIN);
+        let launched = (!is_settled).then_some(launched);
+        // Tasks that were stopped before are known already.
+        let mut tasks: Vec<_> =
+            found.iter().filter(|task| !others.ending.contains(task)).cloned().collect();
+        others.to_stop.retain(|task| !tasks.contains(task));
+        tasks.append(&mut others.to_stop);
+        others.to_stop = tasks;
+        match launched {
+            Some(launched) if others.to_stop.is_empty() => {
+                state.phase = StopPhase::Searching { launched, listed: None, others };
+                state.describing.next = now + DESCRIBE.interval(state.describing.answers, seed);
+                state.describing.answers += 1;
+            }
+            launched => self.next(launched, others, now),
+        }
+    }
+
+    /// DescribeTasks answered about the phase's task.
+    fn described(&mut self, report: &TaskReport, now: Timestamp) {
+        if report.status.has_ended() {
+            self.ended(now);
+            return;
+        }
+        let is_stopped = report.stop_desired || report.status.is_ending();
+        let state = &mut self.state;
+        match state.phase.take() {
+            // It may be an earlier attempt's, whose end was not waited for: the launched one is
+            // still to be found.
+            StopPhase::Checking { task, launched, mut others }
+            | StopPhase::Requesting { task, launched: Some(launched), mut others, .. }
+                if is_stopped =>
+            {
+                others.ending.push(task);
+                self.next(Some(launched), others, now);
+            }
+            // Earlier attempts' tasks were stopped before this attempt began: one that is not is
+            // the launched one.
+            StopPhase::Checking { task, others, .. } => {
+                state.describing.next = now;
+                state.phase = StopPhase::stop(task, None, others);
+            }
+            StopPhase::Requesting { task, launched: Some(_), sent, others } => {
+                state.describing.next = now;
+                state.phase = StopPhase::Requesting { task, launched: None, sent, others };
+            }
+            StopPhase::Ending { task, launched: Some(_), others } => {
+                state.describing.next = now;
+                state.phase = StopPhase::Ending { task, launched: None, others };
+            }
+            phase => {
+                state.phase = phase;
+                if is_stopped && matches!(state.phase, StopPhase::Requesting { .. }) {
+                    self.accepted(now);
+                }
+            }
+        }
     }
 
     /// ECS has accepted to stop the task. The next one is stopped before this one's end is waited
@@ -197,84 +301,85 @@ impl Job<Stopping> {
     fn accepted(&mut self, now: Timestamp) {
         let seed = self.seed();
         let state = &mut self.state;
-        if state.rest.is_empty() {
-            state.accepted = true;
+        let (task, launched, mut others) = match state.phase.take() {
+            StopPhase::Requesting { task, launched, others, .. } => (task, launched, others),
+            StopPhase::Checking { task, launched, others } => (task, Some(launched), others),
+            phase => {
+                state.phase = phase;
+                return;
+            }
+        };
+        if others.to_stop.is_empty() {
+            state.phase = StopPhase::Ending { task, launched, others: others.ending };
             state.describing = Asking::from(now + DESCRIBE.interval(0, seed));
         } else {
-            let next = state.rest.remove(0);
-            state.ending.extend(state.task.replace(next));
-            state.asked = false;
-            state.describing = Asking::from(now);
+            others.ending.push(task);
+            self.next(launched, others, now);
         }
     }
 
-    fn found(&mut self, tasks: &[crate::TaskArn], now: Timestamp) {
-        let state = &mut self.state;
-        state.problem = None;
-        // An answer may be as old as its question.
-        let listed = state.listing.take();
-        if let (Some(asked), Some(listed)) = (state.unsettled, listed)
-            && listed.since(asked) >= SETTLES_WITHIN
-        {
-            state.unsettled = None;
-        }
-        // Tasks that were stopped before are known already.
-        let mut tasks: Vec<_> =
-            tasks.iter().filter(|task| !state.ending.contains(task)).cloned().collect();
-        tasks.extend(state.rest.drain(..).filter(|task| !tasks.contains(task)).collect::<Vec<_>>());
-        if tasks.is_empty() && state.unsettled.is_some() {
-            state.describing.next = now
-                + DESCRIBE
-                    .interval(state.describing.answers, crate::pace::seed(self.header.id.as_str()));
-            state.describing.answers += 1;
-        } else if tasks.is_empty() {
-            self.next(now);
-        } else {
-            state.task = Some(tasks.remove(0));
-            state.rest = tasks;
-            state.describing = Asking::from(now);
-        }
-    }
-
-    /// One task is over.
+    /// The phase's task has ended.
     fn ended(&mut self, now: Timestamp) {
-        self.state.asked = false;
-        if self.state.rest.is_empty()
-            && self.state.ending.is_empty()
-            && self.state.unsettled.is_none()
-        {
-            self.state.over = true;
-        } else {
-            self.next(now);
-        }
-    }
-
-    /// On to the next task: one that is to be stopped, one that is still to be found, one whose end
-    /// is to be seen.
-    fn next(&mut self, now: Timestamp) {
         let state = &mut self.state;
-        state.asked = false;
-        state.accepted = false;
-        if !state.rest.is_empty() {
-            state.task = Some(state.rest.remove(0));
-            state.describing = Asking::from(now);
-        } else if state.unsettled.is_some() {
-            state.task = None;
-            state.describing = Asking::from(now + DESCRIBE.longest);
-        } else if !state.ending.is_empty() {
-            state.task = Some(state.ending.remove(0));
-            state.accepted = true;
-            state.describing = Asking::from(now);
+        let (task, launched, others) = match state.phase.take() {
+            StopPhase::Checking { task, launched, others } => (task, Some(launched), others),
+            StopPhase::Requesting { task, launched, others, .. } => (task, launched, others),
+            StopPhase::Ending { task, launched, others } => {
+                (task, launched, OtherTasks { to_stop: Vec::new(), ending: others })
+            }
+            phase @ (StopPhase::Searching { .. } | StopPhase::Over { .. }) => {
+                state.phase = phase;
+                return;
+            }
+        };
+        if launched.is_none() && others.is_empty() {
+            state.phase = StopPhase::Over { task: Some(task) };
         } else {
-            state.task = None;
+            self.next(launched, others, now);
         }
     }
 
+    /// Turns to the next task: one that is to be stopped, one that is still to be found, one whose
+    /// end is awaited.
+    fn next(&mut self, launched: Option<Timestamp>, mut others: OtherTasks, now: Timestamp) {
+        let state = &mut self.state;
+        state.describing = Asking::from(now);
+        state.phase = if !others.to_stop.is_empty() {
+            let task = others.to_stop.remove(0);
+            StopPhase::stop(task, launched, others)
+        } else if let Some(launched) = launched {
+            state.describing.next = now + DESCRIBE.longest;
+            StopPhase::Searching { launched, listed: None, others }
+        } else if !others.ending.is_empty() {
+            let task = others.ending.remove(0);
+            StopPhase::Ending { task, launched: None, others: others.ending }
+        } else {
+            StopPhase::Over { task: None }
+        };
+    }
+
+    /// A call failed. A task that ECS refuses to describe is stopped all the same.
     fn failed(&mut self, error: &ControlError, seed: u64, now: Timestamp) {
-        self.state.listing = None;
-        self.state.describing.next =
-            now + RETRY.interval(self.state.describing.failures.min(4), seed);
-        self.state.describing.failures += 1;
-        self.state.problem = Some(error.clone());
+        let state = &mut self.state;
+        state.describing.next = now + RETRY.interval(state.describing.failures.min(4), seed);
+        state.describing.failures += 1;
+        state.problem = Some(error.clone());
+        state.phase = match state.phase.take() {
+            StopPhase::Searching { launched, others, .. } => {
+                StopPhase::Searching { launched, listed: None, others }
+            }
+            StopPhase::Checking { task, launched, others } if !state.describing.has_no_result() => {
+                StopPhase::Requesting { task, launched: Some(launched), sent: false, others }
+            }
+            phase => phase,
+        };
+    }
+}
+
+impl OtherTasks {
+    /// Those that are ending are stopped again.
+    fn all_to_stop(mut self) -> Self {
+        self.to_stop.append(&mut self.ending);
+        self
     }
 }

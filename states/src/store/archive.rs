@@ -1,4 +1,4 @@
-//! Finished jobs: kept for a while, for whoever asks why.
+//! The archive of finished jobs.
 
 use std::{
     collections::HashSet,
@@ -14,9 +14,9 @@ use crate::{Header, JobId, Timestamp, private_file};
 /// How long finished jobs are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Snapshots older than this are removed.
+    /// How long a snapshot is kept.
     pub age: Duration,
-    /// Of the others, only so many of the newest are kept.
+    /// How many snapshots are kept at most: the newest ones.
     pub count: usize,
 }
 
@@ -26,14 +26,13 @@ impl Default for Retention {
     }
 }
 
-/// How often the archive is looked through: reading a large directory at every job's end would be
-/// waste.
+/// How often the archive is pruned. Reading a large directory at every job's end would be wasteful.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, StoreError> {
     let archive = open(store)?;
     let from = store.snapshot_path(&header.id);
-    // A retried job has the same id: the start tells its attempts apart.
+    // A retried job has the same id, so the name includes when the attempt began.
     let to = archive.join(format!("{}.{}.ron", header.id, header.created.as_millis()));
     fs::rename(&from, &to).map_err(StoreError::io("archive", &from))?;
     durable::sync_directory(&to)?;
@@ -41,7 +40,7 @@ pub(super) fn keep(store: &DirectoryStore, header: &Header) -> Result<PathBuf, S
     Ok(to)
 }
 
-/// Moves a snapshot that cannot be read out of the way, for whoever wants to see what became of it.
+/// Moves a snapshot that cannot be read to the archive, where people can look at it.
 pub(super) fn set_aside(store: &DirectoryStore, job: &JobId) -> Result<PathBuf, StoreError> {
     let from = store.snapshot_path(job);
     let to = open(store)?.join(format!("{job}.{}.damaged", Timestamp::now().as_millis()));
@@ -51,11 +50,11 @@ pub(super) fn set_aside(store: &DirectoryStore, job: &JobId) -> Result<PathBuf, 
     Ok(to)
 }
 
-/// The archive's directory; made when it is missing.
+/// Returns the archive's directory. Creates it if it is missing.
 fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
     let archive = store.archive_path();
     let made = match fs::DirBuilder::new().mode(0o700).create(&archive) {
-        // Not through a link: what it leads to was not looked at.
+        // Do not follow a link: its target was not checked.
         Err(e)
             if e.kind() == io::ErrorKind::AlreadyExists
                 && fs::symlink_metadata(&archive).is_ok_and(|about| about.is_dir()) =>
@@ -68,7 +67,8 @@ fn open(store: &DirectoryStore) -> Result<PathBuf, StoreError> {
     Ok(archive)
 }
 
-/// Removes what is too old or too much. Failures are logged, not returned: the job itself is done.
+/// Removes snapshots that are too old or too many. Failures are only logged, as the job itself is
+/// over.
 pub(super) fn prune(archive: &Path, retention: Retention) {
     let mark = archive.join(".pruned");
     let recently = fs::metadata(&mark)
@@ -85,16 +85,17 @@ pub(super) fn prune(archive: &Path, retention: Retention) {
     }
 }
 
-/// What pruning did, or would do.
+/// How many jobs pruning keeps and removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pruned {
-    /// Finished jobs that are kept.
+    /// Finished jobs that it keeps.
     pub kept: usize,
-    /// Finished jobs that are removed.
+    /// Finished jobs that it removes.
     pub removed: usize,
 }
 
-/// Removes what is too old or too much, and tells the index; with `dry_run`, only counts.
+/// Removes snapshots that are too old or too many, and their lines in the index. With `dry_run`,
+/// only counts them.
 pub(super) fn prune_now(
     archive: &Path,
     retention: Retention,
@@ -119,7 +120,7 @@ pub(super) fn prune_now(
     Ok(Pruned { kept: kept.len(), removed })
 }
 
-/// The finished jobs, and when they ended.
+/// Lists the finished jobs with the times at which they ended.
 fn list(archive: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
     let entries = match fs::read_dir(archive) {
         Ok(entries) => entries,
@@ -133,7 +134,7 @@ fn list(archive: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
         if path.extension().is_none_or(|e| e != "ron" && e != "damaged") {
             continue;
         }
-        // Another process may prune too: a file that is gone is no error.
+        // Another process may prune at the same time, so a missing file is no error.
         if let Ok(modified) = fs::metadata(&path).and_then(|m| m.modified()) {
             jobs.push((modified, path));
         }

@@ -1,4 +1,4 @@
-//! Files that are whole or not there, also after a power cut.
+//! Durable files: a reader sees the old or the new one, even after a power cut.
 
 use std::{
     fs::{self, File},
@@ -9,20 +9,20 @@ use std::{
 use super::StoreError;
 use crate::private_file;
 
-/// Replaces the file's content: written beside it, synced, renamed over it, directory synced. Mode
-/// 0600.
+/// Replaces the file, with mode 0600: writes a temporary file, syncs it, renames it over the old
+/// one, and syncs the directory.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let beside = path.with_extension("tmp");
     let result = write_new(&beside, content).and_then(|()| fs::rename(&beside, path));
     if let Err(e) = result {
-        // What is left of it is of no use to anybody; the error that counts is the first one.
+        // The temporary file cannot be used. The first error is the one that counts.
         let _ = fs::remove_file(&beside);
         return Err(StoreError::io("write", path)(e));
     }
     sync_directory(path)
 }
 
-/// Removes a file that may be gone already.
+/// Removes a file. A missing one is no error.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(e)),

@@ -1,7 +1,7 @@
-//! Which jobs only wait for ECS to end their tasks: a small file beside the snapshot of each, so
-//! that a stage of another job finds them without reading any snapshot.
+//! Notes of ending jobs: a small file beside the snapshot of each job that only waits for ECS to
+//! end its tasks. A stage of another job finds them without reading snapshots.
 //!
-//! A hint, not a record: it is not synced, and it is checked against the snapshot before anything
+//! A note is only a hint. It is not synced, and it is checked against the snapshot before anything
 //! is done.
 
 use std::{
@@ -14,27 +14,27 @@ use std::{
 use super::StoreError;
 use crate::{AnyJob, EndingJob, JobId, Snapshot, TaskArn, private_file};
 
-/// The note's file ending.
+/// The note's file extension.
 pub(super) const NOTE: &str = "ending";
-/// More bytes of a note are not read: the cluster's name and a few ARNs.
+/// The largest size of a note, in bytes: the cluster's name and a few ARNs.
 const LONGEST: u64 = 16 * 1024;
 
-/// Writes the note: the cluster, then the tasks, a line each.
+/// Writes the note: a line for the cluster, and one for each task.
 pub(super) fn write(path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> {
     let AnyJob::Stopping(job) = &snapshot.job else { return Ok(()) };
     let mut text = format!("{}\n", job.header.spec.cluster);
     for task in job.state.tasks() {
         text.push_str(&format!("{task}\n"));
     }
-    // One write: a reader sees all of it or nothing.
+    // One write, so that a reader sees all of it or nothing.
     private_file::create_new(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(StoreError::io("write", path))
 }
 
-/// Reads notes of at most `most` jobs in the directory.
+/// Reads the notes of at most `most` jobs.
 pub(super) fn list(directory: &Path, most: usize) -> Vec<EndingJob> {
-    // Whatever cannot be read is found by somebody who reads the snapshots.
+    // A job whose note cannot be read is found by its snapshot later.
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let noted = |name: &str| {
         name.rsplit_once('.')
@@ -45,7 +45,7 @@ pub(super) fn list(directory: &Path, most: usize) -> Vec<EndingJob> {
         entries.flatten().filter_map(|entry| noted(entry.file_name().to_str()?)).collect();
     jobs.sort();
     if jobs.len() > most {
-        // Tasks that never end must not keep the others from being looked at.
+        // Tasks that never end must not hide the others.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
         let turn = usize::try_from(now).unwrap_or_default() % jobs.len();
         jobs.rotate_left(turn);

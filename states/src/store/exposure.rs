@@ -1,4 +1,4 @@
-//! Whether anybody else could put files into the directory, or another directory in its place.
+//! Whether other users could put files into the directory, or another directory in its place.
 
 use std::{
     fmt, fs, io,
@@ -8,29 +8,29 @@ use std::{
 
 use super::StoreError;
 
-/// What lets others at a directory.
+/// What gives other users access to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
-    /// It belongs to another user than this process's, and not to root.
+    /// It belongs to a user other than this process's and root.
     Owner {
         /// That user.
         owner: u32,
         /// This process's user.
         user: u32,
     },
-    /// Its group, or everybody, may write to it.
+    /// Its group, or every user, may write to it.
     Writable {
         /// Its permissions.
         mode: u32,
     },
 }
 
-/// The directory itself, or one above it, and what lets others at it.
+/// A directory that other users can change, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// The directory that is meant.
+    /// The metadata directory itself, or one above it.
     pub part: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub exposure: Exposure,
 }
 
@@ -55,15 +55,16 @@ impl fmt::Display for Exposed {
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Refuses a directory into which others may put files: they could leave a snapshot that has the
-/// driver stop another task, a link that has it overwrite a file, or a lock that it waits for.
+/// Refuses a directory that other users can write to. A snapshot of theirs could make the driver
+/// stop another task, a link could make it overwrite a file, and a lock could block it.
 ///
-/// The directories above it count too, on the way that `directory` names and on the one it leads
-/// to: who may write to one of them may put another directory in the place of the next. In one with
-/// the sticky bit (`/tmp`), only owners may.
+/// The directories above it count too, both on the path as given and on the resolved one. A user
+/// who can write to one of them can replace the next one. In a directory with the sticky bit
+/// (`/tmp`), only owners can.
 ///
 /// # Errors
-/// [`StoreError::Exposed`] names the first such directory; others when one cannot be looked at.
+/// [`StoreError::Exposed`] names the first such directory. Other errors: a directory cannot be
+/// examined.
 pub(super) fn refuse(directory: &Path) -> Result<(), StoreError> {
     let named = std::path::absolute(directory).map_err(StoreError::io("look at", directory))?;
     let resolved = fs::canonicalize(directory).map_err(StoreError::io("look at", directory))?;
@@ -87,8 +88,8 @@ fn look(part: &Path, is_itself: bool, user: u32) -> io::Result<Option<Exposure>>
     if owner != user && owner != 0 {
         return Ok(Some(Exposure::Owner { owner, user }));
     }
-    // A link's own mode says nothing: what counts is who may write where it lies, and where it
-    // leads.
+    // A link's own mode means nothing. What counts is who may write to the directories of the link
+    // and of its target.
     let is_sticky = mode & STICKY != 0 && !is_itself;
     let is_writable = !about.file_type().is_symlink() && mode & OTHERS_WRITE != 0 && !is_sticky;
     Ok(is_writable.then_some(Exposure::Writable { mode }))

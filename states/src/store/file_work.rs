@@ -1,4 +1,4 @@
-//! Where file work is done: an fsync takes milliseconds, and no job waits for another one's.
+//! The threads for file work: an fsync takes milliseconds, and no job waits for another job's.
 
 use std::{
     panic::resume_unwind,
@@ -12,9 +12,12 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::DirectoryLease;
 
-/// Threads that do file work at the same time. Fsyncs that overlap share a commit of the file
-/// system's journal; many more threads would only queue there.
+/// The number of threads for file work. Fsyncs that overlap share a commit of the file system's
+/// journal; more threads would only queue there.
 const THREADS: usize = 8;
+/// Leases up to which a process does its file work itself: a stage has its own job's and, while it
+/// archives another job, that one's. It needs no thread for it, and delays no one.
+const A_STAGES_LEASES: usize = 2;
 
 /// Does the file work of all clones of one store.
 #[derive(Debug, Clone)]
@@ -24,7 +27,7 @@ pub(super) struct FileWork {
     threads: Arc<Semaphore>,
 }
 
-/// Counts a lease for as long as it lives.
+/// Counts a lease as long as it is held.
 #[derive(Debug)]
 pub(super) struct CountedLease(Arc<AtomicUsize>);
 
@@ -44,11 +47,10 @@ impl FileWork {
         CountedLease(Arc::clone(&self.leases))
     }
 
-    /// Does this work after all earlier work under the same lease. A process with several jobs does
-    /// it on another thread; one that works on a single job, as every stage does, delays nobody and
-    /// needs no thread for it.
+    /// Does this work after all earlier work under the same lease: on another thread, if the process
+    /// works on more jobs than a stage does.
     ///
-    /// Once begun, the work is done even if this future is dropped, and the job's lock is held until
+    /// Work that has begun is finished even if this future is dropped. The job's lock is held until
     /// then.
     pub(super) async fn run<R: Send + 'static>(
         &self,
@@ -59,10 +61,10 @@ impl FileWork {
             Some(lease) => Some(lease.turn().await),
             None => None,
         };
-        if self.leases.load(Ordering::Relaxed) <= 1 {
+        if self.leases.load(Ordering::Relaxed) <= A_STAGES_LEASES {
             return work();
         }
-        // Nobody closes the semaphore. If that changes, the work is still done.
+        // The semaphore is never closed. If that changes, the work is still done.
         let thread = Arc::clone(&self.threads).acquire_owned().await.ok();
         let done = spawn_blocking(move || {
             let done = work();
@@ -73,7 +75,7 @@ impl FileWork {
             Ok(done) => done,
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime shuts down: this future is about to be dropped.
+                // The runtime is shutting down, and is about to drop this future.
                 Err(_) => std::future::pending().await,
             },
         }

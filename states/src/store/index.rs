@@ -1,10 +1,10 @@
-//! The archive's index: a line per archived snapshot with what somebody wants to know of all of
-//! them, so that nobody has to parse them all.
+//! The archive's index: a line per archived snapshot, with what tools show of all of them. They
+//! need not parse every snapshot.
 //!
-//! It is a help and no record: a line counts only while the snapshot has the size and time that the
-//! line names, whoever finds a snapshot without a line reads the snapshot, and a lost or torn line
-//! costs that much. So it is appended to without a lock and without being synced: one write each,
-//! and each begins with a line break, so that a torn line before it spoils nothing.
+//! It is only a cache. A line counts while the snapshot has the size and time that the line names.
+//! A tool that finds no line for a snapshot reads the snapshot instead. So lines are appended
+//! without a lock and without a sync, one write each. Each write begins with a line break, so that
+//! a torn line before it does no harm.
 
 use std::{
     collections::HashSet,
@@ -23,13 +23,13 @@ use crate::private_file;
 pub struct IndexLine<'a> {
     /// The snapshot's file name in the archive.
     pub name: &'a str,
-    /// Which of the versions of that file it speaks of.
+    /// The version of that file that the line describes.
     pub stamp: FileStamp,
-    /// What whoever archived it noted: one line.
+    /// The note of the process that archived it: one line.
     pub note: &'a str,
 }
 
-/// Tells one version of a file from another.
+/// Identifies a version of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileStamp {
     /// Its size in bytes.
@@ -39,7 +39,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// The file's present version.
+    /// The file's current version.
     #[must_use]
     pub fn of(metadata: &fs::Metadata) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl FileStamp {
 }
 
 impl<'a> IndexLine<'a> {
-    /// Reads a line; `None` when it is none, for instance a torn one.
+    /// Parses a line; `None` if it is not valid, such as a torn one.
     #[must_use]
     pub fn parse(line: &'a str) -> Option<Self> {
         let mut parts = line.splitn(4, '\t');
@@ -72,10 +72,9 @@ pub(super) fn path(archive: &Path) -> PathBuf {
     archive.join("index")
 }
 
-/// Adds lines for snapshots in the archive. A note with a line break in it is left out: it would be
-/// two.
+/// Adds lines for archived snapshots. Skips a note with a line break in it: it would be two lines.
 pub(super) fn append(archive: &Path, notes: &[(String, FileStamp, String)]) -> io::Result<()> {
-    // One write for all of them: others may append at the same time.
+    // One write for all of them, as other processes may append at the same time.
     let mut lines = String::new();
     for (name, FileStamp { size, modified }, note) in notes {
         if !note.contains('\n') && !name.contains(['\t', '\n']) {
@@ -85,8 +84,8 @@ pub(super) fn append(archive: &Path, notes: &[(String, FileStamp, String)]) -> i
     private_file::append(&path(archive), lines.as_bytes())
 }
 
-/// Drops the lines of snapshots that are gone, when they have become many. A line that somebody
-/// appends meanwhile may get lost: whoever misses it reads the snapshot.
+/// Drops the lines of snapshots that are gone, once they are many. A line that another process
+/// appends meanwhile may be lost: the snapshot is read instead.
 pub(super) fn compact(archive: &Path, kept: &HashSet<&OsStr>) -> Result<(), StoreError> {
     let path = path(archive);
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! One process at a time works on a job.
+//! Leases: one process at a time works on a job.
 
 use std::{
     fs::{File, TryLockError},
@@ -13,18 +13,18 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{StoreError, file_work::CountedLease};
 use crate::{JobId, private_file};
 
-/// The right to work on a job; the operating system takes it back when the process ends, however it
-/// ends.
+/// The right to work on a job. The operating system releases it when the process ends for any
+/// reason.
 #[derive(Debug)]
 pub struct DirectoryLease {
     lock: Arc<Lock>,
-    /// File work under this lease is done one after the other.
+    /// Serializes file work under this lease.
     order: Arc<Mutex<()>>,
-    /// Opened with the first mark: most stages have output, `prepare` and `cleanup` have none.
+    /// Opened with the first mark: `prepare` and `cleanup` have no output.
     pub(super) marks: OnceLock<File>,
 }
 
-/// What file work under a lease holds until it is done: its place in the order, and the job's lock.
+/// Held by file work until it is done: its turn, and the job's lock.
 pub(super) type Turn = (OwnedMutexGuard<()>, Arc<Lock>);
 
 /// A job's lock.
@@ -41,7 +41,7 @@ impl DirectoryLease {
         self.lock.path.with_extension("offset")
     }
 
-    /// Waits for what was begun before under this lease.
+    /// Waits for earlier file work under this lease.
     pub(super) async fn turn(&self) -> Turn {
         (Arc::clone(&self.order).lock_owned().await, Arc::clone(&self.lock))
     }
@@ -49,8 +49,9 @@ impl DirectoryLease {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A lock without a snapshot would lie here for ever. It is still held while its file goes,
-        // and whoever waits for it notices that it is not the current one any more.
+        // A lock without a snapshot would stay here for ever. It is still held while its file is
+        // removed, and a process that waits for it notices that the file is not the current one any
+        // more.
         if !self.path.with_extension("ron").exists() {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -69,7 +70,7 @@ pub(super) fn try_take(
             private_file::open_or_create(path).map_err(StoreError::io("open the lock", path))?;
         match file.try_lock() {
             Ok(()) if is_current(&file, path) => {
-                // For people only: a holder that cannot leave its name holds the lock all the same.
+                // Only for people: a process holds the lock even if it cannot write its name.
                 let _ = sign(&mut file, purpose);
                 let lock = Lock { _locked: file, path: path.to_owned(), _counted: counted };
                 return Ok(DirectoryLease {
@@ -78,8 +79,7 @@ pub(super) fn try_take(
                     marks: OnceLock::new(),
                 });
             }
-            // The file was removed while we waited for it: the lock is of a file that nobody else
-            // sees.
+            // The file was removed meanwhile: this lock is on a file that no other process sees.
             Ok(()) => continue,
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();

@@ -1,11 +1,12 @@
-//! How far a run's output has been handed on: one line of fixed length, overwritten in place.
+//! Marks: how far a run's output has been handed on. One line of fixed length, overwritten in
+//! place.
 
 use std::{os::unix::fs::FileExt, path::Path};
 
 use super::{DirectoryLease, StoreError};
 use crate::{RunId, private_file};
 
-/// Longer than a mark, in bytes.
+/// A limit above the length of a mark, in bytes.
 const LONGEST: u64 = 256;
 
 /// `<run id, padded to its greatest length> <offset, padded>\n`: one write that is whole or not
@@ -27,7 +28,7 @@ pub(super) fn write(lease: &DirectoryLease, run: &RunId, offset: u64) -> Result<
     file.write_all_at(line(run, offset).as_bytes(), 0).map_err(fail)
 }
 
-/// The mark, if there is one of this run. Whatever else the file holds is of no use to anybody.
+/// Returns the mark, if there is one of this run. Other content is ignored.
 pub(super) fn read(path: &Path, run: &RunId) -> Option<u64> {
     let text = String::from_utf8(private_file::read_up_to(path, LONGEST).ok()?).ok()?;
     let (marked, offset) = text.trim_end().split_once(' ')?;

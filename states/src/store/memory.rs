@@ -1,4 +1,4 @@
-//! Snapshots in memory.
+//! A snapshot store in memory.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,9 +14,8 @@ use tokio::{
 use super::StoreError;
 use crate::{AnyJob, EndingJob, JobId, RunId, Snapshot, SnapshotStore};
 
-/// The twin of [`DirectoryStore`](crate::DirectoryStore) in memory: for tests, simulations and
-/// benchmarks. Clones share what they keep, as processes share a directory; every call takes effect
-/// at once.
+/// A [`DirectoryStore`](crate::DirectoryStore) in memory, for tests, simulations and benchmarks.
+/// Clones share their snapshots, as processes share a directory. Every call takes effect at once.
 #[derive(Debug, Clone, Default)]
 pub struct InMemoryStore {
     shared: Arc<Shared>,
@@ -25,7 +24,7 @@ pub struct InMemoryStore {
 #[derive(Debug, Default)]
 struct Shared {
     kept: Mutex<Kept>,
-    /// Told of every lease that ends.
+    /// Notified when a lease ends.
     released: Notify,
 }
 
@@ -35,9 +34,9 @@ struct Kept {
     archived: Vec<Snapshot>,
     marks: HashMap<JobId, (RunId, u64)>,
     ending: BTreeMap<JobId, EndingJob>,
-    /// The first of them to be named next.
+    /// The first of them to return next.
     turn: usize,
-    /// What for each leased job is worked on.
+    /// The purpose of each lease.
     leases: HashMap<JobId, String>,
 }
 
@@ -57,13 +56,13 @@ impl Drop for InMemoryLease {
 
 impl Shared {
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // It is whole after every step.
+        // It is consistent after every step.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl InMemoryStore {
-    /// The job's snapshot, if it is not archived.
+    /// Returns the job's snapshot, unless it is archived.
     #[must_use]
     pub fn snapshot(&self, job: &JobId) -> Option<Snapshot> {
         self.shared.kept().snapshots.get(job).cloned()
@@ -81,7 +80,7 @@ impl InMemoryStore {
         self.shared.kept().archived.clone()
     }
 
-    /// Removes the job's snapshot and nothing else, as a person may.
+    /// Removes only the job's snapshot, as a person may.
     pub fn remove(&self, job: &JobId) {
         self.shared.kept().snapshots.remove(job);
     }
@@ -108,7 +107,7 @@ impl SnapshotStore for InMemoryStore {
     ) -> Result<InMemoryLease, StoreError> {
         let until = Instant::now() + wait;
         loop {
-            // Before the attempt: a lease that ends right after it is not missed.
+            // Before the attempt, so as not to miss a lease that ends right after it.
             let released = self.shared.released.notified();
             match self.try_lease(job, purpose) {
                 Err(busy) => timeout_at(until, released).await.map_err(|_| busy)?,

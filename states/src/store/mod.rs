@@ -1,4 +1,4 @@
-//! Snapshots in a directory: a file per job, its key and its lock beside it, an archive below.
+//! Snapshots in a directory: a file per job, with its key and its lock beside it, and an archive.
 //!
 //! ```text
 //! <directory>/<job>.ron     the snapshot            0600
@@ -42,14 +42,14 @@ use crate::{
     BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file,
 };
 
-/// How often a lock that another process holds is tried again.
+/// How often the store tries a lock that another process holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// The ending of a lock: it goes with its lease.
+/// The extension of a lock. It is removed with its lease.
 const LOCK: &str = "lock";
-/// The endings of a job's files beside its snapshot; `tmp` and `probe` are there for a moment only.
+/// The extensions of a job's files beside its snapshot. `tmp` and `probe` exist only for a moment.
 const BESIDE: [&str; 7] = ["key", "offset", "session", "tmp", "probe", ending::NOTE, LOCK];
 
-/// Why the store could not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process works on the job.
@@ -62,17 +62,17 @@ pub enum StoreError {
         /// What the lock file says of the holder.
         holder: String,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {what} {}: {source}{}", path.display(), hint(source))]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file is there, but it is no snapshot this version can use.
+    /// A file is not a snapshot that this version can use.
     #[error(
         "the snapshot {} cannot be used: {why}. Nothing was changed. Move the file away to give the job up; its task, if any, carries the tag fargate-driver:job={job}",
         path.display()
@@ -82,28 +82,28 @@ pub enum StoreError {
         path: PathBuf,
         /// The job.
         job: JobId,
-        /// What is wrong with it.
+        /// The problem.
         why: BadSnapshot,
     },
-    /// Others than this process's user could change what is in the directory.
+    /// Other users could change the directory's content.
     #[error("the metadata directory {} is not safe from other users: {exposed}. Nothing was touched.", directory.display())]
     Exposed {
         /// The directory.
         directory: PathBuf,
-        /// What lets others at it.
+        /// What gives them access.
         exposed: Exposed,
     },
-    /// The snapshot's file name and content disagree.
+    /// The snapshot's file name and content do not match.
     #[error("the snapshot {} belongs to another job: {found}. Nothing was changed.", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The job that it belongs to.
         found: JobId,
     },
 }
 
-/// What stands behind most refusals.
+/// The most likely cause of an error.
 fn hint(refusal: &io::Error) -> &'static str {
     match refusal.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => {
@@ -130,14 +130,14 @@ pub struct DirectoryStore {
     file_work: FileWork,
 }
 
-/// What is noted in the archive's index of a finished job: one line.
+/// Returns a finished job's note for the archive's index: one line.
 pub type Notes = fn(&Snapshot) -> String;
 
 impl DirectoryStore {
-    /// Opens the directory; makes it, with mode 0700, when it is missing.
+    /// Opens the directory. Creates it, with mode 0700, if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, is not a directory, or is [exposed](StoreError::Exposed) to other
+    /// When it cannot be created, is not a directory, or is [exposed](StoreError::Exposed) to other
     /// users.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let store = Self::look(directory);
@@ -151,8 +151,8 @@ impl DirectoryStore {
         Ok(store)
     }
 
-    /// A directory to look at, whosever it is. Call [`DirectoryStore::refuse_exposed`] before
-    /// acting on a job in it.
+    /// Opens a directory for reading, without checking its owner. Call
+    /// [`DirectoryStore::refuse_exposed`] before acting on a job in it.
     #[must_use]
     pub fn look(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl DirectoryStore {
     /// Refuses a directory that other users could change.
     ///
     /// # Errors
-    /// [`StoreError::Exposed`], or when it cannot be looked at.
+    /// [`StoreError::Exposed`], or when the directory cannot be examined.
     pub fn refuse_exposed(&self) -> Result<(), StoreError> {
         exposure::refuse(&self.directory)
     }
@@ -177,7 +177,7 @@ impl DirectoryStore {
         Self { retention, ..self }
     }
 
-    /// Notes something of every job that is archived.
+    /// Adds a note to the index for every job that is archived.
     #[must_use]
     pub fn with_notes(self, notes: Notes) -> Self {
         Self { notes: Some(notes), ..self }
@@ -205,7 +205,7 @@ impl DirectoryStore {
         self.directory.join(format!("{job}.offset"))
     }
 
-    /// The jobs that have a snapshot here, in the order of their names.
+    /// The jobs that have a snapshot, in the order of their names.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -213,18 +213,18 @@ impl DirectoryStore {
         self.jobs_with(&["ron"])
     }
 
-    /// The jobs of which files lie here, but no snapshot: what a killed process left, or a process
-    /// is about to write one.
+    /// The jobs that have files but no snapshot. A killed process left them, or a process is about
+    /// to write the snapshot.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn leftovers(&self) -> Result<Vec<JobId>, StoreError> {
+    pub fn orphaned_files(&self) -> Result<Vec<JobId>, StoreError> {
         let mut jobs = self.jobs_with(&BESIDE)?;
         jobs.retain(|job| !self.snapshot_path(job).exists());
         Ok(jobs)
     }
 
-    /// The jobs that have a file of one of these kinds.
+    /// The jobs that have a file with one of these extensions.
     fn jobs_with(&self, kinds: &[&str]) -> Result<Vec<JobId>, StoreError> {
         let fail = |e| StoreError::io("list the directory", &self.directory)(e);
         let mut jobs = Vec::new();
@@ -272,8 +272,8 @@ impl DirectoryStore {
             .map_err(StoreError::io("append to", &self.index_path()))
     }
 
-    /// Notes a snapshot that was archived. The job is done: a failure is logged, and whoever needs
-    /// the line makes it.
+    /// Adds an archived snapshot to the index. The job is over, so a failure is only logged: a
+    /// reader who needs the line makes it.
     fn note_archived(&self, snapshot: &Snapshot, path: &Path) {
         let (Some(notes), Some(name)) =
             (self.notes, path.file_name().and_then(|name| name.to_str()))
@@ -289,19 +289,19 @@ impl DirectoryStore {
     }
 
     /// Moves a snapshot that cannot be read to the archive, as `<job>.<now in ms>.damaged`, and
-    /// gives the job up: its key goes. Tells where it is now. For whoever holds the job's lease
-    /// and knows that it has no task.
+    /// returns its path. Gives the job up: removes its key. The caller holds the job's lease and
+    /// knows that the job has no task.
     ///
     /// # Errors
-    /// When the file system refuses.
+    /// When a file operation fails.
     pub fn set_aside(&self, job: &JobId) -> Result<PathBuf, StoreError> {
         let kept = archive::set_aside(self, job)?;
         self.remove_beside(job, &[])?;
         Ok(kept)
     }
 
-    /// Removes what a killed process left of a job that has no snapshot: nothing was launched for
-    /// it, or it is archived. The lease shows that nobody is about to write one.
+    /// Removes the files that a killed process left of a job without a snapshot: nothing was
+    /// launched for it, or it is archived. The lease shows that no process is about to write one.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -309,8 +309,8 @@ impl DirectoryStore {
         if self.snapshot_path(job).exists() { Ok(()) } else { self.remove_beside(job, &[]) }
     }
 
-    /// Removes the job's key, its marks, and files that were being written when a process was
-    /// killed, but those to `keep`.
+    /// Removes the job's key, its marks, and files that a killed process was writing, except those
+    /// to `keep`.
     fn remove_beside(&self, job: &JobId, keep: &[&str]) -> Result<(), StoreError> {
         BESIDE
             .iter()
@@ -322,13 +322,13 @@ impl DirectoryStore {
         self.directory.join(format!("{job}.{}", ending::NOTE))
     }
 
-    /// Whether it was noted that the job's tasks will end, and that no process waits for it.
+    /// Whether the job has a note that its tasks will end, and that no process waits for that.
     #[must_use]
     pub fn is_ending(&self, job: &JobId) -> bool {
         self.ending_path(job).exists()
     }
 
-    /// Takes the right to work on the job, if no process has it.
+    /// Takes the job's lease, if no process has it.
     ///
     /// # Errors
     /// As [`SnapshotStore::lease`].
@@ -337,7 +337,7 @@ impl DirectoryStore {
         lease::try_take(&path, job, purpose, self.file_work.count_lease())
     }
 
-    /// Reads the job's snapshot: [`SnapshotStore::load`] for tools that do nothing else meanwhile.
+    /// Reads the job's snapshot: a blocking [`SnapshotStore::load`], for tools.
     ///
     /// # Errors
     /// As [`SnapshotStore::load`].
@@ -360,8 +360,8 @@ impl DirectoryStore {
         Ok(Some(snapshot))
     }
 
-    /// Reads the last mark of the job, if it is of this run: [`SnapshotStore::marked`] for tools
-    /// that do nothing else meanwhile.
+    /// Reads the job's last mark, if it is of this run: a blocking [`SnapshotStore::marked`], for
+    /// tools.
     #[must_use]
     pub fn read_mark(&self, job: &JobId, run: &RunId) -> Option<u64> {
         marks::read(&self.marks_path(job), run)
@@ -378,8 +378,8 @@ impl DirectoryStore {
     fn move_to_archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.write(snapshot)?;
         let header = snapshot.job.header();
-        // Before the snapshot goes: a process that is killed here is followed by one that still
-        // finds it, by its note, too.
+        // Before the snapshot is moved: if this process is killed here, the next one still finds
+        // the snapshot and its note.
         self.remove_beside(&header.id, &[ending::NOTE])?;
         let kept = archive::keep(self, header)?;
         self.remove_ending(&header.id);
@@ -394,7 +394,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Does file work where it delays no other job: see [`FileWork::run`].
+    /// Does file work on a thread where it delays no other job: see [`FileWork::run`].
     async fn run<R: Send + 'static>(
         &self,
         lease: Option<&DirectoryLease>,
@@ -404,11 +404,11 @@ impl DirectoryStore {
         self.file_work.run(lease, move || work(&store)).await
     }
 
-    /// Proves that snapshots can be written here, before anything is launched that could not be
+    /// Checks that snapshots can be written, before anything is launched that could not be
     /// recorded.
     ///
     /// # Errors
-    /// When a file cannot be written and made durable: read-only, full, not ours.
+    /// When a file cannot be written and made durable: read-only, full, or without permission.
     pub async fn check_writable(
         &self,
         lease: &DirectoryLease,
@@ -416,7 +416,7 @@ impl DirectoryStore {
     ) -> Result<(), StoreError> {
         let path = self.directory.join(format!("{job}.probe"));
         let check = move |_: &Self| {
-            // As much as a snapshot takes: a full disk often still has room for an empty file.
+            // As large as a snapshot: a full disk often still has room for an empty file.
             let written = durable::write(&path, &[b' '; 16 * 1024]);
             let removed = fs::remove_file(&path);
             written?;
@@ -436,10 +436,17 @@ impl SnapshotStore for DirectoryStore {
         wait: Duration,
     ) -> Result<DirectoryLease, StoreError> {
         let start = Instant::now();
+        let mut is_waiting = false;
         loop {
-            let (job, purpose) = (job.clone(), purpose.to_owned());
-            match self.run(None, move |store| store.try_lease(&job, &purpose)).await {
-                Err(StoreError::Busy { .. }) if start.elapsed() < wait => sleep(LOOK_AGAIN).await,
+            let (id, purpose) = (job.clone(), purpose.to_owned());
+            match self.run(None, move |store| store.try_lease(&id, &purpose)).await {
+                Err(StoreError::Busy { holder, .. }) if start.elapsed() < wait => {
+                    if !is_waiting {
+                        tracing::debug!(%job, holder, "waiting for the job's lock");
+                        is_waiting = true;
+                    }
+                    sleep(LOOK_AGAIN).await;
+                }
                 taken => return taken,
             }
         }
@@ -455,8 +462,8 @@ impl SnapshotStore for DirectoryStore {
         self.run(Some(lease), move |store| store.write(&snapshot)).await
     }
 
-    /// Not on another thread: it is one small write to a file that is open, and is not synced. That
-    /// takes microseconds, and passing it on would take longer.
+    /// Not on another thread: this is one small write to an open file, without a sync. It takes
+    /// microseconds, and passing it on would take longer.
     async fn mark(
         &self,
         lease: &DirectoryLease,

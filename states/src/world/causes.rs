@@ -1,5 +1,5 @@
-//! Why a call or a connection failed, where its kind alone does not say what would help. Facts
-//! that `diagnosis` chooses a remedy by; nothing is decided by them.
+//! Why a call or a connection failed, beyond its kind. `diagnosis` chooses remedies by these facts;
+//! no decision depends on them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ pub enum ControlCause {
     /// The kind says it all.
     #[default]
     General,
-    /// The service sent no answer, or none of its own.
+    /// The service sent no answer, or another host answered in its place.
     NoAnswer,
     /// The role may not pass the task's roles to ECS (`iam:PassRole`).
     PassRole,
@@ -17,7 +17,7 @@ pub enum ControlCause {
     AccountBlocked,
     /// The cluster does not exist.
     NoSuchCluster,
-    /// The cluster has no instances for what was asked for.
+    /// The cluster has no instances that fit the launch.
     NoInstances,
     /// The platform version does not exist.
     NoSuchPlatform,
@@ -27,9 +27,9 @@ pub enum ControlCause {
     NoEndpoint,
     /// No region is configured.
     NoRegion,
-    /// The SDK cannot make a request of the configuration.
+    /// The configuration gives the SDK no valid request.
     Configuration,
-    /// The SDK cannot make a request of the environment.
+    /// The environment gives the SDK no valid request.
     Environment,
     /// RunTask answered with a failure and no task.
     LaunchFailure,
@@ -48,25 +48,25 @@ pub enum ConnectCause {
     Api(super::ControlErrorKind, ControlCause),
     /// The SSH server accepted the connection and was too slow.
     ServerSlow,
-    /// The SSH server, or what is before it, ended the connection.
+    /// The SSH server, or a host in front of it, ended the connection.
     ServerClosed,
     /// The SSH server ended the connection during the handshake.
     HandshakeClosed,
-    /// The SSH server has no host key of a kind that the driver checks.
+    /// The SSH server has no host key of a type that the driver supports.
     HostKeyKind,
     /// The SSH server has no algorithm in common with the driver.
     Algorithms,
     /// No SSH server answers.
     NotSsh,
-    /// The SSH server did what no honest one does.
+    /// The SSH server violated the protocol as no honest server does.
     Abuse,
     /// The SSH server does not prove its host key.
     NoHostProof,
-    /// The SSH server proves another host key than its own.
+    /// The SSH server's proof is for a different host key.
     OtherHostProof,
-    /// The SSH server gives no terminal.
+    /// The SSH server refuses a terminal.
     NoTerminal,
-    /// The job was launched for another transport, one that needs no address.
+    /// The job was launched for a transport that needs no address.
     OtherTransport,
     /// The job was launched for a transport that this driver does not have.
     UnknownTransport,
@@ -74,7 +74,7 @@ pub enum ConnectCause {
     FirstCommandLost,
     /// No directory in the container can be written to.
     NoDirectory,
-    /// The runtime id is that of another container.
+    /// The runtime id belongs to another container.
     OtherContainer,
     /// The attempt waited for other sessions in the container.
     SessionQueued,
@@ -82,17 +82,17 @@ pub enum ConnectCause {
     TerminalSlow,
     /// The session was not ready in time.
     SessionSlow,
-    /// The session said nothing at all.
+    /// The session sent nothing at all.
     SessionSilent,
     /// The `ssmmessages` endpoint cannot be reached.
     EndpointUnreachable,
-    /// The `ssmmessages` endpoint, or what is before it, ended the connection.
+    /// The `ssmmessages` endpoint, or a host in front of it, ended the connection.
     EndpointClosed,
-    /// ECS named an address that is none.
+    /// ECS returned an invalid address.
     SessionAddress,
     /// The role may not open the session's data channel.
     DataChannelDenied,
-    /// A task of the driver's own ended early.
+    /// An async task of the driver ended early.
     DriverFault,
     /// The image lacks programs that ECS Exec needs.
     NoPrograms,
@@ -104,7 +104,7 @@ pub enum ConnectCause {
     AgentDiskFull,
     /// The session's log cannot be written.
     SessionLog,
-    /// The exec agent does not speak as the driver expects.
+    /// The exec agent violates the protocol.
     AgentProtocol,
     /// ECS shows no container of the configured name.
     NoSuchContainer,
@@ -114,13 +114,13 @@ pub enum ConnectCause {
     ExecuteDenied,
     /// ECS runs no commands in the container.
     ExecuteRefused,
-    /// The task does not run, says ECS.
+    /// ECS reports that the task does not run.
     TaskNotRunning,
-    /// ECS does not tell the container's runtime id yet.
+    /// ECS does not report the container's runtime id yet.
     NoRuntimeId,
 }
 
-/// For serde: what says no more than the kind is left out.
+/// For serde: a cause that adds nothing to the kind is left out.
 pub(super) fn is_general<T: Default + PartialEq>(cause: &T) -> bool {
     *cause == T::default()
 }

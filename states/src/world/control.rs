@@ -1,4 +1,4 @@
-//! Task control: launching, describing and stopping ECS tasks.
+//! Task control: launches, describes and stops ECS tasks.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -7,21 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::causes::{ControlCause, is_general};
 use crate::{ClientToken, InterfaceId, StartedBy, StopReason, TaskArn};
 
-/// The longest that a call may take, from its beginning to its answer or its being given up. The
-/// machine counts on it: a RunTask of which nobody knows the outcome, and whose process may have
-/// been killed, has reached ECS by then or never will.
+/// The longest time from the start of a call until it has an answer or is given up. The machine
+/// relies on it. A RunTask without an answer, whose process may have been killed, has reached ECS
+/// by then or never will.
 pub const LONGEST_CALL: Duration = Duration::from_secs(20);
 
-/// Launches, describes and stops tasks. One implementation speaks to ECS (and to anything that
-/// speaks its API).
+/// Launches, describes and stops tasks. One implementation calls ECS, or any service with its API.
 ///
-/// Implementations make one logical attempt per call and do not hide failures behind long internal
-/// retries: when to try again is the machine's decision, so that it can be seen and replayed.
-/// A call is given up after [`LONGEST_CALL`]; a launch by the engine, if the implementation does
-/// not.
+/// Implementations make one logical attempt per call, without long internal retries. The machine
+/// decides when to try again, so that this can be seen and replayed. A call is given up after
+/// [`LONGEST_CALL`]. The engine enforces this for a launch if the implementation does not.
 pub trait TaskControl: Send + Sync + 'static {
-    /// Launches the task that `spec` describes (ECS: RunTask). With the same token and spec it
-    /// answers with the same task, however often it is called.
+    /// Launches the task that `spec` describes (ECS: RunTask). Repeated calls with the same token
+    /// and spec return the same task.
     fn launch(
         &self,
         token: &ClientToken,
@@ -29,23 +27,23 @@ pub trait TaskControl: Send + Sync + 'static {
     ) -> impl Future<Output = Result<TaskReport, ControlError>> + Send;
 
     /// Describes at most 100 tasks of one cluster (ECS: DescribeTasks). The answer has one entry
-    /// for each task asked for.
+    /// for each of them.
     fn describe(
         &self,
         cluster: &str,
         tasks: &[TaskArn],
     ) -> impl Future<Output = Result<Vec<Described>, ControlError>> + Send;
 
-    /// The tasks that were started with this `startedBy` and are meant to run (ECS: ListTasks).
-    /// Tasks that stop may be among them.
+    /// Lists the tasks with this `startedBy` whose desired status is RUNNING (ECS: ListTasks).
+    /// Tasks that are stopping may be among them.
     fn find(
         &self,
         cluster: &str,
         started_by: &StartedBy,
     ) -> impl Future<Output = Result<Vec<TaskArn>, ControlError>> + Send;
 
-    /// Asks for the task's end (ECS: StopTask), with why for ECS's records. A task that is stopped
-    /// already is a success.
+    /// Stops the task (ECS: StopTask), with a reason for ECS's records. Succeeds for a task that
+    /// has stopped already.
     fn stop(
         &self,
         cluster: &str,
@@ -53,25 +51,24 @@ pub trait TaskControl: Send + Sync + 'static {
         reason: &StopReason,
     ) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
-    /// The public address of a task's network interface (EC2: DescribeNetworkInterfaces); `None`
-    /// while it has none.
+    /// Returns the public address of a task's network interface (EC2: DescribeNetworkInterfaces);
+    /// `None` while it has none.
     fn public_address(
         &self,
         interface: &InterfaceId,
     ) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
 }
 
-/// What ECS answers to StopTask.
+/// ECS's answer to StopTask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopAnswer {
-    /// The task is stopped, or will be: its desired status is STOPPED, and nothing changes that
-    /// again.
+    /// The task has stopped or will stop: its desired status is STOPPED, and stays so.
     Accepted,
-    /// ECS does not know the task: it was forgotten, or is so new that this answer came too early.
+    /// ECS does not know the task: it has forgotten it, or does not show it yet.
     Missing,
 }
 
-/// Everything RunTask is told. Part of the snapshot, so without secrets.
+/// The parameters of RunTask. They are in the snapshot, so they contain no secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// The cluster's name or ARN.
@@ -90,10 +87,10 @@ pub struct LaunchSpec {
     pub capacity: Capacity,
     /// The container that runs the scripts, by name (`ci-coordinator` unless configured).
     pub container: String,
-    /// Environment for that container: `SSH_PUBLIC_KEY` for the SSH transport. In a snapshot never
-    /// a secret: see [`Engine::with_secrets`](crate::Engine::with_secrets).
+    /// Environment variables of that container: `SSH_PUBLIC_KEY` for the SSH transport. Secrets are
+    /// added at the launch only: see [`Engine::with_secrets`](crate::Engine::with_secrets).
     pub environment: Vec<(String, String)>,
-    /// Short, unique per job: ListTasks finds the task by it when RunTask's answer was lost.
+    /// Short, and unique per job. ListTasks finds the task by it if RunTask's answer was lost.
     pub started_by: StartedBy,
     /// Tags: project, pipeline, job, runner, and the user's own.
     pub tags: Vec<(String, String)>,
@@ -113,10 +110,10 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl LaunchSpec {
-    /// What to ask for after `refusals` launches without capacity: one subnet after the other,
-    /// because each is in one availability zone; and, where the strategy names Spot and others,
-    /// in each the others first and then the strategy as it is, because a strategy does not
-    /// fall back by itself.
+    /// The launch to try after `refusals` launches found no capacity. It tries one subnet after the
+    /// other, as each is in one availability zone. If the strategy names Spot and other providers,
+    /// each subnet is tried with the others first, and then with the whole strategy: a strategy
+    /// does not fall back by itself.
     #[must_use]
     pub fn after_refusals(&self, refusals: u32) -> Self {
         let mut spec = self.clone();
@@ -137,7 +134,7 @@ impl LaunchSpec {
         }
         if without_spot && let Capacity::Strategy(providers) = &mut spec.capacity {
             providers.retain(|provider| !provider.is_spot());
-            // Weights of zero alone place nothing (Amazon ECS API reference,
+            // A strategy with only zero weights places no task (Amazon ECS API reference,
             // CapacityProviderStrategyItem).
             if providers.iter().all(|provider| provider.weight == 0) {
                 providers.iter_mut().for_each(|provider| provider.weight = 1);
@@ -175,33 +172,32 @@ pub struct CapacityProvider {
     pub base: i32,
 }
 
-/// What ECS says of one task.
+/// ECS's report on one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskReport {
     /// The task.
     pub task: TaskArn,
-    /// ECS's `lastStatus`: where the task is.
+    /// ECS's `lastStatus`.
     pub status: TaskStatus,
-    /// Whether ECS's `desiredStatus` is STOPPED: the task will not run any more, whatever `status`
-    /// says.
+    /// Whether ECS's `desiredStatus` is STOPPED: the task will stop, in any `status`.
     pub stop_desired: bool,
     /// The network interface, from PROVISIONING or PENDING on.
     pub interface: Option<NetworkInterface>,
     /// All containers that ECS reports.
     pub containers: Vec<ContainerReport>,
-    /// Why it stops or stopped, once ECS says so.
+    /// Why it stops or stopped, once ECS reports it.
     pub stopped: Option<Stopped>,
 }
 
 impl TaskReport {
-    /// The container of that name.
+    /// Returns the container of this name.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&ContainerReport> {
         self.containers.iter().find(|c| c.name == name)
     }
 
-    /// Whether it says why the task stops: a code or a reason, and an exit code where a container's
-    /// exit is what stops it.
+    /// Whether the report shows why the task stops: a code or a reason, and an exit code if a
+    /// container's exit stops it.
     #[must_use]
     pub fn tells_why(&self) -> bool {
         let Some(Stopped { code, reason }) = &self.stopped else { return false };
@@ -223,7 +219,7 @@ pub struct NetworkInterface {
     pub subnet: Option<String>,
 }
 
-/// What ECS says of one container of a task.
+/// ECS's report on one container of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerReport {
     /// The container's name in the task definition.
@@ -236,11 +232,11 @@ pub struct ContainerReport {
     pub reason: Option<String>,
     /// Status of its ECS Exec agent (`managedAgents`, `ExecuteCommandAgent`).
     pub exec_agent: Option<String>,
-    /// The container runtime's id of it: another id is another container.
+    /// Its id in the container runtime. A different id means a different container.
     pub runtime_id: Option<String>,
 }
 
-/// Why a task stopped, in ECS's own words.
+/// Why a task stopped, in Quotes ECS's codes and reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
     /// `stopCode`: `TaskFailedToStart`, `EssentialContainerExited`, `UserInitiated`,
@@ -253,7 +249,7 @@ pub struct Stopped {
 /// ECS's `lastStatus` (Amazon ECS Developer Guide, "Amazon ECS task lifecycle").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskStatus {
-    /// The network interface is being made.
+    /// The network interface is being created.
     Provisioning,
     /// Images are pulled, containers created.
     Pending,
@@ -265,11 +261,11 @@ pub enum TaskStatus {
     Deactivating,
     /// Containers get SIGTERM, then SIGKILL.
     Stopping,
-    /// The network interface is taken away.
+    /// The network interface is being removed.
     Deprovisioning,
-    /// It is over.
+    /// It has stopped.
     Stopped,
-    /// It is over and about to be forgotten.
+    /// It has stopped, and ECS is about to forget it.
     Deleted,
     /// A status this version does not know.
     Other(String),
@@ -293,20 +289,20 @@ impl TaskStatus {
         }
     }
 
-    /// Whether the task's life is over, and ECS has said all that it will say about it.
+    /// Whether the task has stopped, and ECS has reported all that it will.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Stopped | Self::Deleted)
     }
 
-    /// Whether no container of the task runs any more, nor will: from DEPROVISIONING on, when only
-    /// its network interface is still to be removed.
+    /// Whether no container of the task runs or will run: from DEPROVISIONING on, when only its
+    /// network interface remains to be removed.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.is_over() || *self == Self::Deprovisioning
     }
 
-    /// Whether the task is past RUNNING, on its way to the end or there.
+    /// Whether the task is past RUNNING: stopping or stopped.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         matches!(
@@ -340,13 +336,13 @@ impl fmt::Display for TaskStatus {
 /// One entry of DescribeTasks' answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Described {
-    /// The task that was asked for.
+    /// The task.
     pub task: TaskArn,
-    /// What ECS knows of it.
+    /// What ECS shows of it.
     pub seen: Seen,
 }
 
-/// What DescribeTasks knows of a task.
+/// What DescribeTasks shows of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
     /// A task.
@@ -356,39 +352,39 @@ pub enum Seen {
     Missing,
 }
 
-/// Why task control could not do what it was asked.
+/// Why a call of task control failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{operation}: {message}")]
 pub struct ControlError {
     /// The API operation: `RunTask`, `DescribeTasks` …
     pub operation: String,
-    /// What kind of failure it is: decides whether trying again can help.
+    /// The kind of failure. It decides whether another attempt may succeed.
     pub kind: ControlErrorKind,
     /// The API's error code or failure reason, if it answered.
     pub code: Option<String>,
-    /// What happened, on what, in the API's words where it spoke.
+    /// What failed, on what, in the API's words if it answered.
     pub message: String,
-    /// What `kind` leaves open and a remedy depends on. Older drivers recorded the remedy itself.
+    /// The details of `kind` that a remedy depends on. Older drivers recorded the remedy itself.
     #[serde(default, skip_serializing_if = "is_general")]
     pub cause: ControlCause,
 }
 
-/// The kinds of refusal that lead to different behaviour or different advice.
+/// The kinds of failed calls that lead to different behaviour or advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ControlErrorKind {
     /// Rate exceeded: ask again, more slowly.
     Throttled,
     /// No capacity now (`RESOURCE:*`, "Capacity is unavailable"): another subnet, or later.
     Capacity,
-    /// A quota of the account is used up (vCPUs, tasks that wait for capacity): later, and no other
-    /// subnet helps.
+    /// A quota of the account is used up (vCPUs, tasks that wait for capacity): later; another
+    /// subnet does not help.
     AccountLimit,
     /// The service could not be reached, or failed (5xx, time-out, connection).
     Unavailable,
-    /// Credentials that are refused, or expired: others may come (an instance profile is
-    /// refreshed).
+    /// The credentials were refused or have expired. New ones may come, as from an instance
+    /// profile.
     Credentials,
-    /// There are no credentials anywhere, so nothing was sent.
+    /// There are no credentials, so nothing was sent.
     NoCredentials,
     /// The credentials do not allow it (`AccessDenied`, `iam:PassRole`).
     Denied,
@@ -396,20 +392,20 @@ pub enum ControlErrorKind {
     WrongSetting,
     /// The task definition does not exist, is inactive, or does not fit.
     TaskDefinition,
-    /// Neither launch type nor any capacity provider strategy: "No Container Instances were found
-    /// in your cluster".
+    /// There is neither a launch type nor a capacity provider strategy: "No Container Instances
+    /// were found in your cluster".
     NoCapacityProvider,
-    /// The client token belongs to an earlier launch, which may have succeeded without an answer.
+    /// The client token was used for an earlier launch, which may have succeeded without an answer.
     Conflict,
-    /// The answer made no sense.
+    /// The answer is invalid.
     BadAnswer,
     /// Anything else that is permanent.
     Other,
 }
 
 impl ControlErrorKind {
-    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the
-    /// variant is renamed.
+    /// Its name in telemetry. Dashboards and alerts depend on it, so it stays when the variant is
+    /// renamed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -429,7 +425,7 @@ impl ControlErrorKind {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing a setting.
+    /// Whether the same call may succeed later without a change of settings.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(

@@ -1,9 +1,8 @@
-//! What the machine needs from the world, as traits: [`TaskControl`] (ECS, the local cluster),
-//! [`Transport`] (SSH, ECS Exec) and [`SnapshotStore`] (a directory). The engine acts through these
-//! alone.
+//! The traits through which the engine acts: [`TaskControl`] (ECS, the local cluster),
+//! [`Transport`] (SSH, ECS Exec) and [`SnapshotStore`] (a directory).
 //!
-//! The vocabulary they answer in is here too, because it is what ends up in journals: plain data,
-//! serializable, free of any SDK's types.
+//! The types of their answers are here too, as they end up in journals: plain, serializable data,
+//! without types of an SDK.
 
 mod causes;
 mod control;

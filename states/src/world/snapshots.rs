@@ -1,10 +1,10 @@
-//! Where snapshots are kept.
+//! The trait that keeps snapshots.
 
 use std::{future::Future, time::Duration};
 
 use crate::{JobId, RunId, Snapshot, TaskArn, store::StoreError};
 
-/// A job of which ECS has accepted to stop every task: only their end is waited for, by no process.
+/// A job whose tasks ECS has accepted to stop. No process waits for their end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndingJob {
     /// The job.
@@ -15,24 +15,23 @@ pub struct EndingJob {
     pub tasks: Vec<TaskArn>,
 }
 
-/// Keeps snapshots. The machine's word is only as good as this: [`SnapshotStore::save`] completes
-/// when the snapshot would survive a power cut, and a reader sees the old or the new one, never
-/// half.
+/// Keeps snapshots. [`SnapshotStore::save`] completes when the snapshot would survive a power cut.
+/// A reader sees the old or the new one, never a part. The machine relies on this.
 ///
-/// No method blocks the runtime's thread while another job of this process could use it.
+/// No method blocks the runtime's thread if another job of this process could use it.
 ///
-/// Dropping a future is safe: what it was to write is written whole or not at all. What is written
-/// under one lease is written in the order of the calls, also when the future of an earlier call
-/// was dropped, and the lease is not given to anybody else before that is done.
+/// Dropping a future is safe: its data is written completely or not at all. Writes under one lease
+/// happen in the order of the calls, even if the future of an earlier call was dropped. No other
+/// process gets the lease before they are done.
 pub trait SnapshotStore: Send + Sync + 'static {
-    /// Held while a process works on a job; dropping it lets the next one in.
+    /// Held while a process works on a job. Dropping it releases the job.
     type Lease: Send + Sync;
 
-    /// Becomes the only one who works on the job, waiting at most `wait` for whoever does.
-    /// `purpose` is what others are told while they wait.
+    /// Takes the job's lease, so that no other process works on it. Waits at most `wait` for the
+    /// present holder. Processes that wait see `purpose`.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] names the holder; others when the store cannot be used.
+    /// [`StoreError::Busy`] names the holder. Other errors: the store cannot be used.
     fn lease(
         &self,
         job: &JobId,
@@ -49,22 +48,23 @@ pub trait SnapshotStore: Send + Sync + 'static {
         job: &JobId,
     ) -> impl Future<Output = Result<Option<Snapshot>, StoreError>> + Send;
 
-    /// Replaces the job's snapshot, durably. The lease is the job's.
+    /// Replaces the job's snapshot durably. `lease` is the job's.
     ///
     /// # Errors
-    /// When it cannot be made durable; the old one is then still there.
+    /// When it cannot be made durable. The old one is then still there.
     fn save(
         &self,
         lease: &Self::Lease,
         snapshot: &Snapshot,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Notes how far a run's output has been handed on. Cheap enough for every piece of output: it
-    /// survives the process, though not necessarily a power cut (the snapshot's offset does).
+    /// Marks how far a run's output has been handed on. It is cheap enough for every piece of
+    /// output. The mark survives the process, though not necessarily a power cut (the snapshot's
+    /// offset does).
     ///
     /// # Errors
-    /// When it cannot be noted. Then the snapshot's offset, noted every second, is what the next
-    /// process has.
+    /// When it cannot be written. The next process then has the snapshot's offset, which is saved
+    /// every second.
     fn mark(
         &self,
         lease: &Self::Lease,
@@ -72,32 +72,32 @@ pub trait SnapshotStore: Send + Sync + 'static {
         offset: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The last mark of the job, if it is of this run.
+    /// Returns the job's last mark, if it is of this run.
     fn marked(&self, job: &JobId, run: &RunId) -> impl Future<Output = Option<u64>> + Send;
 
-    /// Notes that the job's tasks will end and that no process waits for it, so that the next
-    /// process that asks ECS about tasks asks about these too. A hint: when it is lost, the job
-    /// stays where it is until somebody reads its snapshot.
+    /// Writes a note that the job's tasks will end and that no process waits for that. The next
+    /// process that describes tasks then describes these too. The note is a hint: if it is lost,
+    /// the job stays until a process reads its snapshot.
     ///
     /// # Errors
-    /// When it cannot be noted.
+    /// When the note cannot be written.
     fn note_ending(
         &self,
         lease: &Self::Lease,
         snapshot: &Snapshot,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The jobs that were noted so, at most `most`, in another order each time. Reads no snapshot:
-    /// what is noted may be out of date.
+    /// Returns at most `most` jobs with such notes, in a different order each time. Reads no
+    /// snapshot, so the notes may be out of date.
     fn ending_jobs(&self, most: usize) -> impl Future<Output = Vec<EndingJob>> + Send;
 
-    /// Removes the note of a job that is not there any more.
+    /// Removes the note of a job that no longer exists.
     fn forget_ending(&self, lease: &Self::Lease, job: &JobId) -> impl Future<Output = ()> + Send;
 
-    /// Moves a finished job's snapshot to the archive and removes its key and its note.
+    /// Moves a finished job's snapshot to the archive, and removes its key and its note.
     ///
     /// # Errors
-    /// When it cannot be moved; it is then still where it was.
+    /// When it cannot be moved. It is then still in its place.
     fn archive(
         &self,
         lease: &Self::Lease,

@@ -1,4 +1,4 @@
-//! Transports: how a script reaches the container and its output comes back.
+//! The traits of a transport, which delivers a script to the container and follows its output.
 
 use std::{borrow::Cow, fmt, future::Future, path::PathBuf, time::Duration};
 
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 use super::causes::{ConnectCause, is_general};
 use crate::{RunId, TaskArn, time::span};
 
-/// What a transport declares of itself. A job records it when it begins: later processes take the
-/// same transport, and the machine paces its attempts, without knowing any transport.
+/// What a transport declares of itself. A job records it when it begins. So later processes use the
+/// same transport, and the machine paces attempts without knowing the transport.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportRecord {
-    /// The name under which the transport is registered, as in `fargate.toml`.
+    /// The name under which the transport is registered and configured.
     pub name: Cow<'static, str>,
-    /// What has to be there before an attempt can succeed.
+    /// The condition for an attempt to succeed.
     pub readiness: Readiness,
-    /// How long one attempt may take from the first byte to a usable connection.
+    /// How long one attempt may take, from the first byte to a usable connection.
     #[serde(with = "span")]
     pub attempt_timeout: Duration,
 }
 
-/// What has to be there before an attempt to reach a container can succeed.
+/// The condition for an attempt to reach a container to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
-    /// Whatever answers. An attempt costs little, and is the quickest way to find out.
+    /// The container listens. An attempt costs little, and is the quickest way to find out.
     Probed,
-    /// The container's exec agent, whose status ECS shows. Every attempt is a call of the API and
-    /// may have to wait for a free session.
+    /// The container's exec agent is RUNNING, which ECS shows. Every attempt is an API call and may
+    /// have to wait for a free session.
     ExecAgent,
 }
 
@@ -36,26 +36,26 @@ pub trait Transport: Send + Sync + 'static {
     /// An open connection to one container.
     type Session: Session;
 
-    /// Makes one attempt to reach the container, to pin or check its identity and, where
-    /// `target.facts` is `None`, to learn what its shell can do. No retries inside.
-    /// Dropping the future abandons the attempt.
+    /// Makes one attempt to reach the container and to pin or check its identity. If `target.facts`
+    /// is `None`, also learns what its shell can do. Does not retry. Dropping the future abandons
+    /// the attempt.
     fn connect(
         &self,
         target: &Target,
     ) -> impl Future<Output = Result<(Self::Session, Greeting), ConnectError>> + Send;
 
-    /// The next thing that attempts to reach this task by the transport of this name wait for, in a
-    /// sentence for people. Never, where attempts do not wait for anything that people could
-    /// change. Cancel-safe.
+    /// Completes when attempts to reach this task by the named transport begin to wait for
+    /// something, and says for what, in a sentence for people. Never completes if people could not
+    /// change it. Cancel-safe.
     fn waits_for(&self, transport: &str, task: &TaskArn) -> impl Future<Output = String> + Send {
         let _ = (transport, task);
         std::future::pending()
     }
 }
 
-/// One open connection to a container.
+/// An open connection to a container.
 pub trait Session: Send + Sync + 'static {
-    /// One delivery being followed.
+    /// A run that is being followed.
     type Run: Run;
 
     /// Delivers `script` and starts it under `order.run`, detached from the connection, then
@@ -74,21 +74,22 @@ pub trait Session: Send + Sync + 'static {
         from: u64,
     ) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
 
-    /// Sends a signal to the whole process group of a run. A run that is over is a success.
+    /// Sends a signal to the whole process group of a run. Succeeds if the run is over.
     fn signal(
         &self,
         run: &RunId,
         signal: Signal,
     ) -> impl Future<Output = Result<(), RunError>> + Send;
 
-    /// Says goodbye, as far as that is quick; dropping the session is enough otherwise.
+    /// Closes the connection in an orderly way, if that is quick. Dropping the session is enough
+    /// otherwise.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
 /// A run that is being followed.
 pub trait Run: Send + 'static {
-    /// The next thing that is known of the run. Cancel-safe: a dropped call loses nothing.
-    /// After [`RunEvent::Exited`] it must not be called again.
+    /// Returns the run's next event. Cancel-safe: a dropped call loses nothing. Must not be called
+    /// again after [`RunEvent::Exited`].
     fn next(&mut self) -> impl Future<Output = Result<RunEvent, RunError>> + Send;
 }
 
@@ -99,10 +100,10 @@ pub enum Destination {
     Address {
         /// Host name or IP address.
         host: String,
-        /// How to log in there; without it, as the transport's settings say.
+        /// How to log in there; `None`: as the transport's settings say.
         login: Option<Login>,
     },
-    /// Wherever its task runs: the transport finds it by the task and needs no address.
+    /// In its task: the transport finds it by the task and needs no address.
     Task,
 }
 
@@ -135,45 +136,44 @@ impl fmt::Display for Destination {
 /// Where and how to reach a job's container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The name of the transport to take.
+    /// The transport's name.
     pub transport: Cow<'static, str>,
-    /// Where it is.
+    /// Where the container is.
     pub destination: Destination,
     /// The cluster, for transports that find the container by its task.
     pub cluster: String,
-    /// The task, likewise.
+    /// The task, for such transports.
     pub task: TaskArn,
-    /// The container's name, likewise.
+    /// The container's name, for such transports.
     pub container: String,
     /// File with the job's private key (OpenSSH format), for transports that need one.
     pub key: PathBuf,
-    /// The identity that was pinned at first contact; any other answer is
+    /// The identity that was pinned at first contact. Any other is a
     /// [`ConnectErrorKind::IdentityChanged`].
     pub pinned: Option<HostIdentity>,
-    /// What a host key must prove when none is pinned; `None` where the container got no secret to
-    /// prove it with.
+    /// What a host key must prove if none is pinned; `None` if the container got no secret for the
+    /// proof.
     pub host_proof: Option<HostProof>,
-    /// What is known of the container's shell from first contact.
+    /// What first contact showed of the container's shell.
     pub facts: Option<ShellFacts>,
-    /// How long this attempt may take until TCP (or its like) is connected.
+    /// How long this attempt may take until TCP (or its equivalent) is connected.
     pub connect_timeout: Duration,
     /// How long this attempt may take altogether.
     pub attempt_timeout: Duration,
 }
 
-/// How much a container must prove at first contact: that its host key is the task's own. See
-/// `[SSH] VerifyHost`.
+/// Whether a container must prove at first contact that its host key is the task's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum HostProof {
-    /// A wrong proof is refused, a missing one is not: images with another entry point have none.
+    /// Refuses a wrong proof, but not a missing one: images with another entry point have none.
     #[default]
     Offered,
-    /// A missing proof is refused, too.
+    /// Refuses a missing proof, too.
     Required,
 }
 
-/// Who answered: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the container's runtime
-/// id.
+/// The identity of the container: for SSH the host key, `ssh-ed25519 AAAA…`; for ECS Exec the
+/// container's runtime id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity(pub String);
 
@@ -183,7 +183,7 @@ impl fmt::Display for HostIdentity {
     }
 }
 
-/// What first contact learned of the container's shell.
+/// What first contact showed of the container's shell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShellFacts {
     /// Private directory in the container under which this job's runs live.
@@ -195,34 +195,34 @@ pub struct ShellFacts {
     pub has_setsid: bool,
 }
 
-/// What is learned when a container answers.
+/// What a container's first answer shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// Who answered.
+    /// Its identity.
     pub identity: HostIdentity,
-    /// What its shell can do.
+    /// The abilities of its shell.
     pub facts: ShellFacts,
 }
 
-/// What is to be run.
+/// A run to start or follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOrder {
     /// The key under which it runs at most once.
     pub run: RunId,
     /// The custom-executor stage, for messages.
     pub stage: String,
-    /// An earlier run whose outcome is recorded: its files in the container may go.
+    /// An earlier run whose outcome is recorded, so that its files in the container can be removed.
     pub forget: Option<RunId>,
 }
 
-/// What is known of a followed run.
+/// An event of a followed run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEvent {
     /// The script is in the container and runs (or ran).
     Started,
     /// The next bytes of its output: stdout and stderr in the order they were written.
     Output(Bytes),
-    /// It ended. Every byte of output before `total` has been handed out.
+    /// It ended. Every byte of output before `total` has been returned.
     Exited {
         /// Its exit status as the shell reports it (128 + signal number when a signal ended it).
         code: i32,
@@ -234,9 +234,9 @@ pub enum RunEvent {
 /// Signals that are sent to a run's process group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signal {
-    /// Please end.
+    /// SIGTERM.
     Term,
-    /// End.
+    /// SIGKILL.
     Kill,
 }
 
@@ -246,32 +246,33 @@ pub enum Signal {
 pub struct ConnectError {
     /// What kind of failure it is.
     pub kind: ConnectErrorKind,
-    /// What happened, on what address, in the peer's words where it spoke.
+    /// What failed, on what address, in the peer's words if it answered.
     pub message: String,
-    /// What `kind` leaves open and a remedy depends on. Older drivers recorded the remedy itself.
+    /// The details of `kind` that a remedy depends on. Older drivers recorded the remedy itself.
     #[serde(default, skip_serializing_if = "is_general")]
     pub cause: ConnectCause,
 }
 
-/// The kinds of connection failure that lead to different behaviour or advice.
+/// The kinds of failed connections that lead to different behaviour or advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ConnectErrorKind {
-    /// Nobody listens yet: normal while the container starts.
+    /// The port is closed: normal while the container starts.
     Refused,
-    /// No answer at all: the address is not up yet, or a security group or route is in the way.
+    /// There is no answer: the address is not up yet, or a security group or a route blocks it.
     TimedOut,
-    /// No route, no such host.
+    /// There is no route or no such host.
     Unreachable,
-    /// Somebody answered and the connection ended before it was usable.
+    /// The connection was accepted, and ended before it was usable.
     Interrupted,
     /// The peer does not speak the protocol.
     NotOurProtocol,
-    /// We are not let in: the container does not accept our key for that user, or AWS refuses
-    /// another session to a job whose container was reached before. Believed when it lasts.
+    /// The container does not accept the driver's key for that user, or AWS refuses another session
+    /// to a job whose container was reached before. Believed if it lasts.
     AuthRefused,
-    /// Another identity than the pinned one: another container answers at this address.
+    /// The identity differs from the pinned one: another container answers at this address.
     IdentityChanged,
-    /// At first contact it did not prove that its host key is the task's own: [`HostProof`].
+    /// The container did not prove at first contact that its host key is the task's own:
+    /// [`HostProof`].
     IdentityUnproven,
     /// It answered, but its shell cannot run scripts (no sh, no writable directory).
     NoShell,
@@ -284,8 +285,8 @@ pub enum ConnectErrorKind {
 }
 
 impl ConnectErrorKind {
-    /// Its name in telemetry. Dashboards and alerts depend on it: it stays what it is when the
-    /// variant is renamed.
+    /// Its name in telemetry. Dashboards and alerts depend on it, so it stays when the variant is
+    /// renamed.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -304,8 +305,8 @@ impl ConnectErrorKind {
         }
     }
 
-    /// Whether a later attempt may succeed without anybody changing anything. Refused keys count:
-    /// sshd may accept before the container's entry point has installed the key.
+    /// Whether a later attempt may succeed without a change. This includes refused keys: sshd may
+    /// listen before the container's entry point has installed the key.
     #[must_use]
     pub fn is_transient(self) -> bool {
         !matches!(
@@ -319,22 +320,22 @@ impl ConnectErrorKind {
     }
 }
 
-/// Why a run could not be started, followed or signalled.
+/// Why starting, following or signalling a run failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RunError {
-    /// The connection ended; the script does not care. Connect again and attach.
+    /// The connection ended. The script continues: connect again and attach.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
-    /// The container does not know this run: another container, or its files were deleted.
+    /// The container does not know this run: it is another container, or its files were deleted.
     #[error("the container does not know the run: {0}")]
     Unknown(String),
-    /// The script's processes are gone and left no exit status (killed, out of memory).
+    /// The script's processes are gone without an exit status (killed, out of memory).
     #[error("the script ended without an exit status: {0}")]
     NoStatus(String),
-    /// The container could not start it: disk full, read-only, out of processes.
+    /// The container could not start the script: disk full, read-only, out of processes.
     #[error("the container could not start the script: {0}")]
     NotStarted(String),
-    /// The other side said something that is not in the protocol.
+    /// The peer violated the protocol.
     #[error("unexpected answer from the container: {0}")]
     Protocol(String),
 }

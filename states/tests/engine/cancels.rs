@@ -1,5 +1,5 @@
-//! gitlab-runner wants a stage to end: it does, soon, and leaves nothing that nobody was told to
-//! end.
+//! Cancels: a stage that gitlab-runner cancels ends soon, and leaves no task or script that was not
+//! asked to end.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{
     changed_control::ChangedControl,
     world::{
         cloud::Cloud,
+        fault_plan::FaultPlan,
         manager::{Manager, header},
-        weather::Weather,
     },
 };
 
-/// A `prepare` that is cancelled after this time: how it ends, and how long after that.
-async fn prepare_cancelled(weather: Weather, after: Duration) -> (Manager, Outcome, Duration) {
-    let manager = Manager::new(Cloud::new(weather));
+/// Cancels a `prepare` after this time. Returns how it ends, and how long after that.
+async fn prepare_cancelled(faults: FaultPlan, after: Duration) -> (Manager, Outcome, Duration) {
+    let manager = Manager::new(Cloud::new(faults));
     let mut io = manager.io();
     let at = Instant::now() + after;
     io.cancel_at = Some(at);
@@ -27,9 +27,9 @@ async fn prepare_cancelled(weather: Weather, after: Duration) -> (Manager, Outco
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_prepare_ends_at_once_and_its_task_too() {
+async fn a_cancelled_prepare_ends_at_once_and_stops_its_task() {
     for after in [100, 3000, 9000].map(Duration::from_millis) {
-        let (manager, outcome, took) = prepare_cancelled(Weather::new(0), after).await;
+        let (manager, outcome, took) = prepare_cancelled(FaultPlan::new(0), after).await;
         assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
         assert!(took < Duration::from_millis(500), "{took:?} after the cancel");
         assert_eq!(manager.cloud.alive(), [""; 0]);
@@ -37,10 +37,10 @@ async fn a_cancelled_prepare_ends_at_once_and_its_task_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_prepare_sees_to_it_that_its_task_is_told_to_end() {
-    let mut weather = Weather::new(0);
-    weather.api_down = Duration::from_secs(5)..Duration::from_secs(9);
-    let (manager, outcome, took) = prepare_cancelled(weather, Duration::from_secs(6)).await;
+async fn a_cancelled_prepare_repeats_a_refused_stop() {
+    let mut faults = FaultPlan::new(0);
+    faults.api_down = Duration::from_secs(5)..Duration::from_secs(9);
+    let (manager, outcome, took) = prepare_cancelled(faults, Duration::from_secs(6)).await;
     assert_eq!(outcome, Outcome::MustEnd(StopReason::Cancelled));
     assert_eq!(
         manager.cloud.alive(),
@@ -52,10 +52,10 @@ async fn a_cancelled_prepare_sees_to_it_that_its_task_is_told_to_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_waits_for_a_silent_connection_for_seconds_only() {
-    let mut weather = Weather::new(0);
-    weather.network_down = Duration::from_secs(14)..Duration::from_secs(16);
+    let mut faults = FaultPlan::new(0);
+    faults.network_down = Duration::from_secs(14)..Duration::from_secs(16);
     let start = Instant::now();
-    let manager = Manager::new(Cloud::new(weather));
+    let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let mut io = manager.io();
     let at = start + Duration::from_secs(15);
@@ -71,7 +71,7 @@ async fn a_cancel_waits_for_a_silent_connection_for_seconds_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_launch_without_an_answer_is_given_up() {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     let engine = ChangedControl::process(&manager, |control| control.is_launch_silent = true);
     let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).await.unwrap();
     let mut work = engine.begin(header(&manager.job), lease);
@@ -87,15 +87,15 @@ async fn a_launch_without_an_answer_is_given_up() {
     assert_eq!(outcome, Outcome::Ended(StopReason::Cancelled));
 }
 
-/// A container whose answers come in one queue: what it says of a signal is behind the output that
-/// nobody has taken.
+/// A container whose answers come in one queue: its answer to a signal is behind output that was
+/// not read.
 #[derive(Clone)]
 struct Queue {
     left: watch::Sender<usize>,
     signalled: watch::Sender<bool>,
 }
 
-/// Pieces of output, and the time that each takes to arrive.
+/// The number of pieces of output, and the time that each takes to arrive.
 const PIECES: usize = 50;
 const PIECE_EVERY: Duration = Duration::from_millis(10);
 
@@ -139,8 +139,8 @@ impl Run for Queue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn output_that_is_ahead_of_a_signal_s_answer_is_handed_on_meanwhile() {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+async fn output_before_a_signals_answer_is_handed_on() {
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     let queue = Queue { left: watch::Sender::new(PIECES), signalled: watch::Sender::new(false) };
     let engine = manager.process_with(manager.control(), queue);
     let lease = engine.store().lease(&manager.job, "prepare", Duration::ZERO).await.unwrap();

@@ -1,4 +1,4 @@
-//! The cloud's task control, except for what a test changes.
+//! The cloud's task control, changed by a test.
 
 use states::*;
 
@@ -16,12 +16,12 @@ pub struct ChangedControl {
     pub is_launch_silent: bool,
     /// Refuses to describe these tasks.
     pub refuses_describe: Refusal,
-    /// Changes what the cloud says of a task.
+    /// Changes the cloud's report on a task.
     pub changes_answer: Change,
 }
 
 impl ChangedControl {
-    /// A process of this manager whose task control a test has changed.
+    /// Returns a process of this manager with changed task control.
     pub fn process(
         manager: &Manager,
         change: impl FnOnce(&mut Self),

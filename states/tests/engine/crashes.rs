@@ -1,5 +1,5 @@
-//! A process dies between any two of its effects on the world; whoever comes next finishes its
-//! work.
+//! Crashes: a process dies between any two of its effects on the world, and the next process
+//! finishes its work.
 
 use std::sync::Arc;
 
@@ -13,15 +13,14 @@ const STAGES: [(&str, &str); 3] = [
     ("after_script", ""),
 ];
 
-/// Points of death that are tried. More than a job has; the loop ends with the first that is never
-/// reached.
+/// A limit above the number of a job's steps. The loop ends with the first that is never reached.
 const POINTS: u32 = 2000;
 
 fn exited_well(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Exited { code: 0, .. }))
 }
 
-/// The job's stages in order; `None` when a process died.
+/// Calls the job's stages in order. `None` if a process died.
 async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
     io.push(manager.io());
     let prepared = manager.prepare(io.last_mut().unwrap()).await?;
@@ -36,8 +35,8 @@ async fn whole_job(manager: &Manager, io: &mut Vec<Io>) -> Option<()> {
     manager.cleanup(io.last_mut().unwrap()).await.map(drop)
 }
 
-/// After `cleanup`: no task of the job lives on, and the next process of the manager that asks ECS
-/// archives the job.
+/// Checks that no task of the job lives after `cleanup`, and that the manager's next process that
+/// calls ECS archives the job.
 async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     assert_eq!(manager.cloud.alive(), [""; 0], "a task was leaked; died at step {point}");
     let of_job = |all: &[Snapshot]| {
@@ -53,7 +52,7 @@ async fn assert_nothing_is_left(manager: &Manager, point: u32) {
     );
     let archived = manager.disk.store.archived();
     assert_eq!(of_job(&archived), expected, "died at step {point}");
-    let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.over || job.state.task.is_none());
+    let is_over = |job: &AnyJob| matches!(job, AnyJob::Stopping(job) if job.state.is_over());
     assert!(
         archived.iter().all(|archived| is_over(&archived.job)),
         "{archived:?}; died at step {point}"
@@ -80,9 +79,9 @@ fn assert_scripts_ran_once(manager: &Manager, point: u32) {
     assert_eq!(state.violations, [""; 0], "died at step {point}");
 }
 
-/// gitlab-runner's own answer to a stage that failed: cleanup.
+/// gitlab-runner calls `cleanup` after a stage that failed.
 #[tokio::test(start_paused = true)]
-async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
+async fn cleanup_after_a_crash_at_any_point_leaves_nothing_behind() {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
         manager.crash.set(point);
@@ -94,7 +93,7 @@ async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
             return;
         }
         let cleaned = manager.cleanup(&mut manager.io()).await.unwrap();
-        // There may have been no task yet, or none any more.
+        // There may be no task yet, or no longer one.
         let expected = matches!(cleaned, None | Some(Outcome::Stopping(_) | Outcome::Ended(_)));
         assert!(expected, "{cleaned:?}; died at step {point}");
         assert_scripts_ran_once(&manager, point);
@@ -103,9 +102,9 @@ async fn cleanup_after_a_crash_at_any_point_leaves_nothing() {
     panic!("a job has more than {POINTS} steps");
 }
 
-/// The stage that died is called again: the job goes on as if nothing had been.
+/// The stage that died is called again: the job continues as if nothing had happened.
 #[tokio::test(start_paused = true)]
-async fn a_stage_called_again_after_a_crash_at_any_point_goes_on() {
+async fn a_stage_repeated_after_a_crash_at_any_point_continues() {
     for point in 1..POINTS {
         let manager = Manager::new(Arc::default());
         manager.crash.set(point);
@@ -149,8 +148,8 @@ async fn again(manager: &Manager, stage: &str, script: &str, before: &[u8], poin
     let mut second = manager.io();
     let ran = manager.run(stage, script, &mut second).await.unwrap();
     assert!(exited_well(&ran), "{stage}: {ran:?}; died at step {point}");
-    // The second process goes on where the first one's mark is. None is missing; the last piece
-    // comes twice when the death came between handing it on and marking that.
+    // The second process continues at the first one's mark. No output is missing. The last piece
+    // comes twice if the crash was between handing it on and marking it.
     let from = script.len() - second.output.len();
     assert!(script.as_bytes().ends_with(&second.output), "died at step {point}");
     assert!(

@@ -1,4 +1,4 @@
-//! Many jobs in one engine: their tasks are described together.
+//! Many jobs in one engine share DescribeTasks calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use states::{Goal, JobId, Outcome, SnapshotStore};
 
 use crate::world::{
     cloud::Cloud,
+    fault_plan::{LISTENING_AFTER, RUNNING_AFTER},
     manager::{Manager, header},
-    weather::{LISTENING_AFTER, RUNNING_AFTER},
 };
 
 /// Jobs that are prepared at once.
@@ -21,7 +21,7 @@ async fn a_thousand_jobs_share_their_calls() {
     for n in 0..JOBS {
         let (engine, manager) = (Arc::clone(&engine), manager.clone());
         jobs.spawn(async move {
-            // A manager does not get all of its jobs in the same moment.
+            // A manager does not get all its jobs at the same moment.
             tokio::time::sleep(Duration::from_millis(n as u64 * 3)).await;
             let job = JobId::new(format!("job-{n}")).unwrap();
             let lease = engine.store().lease(&job, "test", Duration::ZERO).await.unwrap();
@@ -36,14 +36,14 @@ async fn a_thousand_jobs_share_their_calls() {
     let state = manager.cloud.state.lock().unwrap();
     let (calls, described): (usize, usize) = (state.described.len(), state.described.iter().sum());
     assert!(state.described.iter().all(|tasks| *tasks <= 100), "more than 100 tasks in a call");
-    // Each task is asked about every three seconds at most often, in calls that are nearly full.
+    // Each task is described at most every three seconds, in calls that are nearly full.
     let each = described as f64 / JOBS as f64;
     assert!(each <= RUNNING_AFTER.as_secs_f64() / 0.4, "{each} descriptions of each task");
     assert!(described / calls >= 60, "{calls} calls for {described} descriptions");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_single_job_waits_for_nobody() {
+async fn a_single_job_waits_for_no_other() {
     let manager = Manager::new(Arc::<Cloud>::default());
     let start = tokio::time::Instant::now();
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
@@ -54,7 +54,7 @@ async fn a_single_job_waits_for_nobody() {
     );
 }
 
-/// Drives a job for so long; then nobody waits for it any more.
+/// Drives a job for this time, and then drops it.
 async fn prepare_for(
     manager: &Manager,
     engine: &crate::world::manager::Process,
@@ -70,7 +70,7 @@ async fn prepare_for(
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_asks_for_a_job_that_was_given_up() {
+async fn a_job_that_was_given_up_is_not_described() {
     let manager = Manager::new(Arc::<Cloud>::default());
     let engine = manager.process();
     let gone = Duration::from_secs(5);

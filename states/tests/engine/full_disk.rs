@@ -1,18 +1,18 @@
-//! A disk that is full for a moment: what is begun must be on record; what runs already goes on.
+//! A disk that is full for a moment. New work must be on record; running scripts continue.
 
 use std::time::Duration;
 
 use states::{Outcome, RunOutcome};
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
-/// Runs the script while the disk refuses from `from` to `to` seconds after its stage began.
+/// Runs the script while the disk is full from `from` to `to` seconds after its stage began.
 async fn run_with_full_disk(script: &str, from: u64, to: u64) -> Option<Outcome> {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     manager.prepare(&mut manager.io()).await;
     let mut io = manager.io();
     let cloud = manager.cloud.clone();
-    let refuse = |odds| cloud.state.lock().unwrap().weather.odds.unsaved = odds;
+    let refuse = |odds| cloud.state.lock().unwrap().faults.odds.unsaved = odds;
     let fills = async {
         tokio::time::sleep(Duration::from_secs(from)).await;
         refuse(1.0);
@@ -29,19 +29,19 @@ fn assert_succeeded(outcome: Option<Outcome>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_that_talks_goes_on() {
+async fn a_script_with_output_continues() {
     assert_succeeded(
         run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(20)), 5, 9).await,
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_script_goes_on() {
+async fn a_silent_script_continues() {
     assert_succeeded(run_with_full_disk("#! 15000 0 0\na line\n", 5, 9).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_that_ends_meanwhile_keeps_its_verdict() {
+async fn a_script_that_ends_meanwhile_keeps_its_exit_status() {
     assert_succeeded(
         run_with_full_disk(&format!("#! 1000 0 0\n{}", "a line\n".repeat(7)), 5, 60).await,
     );

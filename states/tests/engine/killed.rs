@@ -1,5 +1,4 @@
-//! A script is killed, and its task ends: whichever is seen first, the task's end is what became of
-//! the script.
+//! A script is killed, and its task ends. In any order, the task's end is the reason.
 
 use std::time::Duration;
 
@@ -9,18 +8,18 @@ use tokio::time::Instant;
 
 use crate::{
     changed_control::ChangedControl,
-    world::{cloud::Cloud, manager::Manager, weather::Weather},
+    world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager},
 };
 
-/// How a job ends whose script ends after two seconds, with this exit status or none; ECS ends its
-/// task from `ending` on, if ever, counted from the script's start.
+/// Returns how a job ends. Its script ends after two seconds, with this exit status or none. ECS
+/// reports its task as ending `ending` after the script's start, if ever.
 async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
-    let mut weather = Weather::new(0);
-    weather.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
-    let manager = Manager::new(Cloud::new(weather));
+    let mut faults = FaultPlan::new(0);
+    faults.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
+    let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let from = ending.map(|after| Instant::now() + after);
-    // ECS says from then on that it ends all tasks. Their containers answer as before.
+    // From then on ECS reports all tasks as stopping. Their containers answer as before.
     let end = move |answer: &mut Described| {
         if let Seen::Task(report) = &mut answer.seen
             && from.is_some_and(|from| Instant::now() >= from)
@@ -37,7 +36,7 @@ async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
     let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).await.unwrap();
     let mut work = engine.work(engine.store().load(&manager.job).await.unwrap().unwrap(), lease);
     engine.open(&mut work, "build_script").await;
-    // One without a status vanishes within five seconds.
+    // A script without a status vanishes within five seconds.
     let text = format!(
         "#! 1000 {} 0\n{}",
         status.unwrap_or(0),
@@ -53,7 +52,7 @@ fn is_explained(outcome: &Outcome) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_that_is_killed_with_its_task_is_no_failure_of_its_own() {
+async fn a_script_killed_with_its_task_is_not_a_script_failure() {
     for status in [137, 143] {
         let outcome = ended(Some(status), Some(Duration::ZERO)).await;
         assert!(is_explained(&outcome), "{status}: {outcome:?}");
@@ -61,7 +60,7 @@ async fn a_script_that_is_killed_with_its_task_is_no_failure_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_statuses_are_the_scripts_own_whatever_ecs_says() {
+async fn other_exit_statuses_are_always_the_scripts_own() {
     for (status, ending) in [
         (143, None),
         (137, None),

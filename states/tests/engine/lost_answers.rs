@@ -1,15 +1,14 @@
-//! Calls that fail and answers that get lost, at random; cancels at random times. Nothing is
-//! leaked.
+//! Random failures: calls that fail, answers that get lost, cancels. No task leaks.
 
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use states::Outcome;
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
 #[tokio::test(start_paused = true)]
-async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
+async fn no_task_leaks_through_lost_answers_and_cancels() {
     let (mut launched_twice, mut cancelled) = (0, 0);
     for seed in 0..400 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -26,7 +25,7 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
             let mut io = manager.io();
             manager.run("build_script", "a\nb\n", &mut io).await.unwrap();
         }
-        // As often as gitlab-runner or whoever is on call tries it; in the end ECS works again.
+        // As often as gitlab-runner or an operator tries it. In the end ECS works again.
         for attempt in 0..20 {
             if attempt == 10 {
                 manager.cloud.heal();
@@ -48,7 +47,7 @@ async fn no_task_is_leaked_whatever_gets_lost_and_whenever_it_is_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
+async fn no_task_leaks_when_processes_die_amid_faults() {
     let mut deaths = 0;
     for seed in 0..600 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -78,19 +77,19 @@ async fn no_task_is_leaked_when_processes_die_on_a_bad_day() {
     assert!(deaths > 300, "{deaths}");
 }
 
-/// Found by the simulation: what was handed on since the last entry in the journal came twice when
-/// a signal met a dead connection.
+/// Found by the simulation: when a signal met a dead connection, output since the last journal
+/// entry came twice.
 #[tokio::test(start_paused = true)]
 async fn a_cancel_on_a_silent_connection_repeats_no_output() {
-    let mut weather = Weather::new(0);
-    weather.network_down = Duration::from_secs(13)..Duration::from_secs(19);
+    let mut faults = FaultPlan::new(0);
+    faults.network_down = Duration::from_secs(13)..Duration::from_secs(19);
     let start = tokio::time::Instant::now();
-    let manager = Manager::new(Cloud::new(weather));
+    let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let lines: String = (0..40).map(|line| format!("line {line}\n")).collect();
     let mut io = manager.io();
     io.cancel_at = Some(start + Duration::from_millis(12_990));
-    // Three lines a second: more than one comes between two entries.
+    // Three lines a second, so that several come between two entries.
     manager.run("build_script", &format!("#! 300 0 1\n{lines}"), &mut io).await.unwrap();
     let output = String::from_utf8(io.output).unwrap();
     assert!(lines.starts_with(&output) && output.lines().count() > 10, "{output}");

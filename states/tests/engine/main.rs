@@ -12,7 +12,7 @@ mod full_disk;
 mod killed;
 mod lost_answers;
 mod pacing;
-mod passengers;
+mod piggyback;
 mod silence;
 #[path = "../world/mod.rs"]
 #[allow(dead_code, reason = "the simulation uses more of it")]

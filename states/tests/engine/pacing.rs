@@ -1,4 +1,5 @@
-//! How often ECS is asked while a task starts, and how soon a container that answers is found.
+//! Pacing: how often ECS is called while a task starts, and how soon a container that answers is
+//! found.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,29 +9,28 @@ use states::{
 
 use crate::world::{
     cloud::Cloud,
+    fault_plan::{FaultPlan, TaskPlan},
     manager::{Manager, header},
-    weather::{Fate, Weather},
 };
 
-/// On Fargate, with an image of a gigabyte.
+/// When a task runs on Fargate, with an image of a gigabyte.
 const RUNS_AFTER: Duration = Duration::from_secs(60);
 
-/// A start of a job that is reached so: how long it took beyond `ready`, and the DescribeTasks
-/// calls.
-async fn start(connect_to: ConnectTo, fate: Fate, ready: Duration) -> (Duration, usize) {
-    start_by(None, connect_to, fate, ready).await
+/// Starts a job. Returns how long it took beyond `ready`, and the number of DescribeTasks calls.
+async fn start(connect_to: ConnectTo, plan: TaskPlan, ready: Duration) -> (Duration, usize) {
+    start_by(None, connect_to, plan, ready).await
 }
 
-/// The same by a transport that the job records.
+/// The same with a transport that the job records.
 async fn start_by(
     transport: Option<TransportRecord>,
     connect_to: ConnectTo,
-    fate: Fate,
+    plan: TaskPlan,
     ready: Duration,
 ) -> (Duration, usize) {
-    let mut weather = Weather::new(0);
-    weather.fates = vec![fate];
-    let manager = Manager::new(Cloud::new(weather));
+    let mut faults = FaultPlan::new(0);
+    faults.task_plans = vec![plan];
+    let manager = Manager::new(Cloud::new(faults));
     let engine = Arc::new(manager.process());
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut header = header(&manager.job);
@@ -46,31 +46,33 @@ async fn start_by(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ssh_server_is_found_at_once_and_ecs_is_asked_seldom() {
+async fn an_ssh_server_is_found_at_once_with_few_calls_to_ecs() {
     for listens in [0, 300, 1100, 7000] {
         let listens = RUNS_AFTER + Duration::from_millis(listens);
-        let fate =
-            Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(listens), ..Fate::default() };
-        let (late, calls) = start(ConnectTo::PrivateAddress, fate, listens).await;
+        let plan = TaskPlan {
+            runs_after: Some(RUNS_AFTER),
+            listens_after: Some(listens),
+            ..TaskPlan::default()
+        };
+        let (late, calls) = start(ConnectTo::PrivateAddress, plan, listens).await;
         assert!(late < Duration::from_millis(300), "reachable {late:?} after it listens");
         assert!(calls <= 23, "{calls} DescribeTasks calls in {listens:?}");
     }
 }
 
-/// An answer to an attempt by ECS Exec is the agent's, which runs some seconds before it is
-/// connected.
+/// The exec agent answers attempts by ECS Exec. It is RUNNING some seconds before it is connected.
 #[tokio::test(start_paused = true)]
-async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
+async fn an_exec_agent_is_found_at_once_with_few_calls_to_ecs() {
     for (agent, connects) in [(1000, 1000), (1300, 1900), (4700, 3100), (10_000, 5000)] {
         let agent = RUNS_AFTER + Duration::from_millis(agent);
         let connected = agent + Duration::from_millis(connects);
-        let fate = Fate {
+        let plan = TaskPlan {
             runs_after: Some(RUNS_AFTER),
             listens_after: Some(connected),
             agent_after: Some(agent),
-            ..Fate::default()
+            ..TaskPlan::default()
         };
-        let (late, calls) = start(ConnectTo::NoAddress, fate, connected).await;
+        let (late, calls) = start(ConnectTo::NoAddress, plan, connected).await;
         assert!(
             late < Duration::from_millis(450),
             "reachable {late:?} after its agent is connected"
@@ -79,7 +81,7 @@ async fn an_exec_agent_is_found_at_once_and_ecs_is_asked_seldom() {
     }
 }
 
-/// A transport is paced by what it declared, whatever it is.
+/// Every transport is paced by what it declares.
 #[tokio::test(start_paused = true)]
 async fn a_container_without_address_or_agent_is_found_at_once() {
     let transport = TransportRecord {
@@ -88,37 +90,39 @@ async fn a_container_without_address_or_agent_is_found_at_once() {
         attempt_timeout: Duration::from_secs(5),
     };
     let listens = RUNS_AFTER + Duration::from_secs(7);
-    let fate =
-        Fate { runs_after: Some(RUNS_AFTER), listens_after: Some(listens), ..Fate::default() };
-    let (late, calls) = start_by(Some(transport), ConnectTo::NoAddress, fate, listens).await;
+    let plan = TaskPlan {
+        runs_after: Some(RUNS_AFTER),
+        listens_after: Some(listens),
+        ..TaskPlan::default()
+    };
+    let (late, calls) = start_by(Some(transport), ConnectTo::NoAddress, plan, listens).await;
     assert!(late < Duration::from_millis(300), "reachable {late:?} after it listens");
     assert!(calls <= 30, "{calls} DescribeTasks calls in {listens:?}");
 }
 
-/// ExecuteCommand, the agent's worker and KMS may take long: the session that they make is waited
-/// for.
+/// ExecuteCommand, the agent's worker and KMS may take long: the driver waits for their session.
 #[tokio::test(start_paused = true)]
-async fn a_session_of_ecs_exec_may_take_a_minute_to_begin() {
+async fn an_ecs_exec_session_may_take_a_minute_to_begin() {
     let answers_in = Duration::from_secs(50);
-    let fate = Fate {
+    let plan = TaskPlan {
         agent_after: Some(RUNS_AFTER),
         runs_after: Some(RUNS_AFTER),
         answers_in,
-        ..Fate::default()
+        ..TaskPlan::default()
     };
-    let (late, _) = start(ConnectTo::NoAddress, fate, RUNS_AFTER + answers_in).await;
+    let (late, _) = start(ConnectTo::NoAddress, plan, RUNS_AFTER + answers_in).await;
     assert!(late < Duration::from_secs(4), "{late:?} later than its first attempt could succeed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_cancel_does_not_wait_for_an_attempt() {
-    let mut weather = Weather::new(0);
-    weather.fates = vec![Fate {
+    let mut faults = FaultPlan::new(0);
+    faults.task_plans = vec![TaskPlan {
         agent_after: Some(Duration::ZERO),
         answers_in: Duration::from_secs(50),
-        ..Fate::default()
+        ..TaskPlan::default()
     }];
-    let manager = Manager::new(Cloud::new(weather));
+    let manager = Manager::new(Cloud::new(faults));
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
     let mut header = header(&manager.job);
@@ -133,12 +137,14 @@ async fn a_cancel_does_not_wait_for_an_attempt() {
     assert!(cancel_at.elapsed() < Duration::from_millis(500), "{:?}", cancel_at.elapsed());
 }
 
-/// An SSH server that accepts and says nothing is no reason to wait for a minute.
+/// An SSH server that accepts a connection and sends nothing does not delay the next attempt for a
+/// minute.
 #[tokio::test(start_paused = true)]
-async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
-    let mut weather = Weather::new(0);
-    weather.fates = vec![Fate { answers_in: Duration::from_secs(20), ..Fate::default() }];
-    let manager = Manager::new(Cloud::new(weather));
+async fn an_attempt_at_an_address_may_take_15_seconds() {
+    let mut faults = FaultPlan::new(0);
+    faults.task_plans =
+        vec![TaskPlan { answers_in: Duration::from_secs(20), ..TaskPlan::default() }];
+    let manager = Manager::new(Cloud::new(faults));
     let began = tokio::time::Instant::now();
     let Some(Outcome::MustEnd(reason)) = manager.prepare(&mut manager.io()).await else {
         panic!("it is reached in 20 s")
@@ -154,7 +160,7 @@ async fn an_attempt_at_an_address_takes_a_quarter_of_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_question_comes_after_a_second() {
+async fn the_first_description_comes_after_a_second() {
     let manager = Manager::new(Arc::<Cloud>::default());
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();

@@ -1,15 +1,14 @@
-//! A script that says nothing for long: what is known of it is on disk all the same, for whoever
-//! looks.
+//! A silent script: the snapshot is up to date all the same.
 
 use std::time::Duration;
 
 use states::{AnyJob, Link, Observation, Outcome, RunOutcome, StopReason, Verdict};
 
-use crate::world::{cloud::Cloud, manager::Manager, weather::Weather};
+use crate::world::{cloud::Cloud, fault_plan::FaultPlan, manager::Manager};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_script_is_on_record_as_running() {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let mut io = manager.io();
     let run =
@@ -30,11 +29,11 @@ async fn a_silent_script_is_on_record_as_running() {
     );
 }
 
-/// A script that is silent for twelve hours, while each connection is lost after so long.
+/// A script is silent for twelve hours, while each connection is lost after this time.
 async fn silent_for_hours(connections_live: Duration) -> (Manager, Option<Outcome>) {
-    let manager = Manager::new(Cloud::new(Weather::new(0)));
+    let manager = Manager::new(Cloud::new(FaultPlan::new(0)));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
-    manager.cloud.state.lock().unwrap().weather.connections_live = Some(connections_live);
+    manager.cloud.state.lock().unwrap().faults.connections_live = Some(connections_live);
     let outcome = manager
         .run(
             "build_script",
@@ -62,7 +61,7 @@ async fn a_silent_script_outlives_any_number_of_connections_that_worked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_script_whose_connections_live_for_a_second_each_is_given_up() {
+async fn a_silent_script_with_connections_of_a_second_is_given_up() {
     let (_, outcome) = silent_for_hours(Duration::from_secs(1)).await;
     assert!(matches!(&outcome, Some(Outcome::MustEnd(StopReason::RunAbandoned(_)))), "{outcome:?}");
 }

@@ -1,5 +1,5 @@
-//! What the world would remember is on disk before it is done: looked at after a death at every
-//! step.
+//! Write-ahead: an effect that the world would remember is on disk before it happens. Checked after
+//! a crash at every step.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use crate::world::manager::Manager;
 
-/// More steps than the job has.
+/// A limit above the number of the job's steps.
 const POINTS: u32 = 2000;
 
-/// A job whose first script does what it should, and whose second one is cancelled after so long
-/// and deaf.
+/// A job whose first script succeeds. Its second one ignores SIGTERM, and is cancelled after this
+/// time.
 async fn job(manager: &Manager, cancel_after: Duration) -> Option<()> {
     assert_eq!(manager.prepare(&mut manager.io()).await?, Outcome::Reachable(None));
     manager.run("get_sources", "cloning\n", &mut manager.io()).await?;
@@ -25,7 +25,7 @@ async fn job(manager: &Manager, cancel_after: Duration) -> Option<()> {
     manager.cleanup(&mut manager.io()).await.map(drop)
 }
 
-/// What is wrong with the record, as the world knows it.
+/// What the snapshot misses of the world's state.
 fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
     let state = manager.cloud.state.lock().unwrap();
     let (arn, task) = state.tasks.iter().next()?;
@@ -68,14 +68,14 @@ fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
             ));
         }
     }
-    let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.asked || job.state.over);
+    let asked = matches!(&record.job, AnyJob::Stopping(job) if job.state.has_asked() || job.state.is_over());
     (task.stopped.is_some() && !asked)
-        .then(|| "the task was told to stop, and the snapshot does not say so".to_owned())
+        .then(|| "StopTask was called, and the snapshot does not say so".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_done_is_on_record_whenever_the_process_dies() {
-    // Right after the snapshot was saved for another reason, and long after it.
+async fn every_effect_is_on_record_whenever_the_process_dies() {
+    // Shortly after the snapshot was saved for another reason, and long after.
     for milliseconds in [20, 200, 500, 2000] {
         dies_at_every_step(Duration::from_millis(milliseconds)).await;
     }
@@ -99,7 +99,7 @@ async fn dies_at_every_step(cancel_after: Duration) {
     panic!("a job has more than {POINTS} steps");
 }
 
-/// Each save waits for the disk: what lies there as it is, is not written once more.
+/// Each save waits for the disk, so an unchanged snapshot is not written again.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_saved_twice() {
     let manager = Manager::new(Arc::default());
@@ -110,9 +110,9 @@ async fn nothing_is_saved_twice() {
     assert_eq!(manager.disk.store.archived().len(), 1);
 }
 
-/// What a stage ends with is on disk when it ends, also what was observed since the last save.
+/// When a stage ends, all observations are on disk, including those since the last save.
 #[tokio::test(start_paused = true)]
-async fn what_a_stage_ends_with_is_on_record() {
+async fn the_end_of_a_stage_is_on_record() {
     for cancel_after in [20, 200, 500, 2000, 5000] {
         let manager = Manager::new(Arc::default());
         let on_record = || manager.snapshot().unwrap();
@@ -130,12 +130,12 @@ async fn what_a_stage_ends_with_is_on_record() {
     }
 }
 
-/// Also what changed nothing that the world would remember: people look for why nothing came of it.
+/// This includes observations that changed nothing: they show people why nothing happened.
 #[tokio::test(start_paused = true)]
-async fn what_was_observed_last_is_on_record_when_a_stage_gives_up() {
+async fn the_last_observation_is_on_record_when_a_stage_gives_up() {
     let manager = Manager::new(Arc::default());
     manager.prepare(&mut manager.io()).await;
-    manager.cloud.state.lock().unwrap().weather.api_down = Duration::ZERO..Duration::MAX;
+    manager.cloud.state.lock().unwrap().faults.api_down = Duration::ZERO..Duration::MAX;
     let outcome = manager.cleanup(&mut manager.io()).await;
     assert!(matches!(outcome, Some(Some(Outcome::Unfinished))), "{outcome:?}");
     let on_record = manager.snapshot().unwrap();

@@ -1,4 +1,4 @@
-//! Any observation, any history.
+//! Generators of observations and histories.
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use states::*;
@@ -188,7 +188,7 @@ fn stop_reason() -> impl Strategy<Value = StopReason> {
     ]
 }
 
-/// Anything that may be observed.
+/// Any observation.
 pub fn observation() -> impl Strategy<Value = Observation> {
     let stage =
         || select(vec!["get_sources", "build_script", "after_script"]).prop_map(str::to_owned);
@@ -223,7 +223,7 @@ fn wait() -> impl Strategy<Value = u64> {
     prop_oneof![6 => 1..800u64, 3 => 800..20_000u64, 1 => 20_000..900_000u64, 1 => Just(0)]
 }
 
-/// A way through a job that goes well, from which a history may stray.
+/// The history of a successful job, from which others deviate.
 pub fn well() -> Vec<(u64, Observation)> {
     let status = |status: &str| {
         Observation::Described(TaskReport {
@@ -261,8 +261,8 @@ pub fn well() -> Vec<(u64, Observation)> {
     way.into_iter().map(|saw| (40, saw)).collect()
 }
 
-/// Any history: some way along the one that goes well, then anything, or the well one with anything
-/// strewn in.
+/// Any history: a part of the successful one and then anything, or the successful one with anything
+/// inserted.
 pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let anything = || vec((wait(), observation()), 0..40);
     prop_oneof![
@@ -283,7 +283,7 @@ pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     ]
 }
 
-/// A long wait: a few different observations, again and again.
+/// A long wait: a few different observations, repeated.
 pub fn waiting() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let again = prop_oneof![
         Just(Observation::Missing),

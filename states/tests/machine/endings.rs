@@ -1,4 +1,4 @@
-//! How runs and tasks are brought to an end, and what is done again afterwards.
+//! Ends of runs and tasks, and repetitions afterwards.
 
 use states::*;
 
@@ -25,7 +25,7 @@ fn unreachable() -> Observation {
     })
 }
 
-/// A run that was cancelled, and whose TERM was sent.
+/// A cancelled run, after SIGTERM was sent.
 fn cancelled() -> (Snapshot, Timestamp) {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Delivered, now);
@@ -41,7 +41,7 @@ fn cancelled() -> (Snapshot, Timestamp) {
 }
 
 #[test]
-fn a_script_that_is_deaf_to_term_is_killed_after_the_grace_period_and_its_task_after_that() {
+fn a_script_that_ignores_sigterm_is_killed_after_the_grace_period_and_then_its_task() {
     let (mut snapshot, now) = cancelled();
     let grace = Limits::default().grace;
     let action = snapshot.step(Observation::TimePassed, now + grace);
@@ -64,7 +64,7 @@ fn a_second_cancel_gives_no_more_time() {
 }
 
 #[test]
-fn that_ecs_does_not_tell_is_no_reason_to_end_a_run() {
+fn describe_failures_do_not_end_a_run() {
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
     for turn in 1..=8 {
@@ -77,10 +77,10 @@ fn that_ecs_does_not_tell_is_no_reason_to_end_a_run() {
 }
 
 #[test]
-fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
+fn a_failed_connection_describes_the_task_at_once() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Exited { code: 0, total: 0 }, now);
-    // A stage's first connection usually succeeds: ECS is left alone until it does not.
+    // A stage's first connection usually succeeds: ECS is asked only when it fails.
     let action = snapshot
         .step(Observation::RunRequested { stage: "after_script".into(), digest: "1".into() }, now);
     let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
@@ -92,7 +92,7 @@ fn a_connection_that_fails_asks_ecs_at_once_whether_the_task_lives() {
 }
 
 #[test]
-fn a_run_that_the_container_does_not_know_ends_the_task() {
+fn a_run_unknown_to_the_container_ends_the_task() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Progress { offset: 7 }, now);
     let action =
@@ -101,8 +101,8 @@ fn a_run_that_the_container_does_not_know_ends_the_task() {
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// Runs the stage again after it ended like this: whether its script is run again, and what the
-/// container is told to forget.
+/// Repeats the stage after it ended like this. Returns `None` if the script does not run again;
+/// otherwise the run whose files the container may delete.
 fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
     let (mut snapshot, now) = connected();
     let AnyJob::Executing(job) = &snapshot.job else { unreachable!() };
@@ -123,7 +123,7 @@ fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
 }
 
 #[test]
-fn a_stage_that_is_repeated_runs_again_unless_it_had_succeeded() {
+fn a_repeated_stage_runs_again_unless_it_had_succeeded() {
     let exited = |code| Observation::Exited { code, total: 0 };
     let first = Some(RunId::new("0000-build_script").unwrap());
     assert_eq!(again(&[exited(0)]), None);
@@ -147,7 +147,7 @@ fn a_cancel_while_the_task_starts_stops_it() {
 }
 
 #[test]
-fn a_process_that_wants_an_end_asks_for_it_again_and_one_that_looks_does_not() {
+fn a_stop_is_repeated_for_a_process_that_requests_it_and_not_for_an_observer() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     let action = snapshot.step(Observation::StopAccepted, now);
@@ -160,13 +160,12 @@ fn a_process_that_wants_an_end_asks_for_it_again_and_one_that_looks_does_not() {
         matches!(action, Action::Watch(Watch { describe: Some((_, at)), .. }) if at == later(now, 60_000)),
         "{action:?}"
     );
-    // ECS may have been told, and may have forgotten: it was restarted from a backup, the answer
-    // was a proxy's …
+    // ECS may have lost the request: it was restored from a backup, the answer was a proxy's …
     let action = snapshot.step(Observation::StopRequested(StopReason::Cleanup), later(now, 60_000));
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// A job whose task was found twice: an earlier attempt's lives on, too.
+/// A job with two tasks: an earlier attempt's still runs, too.
 fn with_two_tasks() -> (Snapshot, Timestamp) {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
@@ -183,7 +182,7 @@ fn all_accepted(snapshot: &Snapshot) -> bool {
 }
 
 #[test]
-fn every_task_is_stopped_before_the_end_of_one_is_waited_for() {
+fn all_tasks_are_stopped_before_the_end_of_any_is_awaited() {
     let (mut snapshot, now) = with_two_tasks();
     let action = snapshot.step(Observation::StopAccepted, now);
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
@@ -194,7 +193,7 @@ fn every_task_is_stopped_before_the_end_of_one_is_waited_for() {
         "{action:?}"
     );
     assert!(all_accepted(&snapshot));
-    // It is over when both are.
+    // The job is over when both have ended.
     let action = snapshot
         .step(Observation::Described(report(TaskStatus::Stopped, None)), later(now, 20_000));
     assert!(
@@ -207,7 +206,7 @@ fn every_task_is_stopped_before_the_end_of_one_is_waited_for() {
 }
 
 #[test]
-fn all_tasks_are_asked_to_stop_again_by_a_process_that_wants_the_end() {
+fn a_repeated_stop_request_stops_all_tasks_again() {
     let (mut snapshot, now) = with_two_tasks();
     snapshot.step(Observation::StopAccepted, now);
     snapshot.step(Observation::StopAccepted, now);
@@ -223,7 +222,7 @@ fn all_tasks_are_asked_to_stop_again_by_a_process_that_wants_the_end() {
 }
 
 #[test]
-fn a_task_that_ends_is_over_once_its_containers_are() {
+fn a_task_has_ended_once_its_containers_have() {
     for (status, over) in [
         (TaskStatus::Running, false),
         (TaskStatus::Deactivating, false),
@@ -241,10 +240,10 @@ fn a_task_that_ends_is_over_once_its_containers_are() {
     }
 }
 
-/// StopTask may come before ECS shows a task that was launched a moment ago: that it was not found
-/// is no proof of its end.
+/// StopTask may come before ECS shows a task that was launched a moment ago. That ECS does not find
+/// it does not prove its end.
 #[test]
-fn a_task_that_stop_task_does_not_find_yet_is_asked_to_stop_again() {
+fn a_task_that_stop_task_does_not_find_is_stopped_again() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -259,10 +258,9 @@ fn a_task_that_stop_task_does_not_find_yet_is_asked_to_stop_again() {
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// All attempts of a job have one `startedBy`, and `cleanup` does not wait for the earlier one's
-/// end.
+/// All attempts of a job share `startedBy`, and `cleanup` does not wait for the earlier task's end.
 #[test]
-fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_launched() {
+fn an_earlier_attempts_stopping_task_does_not_end_the_search() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -275,7 +273,7 @@ fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_l
         "{action:?}"
     );
     assert!(matches!(snapshot.plan(later(now, 5000)), Action::Find { .. }));
-    // ECS shows the other one only now.
+    // ECS shows the launched task only now.
     let action =
         snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), later(now, 5000));
     assert!(
@@ -287,7 +285,7 @@ fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_l
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
     snapshot.step(Observation::StopAccepted, later(now, 5000));
     assert!(all_accepted(&snapshot));
-    // Both are seen ended before the job is over.
+    // The job is over when both have ended.
     snapshot.step(
         Observation::Described(TaskReport {
             task: any::arn(2),
@@ -305,9 +303,9 @@ fn an_earlier_attempts_task_that_still_stops_is_not_taken_for_the_one_that_was_l
     assert_eq!(action, Action::Archive);
 }
 
-/// ... and when nothing was launched after all, it is the only one.
+/// If nothing was launched after all, it is the only task.
 #[test]
-fn an_earlier_attempts_task_that_still_stops_is_waited_for_when_nothing_was_launched() {
+fn an_earlier_attempts_stopping_task_is_awaited_if_nothing_was_launched() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -328,9 +326,9 @@ fn an_earlier_attempts_task_that_still_stops_is_waited_for_when_nothing_was_laun
     );
 }
 
-/// ECS forgets a task about an hour after its end; until then it shows it.
+/// ECS shows a task until about an hour after its end.
 #[test]
-fn a_task_whose_stop_was_accepted_and_that_ecs_forgot_is_over() {
+fn a_forgotten_task_whose_stop_was_accepted_has_ended() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::StopAccepted, now);
@@ -339,7 +337,7 @@ fn a_task_whose_stop_was_accepted_and_that_ecs_forgot_is_over() {
 }
 
 #[test]
-fn a_task_that_was_found_and_is_told_to_end_already_is_left_to_it() {
+fn a_found_task_that_is_already_stopping_is_not_stopped_again() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -351,13 +349,13 @@ fn a_task_that_was_found_and_is_told_to_end_already_is_left_to_it() {
 }
 
 #[test]
-fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
+fn a_found_task_that_is_missing_has_not_ended_yet() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
-    let has_task = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.task.is_some());
+    let has_task = |snapshot: &Snapshot| matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.task().is_some());
     for turn in 1..=5 {
         snapshot.step(Observation::Missing, later(now, turn * 1000));
         assert!(has_task(&snapshot), "believed after {turn} s");
@@ -372,7 +370,7 @@ fn a_task_that_was_found_and_is_not_shown_is_not_over_yet() {
 fn a_journal_keeps_its_beginning_and_its_end() {
     let mut journal = Journal::default();
     let at = |n: u64| Timestamp::from_millis(1000 + n);
-    let left = Left { state: StateName::Pending, digest: "1-0".into() };
+    let left = StateDigest { state: StateName::Pending, digest: "1-0".into() };
     for n in 0..5000 {
         journal.record(
             Observation::Opened { process: n, purpose: "prepare".into() },
@@ -395,10 +393,10 @@ fn a_journal_keeps_its_beginning_and_its_end() {
 }
 
 #[test]
-fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
+fn a_journal_of_repetitions_and_long_texts_stays_within_its_size() {
     let mut journal = Journal::default();
-    let left = Left { state: StateName::Pending, digest: "1-0".into() };
-    // Four observations in turn, so that each is merged with its like, as often as an entry takes;
+    let left = StateDigest { state: StateName::Pending, digest: "1-0".into() };
+    // Four observations in turn, each of which is merged with its equals until an entry is full;
     // then four others.
     for n in 0..400_000_u32 {
         let saw = Observation::Opened { process: n % 4 + n / 1000 * 4, purpose: "prepare".into() };
@@ -418,7 +416,7 @@ fn a_journal_of_repetitions_and_long_texts_keeps_to_its_size() {
         "{size} bytes, {} entries",
         snapshot.journal.entries.len()
     );
-    // Also when it was written and read meanwhile.
+    // The same after it was written and read.
     let read = Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap();
     for mut snapshot in [snapshot, read] {
         for n in 0..1000 {

@@ -1,4 +1,4 @@
-//! A launch of unknown outcome is never forgotten, and never launched beside.
+//! Launches: one of unknown outcome is never forgotten, and no second one is made beside it.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn begun() -> (Snapshot, Timestamp) {
 }
 
 #[test]
-fn an_answer_that_refuses_takes_a_new_token() {
+fn a_refused_launch_gets_a_new_token() {
     let (mut snapshot, now) = begun();
     let first = token(&mut snapshot, now);
     snapshot.step(failed(ControlErrorKind::Capacity, Some("RESOURCE:FARGATE")), now);
@@ -45,23 +45,23 @@ fn an_answer_that_refuses_takes_a_new_token() {
 }
 
 #[test]
-fn silence_keeps_the_token_whatever_is_answered_afterwards() {
+fn an_unanswered_launch_keeps_its_token_after_later_refusals() {
     let (mut snapshot, now) = begun();
     let first = token(&mut snapshot, now);
     snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
     assert_eq!(token(&mut snapshot, now), first);
-    // The door was closed: this says nothing of the request before.
+    // This was refused before ECS looked at the token: it says nothing of the earlier request.
     snapshot.step(failed(ControlErrorKind::Throttled, Some("ThrottlingException")), now);
     assert_eq!(token(&mut snapshot, now), first);
     snapshot.step(failed(ControlErrorKind::Credentials, Some("ExpiredTokenException")), now);
     assert_eq!(token(&mut snapshot, now), first);
-    // ECS looked at this very token and launched nothing.
+    // ECS looked at this token and launched nothing.
     snapshot.step(failed(ControlErrorKind::Capacity, Some("RESOURCE:FARGATE")), now);
     assert_ne!(token(&mut snapshot, now), first);
 }
 
 #[test]
-fn a_process_that_died_in_a_launch_leaves_its_outcome_unknown() {
+fn a_process_that_dies_during_a_launch_leaves_its_outcome_unknown() {
     let (mut snapshot, now) = begun();
     let first = token(&mut snapshot, now);
     snapshot.plan(now);
@@ -71,7 +71,7 @@ fn a_process_that_died_in_a_launch_leaves_its_outcome_unknown() {
 }
 
 #[test]
-fn a_final_refusal_after_silence_still_looks_for_the_task() {
+fn a_final_refusal_after_an_unanswered_launch_still_searches_for_the_task() {
     let (mut snapshot, now) = begun();
     snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
     let action =
@@ -80,7 +80,7 @@ fn a_final_refusal_after_silence_still_looks_for_the_task() {
 }
 
 #[test]
-fn a_final_refusal_at_first_ends_at_once() {
+fn a_final_refusal_of_the_first_launch_ends_the_job_at_once() {
     let (mut snapshot, now) = begun();
     let action =
         snapshot.step(failed(ControlErrorKind::Denied, Some("AccessDeniedException")), now);
@@ -91,7 +91,7 @@ fn a_final_refusal_at_first_ends_at_once() {
 }
 
 #[test]
-fn without_capacity_other_subnets_and_on_demand_are_tried() {
+fn launches_without_capacity_try_other_subnets_and_on_demand() {
     let provider =
         |name: &str, weight| states::CapacityProvider { name: name.into(), weight, base: 0 };
     let spec = states::LaunchSpec {
@@ -135,7 +135,7 @@ fn without_capacity_other_subnets_and_on_demand_are_tried() {
 }
 
 #[test]
-fn a_quota_of_the_account_is_waited_for_and_no_subnet_is_blamed() {
+fn a_quota_is_retried_without_changing_the_subnet() {
     let (mut snapshot, now) = begun();
     let first = token(&mut snapshot, now);
     let spec = |snapshot: &Snapshot, at| match snapshot.clone().plan(at) {
@@ -161,7 +161,7 @@ fn a_quota_of_the_account_is_waited_for_and_no_subnet_is_blamed() {
     );
 }
 
-/// A launch without an answer, whose repetition is a conflict: the search for its task has begun.
+/// A launch had no answer, and its repetition was a conflict: the search for its task has begun.
 fn in_conflict() -> (Snapshot, Timestamp, String) {
     let (mut snapshot, now) = begun();
     let first = token(&mut snapshot, now);
@@ -177,14 +177,14 @@ fn in_conflict() -> (Snapshot, Timestamp, String) {
 }
 
 #[test]
-fn a_conflict_goes_on_with_the_task_of_the_earlier_launch() {
+fn a_conflict_adopts_the_task_of_the_earlier_launch() {
     let (mut snapshot, now, _) = in_conflict();
     let action = snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), now);
     assert!(
         matches!(&action, Action::Watch(watch) if watch.describe == Some((any::arn(1), now))),
         "{action:?}"
     );
-    // That one is an earlier attempt's.
+    // That task belongs to an earlier attempt.
     let action = snapshot.step(described_as(1, TaskStatus::Stopped), now);
     assert!(
         matches!(&action, Action::Watch(watch) if watch.describe.as_ref().is_some_and(|(task, _)| *task == any::arn(2))),
@@ -199,7 +199,7 @@ fn a_conflict_goes_on_with_the_task_of_the_earlier_launch() {
 }
 
 #[test]
-fn a_conflict_without_a_task_is_launched_anew_once_none_can_turn_up() {
+fn a_conflict_without_a_task_launches_anew_once_none_can_appear() {
     let (mut snapshot, start, first) = in_conflict();
     let mut now = start;
     let mut asked = 0;
@@ -229,17 +229,19 @@ fn a_conflict_without_a_task_is_launched_anew_once_none_can_turn_up() {
 }
 
 #[test]
-fn a_search_for_the_task_of_a_conflict_outlives_its_process_and_ends_with_the_job() {
+fn a_search_after_a_conflict_outlives_its_process_and_ends_with_the_job() {
     let (mut snapshot, now, _) = in_conflict();
     let late = seconds_later(now, 40);
     let mut killed = snapshot.clone();
-    // The question of the process before got no answer: another is asked.
+    // The earlier process's question got no answer, so it is asked again.
     killed.step(Observation::Opened { process: 2, purpose: "prepare".into() }, late);
     assert!(matches!(killed.step(Observation::Found(Vec::new()), late), Action::Launch { .. }));
-    // A cancel looks for the task as after any launch without an answer.
+    // A cancel searches for the task as after any launch without an answer.
     let action = snapshot.step(Observation::CancelRequested, now);
     assert!(matches!(action, Action::Find { .. }), "{action:?}");
-    assert!(matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()));
+    assert!(
+        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unanswered_launch().is_some())
+    );
 }
 
 #[test]
@@ -258,14 +260,14 @@ fn a_search_that_ecs_refuses_ends_the_job_without_another_launch() {
         assert!(!matches!(action, Action::Launch { .. }), "{action:?}");
     }
     assert!(
-        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unsettled.is_some()),
+        matches!(&snapshot.job, AnyJob::Stopping(job) if job.state.unanswered_launch().is_some()),
         "{:?}",
         snapshot.job
     );
 }
 
 #[test]
-fn a_launch_of_unknown_outcome_is_repeated_word_for_word() {
+fn an_unanswered_launch_is_repeated_unchanged() {
     let (mut snapshot, now) = begun();
     let later = Timestamp::from_millis(now.as_millis() + 40_000);
     snapshot.step(failed(ControlErrorKind::Capacity, Some("RESOURCE:ENI")), now);
@@ -299,8 +301,8 @@ fn described_as(number: u8, status: TaskStatus) -> Observation {
     })
 }
 
-/// Found by the simulation: `startedBy` is the job's, so the task of an attempt before is found as
-/// well.
+/// Found by the simulation: all attempts of a job share `startedBy`, so an earlier attempt's task
+/// is found as well.
 #[test]
 fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
     let (mut snapshot, now) = begun();
@@ -314,7 +316,7 @@ fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
         matches!(action, Action::Find { .. }),
         "the task that was asked for may still turn up: {action:?}"
     );
-    // It does, and lives.
+    // The launched task appears, and lives.
     snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), soon);
     snapshot.step(described(TaskStatus::Stopped), soon);
     let action = snapshot.step(described(TaskStatus::Pending), soon);
@@ -322,7 +324,7 @@ fn the_stopped_task_of_an_earlier_attempt_does_not_settle_a_launch() {
 }
 
 #[test]
-fn stopped_tasks_alone_end_the_search_once_none_can_turn_up() {
+fn stopped_tasks_end_the_search_once_no_other_can_appear() {
     let (mut snapshot, now) = begun();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![]), now);
@@ -334,7 +336,7 @@ fn stopped_tasks_alone_end_the_search_once_none_can_turn_up() {
 }
 
 #[test]
-fn a_found_task_that_nobody_can_describe_is_stopped_all_the_same() {
+fn a_found_task_that_cannot_be_described_is_stopped() {
     let (mut snapshot, now) = begun();
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
@@ -353,15 +355,15 @@ fn a_found_task_that_nobody_can_describe_is_stopped_all_the_same() {
     assert!(matches!(action, Action::Stop { .. }), "{action:?}");
 }
 
-/// Found by the simulation: what counts is when RunTask was asked last, not first.
+/// Found by the simulation: the time of the last RunTask counts, not that of the first.
 #[test]
-fn a_launch_that_was_asked_for_again_is_waited_for_as_long_again() {
+fn a_repeated_launch_restarts_the_search_period() {
     let (mut snapshot, now) = begun();
     snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
     let again = seconds_later(now, 45);
     let action = snapshot.step(Observation::TimePassed, again);
     assert!(matches!(action, Action::Launch { .. }), "{action:?}");
-    // The process is killed before the answer; its request is still on its way.
+    // The process is killed before the answer, while its request is on its way.
     let next = seconds_later(again, 1);
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), next);
     let action = snapshot.step(Observation::Found(vec![]), next);
@@ -371,7 +373,7 @@ fn a_launch_that_was_asked_for_again_is_waited_for_as_long_again() {
     assert_eq!(snapshot.step(Observation::Found(vec![]), late), Action::Archive);
 }
 
-/// A job that has to end while nobody knows what became of its launch, and ListTasks shows nothing.
+/// A job that must end while the outcome of its launch is unknown and ListTasks shows no task.
 fn unsettled() -> (Snapshot, Timestamp) {
     let (mut snapshot, now) = begun();
     snapshot.step(failed(ControlErrorKind::Unavailable, None), now);
@@ -380,7 +382,7 @@ fn unsettled() -> (Snapshot, Timestamp) {
 }
 
 #[test]
-fn a_launch_without_an_answer_is_looked_for_as_long_as_its_request_may_arrive() {
+fn an_unanswered_launch_is_searched_for_until_it_can_no_longer_arrive() {
     let (mut snapshot, start) = unsettled();
     let mut now = start;
     let mut asked = 0;
@@ -393,7 +395,7 @@ fn a_launch_without_an_answer_is_looked_for_as_long_as_its_request_may_arrive() 
         }
         asked += 1;
     };
-    // Ten seconds for ListTasks to show what RunTask has just done.
+    // ListTasks has ten seconds to show what RunTask has just launched.
     assert!(settled >= LONGEST_CALL + Duration::from_secs(10), "given up after {settled:?}");
     assert!(
         settled < LONGEST_CALL + Duration::from_secs(15) && asked < 40,
@@ -402,11 +404,11 @@ fn a_launch_without_an_answer_is_looked_for_as_long_as_its_request_may_arrive() 
 }
 
 #[test]
-fn an_answer_is_as_old_as_its_question() {
+fn a_late_answer_counts_from_when_it_was_asked() {
     let (mut snapshot, start) = unsettled();
     let late = |seconds| seconds_later(start, seconds);
     assert!(matches!(snapshot.plan(late(29)), Action::Find { .. }));
-    // A process that was killed while it asked: the next one's question is a new one.
+    // The process was killed while it asked: the next one asks a new question.
     let mut killed = snapshot.clone();
     killed.step(Observation::Opened { process: 2, purpose: "cleanup".into() }, late(31));
     assert_eq!(killed.step(Observation::Found(Vec::new()), late(32)), Action::Archive);
@@ -417,7 +419,7 @@ fn an_answer_is_as_old_as_its_question() {
 }
 
 #[test]
-fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_configured() {
+fn missing_credentials_are_awaited_for_a_minute_and_expired_ones_until_the_deadline() {
     for (kind, code, waited) in [
         (ControlErrorKind::NoCredentials, None, 60),
         (ControlErrorKind::Credentials, Some("ExpiredTokenException"), 600),
@@ -435,7 +437,7 @@ fn credentials_that_do_not_exist_are_waited_for_a_minute_and_others_as_long_as_c
             "{kind:?}: {:?}",
             now.since(began)
         );
-        // Nothing was ever sent, or all was refused: there is no task to look for.
-        assert_eq!(job.state.unsettled, None, "{kind:?}");
+        // No request was sent, or all were refused: there is no task to search for.
+        assert_eq!(job.state.unanswered_launch(), None, "{kind:?}");
     }
 }

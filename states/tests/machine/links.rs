@@ -1,10 +1,10 @@
-//! Connections that fail while a script runs, and tasks that end.
+//! Links: connections that fail while a script runs, and tasks that end.
 
 use states::*;
 
 use crate::any;
 
-/// A job whose script was asked for, and whose connection is up.
+/// A job whose script was requested, with its connection up.
 pub fn connected() -> (Snapshot, Timestamp) {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
@@ -56,7 +56,7 @@ pub fn later(now: Timestamp, milliseconds: u64) -> Timestamp {
 }
 
 #[test]
-fn a_connection_that_ends_before_the_delivery_is_no_delivery() {
+fn a_connection_that_ends_early_delivers_nothing() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Progress { offset: 0 }, now);
     snapshot.step(lost(), now);
@@ -68,7 +68,7 @@ fn a_connection_that_ends_before_the_delivery_is_no_delivery() {
 }
 
 #[test]
-fn connections_without_a_byte_come_slower_and_slower_and_end() {
+fn connections_without_a_byte_slow_down_and_end_the_run() {
     let (mut snapshot, mut now) = connected();
     let mut waits = Vec::new();
     for attempt in 1.. {
@@ -82,12 +82,12 @@ fn connections_without_a_byte_come_slower_and_slower_and_end() {
     }
     assert_eq!(waits[0], 0, "the first time at once");
     assert!(waits[5] > waits[1] && waits[20] >= 4000, "{waits:?}");
-    // Whatever runs there must not run beside another stage's script.
+    // That run must not overlap with another stage's script.
     assert!(matches!(reason(&snapshot), StopReason::RunAbandoned(_)), "{:?}", reason(&snapshot));
 }
 
-/// Connections one after the other, each there for so many milliseconds without a byte, and then
-/// lost: as many as were made when the job was given up, or `most`.
+/// Makes connections one after the other that last this many milliseconds without a byte. Returns
+/// how many there were when the job was given up, or `most`.
 fn given_up_after(
     snapshot: &mut Snapshot,
     now: &mut Timestamp,
@@ -116,7 +116,7 @@ fn given_up_after(
 }
 
 #[test]
-fn connections_that_work_for_long_are_made_again_as_often_as_it_takes() {
+fn connections_that_work_for_long_are_renewed_without_limit() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 120_000, 500), 500);
     let AnyJob::Executing(job) = &snapshot.job else { panic!("{}", snapshot.job.name()) };
@@ -128,8 +128,8 @@ fn connections_that_work_for_long_are_made_again_as_often_as_it_takes() {
 
 #[test]
 fn connections_that_do_not_work_for_long_are_given_up() {
-    // A second each; dead from the first answer on, which is noticed after 60 s by SSH and 90 s by
-    // ECS Exec.
+    // Connections of a second each; and connections dead from the first answer on, noticed after 60
+    // s by SSH and 90 s by ECS Exec.
     for lasts in [0, 1000, 62_000, 95_000, 119_999] {
         let (mut snapshot, mut now) = connected();
         assert_eq!(
@@ -141,13 +141,13 @@ fn connections_that_do_not_work_for_long_are_given_up() {
 }
 
 #[test]
-fn a_connection_over_which_the_container_never_spoke_of_the_script_has_not_worked() {
+fn a_connection_without_news_of_the_script_has_not_worked() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, false, 600_000, 500), 50);
 }
 
 #[test]
-fn one_connection_that_worked_for_long_begins_the_count_anew() {
+fn a_connection_that_worked_for_long_resets_the_count() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 120_000, 1), 1);
@@ -158,7 +158,7 @@ fn one_connection_that_worked_for_long_begins_the_count_anew() {
 }
 
 #[test]
-fn a_connection_works_since_the_container_first_spoke_of_the_script() {
+fn a_connection_works_from_the_first_news_of_the_script() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
     snapshot.step(Observation::Delivered, now);
@@ -168,7 +168,7 @@ fn a_connection_works_since_the_container_first_spoke_of_the_script() {
 }
 
 #[test]
-fn how_long_the_connection_of_a_killed_process_worked_is_not_guessed() {
+fn the_connection_of_a_killed_process_does_not_count_as_working() {
     let (mut snapshot, mut now) = connected();
     assert_eq!(given_up_after(&mut snapshot, &mut now, true, 1000, 49), 49);
     snapshot.step(Observation::Delivered, now);
@@ -179,7 +179,7 @@ fn how_long_the_connection_of_a_killed_process_worked_is_not_guessed() {
 }
 
 #[test]
-fn a_byte_makes_a_connection_a_good_one() {
+fn a_connection_that_brings_a_byte_resets_the_count() {
     let (mut snapshot, mut now) = connected();
     for offset in 1..500 {
         snapshot.step(Observation::Progress { offset }, now);
@@ -191,14 +191,14 @@ fn a_byte_makes_a_connection_a_good_one() {
 }
 
 #[test]
-fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
-    let told = Stopped { code: Some("SpotInterruption".into()), reason: None };
+fn ecs_has_a_moment_to_report_why_a_task_ends() {
+    let explained = Stopped { code: Some("SpotInterruption".into()), reason: None };
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
     snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
     assert_eq!(snapshot.job.name(), StateName::Executing);
     snapshot.step(
-        Observation::Described(report(TaskStatus::Stopping, Some(told.clone()))),
+        Observation::Described(report(TaskStatus::Stopping, Some(explained.clone()))),
         later(now, 300),
     );
     let StopReason::TaskStopped { end } = reason(&snapshot) else {
@@ -206,14 +206,14 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
     };
     assert_eq!(end.code.as_deref(), Some("SpotInterruption"));
 
-    // It may never say it: that is waited for no longer than a few seconds.
+    // It may never report it: the driver waits only a few seconds.
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
     snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
     snapshot.step(Observation::Described(report(TaskStatus::Stopping, None)), later(now, 5000));
     assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }));
 
-    // An exit is told with its code.
+    // For an exit, the code is part of the report.
     let exited = Stopped { code: Some("EssentialContainerExited".into()), reason: None };
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
@@ -225,7 +225,7 @@ fn ecs_is_given_a_moment_to_say_why_a_task_ends() {
 }
 
 #[test]
-fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
+fn a_container_that_cannot_run_a_first_command_yet_is_retried() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
@@ -245,10 +245,10 @@ fn a_container_that_cannot_run_a_first_command_yet_is_asked_again() {
     assert!(matches!(reason(&snapshot), StopReason::Unusable(_)));
 }
 
-/// Found by the simulation: a task that ECS does not show was asked about three times a second for
-/// a minute.
+/// Found by the simulation: a task that ECS did not show was described three times a second for a
+/// minute.
 #[test]
-fn a_task_that_is_missing_is_asked_about_less_and_less() {
+fn a_missing_task_is_described_less_and_less_often() {
     let mut snapshot = Snapshot::new(any::header());
     let start = snapshot.job.header().created;
     snapshot.plan(start);
@@ -267,8 +267,8 @@ fn a_task_that_is_missing_is_asked_about_less_and_less() {
     assert!((15..30).contains(&asked), "{asked} times in 50 s");
 }
 
-/// Connections that are there for `lasts` milliseconds and bring so many bytes each, until the job
-/// is given up, or `most`: the waits between them in milliseconds.
+/// Makes connections that last `lasts` milliseconds and bring this many bytes each, until the job
+/// is given up or there were `most`. Returns the waits between them in milliseconds.
 fn waits(
     snapshot: &mut Snapshot,
     mut now: Timestamp,
@@ -283,7 +283,7 @@ fn waits(
         now = later(now, lasts);
         offset += brings;
         snapshot.step(Observation::Progress { offset }, now);
-        // What a hostile server says differs each time, and takes as much room as it may.
+        // A hostile server sends a different text each time, as long as allowed.
         let text = format!("{} {}", waits.len(), "\u{e0100}".repeat(foreign_text::MAX_CHARS));
         let why = foreign_text::clipped(&text);
         let action =
@@ -303,7 +303,7 @@ fn waits(
 }
 
 #[test]
-fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_small() {
+fn short_connections_with_a_byte_each_slow_down_and_keep_the_snapshot_small() {
     let (mut snapshot, now) = connected();
     let waits = waits(&mut snapshot, now, 50, 1, 10_000);
     assert_eq!((waits[0], waits.len()), (0, 499), "{:?}", snapshot.job.name());
@@ -325,7 +325,7 @@ fn connections_that_bring_a_byte_each_come_slower_and_end_and_a_snapshot_stays_s
 }
 
 #[test]
-fn connections_that_bring_much_or_last_are_made_again_at_once() {
+fn connections_that_bring_much_or_last_are_renewed_at_once() {
     for (lasts, brings) in [(50, 1024 * 1024), (10_000, 1)] {
         let (mut snapshot, now) = connected();
         assert_eq!(

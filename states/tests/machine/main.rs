@@ -1,4 +1,4 @@
-//! Properties of the machine: whatever is observed, in whatever order, at whatever times.
+//! Properties of the machine, for any observations in any order at any times.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
@@ -75,23 +75,23 @@ proptest! {
 
     #[test]
     fn a_job_is_not_archived_while_its_task_may_live(history in any::history()) {
-        let mut told_over = false;
+        let mut seen_over = false;
         through(&history, |before, saw, after, action, now| {
-            told_over |= match saw {
+            seen_over |= match saw {
                 Observation::Described(report) => report.status.has_ended() || before.name() != Stopping,
                 Observation::Missing | Observation::Found(_) => true,
                 _ => false,
             };
             let AnyJob::Stopping(job) = &after.job else { return };
-            if *action == Action::Archive && !told_over {
-                assert!(job.state.task.is_none(), "archived with {:?} never seen over", job.state.task);
-                assert!(job.state.unsettled.is_none(), "archived with a launch of unknown outcome at {now}");
+            if *action == Action::Archive && !seen_over {
+                assert!(job.state.task().is_none(), "archived with {:?} never seen over", job.state.task());
+                assert!(job.state.unanswered_launch().is_none(), "archived with a launch of unknown outcome at {now}");
             }
         });
     }
 
     #[test]
-    fn deadlines_hold(history in any::history()) {
+    fn no_state_outlives_its_deadline(history in any::history()) {
         through(&history, |_, saw, after, _, now| {
             let late = match &after.job {
                 AnyJob::Provisioning(job) => now >= job.state.deadline,
@@ -108,7 +108,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wait_is_never_beyond_its_deadline(history in any::history()) {
+    fn no_wait_ends_after_its_deadline(history in any::history()) {
         through(&history, |_, _, after, action, _| {
             if let Action::Watch(watch) = action {
                 let deadline = match &after.job {
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn the_task_of_a_job_stays_and_its_output_goes_forward(history in any::history()) {
+    fn the_task_never_changes_and_the_offset_never_decreases(history in any::history()) {
         through(&history, |before, saw, after, _, _| {
             if let (Some(task), Some(now)) = (before.task(), after.job.task())
                 && after.job.name() != Stopping
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn only_a_connection_that_is_up_and_has_the_script_works(history in any::history()) {
+    fn a_connection_works_only_while_it_is_up_and_has_the_script(history in any::history()) {
         through(&history, |_, _, after, _, now| {
             if let AnyJob::Executing(job) = &after.job
                 && let Some(since) = job.state.followed
@@ -155,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn planning_twice_is_planning_once(history in any::history()) {
+    fn planning_is_idempotent(history in any::history()) {
         through(&history, |_, _, after, action, now| {
             let mut again = after.clone();
             assert_eq!(again.plan(now), *action);
@@ -171,16 +171,16 @@ proptest! {
     }
 
     #[test]
-    fn a_journal_replays_while_waiting_repeats(history in any::waiting()) {
+    fn a_journal_with_repetitions_replays_to_the_same_state(history in any::waiting()) {
         let snapshot = through(&history, |_, _, _, _, _| {});
         prop_assert!(snapshot.journal.entries.len() < 30, "{} entries of {}", snapshot.journal.entries.len(), history.len());
         prop_assert_eq!(snapshot.journal.replay(any::header()), snapshot.job);
     }
 }
 
-/// A test of the tests: the histories reach every state, and both of its ways out.
+/// Tests the generators: the histories reach every state, and both of its edges.
 #[test]
-fn the_histories_go_everywhere() {
+fn the_histories_reach_every_state() {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     let mut runner = TestRunner::deterministic();
     let mut edges = std::collections::BTreeSet::new();

@@ -1,5 +1,5 @@
-//! A journal goes through today's machine to the states that were recorded, and a difference is
-//! found where it is.
+//! Replays: a journal leads today's machine to the recorded states, and a difference is found at
+//! its entry.
 
 use std::{
     fs,
@@ -8,7 +8,8 @@ use std::{
 
 use proptest::prelude::*;
 use states::{
-    AnyJob, Left, Link, Observation, Replay, Snapshot, StateName, StopReason, Timestamp, Verdict,
+    AnyJob, Link, Observation, Replay, Snapshot, StateDigest, StateName, StopReason, Timestamp,
+    Verdict,
 };
 
 use crate::{any, links, through};
@@ -20,9 +21,9 @@ fn well() -> Snapshot {
     through(&way, |_, _, _, _, _| {})
 }
 
-/// What today's digests begin with.
+/// The prefix of today's digests.
 fn shape() -> String {
-    Left::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned()
+    StateDigest::of(&Snapshot::new(any::header()).job).digest.split('-').next().unwrap().to_owned()
 }
 
 fn difference(verdict: Verdict) -> states::Difference {
@@ -36,7 +37,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_recorded_state_is_reached_again(history in any::history()) {
+    fn a_replay_reaches_every_recorded_state(history in any::history()) {
         let snapshot = through(&history, |_, _, _, _, _| {});
         let verdict = snapshot.replay();
         let Verdict::Agree { observations, compared, omitted } = verdict else { panic!("{verdict:?}") };
@@ -48,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn also_while_waiting_repeats(history in any::waiting()) {
+    fn a_replay_of_repetitions_reaches_every_recorded_state(history in any::waiting()) {
         let snapshot = through(&history, |_, _, _, _, _| {});
         prop_assert!(matches!(snapshot.replay(), Verdict::Agree { .. }), "{:?}", snapshot.replay());
     }
@@ -63,14 +64,14 @@ proptest! {
 }
 
 #[test]
-fn a_changed_transition_is_caught_at_the_entry_that_takes_it() {
+fn a_changed_transition_is_found_at_its_entry() {
     let snapshot = well();
     assert!(matches!(snapshot.replay(), Verdict::Agree { .. }));
     let entry = |wanted: fn(&Observation) -> bool| {
         snapshot.journal.entries.iter().position(|entry| wanted(&entry.saw)).unwrap() + 1
     };
 
-    // A machine that takes a script's end for nothing.
+    // A machine that ignores a script's end.
     let deaf = Replay::by(&snapshot, |job, saw, at| {
         if matches!(saw, Observation::Exited { .. }) { job } else { job.observe(saw, at) }
     });
@@ -83,7 +84,7 @@ fn a_changed_transition_is_caught_at_the_entry_that_takes_it() {
     );
     assert_eq!(found.today.name(), StateName::Executing, "{found}");
 
-    // One that goes the same way, but waits longer for RUNNING.
+    // One that takes the same edges, but waits longer for RUNNING.
     let patient = Replay::by(&snapshot, |job, saw, at| match job.observe(saw, at) {
         AnyJob::Pending(mut job) => {
             job.state.deadline = job.state.deadline + std::time::Duration::from_secs(1);
@@ -97,12 +98,14 @@ fn a_changed_transition_is_caught_at_the_entry_that_takes_it() {
 }
 
 #[test]
-fn an_altered_record_is_found_where_it_was_altered() {
+fn an_altered_record_is_found_at_its_entry() {
     let snapshot = well();
     for entry in 0..snapshot.journal.entries.len() {
         let mut altered = snapshot.clone();
-        altered.journal.entries[entry].left =
-            Some(Left { state: StateName::Stopping, digest: format!("{}-00000000", shape()) });
+        altered.journal.entries[entry].left = Some(StateDigest {
+            state: StateName::Stopping,
+            digest: format!("{}-00000000", shape()),
+        });
         let found = difference(altered.replay());
         assert_eq!(
             (found.entry, found.saw.as_ref()),
@@ -123,7 +126,7 @@ fn an_altered_record_is_found_where_it_was_altered() {
 }
 
 #[test]
-fn digests_of_another_shape_tell_nothing_and_names_still_do() {
+fn digests_of_other_shapes_are_ignored_and_names_are_compared() {
     let mut snapshot = well();
     for entry in &mut snapshot.journal.entries {
         if let Some(left) = &mut entry.left {
@@ -146,8 +149,7 @@ fn a_journal_of_an_older_driver_is_compared_at_its_end() {
     assert_eq!(difference(snapshot.replay()).recorded, None);
 }
 
-/// As a driver left it that did not know of connections that work: it counted each one that was
-/// lost.
+/// A journal of a driver that counted every lost connection, even one that had worked.
 fn by_a_driver_of_shape_1(mut snapshot: Snapshot) -> Snapshot {
     for entry in &mut snapshot.journal.entries {
         if let Some(left) = &mut entry.left {
@@ -161,7 +163,7 @@ fn by_a_driver_of_shape_1(mut snapshot: Snapshot) -> Snapshot {
 }
 
 #[test]
-fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
+fn journals_without_working_connections_replay_and_continue() {
     let (mut snapshot, mut now) = links::connected();
     for _ in 0..3 {
         snapshot.step(Observation::Delivered, now);
@@ -179,7 +181,7 @@ fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
         older.replay()
     );
 
-    // Today's driver takes it up, and its own connections work or do not.
+    // Today's driver continues, and distinguishes its own connections.
     now = links::later(now, 1000);
     older.step(Observation::Opened { process: 2, purpose: "run build_script".into() }, now);
     older.step(Observation::Answered(any::greeting()), now);
@@ -192,9 +194,9 @@ fn a_journal_of_before_connections_could_work_replays_and_goes_on() {
     );
 }
 
-/// These were written by drivers of before, and are to stay as they are.
+/// Older drivers wrote these. Do not change them.
 #[test]
-fn fixtures_of_an_older_shape_are_there_and_replay() {
+fn fixtures_of_older_shapes_exist_and_replay() {
     let mut found = Vec::new();
     collect(
         &PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/snapshots/v1"),
@@ -224,7 +226,7 @@ fn fixtures_of_an_older_shape_are_there_and_replay() {
 }
 
 #[test]
-fn what_comes_after_a_gap_is_not_compared() {
+fn entries_after_a_gap_are_not_compared() {
     let mut snapshot = Snapshot::new(any::header());
     let mut now = snapshot.job.header().created;
     for process in 0..1000 {
@@ -238,7 +240,7 @@ fn what_comes_after_a_gap_is_not_compared() {
 }
 
 #[test]
-fn a_replay_goes_back_and_forth() {
+fn a_replay_moves_back_and_forth() {
     let snapshot = well();
     let mut replay = Replay::new(&snapshot);
     let forwards: Vec<_> = std::iter::from_fn(|| replay.advance()).collect();
@@ -251,7 +253,7 @@ fn a_replay_goes_back_and_forth() {
     assert_eq!(replay.go_to(usize::MAX).map(|step| step.number), Some(forwards.len()));
 }
 
-/// Whatever lies in `fixtures/` replays to the states it holds: to make a regression test of a
+/// Every snapshot in `fixtures/` replays to its recorded states. To make a regression test of a
 /// snapshot, copy it there.
 #[test]
 fn every_fixture_replays() {

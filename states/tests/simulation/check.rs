@@ -1,4 +1,4 @@
-//! What must hold of every job, whatever happened to it.
+//! The rules that every job must keep, with any faults.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
     runner::{Job, is_over},
     stages::Verdict,
 };
-use crate::world::weather::Fault::{self, *};
+use crate::world::fault_plan::Fault::{self, *};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
 /// state has.
@@ -23,11 +23,11 @@ const EDGES: [(StateName, StateName); 5] = {
     ]
 };
 
-/// The longest that any stage may take: a script of half a minute, connections lost for 40 s again
-/// and again.
+/// The longest time of a stage: a script of half a minute, with connections lost for 40 s
+/// repeatedly.
 const LONGEST_STAGE: Duration = Duration::from_secs(15 * 60);
 
-/// All that is wrong with a job that is over.
+/// Returns the rules that a finished job broke.
 pub fn wrong(job: &Job) -> Vec<String> {
     let mut wrong = job.wrong.clone();
     let manager = &job.manager;
@@ -54,25 +54,25 @@ pub fn wrong(job: &Job) -> Vec<String> {
         }
         let causes = causes(called.stage, &called.verdict);
         if let Some(causes) = causes
-            && !state.weather.has_met(&causes)
+            && !state.faults.has_injected(&causes)
         {
             wrong.push(format!(
-                "{} said {:?}, and none of {causes:?} was met",
+                "{} returned {:?}, and none of {causes:?} was injected",
                 called.stage, called.verdict
             ));
         }
         let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
             || is_over(&called.verdict)
             || matches!(called.stage, "cleanup" | "look");
-        if job.plan.bearable && !ours {
+        if job.plan.must_succeed && !ours {
             wrong.push(format!(
-                "{} said {:?} although all that was met could be borne",
+                "{} returned {:?} although its faults should not have failed it",
                 called.stage, called.verdict
             ));
         }
     }
-    // ECS is asked some times at once in the beginning of a process, then every three seconds at
-    // most often.
+    // A process makes some calls at once in its beginning, and then at most one every three
+    // seconds.
     let bound = 25 * job.called.len() as u64 + took.as_secs();
     if u64::from(state.calls) > bound {
         wrong.push(format!(
@@ -84,7 +84,7 @@ pub fn wrong(job: &Job) -> Vec<String> {
     wrong
 }
 
-/// The journal tells how the job came to where it ended.
+/// Checks that the journal leads to the job's last state.
 fn journal(snapshot: &Snapshot) -> Vec<String> {
     let mut wrong = Vec::new();
     let header = snapshot.job.header();
@@ -116,11 +116,11 @@ const ENDS: [Fault; 5] =
     [OutOfMemory, SpotInterruption, HostRetired, StoppedBySomebody, ImageMissing];
 const LINKS: [Fault; 5] = [Unconnected, ConnectionCut, ConnectionFrozen, NetworkDown, LateEffect];
 
-/// What may have made a stage say this; `None`: it needs no cause.
+/// The faults that may lead to this verdict; `None`: it needs none.
 fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
     let with = |faults: &[Fault], more: &[Fault]| Some([faults, more].concat());
     match verdict {
-        // Checked against the script itself.
+        // Compared with the script itself.
         Verdict::Success | Verdict::Exit(_) => None,
         Verdict::NoJob if stage == "cleanup" || stage == "reap" => None,
         Verdict::NoJob => Some(vec![CleanupBesideStage]),
@@ -133,8 +133,8 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
         Verdict::NotReady(_) | Verdict::Impossible(_) => Some(vec![]),
         Verdict::MustEnd(reason) => match reason {
             StopReason::Cleanup => Some(vec![CleanupBesideStage]),
-            // A killed process's run is ended before another stage begins; one that does not end
-            // takes the task along.
+            // The run of a killed process is ended before another stage begins. If it does not end,
+            // the task is stopped.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
             StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => {
@@ -164,7 +164,7 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
     }
 }
 
-/// What a job came to, for the count.
+/// A job's outcome, to be counted.
 pub fn outcome(job: &Job) -> &'static str {
     let last =
         job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
@@ -191,7 +191,7 @@ pub fn outcome(job: &Job) -> &'static str {
     }
 }
 
-/// Everything about a job that another run of its seed must repeat.
+/// All data of a job that another run of its seed must repeat.
 pub fn record(job: &Job) -> String {
     let state = job.manager.cloud.state.lock().unwrap();
     let archived: Vec<String> = job
@@ -202,14 +202,14 @@ pub fn record(job: &Job) -> String {
         .iter()
         .map(|snapshot| snapshot.to_ron().unwrap())
         .collect();
-    let met: BTreeMap<_, _> = state.weather.met.clone();
+    let injected: BTreeMap<_, _> = state.faults.injected.clone();
     let tasks: Vec<_> = state
         .tasks
         .iter()
         .map(|(arn, task)| (arn, task.launched.elapsed(), task.stopped.map(|at| at.elapsed())))
         .collect();
     format!(
-        "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {met:?}\ncalls: {}\n{}",
+        "{:#?}\nat the end, tasks and how long ago they were launched and stopped: {tasks:?}\nmet: {injected:?}\ncalls: {}\n{}",
         job.called,
         state.calls,
         archived.join("\n")

@@ -1,9 +1,9 @@
-//! Thousands of whole jobs with random faults, on paused time, each from a seed: the machine and
-//! the engine against a world in memory that throttles, loses, cuts, freezes, kills, fills its disk
-//! and gets cancelled.
+//! The simulation: thousands of whole jobs with random faults, on paused time, each from a seed.
+//! The machine and the engine run against a world in memory. It throttles and loses calls, cuts and
+//! freezes connections, kills processes, fills the disk and cancels.
 //!
-//! `SIM_JOBS=100000 cargo test -p fargate-states --test simulation` runs so many; `SIM_SEED=1234`
-//! runs one and tells its story.
+//! `SIM_JOBS=100000 cargo test -p fargate-states --test simulation` runs that many jobs.
+//! `SIM_SEED=1234` runs one and prints it.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
@@ -30,14 +30,14 @@ use std::{
 
 use plan::Plan;
 use runner::Job;
-use world::{cloud::Cloud, manager::Manager, weather::Fault};
+use world::{cloud::Cloud, fault_plan::Fault, manager::Manager};
 
 /// Jobs of a plain `cargo test`.
 const JOBS: u64 = 3000;
-/// Failures that are told in full.
-const TOLD: usize = 5;
+/// Failures that are printed in full.
+const REPORTED: usize = 5;
 
-/// One job from its seed to its end, where it is looked at: time belongs to its runtime.
+/// Runs one job from its seed to its end, and calls `look` there: its clock belongs to its runtime.
 fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -46,27 +46,27 @@ fn simulate<R>(seed: u64, look: impl FnOnce(&Job) -> R) -> R {
         .unwrap();
     runtime.block_on(async {
         let mut plan = Plan::new(seed);
-        let weather = std::mem::replace(&mut plan.weather, world::weather::Weather::new(0));
-        let mut job = Job::new(Manager::new(Cloud::new(weather)), plan);
+        let faults = std::mem::replace(&mut plan.faults, world::fault_plan::FaultPlan::new(0));
+        let mut job = Job::new(Manager::new(Cloud::new(faults)), plan);
         job.run().await;
         look(&job)
     })
 }
 
-/// What is wrong with this seed's job: a panic is, too.
-fn judged(seed: u64, look: impl FnOnce(&Job)) -> Vec<String> {
-    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+/// Returns the failures of this seed's job. A panic is one, too.
+fn failures_of(seed: u64, look: impl FnOnce(&Job)) -> Vec<String> {
+    let text_of = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => panic
             .downcast_ref::<&str>()
             .map_or_else(|| "a panic".to_owned(), |text| (*text).to_owned()),
     };
-    let judge = |job: &Job| {
+    let check = |job: &Job| {
         look(job);
         check::wrong(job)
     };
-    catch_unwind(AssertUnwindSafe(|| simulate(seed, judge)))
-        .unwrap_or_else(|panic| vec![format!("it panicked: {}", said(panic))])
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, check)))
+        .unwrap_or_else(|panic| vec![format!("it panicked: {}", text_of(panic))])
 }
 
 #[derive(Default)]
@@ -74,22 +74,22 @@ struct Counted {
     jobs: u64,
     simulated: std::time::Duration,
     outcomes: BTreeMap<&'static str, u64>,
-    /// Jobs that met it.
-    met: BTreeMap<Fault, u64>,
-    bearable: u64,
+    /// Jobs with this fault.
+    injected: BTreeMap<Fault, u64>,
+    must_succeed: u64,
     calls: u64,
     executions: u64,
     failures: BTreeMap<u64, Vec<String>>,
 }
 
 impl Counted {
-    fn take_in(&mut self, job: &Job) {
+    fn count(&mut self, job: &Job) {
         let state = job.manager.cloud.state.lock().unwrap();
         *self.outcomes.entry(check::outcome(job)).or_default() += 1;
-        for fault in state.weather.met.keys() {
-            *self.met.entry(*fault).or_default() += 1;
+        for fault in state.faults.injected.keys() {
+            *self.injected.entry(*fault).or_default() += 1;
         }
-        self.bearable += u64::from(job.plan.bearable);
+        self.must_succeed += u64::from(job.plan.must_succeed);
         self.calls += u64::from(state.calls);
         self.executions += state.executions.len() as u64;
         self.simulated += job.called.iter().map(|called| called.took).sum();
@@ -98,14 +98,17 @@ impl Counted {
     fn add(&mut self, other: Self) {
         self.jobs += other.jobs;
         self.simulated += other.simulated;
-        self.bearable += other.bearable;
+        self.must_succeed += other.must_succeed;
         self.calls += other.calls;
         self.executions += other.executions;
         other
             .outcomes
             .into_iter()
             .for_each(|(outcome, n)| *self.outcomes.entry(outcome).or_default() += n);
-        other.met.into_iter().for_each(|(fault, n)| *self.met.entry(fault).or_default() += n);
+        other
+            .injected
+            .into_iter()
+            .for_each(|(fault, n)| *self.injected.entry(fault).or_default() += n);
         self.failures.extend(other.failures);
     }
 }
@@ -116,9 +119,9 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_nothing_is_lost() {
+fn no_fault_loses_a_task_or_an_outcome() {
     if let Some(seed) = number("SIM_SEED") {
-        return tell(seed);
+        return print_job(seed);
     }
     let jobs = number("SIM_JOBS").unwrap_or(JOBS);
     let (next, all) = (AtomicU64::new(0), Mutex::new(Counted::default()));
@@ -132,7 +135,7 @@ fn whatever_happens_nothing_is_lost() {
                     if seed >= jobs {
                         break;
                     }
-                    let wrong = judged(seed, |job| mine.take_in(job));
+                    let wrong = failures_of(seed, |job| mine.count(job));
                     mine.jobs += 1;
                     if !wrong.is_empty() {
                         mine.failures.insert(seed, wrong);
@@ -144,7 +147,7 @@ fn whatever_happens_nothing_is_lost() {
     });
     let counted = all.into_inner().unwrap();
     report(&counted, began.elapsed());
-    for (seed, wrong) in counted.failures.iter().take(TOLD) {
+    for (seed, wrong) in counted.failures.iter().take(REPORTED) {
         eprintln!(
             "seed {seed}:\n  {}\n  SIM_SEED={seed} cargo test -p fargate-states --test simulation -- --nocapture",
             wrong.join("\n  ")
@@ -157,43 +160,43 @@ fn whatever_happens_nothing_is_lost() {
         counted.jobs
     );
     let never: Vec<&Fault> =
-        Fault::ALL.iter().filter(|fault| !counted.met.contains_key(fault)).collect();
-    assert!(jobs < JOBS || never.is_empty(), "never met in {jobs} jobs: {never:?}");
+        Fault::ALL.iter().filter(|fault| !counted.injected.contains_key(fault)).collect();
+    assert!(jobs < JOBS || never.is_empty(), "never injected in {jobs} jobs: {never:?}");
 }
 
 fn report(counted: &Counted, took: std::time::Duration) {
     let each = counted.jobs as f64 / took.as_secs_f64();
     println!("{} jobs in {:.1} s: {each:.0} jobs/s", counted.jobs, took.as_secs_f64());
     println!(
-        "  {:.0} simulated hours, {} calls to ECS, {} scripts started, {} jobs that had to end by their own verdicts",
+        "  {:.0} simulated hours, {} calls to ECS, {} scripts started, {} jobs that had to succeed or fail by their scripts",
         counted.simulated.as_secs_f64() / 3600.0,
         counted.calls,
         counted.executions,
-        counted.bearable
+        counted.must_succeed
     );
     for (outcome, n) in &counted.outcomes {
         println!("  {n:>8} {outcome}");
     }
-    println!("  jobs that met a fault:");
-    for (fault, n) in &counted.met {
+    println!("  jobs with a fault:");
+    for (fault, n) in &counted.injected {
         println!("  {n:>8} {fault:?}");
     }
 }
 
-/// One job's story.
-fn tell(seed: u64) {
-    let wrong = judged(seed, |job| println!("{:#?}\n{}", job.plan, check::record(job)));
+/// Prints one job.
+fn print_job(seed: u64) {
+    let wrong = failures_of(seed, |job| println!("{:#?}\n{}", job.plan, check::record(job)));
     assert!(wrong.is_empty(), "seed {seed}:\n  {}", wrong.join("\n  "));
 }
 
-/// The same seed, the same journal: on any thread, whatever ran before.
+/// The same seed gives the same journal, on any thread and after any other jobs.
 #[test]
-fn a_seed_tells_the_same_story_again() {
+fn a_seed_repeats_exactly() {
     let record = |seed| catch_unwind(|| simulate(seed, check::record)).unwrap_or_default();
     let seeds = 0..200;
     let here: Vec<String> = seeds.clone().map(record).collect();
     let there = thread::spawn(move || seeds.rev().map(record).collect::<Vec<_>>()).join().unwrap();
     for (seed, (here, there)) in here.iter().zip(there.iter().rev()).enumerate() {
-        assert!(here == there, "seed {seed} told two stories:\n{here}\n\n{there}");
+        assert!(here == there, "seed {seed} ran differently:\n{here}\n\n{there}");
     }
 }

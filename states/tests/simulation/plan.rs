@@ -1,4 +1,4 @@
-//! What happens in a job, drawn from its seed: its scripts, the weather, and what gitlab-runner and
+//! The plan of a job, drawn from its seed: its scripts, the faults, and what gitlab-runner and
 //! people do.
 
 use std::{ops::Range, time::Duration};
@@ -6,9 +6,9 @@ use std::{ops::Range, time::Duration};
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use crate::world::weather::{End, Fate, Odds, Weather};
+use crate::world::fault_plan::{End, FaultPlan, Odds, TaskPlan};
 
-/// A script, and what is to become of its stage.
+/// A script and the calls of its stage.
 #[derive(Debug, Clone)]
 pub struct Stage {
     pub name: &'static str,
@@ -18,46 +18,46 @@ pub struct Stage {
     pub attempts: u32,
 }
 
-/// How a process is treated.
+/// What happens to a process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Call {
     /// It is killed at this step; 0: never.
     pub killed_at: u32,
-    /// It gets SIGTERM after this time, and SIGKILL some time later if it is still there.
+    /// It gets SIGTERM after this time, and later SIGKILL if it still runs.
     pub cancelled_after: Option<Duration>,
 }
 
-/// How a job's end is called for.
+/// A call of `cleanup`.
 #[derive(Debug, Clone, Copy)]
 pub struct Cleanup {
     pub call: Call,
-    /// So many more at the same time.
+    /// The number of further calls at the same time.
     pub beside: u32,
 }
 
 /// A whole job.
 #[derive(Debug)]
 pub struct Plan {
-    pub weather: Weather,
+    pub faults: FaultPlan,
     pub prepares: Vec<Call>,
     /// Whether gitlab-runner calls `cleanup` between two attempts to prepare.
     pub cleans_between: bool,
     pub stages: Vec<Stage>,
-    /// The stage beside which somebody calls `cleanup`, and how long after its beginning.
+    /// The stage during which an operator calls `cleanup`, and how long after its beginning.
     pub cleanup_beside: Option<(usize, Duration)>,
     pub cleanups: Vec<Cleanup>,
-    /// Somebody calls `reap` before the last `cleanup`.
+    /// Whether `reap` runs before the last `cleanup`.
     pub reaped: bool,
     /// Whether every `cleanup` waits for the task's end, as people's do.
     pub waits: bool,
-    /// The step at which a stage of another job is killed that looks after each `cleanup`; 0: none
-    /// looks.
+    /// The step at which another job's stage is killed, which runs after each `cleanup`; 0: there
+    /// is none.
     pub looked_at: u32,
-    /// Whether the driver has to get through it: the script's own verdicts, whatever the weather.
-    pub bearable: bool,
+    /// Whether every stage must end with its script's own exit status, in spite of the faults.
+    pub must_succeed: bool,
 }
 
-/// The names of the stages that are repeated and of those that are not.
+/// The stages' names, and whether gitlab-runner repeats them.
 const NAMES: [(&str, bool); 5] = [
     ("get_sources", true),
     ("restore_cache", true),
@@ -70,11 +70,11 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let r = &mut random;
-        // A tenth has nothing to bear; the others have a few of all faults each, so that each is
-        // also met alone.
+        // A tenth of the jobs has no faults. The others have a few each, so that each fault also
+        // happens alone.
         let badness: f64 =
             [0.0, 0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5][r.random_range(0..10)];
-        let (weather, mut bearable) = weather(r, badness);
+        let (faults, mut must_succeed) = fault_plan(r, badness);
         let happens = |r: &mut StdRng| r.random_bool(badness);
         let call = |r: &mut StdRng, longest: u32| Call {
             killed_at: if happens(r) { log_uniform(r, longest) } else { 0 },
@@ -107,12 +107,12 @@ impl Plan {
             .iter()
             .chain(stages.iter().map(|stage| &stage.call))
             .any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
-        bearable &= !killed && cleanup_beside.is_none();
+        must_succeed &= !killed && cleanup_beside.is_none();
         let (cleans_between, reaped) = (r.random_bool(0.5), happens(r));
         let (waits, looked_at) =
             (r.random_bool(0.25), if r.random_bool(0.5) { log_uniform(r, 40) } else { 0 });
         Self {
-            weather,
+            faults,
             prepares,
             cleans_between,
             stages,
@@ -121,21 +121,21 @@ impl Plan {
             reaped,
             waits,
             looked_at,
-            bearable,
+            must_succeed,
         }
     }
 }
 
-/// The weather, and whether a job has to get through it.
-fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
-    let mut weather = Weather::new(r.next_u64());
-    let mut bearable = true;
-    let mut share = |r: &mut StdRng, most: f64, bears: f64| {
+/// The faults, and whether a job must succeed in spite of them.
+fn fault_plan(r: &mut StdRng, badness: f64) -> (FaultPlan, bool) {
+    let mut faults = FaultPlan::new(r.next_u64());
+    let mut must_succeed = true;
+    let mut share = |r: &mut StdRng, most: f64, survivable: f64| {
         let share = if r.random_bool(badness) { r.random_range(0.0..most) } else { 0.0 };
-        bearable &= share <= bears;
+        must_succeed &= share <= survivable;
         share
     };
-    weather.odds = Odds {
+    faults.odds = Odds {
         throttled: share(r, 0.7, 0.2),
         lost_call: share(r, 0.7, 0.2),
         lost_answer: share(r, 0.7, 0.2),
@@ -162,25 +162,25 @@ fn weather(r: &mut StdRng, badness: f64) -> (Weather, bool) {
             Duration::ZERO..Duration::ZERO
         }
     };
-    weather.api_down = window(r, 90_000);
-    weather.credentials_expired = window(r, 90_000);
-    weather.network_down = window(r, 60_000);
-    for window in [&weather.api_down, &weather.credentials_expired, &weather.network_down] {
-        bearable &= window.end - window.start < Duration::from_secs(15);
+    faults.api_down = window(r, 90_000);
+    faults.credentials_expired = window(r, 90_000);
+    faults.network_down = window(r, 60_000);
+    for window in [&faults.api_down, &faults.credentials_expired, &faults.network_down] {
+        must_succeed &= window.end - window.start < Duration::from_secs(15);
     }
-    weather.fates = (0..2).map(|_| fate(r, badness)).collect();
-    bearable &= weather.fates.iter().all(is_bearable);
-    (weather, bearable)
+    faults.task_plans = (0..2).map(|_| task_plan(r, badness)).collect();
+    must_succeed &= faults.task_plans.iter().all(is_survivable);
+    (faults, must_succeed)
 }
 
-fn fate(r: &mut StdRng, badness: f64) -> Fate {
+fn task_plan(r: &mut StdRng, badness: f64) -> TaskPlan {
     let runs_after = millis(r, 500..15_000);
-    // A container may answer before ECS says RUNNING, or after.
+    // A container may answer before ECS reports RUNNING, or after.
     let listens_after =
         (runs_after + millis(r, 0..3000)).saturating_sub(Duration::from_millis(1500));
     let now_and_then = |r: &mut StdRng| r.random_bool(badness / 4.0);
     let some_time = |r: &mut StdRng| millis(r, 0..40_000);
-    Fate {
+    TaskPlan {
         invisible: millis(r, 0..5000),
         runs_after: (!now_and_then(r)).then_some(runs_after),
         listens_after: (!now_and_then(r)).then_some(listens_after),
@@ -198,12 +198,12 @@ fn fate(r: &mut StdRng, badness: f64) -> Fate {
     }
 }
 
-fn is_bearable(fate: &Fate) -> bool {
-    let well = fate.runs_after.is_some() && fate.listens_after.is_some();
-    well && fate.ends.is_none() && fate.identity_changes.is_none() && fate.files_lost.is_none()
+fn is_survivable(plan: &TaskPlan) -> bool {
+    let well = plan.runs_after.is_some() && plan.listens_after.is_some();
+    well && plan.ends.is_none() && plan.identity_changes.is_none() && plan.files_lost.is_none()
 }
 
-/// A script that can be told from all others.
+/// A script that differs from all others.
 fn script(r: &mut StdRng) -> Bytes {
     let (lines, pace) = (r.random_range(0..12), [20, 200, 1000, 2500][r.random_range(0..4)]);
     let code = if r.random_bool(0.7) { 0 } else { r.random_range(1..255) };
@@ -214,7 +214,7 @@ fn script(r: &mut StdRng) -> Bytes {
         text.push_str(&format!("{nonce:x} line {line}\n"));
     }
     if lines == 0 {
-        // Told apart by its verdict's line alone; it says nothing.
+        // It writes no output, and differs only in its first line.
         text = format!("#! {} {code} {deaf}\n", 20 + nonce % 1_000_000 / 1000);
     }
     text.into()
@@ -229,7 +229,7 @@ fn range(r: &mut StdRng, latest: u64, longest: u64) -> Range<Duration> {
     from..from + millis(r, 1..longest)
 }
 
-/// As often below ten as between ten and a hundred.
+/// Draws from a log-uniform distribution: as often below ten as between ten and a hundred.
 fn log_uniform(r: &mut StdRng, most: u32) -> u32 {
     let exponent = r.random_range(0.0..f64::from(most).ln());
     (exponent.exp() as u32).max(1)

@@ -1,5 +1,5 @@
-//! gitlab-runner: calls the stages of a job one after the other, each in a process that may be
-//! killed.
+//! gitlab-runner's part: calls the stages of a job one after the other, each in a process that may
+//! be killed.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{
     plan::{Call, Cleanup, Plan, Stage},
-    stages::{self, Told, Verdict, verdict},
+    stages::{self, StageResult, Verdict, verdict},
 };
 use crate::world::{
     containers::Program,
+    fault_plan::Fault,
     manager::{Io, Manager},
-    weather::Fault,
 };
 
 /// From SIGTERM to SIGKILL.
@@ -33,7 +33,7 @@ pub struct Job {
     pub manager: Manager,
     pub plan: Plan,
     pub called: Vec<Called>,
-    /// What was seen that must not be.
+    /// The rules that were broken.
     pub wrong: Vec<String>,
 }
 
@@ -42,8 +42,8 @@ impl Job {
         Self { manager, plan, called: Vec::new(), wrong: Vec::new() }
     }
 
-    pub fn meet(&self, fault: Fault) {
-        self.manager.cloud.state.lock().unwrap().weather.meet(fault);
+    pub fn record(&self, fault: Fault) {
+        self.manager.cloud.state.lock().unwrap().faults.record(fault);
     }
 
     fn claim(&mut self, holds: bool, what: impl FnOnce() -> String) {
@@ -52,7 +52,7 @@ impl Job {
         }
     }
 
-    /// The whole job, as gitlab-runner has it: then whoever is on call until it is over.
+    /// Runs the whole job as gitlab-runner does, and then `cleanup` until the job is over.
     pub async fn run(&mut self) {
         if self.prepare().await {
             self.stages().await;
@@ -60,16 +60,16 @@ impl Job {
         for cleanup in self.plan.cleanups.clone() {
             self.cleanups(cleanup).await;
         }
-        // The weather clears up in the end. A late effect is done by then.
+        // Faults end at last. Late effects have happened by then.
         self.manager.cloud.heal();
         if self.plan.reaped {
-            self.meet(Fault::Reaped);
+            self.record(Fault::Reaped);
             let reaped =
                 self.end(Call::default(), Goal::End, StopReason::Asked("reaped".to_owned())).await;
             self.note("reap", reaped, Duration::ZERO);
         }
         let last = self.cleanup(Call::default()).await;
-        self.claim(is_over(&last), || format!("on a fair day, cleanup said {last:?}"));
+        self.claim(is_over(&last), || format!("without faults, cleanup returned {last:?}"));
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.look(Call::default()).await;
         let kept = self.manager.snapshot().is_some();
@@ -78,7 +78,7 @@ impl Job {
         });
     }
 
-    /// A stage of another job of the manager.
+    /// Runs a stage of another job of the manager.
     async fn look(&mut self, call: Call) -> Verdict {
         self.call("look", call, async |process, _| stages::look(process).await).await.0
     }
@@ -87,12 +87,12 @@ impl Job {
         self.called.push(Called { stage, verdict, took });
     }
 
-    /// A process of its own: killed when its plan says so.
+    /// Runs a process, which is killed if its plan says so.
     async fn call(
         &mut self,
         stage: &'static str,
         call: Call,
-        act: impl AsyncFnOnce(&Manager, &mut Io) -> Told,
+        act: impl AsyncFnOnce(&Manager, &mut Io) -> StageResult,
     ) -> (Verdict, Io) {
         let process = Manager { crash: std::sync::Arc::default(), ..self.manager.clone() };
         process.crash.set(call.killed_at);
@@ -106,18 +106,18 @@ impl Job {
                 None => std::future::pending().await,
             }
         };
-        let told = tokio::select! {
+        let result = tokio::select! {
             biased;
             () = process.crash.crash() => None,
             () = killed => None,
-            told = act(&process, &mut io) => Some(told).filter(|_| !process.crash.has_crashed()),
+            result = act(&process, &mut io) => Some(result).filter(|_| !process.crash.has_crashed()),
         };
-        let verdict = verdict(told);
+        let verdict = verdict(result);
         if io.was_cancelled {
-            self.meet(Fault::Cancelled);
+            self.record(Fault::Cancelled);
         }
         if verdict == Verdict::Killed {
-            self.meet(Fault::ProcessKilled);
+            self.record(Fault::ProcessKilled);
         }
         self.note(stage, verdict.clone(), began.elapsed());
         (verdict, io)
@@ -126,7 +126,7 @@ impl Job {
     async fn prepare(&mut self) -> bool {
         for (number, call) in self.plan.prepares.clone().into_iter().enumerate() {
             if number > 0 {
-                self.meet(Fault::PrepareRepeated);
+                self.record(Fault::PrepareRepeated);
             }
             let (verdict, io) = self
                 .call("prepare", call, async |process, io| {
@@ -153,8 +153,8 @@ impl Job {
             let verdict = self.stage(&stage, cleanup_after).await;
             match verdict {
                 Verdict::Success => {}
-                // The script failed, or was cancelled, or its process was lost: after_script is
-                // still called.
+                // gitlab-runner calls after_script even if the script failed, was cancelled, or its
+                // process was lost.
                 Verdict::Exit(_) | Verdict::Cancelled | Verdict::Killed
                     if stage.name == "build_script" => {}
                 _ => return,
@@ -162,15 +162,15 @@ impl Job {
         }
     }
 
-    /// A stage, as often as gitlab-runner tries it.
+    /// Runs a stage, as often as gitlab-runner tries it.
     async fn stage(&mut self, stage: &Stage, cleanup_after: Option<Duration>) -> Verdict {
         let program = Program::of(&stage.script);
-        let mut told = Handed::default();
+        let mut progress = Progress::default();
         let mut verdict = Verdict::NoJob;
         for attempt in 0..stage.attempts {
             let mut call = stage.call;
             if attempt > 0 {
-                self.meet(Fault::StageRepeated);
+                self.record(Fault::StageRepeated);
                 call.killed_at = call.killed_at.saturating_sub(20);
             }
             let io;
@@ -178,16 +178,16 @@ impl Job {
                 None => self.one_run(stage, call).await,
                 Some(after) => self.run_beside_cleanup(stage, call, after).await,
             };
-            self.check_run(stage, &program, &verdict, &io, &mut told);
+            self.check_run(stage, &program, &verdict, &io, &mut progress);
             if verdict == Verdict::Success || io.was_cancelled {
                 break;
             }
         }
         let ran = self.executions(&stage.script);
         let files_lost =
-            self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::FilesLost]);
-        self.claim(ran <= 1 + told.repeats || files_lost, || {
-            format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, told.repeats)
+            self.manager.cloud.state.lock().unwrap().faults.has_injected(&[Fault::FilesLost]);
+        self.claim(ran <= 1 + progress.repeats || files_lost, || {
+            format!("the script of {} was started {ran} times, {} of them as a repetition of one that had failed", stage.name, progress.repeats)
         });
         verdict
     }
@@ -200,14 +200,14 @@ impl Job {
         .await
     }
 
-    /// Somebody calls `cleanup` while the stage runs: it waits, or the stage finds no job.
+    /// An operator calls `cleanup` during the stage: it waits, or the stage finds no job.
     async fn run_beside_cleanup(
         &mut self,
         stage: &Stage,
         call: Call,
         after: Duration,
     ) -> (Verdict, Io) {
-        self.meet(Fault::CleanupBesideStage);
+        self.record(Fault::CleanupBesideStage);
         let mut other = Self::new(self.manager.clone(), Plan::new(0));
         let (ran, ()) = tokio::join!(self.one_run(stage, call), async {
             tokio::time::sleep(after).await;
@@ -223,7 +223,7 @@ impl Job {
             self.cleanup(cleanup.call).await;
             return;
         }
-        self.meet(Fault::CleanupsAtOnce);
+        self.record(Fault::CleanupsAtOnce);
         let mut others: Vec<Self> =
             (0..cleanup.beside).map(|_| Self::new(self.manager.clone(), Plan::new(0))).collect();
         let all = async {
@@ -244,7 +244,7 @@ impl Job {
 
     async fn cleanup(&mut self, call: Call) -> Verdict {
         if self.called.iter().any(|called| called.stage == "cleanup") {
-            self.meet(Fault::CleanupRepeated);
+            self.record(Fault::CleanupRepeated);
         }
         let waits = self.plan.waits;
         let verdict =
@@ -260,7 +260,7 @@ impl Job {
                 format!("cleanup succeeded, and no stop was accepted of {alive:?}")
             });
         }
-        // Somebody else's stage may come at any time, and die at any step.
+        // Another job's stage may come at any time, and die at any step.
         if self.plan.looked_at > 0 {
             self.look(Call { killed_at: self.plan.looked_at, ..Call::default() }).await;
         }
@@ -280,55 +280,62 @@ impl Job {
         state.executions.iter().filter(|execution| execution.script == *script).count()
     }
 
-    /// What a process handed on, and what it says of the script.
+    /// Checks a process's output and its verdict.
     fn check_run(
         &mut self,
         stage: &Stage,
         program: &Program,
         verdict: &Verdict,
         io: &Io,
-        told: &mut Handed,
+        progress: &mut Progress,
     ) {
         let executions = self.executions(&stage.script);
-        if executions != told.executions {
-            *told = Handed { executions, repeats: told.repeats, ..Handed::default() };
+        if executions != progress.executions {
+            *progress = Progress { executions, repeats: progress.repeats, ..Progress::default() };
         }
         let whole = &program.output;
-        // The farthest place where it can have gone on without a gap.
-        let from = (0..=told.handed_on).rev().find(|from| whole[*from..].starts_with(&io.output));
+        // The farthest offset at which it can have continued without a gap.
+        let from =
+            (0..=progress.handed_on).rev().find(|from| whole[*from..].starts_with(&io.output));
         match from {
             None => {
                 let said = String::from_utf8_lossy(&io.output).into_owned();
                 self.wrong.push(format!(
                     "{}: after {} bytes came {said:?}: not what the script wrote",
-                    stage.name, told.handed_on
+                    stage.name, progress.handed_on
                 ));
             }
             Some(from) => {
-                let twice = if io.output.is_empty() { 0 } else { told.handed_on - from };
-                let unmarked =
-                    self.manager.cloud.state.lock().unwrap().weather.has_met(&[Fault::Unmarked]);
-                self.claim(twice <= told.unmarked || unmarked, || {
+                let twice = if io.output.is_empty() { 0 } else { progress.handed_on - from };
+                let unmarked = self
+                    .manager
+                    .cloud
+                    .state
+                    .lock()
+                    .unwrap()
+                    .faults
+                    .has_injected(&[Fault::Unmarked]);
+                self.claim(twice <= progress.unmarked || unmarked, || {
                     format!(
                         "{}: {twice} bytes came twice, and only {} can have been without a mark",
-                        stage.name, told.unmarked
+                        stage.name, progress.unmarked
                     )
                 });
                 if !io.output.is_empty() {
-                    // All but the last write is marked: a process may die in between.
+                    // All but the last write is marked: the process may die before the mark.
                     let marked = from + io.output.len() - io.last_write;
-                    told.handed_on = told.handed_on.max(from + io.output.len());
-                    told.unmarked = told.handed_on - marked;
+                    progress.handed_on = progress.handed_on.max(from + io.output.len());
+                    progress.unmarked = progress.handed_on - marked;
                 }
             }
         }
-        let (handed_on, total) = (told.handed_on, whole.len());
+        let (handed_on, total) = (progress.handed_on, whole.len());
         match verdict {
             Verdict::Success | Verdict::Exit(_) => {
                 let code = if let Verdict::Exit(code) = verdict { *code } else { 0 };
                 self.claim(code == program.code && executions > 0, || {
                     format!(
-                        "{}: the script's status is {}, and gitlab-runner was told {verdict:?}",
+                        "{}: the script's status is {}, and gitlab-runner got {verdict:?}",
                         stage.name, program.code
                     )
                 });
@@ -342,11 +349,11 @@ impl Job {
             _ => {}
         }
         if self.is_finished_without_success(stage, verdict) {
-            told.repeats += 1;
+            progress.repeats += 1;
         }
     }
 
-    /// Whether a repetition of the stage has every right to start its script again.
+    /// Whether a repetition of the stage may start its script again.
     fn is_finished_without_success(&self, stage: &Stage, verdict: &Verdict) -> bool {
         if matches!(verdict, Verdict::Exit(_) | Verdict::Lost | Verdict::Cancelled) {
             return true;
@@ -361,12 +368,12 @@ impl Job {
     }
 }
 
-/// What is known of a stage's script after its calls so far.
+/// The progress of a stage's script after its calls so far.
 #[derive(Default)]
-struct Handed {
+struct Progress {
     executions: usize,
     handed_on: usize,
-    /// The last bytes of them that a killed process may not have marked.
+    /// How many of the last bytes a killed process may not have marked.
     unmarked: usize,
     repeats: usize,
 }

@@ -1,4 +1,4 @@
-//! The driver's stages, as `src/stages` and `src/reap.rs` call the engine.
+//! The driver's stages: they call the engine as `src/stages` and `src/reap.rs` do.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::world::manager::{Io, Manager, header};
 /// How long a stage waits for another process.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-/// What a stage tells gitlab-runner.
+/// A stage's result for gitlab-runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Success,
-    /// The script's own.
+    /// The script's exit status.
     Exit(i32),
     Cancelled,
-    /// The job has to end.
+    /// The job must end.
     MustEnd(StopReason),
     /// The run was lost.
     Lost,
@@ -30,17 +30,17 @@ pub enum Verdict {
     /// There is no job, or it is not ready.
     NoJob,
     NotReady(StateName),
-    /// Something that no stage should meet.
+    /// An error that no stage should have.
     Impossible(String),
     /// The process was killed.
     Killed,
 }
 
-/// What a stage's function returns.
-pub type Told = Result<Verdict, EngineError>;
+/// The result of a stage's function.
+pub type StageResult = Result<Verdict, EngineError>;
 
-pub fn verdict(told: Option<Told>) -> Verdict {
-    match told {
+pub fn verdict(result: Option<StageResult>) -> Verdict {
+    match result {
         None => Verdict::Killed,
         Some(Ok(verdict)) => verdict,
         Some(Err(EngineError::Store(StoreError::Busy { .. }))) => Verdict::Busy,
@@ -49,13 +49,13 @@ pub fn verdict(told: Option<Told>) -> Verdict {
     }
 }
 
-/// The header of the `attempt`-th task of this job: another attempt has another token.
+/// The header of this job's attempt number `number`: each attempt has its own token.
 fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
     let mut header = header(&manager.job);
     header.created = created;
     header.token = ClientToken::new(format!("t-{number}")).unwrap();
     header.spec.subnets = vec!["s-1".into(), "s-2".into()];
-    // Short, so that what never happens does not take a simulated hour.
+    // Short, so that a wait in vain does not take a simulated hour.
     header.limits = Limits {
         provisioning: Duration::from_secs(60),
         pending: Duration::from_secs(60),
@@ -67,7 +67,7 @@ fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
     header
 }
 
-pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
+pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "prepare", LEASE_WAIT).await?;
     let begin = async |lease| {
@@ -124,7 +124,7 @@ pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> Told {
     })
 }
 
-pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> Told {
+pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, stage, LEASE_WAIT).await?;
     let Some(snapshot) = engine.store().load(&manager.job).await? else {
@@ -137,9 +137,9 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
         engine.request_cancel(&mut work);
-        io.is_leftover = true;
+        io.is_stale = true;
         engine.drive(&mut work, Goal::Run, io).await?;
-        io.is_leftover = false;
+        io.is_stale = false;
     }
     if io.was_cancelled {
         work.close().await;
@@ -171,9 +171,9 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> T
     })
 }
 
-/// `cleanup` with `Goal::Stop`; with `Goal::End` also waits for the task's end, as `reap` does with
-/// an abandoned job.
-pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> Told {
+/// `cleanup` with `Goal::Stop`. `Goal::End` also waits for the task's end, as `reap` does with an
+/// abandoned job.
+pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io) -> StageResult {
     let engine = manager.process();
     let lease = engine.store().lease(&manager.job, "cleanup", LEASE_WAIT).await?;
     let Some(snapshot) = engine.store().load(&manager.job).await? else {
@@ -191,12 +191,11 @@ pub async fn end(manager: &Manager, goal: Goal, reason: StopReason, io: &mut Io)
     })
 }
 
-/// What another job's stage does with one that only waits for its task's end, in the call that it
-/// makes anyway.
-pub async fn look(manager: &Manager) -> Told {
+/// Archives ending jobs, as another job's stage does with the call that it makes anyway.
+pub async fn look(manager: &Manager) -> StageResult {
     let engine = manager.process();
     for ending in engine.store().ending_jobs(100).await {
-        // Its own job's failures are none of this one's.
+        // A failed call is no failure of this stage.
         let Ok(answers) = engine.control().describe(&ending.cluster, &ending.tasks).await else {
             continue;
         };

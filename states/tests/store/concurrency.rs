@@ -1,4 +1,4 @@
-//! Several jobs in one process, and several processes at one job.
+//! Several jobs in one process, and several processes on one job.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use states::{DirectoryLease, DirectoryStore, Snapshot, SnapshotStore, StoreError
 use crate::{archive, id, names, snapshot, store};
 
 #[tokio::test]
-async fn the_second_one_waits_and_is_told_who_works_on_the_job() {
+async fn a_second_process_waits_and_learns_who_holds_the_job() {
     let (_place, store) = store();
     let first = store.try_lease(&id("a"), "run build_script").unwrap();
     let text =
@@ -28,7 +28,7 @@ async fn the_second_one_waits_and_is_told_who_works_on_the_job() {
         let store = store.clone();
         async move { store.lease(&id("a"), "cleanup", Duration::from_secs(30)).await.map(drop) }
     });
-    // It waits on this very thread, which is free meanwhile.
+    // It waits on this thread, which is free meanwhile.
     tokio::task::yield_now().await;
     drop(first);
     second.await.unwrap().unwrap();
@@ -43,8 +43,8 @@ fn only_one_of_many_works_on_a_job_at_a_time() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                // Without waiting in between: the lock's file goes with each lease, and others have
-                // opened it just before.
+                // Without a pause: each lease removes the lock's file, which other processes have
+                // just opened.
                 while taken.load(Ordering::SeqCst) < 400 {
                     let lease = match store.try_lease(&id("a"), "test") {
                         Err(StoreError::Busy { .. }) => continue,
@@ -61,21 +61,21 @@ fn only_one_of_many_works_on_a_job_at_a_time() {
     });
 }
 
-/// Held while file work that writes a note in the archive's index is to go on.
+/// Held to block file work that writes a note in the archive's index.
 static SLOW: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// A process with two jobs, and a store that archives slowly while [`SLOW`] is held.
-fn two_jobs(store: DirectoryStore) -> (DirectoryStore, DirectoryLease, DirectoryLease) {
+/// A process with three jobs, and a store that archives slowly while [`SLOW`] is held.
+fn three_jobs(store: DirectoryStore) -> (DirectoryStore, [DirectoryLease; 3]) {
     let slow = |_: &Snapshot| {
         drop(SLOW.blocking_lock());
         String::new()
     };
     let store = store.with_notes(slow);
-    let [a, b] = ["a", "b"].map(|job| store.try_lease(&id(job), "test").unwrap());
-    (store, a, b)
+    let leases = ["a", "b", "c"].map(|job| store.try_lease(&id(job), "test").unwrap());
+    (store, leases)
 }
 
-/// Archives under this lease until the slow part has begun, and drops the future then.
+/// Archives under this lease until the slow part has begun, and then drops the future.
 async fn archive_and_lose_interest(store: &DirectoryStore, lease: &DirectoryLease) {
     let begun = async {
         while store.snapshot_path(&id("a")).exists() || !store.archive_path().exists() {
@@ -92,9 +92,9 @@ async fn archive_and_lose_interest(store: &DirectoryStore, lease: &DirectoryLeas
 }
 
 #[tokio::test]
-async fn with_several_jobs_slow_file_work_of_one_delays_no_other() {
+async fn slow_file_work_of_one_job_delays_no_other() {
     let (_place, store) = store();
-    let (store, a, b) = two_jobs(store);
+    let (store, [a, b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     let job = snapshot("a");
@@ -117,9 +117,9 @@ async fn with_several_jobs_slow_file_work_of_one_delays_no_other() {
 }
 
 #[tokio::test]
-async fn a_save_does_not_overtake_what_was_begun_before_it_and_given_up() {
+async fn a_save_does_not_overtake_an_abandoned_one() {
     let (_place, store) = store();
-    let (store, a, _b) = two_jobs(store);
+    let (store, [a, _b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     archive_and_lose_interest(&store, &a).await;
@@ -128,7 +128,7 @@ async fn a_save_does_not_overtake_what_was_begun_before_it_and_given_up() {
     tokio::pin!(saving);
     let waited = tokio::time::timeout(Duration::from_millis(50), &mut saving).await;
     assert!(waited.is_err(), "it did not wait for its turn");
-    // A save that never had its turn is as if it had not begun.
+    // A save that never had its turn has no effect.
     let given_up = snapshot("a");
     assert!(
         tokio::time::timeout(Duration::from_millis(5), store.save(&a, &given_up)).await.is_err()
@@ -143,23 +143,23 @@ async fn a_save_does_not_overtake_what_was_begun_before_it_and_given_up() {
 }
 
 #[tokio::test]
-async fn a_job_s_lock_is_held_until_what_was_begun_under_it_is_done() {
+async fn a_lock_is_held_until_its_file_work_is_done() {
     let (_place, store) = store();
-    let (store, a, _b) = two_jobs(store);
+    let (store, [a, _b, _c]) = three_jobs(store);
     store.save(&a, &snapshot("a")).await.unwrap();
     let slow = SLOW.lock().await;
     archive_and_lose_interest(&store, &a).await;
     drop(a);
-    // Another process, which shares nothing but the files.
+    // Another process, which shares only the files.
     let other = DirectoryStore::open(store.directory()).unwrap();
     assert!(matches!(other.try_lease(&id("a"), "test"), Err(StoreError::Busy { .. })));
     drop(slow);
     other.lease(&id("a"), "test", Duration::from_secs(30)).await.unwrap();
 }
 
-/// Stages work on one job: they start no thread to keep it.
+/// A stage works on one job, and archives one other at a time: it starts no thread for file work.
 #[tokio::test]
-async fn a_process_with_one_job_does_file_work_on_its_own_thread() {
+async fn a_stage_does_file_work_on_its_own_thread() {
     static THREAD: Mutex<Option<std::thread::ThreadId>> = Mutex::new(None);
     let (_place, store) = store();
     let store = store.with_notes(|_| {
@@ -168,7 +168,11 @@ async fn a_process_with_one_job_does_file_work_on_its_own_thread() {
     });
     archive(&store, &snapshot("a")).await.unwrap();
     assert_eq!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
+    // As a stage that archives another job.
     let _other = store.try_lease(&id("b"), "test").unwrap();
+    archive(&store, &snapshot("a")).await.unwrap();
+    assert_eq!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
+    let _third = store.try_lease(&id("c"), "test").unwrap();
     archive(&store, &snapshot("a")).await.unwrap();
     assert_ne!(*THREAD.lock().unwrap(), Some(std::thread::current().id()));
 }

@@ -1,4 +1,4 @@
-//! Jobs that only wait for their tasks' end; and the contract that the store in memory keeps, too.
+//! Ending jobs, and the contract that both stores keep.
 
 use std::{fs, time::Duration};
 
@@ -6,7 +6,7 @@ use states::{InMemoryStore, RunId, Snapshot, SnapshotStore, StoreError};
 
 use crate::{archive, note_ending, save, store};
 
-/// The twins keep the same contract.
+/// The store in memory behaves as the directory does.
 async fn keeps_the_contract<S: SnapshotStore>(store: S) {
     let (job, run) = (ending(), RunId::new("0000-a").unwrap());
     let id = job.job.header().id.clone();
@@ -39,13 +39,13 @@ async fn keeps_the_contract<S: SnapshotStore>(store: S) {
 }
 
 #[tokio::test]
-async fn the_store_in_memory_does_what_the_directory_does() {
+async fn both_stores_keep_the_same_contract() {
     let (_place, directory) = store();
     keeps_the_contract(directory).await;
     keeps_the_contract(InMemoryStore::default()).await;
 }
 
-/// A job of which ECS has accepted to stop the task.
+/// A job whose stop ECS has accepted.
 fn ending() -> Snapshot {
     Snapshot::parse(include_str!("../../../fixtures/snapshots/v1.3/stopping.ron")).unwrap()
 }
@@ -66,7 +66,7 @@ async fn ending_jobs_are_found_without_their_snapshots_until_they_are_archived()
         noted[0].tasks.iter().collect::<Vec<_>>(),
         snapshot.job.task().into_iter().collect::<Vec<_>>()
     );
-    // They are hints: whatever else lies there is none.
+    // Invalid notes are ignored.
     for (name, text) in [
         ("torn.ending", ""),
         ("torn-2.ending", "ci"),
@@ -81,7 +81,7 @@ async fn ending_jobs_are_found_without_their_snapshots_until_they_are_archived()
 }
 
 #[tokio::test]
-async fn of_many_ending_jobs_some_are_named_and_each_in_its_turn() {
+async fn many_ending_jobs_are_returned_in_turns() {
     let (_place, store) = store();
     for n in 0..250 {
         fs::write(
@@ -107,9 +107,9 @@ async fn a_note_without_a_snapshot_is_swept() {
     let (_place, store) = store();
     note_ending(&store, &ending()).await.unwrap();
     let job = ending().job.header().id.clone();
-    assert_eq!(store.leftovers().unwrap(), std::slice::from_ref(&job));
+    assert_eq!(store.orphaned_files().unwrap(), std::slice::from_ref(&job));
     let lease = store.try_lease(&job, "reap").unwrap();
     store.sweep(&job, &lease).unwrap();
     drop(lease);
-    assert!(!store.is_ending(&job) && store.leftovers().unwrap().is_empty());
+    assert!(!store.is_ending(&job) && store.orphaned_files().unwrap().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Directories that cannot be used, or that others could change.
+//! Directories that cannot be used, or that other users can change.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ async fn a_directory_that_cannot_be_used_is_an_error_before_anything_is_launched
     assert!(DirectoryStore::open(file.join("below")).is_err());
     symlink(place.path().join("nowhere"), place.path().join("dangling")).unwrap();
     assert!(DirectoryStore::open(place.path().join("dangling")).is_err());
-    // What cannot be replaced, also by root.
+    // A directory in a file's place, which even root cannot replace.
     let (_place, store) = store();
     fs::create_dir(store.directory().join("a.tmp")).unwrap();
     let text = save(&store, &snapshot("a")).await.unwrap_err().to_string();
@@ -28,7 +28,7 @@ async fn a_directory_that_cannot_be_used_is_an_error_before_anything_is_launched
 }
 
 #[test]
-fn a_directory_that_others_could_change_is_refused_with_what_helps() {
+fn a_directory_that_others_can_change_is_refused_with_a_remedy() {
     let place = tempfile::tempdir().unwrap();
     let (above, directory) = (place.path().join("above"), place.path().join("above/metadata"));
     let set = |path: &Path, mode: u32| {
@@ -56,20 +56,20 @@ fn a_directory_that_others_could_change_is_refused_with_what_helps() {
         set(&directory, mode);
         DirectoryStore::open(&directory).unwrap();
     }
-    // Who may write to the directory above may put another one in its place, unless that has the
-    // sticky bit.
+    // A user who can write to the directory above can replace this one, unless the sticky bit is
+    // set.
     set(&above, 0o777);
     refused(&directory, &above, "chmod go-w");
     set(&above, 0o1777);
     DirectoryStore::open(&directory).unwrap();
-    // So may who may replace a link on the way to it.
+    // So can a user who can replace a link on the path.
     let open = place.path().join("open");
     fs::create_dir(&open).unwrap();
     symlink(&directory, open.join("link")).unwrap();
     DirectoryStore::open(open.join("link")).unwrap();
     set(&open, 0o777);
     refused(&open.join("link"), &open, "chmod go-w");
-    // Looking is admitted; acting is not.
+    // Reading is allowed; acting is not.
     set(&directory, 0o777);
     let store = DirectoryStore::look(&directory);
     assert!(
@@ -80,7 +80,7 @@ fn a_directory_that_others_could_change_is_refused_with_what_helps() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused_with_what_helps() {
+fn a_directory_of_another_user_is_refused_with_a_remedy() {
     let place = tempfile::tempdir().unwrap();
     let (above, directory) = (place.path().join("above"), place.path().join("above/metadata"));
     DirectoryStore::open(&directory).unwrap();
@@ -102,7 +102,7 @@ fn a_directory_of_another_user_is_refused_with_what_helps() {
 }
 
 #[tokio::test]
-async fn no_file_of_the_directory_is_reached_through_a_link() {
+async fn links_in_the_directory_are_not_followed() {
     let (place, store) = store();
     let victim = place.path().join("victim");
     let plant = |name: &str| {
@@ -128,12 +128,12 @@ async fn no_file_of_the_directory_is_reached_through_a_link() {
     assert!(store.mark(&lease, &RunId::new("0000-a").unwrap(), 7).await.is_err());
     drop(lease);
     unharmed();
-    // A whole snapshot, were it not for the link.
+    // The link's target is a valid snapshot.
     let elsewhere = place.path().join("elsewhere.ron");
     fs::write(&elsewhere, snapshot("b").to_ron().unwrap()).unwrap();
     symlink(&elsewhere, store.snapshot_path(&id("b"))).unwrap();
     assert!(matches!(store.load(&id("b")).await.unwrap_err(), StoreError::Io { .. }));
-    // Neither is the archive, nor what lies in it.
+    // The same holds for the archive and its files.
     let other = place.path().join("other");
     fs::create_dir(&other).unwrap();
     symlink(&other, store.archive_path()).unwrap();

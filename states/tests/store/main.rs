@@ -58,7 +58,7 @@ fn store() -> (TempDir, DirectoryStore) {
     (place, store)
 }
 
-/// Saves as a process does that works on nothing else.
+/// Saves as a process with a single job does.
 async fn save(store: &DirectoryStore, snapshot: &Snapshot) -> Result<(), StoreError> {
     let lease = store.try_lease(&snapshot.job.header().id, "test").unwrap();
     store.save(&lease, snapshot).await
@@ -92,7 +92,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_saved_is_loaded_and_nobody_else_reads_it() {
+async fn a_saved_snapshot_is_loaded_and_only_its_owner_can_read_it() {
     let (_place, store) = store();
     assert_eq!(mode(store.directory()), 0o700);
     assert!(store.load(&id("a")).await.unwrap().is_none());
@@ -110,7 +110,7 @@ async fn a_torn_write_leaves_the_old_snapshot() {
     let (_place, store) = store();
     let job = snapshot("a");
     save(&store, &job).await.unwrap();
-    // What a power cut in the middle of a save leaves behind.
+    // The state after a power cut during a save.
     fs::write(store.directory().join("a.tmp"), "(version: 1, job: Pend").unwrap();
     assert_eq!(store.load(&id("a")).await.unwrap(), Some(job.clone()));
     save(&store, &job).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_torn_write_leaves_the_old_snapshot() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_named_and_left_alone() {
+async fn unusable_files_are_named_and_not_changed() {
     let (_place, store) = store();
     let path = store.snapshot_path(&id("a"));
     let whole = snapshot("a").to_ron().unwrap();
@@ -155,7 +155,7 @@ async fn what_cannot_be_used_is_named_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_mark_is_of_one_run() {
+async fn a_mark_counts_for_its_own_run_only() {
     let (_place, store) = store();
     save(&store, &snapshot("a")).await.unwrap();
     let run = |name: &str| RunId::new(name).unwrap();
@@ -191,7 +191,7 @@ async fn a_finished_job_is_archived_without_its_key() {
 }
 
 #[tokio::test]
-async fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() {
+async fn files_of_jobs_without_a_snapshot_are_swept_under_their_lease() {
     let (_place, store) = store();
     save(&store, &snapshot("alive")).await.unwrap();
     for name in [
@@ -206,14 +206,14 @@ async fn leftovers_are_of_jobs_without_a_snapshot_and_swept_under_their_lease() 
     ] {
         fs::write(store.directory().join(name), "").unwrap();
     }
-    assert_eq!(store.leftovers().unwrap(), ["gone", "half", "only"].map(id));
-    for job in store.leftovers().unwrap().iter().chain([&id("alive")]) {
+    assert_eq!(store.orphaned_files().unwrap(), ["gone", "half", "only"].map(id));
+    for job in store.orphaned_files().unwrap().iter().chain([&id("alive")]) {
         store.sweep(job, &store.try_lease(job, "test").unwrap()).unwrap();
     }
     let mut left = names(store.directory());
     left.sort();
     assert_eq!(left, ["alive.key", "alive.lock", "alive.ron", "none", "unknown.txt"]);
-    assert_eq!(store.leftovers().unwrap(), []);
+    assert_eq!(store.orphaned_files().unwrap(), []);
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn the_archive_is_pruned_by_age_and_count() {
 async fn a_snapshot_above_the_limit_is_refused_and_not_read_into_memory() {
     let (_place, store) = store();
     let path = store.snapshot_path(&id("a"));
-    // A terabyte: whoever reads it all does not end.
+    // A terabyte: reading it all would not end.
     fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
     let error = store.load(&id("a")).await.unwrap_err();
     let text = error.to_string();
@@ -288,7 +288,7 @@ async fn a_snapshot_above_the_limit_is_written_without_the_middle_of_its_journal
     for n in 1..=400_u32 {
         job.step(Observation::Opened { process: n, purpose: String::new() }, at(u64::from(n)));
     }
-    // Longer texts than any that is recorded: they are put past what clips them.
+    // These texts bypass the clipping and are longer than any that is recorded.
     for entry in &mut job.journal.entries {
         if let Observation::Opened { purpose, .. } = &mut entry.saw {
             *purpose = "\u{1b}x".repeat(2000);
@@ -309,7 +309,7 @@ async fn a_snapshot_above_the_limit_is_written_without_the_middle_of_its_journal
         kept.len() > 20 && kept[0] == 1 && kept.last() == Some(&400) && kept.is_sorted(),
         "{kept:?}"
     );
-    // What is compared in a replay is what comes before the gap, also after more was recorded.
+    // A replay compares only states before the gap, even after more was recorded.
     for n in 401..=1200_u32 {
         loaded
             .step(Observation::Opened { process: n, purpose: "prepare".into() }, at(u64::from(n)));
@@ -328,7 +328,7 @@ async fn a_snapshot_above_the_limit_is_written_without_the_middle_of_its_journal
 }
 
 #[tokio::test]
-async fn a_job_that_is_too_large_by_itself_leaves_the_old_snapshot_on_record() {
+async fn a_job_too_large_without_its_journal_leaves_the_old_snapshot() {
     let (_place, store) = store();
     let small = snapshot("a");
     save(&store, &small).await.unwrap();

@@ -12,16 +12,16 @@ use tokio::time::Instant;
 use super::{
     containers::{Execution, Runs},
     crash_point::CrashPoint,
-    weather::{End, Fate, Fault, Odds, Weather},
+    fault_plan::{End, Fault, FaultPlan, Odds, TaskPlan},
 };
 
-/// How long after a task was told to end its containers run no more, and how long after that ECS
-/// shows it as STOPPED.
+/// How long after StopTask a task's containers have ended, and how long after StopTask ECS shows it
+/// as STOPPED.
 const ENDS_WITHIN: Duration = Duration::from_secs(4);
 const STOPS_WITHIN: Duration = Duration::from_secs(14);
-/// How long after a task's end ECS knows why.
+/// How long after a task's end ECS reports why.
 const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
-/// How long a caller waits for an answer, and how late an effect may come, in milliseconds.
+/// How long a caller waits for an answer; and the longest delay of an effect, in milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const LATEST_EFFECT: u64 = LONGEST_CALL.as_millis() as u64;
 
@@ -30,7 +30,7 @@ pub struct Task {
     pub launched: Instant,
     pub stopped: Option<Instant>,
     pub runs: Runs,
-    pub fate: Fate,
+    pub plan: TaskPlan,
 }
 
 impl Task {
@@ -38,24 +38,24 @@ impl Task {
         self.launched.elapsed()
     }
 
-    /// Since when it ends: because it was told to, or by its fate.
+    /// Since when it ends: by StopTask, or by its plan.
     pub fn over(&self) -> Option<(Instant, Option<End>)> {
-        let fated = self
-            .fate
+        let planned = self
+            .plan
             .ends
             .map(|(after, end)| (self.launched + after, Some(end)))
             .filter(|(at, _)| at.elapsed() > Duration::ZERO);
-        let told = self.stopped.map(|at| (at, None));
-        [fated, told].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let requested = self.stopped.map(|at| (at, None));
+        [planned, requested].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Whether its containers run and nobody has told it to stop.
+    /// Whether its containers run and no process has stopped it.
     pub fn lives(&self) -> bool {
         self.over().is_none()
     }
 
     fn is_seen(&self) -> bool {
-        self.age() >= self.fate.invisible && !self.is_forgotten()
+        self.age() >= self.plan.invisible && !self.is_forgotten()
     }
 
     fn is_forgotten(&self) -> bool {
@@ -71,59 +71,59 @@ pub struct Cloud {
 #[derive(Default)]
 pub struct State {
     pub tasks: BTreeMap<String, Task>,
-    pub weather: Weather,
-    /// What every script that was started was, in order.
+    pub faults: FaultPlan,
+    /// All started scripts, in order.
     pub executions: Vec<Execution>,
     /// Calls to ECS.
     pub calls: u32,
-    /// Tasks of every DescribeTasks.
+    /// The number of tasks in each DescribeTasks call.
     pub described: Vec<usize>,
-    /// What no driver may do, as ECS and the container saw it.
+    /// Forbidden acts of the driver, as ECS and the container saw them.
     pub violations: Vec<String>,
-    /// By token: what was asked for, and the task once there is one.
+    /// By token: the launch, and its task once there is one.
     tokens: HashMap<String, (LaunchSpec, Option<String>)>,
 }
 
-impl Default for Weather {
+impl Default for FaultPlan {
     fn default() -> Self {
         Self::new(0)
     }
 }
 
 impl Cloud {
-    pub fn new(weather: Weather) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { weather, ..State::default() }) })
+    pub fn new(faults: FaultPlan) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { faults, ..State::default() }) })
     }
 
-    /// A cloud that fails a share of all calls: some before they have an effect, some after.
+    /// A cloud that fails a share of all calls, some before and some after they have an effect.
     pub fn failing(seed: u64, share: f64) -> Arc<Self> {
-        let mut weather = Weather::new(seed);
-        weather.odds = Odds {
+        let mut faults = FaultPlan::new(seed);
+        faults.odds = Odds {
             throttled: share / 2.0,
             lost_call: share / 2.0,
             lost_answer: share,
             ..Odds::default()
         };
-        Self::new(weather)
+        Self::new(faults)
     }
 
     pub fn heal(&self) {
-        self.state.lock().unwrap().weather.clear_up();
+        self.state.lock().unwrap().faults.clear();
     }
 
     pub fn network_is_down(&self) -> bool {
         let mut state = self.state.lock().unwrap();
-        let down = state.weather.network_down.clone();
-        state.weather.within(&down, Fault::NetworkDown)
+        let down = state.faults.network_down.clone();
+        state.faults.inject_within(&down, Fault::NetworkDown)
     }
 
-    /// Tasks that nobody has stopped.
+    /// The tasks that run and were not stopped.
     pub fn alive(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.tasks.iter().filter(|(_, task)| task.lives()).map(|(arn, _)| arn.clone()).collect()
     }
 
-    /// Does it, now or later, and whoever wanted it may be gone by then.
+    /// Performs an effect, now or later. The process that wanted it may be dead by then.
     pub async fn effect<R: Send + 'static>(
         self: &Arc<Self>,
         crash: &CrashPoint,
@@ -131,11 +131,11 @@ impl Cloud {
     ) -> Option<R> {
         let late = {
             let mut state = self.state.lock().unwrap();
-            let share = state.weather.odds.late_effect;
+            let share = state.faults.odds.late_effect;
             state
-                .weather
-                .strikes(share, Fault::LateEffect)
-                .then(|| state.weather.millis(1..LATEST_EFFECT))
+                .faults
+                .inject(share, Fault::LateEffect)
+                .then(|| state.faults.millis(1..LATEST_EFFECT))
         };
         let Some(late) = late else { return Some(act(&mut self.state.lock().unwrap())) };
         let cloud = Arc::clone(self);
@@ -165,8 +165,8 @@ fn report(arn: &str, task: &Task) -> TaskReport {
         Some((at, _)) if at.elapsed() >= STOPS_WITHIN => TaskStatus::Stopped,
         Some((at, _)) if at.elapsed() >= ENDS_WITHIN => TaskStatus::Deprovisioning,
         Some(_) => TaskStatus::Stopping,
-        None if task.fate.runs_after.is_some_and(|after| age >= after) => TaskStatus::Running,
-        None if age >= task.fate.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => {
+        None if task.plan.runs_after.is_some_and(|after| age >= after) => TaskStatus::Running,
+        None if age >= task.plan.runs_after.map_or(Duration::from_secs(3), |after| after / 4) => {
             TaskStatus::Pending
         }
         None => TaskStatus::Provisioning,
@@ -184,7 +184,7 @@ fn report(arn: &str, task: &Task) -> TaskReport {
         containers: match why.as_ref().and_then(|(_, container)| container.clone()) {
             Some(ended) => vec![ended],
             None => task
-                .fate
+                .plan
                 .agent_after
                 .filter(|_| status == TaskStatus::Running)
                 .map(|after| running(age >= after))
@@ -207,7 +207,7 @@ fn running(agent_runs: bool) -> ContainerReport {
     }
 }
 
-/// ECS's words for an end.
+/// ECS's codes and texts for an end.
 fn explained(end: Option<End>) -> (Stopped, Option<ContainerReport>) {
     let (code, reason, exit_code, of_container) = match end {
         Some(End::OutOfMemory) => {
@@ -254,40 +254,41 @@ pub struct Control {
 }
 
 impl Control {
-    /// A call's way there: it may be refused at the door or not arrive, and the process may die.
+    /// A call's trip to ECS: it may be refused or lost, and the process may die.
     async fn there(&self, operation: &str) -> Result<(), ControlError> {
         self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
         let mut state = self.cloud.state.lock().unwrap();
         state.calls += 1;
-        let weather = &mut state.weather;
-        let (down, expired) = (weather.api_down.clone(), weather.credentials_expired.clone());
-        if weather.within(&down, Fault::ApiDown)
-            || weather.strikes(weather.odds.lost_call, Fault::LostCall)
+        let faults = &mut state.faults;
+        let (down, expired) = (faults.api_down.clone(), faults.credentials_expired.clone());
+        if faults.inject_within(&down, Fault::ApiDown)
+            || faults.inject(faults.odds.lost_call, Fault::LostCall)
         {
             return Err(error(operation, ControlErrorKind::Unavailable, None));
         }
-        if weather.within(&expired, Fault::CredentialsExpired) {
+        if faults.inject_within(&expired, Fault::CredentialsExpired) {
             return Err(error(
                 operation,
                 ControlErrorKind::Credentials,
                 Some("ExpiredTokenException"),
             ));
         }
-        if weather.strikes(weather.odds.throttled, Fault::Throttled) {
+        if faults.inject(faults.odds.throttled, Fault::Throttled) {
             return Err(error(operation, ControlErrorKind::Throttled, Some("ThrottlingException")));
         }
         Ok(())
     }
 
-    /// The way back: what was done is done, so a lost answer is silence, never a refusal.
+    /// An answer's trip back. The effect has happened, so a lost answer is a time-out, never a
+    /// refusal.
     async fn back<R>(&self, operation: &str, answer: Option<R>) -> Result<R, ControlError> {
         self.crash.step().await;
         tokio::time::sleep(Duration::from_millis(15)).await;
         let mut state = self.cloud.state.lock().unwrap();
-        let weather = &mut state.weather;
-        let lost = weather.strikes(weather.odds.lost_answer, Fault::LostAnswer);
-        let garbled = weather.strikes(weather.odds.garbled_answer, Fault::GarbledAnswer);
+        let faults = &mut state.faults;
+        let lost = faults.inject(faults.odds.lost_answer, Fault::LostAnswer);
+        let garbled = faults.inject(faults.odds.garbled_answer, Fault::GarbledAnswer);
         match answer {
             Some(_) if garbled => Err(error(operation, ControlErrorKind::BadAnswer, None)),
             Some(answer) if !lost => Ok(answer),
@@ -297,9 +298,9 @@ impl Control {
 }
 
 impl State {
-    /// RunTask as it arrives: refused for want of capacity, for good, or on its way.
+    /// Accepts or refuses RunTask as it arrives.
     fn admit(&mut self, token: &ClientToken, spec: &LaunchSpec) -> Result<(), ControlError> {
-        let odds = &self.weather.odds;
+        let odds = &self.faults.odds;
         let (denied, capacity, limit, conflict) =
             (odds.launch_denied, odds.no_capacity, odds.account_limit, odds.launch_conflict);
         if let Some((asked, task)) = self.tokens.get(token.as_str()) {
@@ -307,8 +308,7 @@ impl State {
             if is_another {
                 self.violations.push(format!("token {token} was used for another launch"));
             }
-            if is_another || task.is_none() && self.weather.strikes(conflict, Fault::LaunchConflict)
-            {
+            if is_another || task.is_none() && self.faults.inject(conflict, Fault::LaunchConflict) {
                 return Err(error(
                     "RunTask",
                     ControlErrorKind::Conflict,
@@ -317,13 +317,13 @@ impl State {
             }
             return Ok(());
         }
-        if self.weather.strikes(denied, Fault::LaunchDenied) {
+        if self.faults.inject(denied, Fault::LaunchDenied) {
             return Err(error("RunTask", ControlErrorKind::Denied, Some("AccessDeniedException")));
         }
-        if self.weather.strikes(capacity, Fault::NoCapacity) {
+        if self.faults.inject(capacity, Fault::NoCapacity) {
             return Err(error("RunTask", ControlErrorKind::Capacity, Some("RESOURCE:FARGATE")));
         }
-        if self.weather.strikes(limit, Fault::AccountLimit) {
+        if self.faults.inject(limit, Fault::AccountLimit) {
             return Err(error("RunTask", ControlErrorKind::AccountLimit, Some("limit")));
         }
         self.tokens.insert(token.to_string(), (spec.clone(), None));
@@ -334,17 +334,17 @@ impl State {
         let number = self.tasks.len();
         let entry = self.tokens.get_mut(token.as_str()).unwrap();
         let arn = entry.1.get_or_insert_with(|| format!("task/{number:04}")).clone();
-        let fate = if number < self.weather.fates.len() {
-            self.weather.fates[number].clone()
+        let plan = if number < self.faults.task_plans.len() {
+            self.faults.task_plans[number].clone()
         } else {
-            Fate::default()
+            TaskPlan::default()
         };
         let task = self.tasks.entry(arn.clone()).or_insert_with(|| Task {
             started_by: spec.started_by.to_string(),
             launched: Instant::now(),
             stopped: None,
             runs: Runs::default(),
-            fate,
+            plan,
         });
         report(&arn, task)
     }
@@ -353,14 +353,14 @@ impl State {
         let Some(task) = self.tasks.get(arn.as_str()).filter(|task| task.is_seen()) else {
             return Seen::Missing;
         };
-        if task.fate.hidden.contains(&task.age()) {
-            self.weather.meet(Fault::HiddenTask);
+        if task.plan.hidden.contains(&task.age()) {
+            self.faults.record(Fault::HiddenTask);
             return Seen::Missing;
         }
         if let Some((_, Some(end))) = task.over() {
-            self.weather.meet(end.fault());
-        } else if task.fate.runs_after.is_none() {
-            self.weather.meet(Fault::NeverRuns);
+            self.faults.record(end.fault());
+        } else if task.plan.runs_after.is_none() {
+            self.faults.record(Fault::NeverRuns);
         }
         Seen::Task(report(arn.as_str(), task))
     }
@@ -391,7 +391,7 @@ impl TaskControl for Control {
                     .get(arn.as_str())
                     .is_some_and(|task| matches!(task.over(), Some((_, Some(End::Forgotten)))));
                 if forgotten {
-                    state.weather.meet(Fault::TaskForgotten);
+                    state.faults.record(Fault::TaskForgotten);
                 }
             }
             tasks.iter().map(|arn| Described { task: arn.clone(), seen: state.see(arn) }).collect()

@@ -1,5 +1,5 @@
-//! Containers in memory: a script's text is its output, a line a second, unless its first line says
-//! otherwise.
+//! Containers in memory. A script's text is its output, at a line a second unless its first line
+//! says otherwise.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,21 +10,21 @@ use tokio::time::Instant;
 use super::{
     cloud::{Cloud, State, Task},
     crash_point::CrashPoint,
-    weather::Fault,
+    fault_plan::Fault,
 };
 
-/// How long a silent connection is believed in.
+/// How long it takes to notice a silent connection.
 const KEPT_ALIVE: Duration = Duration::from_secs(15);
-/// Something happens to a connection within its first so many milliseconds, if at all.
+/// A fault of a connection happens within this many milliseconds of its beginning.
 const EVENTFUL: u64 = 12_000;
 
-/// How often a follower looks.
+/// How often a follower polls.
 const LOOKS_AGAIN: Duration = Duration::from_millis(100);
 
-/// A container's runs. `None`: whoever had it started was told that it never will be.
+/// A container's runs. `None`: a run that was reported as never started, and never will be.
 pub type Runs = HashMap<String, Option<Delivered>>;
 
-/// A script that was started.
+/// A script that was started once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
     pub task: String,
@@ -32,7 +32,7 @@ pub struct Execution {
     pub script: Bytes,
 }
 
-/// What a script does.
+/// The behaviour of a script.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub output: Bytes,
@@ -43,8 +43,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `#! <milliseconds per line> <exit code> <deaf>`, if it is there, says how the rest is put
-    /// out.
+    /// An optional first line `#! <milliseconds per line> <exit code> <deaf>` says how the rest is
+    /// written.
     pub fn of(script: &Bytes) -> Self {
         let plain =
             Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };
@@ -71,15 +71,15 @@ impl Program {
 pub struct Delivered {
     started: Instant,
     program: Program,
-    /// When it was ended early, and the status that makes.
+    /// When a signal ended it, and the resulting status.
     ended: Option<(Instant, i32)>,
-    /// Whether it got a signal.
+    /// Whether it has got a signal.
     pub signalled: bool,
-    /// It ends after so long, and leaves no status.
+    /// The time after which it ends without a status.
     vanishes: Option<Duration>,
 }
 
-/// Where a run is.
+/// The progress of a run.
 enum Now {
     Runs(usize),
     Exited(usize, i32),
@@ -128,25 +128,25 @@ fn refused(kind: ConnectErrorKind, address: &str) -> ConnectError {
 impl Task {
     fn identity(&self, address: &str) -> String {
         let other =
-            self.fate.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
+            self.plan.identity_changes.is_some_and(|after| self.launched.elapsed() >= after);
         format!("{address}{}", if other { ", another" } else { "" })
     }
 
-    /// How long an attempt takes now.
+    /// How long a connection attempt takes now.
     fn answers_in(&self) -> Duration {
-        let listens = self.fate.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
-        if listens { self.fate.answers_in } else { Duration::ZERO }
+        let listens = self.plan.listens_after.is_some_and(|after| self.launched.elapsed() >= after);
+        if listens { self.plan.answers_in } else { Duration::ZERO }
     }
 
-    /// Who answers a connection that gets there.
+    /// The identity that answers a connection.
     fn greets(&self, address: &str) -> Result<String, (ConnectErrorKind, Option<Fault>)> {
         let age = self.launched.elapsed();
-        match self.fate.listens_after {
+        match self.plan.listens_after {
             None => return Err((ConnectErrorKind::Refused, Some(Fault::NeverListens))),
             Some(after) if age < after || !self.lives() => {
                 return Err((ConnectErrorKind::Refused, None));
             }
-            Some(after) if age < after + self.fate.key_after => {
+            Some(after) if age < after + self.plan.key_after => {
                 return Err((ConnectErrorKind::AuthRefused, Some(Fault::KeyLate)));
             }
             Some(_) => {}
@@ -183,7 +183,7 @@ impl Transport for Wire {
         let identity = match state.tasks.get(&address).map(|task| task.greets(&address)) {
             None => return Err(refused(ConnectErrorKind::Unreachable, &address)),
             Some(Err((kind, fault))) => {
-                fault.into_iter().for_each(|fault| state.weather.meet(fault));
+                fault.into_iter().for_each(|fault| state.faults.record(fault));
                 let not_there = by_ecs && kind == ConnectErrorKind::Refused;
                 return Err(refused(
                     if not_there { ConnectErrorKind::AgentNotConnected } else { kind },
@@ -193,21 +193,21 @@ impl Transport for Wire {
             Some(Ok(identity)) => identity,
         };
         if target.pinned.as_ref().is_some_and(|pinned| pinned.0 != identity) {
-            state.weather.meet(Fault::IdentityChanged);
+            state.faults.record(Fault::IdentityChanged);
             return Err(refused(ConnectErrorKind::IdentityChanged, &address));
         }
-        let weather = &mut state.weather;
-        if weather.strikes(weather.odds.unconnected, Fault::Unconnected) {
+        let faults = &mut state.faults;
+        if faults.inject(faults.odds.unconnected, Fault::Unconnected) {
             return Err(refused(ConnectErrorKind::Interrupted, &address));
         }
-        let odds = (weather.odds.cut, weather.odds.frozen);
-        let cut = weather
-            .strikes(odds.0, Fault::ConnectionCut)
-            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
-        let cut = cut.or(weather.connections_live.map(|long| Instant::now() + long));
-        let frozen = weather
-            .strikes(odds.1, Fault::ConnectionFrozen)
-            .then(|| Instant::now() + weather.millis(0..EVENTFUL));
+        let odds = (faults.odds.cut, faults.odds.frozen);
+        let cut = faults
+            .inject(odds.0, Fault::ConnectionCut)
+            .then(|| Instant::now() + faults.millis(0..EVENTFUL));
+        let cut = cut.or(faults.connections_live.map(|long| Instant::now() + long));
+        let frozen = faults
+            .inject(odds.1, Fault::ConnectionFrozen)
+            .then(|| Instant::now() + faults.millis(0..EVENTFUL));
         let facts =
             ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
@@ -235,13 +235,13 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// The way to the container, where the process may die.
+    /// A trip to the container, during which the process may die.
     async fn way(&self) -> Result<(), RunError> {
         self.crash.step().await;
         self.link().await
     }
 
-    /// Fails when the connection does, which a silent one does late.
+    /// Fails if the connection has failed. A silent one fails late.
     async fn link(&self) -> Result<(), RunError> {
         let passed = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
         if passed(self.cut) {
@@ -270,10 +270,10 @@ fn in_container<R>(
 ) -> Result<R, RunError> {
     match state.tasks.get_mut(address) {
         Some(task) if task.lives() && task.identity(address) == identity => {
-            if task.fate.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
-                task.fate.files_lost = None;
+            if task.plan.files_lost.is_some_and(|after| task.launched.elapsed() >= after) {
+                task.plan.files_lost = None;
                 task.runs.clear();
-                state.weather.meet(Fault::FilesLost);
+                state.faults.record(Fault::FilesLost);
             }
             Ok(act(&mut task.runs))
         }
@@ -281,10 +281,10 @@ fn in_container<R>(
     }
 }
 
-/// Starts the script unless the run is known: then it only says so.
+/// Starts the script, unless the run is known.
 fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Result<(), RunError> {
-    let weather = &mut state.weather;
-    let odds = (weather.odds.not_started, weather.odds.no_status);
+    let faults = &mut state.faults;
+    let odds = (faults.odds.not_started, faults.odds.no_status);
     let known = in_container(state, &shell.task, &shell.identity, |runs| {
         runs.get(run).map(Option::is_some)
     })?;
@@ -293,11 +293,11 @@ fn deliver(state: &mut State, shell: &Shell, run: &str, script: &Bytes) -> Resul
         Some(false) => return Err(RunError::Unknown(run.to_owned())),
         None => {}
     }
-    let weather = &mut state.weather;
-    if weather.strikes(odds.0, Fault::NotStarted) {
+    let faults = &mut state.faults;
+    if faults.inject(odds.0, Fault::NotStarted) {
         return Err(RunError::NotStarted("no space left on device".into()));
     }
-    let vanishes = weather.strikes(odds.1, Fault::NoStatus).then(|| weather.millis(0..5000));
+    let vanishes = faults.inject(odds.1, Fault::NoStatus).then(|| faults.millis(0..5000));
     let delivered = Delivered {
         started: Instant::now(),
         program: Program::of(script),
@@ -327,7 +327,12 @@ impl Session for Shell {
             .await;
         started.unwrap_or_else(|| Err(RunError::ConnectionLost("no answer".into())))?;
         self.way().await?;
-        Ok(Following { shell: self.clone(), run: order.run.to_string(), offset: 0, told: false })
+        Ok(Following {
+            shell: self.clone(),
+            run: order.run.to_string(),
+            offset: 0,
+            announced: false,
+        })
     }
 
     async fn attach(&self, run: &RunId, from: u64) -> Result<Following, RunError> {
@@ -337,7 +342,7 @@ impl Session for Shell {
                 shell: self.clone(),
                 run: run.to_string(),
                 offset: usize::try_from(from).unwrap(),
-                told: false,
+                announced: false,
             }),
             false => Err(RunError::Unknown(run.to_string())),
         }
@@ -350,7 +355,7 @@ impl Session for Shell {
             .cloud
             .effect(&self.crash, move |state| {
                 in_container(state, &shell.task, &shell.identity, |runs| {
-                    // What is not started yet never will be.
+                    // A run that has not started never will.
                     let run = runs.entry(id).or_default();
                     run.as_mut().map(|run| run.signal(signal)).is_some()
                 })
@@ -369,14 +374,14 @@ pub struct Following {
     shell: Shell,
     run: String,
     offset: usize,
-    told: bool,
+    announced: bool,
 }
 
 impl Run for Following {
     async fn next(&mut self) -> Result<RunEvent, RunError> {
         self.shell.way().await?;
-        if !self.told {
-            self.told = true;
+        if !self.announced {
+            self.announced = true;
             return Ok(RunEvent::Started);
         }
         loop {

@@ -1,16 +1,16 @@
-//! A process's death at a chosen point: between any two of its effects on the world.
+//! Crashes a process at a chosen point, between any two of its effects on the world.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts the process's steps and stops it for ever at one of them.
+/// Counts the process's steps, and stops it for ever at one of them.
 #[derive(Debug, Default)]
 pub struct CrashPoint {
     /// Steps until the crash; 0: no crash.
     left: AtomicU32,
     crashed: AtomicBool,
-    told: Notify,
+    notify: Notify,
 }
 
 impl CrashPoint {
@@ -20,15 +20,15 @@ impl CrashPoint {
         self.left.store(steps, Ordering::SeqCst);
     }
 
-    /// A step. Does not return once the process has crashed.
+    /// Takes a step. Does not return once the process has crashed.
     pub async fn step(&self) {
         let before = self.left.load(Ordering::SeqCst);
         if before > 1 {
             self.left.store(before - 1, Ordering::SeqCst);
         } else if before == 1 {
-            // Left at 1: whatever the dead process still seems to do is dead too.
+            // Stays at 1, so that no later step of the dead process succeeds.
             self.crashed.store(true, Ordering::SeqCst);
-            self.told.notify_waiters();
+            self.notify.notify_waiters();
             std::future::pending::<()>().await;
         }
     }
@@ -39,9 +39,9 @@ impl CrashPoint {
 
     /// Completes when the process crashes.
     pub async fn crash(&self) {
-        let told = self.told.notified();
+        let notified = self.notify.notified();
         if !self.has_crashed() {
-            told.await;
+            notified.await;
         }
     }
 }

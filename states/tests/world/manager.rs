@@ -15,11 +15,11 @@ use super::{
 pub type Process = ProcessWith<Control>;
 pub type ProcessWith<C, T = Wire> = Engine<C, T, FaultyStore>;
 
-/// When the world begins: the same in every run of a test.
+/// The time at which the world begins: the same in every run of a test.
 const BEGINNING: Timestamp = Timestamp::from_millis(1_750_000_000_000);
 
-/// What outlives processes: the cloud, the disk, time; and the crash point of the processes
-/// that it starts.
+/// All that outlives processes: the cloud, the disk, the clock. Also the crash point of the
+/// processes that it starts.
 #[derive(Clone)]
 pub struct Manager {
     pub cloud: Arc<Cloud>,
@@ -29,13 +29,13 @@ pub struct Manager {
     pub job: JobId,
 }
 
-/// Collects the output that was handed on; may want the stage to end.
+/// Collects the output that was handed on. May cancel the stage.
 pub struct Io {
     pub output: Vec<u8>,
     /// Bytes of the last write.
     pub last_write: usize,
-    /// Whether what comes is of the run that an earlier process had left behind: nobody misses it.
-    pub is_leftover: bool,
+    /// Whether the output belongs to an earlier process's run, and is not collected.
+    pub is_stale: bool,
     pub cancel_at: Option<tokio::time::Instant>,
     pub was_cancelled: bool,
     crash: Arc<CrashPoint>,
@@ -44,9 +44,9 @@ pub struct Io {
 impl JobIo for Io {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
         self.crash.step().await;
-        // As a pipe whose reader is slow: not all of it at once.
+        // Like a pipe with a slow reader: not all at once.
         let taken = bytes.len().div_ceil(2);
-        if !self.is_leftover {
+        if !self.is_stale {
             self.output.extend_from_slice(&bytes[..taken]);
             self.last_write = taken;
         }
@@ -114,7 +114,7 @@ impl Manager {
         self.process_with(self.control(), self.wire())
     }
 
-    /// A process that acts by these instead of the manager's own.
+    /// A process with these instead of the manager's own.
     pub fn process_with<C: TaskControl, T: Transport>(
         &self,
         control: C,
@@ -136,7 +136,7 @@ impl Manager {
         Wire { cloud: Arc::clone(&self.cloud), crash: Arc::clone(&self.crash) }
     }
 
-    /// The job's snapshot, if it is not archived.
+    /// Returns the job's snapshot, unless it is archived.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.disk.store.snapshot(&self.job)
     }
@@ -145,14 +145,14 @@ impl Manager {
         Io {
             output: Vec::new(),
             last_write: 0,
-            is_leftover: false,
+            is_stale: false,
             cancel_at: None,
             was_cancelled: false,
             crash: Arc::clone(&self.crash),
         }
     }
 
-    /// `None` when the process died; what it had handed on is in `io` all the same.
+    /// `None` if the process died. Its output is in `io` all the same.
     async fn unless_it_dies<T>(
         &self,
         work: impl Future<Output = Result<T, EngineError>>,
@@ -161,7 +161,7 @@ impl Manager {
             biased;
             () = self.crash.crash() => None,
             done = work => match done {
-                // What was done beside the step that the process died at counts for nothing.
+                // Work that completed beside the step of the crash does not count.
                 _ if self.crash.has_crashed() => None,
                 Ok(done) => Some(done),
                 Err(error) => panic!("{error}"),
@@ -217,8 +217,8 @@ impl Manager {
         Self { job: JobId::new(job).unwrap(), ..self.clone() }
     }
 
-    /// Once the job's tasks have ended, `prepare` of another job: what it leaves of this one's
-    /// snapshot.
+    /// Runs `prepare` of another job once this job's tasks have ended. Returns this job's snapshot,
+    /// if it is still there.
     pub async fn left_by_the_next_job(&self) -> Option<Snapshot> {
         tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         let next = self.of_job("the-next-job");

@@ -1,5 +1,5 @@
-//! A disk that refuses now and then, and processes that crash beside it. What a next process reads
-//! goes through its text every fourth time: that takes longer than all the rest of a job.
+//! A disk with faults, used by processes that crash. Every fourth read parses the snapshot's text:
+//! more often would take longer than the rest of a job.
 
 use std::{
     io,
@@ -18,15 +18,15 @@ use states::{
 use super::{
     cloud::Cloud,
     crash_point::CrashPoint,
-    weather::{Fault, Odds},
+    fault_plan::{Fault, Odds},
 };
 
-/// What is on disk, and what was done to it.
+/// The content of the disk, and counters.
 #[derive(Default)]
 pub struct Disk {
     pub store: InMemoryStore,
     reads: AtomicU32,
-    /// Saves of what lay there already.
+    /// Saves of an unchanged snapshot.
     pub saved_again: AtomicU32,
 }
 
@@ -38,7 +38,7 @@ pub struct FaultyStore {
     pub crash: Arc<CrashPoint>,
 }
 
-/// A snapshot as it comes back from its text.
+/// Writes and parses a snapshot.
 fn read(snapshot: &Snapshot) -> Snapshot {
     let read = Snapshot::parse(&snapshot.to_ron().unwrap()).unwrap();
     assert_eq!(read, *snapshot, "a snapshot does not survive the disk");
@@ -48,15 +48,15 @@ fn read(snapshot: &Snapshot) -> Snapshot {
 impl FaultyStore {
     fn refuses(&self, share: impl Fn(&Odds) -> f64, fault: Fault) -> Result<(), StoreError> {
         let mut state = self.cloud.state.lock().unwrap();
-        let share = share(&state.weather.odds);
-        if !state.weather.strikes(share, fault) {
+        let share = share(&state.faults.odds);
+        if !state.faults.inject(share, fault) {
             return Ok(());
         }
         let source = io::Error::other("no space left on device");
         Err(StoreError::Io { what: "write", path: PathBuf::new(), source })
     }
 
-    /// Counts a save of what lies there as it is.
+    /// Counts a save of an unchanged snapshot.
     fn count(&self, snapshot: &Snapshot) {
         let before = self.disk.store.snapshot(&snapshot.job.header().id);
         let again = u32::from(before.as_ref() == Some(snapshot));
@@ -131,7 +131,7 @@ impl SnapshotStore for FaultyStore {
     async fn archive(&self, lease: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.crash.step().await;
         self.refuses(|odds| odds.unarchived, Fault::Unarchived)?;
-        // As on disk, it is saved on its way.
+        // Archiving saves the snapshot, too, as on disk.
         self.count(snapshot);
         self.disk.store.archive(lease, snapshot).await?;
         self.crash.step().await;

@@ -24,7 +24,7 @@ function contrast(one, other) {
 /** What is painted behind a text: the bar that it stands in, or the nearest background. */
 function behind(element, view) {
   if (element.matches("svg .inside")) {
-    return colour(view.getComputedStyle(element.parentElement.querySelector("rect.visit")).fill);
+    return colour(view.getComputedStyle(element.parentElement.querySelector("rect.bar")).fill);
   }
   for (let at = element; at; at = at.parentElement) {
     const ground = colour(view.getComputedStyle(at).backgroundColor);
@@ -71,7 +71,7 @@ function measure(frame) {
     if (!element.closest(".wide") && (box.left < 0 || box.right > root.clientWidth)) wrong.push(`${JSON.stringify(text)} is cut off`);
   }
 
-  const bars = [...page.querySelectorAll("svg rect.visit")];
+  const bars = [...page.querySelectorAll("svg rect.bar")];
   for (const bar of bars) {
     const box = bar.getBoundingClientRect();
     const title = JSON.stringify(bar.textContent.trim());

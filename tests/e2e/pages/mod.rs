@@ -56,9 +56,9 @@ fn pages(place: &Path) -> Vec<(String, String)> {
     }
     assert!(pages.len() >= 12, "{}", pages.len());
     let directory = ["--directory", place.to_str().unwrap()];
-    let usual = replay(&[&directory[..], &["show", "connection-lost", "--html", "-"]].concat());
-    assert!(usual.contains("class=\"usual\""), "{usual}");
-    pages.push(("usual".to_owned(), usual));
+    let baseline = replay(&[&directory[..], &["show", "connection-lost", "--html", "-"]].concat());
+    assert!(baseline.contains("class=\"baseline\""), "{baseline}");
+    pages.push(("baseline".to_owned(), baseline));
     pages.push(("stats".to_owned(), replay(&[&directory[..], &["stats", "--html", "-"]].concat())));
     pages
 }
@@ -138,7 +138,7 @@ fn pages_look_right_in_light_and_dark_wide_and_narrow() {
                 "{name}, dark: {dark}, {width} pixels: {:#?}",
                 seen.wrong
             );
-            let bars = page.matches("class=\"visit\"").count();
+            let bars = page.matches("class=\"bar\"").count();
             assert!(seen.bars == bars && bars > 0 && seen.texts > 20, "{name}: {seen:?}");
         }
     }
@@ -189,12 +189,12 @@ fn what_is_wrong_with_a_page_is_noticed() {
         page("wide in a window", "<div style='width: 3000px'>a</div>"),
         page("contrast 2.8", "<p style='color: #999'>faint</p>"),
         page("is cut off", "<p style='position: absolute; left: -20px'>text</p>"),
-        page("has no width", &chart("<rect class='visit' x='0' width='0' height='9'/>")),
-        page("is not inside", &chart("<rect class='visit' x='90' width='20' height='9'/>")),
+        page("has no width", &chart("<rect class='bar' x='0' width='0' height='9'/>")),
+        page("is not inside", &chart("<rect class='bar' x='90' width='20' height='9'/>")),
         page(
             "too small",
             &chart(
-                "<rect class='visit' fill='#fff' x='0' width='9' height='20'/><text class='inside' y='15'>long text</text>",
+                "<rect class='bar' fill='#fff' x='0' width='9' height='20'/><text class='inside' y='15'>long text</text>",
             ),
         ),
         page("cover each other", &chart("<text y='9'>one</text><text y='12'>two</text>")),

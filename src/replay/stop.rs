@@ -1,0 +1,37 @@
+//! `stop`: ends a job's task and archives the job.
+
+use std::process::ExitCode;
+
+use ::replay::{Failure, LocationArgs};
+use clap::Args;
+
+use super::{
+    act::{block_on, claim, end},
+    cluster_check::ClusterArgs,
+};
+
+/// `fargate-replay stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    job: String,
+    /// Why, for the job's record and ECS's
+    #[arg(long, value_name = "TEXT", default_value = "stopped by hand with fargate-replay")]
+    reason: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl Stop {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`], also when another process works on the job.
+    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
+        block_on(async {
+            let (engine, work) = claim(args, &self.job, self.cluster, "stop")?;
+            end(&engine, work, "stop", &self.reason).await
+        })
+    }
+}

@@ -425,6 +425,7 @@ impl Cluster {
     }
 
     pub(crate) fn views(&self) -> Vec<TaskView> {
+        let mut processes = processes::by_task();
         let view = |task: Arc<Task>| {
             let state = task.state();
             TaskView {
@@ -435,7 +436,9 @@ impl Cluster {
                 stopped_reason: state.stop.map(|stop| stop.reason),
                 ready_at_ms: task.ready.get().copied(),
                 session_starts_ms: lock(&task.session_starts).clone(),
-                processes: processes::of(&task.id)
+                processes: processes
+                    .remove(&task.id)
+                    .unwrap_or_default()
                     .into_iter()
                     .map(|pid| pid.as_raw_nonzero().get())
                     .collect(),

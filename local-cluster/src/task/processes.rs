@@ -1,7 +1,7 @@
 //! Finds a task's processes by a mark in their environment, even those that have left their
 //! session, parent and connection.
 
-use std::{fs, time::Duration};
+use std::{collections::HashMap, fs, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
@@ -12,18 +12,30 @@ pub(crate) const MARK: &str = "FARGATE_LOCAL_TASK";
 /// Interval between checks whether signalled processes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// The task's living processes.
-pub(crate) fn of(task: &str) -> Vec<Pid> {
-    let mark = format!("{MARK}={task}");
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
+/// Returns the living processes of all tasks, by task. It reads every process once, however many
+/// tasks there were.
+pub(crate) fn by_task() -> HashMap<String, Vec<Pid>> {
+    let mut found: HashMap<String, Vec<Pid>> = HashMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         // The environment of others' processes, and of those that just ended, cannot be read.
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environ| environ.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
-    })
-    .filter_map(Pid::from_raw)
-    .collect()
+        let Ok(environ) = fs::read(entry.path().join("environ")) else { continue };
+        let mark = environ.split(|byte| *byte == 0).find_map(|variable| {
+            std::str::from_utf8(variable).ok()?.strip_prefix(MARK)?.strip_prefix('=')
+        });
+        if let (Some(task), Some(pid)) = (mark, Pid::from_raw(pid)) {
+            found.entry(task.to_owned()).or_default().push(pid);
+        }
+    }
+    found
+}
+
+/// Returns the task's living processes.
+fn of(task: &str) -> Vec<Pid> {
+    by_task().remove(task).unwrap_or_default()
 }
 
 /// Signals all of them. Returns their number.

@@ -49,9 +49,10 @@ impl Search {
                 self.candidates.remove(0);
                 return self.next_candidate(seed, now);
             }
-            // ListTasks may show a task a moment earlier than DescribeTasks: the next round
-            // decides.
+            // ListTasks may show a task a moment earlier than DescribeTasks. A later round decides:
+            // this one has found a task, so it does not show that there is none.
             Observation::Missing if !self.candidates.is_empty() => {
+                self.listed = None;
                 self.candidates.remove(0);
                 return self.next_candidate(seed, now);
             }

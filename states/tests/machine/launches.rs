@@ -228,6 +228,29 @@ fn a_conflict_without_a_task_launches_anew_once_none_can_appear() {
     );
 }
 
+/// ListTasks may be ahead of DescribeTasks: a second task would make the first one leak.
+#[test]
+fn a_listed_task_that_is_not_described_yet_is_not_launched_again() {
+    let (mut snapshot, start, _) = in_conflict();
+    snapshot.step(Observation::Found(Vec::new()), start);
+    let late = seconds_later(start, 31);
+    let action = snapshot.step(Observation::TimePassed, late);
+    assert!(matches!(action, Action::Find { .. }), "{action:?}");
+    snapshot.step(Observation::Found(vec![any::arn(2)]), late);
+    let action = snapshot.step(Observation::Missing, late);
+    assert!(matches!(action, Action::Watch(_)), "{action:?}");
+    let later = seconds_later(late, 5);
+    let action = snapshot.step(Observation::TimePassed, later);
+    assert!(matches!(action, Action::Find { .. }), "{action:?}");
+    snapshot.step(Observation::Found(vec![any::arn(2)]), later);
+    snapshot.step(described_as(2, TaskStatus::Provisioning), later);
+    assert!(
+        matches!(&snapshot.job, AnyJob::Pending(job) if job.state.task == any::arn(2)),
+        "{:?}",
+        snapshot.job
+    );
+}
+
 #[test]
 fn a_search_after_a_conflict_outlives_its_process_and_ends_with_the_job() {
     let (mut snapshot, now, _) = in_conflict();

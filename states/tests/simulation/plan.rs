@@ -215,7 +215,8 @@ fn script(r: &mut StdRng) -> Bytes {
     }
     if lines == 0 {
         // It writes no output, and differs only in its first line.
-        text = format!("#! {} {code} {deaf}\n", 20 + nonce % 1_000_000 / 1000);
+        let nonce = nonce as u32;
+        text = format!("#! {} {code} {deaf} {nonce}\n", 20 + nonce % 1_000_000 / 1000);
     }
     text.into()
 }

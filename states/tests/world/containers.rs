@@ -44,7 +44,7 @@ pub struct Program {
 
 impl Program {
     /// An optional first line `#! <milliseconds per line> <exit code> <deaf>` says how the rest is
-    /// written.
+    /// written. More words in it make scripts differ.
     pub fn of(script: &Bytes) -> Self {
         let plain =
             Self { output: script.clone(), pace: Duration::from_secs(1), code: 0, deaf: false };

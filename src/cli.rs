@@ -81,14 +81,14 @@ impl Cli {
             Command::Manual(manual) => manual.run(definition()).unwrap_or_else(|e| fail(&e)),
         };
         logging::finish();
-        // A write to a job log that nobody reads any more must not keep the process.
+        // A write to a job log without a reader must not keep the process.
         runtime.shutdown_background();
         code
     }
 }
 
 async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Verdict {
-    // Warnings once per job, where somebody sees them; every stage would be too often.
+    // Warnings once per job, where users see them; in every stage would be too often.
     let config = match load(global, matches!(stage, Stage::Config)) {
         Ok(config) => config,
         Err(why) => return Verdict::SystemFailure(format!("fargate: {why}")),

@@ -279,7 +279,7 @@ fn one(cluster: &Cluster, what: Killed, moment: Moment, aim: Aim, tried: &Mutex<
         (Some(action), Ok(_)) => {
             tried.failures.push(format!("{what:?} outlived {action} {aim:?}, {moment:?}"))
         }
-        (None, Ok(point)) => assert!(!point.killed, "killed by somebody else"),
+        (None, Ok(point)) => assert!(!point.killed, "another process killed it"),
         (_, Err(panic)) => {
             let why =
                 panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".to_owned());

@@ -72,7 +72,7 @@ fn a_job_passes_through_all_stages(cluster: &Cluster) {
     }
     let keys = job.files(".key");
     if !cluster.has_keys() {
-        assert_eq!(keys, Vec::<PathBuf>::new(), "nobody needs a key");
+        assert_eq!(keys, Vec::<PathBuf>::new(), "no key is needed");
     } else {
         assert_eq!(keys.len(), 1);
         assert_eq!(fs::metadata(&keys[0]).unwrap().permissions().mode() & 0o777, 0o600);

@@ -237,7 +237,7 @@ fn opens_shells(job: &Job, by_ecs_exec: bool) {
     // OpenSSH does not pass it on.
     let expected = if by_ecs_exec { (143, "was asked to end") } else { (130, "left the command") };
     assert!(code == expected.0 && seen.contains(expected.1), "{code}: {seen}");
-    assert_eq!(job.snapshot(), before, "whoever looks leaves no trace");
+    assert_eq!(job.snapshot(), before, "looking leaves no trace");
 }
 
 fn unsticks(job: &Job, has_terminals: bool) {

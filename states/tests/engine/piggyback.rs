@@ -240,7 +240,7 @@ async fn a_call_that_fails_because_of_other_jobs_does_not_fail_the_stage() {
         assert_eq!((&asked[..2], failures), (&[2, 1][..], 0), "{kind:?}");
         assert!(
             asked[2..].iter().all(|tasks| *tasks == 1),
-            "nobody is taken along any more: {asked:?}"
+            "no other task is described any more: {asked:?}"
         );
     }
 }

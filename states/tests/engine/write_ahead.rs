@@ -34,7 +34,7 @@ fn wrong(manager: &Manager, record: Option<&Snapshot>) -> Option<String> {
     };
     match &record.job {
         AnyJob::Provisioning(job) if job.state.asked.is_none() => {
-            return Some("a task was launched that nobody had asked for".to_owned());
+            return Some("a task was launched without a request".to_owned());
         }
         AnyJob::Provisioning(_) => {}
         other if other.task().is_none_or(|task| task.as_str() != arn) => {

@@ -345,6 +345,6 @@ async fn a_job_too_large_without_its_journal_leaves_the_old_snapshot() {
     assert_eq!(
         store.load(&id("a")).await.unwrap(),
         Some(small),
-        "whoever comes next ends the task by it"
+        "the next process ends the task by it"
     );
 }

@@ -64,7 +64,7 @@ async fn a_slow_reader_delays_the_service_and_loses_nothing() {
         }
         before = on_the_way();
     }
-    assert!(before < KERNEL, "{before} bytes were taken that nobody has read");
+    assert!(before < KERNEL, "{before} bytes were taken before a read");
     let expected: Vec<u8> = (1..=MESSAGES).flat_map(payload).collect();
     assert!(read(&terminal, expected.len()).await == expected);
     let _sink = timeout(Duration::from_secs(10), writer).await.expect("all was sent").unwrap();

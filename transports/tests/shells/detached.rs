@@ -162,7 +162,7 @@ pub(crate) async fn slow_reader(local: Local) {
     let bytes = noise(5_000_000);
     std::fs::write(local.home().join("data"), &bytes).unwrap();
     let run = start(&local, &facts, "slow", "cat data; echo >ended").await;
-    until("the script ends though nobody reads", || local.home().join("ended").exists()).await;
+    until("the script ends without a reader", || local.home().join("ended").exists()).await;
     let (output, code, _) = follow(run).await.unwrap();
     assert!(output == bytes, "{} bytes", output.len());
     assert_eq!(code, 0);

@@ -135,7 +135,7 @@ proptest! {
         let mut changed = [&whole[..at], inserted.as_bytes(), &whole[end..]].concat();
         changed.extend_from_slice(format!("~{A} E\n").as_bytes());
         for piece in pieces(&[&changed]) {
-            // A change of the offset's digits is noticed by whoever knows what comes next.
+            // A change of the offset's digits is noticed, as the next offset is known.
             // One of the same length in plain base64 is not noticed: a terminal loses or inserts, it does not replace.
             if let (Piece::Block { bytes: found, .. }, true) = (&piece, lost != inserted.len()) {
                 let in_head = at < whole.iter().position(|b| *b == b'\n').unwrap();

@@ -341,6 +341,7 @@ fn target(task: &str) -> Target {
         pinned: None,
         host_proof: None,
         facts: None,
+        shared: None,
         connect_timeout: Duration::from_secs(10),
         attempt_timeout: Duration::from_secs(30),
     }

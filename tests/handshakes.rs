@@ -60,6 +60,9 @@ impl Place {
             enable_execute_command: true,
             propagate_tags: false,
             enable_ecs_managed_tags: false,
+            additions: None,
+            size: states::TaskSize::default(),
+            task_role: None,
         };
         let task =
             control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
@@ -73,6 +76,7 @@ impl Place {
             pinned: None,
             host_proof: None,
             facts: None,
+            shared: None,
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(30),
         };
@@ -127,7 +131,12 @@ impl Place {
 }
 
 fn order(name: &str) -> RunOrder {
-    RunOrder { run: RunId::new(name).unwrap(), stage: "build_script".to_owned(), forget: None }
+    RunOrder {
+        run: RunId::new(name).unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
+    }
 }
 
 /// A run's output and exit status.

@@ -44,7 +44,12 @@ fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
             ),
         ),
         b's' => {
-            let order = RunOrder { run, stage: "build".to_owned(), forget: None };
+            let order = RunOrder {
+                run,
+                stage: "build".to_owned(),
+                forget: None,
+                container: states::RunContainer::Coordinator,
+            };
             followed(
                 now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))),
                 0,

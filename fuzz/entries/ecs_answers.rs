@@ -85,6 +85,9 @@ fn spec(started_by: StartedBy) -> LaunchSpec {
         enable_execute_command: false,
         propagate_tags: false,
         enable_ecs_managed_tags: false,
+        additions: None,
+        size: states::TaskSize::default(),
+        task_role: None,
     }
 }
 

@@ -561,6 +561,9 @@ mod tests {
             enable_execute_command: false,
             propagate_tags: false,
             enable_ecs_managed_tags: false,
+            additions: None,
+            size: states::TaskSize::default(),
+            task_role: None,
         }
     }
 

@@ -386,6 +386,7 @@ mod tests {
             pinned: None,
             host_proof: None,
             facts: None,
+            shared: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,
         }

@@ -84,6 +84,9 @@ pub(super) fn spec(
         enable_execute_command: config.transport.needs_execute_command,
         propagate_tags: fargate.propagate_tags,
         enable_ecs_managed_tags: fargate.enable_ecs_managed_tags,
+        additions: None,
+        size: states::TaskSize::default(),
+        task_role: None,
     }
 }
 

@@ -79,6 +79,7 @@ impl Container {
             run: RunId::new(run).unwrap(),
             stage: "build_script".to_owned(),
             forget: None,
+            container: states::RunContainer::Coordinator,
         };
         delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes()))
             .await

@@ -119,6 +119,7 @@ mod tests {
             pinned: None,
             host_proof: None,
             facts: None,
+            shared: None,
             connect_timeout: Duration::ZERO,
             attempt_timeout: Duration::ZERO,
         };

@@ -335,11 +335,12 @@ impl Pseudonyms {
     }
 
     fn order(&mut self, order: &RunOrder) -> RunOrder {
-        let RunOrder { run, stage, forget } = order;
+        let RunOrder { run, stage, forget, container } = order;
         RunOrder {
             run: self.run(run),
             stage: self.stage(stage),
             forget: forget.as_ref().map(|run| self.run(run)),
+            container: *container,
         }
     }
 }

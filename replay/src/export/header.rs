@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use states::{
-    About, Capacity, CapacityProvider, ClientToken, Header, JobId, LaunchSpec, Login, StartedBy,
-    task_tags,
+    About, Additions, Capacity, CapacityProvider, ClientToken, ContainerImage, Header,
+    JobContainer, JobId, LaunchSpec, Login, ServiceContainer, SharedVolume, StartedBy, task_tags,
 };
 
 use super::{
@@ -119,6 +119,9 @@ impl Pseudonyms {
             enable_execute_command,
             propagate_tags,
             enable_ecs_managed_tags,
+            additions,
+            size,
+            task_role,
         } = spec;
         LaunchSpec {
             cluster: self.cluster(cluster),
@@ -141,6 +144,47 @@ impl Pseudonyms {
             enable_execute_command: *enable_execute_command,
             propagate_tags: *propagate_tags,
             enable_ecs_managed_tags: *enable_ecs_managed_tags,
+            additions: additions.as_deref().map(|additions| Box::new(self.additions(additions))),
+            size: *size,
+            task_role: task_role.as_ref().map(|role| self.register(Kind::Resource, role)),
+        }
+    }
+
+    fn additions(&mut self, additions: &Additions) -> Additions {
+        let Additions { architecture, job, services } = additions;
+        Additions {
+            architecture: *architecture,
+            job: job.as_ref().map(|JobContainer { image, user, shared }| JobContainer {
+                image: self.image(image),
+                user: user.as_ref().map(|user| self.text(user)),
+                shared: self.shared_volume(shared),
+            }),
+            services: services
+                .iter()
+                .map(|ServiceContainer { name, image, command }| ServiceContainer {
+                    name: name.clone(),
+                    image: self.image(image),
+                    command: command.as_ref().map(left_out),
+                })
+                .collect(),
+        }
+    }
+
+    fn image(&mut self, image: &ContainerImage) -> ContainerImage {
+        let ContainerImage { name, credentials, entry_point } = image;
+        ContainerImage {
+            name: self.register(Kind::Image, name),
+            credentials: credentials.as_ref().map(|arn| self.arn(arn)),
+            entry_point: entry_point.as_ref().map(left_out),
+        }
+    }
+
+    fn shared_volume(&mut self, volume: &SharedVolume) -> SharedVolume {
+        let SharedVolume { run, builds, cache } = volume;
+        SharedVolume {
+            run: self.register(Kind::Path, run),
+            builds: self.register(Kind::Path, builds),
+            cache: self.register(Kind::Path, cache),
         }
     }
 
@@ -184,4 +228,9 @@ impl Pseudonyms {
         };
         (if is_own { key.to_owned() } else { self.register(Kind::TagKey, key) }, value)
     }
+}
+
+/// Replaces the words of a command; their number stays.
+fn left_out(words: &Vec<String>) -> Vec<String> {
+    words.iter().map(|_| LEFT_OUT.to_owned()).collect()
 }

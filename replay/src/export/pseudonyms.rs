@@ -12,6 +12,7 @@ pub(super) enum Kind {
     Account,
     Cluster,
     Definition,
+    Image,
     Container,
     Task,
     Resource,
@@ -45,6 +46,7 @@ impl Kind {
             Self::Account => ("AWS account", "AWS accounts"),
             Self::Cluster => ("cluster", "clusters"),
             Self::Definition => ("task definition", "task definitions"),
+            Self::Image => ("image", "images"),
             Self::Container => ("container", "containers"),
             Self::Task => ("task", "tasks"),
             Self::Resource => ("AWS resource", "AWS resources"),
@@ -81,6 +83,7 @@ impl Kind {
             Self::Account => format!("{number:012}"),
             Self::Cluster => format!("cluster-{number}"),
             Self::Definition => format!("definition-{number}"),
+            Self::Image => format!("image-{number}"),
             Self::Container => format!("container-{number}"),
             Self::Task => format!("{number:032x}"),
             Self::Resource => {

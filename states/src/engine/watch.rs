@@ -148,6 +148,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             pinned: place.map(|p| p.identity.clone()),
             host_proof: header.host_proof,
             facts: place.map(|p| p.facts.clone()),
+            shared: header.spec.job_container().map(|container| container.shared.clone()),
             connect_timeout: if place.is_some() { RECONNECT_TIMEOUT } else { CONNECT_TIMEOUT },
             attempt_timeout: transport.attempt_timeout,
         }

@@ -2,8 +2,8 @@
 
 use super::Step;
 use crate::{
-    Executing, Job, Link, Observation, Polling, Probing, Reachable, RunId, RunOrder, RunOutcome,
-    StopReason, Stopping, Timestamp,
+    Executing, Job, Link, Observation, Polling, Probing, Reachable, RunContainer, RunId, RunOrder,
+    RunOutcome, StopReason, Stopping, Timestamp,
 };
 
 impl Job<Reachable> {
@@ -58,8 +58,12 @@ impl Job<Reachable> {
 
     fn execute(self, stage: &str, digest: &str, now: Timestamp) -> Job<Executing> {
         let forget = self.state.last.as_ref().map(|last| last.run.clone());
-        let order =
-            RunOrder { run: run_id(self.state.runs, stage), stage: stage.to_owned(), forget };
+        let order = RunOrder {
+            run: run_id(self.state.runs, stage),
+            stage: stage.to_owned(),
+            forget,
+            container: RunContainer::Coordinator,
+        };
         let link = Link::Down {
             deadline: now + self.header.limits.reconnect,
             probing: Probing::from(now),

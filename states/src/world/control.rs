@@ -4,7 +4,10 @@ use std::{fmt, future::Future, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::causes::{ControlCause, is_general};
+use super::{
+    additions::{Additions, JobContainer, TaskSize},
+    causes::{ControlCause, is_general},
+};
 use crate::{ClientToken, InterfaceId, StartedBy, StopReason, TaskArn};
 
 /// The longest time from the start of a call until it has an answer or is given up. The machine
@@ -102,6 +105,15 @@ pub struct LaunchSpec {
     /// Whether ECS adds its own tags (`aws:ecs:…`) to the task.
     #[serde(default, skip_serializing_if = "is_false")]
     pub enable_ecs_managed_tags: bool,
+    /// What the task has beyond `task_definition`, which is then the base of a derived one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additions: Option<Box<Additions>>,
+    /// The task's size, where the job chose one.
+    #[serde(default, skip_serializing_if = "TaskSize::is_default")]
+    pub size: TaskSize,
+    /// The task's IAM role, where the job chose one: name or ARN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_role: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -110,6 +122,12 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl LaunchSpec {
+    /// The container with the job's image, in tasks that have one.
+    #[must_use]
+    pub fn job_container(&self) -> Option<&JobContainer> {
+        self.additions.as_ref()?.job.as_ref()
+    }
+
     /// The launch to try after `refusals` launches found no capacity. It tries one subnet after the
     /// other, as each is in one availability zone. If the strategy names Spot and other providers,
     /// each subnet is tried with the others first, and then with the whole strategy: a strategy

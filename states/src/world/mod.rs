@@ -4,11 +4,16 @@
 //! The types of their answers are here too, as they end up in journals: plain, serializable data,
 //! without types of an SDK.
 
+mod additions;
 mod causes;
 mod control;
 mod snapshots;
 mod transport;
 
+pub use additions::{
+    Additions, Architecture, ContainerImage, JOB_CONTAINER, JobContainer, RunContainer,
+    ServiceContainer, SharedVolume, TaskSize,
+};
 pub use causes::{ConnectCause, ControlCause};
 pub use control::{
     Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described,

@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt, future::Future, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::additions::{RunContainer, SharedVolume};
 use super::causes::{ConnectCause, is_general};
 use crate::{RunId, TaskArn, time::span};
 
@@ -156,6 +157,8 @@ pub struct Target {
     pub host_proof: Option<HostProof>,
     /// What first contact showed of the container's shell.
     pub facts: Option<ShellFacts>,
+    /// What the container shares with the job's own; `None` in tasks without one.
+    pub shared: Option<SharedVolume>,
     /// How long this attempt may take until TCP (or its equivalent) is connected.
     pub connect_timeout: Duration,
     /// How long this attempt may take altogether.
@@ -213,6 +216,9 @@ pub struct RunOrder {
     pub stage: String,
     /// An earlier run whose outcome is recorded, so that its files in the container can be removed.
     pub forget: Option<RunId>,
+    /// Where it runs.
+    #[serde(default, skip_serializing_if = "RunContainer::is_coordinator")]
+    pub container: RunContainer,
 }
 
 /// An event of a followed run.

@@ -187,8 +187,12 @@ mod tests {
     fn commands_stay_far_below_the_kernels_limit() {
         let facts =
             ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true };
-        let order =
-            RunOrder { run: RunId::new("0001-a").unwrap(), stage: "a".into(), forget: None };
+        let order = RunOrder {
+            run: RunId::new("0001-a").unwrap(),
+            stage: "a".into(),
+            forget: None,
+            container: states::RunContainer::Coordinator,
+        };
         let script = Bytes::from(vec![b'x'; 10_000_000]);
         assert!(start("nonce", &facts, &order, &script).line().len() < 8 * 1024);
     }

@@ -250,6 +250,7 @@ mod tests {
             pinned: pinned.then(|| states::HostIdentity("x".to_owned())),
             host_proof: None,
             facts: None,
+            shared: None,
             connect_timeout: std::time::Duration::ZERO,
             attempt_timeout: std::time::Duration::ZERO,
         }

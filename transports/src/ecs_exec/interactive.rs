@@ -120,7 +120,12 @@ impl<A: ExecApi> Interactive for ExecTransport<A> {
         let (session, _) = Session::open(shell, identity, target).await?;
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>()))
             .map_err(|e| lost(e.to_string()))?;
-        let order = RunOrder { run: run.clone(), stage: "command".to_owned(), forget: None };
+        let order = RunOrder {
+            run: run.clone(),
+            stage: "command".to_owned(),
+            forget: None,
+            container: states::RunContainer::Coordinator,
+        };
         let followed = session
             .start(&order, Bytes::from(command.to_owned()))
             .await

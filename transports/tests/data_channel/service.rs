@@ -324,6 +324,7 @@ pub(crate) fn target() -> Target {
         pinned: None,
         host_proof: None,
         facts: None,
+        shared: None,
         connect_timeout: LONG,
         attempt_timeout: LONG,
     }

@@ -89,6 +89,7 @@ async fn endless_rekeying_ends_the_connection() {
         run: RunId::new("0001-a").unwrap(),
         stage: "build_script".to_owned(),
         forget: None,
+        container: states::RunContainer::Coordinator,
     };
     let mut run = session.start(&order, Bytes::from_static(b"echo")).await.unwrap();
     let why = tokio::time::timeout(Duration::from_secs(60), async {

@@ -50,6 +50,7 @@ impl Job {
             pinned: None,
             host_proof,
             facts: None,
+            shared: None,
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(30),
         }
@@ -169,6 +170,7 @@ async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<See
         run: RunId::new("0001-a").unwrap(),
         stage: "build_script".to_owned(),
         forget: None,
+        container: states::RunContainer::Coordinator,
     };
     let mut run = match session.start(&order, Bytes::from_static(b"echo")).await {
         Ok(run) => run,
@@ -217,6 +219,7 @@ async fn a_few_channels_that_a_server_opens_are_only_refused() {
         run: RunId::new("0001-a").unwrap(),
         stage: "build_script".to_owned(),
         forget: None,
+        container: states::RunContainer::Coordinator,
     };
     let _run = session.start(&order, Bytes::from_static(b"echo")).await.unwrap();
     // Answered over the same connection, behind the refusals.

@@ -117,6 +117,7 @@ impl Container {
             pinned: None,
             host_proof: Some(host_proof),
             facts: None,
+            shared: None,
             connect_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(30),
         }

@@ -40,6 +40,7 @@ fn target(sshd: &Sshd) -> Target {
         pinned: None,
         host_proof: None,
         facts: None,
+        shared: None,
         connect_timeout: Duration::from_secs(10),
         attempt_timeout: Duration::from_secs(30),
     }
@@ -57,7 +58,12 @@ async fn refused(sshd: &Sshd, target: &Target) -> states::ConnectError {
 }
 
 fn order(run: &str) -> RunOrder {
-    RunOrder { run: RunId::new(run).unwrap(), stage: "build_script".to_owned(), forget: None }
+    RunOrder {
+        run: RunId::new(run).unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
+    }
 }
 
 /// The result of a run that is followed to its end.
@@ -465,6 +471,7 @@ async fn attempt(
         pinned: None,
         host_proof: None,
         facts: None,
+        shared: None,
         connect_timeout: timeout,
         attempt_timeout: timeout,
     };

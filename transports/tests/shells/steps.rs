@@ -16,7 +16,12 @@ pub(crate) fn run_id(name: &str) -> RunId {
 }
 
 pub(crate) fn order(name: &str) -> RunOrder {
-    RunOrder { run: run_id(name), stage: "build_script".to_owned(), forget: None }
+    RunOrder {
+        run: run_id(name),
+        stage: "build_script".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
+    }
 }
 
 pub(crate) async fn facts(local: &Local) -> ShellFacts {

@@ -14,6 +14,7 @@ use crate::{
     console::stderr_line,
     local,
     logging::{self, Logging},
+    ownership,
     reap::Reaper,
     runner::{Contract, Identity, Trust, Verdict},
     stages::{self, Flags, JobLog, Session, StageLog},
@@ -138,7 +139,7 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
             return Err(e.to_string());
         }
     };
-    let complaints = telemetry::start(&config);
+    let complaints = telemetry::start(&config.telemetry, &ownership::manager(&config));
     start_logging(global, Some(&config))?;
     for complaint in complaints {
         tracing::warn!("{complaint}");
@@ -170,11 +171,9 @@ async fn perform(
     if matches!(stage, Stage::Config) {
         stages::store(&config).map_err(|e| e.to_string())?;
         let verdict = stages::config();
-        if let Some(recorder) = telemetry::recorder() {
-            telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
-            recorder.leave(&verdict, false);
-            telemetry::flush().await;
-        }
+        telemetry::enter(&config.metadata.directory, &identity, "config", None);
+        telemetry::leave(&verdict, false);
+        telemetry::flush().await;
         return Ok(verdict);
     }
     let directory = config.metadata.directory.clone();
@@ -187,24 +186,16 @@ async fn perform(
     let mut log = JobLog::new(session.state_log().clone())
         .map_err(|e| format!("cannot listen for signals: {e}"))?;
     let name = stage.to_string();
-    if let Some(recorder) = telemetry::recorder() {
-        telemetry::enter(
-            recorder,
-            &directory,
-            session.identity(),
-            &name,
-            session.kept_trace().as_deref(),
-        );
+    if telemetry::is_on() {
+        let kept = session.kept_trace();
+        telemetry::enter(&directory, session.identity(), &name, kept.as_deref());
     }
-    let in_trace = telemetry::recorder().map_or_else(tracing::Span::none, telemetry::log_span);
-    let verdict = work(&session, stage, &mut log).instrument(in_trace).await;
+    let verdict = work(&session, stage, &mut log).instrument(telemetry::log_span()).await;
     log.end();
     *cancelled = log.was_cancelled();
-    if let Some(recorder) = telemetry::recorder() {
-        recorder.count("fargate.output", Vec::new(), log.written());
-        recorder.leave(&verdict, *cancelled);
-        telemetry::flush().await;
-    }
+    telemetry::metric!(monotonic_counter.fargate.output = log.written());
+    telemetry::leave(&verdict, *cancelled);
+    telemetry::flush().await;
     Ok(verdict)
 }
 

@@ -20,7 +20,7 @@ use tracing_subscriber::{
 };
 
 use self::line::{Lines, LogFile, Rate};
-use crate::telemetry::logs::LogExport;
+use crate::telemetry;
 
 /// The levels' names, as in the Go driver.
 pub const LEVELS: &[&str] =
@@ -84,8 +84,8 @@ impl Logging {
             }
             None if self.level >= LevelFilter::DEBUG => self.start_with(|| Lines(io::stderr())),
             // The log goes to the collector only.
-            None if crate::telemetry::logs::wanted() => self.start_with(io::sink),
-            None => {}
+            None if telemetry::log_export().is_some() => self.start_with(io::sink),
+            None => start_telemetry(),
         }
         Ok(())
     }
@@ -106,9 +106,24 @@ impl Logging {
                 ("states", self.level),
                 ("transports", self.level),
                 ("local_cluster", self.level),
+                (telemetry::TARGETS, LevelFilter::OFF),
             ]);
-        let export = crate::telemetry::logs::wanted().then_some(LogExport);
-        registry().with(filter).with(export).with(layer(self.format, writer)).init();
+        let Some(recording) = telemetry::layer() else {
+            registry().with(filter).with(layer(self.format, writer)).init();
+            return;
+        };
+        // Each has a filter of its own: what is recorded does not depend on the log's level.
+        let export = telemetry::log_export().map(|layer| layer.with_filter(filter.clone()));
+        let layer = layer(self.format, writer).with_filter(filter);
+        registry().with(recording).with(export).with(layer).init();
+    }
+}
+
+/// Starts what telemetry needs of `tracing`, in a process without a log.
+pub fn start_telemetry() {
+    if telemetry::is_on() {
+        // Only a second start in one process fails, and the first one serves it.
+        let _ = registry().with(telemetry::layer()).try_init();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The owner of tasks: the name of this runner manager.
 
-use crate::{config::Config, tags, telemetry};
+use crate::{config::Config, tags};
 
 /// Returns this runner manager's name: the configured one, or the host's.
 pub(crate) fn manager(config: &Config) -> String {
@@ -13,14 +13,4 @@ pub(crate) fn manager(config: &Config) -> String {
 /// Returns the host's name.
 pub(crate) fn host() -> String {
     tags::value(&rustix::system::uname().nodename().to_string_lossy())
-}
-
-impl telemetry::Configuration for Config {
-    fn telemetry(&self) -> &telemetry::Settings {
-        &self.telemetry
-    }
-
-    fn manager(&self) -> String {
-        manager(self)
-    }
 }

@@ -18,8 +18,10 @@ use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSett
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use states::ControlError;
 
-use super::{CALL_TIMEOUT, CONNECT_TIMEOUT, endpoint, errors};
-use crate::telemetry::{self, aws, span};
+use super::{
+    CALL_TIMEOUT, CONNECT_TIMEOUT, endpoint, errors,
+    recording::{self, CallRecord, CallSpan},
+};
 
 /// Longest answer that is read, in bytes. Usual answers have a few thousand.
 const LONGEST_ANSWER: usize = 1024 * 1024;
@@ -47,26 +49,23 @@ impl SignedCall<'_> {
         config: &SdkConfig,
         body: String,
     ) -> Result<(u16, Vec<u8>), ControlError> {
-        let start = span::now();
+        let span = CallSpan::begin();
         let answer = self.ask(config, body).await;
-        if let Some(recorder) = telemetry::recorder() {
-            let call = aws::CallRecord {
-                service: &self.service.to_uppercase(),
-                operation: self.operation,
-                start,
-                status: answer.as_ref().ok().map(|answer| answer.status),
-                request_id: answer.as_ref().ok().and_then(|answer| answer.request_id.as_deref()),
-                attempts: 1,
-                error: match &answer {
-                    Ok(answer) if answer.status < 300 => None,
-                    Ok(answer) => {
-                        Some(aws::code(&answer.body).unwrap_or_else(|| answer.status.to_string()))
-                    }
-                    Err(_) => Some("no_answer".to_owned()),
-                },
-            };
-            call.record(recorder);
-        }
+        let error = match &answer {
+            Ok(answer) if answer.status < 300 => None,
+            Ok(answer) => {
+                Some(recording::code(&answer.body).unwrap_or_else(|| answer.status.to_string()))
+            }
+            Err(_) => Some("no_answer".to_owned()),
+        };
+        span.end(CallRecord {
+            service: &self.service.to_uppercase(),
+            operation: self.operation,
+            status: answer.as_ref().ok().map(|answer| answer.status),
+            request_id: answer.as_ref().ok().and_then(|answer| answer.request_id.as_deref()),
+            attempts: 1,
+            error: error.as_deref(),
+        });
         answer.map(|answer| (answer.status, answer.body))
     }
 

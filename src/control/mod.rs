@@ -10,6 +10,7 @@ mod errors;
 mod exec;
 mod kms_key;
 mod listing;
+mod recording;
 mod reports;
 
 #[doc(hidden)]
@@ -91,7 +92,7 @@ impl EcsControl {
                 }
                 let shared = loader.load().await;
                 let settings = aws_sdk_ecs::config::Builder::from(&shared)
-                    .interceptor(crate::telemetry::aws::Recording)
+                    .interceptor(recording::Recording)
                     .build();
                 Clients { ecs: Client::from_conf(settings), shared }
             })

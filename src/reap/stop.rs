@@ -22,7 +22,8 @@ use crate::{
     config::Config,
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
     stages::{self, JobEngine, launch},
-    tags, telemetry,
+    tags,
+    telemetry::{self, metric},
 };
 
 impl Reaper {
@@ -86,7 +87,7 @@ impl Reaper {
             return false;
         }
         if !self.dry_run {
-            telemetry::reaped("orphan");
+            metric!(monotonic_counter.fargate.reaped = 1_u64, fargate.reaped.kind = "orphan");
         }
         let done = if self.dry_run { "would be stopped" } else { "stopped" };
         let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
@@ -152,7 +153,7 @@ pub(super) async fn end_job(
     telemetry::job::closed(&ended, Goal::End, &work.snapshot);
     match ended {
         Ok(Outcome::Ended(_)) => {
-            telemetry::reaped("job");
+            metric!(monotonic_counter.fargate.reaped = 1_u64, fargate.reaped.kind = "job");
             Ok(format!("{job}: {why}; ended"))
         }
         Ok(Outcome::Unfinished) => {

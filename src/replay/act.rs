@@ -22,6 +22,7 @@ use super::{DRIVER, cluster_check::ClusterArgs};
 use crate::{
     config::Config,
     console::stderr_line,
+    logging, ownership,
     stages::{self, JobEngine, output::Output},
     telemetry,
 };
@@ -41,9 +42,10 @@ pub(super) fn claim(
     let found = find(args, job)?;
     let id = found.snapshot.job.header().id.clone();
     let (engine, config) = engine_for(found, args, cluster)?;
-    for complaint in telemetry::start(&config) {
+    for complaint in telemetry::start(&config.telemetry, &ownership::manager(&config)) {
         report(&complaint);
     }
+    logging::start_telemetry();
     let lease = engine.store().try_lease(&id, purpose)?;
     let snapshot = engine
         .store()

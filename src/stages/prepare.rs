@@ -181,7 +181,7 @@ async fn begin(
         login: launch::login(&session.config),
         host_proof: launch::host_proof(&session.config),
         limits: session.config.limits,
-        trace: telemetry::recorder().and_then(telemetry::Recorder::root),
+        trace: telemetry::root(),
         spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
     };
     let mut work = engine.begin(header, lease);

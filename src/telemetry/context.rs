@@ -1,68 +1,29 @@
 //! A job's position in a trace: W3C Trace Context (<https://www.w3.org/TR/trace-context/>) and
 //! sampling.
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 
-use super::settings::Sampler;
+use opentelemetry::{
+    Context as OtelContext, TraceFlags,
+    propagation::TextMapPropagator as _,
+    trace::{SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceId, TraceState},
+};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{
+        IdGenerator as _, RandomIdGenerator, Sampler as SdkSampler, SamplingDecision, ShouldSample,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Beginning, settings::Settings};
 
 /// Longest `tracestate` that is passed on, in characters (W3C Trace Context, section 3.3.1.5).
 const LONGEST_STATE: usize = 512;
 
-/// `traceparent`, version 00.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traceparent {
-    /// The trace.
-    pub trace: [u8; 16],
-    /// The span.
-    pub span: [u8; 8],
-    /// Whether it is recorded.
-    pub sampled: bool,
-}
-
-impl Traceparent {
-    /// Parses a `traceparent`. It may come from a project: anything but an exact one is rejected.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('-');
-        let (version, trace, span, flags) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let version = bytes::<1>(version)?[0];
-        // A later version may have more parts; ff is forbidden.
-        if version == 0xff || (version == 0 && parts.next().is_some()) {
-            return None;
-        }
-        let parsed = Self {
-            trace: bytes(trace)?,
-            span: bytes(span)?,
-            sampled: bytes::<1>(flags)?[0] & 1 == 1,
-        };
-        (parsed.trace != [0; 16] && parsed.span != [0; 8]).then_some(parsed)
-    }
-}
-
-impl std::fmt::Display for Traceparent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "00-{}-{}-0{}",
-            hex::encode(self.trace),
-            hex::encode(self.span),
-            u8::from(self.sampled)
-        )
-    }
-}
-
-/// Decodes lower-case hexadecimal of exactly `N` bytes.
-fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    (is_lower && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
-}
-
 /// A job's position in its trace, the same in all of its processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Context {
+pub(super) struct Context {
     /// `traceparent` of the job's own span.
     root: String,
     /// Its parent's span id, hexadecimal, where the pipeline is traced.
@@ -72,94 +33,115 @@ pub struct Context {
 }
 
 impl Context {
-    /// Returns a new job's context. Without an incoming `traceparent`, the trace id is derived from
-    /// the job's id, so that all attempts at one job are in one trace.
-    #[must_use]
-    pub fn begin(
-        job: &str,
-        incoming: Option<&str>,
-        state: Option<&str>,
-        sampler: &Sampler,
-    ) -> Self {
-        let incoming = incoming.and_then(Traceparent::parse);
-        let trace = incoming.map_or_else(
-            || {
-                let hash = Sha256::digest(format!("fargate-driver trace {job}"));
-                let mut trace = [0; 16];
-                trace.copy_from_slice(&hash[..16]);
-                trace
-            },
-            |parent| parent.trace,
+    /// Returns a new job's context. Without an incoming `traceparent`, the trace id is the job's
+    /// own, so that all attempts at one job are in one trace.
+    pub(super) fn begin(job: &Beginning, settings: &Settings) -> Self {
+        let ids = RandomIdGenerator::default();
+        let own = job.trace_id.map_or_else(|| ids.new_trace_id(), TraceId::from_bytes);
+        let incoming = job.parent.as_deref().and_then(|parent| {
+            parse(parent, job.state.as_deref().filter(|state| is_printable(state)).unwrap_or(""))
+        });
+        let sampled = is_sampled(settings, own, incoming.as_ref());
+        let root = SpanContext::new(
+            incoming.as_ref().map_or(own, SpanContext::trace_id),
+            ids.new_span_id(),
+            TraceFlags::NOT_SAMPLED.with_sampled(sampled),
+            true,
+            TraceState::NONE,
         );
-        let sampled = sampler.samples(&trace, incoming.map(|parent| parent.sampled));
-        let printable = |text: &&str| {
-            text.len() <= LONGEST_STATE && text.bytes().all(|b| (0x20..0x7f).contains(&b))
-        };
         Self {
-            root: Traceparent { trace, span: new_id(), sampled }.to_string(),
-            parent: incoming.map(|parent| hex::encode(parent.span)),
-            state: state
-                .filter(|_| incoming.is_some())
-                .filter(printable)
-                .unwrap_or_default()
-                .to_owned(),
+            root: traceparent(&root),
+            parent: incoming.as_ref().map(|parent| parent.span_id().to_string()),
+            state: incoming.map(|parent| parent.trace_state().header()).unwrap_or_default(),
         }
     }
 
     /// Parses the context in a snapshot.
-    #[must_use]
-    pub fn recover(root: &str) -> Option<Self> {
-        Traceparent::parse(root)?;
+    pub(super) fn recover(root: &str) -> Option<Self> {
+        parse(root, "")?;
         Some(Self { root: root.to_owned(), parent: None, state: String::new() })
     }
 
     /// Returns the job's own span; `None` if others have changed the file.
-    #[must_use]
-    pub fn root(&self) -> Option<Traceparent> {
-        Traceparent::parse(&self.root)
+    pub(super) fn root(&self) -> Option<SpanContext> {
+        parse(&self.root, &self.state)
     }
 
     /// Returns the job's own span, as text.
-    #[must_use]
-    pub fn root_text(&self) -> &str {
+    pub(super) fn root_text(&self) -> &str {
         &self.root
     }
 
     /// Returns the pipeline's span.
-    #[must_use]
-    pub fn parent(&self) -> Option<[u8; 8]> {
-        self.parent.as_deref().and_then(bytes)
-    }
-
-    /// Returns `tracestate`.
-    #[must_use]
-    pub fn state(&self) -> &str {
-        &self.state
+    pub(super) fn parent(&self) -> SpanId {
+        let parent = self.parent.as_deref().and_then(|id| SpanId::from_hex(id).ok());
+        parent.unwrap_or(SpanId::INVALID)
     }
 }
 
-/// Returns a new span id.
-#[must_use]
-pub fn new_id() -> [u8; 8] {
-    // Zero means "no span", so a random zero becomes 1.
-    rand::random::<u64>().max(1).to_be_bytes()
+/// Formats a `traceparent`, version 00.
+pub(super) fn traceparent(span: &SpanContext) -> String {
+    format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags())
 }
 
-/// Parses a span id.
-#[must_use]
-pub fn parse_id(text: &str) -> Option<[u8; 8]> {
-    bytes(text)
+/// Parses a `traceparent`. It may come from a project: anything but an exact one is rejected.
+fn parse(parent: &str, state: &str) -> Option<SpanContext> {
+    // The SDK's parser also takes short ids, signs and spaces.
+    let mut lengths = parent.split('-').map(str::len);
+    let is_exact = [2, 32, 16, 2].iter().all(|length| lengths.next() == Some(*length))
+        && !parent.contains(|c: char| c != '-' && !c.is_ascii_alphanumeric());
+    let fields = HashMap::from([
+        ("traceparent".to_owned(), parent.to_owned()),
+        ("tracestate".to_owned(), state.to_owned()),
+    ]);
+    let extracted =
+        TraceContextPropagator::new().extract_with_context(&OtelContext::new(), &fields);
+    let span = extracted.span().span_context().clone();
+    (is_exact && span.is_valid()).then_some(span)
+}
+
+fn is_printable(text: &str) -> bool {
+    text.len() <= LONGEST_STATE && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+/// Whether a job is recorded. `own` is the trace id that the job has without a parent.
+fn is_sampled(settings: &Settings, own: TraceId, parent: Option<&SpanContext>) -> bool {
+    let base = SdkSampler::TraceIdRatioBased(settings.sampler.ratio);
+    let sampler = match settings.sampler.parent_based {
+        true => SdkSampler::ParentBased(Box::new(base)),
+        false => base,
+    };
+    let agrees = |parent: Option<&SpanContext>, trace: TraceId| {
+        let parent =
+            parent.map(|parent| OtelContext::new().with_remote_span_context(parent.clone()));
+        let result =
+            sampler.should_sample(parent.as_ref(), trace, "job", &SpanKind::Internal, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    };
+    agrees(parent, parent.map_or(own, SpanContext::trace_id))
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
+    use crate::telemetry::settings::Sampler;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+    fn begin(parent: Option<&str>, state: Option<&str>, settings: &Settings) -> SpanContext {
+        let job = Beginning {
+            trace_id: Some([7; 16]),
+            parent: parent.map(str::to_owned),
+            state: state.map(str::to_owned),
+        };
+        Context::begin(&job, settings).root().unwrap()
+    }
+
     #[test]
     fn traceparents_round_trip() {
-        assert_eq!(Traceparent::parse(PARENT).unwrap().to_string(), PARENT);
+        assert_eq!(traceparent(&parse(PARENT, "").unwrap()), PARENT);
     }
 
     #[test]
@@ -167,48 +149,61 @@ mod tests {
         for bad in [
             "",
             "00",
+            "00-1-1-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'; rm -rf /; '",
             "00-0af7651916cd43dd8448eb211c80319é-b7ad6b7169203331-01",
         ] {
-            assert_eq!(Traceparent::parse(bad), None, "{bad}");
+            assert_eq!(parse(bad, ""), None, "{bad}");
         }
     }
 
     #[test]
     fn attempts_at_one_job_share_a_trace_and_have_spans_of_their_own() {
-        let begin = || Context::begin("job-1", None, None, &Sampler::default()).root().unwrap();
-        let (first, second) = (begin(), begin());
-        assert_eq!(first.trace, second.trace);
-        assert_ne!(first.span, second.span);
-        assert!(first.sampled);
-        assert_ne!(
-            first.trace,
-            Context::begin("job-2", None, None, &Sampler::default()).root().unwrap().trace
-        );
+        let settings = Settings::default();
+        let (first, second) = (begin(None, None, &settings), begin(None, None, &settings));
+        assert_eq!(first.trace_id(), second.trace_id());
+        assert_ne!(first.span_id(), second.span_id());
+        assert!(first.is_sampled());
+        let random = || Context::begin(&Beginning::default(), &settings).root().unwrap().trace_id();
+        assert_ne!(random(), random());
     }
 
     #[test]
     fn a_traced_pipeline_is_the_jobs_parent() {
-        let context = Context::begin("job", Some(PARENT), Some("vendor=1"), &Sampler::default());
-        let parent = Traceparent::parse(PARENT).unwrap();
-        assert_eq!(context.root().unwrap().trace, parent.trace);
-        assert_eq!(context.parent(), Some(parent.span));
-        assert_eq!(context.state(), "vendor=1");
-        let off = PARENT.replace("-01", "-00");
-        assert!(
-            !Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default())
-                .root()
-                .unwrap()
-                .sampled
-        );
-        assert_eq!(
-            Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default()).state(),
-            ""
-        );
+        let settings = Settings::default();
+        let job = Beginning {
+            parent: Some(PARENT.to_owned()),
+            state: Some("vendor=1".to_owned()),
+            ..Beginning::default()
+        };
+        let (context, parent) = (Context::begin(&job, &settings), parse(PARENT, "").unwrap());
+        let root = context.root().unwrap();
+        assert_eq!((root.trace_id(), context.parent()), (parent.trace_id(), parent.span_id()));
+        assert_eq!(root.trace_state().header(), "vendor=1");
+        let off = begin(Some(&PARENT.replace("-01", "-00")), Some("a\nb"), &settings);
+        assert_eq!((off.is_sampled(), off.trace_state().header().as_str()), (false, ""));
+    }
+
+    #[test]
+    fn a_ratio_samples_its_share() {
+        let settings = Settings {
+            sampler: Sampler { ratio: 0.25, parent_based: true },
+            ..Settings::default()
+        };
+        let sampled = (0..10_000_u64).filter(|n| {
+            let mut trace = [0; 16];
+            trace.copy_from_slice(&Sha256::digest(n.to_be_bytes())[..16]);
+            is_sampled(&settings, TraceId::from_bytes(trace), None)
+        });
+        let sampled = sampled.count();
+        assert!((2300..2700).contains(&sampled), "{sampled}");
+        let parent = parse(PARENT, "").unwrap();
+        assert!(is_sampled(&settings, TraceId::from_bytes([0xff; 16]), Some(&parent)));
     }
 }

@@ -1,56 +1,55 @@
 //! The spans of a job that are exported when it ends: its states, from the journal, and its own.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
+use opentelemetry::KeyValue;
 use states::{
     AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot, StateName,
     StopReason, Timestamp,
 };
 
 use super::{
-    Purpose, recorder,
-    recorder::JobEnd,
+    Purpose, metric,
+    recorder::{self, Attributes, JobEnd, past},
     settings::origin,
-    span::{self, Attributes},
 };
 use crate::{job_end::has_ended, runner::Verdict};
 
 /// Returns a job's attributes, the same in every process.
 #[must_use]
-pub fn about(about: &states::About) -> Attributes {
+pub(super) fn about(about: &states::About) -> Attributes {
+    let url = format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id);
     vec![
-        ("cicd.pipeline.task.name", about.job_name.as_str().into()),
-        ("cicd.pipeline.task.run.id", about.job_id.as_str().into()),
-        ("cicd.pipeline.run.id", about.pipeline_id.as_str().into()),
-        (
-            "cicd.pipeline.task.run.url.full",
-            format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id).into(),
-        ),
+        KeyValue::new("cicd.pipeline.task.name", about.job_name.clone()),
+        KeyValue::new("cicd.pipeline.task.run.id", about.job_id.clone()),
+        KeyValue::new("cicd.pipeline.run.id", about.pipeline_id.clone()),
+        KeyValue::new("cicd.pipeline.task.run.url.full", url),
     ]
 }
 
 /// Opens the span of a process other than a stage: `reap`, `resume`, `stop`, `archive`. Until
 /// [`closed`], everything that is recorded belongs to this job.
 pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
-    let Some(recorder) = recorder() else { return };
     let header = snapshot.job.header();
     let purpose = Purpose {
         directory: directory.to_owned(),
         job: header.id.to_string(),
         name: purpose.to_owned(),
-        may_begin: false,
+        begins: None,
         only: header.trace.clone(),
     };
     // The trace of an ended job was exported, unless the process that ended it was killed. Then its
     // process log still exists.
     let kept = header.trace.as_deref().filter(|_| !has_ended(snapshot));
-    recorder.enter(&purpose, kept, (None, None), about(&header.about));
+    recorder::enter(&purpose, kept, Some(&header.about));
 }
 
 /// Closes the span opened by [`opened`]. If the job has ended, exports its root span too, which no
 /// other process does. `drove` is the result of driving it to `goal`.
 pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
-    let Some(recorder) = recorder() else { return };
     if let Ok(Outcome::Ended(_)) = drove {
         ended(Some(snapshot), &snapshot.job.header().about);
     }
@@ -66,15 +65,14 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
         }
         Ok(_) => Verdict::Success,
     };
-    recorder.leave(&verdict, false);
+    recorder::leave(&verdict, false);
 }
 
 /// Records the end of a job: ECS has accepted to stop its task, or it is archived. It has no
 /// snapshot if it never began. A snapshot with another trace is of an earlier attempt, which was
 /// exported when it ended.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
-    let Some(recorder) = recorder() else { return };
-    let snapshot = snapshot.filter(|snapshot| is_exported_here(recorder, snapshot));
+    let snapshot = snapshot.filter(|snapshot| is_exported_here(snapshot));
     let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
     if let Some(snapshot) = snapshot {
         states_of(snapshot);
@@ -87,19 +85,19 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
             }
         }
     }
-    recorder.end(end);
+    recorder::end(end);
 }
 
 /// Whether this process exports the trace that the snapshot names.
-fn is_exported_here(recorder: &super::Recorder, snapshot: &Snapshot) -> bool {
-    snapshot.job.header().trace == recorder.root()
+fn is_exported_here(snapshot: &Snapshot) -> bool {
+    recorder::is_on() && snapshot.job.header().trace == recorder::root()
 }
 
 /// Records the states of a finished job, as spans and metrics.
 pub fn states_of(snapshot: &Snapshot) {
-    let Some(recorder) = recorder().filter(|recorder| is_exported_here(recorder, snapshot)) else {
+    if !is_exported_here(snapshot) {
         return;
-    };
+    }
     let header = snapshot.job.header();
     let mut job = AnyJob::from(Job::new(header.clone()));
     let mut since = header.created;
@@ -110,33 +108,27 @@ pub fn states_of(snapshot: &Snapshot) {
         job.plan(at);
         latest = latest.max(at);
         if job.name() != before.name() {
-            state(recorder, &before, &job, since, at);
+            state(&before, &job, since, at);
             since = at;
         }
     }
-    state(recorder, &job, &job, since, latest.max(Timestamp::now()));
+    state(&job, &job, since, latest.max(Timestamp::now()));
 }
 
-fn state(
-    recorder: &super::Recorder,
-    was: &AnyJob,
-    next: &AnyJob,
-    since: Timestamp,
-    until: Timestamp,
-) {
+fn state(was: &AnyJob, next: &AnyJob, since: Timestamp, until: Timestamp) {
     let name = was.name();
-    let mut attributes: Attributes = vec![("fargate.state", name.to_string().into())];
+    let mut attributes = vec![KeyValue::new("fargate.state", name.to_string())];
     let mut error = None;
     if let AnyJob::Executing(job) = was {
-        attributes.push(("fargate.stage", job.state.order.stage.as_str().into()));
+        attributes.push(KeyValue::new("fargate.stage", job.state.order.stage.clone()));
     }
     match (was, next) {
         (AnyJob::Executing(_), AnyJob::Reachable(next)) => {
             match next.state.last.as_ref().map(|last| &last.outcome) {
                 Some(RunOutcome::Exited { code, total }) => {
-                    attributes.push(("process.exit.code", i64::from(*code).into()));
-                    attributes
-                        .push(("fargate.output", i64::try_from(*total).unwrap_or(i64::MAX).into()));
+                    let total = i64::try_from(*total).unwrap_or(i64::MAX);
+                    attributes.push(KeyValue::new("process.exit.code", i64::from(*code)));
+                    attributes.push(KeyValue::new("fargate.output", total));
                     error = (*code != 0).then(|| format!("exit_status_{code}"));
                 }
                 Some(_) => error = Some("run_lost".to_owned()),
@@ -148,9 +140,16 @@ fn state(
         }
         _ => {}
     }
-    let counted = vec![("fargate.state", name.to_string().into())];
-    recorder.measure("fargate.state.duration", counted, until.since(since).as_secs_f64());
-    recorder.state(format!("state {name}"), (span::of(since), span::of(until)), attributes, error);
+    metric!(
+        histogram.fargate.state.duration = until.since(since).as_secs_f64(),
+        fargate.state = %name
+    );
+    let times = (time(since), time(until));
+    recorder::record_state(past(format!("state {name}"), times, attributes, error));
+}
+
+fn time(at: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
 }
 
 fn failure(reason: &StopReason) -> Option<String> {
@@ -161,31 +160,31 @@ fn failure(reason: &StopReason) -> Option<String> {
 /// Returns attributes of the task's location.
 fn placed(snapshot: &Snapshot) -> Attributes {
     let Header { spec, .. } = snapshot.job.header();
-    let mut attributes: Attributes =
-        vec![("cloud.provider", "aws".into()), ("cloud.platform", "aws_ecs".into())];
+    let mut attributes =
+        vec![KeyValue::new("cloud.provider", "aws"), KeyValue::new("cloud.platform", "aws_ecs")];
+    let mut add = |name: &'static str, value: Option<&str>| {
+        attributes.extend(value.map(|value| KeyValue::new(name, value.to_owned())));
+    };
     if let Some(task) = snapshot.job.task() {
-        attributes.push(("aws.ecs.task.arn", task.as_str().into()));
-        attributes.push(("aws.ecs.task.id", task.task_id().into()));
+        add("aws.ecs.task.arn", Some(task.as_str()));
+        add("aws.ecs.task.id", Some(task.task_id()));
         // arn:aws:ecs:<region>:<account>:task/<cluster>/<id>
         let mut parts = task.as_str().split(':').skip(3);
         if let (Some(region), Some(account)) = (parts.next(), parts.next()) {
-            attributes.push(("cloud.region", region.into()));
-            attributes.push(("cloud.account.id", account.into()));
+            add("cloud.region", Some(region));
+            add("cloud.account.id", Some(account));
         }
     }
     let definition = spec.task_definition.rsplit('/').next().unwrap_or_default();
     let (family, revision) = definition
         .split_once(':')
         .map_or((definition, None), |(family, revision)| (family, Some(revision)));
-    attributes.push(("aws.ecs.task.family", family.into()));
-    attributes.extend(revision.map(|revision| ("aws.ecs.task.revision", revision.into())));
-    attributes.push(("aws.ecs.launchtype", "fargate".into()));
+    add("aws.ecs.task.family", Some(family));
+    add("aws.ecs.task.revision", revision);
+    add("aws.ecs.launchtype", Some("fargate"));
     let named = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
-    attributes.extend(
-        named
-            .or_else(|| snapshot.job.task()?.cluster_arn())
-            .map(|arn| ("aws.ecs.cluster.arn", arn.into())),
-    );
+    let cluster = named.or_else(|| snapshot.job.task()?.cluster_arn());
+    add("aws.ecs.cluster.arn", cluster.as_deref());
     attributes
 }
 

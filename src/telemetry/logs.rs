@@ -6,16 +6,21 @@ use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::{Layer, layer::Context};
 
 use super::{
-    recorder::recorder,
+    recorder::{recorder, stage_of_line},
     settings::Signal,
-    span::{self, LogLine},
 };
 
 /// Longest message that is exported, in bytes.
 const LONGEST: usize = 4096;
 
-/// Passes messages of the log to the recorder, without their fields: at debug level, these hold
-/// whole observations.
+/// Returns the layer that exports the driver's own log, if it is exported.
+#[must_use]
+pub fn log_export() -> Option<LogExport> {
+    recorder().filter(|recorder| recorder.settings.exports(Signal::Logs)).map(|_| LogExport)
+}
+
+/// Exports messages of the log, without their fields: at debug level, these hold whole
+/// observations.
 #[derive(Debug, Clone, Copy)]
 pub struct LogExport;
 
@@ -30,12 +35,7 @@ impl<S: Subscriber> Layer<S> for LogExport {
                 (0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0),
             );
         }
-        recorder.line(LogLine {
-            at: span::now(),
-            level: *event.metadata().level(),
-            message,
-            span: None,
-        });
+        recorder.pipeline.line(*event.metadata().level(), message, stage_of_line().as_ref());
     }
 }
 
@@ -48,10 +48,4 @@ impl Visit for Message {
             let _ = write!(self.0, "{value:?}");
         }
     }
-}
-
-/// Whether the log is exported.
-#[must_use]
-pub fn wanted() -> bool {
-    recorder().is_some_and(|recorder| recorder.exports(Signal::Logs))
 }

@@ -1,59 +1,14 @@
-//! Counters and histograms. A process lives for moments, so it exports its own differences once
-//! (delta temporality).
+//! The list of metrics. They are events of `tracing`, with [`METRICS`](super::METRICS) as target
+//! and `monotonic_counter.<name>` or `histogram.<name>` as a field. A process lives for moments, so
+//! it exports its own differences once (delta temporality).
 
-use std::collections::BTreeMap;
-
-use super::span::{Attributes, Value};
+#[cfg(feature = "telemetry")]
+use opentelemetry_sdk::metrics::{Aggregation, Instrument, Stream};
 
 /// Upper bounds of the histograms' buckets, in seconds: from a call's to a job's of hours.
-pub(super) const BOUNDS: [f64; 15] =
+#[cfg(feature = "telemetry")]
+const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
-
-type Key = (&'static str, Vec<(&'static str, Value)>);
-
-/// Counters and histograms, by name and attributes.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    pub(super) counters: BTreeMap<Key, u64>,
-    pub(super) histograms: BTreeMap<Key, Histogram>,
-}
-
-/// A distribution.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct Histogram {
-    pub(super) count: u64,
-    pub(super) sum: f64,
-    pub(super) least: f64,
-    pub(super) most: f64,
-    /// One bucket more than there are bounds.
-    pub(super) buckets: [u64; BOUNDS.len() + 1],
-}
-
-impl Metrics {
-    /// Adds to a counter.
-    pub fn count(&mut self, name: &'static str, mut attributes: Attributes, more: u64) {
-        attributes.sort();
-        *self.counters.entry((name, attributes)).or_default() += more;
-    }
-
-    /// Records a duration, in seconds.
-    pub fn measure(&mut self, name: &'static str, mut attributes: Attributes, seconds: f64) {
-        attributes.sort();
-        let of = self.histograms.entry((name, attributes)).or_default();
-        of.least = if of.count == 0 { seconds } else { of.least.min(seconds) };
-        of.most = of.most.max(seconds);
-        of.count += 1;
-        of.sum += seconds;
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
-        of.buckets[bucket] += 1;
-    }
-
-    /// Whether nothing was recorded.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.counters.is_empty() && self.histograms.is_empty()
-    }
-}
 
 /// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
 const METRICS: [(&str, &str, &str); 8] = [
@@ -67,39 +22,25 @@ const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.reaped", "{item}", "What the reaper ended"),
 ];
 
-/// Returns unit and description of a metric.
-pub(super) fn about(name: &str) -> (&'static str, &'static str) {
-    METRICS
-        .iter()
-        .find(|(metric, _, _)| *metric == name)
-        .map_or(("1", ""), |(_, unit, description)| (*unit, *description))
+/// Gives an instrument, of which an event says no more than the name, its unit, description and
+/// buckets.
+#[cfg(feature = "telemetry")]
+pub(super) fn view(instrument: &Instrument) -> Option<Stream> {
+    let (_, unit, description) = METRICS.iter().find(|(name, ..)| *name == instrument.name())?;
+    let stream = Stream::builder().with_unit(*unit).with_description(*description);
+    let stream = match *unit {
+        "s" => stream.with_aggregation(Aggregation::ExplicitBucketHistogram {
+            boundaries: BOUNDS.to_vec(),
+            record_min_max: true,
+        }),
+        _ => stream,
+    };
+    stream.build().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_attributes_are_one_series_whatever_their_order() {
-        let mut metrics = Metrics::default();
-        metrics.count("fargate.jobs", vec![("a", "1".into()), ("b", "2".into())], 1);
-        metrics.count("fargate.jobs", vec![("b", "2".into()), ("a", "1".into())], 2);
-        assert_eq!(metrics.counters.values().copied().collect::<Vec<_>>(), [3]);
-    }
-
-    #[test]
-    fn bucket_bounds_are_inclusive() {
-        let mut metrics = Metrics::default();
-        for seconds in [0.05, 0.06, 99_999.0] {
-            metrics.measure("fargate.job.duration", Vec::new(), seconds);
-        }
-        let of = metrics.histograms.values().next().unwrap();
-        assert_eq!(
-            (of.buckets[0], of.buckets[1], of.buckets[BOUNDS.len()], of.count),
-            (1, 1, 1, 3)
-        );
-        assert_eq!((of.least, of.most), (0.05, 99_999.0));
-    }
 
     /// Follows the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility".
     fn in_prometheus((name, unit, _): &(&str, &str, &str)) -> String {

@@ -1,145 +1,179 @@
 //! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See
 //! `docs/telemetry.md`.
 //!
-//! Recording ([`Recorder`]) is plain data in memory and knows no exporter. At the process's end,
-//! [`flush`] sends it once, within a time limit. Unsent data stays beside the snapshot for the
-//! job's next process. If telemetry is off, there is no recorder, no exporter and no thread.
+//! Work is instrumented with `tracing`: spans with the target [`SPANS`], events with [`SPANS`] or
+//! [`METRICS`]. OpenTelemetry's SDK collects them in memory. At the process's end, [`flush`] sends
+//! them once, within a time limit. Unsent data stays beside the snapshot for the job's next
+//! process. If telemetry is off, nothing of the SDK exists.
 
-pub mod aws;
-pub mod context;
-pub mod job;
-pub mod logs;
-mod metrics;
 #[cfg(feature = "telemetry")]
-mod otlp;
+mod context;
+#[cfg(feature = "telemetry")]
+mod export;
+#[cfg(feature = "telemetry")]
+pub mod job;
+#[cfg(feature = "telemetry")]
+mod logs;
+mod metrics;
 mod pending_exports;
+#[cfg(feature = "telemetry")]
+mod pipeline;
+#[cfg(feature = "telemetry")]
 mod process_log;
 mod propagate;
+#[cfg(feature = "telemetry")]
+mod recorder;
+#[cfg(not(feature = "telemetry"))]
+#[path = "inactive.rs"]
 mod recorder;
 pub mod settings;
-pub mod span;
+#[cfg(feature = "telemetry")]
+mod spool;
 mod watched;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use states::{Note, Observation};
+use tracing::Span;
 
 use crate::runner::{Identity, job_variable};
 
-pub use metrics::Metrics;
+#[cfg(feature = "telemetry")]
+pub use export::flush;
+#[cfg(feature = "telemetry")]
+pub use logs::log_export;
 pub use pending_exports::adopt;
 pub use propagate::propagated;
-pub use recorder::{Purpose, Recorded, Recorder, in_own_scope, recorder};
+pub(crate) use recorder::layer;
+#[cfg(not(feature = "telemetry"))]
+pub use recorder::{flush, job, log_export};
+pub use recorder::{in_own_scope, is_on, leave, log_span, root, stage_span};
 pub use settings::Settings;
 pub use watched::Watched;
 
-/// The part of the driver's configuration that recording needs.
-pub trait Configuration {
-    /// Returns the settings of `[Telemetry]`.
-    fn telemetry(&self) -> &Settings;
+/// Target of spans and events that are exported as a part of traces. The log has none of them.
+pub(crate) const SPANS: &str = "telemetry::spans";
+/// Target of events that are exported as metrics. The log has none of them.
+pub(crate) const METRICS: &str = "telemetry::metrics";
+/// The common part of both targets.
+pub(crate) const TARGETS: &str = "telemetry";
 
-    /// Returns the runner manager's name.
-    fn manager(&self) -> String;
+/// Records a metric: `metric!(monotonic_counter.<name> = 1_u64, <attribute> = …)`. Attributes that
+/// are `None` are left out.
+macro_rules! metric {
+    ($($field:tt)+) => {
+        tracing::event!(target: $crate::telemetry::METRICS, tracing::Level::INFO, { $($field)+ })
+    };
+}
+
+/// Records an event of this process's work on the job.
+macro_rules! stage_event {
+    ($name:literal $(, $($field:tt)+)?) => {
+        tracing::event!(
+            target: $crate::telemetry::SPANS,
+            parent: &$crate::telemetry::stage_span(),
+            tracing::Level::INFO,
+            { $($($field)+)? },
+            $name
+        )
+    };
+}
+
+pub(crate) use {metric, stage_event};
+
+/// A job and the purpose of the process.
+#[derive(Debug, Clone)]
+struct Purpose {
+    /// The metadata directory.
+    directory: PathBuf,
+    /// The job's id.
+    job: String,
+    /// The name of its span: `prepare`, `run build_script`, `reap`.
+    name: String,
+    /// The origin of the job's trace, if a job may begin with this process.
+    begins: Option<Beginning>,
+    /// If set, only a job with this own span is entered: the next attempt may have begun.
+    only: Option<String>,
+}
+
+/// The origin of a new job's trace.
+#[derive(Debug, Clone, Default)]
+struct Beginning {
+    /// The job's own trace id, where one follows from the job.
+    trace_id: Option<[u8; 16]>,
+    /// The variable `TRACEPARENT`.
+    parent: Option<String>,
+    /// The variable `TRACESTATE`.
+    state: Option<String>,
 }
 
 /// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
 /// message for each variable that cannot be used.
 #[must_use]
-pub fn start(config: &impl Configuration) -> Vec<String> {
-    let (settings, complaints) =
-        config.telemetry().clone().overridden(|name| std::env::var(name).ok());
+pub fn start(settings: &Settings, manager: &str) -> Vec<String> {
+    let (settings, complaints) = settings.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, config.manager());
+        recorder::install(settings, manager);
     }
     complaints
 }
 
-/// Sends the recorded data, within the time limit. Never fails: an error is one line in the
-/// driver's log.
-pub async fn flush() {
-    #[cfg(feature = "telemetry")]
-    if let Some(recorder) = recorder() {
-        otlp::flush(recorder).await;
-    }
-}
-
 /// Begins the span of a stage. The job's variables may name the pipeline's trace.
-pub fn enter(
-    recorder: &Recorder,
-    directory: &Path,
-    identity: &Identity,
-    stage: &str,
-    kept: Option<&str>,
-) {
-    let purpose = Purpose {
-        directory: directory.to_owned(),
-        job: identity.id.to_string(),
-        name: stage.to_owned(),
-        may_begin: matches!(stage, "config" | "prepare"),
-        only: None,
-    };
-    let (parent, state) = (job_variable("TRACEPARENT"), job_variable("TRACESTATE"));
-    if purpose.may_begin
+pub fn enter(directory: &Path, identity: &Identity, stage: &str, kept: Option<&str>) {
+    if !is_on() {
+        return;
+    }
+    let begins = matches!(stage, "config" | "prepare").then(|| Beginning {
+        trace_id: Sha256::digest(format!("fargate-driver trace {}", identity.id))
+            .first_chunk()
+            .copied(),
+        parent: job_variable("TRACEPARENT"),
+        state: job_variable("TRACESTATE"),
+    });
+    if begins.is_some()
         && let Err(e) = states::DirectoryStore::open(directory)
     {
         tracing::debug!("{e}");
     }
-    recorder.enter(
-        &purpose,
-        kept,
-        (parent.as_deref(), state.as_deref()),
-        job::about(&identity.about),
-    );
+    let purpose = Purpose {
+        directory: directory.to_owned(),
+        job: identity.id.to_string(),
+        name: stage.to_owned(),
+        begins,
+        only: None,
+    };
+    recorder::enter(&purpose, kept, Some(&identity.about));
 }
 
-/// Counts a reaped `job` or `orphan`.
-pub fn reaped(kind: &'static str) {
-    if let Some(recorder) = recorder() {
-        recorder.count("fargate.reaped", vec![("fargate.reaped.kind", kind.into())], 1);
-    }
-}
-
-/// Returns the span for lines of the driver's log, so that they name the trace.
-#[must_use]
-pub fn log_span(recorder: &Recorder) -> tracing::Span {
-    match recorder.stage() {
-        // At `error`, so that logs of every level have it.
-        Some((at, _)) => {
-            tracing::error_span!("job", trace_id = %hex::encode(at.trace), span_id = %hex::encode(at.span))
-        }
-        None => tracing::Span::none(),
-    }
+/// Records the class of a span's failure.
+pub(crate) fn fail(span: &Span, error: &str) {
+    span.record("error.type", error);
+    span.record("otel.status_description", error);
 }
 
 /// Records the engine's notes that matter in a trace.
 pub fn noted(note: &Note<'_>) {
-    let Some(recorder) = recorder() else { return };
+    if !is_on() {
+        return;
+    }
     match note {
-        Note::Entered { state, .. } => {
-            recorder.event("state.entered", vec![("fargate.state", state.to_string().into())])
-        }
-        Note::ConnectionLost(_) => recorder.event("connection.lost", Vec::new()),
+        Note::Entered { state, .. } => stage_event!("state.entered", fargate.state = %state),
+        Note::ConnectionLost(_) => stage_event!("connection.lost"),
         Note::Reconnected { offset } => {
-            recorder.count("fargate.reconnections", Vec::new(), 1);
-            recorder.event(
-                "connection.restored",
-                vec![("fargate.output.offset", i64::try_from(*offset).unwrap_or(i64::MAX).into())],
-            );
+            metric!(monotonic_counter.fargate.reconnections = 1_u64);
+            let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
+            stage_event!("connection.restored", fargate.output.offset = offset);
         }
-        Note::Observed(Observation::CancelRequested) => {
-            recorder.event("cancel.requested", Vec::new())
-        }
+        Note::Observed(Observation::CancelRequested) => stage_event!("cancel.requested"),
         Note::Observed(Observation::Described(report)) => {
-            recorder.event(
-                "task.described",
-                vec![("fargate.task.status", report.status.to_string().into())],
-            );
+            stage_event!("task.described", fargate.task.status = %report.status);
         }
-        Note::Observed(Observation::Missing) => recorder.event("task.missing", Vec::new()),
+        Note::Observed(Observation::Missing) => stage_event!("task.missing"),
         Note::Observed(Observation::LaunchFailed(error)) => {
-            recorder.event("launch.failed", vec![("error.type", error.kind.name().into())]);
+            stage_event!("launch.failed", error.type = error.kind.name());
         }
-        Note::Observed(Observation::Delivered) => recorder.event("script.delivered", Vec::new()),
+        Note::Observed(Observation::Delivered) => stage_event!("script.delivered"),
         Note::Observed(_) | Note::Unreachable(_) | Note::Waiting(_) => {}
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use states::{DirectoryStore, JobId, StoreError};
 
-use super::{Purpose, recorder, recorder::JobEnd};
-use crate::runner::{Identity, Verdict};
+use super::recorder;
+use crate::runner::Identity;
 
 /// Exports the remaining data of jobs without a snapshot that no process has touched for
 /// `older_than`. That is a job's own span if no process ended it, and data that no collector
@@ -42,24 +42,14 @@ pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreEr
         }
         // A process works on the job, or is about to.
         let Ok(_lease) = store.try_lease(&job, "reap") else { continue };
-        match recorder() {
-            Some(recorder) if ending == "otlp" => recorder.take_over(path),
-            Some(recorder) => {
-                let purpose = Purpose {
-                    directory: directory.to_owned(),
-                    job: job.to_string(),
-                    name: "reap".to_owned(),
-                    may_begin: false,
-                    only: None,
-                };
-                recorder.enter(&purpose, None, (None, None), Vec::new());
-                recorder.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
-                recorder.leave(&Verdict::Success, false);
-                // A malformed file was not taken over.
-                remove(&path);
-            }
-            None => remove(&path),
+        if ending == "otlp" && recorder::take_over(&path) {
+            continue;
         }
+        if ending == "trace" {
+            recorder::abandon(directory, &job);
+        }
+        // A malformed process log was not taken over.
+        remove(&path);
     }
     Ok(())
 }

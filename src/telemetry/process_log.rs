@@ -8,6 +8,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -36,8 +37,7 @@ pub(super) struct Process {
     pub(super) span: String,
     /// Its purpose.
     pub(super) purpose: String,
-    /// When it began, in nanoseconds since the Unix epoch.
-    pub(super) at: u64,
+    at: u64,
     /// How it ended: result and cause; `None` if it was killed, or still runs.
     pub(super) ended: Option<(String, Option<String>)>,
 }
@@ -48,10 +48,16 @@ pub(super) struct ProcessLog {
     path: PathBuf,
     /// The job's position in its trace.
     pub(super) context: Context,
-    /// When the job's first process began, in nanoseconds since the Unix epoch.
-    pub(super) began: u64,
+    began: u64,
     /// The processes, in the order in which they began.
     pub(super) processes: Vec<Process>,
+}
+
+impl Process {
+    /// Returns when it began.
+    pub(super) fn at(&self) -> SystemTime {
+        time(self.at)
+    }
 }
 
 /// Returns the path of a job's process log.
@@ -61,9 +67,10 @@ pub(super) fn path(directory: &Path, job: &str) -> PathBuf {
 
 impl ProcessLog {
     /// Creates a job's process log.
-    pub(super) fn begin(path: PathBuf, context: Context, at: u64) -> Self {
-        let process_log = Self { path, context, began: at, processes: Vec::new() };
-        process_log.append(&Line::Job { context: process_log.context.clone(), at });
+    pub(super) fn begin(path: PathBuf, context: Context, at: SystemTime) -> Self {
+        let at = nanoseconds(at);
+        let mut process_log = Self { path, context, began: at, processes: Vec::new() };
+        process_log.note(Line::Job { context: process_log.context.clone(), at });
         process_log
     }
 
@@ -77,44 +84,50 @@ impl ProcessLog {
         let Some(Line::Job { context, at }) = lines.next() else { return None };
         context.root()?;
         let mut process_log = Self { path, context, began: at, processes: Vec::new() };
-        for line in lines {
-            match line {
-                Line::Job { .. } => {}
-                Line::Began { span, purpose, at } => {
-                    process_log.processes.push(Process { span, purpose, at, ended: None })
-                }
-                Line::Ended { span, result, error } => {
-                    if let Some(process) =
-                        process_log.processes.iter_mut().find(|process| process.span == span)
-                    {
-                        process.ended = Some((result, error));
-                    }
-                }
-            }
-        }
+        lines.for_each(|line| process_log.add(line));
         Some(process_log)
     }
 
+    /// Returns when the job's first process began, to the millisecond: the states' times are no
+    /// more precise, and the job must not begin after the first of them.
+    pub(super) fn began(&self) -> SystemTime {
+        time(self.began / 1_000_000 * 1_000_000)
+    }
+
     /// Records that a process begins.
-    pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: u64) {
-        self.append(&Line::Began { span: span.to_owned(), purpose: purpose.to_owned(), at });
-        self.processes.push(Process {
-            span: span.to_owned(),
-            purpose: purpose.to_owned(),
-            at,
-            ended: None,
-        });
+    pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: SystemTime) {
+        let (span, purpose) = (span.to_owned(), purpose.to_owned());
+        self.note(Line::Began { span, purpose, at: nanoseconds(at) });
     }
 
     /// Records that it ended.
     pub(super) fn note_end(&mut self, span: &str, result: &str, error: Option<&str>) {
-        self.append(&Line::Ended {
-            span: span.to_owned(),
-            result: result.to_owned(),
-            error: error.map(str::to_owned),
-        });
-        if let Some(process) = self.processes.iter_mut().find(|process| process.span == span) {
-            process.ended = Some((result.to_owned(), error.map(str::to_owned)));
+        let (span, result) = (span.to_owned(), result.to_owned());
+        self.note(Line::Ended { span, result, error: error.map(str::to_owned) });
+    }
+
+    /// Adds a line, also to the file. Only logs a failed write: telemetry must not fail a job.
+    fn note(&mut self, line: Line) {
+        let text = serde_json::to_string(&line).map_err(io::Error::other);
+        let written =
+            text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
+        if let Err(e) = written {
+            tracing::warn!("{} cannot be written: {e}", self.path.display());
+        }
+        self.add(line);
+    }
+
+    fn add(&mut self, line: Line) {
+        match line {
+            Line::Job { .. } => {}
+            Line::Began { span, purpose, at } => {
+                self.processes.push(Process { span, purpose, at, ended: None })
+            }
+            Line::Ended { span, result, error } => {
+                if let Some(process) = self.processes.iter_mut().find(|of| of.span == span) {
+                    process.ended = Some((result, error));
+                }
+            }
         }
     }
 
@@ -126,14 +139,14 @@ impl ProcessLog {
             tracing::warn!("{} cannot be removed: {e}", self.path.display());
         }
     }
+}
 
-    /// Only logs a failed write: telemetry must not fail a job.
-    fn append(&self, line: &Line) {
-        let text = serde_json::to_string(line).map_err(io::Error::other);
-        let written =
-            text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
-        if let Err(e) = written {
-            tracing::warn!("{} cannot be written: {e}", self.path.display());
-        }
-    }
+/// Returns a time in nanoseconds since the Unix epoch, as it is in the file.
+fn nanoseconds(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(0)
+}
+
+fn time(nanoseconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
 }

@@ -10,17 +10,7 @@ use super::recorder;
 /// not change. Only shells of the Bourne family understand them; other scripts do not change.
 #[must_use]
 pub fn propagated(script: Bytes) -> Bytes {
-    let Some(recorder) = recorder().filter(|recorder| recorder.settings.propagate) else {
-        return script;
-    };
-    let Some((parent, state)) = recorder.stage() else { return script };
-    let mut variables = vec![("TRACEPARENT", parent.to_string())];
-    if !state.is_empty() {
-        variables.push(("TRACESTATE", state));
-    }
-    if let Some(endpoint) = &recorder.settings.job_endpoint {
-        variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.clone()));
-    }
+    let Some(variables) = recorder::propagated_variables() else { return script };
     with(script, &variables)
 }
 

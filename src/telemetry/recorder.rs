@@ -1,30 +1,35 @@
-//! Collects a process's telemetry until it ends. Before that, nothing is sent or waited for.
+//! This process's work on jobs: the span of each, and the trace of a job that ends. OpenTelemetry's
+//! SDK collects the rest.
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
+
+use opentelemetry::{
+    Context as OtelContext, KeyValue,
+    trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt as _},
+};
+use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents};
+use states::{About, JobId};
+use tracing::{Span, Subscriber, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::{Layer, registry::LookupSpan};
 
 use super::{
-    context::{self, Context, Traceparent},
-    metrics::Metrics,
+    Purpose, SPANS,
+    context::{Context, traceparent},
+    fail, job, metric,
+    pipeline::{self, Pipeline},
     process_log::{self, ProcessLog},
-    settings::{Settings, Signal},
-    span::{self, Attributes, Event, Kind, LogLine, Span, Value},
+    settings::Settings,
 };
 use crate::runner::{Verdict, stage};
-
-/// Most events of one process; more are only counted. A container that does not answer is probed
-/// for minutes.
-const MOST_EVENTS: usize = 128;
-/// Most spans of one process.
-const MOST_SPANS: usize = 512;
-/// Most log lines of one process.
-const MOST_LINES: usize = 512;
 
 static RECORDER: OnceLock<Recorder> = OnceLock::new();
 
@@ -37,19 +42,17 @@ tokio::task_local! {
 /// of this process.
 pub async fn in_own_scope<F: Future>(work: F) -> F::Output {
     static SCOPES: AtomicU64 = AtomicU64::new(1);
-    if recorder().is_none() {
-        return work.await;
-    }
     SCOPE.scope(SCOPES.fetch_add(1, Ordering::Relaxed), work).await
 }
 
+/// Attributes of OpenTelemetry's SDK.
+pub(super) type Attributes = Vec<KeyValue>;
+
 /// Collects what one process exports.
 #[derive(Debug)]
-pub struct Recorder {
+pub(super) struct Recorder {
     pub(super) settings: Settings,
-    /// The runner manager's name.
-    pub(super) manager: String,
-    began: u64,
+    pub(super) pipeline: Pipeline,
     inner: Mutex<Inner>,
 }
 
@@ -57,26 +60,24 @@ pub struct Recorder {
 struct Inner {
     /// The jobs that are worked on, by their scopes.
     open: BTreeMap<u64, Open>,
-    /// Whether a job was entered before.
-    used: bool,
-    recorded: Recorded,
+    /// Spool files of unsent data. The first one is kept, and the others are merged into it.
+    spools: Vec<PathBuf>,
+    /// Whether a job ended here, so that no other process of it follows.
+    over: bool,
 }
 
 /// A job that this process works on.
 #[derive(Debug)]
 struct Open {
     process_log: ProcessLog,
-    stage: [u8; 8],
-    name: String,
-    start: u64,
-    attributes: Attributes,
-    events: Vec<Event>,
-    omitted: u32,
+    /// The span of this process's work.
+    span: Span,
+    at: SpanContext,
     end: Option<JobEnd>,
 }
 
 /// How a job's task ended.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct JobEnd {
     pub(super) attributes: Attributes,
     /// Why the job could not continue, if it could not: `error.type`.
@@ -84,54 +85,198 @@ pub(super) struct JobEnd {
     pub(super) cancelled: bool,
 }
 
-/// The data to be exported.
-#[derive(Debug, Default)]
-pub struct Recorded {
-    /// Finished spans.
-    pub spans: Vec<Span>,
-    /// Counters and histograms.
-    pub metrics: Metrics,
-    /// Lines of the log.
-    pub lines: Vec<LogLine>,
-    /// Spool files of unsent data. The first one is kept, and the others are merged into it.
-    pub spools: Vec<PathBuf>,
-    /// Whether a job ended here, so that no other process of it follows.
-    pub over: bool,
-}
-
-impl Recorded {
-    fn take_over(&mut self, spool: PathBuf) {
-        if !self.spools.contains(&spool) {
-            self.spools.push(spool);
-        }
-    }
-}
-
-/// A job and the purpose of the process.
-#[derive(Debug, Clone)]
-pub struct Purpose {
-    /// The metadata directory.
-    pub directory: PathBuf,
-    /// The job's id.
-    pub job: String,
-    /// The name of its span: `prepare`, `run build_script`, `reap`.
-    pub name: String,
-    /// Whether a job may begin with it.
-    pub may_begin: bool,
-    /// If set, only a job with this own span is entered: the next attempt may have begun.
-    pub only: Option<String>,
-}
-
 /// Installs the recorder. Called once per process.
-pub(super) fn install(settings: Settings, manager: String) {
-    let _ =
-        RECORDER.set(Recorder { settings, manager, began: span::now(), inner: Mutex::default() });
+pub(super) fn install(settings: Settings, manager: &str) {
+    let pipeline = Pipeline::new(&settings, manager);
+    let _ = RECORDER.set(Recorder { settings, pipeline, inner: Mutex::default() });
 }
 
 /// Returns the recorder, if telemetry is on.
-#[must_use]
-pub fn recorder() -> Option<&'static Recorder> {
+pub(super) fn recorder() -> Option<&'static Recorder> {
     RECORDER.get()
+}
+
+/// Whether telemetry is recorded.
+#[must_use]
+pub fn is_on() -> bool {
+    recorder().is_some()
+}
+
+/// Returns the layers of `tracing` that record; `None` if telemetry is off.
+pub(crate) fn layer<S>() -> Option<impl Layer<S> + use<S>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    recorder().map(|recorder| recorder.pipeline.layer())
+}
+
+/// Begins the span of this process's work on a job. `kept` is the trace in its snapshot.
+pub(super) fn enter(purpose: &Purpose, kept: Option<&str>, about: Option<&About>) {
+    let Some(recorder) = recorder() else { return };
+    take_over(&purpose.directory.join(format!("{}.otlp", purpose.job)));
+    let path = process_log::path(&purpose.directory, &purpose.job);
+    let now = SystemTime::now();
+    let process_log = ProcessLog::read(path.clone()).or_else(|| {
+        let context = kept.and_then(Context::recover).or_else(|| {
+            purpose.begins.as_ref().map(|job| Context::begin(job, &recorder.settings))
+        })?;
+        Some(ProcessLog::begin(path, context, now))
+    });
+    let is_wanted = |process_log: &ProcessLog| {
+        purpose.only.as_deref().is_none_or(|only| only == process_log.context.root_text())
+    };
+    let Some(mut process_log) = process_log.filter(is_wanted) else { return };
+    let Some(root) = process_log.context.root() else { return };
+    let span = tracing::info_span!(
+        target: SPANS,
+        parent: None,
+        "stage",
+        otel.name = format!("stage {}", purpose.name),
+        otel.status_description = Empty,
+        fargate.stage = purpose.name,
+        fargate.stage.result = Empty,
+        error.type = Empty,
+    );
+    // It fails without a subscriber only, and then there is no span.
+    let _ = span.set_parent(OtelContext::new().with_remote_span_context(root.clone()));
+    for attribute in about.map(job::about).into_iter().flatten() {
+        span.set_attribute(attribute.key, attribute.value);
+    }
+    let started = span.context().span().span_context().clone();
+    let at = if started.is_valid() { started } else { new_span(&root) };
+    process_log.note_begin(&at.span_id().to_string(), &purpose.name, now);
+    recorder.inner().open.insert(scope(), Open { process_log, span, at, end: None });
+}
+
+/// Ends the span of this process's work on the job. If the job has ended, exports its own span.
+pub fn leave(verdict: &Verdict, cancelled: bool) {
+    let Some(recorder) = recorder() else { return };
+    let mut inner = recorder.inner();
+    let Some(mut open) = inner.open.remove(&scope()) else { return };
+    inner.over |= open.end.is_some();
+    drop(inner);
+    let (result, error) = judged(verdict, cancelled);
+    open.process_log.note_end(&open.at.span_id().to_string(), result, error.as_deref());
+    open.span.record("fargate.stage.result", result);
+    if let Some(error) = error {
+        fail(&open.span, &error);
+    }
+    // Not by dropping it: the job's own span must end after it, and at level `trace`, libraries have
+    // spans of their own in it.
+    open.span.context().span().end();
+    if let (Some(end), Some(root)) = (&open.end, open.process_log.context.root()) {
+        recorder.conclude(&open.process_log, &root, end);
+    }
+}
+
+/// Returns the job's own span, as a `traceparent`, for its snapshot.
+#[must_use]
+pub fn root() -> Option<String> {
+    recorder()?.in_open(|open| open.process_log.context.root_text().to_owned())
+}
+
+/// Returns the span of this process's work on the current job: the parent of all that is recorded.
+#[must_use]
+pub fn stage_span() -> Span {
+    recorder()
+        .and_then(|recorder| recorder.in_open(|open| open.span.clone()))
+        .unwrap_or_else(Span::none)
+}
+
+/// Returns the position of this process's span.
+pub(super) fn stage() -> Option<SpanContext> {
+    recorder()?.in_open(|open| open.at.clone())
+}
+
+/// Returns the position of this process's span for a line of the log. `None` while the recorder
+/// works, as the line may come from within.
+pub(super) fn stage_of_line() -> Option<SpanContext> {
+    let inner = recorder()?.inner.try_lock().ok()?;
+    inner.open.get(&scope()).map(|open| open.at.clone())
+}
+
+/// Returns the span for lines of the driver's log, so that they name the trace.
+#[must_use]
+pub fn log_span() -> Span {
+    let Some(at) = stage() else { return Span::none() };
+    // At `error`, so that logs of every level have it.
+    tracing::error_span!("job", trace_id = %at.trace_id(), span_id = %at.span_id())
+}
+
+/// Records a span of a state of the current job.
+pub(super) fn record_state(span: SpanData) {
+    let Some(recorder) = recorder() else { return };
+    if let Some(root) = recorder.in_open(|open| open.process_log.context.root()).flatten() {
+        recorder.record(span, new_span(&root), root.span_id());
+    }
+}
+
+/// Records the job's end, which [`leave`] exports.
+pub(super) fn end(end: JobEnd) {
+    recorder().and_then(|recorder| recorder.in_open(|open| open.end = Some(end)));
+}
+
+/// Returns the variables that scripts get, if they get any.
+pub(super) fn propagated_variables() -> Option<Vec<(&'static str, String)>> {
+    let settings = &recorder().filter(|recorder| recorder.settings.propagate)?.settings;
+    let at = stage()?;
+    let (parent, state) = (traceparent(&at), at.trace_state().header());
+    let variables = [
+        ("TRACEPARENT", Some(parent)),
+        ("TRACESTATE", (!state.is_empty()).then_some(state)),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", settings.job_endpoint.clone()),
+    ];
+    Some(variables.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}
+
+/// Also sends the unsent data in this file. Returns whether it will be sent.
+pub(super) fn take_over(spool: &Path) -> bool {
+    let Some(recorder) = recorder() else { return false };
+    let spools = &mut recorder.inner().spools;
+    if !spools.iter().any(|of| of == spool) {
+        spools.push(spool.to_owned());
+    }
+    true
+}
+
+/// Exports the own span of a job that no process ended.
+pub(super) fn abandon(directory: &Path, job: &JobId) {
+    let purpose = Purpose {
+        directory: directory.to_owned(),
+        job: job.to_string(),
+        name: "reap".to_owned(),
+        begins: None,
+        only: None,
+    };
+    enter(&purpose, None, None);
+    end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });
+    leave(&Verdict::Success, false);
+}
+
+/// Builds a span that is over, from a journal or a process log. `error` is the class of its
+/// failure.
+pub(super) fn past(
+    name: String,
+    (start, end): (SystemTime, SystemTime),
+    mut attributes: Attributes,
+    error: Option<String>,
+) -> SpanData {
+    attributes.extend(error.clone().map(|error| KeyValue::new("error.type", error)));
+    SpanData {
+        span_context: SpanContext::NONE,
+        parent_span_id: SpanId::INVALID,
+        parent_span_is_remote: false,
+        span_kind: SpanKind::Internal,
+        name: name.into(),
+        start_time: start,
+        end_time: end.max(start),
+        attributes,
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: Default::default(),
+        status: error.map_or(Status::Unset, Status::error),
+        instrumentation_scope: pipeline::scope(),
+    }
 }
 
 impl Recorder {
@@ -140,185 +285,59 @@ impl Recorder {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when this process began, in nanoseconds since the Unix epoch.
-    #[must_use]
-    pub fn began(&self) -> u64 {
-        self.began
+    /// Does something with the current job.
+    fn in_open<T>(&self, work: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        self.inner().open.get_mut(&scope()).map(work)
     }
 
-    /// Begins the span of this process's work on a job. `kept` is the trace in its snapshot,
-    /// `incoming` that of the pipeline's variables.
-    pub fn enter(
-        &self,
-        purpose: &Purpose,
-        kept: Option<&str>,
-        incoming: (Option<&str>, Option<&str>),
-        attributes: Attributes,
-    ) {
+    /// Takes the spool files, and returns whether a job ended here.
+    pub(super) fn take_spools(&self) -> (Vec<PathBuf>, bool) {
         let mut inner = self.inner();
-        inner.recorded.take_over(purpose.directory.join(format!("{}.otlp", purpose.job)));
-        let path = process_log::path(&purpose.directory, &purpose.job);
-        let start = if inner.used { span::now() } else { self.began };
-        let process_log = ProcessLog::read(path.clone()).or_else(|| {
-            let context = kept.and_then(Context::recover).or_else(|| {
-                purpose.may_begin.then(|| {
-                    Context::begin(&purpose.job, incoming.0, incoming.1, &self.settings.sampler)
-                })
-            })?;
-            Some(ProcessLog::begin(path, context, start))
-        });
-        let wanted = |process_log: &ProcessLog| {
-            purpose.only.as_deref().is_none_or(|only| only == process_log.context.root_text())
-        };
-        let Some(mut process_log) = process_log.filter(wanted) else { return };
-        let stage = context::new_id();
-        process_log.note_begin(&hex::encode(stage), &purpose.name, start);
-        let name = purpose.name.clone();
-        inner.used = true;
-        inner.open.insert(
-            scope(),
-            Open {
-                process_log,
-                stage,
-                name,
-                start,
-                attributes,
-                events: Vec::new(),
-                omitted: 0,
-                end: None,
-            },
+        (std::mem::take(&mut inner.spools), inner.over)
+    }
+
+    fn record(&self, span: SpanData, at: SpanContext, parent: SpanId) {
+        if at.is_sampled() {
+            self.pipeline.push(SpanData { span_context: at, parent_span_id: parent, ..span });
+        }
+    }
+
+    /// Exports the job's own span, and those of killed processes.
+    fn conclude(&self, process_log: &ProcessLog, root: &SpanContext, job: &JobEnd) {
+        let (start, end) = (process_log.began(), SystemTime::now());
+        for (n, process) in process_log.processes.iter().enumerate() {
+            let (None, Ok(id)) = (&process.ended, SpanId::from_hex(&process.span)) else {
+                continue;
+            };
+            let next = process_log.processes.get(n + 1).map_or(end, |next| next.at()).min(end);
+            let attributes = vec![
+                KeyValue::new("fargate.stage", process.purpose.clone()),
+                KeyValue::new("fargate.stage.result", "error"),
+            ];
+            let (name, killed) =
+                (format!("stage {}", process.purpose), "process_killed".to_owned());
+            let span = past(name, (process.at(), next), attributes, Some(killed));
+            self.record(span, with_id(root, id), root.span_id());
+        }
+        let (result, error) = outcome(process_log, job);
+        metric!(
+            histogram.fargate.job.duration =
+                end.duration_since(start).unwrap_or_default().as_secs_f64(),
+            cicd.pipeline.task.run.result = result
         );
-    }
-
-    /// Also sends the content of this spool file.
-    pub(super) fn take_over(&self, spool: PathBuf) {
-        self.inner().recorded.take_over(spool);
-    }
-
-    /// Returns the job's own span, as a `traceparent`, for its snapshot.
-    #[must_use]
-    pub fn root(&self) -> Option<String> {
-        self.inner().here().map(|open| open.process_log.context.root_text().to_owned())
-    }
-
-    /// Returns this process's span, and `tracestate`, for log lines and scripts.
-    #[must_use]
-    pub fn stage(&self) -> Option<(Traceparent, String)> {
-        let inner = self.inner();
-        let open = inner.here()?;
-        let root = open.process_log.context.root()?;
-        Some((
-            Traceparent { span: open.stage, ..root },
-            open.process_log.context.state().to_owned(),
-        ))
-    }
-
-    /// Records a finished call to another service.
-    pub fn called(&self, name: String, start: u64, attributes: Attributes, error: Option<String>) {
-        let mut inner = self.inner();
-        let parent = inner.here().map(|open| open.stage);
-        inner.push(name, Kind::Client, parent, (start, span::now()), attributes, error);
-    }
-
-    /// Records an event.
-    pub fn event(&self, name: &'static str, attributes: Attributes) {
-        let mut inner = self.inner();
-        let Some(open) = inner.open.get_mut(&scope()) else { return };
-        if open.events.len() < MOST_EVENTS {
-            open.events.push(Event { name, at: span::now(), attributes });
-        } else {
-            open.omitted += 1;
-        }
-    }
-
-    /// Adds to a counter.
-    pub fn count(&self, name: &'static str, attributes: Attributes, more: u64) {
-        self.inner().recorded.metrics.count(name, attributes, more);
-    }
-
-    /// Records a duration, in seconds.
-    pub fn measure(&self, name: &'static str, attributes: Attributes, seconds: f64) {
-        self.inner().recorded.metrics.measure(name, attributes, seconds);
-    }
-
-    /// Records a line of the log.
-    pub(super) fn line(&self, mut line: LogLine) {
-        let Ok(mut inner) = self.inner.try_lock() else { return };
-        if inner.recorded.lines.len() < MOST_LINES {
-            line.span = inner.here().and_then(|open| {
-                Some(Traceparent { span: open.stage, ..open.process_log.context.root()? })
-            });
-            inner.recorded.lines.push(line);
-        }
-    }
-
-    /// Records a span from the job's journal.
-    pub(super) fn state(
-        &self,
-        name: String,
-        times: (u64, u64),
-        attributes: Attributes,
-        error: Option<String>,
-    ) {
-        let mut inner = self.inner();
-        let parent =
-            inner.here().and_then(|open| open.process_log.context.root()).map(|root| root.span);
-        inner.push(name, Kind::Internal, parent, times, attributes, error);
-    }
-
-    /// Records the job's end, which [`Recorder::leave`] exports.
-    pub(super) fn end(&self, end: JobEnd) {
-        if let Some(open) = self.inner().open.get_mut(&scope()) {
-            open.end = Some(end);
-        }
-    }
-
-    /// Ends the span of this process's work on the job.
-    pub fn leave(&self, verdict: &Verdict, cancelled: bool) {
-        let mut inner = self.inner();
-        let Some(mut open) = inner.open.remove(&scope()) else { return };
-        inner.recorded.over |= open.end.is_some();
-        let (result, error) = judged(verdict, cancelled);
-        open.process_log.note_end(&hex::encode(open.stage), result, error.as_deref());
-        let Some(root) = open.process_log.context.root() else { return };
-        let end = span::now();
-        let stage = Span {
-            trace: root.trace,
-            id: open.stage,
-            parent: Some(root.span),
-            state: open.process_log.context.state().to_owned(),
-            name: format!("stage {}", open.name),
-            kind: Kind::Internal,
-            start: open.start,
-            end,
-            attributes: std::mem::take(&mut open.attributes)
-                .into_iter()
-                .chain([
-                    ("fargate.stage", open.name.clone().into()),
-                    ("fargate.stage.result", result.into()),
-                ])
-                .collect(),
-            events: std::mem::take(&mut open.events),
-            omitted: open.omitted,
-            error,
-        };
-        if root.sampled {
-            inner.recorded.spans.push(stage);
-        }
-        if let Some(job) = open.end.take() {
-            inner.conclude(&open.process_log, root, &job, end);
-        }
-    }
-
-    /// Takes the data to be exported.
-    pub(super) fn take(&self) -> Recorded {
-        std::mem::take(&mut self.inner().recorded)
-    }
-
-    /// Whether this signal is exported.
-    #[must_use]
-    pub fn exports(&self, signal: Signal) -> bool {
-        self.settings.exports(signal)
+        metric!(
+            monotonic_counter.fargate.jobs = 1_u64,
+            cicd.pipeline.task.run.result = result,
+            error.type = error.as_deref()
+        );
+        let mut attributes = job.attributes.clone();
+        let name = attributes.iter().find(|of| of.key.as_str() == "cicd.pipeline.task.name");
+        let name = name.map_or_else(String::new, |name| name.value.to_string());
+        let name = if name.is_empty() { "job".to_owned() } else { format!("job {name}") };
+        attributes.push(KeyValue::new("cicd.pipeline.task.run.result", result));
+        let span = past(name, (start, end), attributes, error);
+        self.record(span, root.clone(), process_log.context.parent());
+        process_log.remove();
     }
 }
 
@@ -327,115 +346,14 @@ fn scope() -> u64 {
     SCOPE.try_with(|scope| *scope).unwrap_or(0)
 }
 
-impl Inner {
-    fn here(&self) -> Option<&Open> {
-        self.open.get(&scope())
-    }
+fn new_span(beside: &SpanContext) -> SpanContext {
+    with_id(beside, RandomIdGenerator::default().new_span_id())
+}
 
-    fn push(
-        &mut self,
-        name: String,
-        kind: Kind,
-        parent: Option<[u8; 8]>,
-        (start, end): (u64, u64),
-        attributes: Attributes,
-        error: Option<String>,
-    ) {
-        let (Some(open), Some(parent)) = (self.here(), parent) else { return };
-        let Some(root) = open.process_log.context.root().filter(|root| root.sampled) else {
-            return;
-        };
-        if self.recorded.spans.len() >= MOST_SPANS {
-            return;
-        }
-        let state = open.process_log.context.state().to_owned();
-        let id = context::new_id();
-        let end = end.max(start);
-        let span = Span {
-            trace: root.trace,
-            id,
-            parent: Some(parent),
-            state,
-            name,
-            kind,
-            start,
-            end,
-            attributes,
-            events: Vec::new(),
-            omitted: 0,
-            error,
-        };
-        self.recorded.spans.push(span);
-    }
-
-    /// Returns the job's own span, and those of killed processes.
-    fn conclude(&mut self, process_log: &ProcessLog, root: Traceparent, job: &JobEnd, end: u64) {
-        let state = process_log.context.state().to_owned();
-        for (n, process) in process_log.processes.iter().enumerate() {
-            let (None, Some(id)) = (&process.ended, context::parse_id(&process.span)) else {
-                continue;
-            };
-            let next = process_log.processes.get(n + 1).map_or(end, |next| next.at);
-            if !root.sampled {
-                continue;
-            }
-            self.recorded.spans.push(Span {
-                trace: root.trace,
-                id,
-                parent: Some(root.span),
-                state: state.clone(),
-                name: format!("stage {}", process.purpose),
-                kind: Kind::Internal,
-                start: process.at,
-                end: next.clamp(process.at, end.max(process.at)),
-                attributes: vec![
-                    ("fargate.stage", process.purpose.clone().into()),
-                    ("fargate.stage.result", "error".into()),
-                ],
-                events: Vec::new(),
-                omitted: 0,
-                error: Some("process_killed".to_owned()),
-            });
-        }
-        let (result, error) = outcome(process_log, job);
-        let seconds = end.saturating_sub(process_log.began) as f64 / 1e9;
-        let about: Attributes = vec![("cicd.pipeline.task.run.result", result.into())];
-        let caused: Attributes = error
-            .iter()
-            .map(|error| ("error.type", error.clone().into()))
-            .chain(about.clone())
-            .collect();
-        self.recorded.metrics.measure("fargate.job.duration", about.clone(), seconds);
-        self.recorded.metrics.count("fargate.jobs", caused, 1);
-        if root.sampled {
-            let name = job
-                .attributes
-                .iter()
-                .find(|(key, _)| *key == "cicd.pipeline.task.name")
-                .map(|(_, name)| name.clone());
-            let name = match name {
-                Some(Value::Text(name)) if !name.is_empty() => format!("job {name}"),
-                _ => "job".to_owned(),
-            };
-            self.recorded.spans.push(Span {
-                trace: root.trace,
-                id: root.span,
-                parent: process_log.context.parent(),
-                state,
-                name,
-                kind: Kind::Internal,
-                // States have a resolution of a millisecond: the job must not begin after the first
-                // of them.
-                start: process_log.began / 1_000_000 * 1_000_000,
-                end,
-                attributes: job.attributes.iter().cloned().chain(about).collect(),
-                events: Vec::new(),
-                omitted: 0,
-                error,
-            });
-        }
-        process_log.remove();
-    }
+/// Returns another span of the same trace.
+fn with_id(beside: &SpanContext, id: SpanId) -> SpanContext {
+    let state = beside.trace_state().clone();
+    SpanContext::new(beside.trace_id(), id, beside.trace_flags(), false, state)
 }
 
 /// Returns the job's result, as in the conventions (`cicd.pipeline.task.run.result`), and its

@@ -90,24 +90,6 @@ impl Sampler {
         };
         Some(Self { ratio, parent_based })
     }
-
-    /// Whether this trace is recorded. The answer is the same in every process.
-    #[must_use]
-    pub fn samples(&self, trace: &[u8; 16], parent: Option<bool>) -> bool {
-        if let (true, Some(sampled)) = (self.parent_based, parent) {
-            return sampled;
-        }
-        // As in OpenTelemetry's SDKs: the trace id's last 56 bits are random.
-        let random = trace[9..].iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 2^56"
-        )]
-        let bound = (self.ratio * (1_u64 << 56) as f64) as u64;
-        random < bound
-    }
 }
 
 /// `[Telemetry]`, before or after the environment's overrides.
@@ -184,91 +166,88 @@ impl Settings {
         })
     }
 
+    /// Applies the overrides of this process's environment. Also returns a message for each variable
+    /// that cannot be used.
+    #[must_use]
+    pub fn effective(&self) -> (Self, Vec<String>) {
+        self.clone().overridden(|name| std::env::var(name).ok())
+    }
+
     /// Applies the environment's overrides. Also returns a message for each variable that cannot be
     /// used.
     #[must_use]
     pub fn overridden(mut self, variable: impl Fn(&str) -> Option<String>) -> (Self, Vec<String>) {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let mut complaints = Vec::new();
-        let mut unusable = |name: &str, expected: &str| {
-            complaints.push(format!("{name} cannot be used and is ignored: expected {expected}"))
+        // `apply` returns `None` if the value cannot be used.
+        let mut set = |name: &str, expected: &str, apply: &mut dyn FnMut(String) -> Option<()>| {
+            if variable(name).is_some_and(|value| apply(value).is_none()) {
+                complaints
+                    .push(format!("{name} cannot be used and is ignored: expected {expected}"));
+            }
         };
-        match variable("OTEL_EXPORTER_OTLP_ENDPOINT") {
-            Some(url) if is_address(&url) => self.endpoint = Some(url),
-            Some(_) => unusable("OTEL_EXPORTER_OTLP_ENDPOINT", ADDRESS),
-            None => {}
-        }
-        if let Some(name) = variable("OTEL_EXPORTER_OTLP_PROTOCOL") {
-            match Protocol::by_name(&name) {
-                Some(protocol) => self.protocol = protocol,
-                None => unusable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc"),
-            }
-        }
-        if let Some(list) = variable("OTEL_EXPORTER_OTLP_HEADERS") {
-            match pairs(&list) {
-                Some(headers) => merge(&mut self.headers, headers),
-                None => unusable("OTEL_EXPORTER_OTLP_HEADERS", "name=value,name=value"),
-            }
-        }
-        if let Some(list) = variable("OTEL_RESOURCE_ATTRIBUTES") {
-            match pairs(&list) {
-                Some(attributes) => merge(&mut self.resource, attributes),
-                None => unusable("OTEL_RESOURCE_ATTRIBUTES", "name=value,name=value"),
-            }
-        }
+        set("OTEL_EXPORTER_OTLP_ENDPOINT", ADDRESS, &mut |url| {
+            self.endpoint = Some(is_address(&url).then_some(url)?);
+            Some(())
+        });
+        set("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc", &mut |name| {
+            self.protocol = Protocol::by_name(&name)?;
+            Some(())
+        });
+        set("OTEL_EXPORTER_OTLP_HEADERS", PAIRS, &mut |list| merge(&mut self.headers, &list));
+        set("OTEL_RESOURCE_ATTRIBUTES", PAIRS, &mut |list| merge(&mut self.resource, &list));
         if let Some(at) = self.resource.iter().position(|(name, _)| name == "service.name") {
             self.service = self.resource.remove(at).1;
         }
-        if let Some(name) = variable("OTEL_SERVICE_NAME") {
+        set("OTEL_SERVICE_NAME", "", &mut |name| {
             self.service = name;
-        }
-        if let Some(path) = variable("OTEL_EXPORTER_OTLP_CERTIFICATE") {
+            Some(())
+        });
+        set("OTEL_EXPORTER_OTLP_CERTIFICATE", "", &mut |path| {
             self.certificate = Some(path.into());
-        }
-        if let Some(name) = variable("OTEL_TRACES_SAMPLER") {
-            match Sampler::by_name(&name, variable("OTEL_TRACES_SAMPLER_ARG").as_deref()) {
-                Some(sampler) => self.sampler = sampler,
-                None => unusable(
-                    "OTEL_TRACES_SAMPLER",
-                    "always_on, always_off, traceidratio or these after parentbased_",
-                ),
-            }
-        }
+            Some(())
+        });
+        set(
+            "OTEL_TRACES_SAMPLER",
+            "always_on, always_off, traceidratio or these after parentbased_",
+            &mut |name| {
+                let argument = variable("OTEL_TRACES_SAMPLER_ARG");
+                self.sampler = Sampler::by_name(&name, argument.as_deref())?;
+                Some(())
+            },
+        );
         // It can only shorten the limit: its default, 10 s, is for processes that live longer.
-        if let Some(text) = variable("OTEL_EXPORTER_OTLP_TIMEOUT") {
-            match text.parse() {
-                Ok(millis) => {
-                    self.flush_timeout = self.flush_timeout.min(Duration::from_millis(millis))
-                }
-                Err(_) => unusable("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds"),
-            }
-        }
+        set("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds", &mut |text| {
+            let limit = Duration::from_millis(text.parse().ok()?);
+            self.flush_timeout = self.flush_timeout.min(limit);
+            Some(())
+        });
         for signal in Signal::ALL {
             let upper = signal.name().to_uppercase();
-            let name = format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT");
-            match variable(&name) {
-                Some(url) if is_address(&url) => {
-                    self.endpoints.retain(|(of, _)| *of != signal);
-                    self.endpoints.push((signal, url));
+            set(&format!("OTEL_EXPORTER_OTLP_{upper}_ENDPOINT"), ADDRESS, &mut |url| {
+                let url = is_address(&url).then_some(url)?;
+                self.endpoints.retain(|(of, _)| *of != signal);
+                self.endpoints.push((signal, url));
+                Some(())
+            });
+            set(&format!("OTEL_{upper}_EXPORTER"), "otlp or none", &mut |name| {
+                self.signals.retain(|of| *of != signal || name != "none");
+                if name == "otlp" && !self.signals.contains(&signal) {
+                    self.signals.push(signal);
                 }
-                Some(_) => unusable(&name, ADDRESS),
-                None => {}
-            }
-            match variable(&format!("OTEL_{upper}_EXPORTER")).as_deref() {
-                Some("none") => self.signals.retain(|of| *of != signal),
-                Some("otlp") if !self.signals.contains(&signal) => self.signals.push(signal),
-                Some("otlp") | None => {}
-                Some(_) => unusable(&format!("OTEL_{upper}_EXPORTER"), "otlp or none"),
-            }
+                ["otlp", "none"].contains(&name.as_str()).then_some(())
+            });
         }
-        if variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-            self.signals.clear();
-        }
+        set("OTEL_SDK_DISABLED", "", &mut |value| {
+            self.signals.retain(|_| !value.eq_ignore_ascii_case("true"));
+            Some(())
+        });
         (self, complaints)
     }
 }
 
 const ADDRESS: &str = "an address such as http://127.0.0.1:4318";
+const PAIRS: &str = "name=value,name=value";
 
 /// Whether this can be a collector's address, in the file and the environment alike.
 #[must_use]
@@ -287,16 +266,20 @@ pub fn origin(url: &str) -> String {
     format!("{scheme}://{}", authority.rsplit('@').next().unwrap_or_default())
 }
 
-/// Parses `name=value,…`, with percent-encoded values (W3C Baggage).
-fn pairs(list: &str) -> Option<Vec<(String, String)>> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty())
+/// Adds `name=value,…`, with percent-encoded values (W3C Baggage), to `all`, replacing equal names.
+fn merge(all: &mut Vec<(String, String)>, list: &str) -> Option<()> {
+    let pairs = list.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pairs: Option<Vec<(String, String)>> = pairs
         .map(|pair| {
             let (name, value) = pair.split_once('=')?;
             Some((name.trim().to_owned(), decoded(value.trim())?))
         })
-        .collect()
+        .collect();
+    for (name, value) in pairs? {
+        all.retain(|(other, _)| *other != name);
+        all.push((name, value));
+    }
+    Some(())
 }
 
 /// Decodes percent-encoded UTF-8. `None` if a `%` is not before two hexadecimal digits.
@@ -305,14 +288,6 @@ fn decoded(text: &str) -> Option<String> {
         |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     let is_valid = text.split('%').skip(1).all(is_encoded);
     is_valid.then(|| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)).flatten()
-}
-
-/// Adds `more` to `all`, replacing equal names.
-fn merge(all: &mut Vec<(String, String)>, more: Vec<(String, String)>) {
-    for (name, value) in more {
-        all.retain(|(other, _)| *other != name);
-        all.push((name, value));
-    }
 }
 
 #[cfg(test)]
@@ -390,18 +365,5 @@ mod tests {
             origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
             "https://c.example:4318"
         );
-    }
-
-    #[test]
-    fn a_ratio_samples_its_share() {
-        let sampler = Sampler { ratio: 0.25, parent_based: true };
-        let traces = (0..10_000_u64).map(|n| {
-            let mut trace = [0; 16];
-            trace.copy_from_slice(&<sha2::Sha256 as sha2::Digest>::digest(n.to_be_bytes())[..16]);
-            trace
-        });
-        let sampled = traces.filter(|trace| sampler.samples(trace, None)).count();
-        assert!((2300..2700).contains(&sampled), "{sampled}");
-        assert!(sampler.samples(&[0xff; 16], Some(true)));
     }
 }

@@ -1,8 +1,9 @@
 //! A transport whose connections are recorded.
 
 use states::{ConnectError, Greeting, Target, TaskArn, Transport};
+use tracing::field::Empty;
 
-use super::{recorder, span};
+use super::{SPANS, fail, is_on, metric, stage_event, stage_span};
 
 /// Records the connections of the inner transport. With telemetry off, it costs one check of a
 /// pointer per connection.
@@ -13,23 +14,27 @@ impl<T: Transport> Transport for Watched<T> {
     type Session = T::Session;
 
     async fn connect(&self, target: &Target) -> Result<(Self::Session, Greeting), ConnectError> {
-        let Some(recorder) = recorder() else { return self.0.connect(target).await };
-        let start = span::now();
+        if !is_on() {
+            return self.0.connect(target).await;
+        }
+        let span = tracing::info_span!(
+            target: SPANS,
+            parent: &stage_span(),
+            "connect",
+            otel.kind = "client",
+            otel.status_description = Empty,
+            server.address = %target.destination,
+            aws.ecs.task.arn = target.task.as_str(),
+            fargate.connection.first = target.pinned.is_none(),
+            error.type = Empty,
+        );
         let connected = self.0.connect(target).await;
-        let outcome = connected.as_ref().err().map(|error| error.kind.name());
-        let counted = outcome.iter().map(|error| ("error.type", (*error).into())).collect();
-        recorder.count("fargate.connections", counted, 1);
-        match outcome {
-            None => {
-                let attributes = vec![
-                    ("server.address", target.destination.to_string().into()),
-                    ("aws.ecs.task.arn", target.task.as_str().into()),
-                    ("fargate.connection.first", target.pinned.is_none().into()),
-                ];
-                recorder.called("connect".to_owned(), start, attributes, None);
-            }
-            // While a container starts, this happens every second, so an event is enough.
-            Some(error) => recorder.event("connection.failed", vec![("error.type", error.into())]),
+        let error = connected.as_ref().err().map(|error| error.kind.name());
+        metric!(monotonic_counter.fargate.connections = 1_u64, error.type = error);
+        if let Some(error) = error {
+            // Its span is not exported.
+            fail(&span, error);
+            stage_event!("connection.failed", error.type = error);
         }
         connected
     }

@@ -51,6 +51,8 @@ mod stuck;
 mod stuck_fixtures;
 #[cfg(feature = "telemetry")]
 mod telemetry;
+#[cfg(feature = "telemetry")]
+mod telemetry_settings;
 mod transports;
 mod try_job;
 mod unreachable;

@@ -15,7 +15,7 @@ use crate::{
 /// Secrets that only the job may see.
 const SECRET: &str = "hunter2-5up3r-53cr3t";
 
-fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
+pub fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
     let mut job = Job::with(
         cluster,
         &format!(
@@ -27,7 +27,7 @@ fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
 }
 
 /// As gitlab-runner calls the driver for a job whose script fails.
-fn whole_job(job: &Job) {
+pub fn whole_job(job: &Job) {
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
     for stage in
@@ -82,7 +82,7 @@ const RUNS: [&str; 9] = [
     "upload_artifacts_on_failure",
 ];
 
-fn assert_whole(collector: &Collector) {
+pub fn assert_whole(collector: &Collector) {
     let spans = collector.spans();
     assert_eq!(without_chance(tree(&spans)), promised(&RUNS), "{spans:#?}");
     let root = spans.iter().find(|span| span.parent_span_id.is_empty()).unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use states::private_file;
 
-use super::super::settings::Signal;
+use super::settings::Signal;
 
 /// Most bytes that are kept per job.
 const MOST: usize = 1024 * 1024;

@@ -1,4 +1,6 @@
-//! Records AWS calls of the SDK's clients.
+//! Records calls to AWS: a span and a count for each.
+
+use std::sync::{Mutex, PoisonError};
 
 use aws_smithy_runtime_api::{
     box_error::BoxError,
@@ -14,17 +16,16 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
-use super::{
-    recorder, span,
-    span::{Attributes, Value},
-};
+use tracing::{Span, field::Empty};
+
+use crate::telemetry::{self, SPANS, metric};
 
 /// Records every call of an SDK client. Of requests and answers, it records only the error's code.
 #[derive(Debug, Clone, Copy)]
-pub struct Recording;
+pub(super) struct Recording;
 
 #[derive(Debug)]
-struct Started(u64);
+struct Started(CallSpan);
 
 impl Storable for Started {
     type Storer = StoreReplace<Self>;
@@ -40,8 +41,8 @@ impl Intercept for Recording {
         _: &BeforeSerializationInterceptorContextRef<'_>,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if recorder().is_some() {
-            cfg.interceptor_state().store_put(Started(span::now()));
+        if telemetry::is_on() {
+            cfg.interceptor_state().store_put(Started(CallSpan::begin()));
         }
         Ok(())
     }
@@ -52,9 +53,7 @@ impl Intercept for Recording {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let (Some(recorder), Some(Started(start))) = (recorder(), cfg.load::<Started>()) else {
-            return Ok(());
-        };
+        let Some(Started(span)) = cfg.load::<Started>() else { return Ok(()) };
         let (service, operation) =
             cfg.load::<Metadata>().map_or(("", ""), |about| (about.service(), about.name()));
         let answer = context.response();
@@ -68,39 +67,67 @@ impl Intercept for Recording {
                 )
             })
         });
-        let call = CallRecord {
+        span.end(CallRecord {
             service,
             operation,
-            start: *start,
             status: answer.map(|answer| answer.status().as_u16()),
             request_id: answer.and_then(|answer| answer.headers().get("x-amzn-requestid")),
             attempts: cfg.load::<RequestAttempts>().map_or(1, |made| made.attempts()),
-            error,
-        };
-        call.record(recorder);
+            error: error.as_deref(),
+        });
         Ok(())
     }
 }
 
-/// One call that is over.
+/// How a call ended.
 #[derive(Debug)]
-pub(crate) struct CallRecord<'a> {
-    pub(crate) service: &'a str,
-    pub(crate) operation: &'a str,
-    pub(crate) start: u64,
-    pub(crate) status: Option<u16>,
-    pub(crate) request_id: Option<&'a str>,
-    pub(crate) attempts: u32,
-    pub(crate) error: Option<String>,
+pub(super) struct CallRecord<'a> {
+    pub(super) service: &'a str,
+    pub(super) operation: &'a str,
+    pub(super) status: Option<u16>,
+    pub(super) request_id: Option<&'a str>,
+    pub(super) attempts: u32,
+    pub(super) error: Option<&'a str>,
 }
 
-impl CallRecord<'_> {
-    pub(crate) fn record(self, recorder: &super::Recorder) {
-        let method = format!("{}/{}", self.service, self.operation);
-        let mut counted: Attributes = vec![("rpc.method", method.as_str().into())];
-        counted.extend(self.error.iter().map(|error| ("error.type", Value::from(error.as_str()))));
-        recorder.count("fargate.aws.calls", counted, 1);
-        let throttled = self.error.as_deref().is_some_and(|code| {
+/// The span of a call. Its end is the end of [`CallSpan::end`].
+#[derive(Debug)]
+pub(super) struct CallSpan(Mutex<Span>);
+
+impl CallSpan {
+    /// Begins the span. With telemetry off, it is disabled.
+    pub(super) fn begin() -> Self {
+        Self(Mutex::new(tracing::info_span!(
+            target: SPANS,
+            parent: &telemetry::stage_span(),
+            "call",
+            otel.name = Empty,
+            otel.kind = "client",
+            otel.status_description = Empty,
+            rpc.system.name = "aws-api",
+            rpc.method = Empty,
+            http.request.resend_count = Empty,
+            http.response.status_code = Empty,
+            fargate.throttled = Empty,
+            aws.request_id = Empty,
+            error.type = Empty,
+        )))
+    }
+
+    /// Ends the span, and counts the call.
+    pub(super) fn end(&self, call: CallRecord<'_>) {
+        // The configuration of a call lives longer than the call, so the span is taken out of it.
+        let span = std::mem::replace(
+            &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            Span::none(),
+        );
+        let method = format!("{}/{}", call.service, call.operation);
+        metric!(
+            monotonic_counter.fargate.aws.calls = 1_u64,
+            rpc.method = method,
+            error.type = call.error
+        );
+        let is_throttled = call.error.is_some_and(|code| {
             [
                 "ThrottlingException",
                 "Throttling",
@@ -110,23 +137,25 @@ impl CallRecord<'_> {
             ]
             .contains(&code)
         });
-        let mut attributes: Attributes = vec![
-            ("rpc.system.name", "aws-api".into()),
-            ("rpc.method", method.as_str().into()),
-            ("http.request.resend_count", i64::from(self.attempts.saturating_sub(1)).into()),
-            ("fargate.throttled", throttled.into()),
-        ];
-        attributes.extend(
-            self.status.map(|status| ("http.response.status_code", i64::from(status).into())),
-        );
-        attributes.extend(self.request_id.map(|id| ("aws.request_id", id.into())));
-        recorder.called(method, self.start, attributes, self.error);
+        span.record("otel.name", &method);
+        span.record("rpc.method", &method);
+        span.record("http.request.resend_count", i64::from(call.attempts.saturating_sub(1)));
+        span.record("fargate.throttled", is_throttled);
+        if let Some(status) = call.status {
+            span.record("http.response.status_code", i64::from(status));
+        }
+        if let Some(id) = call.request_id {
+            span.record("aws.request_id", id);
+        }
+        if let Some(error) = call.error {
+            telemetry::fail(&span, error);
+        }
     }
 }
 
 /// Extracts the error's code from an answer of AWS's JSON protocol, `{"__type": "namespace#Code",
 /// …}`, or of its query protocol, `<Code>Code</Code>`.
-pub(crate) fn code(body: &[u8]) -> Option<String> {
+pub(super) fn code(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Error {
         #[serde(rename = "__type")]

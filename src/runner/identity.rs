@@ -15,6 +15,9 @@ pub struct Identity {
     pub id: JobId,
     /// Facts for people and tags.
     pub about: About,
+    /// The job's own trace id, the same in all of its processes and attempts. It follows from the
+    /// job's token, so that others cannot guess it. A job without a token has none.
+    pub trace_id: Option<[u8; 16]>,
 }
 
 /// The trusted sources of the job's identity.
@@ -80,7 +83,8 @@ impl Identity {
         let runner = variable("CI_RUNNER_SHORT_TOKEN").unwrap_or_default();
         let (project, pipeline) =
             (response.project_url(), response.pipeline_id().unwrap_or_default());
-        Self::new(&runner, [&project, pipeline, &response.id.to_string()], response.job_name())
+        let names = [&project, pipeline, &response.id.to_string()];
+        Self::new(&runner, names, response.job_name(), &response.token)
     }
 
     fn of_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, IdentityError> {
@@ -100,10 +104,16 @@ impl Identity {
             &runner,
             names.each_ref().map(String::as_str),
             &variable("CI_JOB_NAME").unwrap_or_default(),
+            &variable("CI_JOB_TOKEN").unwrap_or_default(),
         ))
     }
 
-    fn new(runner: &str, [project_url, pipeline_id, job_id]: [&str; 3], job_name: &str) -> Self {
+    fn new(
+        runner: &str,
+        [project_url, pipeline_id, job_id]: [&str; 3],
+        job_name: &str,
+        token: &str,
+    ) -> Self {
         let hash = hex::encode(Sha256::digest(format!("{project_url}-{pipeline_id}-{job_id}")));
         let id = JobId::new(format!("{}-{hash}", file_name_part(runner)))
             // The token's part has at most 40 valid characters and begins with a letter or digit;
@@ -117,8 +127,15 @@ impl Identity {
             job_name: foreign_text::clipped(job_name),
             runner: foreign_text::clipped(runner),
         };
-        Self { id, about }
+        let trace_id = trace_id(token, &id);
+        Self { id, about, trace_id }
     }
+}
+
+/// Derives a trace id. Backends and logs show it, so it must not tell the token.
+fn trace_id(token: &str, job: &JobId) -> Option<[u8; 16]> {
+    let hash = Sha256::digest(format!("fargate-driver trace {job} {token}"));
+    hash.first_chunk().copied().filter(|_| !token.is_empty())
 }
 
 fn file_name_part(token: &str) -> String {
@@ -230,5 +247,18 @@ mod tests {
                 "tamed and clipped already"
             );
         }
+    }
+
+    #[test]
+    fn only_who_has_the_jobs_token_can_tell_its_trace_id() {
+        let job = |token: &str, id: &str| {
+            let names = ["https://gitlab.example/group/project", "11", id];
+            Identity::new("aB3_x-9Z", names, "build", token).trace_id
+        };
+        assert_eq!(job("t0ken", "22"), job("t0ken", "22"));
+        assert_ne!(job("t0ken", "22"), job("guess", "22"));
+        assert_ne!(job("t0ken", "22"), job("t0ken", "23"));
+        // Then each attempt has a random one.
+        assert_eq!(job("", "22"), None);
     }
 }

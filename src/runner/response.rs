@@ -48,6 +48,9 @@ pub enum ResponseError {
 pub(super) struct Response {
     /// GitLab's number of the job.
     pub(super) id: u64,
+    /// The job's token. Secret.
+    #[serde(default)]
+    pub(super) token: String,
     #[serde(default)]
     job_info: JobInfo,
     #[serde(default)]

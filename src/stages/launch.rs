@@ -132,7 +132,7 @@ mod tests {
             job_name: "build [linux, x86]\u{7}".into(),
             runner: "tok".into(),
         };
-        Identity { id: JobId::new("tok-abc").unwrap(), about }
+        Identity { id: JobId::new("tok-abc").unwrap(), about, trace_id: None }
     }
 
     fn config(more: &str) -> Config {

@@ -33,7 +33,6 @@ mod watched;
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
 use states::{Note, Observation};
 use tracing::Span;
 
@@ -125,9 +124,7 @@ pub fn enter(directory: &Path, identity: &Identity, stage: &str, kept: Option<&s
         return;
     }
     let begins = matches!(stage, "config" | "prepare").then(|| Beginning {
-        trace_id: Sha256::digest(format!("fargate-driver trace {}", identity.id))
-            .first_chunk()
-            .copied(),
+        trace_id: identity.trace_id,
         parent: job_variable("TRACEPARENT"),
         state: job_variable("TRACESTATE"),
     });

@@ -44,6 +44,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "Traces",
             "Metrics",
             "Logs",
+            "TrustJobTraceparent",
             "PropagateToJob",
             "JobEndpoint",
         ],

@@ -38,6 +38,7 @@ impl Reader<'_> {
             service: self.text(TABLE, "ServiceName")?.unwrap_or(defaults.service),
             resource: self.named("ResourceAttributes")?,
             sampler: self.sampler()?,
+            trust_job_traceparent: self.flag(TABLE, "TrustJobTraceparent")?,
             flush_timeout: self.span(TABLE, "FlushTimeout", FLUSH_TIMEOUT)?,
             signals,
             propagate: self.flag(TABLE, "PropagateToJob")?,

@@ -111,6 +111,8 @@ pub struct Settings {
     pub resource: Vec<(String, String)>,
     /// Which jobs are traced.
     pub sampler: Sampler,
+    /// Whether a job's `TRACEPARENT` may raise the rate at which jobs are traced.
+    pub trust_job_traceparent: bool,
     /// Time limit of all exports of one process.
     pub flush_timeout: Duration,
     /// Which signals are exported.
@@ -132,6 +134,7 @@ impl Default for Settings {
             service: "fargate-driver".to_owned(),
             resource: Vec::new(),
             sampler: Sampler::default(),
+            trust_job_traceparent: false,
             flush_timeout: FLUSH_TIMEOUT,
             signals: vec![Signal::Traces, Signal::Metrics],
             propagate: false,

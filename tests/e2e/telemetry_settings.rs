@@ -8,6 +8,22 @@ use crate::{
     telemetry::{assert_whole, traced, whole_job},
 };
 
+const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[test]
+fn a_jobs_traceparent_raises_the_sampling_rate_only_if_it_is_trusted() {
+    for (trust, exported) in [("", false), ("TrustJobTraceparent = true", true)] {
+        let (cluster, collector) = (Cluster::local(), Collector::start());
+        let settings = format!("Sampler = \"parentbased_always_off\"\n{trust}");
+        let mut job = traced(&cluster, &collector.endpoint, &settings);
+        job.set("CUSTOM_ENV_TRACEPARENT", SAMPLED);
+        job.prepare();
+        job.cleanup();
+        assert_eq!(!collector.spans().is_empty(), exported, "{trust}");
+        assert!(!collector.metrics().is_empty(), "metrics are of all jobs");
+    }
+}
+
 /// Spans of libraries are in the stage's span then.
 #[test]
 fn a_trace_is_whole_at_log_level_trace() {

@@ -149,6 +149,9 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
         for choice in config.open_choices() {
             tracing::warn!("{}: {choice}", path.display());
         }
+        if let Some(caution) = config.telemetry.effective().0.caution() {
+            tracing::warn!("{}: {caution}", path.display());
+        }
     }
     for warning in &warnings {
         tracing::warn!("{}: {warning}", path.display());

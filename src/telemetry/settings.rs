@@ -2,7 +2,7 @@
 //! which override it (OpenTelemetry, "Environment Variable Specification", "OTLP Exporter
 //! Configuration").
 
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::{borrow::Cow, net::IpAddr, path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
 
@@ -169,6 +169,20 @@ impl Settings {
         })
     }
 
+    /// Returns what the administrator probably does not mean: headers, which hold credentials, that
+    /// would be sent unencrypted to another host.
+    #[must_use]
+    pub fn caution(&self) -> Option<String> {
+        let exported = self.signals.iter().filter_map(|signal| self.address(*signal));
+        let address = exported.into_iter().find(|url| is_remote_and_unencrypted(url))?;
+        (!self.headers.is_empty()).then(|| {
+            format!(
+                "the telemetry headers are sent unencrypted to {}: whoever is on the way can read them. Use an https:// endpoint, or a collector on this machine.",
+                origin(&address)
+            )
+        })
+    }
+
     /// Applies the overrides of this process's environment. Also returns a message for each variable
     /// that cannot be used.
     #[must_use]
@@ -258,6 +272,16 @@ pub fn is_address(url: &str) -> bool {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'))
         && url.parse::<http::Uri>().is_ok()
+}
+
+fn is_remote_and_unencrypted(url: &str) -> bool {
+    let Some(uri) = url.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http"))
+    else {
+        return false;
+    };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback = host.parse::<IpAddr>().map_or(host == "localhost", |ip| ip.is_loopback());
+    !is_loopback
 }
 
 /// Returns scheme, host and port of an address, for messages. User, password, path and query may
@@ -368,5 +392,30 @@ mod tests {
             origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
             "https://c.example:4318"
         );
+    }
+
+    #[test]
+    fn headers_to_a_remote_host_without_encryption_are_warned_about() {
+        let caution = |url: &str, headers: &str| {
+            let variables =
+                [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_EXPORTER_OTLP_HEADERS", headers)];
+            with(&variables).0.caution()
+        };
+        for remote in
+            ["http://me:pw@collector.example:4318", "http://10.0.0.7", "http://[fd00::1]:4318"]
+        {
+            let caution = caution(remote, "api-key=s3cret").unwrap();
+            assert!(caution.contains(&origin(remote)) && caution.contains("https://"), "{caution}");
+            assert!(!caution.contains("s3cret") && !caution.contains("pw"), "{caution}");
+        }
+        for fine in [
+            "https://collector.example",
+            "http://localhost:4318",
+            "http://127.1.2.3:4318",
+            "http://[::1]:4318",
+        ] {
+            assert_eq!(caution(fine, "api-key=s3cret"), None, "{fine}");
+        }
+        assert_eq!(caution("http://collector.example", ""), None);
     }
 }

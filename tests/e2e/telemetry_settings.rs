@@ -24,6 +24,23 @@ fn a_jobs_traceparent_raises_the_sampling_rate_only_if_it_is_trusted() {
     }
 }
 
+#[test]
+fn headers_to_a_remote_collector_without_encryption_are_warned_about_once_per_job() {
+    let cluster = Cluster::local();
+    let warnings = |endpoint: &str| {
+        let job = traced(&cluster, endpoint, "");
+        changed(&job, "\"5s\"", "\"20ms\"");
+        assert_eq!(job.stage(&["config"]).code, 0);
+        job.prepare();
+        job.cleanup();
+        let log = job.log();
+        assert!(!log.contains("hunter2"), "{log}");
+        log.lines().filter(|line| line.contains("headers are sent unencrypted")).count()
+    };
+    // 192.0.2.0/24 is for documentation: no host has such an address.
+    assert_eq!((warnings("http://192.0.2.1:4318"), warnings("http://127.0.0.1:9")), (1, 0));
+}
+
 /// Spans of libraries are in the stage's span then.
 #[test]
 fn a_trace_is_whole_at_log_level_trace() {

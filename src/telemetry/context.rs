@@ -133,7 +133,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::telemetry::settings::Sampler;
+    use crate::telemetry::settings::{Sampler, tests::defaults};
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn attempts_at_one_job_share_a_trace_and_have_spans_of_their_own() {
-        let settings = Settings::default();
+        let settings = defaults();
         let (first, second) = (begin(None, None, &settings), begin(None, None, &settings));
         assert_eq!(first.trace_id(), second.trace_id());
         assert_ne!(first.span_id(), second.span_id());
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_traced_pipeline_is_the_jobs_parent() {
-        let settings = Settings::default();
+        let settings = defaults();
         let job = Beginning {
             parent: Some(PARENT.to_owned()),
             state: Some("vendor=1".to_owned()),
@@ -204,7 +204,7 @@ mod tests {
         for ratio in [0.0, 0.01] {
             for parent_based in [true, false] {
                 let mut settings =
-                    Settings { sampler: Sampler { ratio, parent_based }, ..Settings::default() };
+                    Settings { sampler: Sampler { ratio, parent_based }, ..defaults() };
                 assert!(!begin(Some(chosen), None, &settings).is_sampled());
                 settings.trust_job_traceparent = true;
                 assert_eq!(
@@ -217,10 +217,8 @@ mod tests {
 
     #[test]
     fn a_ratio_samples_its_share() {
-        let settings = Settings {
-            sampler: Sampler { ratio: 0.25, parent_based: true },
-            ..Settings::default()
-        };
+        let settings =
+            Settings { sampler: Sampler { ratio: 0.25, parent_based: true }, ..defaults() };
         let sampled = (0..10_000_u64).filter(|n| {
             let mut trace = [0; 16];
             trace.copy_from_slice(&Sha256::digest(n.to_be_bytes())[..16]);

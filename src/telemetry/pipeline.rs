@@ -219,11 +219,11 @@ mod tests {
     use tracing_subscriber::{layer::SubscriberExt as _, registry};
 
     use super::*;
-    use crate::telemetry::metric;
+    use crate::telemetry::{metric, settings::tests::defaults};
 
     /// Records in a pipeline of its own.
     fn recorded(record: impl FnOnce()) -> ResourceMetrics {
-        let pipeline = Pipeline::new(&Settings::default(), "manager");
+        let pipeline = Pipeline::new(&defaults(), "manager");
         tracing::subscriber::with_default(registry().with(pipeline.layer()), record);
         let (spans, metrics, lines) = pipeline.take();
         assert!(spans.is_empty() && lines.is_empty(), "{spans:?} {lines:?}");

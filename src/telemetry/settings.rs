@@ -318,11 +318,19 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
+
+    pub(in crate::telemetry) fn defaults() -> Settings {
+        let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
+        Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
+    }
 
     fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
-        Settings::default().overridden(|name| {
+        defaults().overridden(|name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
         })
     }
@@ -366,7 +374,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000"),
         ]);
         assert_eq!(complaints.len(), 2, "{complaints:?}");
-        assert_eq!(settings.flush_timeout, FLUSH_TIMEOUT);
+        assert_eq!(settings.flush_timeout, defaults().flush_timeout);
     }
 
     #[test]

@@ -256,7 +256,10 @@ fn parse_transport() -> impl TypedValueParser<Value = &'static Declaration> {
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {
-    crate::logging::level(name).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
+    crate::logging::level(name).ok_or_else(|| {
+        let names: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// The command line's definition, in which each command shows only what it does not ignore.

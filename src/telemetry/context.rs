@@ -155,6 +155,8 @@ pub fn parse_id(text: &str) -> Option<[u8; 8]> {
 mod tests {
     use super::*;
 
+    const ALWAYS: Sampler = Sampler { ratio: 1.0, parent_based: true };
+
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
@@ -181,34 +183,23 @@ mod tests {
 
     #[test]
     fn attempts_at_one_job_share_a_trace_and_have_spans_of_their_own() {
-        let begin = || Context::begin("job-1", None, None, &Sampler::default()).root().unwrap();
+        let begin = || Context::begin("job-1", None, None, &ALWAYS).root().unwrap();
         let (first, second) = (begin(), begin());
         assert_eq!(first.trace, second.trace);
         assert_ne!(first.span, second.span);
         assert!(first.sampled);
-        assert_ne!(
-            first.trace,
-            Context::begin("job-2", None, None, &Sampler::default()).root().unwrap().trace
-        );
+        assert_ne!(first.trace, Context::begin("job-2", None, None, &ALWAYS).root().unwrap().trace);
     }
 
     #[test]
     fn a_traced_pipeline_is_the_jobs_parent() {
-        let context = Context::begin("job", Some(PARENT), Some("vendor=1"), &Sampler::default());
+        let context = Context::begin("job", Some(PARENT), Some("vendor=1"), &ALWAYS);
         let parent = Traceparent::parse(PARENT).unwrap();
         assert_eq!(context.root().unwrap().trace, parent.trace);
         assert_eq!(context.parent(), Some(parent.span));
         assert_eq!(context.state(), "vendor=1");
         let off = PARENT.replace("-01", "-00");
-        assert!(
-            !Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default())
-                .root()
-                .unwrap()
-                .sampled
-        );
-        assert_eq!(
-            Context::begin("job", Some(&off), Some("a\nb"), &Sampler::default()).state(),
-            ""
-        );
+        assert!(!Context::begin("job", Some(&off), Some("a\nb"), &ALWAYS).root().unwrap().sampled);
+        assert_eq!(Context::begin("job", Some(&off), Some("a\nb"), &ALWAYS).state(), "");
     }
 }

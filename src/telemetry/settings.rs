@@ -6,9 +6,6 @@ use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
 
-/// Default time limit of all exports of one process.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
-
 /// A kind of exported data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {
@@ -36,26 +33,17 @@ impl Signal {
 }
 
 /// The transport protocol of OTLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Protobuf over HTTP, port 4318 by custom.
-    #[default]
     Http,
     /// gRPC, port 4317 by custom.
     Grpc,
 }
 
-impl Protocol {
-    /// Parses a value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "http/protobuf" => Some(Self::Http),
-            "grpc" => Some(Self::Grpc),
-            _ => None,
-        }
-    }
-}
+/// The protocols, by their names in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+pub const PROTOCOLS: &[(&str, Protocol)] =
+    &[("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)];
 
 /// Which jobs are traced.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,12 +55,6 @@ pub struct Sampler {
 }
 
 impl Eq for Sampler {}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Self { ratio: 1.0, parent_based: true }
-    }
-}
 
 impl Sampler {
     /// Parses values of `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
@@ -139,25 +121,6 @@ pub struct Settings {
     pub job_endpoint: Option<String>,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            endpoints: Vec::new(),
-            protocol: Protocol::Http,
-            headers: Vec::new(),
-            certificate: None,
-            service: "fargate-driver".to_owned(),
-            resource: Vec::new(),
-            sampler: Sampler::default(),
-            flush_timeout: FLUSH_TIMEOUT,
-            signals: vec![Signal::Traces, Signal::Metrics],
-            propagate: false,
-            job_endpoint: None,
-        }
-    }
-}
-
 impl Settings {
     /// Whether anything is exported.
     #[must_use]
@@ -199,8 +162,8 @@ impl Settings {
             None => {}
         }
         if let Some(name) = variable("OTEL_EXPORTER_OTLP_PROTOCOL") {
-            match Protocol::by_name(&name) {
-                Some(protocol) => self.protocol = protocol,
+            match PROTOCOLS.iter().find(|(known, _)| *known == name) {
+                Some((_, protocol)) => self.protocol = *protocol,
                 None => unusable("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc"),
             }
         }
@@ -317,10 +280,18 @@ fn merge(all: &mut Vec<(String, String)>, more: Vec<(String, String)>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
+
+    fn defaults() -> Settings {
+        let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
+        Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
+    }
 
     fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
-        Settings::default().overridden(|name| {
+        defaults().overridden(|name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
         })
     }
@@ -364,7 +335,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000"),
         ]);
         assert_eq!(complaints.len(), 2, "{complaints:?}");
-        assert_eq!(settings.flush_timeout, FLUSH_TIMEOUT);
+        assert_eq!(settings.flush_timeout, defaults().flush_timeout);
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Pseudonyms {
                 .map(|ServiceContainer { name, image, command }| ServiceContainer {
                     name: name.clone(),
                     image: self.image(image),
-                    command: command.as_ref().map(left_out),
+                    command: command.as_deref().map(left_out),
                 })
                 .collect(),
         }
@@ -175,7 +175,7 @@ impl Pseudonyms {
         ContainerImage {
             name: self.register(Kind::Image, name),
             credentials: credentials.as_ref().map(|arn| self.arn(arn)),
-            entry_point: entry_point.as_ref().map(left_out),
+            entry_point: entry_point.as_deref().map(left_out),
         }
     }
 
@@ -231,6 +231,6 @@ impl Pseudonyms {
 }
 
 /// Replaces the words of a command; their number stays.
-fn left_out(words: &Vec<String>) -> Vec<String> {
+fn left_out(words: &[String]) -> Vec<String> {
     words.iter().map(|_| LEFT_OUT.to_owned()).collect()
 }

@@ -1,11 +1,11 @@
 //! Errors of AWS calls as facts: the operation, its subject, the kind, and AWS's own text.
+//!
+//! Here are AWS's answers, classified by code and text. `sdk` converts the SDK's errors: also those
+//! of calls that were not answered.
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_ecs::{
-    error::{ProvideErrorMetadata, SdkError},
-    operation::RequestId as _,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+mod sdk;
+
+pub(super) use sdk::{causes, no_credentials, nowhere, refused};
 use states::{
     Capacity, ControlCause as Cause, ControlError, ControlErrorKind as Kind, LaunchSpec,
     foreign_text::clipped,
@@ -45,81 +45,6 @@ impl<'a> Subject<'a> {
             )
         })
     }
-}
-
-/// Converts an error of a call.
-pub(super) fn refused<E>(
-    operation: &str,
-    error: &SdkError<E, HttpResponse>,
-    subject: &Subject<'_>,
-) -> ControlError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    match error {
-        SdkError::ServiceError(service) => {
-            let meta = service.err();
-            let status = service.raw().status().as_u16();
-            let mut refusal = answered(
-                operation,
-                status,
-                meta.code().unwrap_or_default(),
-                meta.message().unwrap_or_default(),
-                subject,
-            );
-            if let Some(id) = error.request_id() {
-                refusal.message =
-                    format!("{} (request {id})", refusal.message.trim_end_matches('.'));
-            }
-            refusal
-        }
-        SdkError::ResponseError(response) => {
-            // Not an answer of the protocol: a proxy's page, or a load balancer's.
-            let status = response.raw().status().as_u16();
-            unavailable(
-                operation,
-                &format!("it answered with HTTP status {status} and something that is not ECS's"),
-            )
-        }
-        SdkError::TimeoutError(_) => unavailable(
-            operation,
-            &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs()),
-        ),
-        other => {
-            let text = causes(other);
-            if found_none(other) {
-                return nowhere(operation);
-            }
-            if text.to_lowercase().contains("credential") {
-                return no_credentials(operation, other);
-            }
-            match other {
-                SdkError::ConstructionFailure(_) if text.contains("region") => no_region(operation),
-                SdkError::ConstructionFailure(_) => error_of(
-                    operation,
-                    Kind::Other,
-                    None,
-                    format!("the request cannot be made: {text}"),
-                    Cause::Environment,
-                ),
-                _ => unavailable(operation, &text),
-            }
-        }
-    }
-}
-
-/// Formats an error and its causes, without repetitions.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    clipped(&text)
 }
 
 /// Classifies ECS's answer that there are no instances for the task.
@@ -394,38 +319,6 @@ pub(super) fn no_region(operation: &str) -> ControlError {
     )
 }
 
-/// Makes the error of credentials that could not be loaded.
-pub(super) fn no_credentials(
-    operation: &str,
-    why: &(dyn std::error::Error + 'static),
-) -> ControlError {
-    if found_none(why) {
-        return nowhere(operation);
-    }
-    let why = causes(why);
-    error_of(
-        operation,
-        Kind::Credentials,
-        None,
-        format!("there are no usable AWS credentials: {why}"),
-        Cause::General,
-    )
-}
-
-/// Makes the error that no source on this machine has credentials.
-pub(super) fn nowhere(operation: &str) -> ControlError {
-    let message = "there are no AWS credentials: neither AWS_* variables, nor a profile, nor an instance profile".to_owned();
-    error_of(operation, Kind::NoCredentials, None, message, Cause::General)
-}
-
-/// Whether no source has credentials, as opposed to a source that fails now.
-fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .filter_map(|error| error.downcast_ref::<CredentialsError>())
-        .any(|e| matches!(e, CredentialsError::CredentialsNotLoaded(_)))
-}
-
 fn error_of(
     operation: &str,
     kind: Kind,
@@ -604,15 +497,5 @@ mod tests {
         let refusal = ControlError { message: "said.".into(), ..unavailable("RunTask", "it") };
         let text = diagnosis::explain_control(&refusal);
         assert!(text.starts_with("RunTask: said. Check"), "{text}");
-    }
-
-    #[test]
-    fn missing_credentials_differ_from_those_that_cannot_be_loaded() {
-        let none = CredentialsError::not_loaded("no providers in chain provided credentials");
-        assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
-        assert_eq!(
-            no_credentials("RunTask", &CredentialsError::provider_error("sso: expired")).kind,
-            Kind::Credentials
-        );
     }
 }

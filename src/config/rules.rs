@@ -46,7 +46,9 @@ pub(super) const fn with_default<K: Defaultable>(kind: K, default: K::Default) -
 }
 
 /// What a setting admits, and what applies without it.
-pub(super) trait Rule {
+pub(super) trait Rule: Sync {
+    /// The kind of its values.
+    type Kind: Kind;
     /// The type of the result.
     type Value;
 
@@ -57,6 +59,9 @@ pub(super) trait Rule {
         table: &str,
         key: &str,
     ) -> Result<Self::Value, ConfigError>;
+
+    /// Returns what applies where the setting is missing, as Markdown.
+    fn otherwise(&self) -> String;
 }
 
 /// A rule, as the documentation has it.
@@ -71,7 +76,22 @@ pub(super) trait Describe: Sync {
     fn otherwise(&self) -> String;
 }
 
+impl<R: Rule> Describe for R {
+    fn kind(&self) -> &'static str {
+        R::Kind::NAME
+    }
+
+    fn entry_keys(&self) -> &'static [&'static str] {
+        R::Kind::ENTRY_KEYS
+    }
+
+    fn otherwise(&self) -> String {
+        Rule::otherwise(self)
+    }
+}
+
 impl<K: Kind<Value: Default>> Rule for Required<K> {
+    type Kind = K;
     type Value = K::Value;
 
     /// Records a missing one and returns a placeholder, so that all missing ones are reported.
@@ -86,9 +106,14 @@ impl<K: Kind<Value: Default>> Rule for Required<K> {
             K::Value::default()
         }))
     }
+
+    fn otherwise(&self) -> String {
+        "required".to_owned()
+    }
 }
 
 impl<K: Kind> Rule for Optional<K> {
+    type Kind = K;
     type Value = Option<K::Value>;
 
     fn read(
@@ -99,9 +124,14 @@ impl<K: Kind> Rule for Optional<K> {
     ) -> Result<Option<K::Value>, ConfigError> {
         reader.read(&self.kind, table, key)
     }
+
+    fn otherwise(&self) -> String {
+        self.otherwise.to_owned()
+    }
 }
 
 impl<K: Kind<Value: Default>> Rule for OrEmpty<K> {
+    type Kind = K;
     type Value = K::Value;
 
     fn read(
@@ -112,9 +142,14 @@ impl<K: Kind<Value: Default>> Rule for OrEmpty<K> {
     ) -> Result<K::Value, ConfigError> {
         Ok(reader.read(&self.0, table, key)?.unwrap_or_default())
     }
+
+    fn otherwise(&self) -> String {
+        "none".to_owned()
+    }
 }
 
 impl<K: Defaultable> Rule for WithDefault<K> {
+    type Kind = K;
     type Value = K::Value;
 
     fn read(
@@ -125,58 +160,6 @@ impl<K: Defaultable> Rule for WithDefault<K> {
     ) -> Result<K::Value, ConfigError> {
         let value = reader.read(&self.kind, table, key)?;
         Ok(value.unwrap_or_else(|| self.kind.value(self.default)))
-    }
-}
-
-impl<K: Kind> Describe for Required<K> {
-    fn kind(&self) -> &'static str {
-        K::NAME
-    }
-
-    fn entry_keys(&self) -> &'static [&'static str] {
-        K::ENTRY_KEYS
-    }
-
-    fn otherwise(&self) -> String {
-        "required".to_owned()
-    }
-}
-
-impl<K: Kind> Describe for Optional<K> {
-    fn kind(&self) -> &'static str {
-        K::NAME
-    }
-
-    fn entry_keys(&self) -> &'static [&'static str] {
-        K::ENTRY_KEYS
-    }
-
-    fn otherwise(&self) -> String {
-        self.otherwise.to_owned()
-    }
-}
-
-impl<K: Kind> Describe for OrEmpty<K> {
-    fn kind(&self) -> &'static str {
-        K::NAME
-    }
-
-    fn entry_keys(&self) -> &'static [&'static str] {
-        K::ENTRY_KEYS
-    }
-
-    fn otherwise(&self) -> String {
-        "none".to_owned()
-    }
-}
-
-impl<K: Defaultable> Describe for WithDefault<K> {
-    fn kind(&self) -> &'static str {
-        K::NAME
-    }
-
-    fn entry_keys(&self) -> &'static [&'static str] {
-        K::ENTRY_KEYS
     }
 
     fn otherwise(&self) -> String {

@@ -63,6 +63,7 @@ impl Place {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         };
         let task =
             control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;

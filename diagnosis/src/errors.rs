@@ -90,6 +90,12 @@ fn api_remedy(kind: ControlErrorKind, cause: ControlCause) -> &'static str {
             "See \"API failures messages\" in the Amazon ECS developer guide."
         }
         ControlCause::JobKey => JOB_KEY,
+        ControlCause::BaseDefinition => {
+            "Change the task definition, or let jobs have no images and services: see docs/images.md."
+        }
+        ControlCause::Directory => {
+            "Check the directory's owner, its mode, and the room on its file system."
+        }
     }
 }
 
@@ -310,6 +316,8 @@ const CONTROL_CAUSES: &[ControlCause] = &[
     ControlCause::Environment,
     ControlCause::LaunchFailure,
     ControlCause::JobKey,
+    ControlCause::BaseDefinition,
+    ControlCause::Directory,
 ];
 const CONNECT_KINDS: &[ConnectErrorKind] = &[
     ConnectErrorKind::Refused,

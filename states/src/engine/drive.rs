@@ -237,13 +237,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         token: &ClientToken,
         mut spec: Box<LaunchSpec>,
     ) -> Result<TaskReport, ControlError> {
-        spec.environment.extend((self.secrets)(header).map_err(|error| ControlError {
+        (self.secrets)(header, &mut spec).map_err(|error| ControlError {
             operation: "RunTask".to_owned(),
             kind: ControlErrorKind::Other,
             code: None,
             message: error.message,
             cause: ControlCause::JobKey,
-        })?);
+        })?;
         tokio::select! {
             biased;
             answer = self.control.launch(token, &spec) => answer,

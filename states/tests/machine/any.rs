@@ -32,6 +32,7 @@ pub fn header() -> Header {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         },
         definition_from_project: false,
         trace: None,

@@ -90,6 +90,7 @@ pub fn header(job: &JobId) -> Header {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         },
         definition_from_project: false,
         trace: None,

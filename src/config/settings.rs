@@ -136,6 +136,8 @@ settings! {
         pub mirror: Option<String> = "Mirror": optional(Text, "none");
         /// By registry, the ARN of the secret with the credentials for it.
         pub credentials: Vec<(String, String)> = "Credentials": or_empty(Pairs);
+        /// How long a derived task definition is kept that no job uses.
+        pub keep_definitions: Duration = "KeepDefinitions": with_default(Span, "30 days");
     }
 }
 

@@ -13,12 +13,14 @@ mod exec;
 mod kms_key;
 mod listing;
 mod reports;
+mod retirement;
 
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]
 pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
 pub use listing::Launched;
+pub use retirement::DerivedDefinition;
 
 use std::{sync::Arc, time::Duration};
 

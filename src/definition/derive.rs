@@ -18,7 +18,7 @@ use states::{
 /// The tag of every derived definition. Its value is the base's name.
 pub(crate) const BASE_TAG: &str = "fargate-driver:base";
 /// Between the base's family and the digest in a derived family.
-pub(crate) const SEPARATOR: &str = "--";
+const SEPARATOR: &str = "--";
 /// Raise it when the same additions are to give another definition.
 const VERSION: u32 = 1;
 /// The longest family that ECS admits, in bytes.
@@ -86,11 +86,7 @@ impl Derivation<'_> {
         // Strings and numbers can always be serialized.
         let text = serde_json::to_vec(&digested).unwrap_or_else(|e| unreachable!("{e}"));
         let digest = hex::encode(Sha256::digest(text));
-        let base = self.base.split(':').next().unwrap_or(self.base);
-        let room = LONGEST_FAMILY - SEPARATOR.len() - DIGEST_DIGITS;
-        // ECS admits letters, digits, hyphens and underscores: one byte each.
-        let base = base.get(..room).unwrap_or(base);
-        format!("{base}{SEPARATOR}{}", &digest[..DIGEST_DIGITS])
+        format!("{}{}", family_prefix(self.base), &digest[..DIGEST_DIGITS])
     }
 
     /// Returns the request that registers the derived definition. Its new containers have nothing
@@ -198,6 +194,16 @@ impl Derivation<'_> {
             .linux_parameters(init)
             .build()
     }
+}
+
+/// Returns what all families begin with that are derived from this base: a name or ARN.
+#[must_use]
+pub(crate) fn family_prefix(base: &str) -> String {
+    let name = base.rsplit('/').next().unwrap_or(base);
+    let family = name.split(':').next().unwrap_or(name);
+    let room = LONGEST_FAMILY - SEPARATOR.len() - DIGEST_DIGITS;
+    // ECS admits letters, digits, hyphens and underscores: one byte each.
+    format!("{}{SEPARATOR}", family.get(..room).unwrap_or(family))
 }
 
 fn service_container(

@@ -6,5 +6,6 @@ mod grant;
 mod image;
 mod size;
 
+pub(crate) use derive::{BASE_TAG, family_prefix};
 pub use derive::{Derivation, Unsuitable};
 pub use grant::{Granted, Refusal, Requests, grant};

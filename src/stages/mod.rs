@@ -74,6 +74,12 @@ impl Session {
         &self.identity
     }
 
+    /// Returns the configuration.
+    #[must_use]
+    pub fn configuration(&self) -> &Config {
+        &self.config
+    }
+
     /// Returns the trace that the job's snapshot names, if any. A job that has ended has none: its
     /// trace was exported.
     #[must_use]

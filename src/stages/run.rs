@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
+use states::{AnyJob, Goal, Outcome, RunContainer, RunOutcome, Script, SnapshotStore};
 
 use super::{JobLog, LEASE_WAIT, Session, remains, stopped};
 use crate::{runner::Verdict, telemetry};
@@ -74,7 +74,7 @@ async fn execute(
             )));
         }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
-            engine.request_run(&mut work, stage, script)?;
+            engine.request_run(&mut work, stage, script, RunContainer::Coordinator)?;
             session.state_log.entered(work.snapshot.job.name());
             engine.drive(&mut work, Goal::Run, log).await?
         }

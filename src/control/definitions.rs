@@ -134,7 +134,7 @@ impl EcsControl {
 }
 
 fn derivation<'a>(base: &'a str, additions: &'a Additions, spec: &'a LaunchSpec) -> Derivation<'a> {
-    Derivation { base, additions, coordinator: &spec.container, program: "true" }
+    Derivation { base, additions, coordinator: &spec.container }
 }
 
 /// The `family:revision` in a name or ARN, if it has a revision.

@@ -14,6 +14,7 @@ use states::{
     Additions, Architecture, ContainerImage, JOB_CONTAINER, JobContainer, ServiceContainer,
     SharedVolume, foreign_text::clipped,
 };
+use transports::delivery::job_container_command;
 
 /// The tag of every derived definition. Its value is the base's name.
 pub(crate) const BASE_TAG: &str = "fargate-driver:base";
@@ -37,8 +38,6 @@ pub struct Derivation<'a> {
     pub additions: &'a Additions,
     /// The container that the transport reaches.
     pub coordinator: &'a str,
-    /// The program with which `sh -c` in the job's container waits for orders.
-    pub program: &'a str,
 }
 
 /// The base cannot have such containers beside its own: the administrator's mistake.
@@ -56,7 +55,7 @@ struct Digested<'a> {
     version: u32,
     base: &'a str,
     coordinator: &'a str,
-    program: &'a str,
+    command: Option<[String; 3]>,
     architecture: Option<Architecture>,
     job: Option<&'a JobContainer>,
     services: Vec<(&'a str, &'a ContainerImage, Option<&'a [String]>)>,
@@ -72,7 +71,7 @@ impl Derivation<'_> {
             version: VERSION,
             base: self.base,
             coordinator: self.coordinator,
-            program: self.program,
+            command: job.as_ref().map(|job| job_container_command(&job.shared.run)),
             architecture: *architecture,
             job: job.as_ref(),
             services: services
@@ -126,7 +125,7 @@ impl Derivation<'_> {
         let mut added = Vec::with_capacity(new);
         if let Some(job) = &self.additions.job {
             let mounts = share(&job.shared, coordinator, &mut volumes);
-            added.push(self.job_container(job, mounts, logs.clone()));
+            added.push(job_container(job, mounts, logs.clone()));
         }
         added.extend(self.additions.services.iter().map(|s| service_container(s, logs.clone())));
         containers.extend(added);
@@ -169,31 +168,29 @@ impl Derivation<'_> {
                 .build(),
         )
     }
+}
 
-    fn job_container(
-        &self,
-        job: &JobContainer,
-        mounts: Vec<MountPoint>,
-        logs: Option<LogConfiguration>,
-    ) -> ContainerDefinition {
-        let shell = ["sh".to_owned(), "-c".to_owned()];
-        let program = [self.program.to_owned()];
-        // ECS knows no empty entry point, so the shell becomes it.
-        let (entry_point, command) = match &job.image.entry_point {
-            Some(none) if is_none(none) => (Some(shell.to_vec()), program.to_vec()),
-            own => (own.clone(), [&shell[..], &program].concat()),
-        };
-        // An init process reaps what scripts leave behind, and forwards SIGTERM.
-        let init = LinuxParameters::builder().init_process_enabled(true).build();
-        container(JOB_CONTAINER, &job.image, logs)
-            .essential(true)
-            .set_entry_point(entry_point)
-            .set_command(Some(command))
-            .set_user(job.user.clone())
-            .set_mount_points(Some(mounts))
-            .linux_parameters(init)
-            .build()
-    }
+fn job_container(
+    job: &JobContainer,
+    mounts: Vec<MountPoint>,
+    logs: Option<LogConfiguration>,
+) -> ContainerDefinition {
+    let [shell, option, program] = job_container_command(&job.shared.run);
+    // ECS knows no empty entry point, so the shell becomes it.
+    let (entry_point, command) = match &job.image.entry_point {
+        Some(none) if is_none(none) => (Some(vec![shell, option]), vec![program]),
+        own => (own.clone(), vec![shell, option, program]),
+    };
+    // An init process reaps what scripts leave behind, and forwards SIGTERM.
+    let init = LinuxParameters::builder().init_process_enabled(true).build();
+    container(JOB_CONTAINER, &job.image, logs)
+        .essential(true)
+        .set_entry_point(entry_point)
+        .set_command(Some(command))
+        .set_user(job.user.clone())
+        .set_mount_points(Some(mounts))
+        .linux_parameters(init)
+        .build()
 }
 
 /// Returns what all families begin with that are derived from this base: a name or ARN.

@@ -65,7 +65,7 @@ fn service(number: usize, image: ContainerImage, command: Option<&[&str]>) -> Se
 }
 
 fn derivation(additions: &Additions) -> Derivation<'_> {
-    Derivation { base: "ci:7", additions, coordinator: "ci-coordinator", program: "WAIT" }
+    Derivation { base: "ci:7", additions, coordinator: "ci-coordinator" }
 }
 
 fn request(additions: &Additions, base: &TaskDefinition) -> RegisterTaskDefinitionInput {
@@ -99,7 +99,8 @@ fn shown(request: &RegisterTaskDefinitionInput) -> String {
         text.push('\n');
     }
     let volumes: Vec<_> = request.volumes().iter().filter_map(Volume::name).collect();
-    text + &format!("  volumes {volumes:?}\n")
+    let [.., program] = job_container_command("/fargate");
+    text.replace(&format!("{program:?}"), "WAIT") + &format!("  volumes {volumes:?}\n")
 }
 
 fn with_entry_point(name: &str, words: &[&str]) -> ContainerImage {

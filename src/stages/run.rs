@@ -86,7 +86,7 @@ async fn execute(
             )));
         }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
-            engine.request_run(&mut work, stage, script)?;
+            engine.request_run(&mut work, stage, script, container)?;
             session.state_log.entered(work.snapshot.job.name());
             engine.drive(&mut work, Goal::Run, log).await?
         }

@@ -260,6 +260,10 @@ impl Cluster {
         // It is valid, and the first of its family.
         if let Ok(definition) = Definition::parse(&json!({
             "family": "local-job",
+            "networkMode": "awsvpc",
+            "requiresCompatibilities": ["FARGATE"],
+            "cpu": "1024",
+            "memory": "2048",
             "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],
         })) {
             let _ = definitions.register(definition, Duration::ZERO);

@@ -78,7 +78,10 @@ impl EcsControl {
         Ok(Definition { name: arn.into(), remembered: None })
     }
 
-    async fn describe_definition(&self, name: &str) -> Result<TaskDefinition, ControlError> {
+    pub(super) async fn describe_definition(
+        &self,
+        name: &str,
+    ) -> Result<TaskDefinition, ControlError> {
         let call = self.clients().await.ecs.describe_task_definition().task_definition(name);
         let answer = call
             .send()

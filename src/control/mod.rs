@@ -14,6 +14,7 @@ mod kms_key;
 mod listing;
 mod reports;
 mod retirement;
+mod service_logs;
 
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]

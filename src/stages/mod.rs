@@ -10,6 +10,7 @@ pub(crate) mod output;
 mod prelude;
 mod prepare;
 mod run;
+mod services;
 mod stage_log;
 pub(crate) mod state_log;
 

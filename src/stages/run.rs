@@ -6,8 +6,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use states::{AnyJob, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore};
 
-use super::{JobLog, LEASE_WAIT, Session, prelude, remains, stopped};
+use super::{JobLog, LEASE_WAIT, Session, prelude, remains, services, stopped};
 use crate::{runner::Verdict, telemetry};
+
+/// The stage of the job's `script:`.
+const MAIN_SCRIPT: &str = "build_script";
 
 /// Runs the script.
 pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
@@ -93,6 +96,9 @@ async fn execute(
     };
     let snapshot = work.snapshot.clone();
     work.close().await;
+    if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
+        services::report(session, log).await;
+    }
     Ok(match outcome {
         _ if log.was_cancelled() => Verdict::SystemFailure(format!(
             "fargate: stage {stage} was cancelled; its script was ended."
@@ -122,7 +128,7 @@ async fn execute(
 /// Whether the stage runs a script of the project's own: `script:`, `after_script:`, a step. All
 /// others are gitlab-runner's.
 fn is_own_script(stage: &str) -> bool {
-    matches!(stage, "build_script" | "after_script") || stage.starts_with("step_")
+    matches!(stage, MAIN_SCRIPT | "after_script") || stage.starts_with("step_")
 }
 
 /// The container that a stage's script runs in: the project's own scripts in the one with its image,

@@ -55,9 +55,12 @@ impl Cli {
                 ))),
                 Err(e) => return fail(&e.to_string()),
             },
-            Command::Try { transport, times, scripts } => {
+            Command::Try { transport, image, services, images, times, scripts } => {
                 let try_job = TryJob {
                     scripts,
+                    image,
+                    services,
+                    images: images.unwrap_or_else(local::images),
                     config: global.config.clone(),
                     transport,
                     times: times.options(),
@@ -169,7 +172,7 @@ async fn perform(
     let identity = identity?;
     if matches!(stage, Stage::Config) {
         stages::store(&config).map_err(|e| e.to_string())?;
-        let verdict = stages::config();
+        let verdict = stages::config(&config);
         if let Some(recorder) = telemetry::recorder() {
             telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
             recorder.leave(&verdict, false);
@@ -210,7 +213,7 @@ async fn perform(
 
 async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
     match stage {
-        Stage::Config => stages::config(),
+        Stage::Config => stages::config(session.configuration()),
         Stage::Prepare => stages::prepare(session, log).await,
         Stage::Run { script, stage } => {
             stages::run(session, &script, &foreign_text::clipped(&stage), log).await

@@ -150,10 +150,17 @@ Its tasks are processes of this user on this machine: run only scripts that you 
 
 /// A directory of this user's own.
 fn metadata() -> PathBuf {
-    std::env::home_dir()
-        .filter(|home| home.is_absolute())
-        .unwrap_or_else(std::env::temp_dir)
-        .join(".local/state/fargate-local-cluster")
+    home().join(".local/state/fargate-local-cluster")
+}
+
+/// Where `scripts/root-filesystems` puts images.
+#[must_use]
+pub fn images() -> PathBuf {
+    home().join(".cache/fargate-driver/root-filesystems")
+}
+
+fn home() -> PathBuf {
+    std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(std::env::temp_dir)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     clock::{seconds, unix_millis},
+    definitions::{Definition, Definitions},
     exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
     faults::Faults,
     ids::random_id,
@@ -86,6 +87,7 @@ pub(crate) struct Cluster {
     _held: TcpListener,
     faults: Mutex<Faults>,
     known: Mutex<Known>,
+    definitions: Mutex<Definitions>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
     /// Notifies connections that they are cut.
@@ -96,24 +98,15 @@ pub(crate) struct Cluster {
 struct Known {
     /// Cluster name → whether it has a default capacity provider strategy.
     clusters: BTreeMap<String, bool>,
-    definitions: Vec<Arc<Definition>>,
     tasks: Vec<Arc<Task>>,
     tokens: HashMap<String, (Value, Arc<Task>)>,
 }
 
-/// A revision of a task definition.
-#[derive(Debug)]
-pub(crate) struct Definition {
-    pub(crate) family: String,
-    pub(crate) revision: usize,
-    pub(crate) containers: Vec<String>,
-    pub(crate) tags: Vec<Value>,
-}
-
-impl Definition {
-    pub(crate) fn name(&self) -> String {
-        format!("{}:{}", self.family, self.revision)
-    }
+/// What RunTask overrides in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ContainerOverride {
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) command: Option<Vec<String>>,
 }
 
 /// The parameters of a RunTask.
@@ -125,7 +118,7 @@ pub(crate) struct Launch {
     pub(crate) tags: Value,
     pub(crate) overrides: Value,
     pub(crate) launch_type: Option<String>,
-    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) container_overrides: BTreeMap<String, ContainerOverride>,
     pub(crate) public: bool,
     pub(crate) exec: bool,
     pub(crate) token: Option<(String, Value)>,
@@ -263,12 +256,18 @@ impl Cluster {
         let ssh_port = held.local_addr()?.port();
         let mut known = Known::default();
         known.clusters.insert(settings.cluster.clone(), settings.default_strategy);
-        known.definitions.push(Arc::new(Definition {
-            family: "local-job".to_owned(),
-            revision: 1,
-            containers: vec!["ci-coordinator".to_owned()],
-            tags: Vec::new(),
-        }));
+        let mut definitions = Definitions::default();
+        // It is valid, and the first of its family.
+        if let Ok(definition) = Definition::parse(&json!({
+            "family": "local-job",
+            "networkMode": "awsvpc",
+            "requiresCompatibilities": ["FARGATE"],
+            "cpu": "1024",
+            "memory": "2048",
+            "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],
+        })) {
+            let _ = definitions.register(definition, Duration::ZERO);
+        }
         Ok(Self {
             settings,
             sessions: Sessions::default(),
@@ -278,6 +277,7 @@ impl Cluster {
             _held: held,
             faults: Mutex::default(),
             known: Mutex::new(known),
+            definitions: Mutex::new(definitions),
             calls: Mutex::default(),
             connections: Mutex::default(),
             cut: Notify::new(),
@@ -329,34 +329,20 @@ impl Cluster {
         lock(&self.known).clusters.entry(name.to_owned()).or_insert(default_strategy);
     }
 
-    pub(crate) fn register(
-        &self,
-        family: &str,
-        containers: Vec<String>,
-        tags: Vec<Value>,
-    ) -> Arc<Definition> {
-        let mut known = lock(&self.known);
-        let revision = known
-            .definitions
-            .iter()
-            .filter(|d| d.family == family)
-            .map(|d| d.revision)
-            .max()
-            .unwrap_or(0)
-            + 1;
-        let definition =
-            Arc::new(Definition { family: family.to_owned(), revision, containers, tags });
-        known.definitions.push(Arc::clone(&definition));
-        definition
+    pub(crate) fn definitions(&self) -> MutexGuard<'_, Definitions> {
+        lock(&self.definitions)
     }
 
-    /// Finds a definition by `family`, `family:revision` or ARN.
-    pub(crate) fn definition(&self, given: &str) -> Option<Arc<Definition>> {
-        let name = given.rsplit('/').next().unwrap_or(given);
-        let known = lock(&self.known);
-        let mut matching =
-            known.definitions.iter().filter(|d| d.name() == name || d.family == name);
-        matching.by_ref().max_by_key(|d| d.revision).cloned()
+    /// Forgets the deleted definitions whose last task has stopped.
+    pub(crate) fn forget_definitions(&self) {
+        let tasks = self.all();
+        self.definitions().forget(|definition| {
+            tasks.iter().any(|task| {
+                let of = &task.launch.definition;
+                (&of.family, of.revision) == (&definition.family, definition.revision)
+                    && task.state().status != Status::Stopped
+            })
+        });
     }
 
     pub(crate) fn launched_with(&self, token: &str) -> Option<(Value, Arc<Task>)> {

@@ -10,6 +10,7 @@
 //!
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: the state: clusters, task definitions, tasks;
+//! - `definitions`: task definitions, what ECS checks in them, and how often they are registered;
 //! - `credentials`: who may call it;
 //! - `lifecycle`: a task from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
@@ -19,6 +20,7 @@ mod api;
 mod clock;
 mod cluster;
 mod credentials;
+mod definitions;
 mod exec;
 mod faults;
 mod ids;
@@ -44,7 +46,7 @@ pub use faults::{
     Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause,
     RandomFaults, Refusal, SshFaults, Upgrades,
 };
-pub use settings::{ExecSettings, Handshake, Settings};
+pub use settings::{ExecSettings, Handshake, RegistrationRate, Settings};
 pub use times::{Profile, Span, Times};
 
 /// Why the cluster did not start.

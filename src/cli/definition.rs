@@ -142,6 +142,16 @@ pub(super) enum Command {
         /// file says it
         #[arg(long, value_parser = parse_transport())]
         transport: Option<&'static Declaration>,
+        /// The job's image: its scripts run in it, as `image:` in .gitlab-ci.yml
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
+        /// A service of the job, as in `services:`; may be repeated
+        #[arg(long = "service", value_name = "NAME")]
+        services: Vec<String>,
+        /// The embedded cluster's images: a directory of root file systems, by name [default:
+        /// ~/.cache/fargate-driver/root-filesystems]
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
         #[command(flatten)]
         times: TimeArguments,
         /// The scripts, a run stage each

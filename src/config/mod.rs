@@ -21,7 +21,7 @@ use transports::ssh::SshSettings;
 use crate::transport;
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
-pub use settings::{Config, Fargate, Metadata, Runner, Ssh};
+pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh};
 
 /// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";
@@ -144,5 +144,14 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
         parse::parse(text, path)
+    }
+}
+
+impl Images {
+    /// The patterns of images for services.
+    #[must_use]
+    pub fn allowed_services(&self) -> Option<&[String]> {
+        self.allowed.as_ref()?;
+        self.services.as_deref().or(self.allowed.as_deref())
     }
 }

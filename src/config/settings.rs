@@ -40,6 +40,12 @@ settings! {
         pub fargate: Fargate = section [];
         /// `[TaskMetadata]`.
         pub metadata: Metadata = section [];
+        /// `[Images]`.
+        pub images: Images = section [];
+        /// `[Services]`.
+        pub services: Services = section [];
+        /// `[Sizes]`.
+        pub sizes: Sizes = section [];
         /// `[Runner]`.
         pub runner: Runner = section [];
         /// The transport of new jobs. Without `Transport`, a transport's table implies it.
@@ -119,6 +125,49 @@ settings! {
 }
 
 settings! {
+    /// `[Images]`: the images that jobs may name.
+    #[derive(Default)]
+    pub struct Images in "Images" {
+        /// Patterns (`*` and `?`) of images; `None`: `image:` and `services:` are ignored.
+        pub allowed: Option<Vec<String>> = "Allowed": optional(Texts, "none: ignored");
+        /// Patterns of images for services; `None`: as `allowed`.
+        pub services: Option<Vec<String>> = "Services": optional(Texts, "Allowed");
+        /// Where images without a registry are pulled from.
+        pub mirror: Option<String> = "Mirror": optional(Text, "none");
+        /// By registry, the ARN of the secret with the credentials for it.
+        pub credentials: Vec<(String, String)> = "Credentials": or_empty(Pairs);
+        /// How long a derived task definition is kept that no job uses.
+        pub keep_definitions: Duration = "KeepDefinitions": with_default(Span, "30 days");
+    }
+}
+
+settings! {
+    /// `[Services]`: how services are treated.
+    pub struct Services in "Services" {
+        /// How long a job's first script waits for the services' ports.
+        pub wait: Duration = "Wait": with_default(Span, "30s");
+    }
+}
+
+settings! {
+    /// `[Sizes]`: the sizes and roles that jobs may choose. What is `None` may not be chosen.
+    #[derive(Default)]
+    pub struct Sizes in "Sizes" {
+        /// The most CPU units.
+        pub max_cpu: Option<u32> = "MaxCpu": optional(Number(256..=16_384_u32), "none: ignored");
+        /// The most memory, in MiB.
+        pub max_memory: Option<u32> =
+            "MaxMemory": optional(Number(512..=122_880_u32), "none: ignored");
+        /// The most ephemeral storage, in GiB.
+        pub max_ephemeral_storage: Option<u32> =
+            "MaxEphemeralStorage": optional(Number(21..=200_u32), "none: ignored");
+        /// Patterns of IAM roles.
+        pub allowed_task_roles: Option<Vec<String>> =
+            "AllowedTaskRoles": optional(Texts, "none: ignored");
+    }
+}
+
+settings! {
     /// `[Runner]`: which information about the job is trusted.
     pub struct Runner in "Runner" {
         /// Whether the job's variables may identify it, if gitlab-runner names no response file.
@@ -186,6 +235,9 @@ pub(super) const TABLES: &[Table] = &[
     Config::TABLE,
     Fargate::TABLE,
     Metadata::TABLE,
+    Images::TABLE,
+    Services::TABLE,
+    Sizes::TABLE,
     Runner::TABLE,
     Ssh::TABLE,
     Telemetry::TABLE,

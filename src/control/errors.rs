@@ -15,19 +15,22 @@ use states::{
 pub(super) struct Subject<'a> {
     cluster: &'a str,
     launch: Option<&'a LaunchSpec>,
+    definition: &'a str,
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn cluster(cluster: &'a str) -> Self {
-        Self { cluster, launch: None }
+        Self { cluster, launch: None, definition: "" }
     }
 
-    pub(super) fn launch(spec: &'a LaunchSpec) -> Self {
-        Self { cluster: &spec.cluster, launch: Some(spec) }
+    /// A launch with this task definition.
+    pub(super) fn launch(spec: &'a LaunchSpec, definition: &'a str) -> Self {
+        Self { cluster: &spec.cluster, launch: Some(spec), definition }
     }
 
-    fn definition(&self) -> &str {
-        self.launch.map_or("", |spec| &spec.task_definition)
+    /// A task definition.
+    pub(super) fn definition(name: &'a str) -> Self {
+        Self { cluster: "", launch: None, definition: name }
     }
 
     /// Lists the configured values, for a message that only says "invalid".
@@ -90,7 +93,7 @@ fn answered(
     subject: &Subject<'_>,
 ) -> ControlError {
     let cluster = subject.cluster;
-    let definition = subject.definition();
+    let definition = subject.definition;
     let lower = said.to_lowercase();
     let (kind, message, cause) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
@@ -100,6 +103,11 @@ fn answered(
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
             (Kind::Throttled, format!("EC2 throttles ECS ({said})"), Cause::General)
         }
+        "ClientException" if lower.contains("too many concurrent attempts") => (
+            Kind::Throttled,
+            format!("another process registers the same task definition ({said})"),
+            Cause::General,
+        ),
         "InvalidParameterException" | "ClientException"
             if lower.contains("errorcode: internalerror") =>
         {
@@ -180,6 +188,15 @@ fn answered(
             if lower.contains("capacity") && lower.contains("unavailable") =>
         {
             capacity(said)
+        }
+        "InvalidParameterException" | "ClientException"
+            if subject.launch.is_none() && !definition.is_empty() =>
+        {
+            (
+                Kind::TaskDefinition,
+                format!("the task definition {definition} is not accepted ({said})"),
+                Cause::General,
+            )
         }
         "InvalidParameterException" | "ClientException" => (
             Kind::WrongSetting,
@@ -295,6 +312,22 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
         format!("the service did not answer: {what}"),
         Cause::NoAnswer,
     )
+}
+
+/// Makes the error of a base definition that cannot be extended.
+pub(super) fn unsuitable_definition(operation: &str, why: &dyn std::error::Error) -> ControlError {
+    error_of(operation, Kind::TaskDefinition, None, why.to_string(), Cause::BaseDefinition)
+}
+
+/// Makes the error of files beside the snapshots that cannot be used.
+pub(super) fn unusable_directory(operation: &str, what: &str) -> ControlError {
+    error_of(operation, Kind::Other, None, what.to_owned(), Cause::Directory)
+}
+
+/// Makes the error that other processes of this manager register definitions all the time.
+pub(super) fn registering(operation: &str) -> ControlError {
+    let message = "other jobs of this runner manager are registering task definitions".to_owned();
+    error_of(operation, Kind::Throttled, None, message, Cause::General)
 }
 
 /// Converts an error answer of a query-protocol service (EC2).
@@ -457,6 +490,7 @@ mod tests {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         }
     }
 
@@ -469,7 +503,7 @@ mod tests {
                 400,
                 "InvalidParameterException",
                 said,
-                &Subject::launch(&launch(capacity)),
+                &Subject::launch(&launch(capacity), "job:1"),
             )
         };
         let provider = states::CapacityProvider { name: "asg".into(), weight: 1, base: 0 };

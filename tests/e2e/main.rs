@@ -17,6 +17,7 @@ mod conventions;
 mod crash_api;
 mod crash_job;
 mod crash_points;
+mod definitions;
 mod disk;
 mod ending;
 mod exec_agent;

@@ -69,25 +69,18 @@ impl Container {
         if polls {
             local.replaced = vec![("mkfifo", "no-mkfifo"), ("inotifyd", "no-inotifyd")];
         }
-        let mut facts = delivery::probe(&local).await.unwrap();
+        let mut facts = delivery::probe(&local, None).await.unwrap();
         facts.follows_with_tail &= !polls;
         Self { local, facts }
     }
 
     async fn start(&self, run: &str, script: &'static str) -> Followed {
-        let order = RunOrder {
-            run: RunId::new(run).unwrap(),
-            stage: "build_script".to_owned(),
-            forget: None,
-            container: states::RunContainer::Coordinator,
-        };
-        delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes()))
-            .await
-            .unwrap()
+        let script = Bytes::from_static(script.as_bytes());
+        delivery::start(&self.local, &self.facts, &order(run), script).await.unwrap()
     }
 
     async fn attach(&self, run: &str) -> Followed {
-        delivery::attach(&self.local, &self.facts, &RunId::new(run).unwrap(), 0).await.unwrap()
+        delivery::attach(&self.local, &self.facts, &order(run), 0).await.unwrap()
     }
 
     /// Measures the time from sending an empty script to its exit status.
@@ -108,6 +101,15 @@ impl Container {
             memchr::memmem::find(&environment, &root).map(|_| directory)
         });
         processes.filter_map(|directory| processor_time(&directory)).sum()
+    }
+}
+
+fn order(run: &str) -> RunOrder {
+    RunOrder {
+        run: RunId::new(run).unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
     }
 }
 

@@ -30,15 +30,15 @@ pub(super) fn execute_command(
     }
     let task = cluster.task(id).filter(|task| task.launch.cluster == name && task.is_described());
     let task = task.ok_or_else(|| ApiError::parameter("The referenced task was not found."))?;
-    let containers = &task.launch.definition.containers;
-    let container = match (text(parameters, "container"), containers.as_slice()) {
-        (Some(container), _) if containers.iter().any(|known| known == container) => container,
+    let definition = &task.launch.definition;
+    let container = match (text(parameters, "container"), definition.containers.as_slice()) {
+        (Some(container), _) if definition.container(container).is_some() => container,
         (Some(container), _) => {
             return Err(ApiError::parameter(format!(
                 "The container {container} was not found in the task."
             )));
         }
-        (None, [only]) => only,
+        (None, [only]) => &only.name,
         (None, _) => {
             return Err(ApiError::parameter(
                 "Container name must be given: the task has several containers.",

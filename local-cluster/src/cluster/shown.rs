@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Cluster, Status, Task, TaskState};
-use crate::{exec::keys::KEY, settings::Handshake};
+use crate::{definitions::ContainerDefinition, exec::keys::KEY, settings::Handshake};
 
 impl Cluster {
     /// Formats the configuration for `include = CONFIGURATIONS`.
@@ -58,7 +58,7 @@ impl Cluster {
         let containers: Vec<Value> = definition
             .containers
             .iter()
-            .map(|name| self.shown_container(task, &state, name))
+            .map(|container| self.shown_container(task, &state, container))
             .collect();
         let mut shown = json!({
             "taskArn": self.task_arn(task),
@@ -77,6 +77,12 @@ impl Cluster {
             "containers": containers,
             "version": 1,
         });
+        for name in ["cpu", "memory", "ephemeralStorage"] {
+            let size = task.launch.overrides.get(name).filter(|size| !size.is_null());
+            if let Some(size) = size.or_else(|| definition.field(name)) {
+                shown[name] = size.clone();
+            }
+        }
         if let Some(by) = &task.launch.started_by {
             shown["startedBy"] = json!(by);
         }
@@ -90,7 +96,13 @@ impl Cluster {
         shown
     }
 
-    fn shown_container(&self, task: &Task, state: &TaskState, name: &str) -> Value {
+    fn shown_container(
+        &self,
+        task: &Task,
+        state: &TaskState,
+        container: &ContainerDefinition,
+    ) -> Value {
+        let name = &container.name;
         let status = match state.status {
             Status::Provisioning | Status::Pending | Status::Activating => "PENDING",
             Status::Running | Status::Deactivating | Status::Stopping => "RUNNING",
@@ -100,7 +112,7 @@ impl Cluster {
             "containerArn": self.container_arn(task, name),
             "taskArn": self.task_arn(task),
             "name": name,
-            "image": "local",
+            "image": container.image,
             "lastStatus": status,
             "networkInterfaces": [],
         });

@@ -33,7 +33,8 @@ impl Container {
             ("TMPDIR".to_owned(), place),
             ("AWS_REGION".to_owned(), cluster.settings.region.clone()),
         ]);
-        environment.extend(task.launch.environment.iter().cloned());
+        let overrides = task.launch.container_overrides.values();
+        environment.extend(overrides.flat_map(|one| one.environment.iter().cloned()));
         environment.insert(processes::MARK.to_owned(), task.id.clone());
         let environment = Arc::new(environment);
         let surroundings = Surroundings {

@@ -78,7 +78,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         Some(script) if !*started => {
                             session.start(order, script.text.clone()).await
                         }
-                        _ => session.attach(&order.run, from).await,
+                        _ => session.attach(order, from).await,
                     }
                 };
                 // A connection that accepts nothing must not delay a cancel. A start that is
@@ -162,6 +162,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     let followed = following.take();
                     let error = match error {
                         RunError::NoStatus(_) if self.task_is_ending(work, &LOOKS).await => {
+                            RunError::ConnectionLost(format!("{error}, as ECS ends its task"))
+                        }
+                        // A container that has ended cannot start it, and ECS knows why it ended.
+                        RunError::NotStarted(_)
+                            if !order.container.is_coordinator()
+                                && self.task_is_ending(work, &LOOKS).await =>
+                        {
                             RunError::ConnectionLost(format!("{error}, as ECS ends its task"))
                         }
                         error => error,

@@ -43,7 +43,9 @@ async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
         "a line\n".repeat(if status.is_some() { 2 } else { 10 })
     );
     let script = Script { digest: text.clone(), text: Bytes::from(text) };
-    engine.request_run(&mut work, "build_script", script).unwrap();
+    engine
+        .request_run(&mut work, "build_script", script, states::RunContainer::Coordinator)
+        .unwrap();
     engine.drive(&mut work, Goal::Run, &mut manager.io()).await.unwrap()
 }
 

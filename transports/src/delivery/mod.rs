@@ -49,32 +49,40 @@ pub mod terminal;
 
 use bytes::Bytes;
 use states::{
-    ConnectCause, ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal,
+    ConnectCause, ConnectError, ConnectErrorKind, RunError, RunOrder, SharedVolume, ShellFacts,
+    Signal,
 };
 
-pub use command::Command;
+pub use command::{Command, job_container_command};
 pub use exec::{Channel, Chunk, Exec};
 pub use follow::Followed;
 pub use session::Session;
 
 use control::{Control, Reply};
 
-/// Detects what the container's shell supports, and makes the job's private directory there.
+/// Detects what the container's shell supports, and makes the job's private directory there. With a
+/// shared volume, also gives the job's container its loop, and waits some seconds until it runs.
 ///
 /// # Errors
-/// When there is no usable shell, or no writable directory.
-pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
+/// When there is no usable shell, no writable directory, or the job's container does not come up.
+pub async fn probe(
+    exec: &dyn Exec,
+    shared: Option<&SharedVolume>,
+) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
     let fail = |kind, cause, message: String| ConnectError { kind, message, cause };
-    let mut channel =
-        exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
+    let mut channel = exec
+        .exec(command::probe(&nonce, &self::nonce(), shared), Bytes::new())
+        .await
+        .map_err(|e| {
             fail(
                 ConnectErrorKind::Interrupted,
                 ConnectCause::FirstCommandLost,
                 format!("the connection ended before a command could be run: {e}"),
             )
         })?;
+    let mut job = None;
     loop {
         match channel.next().await {
             Chunk::Out(_) => {}
@@ -100,7 +108,17 @@ pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
         }
         while let Some(reply) = control.reply() {
             match reply {
-                Reply::Ready(facts) => return Ok(facts),
+                Reply::Ready(facts) if shared.is_some() == job.is_some() => {
+                    return Ok(ShellFacts { job, ..facts });
+                }
+                Reply::Job(shell) => job = Some(shell),
+                Reply::NotUp => {
+                    return Err(fail(
+                        ConnectErrorKind::JobContainerNotUp,
+                        ConnectCause::General,
+                        "the container with the job's image does not take scripts".to_owned(),
+                    ));
+                }
                 Reply::NoPlace => {
                     return Err(fail(
                         ConnectErrorKind::NoShell,
@@ -142,12 +160,12 @@ pub async fn start(
 pub async fn attach(
     exec: &dyn Exec,
     facts: &ShellFacts,
-    run: &RunId,
+    order: &RunOrder,
     from: u64,
 ) -> Result<Followed, RunError> {
     let nonce = nonce();
     let channel = exec
-        .exec(command::attach(&nonce, facts, run, from), Bytes::new())
+        .exec(command::attach(&nonce, facts, order, from), Bytes::new())
         .await
         .map_err(RunError::ConnectionLost)?;
     Ok(Followed::new(channel, &nonce, from))
@@ -160,13 +178,13 @@ pub async fn attach(
 pub async fn signal(
     exec: &dyn Exec,
     facts: &ShellFacts,
-    run: &RunId,
+    order: &RunOrder,
     signal: Signal,
 ) -> Result<(), RunError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
     let mut channel = exec
-        .exec(command::signal(&nonce, facts, run, signal), Bytes::new())
+        .exec(command::signal(&nonce, facts, order, signal), Bytes::new())
         .await
         .map_err(RunError::ConnectionLost)?;
     loop {

@@ -5,7 +5,7 @@ use memchr::memmem;
 
 use super::armor::{ArmorDecoder, Piece};
 use crate::delivery::{
-    command::{ARMORED_SUPERVISOR, WRAPPER, compact, quote},
+    command::{ANY_WRAPPER, ARMORED_SUPERVISOR, compact, quote},
     nonce,
 };
 
@@ -35,7 +35,7 @@ impl Boot {
     pub fn new() -> Self {
         let nonce = nonce();
         let mut helper = format!("_mark={nonce}\n");
-        for (name, program) in [("_supervisor", &ARMORED_SUPERVISOR), ("_wrapper", &WRAPPER)] {
+        for (name, program) in [("_supervisor", &ARMORED_SUPERVISOR), ("_wrapper", &ANY_WRAPPER)] {
             helper.push_str(name);
             helper.push('=');
             quote(&mut helper, program);

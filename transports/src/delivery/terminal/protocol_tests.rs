@@ -11,21 +11,24 @@ const THIRD: &str = "33333333333333333333333333333333";
 const SCRIPT: &[u8] = b"echo hello";
 
 fn facts() -> ShellFacts {
-    ShellFacts { run_dir: "/tmp/runs".into(), follows_with_tail: true, has_setsid: true }
+    ShellFacts { run_dir: "/tmp/runs".into(), follows_with_tail: true, has_setsid: true, job: None }
 }
 
-fn start(nonce: &str, script: &[u8]) -> Command {
-    let order = RunOrder {
+fn order() -> RunOrder {
+    RunOrder {
         run: RunId::new("0001-build").unwrap(),
         stage: "build".into(),
         forget: None,
         container: RunContainer::Coordinator,
-    };
-    command::start(nonce, &facts(), &order, &Bytes::copy_from_slice(script))
+    }
+}
+
+fn start(nonce: &str, script: &[u8]) -> Command {
+    command::start(nonce, &facts(), &order(), &Bytes::copy_from_slice(script))
 }
 
 fn signal(nonce: &str) -> Command {
-    command::signal(nonce, &facts(), &RunId::new("0001-build").unwrap(), Signal::Term)
+    command::signal(nonce, &facts(), &order(), Signal::Term)
 }
 
 /// A protocol, its clock, and what was written to its terminal.

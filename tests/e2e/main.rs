@@ -30,6 +30,7 @@ mod hostile_server;
 mod hostile_text;
 mod http;
 mod identity;
+mod images;
 mod ipv6;
 mod jobs;
 mod moto;

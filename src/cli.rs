@@ -71,10 +71,10 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
-            Command::LocalCluster { listen, times } => {
+            Command::LocalCluster { listen, times, images } => {
                 match start_logging(&global, None).and_then(|()| {
                     runtime
-                        .block_on(local::serve(listen, times.options()))
+                        .block_on(local::serve(listen, times.options(), images))
                         .map_err(|e| format!("the local cluster did not start: {e}"))
                 }) {
                     Ok(()) => ExitCode::SUCCESS,

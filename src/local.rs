@@ -93,12 +93,16 @@ impl TimeOptions {
 ///
 /// # Errors
 /// When the cluster cannot listen, or signals cannot be listened for.
-pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), StartError> {
+pub async fn serve(
+    listen: SocketAddr,
+    options: TimeOptions,
+    images: Option<PathBuf>,
+) -> Result<(), StartError> {
     let mut term = signal(SignalKind::terminate()).map_err(StartError::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
     let settings = options.settings();
     let times = settings.times;
-    let cluster = LocalCluster::start(Settings { listen, ..settings }).await?;
+    let cluster = LocalCluster::start(Settings { listen, images, ..settings }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
     if let Some(line) = options.described(&times) {
         println!("{line}");

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub(crate) use container::{ContainerDefinition, pairs};
+pub(crate) use container::{Condition, ContainerDefinition, LogStream, pairs};
 pub(crate) use size::{check_pair, check_storage};
 
 use crate::{

@@ -14,16 +14,19 @@
 //! - `credentials`: who may call it;
 //! - `lifecycle`: a task from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
+//! - `containers`: containers with a root file system of their own, from [`images`];
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
 mod clock;
 mod cluster;
+mod containers;
 mod credentials;
 mod definitions;
 mod exec;
 mod faults;
 mod ids;
+pub mod images;
 mod lifecycle;
 mod server;
 mod settings;
@@ -39,7 +42,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
-pub use cluster::{Call, ContainerView, TaskView};
+pub use cluster::{Call, ContainerSummary, ContainerView, TaskView};
 pub use credentials::Credentials;
 pub use exec::{AgentRules, Overflow};
 pub use faults::{
@@ -147,6 +150,12 @@ impl LocalCluster {
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskView> {
         self.cluster.views()
+    }
+
+    /// Returns the containers of running tasks that sessions lead to.
+    #[must_use]
+    pub fn containers(&self) -> Vec<ContainerView> {
+        self.cluster.containers()
     }
 
     /// Stops every task and the server. When it returns, no process of a task is left.

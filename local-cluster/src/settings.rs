@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -28,6 +29,9 @@ pub struct Settings {
     pub exec: ExecSettings,
     /// How often task definitions may be registered. `None`: as often as wanted.
     pub registrations: Option<RegistrationRate>,
+    /// The directory of images: root file systems that containers run in. `None`: only images
+    /// named `local` run, as processes of the host.
+    pub images: Option<PathBuf>,
     /// The credentials of calls. By default, new ones for each cluster.
     pub credentials: Credentials,
 }
@@ -68,6 +72,7 @@ impl Default for Settings {
             times: Times::default(),
             exec: ExecSettings::default(),
             registrations: Some(RegistrationRate::default()),
+            images: None,
             credentials: Credentials::random(),
         }
     }

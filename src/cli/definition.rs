@@ -180,6 +180,11 @@ pub(super) enum Command {
         listen: SocketAddr,
         #[command(flatten)]
         times: TimeArguments,
+        /// Directory of images: root file systems that containers run in. registry/ci/debian:12 is
+        /// DIR/registry_ci_debian_12, and its configuration is registry_ci_debian_12.json. Needs
+        /// root. Without it, only images named `local` run, as processes of this machine
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
     },
     #[command(flatten)]
     Manual(Manual),

@@ -46,7 +46,8 @@ pub(super) fn execute_command(
         }
     };
     let state = task.state();
-    if state.stop.is_some() || state.status > Status::Running {
+    let is_stopped = task.runtime.states.get(container).is_stopped;
+    if state.stop.is_some() || state.status > Status::Running || is_stopped {
         return Err(ApiError::parameter(
             "The execute command failed because the task is not running. Run a new task and try again.",
         ));

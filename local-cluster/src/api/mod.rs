@@ -4,6 +4,7 @@ mod clusters;
 mod definitions;
 pub(crate) mod ec2;
 mod exec;
+mod logs;
 mod run_task;
 mod tasks;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 pub(crate) use exec::{kms, ssm};
+pub(crate) use logs::logs;
 
 /// An error answer in AWS's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]

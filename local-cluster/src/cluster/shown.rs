@@ -103,7 +103,10 @@ impl Cluster {
         container: &ContainerDefinition,
     ) -> Value {
         let name = &container.name;
+        let own = task.runtime.states.get(name);
         let status = match state.status {
+            _ if own.is_stopped => "STOPPED",
+            Status::Pending | Status::Activating if own.is_started => "RUNNING",
             Status::Provisioning | Status::Pending | Status::Activating => "PENDING",
             Status::Running | Status::Deactivating | Status::Stopping => "RUNNING",
             Status::Deprovisioning | Status::Stopped => "STOPPED",
@@ -116,7 +119,7 @@ impl Cluster {
             "lastStatus": status,
             "networkInterfaces": [],
         });
-        if state.status >= Status::Running {
+        if own.is_started {
             shown["runtimeId"] = json!(task.runtime_id(name));
             shown["networkInterfaces"] =
                 json!([{ "privateIpv4Address": task.address.to_string() }]);
@@ -124,11 +127,13 @@ impl Cluster {
         if task.launch.exec {
             shown["managedAgents"] = json!([task.agent.shown()]);
         }
-        if let (Some(stop), true) = (&state.stop, status == "STOPPED") {
-            if let Some(code) = stop.exit_code {
+        if status == "STOPPED" {
+            let stop = state.stop.as_ref();
+            if let Some(code) = own.exit_code.or(stop.and_then(|stop| stop.exit_code)) {
                 shown["exitCode"] = json!(code);
             }
-            if let Some(reason) = &stop.container_reason {
+            let reason = own.reason.or(stop.and_then(|stop| stop.container_reason.clone()));
+            if let Some(reason) = reason {
                 shown["reason"] = json!(reason);
             }
         }

@@ -53,7 +53,8 @@ fn units(value: &Value, unit: &str) -> Option<u64> {
 /// Whether Fargate has the size (ECS developer guide, "Task CPU and memory").
 fn is_pair(cpu: u64, mib: u64) -> bool {
     let steps = |least: u64, most: u64, step: u64| {
-        (least * 1024..=most * 1024).contains(&mib) && (mib - least * 1024) % (step * 1024) == 0
+        (least * 1024..=most * 1024).contains(&mib)
+            && (mib - least * 1024).is_multiple_of(step * 1024)
     };
     match cpu {
         256 => matches!(mib, 512 | 1024 | 2048),

@@ -24,23 +24,24 @@ if [ -n "$_shared" ]; then
   }
   # $2 and $3 are the directories for builds and caches, $4 is the loop, with another character for each end of line.
   prepare_job() {
+    _failure=noplace
     mkdir -p "$_shared" "$2" "$3"
     # The image may have any user. It is harmless if this fails: they may be as they should.
     chmod 777 "$2" "$3" 2>/dev/null
-    _shared=$(cd "$_shared" && readlink /proc/self/cwd) || { say noplace; return 1; }
+    _shared=$(cd "$_shared" && readlink /proc/self/cwd) || return
     _shared=$_shared/runs
     mkdir -m 755 "$_shared" 2>/dev/null
-    cd "$_shared" && [ "$(readlink /proc/self/cwd)" = "$_shared" ] || { say noplace; return 1; }
+    cd "$_shared" && [ "$(readlink /proc/self/cwd)" = "$_shared" ] || return
     for _fifo in orders alive; do [ -p "$_fifo" ] || mkfifo -m 666 "$_fifo"; done
     [ -f up ] || (umask 0; set -C; printf "%80s\n" "" >up)
     _loop=loop.${_mark#"~"}
-    open_checked 9 "$_shared/up" && (umask 022; set -C; printf "%s\n" "$4" | tr "^" "\n" >"../$_loop") || { say noplace; return 1; }
+    open_checked 9 "$_shared/up" && (umask 022; set -C; printf "%s\n" "$4" | tr "^" "\n" >"../$_loop") || return
     # At once: the other container may be waiting for it.
     rm -f ../loop.sh
     mv "../$_loop" ../loop.sh
     _tries=0
     until is_up; do
-      [ "$_tries" -lt 100 ] || { say notup; return 1; }
+      [ "$_tries" -lt 100 ] || { _failure=notup; return 1; }
       sleep 0.05 2>/dev/null || { sleep 1; _tries=$((_tries + 19)); }
       _tries=$((_tries + 1))
     done
@@ -103,18 +104,21 @@ if [ -n "$_container" ]; then
   await_wrapper() {
     open_loop || return
     { read -r _line <&9; echo gone >&8; } &
-    _watchers=$!
+    _watcher=$!
     # Another supervisor may take the line that the wrapper writes.
-    while nap; do echo waiting >&8; done &
-    _watchers="$_watchers $!"
+    {
+      while nap && is_supervised; do echo waiting >&8; done
+      kill -9 "$_watcher"
+    } 2>/dev/null &
     give_order start
     until is_placed; do
       read -r _line <&6
-      [ "$_line" != gone ] || break
+      [ "$_line" != gone ] && open_checked 9 "$_run/pid" || break
     done
-    kill -9 $_watchers
+    kill -9 "$_watcher" "$!"
     is_placed
   }
+  is_supervised() { IFS= read -r _stat <"/proc/$$/stat" && case ${_stat##*) } in Z*) return 1 ;; esac; }
   attach() {
     _tries=0
     # place.sh writes the script last.
@@ -124,7 +128,8 @@ if [ -n "$_container" ]; then
       say "lost the files in $_run are not those of the driver"
       exit 0
     }
-    is_placed || await_wrapper || { say "notstarted the main process of the container with the job image has ended"; exit 0; }
+    _group=
+    is_placed || has_ended || await_wrapper || { say "notstarted the main process of the container with the job image has ended"; exit 0; }
     exec 8<&-
     if [ "$_group" = none ]; then
       open_checked 9 "$_run/order" && read -r _interpreter <&9

@@ -58,8 +58,6 @@ is_relative() {
 }
 # One after the other, and in the foreground: a background process of a shell ignores SIGINT and SIGQUIT for ever.
 start_scripts() {
-  # Gives each script a process group, in shells that can do it without a terminal.
-  [ -n "$_setsid" ] || set -m 2>/dev/null
   while read -r _name; do (start_script); done
 }
 # The parent of a script. It keeps all state in files.
@@ -87,6 +85,8 @@ start_script() {
     esac
     ;;
   esac
+  # Gives the script a process group, in shells that can do it without a terminal.
+  [ -n "$_setsid" ] || set -m 2>/dev/null
   (
     IFS= read -r _stat </proc/self/stat
     _pid=${_stat%% *}

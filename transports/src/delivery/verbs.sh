@@ -10,7 +10,7 @@ probe)
     _has_gnu_tail=0 _has_setsid=0
     case $(tail --version 2>&1) in *GNU*) _has_gnu_tail=1 ;; esac
     if command -v setsid >/dev/null 2>&1; then _has_setsid=1; fi
-    [ -z "$_shared" ] || prepare_job "$@" || { rm -rf "$_directory"; exit 0; }
+    [ -z "$_shared" ] || prepare_job "$@" || { rm -rf "$_directory"; say "$_failure"; exit 0; }
     say "ready $_has_gnu_tail $_has_setsid $_directory"
     exit 0
   done

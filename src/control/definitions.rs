@@ -120,7 +120,6 @@ impl EcsControl {
             .set_requires_compatibilities(request.requires_compatibilities)
             .set_cpu(request.cpu)
             .set_memory(request.memory)
-            .set_pid_mode(request.pid_mode)
             .set_proxy_configuration(request.proxy_configuration)
             .set_ephemeral_storage(request.ephemeral_storage)
             .set_runtime_platform(request.runtime_platform)

@@ -24,8 +24,9 @@ const SEPARATOR: &str = "--";
 const VERSION: u32 = 1;
 /// The longest family that ECS admits, in bytes.
 const LONGEST_FAMILY: usize = 255;
-/// Hexadecimal digits of the digest in a family.
-const DIGEST_DIGITS: usize = 12;
+/// Hexadecimal digits of the digest in a family. Projects choose a part of what is digested, so it
+/// is long enough that none finds another's.
+const DIGEST_DIGITS: usize = 32;
 /// Containers that a task definition may have (Amazon ECS service quotas).
 const MOST_CONTAINERS: usize = 10;
 
@@ -102,6 +103,10 @@ impl Derivation<'_> {
         if base.network_mode.as_ref().is_some_and(|mode| *mode != NetworkMode::Awsvpc) {
             return Err(unsuitable("its network mode is not awsvpc".to_owned()));
         }
+        // The job's processes would see those of the coordinator, with their environment.
+        if base.pid_mode.is_some() {
+            return Err(unsuitable("its containers share their processes (pidMode)".to_owned()));
+        }
         let mut containers = base.container_definitions().to_vec();
         let new = usize::from(self.additions.job.is_some()) + self.additions.services.len();
         if containers.len() + new > MOST_CONTAINERS {
@@ -144,7 +149,6 @@ impl Derivation<'_> {
             .set_requires_compatibilities(base.requires_compatibilities.clone())
             .set_cpu(base.cpu.clone())
             .set_memory(base.memory.clone())
-            .set_pid_mode(base.pid_mode.clone())
             .set_proxy_configuration(base.proxy_configuration.clone())
             .set_ephemeral_storage(base.ephemeral_storage.clone())
             .set_runtime_platform(self.platform(base))

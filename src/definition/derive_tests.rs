@@ -196,6 +196,10 @@ fn a_base_that_cannot_be_extended_is_refused() {
         assert!(refusal.to_string().contains(why), "{refusal}");
         assert!(refusal.to_string().contains("ci:7"), "{refusal}");
     }
+    let mut shared = base(vec![coordinator()]);
+    shared.pid_mode = Some(aws_sdk_ecs::types::PidMode::Task);
+    let refusal = derivation(&additions).request(&shared, &[]).unwrap_err();
+    assert!(refusal.to_string().contains("pidMode"), "{refusal}");
     let mut bridged = base(vec![coordinator()]);
     bridged.network_mode = Some(NetworkMode::Bridge);
     let refusal = derivation(&additions).request(&bridged, &[]).unwrap_err();

@@ -184,9 +184,11 @@ fn container_image(
         let (wanted, allowed) = (wished.name.clone(), allowed.to_vec());
         return Err(Refusal::NotAllowed { what, wanted, allowed, setting });
     }
+    let pulled = name.pulled_from(images.mirror.as_deref());
     Ok(ContainerImage {
-        name: name.pulled_from(images.mirror.as_deref()),
-        credentials: name.credentials(&images.credentials),
+        credentials: ImageName::parse(&pulled)
+            .and_then(|pulled| pulled.credentials(&images.credentials)),
+        name: pulled,
         entry_point: wished.entrypoint.clone().filter(|words| !words.is_empty()),
     })
 }

@@ -40,12 +40,27 @@ impl<'a> ImageName<'a> {
         (first.contains(['.', ':']) || first == "localhost").then_some(first)
     }
 
-    /// Whether a pattern of the administrator admits the image. `*` also stands for `/`. Without a
-    /// tag, the name means `latest`.
+    /// Whether a pattern of the administrator admits the image. Without a tag, the name means
+    /// `latest`. `*` also stands for `/`, but not for the one after a registry: `node:*` does not
+    /// admit `node:5000/other`. Only `*` alone admits every image.
     pub(super) fn matches(&self, pattern: &str) -> bool {
+        let rest = match (self.registry(), pattern.split_once('/')) {
+            _ if pattern == "*" => return true,
+            (None, _) => self.whole,
+            (Some(registry), Some((of_registry, _)))
+                if WildMatch::new(of_registry).matches(registry) =>
+            {
+                &self.whole[registry.len() + 1..]
+            }
+            (Some(_), _) => return false,
+        };
+        let pattern = match (self.registry(), pattern.split_once('/')) {
+            (Some(_), Some((_, of_path))) => of_path,
+            _ => pattern,
+        };
         let pattern = WildMatch::new(pattern);
-        pattern.matches(self.whole)
-            || (self.repository == self.whole && pattern.matches(&format!("{}:latest", self.whole)))
+        let has_tag = self.repository != self.whole;
+        pattern.matches(rest) || (!has_tag && pattern.matches(&format!("{rest}:latest")))
     }
 
     /// The name under which ECS is to pull it: from the mirror if the name has no registry.
@@ -149,6 +164,13 @@ mod tests {
             ("registry.example.com/ci/a/b:1", "registry.example.com/ci/*", true),
             ("registry.example.com.evil/ci/a", "registry.example.com/ci/*", false),
             ("evil/registry.example.com/ci/a", "registry.example.com/ci/*", false),
+            ("node:5000/evil:1", "node:*", false),
+            ("registry.example.com/a", "r*", false),
+            ("registry.example.com/a", "*", true),
+            ("registry.example.com/a/b:1", "*.example.com/*", true),
+            ("registry.example.com/a/b", "registry.example.com/a/b:*", true),
+            ("grafana/grafana:9", "grafana/*", true),
+            ("localhost/evil", "l*", false),
         ] {
             assert_eq!(name(image).matches(pattern), admitted, "{image} {pattern}");
         }

@@ -8,7 +8,7 @@ mod timeline;
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
-use local_cluster::LocalCluster;
+use local_cluster::{LocalCluster, Settings};
 
 use states::Limits;
 use transports::Declaration;
@@ -119,7 +119,8 @@ impl TryJob {
             None => {
                 let settings = self.times.settings();
                 let times = settings.times;
-                let cluster = LocalCluster::start(settings).await?;
+                let images = Some(self.images.clone());
+                let cluster = LocalCluster::start(Settings { images, ..settings }).await?;
                 let config = place.path().join("fargate.toml");
                 let mut text = crate::local::configuration(
                     self.transport.unwrap_or_else(crate::transport::default),

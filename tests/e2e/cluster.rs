@@ -58,6 +58,14 @@ impl Cluster {
         Self::local_by("pipes")
     }
 
+    /// The local cluster with images: root file systems in a directory.
+    pub fn local_with_images(images: &std::path::Path, transport: &'static str) -> Self {
+        let settings = Settings { images: Some(images.to_owned()), ..Settings::default() };
+        let mut local = Local::here(settings);
+        local.transport = transport;
+        Self::Local(local)
+    }
+
     fn local_by(transport: &'static str) -> Self {
         let mut local = Local::start();
         local.transport = transport;

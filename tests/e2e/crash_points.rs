@@ -142,21 +142,25 @@ mod every_crash_point_with_an_image {
     #[test]
     #[ignore = "needs strace, root and the root file systems of scripts/root-filesystems: scripts/test makes them and runs this"]
     fn by_ssh() {
-        super::every_point(&crate::images::cluster("ssh"), super::Run::with_image);
+        super::every_point(&crate::images::cluster("ssh"), |cluster| {
+            super::Run::with_image(cluster)
+        });
     }
 
     #[test]
     #[ignore = "needs strace, root and the root file systems of scripts/root-filesystems: scripts/test makes them and runs this"]
     fn by_ecs_exec() {
-        super::every_point(&crate::images::cluster("ecs-exec"), super::Run::with_image);
+        super::every_point(&crate::images::cluster("ecs-exec"), |cluster| {
+            super::Run::with_image(cluster)
+        });
     }
 }
 
 fn every_crash_point(cluster: &Cluster) {
-    every_point(cluster, Run::new);
+    every_point(cluster, |cluster| Run::new(cluster));
 }
 
-fn every_point(cluster: &Cluster, job: impl Fn(&Cluster) -> Run<'_> + Sync) {
+fn every_point(cluster: &Cluster, job: for<'a> fn(&'a Cluster) -> Run<'a>) {
     let began = Instant::now();
     let progress = Mutex::new(Progress::default());
     let runs = AtomicUsize::new(0);

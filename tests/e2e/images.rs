@@ -173,8 +173,8 @@ fn exit_codes_and_signals_are_the_script_s_own(cluster: &Cluster) {
             let verdict = (run.code, run.script_code.as_deref());
             assert_eq!(verdict, (BUILD_FAILURE, Some(code)), "{image} {script}: {run:#?}");
         }
-        let both = output(&job, "step_1", "echo out; echo error >&2; printf '\\000\\377'");
-        assert_eq!(both.len(), "out\nerror\n".len() + 1 + '\u{fffd}'.len_utf8(), "{both:?}");
+        let both = job.run("step_1", "echo out; echo error >&2; printf '\\000\\377'");
+        assert_eq!(both.stdout, b"out\nerror\n\x00\xff", "in order, and unchanged");
         job.cleanup();
     }
 }
@@ -182,9 +182,7 @@ fn exit_codes_and_signals_are_the_script_s_own(cluster: &Cluster) {
 fn a_killed_driver_s_script_is_followed_to_its_end(cluster: &Cluster) {
     let job = job(cluster, "busybox");
     job.prepare();
-    let script = job.script(
-        "echo started; sleep 2; echo ended; exit 7",
-    );
+    let script = job.script("echo started; sleep 2; echo ended; exit 7");
     let arguments = ["run", script.to_str().unwrap(), "build_script"];
     let mut killed = job.spawn(&arguments);
     eventually("the script runs", || job.snapshot().contains("started: true"));
@@ -210,8 +208,8 @@ fn a_cancelled_script_ends_with_its_children(cluster: &Cluster) {
     Job::cancel(&running);
     let ended = job.end(running);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
-    let left = output(&job, "after_script", "ps | grep -c 'sleep 1000' | tr -d ' '");
-    assert_eq!(left.trim(), "1", "only the search for it");
+    let left = output(&job, "after_script", "ps | grep -c '[s]leep 1000' || true");
+    assert_eq!(left.trim(), "0");
     job.cleanup();
 }
 
@@ -276,7 +274,7 @@ fn a_service_that_died_is_told_with_its_exit_code_and_last_lines(cluster: &Clust
 }
 
 fn an_entry_point_that_ignores_its_arguments_is_explained(cluster: &Cluster) {
-    let mut job = Job::with(cluster, &format!("{SETTINGS}[Deadlines]\nRunning = \"3s\"\n"));
+    let mut job = Job::with(cluster, &format!("{SETTINGS}[Deadlines]\nRunning = \"9s\"\n"));
     job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", BASE);
     job.wishes = json!({ "image": { "name": "badentrypoint" } });
     let prepared = job.stage(&["prepare"]);
@@ -310,7 +308,8 @@ fn a_job_that_empties_its_root_file_system_keeps_its_verdict_and_artifacts(clust
     let job = job(cluster, "busybox");
     job.prepare();
     let script = "mkdir -p /builds/project; echo image >/builds/project/image.tar; \
-                  echo before; busybox rm -rf /bin /etc /root /home /var /tmp; echo after; exit 0";
+                  echo before; busybox rm -rf /bin /etc /root /home /var /tmp 2>/dev/null; echo after; \
+                  exit 0";
     assert_eq!(output(&job, "build_script", script), "before\nafter\n");
     let after = job.run("after_script", "echo never");
     assert_ne!(after.code, 0, "{after:#?}");

@@ -205,7 +205,9 @@ fn every_policy_is_complete() {
         .collect();
     names.sort_unstable();
     let expected = [
+        "execution-images.json",
         "manager-ecs-exec.json",
+        "manager-images.json",
         "manager.json",
         "task-ecs-exec-logs.json",
         "task-ecs-exec.json",
@@ -229,6 +231,47 @@ fn every_policy_is_complete() {
                 "{statement}"
             );
         }
+    }
+}
+
+/// Derived families begin with the base's family and two hyphens.
+#[test]
+fn the_manager_may_register_what_is_derived_from_the_task_definitions() {
+    let text = include_str!("../deploy/iam/manager-images.json");
+    let policy: Value = serde_json::from_str(text).unwrap();
+    let statements = policy["Statement"].as_array().unwrap();
+    let resource = |action: &str| {
+        let statement = statements.iter().find(|statement| statement["Action"] == action).unwrap();
+        let arn = statement["Resource"].as_str().unwrap();
+        arn.rsplit('/').next().unwrap().to_owned()
+    };
+    for action in ["ecs:RegisterTaskDefinition", "ecs:TagResource", "ecs:DeleteTaskDefinitions"] {
+        let pattern = wildmatch::WildMatch::new(&resource(action));
+        for base in [SSH_DEFINITION, EXEC_DEFINITION] {
+            let definition: Value = serde_json::from_str(base).unwrap();
+            let family = definition["family"].as_str().unwrap();
+            assert!(pattern.matches(&format!("{family}--0123456789ab:1")), "{action}: {family}");
+            assert!(!pattern.matches(&format!("{family}:1")), "{action} reaches the base {family}");
+        }
+    }
+}
+
+#[test]
+fn the_coordinators_image_starts_as_its_task_definitions_say() {
+    let file = include_str!("../deploy/coordinator.Dockerfile");
+    for (target, definition) in [("ssh", SSH_DEFINITION), ("ecs-exec", EXEC_DEFINITION)] {
+        let (_, stage) = file.split_once(&format!(" AS {target}\n")).unwrap();
+        let stage = stage.split("\nFROM ").next().unwrap();
+        let definition: Value = serde_json::from_str(definition).unwrap();
+        let container = &definition["containerDefinitions"][0];
+        for (instruction, field) in [("ENTRYPOINT ", "entryPoint"), ("CMD ", "command")] {
+            let words = stage.lines().find_map(|line| line.strip_prefix(instruction));
+            let words = words.map_or(Value::Null, |words| serde_json::from_str(words).unwrap());
+            assert_eq!(words, container[field], "{target}: {instruction}");
+        }
+        let image = container["image"].as_str().unwrap();
+        let name = image.rsplit('/').next().unwrap().trim_end_matches(":latest");
+        assert!(file.contains(&format!("--target {target} --tag {name} ")), "{target}: {name}");
     }
 }
 

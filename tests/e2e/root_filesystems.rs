@@ -33,7 +33,7 @@ fn a_job_in(image: &str, transport: &'static str) {
     job.set("CUSTOM_ENV_FARGATE_TASK_DEFINITION", "rooted");
     job.prepare();
     let script = "until [ -e /shared/file ]; do sleep 0.01; done; cat /shared/file; echo $$ >/mine";
-    let run = job.run("prepare_script", script.to_owned());
+    let run = job.run("prepare_script", script);
     let output = String::from_utf8_lossy(&run.stdout).into_owned();
     assert_eq!((run.code, output.as_str()), (0, "written beside\n"), "{run:#?}\n{}", job.log());
     let large =

@@ -117,6 +117,18 @@ shift
 
 [ -z "$readonly" ] || mount -o remount,bind,ro "$root"
 
+# An init process passes signals on, from before its command is started.
+child= pending=
+pass() {
+  if [ -n "$child" ]; then kill "-$1" "$child" 2>/dev/null || :; else pending=$1; fi
+}
+if [ "$mode" = init ]; then
+  for signal in HUP INT QUIT TERM USR1 USR2; do
+    # shellcheck disable=SC2064
+    trap "pass $signal" "$signal"
+  done
+fi
+
 # The new root becomes that of the namespace, which sessions enter later.
 cd "$root"
 mount --move . /
@@ -126,16 +138,12 @@ case $mode in
   command) exec "$@" 1>&0 2>&0 </dev/null ;;
 esac
 
-# An init process: it passes signals on, reaps what becomes its child, and ends with the command.
 exec 1>&0 2>&0
-child=
-for signal in HUP INT QUIT TERM USR1 USR2; do
-  # shellcheck disable=SC2064
-  trap "[ -z \"\$child\" ] || kill -$signal \"\$child\" 2>/dev/null" "$signal"
-done
 "$@" </dev/null &
 child=$!
+[ -z "$pending" ] || pass "$pending"
 exec </dev/null >/dev/null 2>&1
+# It also reaps what becomes its child, and ends with the command.
 while :; do
   status=0
   wait "$child" || status=$?

@@ -103,5 +103,5 @@ async fn an_entry_point_may_ignore_the_command() {
     until_running(&cluster, &task).await;
     let stopped = stop(&cluster, &task).await;
     assert_eq!(described(&stopped, "build")["exitCode"], 143);
-    assert_eq!(summary(&cluster, &task, "build").last_lines, [String::new(); 0]);
+    assert_eq!(summary(&cluster, &task, "build").last_lines, Vec::<String>::new());
 }

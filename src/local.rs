@@ -43,6 +43,7 @@ pub fn environment(endpoint: &str, credentials: &Credentials) -> Vec<(String, St
     [
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ENDPOINT_URL_ECS", endpoint),
+        ("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", endpoint),
         ("AWS_ENDPOINT_URL_EC2", endpoint),
         ("AWS_ENDPOINT_URL_KMS", endpoint),
         ("AWS_ENDPOINT_URL_SSM", endpoint),

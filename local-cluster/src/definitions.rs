@@ -16,13 +16,15 @@ pub(crate) use container::{Condition, ContainerDefinition, LogStream, pairs};
 pub(crate) use size::{check_pair, check_storage};
 
 use crate::{
-    api::{ApiError, strings, text},
+    api::{ApiError, check_tags, strings, text},
     clock::seconds,
     settings::RegistrationRate,
 };
 
 /// Longest request of RegisterTaskDefinition, in bytes (ECS service quotas).
 const LONGEST: usize = 64 * 1024;
+/// Most containers of a task definition (ECS service quotas).
+const MOST_CONTAINERS: usize = 10;
 
 /// A revision of a task definition.
 #[derive(Debug)]
@@ -91,8 +93,14 @@ impl Definition {
             .and_then(Value::as_array)
             .filter(|containers| !containers.is_empty())
             .ok_or_else(|| ApiError::client("Container list cannot be empty."))?;
+        if containers.len() > MOST_CONTAINERS {
+            return Err(ApiError::client(format!(
+                "A task definition has at most {MOST_CONTAINERS} containers."
+            )));
+        }
         let parsed = container::parse_all(containers, &volumes)?;
         let tags = request.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+        check_tags(&tags)?;
         let mut kept = request.clone();
         kept["containerDefinitions"] =
             containers.iter().map(container::with_defaults).collect::<Vec<_>>().into();

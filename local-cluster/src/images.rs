@@ -45,9 +45,14 @@ fn try_namespaces() -> Result<(), String> {
         tool_path(tool)?;
     }
     // Everything that may be forbidden: namespaces, mounts, an overlay on a file system in memory.
+    // Then what is asked of util-linux (2.38) and coreutils (8.31).
     let script = "mount -t tmpfs t /mnt && mkdir /mnt/l /mnt/u /mnt/w /mnt/r && \
                   mount -t overlay -o lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w o /mnt/r && \
-                  mount -t proc proc /mnt/l";
+                  mount -t proc proc /mnt/l && \
+                  env --default-signal -- \
+                  unshare --root=/ --wd=/ --setgid=0 --setuid=0 -- true && \
+                  { nsenter --help | grep -q -e --wdns || \
+                  { echo nsenter has no --wdns: util-linux 2.38 is needed >&2; exit 1; }; }";
     let tried = Command::new(tool_path("unshare")?)
         .args(["--mount", "--propagation", "private", "--pid", "--fork", "--", "/bin/sh", "-c"])
         .arg(script)

@@ -29,8 +29,9 @@ pub struct Settings {
     pub exec: ExecSettings,
     /// How often task definitions may be registered. `None`: as often as wanted.
     pub registrations: Option<RegistrationRate>,
-    /// The directory of images: root file systems that containers run in. `None`: only images
-    /// named `local` run, as processes of the host.
+    /// The directory of images: root file systems that containers run in. `None`: only the image
+    /// `local` runs, as processes of the host, and whatever image `ci-coordinator` has is taken as
+    /// that one.
     pub images: Option<PathBuf>,
     /// The credentials of calls. By default, new ones for each cluster.
     pub credentials: Credentials,

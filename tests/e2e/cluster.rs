@@ -239,8 +239,14 @@ impl Local {
     }
 
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with these arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_fargate"))
             .arg("local-cluster")
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -46,6 +46,7 @@ mod replay_act;
 mod replay_files;
 mod replay_stuck;
 mod requests;
+mod root_filesystems;
 mod runner;
 mod session;
 mod stuck;

@@ -6,6 +6,7 @@ pub(crate) mod ec2;
 mod exec;
 mod logs;
 mod run_task;
+mod tags;
 mod tasks;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 pub(crate) use exec::{kms, ssm};
 pub(crate) use logs::logs;
+pub(crate) use tags::check_tags;
 
 /// An error answer in AWS's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]

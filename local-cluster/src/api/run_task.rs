@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
-use super::{ApiError, cluster_name, strings, text};
+use super::{
+    ApiError, cluster_name, strings,
+    tags::{check_count, check_tags},
+    text,
+};
 use crate::{
     cluster::{Cluster, ContainerOverride, Launch, Task},
     definitions::{Definition, DefinitionStatus, check_pair, check_storage, pairs},
@@ -218,14 +221,7 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
 fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
     let mut tags: Vec<Value> =
         parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
-    for tag in &tags {
-        // ECS turns an absent value into an empty one.
-        let part = |name| tag.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (key, value) = (part("key"), part("value"));
-        if key.is_empty() || !is_admitted(key, 128) || !is_admitted(value, 256) {
-            return Err(ApiError::parameter(format!("Invalid tag: {key}={value}")));
-        }
-    }
+    check_tags(&tags)?;
     match text(parameters, "propagateTags") {
         None | Some("NONE") => {}
         Some("TASK_DEFINITION") => {
@@ -240,22 +236,9 @@ fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value
             )));
         }
     }
-    if tags.len() > 50 {
-        return Err(ApiError::parameter("Tags can not have more than 50 elements."));
-    }
+    check_count(&tags)?;
     if parameters.get("enableECSManagedTags").and_then(Value::as_bool) == Some(true) {
         tags.push(json!({ "key": "aws:ecs:clusterName", "value": name }));
     }
     Ok(Value::from(tags))
-}
-
-/// Amazon ECS API reference, `Tag`: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, and no `aws:` in front.
-fn is_admitted(text: &str, longest: usize) -> bool {
-    use GeneralCategoryGroup::{Letter, Number, Separator};
-    let admitted = |c: char| {
-        "_.:/=+-@".contains(c) || matches!(c.general_category_group(), Letter | Number | Separator)
-    };
-    text.encode_utf16().count() <= longest
-        && !text.to_ascii_lowercase().starts_with("aws:")
-        && text.chars().all(admitted)
 }

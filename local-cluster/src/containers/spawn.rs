@@ -130,6 +130,11 @@ impl Plan<'_> {
         let (container, process) = (self.container, self.process);
         let on_host = self.image.root == Path::new("/");
         let beside = layer.with_file_name("");
+        let mode = match (process.words.is_empty(), container.has_init) {
+            (true, _) => "idle",
+            (false, true) => "init",
+            (false, false) => "command",
+        };
         let mut words = vec![format!("--pid={}", self.namespace), "--".to_owned()];
         words.push(tool_path("unshare")?);
         words.extend(["--mount", "--propagation=private", "--pid", "--"].map(str::to_owned));
@@ -143,7 +148,7 @@ impl Plan<'_> {
             text(layer)?,
             text(&beside.join("hosts"))?,
             text(&beside.join("resolv.conf"))?,
-            if container.has_init { "init" } else { "" }.to_owned(),
+            mode.to_owned(),
             if container.has_read_only_root { "readonly" } else { "" }.to_owned(),
         ]);
         let resolved = |path: &str| {

@@ -1,10 +1,11 @@
 # Starts a container, as the first process of new mount and PID namespaces:
 #
-#   start.sh ROOT LAYER HOSTS RESOLV INIT READONLY [SOURCE TARGET ro|rw]... -- [COMMAND...]
+#   start.sh ROOT LAYER HOSTS RESOLV MODE READONLY [SOURCE TARGET ro|rw]... -- [COMMAND...]
 #
 # ROOT is the image's root file system; `/` stands for the host's. Nothing is ever written to it: LAYER is a
-# directory for what is mounted here. COMMAND runs in the new root, which is its working directory now;
-# without one, the container idles.
+# directory for what is mounted here. COMMAND runs in the new root, which is its working directory now.
+# MODE is `command`, `init` for an init process in front of COMMAND, or `idle` without one: then sessions
+# are all that runs.
 #
 # Standard input is where COMMAND's output goes. Standard output is for two lines: `pid N`, the process ID on
 # the host, and `run` when everything is in place.
@@ -12,7 +13,7 @@ set -eu
 umask 022
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-image=$1 layer=$2 hosts=$3 resolv=$4 init=$5 readonly=$6
+image=$1 layer=$2 hosts=$3 resolv=$4 mode=$5 readonly=$6
 shift 6
 
 # Shows the entries of directory $1 in directory $2.
@@ -71,7 +72,8 @@ if [ "$image" = / ]; then
   mount --make-unbindable "$layer"
   mount -t tmpfs -o mode=0755 fargate-local "$root"
   expose "" "$root"
-  [ "$#" = 1 ] || mount -t proc proc "$root/proc"
+  # Sessions of an idle container are processes of the host's PID namespace.
+  [ "$mode" = idle ] || mount -t proc proc "$root/proc"
 else
   mkdir "$layer/upper" "$layer/work"
   # Relative, so that no character of the path needs an escape.
@@ -115,27 +117,33 @@ shift
 
 [ -z "$readonly" ] || mount -o remount,bind,ro "$root"
 
+# An init process passes signals on, from before its command is started.
+child= pending=
+pass() {
+  if [ -n "$child" ]; then kill "-$1" "$child" 2>/dev/null || :; else pending=$1; fi
+}
+if [ "$mode" = init ]; then
+  for signal in HUP INT QUIT TERM USR1 USR2; do
+    # shellcheck disable=SC2064
+    trap "pass $signal" "$signal"
+  done
+fi
+
 # The new root becomes that of the namespace, which sessions enter later.
 cd "$root"
 mount --move . /
 echo run
-if [ "$#" = 0 ]; then
-  exec sleep infinity >/dev/null 2>&1 </dev/null
-fi
-if [ -z "$init" ]; then
-  exec "$@" 1>&0 2>&0 </dev/null
-fi
+case $mode in
+  idle) exec sleep infinity >/dev/null 2>&1 </dev/null ;;
+  command) exec "$@" 1>&0 2>&0 </dev/null ;;
+esac
 
-# An init process: it passes signals on, reaps what becomes its child, and ends with the command.
 exec 1>&0 2>&0
-child=
-for signal in HUP INT QUIT TERM USR1 USR2; do
-  # shellcheck disable=SC2064
-  trap "[ -z \"\$child\" ] || kill -$signal \"\$child\" 2>/dev/null" "$signal"
-done
 "$@" </dev/null &
 child=$!
+[ -z "$pending" ] || pass "$pending"
 exec </dev/null >/dev/null 2>&1
+# It also reaps what becomes its child, and ends with the command.
 while :; do
   status=0
   wait "$child" || status=$?

@@ -94,6 +94,10 @@ async fn invalid_definitions_are_refused_as_by_ecs() {
         (json!({ "family": "x".repeat(256) }), "Family contains invalid characters."),
         (json!({ "family": "" }), "Family should not be null or empty."),
         (containers(json!([])), "Container list cannot be empty."),
+        (
+            containers((0..11).map(|n| container(&format!("c{n}"), json!({}))).collect()),
+            "at most 10 containers",
+        ),
         (one(json!({ "name": "a b" })), "Container.name contains invalid characters."),
         (one(json!({ "image": "" })), "Container.image should not be null or empty."),
         (one(json!({ "essential": false })), "marked as essential"),
@@ -134,6 +138,12 @@ async fn invalid_definitions_are_refused_as_by_ecs() {
         let error = register(&cluster, more).await.unwrap_err();
         assert!(error.starts_with("400 ClientException") && error.contains(expected), "{error}");
     }
+    let tagged = json!({ "tags": [{ "key": "aws:x", "value": "y" }] });
+    let error = register(&cluster, tagged).await.unwrap_err();
+    assert!(
+        error.contains("InvalidParameterException") && error.contains("Invalid tag"),
+        "{error}"
+    );
     let all = ecs(&cluster, "ListTaskDefinitions", json!({ "familyPrefix": "mine" })).await;
     assert_eq!(all.unwrap()["taskDefinitionArns"], json!([]));
 }

@@ -4,6 +4,53 @@ use serde_json::json;
 
 use crate::{images::refused, *};
 
+/// The variable that says in which process of a test namespaces are forbidden.
+const FORBIDDEN: &str = "FARGATE_TEST_FORBIDDEN";
+
+#[test]
+#[ignore = "needs root and user namespaces"]
+fn without_privileges_a_task_says_why_it_does_not_start() {
+    // In a user namespace without a mapping, this process is not root.
+    let status = std::process::Command::new("unshare")
+        .arg("--user")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact"])
+        .arg("root_filesystems::entry::runs_a_task_without_privileges")
+        .env(FORBIDDEN, "1")
+        .env("TMPDIR", std::env::temp_dir())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(said.contains("1 passed") && status.status.success(), "{status:?}");
+}
+
+/// No test: the process that the test above starts.
+#[tokio::test]
+#[ignore = "needs root and user namespaces"]
+async fn runs_a_task_without_privileges() {
+    if std::env::var_os(FORBIDDEN).is_none() {
+        return;
+    }
+    let why = local_cluster::images::available().unwrap_err();
+    assert!(why.contains("need root"), "{why}");
+    let images = tempfile::tempdir().unwrap();
+    std::fs::create_dir(images.path().join("empty")).unwrap();
+    let cluster = start_with(images.path().to_owned()).await;
+    let alone = json!({ "name": "ci-coordinator", "image": "local" });
+    for containers in
+        [vec![coordinator()], vec![alone, build("empty", ":", json!({ "mountPoints": [] }))]]
+    {
+        let task = run(&cluster, &containers).await;
+        let stopped = until_stopped(&cluster, &task).await;
+        let reason = stopped["stoppedReason"].as_str().unwrap();
+        assert!(
+            reason.starts_with("CannotStartContainerError: ") && reason.contains(&why),
+            "{reason}"
+        );
+        assert_eq!(stopped["stopCode"], "TaskFailedToStart");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs scripts/root-filesystems"]
 async fn a_command_that_is_not_there_fails_the_task() {
@@ -56,5 +103,5 @@ async fn an_entry_point_may_ignore_the_command() {
     until_running(&cluster, &task).await;
     let stopped = stop(&cluster, &task).await;
     assert_eq!(described(&stopped, "build")["exitCode"], 143);
-    assert_eq!(summary(&cluster, &task, "build").last_lines, [String::new(); 0]);
+    assert_eq!(summary(&cluster, &task, "build").last_lines, Vec::<String>::new());
 }

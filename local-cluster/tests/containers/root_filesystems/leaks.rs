@@ -82,6 +82,31 @@ async fn a_stopped_task_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs scripts/root-filesystems"]
+async fn many_tasks_at_once_leave_nothing() {
+    let cluster = start().await;
+    let mut tasks = Vec::new();
+    for _ in 0..12 {
+        let job = build("busybox", "echo up; exec sleep 600", json!({}));
+        let service = build("debian", "echo up; exec sleep 600", json!({ "name": "service-0" }));
+        tasks.push(run(&cluster, &[coordinator(), job, service]).await);
+    }
+    for task in &tasks {
+        until_running(&cluster, task).await;
+        for name in ["build", "service-0"] {
+            until_line(&cluster, task, name, "up").await;
+        }
+        assert_eq!(output_of(&cluster, task, "ls -A /builds").await, "", "its own volume");
+        output_of(&cluster, task, "touch /builds/x").await;
+    }
+    let directories: Vec<PathBuf> = tasks.iter().map(|task| directory(&cluster, task)).collect();
+    cluster.shutdown().await;
+    for (task, directory) in tasks.iter().zip(directories) {
+        assert_eq!((marked(task), directory.exists()), (vec![], false));
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs scripts/root-filesystems"]
 async fn a_task_that_crashes_leaves_nothing() {
     let cluster = start().await;
     let death = Death {
@@ -119,7 +144,7 @@ async fn a_task_that_is_stopped_while_it_starts_leaves_nothing() {
     .await;
     assert!(!marked(&task).is_empty());
     stop(&cluster, &task).await;
-    assert_eq!(marked(&task), [String::new(); 0]);
+    assert_eq!(marked(&task), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -250,7 +250,10 @@ fn the_manager_may_register_what_is_derived_from_the_task_definitions() {
         for base in [SSH_DEFINITION, EXEC_DEFINITION] {
             let definition: Value = serde_json::from_str(base).unwrap();
             let family = definition["family"].as_str().unwrap();
-            assert!(pattern.matches(&format!("{family}--0123456789ab:1")), "{action}: {family}");
+            assert!(
+                pattern.matches(&format!("{family}--0123456789abcdef0123456789abcdef:1")),
+                "{action}: {family}"
+            );
             assert!(!pattern.matches(&format!("{family}:1")), "{action} reaches the base {family}");
         }
     }

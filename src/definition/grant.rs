@@ -22,8 +22,8 @@ const SHARED: [&str; 3] = ["/fargate", "/builds", "/cache"];
 const MOST_SERVICES: usize = 8;
 /// The variable of a service that names the port to wait for, as in GitLab's Docker executor.
 const PORT_VARIABLE: &str = "HEALTHCHECK_TCP_PORT";
-/// The longest list of variables that a launch may carry, in bytes of JSON: RunTask's overrides may
-/// have 8192 characters (Amazon ECS API reference, `TaskOverride`), and the coordinator's are among
+/// The longest list of variables that a launch may carry, in bytes of JSON. RunTask's overrides may
+/// have 8192 characters (Amazon ECS API reference, `TaskOverride`). The coordinator's are among
 /// them.
 const LONGEST_OVERRIDES: usize = 6500;
 

@@ -85,7 +85,7 @@ fn a_refusal_says_what_would_be_allowed() {
 }
 
 #[test]
-fn an_old_gitlab_runner_is_told_to_the_job() {
+fn an_old_gitlab_runner_is_reported() {
     let granted = grant(&images(&["*"]), &Sizes::default(), None, &Requests::default()).unwrap();
     assert_eq!(granted.additions, None);
     assert!(granted.notes[0].contains("JOB_RESPONSE_FILE"), "{:?}", granted.notes);

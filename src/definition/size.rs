@@ -2,9 +2,9 @@
 
 use states::TaskSize;
 
-/// The CPU sizes of Fargate, in units of 1/1024 vCPU, each with the memory that it may have, in
-/// MiB: least, most, step (Amazon ECS Developer Guide, "Task CPU and memory"). At the smallest
-/// size, steps double.
+/// The CPU sizes of Fargate, in units of 1/1024 vCPU. Each is with the memory that it may have, in
+/// MiB: least, most, step. At the smallest size, steps double. (Amazon ECS Developer Guide, "Task
+/// CPU and memory".)
 const SIZES: [(u32, u32, u32, u32); 7] = [
     (256, 512, 2048, 512),
     (512, 1024, 4096, 1024),

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_does_not_listen_is_told_once() {
+    fn a_service_that_does_not_listen_is_reported_once() {
         let place = tempfile::tempdir().unwrap();
         // A port that no program listens at, and that the kernel gives to none.
         let free = 1;

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_projects_own_scripts_are_told_from_gitlab_runners() {
+    fn the_projects_own_scripts_are_recognized() {
         for own in ["build_script", "step_script", "step_release", "after_script"] {
             assert!(is_own_script(own), "{own}");
         }

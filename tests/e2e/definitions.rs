@@ -1,4 +1,4 @@
-//! Derived task definitions: registered once, used by all, retired when nobody uses them.
+//! Derived task definitions: registered once, used by all, retired when no job uses them.
 
 use std::{
     fs::{self, File, FileTimes},

@@ -1,6 +1,6 @@
 # In front of a script that uses services. They share the task's network, so their names are those
-# of this host. $_names are host names. $_ports are words of port in hexadecimal, port, service.
-# $_wait is in seconds. $_marker is a file that shows that an earlier script has waited.
+# of this host. Their host names are in $_names. The words of $_ports are port in hexadecimal, port,
+# service. Seconds are in $_wait. The file $_marker shows that an earlier script has waited.
 (
   _line="127.0.0.1 $_names";
   _known=;

@@ -101,6 +101,9 @@ pub async fn serve(
 ) -> Result<(), StartError> {
     let mut term = signal(SignalKind::terminate()).map_err(StartError::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
+    if let Some(why) = images.as_deref().and_then(obstacle) {
+        eprintln!("fargate: warning: {why}");
+    }
     let settings = options.settings();
     let times = settings.times;
     let cluster = LocalCluster::start(Settings { listen, images, ..settings }).await?;
@@ -118,6 +121,17 @@ pub async fn serve(
     }
     cluster.shutdown().await;
     Ok(())
+}
+
+/// Returns why no container with an image of this directory will start, if there is a reason.
+fn obstacle(images: &Path) -> Option<String> {
+    if !images.is_dir() {
+        return Some(format!(
+            "--images {}: it is not a directory, so containers with images do not start",
+            images.display()
+        ));
+    }
+    local_cluster::images::available().err()
 }
 
 /// How the driver, or the gitlab-runner that calls it, is pointed at the cluster.
@@ -185,6 +199,12 @@ mod tests {
         assert_eq!(config.ssh.port, 2222);
         assert_eq!(config.metadata.directory, Path::new("/tmp/with \"quotes\""));
         assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn a_directory_of_images_that_is_missing_is_named() {
+        let why = obstacle(Path::new("/nowhere/images")).unwrap();
+        assert!(why.starts_with("--images /nowhere/images: it is not a directory"), "{why}");
     }
 
     #[test]

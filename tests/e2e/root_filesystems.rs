@@ -9,8 +9,10 @@ use crate::{
 
 /// Runs a job in a container of this image, beside another with which it shares a volume.
 fn a_job_in(image: &str, transport: &'static str) {
-    let images = std::env::var("FARGATE_TEST_IMAGES")
-        .expect("FARGATE_TEST_IMAGES: the directory that scripts/root-filesystems has made");
+    let images = std::env::var("FARGATE_TEST_IMAGES").unwrap_or_else(|_| {
+        let home = std::env::home_dir().unwrap().display().to_string();
+        format!("{home}/.cache/fargate-driver/root-filesystems")
+    });
     let mut local = Local::start_with(&["--images", &images]);
     local.transport = transport;
     let cluster = Cluster::Local(local);

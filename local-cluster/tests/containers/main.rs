@@ -1,8 +1,8 @@
 //! Tasks of several containers, each with a root file system of its own: what starts and what does
 //! not, what a container sees, and that nothing is left of it.
 //!
-//! The root file systems are those of `scripts/root-filesystems`, in `FARGATE_TEST_IMAGES`. Such
-//! tests also need root.
+//! The root file systems are those of `scripts/root-filesystems`, in its default directory or in
+//! `FARGATE_TEST_IMAGES`. Such tests also need root.
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
@@ -28,9 +28,11 @@ fn test_images() -> PathBuf {
     if let Err(why) = local_cluster::images::available() {
         panic!("this test cannot run here: {why}");
     }
-    std::env::var_os("FARGATE_TEST_IMAGES")
-        .map(PathBuf::from)
-        .expect("FARGATE_TEST_IMAGES: the directory that scripts/root-filesystems has made")
+    let named = std::env::var_os("FARGATE_TEST_IMAGES").map(PathBuf::from);
+    let home = std::env::home_dir().unwrap_or_default();
+    let images = named.unwrap_or_else(|| home.join(".cache/fargate-driver/root-filesystems"));
+    assert!(images.is_dir(), "{} is missing: run scripts/root-filesystems", images.display());
+    images
 }
 
 async fn start_with(images: PathBuf) -> LocalCluster {

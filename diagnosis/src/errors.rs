@@ -266,7 +266,7 @@ const KEY_REFUSED: &str = concat!(
 );
 const NO_HOST_PROOF: &str = "Use deploy/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.";
 /// The usual reasons, the most frequent first.
-const JOB_CONTAINER: &str = "It may still be starting. If it stays so, look at its log. Either the image has no sh, or its entry point does not run the command that it gets as arguments. For such an image, write in .gitlab-ci.yml: image: { name: ..., entrypoint: [\"\"] }.";
+const JOB_CONTAINER: &str = "It may still be starting. If it stays so, look at its log. Either the image has no sh, or its entry point does not run the command that it gets as arguments. For such an image, write in .gitlab-ci.yml: image: {name: ..., entrypoint: [\"\"]}.";
 const AGENT_NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
 
 /// Every remedy.

@@ -20,9 +20,9 @@ use bytes::Bytes;
 use states::{
     AnyJob, ClientToken, ConnectError, ControlError, Described, DirectoryStore, Engine, Goal,
     Greeting, HostIdentity, InMemoryStore, InterfaceId, JobId, JobIo, LaunchSpec, Note, Outcome,
-    Run, RunContainer, RunError, RunEvent, RunId, RunOrder, Script, Session, ShellFacts, Signal,
-    Snapshot, SnapshotStore, StartedBy, StopAnswer, StopReason, Target, TaskArn, TaskControl,
-    TaskReport, Transport,
+    Run, RunContainer, RunError, RunEvent, RunOrder, Script, Session, ShellFacts, Signal, Snapshot,
+    SnapshotStore, StartedBy, StopAnswer, StopReason, Target, TaskArn, TaskControl, TaskReport,
+    Transport,
 };
 use tokio::{task::JoinSet, time::Instant};
 

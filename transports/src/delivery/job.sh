@@ -5,13 +5,11 @@
 if [ -n "$_shared" ]; then
   # Opens file $2 as descriptor $1, if that is what its path leads to.
   open_checked() {
-    { [ -f "$2" ] || [ -p "$2" ]; } && { eval "command exec $1<\"\$2\""; } 2>/dev/null && is_at "$1" "$2"
+    [ -f "$2" ] && { eval "command exec $1<\"\$2\""; } 2>/dev/null && is_at "$1" "$2"
   }
   is_at() { [ "$(readlink "/proc/self/fd/$1")" = "$2" ]; }
-  # Opens FIFO $2 for reading as descriptor $1, and for writing as descriptor $3, so that neither waits for the other end.
-  open_fifo() {
-    [ -p "$2" ] && { eval "command exec $3<>\"\$2\""; } 2>/dev/null && is_at "$3" "$2" && open_checked "$1" "$2"
-  }
+  # Opens FIFO $2 for reading and writing as descriptor $1, which waits for no other end.
+  open_fifo() { [ -p "$2" ] && { eval "command exec $1<>\"\$2\""; } 2>/dev/null && is_at "$1" "$2"; }
   # Not recursively: a link may take the place of any directory below.
   forget_shared() (
     cd "$_shared/$1" 2>/dev/null && [ "$(readlink /proc/self/cwd)" = "$_shared/$1" ] || exit
@@ -52,8 +50,10 @@ fi
 if [ -n "$_container" ]; then
   # Descriptor 4 is the file exit, 7 is the spool. A path in /proc opens the same file again, from its beginning.
   _run=$_shared/$_name _out=/proc/self/fd/7
+  # The status is 2 if it will never be.
   is_placed() {
-    open_checked 9 "$_run/pid" && read -r _first _pid _started _group _last <&9 && [ "$_first$_last" = .. ]
+    open_checked 9 "$_run/pid" || return 2
+    read -r _first _pid _started _group _last <&9 && [ "$_first$_last" = .. ]
   }
   has_ended() {
     [ -n "$_is_open" ] || { open_checked 4 "$_run/exit" && _is_open=1; } || return 1
@@ -79,15 +79,14 @@ if [ -n "$_container" ]; then
     fi
   }
   # Only the loop has its FIFO open for writing.
-  open_loop() { open_fifo 9 "$_shared/alive" 5 && exec 5<&-; }
+  open_loop() { open_fifo 5 "$_shared/alive" && exec 9</proc/self/fd/5 5<&-; }
   # For a loop that lives, reading waits.
   is_loop_gone() {
     open_loop || return 0
     [ "$({ read -r _line <&9; echo gone; } & nap; kill -9 "$!")" = gone ]
   } 2>/dev/null
   give_order() {
-    open_fifo 9 "$_shared/orders" 5 && printf "%s %s\n" "$1" "$_name" >&5
-    exec 5<&-
+    open_fifo 5 "$_shared/orders" && printf "%s %s\n" "$1" "$_name" >&5 && exec 5<&-
   }
   send_signal() { give_order "$1"; }
   find_interpreter() { :; }
@@ -107,36 +106,40 @@ if [ -n "$_container" ]; then
     _watcher=$!
     # Another supervisor may take the line that the wrapper writes.
     {
-      while nap && is_supervised; do echo waiting >&8; done
+      # A sleep that is left must not hold the FIFO open.
+      while nap 8<&- && is_supervised; do echo waiting >&8; done
       kill -9 "$_watcher"
     } 2>/dev/null &
-    give_order start
-    until is_placed; do
+    if give_order start; then _line=; else _line=gone; fi
+    until [ "$_line" = gone ]; do
       read -r _line <&6
-      [ "$_line" != gone ] && open_checked 9 "$_run/pid" || break
+      is_placed
+      [ "$?" = 1 ] || break
     done
     kill -9 "$_watcher" "$!"
-    is_placed
+    [ -n "$_group" ]
   }
   is_supervised() { IFS= read -r _stat <"/proc/$$/stat" && case ${_stat##*) } in Z*) return 1 ;; esac; }
   attach() {
     _tries=0
-    # place.sh writes the script last.
-    until [ -f "$_run/script" ] || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
-    [ -f "$_run/script" ] || { say "lost it was interrupted before it could start the script"; exit 0; }
-    open_checked 4 "$_run/exit" && _is_open=1 && open_checked 7 "$_run/out" && open_fifo 6 "$_run/alive" 8 || {
+    # place.sh writes this file last.
+    until [ -s "$_run/order" ] || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
+    [ -s "$_run/order" ] || { say "lost it was interrupted before it could start the script"; exit 0; }
+    open_checked 4 "$_run/exit" && _is_open=1 && open_checked 7 "$_run/out" && open_fifo 8 "$_run/alive" || {
       say "lost the files in $_run are not those of the driver"
       exit 0
     }
+    exec 6</proc/self/fd/8
     _group=
-    is_placed || has_ended || await_wrapper || { say "notstarted the main process of the container with the job image has ended"; exit 0; }
+    [ "$_answer" != made ] && is_placed || has_ended || await_wrapper || { say "notstarted the main process of the container with the job image has ended"; exit 0; }
     exec 8<&-
     if [ "$_group" = none ]; then
       open_checked 9 "$_run/order" && read -r _interpreter <&9
       say nointerpreter "$_interpreter"
       exit 0
     fi
-    _size=$(wc -c <"$_out") || _size=0
+    _size=0
+    [ "$1" = 0 ] || _size=$(wc -c <"$_out")
     [ "$((_size))" -ge "$1" ] || { say "unknown its output is shorter ($((_size)) bytes) than what was read of it ($1)"; exit 0; }
     say started
     follow "$1" "$2"

@@ -63,7 +63,7 @@ start_scripts() {
 # The parent of a script. It keeps all state in files.
 start_script() {
   _run=$_runs/$_name
-  [ -f "$_run/script" ] || exit
+  [ -s "$_run/order" ] || exit
   # An order may come twice.
   read -r _first _rest <"$_run/pid"
   [ -z "$_first" ] || exit

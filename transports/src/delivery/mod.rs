@@ -32,11 +32,43 @@
 //! own script: its exit status, its end, the size of its output. The job controls all of these
 //! anyway. Replies are parsed strictly and bounded, and affect no other job.
 //!
+//! # The job's own container
+//!
+//! A job with an image of its own has two containers in one task. Both have a volume, but neither
+//! processes nor a root file system in common. Commands of the protocol run in the coordinator, and
+//! scripts run in either ([`states::RunContainer`]).
+//!
+//! ```text
+//! coordinator                 volume                              job's container
+//!                             <run>/loop.sh                       sh -c "…; . <run>/loop.sh"
+//! supervisor ─ place.sh ───▶  <run>/runs/<run id>/script …
+//!            ─ a line ─────▶  <run>/runs/orders (FIFO) ─────────▶ the loop starts the script
+//!            ◀── follows ───  <run>/runs/<run id>/out, exit ◀──── the loop's wrapper writes
+//! ```
+//!
+//! - The container's command is [`job_container_command`]: it waits until [`probe`] has put the
+//!   loop there. So scripts are children of the image's own entry point and have its environment,
+//!   user and working directory. Nothing of the image is used but `sh` and its builtins, and
+//!   `sleep` and `setsid` if they exist.
+//! - The loop starts a run once, however often it is ordered. It sends signals to the script's
+//!   process group. Without `setsid`, and in shells that cannot make a group without a terminal, it
+//!   finds the script's processes through `/proc`.
+//! - Process ids mean nothing in the other container. A supervisor sees the end of a wrapper, and
+//!   of the loop, at a FIFO that only these have open for writing.
+//! - The supervisor counts the output, because the image may have no `wc`.
+//! - The job may be root in its container, so everything in the volume may be a link to a file of
+//!   the coordinator. The supervisor opens a file first, and then compares the descriptor's path in
+//!   `/proc` with the one that it meant. It creates files only where none are, in a directory that
+//!   it has checked in the same way.
+//!
+//! # What the container must have
+//!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
 //! busybox are enough. With `sha256sum`, the script's digest is checked on arrival; without it,
 //! only its size. `head` and `mkfifo` are used if they exist. With GNU `tail`, or busybox's
 //! `inotifyd`, the kernel announces writes to the spool (inotify); otherwise the supervisor polls
-//! it every 50 ms.
+//! it every 50 ms. With a job's own container, the coordinator also needs `chmod`, `mkfifo`,
+//! `readlink` and `rmdir`.
 
 mod command;
 mod control;

@@ -16,8 +16,8 @@ if [ "$0" = fargate-place ]; then
   set -C
   # Reserves space for records that must be written even if the script fills the disk.
   printf "%80s\n" "" >pid && printf "%80s\n" "" >exit && printf "" >out && printf "" >err && mkfifo -m 666 alive &&
-    printf "%s\n" "$@" "" >order && cat "$_upload" >script.new && mv script.new script && echo made || {
-    rm -f pid exit out err alive order script.new script
+    cat "$_upload" >script && printf "%s\n%s\n" "$1" "$2" >order && echo made || {
+    rm -f pid exit out err alive script order
     cd / && rmdir "$_run"
   }
   rm -f "$_upload"

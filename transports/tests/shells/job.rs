@@ -193,7 +193,7 @@ pub(crate) async fn an_order_that_was_not_given_is_given_again(local: Local, ima
     let lost = follow(start(&dying, &facts, "run", "echo ran; exit 2").await).await;
     assert!(matches!(lost, Err(RunError::ConnectionLost(_))), "{lost:?}");
     dying.replaced.clear();
-    assert!(directory(&facts, "run/script").exists());
+    assert!(directory(&facts, "run/order").exists());
     let attached = follow(attach(&dying, &facts, "run", 0).await).await;
     assert_eq!(attached, Ok((b"ran\n".to_vec(), 2, 4)));
 }

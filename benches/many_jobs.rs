@@ -20,7 +20,7 @@ use bytes::Bytes;
 use states::{
     AnyJob, ClientToken, ConnectError, ControlError, Described, DirectoryStore, Engine, Goal,
     Greeting, HostIdentity, InMemoryStore, InterfaceId, JobId, JobIo, LaunchSpec, Note, Outcome,
-    Run, RunError, RunEvent, RunId, RunOrder, Script, Session, ShellFacts, Signal, Snapshot,
+    Run, RunContainer, RunError, RunEvent, RunOrder, Script, Session, ShellFacts, Signal, Snapshot,
     SnapshotStore, StartedBy, StopAnswer, StopReason, Target, TaskArn, TaskControl, TaskReport,
     Transport,
 };
@@ -122,7 +122,7 @@ async fn follow<S: SnapshotStore>(
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "run build_script").await;
     let script = Script { text: Bytes::new(), digest: "0".to_owned() };
-    engine.request_run(&mut work, "build_script", script).unwrap();
+    engine.request_run(&mut work, "build_script", script, RunContainer::Coordinator).unwrap();
     engine.drive(&mut work, Goal::Run, &mut io).await.unwrap()
 }
 
@@ -182,8 +182,12 @@ impl Transport for Talker {
         // The jobs' lines are spread over a second.
         let n: u32 = target.key.to_str().unwrap().trim_start_matches("job-").parse().unwrap();
         let began = self.start + LINE_EVERY * n / JOBS as u32;
-        let facts =
-            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
+        let facts = ShellFacts {
+            run_dir: "/tmp".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            job: None,
+        };
         Ok((Container { began }, Greeting { identity: HostIdentity("a talker".into()), facts }))
     }
 }
@@ -195,11 +199,11 @@ impl Session for Container {
         Ok(Talking { began: self.began, said: None })
     }
 
-    async fn attach(&self, run: &RunId, _: u64) -> Result<Talking, RunError> {
-        Err(RunError::Unknown(run.to_string()))
+    async fn attach(&self, order: &RunOrder, _: u64) -> Result<Talking, RunError> {
+        Err(RunError::Unknown(order.run.to_string()))
     }
 
-    async fn signal(&self, _: &RunId, _: Signal) -> Result<(), RunError> {
+    async fn signal(&self, _: &RunOrder, _: Signal) -> Result<(), RunError> {
         Ok(())
     }
 

@@ -56,9 +56,12 @@ impl Cli {
                 ))),
                 Err(e) => return fail(&e.to_string()),
             },
-            Command::Try { transport, times, scripts } => {
+            Command::Try { transport, image, services, images, times, scripts } => {
                 let try_job = TryJob {
                     scripts,
+                    image,
+                    services,
+                    images: images.unwrap_or_else(local::images),
                     config: global.config.clone(),
                     transport,
                     times: times.options(),
@@ -69,10 +72,10 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
-            Command::LocalCluster { listen, times } => {
+            Command::LocalCluster { listen, times, images } => {
                 match start_logging(&global, None).and_then(|()| {
                     runtime
-                        .block_on(local::serve(listen, times.options()))
+                        .block_on(local::serve(listen, times.options(), images))
                         .map_err(|e| format!("the local cluster did not start: {e}"))
                 }) {
                     Ok(()) => ExitCode::SUCCESS,
@@ -173,7 +176,7 @@ async fn perform(
     let identity = identity?;
     if matches!(stage, Stage::Config) {
         stages::store(&config).map_err(|e| e.to_string())?;
-        let verdict = stages::config();
+        let verdict = stages::config(&config);
         telemetry::enter(&config.metadata.directory, &identity, "config", None);
         telemetry::leave(&verdict, false);
         telemetry::flush().await;
@@ -204,7 +207,7 @@ async fn perform(
 
 async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
     match stage {
-        Stage::Config => stages::config(),
+        Stage::Config => stages::config(session.configuration()),
         Stage::Prepare => stages::prepare(session, log).await,
         Stage::Run { script, stage } => {
             stages::run(session, &script, &foreign_text::clipped(&stage), log).await

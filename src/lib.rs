@@ -10,6 +10,7 @@
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
+//! - [`definition`] — a job's wishes, what is granted of them, derived task definitions;
 //! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod definition;
 mod job_end;
 pub mod local;
 pub mod logging;

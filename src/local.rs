@@ -43,6 +43,7 @@ pub fn environment(endpoint: &str, credentials: &Credentials) -> Vec<(String, St
     [
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ENDPOINT_URL_ECS", endpoint),
+        ("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", endpoint),
         ("AWS_ENDPOINT_URL_EC2", endpoint),
         ("AWS_ENDPOINT_URL_KMS", endpoint),
         ("AWS_ENDPOINT_URL_SSM", endpoint),
@@ -93,12 +94,19 @@ impl TimeOptions {
 ///
 /// # Errors
 /// When the cluster cannot listen, or signals cannot be listened for.
-pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), StartError> {
+pub async fn serve(
+    listen: SocketAddr,
+    options: TimeOptions,
+    images: Option<PathBuf>,
+) -> Result<(), StartError> {
     let mut term = signal(SignalKind::terminate()).map_err(StartError::from)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::from)?;
+    if let Some(why) = images.as_deref().and_then(obstacle) {
+        eprintln!("fargate: warning: {why}");
+    }
     let settings = options.settings();
     let times = settings.times;
-    let cluster = LocalCluster::start(Settings { listen, ..settings }).await?;
+    let cluster = LocalCluster::start(Settings { listen, images, ..settings }).await?;
     println!("local cluster ready: {} (ssh port {})", cluster.endpoint(), cluster.ssh_port());
     if let Some(line) = options.described(&times) {
         println!("{line}");
@@ -113,6 +121,17 @@ pub async fn serve(listen: SocketAddr, options: TimeOptions) -> Result<(), Start
     }
     cluster.shutdown().await;
     Ok(())
+}
+
+/// Returns why no container with an image of this directory will start, if there is a reason.
+fn obstacle(images: &Path) -> Option<String> {
+    if !images.is_dir() {
+        return Some(format!(
+            "--images {}: it is not a directory, so containers with images do not start",
+            images.display()
+        ));
+    }
+    local_cluster::images::available().err()
 }
 
 /// How the driver, or the gitlab-runner that calls it, is pointed at the cluster.
@@ -150,10 +169,17 @@ Its tasks are processes of this user on this machine: run only scripts that you 
 
 /// A directory of this user's own.
 fn metadata() -> PathBuf {
-    std::env::home_dir()
-        .filter(|home| home.is_absolute())
-        .unwrap_or_else(std::env::temp_dir)
-        .join(".local/state/fargate-local-cluster")
+    home().join(".local/state/fargate-local-cluster")
+}
+
+/// Where `scripts/root-filesystems` puts images.
+#[must_use]
+pub fn images() -> PathBuf {
+    home().join(".cache/fargate-driver/root-filesystems")
+}
+
+fn home() -> PathBuf {
+    std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(std::env::temp_dir)
 }
 
 #[cfg(test)]
@@ -173,6 +199,12 @@ mod tests {
         assert_eq!(config.ssh.port, 2222);
         assert_eq!(config.metadata.directory, Path::new("/tmp/with \"quotes\""));
         assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn a_directory_of_images_that_is_missing_is_named() {
+        let why = obstacle(Path::new("/nowhere/images")).unwrap();
+        assert!(why.starts_with("--images /nowhere/images: it is not a directory"), "{why}");
     }
 
     #[test]

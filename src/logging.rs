@@ -22,21 +22,25 @@ use tracing_subscriber::{
 use self::line::{Lines, LogFile, Rate};
 use crate::telemetry;
 
-/// The levels' names, as in the Go driver.
-pub const LEVELS: &[&str] =
-    &["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
+/// The levels, by their names in the Go driver. What it has beyond ours is the nearest of ours.
+pub const LEVELS: &[(&str, LevelFilter)] = &[
+    ("panic", LevelFilter::ERROR),
+    ("fatal", LevelFilter::ERROR),
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("warning", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+];
 
-/// A level by its name; what the Go driver knows beyond ours becomes the nearest of ours.
+/// Finds a level by its name in any case. An empty name is the default.
 #[must_use]
 pub fn level(name: &str) -> Option<LevelFilter> {
-    Some(match name.to_ascii_lowercase().as_str() {
-        "panic" | "fatal" | "error" => LevelFilter::ERROR,
-        "warn" | "warning" => LevelFilter::WARN,
-        "" | "info" => LevelFilter::INFO,
-        "debug" => LevelFilter::DEBUG,
-        "trace" => LevelFilter::TRACE,
-        _ => return None,
-    })
+    if name.is_empty() {
+        return Some(LevelFilter::INFO);
+    }
+    LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
 }
 
 /// How the log looks.

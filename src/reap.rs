@@ -9,6 +9,7 @@
 //! A job that `cleanup` has ended only waits for its task's end. It is archived once ECS shows
 //! that.
 
+mod definitions;
 mod files;
 mod judge;
 mod query;
@@ -143,6 +144,7 @@ impl Reaper {
             drop(lease);
         }
         if self.manager.is_none() {
+            self.retire_definitions(engine.control(), config, &mut summary).await;
             if !self.dry_run {
                 telemetry::adopt(engine.store(), self.older_than)?;
             }

@@ -10,6 +10,7 @@ use std::{
     process::Command,
 };
 
+use fargate_driver::config::{DeclaredSetting, declared_settings};
 use serde_json::Value;
 
 /// Returns the value of `name=…` in a unit file, outside comments.
@@ -62,6 +63,57 @@ fn the_settings_of_gitlab_runner_that_are_named_exist() {
     for name in named {
         assert!(KNOWN.contains(&name), "gitlab-runner has no {name}");
     }
+}
+
+/// Returns the rows of a page's tables of settings: the table of `fargate.toml`, and the cells. The
+/// third column of a table of settings is `Default`.
+fn setting_rows(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut rows = Vec::new();
+    let (mut table, mut is_inside) = (String::new(), false);
+    for line in page.lines() {
+        if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("# ")) {
+            let named = heading.strip_prefix("`[").and_then(|rest| rest.strip_suffix("]`"));
+            let whole_page = (heading == "Telemetry").then_some(heading);
+            table = named.or(whole_page).unwrap_or_default().to_owned();
+        }
+        let cells: Option<Vec<String>> = line.strip_prefix("| ").map(|row| {
+            row.trim_end_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+        });
+        match cells {
+            Some(cells) if is_inside && cells[0] != "---" => rows.push((table.clone(), cells)),
+            Some(cells) => is_inside |= cells.get(2).is_some_and(|title| title == "Default"),
+            None => is_inside = false,
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_setting_is_documented_with_its_type_and_default() {
+    let mut declared: Vec<DeclaredSetting> = declared_settings().collect();
+    let pages = [include_str!("../docs/configuration.md"), include_str!("../docs/telemetry.md")];
+    for (table, cells) in pages.into_iter().flat_map(setting_rows) {
+        let [keys, kinds, defaults, ..] = cells.as_slice() else { panic!("{cells:?}") };
+        let keys: Vec<&str> = keys.split('`').skip(1).step_by(2).collect();
+        // A row of several settings has one value for all of them, or one for each.
+        let nth = |cell: &str, n: usize| {
+            let parts: Vec<&str> = cell.split(", ").collect();
+            (if parts.len() == keys.len() { parts[n] } else { cell }).to_owned()
+        };
+        for (n, key) in keys.iter().enumerate() {
+            let at = declared
+                .iter()
+                .position(|setting| setting.table == table && setting.key == *key)
+                .unwrap_or_else(|| panic!("[{table}] {key} is documented twice or not declared"));
+            let setting = declared.swap_remove(at);
+            assert_eq!(
+                (nth(kinds, n), nth(defaults, n)),
+                (setting.kind.to_owned(), setting.otherwise),
+                "[{table}] {key}: documented (left), declared (right)"
+            );
+        }
+    }
+    assert_eq!(declared, [], "declared and not documented");
 }
 
 const SSH_DEFINITION: &str = include_str!("../deploy/task-definition-ssh.json");
@@ -153,7 +205,9 @@ fn every_policy_is_complete() {
         .collect();
     names.sort_unstable();
     let expected = [
+        "execution-images.json",
         "manager-ecs-exec.json",
+        "manager-images.json",
         "manager.json",
         "task-ecs-exec-logs.json",
         "task-ecs-exec.json",
@@ -177,6 +231,50 @@ fn every_policy_is_complete() {
                 "{statement}"
             );
         }
+    }
+}
+
+/// Derived families begin with the base's family and two hyphens.
+#[test]
+fn the_manager_may_register_what_is_derived_from_the_task_definitions() {
+    let text = include_str!("../deploy/iam/manager-images.json");
+    let policy: Value = serde_json::from_str(text).unwrap();
+    let statements = policy["Statement"].as_array().unwrap();
+    let resource = |action: &str| {
+        let statement = statements.iter().find(|statement| statement["Action"] == action).unwrap();
+        let arn = statement["Resource"].as_str().unwrap();
+        arn.rsplit('/').next().unwrap().to_owned()
+    };
+    for action in ["ecs:RegisterTaskDefinition", "ecs:TagResource", "ecs:DeleteTaskDefinitions"] {
+        let pattern = wildmatch::WildMatch::new(&resource(action));
+        for base in [SSH_DEFINITION, EXEC_DEFINITION] {
+            let definition: Value = serde_json::from_str(base).unwrap();
+            let family = definition["family"].as_str().unwrap();
+            assert!(
+                pattern.matches(&format!("{family}--0123456789abcdef0123456789abcdef:1")),
+                "{action}: {family}"
+            );
+            assert!(!pattern.matches(&format!("{family}:1")), "{action} reaches the base {family}");
+        }
+    }
+}
+
+#[test]
+fn the_coordinators_image_starts_as_its_task_definitions_say() {
+    let file = include_str!("../deploy/coordinator.Dockerfile");
+    for (target, definition) in [("ssh", SSH_DEFINITION), ("ecs-exec", EXEC_DEFINITION)] {
+        let (_, stage) = file.split_once(&format!(" AS {target}\n")).unwrap();
+        let stage = stage.split("\nFROM ").next().unwrap();
+        let definition: Value = serde_json::from_str(definition).unwrap();
+        let container = &definition["containerDefinitions"][0];
+        for (instruction, field) in [("ENTRYPOINT ", "entryPoint"), ("CMD ", "command")] {
+            let words = stage.lines().find_map(|line| line.strip_prefix(instruction));
+            let words = words.map_or(Value::Null, |words| serde_json::from_str(words).unwrap());
+            assert_eq!(words, container[field], "{target}: {instruction}");
+        }
+        let image = container["image"].as_str().unwrap();
+        let name = image.rsplit('/').next().unwrap().trim_end_matches(":latest");
+        assert!(file.contains(&format!("--target {target} --tag {name} ")), "{target}: {name}");
     }
 }
 

@@ -63,6 +63,7 @@ impl Place {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         };
         let task =
             control.launch(&ClientToken::new("gitlab-1-0").unwrap(), &spec).await.unwrap().task;
@@ -169,7 +170,7 @@ async fn a_job(place: &Place) {
     assert!(output == expected && code == 7, "{} bytes, {code}", output.len());
     let mut run = session.start(&order("second"), Bytes::from_static(b"sleep 1000")).await.unwrap();
     assert_eq!(run.next().await, Ok(RunEvent::Started));
-    session.signal(&order("second").run, Signal::Term).await.unwrap();
+    session.signal(&order("second"), Signal::Term).await.unwrap();
     assert_eq!(outcome(run).await, (Vec::new(), 128 + 15));
     session.close().await;
 }

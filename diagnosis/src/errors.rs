@@ -90,6 +90,12 @@ fn api_remedy(kind: ControlErrorKind, cause: ControlCause) -> &'static str {
             "See \"API failures messages\" in the Amazon ECS developer guide."
         }
         ControlCause::JobKey => JOB_KEY,
+        ControlCause::BaseDefinition => {
+            "Change the task definition, or let jobs have no images and services: see docs/images.md."
+        }
+        ControlCause::Directory => {
+            "Check the directory's owner, its mode, and the room on its file system."
+        }
     }
 }
 
@@ -123,6 +129,7 @@ pub fn connect_remedy(error: &ConnectError) -> &'static str {
             Kind::KeyUnusable => JOB_KEY,
             Kind::AgentNotConnected => AGENT_NOT_CONNECTED,
             Kind::Denied => "docs/iam.md has the policies that ECS Exec needs.",
+            Kind::JobContainerNotUp => JOB_CONTAINER,
         },
         ConnectCause::Api(kind, cause) => api_remedy(kind, cause),
         ConnectCause::ServerSlow => {
@@ -265,6 +272,7 @@ const KEY_REFUSED: &str = concat!(
 );
 const NO_HOST_PROOF: &str = "Use deploy/ssh-entrypoint.sh of this version as the image's entry point: it proves the host key with $FARGATE_HOST_PROOF_KEY. If the image has it, another server answers in the container's place.";
 /// The usual reasons, the most frequent first.
+const JOB_CONTAINER: &str = "It may still be starting. If it stays so, look at its log. Either the image has no sh, or its entry point does not run the command that it gets as arguments. For such an image, write in .gitlab-ci.yml: image: {name: ..., entrypoint: [\"\"]}.";
 const AGENT_NOT_CONNECTED: &str = "If it stays so: the task definition must have a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel (docs/iam.md); the task needs a route to the region's ssmmessages endpoint; the container's root file system must be writable, and its environment must not set AWS_ACCESS_KEY_ID and the like, which override the task role; platform version 1.4.0 or later.";
 
 /// Every remedy.
@@ -310,6 +318,8 @@ const CONTROL_CAUSES: &[ControlCause] = &[
     ControlCause::Environment,
     ControlCause::LaunchFailure,
     ControlCause::JobKey,
+    ControlCause::BaseDefinition,
+    ControlCause::Directory,
 ];
 const CONNECT_KINDS: &[ConnectErrorKind] = &[
     ConnectErrorKind::Refused,
@@ -324,6 +334,7 @@ const CONNECT_KINDS: &[ConnectErrorKind] = &[
     ConnectErrorKind::KeyUnusable,
     ConnectErrorKind::AgentNotConnected,
     ConnectErrorKind::Denied,
+    ConnectErrorKind::JobContainerNotUp,
 ];
 const CONNECT_CAUSES: &[ConnectCause] = &[
     ConnectCause::General,

@@ -3,7 +3,7 @@
 //! Sources: Amazon ECS developer guide, "Stopped tasks error codes" and "Viewing stopped task
 //! errors"; exit codes above 128 are a signal's number plus 128 (POSIX shells, container runtimes).
 
-use states::{ContainerEnd, TaskEnd};
+use states::{ContainerEnd, JOB_CONTAINER, TaskEnd};
 
 use crate::Cause;
 
@@ -229,6 +229,42 @@ const EXITS: &[Exit] = &[
 const OTHER_EXIT: Exit =
     Exit { code: -1, cause: Cause::ContainerExited, how: "ended with an error", remedy: LOGS };
 
+/// How a container with a job's image ended, where that means something else. It only waits for
+/// scripts, so it never ends by itself.
+const EXITS_WITH_IMAGE: &[Exit] = &[
+    Exit {
+        code: 0,
+        cause: Cause::ContainerExited,
+        how: "ended by itself, before or between scripts",
+        remedy: IMAGE_ENTRY_POINT,
+    },
+    Exit {
+        code: 126,
+        cause: Cause::ContainerExited,
+        how: "could not run its entry point (126 = not executable)",
+        remedy: IMAGE_ENTRY_POINT,
+    },
+    Exit {
+        code: 127,
+        cause: Cause::ContainerExited,
+        how: "could not run its entry point (127 = command not found)",
+        remedy: IMAGE_ENTRY_POINT,
+    },
+    Exit {
+        code: 1,
+        cause: Cause::ContainerExited,
+        how: "ended with an error (1), most often of the image's entry point",
+        remedy: IMAGE_ENTRY_POINT,
+    },
+];
+/// The runtime's words for an image without the shell that waits for scripts.
+const NO_SHELL: Row = Row {
+    key: "exec: \"sh\": executable file not found",
+    cause: Cause::ContainerExited,
+    what: "The job's image has no sh",
+    remedy: "Use an image with a shell: many have a variant, often called debug or alpine.",
+};
+
 const STOPPED: &str = "The task stopped";
 const AGAIN: &str = "Start the job again.";
 const CONSOLE: &str = "See the stopped task in the ECS console for details.";
@@ -236,6 +272,7 @@ const LOGS: &str = "Look at the container's log (the log group in the task defin
 const MEMORY: &str = "Raise memory in the task definition, or make the job need less.";
 const SPOT: &str =
     "Start the job again; jobs that must not be interrupted belong on FARGATE, not FARGATE_SPOT.";
+const IMAGE_ENTRY_POINT: &str = "The image's entry point has to run the command that it gets as arguments. For an image whose entry point does not, write in .gitlab-ci.yml: image: {name: ..., entrypoint: [\"\"]}. Look at the container's log (the log group in the task definition).";
 const ENTRY_POINT: &str = "Check entry point and command in the image and the task definition. Look at the container's log (the log group in the task definition).";
 
 /// The meaning of a task's end.
@@ -269,7 +306,9 @@ pub fn explain_task_end(end: &TaskEnd) -> TaskEndWords {
     let (cause, what, remedy) = match (row, exit) {
         (Some(row), _) => (row.cause, row.what.to_owned(), row.remedy),
         (None, Some((name, code))) => {
-            let exit = EXITS.iter().find(|exit| exit.code == code).unwrap_or(&OTHER_EXIT);
+            let own = if name == JOB_CONTAINER { EXITS_WITH_IMAGE } else { &[] };
+            let mut exits = own.iter().chain(EXITS);
+            let exit = exits.find(|exit| exit.code == code).unwrap_or(&OTHER_EXIT);
             (exit.cause, format!("The container {name} {}", exit.how), exit.remedy)
         }
         (None, None) if end.code.as_deref() == Some("EssentialContainerExited") => {
@@ -299,9 +338,9 @@ fn culprit(containers: &[ContainerEnd]) -> Option<&ContainerEnd> {
 fn by_reason(text: &str) -> Option<&'static Row> {
     // ECS writes some as "Essential container in task exited: CannotPull…", and others after a
     // status.
-    REASONS
-        .iter()
-        .find(|row| text.starts_with(row.key))
+    std::iter::once(&NO_SHELL)
+        .find(|row| text.contains(row.key))
+        .or_else(|| REASONS.iter().find(|row| text.starts_with(row.key)))
         .or_else(|| REASONS.iter().find(|row| text.contains(row.key)))
 }
 
@@ -320,11 +359,13 @@ fn facts(
     facts.extend(reason.map(|reason| format!("\"{reason}\"")));
     if let Some(ContainerEnd { name, exit_code, .. }) = culprit {
         facts.extend(exit_code.map(|status| format!("container {name}: exit code {status}")));
-        facts.extend(
-            container_reason
-                .filter(|said| reason != Some(*said))
-                .map(|said| format!("container {name}: \"{said}\"")),
-        );
+        match container_reason {
+            Some(said) if reason != Some(said) => {
+                facts.push(format!("container {name}: \"{said}\""));
+            }
+            Some(_) => facts.push(format!("container {name}")),
+            None => {}
+        }
     }
     if facts.is_empty() {
         facts.push(format!("status {}, without a reason", end.status));
@@ -334,6 +375,8 @@ fn facts(
 
 /// Every sentence of the table.
 pub(crate) fn phrases() -> impl Iterator<Item = &'static str> {
-    let rows = REASONS.iter().chain(CODES).flat_map(|row| [row.what, row.remedy]);
-    rows.chain(EXITS.iter().chain([&OTHER_EXIT]).flat_map(|exit| [exit.how, exit.remedy]))
+    let rows = REASONS.iter().chain(CODES).chain([&NO_SHELL]);
+    let exits = EXITS.iter().chain(EXITS_WITH_IMAGE).chain([&OTHER_EXIT]);
+    rows.flat_map(|row| [row.what, row.remedy])
+        .chain(exits.flat_map(|exit| [exit.how, exit.remedy]))
 }

@@ -29,38 +29,40 @@ pub fn run(data: &[u8]) {
 
 /// What the protocol makes of it: its output, and how it ended.
 fn said(verb: u8, pieces: &[u8], in_bytes: bool) -> (Vec<u8>, String) {
-    let facts =
-        ShellFacts { run_dir: "/tmp".to_owned(), follows_with_tail: true, has_setsid: true };
-    let run = RunId::new("0000-build").expect("a valid id");
+    let facts = ShellFacts {
+        run_dir: "/tmp".to_owned(),
+        follows_with_tail: true,
+        has_setsid: true,
+        job: None,
+    };
+    let order = RunOrder {
+        run: RunId::new("0000-build").expect("a valid id"),
+        stage: "build".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
+    };
     let container = Container { said: pieces.to_vec(), in_bytes };
     match verb {
         b'p' => (
             Vec::new(),
             format!(
                 "{:?}",
-                now(delivery::probe(&container))
+                now(delivery::probe(&container, None))
                     .map(|facts| facts.run_dir.len())
                     .map_err(|e| e.kind)
             ),
         ),
-        b's' => {
-            let order = RunOrder {
-                run,
-                stage: "build".to_owned(),
-                forget: None,
-                container: states::RunContainer::Coordinator,
-            };
-            followed(
-                now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))),
-                0,
-            )
-        }
-        b'a' => followed(now(delivery::attach(&container, &facts, &run, 7)), 7),
+        b's' => followed(
+            now(delivery::start(&container, &facts, &order, Bytes::from_static(b"true\n"))),
+            0,
+        ),
+        b'a' => followed(now(delivery::attach(&container, &facts, &order, 7)), 7),
         b'g' => (
             Vec::new(),
             format!(
                 "{:?}",
-                now(delivery::signal(&container, &facts, &run, Signal::Term)).map_err(|e| kind(&e))
+                now(delivery::signal(&container, &facts, &order, Signal::Term))
+                    .map_err(|e| kind(&e))
             ),
         ),
         _ => (Vec::new(), String::new()),

@@ -88,6 +88,7 @@ fn spec(started_by: StartedBy) -> LaunchSpec {
         additions: None,
         size: states::TaskSize::default(),
         task_role: None,
+        service_environment: Vec::new(),
     }
 }
 

@@ -1,80 +1,34 @@
 //! The state of the cluster: clusters, task definitions, tasks, and the record of API calls.
 
 mod shown;
+mod task;
+mod views;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::Notify};
 
 use crate::{
-    clock::{seconds, unix_millis},
-    exec::{ExecAgent, Session, Sessions, Surroundings, keys::Keys},
+    clock::unix_millis,
+    definitions::{Definition, Definitions},
+    exec::{Session, Sessions, keys::Keys},
     faults::Faults,
-    ids::random_id,
     settings::Settings,
     task::processes,
-    times::{self, TaskTimes},
+    times,
 };
+pub(crate) use task::{ContainerOverride, Launch, Status, Stop, Task, TaskState};
+pub use views::{Call, ContainerSummary, ContainerView, TaskView};
 
 /// How many API calls are remembered.
 const CALLS: usize = 10_000;
-
-/// One API call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Call {
-    /// Milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// `RunTask`, `DescribeTasks` …
-    pub action: String,
-    /// The error code it was answered with, if any.
-    pub error: Option<String>,
-}
-
-/// A task as an observer sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskView {
-    /// Its ARN.
-    pub arn: String,
-    /// `lastStatus`.
-    pub status: String,
-    /// `startedBy`.
-    pub started_by: Option<String>,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// `stoppedReason`.
-    pub stopped_reason: Option<String>,
-    /// Its living processes.
-    pub processes: Vec<i32>,
-    /// When its container became reachable, in milliseconds since the Unix epoch: its SSH server
-    /// listened, or its exec agent was connected.
-    pub ready_at_ms: Option<u64>,
-    /// The time that each session takes from ExecuteCommand to its first byte, in milliseconds,
-    /// without its client.
-    pub session_starts_ms: Vec<u64>,
-}
-
-/// A running task's container, for transports that start processes in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerView {
-    /// The task's ARN.
-    pub task: String,
-    /// The environment of its processes.
-    pub environment: BTreeMap<String, String>,
-    /// The directory that they start in.
-    pub directory: PathBuf,
-}
 
 /// The state of a running cluster.
 pub(crate) struct Cluster {
@@ -86,6 +40,7 @@ pub(crate) struct Cluster {
     _held: TcpListener,
     faults: Mutex<Faults>,
     known: Mutex<Known>,
+    definitions: Mutex<Definitions>,
     calls: Mutex<VecDeque<Call>>,
     connections: Mutex<Vec<TcpStream>>,
     /// Notifies connections that they are cut.
@@ -96,162 +51,8 @@ pub(crate) struct Cluster {
 struct Known {
     /// Cluster name → whether it has a default capacity provider strategy.
     clusters: BTreeMap<String, bool>,
-    definitions: Vec<Arc<Definition>>,
     tasks: Vec<Arc<Task>>,
     tokens: HashMap<String, (Value, Arc<Task>)>,
-}
-
-/// A revision of a task definition.
-#[derive(Debug)]
-pub(crate) struct Definition {
-    pub(crate) family: String,
-    pub(crate) revision: usize,
-    pub(crate) containers: Vec<String>,
-    pub(crate) tags: Vec<Value>,
-}
-
-impl Definition {
-    pub(crate) fn name(&self) -> String {
-        format!("{}:{}", self.family, self.revision)
-    }
-}
-
-/// The parameters of a RunTask.
-pub(crate) struct Launch {
-    pub(crate) cluster: String,
-    pub(crate) definition: Arc<Definition>,
-    pub(crate) started_by: Option<String>,
-    pub(crate) group: Option<String>,
-    pub(crate) tags: Value,
-    pub(crate) overrides: Value,
-    pub(crate) launch_type: Option<String>,
-    pub(crate) environment: Vec<(String, String)>,
-    pub(crate) public: bool,
-    pub(crate) exec: bool,
-    pub(crate) token: Option<(String, Value)>,
-}
-
-/// A task.
-pub(crate) struct Task {
-    pub(crate) id: String,
-    pub(crate) launch: Launch,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) interface: String,
-    pub(crate) agent: ExecAgent,
-    pub(crate) times: TaskTimes,
-    /// Environment and directory of its commands, once it runs.
-    pub(crate) surroundings: Arc<OnceLock<Surroundings>>,
-    created: Instant,
-    state: watch::Sender<TaskState>,
-    ready: OnceLock<u64>,
-    session_starts: Mutex<Vec<u64>>,
-}
-
-/// The part of a task that changes.
-#[derive(Debug, Clone)]
-pub(crate) struct TaskState {
-    pub(crate) status: Status,
-    /// Set once its desired status is STOPPED.
-    pub(crate) stop: Option<Stop>,
-    times: BTreeMap<&'static str, f64>,
-}
-
-/// Why a task stops.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stop {
-    pub(crate) code: String,
-    pub(crate) reason: String,
-    pub(crate) container_reason: Option<String>,
-    pub(crate) exit_code: Option<i32>,
-}
-
-/// `lastStatus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Status {
-    Provisioning,
-    Pending,
-    Activating,
-    Running,
-    Deactivating,
-    Stopping,
-    Deprovisioning,
-    Stopped,
-}
-
-impl Status {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Provisioning => "PROVISIONING",
-            Self::Pending => "PENDING",
-            Self::Activating => "ACTIVATING",
-            Self::Running => "RUNNING",
-            Self::Deactivating => "DEACTIVATING",
-            Self::Stopping => "STOPPING",
-            Self::Deprovisioning => "DEPROVISIONING",
-            Self::Stopped => "STOPPED",
-        }
-    }
-}
-
-impl Task {
-    pub(crate) fn state(&self) -> TaskState {
-        self.state.borrow().clone()
-    }
-
-    /// Returns a container's id on its host.
-    pub(crate) fn runtime_id(&self, container: &str) -> String {
-        format!("{}-{container}", self.id)
-    }
-
-    /// Whether DescribeTasks shows it. ECS is eventually consistent: at first, reads do not show a
-    /// new task.
-    pub(crate) fn is_described(&self) -> bool {
-        self.created.elapsed() >= self.times.describe_lag
-    }
-
-    /// Whether ListTasks shows it.
-    pub(crate) fn is_listed(&self) -> bool {
-        self.created.elapsed() >= self.times.list_lag
-    }
-
-    /// Enters a status.
-    pub(crate) fn enter(&self, status: Status) {
-        tracing::debug!(task = self.id, status = status.name(), "entered");
-        self.state.send_modify(|state| {
-            state.status = status;
-            match status {
-                Status::Running => drop(state.times.insert("startedAt", seconds())),
-                Status::Stopping => drop(state.times.insert("stoppingAt", seconds())),
-                Status::Stopped => drop(state.times.insert("stoppedAt", seconds())),
-                _ => {}
-            }
-        });
-    }
-
-    /// Records that its container is reachable.
-    pub(crate) fn mark_ready(&self) {
-        self.ready.get_or_init(unix_millis);
-    }
-
-    /// Records how long a session takes to its first byte.
-    pub(crate) fn note_session(&self, start: Duration) {
-        lock(&self.session_starts).push(u64::try_from(start.as_millis()).unwrap_or(u64::MAX));
-    }
-
-    /// Requests the task's end. The first reason stays.
-    pub(crate) fn request_stop(&self, stop: Stop) {
-        self.state.send_if_modified(|state| {
-            let first = state.stop.is_none();
-            state.stop.get_or_insert(stop);
-            first
-        });
-    }
-
-    /// Completes when a stop of the task was requested.
-    pub(crate) async fn stop_requested(&self) {
-        // The sender is in `self`: it cannot be gone.
-        let _ = self.state.subscribe().wait_for(|state| state.stop.is_some()).await;
-    }
 }
 
 impl Cluster {
@@ -263,12 +64,18 @@ impl Cluster {
         let ssh_port = held.local_addr()?.port();
         let mut known = Known::default();
         known.clusters.insert(settings.cluster.clone(), settings.default_strategy);
-        known.definitions.push(Arc::new(Definition {
-            family: "local-job".to_owned(),
-            revision: 1,
-            containers: vec!["ci-coordinator".to_owned()],
-            tags: Vec::new(),
-        }));
+        let mut definitions = Definitions::default();
+        // It is valid, and the first of its family.
+        if let Ok(definition) = Definition::parse(&json!({
+            "family": "local-job",
+            "networkMode": "awsvpc",
+            "requiresCompatibilities": ["FARGATE"],
+            "cpu": "1024",
+            "memory": "2048",
+            "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],
+        })) {
+            let _ = definitions.register(definition, Duration::ZERO);
+        }
         Ok(Self {
             settings,
             sessions: Sessions::default(),
@@ -278,6 +85,7 @@ impl Cluster {
             _held: held,
             faults: Mutex::default(),
             known: Mutex::new(known),
+            definitions: Mutex::new(definitions),
             calls: Mutex::default(),
             connections: Mutex::default(),
             cut: Notify::new(),
@@ -329,34 +137,20 @@ impl Cluster {
         lock(&self.known).clusters.entry(name.to_owned()).or_insert(default_strategy);
     }
 
-    pub(crate) fn register(
-        &self,
-        family: &str,
-        containers: Vec<String>,
-        tags: Vec<Value>,
-    ) -> Arc<Definition> {
-        let mut known = lock(&self.known);
-        let revision = known
-            .definitions
-            .iter()
-            .filter(|d| d.family == family)
-            .map(|d| d.revision)
-            .max()
-            .unwrap_or(0)
-            + 1;
-        let definition =
-            Arc::new(Definition { family: family.to_owned(), revision, containers, tags });
-        known.definitions.push(Arc::clone(&definition));
-        definition
+    pub(crate) fn definitions(&self) -> MutexGuard<'_, Definitions> {
+        lock(&self.definitions)
     }
 
-    /// Finds a definition by `family`, `family:revision` or ARN.
-    pub(crate) fn definition(&self, given: &str) -> Option<Arc<Definition>> {
-        let name = given.rsplit('/').next().unwrap_or(given);
-        let known = lock(&self.known);
-        let mut matching =
-            known.definitions.iter().filter(|d| d.name() == name || d.family == name);
-        matching.by_ref().max_by_key(|d| d.revision).cloned()
+    /// Forgets the deleted definitions whose last task has stopped.
+    pub(crate) fn forget_definitions(&self) {
+        let tasks = self.all();
+        self.definitions().forget(|definition| {
+            tasks.iter().any(|task| {
+                let of = &task.launch.definition;
+                (&of.family, of.revision) == (&definition.family, definition.revision)
+                    && task.state().status != Status::Stopped
+            })
+        });
     }
 
     pub(crate) fn launched_with(&self, token: &str) -> Option<(Value, Arc<Task>)> {
@@ -375,26 +169,9 @@ impl Cluster {
                 break address;
             }
         };
-        let task = Arc::new(Task {
-            id: random_id(16),
-            interface: format!("eni-{}", random_id(8)),
-            times: self
-                .settings
-                .times
-                .draw(known.tasks.len() as u64, times::image_megabytes(&launch.tags)),
-            launch,
-            address,
-            agent: ExecAgent::new(),
-            surroundings: Arc::default(),
-            created: Instant::now(),
-            state: watch::Sender::new(TaskState {
-                status: Status::Provisioning,
-                stop: None,
-                times: BTreeMap::from([("createdAt", seconds())]),
-            }),
-            ready: OnceLock::new(),
-            session_starts: Mutex::default(),
-        });
+        let number = known.tasks.len() as u64;
+        let times = self.settings.times.draw(number, times::image_megabytes(&launch.tags));
+        let task = Arc::new(Task::new(launch, address, times));
         known.tasks.push(Arc::clone(&task));
         if let Some((token, parameters)) = token {
             known.tokens.insert(token, (parameters, Arc::clone(&task)));
@@ -422,44 +199,6 @@ impl Cluster {
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         lock(&self.calls).iter().cloned().collect()
-    }
-
-    pub(crate) fn views(&self) -> Vec<TaskView> {
-        let mut processes = processes::by_task();
-        let view = |task: Arc<Task>| {
-            let state = task.state();
-            TaskView {
-                arn: self.task_arn(&task),
-                status: state.status.name().to_owned(),
-                started_by: task.launch.started_by.clone(),
-                address: task.address,
-                stopped_reason: state.stop.map(|stop| stop.reason),
-                ready_at_ms: task.ready.get().copied(),
-                session_starts_ms: lock(&task.session_starts).clone(),
-                processes: processes
-                    .remove(&task.id)
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|pid| pid.as_raw_nonzero().get())
-                    .collect(),
-            }
-        };
-        self.all().into_iter().map(view).collect()
-    }
-
-    /// Returns the containers of running tasks, for the tests' transport.
-    pub(crate) fn containers(&self) -> Vec<ContainerView> {
-        let tasks = self.all().into_iter();
-        tasks
-            .filter(|task| task.state().status == Status::Running)
-            .filter_map(|task| {
-                task.surroundings.get().map(|container| ContainerView {
-                    task: self.task_arn(&task),
-                    environment: (*container.environment).clone(),
-                    directory: container.directory.clone(),
-                })
-            })
-            .collect()
     }
 
     /// Returns the address of the task's SSH server.
@@ -497,14 +236,14 @@ impl Cluster {
     }
 
     pub(crate) async fn until_stopped(&self, task: &Task) {
-        // The sender is in `task`: it cannot be gone.
-        let _ = task.state.subscribe().wait_for(|state| state.status == Status::Stopped).await;
+        task.until(Status::Stopped).await;
     }
 
     /// Kills every process of every task at once.
     pub(crate) fn kill_all(&self) {
         for task in self.all() {
             processes::signal(&task.id, rustix::process::Signal::KILL);
+            task.runtime.kill();
         }
     }
 }

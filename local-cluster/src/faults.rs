@@ -20,6 +20,9 @@ pub struct Faults {
     /// So many RunTasks that repeat an earlier call's token are answered with `ConflictException`,
     /// as while that call is under way.
     pub conflicts: u32,
+    /// So many calls of RegisterTaskDefinition are answered as if another one of the same family
+    /// were under way.
+    pub concurrent_registrations: u32,
     /// RunTask answers with a failure and no task.
     pub launch_failure: Option<LaunchFailure>,
     /// New tasks stay PENDING.
@@ -277,6 +280,11 @@ impl Faults {
     /// Whether this repetition of a launch is a conflict.
     pub(crate) fn conflicts(&mut self) -> bool {
         count_down(&mut self.conflicts)
+    }
+
+    /// Whether this registration meets another one.
+    pub(crate) fn registers_concurrently(&mut self) -> bool {
+        count_down(&mut self.concurrent_registrations)
     }
 
     /// The failure that this launch is to be answered with.

@@ -10,18 +10,23 @@
 //!
 //! - `api`: the ECS actions and EC2's DescribeNetworkInterfaces, over HTTP (`server`);
 //! - `cluster`: the state: clusters, task definitions, tasks;
+//! - `definitions`: task definitions, what ECS checks in them, and how often they are registered;
 //! - `credentials`: who may call it;
 //! - `lifecycle`: a task from PROVISIONING to STOPPED; `times`: how long that takes;
 //! - `task`: its SSH server and its processes;
+//! - `containers`: containers with a root file system of their own, from [`images`];
 //! - `exec`: its exec agent, and the service between the agent and its clients.
 
 mod api;
 mod clock;
 mod cluster;
+mod containers;
 mod credentials;
+mod definitions;
 mod exec;
 mod faults;
 mod ids;
+pub mod images;
 mod lifecycle;
 mod server;
 mod settings;
@@ -37,14 +42,14 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use cluster::Cluster;
-pub use cluster::{Call, ContainerView, TaskView};
+pub use cluster::{Call, ContainerSummary, ContainerView, TaskView};
 pub use credentials::Credentials;
 pub use exec::{AgentRules, Overflow};
 pub use faults::{
     Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause,
     RandomFaults, Refusal, SshFaults, Upgrades,
 };
-pub use settings::{ExecSettings, Handshake, Settings};
+pub use settings::{ExecSettings, Handshake, RegistrationRate, Settings};
 pub use times::{Profile, Span, Times};
 
 /// Why the cluster did not start.
@@ -145,6 +150,12 @@ impl LocalCluster {
     #[must_use]
     pub fn tasks(&self) -> Vec<TaskView> {
         self.cluster.views()
+    }
+
+    /// Returns the containers of running tasks that sessions lead to.
+    #[must_use]
+    pub fn containers(&self) -> Vec<ContainerView> {
+        self.cluster.containers()
     }
 
     /// Stops every task and the server. When it returns, no process of a task is left.

@@ -6,26 +6,27 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, Status, Stop, Task},
+    containers::{self, Failure},
     exec::Stage,
-    task::{Container, processes},
+    task::{Running, processes},
 };
 
 /// Runs the task from PROVISIONING to STOPPED.
 pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
-    let container = tokio::select! {
+    let running = tokio::select! {
         () = task.stop_requested() => None,
-        container = start(&cluster, &task) => container,
+        running = start(&cluster, &task) => running,
     };
-    if let Some(container) = &container {
-        run(&cluster, &task, container).await;
+    if let Some(running) = &running {
+        run(&cluster, &task, running).await;
     }
-    end(&task).await;
-    drop(container);
+    end(&cluster, &task).await;
+    drop(running);
     task.enter(Status::Stopped);
 }
 
 /// Runs the task up to RUNNING. `None` if it stops before.
-async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
+async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Running> {
     let times = &task.times;
     sleep(times.provisioning).await;
     task.enter(Status::Pending);
@@ -46,16 +47,20 @@ async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
         });
         return None;
     }
-    task.enter(Status::Activating);
-    sleep(times.activating).await;
-    match Container::new(cluster, task) {
-        Ok(container) => Some(container),
-        Err(e) => {
-            let reason = format!("CannotStartContainerError: {e}");
+    let started = async {
+        containers::pull(cluster, task)?;
+        task.enter(Status::Activating);
+        sleep(times.activating).await;
+        Running::start(cluster, task).await
+    };
+    match started.await {
+        Ok(running) => Some(running),
+        Err(Failure { container, reason }) => {
+            task.runtime.states.stop(&container, None, Some(reason.clone()));
             task.request_stop(Stop {
                 code: "TaskFailedToStart".to_owned(),
-                reason: reason.clone(),
-                container_reason: Some(reason),
+                reason,
+                container_reason: None,
                 exit_code: None,
             });
             None
@@ -64,7 +69,7 @@ async fn start(cluster: &Arc<Cluster>, task: &Arc<Task>) -> Option<Container> {
 }
 
 /// Keeps the task RUNNING until it has to stop.
-async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
+async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, running: &Running) {
     task.enter(Status::Running);
     let death = cluster.faults().dies.clone();
     let dies = async {
@@ -79,23 +84,29 @@ async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, container: &Container) {
             if let Some(death) = death {
                 // Like a crash, without SIGTERM.
                 processes::signal(&task.id, rustix::process::Signal::KILL);
+                containers::crash(task);
                 task.request_stop(Stop { code: death.code, reason: death.reason, container_reason: death.container_reason, exit_code: death.exit_code });
             }
         }
-        error = container.serve(cluster, task) => {
+        error = running.serve(cluster, task) => {
             let reason = format!("the SSH server ended: {error}");
             task.request_stop(Stop { code: "EssentialContainerExited".to_owned(), reason: "Essential container in task exited".to_owned(), container_reason: Some(reason), exit_code: Some(1) });
         }
     }
 }
 
-async fn end(task: &Arc<Task>) {
+async fn end(cluster: &Cluster, task: &Arc<Task>) {
     let times = &task.times;
     task.enter(Status::Deactivating);
     sleep(times.deactivating).await;
     task.enter(Status::Stopping);
     task.agent.enter(Stage::Leaving);
-    tokio::join!(processes::end(&task.id, times.stop_timeout), sleep(times.stopping));
+    tokio::join!(
+        processes::end(&task.id, times.stop_timeout),
+        containers::stop(task, times.stop_timeout, cluster.settings.times.scale),
+        sleep(times.stopping)
+    );
+    containers::finish(task).await;
     task.agent.enter(Stage::Gone);
     task.enter(Status::Deprovisioning);
     sleep(times.deprovisioning).await;

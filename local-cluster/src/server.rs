@@ -30,10 +30,11 @@ const LONGEST: usize = 1024 * 1024;
 type Actions = fn(&Arc<Cluster>, &str, &Value) -> Result<Value, ApiError>;
 /// The services that speak JSON: the prefix of their actions in `X-Amz-Target`, and their names in
 /// signatures.
-const SERVICES: [(&str, &str, Actions); 3] = [
+const SERVICES: [(&str, &str, Actions); 4] = [
     ("AmazonEC2ContainerServiceV20141113.", "ecs", api::ecs),
     ("AmazonSSM.", "ssm", api::ssm),
     ("TrentService.", "kms", api::kms),
+    ("Logs_20140328.", "logs", api::logs),
 ];
 
 /// Serves until aborted.

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -26,6 +27,12 @@ pub struct Settings {
     pub times: Times,
     /// The tasks' exec agents.
     pub exec: ExecSettings,
+    /// How often task definitions may be registered. `None`: as often as wanted.
+    pub registrations: Option<RegistrationRate>,
+    /// The directory of images: root file systems that containers run in. `None`: only the image
+    /// `local` runs, as processes of the host, and whatever image `ci-coordinator` has is taken as
+    /// that one.
+    pub images: Option<PathBuf>,
     /// The credentials of calls. By default, new ones for each cluster.
     pub credentials: Credentials,
 }
@@ -43,7 +50,14 @@ impl Settings {
             *time = time.mul_f64(scale);
         }
         let times = Times { scale, seed, ..Times::of(profile) };
-        Self { times, exec: ExecSettings { agent, ..ExecSettings::default() }, ..Self::default() }
+        let aws = RegistrationRate::default();
+        let registrations = RegistrationRate { per_second: aws.per_second / scale, ..aws };
+        Self {
+            times,
+            exec: ExecSettings { agent, ..ExecSettings::default() },
+            registrations: Some(registrations),
+            ..Self::default()
+        }
     }
 }
 
@@ -58,8 +72,26 @@ impl Default for Settings {
             default_strategy: true,
             times: Times::default(),
             exec: ExecSettings::default(),
+            registrations: Some(RegistrationRate::default()),
+            images: None,
             credentials: Credentials::random(),
         }
+    }
+}
+
+/// The rate of RegisterTaskDefinition: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RegistrationRate {
+    /// The calls per second that it is refilled by.
+    pub per_second: f64,
+    /// The calls that a full bucket admits at once.
+    pub burst: u32,
+}
+
+impl Default for RegistrationRate {
+    /// The rate of AWS.
+    fn default() -> Self {
+        Self { per_second: 1.0, burst: 20 }
     }
 }
 

@@ -42,19 +42,23 @@ pub struct Settings {
 pub type ConfigProblem = Box<dyn Error + Send + Sync>;
 
 /// What only the driver knows. This crate reads no configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Driver {
-    /// Loads the settings from a configuration; without a file's name, from the default one.
-    pub load_settings: fn(Option<&Path>) -> Result<Settings, ConfigProblem>,
+pub trait Driver {
+    /// Loads the settings from the configuration that the command line names, or from the default
+    /// one.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    fn load_settings(&self) -> Result<Settings, ConfigProblem>;
+
     /// Returns the name of a runner manager whose configuration sets none: the host's.
-    pub host: fn() -> String,
+    fn host(&self) -> String;
 }
 
 /// Finds directories and snapshots for one command line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Locator<'a> {
     args: &'a LocationArgs,
-    driver: Driver,
+    driver: &'a dyn Driver,
 }
 
 /// A metadata directory.
@@ -135,7 +139,7 @@ pub enum LocationError {
 impl<'a> Locator<'a> {
     /// Creates a locator for these arguments.
     #[must_use]
-    pub fn new(args: &'a LocationArgs, driver: Driver) -> Self {
+    pub fn new(args: &'a LocationArgs, driver: &'a dyn Driver) -> Self {
         Self { args, driver }
     }
 
@@ -144,11 +148,10 @@ impl<'a> Locator<'a> {
     /// # Errors
     /// When the configuration cannot be used, or the directory does not exist.
     pub fn open(&self) -> Result<Location, LocationError> {
-        let load = |file| (self.driver.load_settings)(file).map_err(LocationError::Config);
         let (directory, settings) = match (&self.args.config, &self.args.directory) {
             (None, Some(directory)) => (directory.clone(), None),
-            (file, directory) => {
-                let settings = load(file.as_deref())?;
+            (_, directory) => {
+                let settings = self.driver.load_settings().map_err(LocationError::Config)?;
                 (directory.clone().unwrap_or_else(|| settings.directory.clone()), Some(settings))
             }
         };
@@ -159,8 +162,9 @@ impl<'a> Locator<'a> {
         if let Some(settings) = &settings {
             store = store.with_retention(settings.retention);
         }
-        let manager =
-            settings.as_ref().map_or_else(self.driver.host, |settings| settings.manager.clone());
+        let manager = settings
+            .as_ref()
+            .map_or_else(|| self.driver.host(), |settings| settings.manager.clone());
         Ok(Location { store, settings, manager })
     }
 
@@ -198,7 +202,7 @@ impl<'a> Locator<'a> {
     /// Returns this runner manager's name as far as `location` knows it, or the host's.
     #[must_use]
     pub fn manager(&self, location: Option<&Location>) -> String {
-        location.map_or_else(self.driver.host, |location| location.manager.clone())
+        location.map_or_else(|| self.driver.host(), |location| location.manager.clone())
     }
 
     /// Opens the directory around a file if it is the metadata directory.

@@ -142,6 +142,16 @@ pub(super) enum Command {
         /// file says it
         #[arg(long, value_parser = parse_transport())]
         transport: Option<&'static Declaration>,
+        /// The job's image: its scripts run in it, as `image:` in .gitlab-ci.yml
+        #[arg(long, value_name = "NAME")]
+        image: Option<String>,
+        /// A service of the job, as in `services:`; may be repeated
+        #[arg(long = "service", value_name = "NAME")]
+        services: Vec<String>,
+        /// The embedded cluster's images: a directory of root file systems, by name [default:
+        /// ~/.cache/fargate-driver/root-filesystems]
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
         #[command(flatten)]
         times: TimeArguments,
         /// The scripts, a run stage each
@@ -170,6 +180,11 @@ pub(super) enum Command {
         listen: SocketAddr,
         #[command(flatten)]
         times: TimeArguments,
+        /// Directory of images: root file systems that containers run in. registry/ci/debian:12 is
+        /// DIR/registry_ci_debian_12, and its configuration is registry_ci_debian_12.json. Needs
+        /// root. Without it, only images named `local` run, as processes of this machine
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
     },
     #[command(flatten)]
     Manual(Manual),
@@ -256,7 +271,10 @@ fn parse_transport() -> impl TypedValueParser<Value = &'static Declaration> {
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {
-    crate::logging::level(name).ok_or_else(|| format!("expected one of {}", LEVELS.join(", ")))
+    crate::logging::level(name).ok_or_else(|| {
+        let names: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 /// The command line's definition, in which each command shows only what it does not ignore.

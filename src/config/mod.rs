@@ -1,120 +1,30 @@
 //! `fargate.toml`: every key of GitLab's Go driver, and the new ones. See `docs/configuration.md`.
 
-mod keys;
+mod declaration;
+mod fargate;
+mod kinds;
 mod overrides;
 mod parse;
 mod reader;
+mod rules;
+mod settings;
 mod structure;
 mod telemetry;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use states::{Capacity, HostProof, Limits};
-use transports::{Declaration, ssh::SshSettings};
+use transports::ssh::SshSettings;
 
-use crate::{logging::LogFormat, transport};
+use crate::transport;
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
+pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh};
 
 /// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";
-
-/// The whole configuration, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// `LogLevel`.
-    pub log_level: tracing::level_filters::LevelFilter,
-    /// `LogFile`.
-    pub log_file: Option<PathBuf>,
-    /// `LogFormat`.
-    pub log_format: LogFormat,
-    /// `[Fargate]`.
-    pub fargate: Fargate,
-    /// `[TaskMetadata]`.
-    pub metadata: Metadata,
-    /// `[Runner]`.
-    pub runner: Runner,
-    /// `Transport`: the transport of new jobs.
-    pub transport: &'static Declaration,
-    /// `[SSH]`.
-    pub ssh: Ssh,
-    /// `[Deadlines]`.
-    pub limits: Limits,
-    /// `[Telemetry]`.
-    pub telemetry: crate::telemetry::Settings,
-}
-
-/// `[Fargate]`: where and how tasks run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fargate {
-    /// Cluster name or ARN.
-    pub cluster: String,
-    /// Region; `None` leaves it to the environment (`AWS_REGION`, profile, instance).
-    pub region: Option<String>,
-    /// `Subnet` and `Subnets` together.
-    pub subnets: Vec<String>,
-    /// `SecurityGroup` and `SecurityGroups` together.
-    pub security_groups: Vec<String>,
-    /// `family`, `family:revision` or ARN.
-    pub task_definition: String,
-    /// Patterns (`*` and `?`) of task definitions that a project may choose; `None`: any.
-    pub allowed_task_definitions: Option<Vec<String>>,
-    /// Patterns of platform versions that a project may choose; `None`: any.
-    pub allowed_platform_versions: Option<Vec<String>>,
-    /// Whether the task gets a public address.
-    pub enable_public_ip: bool,
-    /// Whether the driver connects to the public address.
-    pub use_public_ip: bool,
-    /// Fargate platform version; `None`: ECS's default.
-    pub platform_version: Option<String>,
-    /// The source of capacity.
-    pub capacity: Capacity,
-    /// Tags of the administrator's own, for every task.
-    pub tags: Vec<(String, String)>,
-    /// Whether ECS copies the task definition's tags to the task.
-    pub propagate_tags: bool,
-    /// Whether ECS adds its own tags to the task.
-    pub enable_ecs_managed_tags: bool,
-    /// The container that runs the scripts.
-    pub container: String,
-}
-
-/// `[TaskMetadata]`: the directory of snapshots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata {
-    /// The directory.
-    pub directory: PathBuf,
-    /// How long finished jobs are kept.
-    pub keep: Duration,
-    /// How many finished jobs are kept at most.
-    pub keep_count: usize,
-    /// The runner manager's name on its tasks; `None`: the host's.
-    pub manager: Option<String>,
-}
-
-/// `[Runner]`: which information about the job is trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runner {
-    /// Whether the job's variables may identify it, if gitlab-runner names no response file.
-    pub trust_job_variables: bool,
-}
-
-/// `[SSH]`: how to log in to containers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ssh {
-    /// User name.
-    pub username: String,
-    /// Port.
-    pub port: u16,
-    /// Silence after which a keep-alive is sent.
-    pub keep_alive: Duration,
-    /// The proof that a container must give at first contact.
-    pub verify_host: HostProof,
-}
 
 /// A probable mistake that is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +39,31 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.message)
     }
+}
+
+/// A setting as it is declared, for comparison with the documentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredSetting {
+    /// Its table; empty for the top level.
+    pub table: &'static str,
+    /// Its key.
+    pub key: &'static str,
+    /// Its kind of value: string, duration, ….
+    pub kind: &'static str,
+    /// What applies without it, as Markdown: a default, `required`, or words.
+    pub otherwise: String,
+}
+
+/// Lists all settings of `fargate.toml`.
+pub fn declared_settings() -> impl Iterator<Item = DeclaredSetting> {
+    settings::TABLES.iter().flat_map(|table| {
+        table.settings.iter().map(|setting| DeclaredSetting {
+            table: table.name,
+            key: setting.key,
+            kind: setting.rule.kind(),
+            otherwise: setting.rule.otherwise(),
+        })
+    })
 }
 
 /// An error of the configuration.
@@ -209,5 +144,14 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
         parse::parse(text, path)
+    }
+}
+
+impl Images {
+    /// The patterns of images for services.
+    #[must_use]
+    pub fn allowed_services(&self) -> Option<&[String]> {
+        self.allowed.as_ref()?;
+        self.services.as_deref().or(self.allowed.as_deref())
     }
 }

@@ -3,10 +3,14 @@
 use std::{path::Path, time::Duration};
 
 use proptest::prelude::*;
-use states::{Capacity, CapacityProvider};
+use states::{Capacity, CapacityProvider, Limits};
+use transports::ssh::SshSettings;
 
 use super::*;
-use crate::config::keys::TABLES;
+use crate::{
+    config::{declared_settings, settings::TABLES},
+    transport::Configuration as _,
+};
 
 const LEAST: &str = "[Fargate]\nCluster = \"c\"\nSubnet = \"subnet-1\"\nTaskDefinition = \"t:1\"\n";
 const DIRECTORY: &str = "[TaskMetadata]\nDirectory = \"/m\"\n";
@@ -55,19 +59,13 @@ fn every_documented_key_is_read() {
         if cfg!(feature = "telemetry") { text } else { text.split("[Telemetry]").next().unwrap() };
     let (config, warnings) = read(read_by_this_build).unwrap();
     assert_eq!(warnings, [""; 0]);
-    let pages =
-        [include_str!("../../docs/configuration.md"), include_str!("../../docs/telemetry.md")]
-            .concat();
-    for (table, keys) in TABLES {
-        for key in *keys {
-            // CapacityProviders excludes it.
-            let there = *key == "LaunchType"
-                || text
-                    .lines()
-                    .any(|line| line.split('=').next().is_some_and(|name| name.trim() == *key));
-            assert!(there, "{table} {key} is missing in the fixture");
-            assert!(pages.contains(&format!("`{key}`")), "{table} {key} is missing in docs/");
-        }
+    for setting in declared_settings() {
+        // CapacityProviders excludes it.
+        let is_there = setting.key == "LaunchType"
+            || text
+                .lines()
+                .any(|line| line.split('=').next().is_some_and(|name| name.trim() == setting.key));
+        assert!(is_there, "{} {} is missing in the fixture", setting.table, setting.key);
     }
     assert_eq!(config.fargate.subnets, ["subnet-a", "subnet-b"]);
     assert_eq!(
@@ -88,6 +86,43 @@ fn every_documented_key_is_read() {
     assert_eq!(config.fargate.allowed_task_definitions.as_deref(), Some(&["ci-*".to_owned()][..]));
     assert_eq!(config.transport.name(), "ecs-exec");
     assert_eq!(config.telemetry.is_on(), cfg!(feature = "telemetry"));
+}
+
+/// The crates' own defaults are for their tests and for `fargate try`.
+#[test]
+fn the_defaults_are_those_of_the_crates() {
+    let (config, _) = read(&fargate("")).unwrap();
+    assert_eq!((config.limits, config.ssh()), (Limits::default(), SshSettings::default()));
+}
+
+/// Returns the least file, with a line more in this table.
+fn with_line(table: &str, line: &str) -> String {
+    match table {
+        "" => format!("{line}\n{}", fargate("")),
+        "Fargate" => fargate(line),
+        "TaskMetadata" => format!("{}{line}\n", fargate("")),
+        other => format!("{}[{other}]\n{line}\n", fargate("")),
+    }
+}
+
+#[test]
+fn written_defaults_and_empty_strings_change_nothing() {
+    let (expected, _) = read(&fargate("")).unwrap();
+    let mut written = 0;
+    for setting in declared_settings() {
+        let default = setting.otherwise.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+        let is_text = ["string", "duration"].contains(&setting.kind);
+        // The least file has the required ones.
+        let can_be_empty =
+            is_text && !["required", "one required"].contains(&setting.otherwise.as_str());
+        for value in default.into_iter().chain(can_be_empty.then_some("\"\"")) {
+            let text = with_line(setting.table, &format!("{} = {value}", setting.key));
+            let (config, _) = read(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+            assert_eq!(config, expected, "{text}");
+            written += 1;
+        }
+    }
+    assert!(written > 40, "{written}");
 }
 
 #[test]
@@ -360,4 +395,27 @@ fn a_public_address_without_host_proof_is_warned_of() {
         refused.contains("VerifyHost is \"off\", expected \"offered\" or \"required\""),
         "{refused}"
     );
+}
+
+#[test]
+fn remedies_name_settings_that_exist() {
+    for (table, key) in diagnosis::settings::ALL {
+        let is_known =
+            declared_settings().any(|setting| setting.table == *table && setting.key == *key);
+        assert!(is_known, "[{table}] {key}");
+    }
+}
+
+/// A text in brackets in a remedy is a setting or a table.
+#[test]
+fn remedies_name_no_other_settings() {
+    for phrase in diagnosis::phrases() {
+        for (at, _) in phrase.match_indices('[') {
+            let Some((table, rest)) = phrase[at + 1..].split_once("] ") else { continue };
+            let key: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+            let is_known = diagnosis::settings::ALL.contains(&(table, key.as_str()))
+                || TABLES.iter().any(|known| known.name == table);
+            assert!(is_known, "{phrase}");
+        }
+    }
 }

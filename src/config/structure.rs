@@ -7,15 +7,16 @@ use toml::{
 
 use super::{
     ConfigError, Warning,
-    keys::{CAPACITY_PROVIDER, TABLES, nearest},
+    declaration::Table,
     reader::{File, lookup},
+    settings::TABLES,
 };
 
 /// Checks that tables are tables and that no key repeats. Names ignore case, so TOML's own rule is
 /// not enough.
 pub(super) fn check_structure(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
     check_unique(file, "", root)?;
-    for (table, _) in TABLES.iter().filter(|(table, _)| !table.is_empty()) {
+    for table in named_tables().map(|table| table.name) {
         match lookup(root, table).map(|value| (value.get_ref(), value.span())) {
             Some((DeValue::Table(entries), _)) => {
                 check_unique(file, &format!("[{table}] "), entries)?
@@ -55,54 +56,51 @@ fn check_unique(file: &File<'_>, table: &str, entries: &DeTable<'_>) -> Result<(
 /// Warns of unknown keys.
 pub(super) fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let tables = || TABLES.iter().map(|(table, _)| *table).filter(|table| !table.is_empty());
     for (name, value) in root.iter() {
-        let known = TABLES
-            .iter()
-            .find(|(table, _)| !table.is_empty() && name.get_ref().eq_ignore_ascii_case(table));
+        let known = named_tables().find(|table| name.get_ref().eq_ignore_ascii_case(table.name));
         match (known, value.get_ref()) {
-            (Some((table, keys)), DeValue::Table(entries)) => {
+            (Some(table), DeValue::Table(entries)) => {
                 for (key, value) in entries.iter() {
-                    warn_if_unknown(
-                        file,
-                        key,
-                        &format!("[{table}] "),
-                        keys.iter().copied(),
-                        &mut warnings,
-                    );
-                    if let (true, DeValue::Array(providers)) =
-                        (key.get_ref().eq_ignore_ascii_case("CapacityProviders"), value.get_ref())
-                    {
-                        for provider in
-                            providers.iter().filter_map(|provider| provider.get_ref().as_table())
-                        {
-                            let known = CAPACITY_PROVIDER.iter().copied();
-                            provider.iter().for_each(|(key, _)| {
-                                warn_if_unknown(
-                                    file,
-                                    key,
-                                    "CapacityProviders ",
-                                    known.clone(),
-                                    &mut warnings,
-                                )
-                            });
-                        }
-                    }
+                    let place = format!("[{}] ", table.name);
+                    warn_if_unknown(file, key, &place, table.keys(), &mut warnings);
+                    warn_of_unknown_entry_keys(file, table, key.get_ref(), value, &mut warnings);
                 }
             }
             // Refused before, as it is not a table.
             (Some(_), _) => {}
-            (None, _) => warn_if_unknown(
-                file,
-                name,
-                "",
-                TABLES[0].1.iter().copied().chain(tables()),
-                &mut warnings,
-            ),
+            (None, _) => {
+                let known = TABLES[0].keys().chain(named_tables().map(|table| table.name));
+                warn_if_unknown(file, name, "", known, &mut warnings);
+            }
         }
     }
     warnings.sort_by_key(|warning| warning.line);
     warnings
+}
+
+/// Warns of unknown keys in the tables that a setting's value consists of.
+fn warn_of_unknown_entry_keys(
+    file: &File<'_>,
+    table: &Table,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    warnings: &mut Vec<Warning>,
+) {
+    let Some(setting) = table.setting(key) else { return };
+    let (known, DeValue::Array(entries)) = (setting.rule.entry_keys(), value.get_ref()) else {
+        return;
+    };
+    for entry in entries.iter().filter_map(|entry| entry.get_ref().as_table()) {
+        for (key, _) in entry.iter() {
+            let place = format!("{} ", setting.key);
+            warn_if_unknown(file, key, &place, known.iter().copied(), warnings);
+        }
+    }
+}
+
+/// Lists the tables other than the top level.
+fn named_tables() -> impl Iterator<Item = &'static Table> + Clone {
+    TABLES.iter().filter(|table| !table.name.is_empty())
 }
 
 /// Suggests present keys that may be meant for the missing ones.
@@ -123,10 +121,19 @@ pub(super) fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
 
 /// Finds the table in which a top-level key belongs.
 fn table_of(key: &str) -> Option<&'static str> {
-    TABLES
-        .iter()
-        .find(|(table, keys)| !table.is_empty() && keys.iter().any(|k| k.eq_ignore_ascii_case(key)))
-        .map(|(table, _)| *table)
+    named_tables().find(|table| table.setting(key).is_some()).map(|table| table.name)
+}
+
+/// Finds the key or table that `name` probably means.
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    candidates
+        .map(|candidate| {
+            (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate)
+        })
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .map(|(_, candidate)| candidate)
 }
 
 /// Adds a warning if the key is unknown.
@@ -151,4 +158,17 @@ fn warn_if_unknown<'a>(
         line,
         message: format!("the key {table}{} is not known and is ignored.{meant}", key.get_ref()),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_intended_key_is_suggested() {
+        let keys = || TABLES[1].keys();
+        assert_eq!(nearest("SecurtyGroup", keys()), Some("SecurityGroup"));
+        assert_eq!(nearest("usePublicIp", keys()), Some("UsePublicIP"));
+        assert_eq!(nearest("Colour", keys()), None);
+    }
 }

@@ -1,101 +1,93 @@
-//! Parses `[Telemetry]`.
+//! What is particular to `[Telemetry]`.
 
-use toml::de::DeValue;
+use super::{
+    ConfigError,
+    declaration::Setting,
+    kinds::{Flag, Kind, Text},
+    reader::{File, Reader, Value},
+    rules::{Optional, WithDefault},
+};
+use crate::telemetry::settings::{Sampler, Signal, is_address};
 
-use super::{ConfigError, reader::Reader};
-use crate::telemetry::settings::{FLUSH_TIMEOUT, Protocol, Sampler, Settings, Signal, is_address};
+/// The address of a collector.
+pub(super) struct Address;
 
-const TABLE: &str = "Telemetry";
+impl Kind for Address {
+    type Value = String;
+    const NAME: &'static str = Text::NAME;
 
-impl Reader<'_> {
-    /// Reads `[Telemetry]`, without the environment's overrides.
-    pub(super) fn telemetry(&self) -> Result<Settings, ConfigError> {
-        let defaults = Settings::default();
-        let endpoint = self.address("Endpoint")?;
-        if let (false, true, Some(value)) =
-            (cfg!(feature = "telemetry"), endpoint.is_some(), self.find(TABLE, "Endpoint"))
-        {
-            return Err(self.file.wrong(
-                &value.span(),
-                "this fargate was built without telemetry: remove [Telemetry], or build it with the feature `telemetry`".to_owned(),
-            ));
-        }
-        let mut signals = Vec::new();
-        for (key, signal, default) in [
-            ("Traces", Signal::Traces, true),
-            ("Metrics", Signal::Metrics, true),
-            ("Logs", Signal::Logs, false),
-        ] {
-            if self.find(TABLE, key).map_or(Ok(default), |_| self.flag(TABLE, key))? {
-                signals.push(signal);
-            }
-        }
-        Ok(Settings {
-            endpoint,
-            protocol: self.protocol()?,
-            headers: self.named("Headers")?,
-            certificate: self.text(TABLE, "Certificate")?.map(Into::into),
-            service: self.text(TABLE, "ServiceName")?.unwrap_or(defaults.service),
-            resource: self.named("ResourceAttributes")?,
-            sampler: self.sampler()?,
-            trust_job_traceparent: self.flag(TABLE, "TrustJobTraceparent")?,
-            flush_timeout: self.span(TABLE, "FlushTimeout", FLUSH_TIMEOUT)?,
-            signals,
-            propagate: self.flag(TABLE, "PropagateToJob")?,
-            job_endpoint: self.address("JobEndpoint")?,
-            endpoints: Vec::new(),
-        })
-    }
-
-    fn address(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        let Some(url) = self.text(TABLE, key)? else { return Ok(None) };
-        match (is_address(&url), self.find(TABLE, key)) {
-            (false, Some(value)) => {
+    fn check(
+        &self,
+        file: &File<'_>,
+        key: &str,
+        value: Value<'_>,
+    ) -> Result<Option<String>, ConfigError> {
+        match Text.check(file, key, value)? {
+            Some(url) if !is_address(&url) => {
                 let message = format!(
                     "{key} is {url:?}, expected an address such as \"http://127.0.0.1:4318\""
                 );
-                Err(self.file.wrong(&value.span(), message))
+                Err(file.wrong(&value.span(), message))
             }
-            _ => Ok(Some(url)),
+            url => Ok(url),
         }
     }
+}
 
-    fn protocol(&self) -> Result<Protocol, ConfigError> {
-        let Some(value) = self.find(TABLE, "Protocol") else { return Ok(Protocol::default()) };
-        let name = self.as_text(value, "Protocol")?;
-        Protocol::by_name(&name).ok_or_else(|| {
-            self.file.wrong(
-                &value.span(),
-                format!("Protocol is {name:?}, expected \"http/protobuf\" or \"grpc\""),
-            )
-        })
+/// Reads `Endpoint`, which switches telemetry on.
+pub(super) fn endpoint(
+    reader: &mut Reader<'_>,
+    setting: Setting<Optional<Address>>,
+) -> Result<Option<String>, ConfigError> {
+    let endpoint = setting.read(reader)?;
+    if let (false, true, Some(value)) =
+        (cfg!(feature = "telemetry"), endpoint.is_some(), setting.find(reader))
+    {
+        return Err(reader.file.wrong(
+            &value.span(),
+            "this fargate was built without telemetry: remove [Telemetry], or build it with the feature `telemetry`".to_owned(),
+        ));
     }
+    Ok(endpoint)
+}
 
-    fn sampler(&self) -> Result<Sampler, ConfigError> {
-        let Some(value) = self.find(TABLE, "Sampler") else { return Ok(Sampler::default()) };
-        let name = self.as_text(value, "Sampler")?;
-        let argument = self.text(TABLE, "SamplerArgument")?;
-        Sampler::by_name(&name, argument.as_deref()).ok_or_else(|| {
-            let message = format!(
-                "Sampler is {name:?}, expected \"always_on\", \"always_off\" or \"traceidratio\" (with SamplerArgument from \"0\" to \"1\"), or one of these after \"parentbased_\""
-            );
-            self.file.wrong(&value.span(), message)
-        })
-    }
+/// Reads which jobs are traced.
+pub(super) fn sampler(
+    reader: &mut Reader<'_>,
+    sampler: Setting<WithDefault<Text>>,
+    argument: Setting<Optional<Text>>,
+) -> Result<Sampler, ConfigError> {
+    let (name, argument) = (sampler.read(reader)?, argument.read(reader)?);
+    Sampler::by_name(&name, argument.as_deref()).ok_or_else(|| {
+        let span = sampler.find(reader).map_or(0..0, |value| value.span());
+        let message = format!(
+            "Sampler is {name:?}, expected \"always_on\", \"always_off\" or \"traceidratio\" (with SamplerArgument from \"0\" to \"1\"), or one of these after \"parentbased_\""
+        );
+        reader.file.wrong(&span, message)
+    })
+}
 
-    /// Reads a table of texts.
-    fn named(&self, key: &str) -> Result<Vec<(String, String)>, ConfigError> {
-        let Some(value) = self.find(TABLE, key) else { return Ok(Vec::new()) };
-        let DeValue::Table(table) = value.get_ref() else {
-            return Err(self.mistyped(value, key, "a table such as { name = \"value\" }"));
-        };
-        table
-            .iter()
-            .map(|(name, value)| {
-                Ok((name.get_ref().to_string(), self.as_text(value, name.get_ref())?))
-            })
-            .collect()
+/// Reads which signals are exported.
+pub(super) fn signals(
+    reader: &mut Reader<'_>,
+    traces: Setting<WithDefault<Flag>>,
+    metrics: Setting<WithDefault<Flag>>,
+    logs: Setting<WithDefault<Flag>>,
+) -> Result<Vec<Signal>, ConfigError> {
+    let mut signals = Vec::new();
+    for (setting, signal) in
+        [(traces, Signal::Traces), (metrics, Signal::Metrics), (logs, Signal::Logs)]
+    {
+        if setting.read(reader)? {
+            signals.push(signal);
+        }
     }
+    Ok(signals)
+}
+
+/// Returns the addresses of single signals, which variables alone can set.
+pub(super) fn no_endpoints(_: &mut Reader<'_>) -> Result<Vec<(Signal, String)>, ConfigError> {
+    Ok(Vec::new())
 }
 
 #[cfg(test)]

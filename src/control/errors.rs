@@ -1,11 +1,11 @@
 //! Errors of AWS calls as facts: the operation, its subject, the kind, and AWS's own text.
+//!
+//! Here are AWS's answers, classified by code and text. `sdk` converts the SDK's errors: also those
+//! of calls that were not answered.
 
-use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_ecs::{
-    error::{ProvideErrorMetadata, SdkError},
-    operation::RequestId as _,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+mod sdk;
+
+pub(super) use sdk::{causes, no_credentials, nowhere, refused};
 use states::{
     Capacity, ControlCause as Cause, ControlError, ControlErrorKind as Kind, LaunchSpec,
     foreign_text::clipped,
@@ -15,19 +15,22 @@ use states::{
 pub(super) struct Subject<'a> {
     cluster: &'a str,
     launch: Option<&'a LaunchSpec>,
+    definition: &'a str,
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn cluster(cluster: &'a str) -> Self {
-        Self { cluster, launch: None }
+        Self { cluster, launch: None, definition: "" }
     }
 
-    pub(super) fn launch(spec: &'a LaunchSpec) -> Self {
-        Self { cluster: &spec.cluster, launch: Some(spec) }
+    /// A launch with this task definition.
+    pub(super) fn launch(spec: &'a LaunchSpec, definition: &'a str) -> Self {
+        Self { cluster: &spec.cluster, launch: Some(spec), definition }
     }
 
-    fn definition(&self) -> &str {
-        self.launch.map_or("", |spec| &spec.task_definition)
+    /// A task definition.
+    pub(super) fn definition(name: &'a str) -> Self {
+        Self { cluster: "", launch: None, definition: name }
     }
 
     /// Lists the configured values, for a message that only says "invalid".
@@ -45,81 +48,6 @@ impl<'a> Subject<'a> {
             )
         })
     }
-}
-
-/// Converts an error of a call.
-pub(super) fn refused<E>(
-    operation: &str,
-    error: &SdkError<E, HttpResponse>,
-    subject: &Subject<'_>,
-) -> ControlError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    match error {
-        SdkError::ServiceError(service) => {
-            let meta = service.err();
-            let status = service.raw().status().as_u16();
-            let mut refusal = answered(
-                operation,
-                status,
-                meta.code().unwrap_or_default(),
-                meta.message().unwrap_or_default(),
-                subject,
-            );
-            if let Some(id) = error.request_id() {
-                refusal.message =
-                    format!("{} (request {id})", refusal.message.trim_end_matches('.'));
-            }
-            refusal
-        }
-        SdkError::ResponseError(response) => {
-            // Not an answer of the protocol: a proxy's page, or a load balancer's.
-            let status = response.raw().status().as_u16();
-            unavailable(
-                operation,
-                &format!("it answered with HTTP status {status} and something that is not ECS's"),
-            )
-        }
-        SdkError::TimeoutError(_) => unavailable(
-            operation,
-            &format!("it did not answer within {} s", super::CALL_TIMEOUT.as_secs()),
-        ),
-        other => {
-            let text = causes(other);
-            if found_none(other) {
-                return nowhere(operation);
-            }
-            if text.to_lowercase().contains("credential") {
-                return no_credentials(operation, other);
-            }
-            match other {
-                SdkError::ConstructionFailure(_) if text.contains("region") => no_region(operation),
-                SdkError::ConstructionFailure(_) => error_of(
-                    operation,
-                    Kind::Other,
-                    None,
-                    format!("the request cannot be made: {text}"),
-                    Cause::Environment,
-                ),
-                _ => unavailable(operation, &text),
-            }
-        }
-    }
-}
-
-/// Formats an error and its causes, without repetitions.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    clipped(&text)
 }
 
 /// Classifies ECS's answer that there are no instances for the task.
@@ -165,7 +93,7 @@ fn answered(
     subject: &Subject<'_>,
 ) -> ControlError {
     let cluster = subject.cluster;
-    let definition = subject.definition();
+    let definition = subject.definition;
     let lower = said.to_lowercase();
     let (kind, message, cause) = match code {
         _ if said.contains("No Container Instances were found") => without_instances(said, subject),
@@ -175,6 +103,11 @@ fn answered(
         "InvalidParameterException" | "ClientException" if is_throttling_of_ec2(&lower) => {
             (Kind::Throttled, format!("EC2 throttles ECS ({said})"), Cause::General)
         }
+        "ClientException" if lower.contains("too many concurrent attempts") => (
+            Kind::Throttled,
+            format!("another process registers the same task definition ({said})"),
+            Cause::General,
+        ),
         "InvalidParameterException" | "ClientException"
             if lower.contains("errorcode: internalerror") =>
         {
@@ -255,6 +188,15 @@ fn answered(
             if lower.contains("capacity") && lower.contains("unavailable") =>
         {
             capacity(said)
+        }
+        "InvalidParameterException" | "ClientException"
+            if subject.launch.is_none() && !definition.is_empty() =>
+        {
+            (
+                Kind::TaskDefinition,
+                format!("the task definition {definition} is not accepted ({said})"),
+                Cause::General,
+            )
         }
         "InvalidParameterException" | "ClientException" => (
             Kind::WrongSetting,
@@ -372,6 +314,22 @@ pub(super) fn unavailable(operation: &str, what: &str) -> ControlError {
     )
 }
 
+/// Makes the error of a base definition that cannot be extended.
+pub(super) fn unsuitable_definition(operation: &str, why: &dyn std::error::Error) -> ControlError {
+    error_of(operation, Kind::TaskDefinition, None, why.to_string(), Cause::BaseDefinition)
+}
+
+/// Makes the error of files beside the snapshots that cannot be used.
+pub(super) fn unusable_directory(operation: &str, what: &str) -> ControlError {
+    error_of(operation, Kind::Other, None, what.to_owned(), Cause::Directory)
+}
+
+/// Makes the error that other processes of this manager register definitions all the time.
+pub(super) fn registering(operation: &str) -> ControlError {
+    let message = "other jobs of this runner manager are registering task definitions".to_owned();
+    error_of(operation, Kind::Throttled, None, message, Cause::General)
+}
+
 /// Converts an error answer of a query-protocol service (EC2).
 pub(super) fn query(operation: &str, status: u16, code: &str, said: &str) -> ControlError {
     answered(operation, status, code, said, &Subject::cluster(""))
@@ -392,38 +350,6 @@ pub(super) fn no_region(operation: &str) -> ControlError {
         "no AWS region is configured".to_owned(),
         Cause::NoRegion,
     )
-}
-
-/// Makes the error of credentials that could not be loaded.
-pub(super) fn no_credentials(
-    operation: &str,
-    why: &(dyn std::error::Error + 'static),
-) -> ControlError {
-    if found_none(why) {
-        return nowhere(operation);
-    }
-    let why = causes(why);
-    error_of(
-        operation,
-        Kind::Credentials,
-        None,
-        format!("there are no usable AWS credentials: {why}"),
-        Cause::General,
-    )
-}
-
-/// Makes the error that no source on this machine has credentials.
-pub(super) fn nowhere(operation: &str) -> ControlError {
-    let message = "there are no AWS credentials: neither AWS_* variables, nor a profile, nor an instance profile".to_owned();
-    error_of(operation, Kind::NoCredentials, None, message, Cause::General)
-}
-
-/// Whether no source has credentials, as opposed to a source that fails now.
-fn found_none(error: &(dyn std::error::Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .filter_map(|error| error.downcast_ref::<CredentialsError>())
-        .any(|e| matches!(e, CredentialsError::CredentialsNotLoaded(_)))
 }
 
 fn error_of(
@@ -564,6 +490,7 @@ mod tests {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         }
     }
 
@@ -576,7 +503,7 @@ mod tests {
                 400,
                 "InvalidParameterException",
                 said,
-                &Subject::launch(&launch(capacity)),
+                &Subject::launch(&launch(capacity), "job:1"),
             )
         };
         let provider = states::CapacityProvider { name: "asg".into(), weight: 1, base: 0 };
@@ -604,15 +531,5 @@ mod tests {
         let refusal = ControlError { message: "said.".into(), ..unavailable("RunTask", "it") };
         let text = diagnosis::explain_control(&refusal);
         assert!(text.starts_with("RunTask: said. Check"), "{text}");
-    }
-
-    #[test]
-    fn missing_credentials_differ_from_those_that_cannot_be_loaded() {
-        let none = CredentialsError::not_loaded("no providers in chain provided credentials");
-        assert_eq!(no_credentials("RunTask", &none).kind, Kind::NoCredentials);
-        assert_eq!(
-            no_credentials("RunTask", &CredentialsError::provider_error("sso: expired")).kind,
-            Kind::Credentials
-        );
     }
 }

@@ -4,6 +4,8 @@
 //! SDK's clients are built at the first call, because the `run` stage normally makes none.
 
 mod call;
+mod definition_cache;
+mod definitions;
 mod ec2;
 mod endpoint;
 mod errors;
@@ -12,11 +14,15 @@ mod kms_key;
 mod listing;
 mod recording;
 mod reports;
+mod retirement;
+mod service_logs;
 
+pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]
 pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
 pub use listing::Launched;
+pub use retirement::DerivedDefinition;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +33,8 @@ use aws_sdk_ecs::{
     Client,
     types::{
         AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride,
-        Failure, KeyValuePair, LaunchType, NetworkConfiguration, PropagateTags, Tag, TaskOverride,
+        EphemeralStorage, Failure, KeyValuePair, LaunchType, NetworkConfiguration, PropagateTags,
+        Tag, TaskOverride,
     },
 };
 use states::{
@@ -51,6 +58,7 @@ const CALL_TIMEOUT: Duration = states::LONGEST_CALL;
 pub struct EcsControl {
     region: Option<String>,
     clients: Arc<OnceCell<Clients>>,
+    definitions: Option<Arc<DefinitionCache>>,
 }
 
 #[derive(Debug)]
@@ -63,14 +71,21 @@ impl EcsControl {
     /// Returns task control for this region, or else the environment's. It connects on demand.
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
-        Self { region, clients: Arc::default() }
+        Self { region, clients: Arc::default(), definitions: None }
+    }
+
+    /// The same task control, which remembers derived task definitions.
+    #[must_use]
+    pub fn with_definitions(self, definitions: DefinitionCache) -> Self {
+        Self { definitions: Some(Arc::new(definitions)), ..self }
     }
 
     /// Returns task control with this configuration of region, credentials and HTTP.
     #[must_use]
     pub fn with_config(shared: SdkConfig) -> Self {
         let clients = Clients { ecs: Client::new(&shared), shared };
-        Self { region: None, clients: Arc::new(OnceCell::new_with(Some(clients))) }
+        let clients = Arc::new(OnceCell::new_with(Some(clients)));
+        Self { region: None, clients, definitions: None }
     }
 
     async fn clients(&self) -> &Clients {
@@ -98,13 +113,12 @@ impl EcsControl {
             })
             .await
     }
-}
 
-impl TaskControl for EcsControl {
-    async fn launch(
+    async fn run_task(
         &self,
         token: &ClientToken,
         spec: &LaunchSpec,
+        definition: &str,
     ) -> Result<TaskReport, ControlError> {
         const OPERATION: &str = "RunTask";
         let mut call = self
@@ -113,7 +127,7 @@ impl TaskControl for EcsControl {
             .ecs
             .run_task()
             .cluster(&spec.cluster)
-            .task_definition(&spec.task_definition)
+            .task_definition(definition)
             .count(1)
             .client_token(token.as_str())
             .started_by(spec.started_by.as_str())
@@ -143,16 +157,34 @@ impl TaskControl for EcsControl {
                 }
             }
         }
-        let answer = call
-            .send()
-            .await
-            .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::launch(spec)))?;
+        let answer = call.send().await.map_err(|e| {
+            errors::refused(OPERATION, &e, &errors::Subject::launch(spec, definition))
+        })?;
         match (answer.tasks().first(), answer.failures().first()) {
             (Some(task), _) => reports::task(OPERATION, task),
             (None, Some(failure)) => {
                 Err(errors::launch_failure(spec, failure.reason(), failure.detail()))
             }
             (None, None) => Err(errors::nonsense(OPERATION, "it has neither a task nor a failure")),
+        }
+    }
+}
+
+impl TaskControl for EcsControl {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
+        let definition = self.definition(spec).await?;
+        match (self.run_task(token, spec, &definition.name).await, &definition.remembered) {
+            // It was retired since: the next attempt registers it anew.
+            (Err(error), Some(family)) if error.kind == ControlErrorKind::TaskDefinition => {
+                self.definitions.iter().for_each(|known| known.forget(family));
+                let definition = self.definition(spec).await?;
+                self.run_task(token, spec, &definition.name).await
+            }
+            (answer, _) => answer,
         }
     }
 
@@ -259,14 +291,26 @@ fn network(spec: &LaunchSpec) -> Result<NetworkConfiguration, aws_sdk_ecs::error
 }
 
 fn overrides(spec: &LaunchSpec) -> TaskOverride {
-    let environment = spec
-        .environment
-        .iter()
-        .map(|(name, value)| KeyValuePair::builder().name(name).value(value).build())
-        .collect();
-    let container = ContainerOverride::builder()
-        .name(&spec.container)
-        .set_environment(Some(environment))
-        .build();
-    TaskOverride::builder().container_overrides(container).build()
+    let storage = spec.size.ephemeral_storage.map(|gibibytes| {
+        EphemeralStorage::builder()
+            .size_in_gib(i32::try_from(gibibytes).unwrap_or(i32::MAX))
+            .build()
+    });
+    let container = |name: &str, variables: &[(String, String)]| {
+        let pair = |(name, value): &(String, String)| {
+            KeyValuePair::builder().name(name).value(value).build()
+        };
+        let environment = variables.iter().map(pair).collect();
+        ContainerOverride::builder().name(name).set_environment(Some(environment)).build()
+    };
+    let mut overrides = TaskOverride::builder()
+        .container_overrides(container(&spec.container, &spec.environment))
+        .set_cpu(spec.size.cpu.map(|units| units.to_string()))
+        .set_memory(spec.size.memory.map(|mebibytes| mebibytes.to_string()))
+        .set_ephemeral_storage(storage)
+        .set_task_role_arn(spec.task_role.clone());
+    for (name, variables) in &spec.service_environment {
+        overrides = overrides.container_overrides(container(name, variables));
+    }
+    overrides.build()
 }

@@ -15,17 +15,24 @@ pub struct Summary {
     pub jobs: usize,
     /// Jobs that were left alone.
     pub alive: usize,
+    /// Derived task definitions that were retired.
+    pub definitions: usize,
     /// Actions that failed.
     pub failures: usize,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { orphans, jobs, alive, failures } = self;
+        let Self { orphans, jobs, alive, definitions, failures } = self;
         write!(
             f,
             "orphaned tasks stopped: {orphans}; jobs ended: {jobs}; jobs left alone: {alive}; failures: {failures}"
-        )
+        )?;
+        if *definitions > 0 {
+            write!(f, "; task definitions retired: {definitions}")
+        } else {
+            Ok(())
+        }
     }
 }
 

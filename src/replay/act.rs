@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-use ::replay::{Failure, FoundSnapshot, LocationArgs, LocationError, Locator};
+use ::replay::{Failure, FoundSnapshot, Locator};
 use bytes::Bytes;
 use states::{DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, StopReason};
 use tokio::signal::unix::{SignalKind, signal};
 use transports::delivery;
 
-use super::{DRIVER, cluster_check::ClusterArgs};
+use super::{cluster_check::ClusterArgs, configuration::Configuration};
 use crate::{
     config::Config,
     console::stderr_line,
@@ -34,15 +34,16 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// Finds the job and takes its lease.
 pub(super) fn claim(
-    args: &LocationArgs,
+    locator: &Locator<'_>,
+    configuration: &Configuration<'_>,
     job: &str,
     cluster: ClusterArgs,
     purpose: &str,
 ) -> Result<(JobEngine, Work), Failure> {
-    let found = find(args, job)?;
+    let found = locator.find(job)?;
     let id = found.snapshot.job.header().id.clone();
-    let (engine, config) = engine_for(found, args, cluster)?;
-    for complaint in telemetry::start(&config.telemetry, &ownership::manager(&config)) {
+    let (engine, config) = engine_for(found, configuration, cluster)?;
+    for complaint in telemetry::start(&config.telemetry, &ownership::manager(config)) {
         report(&complaint);
     }
     logging::start_telemetry();
@@ -61,17 +62,12 @@ pub(super) async fn open(engine: &JobEngine, work: &mut Work, purpose: &str) {
     engine.open(work, purpose).await;
 }
 
-/// Finds the job that an argument means.
-pub(super) fn find(args: &LocationArgs, job: &str) -> Result<FoundSnapshot, Failure> {
-    Ok(Locator::new(args, DRIVER).find(job)?)
-}
-
 /// Creates the engine for a job that was found.
-pub(super) fn engine_for(
+pub(super) fn engine_for<'a>(
     found: FoundSnapshot,
-    args: &LocationArgs,
+    configuration: &'a Configuration<'_>,
     cluster: ClusterArgs,
-) -> Result<(JobEngine, Config), Failure> {
+) -> Result<(JobEngine, &'a Config), Failure> {
     if found.archived {
         let job = &found.snapshot.job.header().about.job_id;
         return Err(Failure::Other(format!(
@@ -84,16 +80,14 @@ pub(super) fn engine_for(
             found.path.display()
         )));
     };
-    if location.settings.is_none() {
+    let Some(config) = configuration.loaded() else {
         return Err(Failure::Other(
             "this acts on the job's task: name the driver's configuration with --config".to_owned(),
         ));
-    }
-    let (config, _) =
-        Config::load(args.config.as_deref()).map_err(|e| LocationError::Config(Box::new(e)))?;
+    };
     location.store.refuse_exposed()?;
-    cluster.refuse_others(&found.snapshot, &config)?;
-    Ok((stages::engine(&config, location.store), config))
+    cluster.refuse_others(&found.snapshot, config)?;
+    Ok((stages::engine(config, location.store), config))
 }
 
 /// Drives the job. Returns `None` after Ctrl-C or SIGTERM: the snapshot and the mark of the output

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use ::replay::{Failure, LocationArgs};
+use ::replay::{Failure, Locator};
 use clap::Args;
 use states::{Seen, TaskControl as _};
 
 use super::{
     act::{block_on, claim, end},
     cluster_check::ClusterArgs,
+    configuration::Configuration,
 };
 
 /// `fargate-replay archive`.
@@ -26,9 +27,13 @@ impl Archive {
     ///
     /// # Errors
     /// [`Failure`], also while the job's task lives.
-    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
+    pub fn run(
+        &self,
+        locator: &Locator<'_>,
+        configuration: &Configuration<'_>,
+    ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = claim(args, &self.job, self.cluster, "archive")?;
+            let (engine, work) = claim(locator, configuration, &self.job, self.cluster, "archive")?;
             let header = work.snapshot.job.header();
             let alive = |task: &dyn std::fmt::Display, status: &dyn std::fmt::Display| {
                 Failure::Other(format!(

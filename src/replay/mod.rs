@@ -4,31 +4,27 @@
 //!
 //! - [`resume`], [`stop`], [`archive`], [`shell`];
 //! - [`act`] — what they share: the job's lease, the engine, and output;
-//! - [`cluster_check`] — whether a job belongs to the configured cluster and manager.
+//! - [`cluster_check`] — whether a job belongs to the configured cluster and manager;
+//! - [`configuration`] — the driver's configuration, loaded once.
 
 pub mod act;
 pub mod archive;
 pub mod cluster_check;
+pub mod configuration;
 pub mod resume;
 pub mod shell;
 pub mod stop;
 
-use std::{io, path::Path, process::ExitCode};
+use std::{io, process::ExitCode};
 
 use ::replay::{
-    ColourArg, Driver, Failure, LocationArgs, Locator, Screen, Settings,
-    export::Export,
-    list::List,
-    location::{ConfigProblem, GLOBAL_OPTIONS},
-    prune::Prune,
-    show::Show,
-    stats::Stats,
-    step::StepArgs,
+    ColourArg, Failure, LocationArgs, Locator, Screen, export::Export, list::List,
+    location::GLOBAL_OPTIONS, prune::Prune, show::Show, stats::Stats, step::StepArgs,
 };
 use clap::{CommandFactory as _, Parser, Subcommand};
-use states::Retention;
 
-use crate::{config::Config, console::stderr_line, manual::Manual, stages::launch};
+use self::configuration::Configuration;
+use crate::{console::stderr_line, manual::Manual};
 
 /// Tells why a GitLab job on Fargate is stuck or failed, from its saved snapshot, and unsticks it.
 #[derive(Debug, Parser)]
@@ -70,9 +66,6 @@ enum Command {
     Manual(Manual),
 }
 
-/// What the crate `replay` asks of the driver.
-const DRIVER: Driver = Driver { load_settings, host: launch::host };
-
 /// Parses the command line, runs its command, and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -104,7 +97,8 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(&self) -> Result<ExitCode, Failure> {
-        let locator = Locator::new(&self.location, DRIVER);
+        let configuration = Configuration::new(self.location.config.as_deref());
+        let locator = Locator::new(&self.location, &configuration);
         let mut screen = Screen::stdout(self.color);
         let done = match &self.command {
             Command::List(list) => list.run(&locator.open()?, &mut screen),
@@ -113,25 +107,14 @@ impl Cli {
             Command::Export(export) => export.run(&locator, &mut screen),
             Command::Prune(prune) => prune.run(&locator.open()?, &mut screen),
             Command::Step(step) => return step.run(&locator, &mut screen),
-            Command::Resume(resume) => return resume.run(&self.location),
-            Command::Stop(stop) => return stop.run(&self.location),
-            Command::Archive(archive) => return archive.run(&self.location),
-            Command::Shell(shell) => return shell.run(&self.location),
+            Command::Resume(resume) => return resume.run(&locator, &configuration),
+            Command::Stop(stop) => return stop.run(&locator, &configuration),
+            Command::Archive(archive) => return archive.run(&locator, &configuration),
+            Command::Shell(shell) => return shell.run(&locator, &configuration),
             Command::Manual(manual) => return manual.run(Self::command()).map_err(Failure::Other),
         };
         done.map(|()| ExitCode::SUCCESS)
     }
-}
-
-fn load_settings(file: Option<&Path>) -> Result<Settings, ConfigProblem> {
-    let (config, _) = Config::load(file)?;
-    let manager = launch::manager(&config);
-    let metadata = config.metadata;
-    Ok(Settings {
-        directory: metadata.directory,
-        retention: Retention { age: metadata.keep, count: metadata.keep_count },
-        manager,
-    })
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use ::replay::{Failure, LocationArgs};
+use ::replay::{Failure, Locator};
 use clap::Args;
 use states::{AnyJob, Goal, Outcome, RunOutcome, StopReason};
 
 use super::{
     act::{block_on, claim, drive, open, report},
     cluster_check::ClusterArgs,
+    configuration::Configuration,
 };
 use crate::stages;
 
@@ -30,9 +31,14 @@ impl Resume {
     ///
     /// # Errors
     /// [`Failure`], also when another process works on the job.
-    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
+    pub fn run(
+        &self,
+        locator: &Locator<'_>,
+        configuration: &Configuration<'_>,
+    ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, mut work) = claim(args, &self.job, self.cluster, "resume")?;
+            let (engine, mut work) =
+                claim(locator, configuration, &self.job, self.cluster, "resume")?;
             open(&engine, &mut work, "resume").await;
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));

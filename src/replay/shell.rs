@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use ::replay::{Failure, LocationArgs};
+use ::replay::{Failure, Locator};
 use bytes::Bytes;
 use clap::Args;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -18,7 +18,7 @@ use tokio::{
 };
 use transports::{Command, Connector, Screen, Terminal, delivery::Chunk};
 
-use super::{act, cluster_check::ClusterArgs};
+use super::{act, cluster_check::ClusterArgs, configuration::Configuration};
 use crate::{control::EcsControl, transport};
 
 /// `fargate-replay shell`.
@@ -42,10 +42,14 @@ impl Shell {
     ///
     /// # Errors
     /// [`Failure`], also when the job's container cannot be reached.
-    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
-        let found = act::find(args, &self.job)?;
+    pub fn run(
+        &self,
+        locator: &Locator<'_>,
+        configuration: &Configuration<'_>,
+    ) -> Result<ExitCode, Failure> {
+        let found = locator.find(&self.job)?;
         let job = found.snapshot.job.clone();
-        let (engine, config) = act::engine_for(found, args, self.cluster)?;
+        let (engine, config) = act::engine_for(found, configuration, self.cluster)?;
         let reachable = match &job {
             AnyJob::Reachable(job) => &job.state,
             AnyJob::Executing(job) => &job.state.place,
@@ -57,7 +61,7 @@ impl Shell {
             }
         };
         let target = engine.target(&job, job.header().destination(reachable.address.as_deref()));
-        let transports = transport::all(&config, &EcsControl::new(config.fargate.region.clone()));
+        let transports = transport::all(config, &EcsControl::new(config.fargate.region.clone()));
         let failed = |e: ConnectError| Failure::Other(diagnosis::explain_connect(&e));
         let transport = transports.of(&target).map_err(failed)?;
         let interactive = transport.interactive().ok_or_else(|| {

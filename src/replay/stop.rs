@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use ::replay::{Failure, LocationArgs};
+use ::replay::{Failure, Locator};
 use clap::Args;
 
 use super::{
     act::{block_on, claim, end},
     cluster_check::ClusterArgs,
+    configuration::Configuration,
 };
 
 /// `fargate-replay stop`.
@@ -28,9 +29,13 @@ impl Stop {
     ///
     /// # Errors
     /// [`Failure`], also when another process works on the job.
-    pub fn run(&self, args: &LocationArgs) -> Result<ExitCode, Failure> {
+    pub fn run(
+        &self,
+        locator: &Locator<'_>,
+        configuration: &Configuration<'_>,
+    ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = claim(args, &self.job, self.cluster, "stop")?;
+            let (engine, work) = claim(locator, configuration, &self.job, self.cluster, "stop")?;
             end(&engine, work, "stop", &self.reason).await
         })
     }

@@ -4,9 +4,15 @@
 mod contract;
 mod identity;
 mod response;
+mod script;
+mod variables;
+mod wishes;
 
 pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
 pub use identity::{Identity, IdentityError, Trust, job_variable};
 pub use response::ResponseError;
+pub use script::prepend;
+pub use variables::{Variable, Variables};
+pub use wishes::{WishedContainer, Wishes, WishesError};

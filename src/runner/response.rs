@@ -14,6 +14,8 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use states::foreign_text;
 
+use super::variables::Variable;
+
 /// The variable in which gitlab-runner 14.1 and newer name the file. It is empty if the file could
 /// not be written.
 pub(super) const VARIABLE: &str = "JOB_RESPONSE_FILE";
@@ -57,7 +59,14 @@ pub(super) struct Response {
     git_info: GitInfo,
     /// `null` if there is none.
     #[serde(default)]
-    variables: Option<Vec<Variable>>,
+    pub(super) variables: Option<Vec<Variable>>,
+    /// What the job wants to run in. Read separately: a mistake there is the job's own, and the job
+    /// is still known.
+    #[serde(default)]
+    pub(super) image: serde_json::Value,
+    /// What it wants beside it, likewise.
+    #[serde(default)]
+    pub(super) services: serde_json::Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,13 +82,6 @@ struct GitInfo {
     /// The URL with the job's token.
     #[serde(default)]
     repo_url: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Variable {
-    key: String,
-    #[serde(default)]
-    value: String,
 }
 
 impl Response {

@@ -4,9 +4,10 @@ use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
 
 pub(crate) use crate::ownership::{host, manager};
 use crate::{
-    config::{Chosen, Config, NotAllowed, Overrides},
+    config::{Chosen, Config, Images, NotAllowed, Overrides, Sizes},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
-    runner::{Identity, job_variable},
+    definition::{Granted, Refusal, Requests, grant},
+    runner::{Identity, Wishes, WishesError, job_variable},
     tags,
 };
 
@@ -33,6 +34,24 @@ pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowe
             .map(foreign_text::clipped),
     };
     overrides.choose(&config.fargate)
+}
+
+/// Why it is not known what the job gets, or that it cannot have what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GrantError {
+    /// The job's own failure.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What it asks for is not known.
+    #[error(transparent)]
+    Unknown(#[from] WishesError),
+}
+
+/// Decides what this process's job gets beyond the base definition.
+pub(super) fn granted(images: &Images, sizes: &Sizes) -> Result<Granted, GrantError> {
+    let wishes = Wishes::from_env()?;
+    let requests = Requests::from_variables(job_variable);
+    Ok(grant(images, sizes, wishes.as_ref(), &requests)?)
 }
 
 /// Returns which of the task's addresses the driver connects to.
@@ -62,6 +81,7 @@ pub(super) fn spec(
     config: &Config,
     identity: &Identity,
     chosen: Chosen,
+    granted: Granted,
     started_by: StartedBy,
     public_key: Option<&str>,
 ) -> LaunchSpec {
@@ -84,9 +104,10 @@ pub(super) fn spec(
         enable_execute_command: config.transport.needs_execute_command,
         propagate_tags: fargate.propagate_tags,
         enable_ecs_managed_tags: fargate.enable_ecs_managed_tags,
-        additions: None,
-        size: states::TaskSize::default(),
-        task_role: None,
+        additions: granted.additions,
+        size: granted.size,
+        task_role: granted.task_role,
+        service_environment: Vec::new(),
     }
 }
 
@@ -173,6 +194,7 @@ mod tests {
             &config("ContainerName = 'build'"),
             &identity(),
             chosen,
+            Granted::default(),
             StartedBy::new("x").unwrap(),
             Some("ssh-ed25519 AAAA"),
         );

@@ -7,8 +7,10 @@ mod job_log;
 pub(crate) mod launch;
 mod losses;
 pub(crate) mod output;
+mod prelude;
 mod prepare;
 mod run;
+mod services;
 mod stage_log;
 pub(crate) mod state_log;
 
@@ -20,7 +22,7 @@ use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
     config::Config,
-    control::EcsControl,
+    control::{DefinitionCache, EcsControl},
     runner::{Identity, Verdict},
     telemetry::Watched,
     transport,
@@ -73,6 +75,12 @@ impl Session {
         &self.identity
     }
 
+    /// Returns the configuration.
+    #[must_use]
+    pub fn configuration(&self) -> &Config {
+        &self.config
+    }
+
     /// Returns the trace that the job's snapshot names, if any. A job that has ended has none: its
     /// trace was exported.
     #[must_use]
@@ -99,20 +107,25 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
 /// Returns an engine for the jobs in this directory.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
     let keys = store.clone();
-    let control = EcsControl::new(config.fargate.region.clone());
+    let definitions = DefinitionCache::in_metadata(&config.metadata.directory);
+    let control = EcsControl::new(config.fargate.region.clone()).with_definitions(definitions);
     let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
+    let (images, sizes) = (config.images.clone(), config.sizes.clone());
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
-        move |header| {
+        move |header, spec| {
             // A job of an older driver is launched again with its original environment.
-            let wanted = header.host_proof.is_some();
-            wanted
-                .then(|| {
-                    proof::secret(&secrets.key_path(&header.id))
-                        .map(|secret| (proof::VARIABLE.to_owned(), secret))
-                })
-                .into_iter()
-                .collect()
+            if header.host_proof.is_some() {
+                let secret = proof::secret(&secrets.key_path(&header.id))?;
+                spec.environment.push((proof::VARIABLE.to_owned(), secret));
+            }
+            if spec.additions.as_ref().is_some_and(|additions| !additions.services.is_empty()) {
+                // Only gitlab-runner's processes know them. No other launches a job's first task.
+                let granted = launch::granted(&images, &sizes);
+                spec.service_environment =
+                    granted.map(|granted| granted.service_environment).unwrap_or_default();
+            }
+            Ok(())
         },
     )
 }

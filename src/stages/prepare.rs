@@ -9,10 +9,15 @@ use states::{
 };
 use transports::ssh::key;
 
-use super::{JobLog, LEASE_WAIT, Session, Work, has_ended, launch, remains, stopped};
+use super::{
+    JobLog, LEASE_WAIT, Session, Work, has_ended,
+    launch::{self, GrantError},
+    remains, stopped,
+};
 use crate::{
     config::Chosen,
     control::STARTED_BY,
+    definition::Granted,
     runner::{Verdict, job_variable},
     telemetry, transport,
 };
@@ -47,14 +52,27 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
             });
         }
     };
+    let granted = match launch::granted(&session.config.images, &session.config.sizes) {
+        Ok(granted) => granted,
+        Err(refusal @ GrantError::Refused(_)) => {
+            return Ok(Verdict::BuildFailure {
+                code: None,
+                message: Some(format!("fargate: {refusal}")),
+            });
+        }
+        Err(unknown) => return Ok(Verdict::SystemFailure(format!("fargate: prepare: {unknown}"))),
+    };
     let engine = &session.engine;
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "prepare", LEASE_WAIT).await?;
     // A task that cannot be recorded must not be launched.
     engine.store().check_writable(&lease, id).await?;
-    if let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default()) {
+    if session.config.images.allowed.is_none()
+        && let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default())
+    {
         log.say(&line);
     }
+    granted.notes.iter().for_each(|note| log.say(note));
     let cancelled = || {
         Ok(Verdict::SystemFailure(
             "fargate: prepare was cancelled before a task was launched.".to_owned(),
@@ -62,7 +80,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     };
     let mut work = match engine.store().load(id).await? {
         None if log.is_cancelled().await => return cancelled(),
-        None => begin(session, chosen, lease).await?,
+        None => begin(session, (chosen, granted), lease).await?,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "prepare").await;
@@ -102,7 +120,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 if log.is_cancelled().await {
                     return cancelled();
                 }
-                begin(session, chosen, lease).await?
+                begin(session, (chosen, granted), lease).await?
             }
         }
     };
@@ -137,7 +155,7 @@ fn services(wanted: &str) -> Option<String> {
     }
     (!wanted.is_empty()).then(|| {
         format!(
-            "This driver does not start services ({names}): a container beside the job's, in its task definition, answers at localhost."
+            "This driver does not start services ({names}): a container beside the job's, in its task definition, answers at localhost. The runner's administrator can allow services with Allowed in [Images] of fargate.toml."
         )
     })
 }
@@ -162,7 +180,7 @@ fn can_go_on(session: &Session, work: &Work) -> bool {
 
 async fn begin(
     session: &Session,
-    chosen: Chosen,
+    (chosen, granted): (Chosen, Granted),
     lease: states::DirectoryLease,
 ) -> Result<Work, PrepareError> {
     let engine = &session.engine;
@@ -182,7 +200,14 @@ async fn begin(
         host_proof: launch::host_proof(&session.config),
         limits: session.config.limits,
         trace: telemetry::root(),
-        spec: launch::spec(&session.config, identity, chosen, started_by, public_key.as_deref()),
+        spec: launch::spec(
+            &session.config,
+            identity,
+            chosen,
+            granted,
+            started_by,
+            public_key.as_deref(),
+        ),
     };
     let mut work = engine.begin(header, lease);
     engine.open(&mut work, "prepare").await;

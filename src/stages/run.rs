@@ -4,10 +4,13 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use states::{AnyJob, Goal, Outcome, RunOutcome, Script, SnapshotStore};
+use states::{AnyJob, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore};
 
-use super::{JobLog, LEASE_WAIT, Session, remains, stopped};
+use super::{JobLog, LEASE_WAIT, Session, prelude, remains, services, stopped};
 use crate::{runner::Verdict, telemetry};
+
+/// The stage of the job's `script:`.
+const MAIN_SCRIPT: &str = "build_script";
 
 /// Runs the script.
 pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
@@ -65,6 +68,18 @@ async fn execute(
             "fargate: stage {stage} was cancelled before its script was started."
         )));
     }
+    let spec = &work.snapshot.job.header().spec;
+    let container = container_of(stage, spec);
+    let script = Script {
+        text: prelude::added(
+            script.text,
+            spec,
+            container,
+            is_own_script(stage),
+            session.config.services.wait,
+        ),
+        ..script
+    };
     let outcome = match &work.snapshot.job {
         AnyJob::Stopping(job) => Outcome::MustEnd(job.state.reason.clone()),
         AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => {
@@ -74,13 +89,16 @@ async fn execute(
             )));
         }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
-            engine.request_run(&mut work, stage, script)?;
+            engine.request_run(&mut work, stage, script, container)?;
             session.state_log.entered(work.snapshot.job.name());
             engine.drive(&mut work, Goal::Run, log).await?
         }
     };
     let snapshot = work.snapshot.clone();
     work.close().await;
+    if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
+        services::report(session, log).await;
+    }
     Ok(match outcome {
         _ if log.was_cancelled() => Verdict::SystemFailure(format!(
             "fargate: stage {stage} was cancelled; its script was ended."
@@ -105,4 +123,47 @@ async fn execute(
             Verdict::SystemFailure(format!("fargate: stage {stage}: {}", remains(&snapshot)))
         }
     })
+}
+
+/// Whether the stage runs a script of the project's own: `script:`, `after_script:`, a step. All
+/// others are gitlab-runner's.
+fn is_own_script(stage: &str) -> bool {
+    matches!(stage, MAIN_SCRIPT | "after_script") || stage.starts_with("step_")
+}
+
+/// The container that a stage's script runs in: the project's own scripts in the one with its image,
+/// as with GitLab's Kubernetes executor.
+fn container_of(stage: &str, spec: &LaunchSpec) -> RunContainer {
+    if is_own_script(stage) && spec.job_container().is_some() {
+        RunContainer::Job
+    } else {
+        RunContainer::Coordinator
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_projects_own_scripts_are_recognized() {
+        for own in ["build_script", "step_script", "step_release", "after_script"] {
+            assert!(is_own_script(own), "{own}");
+        }
+        for other in [
+            "prepare_script",
+            "get_sources",
+            "clear_worktree",
+            "restore_cache",
+            "download_artifacts",
+            "archive_cache",
+            "archive_cache_on_failure",
+            "upload_artifacts_on_success",
+            "upload_artifacts_on_failure",
+            "cleanup_file_variables",
+            "something_new",
+        ] {
+            assert!(!is_own_script(other), "{other}");
+        }
+    }
 }

@@ -6,9 +6,6 @@ use std::{borrow::Cow, net::IpAddr, path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
 
-/// Default time limit of all exports of one process.
-pub const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
-
 /// A kind of exported data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Signal {
@@ -36,26 +33,17 @@ impl Signal {
 }
 
 /// The transport protocol of OTLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Protobuf over HTTP, port 4318 by custom.
-    #[default]
     Http,
     /// gRPC, port 4317 by custom.
     Grpc,
 }
 
-impl Protocol {
-    /// Parses a value of `OTEL_EXPORTER_OTLP_PROTOCOL`.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        match name {
-            "http/protobuf" => Some(Self::Http),
-            "grpc" => Some(Self::Grpc),
-            _ => None,
-        }
-    }
-}
+/// The protocols, by their names in `OTEL_EXPORTER_OTLP_PROTOCOL`.
+pub const PROTOCOLS: &[(&str, Protocol)] =
+    &[("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)];
 
 /// Which jobs are traced.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,12 +55,6 @@ pub struct Sampler {
 }
 
 impl Eq for Sampler {}
-
-impl Default for Sampler {
-    fn default() -> Self {
-        Self { ratio: 1.0, parent_based: true }
-    }
-}
 
 impl Sampler {
     /// Parses values of `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`.
@@ -121,26 +103,6 @@ pub struct Settings {
     pub propagate: bool,
     /// OTLP address that scripts get, with `propagate`.
     pub job_endpoint: Option<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            endpoints: Vec::new(),
-            protocol: Protocol::Http,
-            headers: Vec::new(),
-            certificate: None,
-            service: "fargate-driver".to_owned(),
-            resource: Vec::new(),
-            sampler: Sampler::default(),
-            trust_job_traceparent: false,
-            flush_timeout: FLUSH_TIMEOUT,
-            signals: vec![Signal::Traces, Signal::Metrics],
-            propagate: false,
-            job_endpoint: None,
-        }
-    }
 }
 
 impl Settings {
@@ -208,7 +170,7 @@ impl Settings {
             Some(())
         });
         set("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc", &mut |name| {
-            self.protocol = Protocol::by_name(&name)?;
+            self.protocol = PROTOCOLS.iter().find(|(known, _)| *known == name)?.1;
             Some(())
         });
         set("OTEL_EXPORTER_OTLP_HEADERS", PAIRS, &mut |list| merge(&mut self.headers, &list));

@@ -8,7 +8,7 @@ mod timeline;
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
-use local_cluster::LocalCluster;
+use local_cluster::{LocalCluster, Settings};
 
 use states::Limits;
 use transports::Declaration;
@@ -28,6 +28,12 @@ pub struct TryJob {
     pub scripts: Vec<PathBuf>,
     /// `fargate.toml` of the cluster to use; without one, the embedded local cluster is used.
     pub config: Option<PathBuf>,
+    /// The job's `image:`.
+    pub image: Option<String>,
+    /// The job's `services:`.
+    pub services: Vec<String>,
+    /// The embedded cluster's images: a directory of root file systems.
+    pub images: PathBuf,
     /// The transport. On the embedded cluster, the default is SSH. With a `fargate.toml`, it must
     /// be that of the file.
     pub transport: Option<&'static Declaration>,
@@ -113,13 +119,16 @@ impl TryJob {
             None => {
                 let settings = self.times.settings();
                 let times = settings.times;
-                let cluster = LocalCluster::start(settings).await?;
+                let images = Some(self.images.clone());
+                let cluster = LocalCluster::start(Settings { images, ..settings }).await?;
                 let config = place.path().join("fargate.toml");
-                let text = crate::local::configuration(
+                let mut text = crate::local::configuration(
                     self.transport.unwrap_or_else(crate::transport::default),
                     cluster.ssh_port(),
                     &place.path().join("metadata"),
                 );
+                // Whoever calls this has chosen the images.
+                text.push_str("\n[Images]\nAllowed = [\"*\"]\n");
                 std::fs::write(&config, text)
                     .map_err(TryJobError::io("write fargate.toml for the embedded cluster"))?;
                 eprintln!(
@@ -134,8 +143,10 @@ impl TryJob {
             }
         };
         let mut timeline = Timeline::watch(place.path().join("states"));
-        let mut runner = Runner::new(place.path(), &config, &self.flags, environment, grace)
-            .map_err(TryJobError::io("play gitlab-runner"))?;
+        let wishes = (self.image.as_deref(), &self.services[..]);
+        let mut runner =
+            Runner::new(place.path(), &config, &self.flags, environment, wishes, grace)
+                .map_err(TryJobError::io("play gitlab-runner"))?;
         let ended =
             self.job(&mut runner, &mut timeline).await.map_err(TryJobError::io("run a stage"));
         if let Some(cluster) = cluster {

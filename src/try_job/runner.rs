@@ -33,8 +33,12 @@ pub(super) enum Ended {
 }
 
 /// Returns GitLab's response with the job, in the parts that stages read.
-fn response(job: u64) -> serde_json::Value {
+fn response(job: u64, (image, services): (Option<&str>, &[String])) -> serde_json::Value {
+    let services: Vec<_> =
+        services.iter().map(|name| serde_json::json!({ "name": name })).collect();
     serde_json::json!({
+        "image": image.map(|name| serde_json::json!({ "name": name })),
+        "services": services,
         "id": job,
         "job_info": { "name": "try", "stage": "test", "project_id": 1, "project_name": "try" },
         "git_info": { "repo_url": "https://gitlab.example/fargate/try.git" },
@@ -59,6 +63,7 @@ impl Runner {
         config: &Path,
         flags: &[OsString],
         mut environment: Vec<(String, String)>,
+        wishes: (Option<&str>, &[String]),
         grace: Duration,
     ) -> io::Result<Self> {
         let temporary = directory.join("tmp");
@@ -66,7 +71,7 @@ impl Runner {
         let exit_code_file = directory.join("exit-code");
         let job = u64::from(std::process::id()) * 1000 + rand::random_range(0..1000);
         let response_file = directory.join("response.json");
-        fs::write(&response_file, response(job).to_string())?;
+        fs::write(&response_file, response(job, wishes).to_string())?;
         let states = directory.join("states");
         for (name, value) in [
             ("BUILD_FAILURE_EXIT_CODE", BUILD_FAILURE.to_string()),

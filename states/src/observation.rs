@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, ControlError, Greeting, RunError, Signal, StopReason, TaskArn, TaskReport,
+    ConnectError, ControlError, Greeting, RunContainer, RunError, Signal, StopReason, TaskArn,
+    TaskReport,
 };
 
 /// One thing that was observed.
@@ -40,6 +41,9 @@ pub enum Observation {
         stage: String,
         /// SHA-256 of gitlab-runner's script, hexadecimal.
         digest: String,
+        /// Where it is to run. Older drivers had one container only.
+        #[serde(default, skip_serializing_if = "RunContainer::is_coordinator")]
+        container: RunContainer,
     },
     /// The container has the script and runs it.
     Delivered,

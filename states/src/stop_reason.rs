@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, ConnectTo, ControlError, ControlErrorKind, Header, RunError, StateName,
-    TaskReport, TaskStatus, time::span,
+    ConnectError, ConnectTo, ControlError, ControlErrorKind, Header, JOB_CONTAINER, RunError,
+    StateName, TaskReport, TaskStatus, time::span,
 };
 
 /// Why a job's task must end.
@@ -180,14 +180,19 @@ impl StopReason {
 }
 
 impl TaskEnd {
-    /// The task's end according to this report. `container` runs the scripts.
+    /// The task's end according to this report. `container` runs the scripts, except those that run
+    /// in the job's own.
     #[must_use]
     pub fn of(report: &TaskReport, container: &str) -> Self {
-        let (scripts, others): (Vec<_>, Vec<_>) =
-            report.containers.iter().partition(|report| report.name == container);
-        let ended = scripts
+        let rank = |name: &str| match name {
+            JOB_CONTAINER => 0,
+            name if name == container => 1,
+            _ => 2,
+        };
+        let mut containers: Vec<_> = report.containers.iter().collect();
+        containers.sort_by_key(|report| rank(&report.name));
+        let ended = containers
             .into_iter()
-            .chain(others)
             .filter(|report| report.exit_code.is_some() || report.reason.is_some());
         let stopped = report.stopped.as_ref();
         Self {

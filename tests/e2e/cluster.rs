@@ -58,6 +58,14 @@ impl Cluster {
         Self::local_by("pipes")
     }
 
+    /// The local cluster with images: root file systems in a directory.
+    pub fn local_with_images(images: &std::path::Path, transport: &'static str) -> Self {
+        let settings = Settings { images: Some(images.to_owned()), ..Settings::default() };
+        let mut local = Local::here(settings);
+        local.transport = transport;
+        Self::Local(local)
+    }
+
     fn local_by(transport: &'static str) -> Self {
         let mut local = Local::start();
         local.transport = transport;
@@ -231,8 +239,14 @@ impl Local {
     }
 
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with these arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_fargate"))
             .arg("local-cluster")
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

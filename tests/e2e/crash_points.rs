@@ -138,7 +138,29 @@ by_every_transport!(
     cleanup_stops_the_task_of_a_torn_snapshot_and_keeps_the_file,
 );
 
+mod every_crash_point_with_an_image {
+    #[test]
+    #[ignore = "needs strace, root and the root file systems of scripts/root-filesystems: scripts/test makes them and runs this"]
+    fn by_ssh() {
+        super::every_point(&crate::images::cluster("ssh"), |cluster| {
+            super::Run::with_image(cluster)
+        });
+    }
+
+    #[test]
+    #[ignore = "needs strace, root and the root file systems of scripts/root-filesystems: scripts/test makes them and runs this"]
+    fn by_ecs_exec() {
+        super::every_point(&crate::images::cluster("ecs-exec"), |cluster| {
+            super::Run::with_image(cluster)
+        });
+    }
+}
+
 fn every_crash_point(cluster: &Cluster) {
+    every_point(cluster, |cluster| Run::new(cluster));
+}
+
+fn every_point(cluster: &Cluster, job: for<'a> fn(&'a Cluster) -> Run<'a>) {
     let began = Instant::now();
     let progress = Mutex::new(Progress::default());
     let runs = AtomicUsize::new(0);
@@ -155,12 +177,12 @@ fn every_crash_point(cluster: &Cluster) {
                         continue;
                     };
                     runs.fetch_add(1, Ordering::Relaxed);
-                    let tried = std::panic::catch_unwind(|| {
+                    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         let (call, between) = (CALLS[call], CALLS[call] == "pwrite64");
-                        Run::new(cluster).point(ALL[stage], between, |job, arguments| {
+                        job(cluster).point(ALL[stage], between, |job, arguments| {
                             traced(job, arguments, call, n)
                         })
-                    });
+                    }));
                     let mut progress = progress.lock().unwrap();
                     *progress.at_it.entry((stage, call)).or_default() -= 1;
                     match tried {

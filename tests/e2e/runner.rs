@@ -27,6 +27,8 @@ pub struct Job {
     /// The file's content follows from the environment's variables, unless a test sets
     /// `JOB_RESPONSE_FILE` itself.
     pub writes_response: bool,
+    /// `image` and `services` of the job's response.
+    pub wishes: serde_json::Value,
     /// Set if the test has changed the snapshot by hand, so that it differs from the journal.
     pub edited: AtomicBool,
 }
@@ -84,6 +86,7 @@ impl Job {
             metadata,
             environment,
             writes_response: true,
+            wishes: serde_json::json!({}),
             edited: AtomicBool::new(false),
         }
     }
@@ -122,6 +125,8 @@ impl Job {
             },
             "git_info": { "repo_url": format!("{}.git", project.replacen("://", "://gitlab-ci-token:jobT0ken@", 1)) },
             "variables": [{ "key": "CI_PIPELINE_ID", "value": variable("CI_PIPELINE_ID"), "public": true }],
+            "image": self.wishes["image"],
+            "services": self.wishes["services"],
         });
         static WRITTEN: AtomicU32 = AtomicU32::new(1);
         let (path, text) = (self.path("response.json"), response.to_string());

@@ -70,6 +70,8 @@ struct Container {
     task: String,
     environment: BTreeMap<String, String>,
     directory: PathBuf,
+    /// The words in front of a command that lead it into the container's namespaces.
+    enter: Vec<String>,
 }
 
 /// Returns the local cluster's containers. The SDK's environment has its address and the key for
@@ -101,7 +103,9 @@ async fn containers() -> io::Result<Vec<Container>> {
 #[async_trait]
 impl Exec for Container {
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
-        let mut child = tokio::process::Command::new("/bin/sh")
+        let words = [self.enter.as_slice(), &["/bin/sh".to_owned()]].concat();
+        let mut child = tokio::process::Command::new(&words[0])
+            .args(&words[1..])
             .arg("-c")
             .arg(command.line())
             .env_clear()

@@ -5,9 +5,14 @@
 //! over a terminal as by ECS Exec. The reference in the same run is the protocol's fallback: no
 //! FIFO, no file system notifications. Needs dash, bash and busybox. `FARGATE_BENCH_SILENCE` is the
 //! length of the silence in seconds, a minute by default.
+//!
+//! Runs in a job's own container are measured beside the same runs in the coordinator.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
 
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/shells/image.rs"]
+mod image;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/shells/local.rs"]
 mod local;
@@ -24,7 +29,10 @@ use bytes::Bytes;
 use states::{Run as _, RunEvent, RunId, RunOrder, ShellFacts};
 use transports::delivery::{self, Followed};
 
-use crate::local::{By, Local, Surroundings};
+use crate::{
+    image::{Image, JobContainer},
+    local::{By, Local, Surroundings},
+};
 
 /// Empty scripts per shell.
 const SCRIPTS: usize = 41;
@@ -40,6 +48,7 @@ fn main() -> ExitCode {
         std::env::var("FARGATE_BENCH_SILENCE").map_or(60, |seconds| seconds.parse().unwrap());
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         empty_scripts().await;
+        job_containers().await;
         silent_scripts(Duration::from_secs(silence)).await;
     });
     ExitCode::SUCCESS
@@ -69,25 +78,18 @@ impl Container {
         if polls {
             local.replaced = vec![("mkfifo", "no-mkfifo"), ("inotifyd", "no-inotifyd")];
         }
-        let mut facts = delivery::probe(&local).await.unwrap();
+        let mut facts = delivery::probe(&local, None).await.unwrap();
         facts.follows_with_tail &= !polls;
         Self { local, facts }
     }
 
     async fn start(&self, run: &str, script: &'static str) -> Followed {
-        let order = RunOrder {
-            run: RunId::new(run).unwrap(),
-            stage: "build_script".to_owned(),
-            forget: None,
-            container: states::RunContainer::Coordinator,
-        };
-        delivery::start(&self.local, &self.facts, &order, Bytes::from_static(script.as_bytes()))
-            .await
-            .unwrap()
+        let script = Bytes::from_static(script.as_bytes());
+        delivery::start(&self.local, &self.facts, &order(run), script).await.unwrap()
     }
 
     async fn attach(&self, run: &str) -> Followed {
-        delivery::attach(&self.local, &self.facts, &RunId::new(run).unwrap(), 0).await.unwrap()
+        delivery::attach(&self.local, &self.facts, &order(run), 0).await.unwrap()
     }
 
     /// Measures the time from sending an empty script to its exit status.
@@ -108,6 +110,15 @@ impl Container {
             memchr::memmem::find(&environment, &root).map(|_| directory)
         });
         processes.filter_map(|directory| processor_time(&directory)).sum()
+    }
+}
+
+fn order(run: &str) -> RunOrder {
+    RunOrder {
+        run: RunId::new(run).unwrap(),
+        stage: "build_script".to_owned(),
+        forget: None,
+        container: states::RunContainer::Coordinator,
     }
 }
 
@@ -146,6 +157,61 @@ async fn empty_scripts() {
         println!(
             "  {name}: {notified:.1?}; by polling: {polls:.1?}; ratio {:.2}",
             notified.as_secs_f64() / polls.as_secs_f64()
+        );
+    }
+}
+
+/// Output of the script whose speed is measured, in MB.
+const OUTPUT: u64 = 300;
+/// How often it is measured, in turns.
+const OUTPUTS: usize = 5;
+
+async fn job_containers() {
+    println!("in the job's container, beside the same in the coordinator (medians, in turns):");
+    for (name, surroundings, by) in [CONTAINERS[0], CONTAINERS[3], CONTAINERS[4]] {
+        let local = Local::new(surroundings, by);
+        let image = JobContainer::start(&local, Image::Sh);
+        let facts = delivery::probe(&local, Some(&image.volume)).await.unwrap();
+        let both = [states::RunContainer::Job, states::RunContainer::Coordinator];
+        let mut number = 0;
+        let mut measure = async |container, script: &str| {
+            number += 1;
+            let order = RunOrder { container, ..order(&format!("run-{number}")) };
+            let (start, script) = (Instant::now(), Bytes::from(script.to_owned()));
+            let mut run = delivery::start(&local, &facts, &order, script).await.unwrap();
+            loop {
+                if let RunEvent::Exited { total, .. } = run.next().await.unwrap() {
+                    return (start.elapsed(), total);
+                }
+            }
+        };
+        let mut empty = [Vec::new(), Vec::new()];
+        for _ in 0..SCRIPTS {
+            for (container, times) in both.into_iter().zip(&mut empty) {
+                times.push(measure(container, "").await.0);
+            }
+        }
+        let [job, coordinator] = empty.map(median);
+        println!(
+            "  {name}, an empty script: {job:.1?}; {coordinator:.1?}; ratio {:.2}",
+            job.as_secs_f64() / coordinator.as_secs_f64()
+        );
+        if by == By::Terminal {
+            continue;
+        }
+        let script = format!("PATH=/usr/bin:/bin; yes 'a line of a log' | head -c {OUTPUT}000000");
+        let mut output = [Vec::new(), Vec::new()];
+        for _ in 0..OUTPUTS {
+            for (container, times) in both.into_iter().zip(&mut output) {
+                let (time, total) = measure(container, &script).await;
+                assert_eq!(total, OUTPUT * 1_000_000);
+                times.push(time);
+            }
+        }
+        let [job, coordinator] = output.map(|times| OUTPUT as f64 / median(times).as_secs_f64());
+        println!(
+            "  {name}, {OUTPUT} MB: {job:.0} MB/s; {coordinator:.0} MB/s; ratio {:.2}",
+            job / coordinator
         );
     }
 }

@@ -1,8 +1,8 @@
 //! The container does not answer, or no longer answers: failure modes 9 to 12, 15, 19.
 
 use states::{
-    AnyJob, ConnectError, ConnectErrorKind as Kind, ConnectTo, Link, Observation, RunError,
-    StateName, StopReason, TaskStatus,
+    AnyJob, ConnectError, ConnectErrorKind as Kind, ConnectTo, JOB_CONTAINER, Link, Observation,
+    RunError, StateName, StopReason, TaskStatus,
 };
 
 use super::{Case, Diagnosis};
@@ -55,6 +55,11 @@ pub(super) fn diagnose(case: &Case<'_>) -> Option<Diagnosis> {
             Cause::ExecAgent,
             "ECS Exec cannot reach the container: its agent never connected, or the session is not allowed.".to_owned(),
             "The task role needs ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel; the subnet a route to ssmmessages (NAT gateway or VPC endpoint); the container a writable root file system.".to_owned(),
+        ),
+        Kind::JobContainerNotUp => (
+            Cause::NotUsable,
+            "The container with the job's image never took a script.".to_owned(),
+            format!("It is the container {JOB_CONTAINER} of the task."),
         ),
         Kind::Interrupted | Kind::NotOurProtocol | Kind::NoShell | Kind::KeyUnusable => {
             (Cause::NotUsable, format!("The container cannot be used: {error}."), String::new())

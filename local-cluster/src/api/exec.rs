@@ -30,15 +30,15 @@ pub(super) fn execute_command(
     }
     let task = cluster.task(id).filter(|task| task.launch.cluster == name && task.is_described());
     let task = task.ok_or_else(|| ApiError::parameter("The referenced task was not found."))?;
-    let containers = &task.launch.definition.containers;
-    let container = match (text(parameters, "container"), containers.as_slice()) {
-        (Some(container), _) if containers.iter().any(|known| known == container) => container,
+    let definition = &task.launch.definition;
+    let container = match (text(parameters, "container"), definition.containers.as_slice()) {
+        (Some(container), _) if definition.container(container).is_some() => container,
         (Some(container), _) => {
             return Err(ApiError::parameter(format!(
                 "The container {container} was not found in the task."
             )));
         }
-        (None, [only]) => only,
+        (None, [only]) => &only.name,
         (None, _) => {
             return Err(ApiError::parameter(
                 "Container name must be given: the task has several containers.",
@@ -46,7 +46,8 @@ pub(super) fn execute_command(
         }
     };
     let state = task.state();
-    if state.stop.is_some() || state.status > Status::Running {
+    let is_stopped = task.runtime.states.get(container).is_stopped;
+    if state.stop.is_some() || state.status > Status::Running || is_stopped {
         return Err(ApiError::parameter(
             "The execute command failed because the task is not running. Run a new task and try again.",
         ));

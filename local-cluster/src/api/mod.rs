@@ -1,9 +1,12 @@
 //! The API's actions.
 
+mod clusters;
 mod definitions;
 pub(crate) mod ec2;
 mod exec;
+mod logs;
 mod run_task;
+mod tags;
 mod tasks;
 
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 pub(crate) use exec::{kms, ssm};
+pub(crate) use logs::logs;
+pub(crate) use tags::check_tags;
 
 /// An error answer in AWS's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +31,11 @@ impl ApiError {
         Self { status, code: code.to_owned(), message: message.into() }
     }
 
-    fn parameter(message: impl Into<String>) -> Self {
+    pub(crate) fn parameter(message: impl Into<String>) -> Self {
         Self::new(400, "InvalidParameterException", message)
     }
 
-    fn client(message: impl Into<String>) -> Self {
+    pub(crate) fn client(message: impl Into<String>) -> Self {
         Self::new(400, "ClientException", message)
     }
 }
@@ -49,8 +54,12 @@ pub(crate) fn ecs(
         "StopTask" => tasks::stop(cluster, parameters),
         "RegisterTaskDefinition" => definitions::register(cluster, parameters),
         "DescribeTaskDefinition" => definitions::describe(cluster, parameters),
-        "CreateCluster" => definitions::create_cluster(cluster, parameters),
-        "DescribeClusters" => definitions::describe_clusters(cluster, parameters),
+        "DeregisterTaskDefinition" => definitions::deregister(cluster, parameters),
+        "DeleteTaskDefinitions" => definitions::delete(cluster, parameters),
+        "ListTaskDefinitions" => definitions::list(cluster, parameters),
+        "ListTaskDefinitionFamilies" => definitions::list_families(cluster, parameters),
+        "CreateCluster" => clusters::create_cluster(cluster, parameters),
+        "DescribeClusters" => clusters::describe_clusters(cluster, parameters),
         _ => Err(ApiError::new(
             400,
             "UnknownOperationException",
@@ -59,8 +68,15 @@ pub(crate) fn ecs(
     }
 }
 
-fn text<'a>(parameters: &'a Value, name: &str) -> Option<&'a str> {
+/// Returns a text that is not empty.
+pub(crate) fn text<'a>(parameters: &'a Value, name: &str) -> Option<&'a str> {
     parameters.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// Returns a list of texts.
+pub(crate) fn strings(parameters: &Value, name: &str) -> Option<Vec<String>> {
+    let list = parameters.get(name)?.as_array()?;
+    list.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 /// Returns the call's cluster: a name or an ARN, `default` without one.

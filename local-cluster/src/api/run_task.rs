@@ -1,13 +1,17 @@
 //! RunTask.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
-use super::{ApiError, cluster_name, text};
+use super::{
+    ApiError, cluster_name, strings,
+    tags::{check_count, check_tags},
+    text,
+};
 use crate::{
-    cluster::{Cluster, Definition, Launch, Task},
+    cluster::{Cluster, ContainerOverride, Launch, Task},
+    definitions::{Definition, DefinitionStatus, check_pair, check_storage, pairs},
     lifecycle,
 };
 
@@ -18,14 +22,20 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
     let name = cluster_name(cluster, parameters)?;
     let given = text(parameters, "taskDefinition")
         .ok_or_else(|| ApiError::client("taskDefinition cannot be empty"))?;
-    let definition =
-        cluster.definition(given).ok_or_else(|| ApiError::client("TaskDefinition not found."))?;
+    cluster.forget_definitions();
+    let definition = cluster
+        .definitions()
+        .find(given)
+        .ok_or_else(|| ApiError::client("TaskDefinition not found."))?;
+    if definition.status() != DefinitionStatus::Active {
+        return Err(ApiError::client("TaskDefinition is inactive"));
+    }
     if parameters.get("count").and_then(Value::as_u64).unwrap_or(1) != 1 {
         return Err(ApiError::parameter("the local cluster runs one task per call"));
     }
     check_capacity(cluster, &name, parameters)?;
     let public = check_network(parameters)?;
-    let environment = check_overrides(&definition.containers, parameters)?;
+    let container_overrides = check_overrides(&definition, parameters)?;
     check_started_by(parameters)?;
     let tags = tags(&name, &definition, parameters)?;
     let token = text(parameters, "clientToken").map(str::to_owned);
@@ -79,7 +89,7 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
         tags,
         overrides: parameters.get("overrides").cloned().unwrap_or_else(|| json!({})),
         launch_type: text(parameters, "launchType").map(str::to_owned),
-        environment,
+        container_overrides,
         public,
         exec: parameters.get("enableExecuteCommand").and_then(Value::as_bool).unwrap_or(false),
         token: token.map(|token| (token, fingerprint)),
@@ -141,34 +151,57 @@ fn check_network(parameters: &Value) -> Result<bool, ApiError> {
     Ok(text(vpc, "assignPublicIp") == Some("ENABLED"))
 }
 
-/// Returns the environment in the overrides of containers.
+/// Checks the overrides. Returns those of containers, by name.
 fn check_overrides(
-    containers: &[String],
+    definition: &Definition,
     parameters: &Value,
-) -> Result<Vec<(String, String)>, ApiError> {
-    let Some(overrides) = parameters.get("overrides") else { return Ok(Vec::new()) };
+) -> Result<BTreeMap<String, ContainerOverride>, ApiError> {
+    let Some(overrides) = parameters.get("overrides") else { return Ok(BTreeMap::new()) };
     if overrides.to_string().chars().count() > LONGEST_OVERRIDES {
         return Err(ApiError::parameter("Container Overrides length must be at most 8192"));
     }
-    let mut environment = Vec::new();
+    check_size(definition, overrides)?;
+    let mut by_name: BTreeMap<String, ContainerOverride> = BTreeMap::new();
     for container in
         overrides.get("containerOverrides").and_then(Value::as_array).into_iter().flatten()
     {
         let name = text(container, "name").unwrap_or_default();
-        if !containers.iter().any(|known| known == name) {
+        if definition.container(name).is_none() {
             return Err(ApiError::parameter(format!(
-                "Override container name {name} does not exist in the task definition."
+                "Override for container named {name} is not a container in the TaskDefinition."
             )));
         }
-        for pair in container.get("environment").and_then(Value::as_array).into_iter().flatten() {
-            if let (Some(name), Some(value)) =
-                (text(pair, "name"), pair.get("value").and_then(Value::as_str))
-            {
-                environment.push((name.to_owned(), value.to_owned()));
-            }
+        let one = by_name.entry(name.to_owned()).or_default();
+        one.environment.extend(pairs(container, "environment"));
+        if let Some(command) = strings(container, "command").filter(|words| !words.is_empty()) {
+            one.command = Some(command);
         }
     }
-    Ok(environment)
+    Ok(by_name)
+}
+
+/// Checks the task's size: what the overrides say, and the definition where they say nothing.
+fn check_size(definition: &Definition, overrides: &Value) -> Result<(), ApiError> {
+    let given = |name: &str| overrides.get(name).filter(|value| !value.is_null());
+    let in_words_of_run_task = |error: ApiError| ApiError::parameter(error.message);
+    if given("cpu").is_some() || given("memory").is_some() {
+        let part = |name: &str| given(name).or_else(|| definition.field(name));
+        let (Some(cpu), Some(memory)) = (part("cpu"), part("memory")) else {
+            return Err(ApiError::parameter(
+                "Task CPU and memory must both be given: in the task definition, or in the overrides.",
+            ));
+        };
+        check_pair(cpu, memory).map_err(in_words_of_run_task)?;
+    }
+    check_storage(given("ephemeralStorage")).map_err(in_words_of_run_task)?;
+    for role in ["taskRoleArn", "executionRoleArn"] {
+        if let Some(arn) = text(overrides, role)
+            && !(arn.starts_with("arn:") && arn.contains(":role/"))
+        {
+            return Err(ApiError::parameter(format!("Invalid role: {role} {arn}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
@@ -188,14 +221,7 @@ fn check_started_by(parameters: &Value) -> Result<(), ApiError> {
 fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value, ApiError> {
     let mut tags: Vec<Value> =
         parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
-    for tag in &tags {
-        // ECS turns an absent value into an empty one.
-        let part = |name| tag.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (key, value) = (part("key"), part("value"));
-        if key.is_empty() || !is_admitted(key, 128) || !is_admitted(value, 256) {
-            return Err(ApiError::parameter(format!("Invalid tag: {key}={value}")));
-        }
-    }
+    check_tags(&tags)?;
     match text(parameters, "propagateTags") {
         None | Some("NONE") => {}
         Some("TASK_DEFINITION") => {
@@ -210,22 +236,9 @@ fn tags(name: &str, definition: &Definition, parameters: &Value) -> Result<Value
             )));
         }
     }
-    if tags.len() > 50 {
-        return Err(ApiError::parameter("Tags can not have more than 50 elements."));
-    }
+    check_count(&tags)?;
     if parameters.get("enableECSManagedTags").and_then(Value::as_bool) == Some(true) {
         tags.push(json!({ "key": "aws:ecs:clusterName", "value": name }));
     }
     Ok(Value::from(tags))
-}
-
-/// Amazon ECS API reference, `Tag`: `^([\p{L}\p{Z}\p{N}_.:/=+\-@]*)$`, and no `aws:` in front.
-fn is_admitted(text: &str, longest: usize) -> bool {
-    use GeneralCategoryGroup::{Letter, Number, Separator};
-    let admitted = |c: char| {
-        "_.:/=+-@".contains(c) || matches!(c.general_category_group(), Letter | Number | Separator)
-    };
-    text.encode_utf16().count() <= longest
-        && !text.to_ascii_lowercase().starts_with("aws:")
-        && text.chars().all(admitted)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{ApiError, cluster_name, definitions::includes, text};
+use super::{ApiError, cluster_name, clusters::includes, text};
 use crate::cluster::{Cluster, Status, Stop};
 
 /// Most tasks per DescribeTasks, and per page of ListTasks (ECS API reference).

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Cluster, Status, Task, TaskState};
-use crate::{exec::keys::KEY, settings::Handshake};
+use crate::{definitions::ContainerDefinition, exec::keys::KEY, settings::Handshake};
 
 impl Cluster {
     /// Formats the configuration for `include = CONFIGURATIONS`.
@@ -58,7 +58,7 @@ impl Cluster {
         let containers: Vec<Value> = definition
             .containers
             .iter()
-            .map(|name| self.shown_container(task, &state, name))
+            .map(|container| self.shown_container(task, &state, container))
             .collect();
         let mut shown = json!({
             "taskArn": self.task_arn(task),
@@ -77,6 +77,12 @@ impl Cluster {
             "containers": containers,
             "version": 1,
         });
+        for name in ["cpu", "memory", "ephemeralStorage"] {
+            let size = task.launch.overrides.get(name).filter(|size| !size.is_null());
+            if let Some(size) = size.or_else(|| definition.field(name)) {
+                shown[name] = size.clone();
+            }
+        }
         if let Some(by) = &task.launch.started_by {
             shown["startedBy"] = json!(by);
         }
@@ -90,8 +96,17 @@ impl Cluster {
         shown
     }
 
-    fn shown_container(&self, task: &Task, state: &TaskState, name: &str) -> Value {
+    fn shown_container(
+        &self,
+        task: &Task,
+        state: &TaskState,
+        container: &ContainerDefinition,
+    ) -> Value {
+        let name = &container.name;
+        let own = task.runtime.states.get(name);
         let status = match state.status {
+            _ if own.is_stopped => "STOPPED",
+            Status::Pending | Status::Activating if own.is_started => "RUNNING",
             Status::Provisioning | Status::Pending | Status::Activating => "PENDING",
             Status::Running | Status::Deactivating | Status::Stopping => "RUNNING",
             Status::Deprovisioning | Status::Stopped => "STOPPED",
@@ -100,11 +115,11 @@ impl Cluster {
             "containerArn": self.container_arn(task, name),
             "taskArn": self.task_arn(task),
             "name": name,
-            "image": "local",
+            "image": container.image,
             "lastStatus": status,
             "networkInterfaces": [],
         });
-        if state.status >= Status::Running {
+        if own.is_started {
             shown["runtimeId"] = json!(task.runtime_id(name));
             shown["networkInterfaces"] =
                 json!([{ "privateIpv4Address": task.address.to_string() }]);
@@ -112,11 +127,13 @@ impl Cluster {
         if task.launch.exec {
             shown["managedAgents"] = json!([task.agent.shown()]);
         }
-        if let (Some(stop), true) = (&state.stop, status == "STOPPED") {
-            if let Some(code) = stop.exit_code {
+        if status == "STOPPED" {
+            let stop = state.stop.as_ref();
+            if let Some(code) = own.exit_code.or(stop.and_then(|stop| stop.exit_code)) {
                 shown["exitCode"] = json!(code);
             }
-            if let Some(reason) = &stop.container_reason {
+            let reason = own.reason.or(stop.and_then(|stop| stop.container_reason.clone()));
+            if let Some(reason) = reason {
                 shown["reason"] = json!(reason);
             }
         }

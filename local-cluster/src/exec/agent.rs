@@ -1,9 +1,10 @@
 //! One session of the agent, from its slot to its end.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -42,7 +43,7 @@ pub(super) struct Agent {
     session: Arc<Session>,
     control: mpsc::Receiver<Control>,
     command: String,
-    surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+    surroundings: Arc<OnceLock<BTreeMap<String, Surroundings>>>,
     settings: settings::ExecSettings,
     rules: AgentRules,
     stream: Stream,
@@ -94,7 +95,7 @@ impl Agent {
         session: Arc<Session>,
         control: mpsc::Receiver<Control>,
         command: &str,
-        surroundings: Arc<std::sync::OnceLock<Surroundings>>,
+        surroundings: Arc<OnceLock<BTreeMap<String, Surroundings>>>,
         late: Duration,
     ) -> Self {
         let rules = AgentRules {
@@ -195,10 +196,13 @@ impl Agent {
             settings::Handshake::Kms => self.shake_hands(true).await?,
         }
         self.meanwhile(Input::Refused, sleep(half)).await?;
-        let Some(Surroundings { environment, directory }) = self.surroundings.get() else {
+        let surroundings = self.surroundings.get();
+        let Some(surroundings) =
+            surroundings.and_then(|containers| containers.get(&self.session.container))
+        else {
             return Err(End::Gone);
         };
-        match Terminal::start(&self.command, environment, directory) {
+        match Terminal::start(&self.command, surroundings) {
             Ok(terminal) => {
                 self.attend(terminal).await?;
                 self.meanwhile(Input::Discarded, sleep(self.rules.log_upload)).await?;

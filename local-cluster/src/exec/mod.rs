@@ -35,7 +35,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{process::Command, sync::watch};
 
 use crate::{
     clock::seconds,
@@ -73,11 +73,29 @@ pub(crate) enum Stage {
     Gone,
 }
 
-/// The environment and directory of an agent's commands.
-#[derive(Debug)]
+/// Where a container's sessions run.
+#[derive(Debug, Default)]
 pub(crate) struct Surroundings {
     pub(crate) environment: Arc<BTreeMap<String, String>>,
     pub(crate) directory: PathBuf,
+    /// The words in front of a command that lead it into the container's namespaces.
+    pub(crate) enter: Vec<String>,
+}
+
+impl Surroundings {
+    /// Returns a command in them.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = match self.enter.split_first() {
+            Some((tool, words)) => {
+                let mut command = Command::new(tool);
+                command.args(words).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.env_clear().envs(self.environment.iter()).current_dir(&self.directory);
+        command
+    }
 }
 
 /// Why a session is not accepted.
@@ -184,7 +202,7 @@ impl ExecAgent {
             Arc::clone(&session),
             control,
             command,
-            Arc::clone(&task.surroundings),
+            Arc::clone(&task.runtime.surroundings),
             late,
         );
         let mut state = self.state.subscribe();

@@ -1,12 +1,12 @@
 //! A command on a pseudo-terminal of its own.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::io;
 
 use pty_process::{OwnedReadPty, OwnedWritePty, Size};
 use serde::Deserialize;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::words;
+use super::{Surroundings, words};
 
 /// A running command: the leader of a session whose controlling terminal is the other end of this.
 /// When both halves are gone, the kernel hangs up: the session's other processes get SIGHUP.
@@ -31,22 +31,13 @@ pub(super) enum StartError {
 
 impl Terminal {
     /// Starts a command without a shell.
-    pub(super) fn start(
-        command: &str,
-        environment: &BTreeMap<String, String>,
-        directory: &Path,
-    ) -> Result<Self, StartError> {
+    pub(super) fn start(command: &str, surroundings: &Surroundings) -> Result<Self, StartError> {
         let words = words::split(command)?;
         let (program, arguments) = words.split_first().ok_or(StartError::Empty)?;
         let (pty, pts) = pty_process::open()?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(environment)
-            .current_dir(directory)
-            .env("TERM", "xterm-256color");
-        if environment.get("LANG").is_none_or(String::is_empty) {
+        let mut command = surroundings.command(program);
+        command.args(arguments).env("TERM", "xterm-256color");
+        if surroundings.environment.get("LANG").is_none_or(String::is_empty) {
             command.env("LANG", "C.UTF-8");
         }
         let child =

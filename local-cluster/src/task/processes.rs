@@ -12,9 +12,10 @@ pub(crate) const MARK: &str = "FARGATE_LOCAL_TASK";
 /// Interval between checks whether signalled processes have ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Returns the living processes of all tasks, by task. It reads every process once, however many
+/// Returns the living processes of all tasks, by mark: the task's ID, or `ID/CONTAINER` in
+/// containers with namespaces of their own. It reads every process once, however many
 /// tasks there were.
-pub(crate) fn by_task() -> HashMap<String, Vec<Pid>> {
+fn by_mark() -> HashMap<String, Vec<Pid>> {
     let mut found: HashMap<String, Vec<Pid>> = HashMap::new();
     let Ok(entries) = fs::read_dir("/proc") else { return found };
     for entry in entries.flatten() {
@@ -33,9 +34,20 @@ pub(crate) fn by_task() -> HashMap<String, Vec<Pid>> {
     found
 }
 
-/// Returns the task's living processes.
+/// Returns the living processes of all tasks, by task, with those of containers that have
+/// namespaces of their own.
+pub(crate) fn by_task() -> HashMap<String, Vec<Pid>> {
+    let mut found: HashMap<String, Vec<Pid>> = HashMap::new();
+    for (mark, pids) in by_mark() {
+        let task = mark.split('/').next().unwrap_or(&mark);
+        found.entry(task.to_owned()).or_default().extend(pids);
+    }
+    found
+}
+
+/// Returns the living processes of the task's stand-ins.
 fn of(task: &str) -> Vec<Pid> {
-    by_task().remove(task).unwrap_or_default()
+    by_mark().remove(task).unwrap_or_default()
 }
 
 /// Signals all of them. Returns their number.

@@ -21,18 +21,22 @@ use russh::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
 };
 
-use super::{Container, line::Line};
-use crate::cluster::{Cluster, Task};
+use super::line::Line;
+use crate::{
+    cluster::{Cluster, Task},
+    containers,
+    exec::Surroundings,
+};
 
 /// Bytes that are read from a process at once: one SSH packet.
 const CHUNK: usize = 32 * 1024;
 
 /// Serves the task's address.
 pub(super) async fn serve(
-    container: &Container,
+    surroundings: &Surroundings,
     cluster: &Arc<Cluster>,
     task: &Arc<Task>,
 ) -> io::Result<Infallible> {
@@ -51,12 +55,12 @@ pub(super) async fn serve(
     let key = host_key()?;
     let identification = identification(
         &key,
-        container.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str),
+        surroundings.environment.get("FARGATE_HOST_PROOF_KEY").map(String::as_str),
     )?;
     // A relay sends the real server's identification, and has another key.
     let (honest, impostor) = (config(key, &identification), config(host_key()?, &identification));
     // An invalid key admits no client, as in a real image.
-    let key = container
+    let key = surroundings
         .environment
         .get("SSH_PUBLIC_KEY")
         .and_then(|line| PublicKey::from_openssh(line.trim()).ok());
@@ -72,8 +76,7 @@ pub(super) async fn serve(
         let connection = Connection {
             key: key.clone(),
             cluster: Arc::clone(cluster),
-            environment: Arc::clone(&container.environment),
-            home: container.home.path().display().to_string(),
+            task: Arc::clone(task),
             waiting: HashMap::new(),
         };
         let other = cluster.faults().ssh.other_host_key;
@@ -146,8 +149,7 @@ async fn swallow(address: SocketAddr) -> io::Result<(TcpListener, Vec<TcpStream>
 struct Connection {
     key: Option<PublicKey>,
     cluster: Arc<Cluster>,
-    environment: Arc<std::collections::BTreeMap<String, String>>,
-    home: String,
+    task: Arc<Task>,
     /// Channels without a request to run a command yet.
     waiting: HashMap<ChannelId, Channel<Msg>>,
 }
@@ -165,14 +167,16 @@ impl Connection {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(channel) = self.waiting.remove(&id) else { return session.channel_failure(id) };
-        let mut shell = Command::new("/bin/sh");
+        let coordinator = &containers::coordinator(&self.task.launch.definition).name;
+        let started = self.task.runtime.surroundings.get();
+        let Some(surroundings) = started.and_then(|containers| containers.get(coordinator)) else {
+            return session.channel_failure(id);
+        };
+        let mut shell = surroundings.command("/bin/sh");
         if let Some(command) = command {
             shell.arg("-c").arg(command);
         }
         let child = shell
-            .env_clear()
-            .envs(self.environment.iter())
-            .current_dir(&self.home)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
 mod access;
+mod definitions;
 mod faults;
 #[path = "../signer/mod.rs"]
 mod signer;
@@ -229,7 +230,7 @@ async fn tags_are_propagated_and_shown_on_request() {
     let cluster = start().await;
     let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
     let definition = json!({
-        "family": "tagged", "containerDefinitions": [{ "name": "ci-coordinator" }],
+        "family": "tagged", "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],
         "tags": [tag("cost-centre", "42"), tag("team", "definition")],
     });
     ecs(&cluster, "RegisterTaskDefinition", definition).await.unwrap();
@@ -287,7 +288,7 @@ async fn refusals_match_those_of_ecs() {
         (with(launch(), "startedBy", json!("not valid!")), "InvalidParameterException"),
         (
             with(launch(), "overrides", json!({ "containerOverrides": [{ "name": "other" }] })),
-            "Override container name other",
+            "Override for container named other is not a container in the TaskDefinition.",
         ),
         (vpc(Value::Null), "Network Configuration must be provided"),
         (vpc(json!({ "awsvpcConfiguration": { "subnets": [] } })), "subnets can not be empty"),
@@ -336,7 +337,7 @@ async fn refusals_match_those_of_ecs() {
 #[tokio::test]
 async fn definitions_are_registered_and_described() {
     let cluster = start().await;
-    let register = json!({ "family": "mine", "containerDefinitions": [{ "name": "build" }] });
+    let register = json!({ "family": "mine", "containerDefinitions": [{ "name": "build", "image": "local" }] });
     for revision in 1..=2 {
         let answer = ecs(&cluster, "RegisterTaskDefinition", register.clone()).await.unwrap();
         assert_eq!(answer["taskDefinition"]["revision"], revision);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use states::{
     AnyJob, ContainerReport, ControlError, Executing, Finished, Greeting, Header, HostIdentity,
-    InterfaceId, Job, Link, NetworkInterface, Observation, Pending, Probing, Provisioning,
-    Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, Stopped, Stopping,
-    TaskArn, TaskReport,
+    InterfaceId, Job, JobShell, Link, NetworkInterface, Observation, Pending, Probing,
+    Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, Stopped,
+    Stopping, TaskArn, TaskReport,
 };
 
 use super::pseudonyms::{Kind, Pseudonyms};
@@ -92,9 +92,20 @@ impl Pseudonyms {
     }
 
     fn facts(&mut self, facts: &ShellFacts) -> ShellFacts {
-        let ShellFacts { run_dir, follows_with_tail, has_setsid } = facts;
-        let run_dir = self.register(Kind::Path, run_dir);
-        ShellFacts { run_dir, follows_with_tail: *follows_with_tail, has_setsid: *has_setsid }
+        let ShellFacts { run_dir, follows_with_tail, has_setsid, job } = facts;
+        ShellFacts {
+            run_dir: self.register(Kind::Path, run_dir),
+            follows_with_tail: *follows_with_tail,
+            has_setsid: *has_setsid,
+            job: job.as_ref().map(|JobShell { run_dir, has_bash, has_setsid, can_edit_hosts }| {
+                JobShell {
+                    run_dir: self.register(Kind::Path, run_dir),
+                    has_bash: *has_bash,
+                    has_setsid: *has_setsid,
+                    can_edit_hosts: *can_edit_hosts,
+                }
+            }),
+        }
     }
 
     fn report(&mut self, report: &TaskReport) -> TaskReport {
@@ -175,9 +186,11 @@ impl Pseudonyms {
                 })
             }
             Observation::Unreachable(error) => Observation::Unreachable(self.connect_error(error)),
-            Observation::RunRequested { stage, digest } => {
-                Observation::RunRequested { stage: self.stage(stage), digest: self.digest(digest) }
-            }
+            Observation::RunRequested { stage, digest, container } => Observation::RunRequested {
+                stage: self.stage(stage),
+                digest: self.digest(digest),
+                container: *container,
+            },
             Observation::RunFailed(error) => Observation::RunFailed(self.run_error(error)),
             Observation::StopRequested(reason) => Observation::StopRequested(self.reason(reason)),
             Observation::Found(tasks) => {

@@ -122,6 +122,8 @@ impl Pseudonyms {
             additions,
             size,
             task_role,
+            // It is never saved.
+            service_environment: _,
         } = spec;
         LaunchSpec {
             cluster: self.cluster(cluster),
@@ -147,6 +149,7 @@ impl Pseudonyms {
             additions: additions.as_deref().map(|additions| Box::new(self.additions(additions))),
             size: *size,
             task_role: task_role.as_ref().map(|role| self.register(Kind::Resource, role)),
+            service_environment: Vec::new(),
         }
     }
 
@@ -161,10 +164,12 @@ impl Pseudonyms {
             }),
             services: services
                 .iter()
-                .map(|ServiceContainer { name, image, command }| ServiceContainer {
+                .map(|ServiceContainer { name, image, command, aliases, port }| ServiceContainer {
                     name: name.clone(),
                     image: self.image(image),
-                    command: command.as_ref().map(left_out),
+                    command: command.as_deref().map(left_out),
+                    aliases: aliases.iter().map(|alias| self.register(Kind::Host, alias)).collect(),
+                    port: *port,
                 })
                 .collect(),
         }
@@ -175,7 +180,7 @@ impl Pseudonyms {
         ContainerImage {
             name: self.register(Kind::Image, name),
             credentials: credentials.as_ref().map(|arn| self.arn(arn)),
-            entry_point: entry_point.as_ref().map(left_out),
+            entry_point: entry_point.as_deref().map(left_out),
         }
     }
 
@@ -231,6 +236,6 @@ impl Pseudonyms {
 }
 
 /// Replaces the words of a command; their number stays.
-fn left_out(words: &Vec<String>) -> Vec<String> {
+fn left_out(words: &[String]) -> Vec<String> {
     words.iter().map(|_| LEFT_OUT.to_owned()).collect()
 }

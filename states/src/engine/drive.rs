@@ -9,9 +9,9 @@ use std::{
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
-    LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunError, RunId, Snapshot,
-    SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl, TaskReport,
-    Timestamp, Transport,
+    LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunContainer, RunError, RunId,
+    Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl,
+    TaskReport, Timestamp, Transport,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -88,8 +88,8 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
-    /// Records that a script is to run. Takes effect in `Reachable`. In `Executing`, a script equal
-    /// to the running one is the same run, retried.
+    /// Records that a script is to run in `container`. Takes effect in `Reachable`. In `Executing`, a
+    /// script equal to the running one is the same run, retried.
     ///
     /// # Errors
     /// In any other state, or while another script runs.
@@ -98,12 +98,14 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         work: &mut Work<T::Session, S::Lease>,
         stage: &str,
         script: Script,
+        container: RunContainer,
     ) -> Result<(), EngineError> {
         match &work.snapshot.job {
             AnyJob::Reachable(_) => {
                 let requested = Observation::RunRequested {
                     stage: stage.to_owned(),
                     digest: script.digest.clone(),
+                    container,
                 };
                 work.snapshot.step(requested, self.clock.now());
             }
@@ -237,13 +239,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         token: &ClientToken,
         mut spec: Box<LaunchSpec>,
     ) -> Result<TaskReport, ControlError> {
-        spec.environment.extend((self.secrets)(header).map_err(|error| ControlError {
+        (self.secrets)(header, &mut spec).map_err(|error| ControlError {
             operation: "RunTask".to_owned(),
             kind: ControlErrorKind::Other,
             code: None,
             message: error.message,
             cause: ControlCause::JobKey,
-        })?);
+        })?;
         tokio::select! {
             biased;
             answer = self.control.launch(token, &spec) => answer,

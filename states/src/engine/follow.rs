@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{Engine, EngineError, JobIo, Work, drive::SAVE_EVERY};
 use crate::{
-    AnyJob, Described, Follow, Observation, Run, RunError, RunEvent, RunId, Seen, Session,
-    SnapshotStore, TaskControl, Timestamp, Transport,
+    AnyJob, Described, Follow, Observation, Run, RunContainer, RunError, RunEvent, RunId, RunOrder,
+    Seen, Session, SnapshotStore, TaskControl, Timestamp, Transport,
 };
 
 /// How often the offset reached is journaled while output flows.
@@ -78,7 +78,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         Some(script) if !*started => {
                             session.start(order, script.text.clone()).await
                         }
-                        _ => session.attach(&order.run, from).await,
+                        _ => session.attach(order, from).await,
                     }
                 };
                 // A connection that accepts nothing must not delay a cancel. A start that is
@@ -99,6 +99,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     }),
                     Err(error) => {
                         work.session = None;
+                        let error = self.explained(error, order, work).await;
                         return Ok(Observation::RunFailed(error));
                     }
                 }
@@ -160,12 +161,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 }
                 Err(error) => {
                     let followed = following.take();
-                    let error = match error {
-                        RunError::NoStatus(_) if self.task_is_ending(work, &LOOKS).await => {
-                            RunError::ConnectionLost(format!("{error}, as ECS ends its task"))
-                        }
-                        error => error,
-                    };
+                    let error = self.explained(error, order, work).await;
                     if matches!(error, RunError::ConnectionLost(_) | RunError::Protocol(_)) {
                         self.give_up_connection(work, followed);
                     }
@@ -201,6 +197,27 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the error of a run, or that the connection was lost if the container ended: then ECS
+    /// reports the reason.
+    async fn explained(
+        &self,
+        error: RunError,
+        order: &RunOrder,
+        work: &Work<T::Session, S::Lease>,
+    ) -> RunError {
+        let may_be_the_end = match &error {
+            RunError::NoStatus(_) => true,
+            // The job's container can end without the one that answers.
+            RunError::NotStarted(_) => order.container == RunContainer::Job,
+            RunError::ConnectionLost(_) | RunError::Unknown(_) | RunError::Protocol(_) => false,
+        };
+        if may_be_the_end && self.task_is_ending(work, &LOOKS).await {
+            RunError::ConnectionLost(format!("{error}, as ECS ends its task"))
+        } else {
+            error
+        }
     }
 
     /// Whether ECS is ending the task of a script that was killed: then that is why the script

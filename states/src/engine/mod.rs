@@ -22,8 +22,8 @@ pub use piggyback::Concluded;
 use piggyback::Piggyback;
 
 use crate::{
-    ConnectError, Finished, Greeting, Header, JobId, Session, Snapshot, SnapshotStore, StateName,
-    StopReason, StoreError, TaskControl, Transport,
+    ConnectError, Finished, Greeting, Header, JobId, LaunchSpec, Session, Snapshot, SnapshotStore,
+    StateName, StopReason, StoreError, TaskControl, Transport,
 };
 
 /// Performs the machine's actions for any number of jobs, which share it by reference.
@@ -39,7 +39,7 @@ pub struct Engine<C, T, S> {
 }
 
 type KeyPath = Box<dyn Fn(&JobId) -> PathBuf + Send + Sync>;
-type Secrets = Box<dyn Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync>;
+type Secrets = Box<dyn Fn(&Header, &mut LaunchSpec) -> Result<(), ConnectError> + Send + Sync>;
 
 /// A job that this process drives.
 pub struct Work<N, L> {
@@ -166,17 +166,17 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             store,
             clock: Clock::start(),
             keys: Box::new(keys),
-            secrets: Box::new(|_| Ok(Vec::new())),
+            secrets: Box::new(|_, _| Ok(())),
             control,
         }
     }
 
-    /// The same engine with secret environment variables for a job's container, which no snapshot
-    /// may hold. `secrets` is called at each launch and must return the same each time.
+    /// The same engine with secrets for a job's containers, which no snapshot may hold. `secrets`
+    /// is called at each launch, and must add the same to the specification each time.
     #[must_use]
     pub fn with_secrets(
         self,
-        secrets: impl Fn(&Header) -> Result<Vec<(String, String)>, ConnectError> + Send + Sync + 'static,
+        secrets: impl Fn(&Header, &mut LaunchSpec) -> Result<(), ConnectError> + Send + Sync + 'static,
     ) -> Self {
         Self { secrets: Box::new(secrets), ..self }
     }

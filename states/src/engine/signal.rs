@@ -66,7 +66,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     ) -> Result<(), RunError> {
         tokio::select! {
             biased;
-            sent = session.signal(&order.run, signal) => sent,
+            sent = session.signal(order, signal) => sent,
             () = self.clock.until(self.clock.now() + SIGNAL_TIMEOUT) => {
                 let silence = format!("no answer to a signal within {} s", SIGNAL_TIMEOUT.as_secs());
                 Err(RunError::ConnectionLost(silence))

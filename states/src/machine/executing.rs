@@ -5,8 +5,8 @@
 use super::{DESCRIBE, RECONNECT, Step, probing};
 use crate::{
     Action, Ending, Executing, Finished, Follow, Job, Link, Observation, Polling, Probing,
-    Reachable, Readiness, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason, Stopping,
-    Timestamp, Watch,
+    Reachable, Readiness, RunContainer, RunError, RunLoss, RunOutcome, Sent, Signal, StopReason,
+    Stopping, Timestamp, Watch,
 };
 
 /// After how many connections in a row without a byte, none of which [`WORKED`], the driver gives
@@ -209,8 +209,13 @@ impl Job<Executing> {
                 Step::Next(self.finish(RunOutcome::NeverSent, now))
             }
             RunError::Unknown(_) => {
+                let facts = &self.state.place.facts;
+                let run_dir = match (&facts.job, self.state.order.container) {
+                    (Some(job), RunContainer::Job) => &job.run_dir,
+                    _ => &facts.run_dir,
+                };
                 let reason = StopReason::RunAbandoned(RunLoss::Unknown {
-                    run_dir: self.state.place.facts.run_dir.clone(),
+                    run_dir: run_dir.clone(),
                     error: error.clone(),
                 });
                 Step::Stop(self.stop(reason, now))

@@ -21,7 +21,12 @@ pub(super) fn pace(readiness: Readiness, agent_runs: Option<bool>, error: &Conne
     match (readiness, agent_runs, error.kind) {
         (Readiness::Probed, ..) => PROBE,
         (Readiness::ExecAgent, Some(false), _) => PROBE_RARELY,
-        (Readiness::ExecAgent, _, ConnectErrorKind::AgentNotConnected) => PROBE_BY_API,
+        // An attempt waits for the job's container itself.
+        (
+            Readiness::ExecAgent,
+            _,
+            ConnectErrorKind::AgentNotConnected | ConnectErrorKind::JobContainerNotUp,
+        ) => PROBE_BY_API,
         // Throttling among others, which a quick pace would only prolong.
         (Readiness::ExecAgent, ..) => PROBE_RARELY,
     }

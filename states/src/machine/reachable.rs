@@ -12,11 +12,11 @@ impl Job<Reachable> {
             // The process before was killed after this script's success and before its own end.
             // gitlab-runner repeats no stage that it saw succeed. It does repeat a failed stage,
             // and then the script runs again.
-            Observation::RunRequested { stage, digest } if self.has_done(stage, digest) => {
+            Observation::RunRequested { stage, digest, .. } if self.has_done(stage, digest) => {
                 Step::Stay(self)
             }
-            Observation::RunRequested { stage, digest } => {
-                Step::Next(self.execute(stage, digest, now))
+            Observation::RunRequested { stage, digest, container } => {
+                Step::Next(self.execute(stage, digest, *container, now))
             }
             Observation::StopRequested(reason) => {
                 let reason = reason.clone();
@@ -56,13 +56,19 @@ impl Job<Reachable> {
         })
     }
 
-    fn execute(self, stage: &str, digest: &str, now: Timestamp) -> Job<Executing> {
+    fn execute(
+        self,
+        stage: &str,
+        digest: &str,
+        container: RunContainer,
+        now: Timestamp,
+    ) -> Job<Executing> {
         let forget = self.state.last.as_ref().map(|last| last.run.clone());
         let order = RunOrder {
             run: run_id(self.state.runs, stage),
             stage: stage.to_owned(),
             forget,
-            container: RunContainer::Coordinator,
+            container,
         };
         let link = Link::Down {
             deadline: now + self.header.limits.reconnect,

@@ -15,6 +15,7 @@
 mod archive;
 mod durable;
 mod ending;
+mod error;
 mod exposure;
 mod file_work;
 mod index;
@@ -30,6 +31,7 @@ use std::{
 };
 
 pub use archive::{Pruned, Retention};
+pub use error::StoreError;
 pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
@@ -38,9 +40,7 @@ pub use memory::{InMemoryLease, InMemoryStore};
 use file_work::FileWork;
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    BadSnapshot, EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file,
-};
+use crate::{EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
 
 /// How often the store tries a lock that another process holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
@@ -48,78 +48,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const LOCK: &str = "lock";
 /// The extensions of a job's files beside its snapshot. `tmp` and `probe` exist only for a moment.
 const BESIDE: [&str; 7] = ["key", "offset", "session", "tmp", "probe", ending::NOTE, LOCK];
-
-/// Why an operation of the store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process works on the job.
-    #[error(
-        "job {job} is being worked on by {holder}. Wait until it is done, or end that process."
-    )]
-    Busy {
-        /// The job.
-        job: JobId,
-        /// What the lock file says of the holder.
-        holder: String,
-    },
-    /// A file operation failed.
-    #[error("cannot {what} {}: {source}{}", path.display(), hint(source))]
-    Io {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// A file is not a snapshot that this version can use.
-    #[error(
-        "the snapshot {} cannot be used: {why}. Nothing was changed. Move the file away to give the job up; its task, if any, carries the tag fargate-driver:job={job}",
-        path.display()
-    )]
-    Bad {
-        /// The file.
-        path: PathBuf,
-        /// The job.
-        job: JobId,
-        /// The problem.
-        why: BadSnapshot,
-    },
-    /// Other users could change the directory's content.
-    #[error("the metadata directory {} is not safe from other users: {exposed}. Nothing was touched.", directory.display())]
-    Exposed {
-        /// The directory.
-        directory: PathBuf,
-        /// What gives them access.
-        exposed: Exposed,
-    },
-    /// The snapshot's file name and content do not match.
-    #[error("the snapshot {} belongs to another job: {found}. Nothing was changed.", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// The job that it belongs to.
-        found: JobId,
-    },
-}
-
-/// The most likely cause of an error.
-fn hint(refusal: &io::Error) -> &'static str {
-    match refusal.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => {
-            ""
-        }
-        _ => {
-            ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?"
-        }
-    }
-}
-
-impl StoreError {
-    fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
-        move |source| Self::Io { what, path: path.to_owned(), source }
-    }
-}
 
 /// A directory of snapshots.
 #[derive(Debug, Clone)]

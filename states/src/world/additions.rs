@@ -78,6 +78,12 @@ pub struct ServiceContainer {
     /// The command instead of the image's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// The host names under which the job's scripts reach it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The TCP port that is open once it is ready, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// A task's size, where it differs from its definition's. RunTask overrides these.

@@ -35,6 +35,10 @@ pub enum ControlCause {
     LaunchFailure,
     /// The job's private key cannot be read.
     JobKey,
+    /// The base task definition cannot be extended for a job.
+    BaseDefinition,
+    /// A directory of the runner manager cannot be used.
+    Directory,
 }
 
 /// Why an attempt to reach a container failed, beyond its

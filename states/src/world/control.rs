@@ -114,6 +114,10 @@ pub struct LaunchSpec {
     /// The task's IAM role, where the job chose one: name or ARN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_role: Option<String>,
+    /// Environment variables of services, by container. They may be secret, so they are added at
+    /// the launch only: see [`Engine::with_secrets`](crate::Engine::with_secrets).
+    #[serde(skip)]
+    pub service_environment: Vec<(String, Vec<(String, String)>)>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -22,7 +22,7 @@ pub use control::{
 };
 pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{
-    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, Login,
-    Readiness, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target, Transport,
-    TransportRecord,
+    ConnectError, ConnectErrorKind, Destination, Greeting, HostIdentity, HostProof, JobShell,
+    Login, Readiness, Run, RunError, RunEvent, RunOrder, Session, ShellFacts, Signal, Target,
+    Transport, TransportRecord,
 };

@@ -71,14 +71,14 @@ pub trait Session: Send + Sync + 'static {
     /// Follows a run that was started earlier, from byte `from` of its output.
     fn attach(
         &self,
-        run: &RunId,
+        order: &RunOrder,
         from: u64,
     ) -> impl Future<Output = Result<Self::Run, RunError>> + Send;
 
     /// Sends a signal to the whole process group of a run. Succeeds if the run is over.
     fn signal(
         &self,
-        run: &RunId,
+        order: &RunOrder,
         signal: Signal,
     ) -> impl Future<Output = Result<(), RunError>> + Send;
 
@@ -196,6 +196,22 @@ pub struct ShellFacts {
     pub follows_with_tail: bool,
     /// Whether `setsid` exists; otherwise the connection's own session is the script's.
     pub has_setsid: bool,
+    /// The shell of the container with the job's image, in tasks that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobShell>,
+}
+
+/// What first contact showed of the shell in the container with the job's image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobShell {
+    /// Directory of the shared volume under which this job's runs live.
+    pub run_dir: String,
+    /// Whether bash runs the scripts; otherwise `sh` does.
+    pub has_bash: bool,
+    /// Whether `setsid` exists; otherwise a script's processes are found through `/proc`.
+    pub has_setsid: bool,
+    /// Whether the image's user may write to `/etc/hosts`.
+    pub can_edit_hosts: bool,
 }
 
 /// What a container's first answer shows.
@@ -288,6 +304,8 @@ pub enum ConnectErrorKind {
     AgentNotConnected,
     /// The API refused the session for good (permissions, not enabled).
     Denied,
+    /// The container with the job's image does not take scripts yet, or never will.
+    JobContainerNotUp,
 }
 
 impl ConnectErrorKind {
@@ -308,6 +326,7 @@ impl ConnectErrorKind {
             Self::KeyUnusable => "key_unusable",
             Self::AgentNotConnected => "agent_not_connected",
             Self::Denied => "denied",
+            Self::JobContainerNotUp => "job_container_not_up",
         }
     }
 

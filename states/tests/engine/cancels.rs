@@ -102,8 +102,12 @@ const PIECE_EVERY: Duration = Duration::from_millis(10);
 impl Transport for Queue {
     type Session = Self;
     async fn connect(&self, _: &Target) -> Result<(Self, Greeting), ConnectError> {
-        let facts =
-            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
+        let facts = ShellFacts {
+            run_dir: "/tmp".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            job: None,
+        };
         Ok((self.clone(), Greeting { identity: HostIdentity("a queue".into()), facts }))
     }
 }
@@ -113,10 +117,10 @@ impl Session for Queue {
     async fn start(&self, _: &RunOrder, _: Bytes) -> Result<Self, RunError> {
         Ok(self.clone())
     }
-    async fn attach(&self, run: &RunId, _: u64) -> Result<Self, RunError> {
-        Err(RunError::Unknown(run.to_string()))
+    async fn attach(&self, order: &RunOrder, _: u64) -> Result<Self, RunError> {
+        Err(RunError::Unknown(order.run.to_string()))
     }
-    async fn signal(&self, _: &RunId, _: Signal) -> Result<(), RunError> {
+    async fn signal(&self, _: &RunOrder, _: Signal) -> Result<(), RunError> {
         let mut left = self.left.subscribe();
         left.wait_for(|left| *left == 0).await.unwrap();
         self.signalled.send_replace(true);
@@ -151,7 +155,12 @@ async fn output_before_a_signals_answer_is_handed_on() {
         Outcome::Reachable(None)
     );
     engine
-        .request_run(&mut work, "build_script", Script { text: Bytes::new(), digest: "0".into() })
+        .request_run(
+            &mut work,
+            "build_script",
+            Script { text: Bytes::new(), digest: "0".into() },
+            RunContainer::Coordinator,
+        )
         .unwrap();
     let (mut io, began) = (manager.io(), Instant::now());
     io.cancel_at = Some(began + 3 * PIECE_EVERY);

@@ -16,6 +16,15 @@ use crate::{
 async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
     let mut faults = FaultPlan::new(0);
     faults.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
+    ended_in(RunContainer::Coordinator, faults, status, ending).await
+}
+
+async fn ended_in(
+    container: RunContainer,
+    faults: FaultPlan,
+    status: Option<i32>,
+    ending: Option<Duration>,
+) -> Outcome {
     let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let from = ending.map(|after| Instant::now() + after);
@@ -43,7 +52,7 @@ async fn ended(status: Option<i32>, ending: Option<Duration>) -> Outcome {
         "a line\n".repeat(if status.is_some() { 2 } else { 10 })
     );
     let script = Script { digest: text.clone(), text: Bytes::from(text) };
-    engine.request_run(&mut work, "build_script", script).unwrap();
+    engine.request_run(&mut work, "build_script", script, container).unwrap();
     engine.drive(&mut work, Goal::Run, &mut manager.io()).await.unwrap()
 }
 
@@ -89,4 +98,27 @@ async fn processes_that_vanish_with_their_task_are_explained() {
         matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Failed(_))),
         "{outcome:?}"
     );
+}
+
+/// The job's container ends the task with it, but the coordinator still answers.
+#[tokio::test(start_paused = true)]
+async fn a_script_that_the_jobs_container_cannot_start_any_more_is_explained() {
+    let refused = async |container, ending| {
+        let mut faults = FaultPlan::new(0);
+        faults.odds.not_started = 1.0;
+        ended_in(container, faults, Some(0), ending).await
+    };
+    for after in [Duration::ZERO, Duration::from_secs(1)] {
+        let outcome = refused(RunContainer::Job, Some(after)).await;
+        assert!(is_explained(&outcome), "{after:?}: {outcome:?}");
+    }
+    for (container, ending) in
+        [(RunContainer::Job, None), (RunContainer::Coordinator, Some(Duration::ZERO))]
+    {
+        let outcome = refused(container, ending).await;
+        assert!(
+            matches!(&outcome, Outcome::Reachable(Some(last)) if matches!(last.outcome, RunOutcome::Failed(RunError::NotStarted(_)))),
+            "{outcome:?}"
+        );
+    }
 }

@@ -32,6 +32,7 @@ pub fn header() -> Header {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         },
         definition_from_project: false,
         trace: None,
@@ -153,6 +154,7 @@ fn connect_error() -> impl Strategy<Value = ConnectError> {
         NoShell,
         KeyUnusable,
         AgentNotConnected,
+        JobContainerNotUp,
         Denied,
     ];
     (select(kinds.to_vec()), text()).prop_map(|(kind, message)| ConnectError {
@@ -169,8 +171,13 @@ pub fn greeting() -> Greeting {
             run_dir: "/tmp/fargate-driver".into(),
             follows_with_tail: true,
             has_setsid: true,
+            job: None,
         },
     }
+}
+
+fn container() -> impl Strategy<Value = RunContainer> {
+    prop_oneof![Just(RunContainer::Coordinator), Just(RunContainer::Job)]
 }
 
 fn run_error() -> impl Strategy<Value = RunError> {
@@ -206,7 +213,9 @@ pub fn observation() -> impl Strategy<Value = Observation> {
         1 => control_error().prop_map(Observation::AddressFailed),
         6 => Just(Observation::Answered(greeting())),
         4 => connect_error().prop_map(Observation::Unreachable),
-        8 => (stage(), text()).prop_map(|(stage, digest)| Observation::RunRequested { stage, digest }),
+        8 => (stage(), text(), container()).prop_map(|(stage, digest, container)| {
+            Observation::RunRequested { stage, digest, container }
+        }),
         4 => Just(Observation::Delivered),
         4 => (0..1000u64).prop_map(|offset| Observation::Progress { offset }),
         5 => (0..256, 0..1000u64).prop_map(|(code, total)| Observation::Exited { code, total }),
@@ -246,7 +255,11 @@ pub fn well() -> Vec<(u64, Observation)> {
     let run = |stage: &str| {
         vec![
             Observation::Opened { process: 2, purpose: stage.into() },
-            Observation::RunRequested { stage: stage.into(), digest: "d".into() },
+            Observation::RunRequested {
+                stage: stage.into(),
+                digest: "d".into(),
+                container: RunContainer::Coordinator,
+            },
             Observation::Answered(greeting()),
             Observation::Delivered,
             Observation::Progress { offset: 5 },

@@ -81,8 +81,14 @@ fn a_failed_connection_describes_the_task_at_once() {
     let (mut snapshot, now) = connected();
     snapshot.step(Observation::Exited { code: 0, total: 0 }, now);
     // A stage's first connection usually succeeds: ECS is asked only when it fails.
-    let action = snapshot
-        .step(Observation::RunRequested { stage: "after_script".into(), digest: "1".into() }, now);
+    let action = snapshot.step(
+        Observation::RunRequested {
+            stage: "after_script".into(),
+            digest: "1".into(),
+            container: RunContainer::Coordinator,
+        },
+        now,
+    );
     let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else { panic!("{action:?}") };
     assert!(at > later(now, 1000));
     let soon = later(now, 20);
@@ -111,8 +117,14 @@ fn again(outcome: &[Observation]) -> Option<Option<RunId>> {
         snapshot.step(saw.clone(), now);
     }
     assert_eq!(snapshot.job.name(), StateName::Reachable);
-    snapshot
-        .step(Observation::RunRequested { stage: "build_script".into(), digest: "0".into() }, now);
+    snapshot.step(
+        Observation::RunRequested {
+            stage: "build_script".into(),
+            digest: "0".into(),
+            container: RunContainer::Coordinator,
+        },
+        now,
+    );
     match &snapshot.job {
         AnyJob::Executing(job) => {
             assert_ne!(job.state.order.run, first, "another run has another name");

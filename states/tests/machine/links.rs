@@ -16,7 +16,11 @@ pub fn connected() -> (Snapshot, Timestamp) {
         Observation::Launched(running.clone()),
         Observation::Described(running),
         Observation::Answered(any::greeting()),
-        Observation::RunRequested { stage: "build_script".into(), digest: "0".into() },
+        Observation::RunRequested {
+            stage: "build_script".into(),
+            digest: "0".into(),
+            container: RunContainer::Coordinator,
+        },
         Observation::Answered(any::greeting()),
     ] {
         snapshot.step(saw, now);

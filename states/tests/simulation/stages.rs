@@ -151,7 +151,7 @@ pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> S
             return Ok(Verdict::NotReady(work.snapshot.job.name()));
         }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
-            engine.request_run(&mut work, stage, script)?;
+            engine.request_run(&mut work, stage, script, RunContainer::Coordinator)?;
             engine.drive(&mut work, Goal::Run, io).await?
         }
     };

@@ -44,6 +44,7 @@ fn snapshot(job: &str) -> Snapshot {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         },
         definition_from_project: false,
         trace: None,

@@ -208,8 +208,12 @@ impl Transport for Wire {
         let frozen = faults
             .inject(odds.1, Fault::ConnectionFrozen)
             .then(|| Instant::now() + faults.millis(0..EVENTFUL));
-        let facts =
-            ShellFacts { run_dir: "/tmp".into(), follows_with_tail: true, has_setsid: true };
+        let facts = ShellFacts {
+            run_dir: "/tmp".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            job: None,
+        };
         let greeting = Greeting { identity: HostIdentity(identity.clone()), facts };
         let shell = Shell {
             cloud: Arc::clone(&self.cloud),
@@ -335,7 +339,8 @@ impl Session for Shell {
         })
     }
 
-    async fn attach(&self, run: &RunId, from: u64) -> Result<Following, RunError> {
+    async fn attach(&self, order: &RunOrder, from: u64) -> Result<Following, RunError> {
+        let run = &order.run;
         self.way().await?;
         match self.in_container(|runs| runs.get(run.as_str()).is_some_and(Option::is_some))? {
             true => Ok(Following {
@@ -348,7 +353,8 @@ impl Session for Shell {
         }
     }
 
-    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
+    async fn signal(&self, order: &RunOrder, signal: Signal) -> Result<(), RunError> {
+        let run = &order.run;
         self.way().await?;
         let (shell, id) = (self.clone(), run.to_string());
         let known = self

@@ -90,6 +90,7 @@ pub fn header(job: &JobId) -> Header {
             additions: None,
             size: states::TaskSize::default(),
             task_role: None,
+            service_environment: Vec::new(),
         },
         definition_from_project: false,
         trace: None,
@@ -199,7 +200,7 @@ impl Manager {
                 text: Bytes::copy_from_slice(script.as_bytes()),
                 digest: script.to_owned(),
             };
-            engine.request_run(&mut work, stage, script)?;
+            engine.request_run(&mut work, stage, script, RunContainer::Coordinator)?;
             engine.drive(&mut work, Goal::Run, io).await
         })
         .await

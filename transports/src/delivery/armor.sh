@@ -13,7 +13,7 @@ find_encoders() {
   if command -v gzip >/dev/null 2>&1; then _pack="gzip -1"; fi
 }
 copy() {
-  _size=$(wc -c <"$_run/out") || return
+  _size=$(wc -c <"$_out") || return
   _size=$((_size))
   [ "$_position" -ge "$_size" ] || [ -n "$_encode" ] || find_encoders
   while [ "$_position" -lt "$_size" ]; do

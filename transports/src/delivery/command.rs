@@ -4,18 +4,41 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use states::{RunId, RunOrder, ShellFacts, Signal};
+use states::{RunContainer, RunId, RunOrder, SharedVolume, ShellFacts, Signal};
 
 use super::interpreter::Interpreter;
 
 /// The supervisor, which runs in the container for every verb. Must not contain a single quote.
-static SUPERVISOR: LazyLock<String> =
-    LazyLock::new(|| compact(concat!(include_str!("follow.sh"), include_str!("supervisor.sh"))));
+static SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
+    compact(concat!(
+        include_str!("follow.sh"),
+        include_str!("supervisor.sh"),
+        include_str!("verbs.sh")
+    ))
+});
+/// The supervisor in tasks with a container of the job's own.
+static JOB_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
+    compact(concat!(
+        include_str!("follow.sh"),
+        include_str!("supervisor.sh"),
+        include_str!("job.sh"),
+        include_str!("verbs.sh")
+    ))
+});
 /// The supervisor for a terminal: output goes in armor.
-pub(super) static ARMORED_SUPERVISOR: LazyLock<String> =
-    LazyLock::new(|| compact(concat!(include_str!("armor.sh"), include_str!("supervisor.sh"))));
+pub(super) static ARMORED_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
+    compact(concat!(
+        include_str!("armor.sh"),
+        include_str!("supervisor.sh"),
+        include_str!("job.sh"),
+        include_str!("verbs.sh")
+    ))
+});
 /// The wrapper, which is the script's parent in the container. Must not contain a single quote.
-pub(super) static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
+static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
+/// The wrapper that can also place a script for the job's container.
+pub(super) static ANY_WRAPPER: LazyLock<String> =
+    LazyLock::new(|| compact(concat!(include_str!("place.sh"), include_str!("wrapper.sh"))));
 
 /// Removes comments and indentation, which would otherwise be sent with every command. Comments
 /// must have lines of their own, and no string may span lines.
@@ -32,13 +55,66 @@ pub(super) fn compact(program: &str) -> String {
 pub struct Command {
     verb: &'static str,
     nonce: String,
-    directory: String,
-    run: String,
+    place: Place,
     arguments: Vec<String>,
 }
 
-pub(super) fn probe(nonce: &str, name: &str) -> Command {
-    Command::new("probe", nonce, "", "", &[name])
+/// The directories that a command is about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Place {
+    /// The coordinator's private directory.
+    directory: String,
+    /// The run.
+    run: String,
+    /// The directory that the job's container shares; empty in tasks without one.
+    shared: String,
+    /// Whether the run is in the job's container.
+    is_in_job: bool,
+}
+
+impl Place {
+    fn of(facts: &ShellFacts, order: &RunOrder) -> Self {
+        Self {
+            directory: facts.run_dir.clone(),
+            run: order.run.as_str().to_owned(),
+            shared: facts.job.as_ref().map_or_else(String::new, |job| job.run_dir.clone()),
+            is_in_job: order.container == RunContainer::Job,
+        }
+    }
+}
+
+pub(super) fn probe(nonce: &str, name: &str, shared: Option<&SharedVolume>) -> Command {
+    let Some(SharedVolume { run, builds, cache }) = shared else {
+        return Command::new("probe", nonce, Place::default(), &[name]);
+    };
+    let place = Place { shared: run.clone(), ..Place::default() };
+    Command::new("probe", nonce, place, &[name, builds, cache, &job_loop(run).replace('\n', "^")])
+}
+
+/// The loop that runs in the job's container. Must not contain a circumflex, which stands for the
+/// ends of its lines where it is sent.
+fn job_loop(run: &str) -> String {
+    let mut text = "_runs=".to_owned();
+    quote(&mut text, &format!("{run}/runs"));
+    text.push('\n');
+    text.push_str(&compact(include_str!("loop.sh")));
+    text
+}
+
+/// The command of the container with the job's image: arguments for the image's own entry point.
+///
+/// It waits until the supervisor has put the loop into the shared directory `run`, and becomes that
+/// loop. So a task definition stays as it is when the loop changes. It ends at once on SIGTERM.
+#[must_use]
+pub fn job_container_command(run: &str) -> [String; 3] {
+    let mut file = String::new();
+    quote(&mut file, &format!("{run}/loop.sh"));
+    let program = format!(
+        "trap \"exit 143\" TERM; \
+         until [ -f {file} ]; do {{ sleep 0.1 2>/dev/null || sleep 1; }} & wait \"$!\"; done; \
+         . {file}"
+    );
+    ["sh".to_owned(), "-c".to_owned(), program]
 }
 
 pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &Bytes) -> Command {
@@ -56,49 +132,42 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
         &program,
     ];
     arguments.extend(interpreter.argument.as_deref());
-    Command::new("start", nonce, &facts.run_dir, order.run.as_str(), &arguments)
+    Command::new("start", nonce, Place::of(facts, order), &arguments)
 }
 
-pub(super) fn attach(nonce: &str, facts: &ShellFacts, run: &RunId, from: u64) -> Command {
+pub(super) fn attach(nonce: &str, facts: &ShellFacts, order: &RunOrder, from: u64) -> Command {
     Command::new(
         "attach",
         nonce,
-        &facts.run_dir,
-        run.as_str(),
+        Place::of(facts, order),
         &[&from.to_string(), flag(facts.follows_with_tail)],
     )
 }
 
-pub(super) fn signal(nonce: &str, facts: &ShellFacts, run: &RunId, signal: Signal) -> Command {
+pub(super) fn signal(nonce: &str, facts: &ShellFacts, order: &RunOrder, signal: Signal) -> Command {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Kill => "KILL",
     };
-    Command::new("signal", nonce, &facts.run_dir, run.as_str(), &[name])
+    Command::new("signal", nonce, Place::of(facts, order), &[name])
 }
 
 impl Command {
-    fn new(
-        verb: &'static str,
-        nonce: &str,
-        directory: &str,
-        run: &str,
-        arguments: &[&str],
-    ) -> Self {
-        let owned = |text: &str| text.to_owned();
-        let arguments = arguments.iter().copied().map(owned).collect();
-        Self { verb, nonce: owned(nonce), directory: owned(directory), run: owned(run), arguments }
+    fn new(verb: &'static str, nonce: &str, place: Place, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { verb, nonce: nonce.to_owned(), place, arguments }
     }
 
     /// Formats a line for the user's login shell. It begins with `exec`, so that no shell stays as
     /// a process of its own.
     #[must_use]
     pub fn line(&self) -> String {
-        let mut line = String::with_capacity(SUPERVISOR.len() + WRAPPER.len() + 512);
+        let supervisor = if self.place.shared.is_empty() { &SUPERVISOR } else { &JOB_SUPERVISOR };
+        let wrapper = if self.place.is_in_job { &ANY_WRAPPER } else { &WRAPPER };
+        let mut line = String::with_capacity(supervisor.len() + wrapper.len() + 512);
         line.push_str("exec /bin/sh -c ");
-        for word in [&SUPERVISOR, "fargate", &WRAPPER, self.verb, &self.nonce]
-            .into_iter()
-            .chain(self.rest())
+        for word in
+            [supervisor, "fargate", wrapper, self.verb, &self.nonce].into_iter().chain(self.rest())
         {
             quote(&mut line, word);
             line.push(' ');
@@ -138,7 +207,8 @@ impl Command {
     }
 
     fn rest(&self) -> impl Iterator<Item = &str> {
-        [self.directory.as_str(), self.run.as_str()]
+        let Place { directory, run, shared, is_in_job } = &self.place;
+        [directory.as_str(), run, shared, if *is_in_job { "job" } else { "" }]
             .into_iter()
             .chain(self.arguments.iter().map(String::as_str))
     }
@@ -159,23 +229,33 @@ pub(super) fn quote(command: &mut String, word: &str) {
 
 #[cfg(test)]
 mod tests {
+    use states::JobShell;
+
     use super::*;
 
     #[test]
     fn the_programs_have_no_single_quote() {
         // A program is then one quoted word, however the login shell treats escapes.
         assert!(
-            [&SUPERVISOR, &ARMORED_SUPERVISOR, &WRAPPER]
+            [&SUPERVISOR, &JOB_SUPERVISOR, &ARMORED_SUPERVISOR, &WRAPPER, &ANY_WRAPPER]
                 .iter()
                 .all(|program| !program.contains('\''))
         );
+        // It is sent as one line of one quoted word.
+        let text = compact(include_str!("loop.sh"));
+        assert!(!text.contains(['\'', '^']));
     }
 
     /// As root, `rm` would delete the device for all processes.
     #[test]
     fn no_variable_of_the_programs_is_the_null_device() {
-        let programs =
-            [SUPERVISOR.as_str(), &ARMORED_SUPERVISOR, &WRAPPER, include_str!("terminal/shell.sh")];
+        let programs = [
+            JOB_SUPERVISOR.as_str(),
+            &ARMORED_SUPERVISOR,
+            &ANY_WRAPPER,
+            include_str!("loop.sh"),
+            include_str!("terminal/shell.sh"),
+        ];
         assert!(
             programs
                 .iter()
@@ -185,8 +265,12 @@ mod tests {
 
     #[test]
     fn commands_stay_far_below_the_kernels_limit() {
-        let facts =
-            ShellFacts { run_dir: "/tmp/x".into(), follows_with_tail: true, has_setsid: true };
+        let facts = ShellFacts {
+            run_dir: "/tmp/x".into(),
+            follows_with_tail: true,
+            has_setsid: true,
+            job: None,
+        };
         let order = RunOrder {
             run: RunId::new("0001-a").unwrap(),
             stage: "a".into(),
@@ -195,6 +279,16 @@ mod tests {
         };
         let script = Bytes::from(vec![b'x'; 10_000_000]);
         assert!(start("nonce", &facts, &order, &script).line().len() < 8 * 1024);
+        // Those for a container of the job's own need more.
+        let job = JobShell {
+            run_dir: "/fargate/runs".into(),
+            has_bash: true,
+            has_setsid: true,
+            can_edit_hosts: true,
+        };
+        let facts = ShellFacts { job: Some(job), ..facts };
+        let order = RunOrder { container: RunContainer::Job, ..order };
+        assert!(start("nonce", &facts, &order, &script).line().len() < 16 * 1024);
     }
 
     #[test]

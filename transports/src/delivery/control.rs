@@ -1,6 +1,6 @@
 //! The control lines of the supervisor, on its stderr.
 
-use states::{ShellFacts, foreign_text::clipped};
+use states::{JobShell, ShellFacts, foreign_text::clipped};
 
 /// Bytes of other text on stderr that are kept to explain a failure.
 const NOISE_KEPT: usize = 2000;
@@ -14,13 +14,21 @@ const LONGEST_DIRECTORY: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     Ready(ShellFacts),
+    /// Comes before `Ready`, in tasks with a container of the job's own.
+    Job(JobShell),
     NoPlace,
+    /// The job's container does not take orders.
+    NotUp,
     Started,
-    NotStarted,
+    /// Why, if the supervisor says so itself.
+    NotStarted(String),
     NoInterpreter(String),
     Truncated(String),
     Damaged,
-    Exit { code: i32, total: u64 },
+    Exit {
+        code: i32,
+        total: u64,
+    },
     Lost(String),
     Unknown(String),
     Done,
@@ -82,9 +90,11 @@ fn parse(text: &str) -> Reply {
     let nonsense = || Reply::Nonsense(clipped(text));
     match kind {
         "ready" => facts(rest).map_or_else(nonsense, Reply::Ready),
+        "job" => job(rest).map_or_else(nonsense, Reply::Job),
         "noplace" => Reply::NoPlace,
+        "notup" => Reply::NotUp,
         "started" => Reply::Started,
-        "notstarted" => Reply::NotStarted,
+        "notstarted" => Reply::NotStarted(clipped(rest)),
         "nointerpreter" => Reply::NoInterpreter(clipped(rest)),
         "damaged" => Reply::Damaged,
         "truncated" => Reply::Truncated(clipped(rest)),
@@ -103,14 +113,25 @@ fn parse(text: &str) -> Reply {
 
 fn facts(text: &str) -> Option<ShellFacts> {
     let mut words = text.splitn(3, ' ');
-    let mut flag = || match words.next()? {
+    let (follows_with_tail, has_setsid) = (flag(words.next())?, flag(words.next())?);
+    let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
+    Some(ShellFacts { run_dir, follows_with_tail, has_setsid, job: None })
+}
+
+fn job(text: &str) -> Option<JobShell> {
+    let mut words = text.splitn(4, ' ');
+    let mut next = || flag(words.next());
+    let (has_bash, has_setsid, can_edit_hosts) = (next()?, next()?, next()?);
+    let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
+    Some(JobShell { run_dir, has_bash, has_setsid, can_edit_hosts })
+}
+
+fn flag(word: Option<&str>) -> Option<bool> {
+    match word? {
         "1" => Some(true),
         "0" => Some(false),
         _ => None,
-    };
-    let (follows_with_tail, has_setsid) = (flag()?, flag()?);
-    let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
-    Some(ShellFacts { run_dir, follows_with_tail, has_setsid })
+    }
 }
 
 /// Whether `name` can be the run directory. Snapshots hold it, and the journal records it with each
@@ -150,8 +171,22 @@ mod tests {
             run_dir: "/tmp/with space".into(),
             follows_with_tail: true,
             has_setsid: false,
+            job: None,
         };
         assert_eq!(replies, [Reply::Ready(facts)]);
+    }
+
+    #[test]
+    fn reads_the_job_containers_facts() {
+        let (read, _) =
+            replies(&[b"n0nce job 1 0 1 /fargate/runs\nn0nce job 1 x 1 /fargate/runs\n"]);
+        let job = JobShell {
+            run_dir: "/fargate/runs".into(),
+            has_bash: true,
+            has_setsid: false,
+            can_edit_hosts: true,
+        };
+        assert_eq!(read, [Reply::Job(job), Reply::Nonsense("job 1 x 1 /fargate/runs".into())]);
     }
 
     #[test]

@@ -86,9 +86,10 @@ impl Followed {
             Reply::Exit { code, total } => {
                 self.exit = Some((code, total));
             }
-            Reply::NotStarted => {
+            Reply::NotStarted(why) if why.is_empty() => {
                 return Err(RunError::NotStarted(self.reason("no reason was given")));
             }
+            Reply::NotStarted(why) => return Err(RunError::NotStarted(why)),
             Reply::NoInterpreter(program) => {
                 return Err(RunError::NotStarted(format!(
                     "the script's first line asks for {program}, which is not in the container: the image must have it, in PATH"

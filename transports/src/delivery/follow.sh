@@ -15,7 +15,7 @@ await_departure() {
 copy() { cat <&5 || exit; }
 follow() {
   printf "%s begin\n" "$_mark"
-  if [ "$2" = 1 ]; then
+  if [ "$2" = 1 ] && [ -z "$_container" ]; then
     follow_with_tail "$1"
     return
   fi

@@ -32,11 +32,43 @@
 //! own script: its exit status, its end, the size of its output. The job controls all of these
 //! anyway. Replies are parsed strictly and bounded, and affect no other job.
 //!
+//! # The job's own container
+//!
+//! A job with an image of its own has two containers in one task. Both have a volume, but neither
+//! processes nor a root file system in common. Commands of the protocol run in the coordinator, and
+//! scripts run in either ([`states::RunContainer`]).
+//!
+//! ```text
+//! coordinator                 volume                              job's container
+//!                             <run>/loop.sh                       sh -c "…; . <run>/loop.sh"
+//! supervisor ─ place.sh ───▶  <run>/runs/<run id>/script …
+//!            ─ a line ─────▶  <run>/runs/orders (FIFO) ─────────▶ the loop starts the script
+//!            ◀── follows ───  <run>/runs/<run id>/out, exit ◀──── the loop's wrapper writes
+//! ```
+//!
+//! - The container's command is [`job_container_command`]: it waits until [`probe`] has put the
+//!   loop there. So scripts are children of the image's own entry point and have its environment,
+//!   user and working directory. Nothing of the image is used but `sh` and its builtins, and
+//!   `sleep` and `setsid` if they exist.
+//! - The loop starts a run once, however often it is ordered. It sends signals to the script's
+//!   process group. Without `setsid`, and in shells that cannot make a group without a terminal, it
+//!   finds the script's processes through `/proc`.
+//! - Process ids mean nothing in the other container. A supervisor sees the end of a wrapper, and
+//!   of the loop, at a FIFO that only these have open for writing.
+//! - The supervisor counts the output, because the image may have no `wc`.
+//! - The job may be root in its container, so everything in the volume may be a link to a file of
+//!   the coordinator. The supervisor opens a file first, and then compares the descriptor's path in
+//!   `/proc` with the one that it meant. It creates files only where none are, in a directory that
+//!   it has checked in the same way.
+//!
+//! # What the container must have
+//!
 //! It needs `sh`, `cat`, `dd`, `mkdir`, `mv`, `rm`, `sleep`, `tail`, `tr` and `wc`: dash, bash or
 //! busybox are enough. With `sha256sum`, the script's digest is checked on arrival; without it,
 //! only its size. `head` and `mkfifo` are used if they exist. With GNU `tail`, or busybox's
 //! `inotifyd`, the kernel announces writes to the spool (inotify); otherwise the supervisor polls
-//! it every 50 ms.
+//! it every 50 ms. With a job's own container, the coordinator also needs `chmod`, `mkfifo`,
+//! `readlink` and `rmdir`.
 
 mod command;
 mod control;
@@ -49,32 +81,40 @@ pub mod terminal;
 
 use bytes::Bytes;
 use states::{
-    ConnectCause, ConnectError, ConnectErrorKind, RunError, RunId, RunOrder, ShellFacts, Signal,
+    ConnectCause, ConnectError, ConnectErrorKind, RunError, RunOrder, SharedVolume, ShellFacts,
+    Signal,
 };
 
-pub use command::Command;
+pub use command::{Command, job_container_command};
 pub use exec::{Channel, Chunk, Exec};
 pub use follow::Followed;
 pub use session::Session;
 
 use control::{Control, Reply};
 
-/// Detects what the container's shell supports, and makes the job's private directory there.
+/// Detects what the container's shell supports, and makes the job's private directory there. With a
+/// shared volume, also gives the job's container its loop, and waits some seconds until it runs.
 ///
 /// # Errors
-/// When there is no usable shell, or no writable directory.
-pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
+/// When there is no usable shell, no writable directory, or the job's container does not come up.
+pub async fn probe(
+    exec: &dyn Exec,
+    shared: Option<&SharedVolume>,
+) -> Result<ShellFacts, ConnectError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
     let fail = |kind, cause, message: String| ConnectError { kind, message, cause };
-    let mut channel =
-        exec.exec(command::probe(&nonce, &self::nonce()), Bytes::new()).await.map_err(|e| {
+    let mut channel = exec
+        .exec(command::probe(&nonce, &self::nonce(), shared), Bytes::new())
+        .await
+        .map_err(|e| {
             fail(
                 ConnectErrorKind::Interrupted,
                 ConnectCause::FirstCommandLost,
                 format!("the connection ended before a command could be run: {e}"),
             )
         })?;
+    let mut job = None;
     loop {
         match channel.next().await {
             Chunk::Out(_) => {}
@@ -100,7 +140,17 @@ pub async fn probe(exec: &dyn Exec) -> Result<ShellFacts, ConnectError> {
         }
         while let Some(reply) = control.reply() {
             match reply {
-                Reply::Ready(facts) => return Ok(facts),
+                Reply::Ready(facts) if shared.is_some() == job.is_some() => {
+                    return Ok(ShellFacts { job, ..facts });
+                }
+                Reply::Job(shell) => job = Some(shell),
+                Reply::NotUp => {
+                    return Err(fail(
+                        ConnectErrorKind::JobContainerNotUp,
+                        ConnectCause::General,
+                        "the container with the job's image does not take scripts".to_owned(),
+                    ));
+                }
                 Reply::NoPlace => {
                     return Err(fail(
                         ConnectErrorKind::NoShell,
@@ -142,12 +192,12 @@ pub async fn start(
 pub async fn attach(
     exec: &dyn Exec,
     facts: &ShellFacts,
-    run: &RunId,
+    order: &RunOrder,
     from: u64,
 ) -> Result<Followed, RunError> {
     let nonce = nonce();
     let channel = exec
-        .exec(command::attach(&nonce, facts, run, from), Bytes::new())
+        .exec(command::attach(&nonce, facts, order, from), Bytes::new())
         .await
         .map_err(RunError::ConnectionLost)?;
     Ok(Followed::new(channel, &nonce, from))
@@ -160,13 +210,13 @@ pub async fn attach(
 pub async fn signal(
     exec: &dyn Exec,
     facts: &ShellFacts,
-    run: &RunId,
+    order: &RunOrder,
     signal: Signal,
 ) -> Result<(), RunError> {
     let nonce = nonce();
     let mut control = Control::new(&nonce);
     let mut channel = exec
-        .exec(command::signal(&nonce, facts, run, signal), Bytes::new())
+        .exec(command::signal(&nonce, facts, order, signal), Bytes::new())
         .await
         .map_err(RunError::ConnectionLost)?;
     loop {

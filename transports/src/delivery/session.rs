@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use states::{
-    ConnectError, Greeting, HostIdentity, RunError, RunId, RunOrder, ShellFacts, Signal, Target,
+    ConnectError, Greeting, HostIdentity, RunError, RunOrder, ShellFacts, Signal, Target,
 };
 
 use super::{Exec, Followed};
@@ -26,7 +26,7 @@ impl Session {
     ) -> Result<(Self, Greeting), ConnectError> {
         let facts = match &target.facts {
             Some(facts) => facts.clone(),
-            None => super::probe(&exec).await?,
+            None => super::probe(&exec, target.shared.as_ref()).await?,
         };
         let greeting = Greeting { identity, facts: facts.clone() };
         Ok((Self { exec: Box::new(exec), facts }, greeting))
@@ -40,12 +40,12 @@ impl states::Session for Session {
         super::start(&*self.exec, &self.facts, order, script).await
     }
 
-    async fn attach(&self, run: &RunId, from: u64) -> Result<Followed, RunError> {
-        super::attach(&*self.exec, &self.facts, run, from).await
+    async fn attach(&self, order: &RunOrder, from: u64) -> Result<Followed, RunError> {
+        super::attach(&*self.exec, &self.facts, order, from).await
     }
 
-    async fn signal(&self, run: &RunId, signal: Signal) -> Result<(), RunError> {
-        super::signal(&*self.exec, &self.facts, run, signal).await
+    async fn signal(&self, order: &RunOrder, signal: Signal) -> Result<(), RunError> {
+        super::signal(&*self.exec, &self.facts, order, signal).await
     }
 
     async fn close(self) {

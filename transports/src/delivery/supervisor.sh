@@ -1,7 +1,9 @@
 # Runs in the container for every verb: probe, start, attach, signal. Comments and indentation are not sent. Names begin
-# with an underscore, so that no environment variable changes for the script.
-_wrapper=$1 _verb=$2 _mark=$3 _directory=$4 _run=$4/$5
-shift 5
+# with an underscore, so that no environment variable changes for the script. The verbs follow in verbs.sh. In tasks
+# with a container of the job's own, job.sh comes before them.
+_wrapper=$1 _verb=$2 _mark=$3 _directory=$4 _name=$5 _shared=$6 _container=$7
+shift 7
+_run=$_directory/$_name _out=$_run/out
 # A process without children writes, because busybox drops output that a SIGCHLD interrupts.
 say() { (printf "%s %s\n" "$_mark" "$*" >&2); }
 nap() { sleep 0.05 2>/dev/null || sleep 1; }
@@ -51,7 +53,7 @@ until_it_watches() {
 }
 # Opens the spool from byte $1, as descriptor 5.
 open_spool() {
-  { command exec 5<"$_run/out"; } 2>/dev/null || exec 5</dev/null
+  { command exec 5<"$_out"; } 2>/dev/null || exec 5</dev/null
   # dd moves the offset of the shared descriptor.
   [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
 }
@@ -137,41 +139,8 @@ find_interpreter() {
   *) return 1 ;;
   esac
 }
-case $_verb in
-probe)
-  for _parent in "$TMPDIR" /tmp /var/tmp "$HOME" /dev/shm; do
-    case $_parent in /*) ;; *) continue ;; esac
-    [ -d "$_parent" ] || continue
-    # Hidden: scripts clean up with rm -rf /tmp/*.
-    _directory=$_parent/.fargate-$1
-    mkdir -m 700 "$_directory" || continue
-    (echo ok >"$_directory/probe") && rm "$_directory/probe" || { rm -rf "$_directory"; continue; }
-    _has_gnu_tail=0 _has_setsid=0
-    case $(tail --version 2>&1) in *GNU*) _has_gnu_tail=1 ;; esac
-    if command -v setsid >/dev/null 2>&1; then _has_setsid=1; fi
-    say "ready $_has_gnu_tail $_has_setsid $_directory"
-    exit 0
-  done
-  say "noplace"
-  ;;
-start)
-  _forget=$1 _size=$2 _digest=$3 _has_gnu_tail=$4 _has_setsid=$5 _interpreter=$6
-  shift 6
-  [ -z "$_forget" ] || rm -rf "${_directory:?}/$_forget"
-  [ -d "$_directory" ] || mkdir -p -m 700 "$_directory"
-  _upload=$_directory/upload.$$
-  receive "$_size" >"$_upload" || { rm -f "$_upload"; say notstarted; exit 0; }
-  _sum=$(sha256sum <"$_upload" 2>/dev/null)
-  case $_sum in
-  "$_digest"*) ;;
-  *)
-    _count=$(wc -c <"$_upload")
-    [ "$((_count))" = "$_size" ] || { rm -f "$_upload"; say "truncated $((_count))"; exit 0; }
-    # Without sha256sum, only the size is checked.
-    [ -z "$_sum" ] || { rm -f "$_upload"; say damaged; exit 0; }
-    ;;
-  esac
-  find_interpreter || { rm -f "$_upload"; say nointerpreter "$_interpreter"; exit 0; }
+forget() { rm -rf "${_directory:?}/$1"; }
+start_run() {
   # A foreground pipeline: a background process of a shell ignores SIGINT and SIGQUIT for ever. Its end of file means
   # that the wrapper is gone.
   if [ "$_has_setsid" = 1 ]; then _setsid=setsid; else _setsid=; fi
@@ -187,20 +156,5 @@ start)
     exec 6<&0
     follow 0 "$_has_gnu_tail"
   }
-  ;;
-attach)
-  [ -d "$_run" ] || { say "unknown there is no $_run"; exit 0; }
-  attach "$1" "$2"
-  ;;
-signal)
-  # A start that a killed driver sent may still arrive. Whichever makes the directory first decides whether the script
-  # runs.
-  if mkdir "$_run" 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
-  _tries=0
-  until is_placed || has_ended || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
-  if is_placed && ! has_ended; then
-    kill "-$1" "-$_group" 2>/dev/null || kill "-$1" "$_group" 2>/dev/null
-  fi
-  say done
-  ;;
-esac
+}
+send_signal() { kill "-$1" "-$_group" 2>/dev/null || kill "-$1" "$_group" 2>/dev/null; }

@@ -121,7 +121,7 @@ impl<A: ExecApi> Interactive for ExecTransport<A> {
         let run = RunId::new(format!("command-{:016x}", rand::random::<u64>()))
             .map_err(|e| lost(e.to_string()))?;
         let order = RunOrder {
-            run: run.clone(),
+            run,
             stage: "command".to_owned(),
             forget: None,
             container: states::RunContainer::Coordinator,
@@ -130,13 +130,13 @@ impl<A: ExecApi> Interactive for ExecTransport<A> {
             .start(&order, Bytes::from(command.to_owned()))
             .await
             .map_err(|e| lost(e.to_string()))?;
-        Ok(Box::new(ExecCommand { run, followed, session }))
+        Ok(Box::new(ExecCommand { order, followed, session }))
     }
 }
 
 /// A command without a terminal.
 struct ExecCommand {
-    run: RunId,
+    order: RunOrder,
     followed: Followed,
     session: Session,
 }
@@ -161,7 +161,7 @@ impl delivery::Channel for ExecCommand {
 #[async_trait]
 impl Command for ExecCommand {
     async fn end(&mut self) -> bool {
-        self.session.signal(&self.run, Signal::Term).await.is_ok()
+        self.session.signal(&self.order, Signal::Term).await.is_ok()
     }
 
     async fn close(self: Box<Self>) {

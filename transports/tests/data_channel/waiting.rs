@@ -115,7 +115,12 @@ impl ExecApi for Aws {
 }
 
 fn facts() -> ShellFacts {
-    ShellFacts { run_dir: "/tmp/run".to_owned(), follows_with_tail: true, has_setsid: true }
+    ShellFacts {
+        run_dir: "/tmp/run".to_owned(),
+        follows_with_tail: true,
+        has_setsid: true,
+        job: None,
+    }
 }
 
 /// The target of a job whose container was reached before.

@@ -223,7 +223,7 @@ async fn a_few_channels_that_a_server_opens_are_only_refused() {
     };
     let _run = session.start(&order, Bytes::from_static(b"echo")).await.unwrap();
     // Answered over the same connection, behind the refusals.
-    let attached = session.attach(&order.run, 0).await;
+    let attached = session.attach(&order, 0).await;
     assert!(attached.is_ok(), "{:?}", attached.err());
     assert_eq!(seen.channels_accepted.load(Ordering::Relaxed), 0);
 }

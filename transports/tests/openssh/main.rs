@@ -305,7 +305,7 @@ async fn a_cut_connection_resumes_at_the_next_byte() {
     let known =
         Target { pinned: Some(greeting.identity), facts: Some(greeting.facts), ..target(&sshd) };
     let (session, _) = transport(&sshd).connect(&known).await.unwrap();
-    let mut run = session.attach(&RunId::new("cut").unwrap(), output.len() as u64).await.unwrap();
+    let mut run = session.attach(&order("cut"), output.len() as u64).await.unwrap();
     let rest = follow(&mut run).await;
     output.extend_from_slice(&rest.output);
     let expected = (0..20_000).map(|i| format!("line {i}\n")).collect::<String>().repeat(2);
@@ -341,7 +341,7 @@ async fn a_run_that_is_dropped_leaves_no_supervisor() {
         .await
         .expect("the supervisor ends with its channel");
     // Over the same connection, which stays open.
-    let mut run = session.attach(&order("run").run, 0).await.unwrap();
+    let mut run = session.attach(&order("run"), 0).await.unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
     std::fs::write(go, "").unwrap();
     assert_eq!(follow(&mut run).await.ended, Ok((3, 6)));
@@ -360,7 +360,7 @@ async fn signals_reach_the_script() {
         .await
         .unwrap();
     while !matches!(run.next().await.unwrap(), RunEvent::Output(_)) {}
-    session.signal(&order("run").run, Signal::Term).await.unwrap();
+    session.signal(&order("run"), Signal::Term).await.unwrap();
     let ended = follow(&mut run).await;
     assert_eq!((ended.output.as_slice(), ended.ended), (&b"bye\n"[..], Ok((7, 10))));
 }
@@ -383,11 +383,9 @@ async fn a_signal_to_a_script_that_floods_is_answered() {
         }
     }
     for signal in [Signal::Term, Signal::Kill] {
-        let sent = tokio::time::timeout(
-            Duration::from_secs(20),
-            session.signal(&order("run").run, signal),
-        )
-        .await;
+        let sent =
+            tokio::time::timeout(Duration::from_secs(20), session.signal(&order("run"), signal))
+                .await;
         assert_eq!(sent, Ok(Ok(())), "{signal:?}");
     }
     // Nothing is lost: the verdict comes after all output.

@@ -20,7 +20,7 @@ use transports::{
 use crate::{
     local::{By, Local, Surroundings},
     pty::Pty,
-    steps::{follow, order, run_id},
+    steps::{follow, order},
 };
 
 /// The end of the script, which is not delivered.
@@ -63,7 +63,7 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
     let (boot, pty) = local.boot().unwrap();
     let terminal = Slow(Arc::new(Line { pty, holds: AtomicBool::new(true), held: Notify::new() }));
     let shell = TerminalShell::boot(terminal.clone(), &boot).await.unwrap();
-    let facts: ShellFacts = delivery::probe(&shell).await.unwrap();
+    let facts: ShellFacts = delivery::probe(&shell, None).await.unwrap();
     // One piece of 16 KiB and one of sixty bytes, which are fewer than any verb has: a comment.
     let mut script = "echo ran >>executions\n".to_owned();
     while script.len() < 16 * 1024 + HELD {
@@ -79,7 +79,7 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
     // At once: a cancel does not wait for a time-out.
     let signalled = timeout(
         Duration::from_secs(4),
-        delivery::signal(&shell, &facts, &run_id("run"), Signal::Term),
+        delivery::signal(&shell, &facts, &order("run"), Signal::Term),
     )
     .await;
     assert!(matches!(signalled, Ok(Err(RunError::ConnectionLost(_)))), "{signalled:?}");
@@ -101,7 +101,7 @@ async fn input_after_an_abandoned_start_is_not_part_of_the_script() {
     // A new session, as the driver opens it.
     let (boot, pty) = local.boot().unwrap();
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
-    let unknown = delivery::signal(&shell, &facts, &run_id("run"), Signal::Term).await;
+    let unknown = delivery::signal(&shell, &facts, &order("run"), Signal::Term).await;
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
     let again = follow(
         delivery::start(&shell, &facts, &order("again"), Bytes::from_static(b"echo again; exit 3"))
@@ -120,7 +120,7 @@ async fn a_run_starts_at_once_after_another_has_ended() {
     let local = Local::new(Surroundings::System, By::Terminal);
     let (boot, pty) = local.boot().unwrap();
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
-    let facts = delivery::probe(&shell).await.unwrap();
+    let facts = delivery::probe(&shell, None).await.unwrap();
     for number in 0..20 {
         let started = delivery::start(
             &shell,
@@ -149,7 +149,7 @@ async fn the_end_of_a_session_does_not_stop_a_starting_script() {
     let (boot, pty) = local.boot().unwrap();
     let leader = local.groups.lock().unwrap()[0];
     let shell = TerminalShell::boot(pty, &boot).await.unwrap();
-    let facts = delivery::probe(&shell).await.unwrap();
+    let facts = delivery::probe(&shell, None).await.unwrap();
     let script = Bytes::from_static(b"echo ran >>executions; sleep 1; echo said; exit 3");
     let _followed = delivery::start(&shell, &facts, &order("run"), script.clone()).await.unwrap();
     let directory = std::path::Path::new(&facts.run_dir).join("run");

@@ -51,7 +51,7 @@ pub(crate) async fn no_writable_directory(mut local: Local) {
         local.env.insert(variable.to_owned(), "/proc".to_owned());
     }
     local.replaced = vec![("/tmp /var/tmp", "/proc"), ("/dev/shm", "/proc")];
-    let refused = delivery::probe(&local).await.unwrap_err();
+    let refused = delivery::probe(&local, None).await.unwrap_err();
     assert_eq!(refused.kind, ConnectErrorKind::NoShell);
     assert!(
         refused.message.contains("/proc/.fargate-")
@@ -63,6 +63,7 @@ pub(crate) async fn no_writable_directory(mut local: Local) {
         run_dir: "/proc/fargate-x".to_owned(),
         follows_with_tail: true,
         has_setsid: true,
+        job: None,
     };
     let refused = follow(start(&local, &facts, "run", "echo ran").await).await;
     assert!(

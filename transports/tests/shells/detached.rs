@@ -6,9 +6,7 @@ use transports::delivery;
 
 use crate::{
     local::Local,
-    steps::{
-        attach, facts, follow, kill, noise, order, read, run, run_id, runs, start, text, until,
-    },
+    steps::{attach, facts, follow, kill, noise, order, read, run, runs, start, text, until},
 };
 
 pub(crate) async fn background_process_does_not_hold_the_run(local: Local) {
@@ -88,7 +86,7 @@ async fn signalled(local: &Local, signal: Signal) -> (Result<i32, RunError>, Vec
     while output.iter().filter(|b| **b == b'\n').count() < 2 {
         output.extend(read(&mut run, 1).await);
     }
-    delivery::signal(local, &facts, &run_id("group"), signal).await.unwrap();
+    delivery::signal(local, &facts, &order("group"), signal).await.unwrap();
     drop(run);
     let outcome = follow(attach(local, &facts, "group", output.len() as u64).await).await;
     (outcome.map(|(_, code, _)| code), text(&output).lines().map(str::to_owned).collect())
@@ -97,8 +95,8 @@ async fn signalled(local: &Local, signal: Signal) -> (Result<i32, RunError>, Vec
 pub(crate) async fn signals_after_the_end(local: Local) {
     let facts = facts(&local).await;
     run(&local, &facts, "over", "true").await;
-    delivery::signal(&local, &facts, &run_id("over"), Signal::Term).await.unwrap();
-    let unknown = delivery::signal(&local, &facts, &run_id("never"), Signal::Term).await;
+    delivery::signal(&local, &facts, &order("over"), Signal::Term).await.unwrap();
+    let unknown = delivery::signal(&local, &facts, &order("never"), Signal::Term).await;
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
 }
 
@@ -106,7 +104,7 @@ pub(crate) async fn signals_after_the_end(local: Local) {
 /// such run. When the start arrives after all, its script must not run.
 pub(crate) async fn signal_claims_a_start_in_flight(local: Local) {
     let facts = facts(&local).await;
-    let unknown = delivery::signal(&local, &facts, &run_id("late"), Signal::Term).await;
+    let unknown = delivery::signal(&local, &facts, &order("late"), Signal::Term).await;
     assert!(matches!(unknown, Err(RunError::Unknown(_))), "{unknown:?}");
     let late = follow(start(&local, &facts, "late", "echo ran >executions").await).await;
     assert!(late.is_err(), "{late:?}");
@@ -122,7 +120,7 @@ pub(crate) async fn signal_reaches_a_start_that_came_first(local: Local) {
     let run = start(&local, &facts, "first", "sleep 1000").await;
     let place = std::path::Path::new(&facts.run_dir).join("first");
     until("the start has made its directory", || place.exists()).await;
-    delivery::signal(&local, &facts, &run_id("first"), Signal::Term).await.unwrap();
+    delivery::signal(&local, &facts, &order("first"), Signal::Term).await.unwrap();
     // Without setsid, the connection's own shell is in the signalled group.
     drop(run);
     let ended = follow(attach(&local, &facts, "first", 0).await).await;
@@ -197,7 +195,7 @@ pub(crate) async fn killed_wrapper(local: Local) {
     assert!(matches!(lost, Err(RunError::NoStatus(_))), "{lost:?}");
     let lost = follow(attach(&local, &facts, "run", 0).await).await;
     assert!(matches!(lost, Err(RunError::NoStatus(_))), "{lost:?}");
-    delivery::signal(&local, &facts, &run_id("run"), Signal::Term).await.unwrap();
+    delivery::signal(&local, &facts, &order("run"), Signal::Term).await.unwrap();
     until("what is left of the script can be ended", || !runs(text(&script).trim())).await;
 }
 

@@ -6,6 +6,8 @@
 mod abandoned;
 mod broken;
 mod detached;
+mod image;
+mod job;
 mod local;
 mod pieces;
 mod pty;
@@ -70,9 +72,61 @@ in_every_shell! {
     #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 
+/// Defines every case of the job's container, for every kind of image and of coordinator.
+macro_rules! in_every_image {
+    ($($(#[$attribute:meta])* $module:ident: $image:ident beside $surroundings:ident by $by:ident;)*) => {$(
+        mod $module {
+            use crate::{image::Image, job, local::{By, Local, Surroundings}};
+
+            in_every_image!(@cases [$(#[$attribute])*] $image $surroundings $by:
+                facts_are_correct, exit_codes, death_by_signal, output_is_exact_and_in_order, five_megabyte_script,
+                the_environment_is_the_images, interpreters, a_run_is_resumed_at_an_offset, a_script_runs_once,
+                an_order_that_was_not_given_is_given_again, term_reaches_every_process, kill_reaches_every_process,
+                signals_before_and_after, background_process_does_not_hold_the_run, forgotten_runs_are_removed,
+                the_end_of_the_container_ends_the_run, links_of_the_job_are_not_followed, a_container_that_is_not_up,
+                the_main_process_ends_on_sigterm,
+            );
+        }
+    )*};
+    (@cases $attributes:tt $image:ident $surroundings:ident $by:ident: $($case:ident,)*) => {$(
+        in_every_image!(@case $attributes $image $surroundings $by $case);
+    )*};
+    (@case [$($attribute:tt)*] $image:ident $surroundings:ident $by:ident $case:ident) => {
+        #[tokio::test]
+        $($attribute)*
+        async fn $case() {
+            let local = Local::new(Surroundings::$surroundings, By::$by);
+            tokio::time::timeout(std::time::Duration::from_secs(120), job::$case(local, Image::$image))
+                .await
+                .expect("the case takes seconds");
+        }
+    };
+}
+
+in_every_image! {
+    image_with_sh: Sh beside System by Pipes;
+    image_with_setsid: ShAndSetsid beside System by Pipes;
+    #[ignore = "needs bash"] image_with_bash: Bash beside Bash by Pipes;
+    #[ignore = "needs busybox"] image_with_busybox: Busybox beside BusyboxAlone by Pipes;
+    #[ignore = "needs root, bubblewrap and busybox"] image_with_a_user: Unprivileged beside System by Pipes;
+    image_with_sh_by_a_terminal: Sh beside System by Terminal;
+    #[ignore = "needs busybox"] image_with_busybox_by_a_terminal: Busybox beside BusyboxAlone by Terminal;
+    #[ignore = "needs root, bubblewrap and busybox"] image_with_a_user_by_a_terminal: Unprivileged beside System by Terminal;
+}
+
 /// Checks the programs' syntax by `sh -n`, in each shell.
 fn parses(shell: &[&str]) {
-    for program in ["follow.sh", "armor.sh", "supervisor.sh", "wrapper.sh", "terminal/shell.sh"] {
+    for program in [
+        "follow.sh",
+        "armor.sh",
+        "supervisor.sh",
+        "job.sh",
+        "verbs.sh",
+        "place.sh",
+        "wrapper.sh",
+        "loop.sh",
+        "terminal/shell.sh",
+    ] {
         let file =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/delivery").join(program);
         let checked = std::process::Command::new(shell[0])

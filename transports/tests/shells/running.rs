@@ -144,7 +144,7 @@ pub(crate) async fn startup_file_output_is_not_script_output(mut local: Local) {
     let facts = facts(&local).await;
     let (output, code, total) = run(&local, &facts, "quiet", "echo mine; exit 7").await;
     assert_eq!((text(&output), code, total), ("mine\n", 7, 5));
-    delivery::signal(&local, &facts, &run_id("quiet"), Signal::Term).await.unwrap();
+    delivery::signal(&local, &facts, &order("quiet"), Signal::Term).await.unwrap();
 }
 
 pub(crate) async fn forgotten_runs_are_removed(local: Local) {

@@ -25,7 +25,7 @@ pub(crate) fn order(name: &str) -> RunOrder {
 }
 
 pub(crate) async fn facts(local: &Local) -> ShellFacts {
-    delivery::probe(local).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.cause))
+    delivery::probe(local, None).await.unwrap_or_else(|e| panic!("{e}: {:?}", e.cause))
 }
 
 /// Output, exit status and the reported size.
@@ -67,7 +67,7 @@ pub(crate) async fn start(
 }
 
 pub(crate) async fn attach(local: &Local, facts: &ShellFacts, name: &str, from: u64) -> Followed {
-    delivery::attach(local, facts, &run_id(name), from).await.unwrap()
+    delivery::attach(local, facts, &order(name), from).await.unwrap()
 }
 
 /// Reads until at least `size` bytes have come.

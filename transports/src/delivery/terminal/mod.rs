@@ -15,50 +15,37 @@
 //!
 //! An unused session ends itself and its supervisors three minutes after the last verb. Scripts
 //! continue to run.
+//!
+//! The module `protocol` decides, without I/O. This one moves its bytes.
 
 pub mod armor;
 mod boot;
+mod protocol;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{
-    sync::{Mutex as LineLock, Notify, mpsc},
+    sync::Notify,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 pub use self::boot::{Boot, BootError};
 use self::{
-    armor::{ArmorDecoder, Packed, Piece, Raw},
-    boot::{PREAMBLE_KEPT, preamble, said},
+    boot::{Booting, Next},
+    protocol::{Event, Item, Progress, Protocol, Verb, next_piece},
 };
-use super::{
-    Channel, Chunk, Command, Exec,
-    queue::{Held, Queue},
-};
+use super::{Channel, Chunk, Command, Exec, queue::Queue};
 use crate::Terminal;
 
-/// How long the helper may take to answer a verb. Input that was sent before it may still be in
-/// transit.
-const ANSWER_WITHIN: Duration = Duration::from_secs(120);
-/// How often the helper is pinged: well within its three minutes, and within ECS's idle time-out of
-/// twenty.
-const PING_EVERY: Duration = Duration::from_secs(45);
-/// How long an abandoned follower may take to end by itself.
-const FOLLOWER_ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long closing may take: longer than ECS Exec gives a session to end.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
-/// Most bytes of input in one write to the terminal.
-const INPUT_PIECE: usize = 16 * 1024;
 /// The terminal's columns and rows: wide, so that no program wraps its lines.
 const SIZE: (u32, u32) = (200, 50);
 
@@ -71,51 +58,18 @@ pub struct TerminalShell<T: Terminal> {
 
 struct Inner<T> {
     terminal: T,
-    nonce: String,
     state: Mutex<State>,
-    /// The answers. A sender of a verb holds the lock until the answer has come.
-    line_lock: LineLock<mpsc::Receiver<String>>,
-    /// How many callers wait for an answer.
-    awaited_answers: AtomicUsize,
     /// Wakes the reader when the state has changed.
     wake: Notify,
-    /// Notifies when an abandoned follower has ended.
-    follower_ended: Notify,
+    /// Wakes all verbs when the protocol has changed.
+    changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
-    commands: HashMap<String, Listener>,
-    lost: Option<String>,
-    leaving: bool,
-    /// Followers whose channel was dropped. While one of them runs, the terminal cannot follow
-    /// another run.
-    abandoned_followers: HashSet<String>,
-    /// Whether a verb was sent and not answered. If its caller gave up, the container may read the
-    /// next bytes as the rest of a script, so the terminal cannot be used again.
-    is_verb_unanswered: bool,
-}
-
-/// An item in a command's queue.
-enum Item {
-    Chunk(Chunk),
-    /// Output, compressed until it is read: much of it may come before an answer.
-    Packed(Packed),
-}
-
-impl Held for Item {
-    fn size(&self) -> usize {
-        match self {
-            Self::Chunk(chunk) => chunk.size(),
-            Self::Packed(packed) => packed.bytes.len(),
-        }
-    }
-}
-
-struct Listener {
-    queue: Arc<Queue<Item>>,
-    follows: bool,
-    next: u64,
+    protocol: Protocol,
+    /// The queues of the commands that have not ended.
+    queues: HashMap<String, Arc<Queue<Item>>>,
+    is_leaving: bool,
 }
 
 impl<T: Terminal> TerminalShell<T> {
@@ -124,50 +78,46 @@ impl<T: Terminal> TerminalShell<T> {
     /// # Errors
     /// When the connection is lost, or the container lacks what is needed.
     pub async fn boot(terminal: T, boot: &Boot) -> Result<Self, BootError> {
-        let mut armor = ArmorDecoder::default();
-        let rest = preamble(&terminal, boot).await?;
-        terminal.resize(SIZE.0, SIZE.1).await.map_err(BootError::Lost)?;
-        write(&terminal, Bytes::from(boot.helper.clone())).await.map_err(BootError::Lost)?;
-        armor.push(&rest);
-        let mut noise = Vec::new();
-        let missing = loop {
-            match armor.piece() {
-                Some(Piece::Line { nonce, text })
-                    if nonce == boot.nonce && text.starts_with("ready") =>
-                {
-                    break text["ready".len()..].trim().to_owned();
+        let mut booting = Booting::new(boot);
+        let mut bytes = Bytes::new();
+        let armor = loop {
+            match booting.on_bytes(&bytes)? {
+                Next::Read => {
+                    bytes = match terminal.read().await {
+                        Ok(Some(bytes)) => bytes,
+                        Ok(None) => return Err(booting.on_end(None)),
+                        Err(why) => return Err(booting.on_end(Some(why))),
+                    }
                 }
-                Some(Piece::Noise(bytes)) => noise.extend_from_slice(
-                    &bytes[..bytes.len().min(PREAMBLE_KEPT - noise.len().min(PREAMBLE_KEPT))],
-                ),
-                Some(_) => {}
-                None => match terminal.read().await {
-                    Ok(Some(bytes)) => armor.push(&bytes),
-                    Ok(None) => return Err(BootError::Unusable(said(&noise))),
-                    Err(why) => return Err(BootError::Lost(why)),
-                },
+                Next::SendHelper => {
+                    terminal.resize(SIZE.0, SIZE.1).await.map_err(BootError::Lost)?;
+                    let mut helper = Bytes::from(boot.helper.clone());
+                    while let Some(piece) = next_piece(&mut helper) {
+                        terminal.write(piece).await.map_err(BootError::Lost)?;
+                    }
+                    bytes = Bytes::new();
+                }
+                Next::Begin(armor) => break armor,
             }
         };
-        if !missing.is_empty() {
-            return Err(BootError::Missing(missing));
-        }
-        let (answers, answers_read) = mpsc::channel(16);
+        let state = State {
+            protocol: Protocol::new(&boot.nonce, armor, now()),
+            queues: HashMap::new(),
+            is_leaving: false,
+        };
         let inner = Arc::new(Inner {
             terminal,
-            nonce: boot.nonce.clone(),
-            state: Mutex::default(),
-            line_lock: LineLock::new(answers_read),
-            awaited_answers: AtomicUsize::new(0),
+            state: Mutex::new(state),
             wake: Notify::new(),
-            follower_ended: Notify::new(),
+            changed: Notify::new(),
         });
-        let reader = Some(tokio::spawn(Arc::clone(&inner).read(armor, answers)));
+        let reader = Some(tokio::spawn(Arc::clone(&inner).read()));
         let pinger = tokio::spawn(Arc::clone(&inner).ping());
         Ok(Self { inner, reader, pinger })
     }
 
     fn leave(&self) {
-        self.inner.state().leaving = true;
+        self.inner.state().is_leaving = true;
         self.inner.wake.notify_one();
     }
 }
@@ -182,31 +132,20 @@ impl<T: Terminal> Drop for TerminalShell<T> {
 #[async_trait]
 impl<T: Terminal> Exec for TerminalShell<T> {
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String> {
-        let inner = &self.inner;
-        if command.follows() {
-            inner.await_abandoned_followers().await;
-        }
-        let mut answers = inner.line_lock.lock().await;
-        let queue = inner.register(&command)?;
-        let channel =
-            TerminalChannel { inner: Arc::clone(inner), queue, nonce: command.nonce().to_owned() };
+        let nonce = command.nonce().to_owned();
+        let queue = Arc::new(Queue::default());
         if command.follows() {
             // The output of a run has nothing before it here.
-            channel
-                .queue
-                .push(Item::Chunk(Chunk::Out(Bytes::from(format!("{} begin\n", command.nonce())))));
+            let begin = Bytes::from(format!("{nonce} begin\n"));
+            queue.push(Item::Chunk(Chunk::Out(begin)));
         }
-        let _awaited = AwaitedAnswer::new(inner);
-        let verb = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
-        // Stays set if the caller drops this future before the answer.
-        inner.state().is_verb_unanswered = true;
-        inner.verb(&verb).await?;
-        if !input.is_empty() {
-            inner.answer(&mut answers, "go").await?;
-            write(&inner.terminal, input).await?;
-        }
-        inner.answer(&mut answers, "ok").await?;
-        inner.state().is_verb_unanswered = false;
+        let verb = {
+            let mut state = self.inner.state();
+            state.queues.insert(nonce.clone(), Arc::clone(&queue));
+            state.protocol.run(&command, input, now())
+        };
+        let channel = TerminalChannel { inner: Arc::clone(&self.inner), queue, nonce };
+        self.inner.drive(verb).await?;
         Ok(Box::new(channel))
     }
 
@@ -227,30 +166,42 @@ struct TerminalChannel<T: Terminal> {
     nonce: String,
 }
 
+impl<T: Terminal> TerminalChannel<T> {
+    fn abandon(&self) {
+        let mut state = self.inner.state();
+        state.protocol.abandon(&self.nonce);
+        state.queues.remove(&self.nonce);
+    }
+}
+
 #[async_trait]
 impl<T: Terminal> Channel for TerminalChannel<T> {
     async fn next(&mut self) -> Chunk {
-        match self.queue.next().await {
-            Item::Chunk(chunk) => chunk,
-            Item::Packed(packed) => match packed.open() {
-                Piece::Block { bytes, .. } => Chunk::Out(bytes),
-                Piece::Damaged { why, .. } => {
-                    self.inner.state().abandon(&self.nonce);
-                    Chunk::Lost(damaged(&why))
-                }
-                // A block cannot unpack to one of these.
-                Piece::Line { .. } | Piece::Noise(_) => Chunk::Lost(damaged("it is not a block")),
-            },
+        let chunk = self.queue.next().await.into_chunk();
+        if let Chunk::Lost(_) = chunk {
+            self.abandon();
         }
+        chunk
     }
 }
 
 impl<T: Terminal> Drop for TerminalChannel<T> {
     fn drop(&mut self) {
-        let mut state = self.inner.state();
-        state.abandon(&self.nonce);
-        drop(state);
+        self.abandon();
         self.inner.wake.notify_one();
+    }
+}
+
+/// A verb that its caller may give up at any time.
+struct Driven<'a, T: Terminal> {
+    inner: &'a Inner<T>,
+    verb: Verb,
+}
+
+impl<T: Terminal> Drop for Driven<'_, T> {
+    fn drop(&mut self) {
+        self.inner.state().protocol.release(&self.verb);
+        self.inner.changed.notify_waiters();
     }
 }
 
@@ -260,95 +211,43 @@ impl<T: Terminal> Inner<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn register(&self, command: &Command) -> Result<Arc<Queue<Item>>, String> {
-        let mut state = self.state();
-        if let Some(why) = &state.lost {
-            return Err(why.clone());
-        }
-        if state.is_verb_unanswered {
-            return Err(
-                "the delivery of a script over the session's terminal was interrupted".to_owned()
-            );
-        }
-        let follows = command.follows();
-        if follows
-            && (!state.abandoned_followers.is_empty()
-                || state.commands.values().any(|other| other.follows))
-        {
-            return Err("the session's terminal already follows another run".to_owned());
-        }
-        let queue = Arc::new(Queue::default());
-        state.commands.insert(
-            command.nonce().to_owned(),
-            Listener { queue: Arc::clone(&queue), follows, next: command.from() },
-        );
-        Ok(queue)
-    }
-
-    /// Waits a short time until every abandoned follower has ended. One whose run is over has only
-    /// to report that.
-    async fn await_abandoned_followers(&self) {
-        let settled = async {
-            loop {
-                let ended = self.follower_ended.notified();
-                if self.state().abandoned_followers.is_empty() {
-                    return;
+    /// Sends a verb, and waits until it is answered.
+    async fn drive(&self, verb: Verb) -> Result<(), String> {
+        let mut driven = Driven { inner: self, verb };
+        loop {
+            let changed = self.changed.notified();
+            let progress = self.state().protocol.poll(&mut driven.verb, now())?;
+            match progress {
+                Progress::Write(bytes) => {
+                    // From now on, the reader has to read up to the answer.
+                    self.wake.notify_one();
+                    self.terminal.write(bytes).await?;
                 }
-                ended.await;
+                Progress::Wait(Some(until)) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(until.into()) => {}
+                },
+                Progress::Wait(None) => changed.await,
+                Progress::Done => return Ok(()),
             }
-        };
-        if timeout(FOLLOWER_ENDS_WITHIN, settled).await.is_err() {
-            tracing::debug!("an abandoned follower still uses the terminal");
-        }
-    }
-
-    async fn verb(&self, verb: &str) -> Result<(), String> {
-        self.terminal.write(Bytes::from(format!("{} {verb}\n", self.nonce))).await
-    }
-
-    async fn answer(
-        &self,
-        answers: &mut mpsc::Receiver<String>,
-        wanted: &str,
-    ) -> Result<(), String> {
-        let waited = async {
-            while let Some(answer) = answers.recv().await {
-                if answer == wanted {
-                    return Ok(());
-                }
-            }
-            Err(self.state().lost.clone().unwrap_or_else(|| "the session ended".to_owned()))
-        };
-        match timeout(ANSWER_WITHIN, waited).await {
-            Ok(answered) => answered,
-            Err(_) => Err(format!(
-                "the container's shell did not answer within {} s",
-                ANSWER_WITHIN.as_secs()
-            )),
         }
     }
 
     async fn ping(self: Arc<Self>) {
         loop {
-            sleep(PING_EVERY).await;
-            let mut answers = self.line_lock.lock().await;
-            let _awaited = AwaitedAnswer::new(&self);
-            if std::mem::replace(&mut self.state().is_verb_unanswered, true)
-                || self.verb("ping").await.is_err()
-                || self.answer(&mut answers, "pong").await.is_err()
-            {
+            let due = self.state().protocol.ping_due();
+            sleep_until(due.into()).await;
+            let ping = self.state().protocol.ping(now());
+            if self.drive(ping).await.is_err() {
                 return;
             }
-            self.state().is_verb_unanswered = false;
         }
     }
 
-    async fn read(self: Arc<Self>, mut armor: ArmorDecoder, answers: mpsc::Sender<String>) {
+    async fn read(self: Arc<Self>) {
         let why = loop {
-            while let Some(piece) = armor.raw() {
-                self.on_piece(piece, &answers);
-            }
-            if self.state().leaving {
+            self.deliver();
+            if self.state().is_leaving {
                 self.leave().await;
                 break "the session was closed".to_owned();
             }
@@ -361,86 +260,57 @@ impl<T: Terminal> Inner<T> {
             }
             tokio::select! {
                 read = self.terminal.read() => match read {
-                    Ok(Some(bytes)) => armor.push(&bytes),
+                    Ok(Some(bytes)) => self.state().protocol.on_bytes(&bytes),
                     Ok(None) => break "the session in the container ended".to_owned(),
                     Err(why) => break why,
                 },
                 () = self.wake.notified() => {}
             }
         };
-        let mut state = self.state();
-        for (_, listener) in state.commands.drain() {
-            listener.push(Chunk::Lost(why.clone()));
+        self.state().protocol.on_end(why);
+        self.deliver();
+    }
+
+    /// Hands the protocol's events on.
+    fn deliver(&self) {
+        let state = &mut *self.state();
+        while let Some(event) = state.protocol.poll_event() {
+            match event {
+                Event::Item(nonce, item) if item.is_last() => {
+                    if let Some(queue) = state.queues.remove(&nonce) {
+                        queue.push(item);
+                    }
+                }
+                Event::Item(nonce, item) => {
+                    if let Some(queue) = state.queues.get(&nonce) {
+                        queue.push(item);
+                    }
+                }
+                Event::Noise(nonce, bytes) => {
+                    if let Some(queue) =
+                        state.queues.get(&nonce).filter(|queue| !queue.is_full(true))
+                    {
+                        queue.push(Item::Chunk(Chunk::Err(bytes)));
+                    }
+                }
+            }
         }
-        state.lost = Some(why);
+        self.changed.notify_waiters();
     }
 
     /// Returns a queue that is full, if any. The terminal is not read until it has room.
     fn full(&self) -> Option<Arc<Queue<Item>>> {
-        let is_answer_awaited = self.awaited_answers.load(Ordering::Relaxed) > 0;
         let state = self.state();
-        state
-            .commands
-            .values()
-            .find(|listener| listener.queue.is_full(is_answer_awaited))
-            .map(|listener| Arc::clone(&listener.queue))
-    }
-
-    fn on_piece(&self, piece: Raw, answers: &mpsc::Sender<String>) {
-        let mut state = self.state();
-        let piece = match piece {
-            Raw::Packed(packed) => {
-                return state.output(
-                    packed.offset,
-                    packed.length,
-                    &packed.nonce.clone(),
-                    Item::Packed(packed),
-                );
-            }
-            Raw::Piece(piece) => piece,
-        };
-        match piece {
-            Piece::Line { nonce, text } if nonce == self.nonce => {
-                match text.strip_prefix("end ").and_then(|rest| rest.split_once(' ')) {
-                    Some((command, status)) => {
-                        if let Some(listener) = state.commands.remove(command) {
-                            listener.push(Chunk::Ended { status: status.parse().ok() });
-                        } else if state.abandoned_followers.remove(command) {
-                            self.follower_ended.notify_waiters();
-                        }
-                    }
-                    // The helper sends one answer at a time: others are not its own.
-                    None => drop(answers.try_send(text)),
-                }
-            }
-            Piece::Line { nonce, text } => {
-                if let Some(listener) = state.commands.get(&nonce) {
-                    listener.push(Chunk::Err(Bytes::from(format!("{nonce} {text}\n"))));
-                }
-            }
-            Piece::Block { nonce, offset, bytes } => {
-                state.output(offset, bytes.len(), &nonce, Item::Chunk(Chunk::Out(bytes)))
-            }
-            Piece::Damaged { nonce, why } => state.lose(&nonce, damaged(&why)),
-            Piece::Noise(bytes) => {
-                for listener in
-                    state.commands.values().filter(|listener| !listener.queue.is_full(true))
-                {
-                    listener.push(Chunk::Err(bytes.clone()));
-                }
-            }
-        }
+        let is_answer_awaited = state.protocol.is_answer_awaited();
+        state.queues.values().find(|queue| queue.is_full(is_answer_awaited)).map(Arc::clone)
     }
 
     async fn leave(&self) {
-        // After an unanswered verb, `quit` could become part of a script. Closing the terminal ends
-        // the session then.
+        let quit = self.state().protocol.quit();
         let left = async {
-            if let Ok(_line) = self.line_lock.try_lock()
-                && !self.state().is_verb_unanswered
-            {
+            if let Some(quit) = quit {
                 // If it fails, the session is over anyway.
-                let _ = self.verb("quit").await;
+                let _ = self.terminal.write(quit).await;
             }
             self.terminal.close().await;
         };
@@ -450,66 +320,6 @@ impl<T: Terminal> Inner<T> {
     }
 }
 
-fn damaged(why: &str) -> String {
-    format!("a block of the output was damaged in transit: {why}")
-}
-
-impl Listener {
-    fn push(&self, chunk: Chunk) {
-        self.queue.push(Item::Chunk(chunk));
-    }
-}
-
-impl State {
-    /// Queues `length` bytes of a run's output, which begin at `offset`.
-    fn output(&mut self, offset: u64, length: usize, nonce: &str, item: Item) {
-        let Some(listener) = self.commands.get_mut(nonce) else { return };
-        if offset == listener.next {
-            listener.next += length as u64;
-            listener.queue.push(item);
-        } else {
-            let why = format!("byte {} of the output was expected, {offset} came", listener.next);
-            self.lose(nonce, why);
-        }
-    }
-
-    /// Removes the command's listener. A follower may still write: it is kept as abandoned.
-    fn abandon(&mut self, nonce: &str) -> Option<Listener> {
-        let listener = self.commands.remove(nonce)?;
-        if listener.follows {
-            self.abandoned_followers.insert(nonce.to_owned());
-        }
-        Some(listener)
-    }
-
-    fn lose(&mut self, nonce: &str, why: String) {
-        if let Some(listener) = self.abandon(nonce) {
-            listener.push(Chunk::Lost(why));
-        }
-    }
-}
-
-/// While one exists, the terminal is read even if a run's output is not: the answer comes behind
-/// that output.
-struct AwaitedAnswer<'a, T>(&'a Inner<T>);
-
-impl<'a, T> AwaitedAnswer<'a, T> {
-    fn new(inner: &'a Inner<T>) -> Self {
-        inner.awaited_answers.fetch_add(1, Ordering::Relaxed);
-        inner.wake.notify_one();
-        Self(inner)
-    }
-}
-
-impl<T> Drop for AwaitedAnswer<'_, T> {
-    fn drop(&mut self) {
-        self.0.awaited_answers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn write<T: Terminal>(terminal: &T, mut bytes: Bytes) -> Result<(), String> {
-    while !bytes.is_empty() {
-        terminal.write(bytes.split_to(bytes.len().min(INPUT_PIECE))).await?;
-    }
-    Ok(())
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }

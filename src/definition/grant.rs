@@ -57,6 +57,9 @@ impl Requests {
     }
 }
 
+/// Environment variables of containers, by container.
+pub type ContainerEnvironment = Vec<(String, Vec<(String, String)>)>;
+
 /// What a job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Granted {
@@ -67,7 +70,7 @@ pub struct Granted {
     /// The task's role.
     pub task_role: Option<String>,
     /// The variables of services, by container. They may be secret.
-    pub service_environment: Vec<(String, Vec<(String, String)>)>,
+    pub service_environment: ContainerEnvironment,
     /// Lines for the job log: what is ignored, and why.
     pub notes: Vec<String>,
 }
@@ -266,7 +269,7 @@ fn service_environment(
     wishes: &Wishes,
     services: &[ServiceContainer],
     notes: &mut Vec<String>,
-) -> Result<Vec<(String, Vec<(String, String)>)>, Refusal> {
+) -> Result<ContainerEnvironment, Refusal> {
     let pairs = |variables: &mut dyn Iterator<Item = &Variable>| -> Vec<(String, String)> {
         let named = variables.filter(|variable| !variable.key.is_empty());
         named.map(|variable| (variable.key.clone(), variable.value.clone())).collect()

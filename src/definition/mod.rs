@@ -8,4 +8,4 @@ mod size;
 
 pub(crate) use derive::{BASE_TAG, family_prefix};
 pub use derive::{Derivation, Unsuitable};
-pub use grant::{Granted, Refusal, Requests, grant};
+pub use grant::{ContainerEnvironment, Granted, Refusal, Requests, grant};

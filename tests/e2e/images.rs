@@ -319,7 +319,7 @@ fn a_job_that_empties_its_root_file_system_keeps_its_verdict_and_artifacts(clust
     let after = job.run("after_script", "echo never");
     assert_eq!(after.code, BUILD_FAILURE, "{after:#?}");
     let said = String::from_utf8_lossy(&after.stdout);
-    assert!(said.contains("no shell is left in the container of the job's image"), "{said}");
+    assert!(said.contains("no shell is left in the container with the job image"), "{said}");
     let artifact = output(&job, "upload_artifacts_on_success", "cat /builds/project/image.tar");
     assert_eq!(artifact, "image\n");
     job.cleanup();

@@ -11,6 +11,8 @@ use crate::clock::unix_millis;
 
 /// Most lines that are kept; older ones are lost.
 const LINES: usize = 10_000;
+/// Most bytes that are kept.
+const BYTES: usize = 4 * 1024 * 1024;
 /// Longest line, in bytes: a longer one is several (CloudWatch Logs: 256 KiB for an event).
 const LONGEST: usize = 16 * 1024;
 
@@ -31,6 +33,8 @@ pub(crate) struct Log {
 #[derive(Debug, Default)]
 struct Kept {
     lines: VecDeque<Line>,
+    /// The length of all lines.
+    bytes: usize,
     /// The line whose end has not come.
     partial: Vec<u8>,
 }
@@ -84,12 +88,14 @@ impl Log {
 
 impl Kept {
     fn end_line(&mut self) {
-        if self.lines.len() == LINES {
-            self.lines.pop_front();
-        }
         let text = String::from_utf8_lossy(&self.partial).trim_end_matches('\r').to_owned();
+        self.bytes += text.len();
         self.lines.push_back(Line { at_ms: unix_millis(), text });
         self.partial.clear();
+        while self.lines.len() > LINES || self.bytes > BYTES {
+            let oldest = self.lines.pop_front();
+            self.bytes -= oldest.map_or(self.bytes, |line| line.text.len());
+        }
     }
 }
 
@@ -108,5 +114,7 @@ mod tests {
         assert_eq!(log.last(2).iter().map(String::len).collect::<Vec<_>>(), [0, LONGEST]);
         log.append(&b"\n".repeat(2 * LINES));
         assert_eq!(log.lines().len(), LINES);
+        log.append(&vec![b'y'; 2 * BYTES]);
+        assert_eq!(log.lines().len(), BYTES / LONGEST);
     }
 }

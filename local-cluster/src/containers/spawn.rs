@@ -61,7 +61,8 @@ impl Started {
 impl Plan<'_> {
     /// Starts it, and waits until its command is executed.
     pub(super) async fn start(&self, address: Ipv4Addr, log: Arc<Log>) -> Result<Started, String> {
-        let layer = self.prepare(address).map_err(|e| format!("its files: {e}"))?;
+        let command = self.command()?;
+        let layer = self.prepare(address, &command).map_err(|e| format!("its files: {e}"))?;
         let words = self.words(&layer)?;
         let failed = |e: io::Error| format!("a process: {e}");
         let (reader, writer) = io::pipe().map_err(failed)?;
@@ -105,7 +106,7 @@ impl Plan<'_> {
     }
 
     /// Makes the container's own files. Returns the directory for its mounts.
-    fn prepare(&self, address: Ipv4Addr) -> io::Result<PathBuf> {
+    fn prepare(&self, address: Ipv4Addr, command: &str) -> io::Result<PathBuf> {
         let own = self.directory.join("containers").join(&self.container.name);
         let layer = own.join("layer");
         fs::create_dir_all(&layer)?;
@@ -117,6 +118,8 @@ impl Plan<'_> {
         )?;
         let resolv = fs::read("/etc/resolv.conf").unwrap_or_default();
         fs::write(own.join("resolv.conf"), resolv)?;
+        // The task's directory is for its owner alone.
+        fs::write(own.join("command"), command)?;
         Ok(layer)
     }
 
@@ -148,6 +151,7 @@ impl Plan<'_> {
             text(layer)?,
             text(&beside.join("hosts"))?,
             text(&beside.join("resolv.conf"))?,
+            text(&beside.join("command"))?,
             mode.to_owned(),
             if container.has_read_only_root { "readonly" } else { "" }.to_owned(),
         ]);
@@ -165,20 +169,29 @@ impl Plan<'_> {
             let directory = resolved(&process.directory)?;
             words.extend(["directory".to_owned(), directory, String::new()]);
         }
-        words.push("--".to_owned());
-        if !process.words.is_empty() {
-            words.push(tool_path("env")?);
-            words.extend(["-i", "--default-signal", "--"].map(str::to_owned));
-            words.extend(process.environment.iter().map(|(name, value)| format!("{name}={value}")));
-            words.extend([tool_path("unshare")?, "--root=.".to_owned()]);
-            words.extend([
-                format!("--wd={}", process.directory),
-                format!("--setgid={}", process.user.gid),
-                format!("--setuid={}", process.user.uid),
-                "--".to_owned(),
-            ]);
-            words.extend(process.words.iter().cloned());
-        }
         Ok(words)
+    }
+
+    /// Returns the shell's command that sets the words to execute. They are not in a command line,
+    /// which every user of the host can read: the environment has passwords.
+    fn command(&self) -> Result<String, String> {
+        let process = self.process;
+        let mut words = vec![tool_path("env")?];
+        words.extend(["-i", "--default-signal", "--"].map(str::to_owned));
+        words.extend(process.environment.iter().map(|(name, value)| format!("{name}={value}")));
+        words.extend([
+            tool_path("unshare")?,
+            "--root=.".to_owned(),
+            format!("--wd={}", process.directory),
+            format!("--setgid={}", process.user.gid),
+            format!("--setuid={}", process.user.uid),
+            "--".to_owned(),
+        ]);
+        words.extend(process.words.iter().cloned());
+        if words.iter().any(|word| word.contains('\0')) {
+            return Err("its command or environment has a NUL character".to_owned());
+        }
+        let quoted = words.iter().map(|word| format!(" '{}'", word.replace('\'', r"'\''")));
+        Ok(format!("set --{}\n", quoted.collect::<String>()))
     }
 }

@@ -1,20 +1,20 @@
 # Starts a container, as the first process of new mount and PID namespaces:
 #
-#   start.sh ROOT LAYER HOSTS RESOLV MODE READONLY [SOURCE TARGET ro|rw]... -- [COMMAND...]
+#   start.sh ROOT LAYER HOSTS RESOLV COMMAND MODE READONLY [SOURCE TARGET ro|rw]...
 #
 # ROOT is the image's root file system; `/` stands for the host's. Nothing is ever written to it: LAYER is a
-# directory for what is mounted here. COMMAND runs in the new root, which is its working directory now.
-# MODE is `command`, `init` for an init process in front of COMMAND, or `idle` without one: then sessions
-# are all that runs.
+# directory for what is mounted here. The file COMMAND sets the words that are executed, with the new root as
+# working directory. MODE is `command`, `init` for an init process in front of it, or `idle`: then sessions are all
+# that runs.
 #
-# Standard input is where COMMAND's output goes. Standard output is for two lines: `pid N`, the process ID on
+# Standard input is where the command's output goes. Standard output is for two lines: `pid N`, the process ID on
 # the host, and `run` when everything is in place.
 set -eu
 umask 022
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-image=$1 layer=$2 hosts=$3 resolv=$4 mode=$5 readonly=$6
-shift 6
+image=$1 layer=$2 hosts=$3 resolv=$4 command=$5 mode=$6 readonly=$7
+shift 7
 
 # Shows the entries of directory $1 in directory $2.
 expose() {
@@ -103,7 +103,7 @@ else
   mount --bind "$resolv" etc/resolv.conf
 fi
 
-while [ "$1" != -- ]; do
+while [ "$#" != 0 ]; do
   if [ "$1" = directory ]; then
     mkdir -p "$root$2"
   else
@@ -113,7 +113,6 @@ while [ "$1" != -- ]; do
   fi
   shift 3
 done
-shift
 
 [ -z "$readonly" ] || mount -o remount,bind,ro "$root"
 
@@ -128,6 +127,9 @@ if [ "$mode" = init ]; then
     trap "pass $signal" "$signal"
   done
 fi
+
+# shellcheck disable=SC1090
+[ "$mode" = idle ] || . "$command"
 
 # The new root becomes that of the namespace, which sessions enter later.
 cd "$root"

@@ -2,14 +2,18 @@
 # a FIFO in $_runs, which is set in front of it, and starts scripts as its children. So they have the environment, the
 # user and the working directory of the image. Names begin with an underscore, so that no environment variable changes.
 # It is sent without single quotes and circumflexes.
-_has_bash=0 _has_setsid=0 _can_edit_hosts=0 _setsid=
+_has_bash=0 _has_setsid=0 _can_edit_hosts=0
 # As gitlab-runner does in containers.
-for _shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh /busybox/sh ""; do
-  [ ! -x "$_shell" ] || break
-done
-[ -n "$_shell" ] || _shell=$(command -v sh)
+find_shell() {
+  for _shell in /usr/local/bin/bash /usr/bin/bash /bin/bash /usr/local/bin/sh /usr/bin/sh /bin/sh /busybox/sh "$_first_shell"; do
+    [ ! -x "$_shell" ] || return 0
+  done
+  return 1
+}
+_first_shell=$(command -v sh)
+find_shell || _shell=sh
 case $_shell in */bash) _has_bash=1 ;; esac
-if command -v setsid >/dev/null 2>&1; then _has_setsid=1 _setsid=setsid; fi
+_setsid=$(command -v setsid) && _has_setsid=1
 [ ! -w /etc/hosts ] || _can_edit_hosts=1
 # The supervisors see by this FIFO that the loop lives: only its processes have it open for writing.
 exec 7<>"$_runs/orders" 9<>"$_runs/alive"
@@ -70,7 +74,10 @@ start_script() {
   trap : HUP INT TERM PIPE
   # Only this process has the FIFO open for writing, until it ends: then its readers see end of file at once.
   exec 3<>"$_run/alive" 7<&- 9<&- 2>>"$_run/err"
-  _program= _argument=
+  _program= _argument= _is_missing=
+  # Builders of images remove everything in the container, and may put another system there.
+  [ -x "$_setsid" ] || _setsid=
+  [ -x "$_shell" ] || find_shell || _is_missing=1
   { read -r _program && read -r _argument; } <"$_run/order"
   case ${_program##*/} in
   "" | sh | ash | bash | dash) _program=$_shell ;;
@@ -93,6 +100,11 @@ start_script() {
     read_group ${_stat##*) }
     printf "%-80s\n" ". $_pid 0 $_group ." 1<>"$_run/pid"
     echo started >&3
+    case $_is_missing$_program in "1$_shell")
+      echo "fargate: no shell is left in the container with the job image, so this script cannot run." >>"$_run/out"
+      exit 127
+      ;;
+    esac
     exec $_setsid "$_program" ${_argument:+"$_argument"} "$_run/script" </dev/null >>"$_run/out" 2>&1 3>&-
   )
   _code=$?

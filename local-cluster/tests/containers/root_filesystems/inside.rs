@@ -76,11 +76,31 @@ async fn the_image_s_user_home_and_directory_hold() {
     let (output, _) = in_build(&cluster, &task, "id -un; pwd; env | grep A_b").await;
     assert_eq!(output, "ci\n/work/new\nA_b=c d");
     stop(&cluster, &task).await;
-    // A name that no shell passes on.
-    let odd = json!({ "command": ["env"], "environment": [{ "name": "a.b-c", "value": "d e" }] });
+    // A name that no shell passes on, and a value with quotes.
+    let value = "it's \"$HOME\" `id`";
+    let odd = json!({ "command": ["env"], "environment": [{ "name": "a.b-c", "value": value }] });
     let task = run(&cluster, &[coordinator(), build("busybox", "", odd)]).await;
     until_stopped(&cluster, &task).await;
-    assert!(summary(&cluster, &task, "build").last_lines.contains(&"a.b-c=d e".to_owned()));
+    assert!(summary(&cluster, &task, "build").last_lines.contains(&format!("a.b-c={value}")));
+}
+
+#[tokio::test]
+#[ignore = "needs scripts/root-filesystems"]
+async fn no_command_line_on_the_host_shows_the_environment() {
+    let cluster = start().await;
+    let secret = "correct-horse-battery";
+    let own = json!({ "environment": [{ "name": "POSTGRES_PASSWORD", "value": secret }] });
+    let job = build("busybox", "echo $POSTGRES_PASSWORD; sleep 600", own);
+    let task = run(&cluster, &[coordinator(), job]).await;
+    until_running(&cluster, &task).await;
+    until_line(&cluster, &task, "build", secret).await;
+    let shows = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(secret)
+    };
+    let shown: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(shows).collect();
+    assert!(shown.is_empty(), "{shown:?}");
+    stop(&cluster, &task).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use transports::delivery::{self, Followed};
 use crate::{
     image::{Image, JobContainer, volume},
     local::{By, Local, Surroundings},
+    silence,
     steps::{Outcome, follow, kill, noise, read, runs, text, until},
 };
 
@@ -307,6 +308,32 @@ pub(crate) async fn the_end_of_the_container_ends_the_run(local: Local, image: I
     for process in left.iter().filter(|process| runs(process)) {
         kill("KILL", process);
     }
+}
+
+pub(crate) async fn a_silent_script_costs_nothing(mut local: Local, image: Image) {
+    let naps = silence::record_naps(&mut local);
+    let (container, facts) = up(&local, image).await;
+    let go = shared(&container, "go");
+    let made = std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&go).status().unwrap();
+    assert!(made.success());
+    let script = format!("echo one; read -r line <'{}'; echo two; exit 3", go.display());
+    let mut run = start(&local, &facts, "run", script).await;
+    assert_eq!(text(&read(&mut run, 4).await), "one\n");
+    if silence::announces(&local, &facts) {
+        silence::rests(&naps).await;
+    }
+    // The supervisor goes with its connection.
+    drop(run);
+    if local.by() == By::Pipes {
+        let group = *local.groups.lock().unwrap().last().unwrap();
+        until("no process is left", || silence::of_group(group).is_empty()).await;
+    }
+    let mut run = attach(&local, &facts, "run", 3).await;
+    assert_eq!(text(&read(&mut run, 1).await), "\n");
+    std::fs::OpenOptions::new().write(true).open(&go).unwrap();
+    drop(run);
+    let ended = follow(attach(&local, &facts, "run", 4).await).await;
+    assert_eq!(ended, Ok((b"two\n".to_vec(), 3, 8)));
 }
 
 /// The job may be root in its container, and replaces files by links to the coordinator's.

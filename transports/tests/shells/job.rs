@@ -3,7 +3,10 @@
 use std::{os::unix::fs::symlink, path::Path, time::Duration};
 
 use bytes::Bytes;
-use states::{ConnectErrorKind, RunContainer, RunError, RunOrder, ShellFacts, Signal};
+use states::{
+    ConnectCause, ConnectErrorKind, RunContainer, RunError, RunOrder, SharedVolume, ShellFacts,
+    Signal,
+};
 use transports::delivery::{self, Followed};
 
 use crate::{
@@ -391,6 +394,25 @@ pub(crate) async fn a_container_that_is_not_up(local: Local, image: Image) {
     // It comes up later.
     let (_container, facts) = up(&local, image).await;
     assert_eq!(run(&local, &facts, "1", "exit 3").await.1, 3);
+}
+
+/// What the coordinator lacks is named, and nothing is left there.
+#[tokio::test]
+#[ignore = "needs busybox"]
+async fn an_unsuitable_coordinator_is_explained() {
+    let least = Local::new(Surroundings::Least, By::Pipes);
+    let refused = delivery::probe(&least, Some(&volume(&least))).await.unwrap_err();
+    assert_eq!(refused.cause, ConnectCause::NoJobPrograms, "{refused:?}");
+    assert!(refused.message.contains("chmod mkfifo readlink rmdir"), "{refused:?}");
+    let local = Local::new(Surroundings::BusyboxAlone, By::Pipes);
+    // In /proc, not even root can create a directory.
+    let unusable = SharedVolume { run: "/proc/fargate".to_owned(), ..volume(&local) };
+    let refused = delivery::probe(&local, Some(&unusable)).await.unwrap_err();
+    assert_eq!(refused.cause, ConnectCause::SharedVolume, "{refused:?}");
+    assert!(refused.message.contains("/proc/fargate"), "{refused:?}");
+    for local in [least, local] {
+        assert_eq!(std::fs::read_dir(local.path("tmp")).unwrap().count(), 0);
+    }
 }
 
 pub(crate) async fn the_main_process_ends_on_sigterm(local: Local, image: Image) {

@@ -169,6 +169,14 @@ pub fn connect_remedy(error: &ConnectError) -> &'static str {
         ConnectCause::NoDirectory => {
             "Scripts are kept in /tmp, /var/tmp, the home directory or /dev/shm: make one of them writable (a volume, if the root file system is read-only)."
         }
+        ConnectCause::SharedVolume => concat!(
+            "For jobs with images, scripts of the coordinator must run as root (",
+            setting!(username),
+            " in fargate.toml)."
+        ),
+        ConnectCause::NoJobPrograms => {
+            "For jobs with images, the coordinator's image needs chmod, mkfifo, readlink and rmdir (coreutils, or busybox)."
+        }
         ConnectCause::OtherContainer => {
             "It is not the same container, so nothing was sent to it. ECS restarted it (a restart policy in the task definition?), and what ran in it is gone."
         }
@@ -353,6 +361,8 @@ const CONNECT_CAUSES: &[ConnectCause] = &[
     ConnectCause::TerminalSlow,
     ConnectCause::FirstCommandLost,
     ConnectCause::NoDirectory,
+    ConnectCause::SharedVolume,
+    ConnectCause::NoJobPrograms,
     ConnectCause::OtherContainer,
     ConnectCause::SessionQueued,
     ConnectCause::SessionSlow,

@@ -327,7 +327,12 @@ fn non_blank(text: Option<&str>) -> Option<&str> {
 /// The container whose end explains the task's. A sidecar can end the task as well: then ECS stops
 /// the others, and their exit codes only show that.
 fn culprit(containers: &[ContainerEnd]) -> Option<&ContainerEnd> {
-    let stopped_by_ecs = |c: &ContainerEnd| matches!(c.exit_code, None | Some(0 | 137 | 143));
+    let stopped_by_ecs = |c: &ContainerEnd| match c.exit_code {
+        None | Some(143) => true,
+        // The job's container ends at once with 143.
+        Some(0 | 137) => c.name != JOB_CONTAINER,
+        Some(_) => false,
+    };
     // The first one runs the scripts.
     containers
         .iter()

@@ -180,6 +180,36 @@ fn a_sidecar_that_ended_the_task_is_named() {
     assert!(said.contains("The container proxy"), "{said}");
 }
 
+/// When the job's container ends, ECS stops the coordinator.
+#[test]
+fn a_job_container_that_ended_the_task_is_named() {
+    for (job, coordinator) in [(0, 143), (1, 0), (64, 137), (137, 143)] {
+        let mut report = report(Some("EssentialContainerExited"), None, Some(coordinator), None);
+        report.containers.push(ContainerReport {
+            name: states::JOB_CONTAINER.into(),
+            status: None,
+            exit_code: Some(job),
+            reason: None,
+            exec_agent: None,
+            runtime_id: None,
+        });
+        let (said, _) = explain_stop(&report);
+        assert!(said.contains("The container build"), "{job}: {said}");
+    }
+    // ECS stopped it with the coordinator.
+    let mut report = report(Some("EssentialContainerExited"), None, Some(1), None);
+    report.containers.push(ContainerReport {
+        name: states::JOB_CONTAINER.into(),
+        status: None,
+        exit_code: Some(143),
+        reason: None,
+        exec_agent: None,
+        runtime_id: None,
+    });
+    let (said, _) = explain_stop(&report);
+    assert!(!said.contains("The container build"), "{said}");
+}
+
 /// The job log, telemetry and `fargate-replay` take their cause from the same row.
 #[test]
 fn every_known_end_has_a_cause() {

@@ -78,6 +78,10 @@ pub enum ConnectCause {
     FirstCommandLost,
     /// No directory in the container can be written to.
     NoDirectory,
+    /// The coordinator cannot prepare the volume that it shares with the job's container.
+    SharedVolume,
+    /// The coordinator's image lacks programs that scripts in another container need.
+    NoJobPrograms,
     /// The runtime id belongs to another container.
     OtherContainer,
     /// The attempt waited for other sessions in the container.

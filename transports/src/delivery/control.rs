@@ -17,6 +17,10 @@ pub(super) enum Reply {
     /// Comes before `Ready`, in tasks with a container of the job's own.
     Job(JobShell),
     NoPlace,
+    /// The shared volume cannot be used.
+    NoVolume,
+    /// These programs are missing.
+    NoJobTools(String),
     /// The job's container does not take orders.
     NotUp,
     Started,
@@ -92,6 +96,8 @@ fn parse(text: &str) -> Reply {
         "ready" => facts(rest).map_or_else(nonsense, Reply::Ready),
         "job" => job(rest).map_or_else(nonsense, Reply::Job),
         "noplace" => Reply::NoPlace,
+        "novolume" => Reply::NoVolume,
+        "nojobtools" => Reply::NoJobTools(clipped(rest)),
         "notup" => Reply::NotUp,
         "started" => Reply::Started,
         "notstarted" => Reply::NotStarted(clipped(rest)),

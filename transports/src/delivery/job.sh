@@ -22,7 +22,12 @@ if [ -n "$_shared" ]; then
   }
   # $2 and $3 are the directories for builds and caches, $4 is the loop, with another character for each end of line.
   prepare_job() {
-    _failure=noplace
+    _failure=nojobtools
+    for _tool in chmod mkfifo readlink rmdir; do
+      command -v "$_tool" >/dev/null 2>&1 || _failure="$_failure $_tool"
+    done
+    [ "$_failure" = nojobtools ] || return
+    _failure=novolume
     mkdir -p "$_shared" "$2" "$3"
     # The image may have any user. It is harmless if this fails: they may be as they should.
     chmod 777 "$2" "$3" 2>/dev/null

@@ -43,6 +43,7 @@ signal_script() {
 # For a script in the process group of the loop: its descendants, and all processes that write to its spool.
 signal_family() {
   _signal=$1 _family=" $_pid " _before=
+  [ "$_signal" != KILL ] || kill -STOP "$_pid" 2>/dev/null
   until [ "$_before" = "$_family" ]; do
     _before=$_family
     for _process in /proc/[0-9]*; do

@@ -144,6 +144,23 @@ pub async fn probe(
                     return Ok(ShellFacts { job, ..facts });
                 }
                 Reply::Job(shell) => job = Some(shell),
+                Reply::NoVolume => {
+                    return Err(fail(
+                        ConnectErrorKind::NoShell,
+                        ConnectCause::SharedVolume,
+                        format!(
+                            "the user cannot prepare the volume for the job's container: {}",
+                            control.noise()
+                        ),
+                    ));
+                }
+                Reply::NoJobTools(names) => {
+                    return Err(fail(
+                        ConnectErrorKind::NoShell,
+                        ConnectCause::NoJobPrograms,
+                        format!("the coordinator's image has no {names}"),
+                    ));
+                }
                 Reply::NotUp => {
                     return Err(fail(
                         ConnectErrorKind::JobContainerNotUp,

@@ -3,12 +3,16 @@
 use std::{os::unix::fs::symlink, path::Path, time::Duration};
 
 use bytes::Bytes;
-use states::{ConnectErrorKind, RunContainer, RunError, RunOrder, ShellFacts, Signal};
+use states::{
+    ConnectCause, ConnectErrorKind, RunContainer, RunError, RunOrder, SharedVolume, ShellFacts,
+    Signal,
+};
 use transports::delivery::{self, Followed};
 
 use crate::{
     image::{Image, JobContainer, volume},
     local::{By, Local, Surroundings},
+    silence,
     steps::{Outcome, follow, kill, noise, read, runs, text, until},
 };
 
@@ -309,6 +313,32 @@ pub(crate) async fn the_end_of_the_container_ends_the_run(local: Local, image: I
     }
 }
 
+pub(crate) async fn a_silent_script_costs_nothing(mut local: Local, image: Image) {
+    let naps = silence::record_naps(&mut local);
+    let (container, facts) = up(&local, image).await;
+    let go = shared(&container, "go");
+    let made = std::process::Command::new("mkfifo").args(["-m", "666"]).arg(&go).status().unwrap();
+    assert!(made.success());
+    let script = format!("echo one; read -r line <'{}'; echo two; exit 3", go.display());
+    let mut run = start(&local, &facts, "run", script).await;
+    assert_eq!(text(&read(&mut run, 4).await), "one\n");
+    if silence::announces(&local, &facts) {
+        silence::rests(&naps).await;
+    }
+    // The supervisor goes with its connection.
+    drop(run);
+    if local.by() == By::Pipes {
+        let group = *local.groups.lock().unwrap().last().unwrap();
+        until("no process is left", || silence::of_group(group).is_empty()).await;
+    }
+    let mut run = attach(&local, &facts, "run", 3).await;
+    assert_eq!(text(&read(&mut run, 1).await), "\n");
+    std::fs::OpenOptions::new().write(true).open(&go).unwrap();
+    drop(run);
+    let ended = follow(attach(&local, &facts, "run", 4).await).await;
+    assert_eq!(ended, Ok((b"two\n".to_vec(), 3, 8)));
+}
+
 /// The job may be root in its container, and replaces files by links to the coordinator's.
 pub(crate) async fn links_of_the_job_are_not_followed(local: Local, image: Image) {
     let (_container, facts) = up(&local, image).await;
@@ -364,6 +394,25 @@ pub(crate) async fn a_container_that_is_not_up(local: Local, image: Image) {
     // It comes up later.
     let (_container, facts) = up(&local, image).await;
     assert_eq!(run(&local, &facts, "1", "exit 3").await.1, 3);
+}
+
+/// What the coordinator lacks is named, and nothing is left there.
+#[tokio::test]
+#[ignore = "needs busybox"]
+async fn an_unsuitable_coordinator_is_explained() {
+    let least = Local::new(Surroundings::Least, By::Pipes);
+    let refused = delivery::probe(&least, Some(&volume(&least))).await.unwrap_err();
+    assert_eq!(refused.cause, ConnectCause::NoJobPrograms, "{refused:?}");
+    assert!(refused.message.contains("chmod mkfifo readlink rmdir"), "{refused:?}");
+    let local = Local::new(Surroundings::BusyboxAlone, By::Pipes);
+    // In /proc, not even root can create a directory.
+    let unusable = SharedVolume { run: "/proc/fargate".to_owned(), ..volume(&local) };
+    let refused = delivery::probe(&local, Some(&unusable)).await.unwrap_err();
+    assert_eq!(refused.cause, ConnectCause::SharedVolume, "{refused:?}");
+    assert!(refused.message.contains("/proc/fargate"), "{refused:?}");
+    for local in [least, local] {
+        assert_eq!(std::fs::read_dir(local.path("tmp")).unwrap().count(), 0);
+    }
 }
 
 pub(crate) async fn the_main_process_ends_on_sigterm(local: Local, image: Image) {

@@ -11,7 +11,7 @@ use crate::{
 
 /// Records each `sleep` that the protocol starts, except the guard of a terminal's session, which
 /// sleeps for minutes.
-fn record_naps(local: &mut Local) -> PathBuf {
+pub(crate) fn record_naps(local: &mut Local) -> PathBuf {
     let record = local.path("naps");
     std::fs::write(&record, "").unwrap();
     let sleep = crate::local::program("sleep");
@@ -25,7 +25,7 @@ fn record_naps(local: &mut Local) -> PathBuf {
 }
 
 /// Waits for a second in which nothing was recorded.
-async fn rests(record: &std::path::Path) {
+pub(crate) async fn rests(record: &std::path::Path) {
     let size = || std::fs::metadata(record).unwrap().len();
     let rested = async {
         loop {
@@ -42,7 +42,7 @@ async fn rests(record: &std::path::Path) {
 }
 
 /// Whether the container announces writes to a file.
-fn announces(local: &Local, facts: &ShellFacts) -> bool {
+pub(crate) fn announces(local: &Local, facts: &ShellFacts) -> bool {
     facts.follows_with_tail || local.has_program("inotifyd")
 }
 
@@ -210,7 +210,7 @@ async fn ends(mut run: transports::delivery::Followed) -> Result<crate::steps::O
 }
 
 /// Returns the processes of a group, without zombies.
-fn of_group(group: u32) -> Vec<String> {
+pub(crate) fn of_group(group: u32) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace();

@@ -111,6 +111,14 @@ impl Report {
                 format!("task definition {} in cluster {}", spec.task_definition, spec.cluster),
             ),
         ];
+        if let Some(additions) = &spec.additions {
+            facts.extend(additions.job.as_ref().map(|job| ("image", job.image.name.clone())));
+            let images: Vec<&str> =
+                additions.services.iter().map(|service| service.image.name.as_str()).collect();
+            if !images.is_empty() {
+                facts.push(("services", images.join(", ")));
+            }
+        }
         facts.extend(snapshot.job.task().map(|task| ("task", task.to_string())));
         facts.extend(manager(snapshot).map(|manager| ("manager", manager.to_owned())));
         if words::ends(&snapshot.job) && self.surroundings.is_here() {

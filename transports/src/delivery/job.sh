@@ -138,11 +138,17 @@ if [ -n "$_container" ]; then
     _group=
     [ "$_answer" != made ] && is_placed || has_ended || await_wrapper || { say "notstarted the main process of the container with the job image has ended"; exit 0; }
     exec 8<&-
-    if [ "$_group" = none ]; then
+    case $_group in
+    none)
       open_checked 9 "$_run/order" && read -r _interpreter <&9
       say nointerpreter "$_interpreter"
       exit 0
-    fi
+      ;;
+    never)
+      say "notstarted it was cancelled before it was started"
+      exit 0
+      ;;
+    esac
     _size=0
     [ "$1" = 0 ] || _size=$(wc -c <"$_out")
     [ "$((_size))" -ge "$1" ] || { say "unknown its output is shorter ($((_size)) bytes) than what was read of it ($1)"; exit 0; }

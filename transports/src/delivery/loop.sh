@@ -24,21 +24,23 @@ take_orders() {
     read -r _verb _name <&7 || { sleep 1 || exit; continue; }
     case $_verb in
     start) echo "$_name" ;;
-    TERM | KILL) signal_script "$_verb" ;;
+    # A script that has not been started is not to be, should its order still come.
+    TERM | KILL) signal_script "$_verb" || echo "-$_name" ;;
     esac
   done
 }
 signal_script() {
   _run=$_runs/$_name
   { read -r _first _rest <"$_run/exit"; } 2>/dev/null
-  [ -z "$_first" ] || return
+  [ -z "$_first" ] || return 0
   { read -r _first _pid _started _group _last <"$_run/pid"; } 2>/dev/null
-  [ "$_first$_last" = .. ] || return
+  [ "$_first$_last" = .. ] || return 1
   case $_group in
-  none) ;;
+  none | never) ;;
   -) signal_family "$1" ;;
   *) kill "-$1" "-$_group" 2>/dev/null || kill "-$1" "$_pid" 2>/dev/null ;;
   esac
+  return 0
 }
 # For a script in the process group of the loop: its descendants, and all processes that write to its spool.
 signal_family() {
@@ -63,7 +65,16 @@ is_relative() {
 }
 # One after the other, and in the foreground: a background process of a shell ignores SIGINT and SIGQUIT for ever.
 start_scripts() {
-  while read -r _name; do (start_script); done
+  while read -r _name; do
+    case $_name in
+    -*) (cancel_script "${_name#-}") ;;
+    *) (start_script) ;;
+    esac
+  done
+}
+cancel_script() {
+  read -r _first _rest <"$_runs/$1/pid" 2>/dev/null || exit
+  [ -n "$_first" ] || printf "%-80s\n" ". 0 0 never ." 1<>"$_runs/$1/pid"
 }
 # The parent of a script. It keeps all state in files.
 start_script() {

@@ -45,8 +45,10 @@ signal)
   # runs.
   if mkdir "$_run" 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
   _tries=0
-  until is_placed || has_ended || [ "$_tries" -ge 100 ]; do nap; _tries=$((_tries + 1)); done
-  if is_placed && ! has_ended; then send_signal "$1"; fi
+  # Shorter than the driver waits for an answer.
+  until is_placed || has_ended || [ "$_tries" -ge 30 ]; do nap; _tries=$((_tries + 1)); done
+  # The loop in the container with the image also cancels a script that it has not started.
+  if ! has_ended && { is_placed || [ -n "$_container" ]; }; then send_signal "$1"; fi
   say done
   ;;
 esac

@@ -202,6 +202,25 @@ pub(crate) async fn an_order_that_was_not_given_is_given_again(local: Local, ima
     assert_eq!(attached, Ok((b"ran\n".to_vec(), 2, 4)));
 }
 
+/// The same, and then the stage is cancelled: the order may still come from another supervisor.
+pub(crate) async fn a_script_that_was_not_started_is_cancelled(local: Local, image: Image) {
+    let (_container, facts) = up(&local, image).await;
+    let mut dying = local;
+    dying.startup = ": ; ".to_owned();
+    dying.replaced = vec![("give_order start", "kill -9 \"$$\"")];
+    let lost = follow(start(&dying, &facts, "run", "echo ran").await).await;
+    assert!(matches!(lost, Err(RunError::ConnectionLost(_))), "{lost:?}");
+    dying.replaced.clear();
+    delivery::signal(&dying, &facts, &order("run"), Signal::Term).await.unwrap();
+    for _ in 0..2 {
+        let refused = follow(attach(&dying, &facts, "run", 0).await).await;
+        let Err(RunError::NotStarted(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("cancelled before it was started"), "{why}");
+    }
+    let next = follow(start(&dying, &facts, "next", "echo next").await).await;
+    assert_eq!(next, Ok((b"next\n".to_vec(), 0, 5)));
+}
+
 pub(crate) async fn term_reaches_every_process(local: Local, image: Image) {
     signalled(local, image, Signal::Term, 15).await;
 }

@@ -81,7 +81,7 @@ macro_rules! in_every_image {
             in_every_image!(@cases [$(#[$attribute])*] $image $surroundings $by:
                 facts_are_correct, exit_codes, death_by_signal, output_is_exact_and_in_order, five_megabyte_script,
                 the_environment_is_the_images, interpreters, a_run_is_resumed_at_an_offset, a_script_runs_once,
-                an_order_that_was_not_given_is_given_again, term_reaches_every_process, kill_reaches_every_process,
+                an_order_that_was_not_given_is_given_again, a_script_that_was_not_started_is_cancelled, term_reaches_every_process, kill_reaches_every_process,
                 signals_before_and_after, background_process_does_not_hold_the_run, forgotten_runs_are_removed,
                 the_end_of_the_container_ends_the_run, links_of_the_job_are_not_followed, a_container_that_is_not_up,
                 the_main_process_ends_on_sigterm, a_silent_script_costs_nothing,

@@ -2,7 +2,7 @@
 
 mod definition;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode, sync::Arc};
 
 use clap::error::ErrorKind;
 use states::foreign_text;
@@ -15,8 +15,8 @@ use crate::{
     local,
     logging::{self, Logging},
     reap::Reaper,
-    runner::{Contract, Identity, Trust, Verdict},
-    stages::{self, Flags, JobLog, Session, StageLog},
+    runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
+    stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
     telemetry,
     try_job::TryJob,
 };
@@ -101,13 +101,14 @@ async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Ver
     } else {
         Trust::ResponseFile
     };
-    let identity = Identity::from_env(trust).map_err(|e| e.to_string());
+    let environment = StageEnvironment::of_process();
+    let identity = Identity::of(&environment, trust).map_err(|e| e.to_string());
     let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
     let logged = StageLog::begin(&stage.to_string(), job);
     let span = logged.span();
     async {
         let mut cancelled = false;
-        let done = perform(global, config, identity, stage, &mut cancelled).await;
+        let done = perform(global, config, (identity, environment), stage, &mut cancelled).await;
         let verdict = done.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")));
         logged.end(&verdict, cancelled);
         verdict
@@ -164,7 +165,7 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
 async fn perform(
     global: &Global,
     config: Config,
-    identity: Result<Identity, String>,
+    (identity, environment): (Result<Identity, String>, StageEnvironment),
     stage: Stage,
     cancelled: &mut bool,
 ) -> Result<Verdict, String> {
@@ -172,7 +173,7 @@ async fn perform(
     let identity = identity?;
     if matches!(stage, Stage::Config) {
         stages::store(&config).map_err(|e| e.to_string())?;
-        let verdict = stages::config(&config);
+        let verdict = stages::config(&config, &environment);
         if let Some(recorder) = telemetry::recorder() {
             telemetry::enter(recorder, &config.metadata.directory, &identity, "config", None);
             recorder.leave(&verdict, false);
@@ -185,10 +186,11 @@ async fn perform(
         task_definition: global.task_def.clone(),
         platform_version: global.platform_version.clone(),
     };
-    let session = Session::new(config, flags, identity, global.state_log.clone())
-        .map_err(|e| e.to_string())?;
-    let mut log = JobLog::new(session.state_log().clone())
-        .map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let host = Arc::new(Host::new(config).map_err(|e| e.to_string())?);
+    let session =
+        Session::new(host, flags, identity, Arc::new(environment), global.state_log.clone());
+    let io = ProcessIo::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
+    let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
     let name = stage.to_string();
     if let Some(recorder) = telemetry::recorder() {
         telemetry::enter(
@@ -213,10 +215,15 @@ async fn perform(
 
 async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
     match stage {
-        Stage::Config => stages::config(session.configuration()),
+        // It works on no job, and was done before.
+        Stage::Config => Verdict::Success,
         Stage::Prepare => stages::prepare(session, log).await,
         Stage::Run { script, stage } => {
-            stages::run(session, &script, &foreign_text::clipped(&stage), log).await
+            let stage = foreign_text::clipped(&stage);
+            match stages::read_script(&script, &stage) {
+                Ok(text) => stages::run(session, text, &stage, log).await,
+                Err(verdict) => verdict,
+            }
         }
         Stage::Cleanup { wait } => stages::cleanup(session, wait, log).await,
     }

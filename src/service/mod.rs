@@ -5,13 +5,37 @@
 //! the machine. So a stage goes on by itself if the service dies, and a service can be started,
 //! stopped and replaced at any time.
 //!
-//! - [`protocol`] — what both say to each other, without I/O.
+//! - [`protocol`] — what both say to each other, without I/O;
+//! - [`server`] — `fargate serve`; [`hosted`] — one stage in it; [`upkeep`] — what it does besides;
+//! - [`client`] — a stage's process.
 
+mod client;
+mod connection;
+mod hosted;
 pub mod protocol;
+mod server;
+mod upkeep;
+
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+pub use client::{Served, Undone, serve_stage};
 pub use protocol::{Hello, RequestedStage};
+pub use server::{ServeError, serve};
+
+/// The socket's name in the metadata directory.
+const SOCKET: &str = "fargate.sock";
+
+/// Whether this user's processes talk to those of user `uid`: to their own, and to root's.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// Returns the path of a metadata directory's socket.
+fn socket_path(directory: &Path) -> PathBuf {
+    directory.join(SOCKET)
+}
 
 /// Returns what both sides must have in common: the driver, and everything that its configuration
 /// follows from. That is the file's text, and the settings that the AWS SDK takes from the
@@ -49,6 +73,12 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_users_are_not_trusted() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(is_trusted(0) && is_trusted(own) && !is_trusted(own + 1));
+    }
 
     #[test]
     fn sides_agree_if_nothing_differs_that_counts() {

@@ -40,7 +40,7 @@ async fn end(
         Err(e) => return Err(e.into()),
     };
     let mut work = engine.work(snapshot, lease);
-    session.take_connection(&mut work).await;
+    session.end_connection().await;
     engine.open(&mut work, "cleanup").await;
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());

@@ -77,17 +77,14 @@ impl Host {
 
     /// Keeps connections between a job's stages, which this process hosts.
     #[must_use]
-    #[allow(dead_code, reason = "for a process that hosts many stages")]
     pub(crate) fn keeping_connections(self) -> Self {
         Self { connections: Some(Connections::default()), ..self }
     }
 
-    #[allow(dead_code, reason = "for a process that hosts many stages")]
     pub(crate) fn engine(&self) -> &JobEngine {
         &self.engine
     }
 
-    #[allow(dead_code, reason = "for a process that hosts many stages")]
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
@@ -194,10 +191,16 @@ impl Session {
     /// Takes the job's connection, if this process has kept one that works.
     async fn take_connection(&self, work: &mut Work) {
         if let Some(connections) = self.host.connections()
-            && let Some(connection) =
-                connections.take(&self.identity.id, work.snapshot.job.task()).await
+            && let Some(connection) = connections.take(&work.snapshot.job).await
         {
             work.use_connection(connection);
+        }
+    }
+
+    /// Closes the job's connection, if this process has kept one.
+    async fn end_connection(&self) {
+        if let Some(connections) = self.host.connections() {
+            connections.end(&self.identity.id).await;
         }
     }
 
@@ -205,12 +208,10 @@ impl Session {
     /// job's next stage, too.
     async fn leave(&self, mut work: Work) {
         if let Some(connections) = self.host.connections()
-            && let AnyJob::Reachable(job) = &work.snapshot.job
+            && matches!(work.snapshot.job, AnyJob::Reachable(_))
+            && let Some(connection) = work.take_connection()
         {
-            let task = job.state.task.clone();
-            if let Some(connection) = work.take_connection() {
-                connections.keep(&self.identity.id, task, connection);
-            }
+            connections.keep(&work.snapshot.job, connection);
         }
         work.close().await;
     }

@@ -151,7 +151,6 @@ impl Stage<'_> {
                     return Err(io::Error::other("it is silent"));
                 }
             };
-            patience = Instant::now() + SILENCE;
             match message {
                 Some(ToClient::Begins(attempt)) => {
                     self.mark = RunId::new(attempt.key.as_str())
@@ -166,6 +165,8 @@ impl Stage<'_> {
                 Some(ToClient::Done(done)) => return Ok(done),
                 other => return Err(unexpected(other)),
             }
+            // Not before: gitlab-runner may have taken its time to read the output.
+            patience = Instant::now() + SILENCE;
         }
     }
 

@@ -2,8 +2,9 @@
 
 mod definition;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode, sync::Arc};
 
+use bytes::Bytes;
 use clap::error::ErrorKind;
 use states::foreign_text;
 use tracing::{Instrument as _, level_filters::LevelFilter};
@@ -16,11 +17,15 @@ use crate::{
     logging::{self, Logging},
     ownership,
     reap::Reaper,
-    runner::{Contract, Identity, Trust, Verdict},
-    stages::{self, Flags, JobLog, Session, StageLog},
+    runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
+    service::{self, Hello, RequestedStage, Served, Undone, protocol::Request},
+    stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
     telemetry,
     try_job::TryJob,
 };
+
+/// The service's threads, at most: encryption of its connections is most of its work.
+const SERVICE_THREADS: usize = 4;
 
 /// Parses the command line, does what it says, and returns the exit code.
 #[must_use]
@@ -42,7 +47,13 @@ impl Cli {
     fn run(self) -> ExitCode {
         // Stages are short and wait most of the time: one thread is the least memory and the
         // quickest start.
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        if matches!(self.command, Command::Serve) {
+            runtime = tokio::runtime::Builder::new_multi_thread();
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            runtime.worker_threads(cores.min(SERVICE_THREADS));
+        }
+        let runtime = match runtime.enable_all().build() {
             Ok(runtime) => runtime,
             Err(e) => return fail(&format!("the runtime does not start: {e}")),
         };
@@ -72,8 +83,12 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
+            Command::Serve => match runtime.block_on(serve(&global)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => fail(&e),
+            },
             Command::LocalCluster { listen, times, images } => {
-                match start_logging(&global, None).and_then(|()| {
+                match start_logging(&global, None, false).and_then(|()| {
                     runtime
                         .block_on(local::serve(listen, times.options(), images))
                         .map_err(|e| format!("the local cluster did not start: {e}"))
@@ -93,22 +108,24 @@ impl Cli {
 
 async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Verdict {
     // Warnings once per job, where users see them; in every stage would be too often.
-    let config = match load(global, matches!(stage, Stage::Config)) {
-        Ok(config) => config,
+    let loaded = match load(global, matches!(stage, Stage::Config), false) {
+        Ok(loaded) => loaded,
         Err(why) => return Verdict::SystemFailure(format!("fargate: {why}")),
     };
-    let trust = if trust_job_variables || config.runner.trust_job_variables {
+    let trust = if trust_job_variables || loaded.config.runner.trust_job_variables {
         Trust::JobVariables
     } else {
         Trust::ResponseFile
     };
-    let identity = Identity::from_env(trust).map_err(|e| e.to_string());
+    let environment = StageEnvironment::of_process();
+    let identity = Identity::of(&environment, trust).map_err(|e| e.to_string());
     let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
     let logged = StageLog::begin(&stage.to_string(), job);
     let span = logged.span();
     async {
         let mut cancelled = false;
-        let done = perform(global, config, identity, stage, &mut cancelled).await;
+        let done =
+            perform(global, loaded, (identity, environment, trust), stage, &mut cancelled).await;
         let verdict = done.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")));
         logged.end(&verdict, cancelled);
         verdict
@@ -119,7 +136,7 @@ async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Ver
 
 /// Reaps; the exit code is 1 when something could not be done.
 async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
-    let config = load(global, true)?;
+    let Loaded { config, .. } = load(global, true, false)?;
     let summary = reaper.run(&config).await;
     telemetry::flush().await;
     let summary = summary.map_err(|e| e.to_string())?;
@@ -127,23 +144,37 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
     Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Hosts stages until SIGTERM.
+async fn serve(global: &Global) -> Result<(), String> {
+    let Loaded { config, hello } = load(global, true, true)?;
+    service::serve(config, hello).await.map_err(|e| e.to_string())
+}
+
+/// A configuration, and what it follows from.
+struct Loaded {
+    config: Config,
+    hello: Hello,
+}
+
 /// Reads the configuration and starts logging; `warn` says on stderr too what is probably not
-/// meant.
-fn load(global: &Global, warn: bool) -> Result<Config, String> {
+/// meant. `of_service` is [`Logging::of_service`].
+fn load(global: &Global, warn: bool, of_service: bool) -> Result<Loaded, String> {
     let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-    let (config, warnings) = match Config::load(global.config.as_deref()) {
-        Ok(loaded) => loaded,
+    let read = Config::text(global.config.as_deref())
+        .and_then(|text| Ok((Config::parse(&text, path)?, text)));
+    let ((config, warnings), text) = match read {
+        Ok(read) => read,
         Err(e) => {
             // Where the log goes is in that file, unless the command line says it.
             if global.log_file.is_some() {
-                start_logging(global, None)?;
+                start_logging(global, None, of_service)?;
                 tracing::error!("{e}");
             }
             return Err(e.to_string());
         }
     };
     let complaints = telemetry::start(&config.telemetry, &ownership::manager(&config));
-    start_logging(global, Some(&config))?;
+    start_logging(global, Some(&config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");
     }
@@ -162,13 +193,13 @@ fn load(global: &Global, warn: bool) -> Result<Config, String> {
             stderr_line(format_args!("fargate: warning: {}: {warning}", path.display()));
         }
     }
-    Ok(config)
+    Ok(Loaded { hello: service::hello(&text, service::environment()), config })
 }
 
 async fn perform(
     global: &Global,
-    config: Config,
-    identity: Result<Identity, String>,
+    Loaded { config, hello }: Loaded,
+    (identity, environment, trust): (Result<Identity, String>, StageEnvironment, Trust),
     stage: Stage,
     cancelled: &mut bool,
 ) -> Result<Verdict, String> {
@@ -176,7 +207,7 @@ async fn perform(
     let identity = identity?;
     if matches!(stage, Stage::Config) {
         stages::store(&config).map_err(|e| e.to_string())?;
-        let verdict = stages::config(&config);
+        let verdict = stages::config(&config, &environment);
         telemetry::enter(&config.metadata.directory, &identity, "config", None);
         telemetry::leave(&verdict, false);
         telemetry::flush().await;
@@ -187,11 +218,39 @@ async fn perform(
         task_definition: global.task_def.clone(),
         platform_version: global.platform_version.clone(),
     };
-    let session = Session::new(config, flags, identity, global.state_log.clone())
-        .map_err(|e| e.to_string())?;
-    let mut log = JobLog::new(session.state_log().clone())
-        .map_err(|e| format!("cannot listen for signals: {e}"))?;
     let name = stage.to_string();
+    let mut io = ProcessIo::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
+    // Also before a service is asked: others must not be able to change the directory.
+    stages::store(&config).map_err(|e| e.to_string())?;
+    let stage = Prepared::of(stage);
+    let mut undone = Undone::default();
+    if may_be_served(global, &config)
+        && let Some((requested, script)) = stage.requested()
+        && let Some(environment) = environment.to_send()
+    {
+        let request = Request {
+            stage: requested,
+            environment,
+            trusts_variables: trust == Trust::JobVariables,
+            flags: flags.clone(),
+        };
+        match service::serve_stage(&directory, &identity.id, &hello, request, script, &mut io).await
+        {
+            Served::Done(done) => {
+                *cancelled = done.cancelled;
+                return Ok(done.verdict);
+            }
+            Served::Undone(rest) => undone = rest,
+        }
+    }
+    if undone.cancelled {
+        io.repeat_cancel();
+    }
+    let host = Arc::new(Host::new(config).map_err(|e| e.to_string())?);
+    let mut session =
+        Session::new(host, flags, identity, Arc::new(environment), global.state_log.clone());
+    session.continue_from(undone.begun);
+    let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
     if telemetry::is_on() {
         let kept = session.kept_trace();
         telemetry::enter(&directory, session.identity(), &name, kept.as_deref());
@@ -205,24 +264,82 @@ async fn perform(
     Ok(verdict)
 }
 
-async fn work(session: &Session, stage: Stage, log: &mut JobLog) -> Verdict {
-    match stage {
-        Stage::Config => stages::config(session.configuration()),
-        Stage::Prepare => stages::prepare(session, log).await,
-        Stage::Run { script, stage } => {
-            stages::run(session, &script, &foreign_text::clipped(&stage), log).await
+/// A stage that works on a job, with its script.
+enum Prepared {
+    Prepare,
+    Run {
+        name: String,
+        script: Bytes,
+    },
+    Cleanup {
+        wait: bool,
+    },
+    /// There is nothing to do.
+    Over(Verdict),
+}
+
+impl Prepared {
+    fn of(stage: Stage) -> Self {
+        match stage {
+            // It works on no job.
+            Stage::Config => Self::Over(Verdict::Success),
+            Stage::Prepare => Self::Prepare,
+            Stage::Run { script, stage } => {
+                let name = foreign_text::clipped(&stage);
+                match stages::read_script(&script, &name) {
+                    Ok(script) => Self::Run { name, script },
+                    Err(verdict) => Self::Over(verdict),
+                }
+            }
+            Stage::Cleanup { wait } => Self::Cleanup { wait },
         }
-        Stage::Cleanup { wait } => stages::cleanup(session, wait, log).await,
+    }
+
+    /// What a service is asked for, with the script.
+    fn requested(&self) -> Option<(RequestedStage, Bytes)> {
+        let script =
+            if let Self::Run { script, .. } = self { script.clone() } else { Bytes::new() };
+        let stage = match self {
+            Self::Prepare => RequestedStage::Prepare,
+            Self::Run { name, script } => {
+                RequestedStage::Run { name: name.clone(), length: script.len() as u64 }
+            }
+            Self::Cleanup { wait } => RequestedStage::Cleanup { wait: *wait },
+            Self::Over(_) => return None,
+        };
+        Some((stage, script))
     }
 }
 
-fn start_logging(global: &Global, config: Option<&Config>) -> Result<(), String> {
+/// Whether a service may do the stage. Not if its log belongs in the job log, if `try` follows its
+/// states, or if the stage is to be in a trace: the service records none.
+fn may_be_served(global: &Global, config: &Config) -> bool {
+    let has_file = global.log_file.is_some() || config.log_file.is_some();
+    let logs_to_stderr = !has_file && level(global, Some(config)) >= LevelFilter::DEBUG;
+    !logs_to_stderr && global.state_log.is_none() && !telemetry::is_on()
+}
+
+async fn work(session: &Session, stage: Prepared, log: &mut JobLog) -> Verdict {
+    match stage {
+        Prepared::Prepare => stages::prepare(session, log).await,
+        Prepared::Run { name, script } => stages::run(session, script, &name, log).await,
+        Prepared::Cleanup { wait } => stages::cleanup(session, wait, log).await,
+        Prepared::Over(verdict) => verdict,
+    }
+}
+
+fn level(global: &Global, config: Option<&Config>) -> LevelFilter {
     let level =
         global.log_level.or_else(|| config.map(|c| c.log_level)).unwrap_or(LevelFilter::INFO);
+    if global.debug { level.max(LevelFilter::DEBUG) } else { level }
+}
+
+fn start_logging(global: &Global, config: Option<&Config>, of_service: bool) -> Result<(), String> {
     let logging = Logging {
-        level: if global.debug { level.max(LevelFilter::DEBUG) } else { level },
+        level: level(global, config),
         file: global.log_file.clone().or_else(|| config.and_then(|c| c.log_file.clone())),
         format: global.log_format.or_else(|| config.map(|c| c.log_format)).unwrap_or_default(),
+        of_service,
     };
     logging.start().map_err(|e| e.to_string())
 }

@@ -7,6 +7,7 @@
 //! - [`cli`] — the command line;
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
+//! - [`service`] — `fargate serve`: one process that hosts stages, and its clients;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
@@ -32,6 +33,7 @@ mod ownership;
 pub mod reap;
 pub mod replay;
 pub mod runner;
+pub mod service;
 pub mod stages;
 pub mod tags;
 #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]

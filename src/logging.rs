@@ -63,6 +63,8 @@ pub struct Logging {
     pub file: Option<PathBuf>,
     /// How it looks.
     pub format: LogFormat,
+    /// Whether it goes to stderr at every level if there is no file, as that of a service does.
+    pub of_service: bool,
 }
 
 /// The log file cannot be opened.
@@ -86,7 +88,9 @@ impl Logging {
                 let log = LogFile::new(open(path)?, self.format, rate);
                 self.start_with(FILE.get_or_init(|| log));
             }
-            None if self.level >= LevelFilter::DEBUG => self.start_with(|| Lines(io::stderr())),
+            None if self.of_service || self.level >= LevelFilter::DEBUG => {
+                self.start_with(|| Lines(io::stderr()))
+            }
             // The log goes to the collector only.
             None if telemetry::log_export().is_some() => self.start_with(io::sink),
             None => start_telemetry(),

@@ -15,3 +15,5 @@ pub mod processes;
 pub mod proxy;
 #[path = "../../tests/e2e/runner.rs"]
 pub mod runner;
+#[path = "../../tests/e2e/serve.rs"]
+pub mod serve;

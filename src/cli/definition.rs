@@ -57,6 +57,11 @@ Exit codes:
   1  something could not be ended: stderr says what and why
   2  wrong usage or configuration";
 
+const SERVE_CODES: &str = "\
+Exit codes:
+  0  it was ended by SIGTERM; stages that ran go on by themselves
+  2  it could not begin: stderr says why";
+
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -89,9 +94,10 @@ pub(super) struct Global {
 
 /// The global options that a command has no use for: its help does not show them, and they are
 /// refused.
-const IGNORED: [(&str, &[&str]); 5] = [
+const IGNORED: [(&str, &[&str]); 6] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
+    ("serve", &["task_def", "platform_version", "state_log"]),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
     (
         "completions",
@@ -173,6 +179,10 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         manager: Option<String>,
     },
+    /// Host the stages of all jobs of this configuration in one process, until SIGTERM. Stages find
+    /// it by its socket in the metadata directory, and work without it as before
+    #[command(after_help = SERVE_CODES)]
+    Serve,
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {
         /// Where its API listens; port 0 is any free one

@@ -121,13 +121,20 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] says what is wrong, where, and what was expected.
     pub fn load(named: Option<&Path>) -> Result<(Self, Vec<Warning>), ConfigError> {
+        Self::parse(&Self::text(named)?, named.unwrap_or(Path::new(DEFAULT_FILE)))
+    }
+
+    /// Reads the text of the file that [`Config::load`] takes.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`].
+    pub fn text(named: Option<&Path>) -> Result<String, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
             named: named.is_some(),
             source,
-        })?;
-        Self::parse(&text, path)
+        })
     }
 
     /// Describes the choices that these settings leave open to projects, a sentence each, for the

@@ -2,6 +2,8 @@
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
+use serde::{Deserialize, Serialize};
+
 use crate::console::stderr_line;
 
 /// The exit codes that gitlab-runner's environment sets.
@@ -31,7 +33,7 @@ pub enum ContractError {
 }
 
 /// How a stage ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The stage succeeded.
     Success,

@@ -5,7 +5,10 @@ use std::env;
 use sha2::{Digest, Sha256};
 use states::{About, JobId, foreign_text};
 
-use super::response::{Response, ResponseError, VARIABLE};
+use super::{
+    StageEnvironment,
+    response::{Response, ResponseError, VARIABLE},
+};
 
 /// The job of this call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,15 +49,15 @@ pub enum IdentityError {
     Response(#[from] ResponseError),
 }
 
-/// Returns the value of a CI/CD variable of the job. It comes from the project and its users:
-/// untrusted.
+/// Returns the value of a CI/CD variable of this process's job. It comes from the project and its
+/// users: untrusted.
 #[must_use]
 pub fn job_variable(name: &str) -> Option<String> {
     env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
 }
 
 impl Identity {
-    /// Reads the job's identity from the file in gitlab-runner's environment.
+    /// Reads the job's identity from a stage's environment.
     ///
     /// Project, pipeline and job are those of the response file. A project can set the variables
     /// `CI_JOB_ID` and `CI_PROJECT_URL` to another job's, and must not reach that job's container.
@@ -64,10 +67,11 @@ impl Identity {
     /// # Errors
     /// When there is no such file and variables are not trusted, when it cannot be used, or when
     /// variables are missing.
-    pub fn from_env(trust: Trust) -> Result<Self, IdentityError> {
-        match (Response::from_env()?, trust) {
-            (Some(response), _) => Ok(Self::of_response(&response, job_variable)),
-            (None, Trust::JobVariables) => Self::of_variables(job_variable),
+    pub fn of(environment: &StageEnvironment, trust: Trust) -> Result<Self, IdentityError> {
+        let variable = |name: &str| environment.job_variable(name);
+        match (environment.response()?, trust) {
+            (Some(response), _) => Ok(Self::of_response(response, variable)),
+            (None, Trust::JobVariables) => Self::of_variables(variable),
             (None, Trust::ResponseFile) => Err(IdentityError::Untrusted),
         }
     }

@@ -2,6 +2,7 @@
 //! identity of the job. See GitLab's documentation, "Custom executor".
 
 mod contract;
+mod environment;
 mod identity;
 mod response;
 mod script;
@@ -11,6 +12,7 @@ mod wishes;
 pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
+pub use environment::{SentEnvironment, StageEnvironment};
 pub use identity::{Identity, IdentityError, Trust, job_variable};
 pub use response::ResponseError;
 pub use script::prepend;

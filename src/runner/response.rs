@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    env,
+    ffi::OsString,
     fs::{File, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use states::foreign_text;
 
 use super::variables::Variable;
@@ -46,7 +46,7 @@ pub enum ResponseError {
 }
 
 /// The parts of the job's response that identify it (gitlab-runner, `common/spec`, `Job`).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Response {
     /// GitLab's number of the job.
     pub(super) id: u64,
@@ -69,7 +69,7 @@ pub(super) struct Response {
     pub(super) services: serde_json::Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct JobInfo {
     #[serde(default)]
     name: String,
@@ -77,7 +77,7 @@ struct JobInfo {
     project_id: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct GitInfo {
     /// The URL with the job's token.
     #[serde(default)]
@@ -85,17 +85,15 @@ struct GitInfo {
 }
 
 impl Response {
-    /// Reads the response that the environment names; `None` if it names none, as with
+    /// Reads the response that the variable's value names; `None` without a value, as with
     /// gitlab-runner before 14.1.
-    ///
-    /// # Errors
-    /// When the variable is set and no usable file is named.
-    pub(super) fn from_env() -> Result<Option<Self>, ResponseError> {
-        match env::var_os(VARIABLE) {
-            None => Ok(None),
-            Some(name) if name.is_empty() => Err(ResponseError::Unnamed),
-            Some(name) => Self::read(Path::new(&name)).map(Some),
-        }
+    pub(super) fn named_by(value: Option<OsString>) -> Option<Result<Self, ResponseError>> {
+        let name = value?;
+        Some(if name.is_empty() {
+            Err(ResponseError::Unnamed)
+        } else {
+            Self::read(Path::new(&name))
+        })
     }
 
     fn read(path: &Path) -> Result<Self, ResponseError> {

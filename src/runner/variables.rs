@@ -1,9 +1,9 @@
 //! A job's CI/CD variables, and how gitlab-runner replaces their names in texts.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// One variable (gitlab-runner, `common/spec`, `Variable`).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Variable {
     /// Its name.
     pub key: String,

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use states::foreign_text;
 
 use super::{
+    StageEnvironment,
     response::{Response, ResponseError},
     variables::{Variable, Variables},
 };
@@ -104,16 +105,16 @@ pub enum WishesError {
 }
 
 impl Wishes {
-    /// Reads them from the file in gitlab-runner's environment. Without one, the job has none that
+    /// Reads them from the response in a stage's environment. Without one, the job has none that
     /// could be trusted: `None`.
     ///
     /// # Errors
     /// When the file cannot be used, or has something else there.
-    pub fn from_env() -> Result<Option<Self>, WishesError> {
-        Response::from_env()?.map(|response| Self::of(&response)).transpose()
+    pub fn of(environment: &StageEnvironment) -> Result<Option<Self>, WishesError> {
+        environment.response()?.map(Self::of_response).transpose()
     }
 
-    fn of(response: &Response) -> Result<Self, WishesError> {
+    fn of_response(response: &Response) -> Result<Self, WishesError> {
         let variables = Variables::of_response(response.variables.as_deref().unwrap_or_default());
         let image: Option<WishedContainer> = read("image:", &response.image)?;
         let services: Option<Vec<WishedContainer>> = read("services:", &response.services)?;
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     fn of(response: &str) -> Result<Wishes, WishesError> {
-        Wishes::of(&serde_json::from_str(response).unwrap())
+        Wishes::of_response(&serde_json::from_str(response).unwrap())
     }
 
     #[test]

@@ -23,7 +23,7 @@ async fn end(
     goal: Goal,
     log: &mut JobLog,
 ) -> Result<Verdict, states::EngineError> {
-    let engine = &session.engine;
+    let engine = session.engine();
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "cleanup", LEASE_WAIT).await?;
     let snapshot = match engine.store().load(id).await {
@@ -40,6 +40,7 @@ async fn end(
         Err(e) => return Err(e.into()),
     };
     let mut work = engine.work(snapshot, lease);
+    session.end_connection().await;
     engine.open(&mut work, "cleanup").await;
     engine.request_stop(&mut work, StopReason::Cleanup);
     session.state_log.entered(work.snapshot.job.name());
@@ -79,8 +80,8 @@ async fn end(
 /// Stops the job's tasks although its snapshot cannot be read: `startedBy` follows from the job
 /// alone.
 async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
-    let control = session.engine.control();
-    let cluster = &session.config.fargate.cluster;
+    let control = session.engine().control();
+    let cluster = &session.configuration().fargate.cluster;
     let started_by =
         prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
     let mut said = format!("fargate: cleanup: {why}.");

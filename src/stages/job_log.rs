@@ -4,10 +4,9 @@ use std::{io, time::Duration};
 
 use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{StateLog, losses::Losses, output::Output};
-use crate::{console::stderr_line, telemetry};
+use super::{Attempt, StageIo, StateLog, losses::Losses};
+use crate::telemetry;
 
 /// After this time without a line, the job log says what the stage waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -15,9 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A stage's channel to gitlab-runner: the job log, and cancels.
 pub struct JobLog {
     states: StateLog,
-    stdout: Output,
-    term: Signal,
-    interrupt: Signal,
+    io: Box<dyn StageIo>,
     cancelled: bool,
     began: Timestamp,
     said_last: Timestamp,
@@ -28,23 +25,19 @@ pub struct JobLog {
 }
 
 impl JobLog {
-    /// Starts to listen for SIGTERM, and for SIGINT from people at a terminal.
-    ///
-    /// # Errors
-    /// When no signal handler can be installed.
-    pub fn new(states: StateLog) -> io::Result<Self> {
-        Ok(Self {
+    /// A job log over this channel.
+    #[must_use]
+    pub fn new(states: StateLog, io: Box<dyn StageIo>) -> Self {
+        Self {
             states,
-            stdout: Output::stdout(),
-            term: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            io,
             cancelled: false,
             began: Timestamp::now(),
             said_last: Timestamp::now(),
             reported_trouble: None,
             losses: Losses::default(),
             written: 0,
-        })
+        }
     }
 
     /// Whether gitlab-runner has cancelled the stage.
@@ -75,9 +68,14 @@ impl JobLog {
 
     /// Writes a line for the CI user.
     pub fn say(&mut self, line: &str) {
-        stderr_line(line);
+        self.io.line(line);
         tracing::info!("job log: {line}");
         self.said_last = Timestamp::now();
+    }
+
+    /// Says what the stage is about to begin.
+    pub(super) async fn begins(&mut self, key: &str, offset: u64) {
+        self.io.begins(Attempt { key: key.to_owned(), offset }).await;
     }
 
     fn seconds(&self) -> f64 {
@@ -141,7 +139,7 @@ impl JobLog {
 
 impl JobIo for JobLog {
     async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        let written = self.stdout.write(&bytes).await?;
+        let written = self.io.write(bytes).await?;
         self.written += written as u64;
         Ok(written)
     }
@@ -204,10 +202,7 @@ impl JobIo for JobLog {
         if self.cancelled {
             std::future::pending().await
         }
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        self.io.cancelled().await;
         self.cancelled = true;
     }
 }

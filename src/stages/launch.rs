@@ -7,12 +7,12 @@ use crate::{
     config::{Chosen, Config, Images, NotAllowed, Overrides, Sizes},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
     definition::{Granted, Refusal, Requests, grant},
-    runner::{Identity, Wishes, WishesError, job_variable},
+    runner::{Identity, StageEnvironment, Wishes, WishesError},
     tags,
 };
 
 /// The command line's overrides: the administrator's, from gitlab-runner's `config.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Flags {
     /// `--task-def`.
     pub task_definition: Option<String>,
@@ -21,15 +21,21 @@ pub struct Flags {
 }
 
 /// Chooses the task definition and platform version of this job.
-pub(super) fn choose(config: &Config, flags: &Flags) -> Result<Chosen, NotAllowed> {
+pub(super) fn choose(
+    config: &Config,
+    flags: &Flags,
+    environment: &StageEnvironment,
+) -> Result<Chosen, NotAllowed> {
     let overrides = Overrides {
         flag_task_definition: flags.task_definition.clone(),
         flag_platform_version: flags.platform_version.clone(),
         // They are recorded, and shown in refusals.
-        variable_task_definition: job_variable("FARGATE_TASK_DEFINITION")
+        variable_task_definition: environment
+            .job_variable("FARGATE_TASK_DEFINITION")
             .as_deref()
             .map(foreign_text::clipped),
-        variable_platform_version: job_variable("FARGATE_PLATFORM_VERSION")
+        variable_platform_version: environment
+            .job_variable("FARGATE_PLATFORM_VERSION")
             .as_deref()
             .map(foreign_text::clipped),
     };
@@ -47,10 +53,14 @@ pub(super) enum GrantError {
     Unknown(#[from] WishesError),
 }
 
-/// Decides what this process's job gets beyond the base definition.
-pub(super) fn granted(images: &Images, sizes: &Sizes) -> Result<Granted, GrantError> {
-    let wishes = Wishes::from_env()?;
-    let requests = Requests::from_variables(job_variable);
+/// Decides what the job of this environment gets beyond the base definition.
+pub(super) fn granted(
+    images: &Images,
+    sizes: &Sizes,
+    environment: &StageEnvironment,
+) -> Result<Granted, GrantError> {
+    let wishes = Wishes::of(environment)?;
+    let requests = Requests::from_variables(|name| environment.job_variable(name));
     Ok(grant(images, sizes, wishes.as_ref(), &requests)?)
 }
 

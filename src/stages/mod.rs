@@ -3,6 +3,7 @@
 
 mod cleanup;
 mod config;
+mod connections;
 mod job_log;
 pub(crate) mod launch;
 mod losses;
@@ -11,19 +12,27 @@ mod prelude;
 mod prepare;
 mod run;
 mod services;
+mod stage_io;
 mod stage_log;
 pub(crate) mod state_log;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use ::replay::summary::Summary;
-use states::{DirectoryStore, Engine, Fault, Header, Retention, StopReason, StoreError};
+use states::{
+    AnyJob, DirectoryStore, Engine, Fault, Header, JobId, Retention, StopReason, StoreError,
+};
 use transports::{Transports, delivery, ssh::proof};
 
 use crate::{
     config::Config,
     control::{DefinitionCache, EcsControl},
-    runner::{Identity, Verdict},
+    runner::{Identity, StageEnvironment, Verdict},
     telemetry::Watched,
     transport,
 };
@@ -31,10 +40,12 @@ use crate::{
 pub(crate) use crate::job_end::{has_ended, remains};
 pub use cleanup::cleanup;
 pub use config::config;
+pub(crate) use connections::Connections;
 pub use job_log::JobLog;
 pub use launch::Flags;
 pub use prepare::prepare;
-pub use run::run;
+pub use run::{read_script, run};
+pub use stage_io::{Attempt, Pending, ProcessIo, StageIo};
 pub use stage_log::StageLog;
 pub use state_log::StateLog;
 
@@ -45,28 +56,102 @@ const LEASE_WAIT: Duration = Duration::from_secs(90);
 pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
 type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
-/// The context of a stage that works on a job.
-pub struct Session {
+/// What the stages of a process share: one engine, and in the service also connections.
+pub struct Host {
     engine: JobEngine,
-    identity: Identity,
     config: Config,
-    flags: Flags,
-    state_log: StateLog,
+    environments: Environments,
+    connections: Option<Connections>,
 }
 
-impl Session {
+impl Host {
     /// Creates the engine. It connects on demand.
     ///
     /// # Errors
     /// When the metadata directory is missing and cannot be created.
+    pub fn new(config: Config) -> Result<Self, StoreError> {
+        let environments = Environments::default();
+        let engine = engine_for(&config, store(&config)?, environments.clone());
+        Ok(Self { engine, config, environments, connections: None })
+    }
+
+    /// Keeps connections between a job's stages, which this process hosts.
+    #[must_use]
+    pub(crate) fn keeping_connections(self) -> Self {
+        Self { connections: Some(Connections::default()), ..self }
+    }
+
+    pub(crate) fn engine(&self) -> &JobEngine {
+        &self.engine
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn connections(&self) -> Option<&Connections> {
+        self.connections.as_ref()
+    }
+}
+
+/// The environments of the stages that a process hosts at this moment.
+#[derive(Debug, Clone, Default)]
+struct Environments(Arc<Mutex<HashMap<JobId, Vec<Arc<StageEnvironment>>>>>);
+
+impl Environments {
+    fn with<R>(&self, act: impl FnOnce(&mut HashMap<JobId, Vec<Arc<StageEnvironment>>>) -> R) -> R {
+        // The map is consistent after every step.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn enter(&self, job: &JobId, environment: &Arc<StageEnvironment>) {
+        self.with(|all| all.entry(job.clone()).or_default().push(Arc::clone(environment)));
+    }
+
+    fn leave(&self, job: &JobId, environment: &Arc<StageEnvironment>) {
+        self.with(|all| {
+            let stages = all.entry(job.clone()).or_default();
+            stages.retain(|other| !Arc::ptr_eq(other, environment));
+            if stages.is_empty() {
+                all.remove(job);
+            }
+        });
+    }
+
+    /// Returns the environment of the job's stage. A process without stages has none.
+    fn of(&self, job: &JobId) -> Arc<StageEnvironment> {
+        self.with(|all| all.get(job).and_then(|stages| stages.last()).cloned()).unwrap_or_default()
+    }
+}
+
+/// The context of a stage that works on a job.
+pub struct Session {
+    host: Arc<Host>,
+    identity: Identity,
+    environment: Arc<StageEnvironment>,
+    flags: Flags,
+    state_log: StateLog,
+    continues: Option<Attempt>,
+}
+
+impl Session {
+    /// Begins a stage of the job `identity`.
+    #[must_use]
     pub fn new(
-        config: Config,
+        host: Arc<Host>,
         flags: Flags,
         identity: Identity,
+        environment: Arc<StageEnvironment>,
         state_log: Option<PathBuf>,
-    ) -> Result<Self, StoreError> {
-        let engine = engine(&config, store(&config)?);
-        Ok(Self { engine, identity, config, flags, state_log: StateLog::new(state_log) })
+    ) -> Self {
+        host.environments.enter(&identity.id, &environment);
+        let state_log = StateLog::new(state_log);
+        Self { host, identity, environment, flags, state_log, continues: None }
+    }
+
+    /// Continues what another process has begun for the same stage.
+    pub fn continue_from(&mut self, attempt: Option<Attempt>) {
+        self.continues = attempt;
     }
 
     /// Returns the job's identity.
@@ -78,14 +163,14 @@ impl Session {
     /// Returns the configuration.
     #[must_use]
     pub fn configuration(&self) -> &Config {
-        &self.config
+        &self.host.config
     }
 
     /// Returns the trace that the job's snapshot names, if any. A job that has ended has none: its
     /// trace was exported.
     #[must_use]
     pub fn kept_trace(&self) -> Option<String> {
-        let snapshot = self.engine.store().read(&self.identity.id).ok().flatten()?;
+        let snapshot = self.engine().store().read(&self.identity.id).ok().flatten()?;
         if has_ended(&snapshot) { None } else { snapshot.job.header().trace.clone() }
     }
 
@@ -93,6 +178,48 @@ impl Session {
     #[must_use]
     pub fn state_log(&self) -> &StateLog {
         &self.state_log
+    }
+
+    fn engine(&self) -> &JobEngine {
+        &self.host.engine
+    }
+
+    fn environment(&self) -> &StageEnvironment {
+        &self.environment
+    }
+
+    /// Takes the job's connection, if this process has kept one that works.
+    async fn take_connection(&self, work: &mut Work) {
+        if let Some(connections) = self.host.connections()
+            && let Some(connection) = connections.take(&work.snapshot.job).await
+        {
+            work.use_connection(connection);
+        }
+    }
+
+    /// Closes the job's connection, if this process has kept one.
+    async fn end_connection(&self) {
+        if let Some(connections) = self.host.connections() {
+            connections.end(&self.identity.id).await;
+        }
+    }
+
+    /// Ends the work and gives the job's lease back. Keeps the connection if this process hosts the
+    /// job's next stage, too.
+    async fn leave(&self, mut work: Work) {
+        if let Some(connections) = self.host.connections()
+            && matches!(work.snapshot.job, AnyJob::Reachable(_))
+            && let Some(connection) = work.take_connection()
+        {
+            connections.keep(&work.snapshot.job, connection);
+        }
+        work.close().await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.host.environments.leave(&self.identity.id, &self.environment);
     }
 }
 
@@ -104,8 +231,12 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
     Ok(store)
 }
 
-/// Returns an engine for the jobs in this directory.
+/// Returns an engine for the jobs in this directory, in a process that hosts no stage.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
+    engine_for(config, store, Environments::default())
+}
+
+fn engine_for(config: &Config, store: DirectoryStore, environments: Environments) -> JobEngine {
     let keys = store.clone();
     let definitions = DefinitionCache::in_metadata(&config.metadata.directory);
     let control = EcsControl::new(config.fargate.region.clone()).with_definitions(definitions);
@@ -120,8 +251,8 @@ pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
                 spec.environment.push((proof::VARIABLE.to_owned(), secret));
             }
             if spec.additions.as_ref().is_some_and(|additions| !additions.services.is_empty()) {
-                // Only gitlab-runner's processes know them. No other launches a job's first task.
-                let granted = launch::granted(&images, &sizes);
+                // Only gitlab-runner's stages know them. Nothing else launches a job's first task.
+                let granted = launch::granted(&images, &sizes, &environments.of(&header.id));
                 spec.service_environment =
                     granted.map(|granted| granted.service_environment).unwrap_or_default();
             }

@@ -15,11 +15,7 @@ use super::{
     remains, stopped,
 };
 use crate::{
-    config::Chosen,
-    control::STARTED_BY,
-    definition::Granted,
-    runner::{Verdict, job_variable},
-    telemetry, transport,
+    config::Chosen, control::STARTED_BY, definition::Granted, runner::Verdict, telemetry, transport,
 };
 
 /// Prepares the job's task.
@@ -43,16 +39,18 @@ enum PrepareError {
 }
 
 async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareError> {
-    let chosen = match launch::choose(&session.config, &session.flags) {
-        Ok(chosen) => chosen,
-        Err(refusal) => {
-            return Ok(Verdict::BuildFailure {
-                code: None,
-                message: Some(format!("fargate: {refusal}")),
-            });
-        }
-    };
-    let granted = match launch::granted(&session.config.images, &session.config.sizes) {
+    let config = session.configuration();
+    let chosen =
+        match launch::choose(session.configuration(), &session.flags, session.environment()) {
+            Ok(chosen) => chosen,
+            Err(refusal) => {
+                return Ok(Verdict::BuildFailure {
+                    code: None,
+                    message: Some(format!("fargate: {refusal}")),
+                });
+            }
+        };
+    let granted = match launch::granted(&config.images, &config.sizes, session.environment()) {
         Ok(granted) => granted,
         Err(refusal @ GrantError::Refused(_)) => {
             return Ok(Verdict::BuildFailure {
@@ -62,13 +60,14 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
         }
         Err(unknown) => return Ok(Verdict::SystemFailure(format!("fargate: prepare: {unknown}"))),
     };
-    let engine = &session.engine;
+    let engine = session.engine();
     let id = &session.identity.id;
     let lease = engine.store().lease(id, "prepare", LEASE_WAIT).await?;
     // A task that cannot be recorded must not be launched.
     engine.store().check_writable(&lease, id).await?;
-    if session.config.images.allowed.is_none()
-        && let Some(line) = services(job_variable("CI_JOB_SERVICES").as_deref().unwrap_or_default())
+    if session.configuration().images.allowed.is_none()
+        && let Some(line) =
+            services(&session.environment().job_variable("CI_JOB_SERVICES").unwrap_or_default())
     {
         log.say(&line);
     }
@@ -84,7 +83,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
             engine.open(&mut work, "prepare").await;
-            if can_go_on(session, &work) {
+            if can_go_on(session, &work) || is_continued(session, &work) {
                 tracing::info!(state = %work.snapshot.job.name(), "continuing with the task of an earlier prepare");
                 work
             } else {
@@ -124,10 +123,11 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
             }
         }
     };
+    log.begins(work.snapshot.job.header().token.as_str(), 0).await;
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::Reach, log).await?;
     let snapshot = work.snapshot.clone();
-    work.close().await;
+    session.leave(work).await;
     Ok(match outcome {
         _ if log.was_cancelled() => {
             Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned())
@@ -175,7 +175,13 @@ fn can_go_on(session: &Session, work: &Work) -> bool {
     );
     let transport = transport::named(&work.snapshot.job.header().transport().name);
     let needs_key = transport.is_none_or(|transport| transport.needs_login);
-    on_its_way && (!needs_key || session.engine.store().key_path(&session.identity.id).exists())
+    on_its_way && (!needs_key || session.engine().store().key_path(&session.identity.id).exists())
+}
+
+/// Whether another process has begun this attempt, for this very stage. It may have finished it, too.
+fn is_continued(session: &Session, work: &Work) -> bool {
+    let token = &work.snapshot.job.header().token;
+    session.continues.as_ref().is_some_and(|attempt| attempt.key == token.as_str())
 }
 
 async fn begin(
@@ -183,9 +189,9 @@ async fn begin(
     (chosen, granted): (Chosen, Granted),
     lease: states::DirectoryLease,
 ) -> Result<Work, PrepareError> {
-    let engine = &session.engine;
+    let engine = session.engine();
     let identity = &session.identity;
-    let transport = session.config.transport;
+    let transport = session.configuration().transport;
     let public_key = if transport.needs_login { Some(make_key(session)?) } else { None };
     let started_by = started_by(&identity.about.job_id, identity.id.as_str());
     let header = Header {
@@ -194,14 +200,14 @@ async fn begin(
         created: engine.clock().now(),
         token: token(&started_by),
         definition_from_project: chosen.from_project,
-        connect_to: launch::connect_to(&session.config),
+        connect_to: launch::connect_to(session.configuration()),
         transport: Some(transport.record.clone()),
-        login: launch::login(&session.config),
-        host_proof: launch::host_proof(&session.config),
-        limits: session.config.limits,
+        login: launch::login(session.configuration()),
+        host_proof: launch::host_proof(session.configuration()),
+        limits: session.configuration().limits,
         trace: telemetry::root(),
         spec: launch::spec(
-            &session.config,
+            session.configuration(),
             identity,
             chosen,
             granted,
@@ -217,7 +223,7 @@ async fn begin(
 /// Makes the job's key. Returns its public half.
 fn make_key(session: &Session) -> Result<String, PrepareError> {
     let pair = key::generate()?;
-    let path = session.engine.store().key_path(&session.identity.id);
+    let path = session.engine().store().key_path(&session.identity.id);
     write_key(&path, &pair.private)
         .map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
     Ok(pair.public)

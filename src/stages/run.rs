@@ -4,25 +4,31 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use states::{AnyJob, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore};
+use states::{
+    AnyJob, Finished, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore,
+};
 
-use super::{JobLog, LEASE_WAIT, Session, prelude, remains, services, stopped};
+use super::{JobLog, LEASE_WAIT, Session, Work, prelude, remains, services, stopped};
 use crate::{runner::Verdict, telemetry};
 
 /// The stage of the job's `script:`.
 const MAIN_SCRIPT: &str = "build_script";
 
+/// Reads the script's file, which gitlab-runner wrote for this stage.
+///
+/// # Errors
+/// The stage's verdict, if it cannot be read.
+pub fn read_script(script: &Path, stage: &str) -> Result<Bytes, Verdict> {
+    fs::read(script).map(Bytes::from).map_err(|e| {
+        Verdict::SystemFailure(format!(
+            "fargate: the script {} of stage {stage} cannot be read: {e}",
+            script.display()
+        ))
+    })
+}
+
 /// Runs the script.
-pub async fn run(session: &Session, script: &Path, stage: &str, log: &mut JobLog) -> Verdict {
-    let text = match fs::read(script) {
-        Ok(text) => Bytes::from(text),
-        Err(e) => {
-            return Verdict::SystemFailure(format!(
-                "fargate: the script {} of stage {stage} cannot be read: {e}",
-                script.display()
-            ));
-        }
-    };
+pub async fn run(session: &Session, text: Bytes, stage: &str, log: &mut JobLog) -> Verdict {
     // The digest covers gitlab-runner's own script only. The lines added below name this process's
     // span, and a process that repeats the stage must find the same run.
     let digest = hex::encode(Sha256::digest(&text));
@@ -39,7 +45,7 @@ async fn execute(
     stage: &str,
     log: &mut JobLog,
 ) -> Result<Verdict, states::EngineError> {
-    let engine = &session.engine;
+    let engine = session.engine();
     let id = &session.identity.id;
     let lease = engine.store().lease(id, &format!("run {stage}"), LEASE_WAIT).await?;
     let Some(snapshot) = engine.store().load(id).await? else {
@@ -49,7 +55,17 @@ async fn execute(
         )));
     };
     let mut work = engine.work(snapshot, lease);
+    session.take_connection(&mut work).await;
     engine.open(&mut work, &format!("run {stage}")).await;
+    let continues = continued(session, &mut work);
+    if let Continued::Over(last) = continues {
+        session.leave(work).await;
+        return Ok(if log.is_cancelled().await {
+            cancelled(stage)
+        } else {
+            verdict_on(last.outcome, stage)
+        });
+    }
     if let AnyJob::Executing(job) = &work.snapshot.job
         && (job.state.order.stage != stage || job.state.digest != script.digest)
     {
@@ -62,8 +78,8 @@ async fn execute(
         engine.request_cancel(&mut work);
         engine.drive(&mut work, Goal::Run, log).await?;
     }
-    if log.is_cancelled().await {
-        work.close().await;
+    if matches!(continues, Continued::No) && log.is_cancelled().await {
+        session.leave(work).await;
         return Ok(Verdict::SystemFailure(format!(
             "fargate: stage {stage} was cancelled before its script was started."
         )));
@@ -76,7 +92,7 @@ async fn execute(
             spec,
             container,
             is_own_script(stage),
-            session.config.services.wait,
+            session.configuration().services.wait,
         ),
         ..script
     };
@@ -90,29 +106,21 @@ async fn execute(
         }
         AnyJob::Reachable(_) | AnyJob::Executing(_) => {
             engine.request_run(&mut work, stage, script, container)?;
+            if let AnyJob::Executing(job) = &work.snapshot.job {
+                log.begins(job.state.order.run.as_str(), job.state.offset).await;
+            }
             session.state_log.entered(work.snapshot.job.name());
             engine.drive(&mut work, Goal::Run, log).await?
         }
     };
     let snapshot = work.snapshot.clone();
-    work.close().await;
+    session.leave(work).await;
     if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
         services::report(session, log).await;
     }
     Ok(match outcome {
-        _ if log.was_cancelled() => Verdict::SystemFailure(format!(
-            "fargate: stage {stage} was cancelled; its script was ended."
-        )),
-        Outcome::Reachable(Some(last)) => match last.outcome {
-            RunOutcome::Exited { code: 0, .. } => Verdict::Success,
-            RunOutcome::Exited { code, .. } => {
-                Verdict::BuildFailure { code: Some(code), message: None }
-            }
-            lost => Verdict::SystemFailure(format!(
-                "fargate: stage {stage}: {}",
-                diagnosis::lost_run(&lost).unwrap_or_default()
-            )),
-        },
+        _ if log.was_cancelled() => cancelled(stage),
+        Outcome::Reachable(Some(last)) => verdict_on(last.outcome, stage),
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
             stopped(&reason, snapshot.job.header())
         }
@@ -123,6 +131,51 @@ async fn execute(
             Verdict::SystemFailure(format!("fargate: stage {stage}: {}", remains(&snapshot)))
         }
     })
+}
+
+fn cancelled(stage: &str) -> Verdict {
+    Verdict::SystemFailure(format!("fargate: stage {stage} was cancelled; its script was ended."))
+}
+
+/// Returns gitlab-runner's verdict on a run that is over.
+fn verdict_on(outcome: RunOutcome, stage: &str) -> Verdict {
+    match outcome {
+        RunOutcome::Exited { code: 0, .. } => Verdict::Success,
+        RunOutcome::Exited { code, .. } => {
+            Verdict::BuildFailure { code: Some(code), message: None }
+        }
+        lost => Verdict::SystemFailure(format!(
+            "fargate: stage {stage}: {}",
+            diagnosis::lost_run(&lost).unwrap_or_default()
+        )),
+    }
+}
+
+/// How far the run is that another process has begun for this very stage.
+enum Continued {
+    /// Nothing was begun.
+    No,
+    /// It runs, or may run.
+    Runs,
+    /// It is over: the script must not run again.
+    Over(Finished),
+}
+
+/// Finds the run that another process has begun for this stage. Its output continues behind what
+/// was written.
+fn continued(session: &Session, work: &mut Work) -> Continued {
+    let Some(attempt) = &session.continues else { return Continued::No };
+    match &work.snapshot.job {
+        AnyJob::Executing(job) if job.state.order.run.as_str() == attempt.key => {
+            session.engine().handed_on(work, attempt.offset);
+            Continued::Runs
+        }
+        AnyJob::Reachable(job) => match &job.state.last {
+            Some(last) if last.run.as_str() == attempt.key => Continued::Over(last.clone()),
+            _ => Continued::No,
+        },
+        _ => Continued::No,
+    }
 }
 
 /// Whether the stage runs a script of the project's own: `script:`, `after_script:`, a step. All

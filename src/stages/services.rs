@@ -9,7 +9,6 @@ use states::{
 };
 
 use super::{JobLog, Session};
-use crate::runner::job_variable;
 
 /// How long a job's log may wait for all of it.
 const TIME: Duration = Duration::from_secs(5);
@@ -18,7 +17,7 @@ const LINES: u32 = 20;
 
 /// Says which services have ended. With `CI_DEBUG_SERVICES`, shows the last lines of all.
 pub(super) async fn report(session: &Session, log: &mut JobLog) {
-    let Ok(Some(snapshot)) = session.engine.store().load(&session.identity.id).await else {
+    let Ok(Some(snapshot)) = session.engine().store().load(&session.identity.id).await else {
         return;
     };
     let header = snapshot.job.header();
@@ -35,7 +34,7 @@ async fn describe(
     task: &TaskArn,
     log: &mut JobLog,
 ) {
-    let control = session.engine.control();
+    let control = session.engine().control();
     let cluster = &header.spec.cluster;
     let described = match control.describe(cluster, std::slice::from_ref(task)).await {
         Ok(described) => described,
@@ -45,7 +44,10 @@ async fn describe(
     else {
         return;
     };
-    let shows_all = job_variable("CI_DEBUG_SERVICES").is_some_and(|value| value == "true");
+    let shows_all = session
+        .environment()
+        .job_variable("CI_DEBUG_SERVICES")
+        .is_some_and(|value| value == "true");
     for service in services {
         let name = clipped(&service.image.name);
         let ended = report.container(&service.name).filter(|container| {

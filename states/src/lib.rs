@@ -46,7 +46,7 @@ pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
 pub use stop_reason::{ContainerEnd, Fault, Obstacle, RunLoss, StopReason, TaskEnd};
 pub use store::{
     DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, InMemoryLease, InMemoryStore,
-    IndexLine, Notes, Pruned, Retention, StoreError,
+    IndexLine, Notes, OutputMark, Pruned, Retention, StoreError,
 };
 pub use time::Timestamp;
 pub use world::*;

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     cluster::{Cluster, Local},
     eventually,
-    runner::{BUILD_FAILURE, Ended, Job},
+    runner::{BUILD_FAILURE, Ended, Job, is_of_service},
 };
 
 /// The stage that is killed, and gitlab-runner's next calls.
@@ -334,7 +334,9 @@ impl<'a> Run<'a> {
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.job.metadata)
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| !is_of_service(name))
+            .map(|name| name.into_string().unwrap());
         // Derived definitions are the manager's, not the job's.
         entries.filter(|name| !["archive", "definitions"].contains(&name.as_str())).collect()
     }

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use crate::{
     cluster::Cluster,
-    runner::{Ended, Job, SYSTEM_FAILURE},
+    runner::{Ended, Job, SYSTEM_FAILURE, is_of_service},
 };
 
 const STAGES: [&[&str]; 4] =
@@ -15,6 +15,9 @@ fn content(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
+        if is_of_service(path.file_name().unwrap()) {
+            continue;
+        }
         if path.is_dir() {
             files.extend(content(&path));
         } else if path.extension().is_none_or(|ending| ending != "lock") {

@@ -48,6 +48,8 @@ mod replay_stuck;
 mod requests;
 mod root_filesystems;
 mod runner;
+mod serve;
+mod service;
 mod session;
 mod stuck;
 #[path = "../../replay/tests/stuck/fixtures.rs"]

@@ -1,16 +1,20 @@
 //! Plays gitlab-runner for one job: its environment, its calls, its cancels.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, serve::Service};
 
 /// The exit codes for the driver. They are not gitlab-runner's usual ones: the driver must not
 /// assume those.
@@ -29,6 +33,9 @@ pub struct Job {
     pub writes_response: bool,
     /// `image` and `services` of the job's response.
     pub wishes: serde_json::Value,
+    /// The service of the metadata directory, if `FARGATE_TEST_SERVICE` is set: then every test runs
+    /// its stages through one.
+    service: Arc<OnceLock<Option<Service>>>,
     /// Set if the test has changed the snapshot by hand, so that it differs from the journal.
     pub edited: AtomicBool,
 }
@@ -87,6 +94,7 @@ impl Job {
             environment,
             writes_response: true,
             wishes: serde_json::json!({}),
+            service: Arc::default(),
             edited: AtomicBool::new(false),
         }
     }
@@ -96,6 +104,7 @@ impl Job {
         let mut job = Self::on(cluster);
         job.config.clone_from(&self.config);
         job.metadata.clone_from(&self.metadata);
+        job.service = Arc::clone(&self.service);
         job
     }
 
@@ -170,6 +179,9 @@ impl Job {
     /// Returns the command of a stage, started by another program (`strace …`).
     pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
+        if std::env::var_os("FARGATE_TEST_SERVICE").is_some() {
+            self.service.get_or_init(|| Service::try_start(self));
+        }
         let words: Vec<&str> =
             before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
         let mut command = Command::new(words[0]);
@@ -298,10 +310,17 @@ impl Drop for Job {
     }
 }
 
+/// Whether this is a file of the service that every job has with `FARGATE_TEST_SERVICE`.
+pub fn is_of_service(name: &OsStr) -> bool {
+    std::env::var_os("FARGATE_TEST_SERVICE").is_some()
+        && ["fargate.sock", "fargate.serving"].iter().any(|of_service| name == *of_service)
+}
+
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_file() && path.to_string_lossy().ends_with(ending))
+        .filter(|path| !path.file_name().is_some_and(is_of_service))
         .collect()
 }

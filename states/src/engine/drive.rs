@@ -88,6 +88,14 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
     }
 
+    /// Records that output of the run up to `offset` was handed on, by a process that could not mark
+    /// it.
+    pub fn handed_on(&self, work: &mut Work<T::Session, S::Lease>, offset: u64) {
+        if matches!(&work.snapshot.job, AnyJob::Executing(job) if offset > job.state.offset) {
+            work.note_progress(offset, self.clock.now());
+        }
+    }
+
     /// Records that a script is to run in `container`. Takes effect in `Reachable`. In `Executing`, a
     /// script equal to the running one is the same run, retried.
     ///

@@ -216,6 +216,18 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 }
 
+impl<N, L> Work<N, L> {
+    /// Takes the connection from a job that nothing is done with, to use it later.
+    pub fn take_connection(&mut self) -> Option<(N, Greeting)> {
+        self.session.take()
+    }
+
+    /// Uses a connection to the job's task that was made before.
+    pub fn use_connection(&mut self, connection: (N, Greeting)) {
+        self.session = Some(connection);
+    }
+}
+
 impl<N: Session, L> Work<N, L> {
     /// Closes the connection and returns the lease.
     pub async fn close(mut self) -> L {

@@ -1,7 +1,11 @@
 //! Marks: how far a run's output has been handed on. One line of fixed length, overwritten in
 //! place.
 
-use std::{os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use super::{DirectoryLease, StoreError};
 use crate::{RunId, private_file};
@@ -33,4 +37,34 @@ pub(super) fn read(path: &Path, run: &RunId) -> Option<u64> {
     let text = String::from_utf8(private_file::read_up_to(path, LONGEST).ok()?).ok()?;
     let (marked, offset) = text.trim_end().split_once(' ')?;
     (marked == run.as_str()).then(|| offset.trim().parse().ok()).flatten()
+}
+
+/// A job's mark, for the process that writes the output while another one holds the lease.
+#[derive(Debug)]
+pub struct OutputMark {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl OutputMark {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, file: None }
+    }
+
+    /// Marks how far the run's output was written: as [`SnapshotStore::mark`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    ///
+    /// [`SnapshotStore::mark`]: crate::SnapshotStore::mark
+    pub fn write(&mut self, run: &RunId, offset: u64) -> Result<(), StoreError> {
+        let fail = |e| StoreError::io("note the offset in", &self.path)(e);
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => private_file::open_or_create(&self.path).map_err(fail)?,
+        };
+        file.write_all_at(line(run, offset).as_bytes(), 0).map_err(fail)?;
+        self.file = Some(file);
+        Ok(())
+    }
 }

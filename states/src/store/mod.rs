@@ -35,6 +35,7 @@ pub use error::StoreError;
 pub use exposure::{Exposed, Exposure};
 pub use index::{FileStamp, IndexLine};
 pub use lease::DirectoryLease;
+pub use marks::OutputMark;
 pub use memory::{InMemoryLease, InMemoryStore};
 
 use file_work::FileWork;
@@ -127,6 +128,13 @@ impl DirectoryStore {
     #[must_use]
     pub fn key_path(&self, job: &JobId) -> PathBuf {
         self.directory.join(format!("{job}.key"))
+    }
+
+    /// Returns the job's mark, for a process that writes the output of a run while another one works
+    /// on the job.
+    #[must_use]
+    pub fn output_mark(&self, job: &JobId) -> OutputMark {
+        OutputMark::new(self.marks_path(job))
     }
 
     fn marks_path(&self, job: &JobId) -> PathBuf {

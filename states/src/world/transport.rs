@@ -82,6 +82,12 @@ pub trait Session: Send + Sync + 'static {
         signal: Signal,
     ) -> impl Future<Output = Result<(), RunError>> + Send;
 
+    /// Whether the connection still works, although nothing has used it for a while. May wait for
+    /// the container's answer.
+    fn answers(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(true)
+    }
+
     /// Closes the connection in an orderly way, if that is quick. Dropping the session is enough
     /// otherwise.
     fn close(self) -> impl Future<Output = ()> + Send;

@@ -17,6 +17,11 @@ pub trait Exec: Send + Sync {
     /// says why the connection cannot be used any more.
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String>;
 
+    /// Whether the connection still works. May wait for the other side's answer.
+    async fn answers(&self) -> bool {
+        true
+    }
+
     /// Ends the connection politely, as far as that is quick. Dropping it is enough otherwise.
     async fn close(self: Box<Self>) {}
 }

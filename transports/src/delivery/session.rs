@@ -48,6 +48,10 @@ impl states::Session for Session {
         super::signal(&*self.exec, &self.facts, order, signal).await
     }
 
+    async fn answers(&self) -> bool {
+        self.exec.answers().await
+    }
+
     async fn close(self) {
         self.exec.close().await;
     }

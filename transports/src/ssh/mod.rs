@@ -205,6 +205,17 @@ impl Exec for Shell {
         Ok(Box::new(channel))
     }
 
+    async fn answers(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.ended() => false,
+            // A ping also returns when the connection ends.
+            asked = self.handle.send_ping() => {
+                asked.is_ok() && !self.handle.is_closed() && self.alive.has_changed().is_ok()
+            }
+        }
+    }
+
     async fn close(self: Box<Self>) {
         // The server notices the closed socket anyway.
         let _ = self.handle.disconnect(Disconnect::ByApplication, "", "").await;

@@ -149,6 +149,11 @@ impl<T: Terminal> Exec for TerminalShell<T> {
         Ok(Box::new(channel))
     }
 
+    /// The session's own pings show a connection that is lost: its reader has then ended.
+    async fn answers(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+    }
+
     /// Ends the session's command and closes the terminal.
     async fn close(mut self: Box<Self>) {
         self.leave();

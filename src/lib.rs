@@ -15,6 +15,7 @@
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
+//! - [`service`] — all jobs of a manager as a page, as metrics, and for `fargate status`;
 //! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
 //! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.
@@ -32,6 +33,7 @@ mod ownership;
 pub mod reap;
 pub mod replay;
 pub mod runner;
+pub mod service;
 pub mod stages;
 pub mod tags;
 #[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]

@@ -1,0 +1,10 @@
+//! The page of all jobs, its server, its metrics.
+
+#![allow(unreachable_pub, reason = "the modules of one test program")]
+#![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
+
+mod client;
+mod directory;
+mod http;
+mod metrics;
+mod rendering;

@@ -2,8 +2,9 @@
 
 mod definition;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, io, path::Path, process::ExitCode};
 
+use ::replay::{Driver as _, Failure, Location};
 use clap::error::ErrorKind;
 use states::foreign_text;
 use tracing::{Instrument as _, level_filters::LevelFilter};
@@ -15,7 +16,9 @@ use crate::{
     local,
     logging::{self, Logging},
     reap::Reaper,
+    replay::configuration::Configuration,
     runner::{Contract, Identity, Trust, Verdict},
+    service::status,
     stages::{self, Flags, JobLog, Session, StageLog},
     telemetry,
     try_job::TryJob,
@@ -71,6 +74,10 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
+            Command::Status { json } => status(&global, json).unwrap_or_else(|e| {
+                stderr_line(format_args!("fargate: {e}"));
+                ExitCode::from(status::UNKNOWN)
+            }),
             Command::LocalCluster { listen, times, images } => {
                 match start_logging(&global, None).and_then(|()| {
                     runtime
@@ -124,6 +131,17 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
     let summary = summary.map_err(|e| e.to_string())?;
     println!("{summary}{}", if reaper.dry_run { " (dry run: nothing was done)" } else { "" });
     Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints what runs here.
+fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
+    let configuration = Configuration::new(global.config.as_deref());
+    let settings = configuration.load_settings().map_err(|e| Failure::Other(e.to_string()))?;
+    match status::run(Location::of_settings(settings)?, json) {
+        // The reader, such as `head`, closed the pipe: it has what it wants.
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        done => done,
+    }
 }
 
 /// Reads the configuration and starts logging; `warn` says on stderr too what is probably not

@@ -57,6 +57,12 @@ Exit codes:
   1  something could not be ended: stderr says what and why
   2  wrong usage or configuration";
 
+const STATUS_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  jobs need help, or the metadata directory cannot be written
+  2  wrong usage or configuration, or the directory cannot be read";
+
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -89,9 +95,21 @@ pub(super) struct Global {
 
 /// The global options that a command has no use for: its help does not show them, and they are
 /// refused.
-const IGNORED: [(&str, &[&str]); 5] = [
+const IGNORED: [(&str, &[&str]); 6] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
+    (
+        "status",
+        &[
+            "task_def",
+            "platform_version",
+            "debug",
+            "log_level",
+            "log_file",
+            "log_format",
+            "state_log",
+        ],
+    ),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
     (
         "completions",
@@ -172,6 +190,13 @@ pub(super) enum Command {
         /// that is gone: whatever jobs it still has lose their tasks
         #[arg(long, value_name = "NAME")]
         manager: Option<String>,
+    },
+    /// Say what runs here, and what needs help
+    #[command(after_help = STATUS_CODES)]
+    Status {
+        /// A JSON object for programs; times are RFC 3339, lengths are in milliseconds
+        #[arg(long)]
+        json: bool,
     },
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {

@@ -1,4 +1,4 @@
-//! The page of all jobs, its server, its metrics.
+//! The page of all jobs, its server, its metrics, and `fargate status`.
 
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
@@ -6,5 +6,7 @@
 mod client;
 mod directory;
 mod http;
+
 mod metrics;
 mod rendering;
+mod status;

@@ -207,7 +207,7 @@ fn jobs(jobs: &[OpenJob]) -> Markup {
                             None => { td.bad { "unreadable" } td.number { "–" } },
                         }
                         td {
-                            @if row.stuck.is_some() { span.(tone_class(row.tone())) { (row.outcome()) } " " }
+                            @if row.stuck.is_some() { div.(tone_class(row.tone())) { (row.outcome()) } }
                             @if open.waits_for.is_empty() { (row.last) } @else { (open.waits_for) }
                         }
                     }

@@ -2,11 +2,13 @@
 
 mod definition;
 
-use std::{env, path::Path, process::ExitCode, sync::Arc};
+use std::{env, io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
 
+use ::replay::{Driver as _, Failure, Location};
 use bytes::Bytes;
 use clap::error::ErrorKind;
 use states::foreign_text;
+use tokio::net::TcpListener;
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use self::definition::{Cli, Command, Global, Stage, definition, parse};
@@ -17,8 +19,12 @@ use crate::{
     logging::{self, Logging},
     ownership,
     reap::Reaper,
+    replay::configuration::Configuration,
     runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
-    service::{self, Hello, RequestedStage, Served, Undone, protocol::Request},
+    service::{
+        self, Hello, RequestedStage, Served, Undone, protocol::Request, source::DirectorySource,
+        status,
+    },
     stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
     telemetry,
     try_job::TryJob,
@@ -48,7 +54,7 @@ impl Cli {
         // Stages are short and wait most of the time: one thread is the least memory and the
         // quickest start.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        if matches!(self.command, Command::Serve) {
+        if matches!(self.command, Command::Serve { .. }) {
             runtime = tokio::runtime::Builder::new_multi_thread();
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             runtime.worker_threads(cores.min(SERVICE_THREADS));
@@ -83,10 +89,14 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
-            Command::Serve => match runtime.block_on(serve(&global)) {
+            Command::Serve { listen } => match runtime.block_on(serve(&global, listen)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => fail(&e),
             },
+            Command::Status { json } => status(&global, json).unwrap_or_else(|e| {
+                stderr_line(format_args!("fargate: {e}"));
+                ExitCode::from(status::UNKNOWN)
+            }),
             Command::LocalCluster { listen, times, images } => {
                 match start_logging(&global, None, false).and_then(|()| {
                     runtime
@@ -144,10 +154,37 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
     Ok(if summary.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Prints what runs here.
+fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
+    let configuration = Configuration::new(global.config.as_deref());
+    let settings = configuration.load_settings().map_err(|e| Failure::Other(e.to_string()))?;
+    match status::run(Location::of_settings(settings)?, json) {
+        // The reader, such as `head`, closed the pipe: it has what it wants.
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        done => done,
+    }
+}
+
 /// Hosts stages until SIGTERM.
-async fn serve(global: &Global) -> Result<(), String> {
+async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String> {
     let Loaded { config, hello } = load(global, true, true)?;
-    service::serve(config, hello).await.map_err(|e| e.to_string())
+    let service = service::serve(config, hello);
+    let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };
+    let settings = Configuration::new(global.config.as_deref()).load_settings();
+    let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
+    let source = DirectorySource::new(location.map_err(|e| e.to_string())?);
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("the page cannot be served at {address}: {e}"))?;
+    if let Ok(address) = listener.local_addr() {
+        println!("fargate serve: page: http://{address}/");
+    }
+    tokio::select! {
+        served = service => served.map_err(|e| e.to_string()),
+        shown = service::http::serve(listener, Arc::new(source)) => {
+            shown.map_err(|e| e.to_string())
+        }
+    }
 }
 
 /// A configuration, and what it follows from.

@@ -16,6 +16,7 @@
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
+//! - [`service`] — all jobs of a manager as a page, as metrics, and for `fargate status`;
 //! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
 //! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.

@@ -7,6 +7,7 @@
 //! - [`holder`] — the process that works on a job;
 //! - [`summary`] — a job in one line of `list` and of the archive's index;
 //! - [`archive`] — all finished jobs, read by that index;
+//! - [`overview`] — all jobs at one time, for the service's page, its metrics and `fargate status`;
 //! - [`baseline`] — how long finished jobs stayed in each state;
 //! - [`what_if`] — observations as people type them;
 //! - [`page`] — pages in HTML;
@@ -20,6 +21,7 @@ pub mod export;
 pub mod holder;
 pub mod list;
 pub mod location;
+pub mod overview;
 pub mod page;
 pub mod prune;
 pub mod screen;

@@ -11,16 +11,16 @@ use std::{
 };
 
 use clap::Args;
-use diagnosis::{Cause, Holder, Surroundings, words};
+use diagnosis::{Cause, Diagnosis, Holder, Surroundings, words};
 use serde::Serialize;
-use states::{StateName, Timestamp};
+use states::{Snapshot, StateName, Timestamp};
 
 use self::table::Table;
 use crate::{
     Failure, Location, LocationError, Screen, archive,
     baseline::Baseline,
     holder, location,
-    screen::printable_json,
+    screen::{Tone, printable_json},
     summary::{JobVerdict, Summary},
 };
 
@@ -153,18 +153,21 @@ fn unfinished_row(path: &Path, manager: &str, baseline: &Baseline, now: Timestam
     let snapshot = match location::read(path) {
         Ok(snapshot) => snapshot,
         Err(_) if !path.exists() => return None,
-        Err(e) => {
-            let why = match &e {
-                LocationError::Bad { why, .. } => why.to_string(),
-                LocationError::Unreadable { source, .. } => source.to_string(),
-                e => e.to_string(),
-            };
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            return Some(unusable_row(path, &format!("{name}: {why}"), now));
-        }
+        Err(e) => return Some(unusable_row(path, &unusable_reason(path, &e), now)),
     };
     let surroundings = holder::examine(path, &snapshot, manager);
-    let (summary, diagnoses) = Summary::of(&snapshot, &surroundings, now);
+    Some(open_row(path, &snapshot, &surroundings, baseline, now).0)
+}
+
+/// Returns the row of a job that is not archived, and what is wrong with it.
+pub(crate) fn open_row(
+    path: &Path,
+    snapshot: &Snapshot,
+    surroundings: &Surroundings,
+    baseline: &Baseline,
+    now: Timestamp,
+) -> (Row, Vec<Diagnosis>) {
+    let (summary, diagnoses) = Summary::of(snapshot, surroundings, now);
     let mut row =
         Row::of(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), &summary);
     row.in_state_ms = now.as_millis().saturating_sub(summary.since);
@@ -176,18 +179,28 @@ fn unfinished_row(path: &Path, manager: &str, baseline: &Baseline, now: Timestam
             .find(|diagnosis| diagnosis.cause == Cause::StopUnfinished)
             .map(|diagnosis| diagnosis.summary.clone())
     } else {
-        stuck_reason(&row, &surroundings, baseline, now)
+        stuck_reason(&row, surroundings, baseline, now)
     };
     row.worked_on_by =
         if let Holder::Working(who) = &surroundings.holder { Some(who.clone()) } else { None };
     if row.stuck.is_some() && row.cause == Cause::Nothing {
         row.cause = diagnoses.first().map_or(Cause::Unknown, |diagnosis| diagnosis.cause);
     }
-    Some(row)
+    (row, diagnoses)
+}
+
+/// Returns why a snapshot cannot be used, in a sentence.
+pub(crate) fn unusable_reason(path: &Path, error: &LocationError) -> String {
+    let why = match error {
+        LocationError::Bad { why, .. } => why.to_string(),
+        LocationError::Unreadable { source, .. } => source.to_string(),
+        e => e.to_string(),
+    };
+    format!("{}: {why}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 /// Returns the row of a snapshot that cannot be used: it needs help, and must not hide the others.
-fn unusable_row(path: &Path, why: &str, now: Timestamp) -> Row {
+pub(crate) fn unusable_row(path: &Path, why: &str, now: Timestamp) -> Row {
     Row {
         snapshot: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         project: String::new(),
@@ -233,7 +246,7 @@ fn stuck_reason(
 }
 
 /// Returns how urgently a job needs help: the lower, the more.
-fn urgency(row: &Row) -> u8 {
+pub(crate) fn urgency(row: &Row) -> u8 {
     match (&row.stuck, row.cause) {
         (Some(_), Cause::DriverGone | Cause::DiskFull) => 0,
         (Some(_), _) => 1,
@@ -268,6 +281,32 @@ impl Row {
         }
     }
 
+    /// How the job ended, or is doing, in a few words.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        match (self.verdict, self.cause) {
+            (JobVerdict::Failed, _) => {
+                self.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}"))
+            }
+            (JobVerdict::Open, Cause::Nothing) if self.stuck.is_some() => "slow".to_owned(),
+            (JobVerdict::Open, Cause::Nothing) => "goes on".to_owned(),
+            (JobVerdict::Open | JobVerdict::SystemFailure, cause) => cause.name(),
+            (verdict, _) => verdict.words().to_owned(),
+        }
+    }
+
+    /// The colour of [`Row::outcome`].
+    #[must_use]
+    pub fn tone(&self) -> Tone {
+        match (self.verdict, self.cause) {
+            (JobVerdict::Success | JobVerdict::Open, Cause::Nothing) if self.stuck.is_none() => {
+                Tone::Good
+            }
+            (JobVerdict::SystemFailure | JobVerdict::Open, _) => Tone::Bad,
+            _ => Tone::Warn,
+        }
+    }
+
     /// Creates the row of a finished job.
     fn archived(name: &str, summary: &Summary<'_>) -> Self {
         Self { archived: true, ..Self::of(name.trim_end_matches(".ron").to_owned(), summary) }
@@ -275,7 +314,7 @@ impl Row {
 }
 
 /// Keeps the newest of many finished jobs, up to a limit.
-struct Newest {
+pub(crate) struct Newest {
     limit: usize,
     left_out: usize,
     kept: BinaryHeap<Reverse<EndedRow>>,
@@ -302,11 +341,11 @@ impl Ord for EndedRow {
 }
 
 impl Newest {
-    fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, left_out: 0, kept: BinaryHeap::new() }
     }
 
-    fn offer(&mut self, name: &str, summary: &Summary<'_>) {
+    pub(crate) fn offer(&mut self, name: &str, summary: &Summary<'_>) {
         let full = self.kept.len() >= self.limit;
         if full {
             self.left_out += 1;
@@ -319,7 +358,7 @@ impl Newest {
     }
 
     /// Returns the rows, the newest first.
-    fn into_rows(self) -> Vec<Row> {
+    pub(crate) fn into_rows(self) -> Vec<Row> {
         self.kept.into_sorted_vec().into_iter().map(|Reverse(EndedRow(_, row))| row).collect()
     }
 }

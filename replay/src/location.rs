@@ -155,10 +155,7 @@ impl<'a> Locator<'a> {
                 (directory.clone().unwrap_or_else(|| settings.directory.clone()), Some(settings))
             }
         };
-        if !directory.is_dir() {
-            return Err(LocationError::NoDirectory(directory));
-        }
-        let mut store = DirectoryStore::look(directory).with_notes(Summary::note);
+        let mut store = look(directory)?;
         if let Some(settings) = &settings {
             store = store.with_retention(settings.retention);
         }
@@ -214,6 +211,15 @@ impl<'a> Locator<'a> {
 }
 
 impl Location {
+    /// Opens the directory of these settings.
+    ///
+    /// # Errors
+    /// When the directory does not exist.
+    pub fn of_settings(settings: Settings) -> Result<Self, LocationError> {
+        let store = look(settings.directory.clone())?.with_retention(settings.retention);
+        Ok(Self { store, manager: settings.manager.clone(), settings: Some(settings) })
+    }
+
     /// Finds a snapshot as [`Locator::find`] does, in this directory and its archive.
     ///
     /// # Errors
@@ -277,6 +283,14 @@ impl Location {
             directory: self.store.directory().to_owned(),
         })
     }
+}
+
+/// Opens a directory for reading.
+fn look(directory: PathBuf) -> Result<DirectoryStore, LocationError> {
+    if !directory.is_dir() {
+        return Err(LocationError::NoDirectory(directory));
+    }
+    Ok(DirectoryStore::look(directory).with_notes(Summary::note))
 }
 
 /// Reads a snapshot's file.

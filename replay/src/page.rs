@@ -7,12 +7,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use diagnosis::words;
+use diagnosis::{timeline::number, words};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
-use states::Timestamp;
+use states::{StateName, Timestamp};
 
-use crate::{Failure, Screen};
+use crate::{Failure, Screen, screen::Tone};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -29,13 +29,32 @@ pub struct PageError {
 /// only the page's own style sheet; elements have no styles of their own.
 #[must_use]
 pub fn page(title: &str, now: Timestamp, body: &Markup) -> Markup {
+    let body = html! {
+        (body)
+        footer { "As of " (words::date(now)) "; times of day are UTC. fargate-replay " (env!("CARGO_PKG_VERSION")) }
+    };
+    document(title, &policy(None), &html! {}, &body)
+}
+
+/// Makes a whole page that follows what happens: `script` runs at its end, and may connect to where
+/// the page comes from. Without scripts, the browser loads it again every `reload` seconds. Its
+/// policy admits this one script, and is otherwise that of [`page`].
+#[must_use]
+pub fn live_page(title: &str, reload: u32, script: &'static str, body: &Markup) -> Markup {
+    let head = html! { noscript { meta http-equiv="refresh" content=(reload); } };
+    let body = html! { (body) script { (PreEscaped(script)) } };
+    document(title, &policy(Some(script)), &head, &body)
+}
+
+fn document(title: &str, policy: &str, head: &Markup, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy());
+                meta http-equiv="Content-Security-Policy" content=(policy);
                 meta name="viewport" content="width=device-width, initial-scale=1";
+                (head)
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
@@ -43,17 +62,41 @@ pub fn page(title: &str, now: Timestamp, body: &Markup) -> Markup {
                 main {
                     h1 { (title) }
                     (body)
-                    footer { "As of " (words::date(now)) "; times of day are UTC. fargate-replay " (env!("CARGO_PKG_VERSION")) }
                 }
             }
         }
     }
 }
 
-/// Returns the policy (CSP level 3): browsers may apply this one style sheet, and load nothing.
-fn policy() -> String {
-    let style = STANDARD.encode(Sha256::digest(STYLE));
-    format!("default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'")
+/// Returns the policy (CSP level 3): browsers may apply this one style sheet, run this one script
+/// if there is one, and load nothing. A script may connect to the page's own server.
+#[must_use]
+pub fn policy(script: Option<&str>) -> String {
+    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+    let script = script.map_or_else(String::new, |script| {
+        format!(" script-src 'sha256-{}'; connect-src 'self';", hash(script))
+    });
+    let style = hash(STYLE);
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}';{script} base-uri 'none'; form-action 'none'"
+    )
+}
+
+/// Returns the style sheet's class for a tone.
+#[must_use]
+pub fn tone_class(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Good => "good",
+        Tone::Warn => "warn",
+        Tone::Bad => "bad",
+        Tone::Strong | Tone::Faint | Tone::State(_) => "",
+    }
+}
+
+/// Returns the style sheet's class for a state.
+#[must_use]
+pub fn state_class(state: StateName) -> String {
+    format!("s{}", number(state))
 }
 
 /// The measures of a [`chart`]'s rows, in CSS pixels. The style sheet has the same ones under
@@ -157,6 +200,19 @@ mod tests {
             "the policy precedes what it applies to"
         );
         assert!(!page.contains("<script"), "{page}");
+    }
+
+    #[test]
+    fn a_live_page_admits_its_own_script_and_no_other() {
+        let script = "const a = 1 < 2;";
+        let page = live_page("jobs", 10, script, &html! { p { "x" } }).into_string();
+        let hash = STANDARD.encode(Sha256::digest(script));
+        assert!(
+            page.contains(&format!("script-src 'sha256-{hash}'; connect-src 'self';")),
+            "{page}"
+        );
+        assert!(page.contains(&format!("<script>{script}</script>")), "{page}");
+        assert!(!policy(None).contains("script-src"));
     }
 
     #[test]

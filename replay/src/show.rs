@@ -4,7 +4,7 @@ mod html;
 mod journal;
 mod terminal;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use diagnosis::{
@@ -12,12 +12,13 @@ use diagnosis::{
     timeline::{StateSpan, Timeline, number},
     words,
 };
+use maud::{Markup, html};
 use states::{AnyJob, Snapshot, StateName, Timestamp};
 
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
 use crate::{
-    Failure, Locator, Screen,
+    Failure, FoundSnapshot, Locator, Screen,
     baseline::{Baseline, Lengths},
     holder::{self, manager},
     page,
@@ -49,7 +50,7 @@ pub struct Report {
     /// What is wrong, the most important first.
     pub diagnoses: Vec<Diagnosis>,
     /// How long finished jobs stayed in each state, if there is an archive.
-    pub baseline: Baseline,
+    pub baseline: Arc<Baseline>,
     /// The time that the report is of.
     pub now: Timestamp,
     /// Whether the report has every entry of the journal.
@@ -62,12 +63,41 @@ impl Report {
     pub fn new(
         snapshot: Snapshot,
         surroundings: Surroundings,
-        baseline: Baseline,
+        baseline: impl Into<Arc<Baseline>>,
         now: Timestamp,
     ) -> Self {
         let timeline = Timeline::of(&snapshot, now);
         let diagnoses = diagnose(&snapshot, &timeline, &surroundings, now);
-        Self { snapshot, timeline, surroundings, diagnoses, baseline, now, all: false }
+        Self {
+            snapshot,
+            timeline,
+            surroundings,
+            diagnoses,
+            baseline: baseline.into(),
+            now,
+            all: false,
+        }
+    }
+
+    /// Reports on a job that was found. `manager` is the name of the runner manager here.
+    #[must_use]
+    pub fn of_found(
+        found: FoundSnapshot,
+        baseline: impl Into<Arc<Baseline>>,
+        manager: &str,
+    ) -> Self {
+        let mut surroundings = if found.archived {
+            holder::elsewhere(&found.snapshot)
+        } else {
+            holder::examine(&found.path, &found.snapshot, manager)
+        };
+        if let (Some(location), AnyJob::Executing(job)) = (&found.location, &found.snapshot.job) {
+            surroundings.handed_on = location.store.read_mark(&job.header.id, &job.state.order.run);
+        }
+        // The job that a copy shows goes no further than its last entry.
+        let now =
+            if found.location.is_some() { Timestamp::now() } else { last_seen(&found.snapshot) };
+        Self::new(found.snapshot, surroundings, baseline, now)
     }
 
     /// Returns the job's name, project and pipeline.
@@ -174,6 +204,12 @@ impl Report {
         &self.snapshot.job.header().spec.task_definition
     }
 
+    /// Makes the report as a page. `links` come below its title.
+    #[must_use]
+    pub fn page(&self, links: &Markup) -> Markup {
+        html::page(self, links)
+    }
+
     /// Prints the report.
     ///
     /// # Errors
@@ -196,21 +232,11 @@ impl Show {
             Some(location) => Baseline::from_archive(&location.store)?,
             None => Baseline::default(),
         };
-        let mut surroundings = if found.archived {
-            holder::elsewhere(&found.snapshot)
-        } else {
-            holder::examine(&found.path, &found.snapshot, &locator.manager(location.as_ref()))
-        };
-        if let (Some(location), AnyJob::Executing(job)) = (&found.location, &found.snapshot.job) {
-            surroundings.handed_on = location.store.read_mark(&job.header.id, &job.state.order.run);
-        }
-        // The job that a copy shows goes no further than its last entry.
-        let now =
-            if found.location.is_some() { Timestamp::now() } else { last_seen(&found.snapshot) };
-        let mut report = Report::new(found.snapshot, surroundings, baseline, now);
+        let manager = locator.manager(location.as_ref());
+        let mut report = Report::of_found(found, baseline, &manager);
         report.all = self.all;
         match &self.html {
-            Some(file) => page::write(html::page(&report), file, screen),
+            Some(file) => page::write(report.page(&html! {}), file, screen),
             None => Ok(report.print(screen)?),
         }
     }

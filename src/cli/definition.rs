@@ -62,6 +62,12 @@ Exit codes:
   0  it was ended by SIGTERM; stages that ran go on by themselves
   2  it could not begin: stderr says why";
 
+const STATUS_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  jobs need help, or the metadata directory cannot be written
+  2  wrong usage or configuration, or the directory cannot be read";
+
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -94,10 +100,22 @@ pub(super) struct Global {
 
 /// The global options that a command has no use for: its help does not show them, and they are
 /// refused.
-const IGNORED: [(&str, &[&str]); 6] = [
+const IGNORED: [(&str, &[&str]); 7] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
     ("serve", &["task_def", "platform_version", "state_log"]),
+    (
+        "status",
+        &[
+            "task_def",
+            "platform_version",
+            "debug",
+            "log_level",
+            "log_file",
+            "log_format",
+            "state_log",
+        ],
+    ),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
     (
         "completions",
@@ -182,7 +200,18 @@ pub(super) enum Command {
     /// Host the stages of all jobs of this configuration in one process, until SIGTERM. Stages find
     /// it by its socket in the metadata directory, and work without it as before
     #[command(after_help = SERVE_CODES)]
-    Serve,
+    Serve {
+        /// Also show all jobs at this loopback address, over HTTP: a page, /metrics, /healthz
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
+    },
+    /// Say what runs here, and what needs help
+    #[command(after_help = STATUS_CODES)]
+    Status {
+        /// A JSON object for programs; times are RFC 3339, lengths are in milliseconds
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {
         /// Where its API listens; port 0 is any free one

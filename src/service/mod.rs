@@ -8,12 +8,23 @@
 //! - [`protocol`] — what both say to each other, without I/O;
 //! - [`server`] — `fargate serve`; [`hosted`] — one stage in it; [`upkeep`] — what it does besides;
 //! - [`client`] — a stage's process.
+//!
+//! What it shows of the jobs, over HTTP on loopback:
+//!
+//! - [`source`] — where the jobs come from: a trait, and the metadata directory;
+//! - [`page`] — the page of all jobs; a job's own page is `replay`'s;
+//! - [`http`] — the server: pages, metrics and health, read-only;
+//! - [`status`] — `fargate status`, which needs no service.
 
 mod client;
 mod connection;
 mod hosted;
+pub mod http;
+pub mod page;
 pub mod protocol;
 mod server;
+pub mod source;
+pub mod status;
 mod upkeep;
 
 use std::path::{Path, PathBuf};

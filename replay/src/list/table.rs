@@ -5,15 +5,12 @@ use std::{
     time::Duration,
 };
 
-use diagnosis::{Cause, timeline::number, words};
+use diagnosis::{timeline::number, words};
 use states::{StateName, Timestamp, foreign_text};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{Printer, Row};
-use crate::{
-    screen::{Screen, Tone, fit, pad, wrap},
-    summary::JobVerdict,
-};
+use crate::screen::{Screen, Tone, fit, pad, wrap};
 
 /// A column of the table.
 struct Column {
@@ -47,8 +44,8 @@ const COLUMNS: [Column; 8] = [
         heading: "VERDICT",
         min_width: 12,
         drop_rank: 0,
-        text: verdict,
-        tone: |row| Some(tone(row)),
+        text: |row, _| row.outcome(),
+        tone: |row| Some(row.tone()),
     },
     Column {
         heading: "PROJECT",
@@ -251,28 +248,6 @@ fn state(row: &Row, _: Timestamp) -> String {
         Some(StateName::Stopping) if row.archived => "archived".to_owned(),
         Some(state) => state.to_string(),
         None => "unreadable".to_owned(),
-    }
-}
-
-fn verdict(row: &Row, _: Timestamp) -> String {
-    match (row.verdict, row.cause) {
-        (JobVerdict::Failed, _) => {
-            row.exit_code.map_or_else(|| "failed".to_owned(), |code| format!("exit {code}"))
-        }
-        (JobVerdict::Open, Cause::Nothing) if row.stuck.is_some() => "slow".to_owned(),
-        (JobVerdict::Open, Cause::Nothing) => "goes on".to_owned(),
-        (JobVerdict::Open | JobVerdict::SystemFailure, cause) => cause.name(),
-        (verdict, _) => verdict.words().to_owned(),
-    }
-}
-
-fn tone(row: &Row) -> Tone {
-    match (row.verdict, row.cause) {
-        (JobVerdict::Success | JobVerdict::Open, Cause::Nothing) if row.stuck.is_none() => {
-            Tone::Good
-        }
-        (JobVerdict::SystemFailure | JobVerdict::Open, _) => Tone::Bad,
-        _ => Tone::Warn,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diagnosis::{
     Diagnosis, Evidence,
-    timeline::{STATES, StateSpan, number},
+    timeline::{STATES, StateSpan},
     words,
 };
 use maud::{Markup, html};
@@ -12,12 +12,13 @@ use states::StateName;
 
 use super::{Report, journal, outcome};
 use crate::{
-    page,
-    screen::{Tone, cause_tone},
+    page::{self, state_class, tone_class},
+    screen::cause_tone,
 };
 
-pub(super) fn page(report: &Report) -> Markup {
+pub(super) fn page(report: &Report, links: &Markup) -> Markup {
     let body = html! {
+        (links)
         dl { @for (name, value) in report.facts() { dt { (name) } dd { (page::prose(&value)) } } }
         @for found in &report.diagnoses { (diagnosis(found)) }
         h2 { "Where " (words::span(report.timeline.length())) " went" }
@@ -28,19 +29,6 @@ pub(super) fn page(report: &Report) -> Markup {
         (entries(report))
     };
     page::page(&report.title(), report.now, &body)
-}
-
-fn tone_class(tone: Tone) -> &'static str {
-    match tone {
-        Tone::Good => "good",
-        Tone::Warn => "warn",
-        Tone::Bad => "bad",
-        Tone::Strong | Tone::Faint | Tone::State(_) => "",
-    }
-}
-
-fn state_class(state: StateName) -> String {
-    format!("s{}", number(state))
 }
 
 fn diagnosis(found: &Diagnosis) -> Markup {
@@ -288,7 +276,7 @@ mod tests {
     #[test]
     fn every_stay_is_drawn_within_the_chart_and_names_are_escaped() {
         let report = report_of("executing");
-        let text = page(&report).into_string();
+        let text = page(&report, &html! {}).into_string();
         assert!(!text.contains("<script>alert"), "{text}");
         assert!(text.contains("&lt;script&gt;alert"));
         let document = roxmltree::Document::parse(

@@ -1,35 +1,18 @@
 //! The pages of `show --html` and `stats --html` in a real browser: in light and in dark, in a wide
 //! window and a narrow one.
 
+mod browser;
+
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::Deserialize;
+use self::browser::measure;
 
-const MEASURE: &str = include_str!("measure.js");
 /// Windows' widths, in CSS's pixels: a laptop's, half of one, a telephone's.
 const WIDTHS: [u32; 3] = [1200, 700, 360];
-
-/// What the browser found.
-#[derive(Debug, Deserialize)]
-struct Measured {
-    dark: bool,
-    pages: Vec<Page>,
-}
-
-/// One page in one window.
-#[derive(Debug, Deserialize)]
-struct Page {
-    name: String,
-    width: u32,
-    wrong: Vec<String>,
-    texts: usize,
-    bars: usize,
-}
 
 fn replay(arguments: &[&str]) -> String {
     let output =
@@ -64,69 +47,13 @@ fn pages(place: &Path) -> Vec<(String, String)> {
     pages
 }
 
-/// Shows the pages in a browser, each at each width, and returns what it found and its complaints.
-fn measure(place: &Path, pages: &[(String, String)], dark: bool) -> (Measured, Vec<String>) {
-    // The frames inherit the policy: whatever asks for anything is complained of on the console.
-    let mut document = "<!DOCTYPE html><meta charset=utf-8><meta http-equiv=Content-Security-Policy content=\"default-src 'none'; \
-         style-src 'unsafe-inline'; script-src 'unsafe-inline'\"><style>:root { color-scheme: light dark }</style><p id=measured></p>"
-        .to_owned();
-    for (name, page) in pages {
-        let page = page.replace('&', "&amp;").replace('"', "&quot;");
-        for width in WIDTHS {
-            document.push_str(&format!("<iframe name='{name}' width={width} height=800 frameborder=0 srcdoc=\"{page}\"></iframe>\n"));
-        }
-    }
-    document.push_str(&format!("<script>{MEASURE}</script>"));
-    let file = place.join("pages.html");
-    fs::write(&file, document).unwrap();
-    let profile = tempfile::tempdir().unwrap();
-    let mut browser = Command::new("chromium");
-    browser
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-        ])
-        .args([
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            "--window-size=1400,900",
-            "--enable-logging=stderr",
-        ])
-        .arg(format!("--user-data-dir={}", profile.path().display()));
-    if dark {
-        browser.args(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]);
-    }
-    let output =
-        browser.arg("--dump-dom").arg(format!("file://{}", file.display())).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let said = text
-        .split_once("id=\"measured\">")
-        .and_then(|(_, rest)| rest.split_once("</p>"))
-        .map(|(said, _)| said);
-    let complaints = String::from_utf8_lossy(&output.stderr)
-        .lines()
-        .filter(|line| line.contains("CONSOLE"))
-        .map(str::to_owned)
-        .collect();
-    let said = said
-        .filter(|said| !said.is_empty())
-        .unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-    (serde_json::from_slice(&STANDARD.decode(said).unwrap()).unwrap(), complaints)
-}
-
 #[test]
 #[ignore = "needs Chromium: scripts/test installs it and runs this"]
 fn pages_look_right_in_light_and_dark_wide_and_narrow() {
     let place = tempfile::tempdir().unwrap();
     let pages = pages(place.path());
     for dark in [false, true] {
-        let (measured, complaints) = measure(place.path(), &pages, dark);
+        let (measured, complaints) = measure(place.path(), &pages, &WIDTHS, dark);
         assert_eq!(measured.dark, dark);
         assert_eq!(complaints, Vec::<String>::new(), "what the browser says on its console");
         assert_eq!(measured.pages.len(), pages.len() * WIDTHS.len());
@@ -155,7 +82,7 @@ fn nothing_that_gets_into_a_page_runs_or_is_loaded() {
     let hostile = "<script>console.error('it ran')</script><img src=x onerror=\"console.error('it ran')\">\
                    <p style='position: fixed'>over all</p><style>p { display: none }</style>";
     let page = page.replacen("<main>", &format!("<main>{hostile}"), 1);
-    let (_, complaints) = measure(place.path(), &[("hostile".to_owned(), page)], false);
+    let (_, complaints) = measure(place.path(), &[("hostile".to_owned(), page)], &WIDTHS, false);
     assert!(
         !complaints
             .iter()
@@ -204,7 +131,7 @@ fn what_is_wrong_with_a_page_is_noticed() {
             "<script>console.error('it complains')</script><img src='http://127.0.0.1:9/picture.png' alt=''>",
         ),
     ];
-    let (measured, complaints) = measure(place.path(), &bad, false);
+    let (measured, complaints) = measure(place.path(), &bad, &WIDTHS, false);
     for seen in measured.pages.iter().filter(|seen| seen.name != "on the console") {
         assert!(seen.wrong.iter().any(|wrong| wrong.contains(&seen.name)), "{seen:?}");
     }
@@ -214,7 +141,7 @@ fn what_is_wrong_with_a_page_is_noticed() {
             "{complaint}: {complaints:?}"
         );
     }
-    let (measured, _) = measure(place.path(), &bad[..1], true);
+    let (measured, _) = measure(place.path(), &bad[..1], &WIDTHS, true);
     assert!(
         measured.pages[0].wrong.iter().any(|wrong| wrong.contains("luminance 1.00")),
         "a light page in the dark: {measured:?}"

@@ -292,7 +292,9 @@ async fn perform(
         let kept = session.kept_trace();
         telemetry::enter(&directory, session.identity(), &name, kept.as_deref());
     }
-    let verdict = work(&session, stage, &mut log).instrument(telemetry::log_span()).await;
+    // In a box, as the compiler's limit for the depth of nested futures is near.
+    let work = Box::pin(work(&session, stage, &mut log));
+    let verdict = work.instrument(telemetry::log_span()).await;
     log.end();
     *cancelled = log.was_cancelled();
     telemetry::metric!(monotonic_counter.fargate.output = log.written());

@@ -105,6 +105,14 @@ impl<'a> ImageName<'a> {
     }
 }
 
+/// Splits an image's name into its repository and its tag. A digest is in neither.
+#[cfg(feature = "telemetry")]
+pub(crate) fn image_parts(name: &str) -> (&str, Option<&str>) {
+    let repository = ImageName::parse(name).map_or(name, |name| name.repository);
+    let rest = name[repository.len()..].split('@').next().unwrap_or_default();
+    (repository, rest.strip_prefix(':'))
+}
+
 /// Whether a service can be called this: `/etc/hosts` separates names by blanks.
 pub(super) fn is_host_name(name: &str) -> bool {
     !name.is_empty()

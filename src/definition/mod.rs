@@ -9,3 +9,5 @@ mod size;
 pub(crate) use derive::{BASE_TAG, family_prefix};
 pub use derive::{Derivation, Unsuitable};
 pub use grant::{ContainerEnvironment, Granted, Refusal, Requests, grant};
+#[cfg(feature = "telemetry")]
+pub(crate) use image::image_parts;

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use opentelemetry::KeyValue;
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 use states::{
-    AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot, StateName,
-    StopReason, Timestamp,
+    Additions, AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot,
+    StateName, StopReason, Timestamp,
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     recorder::{self, Attributes, JobEnd, past},
     settings::origin,
 };
-use crate::{job_end::has_ended, runner::Verdict};
+use crate::{definition::image_parts, job_end::has_ended, runner::Verdict};
 
 /// Returns a job's attributes, the same in every process.
 #[must_use]
@@ -77,6 +77,8 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     if let Some(snapshot) = snapshot {
         states_of(snapshot);
         end.attributes.extend(placed(snapshot));
+        let additions = snapshot.job.header().spec.additions.as_deref();
+        end.attributes.extend(additions.map(containers).unwrap_or_default());
         if let AnyJob::Stopping(job) = &snapshot.job {
             match &job.state.reason {
                 StopReason::Cleanup => {}
@@ -188,6 +190,26 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     attributes
 }
 
+/// Returns attributes of the images that the job chose.
+fn containers(additions: &Additions) -> Vec<KeyValue> {
+    let list = |texts: Vec<String>| {
+        Value::Array(Array::String(texts.into_iter().map(StringValue::from).collect()))
+    };
+    let mut attributes = Vec::new();
+    if let Some(job) = &additions.job {
+        let (name, tag) = image_parts(&job.image.name);
+        attributes.push(KeyValue::new("container.image.name", name.to_owned()));
+        let tags = tag.map(|tag| list(vec![tag.to_owned()]));
+        attributes.extend(tags.map(|tags| KeyValue::new("container.image.tags", tags)));
+    }
+    let images: Vec<_> = additions.services.iter().map(|of| of.image.name.clone()).collect();
+    if let Ok(count @ 1..) = i64::try_from(images.len()) {
+        attributes.push(KeyValue::new("fargate.service.count", count));
+        attributes.push(KeyValue::new("fargate.service.images", list(images)));
+    }
+    attributes
+}
+
 /// Removes the parts of an address that may be secret: user, password, query, fragment.
 fn without_secrets(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
@@ -207,5 +229,31 @@ mod tests {
             "https://gitlab.example/g/p"
         );
         assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
+    }
+
+    #[test]
+    fn the_images_of_the_job_and_of_its_services_are_attributes() {
+        use opentelemetry_semantic_conventions::attribute as of;
+        let additions = serde_json::json!({
+            "job": {
+                "image": { "name": "r.example:5000/node:22", "credentials": "arn:secret" },
+                "shared": { "run": "/run", "builds": "/builds", "cache": "/cache" },
+            },
+            "services": [
+                { "name": "db", "image": { "name": "postgres:17" }, "command": ["-p", "hunter2"] },
+                { "name": "redis", "image": { "name": "redis" } },
+            ],
+        });
+        let recorded = containers(&serde_json::from_value(additions).unwrap());
+        let recorded: Vec<_> =
+            recorded.iter().map(|of| (of.key.as_str(), of.value.to_string())).collect();
+        let expected = [
+            (of::CONTAINER_IMAGE_NAME, "r.example:5000/node"),
+            (of::CONTAINER_IMAGE_TAGS, r#"["22"]"#),
+            ("fargate.service.count", "2"),
+            ("fargate.service.images", r#"["postgres:17","redis"]"#),
+        ];
+        assert_eq!(recorded, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(containers(&Additions::default()), []);
     }
 }

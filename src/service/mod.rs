@@ -6,8 +6,8 @@
 //! stopped and replaced at any time.
 //!
 //! - [`protocol`] — what both say to each other, without I/O;
-//! - [`server`] — `fargate serve`; [`hosted`] — one stage in it; [`upkeep`] — what it does besides;
-//! - [`client`] — a stage's process.
+//! - `server` — `fargate serve`; `hosted` — one stage in it; `upkeep` — what it does besides;
+//! - `client` — a stage's process.
 //!
 //! What it shows of the jobs, over HTTP on loopback:
 //!

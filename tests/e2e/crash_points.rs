@@ -231,9 +231,11 @@ fn every_point(cluster: &Cluster, job: for<'a> fn(&'a Cluster) -> Run<'a>) {
         (Killed::Cleanup, 15),
         (Killed::Config, 1),
     ];
+    // With a service, most calls are the service's: `service_crashes`.
+    let part = if std::env::var_os("FARGATE_TEST_SERVICE").is_some() { 5 } else { 1 };
     for (stage, least) in least {
         assert!(
-            progress.points.get(&stage).is_some_and(|points| *points >= least),
+            progress.points.get(&stage).is_some_and(|points| *points >= least / part),
             "too few points: {:?}",
             progress.points
         );

@@ -50,6 +50,7 @@ mod root_filesystems;
 mod runner;
 mod serve;
 mod service;
+mod service_crashes;
 mod session;
 mod stuck;
 #[path = "../../replay/tests/stuck/fixtures.rs"]

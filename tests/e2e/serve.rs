@@ -2,11 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     thread,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::runner::Job;
 
@@ -23,7 +24,12 @@ impl Service {
 
     /// The same; `None` if it refuses to start.
     pub fn try_start(job: &Job) -> Option<Self> {
-        let mut process = Self::command(job).spawn().unwrap();
+        Self::start_under(&[], job)
+    }
+
+    /// The same, started by another program (`strace …`).
+    pub fn start_under(before: &[&str], job: &Job) -> Option<Self> {
+        let mut process = Self::command_under(before, job).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
         match lines.next() {
             Some(line) if line.starts_with("fargate serve: ready: ") => {
@@ -40,8 +46,15 @@ impl Service {
 
     /// Returns its command.
     pub fn command(job: &Job) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        Self::command_under(&[], job)
+    }
+
+    fn command_under(before: &[&str], job: &Job) -> Command {
+        let words: Vec<&str> =
+            before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .env_clear()
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(job.path("."))
@@ -49,19 +62,31 @@ impl Service {
             .arg(&job.config)
             .arg("serve")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .process_group(0);
         command
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        let _ = kill_process_group(self.group(), signal);
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.process.id()).unwrap()).unwrap()
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // Its process ID is not reused before it is waited for.
+        if !self.has_ended() {
+            self.signal(Signal::KILL);
+        }
         let _ = self.process.wait();
     }
 }

@@ -32,6 +32,7 @@ by_every_transport!(
     a_job_passes_through_the_service,
     output_of_the_service_is_not_changed,
     a_cancel_is_passed_on,
+    a_cancel_does_not_wait_for_a_service_that_hangs,
     twenty_jobs_of_one_service,
     a_service_that_is_killed_loses_and_repeats_nothing,
     a_service_that_is_killed_at_any_time_loses_and_repeats_nothing,
@@ -72,7 +73,11 @@ fn a_job_passes_through_the_service(cluster: &Cluster) {
     let service = Service::start(&job);
     let socket = job.metadata.join("fargate.sock");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    job.prepare();
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
+    for line in ["launched in cluster", "container is ready after"] {
+        assert!(prepared.stderr.contains(line), "{}", prepared.stderr);
+    }
     for number in 1..=5 {
         let run = job.run(
             "build_script",
@@ -143,6 +148,28 @@ fn a_cancel_is_passed_on(cluster: &Cluster) {
     assert_eq!(hosted(&job), 2);
     let after = job.run("after_script", "echo after");
     assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn a_cancel_does_not_wait_for_a_service_that_hangs(cluster: &Cluster) {
+    let job = Job::on(cluster);
+    let service = Service::start(&job);
+    job.prepare();
+    let script = job.script("echo begun; while :; do sleep 0.05; done");
+    let mut child = job.spawn(&["run", &script.display().to_string(), "build_script"]);
+    let mut begun = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+    service.signal(Signal::STOP);
+    Job::cancel(&child);
+    eventually("the stage goes on by itself", || job.log().contains("it is silent"));
+    // It still holds the job's lock, so it has to end.
+    drop(service);
+    let ended = job.end(child);
+    assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
+    assert!(ended.stderr.contains("was cancelled"), "{}", ended.stderr);
+    let after = job.run("after_script", "echo after");
+    assert_eq!((after.code, after.stdout.as_slice()), (0, &b"after\n"[..]), "the script has ended");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

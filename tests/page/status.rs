@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::Path,
     process::{Command, Output},
 };
@@ -88,4 +88,16 @@ fn what_cannot_be_read_is_unknown() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn a_directory_that_the_driver_refuses_is_a_problem() {
+    let place = directory(0);
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let output = status(place.path(), &[]);
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("chmod go-w"), "{shown}");
+    let json: Value = serde_json::from_slice(&status(place.path(), &["--json"]).stdout).unwrap();
+    assert!(json["problem"].as_str().unwrap().contains("chmod go-w"), "{json}");
 }

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::response::{Response, ResponseError};
 
 /// The CI/CD variables that the driver reads. A stage has no others.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "CI_RUNNER_SHORT_TOKEN",
     "CI_PROJECT_URL",
     "CI_PIPELINE_ID",
     "CI_JOB_ID",
     "CI_JOB_NAME",
+    "CI_JOB_TOKEN",
     "CI_JOB_SERVICES",
     "CI_DEBUG_SERVICES",
     "FARGATE_TASK_DEFINITION",

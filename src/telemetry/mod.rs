@@ -1,8 +1,8 @@
 //! Telemetry over OTLP: one job is one trace, although a dozen processes make it. See
 //! `docs/telemetry.md`.
 //!
-//! Work is instrumented with `tracing`: spans with the target [`SPANS`], events with [`SPANS`] or
-//! [`METRICS`]. OpenTelemetry's SDK collects them in memory. At the process's end, [`flush`] sends
+//! Work is instrumented with `tracing`: spans with the target `SPANS`, events with `SPANS` or
+//! `METRICS`. OpenTelemetry's SDK collects them in memory. At the process's end, [`flush`] sends
 //! them once, within a time limit. Unsent data stays beside the snapshot for the job's next
 //! process. If telemetry is off, nothing of the SDK exists.
 

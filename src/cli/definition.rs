@@ -98,51 +98,28 @@ pub(super) struct Global {
     pub(super) state_log: Option<PathBuf>,
 }
 
+/// All global options, the configuration first.
+const GLOBALS: [&str; 8] = [
+    "config",
+    "task_def",
+    "platform_version",
+    "debug",
+    "log_level",
+    "log_file",
+    "log_format",
+    "state_log",
+];
+
 /// The global options that a command has no use for: its help does not show them, and they are
 /// refused.
 const IGNORED: [(&str, &[&str]); 7] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
     ("serve", &["task_def", "platform_version", "state_log"]),
-    (
-        "status",
-        &[
-            "task_def",
-            "platform_version",
-            "debug",
-            "log_level",
-            "log_file",
-            "log_format",
-            "state_log",
-        ],
-    ),
+    ("status", GLOBALS.split_at(1).1),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
-    (
-        "completions",
-        &[
-            "config",
-            "task_def",
-            "platform_version",
-            "debug",
-            "log_level",
-            "log_file",
-            "log_format",
-            "state_log",
-        ],
-    ),
-    (
-        "man",
-        &[
-            "config",
-            "task_def",
-            "platform_version",
-            "debug",
-            "log_level",
-            "log_file",
-            "log_format",
-            "state_log",
-        ],
-    ),
+    ("completions", &GLOBALS),
+    ("man", &GLOBALS),
 ];
 
 #[derive(Debug, Subcommand)]

@@ -3,11 +3,10 @@
 use bytes::Bytes;
 
 use super::recorder;
+use crate::runner::prepend;
 
-/// Adds `TRACEPARENT` and the other allowed variables to the script's environment, if configured.
-///
-/// Assignments go in front of the first line after `#!`, on the same line, so that line numbers do
-/// not change. Only shells of the Bourne family understand them; other scripts do not change.
+/// Adds `TRACEPARENT` and the other allowed variables to the script's environment, if configured:
+/// see [`prepend`].
 #[must_use]
 pub fn propagated(script: Bytes) -> Bytes {
     let Some(variables) = recorder::propagated_variables() else { return script };
@@ -15,29 +14,11 @@ pub fn propagated(script: Bytes) -> Bytes {
 }
 
 fn with(script: Bytes, variables: &[(&str, String)]) -> Bytes {
-    let first = script.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let at = if first.starts_with(b"#!") {
-        if !is_shell(first) || first.len() == script.len() {
-            return script;
-        }
-        first.len() + 1
-    } else {
-        0
-    };
     let mut exports = String::from("export");
     for (name, value) in variables {
         exports.push_str(&format!(" {name}='{}'", value.replace('\'', r"'\''")));
     }
-    exports.push_str("; ");
-    [&script[..at], exports.as_bytes(), &script[at..]].concat().into()
-}
-
-fn is_shell(line: &[u8]) -> bool {
-    let line = String::from_utf8_lossy(line);
-    line.trim_start_matches("#!")
-        .split_whitespace()
-        .map(|word| word.rsplit('/').next().unwrap_or_default())
-        .any(|word| ["sh", "bash", "dash", "ash", "ksh", "zsh", "busybox"].contains(&word))
+    prepend(script, &(exports + ";"))
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Settings {
         let address = exported.into_iter().find(|url| is_remote_and_unencrypted(url))?;
         (!self.headers.is_empty()).then(|| {
             format!(
-                "the telemetry headers are sent unencrypted to {}: whoever is on the way can read them. Use an https:// endpoint, or a collector on this machine.",
+                "the telemetry headers are sent unencrypted to {}: every host on the way can read them. Use an https:// endpoint, or a collector on this machine.",
                 origin(&address)
             )
         })

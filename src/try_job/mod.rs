@@ -127,7 +127,7 @@ impl TryJob {
                     cluster.ssh_port(),
                     &place.path().join("metadata"),
                 );
-                // Whoever calls this has chosen the images.
+                // The user of this command has chosen the images.
                 text.push_str("\n[Images]\nAllowed = [\"*\"]\n");
                 std::fs::write(&config, text)
                     .map_err(TryJobError::io("write fargate.toml for the embedded cluster"))?;

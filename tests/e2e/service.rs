@@ -105,7 +105,7 @@ fn a_job_passes_through_the_service(cluster: &Cluster) {
     service.signal(Signal::TERM);
     let mut service = service;
     assert!(service.process.wait().unwrap().success());
-    assert!(!socket.exists(), "nobody asks a service that has ended");
+    assert!(!socket.exists(), "no stage asks a service that has ended");
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }
@@ -459,7 +459,7 @@ fn a_directory_has_one_service() {
         "{said}"
     );
     drop(service);
-    // What a killed one has left is in nobody's way.
+    // What a killed one has left hinders no other.
     let _service = Service::start(&job);
     job.prepare();
     job.cleanup();

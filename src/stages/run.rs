@@ -116,7 +116,7 @@ async fn execute(
     let snapshot = work.snapshot.clone();
     session.leave(work).await;
     if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
-        services::report(session, log).await;
+        services::report(session, &snapshot, log).await;
     }
     Ok(match outcome {
         _ if log.was_cancelled() => cancelled(stage),

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use states::{
-    Header, Seen, ServiceContainer, SnapshotStore as _, TaskArn, TaskControl as _,
-    foreign_text::clipped,
+    Header, Seen, ServiceContainer, Snapshot, TaskArn, TaskControl as _, foreign_text::clipped,
 };
 
 use super::{JobLog, Session};
@@ -16,10 +15,7 @@ const TIME: Duration = Duration::from_secs(5);
 const LINES: u32 = 20;
 
 /// Says which services have ended. With `CI_DEBUG_SERVICES`, shows the last lines of all.
-pub(super) async fn report(session: &Session, log: &mut JobLog) {
-    let Ok(Some(snapshot)) = session.engine().store().load(&session.identity.id).await else {
-        return;
-    };
+pub(super) async fn report(session: &Session, snapshot: &Snapshot, log: &mut JobLog) {
     let header = snapshot.job.header();
     let services = header.spec.additions.as_ref().map_or(&[][..], |added| &added.services);
     let (Some(task), false) = (snapshot.job.task(), services.is_empty()) else { return };

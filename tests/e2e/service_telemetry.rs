@@ -208,10 +208,14 @@ fn a_killed_stage_and_a_killed_service_are_seen_in_the_trace() {
 fn a_faulty_collector_delays_no_stage_and_gets_everything_later() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
     let job = traced(&cluster, &collector.endpoint, "");
+    collector.set(Mood::Unavailable);
+    assert_eq!(job.stage(&["config"]).code, 0);
+    assert_eq!(job.files(".otlp").len(), 1, "it is the job's");
     collector.set(Mood::Hangs);
     let service = Service::start(&job);
     let begun = Instant::now();
     job.prepare();
+    assert_eq!(job.files(".otlp"), [job.metadata.join("fargate.otlp")], "the service has it");
     for _ in 0..5 {
         assert_eq!(job.run("build_script", "exit 0").code, 0);
     }
@@ -231,6 +235,7 @@ fn a_faulty_collector_delays_no_stage_and_gets_everything_later() {
     tree(&spans);
     let runs = spans.iter().filter(|span| span.name == "stage run build_script").count();
     assert_eq!(runs, 5, "{spans:#?}");
+    assert!(spans.iter().any(|span| span.name == "stage config"), "{spans:#?}");
     assert!(!spool.exists());
     let jobs = collector.metrics().into_iter().filter(|metric| metric.name == "fargate.jobs");
     assert_eq!(jobs.count(), 1);

@@ -2,7 +2,13 @@
 
 mod definition;
 
-use std::{env, io, net::SocketAddr, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    env, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use ::replay::{Driver as _, Failure, Location};
 use bytes::Bytes;
@@ -13,7 +19,7 @@ use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use self::definition::{Cli, Command, Global, Stage, definition, parse};
 use crate::{
-    config::{Config, DEFAULT_FILE},
+    config::{Config, ConfigError, DEFAULT_FILE, Warning},
     console::stderr_line,
     local,
     logging::{self, Logging},
@@ -22,10 +28,10 @@ use crate::{
     replay::configuration::Configuration,
     runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
     service::{
-        self, Hello, RequestedStage, Served, Undone, protocol::Request, source::DirectorySource,
-        status,
+        self, Configured, Passed, RequestedStage, Served, Undone, protocol::Request,
+        source::DirectorySource, status,
     },
-    stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
+    stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog, StageWork},
     telemetry,
     try_job::TryJob,
 };
@@ -54,7 +60,9 @@ impl Cli {
         // Stages are short and wait most of the time: one thread is the least memory and the
         // quickest start.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        if matches!(self.command, Command::Serve { .. }) {
+        let mut passed = Passed::default();
+        if matches!(self.command, Command::Serve { drain: false, .. }) {
+            passed = Passed::take();
             runtime = tokio::runtime::Builder::new_multi_thread();
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             runtime.worker_threads(cores.min(SERVICE_THREADS));
@@ -89,10 +97,15 @@ impl Cli {
             Command::Reap { dry_run, older_than, manager } => runtime
                 .block_on(reap(&global, &Reaper { dry_run, older_than, manager }))
                 .unwrap_or_else(|e| fail(&e)),
-            Command::Serve { listen } => match runtime.block_on(serve(&global, listen)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => fail(&e),
-            },
+            Command::Serve { drain: true, .. } => {
+                runtime.block_on(drain(&global)).unwrap_or_else(|e| fail(&e))
+            }
+            Command::Serve { listen, .. } => {
+                match runtime.block_on(serve(&global, listen, passed)) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(e) => fail(&e),
+                }
+            }
             Command::Status { json } => status(&global, json).unwrap_or_else(|e| {
                 stderr_line(format_args!("fargate: {e}"));
                 ExitCode::from(status::UNKNOWN)
@@ -130,15 +143,15 @@ async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Ver
     let environment = StageEnvironment::of_process();
     let identity = Identity::of(&environment, trust).map_err(|e| e.to_string());
     let job = identity.as_ref().map_or("unknown", |identity| identity.about.job_id.as_str());
-    let logged = StageLog::begin(&stage.to_string(), job);
+    let logged = StageLog::new(&stage.to_string(), job);
     let span = logged.span();
     async {
-        let mut cancelled = false;
-        let done =
-            perform(global, loaded, (identity, environment, trust), stage, &mut cancelled).await;
-        let verdict = done.unwrap_or_else(|why| Verdict::SystemFailure(format!("fargate: {why}")));
-        logged.end(&verdict, cancelled);
-        verdict
+        let done = perform(global, loaded, (identity, environment, trust), stage, &logged).await;
+        done.unwrap_or_else(|why| {
+            let verdict = Verdict::SystemFailure(format!("fargate: {why}"));
+            logged.end(&verdict, false);
+            verdict
+        })
     }
     .instrument(span)
     .await
@@ -146,7 +159,7 @@ async fn custom(global: &Global, trust_job_variables: bool, stage: Stage) -> Ver
 
 /// Reaps; the exit code is 1 when something could not be done.
 async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
-    let Loaded { config, .. } = load(global, true, false)?;
+    let Configured { config, .. } = load(global, true, false)?;
     let summary = reaper.run(&config).await;
     telemetry::flush().await;
     let summary = summary.map_err(|e| e.to_string())?;
@@ -165,10 +178,16 @@ fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Hosts stages until SIGTERM.
-async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String> {
-    let Loaded { config, hello } = load(global, true, true)?;
-    let service = service::serve(config, hello);
+/// Hosts stages until SIGTERM, or until it is drained.
+async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> Result<(), String> {
+    let configured = load(global, true, true)?;
+    // The page reads the directory, so it has to be there.
+    stages::store(&configured.config).map_err(|e| e.to_string())?;
+    let service = service::serve(configured, passed, || {
+        let read = read(global).map_err(|e| e.to_string())?;
+        warn_of(&read, false);
+        Ok(read.configured)
+    });
     let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };
     let settings = Configuration::new(global.config.as_deref()).load_settings();
     let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
@@ -187,19 +206,52 @@ async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String
     }
 }
 
-/// A configuration, and what it follows from.
-struct Loaded {
-    config: Config,
-    hello: Hello,
+/// Drains the service that runs, or the directory.
+async fn drain(global: &Global) -> Result<ExitCode, String> {
+    let Configured { config, hello } = load(global, false, false)?;
+    let report = |line: &str| println!("fargate serve: {line}");
+    let drained = service::drain(config, &hello, report).await;
+    telemetry::flush().await;
+    Ok(match drained {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            stderr_line(format_args!("fargate: {e}"));
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// A configuration as it was read.
+struct ReadConfiguration {
+    path: PathBuf,
+    configured: Configured,
+    warnings: Vec<Warning>,
+}
+
+/// Reads the configuration.
+fn read(global: &Global) -> Result<ReadConfiguration, ConfigError> {
+    let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).to_owned();
+    let text = Config::text(global.config.as_deref())?;
+    let (config, warnings) = Config::parse(&text, &path)?;
+    let hello = service::hello(&text, service::environment());
+    Ok(ReadConfiguration { path, configured: Configured { config, hello }, warnings })
+}
+
+/// Logs what is probably not meant, and also writes it to stderr if users see that.
+fn warn_of(read: &ReadConfiguration, is_seen: bool) {
+    let path = read.path.display();
+    for warning in &read.warnings {
+        tracing::warn!("{path}: {warning}");
+        if is_seen {
+            stderr_line(format_args!("fargate: warning: {path}: {warning}"));
+        }
+    }
 }
 
 /// Reads the configuration and starts logging; `warn` says on stderr too what is probably not
 /// meant. `of_service` is [`Logging::of_service`].
-fn load(global: &Global, warn: bool, of_service: bool) -> Result<Loaded, String> {
-    let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-    let read = Config::text(global.config.as_deref())
-        .and_then(|text| Ok((Config::parse(&text, path)?, text)));
-    let ((config, warnings), text) = match read {
+fn load(global: &Global, warn: bool, of_service: bool) -> Result<Configured, String> {
+    let read = match read(global) {
         Ok(read) => read,
         Err(e) => {
             // Where the log goes is in that file, unless the command line says it.
@@ -210,73 +262,62 @@ fn load(global: &Global, warn: bool, of_service: bool) -> Result<Loaded, String>
             return Err(e.to_string());
         }
     };
-    let complaints = telemetry::start(&config.telemetry, &ownership::manager(&config));
-    start_logging(global, Some(&config), of_service)?;
+    let (config, path) = (&read.configured.config, read.path.display());
+    let complaints = telemetry::start(&config.telemetry, &ownership::manager(config), of_service);
+    start_logging(global, Some(config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");
     }
     if warn && global.task_def.is_none() {
         // For the administrator, who reads the log; the CI user reads stderr.
         for choice in config.open_choices() {
-            tracing::warn!("{}: {choice}", path.display());
+            tracing::warn!("{path}: {choice}");
         }
         if let Some(caution) = config.telemetry.effective().0.caution() {
-            tracing::warn!("{}: {caution}", path.display());
+            tracing::warn!("{path}: {caution}");
         }
     }
-    for warning in &warnings {
-        tracing::warn!("{}: {warning}", path.display());
-        if warn {
-            stderr_line(format_args!("fargate: warning: {}: {warning}", path.display()));
-        }
-    }
-    Ok(Loaded { hello: service::hello(&text, service::environment()), config })
+    warn_of(&read, warn);
+    Ok(read.configured)
 }
 
+/// Performs a stage, or lets the service do it. The process that does it logs how it ends; an error is to be
+/// logged by the caller.
 async fn perform(
     global: &Global,
-    Loaded { config, hello }: Loaded,
+    Configured { config, hello }: Configured,
     (identity, environment, trust): (Result<Identity, String>, StageEnvironment, Trust),
     stage: Stage,
-    cancelled: &mut bool,
+    logged: &StageLog,
 ) -> Result<Verdict, String> {
     // Also before `config` answers: a job that cannot be told from others fails at its first stage.
     let identity = identity?;
-    if matches!(stage, Stage::Config) {
-        stages::store(&config).map_err(|e| e.to_string())?;
-        let verdict = stages::config(&config, &environment);
-        telemetry::enter(&config.metadata.directory, &identity, "config", None);
-        telemetry::leave(&verdict, false);
-        telemetry::flush().await;
-        return Ok(verdict);
-    }
+    let work = match work_of(stage) {
+        Ok(Some(work)) => work,
+        Ok(None) => return answer_config(&config, &identity, &environment, logged).await,
+        Err(verdict) => {
+            logged.end(&verdict, false);
+            return Ok(verdict);
+        }
+    };
     let directory = config.metadata.directory.clone();
     let flags = Flags {
         task_definition: global.task_def.clone(),
         platform_version: global.platform_version.clone(),
     };
-    let name = stage.to_string();
     let mut io = ProcessIo::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
     // Also before a service is asked: others must not be able to change the directory.
     stages::store(&config).map_err(|e| e.to_string())?;
-    let stage = Prepared::of(stage);
     let mut undone = Undone::default();
     if may_be_served(global, &config)
-        && let Some((requested, script)) = stage.requested()
         && let Some(environment) = environment.to_send()
     {
-        let request = Request {
-            stage: requested,
-            environment,
-            trusts_variables: trust == Trust::JobVariables,
-            flags: flags.clone(),
-        };
+        let (stage, script) = requested(&work);
+        let trusts_variables = trust == Trust::JobVariables;
+        let request = Request { stage, environment, trusts_variables, flags: flags.clone() };
         match service::serve_stage(&directory, &identity.id, &hello, request, script, &mut io).await
         {
-            Served::Done(done) => {
-                *cancelled = done.cancelled;
-                return Ok(done.verdict);
-            }
+            Served::Done(done) => return Ok(done.verdict),
             Served::Undone(rest) => undone = rest,
         }
     }
@@ -288,83 +329,60 @@ async fn perform(
         Session::new(host, flags, identity, Arc::new(environment), global.state_log.clone());
     session.continue_from(undone.begun);
     let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
-    if telemetry::is_on() {
-        let kept = session.kept_trace();
-        telemetry::enter(&directory, session.identity(), &name, kept.as_deref());
-    }
-    // In a box, as the compiler's limit for the depth of nested futures is near.
-    let work = Box::pin(work(&session, stage, &mut log));
-    let verdict = work.instrument(telemetry::log_span()).await;
-    log.end();
-    *cancelled = log.was_cancelled();
-    telemetry::metric!(monotonic_counter.fargate.output = log.written());
-    telemetry::leave(&verdict, *cancelled);
+    let verdict = work.perform(&session, &mut log, logged, false).await;
     telemetry::flush().await;
     Ok(verdict)
 }
 
-/// A stage that works on a job, with its script.
-enum Prepared {
-    Prepare,
-    Run {
-        name: String,
-        script: Bytes,
-    },
-    Cleanup {
-        wait: bool,
-    },
-    /// There is nothing to do.
-    Over(Verdict),
+/// Tells gitlab-runner who the driver is.
+async fn answer_config(
+    config: &Config,
+    identity: &Identity,
+    environment: &StageEnvironment,
+    logged: &StageLog,
+) -> Result<Verdict, String> {
+    logged.begin(false);
+    stages::store(config).map_err(|e| e.to_string())?;
+    let verdict = stages::config(config, environment);
+    telemetry::enter(&config.metadata.directory, identity, environment, "config", None);
+    logged.end(&verdict, false);
+    telemetry::leave(&verdict, false);
+    telemetry::flush().await;
+    Ok(verdict)
 }
 
-impl Prepared {
-    fn of(stage: Stage) -> Self {
-        match stage {
-            // It works on no job.
-            Stage::Config => Self::Over(Verdict::Success),
-            Stage::Prepare => Self::Prepare,
-            Stage::Run { script, stage } => {
-                let name = foreign_text::clipped(&stage);
-                match stages::read_script(&script, &name) {
-                    Ok(script) => Self::Run { name, script },
-                    Err(verdict) => Self::Over(verdict),
-                }
-            }
-            Stage::Cleanup { wait } => Self::Cleanup { wait },
+/// Returns the work of a stage, with its script. `config` has none.
+fn work_of(stage: Stage) -> Result<Option<StageWork>, Verdict> {
+    Ok(Some(match stage {
+        Stage::Config => return Ok(None),
+        Stage::Prepare => StageWork::Prepare,
+        Stage::Run { script, stage } => {
+            let name = foreign_text::clipped(&stage);
+            let script = stages::read_script(&script, &name)?;
+            StageWork::Run { name, script }
         }
-    }
+        Stage::Cleanup { wait } => StageWork::Cleanup { wait },
+    }))
+}
 
-    /// What a service is asked for, with the script.
-    fn requested(&self) -> Option<(RequestedStage, Bytes)> {
-        let script =
-            if let Self::Run { script, .. } = self { script.clone() } else { Bytes::new() };
-        let stage = match self {
-            Self::Prepare => RequestedStage::Prepare,
-            Self::Run { name, script } => {
-                RequestedStage::Run { name: name.clone(), length: script.len() as u64 }
-            }
-            Self::Cleanup { wait } => RequestedStage::Cleanup { wait: *wait },
-            Self::Over(_) => return None,
-        };
-        Some((stage, script))
+/// Returns what a service is asked for, with the script.
+fn requested(work: &StageWork) -> (RequestedStage, Bytes) {
+    match work {
+        StageWork::Prepare => (RequestedStage::Prepare, Bytes::new()),
+        StageWork::Run { name, script } => {
+            let length = script.len() as u64;
+            (RequestedStage::Run { name: name.clone(), length }, script.clone())
+        }
+        StageWork::Cleanup { wait } => (RequestedStage::Cleanup { wait: *wait }, Bytes::new()),
     }
 }
 
-/// Whether a service may do the stage. Not if its log belongs in the job log, if `try` follows its
-/// states, or if the stage is to be in a trace: the service records none.
+/// Whether a service may do the stage. Not if its log belongs in the job log, or if `try` follows
+/// its states.
 fn may_be_served(global: &Global, config: &Config) -> bool {
     let has_file = global.log_file.is_some() || config.log_file.is_some();
     let logs_to_stderr = !has_file && level(global, Some(config)) >= LevelFilter::DEBUG;
-    !logs_to_stderr && global.state_log.is_none() && !telemetry::is_on()
-}
-
-async fn work(session: &Session, stage: Prepared, log: &mut JobLog) -> Verdict {
-    match stage {
-        Prepared::Prepare => stages::prepare(session, log).await,
-        Prepared::Run { name, script } => stages::run(session, script, &name, log).await,
-        Prepared::Cleanup { wait } => stages::cleanup(session, wait, log).await,
-        Prepared::Over(verdict) => verdict,
-    }
+    !logs_to_stderr && global.state_log.is_none()
 }
 
 fn level(global: &Global, config: Option<&Config>) -> LevelFilter {

@@ -22,28 +22,45 @@ const GETTING_STARTED: &str = include_str!("../docs/getting-started.md");
 const MANIFEST: &str = include_str!("../Cargo.toml");
 
 #[test]
-fn the_timer_runs_the_installed_driver_as_the_owner_of_the_jobs() {
-    let service = include_str!("../deploy/systemd/fargate-reap.service");
-    let command = setting(service, "ExecStart").unwrap();
-    let program = command.split(' ').next().unwrap();
+fn the_units_run_the_installed_driver_as_the_owner_of_the_jobs() {
     assert!(
         GETTING_STARTED.contains("cargo build --profile dist\n")
             && GETTING_STARTED.contains("install -D -t /opt/gitlab-runner target/dist/fargate "),
         "another build is installed, or elsewhere"
     );
     assert!(MANIFEST.contains("\n[profile.dist]\n"), "there is no such profile");
-    assert!(
-        GETTING_STARTED.contains(&format!("cleanup_exec = \"{program}\"")),
-        "{program} is not what gitlab-runner calls"
+    for (unit, action) in [
+        (include_str!("../deploy/systemd/fargate-reap.service"), "reap"),
+        (include_str!("../deploy/systemd/fargate.service"), "serve"),
+    ] {
+        let command: Vec<&str> = setting(unit, "ExecStart").unwrap().split(' ').collect();
+        let [program, "--config", file, last] = command[..] else { panic!("{command:?}") };
+        assert_eq!(last, action);
+        assert!(
+            GETTING_STARTED.contains(&format!("cleanup_exec = \"{program}\"")),
+            "{program} is not what gitlab-runner calls"
+        );
+        assert!(
+            GETTING_STARTED.contains(&format!("\"--config\", \"{file}\""))
+                && GETTING_STARTED.contains(&format!("`{file}`")),
+            "{file} is not the file that gitlab-runner's configuration names"
+        );
+        // gitlab-runner's packages run it, and with it the driver, as root.
+        assert_eq!(setting(unit, "User"), None);
+    }
+}
+
+#[test]
+fn the_socket_is_in_the_directory_that_the_service_may_write() {
+    let (service, socket) = (
+        include_str!("../deploy/systemd/fargate.service"),
+        include_str!("../deploy/systemd/fargate.socket"),
     );
-    let file = command.split(' ').nth(2).unwrap();
-    assert!(
-        GETTING_STARTED.contains(&format!("\"--config\", \"{file}\""))
-            && GETTING_STARTED.contains(&format!("`{file}`")),
-        "{file} is not the file that gitlab-runner's configuration names"
-    );
-    // gitlab-runner's packages run it, and with it the driver, as root.
-    assert_eq!(setting(service, "User"), None);
+    let directory = setting(service, "ReadWritePaths").unwrap();
+    assert!(GETTING_STARTED.contains(&format!("Directory = \"{directory}\"")), "{directory}");
+    let path = format!("{directory}/fargate.sock");
+    assert_eq!(setting(socket, "ListenStream"), Some(path.as_str()));
+    assert_eq!(setting(socket, "SocketMode"), Some("0600"));
 }
 
 #[test]

@@ -59,7 +59,8 @@ Exit codes:
 
 const SERVE_CODES: &str = "\
 Exit codes:
-  0  it was ended by SIGTERM; stages that ran go on by themselves
+  0  it was ended by SIGTERM, and stages that ran go on by themselves; or it was drained
+  1  --drain: the service was not drained, stderr says why
   2  it could not begin: stderr says why";
 
 const STATUS_CODES: &str = "\
@@ -175,9 +176,14 @@ pub(super) enum Command {
         manager: Option<String>,
     },
     /// Host the stages of all jobs of this configuration in one process, until SIGTERM. Stages find
-    /// it by its socket in the metadata directory, and work without it as before
+    /// it by its socket in the metadata directory, and work without it as before. SIGHUP reads the
+    /// configuration again
     #[command(after_help = SERVE_CODES)]
     Serve {
+        /// End the service that runs, for good: it takes no more stages, and ends once those that it
+        /// has are over. Waits for that. Without a service, end what waits for jobs
+        #[arg(long, conflicts_with = "listen")]
+        drain: bool,
         /// Also show all jobs at this loopback address, over HTTP: a page, /metrics, /healthz
         #[arg(long, value_name = "ADDR")]
         listen: Option<SocketAddr>,

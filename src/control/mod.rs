@@ -4,6 +4,7 @@
 //! SDK's clients are built at the first call, because the `run` stage normally makes none.
 
 mod call;
+mod counts;
 mod definition_cache;
 mod definitions;
 mod ec2;
@@ -17,6 +18,7 @@ mod reports;
 mod retirement;
 mod service_logs;
 
+pub use counts::{CallCount, calls};
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]
 pub use ec2::read as read_public_address;

@@ -15,9 +15,9 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
-
 use tracing::{Span, field::Empty};
 
+use super::counts;
 use crate::telemetry::{self, SPANS, metric};
 
 /// Records every call of an SDK client. Of requests and answers, it records only the error's code.
@@ -41,9 +41,7 @@ impl Intercept for Recording {
         _: &BeforeSerializationInterceptorContextRef<'_>,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if telemetry::is_on() {
-            cfg.interceptor_state().store_put(Started(CallSpan::begin()));
-        }
+        cfg.interceptor_state().store_put(Started(CallSpan::begin()));
         Ok(())
     }
 
@@ -122,6 +120,7 @@ impl CallSpan {
             Span::none(),
         );
         let method = format!("{}/{}", call.service, call.operation);
+        counts::count(&method, call.error);
         metric!(
             monotonic_counter.fargate.aws.calls = 1_u64,
             rpc.method = method,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::response::{Response, ResponseError};
 
 /// The CI/CD variables that the driver reads. A stage has no others.
-const READ: [&str; 15] = [
+const READ: [&str; 17] = [
     "CI_RUNNER_SHORT_TOKEN",
     "CI_PROJECT_URL",
     "CI_PIPELINE_ID",
@@ -24,6 +24,8 @@ const READ: [&str; 15] = [
     "FARGATE_EPHEMERAL_STORAGE",
     "FARGATE_TASK_ROLE",
     "FARGATE_ARCHITECTURE",
+    "TRACEPARENT",
+    "TRACESTATE",
 ];
 
 /// A stage's environment: the job's variables that the driver reads, and GitLab's response with the
@@ -47,7 +49,7 @@ impl StageEnvironment {
     pub fn of_process() -> Self {
         let variables = READ
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), super::job_variable(name)?)))
+            .filter_map(|name| Some(((*name).to_owned(), super::identity::job_variable(name)?)))
             .collect();
         Self { variables, response: Response::named_by(env::var_os(super::response::VARIABLE)) }
     }

@@ -52,7 +52,7 @@ pub enum IdentityError {
 /// Returns the value of a CI/CD variable of this process's job. It comes from the project and its
 /// users: untrusted.
 #[must_use]
-pub fn job_variable(name: &str) -> Option<String> {
+pub(super) fn job_variable(name: &str) -> Option<String> {
     env::var(format!("CUSTOM_ENV_{name}")).ok().filter(|value| !value.is_empty())
 }
 

@@ -13,7 +13,7 @@ pub use diagnosis::stage;
 
 pub use contract::{Contract, ContractError, Verdict};
 pub use environment::{SentEnvironment, StageEnvironment};
-pub use identity::{Identity, IdentityError, Trust, job_variable};
+pub use identity::{Identity, IdentityError, Trust};
 pub use response::ResponseError;
 pub use script::prepend;
 pub use variables::{Variable, Variables};

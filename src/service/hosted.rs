@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     runner::{Identity, StageEnvironment, Verdict},
-    stages::{self, Attempt, Host, JobLog, Pending, Session, StageIo},
+    stages::{Attempt, Host, JobLog, Pending, Session, StageIo, StageLog, StageWork},
+    telemetry,
 };
 
 /// Messages to a client that does not read them. Lines beyond that are dropped.
@@ -66,14 +67,19 @@ pub(super) async fn host(
             }
         }
     };
+    let scope = telemetry::Scope::begin();
     // Those that lose are dropped here, before anything is said to the client: it may then take the
     // job's lease at once.
     let last = tokio::select! {
         biased;
-        done = work(host, request, script, io) => Some(ToClient::Done(done)),
+        done = scope.run(work(host, request, script, io)) => Some(ToClient::Done(done)),
         () = listening => None,
         () = going_away => Some(ToClient::GoingAway),
     };
+    match last {
+        Some(ToClient::GoingAway) => scope.hand_over(),
+        _ => scope.let_go(),
+    }
     match last {
         Some(last) => {
             let _ = outgoing.send(last).await;
@@ -111,27 +117,21 @@ async fn work(host: Arc<Host>, request: Request, script: Bytes, io: ClientIo) ->
             return Done { verdict, cancelled: false };
         }
     };
-    let stage = match &request.stage {
-        RequestedStage::Prepare => "prepare".to_owned(),
-        RequestedStage::Run { name, .. } => format!("run {}", foreign_text::clipped(name)),
-        RequestedStage::Cleanup { .. } => "cleanup".to_owned(),
+    let work = match request.stage {
+        RequestedStage::Prepare => StageWork::Prepare,
+        RequestedStage::Run { name, .. } => {
+            StageWork::Run { name: foreign_text::clipped(&name), script }
+        }
+        RequestedStage::Cleanup { wait } => StageWork::Cleanup { wait },
     };
-    let span = tracing::error_span!("stage", stage, job = identity.about.job_id);
+    let logged = StageLog::new(&work.to_string(), &identity.about.job_id);
     let session = Session::new(host, request.flags, identity, Arc::new(environment), None);
     let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
     async {
-        tracing::debug!("hosted by the service");
-        let verdict = match request.stage {
-            RequestedStage::Prepare => stages::prepare(&session, &mut log).await,
-            RequestedStage::Run { name, .. } => {
-                stages::run(&session, script, &foreign_text::clipped(&name), &mut log).await
-            }
-            RequestedStage::Cleanup { wait } => stages::cleanup(&session, wait, &mut log).await,
-        };
-        log.end();
+        let verdict = work.perform(&session, &mut log, &logged, true).await;
         Done { verdict, cancelled: log.was_cancelled() }
     }
-    .instrument(span)
+    .instrument(logged.span())
     .await
 }
 

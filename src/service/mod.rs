@@ -6,7 +6,10 @@
 //! stopped and replaced at any time.
 //!
 //! - [`protocol`] — what both say to each other, without I/O;
-//! - `server` — `fargate serve`; `hosted` — one stage in it; `upkeep` — what it does besides;
+//! - `server` — `fargate serve`; `listener` — its socket; `hosted` — one stage in it; `upkeep` — what
+//!   it does besides;
+//! - `reload` — its configuration, read again at SIGHUP; `supervisor` — what it tells systemd;
+//! - `drain` — how it ends for good;
 //! - `client` — a stage's process.
 //!
 //! What it shows of the jobs, over HTTP on loopback:
@@ -18,13 +21,17 @@
 
 mod client;
 mod connection;
+mod drain;
 mod hosted;
 pub mod http;
+mod listener;
 pub mod page;
 pub mod protocol;
+mod reload;
 mod server;
 pub mod source;
 pub mod status;
+mod supervisor;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +39,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 pub use client::{Served, Undone, serve_stage};
+pub use drain::{DrainError, drain};
+pub use listener::{ListenError, Passed};
 pub use protocol::{Hello, RequestedStage};
+pub use reload::Configured;
 pub use server::{ServeError, serve};
 
 /// The socket's name in the metadata directory.
@@ -49,12 +59,12 @@ fn socket_path(directory: &Path) -> PathBuf {
 }
 
 /// Returns what both sides must have in common: the driver, and everything that its configuration
-/// follows from. That is the file's text, and the settings that the AWS SDK takes from the
-/// environment. A service with other credentials must not do a stage's work.
+/// follows from. That is the file's text, and the settings that the AWS SDK and telemetry take from
+/// the environment. A service with other credentials must not do a stage's work.
 #[must_use]
 pub fn hello(text: &str, environment: impl Iterator<Item = (String, String)>) -> Hello {
     let counts = |name: &str| {
-        name.starts_with("AWS_")
+        ["AWS_", "OTEL_"].iter().any(|prefix| name.starts_with(prefix))
             || ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"]
                 .iter()
                 .any(|proxy| name.eq_ignore_ascii_case(proxy))
@@ -103,6 +113,7 @@ mod tests {
             of("b", &[("AWS_REGION", "x"), ("AWS_PROFILE", "y")]),
             of("a", &[("AWS_REGION", "x"), ("AWS_PROFILE", "z")]),
             of("a", &[("AWS_REGION", "x")]),
+            of("a", &[("AWS_REGION", "x"), ("AWS_PROFILE", "y"), ("OTEL_SERVICE_NAME", "n")]),
             of("a", &[("AWS_REGION", "x"), ("AWS_PROFILE", "y"), ("https_proxy", "p")]),
         ] {
             assert_ne!(here, other);

@@ -13,8 +13,18 @@
 //! Heard ─────────────────────▶
 //!       ◀───────────────────── Output, Line, Alive
 //! Acknowledged, Cancel ──────▶
-//!       ◀───────────────────── Verdict, or GoingAway
+//!       ◀───────────────────── Done, or GoingAway
+//!
+//! Hello ─────────────────────▶
+//!       ◀───────────────────── Hello
+//! Drain ─────────────────────▶
+//!       ◀───────────────────── Accepted
+//!       ◀───────────────────── Line, Alive
+//!       ◀───────────────────── GoingAway
 //! ```
+//!
+//! A stage needs equal greetings. A drain needs the same version of the protocol only: what is ended
+//! may be an older driver with other settings.
 //!
 //! Nothing is begun before the client knows what: `Begins` is answered first. So a client that goes
 //! on by itself can tell what was begun for it. `Output` is acknowledged before the service sends
@@ -29,7 +39,7 @@ use crate::{
 };
 
 /// The protocol's version. Sides of different versions do not work together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The largest body, in bytes.
 const MOST: usize = 1024 * 1024;
 /// The largest request: it has the job's variables, of which GitLab admits some megabytes.
@@ -107,6 +117,8 @@ pub enum ToService {
     Acknowledged(u64),
     /// gitlab-runner wants the stage to end.
     Cancel,
+    /// The service is to take no more stages, and to end after those that it has.
+    Drain,
 }
 
 /// From the service.
@@ -116,19 +128,19 @@ pub enum ToClient {
     Hello(Hello),
     /// The service does not do the stage, for this reason.
     Refused(String),
-    /// The service does the stage from now on.
+    /// The service does the stage from now on, or drains.
     Accepted,
     /// The stage is about to begin this.
     Begins(Attempt),
     /// The next bytes of the script's output.
     Output(Bytes),
-    /// A line for the job log.
+    /// A line for the job log, or for the person who waits for the drain.
     Line(String),
     /// The service lives.
     Alive,
     /// The stage is over.
     Done(Done),
-    /// The service ends, and has let go of the job.
+    /// The service ends, and has let go of the job. After a drain: of all jobs.
     GoingAway,
 }
 
@@ -188,7 +200,7 @@ impl Message for ToService {
             b'h' | b's' => Some(MOST),
             b'r' => Some(MOST_REQUEST),
             b'a' => Some(8),
-            b'b' | b'c' => Some(0),
+            b'b' | b'c' | b'd' => Some(0),
             _ => None,
         }
     }
@@ -204,6 +216,7 @@ impl Message for ToService {
             },
             b'b' => Ok(Self::Heard),
             b'c' => Ok(Self::Cancel),
+            b'd' => Ok(Self::Drain),
             _ => Err(ProtocolError::Kind(kind)),
         }
     }
@@ -216,6 +229,7 @@ impl Message for ToService {
             Self::Heard => frame(b'b', &[]),
             Self::Acknowledged(count) => frame(b'a', &count.to_be_bytes()),
             Self::Cancel => frame(b'c', &[]),
+            Self::Drain => frame(b'd', &[]),
         }
     }
 }
@@ -391,6 +405,7 @@ mod tests {
             ToService::Acknowledged(u64::MAX),
             ToService::Heard,
             ToService::Cancel,
+            ToService::Drain,
         ] {
             decoder.buffer().extend_from_slice(&message.frame());
             let received: ToService = decoder.message().unwrap().unwrap();

@@ -1,31 +1,33 @@
 //! `fargate serve`: listens at the metadata directory's socket, and hosts the stages that come.
 
 use std::{
-    fs::{self, File, Permissions, TryLockError},
+    fs::{File, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use states::{StoreError, private_file};
+use states::{StoreError, foreign_text, private_file};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
 
 use super::{
     connection::{self, Receiver, Sender},
-    hosted, is_trusted,
-    protocol::{Hello, MOST_SCRIPT, Request, RequestedStage, ToClient, ToService},
-    socket_path, upkeep,
+    drain, hosted, is_trusted,
+    listener::{ListenError, Listener, Passed},
+    protocol::{MOST_SCRIPT, Request, RequestedStage, ToClient, ToService},
+    reload::{Configured, Current, Shared},
+    socket_path,
+    supervisor::Supervisor,
+    upkeep,
 };
-use crate::{config::Config, stages::Host, telemetry};
+use crate::{stages::Host, telemetry};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
@@ -36,6 +38,8 @@ const ASKS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the service waits at its end for stages to be let go, and then for connections to be
 /// closed.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// What systemd shows of a service that takes stages.
+const HOSTING: &str = "hosting stages";
 
 /// Why the service cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -62,55 +66,78 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The socket cannot be made.
-    #[error(
-        "the socket {} cannot be made: {source}. A socket's path may have 107 bytes: a shorter Directory may help.",
-        path.display()
-    )]
-    Socket {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// There is no socket.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
     /// Signals cannot be listened for.
     #[error("the service cannot listen for signals: {0}")]
     Signals(io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT. Then the stages' processes go on by themselves.
+/// Serves until SIGTERM or SIGINT, when the stages' processes go on by themselves, or until it is
+/// drained. At SIGHUP, `reread` reads the configuration again; its error is a sentence.
 ///
 /// # Errors
 /// When the service cannot begin.
-pub async fn serve(config: Config, hello: Hello) -> Result<(), ServeError> {
+pub async fn serve(
+    configured: Configured,
+    passed: Passed,
+    reread: impl Fn() -> Result<Configured, String>,
+) -> Result<(), ServeError> {
     let signals = |kind| signal(kind).map_err(ServeError::Signals);
-    let (mut term, mut interrupt) =
-        (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+    let (mut term, mut interrupt, mut hangup) = (
+        signals(SignalKind::terminate())?,
+        signals(SignalKind::interrupt())?,
+        signals(SignalKind::hangup())?,
+    );
+    let Configured { config, hello } = configured;
     let directory = config.metadata.directory.clone();
-    let host = Arc::new(Host::new(config)?.keeping_connections());
+    let host = Host::new(config)?.keeping_connections();
     let _lock = lock(&directory)?;
+    let listener = Listener::new(passed, &directory)?;
+    let mut supervisor = Supervisor::of_environment(directory.clone());
     let path = socket_path(&directory);
-    let listener =
-        listen(&path).map_err(|source| ServeError::Socket { path: path.clone(), source })?;
-    if telemetry::is_on() {
-        tracing::warn!(
-            "[Telemetry] is on: stages do their work themselves, and the service only watches stopping tasks and reaps"
-        );
-    }
     println!("fargate serve: ready: {}", path.display());
     tracing::info!("serving {}", path.display());
-    let (ends, is_ending) = watch::channel(false);
-    let service = Service { host, hello, stages: Arc::new(Semaphore::new(STAGES)), is_ending };
-    let upkeep = tokio::spawn(upkeep::keep_up(Arc::clone(&service.host)));
+    supervisor.ready(HOSTING);
+    let batches = telemetry::Batches::begin(&directory);
+    let service = Service::new(Shared::new(host, hello));
+    let mut upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));
     let mut attended = JoinSet::new();
+    // Connections of those who wait for the service's end.
+    let mut waiting = Vec::new();
+    let mut phases = service.phase.subscribe();
+    let mut drained = Box::pin(service.clone().drained());
     loop {
         tokio::select! {
             biased;
             _ = term.recv() => break,
             _ = interrupt.recv() => break,
-            Some(_) = attended.join_next() => {}
+            () = &mut drained => break,
+            _ = hangup.recv() => {
+                supervisor.reloading();
+                let reloaded = service.reload(&reread);
+                supervisor.ready(&match &reloaded {
+                    Ok(()) => service.activity().to_owned(),
+                    Err(why) => format!("the reload failed, the earlier configuration is used: {why}"),
+                });
+                match reloaded {
+                    Ok(()) => {
+                        tracing::info!("the configuration was read again: new stages get it");
+                        // Whatever it was doing is safe to repeat.
+                        upkeep.abort();
+                        upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));
+                    }
+                    Err(why) => tracing::error!(
+                        "the configuration was read again and is not used: {why}. Stages with the new file do their work themselves."
+                    ),
+                }
+            }
+            Ok(()) = phases.changed() => supervisor.does(service.activity()),
+            () = supervisor.give_sign() => {}
+            Some(ended) = attended.join_next() => waiting.extend(ended.ok().flatten()),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     attended.spawn(service.clone().attend(stream));
                 }
                 Err(e) => {
@@ -121,105 +148,242 @@ pub async fn serve(config: Config, hello: Hello) -> Result<(), ServeError> {
             }
         }
     }
-    tracing::info!(stages = attended.len(), "ending: the stages go on by themselves");
-    drop(listener);
-    // A client that comes now does its work itself, without asking.
-    let _ = fs::remove_file(&path);
+    supervisor.stopping();
+    tracing::info!(stages = *service.hosted.borrow(), "ending: the stages go on by themselves");
+    listener.close();
     upkeep.abort();
-    ends.send_replace(true);
-    let _ = timeout(ENDS_WITHIN, async { while attended.join_next().await.is_some() {} }).await;
+    service.phase.send_replace(Phase::Ending);
+    let _ = timeout(ENDS_WITHIN, async {
+        while let Some(ended) = attended.join_next().await {
+            waiting.extend(ended.ok().flatten());
+        }
+    })
+    .await;
     attended.shutdown().await;
-    if let Some(connections) = service.host.connections() {
+    if let Some(connections) = service.shared.host().connections() {
         let _ = timeout(ENDS_WITHIN, connections.close_all()).await;
     }
+    // Last: spans end with their stages.
+    if let Some(batches) = batches {
+        batches.end().await;
+    }
+    for Waiting(_, sender) in &mut waiting {
+        let _ = timeout(ENDS_WITHIN, sender.send(&ToClient::GoingAway)).await;
+    }
+    // They end with the process, and not before.
+    std::mem::forget(waiting);
     Ok(())
 }
 
+/// What the service does with stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It takes them.
+    Hosting,
+    /// It takes no more, and waits for the end of those that it has.
+    Draining,
+    /// It lets go of them.
+    Ending,
+}
+
+/// The connection of a process that waits for the service's end.
+struct Waiting(#[allow(dead_code, reason = "it keeps the connection open")] Receiver, Sender);
+
 #[derive(Clone)]
 struct Service {
-    host: Arc<Host>,
-    hello: Hello,
-    stages: Arc<Semaphore>,
-    is_ending: watch::Receiver<bool>,
+    shared: Shared,
+    /// How many stages are hosted.
+    hosted: watch::Sender<usize>,
+    phase: watch::Sender<Phase>,
+}
+
+/// One of the stages that are hosted.
+struct Turn(watch::Sender<usize>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.send_modify(|hosted| *hosted -= 1);
+    }
 }
 
 impl Service {
-    /// Attends to one connection.
-    async fn attend(self, stream: UnixStream) {
+    fn new(shared: Shared) -> Self {
+        Self { shared, hosted: watch::Sender::new(0), phase: watch::Sender::new(Phase::Hosting) }
+    }
+
+    /// Counts a stage until the turn is dropped; `None` if there are as many as there can be.
+    fn turn(&self) -> Option<Turn> {
+        let is_free = self.hosted.send_if_modified(|hosted| {
+            let is_free = *hosted < STAGES;
+            *hosted += usize::from(is_free);
+            is_free
+        });
+        is_free.then(|| Turn(self.hosted.clone()))
+    }
+
+    /// Reads the configuration again, and takes it.
+    fn reload(&self, reread: impl Fn() -> Result<Configured, String>) -> Result<(), String> {
+        // What is drained must not be begun anew.
+        if *self.phase.borrow() != Phase::Hosting {
+            return Err("the service takes no more stages".to_owned());
+        }
+        self.shared.replace(reread()?)
+    }
+
+    /// Says what the service does.
+    fn activity(&self) -> &'static str {
+        match *self.phase.borrow() {
+            Phase::Hosting => HOSTING,
+            Phase::Draining => "draining: no more stages are taken",
+            Phase::Ending => "ending",
+        }
+    }
+
+    /// Completes when the service was drained: somebody has asked for it, and all stages have ended.
+    async fn drained(self) {
+        // No errors here: this service has the senders.
+        let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Draining).await;
+        tracing::info!(stages = *self.hosted.borrow(), "draining: no more stages are taken");
+        drain::end_idle(&self.shared.host()).await;
+        let _ = self.hosted.subscribe().wait_for(|hosted| *hosted == 0).await;
+    }
+
+    /// Attends to one connection. Returns that of a process that waits for the service's end.
+    async fn attend(self, stream: UnixStream) -> Option<Waiting> {
         // The directory keeps others away. This is the second line of defence.
         if !stream.peer_cred().is_ok_and(|peer| is_trusted(peer.uid())) {
-            return tracing::warn!("a process of another user has connected: it gets no answer");
+            tracing::warn!("a process of another user has connected: it gets no answer");
+            return None;
         }
         let (mut receiver, mut sender) = connection::split(stream);
-        let request = timeout(ASKS_WITHIN, self.request(&mut receiver, &mut sender)).await;
-        let (request, script) = match request {
-            Ok(Ok(request)) => request,
-            Ok(Err(why)) => return tracing::debug!("a stage does its work itself: {why}"),
-            Err(_) => return tracing::debug!("a process has connected and asks nothing"),
+        let asked = timeout(ASKS_WITHIN, self.asked(&mut receiver, &mut sender)).await;
+        match asked {
+            Ok(Ok(Asked::Stage { current, request, script })) => {
+                self.host(current, *request, script, (receiver, sender)).await;
+                None
+            }
+            Ok(Ok(Asked::Drain)) => self.drain(receiver, sender).await,
+            Ok(Err(why)) => {
+                tracing::debug!("a stage does its work itself: {why}");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a process has connected and asks nothing");
+                None
+            }
+        }
+    }
+
+    /// Hosts a stage to its end.
+    async fn host(
+        self,
+        current: Current,
+        request: Request,
+        script: Bytes,
+        (receiver, mut sender): (Receiver, Sender),
+    ) {
+        let turn = self.turn();
+        // With the turn: a drain that is not seen here waits for it.
+        let refusal = match (&turn, *self.phase.borrow()) {
+            (Some(_), Phase::Hosting) => None,
+            (None, Phase::Hosting) => Some("it hosts as many stages as it can"),
+            (_, Phase::Draining | Phase::Ending) => Some("it ends"),
         };
-        let Ok(_turn) = self.stages.try_acquire() else {
-            let refusal = ToClient::Refused("it hosts as many stages as it can".to_owned());
-            let _ = sender.send(&refusal).await;
+        if let Some(why) = refusal {
+            let _ = sender.send(&ToClient::Refused(why.to_owned())).await;
             return;
-        };
+        }
         if sender.send(&ToClient::Accepted).await.is_err() {
             return;
         }
-        let mut is_ending = self.is_ending.clone();
-        let going_away = async move {
-            // An error: the service is gone, and this with it.
-            let _ = is_ending.wait_for(|ending| *ending).await;
-        };
-        hosted::host(Arc::clone(&self.host), request, script, (receiver, sender), going_away).await;
+        hosted::host(current.host, request, script, (receiver, sender), self.is_ending()).await;
     }
 
-    /// Agrees on the protocol, and reads a request with its script.
-    async fn request(
-        &self,
-        receiver: &mut Receiver,
-        sender: &mut Sender,
-    ) -> io::Result<(Request, Bytes)> {
-        match receiver.message().await? {
-            Some(ToService::Hello(hello)) => {
-                sender.send(&ToClient::Hello(self.hello.clone())).await?;
-                if hello != self.hello {
-                    return Err(io::Error::other(format!("it is {hello:?}, not {:?}", self.hello)));
-                }
+    /// Drains, and keeps a process informed that waits for that.
+    async fn drain(self, receiver: Receiver, mut sender: Sender) -> Option<Waiting> {
+        self.phase.send_if_modified(|phase| {
+            let is_hosting = *phase == Phase::Hosting;
+            if is_hosting {
+                *phase = Phase::Draining;
             }
-            other => return Err(unexpected("Hello", other.is_none())),
+            is_hosting
+        });
+        sender.send(&ToClient::Accepted).await.ok()?;
+        tokio::select! {
+            () = self.is_ending() => {}
+            () = drain::keep_informed(&mut sender, || *self.hosted.borrow()) => {}
         }
-        if let Err(e) = self.host.engine().store().refuse_exposed() {
+        Some(Waiting(receiver, sender))
+    }
+
+    /// Completes when the service ends.
+    fn is_ending(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phases = self.phase.subscribe();
+        async move {
+            // An error: the service is gone, and this with it.
+            let _ = phases.wait_for(|phase| *phase == Phase::Ending).await;
+        }
+    }
+
+    /// Agrees on the protocol, and reads what is asked.
+    async fn asked(&self, receiver: &mut Receiver, sender: &mut Sender) -> io::Result<Asked> {
+        let current = self.shared.current();
+        let hello = match receiver.message().await? {
+            Some(ToService::Hello(hello)) => hello,
+            other => return Err(unexpected("Hello", other.is_none())),
+        };
+        sender.send(&ToClient::Hello(current.hello.clone())).await?;
+        let is_like_this = hello == current.hello;
+        if is_like_this && let Err(e) = current.host.engine().store().refuse_exposed() {
             sender.send(&ToClient::Refused(e.to_string())).await?;
             return Err(io::Error::other(e));
         }
-        if telemetry::is_on() {
-            sender.send(&ToClient::Refused("[Telemetry] is on".to_owned())).await?;
-            return Err(io::Error::other("[Telemetry] is on"));
+        match receiver.message().await? {
+            Some(ToService::Drain) if hello.protocol == current.hello.protocol => Ok(Asked::Drain),
+            Some(ToService::Request(request)) if is_like_this => {
+                let script = script(&request, receiver).await?;
+                Ok(Asked::Stage { current, request, script })
+            }
+            None if !is_like_this => {
+                Err(io::Error::other(format!("it is {hello:?}, not {:?}", current.hello)))
+            }
+            other => Err(unexpected("Request", other.is_none())),
         }
-        let request = match receiver.message().await? {
-            Some(ToService::Request(request)) => *request,
-            other => return Err(unexpected("Request", other.is_none())),
-        };
-        let mut script = BytesMut::new();
-        if let RequestedStage::Run { length, .. } = request.stage {
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            if length > MOST_SCRIPT {
-                return Err(io::Error::other("its script is too long"));
-            }
-            while script.len() < length {
-                match receiver.message().await? {
-                    Some(ToService::Script(piece)) if !piece.is_empty() => {
-                        script.extend_from_slice(&piece);
-                    }
-                    other => return Err(unexpected("Script", other.is_none())),
-                }
-            }
-            if script.len() > length {
-                return Err(io::Error::other("its script is longer than it said"));
-            }
-        }
-        Ok((request, script.freeze()))
     }
+}
+
+/// What a client asks for.
+enum Asked {
+    Stage {
+        current: Current,
+        request: Box<Request>,
+        script: Bytes,
+    },
+    /// The service's end.
+    Drain,
+}
+
+/// Reads a request's script.
+async fn script(request: &Request, receiver: &mut Receiver) -> io::Result<Bytes> {
+    let mut script = BytesMut::new();
+    if let RequestedStage::Run { length, .. } = request.stage {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > MOST_SCRIPT {
+            return Err(io::Error::other("its script is too long"));
+        }
+        while script.len() < length {
+            match receiver.message().await? {
+                Some(ToService::Script(piece)) if !piece.is_empty() => {
+                    script.extend_from_slice(&piece);
+                }
+                other => return Err(unexpected("Script", other.is_none())),
+            }
+        }
+        if script.len() > length {
+            return Err(io::Error::other("its script is longer than it said"));
+        }
+    }
+    Ok(script.freeze())
 }
 
 fn unexpected(expected: &str, has_ended: bool) -> io::Error {
@@ -227,22 +391,8 @@ fn unexpected(expected: &str, has_ended: bool) -> io::Error {
     io::Error::other(format!("{what} instead of {expected}"))
 }
 
-/// Listens at the path. Only this user can connect. A socket that a killed service left is
-/// replaced; the caller holds the lock.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let beside = path.with_extension("new");
-    match fs::remove_file(&beside) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
-}
-
 /// Takes the lock: one service per directory.
-fn lock(directory: &Path) -> Result<File, ServeError> {
+pub(super) fn lock(directory: &Path) -> Result<File, ServeError> {
     let path = directory.join(LOCK);
     let fail = |source| ServeError::Lock { path: path.clone(), source };
     let mut file = private_file::open_or_create(&path).map_err(fail)?;
@@ -258,7 +408,7 @@ fn lock(directory: &Path) -> Result<File, ServeError> {
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
             let _ = (&file).take(200).read_to_string(&mut holder);
-            let holder = states::foreign_text::clipped(&holder);
+            let holder = foreign_text::clipped(&holder);
             Err(ServeError::Served { directory: directory.to_owned(), holder })
         }
         Err(TryLockError::Error(source)) => Err(fail(source)),

@@ -14,6 +14,9 @@ use ::replay::{
 use rustix::fs::{Access, access, statvfs};
 use states::Timestamp;
 
+use crate::control;
+pub use crate::control::CallCount;
+
 /// An overview is that old at most.
 const FRESH: Duration = Duration::from_secs(1);
 /// With less free space than this, in bytes, writing a snapshot may fail.
@@ -51,27 +54,6 @@ pub trait Source: Send + Sync + 'static {
     /// Returns the pools of warm tasks. Empty if there are none.
     fn pools(&self) -> Vec<Pool> {
         Vec::new()
-    }
-}
-
-/// The calls of one operation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CallCount {
-    /// The operation, such as `ECS/RunTask`.
-    pub method: String,
-    /// All calls since the process began.
-    pub calls: u64,
-    /// The calls of the last minute.
-    pub last_minute: u64,
-    /// Those of all calls that failed, by AWS's error code.
-    pub errors: Vec<(String, u64)>,
-}
-
-impl CallCount {
-    /// The calls that failed.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.errors.iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -115,7 +97,8 @@ impl View {
     }
 }
 
-/// The metadata directory as a source: what all processes of this manager have saved.
+/// The metadata directory as a source: what all processes of this manager have saved. The calls to
+/// AWS are this process's.
 #[derive(Debug)]
 pub struct DirectorySource {
     location: Location,
@@ -165,6 +148,10 @@ impl Source for DirectorySource {
         // An id is looked for in every file, which delays no one else.
         let found = self.location.clone().find(job)?;
         Ok(Report::of_found(found, baseline, &self.location.manager))
+    }
+
+    fn calls(&self) -> Vec<CallCount> {
+        control::calls()
     }
 
     fn health(&self) -> Result<(), String> {

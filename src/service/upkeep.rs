@@ -78,10 +78,9 @@ async fn reap(host: &Host) {
     turns.tick().await;
     loop {
         turns.tick().await;
-        match reaper.run(host.config()).await {
+        match telemetry::in_own_scope(reaper.run(host.config())).await {
             Ok(summary) => tracing::debug!("reaped: {summary}"),
             Err(e) => tracing::warn!("the directory could not be reaped: {e}"),
         }
-        telemetry::flush().await;
     }
 }

@@ -15,6 +15,7 @@ mod services;
 mod stage_io;
 mod stage_log;
 pub(crate) mod state_log;
+mod work;
 
 use std::{
     collections::HashMap,
@@ -48,6 +49,7 @@ pub use run::{read_script, run};
 pub use stage_io::{Attempt, Pending, ProcessIo, StageIo};
 pub use stage_log::StageLog;
 pub use state_log::StateLog;
+pub use work::StageWork;
 
 /// How long a stage waits for another process that works on the same job. A cancelled stage ends
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
@@ -61,7 +63,7 @@ pub struct Host {
     engine: JobEngine,
     config: Config,
     environments: Environments,
-    connections: Option<Connections>,
+    connections: Option<Arc<Connections>>,
 }
 
 impl Host {
@@ -78,7 +80,13 @@ impl Host {
     /// Keeps connections between a job's stages, which this process hosts.
     #[must_use]
     pub(crate) fn keeping_connections(self) -> Self {
-        Self { connections: Some(Connections::default()), ..self }
+        Self { connections: Some(Arc::default()), ..self }
+    }
+
+    /// Keeps connections together with another host, whose configuration this one's replaces.
+    #[must_use]
+    pub(crate) fn sharing_connections(self, with: &Self) -> Self {
+        Self { connections: with.connections.clone(), ..self }
     }
 
     pub(crate) fn engine(&self) -> &JobEngine {
@@ -90,7 +98,7 @@ impl Host {
     }
 
     pub(crate) fn connections(&self) -> Option<&Connections> {
-        self.connections.as_ref()
+        self.connections.as_deref()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Logs a stage's beginning and end in the driver's own log, at a level for alerts.
+//! Logs a stage's beginning and end in the driver's own log, at a level for alerts. The process that
+//! does the stage's work logs them.
 
 use std::time::Instant;
 
@@ -13,13 +14,18 @@ pub struct StageLog {
 }
 
 impl StageLog {
-    /// Logs that the stage began. `job` is GitLab's number.
+    /// Returns the log of a stage that begins now. `job` is GitLab's number.
     #[must_use]
-    pub fn begin(stage: &str, job: &str) -> Self {
+    pub fn new(stage: &str, job: &str) -> Self {
         // At `error`, so that logs of every level have it.
         let span = tracing::error_span!("stage", stage, job);
-        span.in_scope(|| tracing::info!("stage {stage} of job {job} begins"));
         Self { began: Instant::now(), span }
+    }
+
+    /// Logs that this process does the stage's work.
+    pub fn begin(&self, by_service: bool) {
+        let by = if by_service { ", hosted by the service" } else { "" };
+        tracing::info!("the stage begins{by}");
     }
 
     /// Returns the span of the stage's lines.

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aws_smithy_http_client::{
@@ -38,9 +39,9 @@ use tonic::{
 
 use super::{
     pipeline::scope,
-    recorder::recorder,
+    recorder::{Recorder, recorder},
     settings::{Protocol, Settings, Signal, origin},
-    spool,
+    spool::{self, Spooled},
 };
 
 /// Why a request was not accepted.
@@ -69,28 +70,87 @@ macro_rules! export {
                     .with_http_client(outbox.clone())
                     .with_endpoint(address)
                     .with_headers(settings.headers.iter().cloned().collect::<HashMap<_, _>>())
-                    .with_timeout(settings.flush_timeout)
+                    .with_timeout(outbox.limit)
                     .with_retry_policy(RetryPolicy::disabled())
                     .build();
                 #[allow(unused_mut, reason = "metrics have their resource with them")]
                 let mut $exporter = built.map_err(|e| ExportError::Never(e.to_string()))?;
                 $sent.await.map_err(|e| ExportError::Later(e.to_string()))
             };
-            outbox.outcome(tokio::time::timeout(settings.flush_timeout, sending).await)
+            outbox.outcome(tokio::time::timeout(outbox.limit, sending).await)
         }
     };
 }
 
 /// Sends the recorded data, within the time limit. Never fails: an error is one line in the
-/// driver's log.
+/// driver's log. The service does it in batches instead, by [`super::Batches`].
 pub async fn flush() {
     let Some(recorder) = recorder() else { return };
-    let (spans, metrics, lines) = recorder.pipeline.take();
+    if recorder.service_spool().is_some() {
+        return;
+    }
     let (spools, over) = recorder.take_spools();
-    let (settings, resource, scope) = (&recorder.settings, &recorder.pipeline.resource, scope());
     let kept: Vec<_> = spools.iter().flat_map(|path| spool::read(path)).collect();
+    let Sent { unsent, problems } = send(recorder, &kept, recorder.settings.flush_timeout).await;
+    // The first file keeps the data of all.
+    let left_out = match spools.split_first() {
+        Some((first, others)) => {
+            let left_out = spool::replace(first, &unsent);
+            for path in others {
+                spool::replace(path, &[]);
+            }
+            left_out
+        }
+        None => unsent.len(),
+    };
+    if let Some(problems) = problems {
+        let outcome = match (unsent.is_empty(), left_out) {
+            (true, _) => "it is dropped",
+            (false, 0) if over => "it is kept for `fargate reap`",
+            (false, 0) => "it is kept for the job's next process",
+            (false, _) => "it is dropped where it did not fit beside the snapshot",
+        };
+        tracing::warn!("{problems}; {outcome}. The job is not affected.");
+    }
+}
+
+/// Sends what the service has recorded, with what it could not send before, within this time.
+/// Returns what is wrong, if anything.
+pub(super) async fn flush_batch(recorder: &'static Recorder, limit: Duration) -> Option<String> {
+    let (kept, measured) = spool::read_measured(&recorder.service_spool()?);
+    let Sent { unsent, problems } = send(recorder, &kept, limit).await;
+    let failed: Vec<Signal> = unsent.iter().map(|(signal, _)| *signal).collect();
+    // A request begins with what was kept.
+    let new = unsent.into_iter().map(|(signal, mut request)| {
+        let old = kept.iter().filter(|(of, _)| *of == signal).map(|(_, old)| old.len()).sum();
+        (signal, request.split_off(request.len().min(old)))
+    });
+    let new: Vec<_> = new.filter(|(_, request)| !request.is_empty()).collect();
+    let old = kept.iter().filter(|(signal, _)| failed.contains(signal)).cloned();
+    let unsent: Vec<_> = old.chain(new).collect();
+    if !kept.is_empty() || !unsent.is_empty() {
+        let left_out = spool::settle(&recorder.service_spool()?, measured, unsent);
+        if left_out > 0 {
+            tracing::warn!("{left_out} requests of telemetry are dropped, the oldest");
+        }
+    }
+    problems
+}
+
+/// What came of sending.
+struct Sent {
+    /// What may be accepted later: a request per signal.
+    unsent: Vec<Spooled>,
+    /// What is wrong, as a beginning of a sentence.
+    problems: Option<String>,
+}
+
+/// Sends the recorded data and what was kept, within this time.
+async fn send(recorder: &'static Recorder, kept: &[Spooled], limit: Duration) -> Sent {
+    let (spans, metrics, lines) = recorder.pipeline.take();
+    let (settings, resource, scope) = (&recorder.settings, &recorder.pipeline.resource, scope());
     let lines: Vec<_> = lines.iter().map(|line| (line, &scope)).collect();
-    let outbox = |signal| Outbox::new(settings, signal, &kept);
+    let outbox = |signal| Outbox::new(settings, signal, kept, limit);
     let no_metrics = metrics.scope_metrics().next().is_none();
     let (traces, metrics, logs) = tokio::join!(
         export!(outbox(Signal::Traces), SpanExporter, spans.is_empty(), |exporter| {
@@ -119,35 +179,13 @@ pub async fn flush() {
         };
         problems.entry((endpoint, why)).or_default().push(signal.name());
     }
-    // The first file keeps the data of all.
-    let left_out = match spools.split_first() {
-        Some((first, others)) => {
-            let left_out = spool::replace(first, &unsent);
-            for path in others {
-                spool::replace(path, &[]);
-            }
-            left_out
-        }
-        None => unsent.len(),
-    };
-    if !problems.is_empty() {
-        let outcome = match (unsent.is_empty(), left_out) {
-            (true, _) => "it is dropped",
-            (false, 0) if over => "it is kept for `fargate reap`",
-            (false, 0) => "it is kept for the job's next process",
-            (false, _) => "it is dropped where it did not fit beside the snapshot",
-        };
-        let problems: Vec<String> = problems
-            .iter()
-            .map(|((endpoint, why), signals)| {
-                format!("{} to {endpoint}: {why}", signals.join(", "))
-            })
-            .collect();
-        tracing::warn!(
-            "telemetry was not taken by the collector: {}; {outcome}. The job is not affected.",
-            problems.join("; ")
-        );
-    }
+    let problems: Vec<String> = problems
+        .iter()
+        .map(|((endpoint, why), signals)| format!("{} to {endpoint}: {why}", signals.join(", ")))
+        .collect();
+    let problems = (!problems.is_empty())
+        .then(|| format!("telemetry was not taken by the collector: {}", problems.join("; ")));
+    Sent { unsent, problems }
 }
 
 /// Sends the requests of one signal's exporter, and keeps each until the collector has accepted it.
@@ -160,6 +198,8 @@ pub async fn flush() {
 struct Outbox {
     settings: &'static Settings,
     signal: Signal,
+    /// How long the request may take.
+    limit: Duration,
     /// Requests of earlier processes, one after the other. A request is one repeated field, so
     /// together they are one request (Protocol Buffers, "Encoding", "Last One Wins").
     kept: Vec<u8>,
@@ -174,11 +214,11 @@ struct Unsent {
 }
 
 impl Outbox {
-    fn new(settings: &'static Settings, signal: Signal, kept: &[(Signal, Vec<u8>)]) -> Self {
+    fn new(settings: &'static Settings, signal: Signal, kept: &[Spooled], limit: Duration) -> Self {
         let kept = kept.iter().filter(|(of, _)| *of == signal);
         let kept: Vec<u8> = kept.flat_map(|(_, request)| request.clone()).collect();
         let unsent = Unsent { request: kept.clone(), error: None };
-        Self { settings, signal, kept, unsent: Arc::new(Mutex::new(unsent)) }
+        Self { settings, signal, limit, kept, unsent: Arc::new(Mutex::new(unsent)) }
     }
 
     fn unsent(&self) -> MutexGuard<'_, Unsent> {
@@ -190,7 +230,7 @@ impl Outbox {
         &self,
         sent: Result<Result<(), ExportError>, T>,
     ) -> Result<(), (ExportError, Vec<u8>)> {
-        let limit = humantime::format_duration(self.settings.flush_timeout);
+        let limit = humantime::format_duration(self.limit);
         let sent =
             sent.unwrap_or_else(|_| Err(ExportError::Later(format!("no answer within {limit}"))));
         let Unsent { request, error } = std::mem::take(&mut *self.unsent());
@@ -198,7 +238,7 @@ impl Outbox {
     }
 
     async fn post(&self, request: http::Request<SdkBody>) -> Result<(), ExportError> {
-        let limit = self.settings.flush_timeout;
+        let limit = self.limit;
         let timeouts = HttpConnectorSettings::builder().connect_timeout(limit).read_timeout(limit);
         let trusted = match self.certificate()? {
             None => TrustStore::default(),
@@ -254,7 +294,7 @@ impl Outbox {
             .map_err(|_| {
                 ExportError::Never("the endpoint is not an address that gRPC takes".to_owned())
             })?
-            .connect_timeout(self.settings.flush_timeout);
+            .connect_timeout(self.limit);
         if is_secure {
             let tls = match self.certificate()? {
                 None => ClientTlsConfig::new().with_native_roots(),

@@ -6,7 +6,7 @@ use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::{Layer, layer::Context};
 
 use super::{
-    recorder::{recorder, stage_of_line},
+    recorder::{recorder, stage},
     settings::Signal,
 };
 
@@ -35,7 +35,7 @@ impl<S: Subscriber> Layer<S> for LogExport {
                 (0..=LONGEST).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0),
             );
         }
-        recorder.pipeline.line(*event.metadata().level(), message, stage_of_line().as_ref());
+        recorder.pipeline.line(*event.metadata().level(), message, stage().as_ref());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The list of metrics. They are events of `tracing`, with [`METRICS`](super::METRICS) as target
-//! and `monotonic_counter.<name>` or `histogram.<name>` as a field. A process lives for moments, so
-//! it exports its own differences once (delta temporality).
+//! and `monotonic_counter.<name>` or `histogram.<name>` as a field. Most processes live for moments,
+//! so each exports its own differences (delta temporality): at its end, and the service meanwhile.
 
 #[cfg(feature = "telemetry")]
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, Stream};

@@ -4,8 +4,11 @@
 //! Work is instrumented with `tracing`: spans with the target `SPANS`, events with `SPANS` or
 //! `METRICS`. OpenTelemetry's SDK collects them in memory. At the process's end, [`flush`] sends
 //! them once, within a time limit. Unsent data stays beside the snapshot for the job's next
-//! process. If telemetry is off, nothing of the SDK exists.
+//! process. The service sends them in [`Batches`] while it runs. If telemetry is off, nothing of
+//! the SDK exists.
 
+#[cfg(feature = "telemetry")]
+mod batches;
 #[cfg(feature = "telemetry")]
 mod context;
 #[cfg(feature = "telemetry")]
@@ -36,8 +39,10 @@ use std::path::{Path, PathBuf};
 use states::{Note, Observation};
 use tracing::Span;
 
-use crate::runner::{Identity, job_variable};
+use crate::runner::{Identity, StageEnvironment};
 
+#[cfg(feature = "telemetry")]
+pub use batches::Batches;
 #[cfg(feature = "telemetry")]
 pub use export::flush;
 #[cfg(feature = "telemetry")]
@@ -46,8 +51,8 @@ pub use pending_exports::adopt;
 pub use propagate::propagated;
 pub(crate) use recorder::layer;
 #[cfg(not(feature = "telemetry"))]
-pub use recorder::{flush, job, log_export};
-pub use recorder::{in_own_scope, is_on, leave, log_span, root, stage_span};
+pub use recorder::{Batches, flush, job, log_export};
+pub use recorder::{Scope, in_own_scope, is_on, leave, log_span, root, stage_span};
 pub use settings::Settings;
 pub use watched::Watched;
 
@@ -55,6 +60,8 @@ pub use watched::Watched;
 pub(crate) const SPANS: &str = "telemetry::spans";
 /// Target of events that are exported as metrics. The log has none of them.
 pub(crate) const METRICS: &str = "telemetry::metrics";
+/// The file of the metadata directory with what the service could not send.
+const SERVICE_SPOOL: &str = "fargate.otlp";
 /// The common part of both targets.
 pub(crate) const TARGETS: &str = "telemetry";
 
@@ -108,25 +115,33 @@ struct Beginning {
 }
 
 /// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
-/// message for each variable that cannot be used.
+/// message for each variable that cannot be used. `of_service`: the process records many jobs, and
+/// exports by [`Batches`].
 #[must_use]
-pub fn start(settings: &Settings, manager: &str) -> Vec<String> {
+pub fn start(settings: &Settings, manager: &str, of_service: bool) -> Vec<String> {
     let (settings, complaints) = settings.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, manager);
+        recorder::install(settings, manager, of_service);
     }
     complaints
 }
 
-/// Begins the span of a stage. The job's variables may name the pipeline's trace.
-pub fn enter(directory: &Path, identity: &Identity, stage: &str, kept: Option<&str>) {
+/// Begins the span of a stage. The job's variables, in the stage's environment, may name the
+/// pipeline's trace.
+pub fn enter(
+    directory: &Path,
+    identity: &Identity,
+    environment: &StageEnvironment,
+    stage: &str,
+    kept: Option<&str>,
+) {
     if !is_on() {
         return;
     }
     let begins = matches!(stage, "config" | "prepare").then(|| Beginning {
         trace_id: identity.trace_id,
-        parent: job_variable("TRACEPARENT"),
-        state: job_variable("TRACESTATE"),
+        parent: environment.job_variable("TRACEPARENT"),
+        state: environment.job_variable("TRACESTATE"),
     });
     if begins.is_some()
         && let Err(e) = states::DirectoryStore::open(directory)

@@ -8,17 +8,22 @@ use std::{
 
 use states::{DirectoryStore, JobId, StoreError};
 
-use super::recorder;
+use super::{SERVICE_SPOOL, recorder};
 use crate::runner::Identity;
 
 /// Exports the remaining data of jobs without a snapshot that no process has touched for
 /// `older_than`. That is a job's own span if no process ended it, and data that no collector
-/// accepted. If telemetry is off, removes the files.
+/// accepted, also the service's. If telemetry is off, removes the files.
 ///
 /// # Errors
 /// When the directory cannot be read.
 pub fn adopt(store: &DirectoryStore, older_than: Duration) -> Result<(), StoreError> {
     let directory = store.directory();
+    // The service writes it every half minute as long as it has unsent data.
+    let of_service = directory.join(SERVICE_SPOOL);
+    if of_service.exists() && age(&of_service) >= older_than && !recorder::take_over(&of_service) {
+        remove(&of_service);
+    }
     let listed = fs::read_dir(directory).map_err(|source| StoreError::Io {
         what: "list the directory",
         path: directory.to_owned(),

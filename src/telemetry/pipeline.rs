@@ -1,7 +1,7 @@
 //! OpenTelemetry's SDK, collecting into memory, and the layers that bridge `tracing` to it.
 //!
 //! The SDK's batch processors and its periodic reader start a thread each, and export when they
-//! like.
+//! like. They know neither the time that a stage has, nor the files of jobs.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -24,14 +24,24 @@ use opentelemetry_sdk::{
     resource::{ResourceDetector as _, TelemetryResourceDetector},
     trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
+use tokio::sync::Notify;
 use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_opentelemetry::MetricsLayer;
 use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 
 use super::{SPANS, metrics, settings::Settings};
 
-/// Most spans, and most log lines, of one process.
-const MOST: usize = 512;
+/// The result of a stage whose span another process exports: the one that ends the job.
+pub(super) const LET_GO: &str = "let_go";
+
+/// Spans, and log lines, that a process keeps until it exports them, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Capacity {
+    /// A process that works on one job, or on few, and exports once.
+    Process = 512,
+    /// The service. It exports when half of this is used.
+    Service = 8192,
+}
 
 /// What a process records until it is exported.
 #[derive(Debug)]
@@ -42,13 +52,16 @@ pub(super) struct Pipeline {
     logger: SdkLogger,
     spans: Spans,
     reader: Reader,
-    lines: Mutex<Vec<SdkLogRecord>>,
+    lines: Buffer<SdkLogRecord>,
+    half_full: Arc<Notify>,
 }
 
 impl Pipeline {
-    pub(super) fn new(settings: &Settings, manager: &str) -> Self {
+    pub(super) fn new(settings: &Settings, manager: &str, capacity: Capacity) -> Self {
         let resource = resource(settings, manager);
-        let (spans, reader) = (Spans::default(), Reader::default());
+        let half_full = Arc::new(Notify::new());
+        let (spans, lines) = (Buffer::new(capacity, &half_full), Buffer::new(capacity, &half_full));
+        let (spans, reader) = (Spans(Arc::new(spans)), Reader::default());
         Self {
             // The job's first process has decided whether it is recorded, for all of them.
             tracer: SdkTracerProvider::builder()
@@ -64,7 +77,8 @@ impl Pipeline {
             resource,
             spans,
             reader,
-            lines: Mutex::default(),
+            lines,
+            half_full,
         }
     }
 
@@ -107,7 +121,12 @@ impl Pipeline {
         if let Some(span) = span {
             record.set_trace_context(span.trace_id(), span.span_id(), Some(span.trace_flags()));
         }
-        push(&self.lines, record);
+        self.lines.push(record);
+    }
+
+    /// Completes when it is time to export, as much was recorded. Cancel-safe.
+    pub(super) async fn half_full(&self) {
+        self.half_full.notified().await;
     }
 
     /// Takes the recorded data.
@@ -116,11 +135,7 @@ impl Pipeline {
         if let Err(e) = self.reader.collect(&mut metrics) {
             tracing::debug!("metrics cannot be collected: {e}");
         }
-        (
-            std::mem::take(&mut locked(&self.spans.0)),
-            metrics,
-            std::mem::take(&mut locked(&self.lines)),
-        )
+        (self.spans.0.take(), metrics, self.lines.take())
     }
 }
 
@@ -144,33 +159,59 @@ fn resource(settings: &Settings, manager: &str) -> Resource {
     Resource::builder_empty().with_attributes(sdk.chain(own).chain(more)).build()
 }
 
-fn locked<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    // A panic cannot leave a list inconsistent.
-    list.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is to be exported. What does not fit is dropped: no job waits for telemetry.
+#[derive(Debug)]
+struct Buffer<T> {
+    items: Mutex<Vec<T>>,
+    most: usize,
+    half_full: Arc<Notify>,
 }
 
-fn push<T>(list: &Mutex<Vec<T>>, item: T) {
-    let mut list = locked(list);
-    if list.len() < MOST {
-        list.push(item);
+impl<T> Buffer<T> {
+    fn new(capacity: Capacity, half_full: &Arc<Notify>) -> Self {
+        let half_full = Arc::clone(half_full);
+        Self { items: Mutex::default(), most: capacity as usize, half_full }
+    }
+
+    fn items(&self) -> MutexGuard<'_, Vec<T>> {
+        // A panic cannot leave a list inconsistent.
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, item: T) {
+        let mut items = self.items();
+        if items.len() < self.most {
+            items.push(item);
+        }
+        if items.len() >= self.most / 2 {
+            self.half_full.notify_one();
+        }
+    }
+
+    fn take(&self) -> Vec<T> {
+        std::mem::take(&mut self.items())
     }
 }
 
 /// "Exports" finished spans to memory.
-#[derive(Debug, Clone, Default)]
-struct Spans(Arc<Mutex<Vec<SpanData>>>);
+#[derive(Debug, Clone)]
+struct Spans(Arc<Buffer<SpanData>>);
 
 impl Spans {
     fn push(&self, mut span: SpanData) {
         // While a container starts, connections fail every second: events of the stage are enough.
-        if span.name == "connect" && matches!(span.status, Status::Error { .. }) {
+        let has_failed = span.name == "connect" && matches!(span.status, Status::Error { .. });
+        let is_let_go = |of: &KeyValue| {
+            of.key.as_str() == "fargate.stage.result" && of.value.as_str() == LET_GO
+        };
+        if has_failed || span.attributes.iter().any(is_let_go) {
             return;
         }
         for event in &mut span.events.events {
             // `tracing-opentelemetry` adds these to each event. They are in no convention.
             event.attributes.retain(|of| !matches!(of.key.as_str(), "level" | "target"));
         }
-        push(&self.0, span);
+        self.0.push(span);
     }
 }
 
@@ -223,7 +264,7 @@ mod tests {
 
     /// Records in a pipeline of its own.
     fn recorded(record: impl FnOnce()) -> ResourceMetrics {
-        let pipeline = Pipeline::new(&defaults(), "manager");
+        let pipeline = Pipeline::new(&defaults(), "manager", Capacity::Process);
         tracing::subscriber::with_default(registry().with(pipeline.layer()), record);
         let (spans, metrics, lines) = pipeline.take();
         assert!(spans.is_empty() && lines.is_empty(), "{spans:?} {lines:?}");
@@ -245,6 +286,21 @@ mod tests {
         assert_eq!((jobs.name(), jobs.unit()), ("fargate.jobs", "{job}"));
         assert_eq!(sum.temporality(), Temporality::Delta);
         assert_eq!(sum.data_points().map(|point| point.value()).collect::<Vec<_>>(), [3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_is_dropped_and_an_export_is_due_before() {
+        let pipeline = Pipeline::new(&defaults(), "manager", Capacity::Process);
+        let record = |lines: usize| {
+            (0..lines).for_each(|n| pipeline.line(Level::INFO, n.to_string(), None));
+        };
+        let moment = std::time::Duration::from_millis(1);
+        record(255);
+        assert!(tokio::time::timeout(moment, pipeline.half_full()).await.is_err());
+        record(1);
+        pipeline.half_full().await;
+        record(1000);
+        assert_eq!(pipeline.take().2.len(), Capacity::Process as usize);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents};
 use states::{About, JobId};
+use tokio::sync::Notify;
 use tracing::{Span, Subscriber, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, registry::LookupSpan};
@@ -25,9 +26,10 @@ use super::{
     Purpose, SPANS,
     context::{Context, traceparent},
     fail, job, metric,
-    pipeline::{self, Pipeline},
+    pipeline::{self, Capacity, LET_GO, Pipeline},
     process_log::{self, ProcessLog},
     settings::Settings,
+    spool,
 };
 use crate::runner::{Verdict, stage};
 
@@ -41,9 +43,54 @@ tokio::task_local! {
 /// Runs `work` in a scope of its own: everything recorded in it belongs to its job, not to others
 /// of this process.
 pub async fn in_own_scope<F: Future>(work: F) -> F::Output {
-    static SCOPES: AtomicU64 = AtomicU64::new(1);
-    SCOPE.scope(SCOPES.fetch_add(1, Ordering::Relaxed), work).await
+    Scope::begin().run(work).await
 }
+
+/// A scope of work on one job. When it is dropped before [`leave`], the job is let go as by a
+/// process that was killed: the process that ends the job exports the stage's span.
+#[derive(Debug)]
+pub struct Scope(u64);
+
+impl Scope {
+    /// Returns a scope that no other work has.
+    #[must_use]
+    pub fn begin() -> Self {
+        static SCOPES: AtomicU64 = AtomicU64::new(1);
+        Self(SCOPES.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Runs work in the scope.
+    pub async fn run<F: Future>(&self, work: F) -> F::Output {
+        SCOPE.scope(self.0, work).await
+    }
+
+    /// Lets go of the job, if [`leave`] was not reached.
+    pub fn let_go(self) {}
+
+    /// Ends the stage's span, as another process continues the stage.
+    pub fn hand_over(self) {
+        if let Some(open) = recorder().and_then(|recorder| recorder.close(self.0)) {
+            // If the job has ended, the other process finds nothing to do.
+            let result = if open.end.is_some() { "success" } else { HANDED_OVER };
+            open.leave(result, None);
+        }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        match recorder().and_then(|recorder| recorder.close(self.0)) {
+            None => {}
+            Some(open) if open.end.is_some() => open.leave("success", None),
+            Some(open) => {
+                open.span.record("fargate.stage.result", LET_GO);
+            }
+        }
+    }
+}
+
+/// The result of a stage that another process continues.
+const HANDED_OVER: &str = "handed_over";
 
 /// Attributes of OpenTelemetry's SDK.
 pub(super) type Attributes = Vec<KeyValue>;
@@ -54,6 +101,12 @@ pub(super) struct Recorder {
     pub(super) settings: Settings,
     pub(super) pipeline: Pipeline,
     inner: Mutex<Inner>,
+    /// The positions of `inner.open`, for lines of the log. Nothing is logged while it is locked.
+    positions: Mutex<BTreeMap<u64, SpanContext>>,
+    /// The service's spool file. In the service, it takes the place of `inner.spools`.
+    service_spool: OnceLock<Mutex<PathBuf>>,
+    /// Notified when a job has ended, so that the service exports its trace soon.
+    pub(super) job_ended: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -86,9 +139,16 @@ pub(super) struct JobEnd {
 }
 
 /// Installs the recorder. Called once per process.
-pub(super) fn install(settings: Settings, manager: &str) {
-    let pipeline = Pipeline::new(&settings, manager);
-    let _ = RECORDER.set(Recorder { settings, pipeline, inner: Mutex::default() });
+pub(super) fn install(settings: Settings, manager: &str, of_service: bool) {
+    let capacity = if of_service { Capacity::Service } else { Capacity::Process };
+    let _ = RECORDER.set(Recorder {
+        pipeline: Pipeline::new(&settings, manager, capacity),
+        settings,
+        inner: Mutex::default(),
+        positions: Mutex::default(),
+        service_spool: OnceLock::new(),
+        job_ended: Notify::new(),
+    });
 }
 
 /// Returns the recorder, if telemetry is on.
@@ -145,27 +205,33 @@ pub(super) fn enter(purpose: &Purpose, kept: Option<&str>, about: Option<&About>
     let started = span.context().span().span_context().clone();
     let at = if started.is_valid() { started } else { new_span(&root) };
     process_log.note_begin(&at.span_id().to_string(), &purpose.name, now);
+    recorder.positions().insert(scope(), at.clone());
     recorder.inner().open.insert(scope(), Open { process_log, span, at, end: None });
 }
 
 /// Ends the span of this process's work on the job. If the job has ended, exports its own span.
 pub fn leave(verdict: &Verdict, cancelled: bool) {
-    let Some(recorder) = recorder() else { return };
-    let mut inner = recorder.inner();
-    let Some(mut open) = inner.open.remove(&scope()) else { return };
-    inner.over |= open.end.is_some();
-    drop(inner);
+    let Some(open) = recorder().and_then(|recorder| recorder.close(scope())) else { return };
     let (result, error) = judged(verdict, cancelled);
-    open.process_log.note_end(&open.at.span_id().to_string(), result, error.as_deref());
-    open.span.record("fargate.stage.result", result);
-    if let Some(error) = error {
-        fail(&open.span, &error);
-    }
-    // Not by dropping it: the job's own span must end after it, and at level `trace`, libraries have
-    // spans of their own in it.
-    open.span.context().span().end();
-    if let (Some(end), Some(root)) = (&open.end, open.process_log.context.root()) {
-        recorder.conclude(&open.process_log, &root, end);
+    open.leave(result, error.as_deref());
+}
+
+impl Open {
+    /// Ends the span of this process's work. If the job has ended, exports its own span.
+    fn leave(mut self, result: &str, error: Option<&str>) {
+        self.process_log.note_end(&self.at.span_id().to_string(), result, error);
+        self.span.record("fargate.stage.result", result);
+        if let Some(error) = error {
+            fail(&self.span, error);
+        }
+        // Not by dropping it: the job's own span must end after it, and at level `trace`, libraries
+        // have spans of their own in it.
+        self.span.context().span().end();
+        if let (Some(recorder), Some(end), Some(root)) =
+            (recorder(), &self.end, self.process_log.context.root())
+        {
+            recorder.conclude(&self.process_log, &root, end);
+        }
     }
 }
 
@@ -185,14 +251,7 @@ pub fn stage_span() -> Span {
 
 /// Returns the position of this process's span.
 pub(super) fn stage() -> Option<SpanContext> {
-    recorder()?.in_open(|open| open.at.clone())
-}
-
-/// Returns the position of this process's span for a line of the log. `None` while the recorder
-/// works, as the line may come from within.
-pub(super) fn stage_of_line() -> Option<SpanContext> {
-    let inner = recorder()?.inner.try_lock().ok()?;
-    inner.open.get(&scope()).map(|open| open.at.clone())
+    recorder()?.positions().get(&scope()).cloned()
 }
 
 /// Returns the span for lines of the driver's log, so that they name the trace.
@@ -232,6 +291,9 @@ pub(super) fn propagated_variables() -> Option<Vec<(&'static str, String)>> {
 /// Also sends the unsent data in this file. Returns whether it will be sent.
 pub(super) fn take_over(spool: &Path) -> bool {
     let Some(recorder) = recorder() else { return false };
+    if let Some(own) = recorder.service_spool() {
+        return *own == spool || spool::absorb(&own, spool);
+    }
     let spools = &mut recorder.inner().spools;
     if !spools.iter().any(|of| of == spool) {
         spools.push(spool.to_owned());
@@ -283,6 +345,31 @@ impl Recorder {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic cannot leave these lists of plain data inconsistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn positions(&self) -> MutexGuard<'_, BTreeMap<u64, SpanContext>> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the work on a scope's job.
+    fn close(&self, scope: u64) -> Option<Open> {
+        let mut inner = self.inner();
+        let open = inner.open.remove(&scope)?;
+        inner.over |= open.end.is_some();
+        drop(inner);
+        self.positions().remove(&scope);
+        Some(open)
+    }
+
+    /// Keeps unsent data in this file from now on, as this process is the service.
+    pub(super) fn keep_in(&self, spool: PathBuf) {
+        let _ = self.service_spool.set(Mutex::new(spool));
+    }
+
+    /// Locks the service's spool file, and returns its path.
+    pub(super) fn service_spool(&self) -> Option<MutexGuard<'_, PathBuf>> {
+        let spool = self.service_spool.get()?;
+        Some(spool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Does something with the current job.
@@ -338,6 +425,7 @@ impl Recorder {
         let span = past(name, (start, end), attributes, error);
         self.record(span, root.clone(), process_log.context.parent());
         process_log.remove();
+        self.job_ended.notify_one();
     }
 }
 
@@ -376,7 +464,7 @@ fn outcome(process_log: &ProcessLog, job: &JobEnd) -> (&'static str, Option<Stri
         })
     };
     let failed = |ended: &&Option<(String, Option<String>)>| {
-        ended.as_ref().is_some_and(|(result, _)| result != "success")
+        ended.as_ref().is_some_and(|(result, _)| result != "success" && result != HANDED_OVER)
     };
     if let Some((_, Some((result, error)))) = stage::decisive(stages(), failed) {
         return match result.as_str() {

@@ -51,6 +51,9 @@ mod runner;
 mod serve;
 mod service;
 mod service_crashes;
+mod service_operations;
+#[cfg(feature = "telemetry")]
+mod service_telemetry;
 mod session;
 mod stuck;
 #[path = "../../replay/tests/stuck/fixtures.rs"]

@@ -2,7 +2,10 @@
 
 use std::{
     io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixListener, process::CommandExt},
+    },
     process::{Child, Command, Stdio},
     thread,
 };
@@ -29,7 +32,25 @@ impl Service {
 
     /// The same, started by another program (`strace …`).
     pub fn start_under(before: &[&str], job: &Job) -> Option<Self> {
-        let mut process = Self::command_under(before, job).spawn().unwrap();
+        Self::started(&mut Self::command_under(before, job))
+    }
+
+    /// The same, with a listener as its third file, as systemd passes it.
+    pub fn start_with(listener: &UnixListener, job: &Job) -> Option<Self> {
+        Self::started(&mut Self::command_with(listener, job))
+    }
+
+    /// Returns that command.
+    pub fn command_with(listener: &UnixListener, job: &Job) -> Command {
+        let moved =
+            "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID; exec \"$@\" 3<&0 </dev/null";
+        let mut command = Self::command_under(&["/bin/sh", "-c", moved, "sh"], job);
+        command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+        command
+    }
+
+    fn started(command: &mut Command) -> Option<Self> {
+        let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
         match lines.next() {
             Some(line) if line.starts_with("fargate serve: ready: ") => {

@@ -263,7 +263,7 @@ fn a_job_that_is_resumed_and_stopped_by_hand_is_one_trace_in_a_real_collector() 
 }
 
 /// Returns the spans of each trace.
-fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
+pub fn traces(spans: Vec<Span>) -> Vec<Vec<Span>> {
     let mut traces: BTreeMap<Vec<u8>, Vec<Span>> = BTreeMap::new();
     for span in spans {
         traces.entry(span.trace_id.clone()).or_default().push(span);

@@ -100,6 +100,7 @@ pub fn calls_and_pools(view: &mut View) {
         method: "ECS/DescribeTasks".to_owned(),
         calls: 100,
         last_minute: 12,
+        last_quarter: 60,
         errors: vec![("ThrottlingException".to_owned(), 3)],
     }];
     view.pools = vec![Pool {

@@ -276,7 +276,7 @@ fn finished(finished: &Finished) -> Markup {
 fn calls(calls: &[CallCount]) -> Markup {
     html! {
         table.jobs {
-            thead { tr { th { "Operation" } th.number { "last minute" } th.number { "all" } th.number { "failed" } } }
+            thead { tr { th { "Operation" } th.number { "last minute" } th.number { "last 15 minutes" } th.number { "all" } th.number { "failed" } } }
             tbody {
                 @for call in calls {
                     tr {
@@ -285,6 +285,7 @@ fn calls(calls: &[CallCount]) -> Markup {
                             @for (code, count) in &call.errors { span.note { (code) " ×" (count) } }
                         }
                         td.number { (call.last_minute) }
+                        td.number { (call.last_quarter) }
                         td.number { (call.calls) }
                         td.number.(if call.failed() > 0 { "warn" } else { "" }) { (call.failed()) }
                     }

@@ -6,7 +6,8 @@
 //! stopped and replaced at any time.
 //!
 //! - [`protocol`] — what both say to each other, without I/O;
-//! - `server` — `fargate serve`; `hosted` — one stage in it; `upkeep` — what it does besides;
+//! - `server` — `fargate serve`; `admission` — how much it takes on; `hosted` — one stage in it;
+//!   `upkeep` — what it does besides;
 //! - `client` — a stage's process.
 //!
 //! What it shows of the jobs, over HTTP on loopback:
@@ -16,6 +17,7 @@
 //! - [`http`] — the server: pages, metrics and health, read-only;
 //! - [`status`] — `fargate status`, which needs no service.
 
+mod admission;
 mod client;
 mod connection;
 mod hosted;

@@ -14,12 +14,13 @@ use states::{StoreError, private_file};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
 
 use super::{
+    admission::{Admission, Capacity},
     connection::{self, Receiver, Sender},
     hosted, is_trusted,
     protocol::{Hello, MOST_SCRIPT, Request, RequestedStage, ToClient, ToService},
@@ -29,8 +30,6 @@ use crate::{config::Config, stages::Host, telemetry};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
-/// Stages at once, at most. Each takes some memory, and a file or two.
-const STAGES: usize = 2000;
 /// How long a client may take for its request.
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the service waits at its end for stages to be let go, and then for connections to be
@@ -87,7 +86,8 @@ pub async fn serve(config: Config, hello: Hello) -> Result<(), ServeError> {
     let (mut term, mut interrupt) =
         (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
     let directory = config.metadata.directory.clone();
-    let host = Arc::new(Host::new(config)?.keeping_connections());
+    let capacity = Capacity::of_process();
+    let host = Arc::new(Host::new(config)?.keeping_connections(capacity.kept));
     let _lock = lock(&directory)?;
     let path = socket_path(&directory);
     let listener =
@@ -97,10 +97,20 @@ pub async fn serve(config: Config, hello: Hello) -> Result<(), ServeError> {
             "[Telemetry] is on: stages do their work themselves, and the service only watches stopping tasks and reaps"
         );
     }
+    tracing::info!(
+        files = capacity.files,
+        "serving {}: up to {} stages at once",
+        path.display(),
+        capacity.stages
+    );
+    if capacity.stages == 0 {
+        tracing::warn!(
+            "the limit of open files is too low to host stages: they do their work themselves. Raise it (LimitNOFILE of systemd, `ulimit -n`)."
+        );
+    }
     println!("fargate serve: ready: {}", path.display());
-    tracing::info!("serving {}", path.display());
     let (ends, is_ending) = watch::channel(false);
-    let service = Service { host, hello, stages: Arc::new(Semaphore::new(STAGES)), is_ending };
+    let service = Service { host, hello, admission: Admission::new(capacity), is_ending };
     let upkeep = tokio::spawn(upkeep::keep_up(Arc::clone(&service.host)));
     let mut attended = JoinSet::new();
     loop {
@@ -139,7 +149,7 @@ pub async fn serve(config: Config, hello: Hello) -> Result<(), ServeError> {
 struct Service {
     host: Arc<Host>,
     hello: Hello,
-    stages: Arc<Semaphore>,
+    admission: Admission,
     is_ending: watch::Receiver<bool>,
 }
 
@@ -151,16 +161,18 @@ impl Service {
             return tracing::warn!("a process of another user has connected: it gets no answer");
         }
         let (mut receiver, mut sender) = connection::split(stream);
+        let Some(asking) = self.admission.asking() else {
+            return refuse(&mut sender, "too many connections ask nothing").await;
+        };
         let request = timeout(ASKS_WITHIN, self.request(&mut receiver, &mut sender)).await;
+        drop(asking);
         let (request, script) = match request {
             Ok(Ok(request)) => request,
             Ok(Err(why)) => return tracing::debug!("a stage does its work itself: {why}"),
             Err(_) => return tracing::debug!("a process has connected and asks nothing"),
         };
-        let Ok(_turn) = self.stages.try_acquire() else {
-            let refusal = ToClient::Refused("it hosts as many stages as it can".to_owned());
-            let _ = sender.send(&refusal).await;
-            return;
+        let Some(_place) = self.admission.stage() else {
+            return refuse(&mut sender, "it hosts as many stages as it can").await;
         };
         if sender.send(&ToClient::Accepted).await.is_err() {
             return;
@@ -220,6 +232,13 @@ impl Service {
         }
         Ok((request, script.freeze()))
     }
+}
+
+/// Refuses a client, which then does its work itself. A message of this size fits into the socket's
+/// buffer, so the service does not wait for the client.
+async fn refuse(sender: &mut Sender, why: &str) {
+    tracing::debug!("a stage does its work itself: {why}");
+    let _ = sender.send(&ToClient::Refused(why.to_owned())).await;
 }
 
 fn unexpected(expected: &str, has_ended: bool) -> io::Error {

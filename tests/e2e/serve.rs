@@ -1,6 +1,7 @@
 //! Starts the manager's service, `fargate serve`.
 
 use std::{
+    fs::OpenOptions,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
@@ -9,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::runner::Job;
+use crate::runner::{Job, under};
 
 /// `fargate serve` for the metadata directory of a job.
 pub struct Service {
@@ -50,11 +51,10 @@ impl Service {
     }
 
     fn command_under(before: &[&str], job: &Job) -> Command {
-        let words: Vec<&str> =
-            before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
-        let mut command = Command::new(words[0]);
+        // Only a service without a `LogFile` writes there.
+        let stderr = OpenOptions::new().create(true).append(true).open(job.path("service-stderr"));
+        let mut command = under(before, &job.binary);
         command
-            .args(&words[1..])
             .env_clear()
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(job.path("."))
@@ -63,6 +63,7 @@ impl Service {
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr.unwrap())
             .process_group(0);
         command
     }

@@ -30,9 +30,10 @@ use fargate_driver::service::{
     hello,
     protocol::{Decoder, Message as _, Request, ToClient, ToService},
 };
+use local_cluster::{Settings, Times};
 use serde_json::{Value, json};
 
-use cluster::{Cluster, eventually};
+use cluster::{Cluster, Local, eventually};
 use processes::{memory, peak};
 use runner::Job;
 use serve::Service;
@@ -116,9 +117,11 @@ fn measure_jobs() -> bool {
         let local = cluster.as_local();
         let most = local.most_per_second("DescribeTasks");
         println!(
-            "{JOBS} jobs at once by {name}, {:.1?}: {} calls of DescribeTasks, {most} within a second at most (target: {MOST_CALLS}); the service took {:.1} MiB and {:.1?} of processor time",
+            "{JOBS} jobs at once by {name}, {:.1?}: {} calls of DescribeTasks, {most} within a second at most (target: {MOST_CALLS}); the service hosted {} of {} stages and took {:.1} MiB and {:.1?} of processor time",
             began.elapsed(),
             local.calls("DescribeTasks"),
+            manager.log().matches("hosted by the service").count(),
+            3 * JOBS,
             mebibytes(peak(process)),
             processor_time(process)
         );
@@ -132,23 +135,28 @@ fn measure_jobs() -> bool {
 
 /// The clients are connections of this process: a thousand processes would not fit.
 fn measure_memory() -> bool {
-    let cluster = Cluster::local();
-    cluster.as_local().set_faults(&json!({ "never_starts": true }));
+    // A task without an address is only described.
+    let times = Times { provisioning: Duration::from_secs(3600).into(), ..Times::default() };
+    let cluster = Cluster::Local(Local::here(Settings { times, ..Settings::default() }));
     let manager = Job::on(&cluster);
     let service = Service::start(&manager);
     let process = service.process.id();
     let before = memory("VmRSS", process);
-    let mut clients: Vec<(UnixStream, Decoder)> =
-        (0..WAITING).map(|number| ask_to_prepare(&manager, number)).collect();
-    for (stream, decoder) in &mut clients {
-        // The line that a task was launched. Then it is waited for.
-        while !matches!(receive(stream, decoder), ToClient::Line(_)) {}
-    }
+    let numbers: Vec<usize> = (0..WAITING).collect();
+    let clients: Vec<UnixStream> = thread::scope(|scope| {
+        let parts = numbers.chunks(WAITING / 8).map(|numbers| {
+            let ask = |number: &usize| ask_to_prepare(&manager, *number);
+            scope.spawn(move || numbers.iter().map(ask).collect::<Vec<_>>())
+        });
+        let parts: Vec<_> = parts.collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    });
     // Each is described a few times.
     thread::sleep(Duration::from_secs(10));
     let (now, most) = (memory("VmRSS", process), peak(process));
     println!(
-        "{WAITING} waiting stages: the service takes {:.1} MiB, {:.1} MiB at most, and {:.1} MiB without stages: {:.1} KiB each",
+        "{} waiting stages: the service takes {:.1} MiB, {:.1} MiB at most, and {:.1} MiB without stages: {:.1} KiB each",
+        clients.len(),
         mebibytes(now),
         mebibytes(most),
         mebibytes(before),
@@ -177,8 +185,8 @@ fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes as f64 / 1024.0
 }
 
-/// Asks the service to prepare a job, up to the launch.
-fn ask_to_prepare(manager: &Job, number: usize) -> (UnixStream, Decoder) {
+/// Asks the service to prepare a job, and returns when its task is launched.
+fn ask_to_prepare(manager: &Job, number: usize) -> UnixStream {
     let mut stream = UnixStream::connect(manager.metadata.join("fargate.sock")).unwrap();
     let mut decoder = Decoder::default();
     let text = fs::read_to_string(&manager.config).unwrap();
@@ -202,7 +210,8 @@ fn ask_to_prepare(manager: &Job, number: usize) -> (UnixStream, Decoder) {
         panic!("it does not begin")
     };
     send(&mut stream, &ToService::Heard);
-    (stream, decoder)
+    while !matches!(receive(&mut stream, &mut decoder), ToClient::Line(_)) {}
+    stream
 }
 
 fn send(stream: &mut UnixStream, message: &ToService) {

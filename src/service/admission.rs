@@ -1,5 +1,5 @@
 //! How much the service takes on at once. Each stage needs files, and a process may have only so
-//! many. Whoever is not admitted does the work itself, as without a service.
+//! many. A stage that is not admitted does its work itself, as without a service.
 
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_limits_admit_what_the_documentation_says() {
+    fn limits_of_1024_and_4096_files_admit_fewer_stages() {
         let of = |files| Capacity::of(files);
         assert_eq!((of(Some(1024)).stages, of(Some(1024)).kept), (106, 128));
         assert_eq!(of(Some(4096)).stages, 535);

@@ -83,8 +83,11 @@ impl Logging {
     pub fn start(&self) -> Result<(), LoggingError> {
         match &self.file {
             Some(path) => {
-                let rate =
-                    if self.level >= LevelFilter::TRACE { Rate::TRACE } else { Rate::DEFAULT };
+                let rate = match self.level {
+                    LevelFilter::TRACE => Rate::TRACE,
+                    _ if self.of_service => Rate::SERVICE,
+                    _ => Rate::DEFAULT,
+                };
                 let log = LogFile::new(open(path)?, self.format, rate);
                 self.start_with(FILE.get_or_init(|| log));
             }

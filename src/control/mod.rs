@@ -17,6 +17,7 @@ mod recording;
 mod reports;
 mod retirement;
 mod service_logs;
+mod sharing;
 
 pub use counts::{CallCount, calls};
 pub use definition_cache::{DefinitionCache, KnownDefinition};
@@ -45,6 +46,8 @@ use states::{
 };
 use tokio::sync::OnceCell;
 
+use self::sharing::Sharing;
+
 pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG};
 
 /// The prefix of every driver's `startedBy`.
@@ -61,6 +64,7 @@ pub struct EcsControl {
     region: Option<String>,
     clients: Arc<OnceCell<Clients>>,
     definitions: Option<Arc<DefinitionCache>>,
+    sharing: Arc<Sharing>,
 }
 
 #[derive(Debug)]
@@ -73,7 +77,7 @@ impl EcsControl {
     /// Returns task control for this region, or else the environment's. It connects on demand.
     #[must_use]
     pub fn new(region: Option<String>) -> Self {
-        Self { region, clients: Arc::default(), definitions: None }
+        Self { region, clients: Arc::default(), definitions: None, sharing: Arc::default() }
     }
 
     /// The same task control, which remembers derived task definitions.
@@ -87,7 +91,7 @@ impl EcsControl {
     pub fn with_config(shared: SdkConfig) -> Self {
         let clients = Clients { ecs: Client::new(&shared), shared };
         let clients = Arc::new(OnceCell::new_with(Some(clients)));
-        Self { region: None, clients, definitions: None }
+        Self { region: None, clients, definitions: None, sharing: Arc::default() }
     }
 
     async fn clients(&self) -> &Clients {
@@ -170,27 +174,9 @@ impl EcsControl {
             (None, None) => Err(errors::nonsense(OPERATION, "it has neither a task nor a failure")),
         }
     }
-}
 
-impl TaskControl for EcsControl {
-    async fn launch(
-        &self,
-        token: &ClientToken,
-        spec: &LaunchSpec,
-    ) -> Result<TaskReport, ControlError> {
-        let definition = self.definition(spec).await?;
-        match (self.run_task(token, spec, &definition.name).await, &definition.remembered) {
-            // It was retired since: the next attempt registers it anew.
-            (Err(error), Some(family)) if error.kind == ControlErrorKind::TaskDefinition => {
-                self.definitions.iter().for_each(|known| known.forget(family));
-                let definition = self.definition(spec).await?;
-                self.run_task(token, spec, &definition.name).await
-            }
-            (answer, _) => answer,
-        }
-    }
-
-    async fn describe(
+    /// Calls DescribeTasks once, for at most 100 tasks.
+    async fn describe_now(
         &self,
         cluster: &str,
         tasks: &[TaskArn],
@@ -233,6 +219,34 @@ impl TaskControl for EcsControl {
             }
         }
         Ok(described)
+    }
+}
+
+impl TaskControl for EcsControl {
+    async fn launch(
+        &self,
+        token: &ClientToken,
+        spec: &LaunchSpec,
+    ) -> Result<TaskReport, ControlError> {
+        let definition = self.definition(spec).await?;
+        match (self.run_task(token, spec, &definition.name).await, &definition.remembered) {
+            // It was retired since: the next attempt registers it anew.
+            (Err(error), Some(family)) if error.kind == ControlErrorKind::TaskDefinition => {
+                self.definitions.iter().for_each(|known| known.forget(family));
+                let definition = self.definition(spec).await?;
+                self.run_task(token, spec, &definition.name).await
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn describe(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
+        let call = async |tasks: Vec<TaskArn>| self.describe_now(cluster, &tasks).await;
+        self.sharing.describe(cluster, tasks, call).await
     }
 
     async fn find(

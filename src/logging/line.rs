@@ -33,6 +33,9 @@ pub(super) struct Rate {
 impl Rate {
     /// What a process has at most levels.
     pub(super) const DEFAULT: Self = Self { burst: 1024.0 * 1024.0, sustained: 8.0 * 1024.0 };
+    /// What a service has, which logs for all jobs of a manager.
+    pub(super) const SERVICE: Self =
+        Self { burst: 16.0 * 1024.0 * 1024.0, sustained: 256.0 * 1024.0 };
     /// What it has at `trace`, where libraries log every packet.
     pub(super) const TRACE: Self =
         Self { burst: 64.0 * 1024.0 * 1024.0, sustained: 512.0 * 1024.0 };

@@ -82,7 +82,8 @@ pub(super) async fn host(
     }
     match last {
         Some(last) => {
-            let _ = outgoing.send(last).await;
+            // A client that has stopped reading goes on by itself.
+            let _ = timeout(ALIVE_EVERY, outgoing.send(last)).await;
         }
         None => tracing::info!("the stage's process has gone: its job is let go"),
     }

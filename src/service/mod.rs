@@ -6,8 +6,8 @@
 //! stopped and replaced at any time.
 //!
 //! - [`protocol`] — what both say to each other, without I/O;
-//! - `server` — `fargate serve`; `listener` — its socket; `hosted` — one stage in it; `upkeep` — what
-//!   it does besides;
+//! - `server` — `fargate serve`; `listener` — its socket; `admission` — how much it takes on;
+//!   `hosted` — one stage in it; `upkeep` — what it does besides;
 //! - `reload` — its configuration, read again at SIGHUP; `supervisor` — what it tells systemd;
 //! - `drain` — how it ends for good;
 //! - `client` — a stage's process.
@@ -19,6 +19,7 @@
 //! - [`http`] — the server: pages, metrics and health, read-only;
 //! - [`status`] — `fargate status`, which needs no service.
 
+mod admission;
 mod client;
 mod connection;
 mod drain;

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    admission::{Admission, Capacity, Place},
     connection::{self, Receiver, Sender},
     drain, hosted, is_trusted,
     listener::{ListenError, Listener, Passed},
@@ -31,8 +32,6 @@ use crate::{stages::Host, telemetry};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
-/// Stages at once, at most. Each takes some memory, and a file or two.
-const STAGES: usize = 2000;
 /// How long a client may take for its request.
 const ASKS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the service waits at its end for stages to be let go, and then for connections to be
@@ -92,16 +91,27 @@ pub async fn serve(
     );
     let Configured { config, hello } = configured;
     let directory = config.metadata.directory.clone();
-    let host = Host::new(config)?.keeping_connections();
+    let capacity = Capacity::of_process();
+    let host = Host::new(config)?.keeping_connections(capacity.kept);
     let _lock = lock(&directory)?;
     let listener = Listener::new(passed, &directory)?;
     let mut supervisor = Supervisor::of_environment(directory.clone());
     let path = socket_path(&directory);
+    tracing::info!(
+        files = capacity.files,
+        "serving {}: up to {} stages at once",
+        path.display(),
+        capacity.stages
+    );
+    if capacity.stages == 0 {
+        tracing::warn!(
+            "the limit of open files is too low to host stages: they do their work themselves. Raise it (LimitNOFILE of systemd, `ulimit -n`)."
+        );
+    }
     println!("fargate serve: ready: {}", path.display());
-    tracing::info!("serving {}", path.display());
     supervisor.ready(HOSTING);
     let batches = telemetry::Batches::begin(&directory);
-    let service = Service::new(Shared::new(host, hello));
+    let service = Service::new(Shared::new(host, hello), Admission::new(capacity));
     let mut upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));
     let mut attended = JoinSet::new();
     // Connections of those who wait for the service's end.
@@ -192,33 +202,39 @@ struct Waiting(#[allow(dead_code, reason = "it keeps the connection open")] Rece
 #[derive(Clone)]
 struct Service {
     shared: Shared,
+    admission: Admission,
     /// How many stages are hosted.
     hosted: watch::Sender<usize>,
     phase: watch::Sender<Phase>,
 }
 
 /// One of the stages that are hosted.
-struct Turn(watch::Sender<usize>);
+struct Turn {
+    _place: Place,
+    hosted: watch::Sender<usize>,
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.send_modify(|hosted| *hosted -= 1);
+        self.hosted.send_modify(|hosted| *hosted -= 1);
     }
 }
 
 impl Service {
-    fn new(shared: Shared) -> Self {
-        Self { shared, hosted: watch::Sender::new(0), phase: watch::Sender::new(Phase::Hosting) }
+    fn new(shared: Shared, admission: Admission) -> Self {
+        Self {
+            shared,
+            admission,
+            hosted: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Hosting),
+        }
     }
 
     /// Counts a stage until the turn is dropped; `None` if there are as many as there can be.
     fn turn(&self) -> Option<Turn> {
-        let is_free = self.hosted.send_if_modified(|hosted| {
-            let is_free = *hosted < STAGES;
-            *hosted += usize::from(is_free);
-            is_free
-        });
-        is_free.then(|| Turn(self.hosted.clone()))
+        let place = self.admission.stage()?;
+        self.hosted.send_modify(|hosted| *hosted += 1);
+        Some(Turn { _place: place, hosted: self.hosted.clone() })
     }
 
     /// Reads the configuration again, and takes it.
@@ -256,7 +272,12 @@ impl Service {
             return None;
         }
         let (mut receiver, mut sender) = connection::split(stream);
+        let Some(asking) = self.admission.asking() else {
+            refuse(&mut sender, "too many connections ask nothing").await;
+            return None;
+        };
         let asked = timeout(ASKS_WITHIN, self.asked(&mut receiver, &mut sender)).await;
+        drop(asking);
         match asked {
             Ok(Ok(Asked::Stage { current, request, script })) => {
                 self.host(current, *request, script, (receiver, sender)).await;
@@ -290,8 +311,7 @@ impl Service {
             (_, Phase::Draining | Phase::Ending) => Some("it ends"),
         };
         if let Some(why) = refusal {
-            let _ = sender.send(&ToClient::Refused(why.to_owned())).await;
-            return;
+            return refuse(&mut sender, why).await;
         }
         if sender.send(&ToClient::Accepted).await.is_err() {
             return;
@@ -361,6 +381,13 @@ enum Asked {
     },
     /// The service's end.
     Drain,
+}
+
+/// Refuses a client, which then does its work itself. A message of this size fits into the socket's
+/// buffer, so the service does not wait for the client.
+async fn refuse(sender: &mut Sender, why: &str) {
+    tracing::debug!("a stage does its work itself: {why}");
+    let _ = sender.send(&ToClient::Refused(why.to_owned())).await;
 }
 
 /// Reads a request's script.

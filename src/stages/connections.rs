@@ -13,8 +13,6 @@ use states::{AnyJob, Greeting, JobId, Session as _, TaskArn};
 use tokio::time::{Instant, timeout};
 use transports::delivery;
 
-/// Connections at most. Each is a socket here and a process in its container.
-const MOST: usize = 500;
 /// How long a connection is kept without a stage.
 const IDLE: Duration = Duration::from_secs(10 * 60);
 /// How long a container may take to show that a connection still works. A new one takes less.
@@ -27,8 +25,10 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 pub(super) type Connection = (delivery::Session, Greeting);
 
 /// The connections of jobs that have no stage at the moment.
-#[derive(Default)]
-pub(crate) struct Connections(Mutex<HashMap<JobId, Kept>>);
+pub(crate) struct Connections {
+    kept: Mutex<HashMap<JobId, Kept>>,
+    most: usize,
+}
 
 struct Kept {
     task: TaskArn,
@@ -38,9 +38,14 @@ struct Kept {
 }
 
 impl Connections {
+    /// Keeps up to `most`. Each is a socket here and a process in its container.
+    pub(super) fn new(most: usize) -> Self {
+        Self { kept: Mutex::default(), most }
+    }
+
     fn kept(&self) -> MutexGuard<'_, HashMap<JobId, Kept>> {
         // The map is consistent after every step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the job's connection, if there is one to its task, by its transport, that works.
@@ -66,7 +71,7 @@ impl Connections {
         let transport = job.header().transport().name.clone().into_owned();
         let one = Kept { task, transport, connection, since: Instant::now() };
         let mut kept = self.kept();
-        let one_too_many = (kept.len() >= MOST)
+        let one_too_many = (kept.len() >= self.most)
             .then(|| kept.iter().min_by_key(|(_, kept)| kept.since).map(|(job, _)| job.clone()))
             .flatten()
             .and_then(|oldest| kept.remove(&oldest));

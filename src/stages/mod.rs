@@ -77,10 +77,10 @@ impl Host {
         Ok(Self { engine, config, environments, connections: None })
     }
 
-    /// Keeps connections between a job's stages, which this process hosts.
+    /// Keeps up to `most` connections between stages of jobs, which this process hosts.
     #[must_use]
-    pub(crate) fn keeping_connections(self) -> Self {
-        Self { connections: Some(Arc::default()), ..self }
+    pub(crate) fn keeping_connections(self, most: usize) -> Self {
+        Self { connections: Some(Arc::new(Connections::new(most))), ..self }
     }
 
     /// Keeps connections together with another host, whose configuration this one's replaces.

@@ -332,6 +332,18 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Returns the most calls of an action within a second, of the calls that the cluster knows.
+    pub fn most_per_second(&self, action: &str) -> usize {
+        let calls = self.get("/_calls");
+        let of_action = calls.as_array().unwrap().iter().filter(|call| call["action"] == action);
+        let times: Vec<u64> = of_action.map(|call| call["at_ms"].as_u64().unwrap()).collect();
+        let within_a_second =
+            |from: &u64| times.iter().filter(|at| (*from..from + 1000).contains(at)).count();
+        times.iter().map(within_a_second).max().unwrap_or(0)
+    }
+}
+
 impl Drop for Local {
     fn drop(&mut self) {
         match &mut self.server {

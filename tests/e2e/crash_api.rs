@@ -17,7 +17,7 @@ use crate::{
     crash_job::{Killed, Run, Stage, local},
     http::Message,
     parametrised::by_every_transport,
-    runner::Job,
+    runner::{Job, is_through_service},
 };
 
 /// When the driver is killed.
@@ -63,6 +63,10 @@ fn met_surely(by_ecs_exec: bool) -> Vec<(Killed, &'static str)> {
             (Killed::PrepareAgain, "ExecuteCommand"),
             (Killed::PrepareCleanedUp, "ExecuteCommand"),
         ]);
+        if is_through_service() {
+            // They use the session that the service has kept.
+            return met;
+        }
         // These make both calls at once, in any order.
         met.extend(
             [Killed::RetriedStage, Killed::FailingStage].map(|what| (what, "ExecuteCommand")),
@@ -224,7 +228,7 @@ fn every_call_to_aws(cluster: &Cluster) {
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
     let calls = |what, moment| tried.killed.get(&(what, moment)).cloned().unwrap_or_default();
-    if cluster.is_by_ecs_exec() {
+    if cluster.is_by_ecs_exec() && !is_through_service() {
         for what in [Killed::RetriedStage, Killed::FailingStage] {
             let made = MOMENTS.map(|moment| calls(what, moment));
             assert!(made.iter().all(|calls| calls.len() >= 2), "{what:?}: {made:?}");

@@ -23,7 +23,7 @@ use crate::{
     cluster::Cluster,
     crash_job::{Killed, Run, Stage},
     parametrised::by_every_transport,
-    runner::{Job, SYSTEM_FAILURE},
+    runner::{Job, SYSTEM_FAILURE, is_through_service},
 };
 
 /// Changes of files, network traffic (API and SSH), output, and the exit.
@@ -232,7 +232,7 @@ fn every_point(cluster: &Cluster, job: for<'a> fn(&'a Cluster) -> Run<'a>) {
         (Killed::Config, 1),
     ];
     // With a service, most calls are the service's: `service_crashes`.
-    let part = if std::env::var_os("FARGATE_TEST_SERVICE").is_some() { 5 } else { 1 };
+    let part = if is_through_service() { 5 } else { 1 };
     for (stage, least) in least {
         assert!(
             progress.points.get(&stage).is_some_and(|points| *points >= least / part),

@@ -11,7 +11,7 @@ use crate::{
     moto::Moto,
     parametrised::by_every_transport,
     replay_act::{id, replay},
-    runner::Job,
+    runner::{Alone, Job},
 };
 
 by_every_transport!(
@@ -26,7 +26,7 @@ by_every_transport!(
 fn slow() -> (Cluster, Job) {
     let cluster = Cluster::moto();
     moto(&cluster).stops_take(Duration::from_secs(30));
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::ArchivesLater);
     job.prepare();
     (cluster, job)
 }
@@ -121,7 +121,7 @@ fn all_stopped(cluster: &Cluster) -> bool {
 
 /// Returns a job whose `cleanup` did not wait, and whose task has ended since.
 fn ended_job(cluster: &Cluster) -> Job {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::ArchivesLater);
     job.prepare();
     let describes = local(cluster).calls("DescribeTasks");
     job.cleanup_as_gitlab_runner();
@@ -198,7 +198,7 @@ fn cleanup_can_wait_also_after_one_that_did_not(cluster: &Cluster) {
 
 /// gitlab-runner calls `cleanup` after each failed `prepare`, then `config` and `prepare` again.
 fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::ArchivesLater);
     for attempt in 0..3 {
         assert_eq!(job.stage(&["config"]).code, 0);
         job.prepare();
@@ -219,7 +219,7 @@ fn a_job_that_is_prepared_again_after_its_cleanup_begins_afresh(cluster: &Cluste
 
 /// An earlier attempt's task still runs beside the job's own, whose launch got no answer.
 fn all_tasks_of_a_job_are_stopped_before_cleanup_returns(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::ArchivesLater);
     job.prepare();
     let mark = job
         .snapshot()

@@ -5,7 +5,11 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::{cluster::Cluster, eventually, runner::Job};
+use crate::{
+    cluster::Cluster,
+    eventually,
+    runner::{Alone, Job},
+};
 
 /// Some 20 MB of lines, no two of them equal.
 const LINES: u32 = 2_500_000;
@@ -64,7 +68,7 @@ fn silent() {
 fn killed_drivers_leave_no_session_behind() {
     const KILLS: usize = 5;
     let cluster = Cluster::local_by_ecs_exec();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::OpensSessions);
     job.prepare();
     assert_eq!(
         job.files(".session"),
@@ -119,7 +123,7 @@ fn killed_drivers_leave_no_session_behind() {
 fn calls_without_an_answer_leave_no_session_behind() {
     const TIMES: usize = 5;
     let cluster = Cluster::local_by_ecs_exec();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::OpensSessions);
     job.prepare();
     cluster.as_local().set_faults(&json!({ "unanswered": { "ExecuteCommand": TIMES }, "throttle": { "TerminateSession": 1 } }));
     let run = job.run("build_script", "exit 3");

@@ -42,6 +42,7 @@ mod proxy;
 mod reap;
 mod records;
 mod refusals;
+mod relay;
 mod replay_act;
 mod replay_files;
 mod replay_stuck;
@@ -51,9 +52,13 @@ mod runner;
 mod serve;
 mod service;
 mod service_crashes;
+mod service_frames;
+mod service_load;
 mod service_operations;
+mod service_soak;
 #[cfg(feature = "telemetry")]
 mod service_telemetry;
+mod service_upgrade;
 mod session;
 mod stuck;
 #[path = "../../replay/tests/stuck/fixtures.rs"]

@@ -39,6 +39,18 @@ pub fn children_named(name: &str, parent: u32) -> Vec<Pid> {
     found
 }
 
+/// Returns a figure of a process's memory (`VmHWM`: its peak, `VmRSS`), in KiB.
+pub fn memory(figure: &str, process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':'));
+    value.unwrap_or("0 kB").trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Returns a process's peak memory, in KiB.
+pub fn peak(process: u32) -> u64 {
+    memory("VmHWM", process)
+}
+
 /// Kills them all.
 pub fn kill(mark: &str) {
     for pid in marked(mark) {

@@ -41,13 +41,12 @@ fn resume_follows_the_script_of_a_killed_driver_to_its_end(cluster: &Cluster) {
     let refused = replay(&job).args(["resume", &id(&job)]).output().unwrap();
     assert_eq!(refused.status.code(), Some(255), "{refused:?}");
     assert!(
-        stderr(&refused).contains(&format!("process {} (run build_script)", run.id())),
+        stderr(&refused).contains(&format!("process {} (run build_script)", job.worker(&run))),
         "{}",
         stderr(&refused)
     );
 
-    run.kill().unwrap();
-    run.wait().unwrap();
+    job.kill(&mut run);
     let alive = replay(&job).args(["archive", &id(&job)]).output().unwrap();
     assert_eq!(alive.status.code(), Some(1), "{alive:?}");
     assert!(

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -14,7 +14,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::{cluster::Cluster, serve::Service};
+use crate::{
+    cluster::{Cluster, eventually},
+    serve::Service,
+};
 
 /// The exit codes for the driver. They are not gitlab-runner's usual ones: the driver must not
 /// assume those.
@@ -33,11 +36,44 @@ pub struct Job {
     pub writes_response: bool,
     /// `image` and `services` of the job's response.
     pub wishes: serde_json::Value,
-    /// The service of the metadata directory, if `FARGATE_TEST_SERVICE` is set: then every test runs
-    /// its stages through one.
-    service: Arc<OnceLock<Option<Service>>>,
+    /// The driver that gitlab-runner calls.
+    pub binary: PathBuf,
+    service: Arc<Mutex<Hosting>>,
     /// Set if the test has changed the snapshot by hand, so that it differs from the journal.
     pub edited: AtomicBool,
+}
+
+/// What hosts the stages of a metadata directory. With `FARGATE_TEST_SERVICE`, every test runs its
+/// stages through a service.
+enum Hosting {
+    Undecided,
+    /// The stages' processes, or services that the test starts.
+    Alone,
+    /// `None`: it does not start.
+    Service(Option<Service>),
+}
+
+/// Why a test does without the service of `FARGATE_TEST_SERVICE`: all such tests, by reason.
+#[derive(Debug, Clone, Copy)]
+pub enum Alone {
+    /// It starts services itself, or plays one.
+    HasOwnService,
+    /// A later process archives its job. A service would do that in the background
+    /// (`service::ended_jobs_are_archived_in_the_background`).
+    ArchivesLater,
+    /// Each stage has to open a session of ECS Exec, which killed or failed stages leave behind. A
+    /// service keeps one session (`service::the_service_lets_go_of_the_job_of_a_killed_stage`).
+    OpensSessions,
+    /// It traces all system calls of a stage's process. A service does the stage's work
+    /// (`service_crashes`, `service_frames`).
+    IsTraced,
+    /// It counts warnings about the configuration. A service has its own.
+    CountsWarnings,
+}
+
+/// Whether every test runs its stages through a service.
+pub fn is_through_service() -> bool {
+    std::env::var_os("FARGATE_TEST_SERVICE").is_some()
 }
 
 /// How a stage ended.
@@ -94,7 +130,8 @@ impl Job {
             environment,
             writes_response: true,
             wishes: serde_json::json!({}),
-            service: Arc::default(),
+            binary: env!("CARGO_BIN_EXE_fargate").into(),
+            service: Arc::new(Mutex::new(Hosting::Undecided)),
             edited: AtomicBool::new(false),
         }
     }
@@ -106,6 +143,59 @@ impl Job {
         job.metadata.clone_from(&self.metadata);
         job.service = Arc::clone(&self.service);
         job
+    }
+
+    /// Returns a job whose stages do without a service.
+    pub fn alone(self, _why: Alone) -> Self {
+        *self.hosting() = Hosting::Alone;
+        self
+    }
+
+    fn hosting(&self) -> MutexGuard<'_, Hosting> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the service that every test has, if it has none yet.
+    fn be_hosted(&self) {
+        let mut hosting = self.hosting();
+        if matches!(*hosting, Hosting::Undecided) && is_through_service() {
+            *hosting = Hosting::Service(Service::try_start(self));
+        }
+    }
+
+    /// Restarts the service that every test has, if there is one, by another program.
+    pub fn restart_service_under(&self, before: &[&str]) {
+        self.be_hosted();
+        let mut hosting = self.hosting();
+        if let Hosting::Service(service) = &mut *hosting {
+            drop(service.take());
+            *service = Service::start_under(before, self);
+        }
+    }
+
+    /// Whether a service hosts the stages that follow.
+    pub fn is_hosted(&self) -> bool {
+        self.be_hosted();
+        matches!(*self.hosting(), Hosting::Service(Some(_)))
+    }
+
+    /// Returns the process that does the work of this stage: its own, or the service.
+    pub fn worker(&self, stage: &Child) -> u32 {
+        match &*self.hosting() {
+            Hosting::Service(Some(service)) => service.process.id(),
+            _ => stage.id(),
+        }
+    }
+
+    /// Kills a stage's process. Returns when its work has ended as well.
+    pub fn kill(&self, stage: &mut Child) {
+        const LET_GO: &str = "its job is let go";
+        let before = self.log().matches(LET_GO).count();
+        stage.kill().unwrap();
+        stage.wait().unwrap();
+        if self.is_hosted() {
+            eventually("the service lets go", || self.log().matches(LET_GO).count() > before);
+        }
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -179,14 +269,9 @@ impl Job {
     /// Returns the command of a stage, started by another program (`strace …`).
     pub fn command_under(&self, before: &[&str], arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt;
-        if std::env::var_os("FARGATE_TEST_SERVICE").is_some() {
-            self.service.get_or_init(|| Service::try_start(self));
-        }
-        let words: Vec<&str> =
-            before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
-        let mut command = Command::new(words[0]);
+        self.be_hosted();
+        let mut command = under(before, &self.binary);
         command
-            .args(&words[1..])
             .env_clear()
             .envs(self.stage_environment())
             .current_dir(self.place.path())
@@ -254,7 +339,7 @@ impl Job {
 
     /// Runs `fargate reap` with this job's configuration, as a timer does.
     pub fn reap(&self, arguments: &[&str]) -> Ended {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));
+        let mut command = Command::new(&self.binary);
         command
             .env_clear()
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
@@ -310,10 +395,17 @@ impl Drop for Job {
     }
 }
 
-/// Whether this is a file of the service that every job has with `FARGATE_TEST_SERVICE`.
+/// Returns the command of a program that is started by another one (`strace …`).
+pub fn under(before: &[&str], program: &Path) -> Command {
+    let Some((first, rest)) = before.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
+/// Whether this is a file of a service, not of a job.
 pub fn is_of_service(name: &OsStr) -> bool {
-    std::env::var_os("FARGATE_TEST_SERVICE").is_some()
-        && ["fargate.sock", "fargate.serving"].iter().any(|of_service| name == *of_service)
+    ["fargate.sock", "fargate.serving"].iter().any(|of_service| name == *of_service)
 }
 
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {

@@ -1,6 +1,7 @@
 //! Starts the manager's service, `fargate serve`.
 
 use std::{
+    fs::OpenOptions,
     io::{BufRead, BufReader},
     os::{
         fd::OwnedFd,
@@ -12,7 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::runner::Job;
+use crate::runner::{Job, under};
 
 /// `fargate serve` for the metadata directory of a job.
 pub struct Service {
@@ -71,11 +72,10 @@ impl Service {
     }
 
     fn command_under(before: &[&str], job: &Job) -> Command {
-        let words: Vec<&str> =
-            before.iter().copied().chain([env!("CARGO_BIN_EXE_fargate")]).collect();
-        let mut command = Command::new(words[0]);
+        // Only a service without a `LogFile` writes there.
+        let stderr = OpenOptions::new().create(true).append(true).open(job.path("service-stderr"));
+        let mut command = under(before, &job.binary);
         command
-            .args(&words[1..])
             .env_clear()
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(job.path("."))
@@ -84,6 +84,7 @@ impl Service {
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(stderr.unwrap())
             .process_group(0);
         command
     }

@@ -24,7 +24,7 @@ use crate::{
     eventually,
     jobs::assert_lines,
     parametrised::by_every_transport,
-    runner::{BUILD_FAILURE, Job, SYSTEM_FAILURE},
+    runner::{Alone, BUILD_FAILURE, Job, SYSTEM_FAILURE},
     serve::Service,
 };
 
@@ -69,7 +69,7 @@ fn counted(count: u32) -> String {
 }
 
 fn a_job_passes_through_the_service(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let service = Service::start(&job);
     let socket = job.metadata.join("fargate.sock");
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
@@ -111,7 +111,7 @@ fn a_job_passes_through_the_service(cluster: &Cluster) {
 }
 
 fn output_of_the_service_is_not_changed(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     job.prepare();
     let all: String = (0..=255).map(|byte| format!("\\{byte:03o}")).collect();
@@ -131,7 +131,7 @@ fn output_of_the_service_is_not_changed(cluster: &Cluster) {
 }
 
 fn a_cancel_is_passed_on(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     job.prepare();
     let script =
@@ -153,7 +153,7 @@ fn a_cancel_is_passed_on(cluster: &Cluster) {
 }
 
 fn a_cancel_does_not_wait_for_a_service_that_hangs(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let service = Service::start(&job);
     job.prepare();
     let script = job.script("echo begun; while :; do sleep 0.05; done");
@@ -175,7 +175,7 @@ fn a_cancel_does_not_wait_for_a_service_that_hangs(cluster: &Cluster) {
 }
 
 fn twenty_jobs_of_one_service(cluster: &Cluster) {
-    let first = Job::on(cluster);
+    let first = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&first);
     let jobs: Vec<Job> = (0..20).map(|_| first.beside(cluster)).collect();
     thread::scope(|scope| {
@@ -213,7 +213,7 @@ fn counts_on(job: &Job, then: impl FnOnce()) {
 }
 
 fn a_service_that_is_killed_loses_and_repeats_nothing(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let service = Service::start(&job);
     job.prepare();
     counts_on(&job, || drop(service));
@@ -227,7 +227,7 @@ fn a_service_that_is_killed_loses_and_repeats_nothing(cluster: &Cluster) {
 
 /// Kills a service at moments of a whole run, from before its beginning until after its end.
 fn a_service_that_is_killed_at_any_time_loses_and_repeats_nothing(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     Service::start(&job);
     job.prepare();
     let mut is_over = false;
@@ -263,7 +263,7 @@ fn a_service_that_is_killed_at_any_time_loses_and_repeats_nothing(cluster: &Clus
 }
 
 fn a_service_that_ends_hands_over(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let mut service = Service::start(&job);
     job.prepare();
     counts_on(&job, || service.signal(Signal::TERM));
@@ -273,7 +273,7 @@ fn a_service_that_ends_hands_over(cluster: &Cluster) {
 }
 
 fn a_service_that_dies_during_prepare_leaves_one_task(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let service = Service::start(&job);
     let preparing = job.spawn(&["prepare"]);
     eventually("a task is launched", || !cluster.tasks().is_empty());
@@ -286,7 +286,7 @@ fn a_service_that_dies_during_prepare_leaves_one_task(cluster: &Cluster) {
 }
 
 fn the_service_lets_go_of_the_job_of_a_killed_stage(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     job.prepare();
     let script = job.script(counting(300)).display().to_string();
@@ -308,7 +308,7 @@ fn the_service_lets_go_of_the_job_of_a_killed_stage(cluster: &Cluster) {
 }
 
 fn others_may_work_on_the_job_between_two_stages(cluster: &Cluster) {
-    let mut job = Job::on(cluster);
+    let mut job = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     job.prepare();
     for stage in 1..=3 {
@@ -326,7 +326,7 @@ fn others_may_work_on_the_job_between_two_stages(cluster: &Cluster) {
 }
 
 fn ended_jobs_are_archived_in_the_background(cluster: &Cluster) {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     job.prepare();
     job.cleanup_as_gitlab_runner();
@@ -356,7 +356,7 @@ fn receive(stream: &mut UnixStream, decoder: &mut Decoder) -> ToService {
 #[test]
 fn a_service_of_another_version_is_not_used() {
     let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::HasOwnService);
     let listener = listen(&job);
     let other = thread::spawn(move || {
         for _ in 0..3 {
@@ -381,7 +381,7 @@ fn a_service_of_another_version_is_not_used() {
 #[test]
 fn a_run_that_is_over_is_not_repeated_when_the_service_dies_before_its_verdict() {
     let cluster = Cluster::local_by_pipes();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::HasOwnService);
     job.prepare();
     let ledger = job.path("ledger");
     let script = job.script(format!("echo ran >>'{}'; echo said; exit 42", ledger.display()));
@@ -431,7 +431,7 @@ fn a_run_that_is_over_is_not_repeated_when_the_service_dies_before_its_verdict()
 #[test]
 fn an_unanswered_socket_costs_a_moment() {
     let cluster = Cluster::local_by_pipes();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::HasOwnService);
     job.prepare();
     let silent = listen(&job);
     let begun = Instant::now();
@@ -449,7 +449,7 @@ fn an_unanswered_socket_costs_a_moment() {
 #[test]
 fn a_directory_has_one_service() {
     let cluster = Cluster::local_by_pipes();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::HasOwnService);
     let service = Service::start(&job);
     let second = Service::command(&job).stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
@@ -469,7 +469,7 @@ fn a_directory_has_one_service() {
 #[test]
 fn a_service_ignores_those_that_do_not_speak_its_protocol() {
     let cluster = Cluster::local_by_pipes();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::HasOwnService);
     let _service = Service::start(&job);
     for bytes in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], b"h\xff\xff\xff\xff", b"r\0\0\0\x02{}", b"h\0\0\0\x02{}"]

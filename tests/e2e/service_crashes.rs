@@ -16,7 +16,7 @@ use std::{
 use crate::{
     cluster::Cluster,
     parametrised::by_every_transport,
-    runner::{BUILD_FAILURE, Job},
+    runner::{Alone, BUILD_FAILURE, Job},
     serve::Service,
 };
 
@@ -37,7 +37,7 @@ const OUTPUT: &str = "one\ntwo\nthree\n";
 
 /// Runs a job whose service is killed at the `n`th such call. Returns whether it was.
 fn is_killed_at(cluster: &Cluster, call: &str, n: usize) -> bool {
-    let job = Job::on(cluster);
+    let job = Job::on(cluster).alone(Alone::HasOwnService);
     let (trace, inject) =
         (format!("trace={call}"), format!("inject={call}:signal=SIGKILL:when={n}"));
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];

@@ -4,7 +4,7 @@ use crate::{
     cluster::Cluster,
     collector::{Collector, Mood, Rotel, tree},
     eventually,
-    runner::{BUILD_FAILURE, Job},
+    runner::{Alone, BUILD_FAILURE, Job},
     telemetry::{assert_whole, traced, whole_job},
 };
 
@@ -28,7 +28,7 @@ fn a_jobs_traceparent_raises_the_sampling_rate_only_if_it_is_trusted() {
 fn headers_to_a_remote_collector_without_encryption_are_warned_about_once_per_job() {
     let cluster = Cluster::local();
     let warnings = |endpoint: &str| {
-        let job = traced(&cluster, endpoint, "");
+        let job = traced(&cluster, endpoint, "").alone(Alone::CountsWarnings);
         changed(&job, "\"5s\"", "\"20ms\"");
         assert_eq!(job.stage(&["config"]).code, 0);
         job.prepare();

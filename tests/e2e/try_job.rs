@@ -5,7 +5,10 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::{cluster::Cluster, runner::Job};
+use crate::{
+    cluster::Cluster,
+    runner::{Alone, Job},
+};
 
 fn fargate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_fargate"))
@@ -48,7 +51,7 @@ fn shows_the_states_and_the_scripts_output() {
 #[test]
 fn the_administrator_is_warned_of_open_task_definitions() {
     let cluster = Cluster::local();
-    let job = Job::on(&cluster);
+    let job = Job::on(&cluster).alone(Alone::CountsWarnings);
     let warning = "AllowedTaskDefinitions is not set";
     let tried = |flags: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fargate"));

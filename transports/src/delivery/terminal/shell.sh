@@ -5,9 +5,17 @@
 say() { (printf "~%s %s\n" "$_mark" "$*" >&3); }
 # Kills the whole session, so that no process keeps the terminal open. Scripts have sessions of their own.
 end_session() { kill -9 "-$$" || kill -9 "$$"; }
+# A kept session renews it with every verb, so its sleep must not stay behind.
 renew_guard() {
   kill "$_guard"
-  (sleep 180; end_session) </dev/null >/dev/null 3>&- 4>&- &
+  (
+    _sleep=
+    trap 'kill $_sleep; exit' TERM
+    sleep 180 &
+    _sleep=$!
+    wait
+    end_session
+  ) </dev/null >/dev/null 3>&- 4>&- &
   _guard=$!
 }
 supervise() {

@@ -278,7 +278,7 @@ fn the_manager_may_register_what_is_derived_from_the_task_definitions() {
 
 #[test]
 fn the_coordinators_image_starts_as_its_task_definitions_say() {
-    let file = include_str!("../deploy/coordinator.Dockerfile");
+    let file = include_str!("../deploy/images/coordinator.Dockerfile");
     for (target, definition) in [("ssh", SSH_DEFINITION), ("ecs-exec", EXEC_DEFINITION)] {
         let (_, stage) = file.split_once(&format!(" AS {target}\n")).unwrap();
         let stage = stage.split("\nFROM ").next().unwrap();

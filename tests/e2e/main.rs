@@ -67,6 +67,7 @@ mod stuck_fixtures;
 mod telemetry;
 #[cfg(feature = "telemetry")]
 mod telemetry_settings;
+mod template;
 mod transports;
 mod try_job;
 mod unreachable;

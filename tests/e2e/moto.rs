@@ -27,13 +27,18 @@ const TARGET: &str = "AmazonEC2ContainerServiceV20141113";
 const SSHD_DELAY: Duration = Duration::from_millis(300);
 
 /// The one moto of this test process; it ends with it.
-fn server() -> &'static str {
+///
+/// moto's CloudFormation lacks the attribute `Value` of a parameter in Systems Manager: it is added.
+pub fn server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
         let python = std::env::var("FARGATE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let program = "import os, sys, threading\n\
             threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()\n\
             from moto.server import main\n\
+            from moto.ssm.models import Parameter\n\
+            Parameter.has_cfn_attr = classmethod(lambda cls, name: name == 'Value')\n\
+            Parameter.get_cfn_attribute = lambda self, name: self.value\n\
             main(['-H', '127.0.0.1', '-p', '0'])";
         let mut moto = Command::new(python)
             .args(["-c", program])
@@ -66,7 +71,7 @@ fn server() -> &'static str {
     })
 }
 
-fn authorization(service: &str) -> String {
+pub fn authorization(service: &str) -> String {
     format!(
         "authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
     )
@@ -84,6 +89,26 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
         http::request(endpoint, "POST", "/", &headers, parameters.to_string().as_bytes()).body;
     serde_json::from_slice(&body)
         .unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
+}
+
+/// Returns a subnet of the default VPC, and that VPC.
+pub fn default_subnet() -> (String, String) {
+    let subnets = http::request(
+        server(),
+        "POST",
+        "/",
+        &[&authorization("ec2")],
+        b"Action=DescribeSubnets&Version=2016-11-15&Filter.1.Name=default-for-az&Filter.1.Value.1=true",
+    );
+    let text = String::from_utf8(subnets.body).unwrap();
+    let first = |name: &str| {
+        text.split(&format!("<{name}>"))
+            .nth(1)
+            .and_then(|rest| rest.split('<').next())
+            .unwrap()
+            .to_owned()
+    };
+    (first("subnetId"), first("vpcId"))
 }
 
 /// Runs a job with each task definition of docs/. moto checks a definition's shape like ECS. The
@@ -164,6 +189,28 @@ impl Moto {
     /// Starts a cluster; connections to its containers pass through the proxy, if there is one.
     pub fn start(proxy: Option<Arc<Proxy>>) -> Self {
         let upstream = server();
+        let cluster = format!("ci-{:08x}", rand::random::<u32>());
+        ecs(
+            upstream,
+            "CreateCluster",
+            &json!({ "clusterName": cluster, "capacityProviders": ["FARGATE"],
+            "defaultCapacityProviderStrategy": [{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }] }),
+        );
+        for family in ["job", "other"] {
+            ecs(
+                upstream,
+                "RegisterTaskDefinition",
+                &json!({ "family": family, "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+                "requiresCompatibilities": ["FARGATE"], "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }] }),
+            );
+        }
+        let (subnet, _) = default_subnet();
+        Self::with(cluster, subnet, proxy)
+    }
+
+    /// Puts containers behind the tasks of a cluster that moto has already.
+    pub fn with(cluster: String, subnet: String, proxy: Option<Arc<Proxy>>) -> Self {
+        let upstream = server();
         let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [ssh_port, sshd_port] =
             [&held[0], &held[1]].map(|held| held.local_addr().unwrap().port());
@@ -181,35 +228,6 @@ impl Moto {
                 std::thread::spawn(move || pass(&stream, upstream, &shared));
             }
         });
-        let cluster = format!("ci-{:08x}", rand::random::<u32>());
-        ecs(
-            upstream,
-            "CreateCluster",
-            &json!({ "clusterName": cluster, "capacityProviders": ["FARGATE"],
-            "defaultCapacityProviderStrategy": [{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }] }),
-        );
-        for family in ["job", "other"] {
-            ecs(
-                upstream,
-                "RegisterTaskDefinition",
-                &json!({ "family": family, "networkMode": "awsvpc", "cpu": "256", "memory": "512",
-                "requiresCompatibilities": ["FARGATE"], "containerDefinitions": [{ "name": "ci-coordinator", "image": "x", "essential": true, "memory": 512 }] }),
-            );
-        }
-        let subnets = http::request(
-            upstream,
-            "POST",
-            "/",
-            &[&authorization("ec2")],
-            b"Action=DescribeSubnets&Version=2016-11-15",
-        );
-        let text = String::from_utf8(subnets.body).unwrap();
-        let subnet = text
-            .split("<subnetId>")
-            .nth(1)
-            .and_then(|rest| rest.split('<').next())
-            .unwrap()
-            .to_owned();
         Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
     }
 

@@ -1,10 +1,10 @@
-# The coordinator's image, for jobs with images of their own (docs/images.md): git, and GitLab's helper for artifacts and caches.
+# Jobs with Node.js.
 #
-#   docker build --target ssh --tag ci-job-ssh --file deploy/coordinator.Dockerfile deploy
-#   docker build --target ecs-exec --tag ci-job --file deploy/coordinator.Dockerfile deploy
+#   docker build --target ssh --tag ci-node-ssh --file deploy/images/node.Dockerfile deploy
+#   docker build --target ecs-exec --tag ci-node --file deploy/images/node.Dockerfile deploy
 #
-# They are the images of task-definition-ssh.json and task-definition-ecs-exec.json. With --platform linux/arm64, they are for tasks
-# with ARM64. It needs BuildKit, which sets TARGETARCH.
+# One of them is the image of ci-coordinator in a task definition; scripts of jobs run in it. Add the tools that your jobs need to
+# the stage `job`. It needs BuildKit, which sets TARGETARCH.
 
 # As your gitlab-runner's version (gitlab-runner --version).
 ARG RUNNER_VERSION=18.11.3
@@ -13,7 +13,7 @@ FROM registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:x86_64-v$
 FROM registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:arm64-v${RUNNER_VERSION} AS helper-arm64
 FROM helper-${TARGETARCH} AS helper
 
-FROM debian:trixie-slim AS coordinator
+FROM node:22-trixie-slim AS job
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates git git-lfs \
     && rm -rf /var/lib/apt/lists/* \
@@ -22,14 +22,13 @@ RUN apt-get update \
 COPY --from=helper /usr/bin/gitlab-runner-helper /usr/bin/gitlab-runner-helper
 RUN ln -s gitlab-runner-helper /usr/bin/gitlab-runner
 
-# For ECS Exec. What its sessions need (sh, stty, head, base64, setsid, gzip) is in Debian's image.
-FROM coordinator AS ecs-exec
+# For ECS Exec.
+FROM job AS ecs-exec
 ENTRYPOINT ["sleep"]
 CMD ["infinity"]
 
-# For SSH.
-FROM coordinator AS ssh
-# The package makes host keys, which everyone who has the image would know. The entry point makes others.
+# For SSH. The package makes host keys, which everyone who has the image would know. The entry point makes others.
+FROM job AS ssh
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openssh-server \
     && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_*

@@ -3,6 +3,7 @@
 //! Each call is one attempt without the SDK's retries: the machine decides when to try again. The
 //! SDK's clients are built at the first call, because the `run` stage normally makes none.
 
+mod account;
 mod call;
 mod definition_cache;
 mod definitions;
@@ -17,6 +18,9 @@ mod reports;
 mod retirement;
 mod service_logs;
 
+pub(crate) use account::{
+    EcrImage, Endpoint, Identity, Permission, Route, RouteTable, SecurityGroup, Subnet,
+};
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]
 pub use ec2::read as read_public_address;

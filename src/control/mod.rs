@@ -19,7 +19,7 @@ mod retirement;
 mod service_logs;
 
 pub(crate) use account::{
-    EcrImage, Endpoint, Identity, Permission, Route, RouteTable, SecurityGroup, Subnet,
+    EcrImage, Endpoint, Exit, Identity, Permission, RouteTable, SecurityGroup, Subnet,
 };
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]

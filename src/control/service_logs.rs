@@ -84,8 +84,9 @@ impl EcsControl {
 
 fn lines(answer: Result<Value, ControlError>) -> Result<Vec<String>, ControlError> {
     let answer = match answer {
-        Ok(answer) => Answer::deserialize(answer)
-            .map_err(|e| errors::nonsense("GetLogEvents", &foreign_text::clipped(&e.to_string())))?,
+        Ok(answer) => Answer::deserialize(answer).map_err(|e| {
+            errors::nonsense("GetLogEvents", &foreign_text::clipped(&e.to_string()))
+        })?,
         // It has logged nothing yet.
         Err(error) if error.code.as_deref() == Some("ResourceNotFoundException") => {
             return Ok(Vec::new());

@@ -5,9 +5,8 @@ mod iam;
 mod network;
 mod registry;
 
-pub(crate) use iam::{Role, Simulated};
-pub(crate) use network::{Endpoint, Permission, Route, RouteTable, SecurityGroup, Subnet};
-pub(crate) use registry::{EcrImage, RegistryImage};
+pub(crate) use network::{Endpoint, Exit, Permission, RouteTable, SecurityGroup, Subnet};
+pub(crate) use registry::EcrImage;
 
 use std::time::SystemTime;
 
@@ -136,9 +135,8 @@ impl EcsControl {
         let mut pages = call.status(Status::Active).into_paginator().items().send();
         while let Some(family) = pages.next().await {
             let subject = errors::Subject::definition("");
-            let family = family.map_err(|e| {
-                errors::refused("ListTaskDefinitionFamilies", &e, &subject)
-            })?;
+            let family =
+                family.map_err(|e| errors::refused("ListTaskDefinitionFamilies", &e, &subject))?;
             families.push(clipped(&family));
         }
         families.retain(|family| !family.contains("--"));
@@ -167,8 +165,7 @@ impl EcsControl {
     pub(crate) async fn has_log_group(&self, name: &str) -> Result<bool, ControlError> {
         let body = json!({ "logGroupNamePrefix": name });
         let config = &self.clients().await.shared;
-        let answer =
-            call::json(config, "logs", "Logs_20140328.DescribeLogGroups", &body).await?;
+        let answer = call::json(config, "logs", "Logs_20140328.DescribeLogGroups", &body).await?;
         // In order of their names, so that of exactly this prefix is first.
         let groups = answer.get("logGroups").and_then(Value::as_array);
         let mut groups = groups.into_iter().flatten();

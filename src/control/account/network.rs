@@ -50,6 +50,40 @@ pub(crate) struct Route {
     pub(crate) is_blackhole: bool,
 }
 
+/// Where a subnet's default route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit<'a> {
+    /// An internet gateway: for tasks with public addresses only.
+    Internet(&'a Route),
+    /// A NAT gateway, a transit gateway, an instance, …: what is behind it is not known here.
+    Other(&'a Route),
+    /// Something that exists no more.
+    Blackhole(&'a Route),
+    /// There is none.
+    Nowhere,
+}
+
+impl RouteTable {
+    /// Returns the table of a subnet: its own, or else the VPC's main one.
+    pub(crate) fn of<'a>(subnet: &Subnet, tables: &'a [Self]) -> Option<&'a Self> {
+        let own = tables.iter().find(|table| table.subnets.contains(&subnet.id));
+        own.or_else(|| tables.iter().find(|table| table.is_main))
+    }
+
+    /// Returns where the default route leads.
+    pub(crate) fn exit(&self) -> Exit<'_> {
+        let is_default =
+            |route: &&Route| matches!(route.destination.as_str(), "0.0.0.0/0" | "::/0");
+        let usable = self.routes.iter().filter(is_default).find(|route| !route.is_blackhole);
+        match (usable, self.routes.iter().find(is_default)) {
+            (Some(route), _) if route.target.starts_with("igw-") => Exit::Internet(route),
+            (Some(route), _) => Exit::Other(route),
+            (None, Some(route)) => Exit::Blackhole(route),
+            (None, None) => Exit::Nowhere,
+        }
+    }
+}
+
 /// A VPC endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Endpoint {
@@ -365,5 +399,39 @@ mod tests {
         };
         assert_eq!((table.routes, table.is_main), (vec![route], true));
         assert_eq!(table.subnets, ["subnet-1"]);
+    }
+
+    fn route(destination: &str, target: &str, is_blackhole: bool) -> Route {
+        Route { destination: destination.into(), target: target.into(), is_blackhole }
+    }
+
+    #[test]
+    fn a_subnet_s_own_table_is_used_before_the_main_one() {
+        let subnet = Subnet { id: "subnet-1".into(), ..Subnet::default() };
+        let main = RouteTable { id: "rtb-main".into(), is_main: true, ..RouteTable::default() };
+        let own = RouteTable {
+            id: "rtb-own".into(),
+            subnets: vec!["subnet-1".into()],
+            ..RouteTable::default()
+        };
+        let id = |tables: &[RouteTable]| RouteTable::of(&subnet, tables).map(|t| t.id.clone());
+        assert_eq!(id(&[main.clone(), own]).as_deref(), Some("rtb-own"));
+        assert_eq!(id(&[main]).as_deref(), Some("rtb-main"));
+        assert_eq!(id(&[]), None);
+    }
+
+    #[test]
+    fn the_default_route_decides_where_a_subnet_leads() {
+        let table = |routes: Vec<Route>| RouteTable { routes, ..RouteTable::default() };
+        let local = route("10.0.0.0/16", "local", false);
+        let nat = route("0.0.0.0/0", "nat-1", false);
+        let internet = route("0.0.0.0/0", "igw-1", false);
+        let dead = route("0.0.0.0/0", "nat-2", true);
+        let six = route("::/0", "eigw-1", false);
+        assert_eq!(table(vec![local.clone()]).exit(), Exit::Nowhere);
+        assert_eq!(table(vec![local.clone(), nat.clone()]).exit(), Exit::Other(&nat));
+        assert_eq!(table(vec![internet.clone()]).exit(), Exit::Internet(&internet));
+        assert_eq!(table(vec![dead.clone()]).exit(), Exit::Blackhole(&dead));
+        assert_eq!(table(vec![dead, six.clone()]).exit(), Exit::Other(&six));
     }
 }

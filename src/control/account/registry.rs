@@ -30,8 +30,9 @@ enum Reference {
 /// An image in ECR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RegistryImage {
-    /// Its compressed size, in bytes.
-    pub(crate) bytes: u64,
+    /// Its compressed size, in bytes. `None`: ECR does not know it, as of an index of several
+    /// architectures.
+    pub(crate) bytes: Option<u64>,
     /// Whether its repository has an index of SOCI, with which Fargate starts a container before
     /// all of its image is there.
     pub(crate) has_soci_index: bool,
@@ -80,8 +81,7 @@ impl EcsControl {
         };
         let (account, repository) = (&image.account, &image.repository);
         let config = &self.clients().await.shared;
-        let body =
-            json!({ "registryId": account, "repositoryName": repository, "imageIds": [id] });
+        let body = json!({ "registryId": account, "repositoryName": repository, "imageIds": [id] });
         let found = call::json(config, "ecr", TARGET, &body).await?;
         let bytes = found.pointer("/imageDetails/0/imageSizeInBytes").and_then(Value::as_u64);
         // An index is an image of its own beside the one that it is for. One page is enough to tell
@@ -89,10 +89,9 @@ impl EcsControl {
         let body = json!({ "registryId": account, "repositoryName": repository });
         let all = call::json(config, "ecr", TARGET, &body).await?;
         let details = all.get("imageDetails").and_then(Value::as_array).into_iter().flatten();
-        let mut kinds =
-            details.filter_map(|d| d.get("artifactMediaType")?.as_str().map(clipped));
+        let mut kinds = details.filter_map(|d| d.get("artifactMediaType")?.as_str().map(clipped));
         let has_soci_index = kinds.any(|kind| kind.contains("soci"));
-        Ok(RegistryImage { bytes: bytes.unwrap_or_default(), has_soci_index })
+        Ok(RegistryImage { bytes: bytes.filter(|bytes| *bytes > 0), has_soci_index })
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_images_in_ecr_are_told_from_others() {
+    fn names_of_images_in_ecr_are_recognized() {
         let host = "111122223333.dkr.ecr.eu-central-1.amazonaws.com";
         let image = |reference| EcrImage {
             account: "111122223333".to_owned(),

@@ -27,7 +27,7 @@ const TARGET: &str = "AmazonEC2ContainerServiceV20141113";
 const SSHD_DELAY: Duration = Duration::from_millis(300);
 
 /// The one moto of this test process; it ends with it.
-fn server() -> &'static str {
+pub fn server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
     SERVER.get_or_init(|| {
         let python = std::env::var("FARGATE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -66,7 +66,7 @@ fn server() -> &'static str {
     })
 }
 
-fn authorization(service: &str) -> String {
+pub fn authorization(service: &str) -> String {
     format!(
         "authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0"
     )

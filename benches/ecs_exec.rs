@@ -7,6 +7,8 @@
 //! missed targets.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
+// The future of a whole job by ECS Exec, in one place.
+#![recursion_limit = "256"]
 
 use std::{
     fs,

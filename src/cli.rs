@@ -21,6 +21,7 @@ use self::definition::{Cli, Command, Global, Stage, definition, parse};
 use crate::{
     config::{Config, ConfigError, DEFAULT_FILE, Warning},
     console::stderr_line,
+    doctor::{self, Doctor},
     local,
     logging::{self, Logging},
     ownership,
@@ -110,6 +111,20 @@ impl Cli {
                 stderr_line(format_args!("fargate: {e}"));
                 ExitCode::from(status::UNKNOWN)
             }),
+            Command::Doctor { runner_config, json, launch } => {
+                let doctor = Doctor { config: global.config.clone(), runner_config, json, launch };
+                runtime.block_on(doctor.run()).unwrap_or_else(|e| {
+                    stderr_line(format_args!("fargate: {e}"));
+                    ExitCode::from(doctor::UNUSABLE)
+                })
+            }
+            Command::Init(arguments) => {
+                let init = arguments.init(&global);
+                match runtime.block_on(init.run()) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(e) => fail(&e.to_string()),
+                }
+            }
             Command::LocalCluster { listen, times, images } => {
                 match start_logging(&global, None, false).and_then(|()| {
                     runtime

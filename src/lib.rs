@@ -13,6 +13,8 @@
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
 //! - [`definition`] — a job's wishes, what is granted of them, derived task definitions;
 //! - [`transport`] — SSH or ECS Exec, by job;
+//! - [`doctor`] — `fargate doctor`: what a first job needs;
+//! - [`mod@init`] — `fargate init`: a first `fargate.toml`;
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`reap`] — `fargate reap`;
@@ -26,6 +28,8 @@ pub mod config;
 pub mod console;
 pub mod control;
 pub mod definition;
+pub mod doctor;
+pub mod init;
 mod job_end;
 pub mod local;
 pub mod logging;

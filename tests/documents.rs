@@ -223,6 +223,7 @@ fn every_policy_is_complete() {
     names.sort_unstable();
     let expected = [
         "execution-images.json",
+        "manager-doctor.json",
         "manager-ecs-exec.json",
         "manager-images.json",
         "manager.json",

@@ -37,6 +37,9 @@ const SERVICES: [(&str, &str, Actions); 4] = [
     ("Logs_20140328.", "logs", api::logs),
 ];
 
+/// The services of the query protocol: the version of their APIs, and their names in signatures.
+const QUERY_SERVICES: [(&str, &str); 2] = [("2016-11-15", "ec2"), ("2011-06-15", "sts")];
+
 /// Serves until aborted.
 pub(crate) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
     loop {
@@ -100,10 +103,19 @@ async fn answer(
                 Err(error) => json(&refuse(cluster, action, error)),
             }
         }
+        None if !target.is_empty() => json(&refuse(cluster, target, api::unknown(target))),
         None => {
             let form = api::ec2::Form::parse(&body);
             let action = form.get("Action").unwrap_or_default();
-            xml(match admit(cluster, &head, &body, "ec2").map_err(|why| refused_by_ec2(&why)) {
+            let version = form.get("Version").unwrap_or(QUERY_SERVICES[0].0);
+            let Some((_, service)) = QUERY_SERVICES.into_iter().find(|(of, _)| *of == version)
+            else {
+                return Ok(xml(refuse(cluster, action, api::ec2::invalid_action(action))));
+            };
+            xml(match admit(cluster, &head, &body, service).map_err(|why| refused_by_ec2(&why)) {
+                Ok(()) if service == "sts" => {
+                    perform(cluster, action, |cluster| api::sts::perform(cluster, action)).await
+                }
                 Ok(()) => {
                     perform(cluster, action, |cluster| api::ec2::perform(cluster, &form)).await
                 }

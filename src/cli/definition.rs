@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 use transports::Declaration;
 
 use crate::{
+    init::{Answers, Init},
     local::TimeOptions,
     logging::{LEVELS, LogFormat},
     manual::Manual,
@@ -69,6 +70,18 @@ Exit codes:
   1  jobs need help, or the metadata directory cannot be written
   2  wrong usage or configuration, or the directory cannot be read";
 
+const DOCTOR_CODES: &str = "\
+Exit codes:
+  0  jobs can run; there may be warnings
+  1  jobs cannot run: there are failures
+  2  wrong usage, or the configuration cannot be read
+  3  nothing failed, and something could not be checked";
+
+const INIT_CODES: &str = "\
+Exit codes:
+  0  the file was written
+  2  it was not: stderr says why";
+
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -113,11 +126,13 @@ const GLOBALS: [&str; 8] = [
 
 /// The global options that a command has no use for: its help does not show them, and they are
 /// refused.
-const IGNORED: [(&str, &[&str]); 7] = [
+const IGNORED: [(&str, &[&str]); 9] = [
     ("try", &["state_log"]),
     ("reap", &["task_def", "platform_version", "state_log"]),
     ("serve", &["task_def", "platform_version", "state_log"]),
     ("status", GLOBALS.split_at(1).1),
+    ("doctor", GLOBALS.split_at(1).1),
+    ("init", GLOBALS.split_at(2).1),
     ("local-cluster", &["config", "task_def", "platform_version", "state_log"]),
     ("completions", &GLOBALS),
     ("man", &GLOBALS),
@@ -195,6 +210,24 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check everything that a first job needs: the configuration, the AWS account, the network, and
+    /// this machine. Nothing is changed
+    #[command(after_help = DOCTOR_CODES)]
+    Doctor {
+        /// gitlab-runner's config.toml [default: that in /etc/gitlab-runner or ~/.gitlab-runner]
+        #[arg(long, value_name = "FILE")]
+        runner_config: Option<PathBuf>,
+        /// A JSON object for programs
+        #[arg(long)]
+        json: bool,
+        /// Also run a job, and show where its time went
+        #[arg(long)]
+        launch: bool,
+    },
+    /// Write a first configuration, from answers and from what the AWS account has. No file is
+    /// overwritten
+    #[command(after_help = INIT_CODES)]
+    Init(InitArguments),
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {
         /// Where its API listens; port 0 is any free one
@@ -210,6 +243,54 @@ pub(super) enum Command {
     },
     #[command(flatten)]
     Manual(Manual),
+}
+
+/// What `init` need not ask for.
+#[derive(Debug, Args)]
+pub(super) struct InitArguments {
+    /// Cluster name or ARN
+    #[arg(long, value_name = "CLUSTER")]
+    cluster: Option<String>,
+    /// AWS region [default: the environment's]
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// Subnet of the tasks; may be repeated
+    #[arg(long = "subnet", value_name = "SUBNET")]
+    subnets: Vec<String>,
+    /// Security group of the tasks; may be repeated
+    #[arg(long = "security-group", value_name = "GROUP")]
+    security_groups: Vec<String>,
+    /// How scripts are delivered
+    #[arg(long, value_parser = parse_transport())]
+    transport: Option<&'static Declaration>,
+    /// Whether tasks get a public address
+    #[arg(long, value_name = "BOOLEAN")]
+    public_ip: Option<bool>,
+    /// The metadata directory
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Ask nothing, even at a terminal
+    #[arg(long)]
+    no_input: bool,
+}
+
+impl InitArguments {
+    pub(super) fn init(self, global: &Global) -> Init {
+        Init {
+            file: global.config.clone(),
+            no_input: self.no_input,
+            answers: Answers {
+                cluster: self.cluster,
+                region: self.region,
+                subnets: self.subnets,
+                security_groups: self.security_groups,
+                task_definition: global.task_def.clone(),
+                transport: self.transport,
+                public_ip: self.public_ip,
+                directory: self.directory,
+            },
+        }
+    }
 }
 
 /// How long things take on the embedded cluster.
@@ -312,11 +393,20 @@ pub(super) fn definition() -> clap::Command {
             .map(|argument| argument.clone().hide(true));
         command = command.mut_subcommand(name, |below| below.args(own));
     }
-    let config = globals.into_iter().find(|argument| argument.get_id() == "config");
-    let config = config.map(|argument| {
-        argument.help("The cluster's configuration; without it, an embedded local cluster is used")
-    });
-    command.mut_subcommand("try", |below| below.args(config))
+    for (name, id, help) in [
+        (
+            "try",
+            "config",
+            "The cluster's configuration; without it, an embedded local cluster is used",
+        ),
+        ("init", "config", "The file to write [default: fargate.toml]"),
+        ("init", "task_def", "Task definition: family, family:revision or ARN"),
+    ] {
+        let own = globals.iter().find(|argument| argument.get_id() == id);
+        let own = own.map(|argument| argument.clone().help(help));
+        command = command.mut_subcommand(name, |below| below.args(own));
+    }
+    command
 }
 
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {

@@ -152,6 +152,12 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
         parse::parse(text, path)
     }
+
+    /// Lists the mistakes of a text, where [`Config::parse`] returns the first one alone.
+    #[must_use]
+    pub fn mistakes(text: &str, path: &Path) -> Vec<ConfigError> {
+        parse::mistakes(text, path)
+    }
 }
 
 impl Images {

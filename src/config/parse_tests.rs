@@ -419,3 +419,28 @@ fn remedies_name_no_other_settings() {
         }
     }
 }
+
+#[test]
+fn all_mistakes_are_listed_each_once() {
+    let text = "LogLevel = 'loud'\n[Fargate]\nCluster = 7\nSubnets = 'x'\nTags = { 'aws:a' = '1', 'aws:b' = '2' }\nCapacityProviders = []\nEnablePublicIP = 'yes'\n[SSH]\nPort = 70000\n";
+    let mistakes = Config::mistakes(text, Path::new("fargate.toml"));
+    let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    for word in
+        ["LogLevel", "Cluster", "Subnets", "aws:a", "aws:b", "CapacityProviders", "Enable", "Port"]
+    {
+        let of_it = said.iter().filter(|line| {
+            line.contains(&format!(": {word}"))
+                || line.contains(&format!("{word:?}"))
+                || line.contains(&format!(": {word}PublicIP"))
+        });
+        assert_eq!(of_it.count(), 1, "{word}: {said:#?}");
+    }
+    let missing = said.last().unwrap();
+    assert!(missing.contains("TaskDefinition") && missing.contains("Directory"), "{missing}");
+    assert!(
+        !missing.contains("Cluster") && !missing.contains("Subnet"),
+        "they are there: {missing}"
+    );
+    assert_eq!(said.len(), 9, "{said:#?}");
+    assert_eq!(Config::mistakes("[[", Path::new("x")).len(), 1);
+}

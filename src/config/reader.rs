@@ -24,6 +24,12 @@ impl File<'_> {
         (line, column)
     }
 
+    /// Returns the byte at a line and column, from 1.
+    pub(super) fn offset(&self, line: usize, column: usize) -> usize {
+        let before = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum::<usize>();
+        before + column - 1
+    }
+
     /// Makes the error of a value that is wrong.
     pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
         let (line, column) = self.location(span.start);

@@ -6,9 +6,13 @@
 //! XML.
 
 use aws_config::SdkConfig;
+use roxmltree::Document;
 use states::{ControlError, InterfaceId};
 
-use super::{call::SignedCall, errors};
+use super::call;
+
+/// The service's name, and the version of its API.
+pub(super) const EC2: (&str, &str) = ("ec2", "2016-11-15");
 
 const OPERATION: &str = "DescribeNetworkInterfaces";
 
@@ -17,14 +21,9 @@ pub(super) async fn public_address(
     config: &SdkConfig,
     interface: &InterfaceId,
 ) -> Result<Option<String>, ControlError> {
-    let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
-    let body = format!("Action={OPERATION}&Version=2016-11-15&NetworkInterfaceId.1={interface}");
-    let (status, body) = SignedCall { operation: OPERATION, service: "ec2", headers: &headers }
-        .post(config, body)
-        .await?;
-    let text =
-        std::str::from_utf8(&body).map_err(|e| errors::nonsense(OPERATION, &e.to_string()))?;
-    read(status, text)
+    let parameters = [("NetworkInterfaceId.1".to_owned(), interface.to_string())];
+    let answer = call::query(config, EC2, OPERATION, &parameters).await?;
+    read(answer.status, answer.text(OPERATION)?)
 }
 
 /// Reads EC2's answer.
@@ -32,34 +31,28 @@ pub(super) async fn public_address(
 /// # Errors
 /// When it is a refusal, or not an answer of EC2's.
 pub fn read(status: u16, text: &str) -> Result<Option<String>, ControlError> {
-    let document = roxmltree::Document::parse(text).map_err(|e| {
-        if status >= 500 {
-            errors::unavailable(OPERATION, &format!("HTTP status {status}"))
-        } else {
-            errors::nonsense(OPERATION, &e.to_string())
-        }
-    })?;
-    let find = |name: &str| {
-        document.descendants().find(|n| n.tag_name().name() == name).and_then(|n| n.text())
-    };
-    if status >= 300 {
-        let code = find("Code").unwrap_or_default();
+    match call::read_xml(OPERATION, status, text) {
+        Ok(document) => Ok(address(&document)),
         // EC2 learns of a new interface later than ECS does (eventual consistency), so this is
         // transient.
-        if code == "InvalidNetworkInterfaceID.NotFound" {
-            return Ok(None);
+        Err(error) if error.code.as_deref() == Some("InvalidNetworkInterfaceID.NotFound") => {
+            Ok(None)
         }
-        return Err(errors::query(OPERATION, status, code, find("Message").unwrap_or_default()));
+        Err(error) => Err(error),
     }
+}
+
+fn address(document: &Document<'_>) -> Option<String> {
+    let root = document.root();
     let association = document.descendants().find(|n| n.tag_name().name() == "association");
-    let public = association
-        .and_then(|a| a.descendants().find(|n| n.tag_name().name() == "publicIp"))
-        .and_then(|n| n.text());
+    let public = association.and_then(|association| call::find_text(association, "publicIp"));
     // An interface in a subnet with IPv6 alone never gets a public IPv4 address: its IPv6 address
     // is the public one.
-    let address = public
-        .or_else(|| if find("privateIpAddress").is_none() { find("ipv6Address") } else { None });
-    Ok(address.map(|a| a.trim().to_owned()).filter(|a| a.parse::<std::net::IpAddr>().is_ok()))
+    let address = public.or_else(|| match call::find_text(root, "privateIpAddress") {
+        None => call::find_text(root, "ipv6Address"),
+        Some(_) => None,
+    });
+    address.map(|a| a.trim().to_owned()).filter(|a| a.parse::<std::net::IpAddr>().is_ok())
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! Endpoints of services without an SDK here: EC2, Systems Manager and KMS, in any partition, with
-//! FIPS and dual-stack.
+//! Endpoints of services without an SDK here, such as EC2 and KMS, in any partition, with FIPS and
+//! dual-stack.
 //!
 //! The SDK's rules return ECS's endpoint, and the host's first label is replaced: the hosts differ
-//! in nothing else. The exception is AWS GovCloud (US): EC2's and Systems Manager's ordinary
-//! endpoints there are those with FIPS. Source: botocore, `endpoint-rule-set-1.json` of each
-//! service, compared for all partitions.
+//! in nothing else, with three exceptions. In AWS GovCloud (US), most ordinary endpoints are those
+//! with FIPS. ECR's hosts with IPv4 alone begin with `api.`. IAM has one endpoint for a whole
+//! partition. Source: botocore, `endpoint-rule-set-1.json` of each service, compared for all
+//! partitions.
 
 use aws_config::SdkConfig;
 use aws_sdk_ecs::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
@@ -39,7 +40,11 @@ fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     if config.get_origin("endpoint_url").is_client_config() {
         return general();
     }
-    let id = service.to_uppercase();
+    let id = match service {
+        "logs" => "CLOUDWATCH_LOGS".to_owned(),
+        "servicequotas" => "SERVICE_QUOTAS".to_owned(),
+        _ => service.to_uppercase(),
+    };
     let key = ServiceConfigKey::builder()
         .service_id(&id)
         .env("AWS_ENDPOINT_URL")
@@ -50,11 +55,42 @@ fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     own.filter(|url| !url.is_empty()).or_else(general)
 }
 
+/// Returns the region that a service's requests are signed for: IAM is in one region of each
+/// partition.
+pub(super) fn signing_region<'a>(service: &str, region: &'a str) -> &'a str {
+    if service != "iam" {
+        return region;
+    }
+    let homes = [
+        ("cn-", "cn-north-1"),
+        ("us-gov-", "us-gov-west-1"),
+        ("us-iso-", "us-iso-east-1"),
+        ("us-isob-", "us-isob-east-1"),
+        ("us-isof-", "us-isof-south-1"),
+        ("eu-isoe-", "eu-isoe-west-1"),
+        ("eusc-", "eusc-de-east-1"),
+    ];
+    homes.into_iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("us-east-1", |h| h.1)
+}
+
 async fn by_rule(config: &SdkConfig, service: &str, region: &str) -> Result<String, String> {
     let has_fips = config.use_fips().unwrap_or_default();
     let has_dual_stack = config.use_dual_stack().unwrap_or_default();
-    let ordinary_has_fips =
-        region.starts_with("us-gov-") && matches!(service, "ec2" | "ssm") && !has_dual_stack;
+    if service == "iam" {
+        match signing_region(service, region) {
+            "us-east-1" if has_fips => return Ok("https://iam-fips.amazonaws.com".to_owned()),
+            "us-east-1" => return Ok("https://iam.amazonaws.com".to_owned()),
+            "us-gov-west-1" => return Ok("https://iam.us-gov.amazonaws.com".to_owned()),
+            _ => {}
+        }
+    }
+    // IAM's other endpoints are those without dual-stack and FIPS.
+    let (has_fips, has_dual_stack) =
+        if service == "iam" { (false, false) } else { (has_fips, has_dual_stack) };
+    let region = signing_region(service, region);
+    let ordinary_has_fips = region.starts_with("us-gov-")
+        && matches!(service, "ec2" | "ssm" | "sts" | "logs" | "servicequotas")
+        && !has_dual_stack;
     let wanted = Params::builder()
         .region(region)
         .use_fips(has_fips && !ordinary_has_fips)
@@ -62,7 +98,8 @@ async fn by_rule(config: &SdkConfig, service: &str, region: &str) -> Result<Stri
     let wanted = wanted.build().map_err(|e| e.to_string())?;
     let endpoint =
         DefaultResolver::new().resolve_endpoint(&wanted).await.map_err(|e| e.to_string())?;
-    Ok(endpoint.url().replacen("://ecs", &format!("://{service}"), 1))
+    let label = if service == "ecr" && !has_dual_stack { "api.ecr" } else { service };
+    Ok(endpoint.url().replacen("://ecs", &format!("://{label}"), 1))
 }
 
 #[cfg(test)]
@@ -102,6 +139,24 @@ mod tests {
             ("ec2", "us-iso-east-1", false, false, "https://ec2.us-iso-east-1.c2s.ic.gov/"),
             ("ssm", "eusc-de-east-1", false, false, "https://ssm.eusc-de-east-1.amazonaws.eu/"),
             ("kms", "xx-new-1", false, false, "https://kms.xx-new-1.amazonaws.com/"),
+            ("sts", "eu-central-1", true, false, "https://sts-fips.eu-central-1.amazonaws.com/"),
+            ("sts", "us-gov-west-1", true, false, "https://sts.us-gov-west-1.amazonaws.com/"),
+            ("logs", "us-gov-west-1", true, false, "https://logs.us-gov-west-1.amazonaws.com/"),
+            (
+                "servicequotas",
+                "us-gov-west-1",
+                true,
+                true,
+                "https://servicequotas-fips.us-gov-west-1.api.aws/",
+            ),
+            ("ecr", "eu-central-1", false, false, "https://api.ecr.eu-central-1.amazonaws.com/"),
+            ("ecr", "us-east-1", true, false, "https://api.ecr-fips.us-east-1.amazonaws.com/"),
+            ("ecr", "eu-central-1", true, true, "https://ecr-fips.eu-central-1.api.aws/"),
+            ("iam", "eu-central-1", false, false, "https://iam.amazonaws.com/"),
+            ("iam", "us-east-1", true, false, "https://iam-fips.amazonaws.com/"),
+            ("iam", "us-gov-east-1", true, false, "https://iam.us-gov.amazonaws.com/"),
+            ("iam", "cn-northwest-1", false, false, "https://iam.cn-north-1.amazonaws.com.cn/"),
+            ("iam", "us-isob-east-1", false, false, "https://iam.us-isob-east-1.sc2s.sgov.gov/"),
         ] {
             let made = endpoint(service, region, fips, dual_stack).await;
             assert_eq!(made.as_deref(), Ok(expected), "{service} {region} {fips} {dual_stack}");

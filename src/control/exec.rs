@@ -18,7 +18,11 @@ use transports::ecs_exec::{
     channel::{DataKey, NoKey},
 };
 
-use super::{EcsControl, call::SignedCall, call::signature, errors, kms_key};
+use super::{
+    EcsControl,
+    call::{self, signature},
+    errors, kms_key,
+};
 
 const OPERATION: &str = "ExecuteCommand";
 /// Pages of a list that are read: a container has few sessions, but pages may be empty.
@@ -147,8 +151,8 @@ impl ExecApi for ExecCalls {
             json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
         let no_key =
             |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
-        let answer = self
-            .json("GenerateDataKey", "kms", "TrentService.GenerateDataKey", &body)
+        let config = &self.control.clients().await.shared;
+        let answer = call::json(config, "kms", "TrentService.GenerateDataKey", &body)
             .await
             .map_err(no_key)?;
         let bytes = |name: &str| {
@@ -161,12 +165,7 @@ impl ExecApi for ExecCalls {
     }
 
     async fn terminate(&self, session: &str) -> Result<(), NotDone> {
-        self.ssm(
-            "TerminateSession",
-            "AmazonSSM.TerminateSession",
-            &json!({ "SessionId": session }),
-        )
-        .await?;
+        self.ssm("AmazonSSM.TerminateSession", &json!({ "SessionId": session })).await?;
         Ok(())
     }
 
@@ -174,7 +173,7 @@ impl ExecApi for ExecCalls {
         let mut asked = json!({ "State": "Active", "Filters": [{ "key": "Target", "value": container }], "MaxResults": 200 });
         let mut found = Vec::new();
         for _ in 0..MOST_PAGES {
-            let answer = self.ssm("DescribeSessions", "AmazonSSM.DescribeSessions", &asked).await?;
+            let answer = self.ssm("AmazonSSM.DescribeSessions", &asked).await?;
             found.extend(
                 answer
                     .get("Sessions")
@@ -193,36 +192,14 @@ impl ExecApi for ExecCalls {
 }
 
 impl ExecCalls {
-    /// Calls a service by AWS's JSON 1.1 protocol.
-    async fn json(
-        &self,
-        operation: &'static str,
-        service: &'static str,
-        target: &'static str,
-        body: &Value,
-    ) -> Result<Value, ControlError> {
-        let headers = [("content-type", "application/x-amz-json-1.1"), ("x-amz-target", target)];
-        let call = SignedCall { operation, service, headers: &headers };
-        let (status, answer) =
-            call.post(&self.control.clients().await.shared, body.to_string()).await?;
-        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
-        if status < 300 { Ok(answer) } else { Err(failed(operation, status, &answer)) }
-    }
-
     /// Calls Session Manager.
-    async fn ssm(
-        &self,
-        operation: &'static str,
-        target: &'static str,
-        body: &Value,
-    ) -> Result<Value, NotDone> {
+    async fn ssm(&self, target: &'static str, body: &Value) -> Result<Value, NotDone> {
         let not_done =
             |e: ControlError| NotDone { why: e.to_string(), transient: e.kind.is_transient() };
-        self.json(operation, "ssm", target, body).await.map_err(not_done)
+        let config = &self.control.clients().await.shared;
+        call::json(config, "ssm", target, body).await.map_err(not_done)
     }
-}
 
-impl ExecCalls {
     /// Returns the key of the cluster's `executeCommandConfiguration`.
     async fn key_of_cluster(&self, cluster: &str) -> Result<Option<String>, NoKey> {
         const OPERATION: &str = "DescribeClusters";
@@ -275,20 +252,6 @@ fn perhaps_done<E>(error: &SdkError<E, HttpResponse>) -> bool {
         // There was no answer, or an ambiguous one.
         _ => true,
     }
-}
-
-/// Converts a JSON service's error answer.
-fn failed(operation: &str, status: u16, answer: &Value) -> ControlError {
-    let text = |names: [&str; 2]| {
-        names.iter().find_map(|name| answer.get(name)).and_then(Value::as_str).unwrap_or_default()
-    };
-    let code = text(["__type", "code"]);
-    errors::query(
-        operation,
-        status,
-        code.rsplit('#').next().unwrap_or_default(),
-        text(["message", "Message"]),
-    )
 }
 
 /// Returns the container, once ECS has its runtime id.
@@ -422,25 +385,6 @@ mod tests {
             json!({ "SessionId": "x", "Target": "ecs:ci_1_2", "StartDate": -1.0 }),
         ] {
             assert_eq!(listed(&odd, "ecs:ci_1_2"), None);
-        }
-    }
-
-    #[test]
-    fn kms_throttling_is_transient() {
-        let kind = |status, code: &str| {
-            failed("GenerateDataKey", status, &json!({ "__type": code, "message": "no" })).kind
-        };
-        for (status, code) in [
-            (400, "ThrottlingException"),
-            (400, "com.amazonaws#ExpiredTokenException"),
-            (500, "KMSInternalException"),
-            (503, "DependencyTimeoutException"),
-            (502, ""),
-        ] {
-            assert!(kind(status, code).is_transient(), "{code}");
-        }
-        for code in ["AccessDeniedException", "DisabledException", "NotFoundException"] {
-            assert!(!kind(400, code).is_transient(), "{code}");
         }
     }
 

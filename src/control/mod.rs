@@ -3,6 +3,7 @@
 //! Each call is one attempt without the SDK's retries: the machine decides when to try again. The
 //! SDK's clients are built at the first call, because the `run` stage normally makes none.
 
+mod account;
 mod call;
 mod counts;
 mod definition_cache;
@@ -19,6 +20,9 @@ mod retirement;
 mod service_logs;
 mod sharing;
 
+pub(crate) use account::{
+    EcrImage, Endpoint, Exit, Identity, Permission, RouteTable, SecurityGroup, Subnet,
+};
 pub use counts::{CallCount, calls};
 pub use definition_cache::{DefinitionCache, KnownDefinition};
 #[doc(hidden)]

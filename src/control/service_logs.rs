@@ -2,11 +2,10 @@
 
 use aws_sdk_ecs::types::LogDriver;
 use serde::Deserialize;
+use serde_json::Value;
 use states::{ControlError, TaskArn, foreign_text};
 
-use super::{EcsControl, call::SignedCall, errors};
-
-const OPERATION: &str = "GetLogEvents";
+use super::{EcsControl, call, errors};
 
 /// Where a container's log is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,15 +26,6 @@ struct Event {
     message: String,
 }
 
-/// An error of the service (AWS's JSON protocol 1.1).
-#[derive(Debug, Default, Deserialize)]
-struct Refusal {
-    #[serde(default, rename = "__type")]
-    code: String,
-    #[serde(default, alias = "Message")]
-    message: String,
-}
-
 impl EcsControl {
     /// Returns at most `most` of the last lines that a container of a task has logged, oldest
     /// first, made harmless. Empty if its log is not in CloudWatch Logs.
@@ -52,19 +42,14 @@ impl EcsControl {
         let Some(stream) = self.log_stream(cluster, task, container).await? else {
             return Ok(Vec::new());
         };
-        let headers = [
-            ("content-type", "application/x-amz-json-1.1"),
-            ("x-amz-target", "Logs_20140328.GetLogEvents"),
-        ];
         let body = serde_json::json!({
             "logGroupName": stream.group,
             "logStreamName": stream.stream,
             "limit": most,
             "startFromHead": false,
         });
-        let call = SignedCall { operation: OPERATION, service: "logs", headers: &headers };
-        let (status, body) = call.post(&self.clients().await.shared, body.to_string()).await?;
-        read(status, &body)
+        let config = &self.clients().await.shared;
+        lines(call::json(config, "logs", "Logs_20140328.GetLogEvents", &body).await)
     }
 
     async fn log_stream(
@@ -97,24 +82,27 @@ impl EcsControl {
     }
 }
 
-fn read(status: u16, body: &[u8]) -> Result<Vec<String>, ControlError> {
-    if status >= 300 {
-        let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-        let code = refusal.code.rsplit('#').next().unwrap_or_default();
+fn lines(answer: Result<Value, ControlError>) -> Result<Vec<String>, ControlError> {
+    let answer = match answer {
+        Ok(answer) => Answer::deserialize(answer).map_err(|e| {
+            errors::nonsense("GetLogEvents", &foreign_text::clipped(&e.to_string()))
+        })?,
         // It has logged nothing yet.
-        if code == "ResourceNotFoundException" {
+        Err(error) if error.code.as_deref() == Some("ResourceNotFoundException") => {
             return Ok(Vec::new());
         }
-        return Err(errors::query(OPERATION, status, code, &refusal.message));
-    }
-    let answer: Answer = serde_json::from_slice(body)
-        .map_err(|e| errors::nonsense(OPERATION, &foreign_text::clipped(&e.to_string())))?;
+        Err(error) => return Err(error),
+    };
     Ok(answer.events.iter().map(|event| foreign_text::clipped(&event.message)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(status: u16, body: &[u8]) -> Result<Vec<String>, ControlError> {
+        lines(call::read_json("GetLogEvents", status, body))
+    }
 
     #[test]
     fn lines_are_read_and_made_harmless() {

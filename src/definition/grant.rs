@@ -167,12 +167,17 @@ fn job_container(
     allowed: &[String],
     image: &WishedContainer,
 ) -> Result<JobContainer, Refusal> {
-    let [run, builds, cache] = SHARED.map(str::to_owned);
     Ok(JobContainer {
         image: container_image(images, ("image", "Allowed in [Images]"), allowed, image)?,
         user: image.user().map(clipped),
-        shared: SharedVolume { run, builds, cache },
+        shared: shared_volume(),
     })
+}
+
+/// What the container of a job's image shares with the coordinator.
+pub(crate) fn shared_volume() -> SharedVolume {
+    let [run, builds, cache] = SHARED.map(str::to_owned);
+    SharedVolume { run, builds, cache }
 }
 
 fn container_image(

@@ -8,6 +8,7 @@ mod size;
 
 pub(crate) use derive::{BASE_TAG, family_prefix};
 pub use derive::{Derivation, Unsuitable};
+pub(crate) use grant::shared_volume;
 pub use grant::{ContainerEnvironment, Granted, Refusal, Requests, grant};
 #[cfg(feature = "telemetry")]
 pub(crate) use image::image_parts;

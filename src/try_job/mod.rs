@@ -18,7 +18,8 @@ use crate::{
     local::TimeOptions,
 };
 
-use runner::{Ended, Runner};
+pub(crate) use runner::Ended;
+use runner::Runner;
 use timeline::Timeline;
 
 /// A job to try.
@@ -87,6 +88,15 @@ impl TryJobError {
     }
 }
 
+/// How a job went.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// How it ended.
+    pub(crate) ended: Ended,
+    /// Its states, and how long each took.
+    pub(crate) spans: Vec<(String, Duration)>,
+}
+
 impl TryJob {
     /// Runs the job and returns the exit status of its first failing script; 0 when all is well,
     /// and 70 (sysexits' EX_SOFTWARE) for a system failure.
@@ -94,6 +104,20 @@ impl TryJob {
     /// # Errors
     /// When the job could not be started.
     pub async fn run(&self) -> Result<ExitCode, TryJobError> {
+        Ok(match self.perform().await?.ended {
+            Ended::Succeeded => ExitCode::SUCCESS,
+            Ended::Script(code) => {
+                ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1))
+            }
+            Ended::System => ExitCode::from(70),
+        })
+    }
+
+    /// Runs the job.
+    ///
+    /// # Errors
+    /// When the job could not be started.
+    pub(crate) async fn perform(&self) -> Result<Tried, TryJobError> {
         for path in &self.scripts {
             let script = std::fs::File::open(path).and_then(|file| file.metadata());
             if !script
@@ -152,15 +176,7 @@ impl TryJob {
         if let Some(cluster) = cluster {
             cluster.shutdown().await;
         }
-        let ended = ended?;
-        timeline.close();
-        Ok(match ended {
-            Ended::Succeeded => ExitCode::SUCCESS,
-            Ended::Script(code) => {
-                ExitCode::from(u8::try_from(code & 0xff).unwrap_or(u8::MAX).max(1))
-            }
-            Ended::System => ExitCode::from(70),
-        })
+        Ok(Tried { ended: ended?, spans: timeline.close() })
     }
 
     /// Checks the named configuration first, so that not every stage reports its errors.

@@ -23,7 +23,7 @@ const SYSTEM_FAILURE: u8 = 102;
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     /// It succeeded.
     Succeeded,
     /// The script's own failure, with its exit status.

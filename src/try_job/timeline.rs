@@ -1,6 +1,6 @@
 //! Shows the states of a job as they are entered, and how long each took.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use states::Timestamp;
 
@@ -32,12 +32,14 @@ impl Timeline {
         }
     }
 
-    /// Shows a bar for each span of a state.
-    pub(super) fn close(mut self) {
+    /// Shows a bar for each span of a state, and returns the spans.
+    pub(super) fn close(mut self) -> Vec<(String, Duration)> {
         self.look();
         for line in render(self.began, &self.seen) {
             stderr_line(line);
         }
+        let span = |pair: &[(Timestamp, String)]| (pair[0].1.clone(), pair[1].0.since(pair[0].0));
+        self.seen.windows(2).map(span).collect()
     }
 }
 

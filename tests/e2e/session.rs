@@ -28,18 +28,22 @@ pub struct Terminal {
 
 impl Terminal {
     pub fn open(job: &Job, columns: u16, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let (pty, pts) = pty_process::blocking::open().unwrap();
-        pty.resize(Size::new(24, columns)).unwrap();
-        let child = pty_process::blocking::Command::new(env!("CARGO_BIN_EXE_fargate-replay"))
+        let command = pty_process::blocking::Command::new(env!("CARGO_BIN_EXE_fargate-replay"))
             .env_clear()
             .envs(job.environment.iter().map(|(k, v)| (k, v)))
             .env("TERM", "xterm-256color")
             .envs(variables.iter().copied())
             .arg("--config")
             .arg(&job.config)
-            .args(arguments)
-            .spawn(pts)
-            .unwrap();
+            .args(arguments);
+        Self::run(command, columns)
+    }
+
+    /// Runs a command at a terminal that is so wide.
+    pub fn run(command: pty_process::blocking::Command, columns: u16) -> Self {
+        let (pty, pts) = pty_process::blocking::open().unwrap();
+        pty.resize(Size::new(24, columns)).unwrap();
+        let child = command.spawn(pts).unwrap();
         let (pty, seen) = (Arc::new(pty), Arc::new(Mutex::new(Vec::new())));
         let (from, to) = (Arc::clone(&pty), Arc::clone(&seen));
         let reader = std::thread::spawn(move || {
@@ -57,7 +61,7 @@ impl Terminal {
     }
 
     /// Returns the output so far, without colours.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         anstream::adapter::strip_str(&String::from_utf8_lossy(&self.seen.lock().unwrap()))
             .to_string()
     }

@@ -33,12 +33,7 @@ pub(crate) fn decode(text: &str) -> String {
 /// Performs the only action.
 pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError> {
     if form.get("Action") != Some("DescribeNetworkInterfaces") {
-        let action = form.get("Action").unwrap_or_default();
-        return Err(ApiError::new(
-            400,
-            "InvalidAction",
-            format!("The action {action} is not valid for this web service."),
-        ));
+        return Err(invalid_action(form.get("Action").unwrap_or_default()));
     }
     let mut items = String::new();
     for (_, id) in form.0.iter().filter(|(name, _)| name.starts_with("NetworkInterfaceId.")) {
@@ -64,6 +59,12 @@ pub(crate) fn perform(cluster: &Cluster, form: &Form) -> Result<String, ApiError
     Ok(format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><DescribeNetworkInterfacesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><networkInterfaceSet>{items}</networkInterfaceSet></DescribeNetworkInterfacesResponse>"
     ))
+}
+
+/// The refusal of an action that a query service does not have.
+pub(crate) fn invalid_action(action: &str) -> ApiError {
+    let message = format!("The action {action} is not valid for this web service.");
+    ApiError::new(400, "InvalidAction", message)
 }
 
 /// An error answer.

@@ -109,11 +109,7 @@ pub(crate) fn ssm(
             session.terminate();
             Ok(json!({ "SessionId": session.id }))
         }
-        _ => Err(ApiError::new(
-            400,
-            "UnknownOperationException",
-            format!("the local cluster has no action {action}"),
-        )),
+        _ => Err(super::unknown(action)),
     }
 }
 
@@ -172,11 +168,7 @@ pub(crate) fn kms(
     parameters: &Value,
 ) -> Result<Value, ApiError> {
     if action != "GenerateDataKey" {
-        return Err(ApiError::new(
-            400,
-            "UnknownOperationException",
-            format!("the local cluster has no action {action}"),
-        ));
+        return Err(super::unknown(action));
     }
     let key = text(parameters, "KeyId")
         .ok_or_else(|| ApiError::new(400, "ValidationException", "KeyId must not be null"))?;

@@ -17,11 +17,7 @@ pub(crate) fn logs(
     parameters: &Value,
 ) -> Result<Value, ApiError> {
     if action != "GetLogEvents" {
-        return Err(ApiError::new(
-            400,
-            "UnknownOperationException",
-            format!("the local cluster has no action {action}"),
-        ));
+        return Err(super::unknown(action));
     }
     let group = text(parameters, "logGroupName").unwrap_or_default();
     let stream = text(parameters, "logStreamName").unwrap_or_default();

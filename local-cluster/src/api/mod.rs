@@ -6,6 +6,7 @@ pub(crate) mod ec2;
 mod exec;
 mod logs;
 mod run_task;
+pub(crate) mod sts;
 mod tags;
 mod tasks;
 
@@ -60,12 +61,14 @@ pub(crate) fn ecs(
         "ListTaskDefinitionFamilies" => definitions::list_families(cluster, parameters),
         "CreateCluster" => clusters::create_cluster(cluster, parameters),
         "DescribeClusters" => clusters::describe_clusters(cluster, parameters),
-        _ => Err(ApiError::new(
-            400,
-            "UnknownOperationException",
-            format!("the local cluster has no action {action}"),
-        )),
+        _ => Err(unknown(action)),
     }
+}
+
+/// The refusal of an action that the local cluster does not have.
+pub(crate) fn unknown(action: &str) -> ApiError {
+    let message = format!("the local cluster has no action {action}");
+    ApiError::new(400, "UnknownOperationException", message)
 }
 
 /// Returns a text that is not empty.

@@ -428,6 +428,20 @@ async fn ec2_returns_public_addresses() {
 }
 
 #[tokio::test]
+async fn sts_returns_the_identity_and_services_that_are_missing_are_refused() {
+    let cluster = start().await;
+    let identity = "Action=GetCallerIdentity&Version=2011-06-15";
+    let answer = post(&cluster, "sts", &form_headers(), identity).await;
+    let arn = "<Arn>arn:aws:iam::000000000000:user/local</Arn>";
+    assert!(answer.status == 200 && answer.body.contains(arn), "{}", answer.body);
+    let stranger = post(&cluster, "ec2", &form_headers(), identity).await;
+    assert!(stranger.body.contains("SignatureDoesNotMatch"), "{}", stranger.body);
+    let role = "Action=GetRole&Version=2010-05-08&RoleName=x";
+    let refused = post(&cluster, "iam", &form_headers(), role).await;
+    assert!(refused.status == 400 && refused.body.contains("InvalidAction"), "{}", refused.body);
+}
+
+#[tokio::test]
 async fn a_task_of_the_fargate_profile_has_fargates_times() {
     let cluster = LocalCluster::start(Settings::of(Profile::Fargate, 0.02, 5)).await.unwrap();
     let task = run(&cluster).await;

@@ -15,6 +15,7 @@
 //! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
+//! - [`schedule`] — weekly schedules of pools;
 //! - [`reap`] — `fargate reap`;
 //! - [`service`] — all jobs of a manager as a page, as metrics, and for `fargate status`;
 //! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
@@ -34,6 +35,7 @@ mod ownership;
 pub mod reap;
 pub mod replay;
 pub mod runner;
+pub mod schedule;
 pub mod service;
 pub mod stages;
 pub mod tags;

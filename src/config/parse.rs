@@ -13,6 +13,7 @@ use super::{
     reader::{File, Reader, lookup},
     rules::Optional,
     structure::{check_structure, hints, unknown_keys},
+    warm::check_pools,
 };
 use crate::transport;
 
@@ -28,16 +29,18 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
         }
     })?;
     check_structure(&file, root.get_ref())?;
-    let mut reader = Reader { file: &file, root: root.get_ref(), missing: Vec::new() };
-    let config = Config::read(&mut reader)?;
+    let mut reader = Reader::new(&file, root.get_ref());
+    let config = Config::read(&mut reader);
+    check_pools(&mut reader, &config);
     let unknown = unknown_keys(&file, root.get_ref());
     if !reader.missing.is_empty() {
-        return Err(ConfigError::Missing {
+        reader.mistakes.push(ConfigError::Missing {
             path: path.to_owned(),
-            keys: reader.missing,
+            keys: std::mem::take(&mut reader.missing),
             hints: hints(root.get_ref(), &unknown),
         });
     }
+    ConfigError::of(std::mem::take(&mut reader.mistakes))?;
     let mut warnings = unknown;
     warnings.extend(unverified(&reader, &config));
     warnings.sort_by_key(|warning| warning.line);
@@ -49,18 +52,18 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
 pub(super) fn transport(
     reader: &mut Reader<'_>,
     setting: Setting<Optional<Text>>,
-) -> Result<&'static Declaration, ConfigError> {
-    let implied = || transport::implied(|table| lookup(reader.root, table).is_some());
-    let (Some(name), Some(value)) = (setting.read(reader)?, setting.find(reader)) else {
-        return Ok(implied());
-    };
-    transport::named(&name).ok_or_else(|| {
+) -> &'static Declaration {
+    let (name, value) = (setting.read(reader), setting.find(reader));
+    let implied = transport::implied(|table| lookup(reader.root, table).is_some());
+    let (Some(name), Some(value)) = (name, value) else { return implied };
+    transport::named(&name).unwrap_or_else(|| {
         let offered: Vec<String> =
             transport::offered().map(|known| format!("{:?}", known.name())).collect();
-        reader.file.wrong(
+        reader.mistakes.push(reader.file.wrong(
             &value.span(),
             format!("{} is {name:?}, expected {}", setting.key, offered.join(" or ")),
-        )
+        ));
+        implied
     })
 }
 

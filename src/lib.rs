@@ -16,6 +16,7 @@
 //! - [`try_job`] and [`local`] — `fargate try` and `fargate local-cluster`;
 //! - [`telemetry`] — traces, metrics and logs over OTLP;
 //! - [`schedule`] — weekly schedules of pools;
+//! - [`warm`] — tasks that are ready before their jobs exist;
 //! - [`reap`] — `fargate reap`;
 //! - [`service`] — all jobs of a manager as a page, as metrics, and for `fargate status`;
 //! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
@@ -43,3 +44,4 @@ pub mod tags;
 pub mod telemetry;
 pub mod transport;
 pub mod try_job;
+pub mod warm;

@@ -229,13 +229,15 @@ impl Scanner {
             finished.ended.clone_from(&before.finished.ended);
         }
         archive::for_each(&self.location.store, |name, summary| {
-            baseline.add(&summary.definition, &summary.longest);
-            *finished.verdicts.entry(summary.verdict).or_default() += 1;
+            if summary.is_job() {
+                baseline.add(&summary.definition, &summary.longest);
+                *finished.verdicts.entry(summary.verdict).or_default() += 1;
+            }
             if summary.verdict == JobVerdict::SystemFailure {
                 failures.offer(name, summary);
             }
             let name = hash(name);
-            if before.is_some_and(|before| !before.names.contains(&name)) {
+            if summary.is_job() && before.is_some_and(|before| !before.names.contains(&name)) {
                 *finished.ended.entry((summary.verdict, summary.cause)).or_default() += 1;
             }
             names.insert(name);

@@ -122,6 +122,9 @@ impl Stats {
 
 impl Tally {
     fn add(&mut self, summary: &Summary<'_>) {
+        if !summary.is_job() {
+            return;
+        }
         self.jobs += 1;
         *self.verdicts.entry(summary.verdict).or_default() += 1;
         if summary.cause != Cause::Nothing {

@@ -43,7 +43,7 @@ use states::{
 };
 use tokio::sync::OnceCell;
 
-pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG};
+pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, POOL_TAG};
 
 /// The prefix of every driver's `startedBy`.
 pub const STARTED_BY: &str = "gitlab-";
@@ -268,6 +268,17 @@ impl TaskControl for EcsControl {
                 }
                 error => Err(error),
             },
+        }
+    }
+
+    async fn tag(&self, task: &TaskArn, tags: &[(String, String)]) -> Result<(), ControlError> {
+        const OPERATION: &str = "TagResource";
+        let cluster = task.cluster_arn().unwrap_or_default();
+        let call = self.clients().await.ecs.tag_resource().resource_arn(task.as_str());
+        let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+        match call.set_tags(Some(tags.collect())).send().await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(errors::refused(OPERATION, &e, &errors::Subject::cluster(&cluster))),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 
-use super::{JobLog, LEASE_WAIT, Session, prepare, remains};
+use super::{JobLog, LEASE_WAIT, Session, launch, remains};
 use crate::{runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
@@ -82,8 +82,7 @@ async fn end(
 async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     let control = session.engine().control();
     let cluster = &session.configuration().fargate.cluster;
-    let started_by =
-        prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
+    let started_by = launch::started_by(&session.identity);
     let mut said = format!("fargate: cleanup: {why}.");
     let tasks = match control.find(cluster, &started_by).await {
         Ok(tasks) => tasks,

@@ -1,10 +1,12 @@
 //! The custom executor's stages, a file each. gitlab-runner calls each in a new process; the
 //! snapshot carries the job from one to the next.
 
+mod background;
 mod cleanup;
 mod config;
 mod connections;
 mod job_log;
+pub(crate) mod key;
 pub(crate) mod launch;
 mod losses;
 pub(crate) mod output;
@@ -38,10 +40,12 @@ use crate::{
 };
 
 pub(crate) use crate::job_end::{has_ended, remains};
+pub(crate) use background::Background;
 pub use cleanup::cleanup;
 pub use config::config;
 pub(crate) use connections::Connections;
 pub use job_log::JobLog;
+pub use key::JobKeyError;
 pub use launch::Flags;
 pub use prepare::prepare;
 pub use run::{read_script, run};
@@ -54,7 +58,7 @@ pub use state_log::StateLog;
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
 pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
-type Work = states::Work<delivery::Session, states::DirectoryLease>;
+pub(crate) type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
 /// What the stages of a process share: one engine, and in the service also connections.
 pub struct Host {

@@ -81,7 +81,7 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
         end.attributes.extend(additions.map(containers).unwrap_or_default());
         if let AnyJob::Stopping(job) = &snapshot.job {
             match &job.state.reason {
-                StopReason::Cleanup => {}
+                StopReason::Cleanup | StopReason::Retired(_) => {}
                 StopReason::Cancelled => end.cancelled = true,
                 reason => end.error = Some(diagnosis::error_type(reason)),
             }
@@ -155,7 +155,7 @@ fn time(at: Timestamp) -> SystemTime {
 }
 
 fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled))
+    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
         .then(|| diagnosis::error_type(reason))
 }
 

@@ -6,7 +6,7 @@
 //! begins. If the clock skips a window's beginning or end, the change of the clock takes its place.
 //! If the clock repeats the hour, the window begins the first time and ends the second time.
 
-use std::{fmt, iter};
+use std::{fmt, iter, time::Duration};
 
 use jiff::{
     ToSpan as _,
@@ -19,7 +19,7 @@ use states::Timestamp;
 const DAY: u16 = 24 * 60;
 /// Changes are looked for so many days ahead: two weeks, as a change of the clock can leave out a
 /// window of one of them.
-const AHEAD: i64 = 15;
+const AHEAD: i64 = 14;
 /// A window that began so many days ago may still be open.
 const BEHIND: i64 = 2;
 
@@ -112,7 +112,8 @@ impl Window {
     /// Lists when it is open around this time.
     fn spans(&self, at: Timestamp) -> impl Iterator<Item = Span> {
         let today = self.timezone.to_datetime(instant(at)).date();
-        let dates = (-BEHIND..=AHEAD).filter_map(move |days| today.checked_add(days.days()).ok());
+        let dates =
+            (-BEHIND..=AHEAD + 1).filter_map(move |days| today.checked_add(days.days()).ok());
         dates.filter(|date| self.days.contain(date.weekday())).filter_map(|date| {
             let end = if self.to <= self.from { date.tomorrow().ok()? } else { date };
             let span = Span {
@@ -153,7 +154,9 @@ pub fn wanted(base: u32, windows: &[Window], at: Timestamp) -> (u32, Option<Time
     };
     let now = count(at);
     let edges = spans.iter().flat_map(|span| iter::once(span.begin).chain([span.end]));
-    (now, edges.filter(|edge| *edge > at && count(*edge) != now).min())
+    // Windows of later days are not among the spans.
+    let end = at + Duration::from_hours(24 * AHEAD.unsigned_abs());
+    (now, edges.filter(|edge| at < *edge && *edge < end && count(*edge) != now).min())
 }
 
 fn instant(at: Timestamp) -> jiff::Timestamp {

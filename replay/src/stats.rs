@@ -16,7 +16,7 @@ use diagnosis::{
     words,
 };
 use serde::Serialize;
-use states::{StateName, Timestamp};
+use states::{StateName, Timestamp, foreign_text::tame};
 
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
@@ -24,6 +24,7 @@ use crate::{
     Failure, Location, Screen, archive,
     baseline::Lengths,
     page,
+    pools::PoolCounts,
     screen::{Tone, fit, pad, printable_json},
     summary::{JobVerdict, Summary},
 };
@@ -54,6 +55,8 @@ struct Tally {
     /// How long each job took.
     lengths: Lengths,
     definitions: BTreeMap<String, Definition>,
+    /// Pools of warm tasks, by name.
+    pools: BTreeMap<String, PoolCounts>,
 }
 
 /// The jobs of one task definition.
@@ -84,6 +87,8 @@ struct Statistics {
     length: Option<Percentiles>,
     /// In descending order of their time.
     task_definitions: Vec<DefinitionStatistics>,
+    /// Pools of warm tasks, by name.
+    pools: BTreeMap<String, PoolCounts>,
 }
 
 /// A task definition in the output of `--json`.
@@ -122,6 +127,9 @@ impl Stats {
 
 impl Tally {
     fn add(&mut self, summary: &Summary<'_>) {
+        if let Some(part) = &summary.pool {
+            self.pools.entry(part.pool().to_owned()).or_default().add(part);
+        }
         if !summary.is_job() {
             return;
         }
@@ -170,6 +178,7 @@ impl Tally {
             causes: self.causes.clone(),
             length: percentiles_of(&self.lengths),
             task_definitions: task_definitions.collect(),
+            pools: self.pools.clone(),
         }
     }
 
@@ -183,7 +192,8 @@ impl Tally {
 
     fn print(&self, screen: &mut Screen) -> io::Result<()> {
         if self.jobs == 0 {
-            return writeln!(screen, "No finished jobs: the archive is empty.");
+            writeln!(screen, "No finished jobs: the archive is empty.")?;
+            return self.print_pools(screen);
         }
         print_heading(screen, &format!("{} finished jobs", self.jobs))?;
         for verdict in JobVerdict::ALL {
@@ -232,6 +242,18 @@ impl Tally {
                 "  {} more task definitions: --json has them",
                 definitions.len() - DEFINITIONS
             )?;
+        }
+        self.print_pools(screen)
+    }
+
+    fn print_pools(&self, screen: &mut Screen) -> io::Result<()> {
+        if self.pools.is_empty() {
+            return Ok(());
+        }
+        print_heading(screen, "\nPools of warm tasks")?;
+        for (name, counts) in &self.pools {
+            writeln!(screen, "  {}", fit(&tame(name), screen.width.saturating_sub(2)))?;
+            writeln!(screen, "    {}", counts.words())?;
         }
         Ok(())
     }

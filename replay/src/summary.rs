@@ -127,20 +127,35 @@ pub enum PoolUse<'a> {
     },
 }
 
+impl PoolUse<'_> {
+    /// The pool's name.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        match self {
+            Self::Warm { pool, .. } | Self::Hit { pool, .. } | Self::Missed { pool } => pool,
+        }
+    }
+}
+
 impl PoolUse<'static> {
-    fn of(snapshot: &Snapshot, timeline: &Timeline) -> Option<Self> {
+    /// Returns the part of a job; `None` of a warm task.
+    #[must_use]
+    pub fn of_job(snapshot: &Snapshot) -> Option<Self> {
         let named = |pool: &String| Cow::Owned(pool.clone());
         if let Some(claim) = snapshot.claim() {
             let idle = snapshot.job.header().created.since(claim.ready);
             return Some(Self::Hit { pool: named(&claim.pool), idle: millis(idle) });
         }
-        Some(match snapshot.job.header().pool.as_ref()? {
-            PoolRole::Missed { pool } => Self::Missed { pool: named(pool) },
-            PoolRole::Warm(origin) => {
-                let idle = timeline.totals()[number(StateName::Reachable)];
-                Self::Warm { pool: named(&origin.pool), idle: millis(idle) }
-            }
-        })
+        match snapshot.job.header().pool.as_ref()? {
+            PoolRole::Missed { pool } => Some(Self::Missed { pool: named(pool) }),
+            PoolRole::Warm(_) => None,
+        }
+    }
+
+    fn of(snapshot: &Snapshot, timeline: &Timeline) -> Option<Self> {
+        let Some(origin) = snapshot.job.header().warm() else { return Self::of_job(snapshot) };
+        let idle = timeline.totals()[number(StateName::Reachable)];
+        Some(Self::Warm { pool: Cow::Owned(origin.pool.clone()), idle: millis(idle) })
     }
 }
 

@@ -18,6 +18,7 @@ mod retirement;
 mod service_logs;
 
 pub use definition_cache::{DefinitionCache, KnownDefinition};
+pub(crate) use definitions::NewestDefinition;
 #[doc(hidden)]
 pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
@@ -168,6 +169,55 @@ impl EcsControl {
             (None, None) => Err(errors::nonsense(OPERATION, "it has neither a task nor a failure")),
         }
     }
+
+    /// As [`TaskControl::describe`], with the ARN of each task's definition, where ECS knows the task.
+    pub(crate) async fn describe_with_definitions(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<(Described, Option<String>)>, ControlError> {
+        const OPERATION: &str = "DescribeTasks";
+        let call = self
+            .clients()
+            .await
+            .ecs
+            .describe_tasks()
+            .cluster(cluster)
+            .set_tasks(Some(tasks.iter().map(ToString::to_string).collect()));
+        let answer = call
+            .send()
+            .await
+            .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
+        let mut described = Vec::with_capacity(tasks.len());
+        for task in answer.tasks() {
+            let report = reports::task(OPERATION, task)?;
+            let definition = task.task_definition_arn().map(str::to_owned);
+            let seen = Described { task: report.task.clone(), seen: Seen::Task(report) };
+            described.push((seen, definition));
+        }
+        for task in tasks {
+            if described.iter().all(|(seen, _)| seen.task != *task) {
+                let failure = answer
+                    .failures()
+                    .iter()
+                    .find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
+                match failure.and_then(Failure::reason) {
+                    None | Some("MISSING") => {
+                        let missing = Described { task: task.clone(), seen: Seen::Missing };
+                        described.push((missing, None));
+                    }
+                    // This is not an answer about one task; the engine describes all again.
+                    Some(reason) => {
+                        return Err(errors::nonsense(
+                            OPERATION,
+                            &format!("task {}: {reason}", task.task_id()),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(described)
+    }
 }
 
 impl TaskControl for EcsControl {
@@ -193,44 +243,8 @@ impl TaskControl for EcsControl {
         cluster: &str,
         tasks: &[TaskArn],
     ) -> Result<Vec<Described>, ControlError> {
-        const OPERATION: &str = "DescribeTasks";
-        let call = self
-            .clients()
-            .await
-            .ecs
-            .describe_tasks()
-            .cluster(cluster)
-            .set_tasks(Some(tasks.iter().map(ToString::to_string).collect()));
-        let answer = call
-            .send()
-            .await
-            .map_err(|e| errors::refused(OPERATION, &e, &errors::Subject::cluster(cluster)))?;
-        let mut described = Vec::with_capacity(tasks.len());
-        for task in answer.tasks() {
-            let report = reports::task(OPERATION, task)?;
-            described.push(Described { task: report.task.clone(), seen: Seen::Task(report) });
-        }
-        for task in tasks {
-            if described.iter().all(|d| d.task != *task) {
-                let failure = answer
-                    .failures()
-                    .iter()
-                    .find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
-                match failure.and_then(Failure::reason) {
-                    None | Some("MISSING") => {
-                        described.push(Described { task: task.clone(), seen: Seen::Missing })
-                    }
-                    // This is not an answer about one task; the engine describes all again.
-                    Some(reason) => {
-                        return Err(errors::nonsense(
-                            OPERATION,
-                            &format!("task {}: {reason}", task.task_id()),
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(described)
+        let described = self.describe_with_definitions(cluster, tasks).await?;
+        Ok(described.into_iter().map(|(described, _)| described).collect())
     }
 
     async fn find(

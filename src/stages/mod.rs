@@ -36,7 +36,7 @@ use crate::{
     control::{DefinitionCache, EcsControl},
     runner::{Identity, StageEnvironment, Verdict},
     telemetry::Watched,
-    transport,
+    transport, warm,
 };
 
 pub(crate) use crate::job_end::{has_ended, remains};
@@ -66,6 +66,7 @@ pub struct Host {
     config: Config,
     environments: Environments,
     connections: Option<Connections>,
+    warm: warm::Signals,
 }
 
 impl Host {
@@ -76,7 +77,8 @@ impl Host {
     pub fn new(config: Config) -> Result<Self, StoreError> {
         let environments = Environments::default();
         let engine = engine_for(&config, store(&config)?, environments.clone());
-        Ok(Self { engine, config, environments, connections: None })
+        let warm = warm::Signals::default();
+        Ok(Self { engine, config, environments, connections: None, warm })
     }
 
     /// Keeps connections between a job's stages, which this process hosts.
@@ -95,6 +97,11 @@ impl Host {
 
     pub(crate) fn connections(&self) -> Option<&Connections> {
         self.connections.as_ref()
+    }
+
+    /// What the keeper of this process's pools is told.
+    pub(crate) fn warm(&self) -> &warm::Signals {
+        &self.warm
     }
 }
 

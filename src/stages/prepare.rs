@@ -183,7 +183,11 @@ async fn begin(
         header.trace = telemetry::root();
         // Services get their variables at the launch, so no warm task has them.
         if plan.granted.service_environment.is_empty() {
-            match engine.claim(&header, lease, PURPOSE).await? {
+            let claimed = engine.claim(&header, lease, PURPOSE).await?;
+            if matches!(claimed, Claiming::Claimed(_)) {
+                session.host.warm().wake();
+            }
+            match claimed {
                 Claiming::None(free) => lease = free,
                 Claiming::Claimed(work) => match Box::pin(confirm(session, *work, log)).await? {
                     Confirmed::Answers(work) => return Ok(Ok(*work)),

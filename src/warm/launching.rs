@@ -1,10 +1,12 @@
 //! Launches a pool's task as a job's is launched, and retires it.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
+use bytes::Bytes;
 use states::{
-    AnyJob, DirectoryLease, Goal, Header, JobId, Outcome, PoolRole, Retirement, SnapshotStore as _,
-    StopReason, StoreError, Timestamp, WarmOrigin,
+    AnyJob, ControlError, ControlErrorKind, DirectoryLease, Goal, Header, JobId, JobIo, Note,
+    Observation, Outcome, PoolRole, Retirement, SnapshotStore as _, StopReason, StoreError,
+    Timestamp, WarmOrigin,
 };
 
 use crate::{
@@ -53,6 +55,9 @@ pub enum Launched {
     Failed(JobId, StopReason),
     /// Its stop is not settled yet. [`resume`] continues.
     Unsettled(JobId),
+    /// ECS refused the launch with an error for which waiting helps: jobs that wait for theirs come
+    /// first, so it is over.
+    Refused(JobId, ControlError),
     /// Another process works on it, or a job has claimed it.
     Gone(JobId),
 }
@@ -89,14 +94,18 @@ pub(super) fn header(
     Ok(header)
 }
 
-/// Launches a task for the pool, and waits until it is ready for a job or has failed. If this future
-/// is dropped, [`resume`] continues.
+/// Returns the id of another warm task.
+pub(super) fn new_id() -> JobId {
+    JobId::warm(rand::random())
+}
+
+/// Launches a task for the pool, under a new id, and waits until it is ready for a job or has failed.
+/// If this future is dropped, [`resume`] continues.
 ///
 /// # Errors
 /// [`LaunchError`]. A task that was launched has a snapshot then.
-pub async fn launch(host: &Host, pool: &Warm) -> Result<Launched, LaunchError> {
+pub async fn launch(host: &Host, pool: &Warm, id: JobId) -> Result<Launched, LaunchError> {
     let engine = host.engine();
-    let id = JobId::warm(rand::random());
     let mut header = header(host.config(), pool, id.clone(), engine.clock().now())?;
     let lease = engine.store().lease(&id, LAUNCHING, Duration::ZERO).await?;
     // A task that cannot be recorded must not be launched.
@@ -154,14 +163,15 @@ async fn take(engine: &JobEngine, id: &JobId, purpose: &str) -> Result<Option<Wo
 /// Drives a warm task until it is ready, or until ECS has accepted to stop it.
 async fn finish(engine: &JobEngine, mut work: Work) -> Result<Launched, states::EngineError> {
     let id = work.snapshot.job.header().id.clone();
-    let mut io = Background(LAUNCHING);
+    let mut io = Launching::default();
     if !matches!(work.snapshot.job, AnyJob::Stopping(_)) {
         engine.drive(&mut work, Goal::Reach, &mut io).await?;
     }
     let launched = if let AnyJob::Stopping(job) = &work.snapshot.job {
         let reason = job.state.reason.clone();
-        match engine.drive(&mut work, Goal::Stop, &mut io).await? {
-            Outcome::Stopping(_) | Outcome::Ended(_) => Launched::Failed(id, reason),
+        match (engine.drive(&mut work, Goal::Stop, &mut io).await?, io.refusal) {
+            (Outcome::Stopping(_) | Outcome::Ended(_), Some(error)) => Launched::Refused(id, error),
+            (Outcome::Stopping(_) | Outcome::Ended(_), None) => Launched::Failed(id, reason),
             _ => Launched::Unsettled(id),
         }
     } else {
@@ -169,4 +179,38 @@ async fn finish(engine: &JobEngine, mut work: Work) -> Result<Launched, states::
     };
     work.close().await;
     Ok(launched)
+}
+
+/// The channel of a launch. It ends the launch at the first refusal for which waiting helps.
+#[derive(Default)]
+struct Launching {
+    refusal: Option<ControlError>,
+    is_cancelled: bool,
+}
+
+impl JobIo for Launching {
+    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
+        Background(LAUNCHING).output(bytes).await
+    }
+
+    fn note(&mut self, note: Note<'_>) {
+        if let Note::Observed(Observation::LaunchFailed(error)) = &note
+            && matches!(
+                error.kind,
+                ControlErrorKind::Throttled
+                    | ControlErrorKind::Capacity
+                    | ControlErrorKind::AccountLimit
+            )
+        {
+            self.refusal = Some(error.clone());
+        }
+        Background(LAUNCHING).note(note);
+    }
+
+    async fn cancelled(&mut self) {
+        if self.refusal.is_none() || self.is_cancelled {
+            std::future::pending::<()>().await;
+        }
+        self.is_cancelled = true;
+    }
 }

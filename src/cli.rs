@@ -28,6 +28,7 @@ use crate::{
     stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
     telemetry,
     try_job::TryJob,
+    warm,
 };
 
 /// The service's threads, at most: encryption of its connections is most of its work.
@@ -158,7 +159,8 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
 fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
     let configuration = Configuration::new(global.config.as_deref());
     let settings = configuration.load_settings().map_err(|e| Failure::Other(e.to_string()))?;
-    match status::run(Location::of_settings(settings)?, json) {
+    let pools = configuration.loaded().map(warm::pools).unwrap_or_default();
+    match status::run(Location::of_settings(settings)?, &pools, json) {
         // The reader, such as `head`, closed the pipe: it has what it wants.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         done => done,
@@ -168,11 +170,12 @@ fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
 /// Hosts stages until SIGTERM.
 async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String> {
     let Loaded { config, hello } = load(global, true, true)?;
+    let pools = warm::pools(&config);
     let service = service::serve(config, hello);
     let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };
     let settings = Configuration::new(global.config.as_deref()).load_settings();
     let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
-    let source = DirectorySource::new(location.map_err(|e| e.to_string())?);
+    let source = DirectorySource::new(location.map_err(|e| e.to_string())?).with_pools(pools);
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("the page cannot be served at {address}: {e}"))?;

@@ -1,0 +1,261 @@
+//! The service keeps pools of warm tasks: it fills and refills them, and retires what is not wanted.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use local_cluster::{Profile, Settings};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use states::{AnyJob, Snapshot};
+
+use crate::{
+    cluster::{Cluster, Local},
+    eventually,
+    parametrised::by_every_transport,
+    runner::{Ended, Job},
+    serve::Service,
+};
+
+by_every_transport!(
+    jobs_hit_a_pool_that_is_refilled,
+    a_restart_keeps_a_pool_and_another_configuration_ends_it,
+    managers_in_one_cluster_keep_their_own_pools,
+);
+
+/// A pool of so many tasks.
+fn pool(count: u32) -> String {
+    format!("[[Warm]]\nName = \"p\"\nCount = {count}\n")
+}
+
+/// What `fargate status` says.
+fn status(job: &Job) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_fargate"))
+        .env_clear()
+        .envs(job.environment.iter().map(|(name, value)| (name, value)))
+        .arg("--config")
+        .arg(&job.config)
+        .args(["status", "--json"])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn wait_for_ready(job: &Job, count: u64) {
+    eventually("the pool is full", || {
+        let pool = &status(job)["pools"][0];
+        pool["ready"] == count && pool["starting"] == 0
+    });
+}
+
+/// The snapshots of the warm tasks that wait or start.
+fn warm(job: &Job) -> Vec<Snapshot> {
+    let read = |path| Snapshot::parse(&fs::read_to_string(path).ok()?).ok();
+    let all: Vec<Snapshot> = job.files(".ron").iter().filter_map(read).collect();
+    let is_open = |of: &&Snapshot| !matches!(of.job, AnyJob::Stopping(_));
+    all.iter().filter(|of| of.job.header().warm().is_some()).filter(is_open).cloned().collect()
+}
+
+/// The tasks that wait or start.
+fn tasks(job: &Job) -> BTreeSet<String> {
+    warm(job).iter().filter_map(|of| Some(of.job.task()?.to_string())).collect()
+}
+
+fn is_hit(prepared: &Ended) -> bool {
+    prepared.stderr.contains("which has been warm for")
+}
+
+/// Rewrites the configuration.
+fn reconfigure(job: &Job, change: impl Fn(String) -> String) {
+    let text = fs::read_to_string(&job.config).unwrap();
+    fs::write(&job.config, change(text)).unwrap();
+}
+
+fn restart(job: &Job, mut service: Service) -> Service {
+    service.signal(Signal::TERM);
+    assert!(service.process.wait().unwrap().success());
+    Service::start(job)
+}
+
+/// Ends all pools of a manager.
+fn end_pools(job: &Job, service: Service) {
+    reconfigure(job, |text| text.split("[[Warm]]").next().unwrap().to_owned());
+    let service = restart(job, service);
+    eventually("all warm tasks are archived", || {
+        job.files(".ron").is_empty() && warm(job).is_empty()
+    });
+    drop(service);
+}
+
+fn jobs_hit_a_pool_that_is_refilled(cluster: &Cluster) {
+    let job = Job::with(cluster, &pool(2));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 2);
+    let first = tasks(&job);
+    for number in 1..=3 {
+        let next = job.beside(cluster);
+        let prepared = next.stage(&["prepare"]);
+        assert!(prepared.code == 0 && is_hit(&prepared), "{prepared:#?}\n{}", job.log());
+        let run = next.run("build_script", format!("echo {number}"));
+        assert_eq!(run.stdout, format!("{number}\n").as_bytes(), "{run:#?}");
+        next.cleanup();
+        wait_for_ready(&job, 2);
+    }
+    assert!(first.is_disjoint(&tasks(&job)), "the oldest is claimed first");
+    let seen = status(&job);
+    assert_eq!((&seen["pools"][0]["problem"], &seen["problem"]), (&Value::Null, &Value::Null));
+    assert_eq!(cluster.tasks().len(), 5, "a task for each claim, and no other");
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(5);
+}
+
+fn a_restart_keeps_a_pool_and_another_configuration_ends_it(cluster: &Cluster) {
+    let job = Job::with(cluster, &pool(2));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 2);
+    let before = tasks(&job);
+    let service = restart(&job, service);
+    wait_for_ready(&job, 2);
+    assert_eq!(tasks(&job), before, "a restart keeps the tasks");
+
+    // Killed while a task starts: the next service goes on with it.
+    reconfigure(&job, |text| text.replace("Count = 2", "Count = 3"));
+    let service = restart(&job, service);
+    eventually("it launches a task", || warm(&job).len() == 3);
+    drop(service);
+    let service = Service::start(&job);
+    wait_for_ready(&job, 3);
+    assert!(before.is_subset(&tasks(&job)));
+    assert_eq!(cluster.tasks().len(), 3, "the launch was not repeated");
+
+    // Tasks of today's settings replace those of yesterday's.
+    reconfigure(&job, |text| text.replace("EnablePublicIP = false", "EnablePublicIP = true"));
+    let service = restart(&job, service);
+    eventually("others are retired", || before.is_disjoint(&tasks(&job)));
+    wait_for_ready(&job, 3);
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(6);
+}
+
+fn managers_in_one_cluster_keep_their_own_pools(cluster: &Cluster) {
+    let managers = ["one", "other"].map(|name| {
+        let job = Job::with(cluster, &pool(1));
+        reconfigure(&job, |text| {
+            text.replace("[TaskMetadata]\n", &format!("[TaskMetadata]\nManager = {name:?}\n"))
+        });
+        let service = Service::start(&job);
+        (job, service)
+    });
+    for (job, _) in &managers {
+        wait_for_ready(job, 1);
+    }
+    let [(one, first), (other, second)] = managers;
+    let (own, theirs) = (tasks(&one), tasks(&other));
+    assert!(own.len() == 1 && own.is_disjoint(&theirs));
+    let reaped = one.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    assert_eq!((tasks(&one), tasks(&other)), (own.clone(), theirs.clone()));
+    let job = one.beside(cluster);
+    let prepared = job.stage(&["prepare"]);
+    assert!(prepared.code == 0 && is_hit(&prepared), "{prepared:#?}");
+    assert_eq!(tasks(&other), theirs, "the other manager's task is not claimed");
+    job.cleanup();
+    wait_for_ready(&one, 1);
+    end_pools(&one, first);
+    assert_eq!(tasks(&other), theirs);
+    end_pools(&other, second);
+    cluster.assert_nothing_is_left(3);
+}
+
+/// A task definition without a revision means its newest one.
+#[test]
+fn a_newer_revision_replaces_the_tasks() {
+    let cluster = Cluster::local_by_pipes();
+    let job = Job::with(&cluster, &pool(1));
+    reconfigure(&job, |text| text.replace("\"local-job:1\"", "\"local-job\""));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 1);
+    let before = tasks(&job);
+    let described =
+        cluster.ecs("DescribeTaskDefinition", &json!({ "taskDefinition": "local-job" }));
+    let old = &described["taskDefinition"];
+    let names = [
+        "family",
+        "containerDefinitions",
+        "networkMode",
+        "cpu",
+        "memory",
+        "requiresCompatibilities",
+        "taskRoleArn",
+        "executionRoleArn",
+    ];
+    let given = names.iter().filter(|name| !old[**name].is_null());
+    let new: serde_json::Map<String, Value> =
+        given.map(|name| ((*name).to_owned(), old[*name].clone())).collect();
+    let registered = cluster.ecs("RegisterTaskDefinition", &Value::Object(new));
+    assert_eq!(registered["taskDefinition"]["revision"], 2, "{registered}");
+    // It asks when it starts, and then once a minute.
+    let service = restart(&job, service);
+    eventually("the task of the old revision is retired", || before.is_disjoint(&tasks(&job)));
+    wait_for_ready(&job, 1);
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(2);
+}
+
+#[test]
+fn a_warm_task_that_has_died_is_replaced() {
+    let cluster = Cluster::local_by_pipes();
+    let job = Job::with(&cluster, &pool(1));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 1);
+    let before = tasks(&job);
+    let [snapshot] = &warm(&job)[..] else { panic!("one") };
+    let task = snapshot.job.task().unwrap().as_str();
+    cluster.ecs("StopTask", &json!({ "cluster": "local", "task": task }));
+    // It asks when it starts, and then once a minute.
+    let service = restart(&job, service);
+    eventually("it is replaced", || before.is_disjoint(&tasks(&job)));
+    wait_for_ready(&job, 1);
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(2);
+}
+
+#[test]
+fn refills_yield_to_throttling() {
+    let cluster = Cluster::local_by_pipes();
+    cluster.as_local().set_faults(&json!({ "refuse": { "RunTask": {
+        "status": 400, "code": "ThrottlingException", "message": "Rate exceeded", "times": 2,
+    } } }));
+    let job = Job::with(&cluster, &pool(2));
+    let begun = Instant::now();
+    let service = Service::start(&job);
+    wait_for_ready(&job, 2);
+    // Both of the first launches were refused, and are not repeated at once.
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(cluster.as_local().calls("RunTask") <= 5, "{}", job.log());
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(2);
+}
+
+#[test]
+fn a_pool_that_cannot_be_launched_is_not_hammered() {
+    let cluster = Cluster::local_by_pipes();
+    let job =
+        Job::with(&cluster, "[[Warm]]\nName = \"p\"\nTaskDefinition = \"nothing:1\"\nCount = 5\n");
+    let service = Service::start(&job);
+    eventually("it is refused", || job.log().contains("a warm task did not start"));
+    let launches = cluster.as_local().calls("RunTask");
+    assert!(launches <= 5, "each of the first ones once, not {launches}");
+    drop(service);
+}
+
+/// At a twentieth of Fargate's times, DescribeTasks shows all states of a task that starts.
+#[test]
+fn jobs_hit_a_pool_on_fargate_s_times() {
+    let settings = Settings::of(Profile::Fargate, 0.05, 7);
+    jobs_hit_a_pool_that_is_refilled(&Cluster::Local(Local::here(settings)));
+}

@@ -22,7 +22,9 @@ use crate::{
     replay::configuration::Configuration,
     runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
     service::{
-        self, Hello, RequestedStage, Served, Undone, protocol::Request, source::DirectorySource,
+        self, Hello, RequestedStage, Served, Undone,
+        protocol::Request,
+        source::{DirectorySource, Source as _},
         status,
     },
     stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog},
@@ -176,6 +178,10 @@ async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String
     let settings = Configuration::new(global.config.as_deref()).load_settings();
     let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
     let source = DirectorySource::new(location.map_err(|e| e.to_string())?).with_pools(pools);
+    let source = Arc::new(source);
+    // What ends from now on is counted, also before anyone looks.
+    let counting = Arc::clone(&source);
+    tokio::task::spawn_blocking(move || counting.overview().map(drop));
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("the page cannot be served at {address}: {e}"))?;
@@ -184,7 +190,7 @@ async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String
     }
     tokio::select! {
         served = service => served.map_err(|e| e.to_string()),
-        shown = service::http::serve(listener, Arc::new(source)) => {
+        shown = service::http::serve(listener, source) => {
             shown.map_err(|e| e.to_string())
         }
     }

@@ -322,6 +322,7 @@ fn print_histogram(lengths: &Lengths, screen: &mut Screen) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::PoolUse;
 
     #[test]
     fn bars_double_in_length_and_the_last_counts_the_rest() {
@@ -367,5 +368,27 @@ mod tests {
         assert_eq!(large.states[&StateName::Executing].count, 1);
         assert!(!large.states.contains_key(&StateName::Pending));
         assert_eq!(statistics.verdicts.values().sum::<usize>(), 3);
+    }
+
+    #[test]
+    fn warm_tasks_count_for_their_pool_and_not_as_jobs() {
+        let path = format!("{}/../fixtures/snapshots/v1/stopping.ron", env!("CARGO_MANIFEST_DIR"));
+        let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let note = Summary::note(&snapshot);
+        let mut tally = Tally::default();
+        for part in [
+            PoolUse::Hit { pool: "p".into(), idle: 60_000 },
+            PoolUse::Missed { pool: "p".into() },
+            PoolUse::Warm { pool: "p".into(), idle: 30_000 },
+        ] {
+            let mut summary = Summary::parse(&note).unwrap();
+            summary.pool = Some(part);
+            tally.add(&summary);
+        }
+        assert_eq!(tally.statistics().jobs, 2);
+        let counts = tally.pools["p"];
+        let expected = PoolCounts { hits: 1, misses: 1, unclaimed: 1, idle_ms: 90_000 };
+        assert_eq!((counts, counts.hit_rate()), (expected, Some(50)));
+        assert_eq!(PoolCounts::default().hit_rate(), None);
     }
 }

@@ -99,7 +99,7 @@ impl Host {
         self.connections.as_ref()
     }
 
-    /// What the keeper of this process's pools is told.
+    /// What wakes and ends the keeper of this process's pools.
     pub(crate) fn warm(&self) -> &warm::Signals {
         &self.warm
     }

@@ -38,6 +38,8 @@ const POLL: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_secs(60);
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const AT_ONCE: usize = 100;
+/// Tasks that are retired at the same time: StopTask has a rate for the whole account.
+const RETIRED_AT_ONCE: usize = 10;
 /// How long a task is left alone that another process works on.
 const HELD: Duration = Duration::from_secs(2);
 /// The pause after an error of the directory.
@@ -246,7 +248,8 @@ impl<'a> Keeper<'a> {
             }
             return;
         }
-        if self.held.contains_key(id) {
+        let retired = self.driven.values().filter(|driven| driven.is_retired).count();
+        if self.held.contains_key(id) || retired >= RETIRED_AT_ONCE {
             return;
         }
         let words = diagnosis::stop_reason(&StopReason::Retired(why));

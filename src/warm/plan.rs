@@ -198,8 +198,8 @@ fn tend<'a>(pool: &'a Pool, tasks: &'a [Task], now: Timestamp, plan: &mut Plan) 
     Tended { pool, ready, starting, wanted, missing }
 }
 
-/// Launches what is missing, as far as nothing stands in the way: one of each pool in turn, and
-/// first of those that have the smallest part of what they want.
+/// Launches what is missing, unless something stands in the way. Each pool gets one task in turn. The
+/// pools with the smallest part of what they want come first.
 fn launch(tended: &mut [Tended<'_>], pressure: &Pressure, now: Timestamp, plan: &mut Plan) {
     if tended.iter().all(|pool| pool.missing == 0) {
         return;

@@ -62,5 +62,6 @@ mod telemetry_settings;
 mod transports;
 mod try_job;
 mod unreachable;
+mod warm;
 
 use cluster::eventually;

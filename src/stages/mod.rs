@@ -75,8 +75,17 @@ impl Host {
     /// # Errors
     /// When the metadata directory is missing and cannot be created.
     pub fn new(config: Config) -> Result<Self, StoreError> {
+        let control = control(&config);
+        Self::with_control(config, control)
+    }
+
+    /// Creates the engine with this task control.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn with_control(config: Config, control: EcsControl) -> Result<Self, StoreError> {
         let environments = Environments::default();
-        let engine = engine_for(&config, store(&config)?, environments.clone());
+        let engine = engine_for(&config, control, store(&config)?, environments.clone());
         let warm = warm::Signals::default();
         Ok(Self { engine, config, environments, connections: None, warm })
     }
@@ -244,13 +253,22 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
 
 /// Returns an engine for the jobs in this directory, in a process that hosts no stage.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
-    engine_for(config, store, Environments::default())
+    engine_for(config, control(config), store, Environments::default())
 }
 
-fn engine_for(config: &Config, store: DirectoryStore, environments: Environments) -> JobEngine {
-    let keys = store.clone();
+/// Returns task control for the jobs of this configuration.
+fn control(config: &Config) -> EcsControl {
     let definitions = DefinitionCache::in_metadata(&config.metadata.directory);
-    let control = EcsControl::new(config.fargate.region.clone()).with_definitions(definitions);
+    EcsControl::new(config.fargate.region.clone()).with_definitions(definitions)
+}
+
+fn engine_for(
+    config: &Config,
+    control: EcsControl,
+    store: DirectoryStore,
+    environments: Environments,
+) -> JobEngine {
+    let keys = store.clone();
     let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
     let (images, sizes) = (config.images.clone(), config.sizes.clone());

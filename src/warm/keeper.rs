@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     WarmTask,
     demand::{LaunchingJobs, on_file_thread},
-    finish_claims, launch,
+    finish_claims,
     launching::{self, LaunchError, Launched},
     look,
     plan::{self, Pool, Pressure, Setbacks, Task},
@@ -234,7 +234,7 @@ impl<'a> Keeper<'a> {
         let id = launching::new_id();
         tracing::info!(task = %id, pool, "launching a warm task");
         let (host, settings, task) = (Arc::clone(self.host), kept.settings.clone(), id.clone());
-        let work = async move { launch(&host, &settings, task).await };
+        let work = async move { launching::launch_as(&host, &settings, task).await };
         self.drive((&id, pool, false), work);
     }
 

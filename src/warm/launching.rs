@@ -99,12 +99,21 @@ pub(super) fn new_id() -> JobId {
     JobId::warm(rand::random())
 }
 
-/// Launches a task for the pool, under a new id, and waits until it is ready for a job or has failed.
-/// If this future is dropped, [`resume`] continues.
+/// Launches a task for the pool, and waits until it is ready for a job or has failed. If this future
+/// is dropped, [`resume`] continues.
 ///
 /// # Errors
 /// [`LaunchError`]. A task that was launched has a snapshot then.
-pub async fn launch(host: &Host, pool: &Warm, id: JobId) -> Result<Launched, LaunchError> {
+pub async fn launch(host: &Host, pool: &Warm) -> Result<Launched, LaunchError> {
+    launch_as(host, pool, new_id()).await
+}
+
+/// The same under this id, which is new.
+pub(super) async fn launch_as(
+    host: &Host,
+    pool: &Warm,
+    id: JobId,
+) -> Result<Launched, LaunchError> {
     let engine = host.engine();
     let mut header = header(host.config(), pool, id.clone(), engine.clock().now())?;
     let lease = engine.store().lease(&id, LAUNCHING, Duration::ZERO).await?;

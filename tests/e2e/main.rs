@@ -62,6 +62,7 @@ mod telemetry_settings;
 mod transports;
 mod try_job;
 mod unreachable;
+mod warm;
 mod warm_pool;
 
 use cluster::eventually;

@@ -139,23 +139,23 @@ async fn the_jobs_next_lease_finishes_a_claim_that_was_saved() {
     assert_eq!(names(store.directory()), ["job.key", "job.lock", "job.ron"]);
 }
 
-#[tokio::test]
-async fn a_task_that_moves_while_owners_are_read_is_still_owned() {
-    let (_place, store, _, job) = with_warm_task().await;
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let mut looks = 0_u32;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) || looks == 0 {
-                assert!(store.owner_of(&task()).unwrap().is_some(), "after {looks} looks");
-                looks += 1;
-            }
-        });
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(claim(&store, &job)).unwrap();
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
-        reading.join().unwrap();
+#[test]
+fn a_task_that_moves_while_owners_are_read_is_still_owned() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (_place, store, _, job) = runtime.block_on(with_warm_task());
+    let looking = store.clone();
+    let (ready, begun) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut owners = Vec::new();
+        while owners.last() != Some(&Some(id("job"))) {
+            owners.push(looking.owner_of(&task()).unwrap());
+            let _ = ready.send(());
+            assert!(owners.last().unwrap().is_some(), "after {} looks", owners.len());
+        }
     });
+    begun.recv().unwrap();
+    runtime.block_on(claim(&store, &job)).unwrap();
+    reading.join().unwrap();
 }
 
 #[tokio::test]

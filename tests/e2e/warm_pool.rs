@@ -97,7 +97,11 @@ fn jobs_hit_a_pool_that_is_refilled(cluster: &Cluster) {
     wait_for_ready(&job, 2);
     let first = tasks(&job);
     for number in 1..=3 {
-        let next = job.beside(cluster);
+        let mut next = job.beside(cluster);
+        if number == 3 {
+            // With another environment, its stages do their work themselves.
+            next.set("AWS_EXECUTION_ENV", "elsewhere");
+        }
         let prepared = next.stage(&["prepare"]);
         assert!(prepared.code == 0 && is_hit(&prepared), "{prepared:#?}\n{}", job.log());
         let run = next.run("build_script", format!("echo {number}"));

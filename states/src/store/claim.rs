@@ -138,7 +138,7 @@ impl DirectoryStore {
         durable::sync_directory(&to)
     }
 
-    /// Copies the files that the job goes on to need. A transport may need neither.
+    /// Copies the files that the job still needs. A transport may need neither.
     fn copy_beside(&self, warm: &JobId, job: &JobId) -> Result<(), StoreError> {
         for kind in COPIED {
             let named = |id: &JobId| self.directory.join(format!("{id}.{kind}"));

@@ -101,9 +101,9 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// When the store cannot be listed.
     fn warm_tasks(&self) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
 
-    /// Gives a warm task to a job that has no snapshot yet: replaces the snapshot of `warm` by the
-    /// job's own, which names the same task, and the warm task's key by the job's. The leases are
-    /// the job's and the warm task's.
+    /// Gives a warm task and its key to a job that has no snapshot yet. Replaces the snapshot of
+    /// `warm` by the job's own, which names the same task. The leases are the job's and the warm
+    /// task's.
     ///
     /// At every moment, exactly one snapshot names the task. If the process dies in the middle, the
     /// task is the one's or the other's. In the latter case, the next lease of the job finishes the

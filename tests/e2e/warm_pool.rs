@@ -3,10 +3,17 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use fargate_driver::{
+    config::Config,
+    stages::Host,
+    warm::{self, Drained},
+};
 use local_cluster::{Profile, Settings};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -14,7 +21,8 @@ use states::{AnyJob, Snapshot};
 
 use crate::{
     cluster::{Cluster, Local},
-    eventually,
+    definitions::{control, runtime},
+    eventually, http,
     parametrised::by_every_transport,
     runner::{Ended, Job},
     serve::Service,
@@ -53,7 +61,7 @@ fn wait_for_ready(job: &Job, count: u64) {
 }
 
 /// The snapshots of the warm tasks that wait or start.
-fn warm(job: &Job) -> Vec<Snapshot> {
+fn warm_tasks(job: &Job) -> Vec<Snapshot> {
     let read = |path| Snapshot::parse(&fs::read_to_string(path).ok()?).ok();
     let all: Vec<Snapshot> = job.files(".ron").iter().filter_map(read).collect();
     let is_open = |of: &&Snapshot| !matches!(of.job, AnyJob::Stopping(_));
@@ -62,7 +70,7 @@ fn warm(job: &Job) -> Vec<Snapshot> {
 
 /// The tasks that wait or start.
 fn tasks(job: &Job) -> BTreeSet<String> {
-    warm(job).iter().filter_map(|of| Some(of.job.task()?.to_string())).collect()
+    warm_tasks(job).iter().filter_map(|of| Some(of.job.task()?.to_string())).collect()
 }
 
 fn is_hit(prepared: &Ended) -> bool {
@@ -86,7 +94,7 @@ fn end_pools(job: &Job, service: Service) {
     reconfigure(job, |text| text.split("[[Warm]]").next().unwrap().to_owned());
     let service = restart(job, service);
     eventually("all warm tasks are archived", || {
-        job.files(".ron").is_empty() && warm(job).is_empty()
+        job.files(".ron").is_empty() && warm_tasks(job).is_empty()
     });
     drop(service);
 }
@@ -129,7 +137,7 @@ fn a_restart_keeps_a_pool_and_another_configuration_ends_it(cluster: &Cluster) {
     // Killed while a task starts: the next service goes on with it.
     reconfigure(&job, |text| text.replace("Count = 2", "Count = 3"));
     let service = restart(&job, service);
-    eventually("it launches a task", || warm(&job).len() == 3);
+    eventually("it launches a task", || warm_tasks(&job).len() == 3);
     drop(service);
     let service = Service::start(&job);
     wait_for_ready(&job, 3);
@@ -210,6 +218,64 @@ fn a_newer_revision_replaces_the_tasks() {
     cluster.assert_nothing_is_left(2);
 }
 
+/// A drain works without the service, and leaves claimed tasks to their jobs.
+#[test]
+fn a_drain_ends_all_tasks_that_no_job_has() {
+    let cluster = Cluster::local();
+    let job = Job::with(&cluster, &pool(2));
+    let mut service = Service::start(&job);
+    wait_for_ready(&job, 2);
+    let next = job.beside(&cluster);
+    let prepared = next.stage(&["prepare"]);
+    assert!(prepared.code == 0 && is_hit(&prepared), "{prepared:#?}");
+    wait_for_ready(&job, 2);
+    service.signal(Signal::TERM);
+    assert!(service.process.wait().unwrap().success());
+
+    let drained = runtime().block_on(async {
+        let (config, _) = Config::load(Some(&job.config)).unwrap();
+        let control = control(&cluster, &job.metadata).await;
+        warm::drain(&Arc::new(Host::with_control(config, control).unwrap())).await.unwrap()
+    });
+    assert_eq!(drained, Drained { ended: 2, left: 0 });
+    assert!(tasks(&job).is_empty());
+    let run = next.run("build_script", "echo ran");
+    assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{run:#?}");
+    next.cleanup();
+    cluster.assert_nothing_is_left(3);
+}
+
+#[test]
+fn the_service_s_metrics_have_the_pool() {
+    let cluster = Cluster::local_by_pipes();
+    let job = Job::with(&cluster, &pool(1));
+    let mut command = Service::command(&job);
+    let mut process = command.args(["--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let page = lines.find_map(|line| Some(line.split_once("page: ")?.1.to_owned())).unwrap();
+    let service = Service { process };
+    wait_for_ready(&job, 1);
+    let next = job.beside(&cluster);
+    assert!(is_hit(&next.stage(&["prepare"])));
+    wait_for_ready(&job, 1);
+    let metrics = || {
+        let answer = http::request(&page, "GET", "/metrics", &[], b"");
+        String::from_utf8(answer.body).unwrap()
+    };
+    // The overview may be a second old.
+    eventually("the claim is counted", || {
+        let text = metrics();
+        let has = |line: &str| text.lines().any(|seen| seen == line);
+        has("fargate_warm_tasks{fargate_pool=\"p\",fargate_warm_state=\"wanted\"} 1")
+            && has("fargate_warm_tasks{fargate_pool=\"p\",fargate_warm_state=\"ready\"} 1")
+            && has("fargate_warm_claims_total{fargate_pool=\"p\",fargate_warm_result=\"hit\"} 1")
+            && has("fargate_warm_claims_total{fargate_pool=\"p\",fargate_warm_result=\"miss\"} 0")
+    });
+    next.cleanup();
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(2);
+}
+
 #[test]
 fn a_warm_task_that_has_died_is_replaced() {
     let cluster = Cluster::local_by_pipes();
@@ -217,7 +283,7 @@ fn a_warm_task_that_has_died_is_replaced() {
     let service = Service::start(&job);
     wait_for_ready(&job, 1);
     let before = tasks(&job);
-    let [snapshot] = &warm(&job)[..] else { panic!("one") };
+    let [snapshot] = &warm_tasks(&job)[..] else { panic!("one") };
     let task = snapshot.job.task().unwrap().as_str();
     cluster.ecs("StopTask", &json!({ "cluster": "local", "task": task }));
     // It asks when it starts, and then once a minute.

@@ -137,6 +137,8 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             // the task is stopped.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
+            // A job whose warm task does not answer launches its own.
+            StopReason::Retired(_) => Some(vec![]),
             StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => {
                 Some(vec![LaunchConflict])
             }

@@ -61,10 +61,9 @@ fn main() -> ExitCode {
     let hits: Vec<String> = with.starts(true).iter().map(|time| format!("{time:.2}")).collect();
     println!("  each hit, in seconds: {}", hits.join(" "));
     println!(
-        "  hit rate {:.0} %, tasks idle for {:.2} h, of which {:.2} h before the first job",
+        "  hit rate {:.0} %, tasks idle for {:.2} h",
         100.0 * hits.len() as f64 / jobs as f64,
-        with.idle / 3600.0,
-        with.idle_before / 3600.0
+        with.idle / 3600.0
     );
     if with.starts(true).iter().any(|time| *time > HIT) {
         println!("MISSED: a hit took longer than {HIT} s");
@@ -84,8 +83,6 @@ struct Measured {
     jobs: Vec<(bool, f64)>,
     /// The seconds that warm tasks waited for jobs, all together.
     idle: f64,
-    /// Those of them before the first job.
-    idle_before: f64,
 }
 
 impl Measured {
@@ -101,7 +98,6 @@ fn run(cluster: &Cluster, pool: &str, count: u64, (jobs, gap): (u64, Duration)) 
     while count > 0 && status(&first)["pools"][0]["ready"] != count {
         thread::sleep(Duration::from_millis(200));
     }
-    let idle_before = idle(&first);
     let measured = thread::scope(|scope| {
         let running: Vec<_> = (0..jobs)
             .map(|number| {
@@ -116,7 +112,7 @@ fn run(cluster: &Cluster, pool: &str, count: u64, (jobs, gap): (u64, Duration)) 
     });
     let idle = idle(&first);
     drop(service);
-    Measured { jobs: measured, idle, idle_before }
+    Measured { jobs: measured, idle }
 }
 
 /// Runs one job. Returns whether it hit the pool, and the seconds to its first line.

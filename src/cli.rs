@@ -172,6 +172,8 @@ fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
 /// Hosts stages until SIGTERM.
 async fn serve(global: &Global, listen: Option<SocketAddr>) -> Result<(), String> {
     let Loaded { config, hello } = load(global, true, true)?;
+    // The page reads the directory, so it has to be there.
+    stages::store(&config).map_err(|e| e.to_string())?;
     let pools = warm::pools(&config);
     let service = service::serve(config, hello);
     let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };

@@ -276,6 +276,30 @@ fn the_service_s_metrics_have_the_pool() {
     cluster.assert_nothing_is_left(2);
 }
 
+#[cfg(feature = "telemetry")]
+#[test]
+fn a_claim_is_in_the_metrics_of_its_job() {
+    use crate::{collector::Collector, telemetry::traced};
+
+    let (cluster, collector) = (Cluster::local_by_pipes(), Collector::start());
+    let job = traced(&cluster, &collector.endpoint, &pool(1));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 1);
+    let next = job.beside(&cluster);
+    assert!(is_hit(&next.stage(&["prepare"])));
+    next.cleanup();
+    let metric = |name: &str| {
+        let all = collector.metrics();
+        let of = all.iter().find(|metric| metric.name == name);
+        format!("{:?}", of.unwrap_or_else(|| panic!("{name}: {all:?}")))
+    };
+    assert!(metric("fargate.warm.claims").contains("\"hit\""));
+    assert!(metric("fargate.warm.idle.duration").contains("\"p\""));
+    wait_for_ready(&job, 1);
+    end_pools(&job, service);
+    cluster.assert_nothing_is_left(2);
+}
+
 #[test]
 fn a_warm_task_that_has_died_is_replaced() {
     let cluster = Cluster::local_by_pipes();

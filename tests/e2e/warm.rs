@@ -214,11 +214,14 @@ fn a_dead_warm_task_falls_back_to_a_launch(cluster: &Cluster) {
     cluster.assert_nothing_is_left(2);
 }
 
+/// A change of a header, and its name.
+type Change = (&'static str, fn(&mut Header));
+
 fn a_warm_task_that_does_not_fit_is_left_alone(cluster: &Cluster) {
     let first = job(cluster);
     let id = warm(cluster, &first);
     let original = read(&snapshot_path(&first, &id));
-    let changes: [(&str, fn(&mut Header)); 4] = [
+    let changes: [Change; 4] = [
         ("role", |header| header.spec.task_role = Some("deploy".to_owned())),
         ("image", |header| header.spec.additions = Some(Box::default())),
         ("subnets", |header| header.spec.subnets.push("subnet-other".to_owned())),
@@ -466,7 +469,7 @@ fn is_killed_at(cluster: &Cluster, call: &str, n: usize) -> (bool, usize) {
     let is_warm = owner.job.header().id == id;
     assert!(!is_warm || *name == id.as_str(), "{at}");
     assert!(killed || !is_warm, "{at}: {output:?}");
-    let launched = if n % 2 == 0 {
+    let launched = if n.is_multiple_of(2) {
         // The job goes on with the task that it had claimed, or claims it now.
         let prepared = job.stage(&["prepare"]);
         assert_claimed(&job, &prepared);

@@ -155,7 +155,8 @@ pub async fn retire(host: &Host, id: &JobId, reason: Retirement) -> Result<Launc
     Ok(telemetry::in_own_scope(finish(engine, work)).await?)
 }
 
-/// Takes the lease of a warm task. `None`: another process has it, or a job has claimed the task.
+/// Takes the lease of a warm task. `None`: another process has it, a job has claimed the task, or
+/// the id is a job's.
 async fn take(engine: &JobEngine, id: &JobId, purpose: &str) -> Result<Option<Work>, StoreError> {
     let lease: DirectoryLease = match engine.store().lease(id, purpose, Duration::ZERO).await {
         Ok(lease) => lease,
@@ -163,7 +164,9 @@ async fn take(engine: &JobEngine, id: &JobId, purpose: &str) -> Result<Option<Wo
         Err(e) => return Err(e),
     };
     match engine.store().load(id).await {
-        Ok(snapshot) => Ok(snapshot.map(|snapshot| engine.work(snapshot, lease))),
+        Ok(snapshot) => Ok(snapshot
+            .filter(|snapshot| snapshot.job.header().warm().is_some())
+            .map(|snapshot| engine.work(snapshot, lease))),
         Err(StoreError::Foreign { .. }) => Ok(None),
         Err(e) => Err(e),
     }

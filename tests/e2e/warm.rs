@@ -214,12 +214,14 @@ fn a_dead_warm_task_falls_back_to_a_launch(cluster: &Cluster) {
     cluster.assert_nothing_is_left(2);
 }
 
+/// A change of a header, and its name.
+type Change = (&'static str, fn(&mut Header));
+
 fn a_warm_task_that_does_not_fit_is_left_alone(cluster: &Cluster) {
     let first = job(cluster);
     let id = warm(cluster, &first);
     let original = read(&snapshot_path(&first, &id));
-    type Change = fn(&mut Header);
-    let changes: [(&str, Change); 4] = [
+    let changes: [Change; 4] = [
         ("role", |header| header.spec.task_role = Some("deploy".to_owned())),
         ("image", |header| header.spec.additions = Some(Box::default())),
         ("subnets", |header| header.spec.subnets.push("subnet-other".to_owned())),

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::{Engine, Work, drive::Promise};
 use crate::{
-    AnyJob, Claim, Fit, Header, JobId, Observation, Seen, Snapshot, SnapshotStore, StoreError,
-    TaskControl, Transport,
+    AnyJob, Claim, ConnectErrorKind, Fit, Header, JobId, Observation, Seen, Snapshot,
+    SnapshotStore, StoreError, TaskArn, TaskControl, Timestamp, Transport,
 };
 
 /// How long a claimed container may be silent until ECS is asked whether its task lives. Most answer
 /// within half a second.
 const ASKED_AFTER: Duration = Duration::from_secs(1);
+/// The pause between two attempts to connect to it.
+const TRIED_EVERY: Duration = Duration::from_millis(300);
 
 /// The result of an attempt to claim a warm task.
 pub enum Claiming<N, L> {
@@ -85,42 +87,59 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Checks that the container of a `Reachable` job answers `within` this time, and keeps the
-    /// connection. If it does not, the journal says why.
+    /// connection. Gives up earlier if ECS reports that the task ends, or if another container
+    /// answers. The journal says why.
     pub async fn answers(&self, work: &mut Work<T::Session, S::Lease>, within: Duration) -> bool {
         let AnyJob::Reachable(job) = &work.snapshot.job else { return false };
         let destination = job.header.destination(job.state.address.as_deref());
         let (cluster, task) = (job.header.spec.cluster.clone(), job.state.task.clone());
         let target = self.target(&work.snapshot.job, destination);
         let began = self.clock.now();
-        let ended = async {
-            let mut due = began + ASKED_AFTER;
+        let mut problem = None;
+        let connecting = async {
             loop {
-                match self.describe(&cluster, &task, due).await {
-                    Ok(described) => match described.seen {
-                        Seen::Task(report) if report.stop_desired || report.status.is_ending() => {
-                            return Observation::Described(report);
-                        }
-                        Seen::Missing => return Observation::Missing,
-                        Seen::Task(_) => {}
-                    },
-                    Err(error) => tracing::debug!("{error}"),
+                match self.transport.connect(&target).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) if error.kind == ConnectErrorKind::IdentityChanged => {
+                        return Err(error);
+                    }
+                    // The network or an API may have failed for a moment.
+                    Err(error) => problem = Some(error),
                 }
-                due = self.clock.now() + ASKED_AFTER;
+                self.clock.until(self.clock.now() + TRIED_EVERY).await;
             }
         };
         let saw = tokio::select! {
             biased;
-            connected = self.transport.connect(&target) => match connected {
-                Ok((session, greeting)) => {
-                    work.session = Some((session, greeting));
+            connected = connecting => match connected {
+                Ok(connection) => {
+                    work.session = Some(connection);
                     return true;
                 }
                 Err(error) => Observation::Unreachable(error),
             },
-            saw = ended => saw,
-            () = self.clock.until(began + within) => Observation::TimePassed,
+            saw = self.end_of(&cluster, &task, began + ASKED_AFTER) => saw,
+            () = self.clock.until(began + within) => {
+                problem.map_or(Observation::TimePassed, Observation::Unreachable)
+            }
         };
         work.snapshot.step(saw, self.clock.now());
         false
+    }
+
+    /// Completes when ECS shows that the task ends, or does not know it. Asks for the first time at
+    /// `due`.
+    async fn end_of(&self, cluster: &str, task: &TaskArn, mut due: Timestamp) -> Observation {
+        loop {
+            match self.describe(cluster, task, due).await.map(|described| described.seen) {
+                Ok(Seen::Task(report)) if report.stop_desired || report.status.is_ending() => {
+                    return Observation::Described(report);
+                }
+                Ok(Seen::Missing) => return Observation::Missing,
+                Ok(Seen::Task(_)) => {}
+                Err(error) => tracing::debug!("{error}"),
+            }
+            due = self.clock.now() + ASKED_AFTER;
+        }
     }
 }

@@ -12,10 +12,11 @@ use crate::world::fault_plan::Fault::{self, *};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
 /// state has.
-const EDGES: [(StateName, StateName); 5] = {
+const EDGES: [(StateName, StateName); 6] = {
     use StateName::{Executing, Pending, Provisioning, Reachable, Running};
     [
         (Provisioning, Pending),
+        (Provisioning, Reachable),
         (Pending, Running),
         (Running, Reachable),
         (Reachable, Executing),
@@ -63,7 +64,7 @@ pub fn wrong(job: &Job) -> Vec<String> {
         }
         let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
             || is_over(&called.verdict)
-            || matches!(called.stage, "cleanup" | "look");
+            || matches!(called.stage, "cleanup" | "look" | "retire");
         if job.plan.must_succeed && !ours {
             wrong.push(format!(
                 "{} returned {:?} although its faults should not have failed it",
@@ -122,7 +123,7 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
     match verdict {
         // Compared with the script itself.
         Verdict::Success | Verdict::Exit(_) => None,
-        Verdict::NoJob if stage == "cleanup" || stage == "reap" => None,
+        Verdict::NoJob if matches!(stage, "cleanup" | "reap" | "retire") => None,
         Verdict::NoJob => Some(vec![CleanupBesideStage]),
         Verdict::Killed => Some(vec![ProcessKilled]),
         Verdict::Cancelled => Some(vec![Cancelled]),
@@ -168,8 +169,11 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
 
 /// A job's outcome, to be counted.
 pub fn outcome(job: &Job) -> &'static str {
-    let last =
-        job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
+    let last = job
+        .called
+        .iter()
+        .rev()
+        .find(|called| !matches!(called.stage, "cleanup" | "reap" | "look" | "retire"));
     match last.map(|called| &called.verdict) {
         Some(Verdict::Success) => "every script succeeded",
         Some(Verdict::Exit(_)) => "a script failed, by its own status",

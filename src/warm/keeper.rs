@@ -60,9 +60,8 @@ struct Kept {
     settings: Warm,
     /// What a task is that would be launched now; `None` if none is granted.
     launch: Option<(LaunchSpec, Fit)>,
-    /// The definition of such a task, and when ECS was asked.
+    /// The definition of such a task.
     newest: Option<NewestDefinition>,
-    asked: Option<Instant>,
     /// Whether the log has that it is not known.
     is_unknown: bool,
 }
@@ -95,7 +94,8 @@ struct Keeper<'a> {
     is_reported: bool,
     /// The task definitions of the tasks that wait, by task.
     definitions: HashMap<TaskArn, String>,
-    described: Option<Instant>,
+    /// When ECS was asked about them, and about the newest definitions.
+    asked: Option<Instant>,
     jobs: LaunchingJobs,
 }
 
@@ -116,14 +116,7 @@ impl<'a> Keeper<'a> {
                 }
             };
             states.push(state);
-            Kept {
-                pool,
-                settings: settings.clone(),
-                launch,
-                newest: None,
-                asked: None,
-                is_unknown: false,
-            }
+            Kept { pool, settings: settings.clone(), launch, newest: None, is_unknown: false }
         });
         Self {
             pools: pools.collect(),
@@ -136,7 +129,7 @@ impl<'a> Keeper<'a> {
             states,
             is_reported: false,
             definitions: HashMap::new(),
-            described: None,
+            asked: None,
             jobs: LaunchingJobs::default(),
         }
     }
@@ -338,16 +331,25 @@ impl<'a> Keeper<'a> {
 
 /// What is found out about pools and tasks, and done with tasks.
 impl Keeper<'_> {
-    /// Asks ECS about the tasks that wait, and about the newest revisions, once a minute.
+    /// Asks ECS about the tasks that wait, and about the newest revisions, once a minute. First about
+    /// the revisions: a task that waits was launched before, so it cannot be of a newer one.
     async fn ask(&mut self, found: &[WarmTask]) {
-        let is_due = |asked: Option<Instant>| asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        let waiting: Vec<&WarmTask> = found.iter().filter(|task| task.ready.is_some()).collect();
+        let is_due = self.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY);
+        if !is_due || waiting.is_empty() {
+            return;
+        }
+        self.asked = Some(Instant::now());
         let control = self.host.engine().control();
-        for kept in self.pools.iter_mut().filter(|kept| is_due(kept.asked)) {
+        for kept in &mut self.pools {
             let Some((spec, _)) = &kept.launch else { continue };
-            kept.asked = Some(Instant::now());
+            if waiting.iter().all(|task| task.pool != kept.pool.name) {
+                continue;
+            }
             match control.newest_definition(spec).await {
                 Ok(newest) => kept.newest = newest,
                 Err(e) => {
+                    kept.newest = None;
                     let pool = &kept.pool.name;
                     if std::mem::replace(&mut kept.is_unknown, true) {
                         tracing::debug!(pool, "{e}");
@@ -360,11 +362,6 @@ impl Keeper<'_> {
                 }
             }
         }
-        let waiting: Vec<&WarmTask> = found.iter().filter(|task| task.ready.is_some()).collect();
-        if !is_due(self.described) || waiting.is_empty() {
-            return;
-        }
-        self.described = Some(Instant::now());
         match self.describe(&waiting).await {
             Ok(ended) => {
                 for id in ended {

@@ -197,6 +197,12 @@ pub fn outcome(job: &Job) -> &'static str {
     }
 }
 
+/// Whether this attempt of a job claimed a warm task that it could not use.
+pub fn is_given_up(attempt: &Snapshot) -> bool {
+    let unusable = StopReason::Retired(Retirement::Unusable);
+    matches!(&attempt.job, AnyJob::Stopping(job) if job.state.reason == unusable)
+}
+
 /// All data of a job that another run of its seed must repeat.
 pub fn record(job: &Job) -> String {
     let state = job.manager.cloud.state.lock().unwrap();

@@ -56,11 +56,12 @@ impl Job {
 
     /// Runs the whole job as gitlab-runner does, and then `cleanup` until the job is over.
     pub async fn run(&mut self) {
-        if let Some(call) = self.plan.warm {
+        if let Some((call, idle)) = self.plan.warm {
             self.call("warm", call, async |process, io| {
                 stages::warm(&process.of_job(WARM), io).await
             })
             .await;
+            tokio::time::sleep(idle).await;
         }
         if self.prepare().await {
             self.stages().await;

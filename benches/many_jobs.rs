@@ -252,6 +252,10 @@ impl TaskControl for Idle {
         std::future::pending().await
     }
 
+    async fn tag(&self, _: &TaskArn, _: &[(String, String)]) -> Result<(), ControlError> {
+        std::future::pending().await
+    }
+
     async fn public_address(&self, _: &InterfaceId) -> Result<Option<String>, ControlError> {
         std::future::pending().await
     }

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use ::replay::{Driver as _, Failure, Location};
@@ -29,12 +29,15 @@ use crate::{
     replay::configuration::Configuration,
     runner::{Contract, Identity, StageEnvironment, Trust, Verdict},
     service::{
-        self, Configured, Passed, RequestedStage, Served, Undone, protocol::Request,
-        source::DirectorySource, status,
+        self, Configured, Passed, RequestedStage, Served, Undone,
+        protocol::Request,
+        source::{DirectorySource, Pools, Source as _},
+        status,
     },
     stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog, StageWork},
     telemetry,
     try_job::TryJob,
+    warm,
 };
 
 /// The service's threads, at most: encryption of its connections is most of its work.
@@ -186,7 +189,8 @@ async fn reap(global: &Global, reaper: &Reaper) -> Result<ExitCode, String> {
 fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
     let configuration = Configuration::new(global.config.as_deref());
     let settings = configuration.load_settings().map_err(|e| Failure::Other(e.to_string()))?;
-    match status::run(Location::of_settings(settings)?, json) {
+    let pools = configuration.loaded().map(warm::pools).unwrap_or_default();
+    match status::run(Location::of_settings(settings)?, &pools, json) {
         // The reader, such as `head`, closed the pipe: it has what it wants.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         done => done,
@@ -198,15 +202,25 @@ async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> R
     let configured = load(global, true, true)?;
     // The page reads the directory, so it has to be there.
     stages::store(&configured.config).map_err(|e| e.to_string())?;
-    let service = service::serve(configured, passed, || {
+    let pools = Pools::default();
+    let show = |config: &Config| {
+        *pools.lock().unwrap_or_else(PoisonError::into_inner) = warm::pools(config);
+    };
+    show(&configured.config);
+    let reread = || {
         let read = read(global).map_err(|e| e.to_string())?;
         warn_of(&read, false);
         Ok(read.configured)
-    });
+    };
+    let service = service::serve(configured, passed, reread, show);
     let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };
     let settings = Configuration::new(global.config.as_deref()).load_settings();
     let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
-    let source = DirectorySource::new(location.map_err(|e| e.to_string())?);
+    let source = DirectorySource::new(location.map_err(|e| e.to_string())?).with_pools(Arc::clone(&pools));
+    let source = Arc::new(source);
+    // What ends from now on is counted, also before anyone looks.
+    let counting = Arc::clone(&source);
+    tokio::task::spawn_blocking(move || counting.overview().map(drop));
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("the page cannot be served at {address}: {e}"))?;
@@ -215,7 +229,7 @@ async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> R
     }
     tokio::select! {
         served = service => served.map_err(|e| e.to_string()),
-        shown = service::http::serve(listener, Arc::new(source)) => {
+        shown = service::http::serve(listener, source) => {
             shown.map_err(|e| e.to_string())
         }
     }

@@ -21,7 +21,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use states::{ControlError, JobId, Pace, StoreError};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{config::Config, control::JOB_TAG, runner::Identity, stages, telemetry};
+use crate::{config::Config, control::JOB_TAG, runner::Identity, stages, telemetry, warm};
 
 use self::{
     judge::{Judgment, OwnedTasks, owned_tasks},
@@ -66,6 +66,9 @@ impl Reaper {
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
         let engine = Arc::new(stages::engine(config, stages::store(config)?));
         let mut summary = Summary::default();
+        if !self.dry_run && self.manager.is_none() {
+            warm::finish_claims(engine.store())?;
+        }
         // Tasks first: a job that begins in between has a snapshot by the time the snapshots are
         // read.
         let launched = retry(|| engine.control().launched(&config.fargate.cluster)).await;

@@ -90,6 +90,8 @@ fn setting_rows(page: &str) -> Vec<(String, Vec<String>)> {
     for line in page.lines() {
         if let Some(heading) = line.strip_prefix("## ").or_else(|| line.strip_prefix("# ")) {
             let named = heading.strip_prefix("`[").and_then(|rest| rest.strip_suffix("]`"));
+            // A list of tables: `[[Name]]`.
+            let named = named.map(|name| name.trim_start_matches('[').trim_end_matches(']'));
             let whole_page = (heading == "Telemetry").then_some(heading);
             table = named.or(whole_page).unwrap_or_default().to_owned();
         }

@@ -90,7 +90,9 @@ fn unexplained(case: &Case<'_>) -> Diagnosis {
         _ => None,
     };
     match ended {
-        Some(StopReason::Cleanup | StopReason::Asked(_)) | None => case.nothing(),
+        Some(StopReason::Cleanup | StopReason::Asked(_) | StopReason::Retired(_)) | None => {
+            case.nothing()
+        }
         Some(reason) => case.diagnosis(
             Cause::Unknown,
             format!(
@@ -131,7 +133,12 @@ impl Case<'_> {
         remedy: &[&str],
     ) -> Diagnosis {
         // Makes commands that can be copied as they are.
-        let job = format!(" {}`", self.snapshot.job.header().about.job_id);
+        let header = self.snapshot.job.header();
+        let job = match header.warm() {
+            Some(_) => header.id.as_str(),
+            None => &header.about.job_id,
+        };
+        let job = format!(" {job}`");
         let remedy = remedy
             .iter()
             .filter(|step| !step.is_empty())
@@ -142,7 +149,17 @@ impl Case<'_> {
 
     fn nothing(&self) -> Diagnosis {
         let last = self.timeline.spans.iter().rev().find_map(|span| span.outcome.as_ref());
+        let pool = self.snapshot.job.header().warm().map(|origin| &origin.pool);
         let summary = match (&self.snapshot.job, last) {
+            (AnyJob::Stopping(job), _) if pool.is_some() => {
+                format!(
+                    "It was a warm task, and no job claimed it: {}.",
+                    crate::stop_reason(&job.state.reason)
+                )
+            }
+            (job, _) if let Some(pool) = pool => {
+                format!("It is a warm task of the pool {pool}, and is {}.", job.name())
+            }
             (AnyJob::Stopping(_), Some(RunOutcome::Exited { code: 0, .. })) => {
                 "The job ran and ended as it should.".to_owned()
             }

@@ -1,8 +1,8 @@
 //! Why a job's task must end, in sentences and as telemetry's `error.type`.
 
 use states::{
-    ConnectErrorKind, ConnectTo, Job, Obstacle, RunLoss, RunOutcome, StateName, StopPhase,
-    StopReason, Stopping,
+    ConnectErrorKind, ConnectTo, Job, Obstacle, Retirement, RunLoss, RunOutcome, StateName,
+    StopPhase, StopReason, Stopping,
 };
 
 use crate::{explain_connect, explain_control, explain_task_end};
@@ -17,6 +17,7 @@ pub fn stop_reason(reason: &StopReason) -> String {
         StopReason::Cleanup => "the job is over".to_owned(),
         StopReason::Cancelled => "the job was cancelled or timed out".to_owned(),
         StopReason::Asked(who) => who.clone(),
+        StopReason::Retired(why) => retirement(*why).to_owned(),
         StopReason::LaunchRefused(error) => {
             format!("ECS did not launch the task: {}", explain_control(error))
         }
@@ -39,6 +40,20 @@ pub fn stop_reason(reason: &StopReason) -> String {
         ),
         StopReason::Unusable(error) => explain_connect(error),
         StopReason::RunAbandoned(loss) => run_loss(loss),
+    }
+}
+
+/// Why a warm task is not kept.
+fn retirement(why: Retirement) -> &'static str {
+    match why {
+        Retirement::Surplus => "the pool keeps fewer warm tasks now",
+        Retirement::Aged => "the warm task is as old as its pool keeps tasks",
+        Retirement::Outdated => {
+            "a warm task of today would be another one: settings or the task definition have changed"
+        }
+        Retirement::NoPool => "the configuration has no such pool of warm tasks any more",
+        Retirement::Drained => "the manager is being drained",
+        Retirement::Unusable => "the warm task has ended, or does not answer",
     }
 }
 
@@ -132,6 +147,7 @@ pub fn error_type(reason: &StopReason) -> String {
         StopReason::Cleanup => "cleanup".to_owned(),
         StopReason::Cancelled => "cancelled".to_owned(),
         StopReason::Asked(_) => "abandoned".to_owned(),
+        StopReason::Retired(_) => "retired".to_owned(),
         StopReason::LaunchRefused(error) => format!("launch_refused.{}", error.kind.name()),
         StopReason::ControlFailed(error) => format!("control_failed.{}", error.kind.name()),
         StopReason::TaskStopped { .. } => "task_stopped".to_owned(),

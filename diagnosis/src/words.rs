@@ -73,6 +73,7 @@ pub fn next(job: &AnyJob, at: Timestamp) -> String {
                 if things.is_empty() { "its next attempt".to_owned() } else { things.join(" or ") };
             format!("{things}, until {}", clock(watch.until))
         }
+        Action::Await if job.header().warm().is_some() => "a job that claims it".to_owned(),
         Action::Await => "gitlab-runner's next stage".to_owned(),
         Action::Follow(follow) if follow.started => {
             format!("output or the end of {}, from byte {}", follow.order.stage, follow.from)
@@ -114,6 +115,12 @@ pub fn observation(saw: &Observation) -> String {
         Observation::Opened { process, purpose } => {
             format!("process {process} took the job up: {purpose}")
         }
+        Observation::Claimed(claim) => format!(
+            "the job claimed warm task {} of the pool {}, ready since {}",
+            claim.task.task_id(),
+            claim.pool,
+            date(claim.ready)
+        ),
         Observation::Launched(task) => {
             format!("RunTask launched task {} ({})", task.task.task_id(), task.status)
         }

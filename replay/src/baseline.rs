@@ -78,7 +78,11 @@ impl Baseline {
     /// When the archive cannot be read.
     pub fn from_archive(store: &DirectoryStore) -> Result<Self, Failure> {
         let mut baseline = Self::default();
-        archive::for_each(store, |_, summary| baseline.add(&summary.definition, &summary.longest))?;
+        archive::for_each(store, |_, summary| {
+            if summary.is_job() {
+                baseline.add(&summary.definition, &summary.longest);
+            }
+        })?;
         baseline.sort();
         Ok(baseline)
     }

@@ -23,6 +23,7 @@ pub mod list;
 pub mod location;
 pub mod overview;
 pub mod page;
+pub mod pools;
 pub mod prune;
 pub mod screen;
 pub mod show;

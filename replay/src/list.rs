@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 use diagnosis::{Cause, Diagnosis, Holder, Surroundings, words};
 use serde::Serialize;
-use states::{Snapshot, StateName, Timestamp};
+use states::{AnyJob, Snapshot, StateName, Timestamp, WarmOrigin};
 
 use self::table::Table;
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     baseline::Baseline,
     holder, location,
     screen::{Tone, printable_json},
-    summary::{JobVerdict, Summary},
+    summary::{JobVerdict, PoolUse, Summary},
 };
 
 /// `fargate-replay list`.
@@ -41,6 +41,10 @@ pub struct List {
     #[arg(long)]
     json: bool,
 }
+
+/// How long the service may take to retire a warm task that is too old: it launches another one
+/// first.
+const RETIRED_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// A job in the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,6 +83,8 @@ pub struct Row {
     pub worked_on_by: Option<String>,
     /// Whether it is in the archive.
     pub archived: bool,
+    /// The pool that keeps it, if it is a warm task and no job.
+    pub warm: Option<String>,
 }
 
 impl List {
@@ -92,7 +98,9 @@ impl List {
         let mut baseline = Baseline::default();
         // The archive is read once for both.
         archive::for_each(&location.store, |name, summary| {
-            baseline.add(&summary.definition, &summary.longest);
+            if summary.is_job() {
+                baseline.add(&summary.definition, &summary.longest);
+            }
             if newest.limit > 0 {
                 newest.offer(name, summary);
             }
@@ -179,7 +187,10 @@ pub(crate) fn open_row(
             .find(|diagnosis| diagnosis.cause == Cause::StopUnfinished)
             .map(|diagnosis| diagnosis.summary.clone())
     } else {
-        stuck_reason(&row, surroundings, baseline, now)
+        match (snapshot.job.header().warm(), &snapshot.job) {
+            (Some(origin), AnyJob::Reachable(_)) => overdue(origin, snapshot, now),
+            _ => stuck_reason(&row, surroundings, baseline, now),
+        }
     };
     row.worked_on_by =
         if let Holder::Working(who) = &surroundings.holder { Some(who.clone()) } else { None };
@@ -219,7 +230,16 @@ pub(crate) fn unusable_row(path: &Path, why: &str, now: Timestamp) -> Row {
         stuck: Some(why.to_owned()),
         worked_on_by: None,
         archived: false,
+        warm: None,
     }
+}
+
+/// Returns why a warm task that is ready needs help, if it does: it waits for a job, for as long as
+/// its pool keeps it.
+fn overdue(origin: &WarmOrigin, snapshot: &Snapshot, now: Timestamp) -> Option<String> {
+    let age = now.since(snapshot.job.header().created);
+    (age > origin.max_age + RETIRED_WITHIN)
+        .then(|| format!("its pool keeps it for {} only", words::span(origin.max_age)))
 }
 
 /// Returns why the job needs help, if it does.
@@ -260,6 +280,10 @@ pub(crate) fn urgency(row: &Row) -> u8 {
 impl Row {
     /// Creates a row from a summary.
     fn of(snapshot: String, summary: &Summary<'_>) -> Self {
+        let warm = match &summary.pool {
+            Some(PoolUse::Warm { pool, .. }) => Some(pool.clone().into_owned()),
+            _ => None,
+        };
         Self {
             snapshot,
             project: summary.project.clone().into_owned(),
@@ -278,6 +302,7 @@ impl Row {
             stuck: None,
             worked_on_by: None,
             archived: false,
+            warm,
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use diagnosis::{Cause, Diagnosis, words};
-use states::{AnyJob, FileStamp, JobId, Snapshot, StateName, Timestamp};
+use states::{AnyJob, Claim, FileStamp, JobId, Snapshot, StateName, Timestamp};
 
 use crate::{
     Failure, Location, LocationError, archive,
@@ -24,7 +24,8 @@ use crate::{
     holder,
     list::{Newest, Row, open_row, unusable_reason, unusable_row, urgency},
     location,
-    summary::JobVerdict,
+    pools::{OpenPool, PoolCounts},
+    summary::{JobVerdict, PoolUse},
 };
 
 /// Failed jobs that an overview names, at most: the newest.
@@ -47,6 +48,9 @@ pub struct Overview {
     pub jobs: Vec<OpenJob>,
     /// The jobs that are.
     pub finished: Arc<Finished>,
+    /// Pools of warm tasks, by name: those that have a task, or had one while the scanner watched.
+    /// Warm tasks are no jobs.
+    pub pools: BTreeMap<String, OpenPool>,
 }
 
 /// A job that is not archived.
@@ -127,6 +131,10 @@ pub struct Scanner {
     location: Location,
     snapshots: HashMap<JobId, (Version, Result<Arc<Snapshot>, String>)>,
     archive: Option<ArchiveRead>,
+    /// What came of pools while the scanner watched, by name.
+    pools: BTreeMap<String, PoolCounts>,
+    /// Hashes of the names that counted jobs will have in the archive.
+    counted: HashSet<u64>,
 }
 
 /// What was read of the archive.
@@ -145,7 +153,13 @@ impl Scanner {
     /// Creates a scanner, which has read nothing yet.
     #[must_use]
     pub fn new(location: Location) -> Self {
-        Self { location, snapshots: HashMap::new(), archive: None }
+        Self {
+            location,
+            snapshots: HashMap::new(),
+            archive: None,
+            pools: BTreeMap::new(),
+            counted: HashSet::new(),
+        }
     }
 
     /// Looks at all jobs.
@@ -158,10 +172,23 @@ impl Scanner {
         let ids = self.location.store.jobs()?;
         let mut jobs = Vec::with_capacity(ids.len());
         let mut known = HashMap::with_capacity(ids.len());
+        let mut pools: BTreeMap<String, OpenPool> = BTreeMap::new();
         for id in ids {
             let path = self.location.store.snapshot_path(&id);
             let kept = self.snapshots.remove(&id);
             let Some(read) = read(&path, kept) else { continue };
+            if let Ok(snapshot) = &read.1 {
+                self.count_claim(snapshot);
+                if let Some(origin) = snapshot.job.header().warm() {
+                    // One that ends is no longer its pool's.
+                    if !words::ends(&snapshot.job) {
+                        let pool = pools.entry(origin.pool.clone()).or_default();
+                        pool.add(Claim::of(snapshot).map(|claim| claim.ready), now);
+                    }
+                    known.insert(id, read);
+                    continue;
+                }
+            }
             jobs.push(match &read.1 {
                 Ok(snapshot) => self.open_job(&path, snapshot, &finished.baseline, now),
                 Err(why) => OpenJob {
@@ -174,13 +201,27 @@ impl Scanner {
         }
         self.snapshots = known;
         jobs.sort_by_key(|job| (urgency(&job.row), std::cmp::Reverse(job.row.in_state_ms)));
+        for (name, counts) in &self.pools {
+            pools.entry(name.clone()).or_default().counts = *counts;
+        }
         Ok(Overview {
             now,
             manager: self.location.manager.clone(),
             directory: self.location.store.directory().to_owned(),
             jobs,
             finished,
+            pools,
         })
+    }
+
+    /// Counts what a job had of a pool, once.
+    fn count_claim(&mut self, snapshot: &Snapshot) {
+        let Some(part) = PoolUse::of_job(snapshot) else { return };
+        let header = snapshot.job.header();
+        let archived = format!("{}.{}.ron", header.id, header.created.as_millis());
+        if self.counted.insert(hash(&archived)) {
+            self.pools.entry(part.pool().to_owned()).or_default().add(&part);
+        }
     }
 
     /// Returns how long finished jobs stayed in each state.
@@ -225,20 +266,29 @@ impl Scanner {
         let mut failures = Newest::new(FAILURES);
         let mut names = HashSet::new();
         let before = self.archive.as_ref();
+        let (pools, counted) = (&mut self.pools, &mut self.counted);
         if let Some(before) = before {
             finished.ended.clone_from(&before.finished.ended);
         }
         archive::for_each(&self.location.store, |name, summary| {
-            baseline.add(&summary.definition, &summary.longest);
-            *finished.verdicts.entry(summary.verdict).or_default() += 1;
+            let file = hash(name);
+            let is_new = before.is_some_and(|before| !before.names.contains(&file));
+            names.insert(file);
+            // Some were counted while they were open.
+            if let Some(part) = summary.pool.as_ref().filter(|_| !counted.remove(&file) && is_new) {
+                pools.entry(part.pool().to_owned()).or_default().add(part);
+            }
             if summary.verdict == JobVerdict::SystemFailure {
                 failures.offer(name, summary);
             }
-            let name = hash(name);
-            if before.is_some_and(|before| !before.names.contains(&name)) {
+            if !summary.is_job() {
+                return;
+            }
+            baseline.add(&summary.definition, &summary.longest);
+            *finished.verdicts.entry(summary.verdict).or_default() += 1;
+            if is_new {
                 *finished.ended.entry((summary.verdict, summary.cause)).or_default() += 1;
             }
-            names.insert(name);
         })?;
         baseline.sort();
         finished.baseline = Arc::new(baseline);
@@ -290,7 +340,7 @@ fn hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use states::DirectoryStore;
+    use states::{DirectoryStore, Header, Observation, PoolRole, WarmOrigin};
 
     use super::*;
     use crate::summary::Summary;
@@ -366,5 +416,53 @@ mod tests {
         assert_eq!(second.finished.failures[0].cause, Cause::OutOfMemory);
         let third = scanner.scan(now).unwrap();
         assert!(Arc::ptr_eq(&second.finished, &third.finished), "an unchanged archive was read");
+    }
+
+    #[test]
+    fn warm_tasks_are_no_jobs_and_a_claim_is_counted_once() {
+        let place = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(fixture("snapshots/v1/reachable.ron")).unwrap();
+        let mut warm = Snapshot::parse(&text).unwrap();
+        let header = warm.job.header().clone();
+        let AnyJob::Reachable(task) = &mut warm.job else { panic!("{:?}", warm.job) };
+        task.header.id = JobId::warm(1);
+        let origin = WarmOrigin { pool: "p".to_owned(), max_age: Duration::from_secs(3600) };
+        task.header.pool = Some(PoolRole::Warm(origin));
+        task.state.runs = 0;
+        let ready = task.state.since;
+        let file = place.path().join("warm-0000000000000001.ron");
+        fs::write(&file, warm.to_ron().unwrap()).unwrap();
+        let mut scanner = scanner(place.path());
+        let now = ready + Duration::from_secs(60);
+        let overview = scanner.scan(now).unwrap();
+        assert!(overview.jobs.is_empty());
+        let pool = overview.pools["p"];
+        assert_eq!((pool.ready, pool.starting), (1, 0));
+        assert_eq!(pool.waiting, Duration::from_secs(60));
+
+        let claimed = ready + Duration::from_secs(30);
+        let mut job = Snapshot::new(Header { created: claimed, ..header });
+        let claim = Claim::of(&warm).unwrap();
+        job.step(Observation::Claimed(Box::new(claim)), claimed);
+        fs::remove_file(&file).unwrap();
+        let file = place.path().join("job.ron");
+        fs::write(&file, job.to_ron().unwrap()).unwrap();
+        let hit = PoolCounts { hits: 1, idle_ms: 30_000, ..PoolCounts::default() };
+        for _ in 0..2 {
+            let overview = scanner.scan(now).unwrap();
+            assert_eq!((overview.jobs.len(), overview.pools["p"].ready), (1, 0));
+            assert_eq!(overview.pools["p"].counts, hit);
+        }
+        let archive = place.path().join("archive");
+        fs::create_dir(&archive).unwrap();
+        let id = &job.job.header().id;
+        fs::rename(&file, archive.join(format!("{id}.{}.ron", claimed.as_millis()))).unwrap();
+        let read = scanner.archive.as_mut().unwrap();
+        read.at = Instant::now().checked_sub(ARCHIVE_INTERVAL * 2).unwrap();
+        read.took = Duration::ZERO;
+        let overview = scanner.scan(now).unwrap();
+        assert_eq!(overview.finished.verdicts.values().sum::<u64>(), 1);
+        assert_eq!(overview.pools["p"].counts, hit, "it was counted before");
+        assert!(scanner.counted.is_empty());
     }
 }

@@ -102,7 +102,11 @@ impl Report {
 
     /// Returns the job's name, project and pipeline.
     fn title(&self) -> String {
-        let about = &self.snapshot.job.header().about;
+        let header = self.snapshot.job.header();
+        if let Some(origin) = header.warm() {
+            return format!("Warm task {} of the pool {}", header.id, origin.pool);
+        }
+        let about = &header.about;
         let name = if about.job_name.is_empty() {
             String::new()
         } else {

@@ -16,7 +16,7 @@ use diagnosis::{
     words,
 };
 use serde::Serialize;
-use states::{StateName, Timestamp};
+use states::{StateName, Timestamp, foreign_text::tame};
 
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
@@ -24,6 +24,7 @@ use crate::{
     Failure, Location, Screen, archive,
     baseline::Lengths,
     page,
+    pools::PoolCounts,
     screen::{Tone, fit, pad, printable_json},
     summary::{JobVerdict, Summary},
 };
@@ -54,6 +55,8 @@ struct Tally {
     /// How long each job took.
     lengths: Lengths,
     definitions: BTreeMap<String, Definition>,
+    /// Pools of warm tasks, by name.
+    pools: BTreeMap<String, PoolCounts>,
 }
 
 /// The jobs of one task definition.
@@ -84,6 +87,8 @@ struct Statistics {
     length: Option<Percentiles>,
     /// In descending order of their time.
     task_definitions: Vec<DefinitionStatistics>,
+    /// Pools of warm tasks, by name.
+    pools: BTreeMap<String, PoolCounts>,
 }
 
 /// A task definition in the output of `--json`.
@@ -122,6 +127,12 @@ impl Stats {
 
 impl Tally {
     fn add(&mut self, summary: &Summary<'_>) {
+        if let Some(part) = &summary.pool {
+            self.pools.entry(part.pool().to_owned()).or_default().add(part);
+        }
+        if !summary.is_job() {
+            return;
+        }
         self.jobs += 1;
         *self.verdicts.entry(summary.verdict).or_default() += 1;
         if summary.cause != Cause::Nothing {
@@ -167,6 +178,7 @@ impl Tally {
             causes: self.causes.clone(),
             length: percentiles_of(&self.lengths),
             task_definitions: task_definitions.collect(),
+            pools: self.pools.clone(),
         }
     }
 
@@ -180,7 +192,8 @@ impl Tally {
 
     fn print(&self, screen: &mut Screen) -> io::Result<()> {
         if self.jobs == 0 {
-            return writeln!(screen, "No finished jobs: the archive is empty.");
+            writeln!(screen, "No finished jobs: the archive is empty.")?;
+            return self.print_pools(screen);
         }
         print_heading(screen, &format!("{} finished jobs", self.jobs))?;
         for verdict in JobVerdict::ALL {
@@ -229,6 +242,18 @@ impl Tally {
                 "  {} more task definitions: --json has them",
                 definitions.len() - DEFINITIONS
             )?;
+        }
+        self.print_pools(screen)
+    }
+
+    fn print_pools(&self, screen: &mut Screen) -> io::Result<()> {
+        if self.pools.is_empty() {
+            return Ok(());
+        }
+        print_heading(screen, "\nPools of warm tasks")?;
+        for (name, counts) in &self.pools {
+            writeln!(screen, "  {}", fit(&tame(name), screen.width.saturating_sub(2)))?;
+            writeln!(screen, "    {}", counts.words())?;
         }
         Ok(())
     }
@@ -297,6 +322,7 @@ fn print_histogram(lengths: &Lengths, screen: &mut Screen) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::PoolUse;
 
     #[test]
     fn bars_double_in_length_and_the_last_counts_the_rest() {
@@ -342,5 +368,27 @@ mod tests {
         assert_eq!(large.states[&StateName::Executing].count, 1);
         assert!(!large.states.contains_key(&StateName::Pending));
         assert_eq!(statistics.verdicts.values().sum::<usize>(), 3);
+    }
+
+    #[test]
+    fn warm_tasks_count_for_their_pool_and_not_as_jobs() {
+        let path = format!("{}/../fixtures/snapshots/v1/stopping.ron", env!("CARGO_MANIFEST_DIR"));
+        let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let note = Summary::note(&snapshot);
+        let mut tally = Tally::default();
+        for part in [
+            PoolUse::Hit { pool: "p".into(), idle: 60_000 },
+            PoolUse::Missed { pool: "p".into() },
+            PoolUse::Warm { pool: "p".into(), idle: 30_000 },
+        ] {
+            let mut summary = Summary::parse(&note).unwrap();
+            summary.pool = Some(part);
+            tally.add(&summary);
+        }
+        assert_eq!(tally.statistics().jobs, 2);
+        let counts = tally.pools["p"];
+        let expected = PoolCounts { hits: 1, misses: 1, unclaimed: 1, idle_ms: 90_000 };
+        assert_eq!((counts, counts.hit_rate()), (expected, Some(50)));
+        assert_eq!(PoolCounts::default().hit_rate(), None);
     }
 }

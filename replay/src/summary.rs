@@ -2,9 +2,13 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use diagnosis::{Cause, Diagnosis, Surroundings, diagnose, timeline::Timeline, words};
+use diagnosis::{
+    Cause, Diagnosis, Surroundings, diagnose,
+    timeline::{Timeline, number},
+    words,
+};
 use serde::{Deserialize, Serialize};
-use states::{RunOutcome, Snapshot, StateName, Timestamp};
+use states::{PoolRole, RunOutcome, Snapshot, StateName, Timestamp};
 
 use crate::holder;
 
@@ -60,7 +64,7 @@ pub struct Summary<'a> {
     /// GitLab's pipeline id.
     #[serde(borrow)]
     pub pipeline: Cow<'a, str>,
-    /// GitLab's job id.
+    /// GitLab's job id; of a warm task, its own.
     #[serde(borrow)]
     pub job: Cow<'a, str>,
     /// The job's name.
@@ -90,6 +94,69 @@ pub struct Summary<'a> {
     pub totals: [u64; 6],
     /// The longest stay in each, in milliseconds.
     pub longest: [u64; 6],
+    /// Its part in a pool of warm tasks.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolUse<'a>>,
+}
+
+/// A job's part in a pool of warm tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolUse<'a> {
+    /// It is a warm task, which no job has claimed.
+    Warm {
+        /// The pool's name.
+        #[serde(borrow)]
+        pool: Cow<'a, str>,
+        /// How long it was, or has been, ready, in milliseconds.
+        idle: u64,
+    },
+    /// It claimed a warm task.
+    Hit {
+        /// The pool's name.
+        #[serde(borrow)]
+        pool: Cow<'a, str>,
+        /// How long the task had been ready, in milliseconds.
+        idle: u64,
+    },
+    /// It launched its own task, as the pool had none ready.
+    Missed {
+        /// The pool's name.
+        #[serde(borrow)]
+        pool: Cow<'a, str>,
+    },
+}
+
+impl PoolUse<'_> {
+    /// The pool's name.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        match self {
+            Self::Warm { pool, .. } | Self::Hit { pool, .. } | Self::Missed { pool } => pool,
+        }
+    }
+}
+
+impl PoolUse<'static> {
+    /// Returns the part of a job; `None` of a warm task.
+    #[must_use]
+    pub fn of_job(snapshot: &Snapshot) -> Option<Self> {
+        let named = |pool: &String| Cow::Owned(pool.clone());
+        if let Some(claim) = snapshot.claim() {
+            let idle = snapshot.job.header().created.since(claim.ready);
+            return Some(Self::Hit { pool: named(&claim.pool), idle: millis(idle) });
+        }
+        match snapshot.job.header().pool.as_ref()? {
+            PoolRole::Missed { pool } => Some(Self::Missed { pool: named(pool) }),
+            PoolRole::Warm(_) => None,
+        }
+    }
+
+    fn of(snapshot: &Snapshot, timeline: &Timeline) -> Option<Self> {
+        let Some(origin) = snapshot.job.header().warm() else { return Self::of_job(snapshot) };
+        let idle = timeline.totals()[number(StateName::Reachable)];
+        Some(Self::Warm { pool: Cow::Owned(origin.pool.clone()), idle: millis(idle) })
+    }
 }
 
 /// Characters of the last observation, at most.
@@ -127,11 +194,18 @@ impl Summary<'static> {
             .map(|entry| words::observation(&entry.saw))
             .unwrap_or_default();
         let owned = |text: &String| Cow::Owned(text.clone());
+        // A warm task has no job. Its own id names it.
+        let (job, name) = match header.warm() {
+            Some(origin) => {
+                (Cow::Owned(header.id.to_string()), format!("pool {}", origin.pool).into())
+            }
+            None => (owned(&header.about.job_id), owned(&header.about.job_name)),
+        };
         let summary = Self {
             project: owned(&header.about.project_url),
             pipeline: owned(&header.about.pipeline_id),
-            job: owned(&header.about.job_id),
-            name: owned(&header.about.job_name),
+            job,
+            name,
             definition: owned(&header.spec.task_definition),
             began: timeline.begin().as_millis(),
             newest: timeline.newest.as_millis(),
@@ -143,6 +217,7 @@ impl Summary<'static> {
             last: Cow::Owned(last.chars().take(LAST_LENGTH).collect()),
             totals: timeline.totals().map(millis),
             longest: timeline.longest().map(millis),
+            pool: PoolUse::of(snapshot, &timeline),
         };
         (summary, diagnoses)
     }
@@ -162,6 +237,12 @@ impl<'a> Summary<'a> {
     #[must_use]
     pub fn parse(note: &'a str) -> Option<Self> {
         serde_json::from_str(note).ok()
+    }
+
+    /// Whether it is a GitLab job's, and no warm task's that no job has claimed.
+    #[must_use]
+    pub fn is_job(&self) -> bool {
+        !matches!(self.pool, Some(PoolUse::Warm { .. }))
     }
 
     /// Returns how long the job took, or has taken so far.

@@ -1,7 +1,6 @@
 //! What a declaration in [`super::settings`] consists of, and the macro that expands it.
 
 use super::{
-    ConfigError,
     reader::{Reader, Value},
     rules::{Describe, Rule},
 };
@@ -10,6 +9,8 @@ use super::{
 pub(super) struct Table {
     /// Its name; empty for the top level.
     pub(super) name: &'static str,
+    /// Whether the file may have any number of them, each `[[Name]]`.
+    pub(super) is_list: bool,
     /// Its settings.
     pub(super) settings: &'static [Declared],
 }
@@ -23,6 +24,12 @@ pub(super) struct Declared {
 }
 
 impl Table {
+    /// The line of the file that begins it.
+    pub(super) fn heading(&self) -> String {
+        let name = self.name;
+        if self.is_list { format!("[[{name}]]") } else { format!("[{name}]") }
+    }
+
     /// Lists the keys.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
         self.settings.iter().map(|setting| setting.key)
@@ -46,7 +53,7 @@ pub(super) struct Setting<R> {
 
 impl<R: Rule> Setting<R> {
     /// Reads its value, or what applies without it.
-    pub(super) fn read(&self, reader: &mut Reader<'_>) -> Result<R::Value, ConfigError> {
+    pub(super) fn read(&self, reader: &mut Reader<'_>) -> R::Value {
         self.rule.read(reader, self.table, self.key)
     }
 }
@@ -64,20 +71,31 @@ pub(super) trait Section: Sized {
     const TABLE: Table;
 
     /// Reads it.
-    fn read(reader: &mut Reader<'_>) -> Result<Self, ConfigError>;
+    fn read(reader: &mut Reader<'_>) -> Self;
 }
 
 /// Reads a table into a field of [`super::Config`].
-pub(super) fn section<T: Section>(reader: &mut Reader<'_>) -> Result<T, ConfigError> {
+pub(super) fn section<T: Section>(reader: &mut Reader<'_>) -> T {
     T::read(reader)
 }
 
+/// Reads a list of tables into a field of [`super::Config`].
+pub(super) fn sections<T: Section>(reader: &mut Reader<'_>) -> Vec<T> {
+    let mut sections = Vec::new();
+    for (_, entry) in reader.entries(T::TABLE.name) {
+        reader.entry = Some(entry);
+        sections.push(T::read(reader));
+        reader.entry = None;
+    }
+    sections
+}
+
 /// Declares the settings of a table, and the struct that they are read into. For a struct of
-/// another module, begin with `impl`.
+/// another module, begin with `impl`. The name of a list of tables is in brackets.
 macro_rules! settings {
     (
         $(#[$about:meta])*
-        pub struct $name:ident in $table:literal {$(
+        pub struct $name:ident in $table:tt {$(
             $(#[$help:meta])*
             pub $field:ident: $type:ty =
                 $($function:ident [$($part:literal: $part_rule:expr),*])? $($key:literal: $rule:expr)?;
@@ -97,14 +115,15 @@ macro_rules! settings {
         }
     };
     (
-        impl $name:ident in $table:literal {$(
+        impl $name:ident in $table:tt {$(
             $field:ident =
                 $($function:ident [$($part:literal: $part_rule:expr),*])? $($key:literal: $rule:expr)?;
         )*}
     ) => {
         impl $crate::config::declaration::Section for $name {
             const TABLE: $crate::config::declaration::Table = $crate::config::declaration::Table {
-                name: $table,
+                name: settings!(@name $table),
+                is_list: settings!(@is_list $table),
                 settings: &[$(
                     $($(
                         $crate::config::declaration::Declared { key: $part, rule: &$part_rule },
@@ -113,23 +132,26 @@ macro_rules! settings {
                 )*],
             };
 
-            fn read(
-                reader: &mut $crate::config::reader::Reader<'_>,
-            ) -> Result<Self, $crate::config::ConfigError> {
+            fn read(reader: &mut $crate::config::reader::Reader<'_>) -> Self {
                 use $crate::config::declaration::Setting;
 
-                Ok(Self {$(
+                const TABLE: &str = settings!(@name $table);
+                Self {$(
                     $field: {
                         $($function(
                             reader,
-                            $(Setting { table: $table, key: $part, rule: $part_rule }),*
-                        )?)?
-                        $(Setting { table: $table, key: $key, rule: $rule }.read(reader)?)?
+                            $(Setting { table: TABLE, key: $part, rule: $part_rule }),*
+                        ))?
+                        $(Setting { table: TABLE, key: $key, rule: $rule }.read(reader))?
                     },
-                )*})
+                )*}
             }
         }
     };
+    (@name [$table:literal]) => { $table };
+    (@name $table:literal) => { $table };
+    (@is_list [$table:literal]) => { true };
+    (@is_list $table:literal) => { false };
 }
 
 pub(super) use settings;

@@ -17,13 +17,14 @@ pub(super) fn subnets(
     reader: &mut Reader<'_>,
     one: Setting<Optional<Text>>,
     more: Setting<Optional<Texts>>,
-) -> Result<Vec<String>, ConfigError> {
+) -> Vec<String> {
     let missing = format!("[{}] {} (or {})", one.table, one.key, more.key);
-    let subnets = distinct(reader, one, more)?;
-    if subnets.is_empty() {
+    let mistakes = reader.mistakes.len();
+    let subnets = distinct(reader, one, more);
+    if subnets.is_empty() && reader.mistakes.len() == mistakes {
         reader.missing.push(missing);
     }
-    Ok(subnets)
+    subnets
 }
 
 /// Reads a setting of one text and one of several.
@@ -31,14 +32,14 @@ pub(super) fn distinct(
     reader: &mut Reader<'_>,
     one: Setting<Optional<Text>>,
     more: Setting<Optional<Texts>>,
-) -> Result<Vec<String>, ConfigError> {
-    let mut all: Vec<String> = one.read(reader)?.into_iter().collect();
-    for text in more.read(reader)?.unwrap_or_default() {
+) -> Vec<String> {
+    let mut all: Vec<String> = one.read(reader).into_iter().collect();
+    for text in more.read(reader).unwrap_or_default() {
         if !all.contains(&text) {
             all.push(text);
         }
     }
-    Ok(all)
+    all
 }
 
 /// Reads the source of capacity. With neither setting, the cluster decides.
@@ -46,19 +47,20 @@ pub(super) fn capacity(
     reader: &mut Reader<'_>,
     launch_type: Setting<Optional<LaunchType>>,
     providers: Setting<Optional<CapacityProviders>>,
-) -> Result<Capacity, ConfigError> {
-    let launch_type = launch_type.read(reader)?;
+) -> Capacity {
+    let launch_type = launch_type.read(reader);
     if let (Some(_), Some(value)) = (&launch_type, providers.find(reader)) {
-        return Err(reader.file.wrong(
+        reader.mistakes.push(reader.file.wrong(
             &value.span(),
             "LaunchType and CapacityProviders exclude each other (ECS accepts one of them): remove one".to_owned(),
         ));
+        return Capacity::ClusterDefault;
     }
-    Ok(match (providers.read(reader)?, launch_type) {
+    match (providers.read(reader), launch_type) {
         (Some(strategy), _) => Capacity::Strategy(strategy),
         (None, Some(name)) => Capacity::LaunchType(name),
         (None, None) => Capacity::ClusterDefault,
-    })
+    }
 }
 
 /// The launch type in any case; ECS requires upper case. Other launch types place tasks on

@@ -10,6 +10,7 @@ mod rules;
 mod settings;
 mod structure;
 mod telemetry;
+mod warm;
 
 use std::{
     fmt,
@@ -21,7 +22,7 @@ use transports::ssh::SshSettings;
 use crate::transport;
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
-pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh};
+pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh, Warm};
 
 /// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";
@@ -101,6 +102,32 @@ pub enum ConfigError {
         /// Present keys that may be meant for them, a sentence each.
         hints: Vec<String>,
     },
+    /// The file has several mistakes.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<ConfigError>),
+}
+
+impl ConfigError {
+    /// Makes one error of all mistakes, in the order of the file.
+    pub(self) fn of(mistakes: Vec<Self>) -> Result<(), Self> {
+        let mut mistakes: Vec<Self> = mistakes.into_iter().flat_map(Self::flattened).collect();
+        mistakes.sort_by_key(|mistake| match mistake {
+            Self::Wrong { line, column, .. } => (*line, *column),
+            _ => (usize::MAX, 0),
+        });
+        match mistakes.len() {
+            0 => Ok(()),
+            1 => Err(mistakes.remove(0)),
+            _ => Err(Self::Several(mistakes)),
+        }
+    }
+
+    fn flattened(self) -> Vec<Self> {
+        match self {
+            Self::Several(mistakes) => mistakes,
+            one => vec![one],
+        }
+    }
 }
 
 impl transport::Configuration for Config {
@@ -153,10 +180,10 @@ impl Config {
         parse::parse(text, path)
     }
 
-    /// Lists the mistakes of a text, where [`Config::parse`] returns the first one alone.
+    /// Lists the mistakes of a text, each as an error of its own.
     #[must_use]
     pub fn mistakes(text: &str, path: &Path) -> Vec<ConfigError> {
-        parse::mistakes(text, path)
+        Self::parse(text, path).err().map(ConfigError::flattened).unwrap_or_default()
     }
 }
 

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use states::HostProof;
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::de::DeTable;
 use transports::Declaration;
 
 use super::{
@@ -16,91 +13,34 @@ use super::{
     reader::{File, Reader, lookup},
     rules::Optional,
     structure::{check_structure, hints, unknown_keys},
+    warm::check_pools,
 };
 use crate::transport;
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let file = File { text, path };
-    read(&file, &document(&file)?)
-}
-
-/// Lists the mistakes of a text. The value of each is taken out, and the rest is read again.
-pub(super) fn mistakes(text: &str, path: &Path) -> Vec<ConfigError> {
-    let file = File { text, path };
-    let mut root = match document(&file) {
-        Ok(root) => root,
-        Err(error) => return vec![error],
-    };
-    let (mut mistakes, mut taken_out) = (Vec::new(), Vec::<String>::new());
-    loop {
-        match read(&file, &root) {
-            Ok(_) => return mistakes,
-            Err(ConfigError::Wrong { path, line, column, message }) => {
-                let place = file.offset(line, column);
-                mistakes.push(ConfigError::Wrong { path, line, column, message });
-                match take_out(&mut root, place) {
-                    Some(key) => taken_out.push(key),
-                    None => return mistakes,
-                }
-            }
-            Err(ConfigError::Missing { path, mut keys, hints }) => {
-                // Not those that were there, with a mistake.
-                keys.retain(|missing| !taken_out.iter().any(|key| names(missing, key)));
-                if !keys.is_empty() {
-                    mistakes.push(ConfigError::Missing { path, keys, hints });
-                }
-                return mistakes;
-            }
-            Err(other) => {
-                mistakes.push(other);
-                return mistakes;
-            }
+    let root = DeTable::parse(text).map_err(|e| {
+        let (line, column) = file.location(e.span().map_or(0, |span| span.start));
+        ConfigError::Wrong {
+            path: path.to_owned(),
+            line,
+            column,
+            message: format!("this is not TOML: {}", e.message()),
         }
-    }
-}
-
-/// Whether a missing setting, such as `[Fargate] Subnet (or Subnets)`, is the one with this key.
-fn names(missing: &str, key: &str) -> bool {
-    let mut words = missing.split(|c: char| !c.is_ascii_alphanumeric());
-    words.any(|word| word.eq_ignore_ascii_case(key))
-}
-
-/// Removes the innermost entry at a byte of the text, and returns its key.
-fn take_out(table: &mut DeTable<'_>, place: usize) -> Option<String> {
-    for (_, value) in table.iter_mut() {
-        if let DeValue::Table(nested) = value.get_mut()
-            && let Some(key) = take_out(nested, place)
-        {
-            return Some(key);
-        }
-    }
-    let is_there = |(key, value): &(&Spanned<_>, &Spanned<_>)| {
-        key.span().contains(&place) || value.span().contains(&place)
-    };
-    let key = table.iter().find(is_there)?.0.clone();
-    table.remove(&key);
-    Some(key.get_ref().to_string())
-}
-
-fn document<'a>(file: &File<'a>) -> Result<DeTable<'a>, ConfigError> {
-    DeTable::parse(file.text).map(Spanned::into_inner).map_err(|e| {
-        let at = e.span().map_or(0, |span| span.start);
-        file.wrong(&(at..at), format!("this is not TOML: {}", e.message()))
-    })
-}
-
-fn read(file: &File<'_>, root: &DeTable<'_>) -> Result<(Config, Vec<Warning>), ConfigError> {
-    check_structure(file, root)?;
-    let mut reader = Reader { file, root, missing: Vec::new() };
-    let config = Config::read(&mut reader)?;
-    let unknown = unknown_keys(file, root);
+    })?;
+    check_structure(&file, root.get_ref())?;
+    let mut reader = Reader::new(&file, root.get_ref());
+    let config = Config::read(&mut reader);
+    check_pools(&mut reader, &config);
+    let unknown = unknown_keys(&file, root.get_ref());
     if !reader.missing.is_empty() {
-        return Err(ConfigError::Missing {
-            path: file.path.to_owned(),
-            keys: reader.missing,
-            hints: hints(root, &unknown),
+        reader.mistakes.push(ConfigError::Missing {
+            path: path.to_owned(),
+            keys: std::mem::take(&mut reader.missing),
+            hints: hints(root.get_ref(), &unknown),
         });
     }
+    ConfigError::of(std::mem::take(&mut reader.mistakes))?;
     let mut warnings = unknown;
     warnings.extend(unverified(&reader, &config));
     warnings.sort_by_key(|warning| warning.line);
@@ -112,18 +52,18 @@ fn read(file: &File<'_>, root: &DeTable<'_>) -> Result<(Config, Vec<Warning>), C
 pub(super) fn transport(
     reader: &mut Reader<'_>,
     setting: Setting<Optional<Text>>,
-) -> Result<&'static Declaration, ConfigError> {
-    let implied = || transport::implied(|table| lookup(reader.root, table).is_some());
-    let (Some(name), Some(value)) = (setting.read(reader)?, setting.find(reader)) else {
-        return Ok(implied());
-    };
-    transport::named(&name).ok_or_else(|| {
+) -> &'static Declaration {
+    let (name, value) = (setting.read(reader), setting.find(reader));
+    let implied = transport::implied(|table| lookup(reader.root, table).is_some());
+    let (Some(name), Some(value)) = (name, value) else { return implied };
+    transport::named(&name).unwrap_or_else(|| {
         let offered: Vec<String> =
             transport::offered().map(|known| format!("{:?}", known.name())).collect();
-        reader.file.wrong(
+        reader.mistakes.push(reader.file.wrong(
             &value.span(),
             format!("{} is {name:?}, expected {}", setting.key, offered.join(" or ")),
-        )
+        ));
+        implied
     })
 }
 

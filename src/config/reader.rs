@@ -24,12 +24,6 @@ impl File<'_> {
         (line, column)
     }
 
-    /// Returns the byte at a line and column, from 1.
-    pub(super) fn offset(&self, line: usize, column: usize) -> usize {
-        let before = self.text.split_inclusive('\n').take(line - 1).map(str::len).sum::<usize>();
-        before + column - 1
-    }
-
     /// Makes the error of a value that is wrong.
     pub(super) fn wrong(&self, span: &Range<usize>, message: String) -> ConfigError {
         let (line, column) = self.location(span.start);
@@ -63,16 +57,28 @@ impl File<'_> {
 pub(super) struct Reader<'a> {
     pub(super) file: &'a File<'a>,
     pub(super) root: &'a DeTable<'a>,
+    /// The entry of a list of tables that is being read; `None` while tables are read.
+    pub(super) entry: Option<&'a DeTable<'a>>,
     /// The keys that are required and not there.
     pub(super) missing: Vec<String>,
+    /// What is wrong with values. Each was replaced by what applies without it.
+    pub(super) mistakes: Vec<ConfigError>,
 }
 
 /// A value with its place in the file.
 pub(super) type Value<'a> = &'a Spanned<DeValue<'a>>;
 
 impl<'a> Reader<'a> {
+    /// Creates a reader of this file.
+    pub(super) fn new(file: &'a File<'a>, root: &'a DeTable<'a>) -> Self {
+        Self { file, root, entry: None, missing: Vec::new(), mistakes: Vec::new() }
+    }
+
     /// Finds a value. The top level is the table without a name.
     pub(super) fn find(&self, table: &str, key: &str) -> Option<Value<'a>> {
+        if let Some(entry) = self.entry {
+            return lookup(entry, key);
+        }
         if table.is_empty() {
             return lookup(self.root, key);
         }
@@ -82,14 +88,44 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a value that may be missing.
-    pub(super) fn read<K: Kind>(
-        &self,
-        kind: &K,
-        table: &str,
-        key: &str,
-    ) -> Result<Option<K::Value>, ConfigError> {
-        self.find(table, key).map_or(Ok(None), |value| kind.check(self.file, key, value))
+    /// Reads a value that may be missing. A wrong one is recorded, and is [`Read::Wrong`].
+    pub(super) fn read<K: Kind>(&mut self, kind: &K, table: &str, key: &str) -> Read<K::Value> {
+        let Some(value) = self.find(table, key) else { return Read::Missing };
+        match kind.check(self.file, key, value) {
+            Ok(Some(value)) => Read::Value(value),
+            Ok(None) => Read::Missing,
+            Err(mistake) => {
+                self.mistakes.push(mistake);
+                Read::Wrong
+            }
+        }
+    }
+
+    /// Lists the entries of a list of tables, each with its place. The structure was checked.
+    pub(super) fn entries(&self, list: &str) -> Vec<(Value<'a>, &'a DeTable<'a>)> {
+        let entries = lookup(self.root, list).and_then(|value| value.get_ref().as_array());
+        let entries = entries.into_iter().flat_map(|entries| entries.iter());
+        entries.filter_map(|entry| Some((entry, entry.get_ref().as_table()?))).collect()
+    }
+}
+
+/// What was read of a setting.
+pub(super) enum Read<T> {
+    /// Its value.
+    Value(T),
+    /// There is none.
+    Missing,
+    /// Its value is wrong, which is recorded.
+    Wrong,
+}
+
+impl<T> Read<T> {
+    /// The value. The other two are the same to those who have a substitute.
+    pub(super) fn value(self) -> Option<T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Missing | Self::Wrong => None,
+        }
     }
 }
 

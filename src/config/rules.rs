@@ -1,9 +1,8 @@
 //! The rules of settings: a kind of value, and what applies where there is none.
 
 use super::{
-    ConfigError,
     kinds::{Defaultable, Kind},
-    reader::Reader,
+    reader::{Read, Reader},
 };
 
 /// A setting without which the file is not complete.
@@ -52,13 +51,8 @@ pub(super) trait Rule: Sync {
     /// The type of the result.
     type Value;
 
-    /// Reads a setting.
-    fn read(
-        &self,
-        reader: &mut Reader<'_>,
-        table: &str,
-        key: &str,
-    ) -> Result<Self::Value, ConfigError>;
+    /// Reads a setting. For one that is missing or wrong, returns what applies without it.
+    fn read(&self, reader: &mut Reader<'_>, table: &str, key: &str) -> Self::Value;
 
     /// Returns what applies where the setting is missing, as Markdown.
     fn otherwise(&self) -> String;
@@ -95,16 +89,12 @@ impl<K: Kind<Value: Default>> Rule for Required<K> {
     type Value = K::Value;
 
     /// Records a missing one and returns a placeholder, so that all missing ones are reported.
-    fn read(
-        &self,
-        reader: &mut Reader<'_>,
-        table: &str,
-        key: &str,
-    ) -> Result<K::Value, ConfigError> {
-        Ok(reader.read(&self.0, table, key)?.unwrap_or_else(|| {
+    fn read(&self, reader: &mut Reader<'_>, table: &str, key: &str) -> K::Value {
+        let read = reader.read(&self.0, table, key);
+        if matches!(read, Read::Missing) {
             reader.missing.push(format!("[{table}] {key}"));
-            K::Value::default()
-        }))
+        }
+        read.value().unwrap_or_default()
     }
 
     fn otherwise(&self) -> String {
@@ -116,13 +106,8 @@ impl<K: Kind> Rule for Optional<K> {
     type Kind = K;
     type Value = Option<K::Value>;
 
-    fn read(
-        &self,
-        reader: &mut Reader<'_>,
-        table: &str,
-        key: &str,
-    ) -> Result<Option<K::Value>, ConfigError> {
-        reader.read(&self.kind, table, key)
+    fn read(&self, reader: &mut Reader<'_>, table: &str, key: &str) -> Option<K::Value> {
+        reader.read(&self.kind, table, key).value()
     }
 
     fn otherwise(&self) -> String {
@@ -134,13 +119,8 @@ impl<K: Kind<Value: Default>> Rule for OrEmpty<K> {
     type Kind = K;
     type Value = K::Value;
 
-    fn read(
-        &self,
-        reader: &mut Reader<'_>,
-        table: &str,
-        key: &str,
-    ) -> Result<K::Value, ConfigError> {
-        Ok(reader.read(&self.0, table, key)?.unwrap_or_default())
+    fn read(&self, reader: &mut Reader<'_>, table: &str, key: &str) -> K::Value {
+        reader.read(&self.0, table, key).value().unwrap_or_default()
     }
 
     fn otherwise(&self) -> String {
@@ -152,14 +132,9 @@ impl<K: Defaultable> Rule for WithDefault<K> {
     type Kind = K;
     type Value = K::Value;
 
-    fn read(
-        &self,
-        reader: &mut Reader<'_>,
-        table: &str,
-        key: &str,
-    ) -> Result<K::Value, ConfigError> {
-        let value = reader.read(&self.kind, table, key)?;
-        Ok(value.unwrap_or_else(|| self.kind.value(self.default)))
+    fn read(&self, reader: &mut Reader<'_>, table: &str, key: &str) -> K::Value {
+        let read = reader.read(&self.kind, table, key);
+        read.value().unwrap_or_else(|| self.kind.value(self.default))
     }
 
     fn otherwise(&self) -> String {

@@ -12,15 +12,17 @@ use tracing::level_filters::LevelFilter;
 use transports::Declaration;
 
 use super::{
-    declaration::{Section, Table, section, settings},
+    declaration::{Section, Table, section, sections, settings},
     fargate::{CapacityProviders, LaunchType, Tags, capacity, distinct, subnets},
     kinds::{FilePath, Flag, Number, Pairs, Port, Span, Text, Texts, choice, choice_in_any_case},
     parse::transport,
     rules::{optional, or_empty, required, with_default},
     telemetry::{Address, endpoint, no_endpoints, sampler, signals},
+    warm::{MaxAge, Schedule},
 };
 use crate::{
     logging::{LEVELS, LogFormat},
+    schedule::Window,
     telemetry::settings::{PROTOCOLS, Settings as Telemetry},
 };
 
@@ -46,6 +48,8 @@ settings! {
         pub services: Services = section [];
         /// `[Sizes]`.
         pub sizes: Sizes = section [];
+        /// `[[Warm]]`.
+        pub warm: Vec<Warm> = sections [];
         /// `[Runner]`.
         pub runner: Runner = section [];
         /// The transport of new jobs. Without `Transport`, a transport's table implies it.
@@ -168,6 +172,30 @@ settings! {
 }
 
 settings! {
+    /// `[[Warm]]`: a pool of tasks that the service keeps ready for jobs to come.
+    pub struct Warm in ["Warm"] {
+        /// Its name; `None`: of what its tasks are. See [`Config::pool_name`].
+        pub name: Option<String> = "Name": optional(Text, "definition and image");
+        /// `family`, `family:revision` or ARN; `None`: as `[Fargate]` has it.
+        pub task_definition: Option<String> = "TaskDefinition": optional(Text, "as in [Fargate]");
+        /// Fargate platform version; `None`: as `[Fargate]` has it.
+        pub platform_version: Option<String> = "PlatformVersion": optional(Text, "as in [Fargate]");
+        /// The image that jobs name; `None`: for jobs without one.
+        pub image: Option<String> = "Image": optional(Text, "none");
+        /// CPU units, as jobs ask for them; `None`: for jobs that do not.
+        pub cpu: Option<u32> = "CPU": optional(Number(256..=16_384_u32), "definition's");
+        /// MiB of memory, as jobs ask for them; `None`: for jobs that do not.
+        pub memory: Option<u32> = "Memory": optional(Number(512..=122_880_u32), "definition's");
+        /// The tasks that are kept ready outside the windows of `schedule`.
+        pub count: u32 = "Count": with_default(Number(0..=500_u32), 0);
+        /// The windows in which another number of tasks is kept ready.
+        pub schedule: Vec<Window> = "Schedule": or_empty(Schedule);
+        /// The age at which a task that waits is replaced.
+        pub max_age: Duration = "MaxAge": with_default(MaxAge, "8h");
+    }
+}
+
+settings! {
     /// `[Runner]`: which information about the job is trusted.
     pub struct Runner in "Runner" {
         /// Whether the job's variables may identify it, if gitlab-runner names no response file.
@@ -193,7 +221,7 @@ settings! {
 }
 
 /// `[ECSExec]`: its presence implies the transport.
-const ECS_EXEC: Table = Table { name: "ECSExec", settings: &[] };
+const ECS_EXEC: Table = Table { name: "ECSExec", is_list: false, settings: &[] };
 
 settings! {
     impl Telemetry in "Telemetry" {
@@ -239,6 +267,7 @@ pub(super) const TABLES: &[Table] = &[
     Images::TABLE,
     Services::TABLE,
     Sizes::TABLE,
+    Warm::TABLE,
     Runner::TABLE,
     Ssh::TABLE,
     Telemetry::TABLE,

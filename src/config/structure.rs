@@ -8,7 +8,7 @@ use toml::{
 use super::{
     ConfigError, Warning,
     declaration::Table,
-    reader::{File, lookup},
+    reader::{File, Value, lookup},
     settings::TABLES,
 };
 
@@ -16,21 +16,31 @@ use super::{
 /// not enough.
 pub(super) fn check_structure(file: &File<'_>, root: &DeTable<'_>) -> Result<(), ConfigError> {
     check_unique(file, "", root)?;
-    for table in named_tables().map(|table| table.name) {
-        match lookup(root, table).map(|value| (value.get_ref(), value.span())) {
-            Some((DeValue::Table(entries), _)) => {
-                check_unique(file, &format!("[{table}] "), entries)?
-            }
-            Some((_, span)) => {
-                return Err(file.wrong(
-                    &span,
-                    format!("{table} is not a table here, expected [{table}] on a line of its own"),
-                ));
-            }
-            None => {}
+    for table in named_tables() {
+        let Some(value) = lookup(root, table.name) else { continue };
+        let heading = table.heading();
+        let Some(all) = tables_of(table, value) else {
+            let name = table.name;
+            return Err(file.wrong(
+                &value.span(),
+                format!("{name} is not a table here, expected {heading} on a line of its own"),
+            ));
+        };
+        for entries in all {
+            check_unique(file, &format!("{heading} "), entries)?;
         }
     }
     Ok(())
+}
+
+/// Returns the tables that a value of the top level consists of: one, or those of a list. `None` if
+/// it is anything else.
+fn tables_of<'a>(table: &Table, value: Value<'a>) -> Option<Vec<&'a DeTable<'a>>> {
+    match (table.is_list, value.get_ref()) {
+        (false, DeValue::Table(entries)) => Some(vec![entries]),
+        (true, DeValue::Array(all)) => all.iter().map(|one| one.get_ref().as_table()).collect(),
+        _ => None,
+    }
 }
 
 /// Checks that no key of a table is there twice.
@@ -58,20 +68,16 @@ pub(super) fn unknown_keys(file: &File<'_>, root: &DeTable<'_>) -> Vec<Warning> 
     let mut warnings = Vec::new();
     for (name, value) in root.iter() {
         let known = named_tables().find(|table| name.get_ref().eq_ignore_ascii_case(table.name));
-        match (known, value.get_ref()) {
-            (Some(table), DeValue::Table(entries)) => {
-                for (key, value) in entries.iter() {
-                    let place = format!("[{}] ", table.name);
-                    warn_if_unknown(file, key, &place, table.keys(), &mut warnings);
-                    warn_of_unknown_entry_keys(file, table, key.get_ref(), value, &mut warnings);
-                }
-            }
-            // Refused before, as it is not a table.
-            (Some(_), _) => {}
-            (None, _) => {
-                let known = TABLES[0].keys().chain(named_tables().map(|table| table.name));
-                warn_if_unknown(file, name, "", known, &mut warnings);
-            }
+        let Some(table) = known else {
+            let known = TABLES[0].keys().chain(named_tables().map(|table| table.name));
+            warn_if_unknown(file, name, "", known, &mut warnings);
+            continue;
+        };
+        // What is not a table was refused before.
+        for (key, value) in tables_of(table, value).into_iter().flatten().flat_map(DeTable::iter) {
+            let place = format!("{} ", table.heading());
+            warn_if_unknown(file, key, &place, table.keys(), &mut warnings);
+            warn_of_unknown_entry_keys(file, table, key.get_ref(), value, &mut warnings);
         }
     }
     warnings.sort_by_key(|warning| warning.line);
@@ -120,8 +126,8 @@ pub(super) fn hints(root: &DeTable<'_>, unknown: &[Warning]) -> Vec<String> {
 }
 
 /// Finds the table in which a top-level key belongs.
-fn table_of(key: &str) -> Option<&'static str> {
-    named_tables().find(|table| table.setting(key).is_some()).map(|table| table.name)
+fn table_of(key: &str) -> Option<String> {
+    named_tables().find(|table| table.setting(key).is_some()).map(Table::heading)
 }
 
 /// Finds the key or table that `name` probably means.
@@ -149,7 +155,7 @@ fn warn_if_unknown<'a>(
     }
     let (line, _) = file.location(key.span().start);
     let meant = match table_of(key.get_ref()) {
-        Some(belongs) if table.is_empty() => format!(" It belongs under [{belongs}]."),
+        Some(belongs) if table.is_empty() => format!(" It belongs under {belongs}."),
         _ => {
             nearest(key.get_ref(), known).map(|k| format!(" Did you mean {k}?")).unwrap_or_default()
         }

@@ -38,17 +38,17 @@ impl Kind for Address {
 pub(super) fn endpoint(
     reader: &mut Reader<'_>,
     setting: Setting<Optional<Address>>,
-) -> Result<Option<String>, ConfigError> {
-    let endpoint = setting.read(reader)?;
+) -> Option<String> {
+    let endpoint = setting.read(reader);
     if let (false, true, Some(value)) =
         (cfg!(feature = "telemetry"), endpoint.is_some(), setting.find(reader))
     {
-        return Err(reader.file.wrong(
+        reader.mistakes.push(reader.file.wrong(
             &value.span(),
             "this fargate was built without telemetry: remove [Telemetry], or build it with the feature `telemetry`".to_owned(),
         ));
     }
-    Ok(endpoint)
+    endpoint
 }
 
 /// Reads which jobs are traced.
@@ -56,14 +56,15 @@ pub(super) fn sampler(
     reader: &mut Reader<'_>,
     sampler: Setting<WithDefault<Text>>,
     argument: Setting<Optional<Text>>,
-) -> Result<Sampler, ConfigError> {
-    let (name, argument) = (sampler.read(reader)?, argument.read(reader)?);
-    Sampler::by_name(&name, argument.as_deref()).ok_or_else(|| {
+) -> Sampler {
+    let (name, argument) = (sampler.read(reader), argument.read(reader));
+    Sampler::by_name(&name, argument.as_deref()).unwrap_or_else(|| {
         let span = sampler.find(reader).map_or(0..0, |value| value.span());
         let message = format!(
             "Sampler is {name:?}, expected \"always_on\", \"always_off\" or \"traceidratio\" (with SamplerArgument from \"0\" to \"1\"), or one of these after \"parentbased_\""
         );
-        reader.file.wrong(&span, message)
+        reader.mistakes.push(reader.file.wrong(&span, message));
+        Sampler { ratio: 1.0, parent_based: true }
     })
 }
 
@@ -73,21 +74,21 @@ pub(super) fn signals(
     traces: Setting<WithDefault<Flag>>,
     metrics: Setting<WithDefault<Flag>>,
     logs: Setting<WithDefault<Flag>>,
-) -> Result<Vec<Signal>, ConfigError> {
+) -> Vec<Signal> {
     let mut signals = Vec::new();
     for (setting, signal) in
         [(traces, Signal::Traces), (metrics, Signal::Metrics), (logs, Signal::Logs)]
     {
-        if setting.read(reader)? {
+        if setting.read(reader) {
             signals.push(signal);
         }
     }
-    Ok(signals)
+    signals
 }
 
 /// Returns the addresses of single signals, which variables alone can set.
-pub(super) fn no_endpoints(_: &mut Reader<'_>) -> Result<Vec<(Signal, String)>, ConfigError> {
-    Ok(Vec::new())
+pub(super) fn no_endpoints(_: &mut Reader<'_>) -> Vec<(Signal, String)> {
+    Vec::new()
 }
 
 #[cfg(test)]

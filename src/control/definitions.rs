@@ -20,6 +20,26 @@ pub(super) struct Definition<'a> {
     pub(super) remembered: Option<String>,
 }
 
+/// The definition of which a launch would be now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NewestDefinition {
+    /// The `family:revision`.
+    Revision(String),
+    /// A derived definition's family, whose revisions are all the same.
+    Family(String),
+}
+
+impl NewestDefinition {
+    /// Whether the task definition of this ARN is it.
+    pub(crate) fn is(&self, arn: &str) -> bool {
+        let name = arn.rsplit('/').next().unwrap_or(arn);
+        match self {
+            Self::Revision(newest) => name == newest,
+            Self::Family(newest) => name.split(':').next() == Some(newest),
+        }
+    }
+}
+
 impl EcsControl {
     /// Returns the definition of a launch. A derived one is registered if it does not exist yet.
     pub(super) async fn definition<'a>(
@@ -76,6 +96,28 @@ impl EcsControl {
             cache.put(&family, &arn).map_err(|e| unwritable(cache, &e))?;
         }
         Ok(Definition { name: arn.into(), remembered: None })
+    }
+
+    /// Returns the definition of which a launch would be now. `None` if `spec` names a revision, which
+    /// never changes.
+    ///
+    /// # Errors
+    /// ECS's.
+    pub(crate) async fn newest_definition(
+        &self,
+        spec: &LaunchSpec,
+    ) -> Result<Option<NewestDefinition>, ControlError> {
+        let given = spec.task_definition.as_str();
+        if revision(given).is_some() {
+            return Ok(None);
+        }
+        let base = name_of(&self.describe_definition(given).await?);
+        Ok(Some(match &spec.additions {
+            None => NewestDefinition::Revision(base),
+            Some(additions) => {
+                NewestDefinition::Family(derivation(&base, additions, spec).family())
+            }
+        }))
     }
 
     pub(super) async fn describe_definition(
@@ -164,6 +206,15 @@ fn unwritable(cache: &DefinitionCache, error: &std::io::Error) -> ControlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_is_of_the_newest_definition_or_of_an_older_one() {
+        let arn = |name: &str| format!("arn:aws:ecs:eu-west-1:111122223333:task-definition/{name}");
+        let newest = NewestDefinition::Revision("ci:7".to_owned());
+        assert!(newest.is(&arn("ci:7")) && !newest.is(&arn("ci:6")) && !newest.is(&arn("ci:77")));
+        let derived = NewestDefinition::Family("fargate-1".to_owned());
+        assert!(derived.is(&arn("fargate-1:3")) && !derived.is(&arn("fargate-12:3")));
+    }
 
     #[test]
     fn a_revision_is_found_in_names_and_arns() {

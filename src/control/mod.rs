@@ -25,6 +25,7 @@ pub(crate) use account::{
 };
 pub use counts::{CallCount, calls};
 pub use definition_cache::{DefinitionCache, KnownDefinition};
+pub(crate) use definitions::NewestDefinition;
 #[doc(hidden)]
 pub use ec2::read as read_public_address;
 pub use exec::ExecCalls;
@@ -52,7 +53,7 @@ use tokio::sync::OnceCell;
 
 use self::sharing::Sharing;
 
-pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG};
+pub use states::task_tags::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, POOL_TAG};
 
 /// The prefix of every driver's `startedBy`.
 pub const STARTED_BY: &str = "gitlab-";
@@ -179,12 +180,12 @@ impl EcsControl {
         }
     }
 
-    /// Calls DescribeTasks once, for at most 100 tasks.
-    async fn describe_now(
+    /// As [`TaskControl::describe`], with the ARN of each task's definition, where ECS knows the task.
+    pub(crate) async fn describe_with_definitions(
         &self,
         cluster: &str,
         tasks: &[TaskArn],
-    ) -> Result<Vec<Described>, ControlError> {
+    ) -> Result<Vec<(Described, Option<String>)>, ControlError> {
         const OPERATION: &str = "DescribeTasks";
         let call = self
             .clients()
@@ -200,17 +201,20 @@ impl EcsControl {
         let mut described = Vec::with_capacity(tasks.len());
         for task in answer.tasks() {
             let report = reports::task(OPERATION, task)?;
-            described.push(Described { task: report.task.clone(), seen: Seen::Task(report) });
+            let definition = task.task_definition_arn().map(str::to_owned);
+            let seen = Described { task: report.task.clone(), seen: Seen::Task(report) };
+            described.push((seen, definition));
         }
         for task in tasks {
-            if described.iter().all(|d| d.task != *task) {
+            if described.iter().all(|(seen, _)| seen.task != *task) {
                 let failure = answer
                     .failures()
                     .iter()
                     .find(|f| f.arn().is_some_and(|arn| arn.ends_with(task.task_id())));
                 match failure.and_then(Failure::reason) {
                     None | Some("MISSING") => {
-                        described.push(Described { task: task.clone(), seen: Seen::Missing })
+                        let missing = Described { task: task.clone(), seen: Seen::Missing };
+                        described.push((missing, None));
                     }
                     // This is not an answer about one task; the engine describes all again.
                     Some(reason) => {
@@ -223,6 +227,16 @@ impl EcsControl {
             }
         }
         Ok(described)
+    }
+
+    /// Calls DescribeTasks once, for at most 100 tasks.
+    async fn describe_now(
+        &self,
+        cluster: &str,
+        tasks: &[TaskArn],
+    ) -> Result<Vec<Described>, ControlError> {
+        let described = self.describe_with_definitions(cluster, tasks).await?;
+        Ok(described.into_iter().map(|(described, _)| described).collect())
     }
 }
 
@@ -288,6 +302,17 @@ impl TaskControl for EcsControl {
                 }
                 error => Err(error),
             },
+        }
+    }
+
+    async fn tag(&self, task: &TaskArn, tags: &[(String, String)]) -> Result<(), ControlError> {
+        const OPERATION: &str = "TagResource";
+        let cluster = task.cluster_arn().unwrap_or_default();
+        let call = self.clients().await.ecs.tag_resource().resource_arn(task.as_str());
+        let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+        match call.set_tags(Some(tags.collect())).send().await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(errors::refused(OPERATION, &e, &errors::Subject::cluster(&cluster))),
         }
     }
 

@@ -111,7 +111,12 @@ impl Reaper {
         {
             return Decision::WithItsTasks(job.state.tasks().cloned().collect());
         }
-        if idle >= self.older_than {
+        // A warm task that is ready waits for a job, for as long as its pool keeps it.
+        let kept = match (snapshot.job.header().warm(), &snapshot.job) {
+            (Some(origin), AnyJob::Reachable(_)) => origin.max_age,
+            _ => Duration::ZERO,
+        };
+        if idle >= self.older_than.saturating_add(kept) {
             let idle = Duration::from_secs(idle.as_secs());
             return Decision::Now(format!(
                 "no process has worked on it for {}",
@@ -143,6 +148,8 @@ fn take(engine: &JobEngine, job: &JobId) -> Result<(DirectoryLease, Snapshot), J
         Err(
             error @ StoreError::Bad { why: BadSnapshot::Damaged(_) | BadSnapshot::TooLarge, .. },
         ) => Err(Judgment::Damaged { lease, error }),
+        // A job is claiming this warm task, or was killed in the middle of that.
+        Err(StoreError::Foreign { .. }) if job.is_warm() => Err(Judgment::Alive(OwnedTasks::Any)),
         Err(e) => Err(Judgment::Unknown(e.to_string())),
     }
 }

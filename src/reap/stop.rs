@@ -2,14 +2,12 @@
 
 use std::{
     collections::HashMap,
-    io,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use states::{
-    Concluded, Described, DirectoryLease, EngineError, Goal, JobId, JobIo, Note, Outcome, Seen,
-    Snapshot, StopReason, TaskControl as _,
+    Concluded, Described, DirectoryLease, EngineError, Goal, JobId, Outcome, Seen, Snapshot,
+    StopReason, TaskControl as _,
 };
 
 use super::{
@@ -21,7 +19,7 @@ use super::{
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
-    stages::{self, JobEngine, launch},
+    stages::{self, Background, JobEngine, launch},
     tags,
     telemetry::{self, metric},
 };
@@ -60,6 +58,16 @@ impl Reaper {
             .unwrap_or_default();
         if age < self.older_than {
             return false;
+        }
+        // A task's tags may name the warm task that it was: what counts is the snapshot that names it
+        // now. A claim may have moved it since the snapshots were read.
+        match engine.store().owner_of(&task.task) {
+            Ok(None) => {}
+            Ok(Some(_)) => return false,
+            Err(e) => {
+                summary.record_failure(&format!("task {}", task.task), &e);
+                return false;
+            }
         }
         let cluster = &config.fargate.cluster;
         // Since the tasks were listed, its job may have stopped it.
@@ -149,7 +157,7 @@ pub(super) async fn end_job(
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "reap").await;
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-    let ended = engine.drive(&mut work, Goal::End, &mut NoOutput).await;
+    let ended = engine.drive(&mut work, Goal::End, &mut Background("reap")).await;
     telemetry::job::closed(&ended, Goal::End, &work.snapshot);
     match ended {
         Ok(Outcome::Ended(_)) => {
@@ -162,23 +170,5 @@ pub(super) async fn end_job(
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),
         Err(e) => Err((id, e.to_string())),
-    }
-}
-
-/// Discards output, and never cancels.
-struct NoOutput;
-
-impl JobIo for NoOutput {
-    async fn output(&mut self, bytes: Bytes) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn note(&mut self, note: Note<'_>) {
-        telemetry::noted(&note);
-        tracing::debug!(?note, "reap");
-    }
-
-    async fn cancelled(&mut self) {
-        std::future::pending().await
     }
 }

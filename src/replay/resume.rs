@@ -79,9 +79,11 @@ impl Resume {
                     ))),
                 },
                 Outcome::Reachable(_) => {
-                    report(
-                        "the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`",
-                    );
+                    report(if snapshot.job.header().warm().is_some() {
+                        "the warm task is ready, and waits for a job, or for `stop`"
+                    } else {
+                        "the job's container answers, and no script runs in it: the job waits for gitlab-runner, or for `stop`"
+                    });
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::MustEnd(reason) => Err(Failure::Other(format!(

@@ -60,6 +60,11 @@ impl Shell {
                 )));
             }
         };
+        if job.header().warm().is_some() {
+            return Err(Failure::Other(
+                "this is a warm task, which a job may claim at any moment: what a terminal leaves there would be that job's".to_owned(),
+            ));
+        }
         let target = engine.target(&job, job.header().destination(reachable.address.as_deref()));
         let transports = transport::all(config, &EcsControl::new(config.fargate.region.clone()));
         let failed = |e: ConnectError| Failure::Other(diagnosis::explain_connect(&e));

@@ -79,6 +79,9 @@ impl Identity {
     /// Whether a job id has the driver's form. The metadata directory may have other files.
     #[must_use]
     pub fn could_name(job: &JobId) -> bool {
+        if job.is_warm() {
+            return true;
+        }
         let hash = job.as_str().rsplit_once('-').map_or("", |(_, hash)| hash);
         hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }

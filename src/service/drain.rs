@@ -15,7 +15,7 @@ use super::{
     server::{ServeError, lock},
     socket_path,
 };
-use crate::{config::Config, stages::Host};
+use crate::{config::Config, stages::Host, warm};
 
 /// How long the service may take to answer. It may just be started by systemd.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
@@ -76,9 +76,13 @@ pub async fn drain(
     }
 }
 
-/// Ends what only waits for jobs: connections of jobs without a stage. Warm tasks belong here, too,
-/// in the service and without one.
+/// Ends what only waits for jobs: warm tasks, and connections of jobs without a stage.
 pub(super) async fn end_idle(host: &Arc<Host>) {
+    match warm::drain(host).await {
+        Ok(drained) if drained == warm::Drained::default() => {}
+        Ok(warm::Drained { ended, left }) => tracing::info!(ended, left, "warm tasks were ended"),
+        Err(e) => tracing::warn!("the warm tasks were not ended: {e}"),
+    }
     if let Some(connections) = host.connections() {
         connections.close_all().await;
     }

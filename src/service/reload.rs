@@ -46,7 +46,7 @@ impl Shared {
     pub(super) fn replace(&self, with: Configured) -> Result<(), String> {
         let old = self.host();
         refuse_fixed(old.config(), &with.config)?;
-        let host = Host::new(with.config).map_err(|e| e.to_string())?.sharing_connections(&old);
+        let host = Host::new(with.config).map_err(|e| e.to_string())?.in_place_of(&old);
         *self.lock() = Current { host: Arc::new(host), hello: with.hello };
         Ok(())
     }

@@ -28,7 +28,7 @@ use super::{
     supervisor::Supervisor,
     upkeep,
 };
-use crate::{stages::Host, telemetry};
+use crate::{config::Config, stages::Host, telemetry};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
@@ -74,7 +74,8 @@ pub enum ServeError {
 }
 
 /// Serves until SIGTERM or SIGINT, when the stages' processes go on by themselves, or until it is
-/// drained. At SIGHUP, `reread` reads the configuration again; its error is a sentence.
+/// drained. At SIGHUP, `reread` reads the configuration again; its error is a sentence. `taken` gets
+/// each configuration that takes the place of another.
 ///
 /// # Errors
 /// When the service cannot begin.
@@ -82,6 +83,7 @@ pub async fn serve(
     configured: Configured,
     passed: Passed,
     reread: impl Fn() -> Result<Configured, String>,
+    taken: impl Fn(&Config),
 ) -> Result<(), ServeError> {
     let signals = |kind| signal(kind).map_err(ServeError::Signals);
     let (mut term, mut interrupt, mut hangup) = (
@@ -134,6 +136,7 @@ pub async fn serve(
                 match reloaded {
                     Ok(()) => {
                         tracing::info!("the configuration was read again: new stages get it");
+                        taken(service.shared.host().config());
                         // Whatever it was doing is safe to repeat.
                         upkeep.abort();
                         upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));

@@ -1,6 +1,7 @@
 //! Where the page, the metrics and the health check get their facts.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -14,8 +15,8 @@ use ::replay::{
 use rustix::fs::{Access, access, statvfs};
 use states::Timestamp;
 
-use crate::control;
 pub use crate::control::CallCount;
+use crate::{control, warm};
 
 /// An overview is that old at most.
 const FRESH: Duration = Duration::from_secs(1);
@@ -60,7 +61,7 @@ pub trait Source: Send + Sync + 'static {
 /// A pool of warm tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pool {
-    /// What its tasks are of: a task definition, with an image where images are on.
+    /// Its name.
     pub name: String,
     /// The tasks that are to be kept ready now.
     pub wanted: u64,
@@ -74,6 +75,8 @@ pub struct Pool {
     pub misses: u64,
     /// How long tasks have waited for jobs, all together.
     pub idle: Duration,
+    /// Why it has fewer tasks than it should, in a sentence.
+    pub problem: Option<String>,
 }
 
 /// Everything that the page and the metrics show.
@@ -103,7 +106,11 @@ impl View {
 pub struct DirectorySource {
     location: Location,
     scanner: Mutex<Scan>,
+    pools: Pools,
 }
+
+/// The pools of the configuration, which a reload replaces.
+pub type Pools = Arc<Mutex<Vec<warm::Pool>>>;
 
 #[derive(Debug)]
 struct Scan {
@@ -116,7 +123,13 @@ impl DirectorySource {
     #[must_use]
     pub fn new(location: Location) -> Self {
         let scan = Scan { scanner: Scanner::new(location.clone()), latest: None };
-        Self { location, scanner: Mutex::new(scan) }
+        Self { location, scanner: Mutex::new(scan), pools: Pools::default() }
+    }
+
+    /// Shows these pools, too, if they have no task.
+    #[must_use]
+    pub fn with_pools(self, pools: Pools) -> Self {
+        Self { pools, ..self }
     }
 
     fn with_scan<R>(&self, work: impl FnOnce(&mut Scan) -> R) -> R {
@@ -143,6 +156,11 @@ impl Source for DirectorySource {
         })
     }
 
+    fn pools(&self) -> Vec<Pool> {
+        let Ok(overview) = self.overview() else { return Vec::new() };
+        pools_of(&overview, &self.pools.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn report(&self, job: &str) -> Result<Report, Failure> {
         let baseline = self.with_scan(|scan| scan.scanner.baseline())?;
         // An id is looked for in every file, which delays no one else.
@@ -159,6 +177,30 @@ impl Source for DirectorySource {
         self.location.store.refuse_exposed().map_err(|e| e.to_string())?;
         check_writable(self.location.store.directory())
     }
+}
+
+/// Returns the pools of an overview, and those that are `configured`.
+#[must_use]
+pub fn pools_of(overview: &Overview, configured: &[warm::Pool]) -> Vec<Pool> {
+    let states = warm::PoolState::read_all(&overview.directory);
+    let names: BTreeSet<&String> =
+        configured.iter().map(|pool| &pool.name).chain(overview.pools.keys()).collect();
+    let pool = |name: &String| {
+        let open = overview.pools.get(name).copied().unwrap_or_default();
+        let own = configured.iter().find(|pool| pool.name == *name);
+        let state = states.iter().find(|state| state.name == *name);
+        Pool {
+            name: name.clone(),
+            wanted: own.map_or(0, |pool| pool.wanted(overview.now).0.into()),
+            ready: open.ready,
+            starting: open.starting,
+            hits: open.counts.hits,
+            misses: open.counts.misses,
+            idle: open.counts.idle() + open.waiting,
+            problem: own.and(state).and_then(|state| state.problem(overview.now)),
+        }
+    };
+    names.into_iter().map(pool).collect()
 }
 
 /// Checks that snapshots can be written to a directory, without writing one.

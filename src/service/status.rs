@@ -20,12 +20,16 @@ use diagnosis::{Diagnosis, timeline::STATES, words};
 use serde::Serialize;
 use states::{Exposed, Exposure, StoreError, Timestamp, foreign_text::tame};
 
-use super::source::check_writable;
+use super::source::{Pool, check_writable, pools_of};
+use crate::warm;
 
 /// The service's socket in the metadata directory.
 const SOCKET: &str = "fargate.sock";
 /// Stuck jobs that are explained in the text, at most.
 const EXPLAINED: usize = 20;
+
+/// The problem of a pool that no process fills.
+const NO_SERVICE: &str = "It is not kept: no service runs here. Start `fargate serve`.";
 
 /// The exit code if something needs help.
 pub const PROBLEMS: u8 = 1;
@@ -48,6 +52,19 @@ struct Status<'a> {
     stuck: Vec<Stuck<'a>>,
     /// Finished jobs in the archive.
     archived: BTreeMap<JobVerdict, u64>,
+    /// Pools of warm tasks.
+    pools: Vec<PoolStatus<'a>>,
+}
+
+/// A pool of warm tasks, in the output of `--json`.
+#[derive(Debug, Serialize)]
+struct PoolStatus<'a> {
+    name: &'a str,
+    wanted: u64,
+    ready: u64,
+    starting: u64,
+    /// Why it has fewer tasks than it should.
+    problem: Option<&'a str>,
 }
 
 /// A job that needs help, in the output of `--json`.
@@ -75,29 +92,43 @@ impl Service {
     }
 }
 
-/// Prints the status of a directory. The exit code is 0 if all is well, and [`PROBLEMS`] if not.
+/// Prints the status of a directory, whose manager has these `pools` of warm tasks. The exit code is
+/// 0 if all is well, and [`PROBLEMS`] if not.
 ///
 /// # Errors
 /// When the directory cannot be read, or the output cannot be written.
-pub fn run(location: Location, json: bool) -> Result<ExitCode, Failure> {
+pub fn run(location: Location, pools: &[warm::Pool], json: bool) -> Result<ExitCode, Failure> {
     let mut screen = Screen::stdout(ColourArg::Auto);
-    let is_well = print(location, json, &mut screen)?;
+    let is_well = print(location, pools, json, &mut screen)?;
     screen.flush()?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(PROBLEMS) })
 }
 
-fn print(location: Location, json: bool, screen: &mut Screen) -> Result<bool, Failure> {
+fn print(
+    location: Location,
+    configured: &[warm::Pool],
+    json: bool,
+    screen: &mut Screen,
+) -> Result<bool, Failure> {
     let problem = problem(&location);
     let service = Service::of(location.store.directory());
     let overview = Scanner::new(location).scan(Timestamp::now())?;
-    let is_well = problem.is_none() && overview.stuck().next().is_none();
+    let mut pools = pools_of(&overview, configured);
+    if !service.running {
+        for pool in pools.iter_mut().filter(|pool| pool.wanted > 0) {
+            pool.problem = Some(NO_SERVICE.to_owned());
+        }
+    }
+    let is_well = problem.is_none()
+        && overview.stuck().next().is_none()
+        && pools.iter().all(|pool| pool.problem.is_none());
     if json {
-        let status = Status::of(&overview, problem.as_deref(), &service);
+        let status = Status::of(&overview, problem.as_deref(), &service, &pools);
         let json = serde_json::to_string_pretty(&status).map_err(io::Error::from)?;
         screen.write_all(printable_json(&json).as_bytes())?;
         writeln!(screen)?;
     } else {
-        print_text(&overview, problem.as_deref(), &service, screen)?;
+        print_text(&overview, problem.as_deref(), &service, &pools, screen)?;
     }
     Ok(is_well)
 }
@@ -116,7 +147,12 @@ fn problem(location: &Location) -> Option<String> {
 }
 
 impl<'a> Status<'a> {
-    fn of(overview: &'a Overview, problem: Option<&'a str>, service: &'a Service) -> Self {
+    fn of(
+        overview: &'a Overview,
+        problem: Option<&'a str>,
+        service: &'a Service,
+        pools: &'a [Pool],
+    ) -> Self {
         let stuck = overview.stuck().map(|job| Stuck {
             row: &job.row,
             waits_for: &job.waits_for,
@@ -135,7 +171,15 @@ impl<'a> Status<'a> {
             unreadable: overview.in_state(None).count(),
             stuck: stuck.collect(),
             archived: overview.finished.verdicts.clone(),
+            pools: pools.iter().map(PoolStatus::of).collect(),
         }
+    }
+}
+
+impl<'a> PoolStatus<'a> {
+    fn of(pool: &'a Pool) -> Self {
+        let Pool { wanted, ready, starting, .. } = *pool;
+        Self { name: &pool.name, wanted, ready, starting, problem: pool.problem.as_deref() }
     }
 }
 
@@ -143,6 +187,7 @@ fn print_text(
     overview: &Overview,
     problem: Option<&str>,
     service: &Service,
+    pools: &[Pool],
     screen: &mut Screen,
 ) -> io::Result<()> {
     let directory = overview.directory.display().to_string();
@@ -158,6 +203,14 @@ fn print_text(
     let running = if service.running { "it runs" } else { "none: each stage works by itself" };
     line(screen, "service", running)?;
     line(screen, "jobs", &by_state(overview))?;
+    for pool in pools {
+        let Pool { name, wanted, ready, starting, .. } = pool;
+        let starting = if *starting > 0 { format!(", {starting} starting") } else { String::new() };
+        line(screen, "warm", &format!("{name}: {ready} of {wanted} ready{starting}"))?;
+        if let Some(problem) = &pool.problem {
+            paragraph(screen, 2, Tone::Bad, problem)?;
+        }
+    }
     let finished = &overview.finished.verdicts;
     if !finished.is_empty() {
         let counts: Vec<String> = JobVerdict::ALL

@@ -1,12 +1,12 @@
 //! What the service does besides stages: watches stopping tasks to their end, ends what no job
-//! needs any more, closes connections that are not used.
+//! needs any more, closes connections that are not used, keeps pools of warm tasks.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use states::{Concluded, ControlError, EndingJob, SnapshotStore as _, TaskArn, TaskControl as _};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{reap::Reaper, stages::Host, telemetry};
+use crate::{reap::Reaper, stages::Host, telemetry, warm};
 
 /// How often stopping tasks are described: Fargate takes 13 to 66 s to stop one.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const PURPOSE: &str = "archive";
 
 /// Does all of it until it is dropped.
 pub(super) async fn keep_up(host: Arc<Host>) {
-    tokio::join!(watch_ends(&host), close_connections(&host), reap(&host));
+    tokio::join!(watch_ends(&host), close_connections(&host), reap(&host), warm::keep(&host));
 }
 
 async fn watch_ends(host: &Host) {

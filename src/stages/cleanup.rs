@@ -4,10 +4,12 @@
 //! ECS does not revoke an accepted stop. The snapshot stays, and a later process archives it (see
 //! `docs/decisions/0040-cleanup-does-not-wait.md`).
 
-use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
+use states::{
+    ControlError, Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl,
+};
 
-use super::{JobLog, LEASE_WAIT, Session, prepare, remains};
-use crate::{runner::Verdict, telemetry};
+use super::{JobLog, LEASE_WAIT, Session, launch, remains};
+use crate::{control::JOB_TAG, runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
 pub async fn cleanup(session: &Session, wait: bool, log: &mut JobLog) -> Verdict {
@@ -78,14 +80,22 @@ async fn end(
 }
 
 /// Stops the job's tasks although its snapshot cannot be read: `startedBy` follows from the job
-/// alone.
+/// alone. A task that it claimed has another one, and the job's tag if that was permitted.
 async fn stop_by_name(session: &Session, why: &StoreError) -> Verdict {
     let control = session.engine().control();
     let cluster = &session.configuration().fargate.cluster;
-    let started_by =
-        prepare::started_by(&session.identity.about.job_id, session.identity.id.as_str());
+    let started_by = launch::started_by(&session.identity);
     let mut said = format!("fargate: cleanup: {why}.");
-    let tasks = match control.find(cluster, &started_by).await {
+    let id = session.identity.id.as_str();
+    let found = async {
+        let mut tasks = control.find(cluster, &started_by).await?;
+        if tasks.is_empty() && !session.configuration().warm.is_empty() {
+            let launched = control.launched(cluster).await?;
+            tasks.extend(launched.into_iter().filter(|of| of.tag(JOB_TAG) == id).map(|of| of.task));
+        }
+        Ok::<_, ControlError>(tasks)
+    };
+    let tasks = match found.await {
         Ok(tasks) => tasks,
         Err(e) => {
             return Verdict::SystemFailure(format!(

@@ -1,11 +1,15 @@
 //! The launch specification of a job: from the configuration, the job's choices and its tags.
 
-use states::{ConnectTo, HostProof, LaunchSpec, Login, StartedBy, foreign_text};
+use rand::Rng as _;
+use states::{
+    ClientToken, ConnectTo, Header, HostProof, LaunchSpec, Login, PUBLIC_KEY_VARIABLE, StartedBy,
+    Timestamp, foreign_text,
+};
 
 pub(crate) use crate::ownership::{host, manager};
 use crate::{
     config::{Chosen, Config, Images, NotAllowed, Overrides, Sizes},
-    control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG},
+    control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, STARTED_BY},
     definition::{Granted, Refusal, Requests, grant},
     runner::{Identity, StageEnvironment, Wishes, WishesError},
     tags,
@@ -21,7 +25,7 @@ pub struct Flags {
 }
 
 /// Chooses the task definition and platform version of this job.
-pub(super) fn choose(
+pub(crate) fn choose(
     config: &Config,
     flags: &Flags,
     environment: &StageEnvironment,
@@ -65,7 +69,7 @@ pub(super) fn granted(
 }
 
 /// Returns which of the task's addresses the driver connects to.
-pub(super) fn connect_to(config: &Config) -> ConnectTo {
+fn connect_to(config: &Config) -> ConnectTo {
     match (config.transport.needs_address, config.fargate.use_public_ip) {
         (false, _) => ConnectTo::NoAddress,
         (true, true) => ConnectTo::PublicAddress,
@@ -74,7 +78,7 @@ pub(super) fn connect_to(config: &Config) -> ConnectTo {
 }
 
 /// Returns the login to the container. A job keeps it when the file changes.
-pub(super) fn login(config: &Config) -> Option<Login> {
+fn login(config: &Config) -> Option<Login> {
     config
         .transport
         .needs_login
@@ -82,12 +86,71 @@ pub(super) fn login(config: &Config) -> Option<Login> {
 }
 
 /// Returns the proof required at first contact. A job keeps it when the file changes.
-pub(super) fn host_proof(config: &Config) -> Option<HostProof> {
+fn host_proof(config: &Config) -> Option<HostProof> {
     config.transport.needs_login.then_some(config.ssh.verify_host)
 }
 
+/// What a job launches: the definition that was chosen for it, and what it gets beyond that.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Definition and platform version.
+    pub(crate) chosen: Chosen,
+    /// Containers, size, role.
+    pub(crate) granted: Granted,
+}
+
+/// Returns the header of a job that begins `now`. Its launch lacks the public key, which transports
+/// that log in need. The header belongs to no trace and to no pool.
+pub(crate) fn header(config: &Config, identity: &Identity, plan: Plan, now: Timestamp) -> Header {
+    let started_by = started_by(identity);
+    Header {
+        id: identity.id.clone(),
+        about: identity.about.clone(),
+        created: now,
+        token: token(&started_by),
+        definition_from_project: plan.chosen.from_project,
+        connect_to: connect_to(config),
+        transport: Some(config.transport.record.clone()),
+        login: login(config),
+        host_proof: host_proof(config),
+        limits: config.limits,
+        trace: None,
+        pool: None,
+        spec: spec(config, identity, plan.chosen, plan.granted, started_by, None),
+    }
+}
+
+/// Puts the public half of the job's key into its launch.
+pub(crate) fn add_key(header: &mut Header, public: String) {
+    header.spec.environment.push((PUBLIC_KEY_VARIABLE.to_owned(), public));
+}
+
+/// The `job_id` of a warm task's `startedBy`.
+const WARM: &str = "warm";
+
+/// Returns `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
+pub(super) fn started_by(identity: &Identity) -> StartedBy {
+    use sha2::{Digest, Sha256};
+    let job = if identity.id.is_warm() { WARM } else { &identity.about.job_id };
+    let digits: String = job.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+    let hash = hex::encode(Sha256::digest(identity.id.as_str()));
+    StartedBy::new(format!("{STARTED_BY}{digits}-{}", &hash[..10]))
+        // 7 + 16 + 1 + 10 characters, all of them allowed.
+        .unwrap_or_else(|e| unreachable!("{e}"))
+}
+
+/// Returns the stem of this attempt's idempotency tokens. Another attempt of the same job is
+/// another task.
+fn token(started_by: &StartedBy) -> ClientToken {
+    let mut random = [0_u8; 8];
+    rand::rng().fill_bytes(&mut random);
+    ClientToken::new(format!("{started_by}-{}", hex::encode(random)))
+        // 34 + 1 + 16 characters, all of them printable.
+        .unwrap_or_else(|e| unreachable!("{e}"))
+}
+
 /// Returns RunTask's parameters. `public_key` is for transports that log in.
-pub(super) fn spec(
+fn spec(
     config: &Config,
     identity: &Identity,
     chosen: Chosen,
@@ -106,7 +169,7 @@ pub(super) fn spec(
         capacity: fargate.capacity.clone(),
         container: fargate.container.clone(),
         environment: public_key
-            .map(|key| ("SSH_PUBLIC_KEY".to_owned(), key.to_owned()))
+            .map(|key| (PUBLIC_KEY_VARIABLE.to_owned(), key.to_owned()))
             .into_iter()
             .collect(),
         started_by,
@@ -123,7 +186,7 @@ pub(super) fn spec(
 
 /// Returns tags that name the task's owner, for the console and the bill. The administrator's own
 /// tags override them. The configuration refuses those of the driver itself.
-fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
+pub(crate) fn task_tags(config: &Config, identity: &Identity) -> Vec<(String, String)> {
     let about = &identity.about;
     let (manager, directory) = (manager(config), config.metadata.directory.display().to_string());
     let mut tags: Vec<(String, String)> = [

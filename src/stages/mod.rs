@@ -1,10 +1,12 @@
 //! The custom executor's stages, a file each. gitlab-runner calls each in a new process; the
 //! snapshot carries the job from one to the next.
 
+mod background;
 mod cleanup;
 mod config;
 mod connections;
 mod job_log;
+pub(crate) mod key;
 pub(crate) mod launch;
 mod losses;
 pub(crate) mod output;
@@ -35,14 +37,16 @@ use crate::{
     control::{DefinitionCache, EcsControl},
     runner::{Identity, StageEnvironment, Verdict},
     telemetry::Watched,
-    transport,
+    transport, warm,
 };
 
 pub(crate) use crate::job_end::{has_ended, remains};
+pub(crate) use background::Background;
 pub use cleanup::cleanup;
 pub use config::config;
 pub(crate) use connections::Connections;
 pub use job_log::JobLog;
+pub use key::JobKeyError;
 pub use launch::Flags;
 pub use prepare::prepare;
 pub use run::{read_script, run};
@@ -56,7 +60,7 @@ pub use work::StageWork;
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
 pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
-type Work = states::Work<delivery::Session, states::DirectoryLease>;
+pub(crate) type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
 /// What the stages of a process share: one engine, and in the service also connections.
 pub struct Host {
@@ -64,6 +68,7 @@ pub struct Host {
     config: Config,
     environments: Environments,
     connections: Option<Arc<Connections>>,
+    warm: Arc<warm::Signals>,
 }
 
 impl Host {
@@ -72,9 +77,18 @@ impl Host {
     /// # Errors
     /// When the metadata directory is missing and cannot be created.
     pub fn new(config: Config) -> Result<Self, StoreError> {
+        let control = control(&config);
+        Self::with_control(config, control)
+    }
+
+    /// Creates the engine with this task control.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn with_control(config: Config, control: EcsControl) -> Result<Self, StoreError> {
         let environments = Environments::default();
-        let engine = engine_for(&config, store(&config)?, environments.clone());
-        Ok(Self { engine, config, environments, connections: None })
+        let engine = engine_for(&config, control, store(&config)?, environments.clone());
+        Ok(Self { engine, config, environments, connections: None, warm: Arc::default() })
     }
 
     /// Keeps up to `most` connections between stages of jobs, which this process hosts.
@@ -83,10 +97,11 @@ impl Host {
         Self { connections: Some(Arc::new(Connections::new(most))), ..self }
     }
 
-    /// Keeps connections together with another host, whose configuration this one's replaces.
+    /// Takes the place of a host with another configuration, whose stages may still run: shares its
+    /// connections, and what wakes and ends the keeper of warm tasks.
     #[must_use]
-    pub(crate) fn sharing_connections(self, with: &Self) -> Self {
-        Self { connections: with.connections.clone(), ..self }
+    pub(crate) fn in_place_of(self, old: &Self) -> Self {
+        Self { connections: old.connections.clone(), warm: Arc::clone(&old.warm), ..self }
     }
 
     pub(crate) fn engine(&self) -> &JobEngine {
@@ -99,6 +114,11 @@ impl Host {
 
     pub(crate) fn connections(&self) -> Option<&Connections> {
         self.connections.as_deref()
+    }
+
+    /// What wakes and ends the keeper of this process's pools.
+    pub(crate) fn warm(&self) -> &warm::Signals {
+        &self.warm
     }
 }
 
@@ -241,13 +261,22 @@ pub(crate) fn store(config: &Config) -> Result<DirectoryStore, StoreError> {
 
 /// Returns an engine for the jobs in this directory, in a process that hosts no stage.
 pub(crate) fn engine(config: &Config, store: DirectoryStore) -> JobEngine {
-    engine_for(config, store, Environments::default())
+    engine_for(config, control(config), store, Environments::default())
 }
 
-fn engine_for(config: &Config, store: DirectoryStore, environments: Environments) -> JobEngine {
-    let keys = store.clone();
+/// Returns task control for the jobs of this configuration.
+fn control(config: &Config) -> EcsControl {
     let definitions = DefinitionCache::in_metadata(&config.metadata.directory);
-    let control = EcsControl::new(config.fargate.region.clone()).with_definitions(definitions);
+    EcsControl::new(config.fargate.region.clone()).with_definitions(definitions)
+}
+
+fn engine_for(
+    config: &Config,
+    control: EcsControl,
+    store: DirectoryStore,
+    environments: Environments,
+) -> JobEngine {
+    let keys = store.clone();
     let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
     let (images, sizes) = (config.images.clone(), config.sizes.clone());

@@ -1,22 +1,29 @@
-//! `prepare`: launches a task for the job, and waits until its container answers.
+//! `prepare`: claims a warm task for the job or launches one, and waits until its container answers.
 
-use std::io::Write as _;
+use std::time::Duration;
 
-use rand::Rng as _;
+use diagnosis::words;
 use states::{
-    AnyJob, ClientToken, Goal, Header, Outcome, SnapshotStore, StartedBy, StopReason, foreign_text,
-    private_file,
+    AnyJob, Claiming, DirectoryLease, Goal, Outcome, PoolRole, Retirement, SnapshotStore,
+    StopReason, TaskArn, TaskControl as _, foreign_text,
 };
-use transports::ssh::key;
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     JobLog, LEASE_WAIT, Session, Work, has_ended,
-    launch::{self, GrantError},
+    key::{self, JobKeyError},
+    launch::{self, GrantError, Plan},
     remains, stopped,
 };
-use crate::{
-    config::Chosen, control::STARTED_BY, definition::Granted, runner::Verdict, telemetry, transport,
-};
+use crate::{control::JOB_TAG, runner::Verdict, telemetry, transport, warm};
+
+/// The purpose under which this stage works on a job.
+const PURPOSE: &str = "prepare";
+/// How long the container of a claimed task may take to answer: longer than a new session by ECS
+/// Exec takes, and far less than a launch.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process waits for tags before it ends. The call is under way meanwhile.
+const TAGGED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Prepares the job's task.
 pub async fn prepare(session: &Session, log: &mut JobLog) -> Verdict {
@@ -33,10 +40,11 @@ enum PrepareError {
     #[error(transparent)]
     Store(#[from] states::StoreError),
     #[error(transparent)]
-    KeyPair(#[from] key::KeyError),
-    #[error("the job's key {path} cannot be written: {source}")]
-    Key { path: String, source: std::io::Error },
+    Key(#[from] JobKeyError),
 }
+
+/// The job's work, or the verdict with which the stage ends instead.
+type Begun = Result<Work, Verdict>;
 
 async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareError> {
     let config = session.configuration();
@@ -62,7 +70,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     };
     let engine = session.engine();
     let id = &session.identity.id;
-    let lease = engine.store().lease(id, "prepare", LEASE_WAIT).await?;
+    let lease = engine.store().lease(id, PURPOSE, LEASE_WAIT).await?;
     // A task that cannot be recorded must not be launched.
     engine.store().check_writable(&lease, id).await?;
     if session.configuration().images.allowed.is_none()
@@ -72,56 +80,27 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
         log.say(&line);
     }
     granted.notes.iter().for_each(|note| log.say(note));
-    let cancelled = || {
-        Ok(Verdict::SystemFailure(
-            "fargate: prepare was cancelled before a task was launched.".to_owned(),
-        ))
-    };
-    let mut work = match engine.store().load(id).await? {
-        None if log.is_cancelled().await => return cancelled(),
-        None => begin(session, (chosen, granted), lease).await?,
+    let plan = Plan { chosen, granted };
+    let begun = match engine.store().load(id).await? {
+        None => Box::pin(begin(session, plan, lease, log)).await?,
         Some(snapshot) => {
             let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, "prepare").await;
+            engine.open(&mut work, PURPOSE).await;
             if can_go_on(session, &work) || is_continued(session, &work) {
                 tracing::info!(state = %work.snapshot.job.name(), "continuing with the task of an earlier prepare");
-                work
+                Box::pin(go_on(session, plan, work, log)).await?
             } else {
-                let outcome = if has_ended(&work.snapshot) {
-                    Outcome::Stopping(StopReason::Cleanup)
-                } else {
-                    engine.request_stop(
-                        &mut work,
-                        StopReason::Asked("prepare was called again".to_owned()),
-                    );
-                    engine.drive(&mut work, Goal::Stop, log).await?
-                };
-                match outcome {
-                    Outcome::Ended(_) => {}
-                    // ECS ends that task in any case; its snapshot's file is needed.
-                    Outcome::Stopping(_) => {
-                        engine.store().archive(&work.lease, &work.snapshot).await?
-                    }
-                    Outcome::Unfinished => {
-                        return Ok(Verdict::SystemFailure(format!(
-                            "fargate: prepare: of an earlier attempt, {}",
-                            remains(&work.snapshot)
-                        )));
-                    }
-                    other => {
-                        return Ok(Verdict::SystemFailure(format!(
-                            "fargate: prepare: an earlier attempt cannot be ended: {other:?}"
-                        )));
-                    }
+                let reason = StopReason::Asked("prepare was called again".to_owned());
+                match Box::pin(end_attempt(session, work, reason, log)).await? {
+                    Ok(lease) => Box::pin(begin(session, plan, lease, log)).await?,
+                    Err(verdict) => Err(verdict),
                 }
-                telemetry::job::states_of(&work.snapshot);
-                let lease = work.close().await;
-                if log.is_cancelled().await {
-                    return cancelled();
-                }
-                begin(session, (chosen, granted), lease).await?
             }
         }
+    };
+    let mut work = match begun {
+        Ok(work) => work,
+        Err(verdict) => return Ok(verdict),
     };
     log.begins(work.snapshot.job.header().token.as_str(), 0).await;
     session.state_log.entered(work.snapshot.job.name());
@@ -166,16 +145,17 @@ struct Service {
     name: String,
 }
 
-/// Whether the task of an earlier `prepare` can be used: it is starting, and its key exists. One
-/// that was reachable may have run scripts, so a new attempt gets a fresh task.
+/// Whether the task of an earlier `prepare` can be used: it is starting, or was claimed, and its key
+/// exists. One that was reachable otherwise may have run scripts, so a new attempt gets a fresh task.
 fn can_go_on(session: &Session, work: &Work) -> bool {
-    let on_its_way = matches!(
-        work.snapshot.job,
-        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
-    );
+    let is_unused = match &work.snapshot.job {
+        AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => true,
+        AnyJob::Reachable(job) => job.state.runs == 0 && work.snapshot.claim().is_some(),
+        AnyJob::Executing(_) | AnyJob::Stopping(_) => false,
+    };
     let transport = transport::named(&work.snapshot.job.header().transport().name);
     let needs_key = transport.is_none_or(|transport| transport.needs_login);
-    on_its_way && (!needs_key || session.engine().store().key_path(&session.identity.id).exists())
+    is_unused && (!needs_key || session.engine().store().key_path(&session.identity.id).exists())
 }
 
 /// Whether another process has begun this attempt, for this very stage. It may have finished it, too.
@@ -184,76 +164,160 @@ fn is_continued(session: &Session, work: &Work) -> bool {
     session.continues.as_ref().is_some_and(|attempt| attempt.key == token.as_str())
 }
 
+/// Begins an attempt of the job: with a warm task if one fits and answers, else with a launch.
 async fn begin(
     session: &Session,
-    (chosen, granted): (Chosen, Granted),
-    lease: states::DirectoryLease,
-) -> Result<Work, PrepareError> {
+    plan: Plan,
+    mut lease: DirectoryLease,
+    log: &mut JobLog,
+) -> Result<Begun, PrepareError> {
     let engine = session.engine();
-    let identity = &session.identity;
-    let transport = session.configuration().transport;
-    let public_key = if transport.needs_login { Some(make_key(session)?) } else { None };
-    let started_by = started_by(&identity.about.job_id, identity.id.as_str());
-    let header = Header {
-        id: identity.id.clone(),
-        about: identity.about.clone(),
-        created: engine.clock().now(),
-        token: token(&started_by),
-        definition_from_project: chosen.from_project,
-        connect_to: launch::connect_to(session.configuration()),
-        transport: Some(transport.record.clone()),
-        login: launch::login(session.configuration()),
-        host_proof: launch::host_proof(session.configuration()),
-        limits: session.configuration().limits,
-        trace: telemetry::root(),
-        spec: launch::spec(
-            session.configuration(),
-            identity,
-            chosen,
-            granted,
-            started_by,
-            public_key.as_deref(),
-        ),
+    let (config, identity) = (session.configuration(), &session.identity);
+    loop {
+        if log.is_cancelled().await {
+            return Ok(Err(Verdict::SystemFailure(
+                "fargate: prepare was cancelled before a task was launched.".to_owned(),
+            )));
+        }
+        let mut header = launch::header(config, identity, plan.clone(), engine.clock().now());
+        header.trace = telemetry::root();
+        // Services get their variables at the launch, so no warm task has them.
+        if plan.granted.service_environment.is_empty() {
+            let claimed = engine.claim(&header, lease, PURPOSE).await?;
+            if matches!(claimed, Claiming::Claimed(_)) {
+                session.host.warm().wake();
+            }
+            match claimed {
+                Claiming::None(free) => lease = free,
+                Claiming::Claimed(work) => match Box::pin(confirm(session, *work, log)).await? {
+                    Confirmed::Answers(work) => return Ok(Ok(*work)),
+                    Confirmed::Failed(verdict) => return Ok(Err(verdict)),
+                    Confirmed::GivenUp(free) => {
+                        lease = free;
+                        continue;
+                    }
+                },
+            }
+            header.pool =
+                warm::matching_pool(config, &header).map(|pool| PoolRole::Missed { pool });
+        }
+        if config.transport.needs_login {
+            launch::add_key(&mut header, key::make(engine.store(), &identity.id)?);
+        }
+        let mut work = engine.begin(header, lease);
+        engine.open(&mut work, PURPOSE).await;
+        return Ok(Ok(work));
+    }
+}
+
+/// Continues an attempt that an earlier process began. A claimed task must answer again.
+async fn go_on(
+    session: &Session,
+    plan: Plan,
+    work: Work,
+    log: &mut JobLog,
+) -> Result<Begun, PrepareError> {
+    if !matches!(work.snapshot.job, AnyJob::Reachable(_)) {
+        return Ok(Ok(work));
+    }
+    match confirm(session, work, log).await? {
+        Confirmed::Answers(work) => Ok(Ok(*work)),
+        Confirmed::Failed(verdict) => Ok(Err(verdict)),
+        Confirmed::GivenUp(lease) => begin(session, plan, lease, log).await,
+    }
+}
+
+/// Whether a claimed task can be used.
+enum Confirmed {
+    /// Its container answers.
+    Answers(Box<Work>),
+    /// It does not. The task is being stopped, and the job may begin anew.
+    GivenUp(DirectoryLease),
+    /// It does not, and the task could not be stopped.
+    Failed(Verdict),
+}
+
+/// Checks that the container of a claimed task answers, and gives the task the job's tags meanwhile.
+/// The connection is kept for the job.
+async fn confirm(
+    session: &Session,
+    mut work: Work,
+    log: &mut JobLog,
+) -> Result<Confirmed, PrepareError> {
+    let Some(claim) = work.snapshot.claim().cloned() else {
+        return Ok(Confirmed::Answers(Box::new(work)));
     };
-    let mut work = engine.begin(header, lease);
-    engine.open(&mut work, "prepare").await;
-    Ok(work)
+    let tagging = tag(session, claim.task.clone());
+    let answers = session.engine().answers(&mut work, ANSWERS_WITHIN).await;
+    if session.host.connections().is_none() {
+        // The service goes on with it; this process is about to end.
+        let _ = timeout(TAGGED_WITHIN, tagging).await;
+    }
+    // Sees a cancel that has come meanwhile.
+    log.is_cancelled().await;
+    if answers {
+        let ready = words::span(work.snapshot.job.header().created.since(claim.ready));
+        let task = claim.task.task_id();
+        log.say(&format!("Claimed Fargate task {task}, which has been warm for {ready}."));
+        return Ok(Confirmed::Answers(Box::new(work)));
+    }
+    log.say(&format!(
+        "The warm Fargate task {} does not answer: stopping it.",
+        claim.task.task_id()
+    ));
+    let reason = StopReason::Retired(Retirement::Unusable);
+    Ok(match end_attempt(session, work, reason, log).await? {
+        Ok(lease) => Confirmed::GivenUp(lease),
+        Err(verdict) => Confirmed::Failed(verdict),
+    })
 }
 
-/// Makes the job's key. Returns its public half.
-fn make_key(session: &Session) -> Result<String, PrepareError> {
-    let pair = key::generate()?;
-    let path = session.engine().store().key_path(&session.identity.id);
-    write_key(&path, &pair.private)
-        .map_err(|source| PrepareError::Key { path: path.display().to_string(), source })?;
-    Ok(pair.public)
+/// Adds the job's tags to a claimed task, in the background. The job does not depend on them.
+fn tag(session: &Session, task: TaskArn) -> JoinHandle<()> {
+    let control = session.engine().control().clone();
+    let mut tags = launch::task_tags(session.configuration(), &session.identity);
+    // The others are the same for all tasks of this manager.
+    tags.retain(|(key, _)| key == JOB_TAG || key.starts_with("gitlab:"));
+    tokio::spawn(telemetry::in_own_scope(async move {
+        if let Err(e) = control.tag(&task, &tags).await {
+            tracing::debug!("the claimed task keeps the tags of its pool: {e}");
+        }
+    }))
 }
 
-/// A killed attempt may have left its key: a new file replaces it.
-fn write_key(path: &std::path::Path, private: &str) -> std::io::Result<()> {
-    let mut file = private_file::create_new(path)?;
-    file.write_all(private.as_bytes())?;
-    file.sync_data()
-}
-
-/// Returns `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
-pub(super) fn started_by(job_id: &str, unique: &str) -> StartedBy {
-    use sha2::{Digest, Sha256};
-    let digits: String = job_id.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
-    let hash = hex::encode(Sha256::digest(unique));
-    StartedBy::new(format!("{STARTED_BY}{digits}-{}", &hash[..10]))
-        // 7 + 16 + 1 + 10 characters, all of them allowed.
-        .unwrap_or_else(|e| unreachable!("{e}"))
-}
-
-/// Returns the stem of this attempt's idempotency tokens. Another attempt of the same job is
-/// another task.
-fn token(started_by: &StartedBy) -> ClientToken {
-    let mut random = [0_u8; 8];
-    rand::rng().fill_bytes(&mut random);
-    ClientToken::new(format!("{started_by}-{}", hex::encode(random)))
-        // 34 + 1 + 16 characters, all of them printable.
-        .unwrap_or_else(|e| unreachable!("{e}"))
+/// Ends an attempt of the job, so that another one can begin. Returns the lease, or why the stage
+/// ends instead.
+async fn end_attempt(
+    session: &Session,
+    mut work: Work,
+    reason: StopReason,
+    log: &mut JobLog,
+) -> Result<Result<DirectoryLease, Verdict>, PrepareError> {
+    let engine = session.engine();
+    let outcome = if has_ended(&work.snapshot) {
+        Outcome::Stopping(StopReason::Cleanup)
+    } else {
+        engine.request_stop(&mut work, reason);
+        engine.drive(&mut work, Goal::Stop, log).await?
+    };
+    match outcome {
+        Outcome::Ended(_) => {}
+        // ECS ends that task in any case; its snapshot's file is needed.
+        Outcome::Stopping(_) => engine.store().archive(&work.lease, &work.snapshot).await?,
+        Outcome::Unfinished => {
+            return Ok(Err(Verdict::SystemFailure(format!(
+                "fargate: prepare: of an earlier attempt, {}",
+                remains(&work.snapshot)
+            ))));
+        }
+        other => {
+            return Ok(Err(Verdict::SystemFailure(format!(
+                "fargate: prepare: an earlier attempt cannot be ended: {other:?}"
+            ))));
+        }
+    }
+    telemetry::job::states_of(&work.snapshot);
+    Ok(Ok(work.close().await))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ::replay::summary::PoolUse;
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use states::{
     Additions, AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot,
@@ -76,12 +77,13 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
     let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
     if let Some(snapshot) = snapshot {
         states_of(snapshot);
+        claim_of(snapshot);
         end.attributes.extend(placed(snapshot));
         let additions = snapshot.job.header().spec.additions.as_deref();
         end.attributes.extend(additions.map(containers).unwrap_or_default());
         if let AnyJob::Stopping(job) = &snapshot.job {
             match &job.state.reason {
-                StopReason::Cleanup => {}
+                StopReason::Cleanup | StopReason::Retired(_) => {}
                 StopReason::Cancelled => end.cancelled = true,
                 reason => end.error = Some(diagnosis::error_type(reason)),
             }
@@ -115,6 +117,24 @@ pub fn states_of(snapshot: &Snapshot) {
         }
     }
     state(&job, &job, since, latest.max(Timestamp::now()));
+}
+
+/// Records what a job had of a pool of warm tasks.
+fn claim_of(snapshot: &Snapshot) {
+    let Some(part) = PoolUse::of_job(snapshot) else { return };
+    let pool = part.pool();
+    let result = if let PoolUse::Hit { idle, .. } = part {
+        let waited = Duration::from_millis(idle).as_secs_f64();
+        metric!(histogram.fargate.warm.idle.duration = waited, fargate.pool = pool);
+        "hit"
+    } else {
+        "miss"
+    };
+    metric!(
+        monotonic_counter.fargate.warm.claims = 1_u64,
+        fargate.pool = pool,
+        fargate.warm.result = result
+    );
 }
 
 fn state(was: &AnyJob, next: &AnyJob, since: Timestamp, until: Timestamp) {
@@ -155,7 +175,7 @@ fn time(at: Timestamp) -> SystemTime {
 }
 
 fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled))
+    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
         .then(|| diagnosis::error_type(reason))
 }
 

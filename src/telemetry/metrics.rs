@@ -11,7 +11,7 @@ const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
 /// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
-const METRICS: [(&str, &str, &str); 8] = [
+const METRICS: [(&str, &str, &str); 10] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),
     ("fargate.jobs", "{job}", "Jobs that ended, by result and cause"),
@@ -20,6 +20,12 @@ const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.reconnections", "{reconnection}", "Connections that were lost and made again"),
     ("fargate.output", "By", "Output of scripts that was handed on"),
     ("fargate.reaped", "{item}", "What the reaper ended"),
+    ("fargate.warm.claims", "{job}", "Jobs that wanted a warm task, by whether one was ready"),
+    (
+        "fargate.warm.idle.duration",
+        "s",
+        "How long warm tasks waited for the jobs that claimed them",
+    ),
 ];
 
 /// Gives an instrument, of which an event says no more than the name, its unit, description and
@@ -67,10 +73,11 @@ mod tests {
                     .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 // The driver's own attributes have such names, too, but not in the place of a
                 // metric.
-                shown.extend(words.filter(|word| {
-                    word.starts_with("fargate_")
-                        && !["fargate_state", "fargate_reaped_kind"].contains(word)
-                }));
+                const ATTRIBUTES: [&str; 4] =
+                    ["fargate_state", "fargate_reaped_kind", "fargate_pool", "fargate_warm_result"];
+                shown.extend(
+                    words.filter(|word| word.starts_with("fargate_") && !ATTRIBUTES.contains(word)),
+                );
             }
         }
         let known: Vec<String> = METRICS.iter().map(in_prometheus).collect();

@@ -80,6 +80,25 @@ id!(
     |t| file_name_safe(t, 200)
 );
 
+/// The beginning of a warm task's id.
+const WARM: &str = "warm-";
+
+impl JobId {
+    /// The id of a warm task: `warm-<16 hexadecimal digits>`. `random` is to be unique.
+    #[must_use]
+    pub fn warm(random: u64) -> Self {
+        Self(format!("{WARM}{random:016x}"))
+    }
+
+    /// Whether it is a warm task's. No GitLab job has such an id: theirs end in 64 digits.
+    #[must_use]
+    pub fn is_warm(&self) -> bool {
+        self.0.strip_prefix(WARM).is_some_and(|digits| {
+            digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    }
+}
+
 id!(
     /// One delivery of one script. Names the run's directory in the container.
     RunId, "run id", "1 to 64 letters, digits, '-', '_' or '.', not starting with '.'",
@@ -129,6 +148,17 @@ id!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_warm_ids_are_warm() {
+        assert!(JobId::warm(0).is_warm() && JobId::warm(u64::MAX).is_warm());
+        assert_eq!(JobId::new(JobId::warm(0xab).as_str()), Ok(JobId::warm(0xab)));
+        // A runner whose short token is "warm".
+        let job = format!("warm-{}", "0".repeat(64));
+        for other in [job.as_str(), "warm-", "warm-0123", "warm-0123456789ABCDEF", "x-warm-00"] {
+            assert!(!JobId::new(other).unwrap().is_warm(), "{other}");
+        }
+    }
 
     #[test]
     fn a_task_names_its_cluster() {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, Readiness, ShellFacts, TaskArn, Timestamp, TransportRecord,
+    JobId, LaunchSpec, Login, PoolRole, Readiness, ShellFacts, TaskArn, Timestamp, TransportRecord,
     time::span,
 };
 
@@ -64,6 +64,9 @@ pub struct Header {
     /// The job's trace span, as a W3C `traceparent`. No decision depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// The job's part in a pool of warm tasks. `None` in most jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolRole>,
 }
 
 impl Header {

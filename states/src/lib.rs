@@ -27,10 +27,13 @@ mod stop_reason;
 mod store;
 pub mod task_tags;
 mod time;
+mod warm;
 pub mod world;
 
 pub use action::{Action, Follow, Watch};
-pub use engine::{Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work};
+pub use engine::{
+    Claiming, Clock, Concluded, Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work,
+};
 pub use ids::{BadId, ClientToken, InterfaceId, JobId, RunId, StartedBy, TaskArn};
 pub use job::{
     About, AnyJob, ConnectTo, Ending, Executing, Finished, Header, Job, Limits, Link, OtherTasks,
@@ -43,10 +46,11 @@ pub use observation::Observation;
 pub use pace::Pace;
 pub use replay::{Difference, Replay, Replayed, Verdict};
 pub use snapshot::{BadSnapshot, MAX_BYTES, Snapshot, VERSION};
-pub use stop_reason::{ContainerEnd, Fault, Obstacle, RunLoss, StopReason, TaskEnd};
+pub use stop_reason::{ContainerEnd, Fault, Obstacle, Retirement, RunLoss, StopReason, TaskEnd};
 pub use store::{
     DirectoryLease, DirectoryStore, Exposed, Exposure, FileStamp, InMemoryLease, InMemoryStore,
     IndexLine, Notes, OutputMark, Pruned, Retention, StoreError,
 };
 pub use time::Timestamp;
+pub use warm::{Claim, Fit, PoolRole, WarmOrigin};
 pub use world::*;

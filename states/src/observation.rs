@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConnectError, ControlError, Greeting, RunContainer, RunError, Signal, StopReason, TaskArn,
-    TaskReport,
+    Claim, ConnectError, ControlError, Greeting, RunContainer, RunError, Signal, StopReason,
+    TaskArn, TaskReport,
 };
 
 /// One thing that was observed.
@@ -17,6 +17,8 @@ pub enum Observation {
         /// Why it was called: a custom-executor stage, or a tool's command.
         purpose: String,
     },
+    /// The job took over a warm task, and launches none.
+    Claimed(Box<Claim>),
     /// RunTask answered with a task.
     Launched(TaskReport),
     /// RunTask failed, or answered with failures and no task.

@@ -34,6 +34,12 @@ impl Pace {
         let jitter = mix(seed ^ (u64::from(attempt) << 32)) % 401;
         Duration::from_millis(interval.saturating_mul(800 + jitter) / 1000)
     }
+
+    /// The same interval, whose jitter depends on a name.
+    #[must_use]
+    pub fn interval_for(&self, attempt: u32, name: &str) -> Duration {
+        self.interval(attempt, seed(name))
+    }
 }
 
 fn millis(span: Duration) -> u64 {

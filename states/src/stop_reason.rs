@@ -22,6 +22,8 @@ pub enum StopReason {
     Cancelled,
     /// A person or `reap` asked for it, for this reason.
     Asked(String),
+    /// It is a warm task that its pool no longer keeps, or that a job could not use.
+    Retired(Retirement),
     /// ECS refused the launch for good.
     LaunchRefused(ControlError),
     /// ECS refused a call that the job depends on.
@@ -47,6 +49,24 @@ pub enum StopReason {
     Unusable(ConnectError),
     /// The run was given up: its exit status cannot be learned.
     RunAbandoned(RunLoss),
+}
+
+/// Why a warm task is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Retirement {
+    /// The pool keeps fewer tasks now.
+    Surplus,
+    /// It is as old as the pool keeps tasks.
+    Aged,
+    /// A task that is launched today would be another one: settings have changed, or the task
+    /// definition has a newer revision.
+    Outdated,
+    /// The configuration has no such pool any more.
+    NoPool,
+    /// The manager is being drained.
+    Drained,
+    /// It has ended, or does not answer.
+    Unusable,
 }
 
 /// How a task ended, as ECS reports it.
@@ -146,7 +166,7 @@ impl StopReason {
     #[must_use]
     pub fn fault(&self, header: &Header) -> Fault {
         match self {
-            Self::Cleanup => Fault::None,
+            Self::Cleanup | Self::Retired(_) => Fault::None,
             Self::LaunchRefused(error)
                 if error.kind == ControlErrorKind::TaskDefinition
                     && header.definition_from_project =>
@@ -239,6 +259,7 @@ enum Stored {
     Cleanup,
     Cancelled,
     Asked(String),
+    Retired(Retirement),
     LaunchRefused(ControlError),
     ControlFailed(ControlError),
     TaskStopped {
@@ -270,6 +291,7 @@ impl From<Stored> for StopReason {
             Stored::Cleanup => Self::Cleanup,
             Stored::Cancelled => Self::Cancelled,
             Stored::Asked(by) => Self::Asked(by),
+            Stored::Retired(why) => Self::Retired(why),
             Stored::LaunchRefused(error) => Self::LaunchRefused(error),
             Stored::ControlFailed(error) => Self::ControlFailed(error),
             Stored::TaskStopped { end, what, .. } if what.is_empty() => Self::TaskStopped { end },

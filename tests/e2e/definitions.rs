@@ -43,12 +43,12 @@ on_both!(
     an_unused_definition_is_retired,
 );
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 /// Task control of the manager with this metadata directory.
-async fn control(cluster: &Cluster, metadata: &Path) -> EcsControl {
+pub async fn control(cluster: &Cluster, metadata: &Path) -> EcsControl {
     let environment = cluster.environment();
     let variable = |name: &str| environment.iter().find(|(n, _)| n == name).unwrap().1.clone();
     let key = Credentials::from_keys(

@@ -73,5 +73,7 @@ mod template;
 mod transports;
 mod try_job;
 mod unreachable;
+mod warm;
+mod warm_pool;
 
 use cluster::eventually;

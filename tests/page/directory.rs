@@ -111,5 +111,6 @@ pub fn calls_and_pools(view: &mut View) {
         hits: 7,
         misses: 2,
         idle: std::time::Duration::from_secs(90),
+        problem: Some("2 tasks did not start".to_owned()),
     }];
 }

@@ -12,10 +12,15 @@ use serde_json::Value;
 use super::directory::directory;
 
 fn status(directory: &Path, arguments: &[&str]) -> Output {
+    status_with("", directory, arguments)
+}
+
+/// The same with more tables in `fargate.toml`.
+fn status_with(more: &str, directory: &Path, arguments: &[&str]) -> Output {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("fargate.toml");
     let text = format!(
-        "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '{}'\nManager = 'runner-1'\n",
+        "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '{}'\nManager = 'runner-1'\n{more}",
         directory.display()
     );
     fs::write(&file, text).unwrap();
@@ -73,6 +78,35 @@ fn a_service_is_one_that_listens() {
     assert!(running(place.path()));
     drop(listener);
     assert!(!running(place.path()), "a socket that was left behind is no service");
+}
+
+#[test]
+fn a_pool_that_is_not_kept_is_a_problem() {
+    let place = directory(0);
+    let pool = "[[Warm]]\nName = 'node'\nCount = 2\n";
+    let output = status_with(pool, place.path(), &["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let shown = &json["pools"][0];
+    assert_eq!((&shown["name"], &shown["wanted"]), (&"node".into(), &2.into()));
+    assert!(shown["problem"].as_str().unwrap().contains("fargate serve"), "{json}");
+
+    // One that is kept, and is only being filled, has no problem.
+    let _listener = UnixListener::bind(place.path().join("fargate.sock")).unwrap();
+    let output = status_with(pool, place.path(), &[]);
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.contains("node: 0 of 2 ready"), "{shown}");
+    let state = r#"[{"name":"node","short_since":"2020-01-01T00:00:00.000Z","failures":0}]"#;
+    fs::write(place.path().join("fargate.pools"), state).unwrap();
+    let output = status_with(pool, place.path(), &[]);
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("It has had too few tasks for"), "{shown}");
+    // One that wants none needs no service.
+    let other = directory(0);
+    let off = status_with("[[Warm]]\nCount = 0\n", other.path(), &[]);
+    assert_eq!(off.status.code(), Some(0), "{}", text(&off));
 }
 
 #[test]

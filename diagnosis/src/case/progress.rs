@@ -169,7 +169,9 @@ pub(super) fn driver_gone(case: &Case<'_>) -> Option<Diagnosis> {
                 evidence,
             )
         }
-        (Holder::NoProcess(_), AnyJob::Reachable(_)) if idle >= NEXT_STAGE_WITHIN => {
+        (Holder::NoProcess(_), AnyJob::Reachable(job))
+            if idle >= NEXT_STAGE_WITHIN && job.header.warm().is_none() =>
+        {
             let mut evidence = case.newest(2);
             evidence.push(Evidence::seen("no process holds the job's lock".to_owned()));
             (

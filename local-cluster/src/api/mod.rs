@@ -53,6 +53,7 @@ pub(crate) fn ecs(
         "ListTasks" => tasks::list(cluster, parameters),
         "ExecuteCommand" => exec::execute_command(cluster, parameters),
         "StopTask" => tasks::stop(cluster, parameters),
+        "TagResource" => tags::tag_resource(cluster, parameters),
         "RegisterTaskDefinition" => definitions::register(cluster, parameters),
         "DescribeTaskDefinition" => definitions::describe(cluster, parameters),
         "DeregisterTaskDefinition" => definitions::deregister(cluster, parameters),

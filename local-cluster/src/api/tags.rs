@@ -1,9 +1,10 @@
-//! What ECS admits in tags.
+//! TagResource, and what ECS admits in tags.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory as _};
 
-use super::ApiError;
+use super::{ApiError, text};
+use crate::cluster::{Cluster, Status};
 
 /// Most tags of a resource.
 const MOST: usize = 50;
@@ -21,9 +22,33 @@ pub(crate) fn check_tags(tags: &[Value]) -> Result<(), ApiError> {
     check_count(tags)
 }
 
+/// Adds tags to a task. The local cluster tags nothing else later.
+pub(super) fn tag_resource(cluster: &Cluster, parameters: &Value) -> Result<Value, ApiError> {
+    let arn = text(parameters, "resourceArn").unwrap_or_default();
+    let tags = parameters.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+    check_tags(&tags)?;
+    let task = cluster.task(arn).filter(|task| cluster.task_arn(task) == arn).ok_or_else(|| {
+        ApiError::new(
+            400,
+            "ResourceNotFoundException",
+            "The specified resource could not be found.",
+        )
+    })?;
+    if task.state().status == Status::Stopped {
+        return Err(ApiError::parameter(
+            "The specified task is stopped. Specify a running task and try again.",
+        ));
+    }
+    task.tag(&tags, check_count)?;
+    Ok(json!({}))
+}
+
 /// Checks the number of a resource's tags.
+///
+/// Amazon ECS API reference, `TagResource`: AWS's own tags do not count.
 pub(crate) fn check_count(tags: &[Value]) -> Result<(), ApiError> {
-    if tags.len() > MOST {
+    let is_aws = |tag: &&Value| tag["key"].as_str().is_some_and(|key| key.starts_with("aws:"));
+    if tags.iter().filter(|tag| !is_aws(tag)).count() > MOST {
         return Err(ApiError::parameter("Tags can not have more than 50 elements."));
     }
     Ok(())

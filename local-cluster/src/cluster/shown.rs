@@ -72,7 +72,7 @@ impl Cluster {
             "availabilityZone": format!("{}a", self.settings.region),
             "enableExecuteCommand": task.launch.exec,
             "overrides": task.launch.overrides,
-            "tags": task.launch.tags,
+            "tags": task.tags(),
             "attachments": [attachment],
             "containers": containers,
             "version": 1,

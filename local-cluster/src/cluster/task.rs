@@ -53,6 +53,7 @@ pub(crate) struct Task {
     pub(crate) runtime: Runtime,
     created: Instant,
     state: watch::Sender<TaskState>,
+    tags: Mutex<Value>,
     /// When its container became reachable.
     pub(super) ready: OnceLock<u64>,
     pub(super) session_starts: Mutex<Vec<u64>>,
@@ -112,6 +113,7 @@ impl Task {
             interface: format!("eni-{}", random_id(8)),
             times,
             runtime: Runtime::new(&launch.definition),
+            tags: Mutex::new(launch.tags.clone()),
             launch,
             address,
             agent: ExecAgent::new(),
@@ -128,6 +130,25 @@ impl Task {
 
     pub(crate) fn state(&self) -> TaskState {
         self.state.borrow().clone()
+    }
+
+    pub(crate) fn tags(&self) -> Value {
+        lock(&self.tags).clone()
+    }
+
+    /// Adds tags, and replaces those of the same names, if `check` admits all that it has then.
+    pub(crate) fn tag<E>(
+        &self,
+        more: &[Value],
+        check: impl Fn(&[Value]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut tags = lock(&self.tags);
+        let mut all = tags.as_array().cloned().unwrap_or_default();
+        all.retain(|tag| more.iter().all(|other| other["key"] != tag["key"]));
+        all.extend_from_slice(more);
+        check(&all)?;
+        *tags = all.into();
+        Ok(())
     }
 
     /// Returns a container's id on its host.

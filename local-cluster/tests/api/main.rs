@@ -261,6 +261,45 @@ async fn tags_are_propagated_and_shown_on_request() {
 }
 
 #[tokio::test]
+async fn a_task_that_runs_gets_more_tags_within_ecss_limits() {
+    let cluster = start().await;
+    let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
+    let mut wanted = with(launch(), "tags", json!([tag("team", "warm"), tag("pool", "p")]));
+    wanted["enableECSManagedTags"] = json!(true);
+    let launched = ecs(&cluster, "RunTask", wanted).await.unwrap();
+    let task = launched["tasks"][0]["taskArn"].as_str().unwrap().to_owned();
+    until(&cluster, &task, is("RUNNING")).await;
+    let put = async |arn: &str, tags: Value| {
+        ecs(&cluster, "TagResource", json!({ "resourceArn": arn, "tags": tags })).await
+    };
+    put(&task, json!([tag("team", "job"), tag("job", "7")])).await.unwrap();
+    let asked = json!({ "cluster": "local", "tasks": [task], "include": ["TAGS"] });
+    let shown = ecs(&cluster, "DescribeTasks", asked).await.unwrap()["tasks"][0]["tags"].clone();
+    let expected = [
+        tag("pool", "p"),
+        tag("aws:ecs:clusterName", "local"),
+        tag("team", "job"),
+        tag("job", "7"),
+    ];
+    assert_eq!(shown, json!(expected));
+
+    let many: Vec<Value> = (0..48).map(|number| tag(&format!("k{number}"), "v")).collect();
+    for (arn, tags, error) in [
+        (task.as_str(), json!([tag("aws:x", "y")]), "InvalidParameterException"),
+        (&task, json!([tag("k", &"v".repeat(257))]), "InvalidParameterException"),
+        (&task, json!(many), "more than 50"),
+        ("arn:aws:ecs:us-east-1:1:task/local/none", json!([]), "ResourceNotFoundException"),
+    ] {
+        let refused = put(arn, tags).await.unwrap_err();
+        assert!(refused.contains(error), "{refused}");
+    }
+    put(&task, json!(many[..47])).await.unwrap();
+    ecs(&cluster, "StopTask", json!({ "cluster": "local", "task": task })).await.unwrap();
+    until(&cluster, &task, is("STOPPED")).await;
+    assert!(put(&task, json!([])).await.unwrap_err().contains("is stopped"));
+}
+
+#[tokio::test]
 async fn a_repeated_launch_can_be_a_conflict() {
     let cluster = start().await;
     cluster.set_faults(Faults { conflicts: 1, ..Faults::default() });

@@ -4,16 +4,16 @@
 use std::net::IpAddr;
 
 use states::{
-    AnyJob, ContainerReport, ControlError, Executing, Finished, Greeting, Header, HostIdentity,
-    InterfaceId, Job, JobShell, Link, NetworkInterface, Observation, Pending, Probing,
-    Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, Stopped,
-    Stopping, TaskArn, TaskReport,
+    AnyJob, Claim, ContainerReport, ControlError, Executing, Finished, Greeting, Header,
+    HostIdentity, InterfaceId, Job, JobId, JobShell, Link, NetworkInterface, Observation, Pending,
+    Probing, Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts,
+    Stopped, Stopping, TaskArn, TaskReport,
 };
 
 use super::pseudonyms::{Kind, Pseudonyms};
 
 /// Purposes of the driver's processes: gitlab-runner's stages, and commands of the driver's tools.
-const PURPOSES: [&str; 20] = [
+const PURPOSES: [&str; 22] = [
     "config",
     "prepare",
     "run",
@@ -22,6 +22,8 @@ const PURPOSES: [&str; 20] = [
     "resume",
     "stop",
     "archive",
+    "warm",
+    "retire",
     "prepare_script",
     "get_sources",
     "restore_cache",
@@ -35,6 +37,9 @@ const PURPOSES: [&str; 20] = [
     "upload_artifacts_on_failure",
     "cleanup_file_variables",
 ];
+
+/// The id of the warm task that a job claimed.
+const WARM_ID: &str = "warm-0000000000000001";
 
 impl Pseudonyms {
     fn stage(&mut self, stage: &str) -> String {
@@ -89,6 +94,11 @@ impl Pseudonyms {
             Some((kind, key)) => format!("{kind} {}", self.of(Kind::Key, key)),
             None => self.of(Kind::Runtime, &identity.0),
         })
+    }
+
+    fn greeting(&mut self, greeting: &Greeting) -> Greeting {
+        let Greeting { identity, facts } = greeting;
+        Greeting { identity: self.identity(identity), facts: self.facts(facts) }
     }
 
     fn facts(&mut self, facts: &ShellFacts) -> ShellFacts {
@@ -163,6 +173,19 @@ impl Pseudonyms {
             Observation::Opened { process, purpose } => {
                 Observation::Opened { process: *process, purpose: self.purpose(purpose) }
             }
+            Observation::Claimed(claim) => {
+                let Claim { warm, pool, task, address, greeting, began, ready } = &**claim;
+                self.replace_in_text(warm.as_str(), WARM_ID);
+                Observation::Claimed(Box::new(Claim {
+                    warm: valid_id(JobId::new(WARM_ID)),
+                    pool: self.register(Kind::Name, pool),
+                    task: self.task(task),
+                    address: address.as_ref().map(|address| self.address_or_host(address)),
+                    greeting: self.greeting(greeting),
+                    began: *began,
+                    ready: *ready,
+                }))
+            }
             Observation::Launched(report) => Observation::Launched(self.report(report)),
             Observation::Described(report) => Observation::Described(self.report(report)),
             Observation::LaunchFailed(error) => {
@@ -179,12 +202,7 @@ impl Pseudonyms {
             Observation::Addressed(address) => Observation::Addressed(
                 address.as_ref().map(|address| self.address_or_host(address)),
             ),
-            Observation::Answered(Greeting { identity, facts }) => {
-                Observation::Answered(Greeting {
-                    identity: self.identity(identity),
-                    facts: self.facts(facts),
-                })
-            }
+            Observation::Answered(greeting) => Observation::Answered(self.greeting(greeting)),
             Observation::Unreachable(error) => Observation::Unreachable(self.connect_error(error)),
             Observation::RunRequested { stage, digest, container } => Observation::RunRequested {
                 stage: self.stage(stage),

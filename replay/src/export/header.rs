@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use states::{
     About, Additions, Capacity, CapacityProvider, ClientToken, ContainerImage, Header,
-    JobContainer, JobId, LaunchSpec, Login, ServiceContainer, SharedVolume, StartedBy, task_tags,
+    JobContainer, JobId, LaunchSpec, Login, PUBLIC_KEY_VARIABLE, PoolRole, ServiceContainer,
+    SharedVolume, StartedBy, WarmOrigin, task_tags,
 };
 
 use super::{
@@ -16,8 +17,6 @@ use super::{
 const CONTAINER: &str = "ci-coordinator";
 /// Prefixes of tags that the driver itself sets.
 const TAG_PREFIXES: [&str; 2] = ["fargate-driver:", "gitlab:"];
-/// The container's variable with the job's public key.
-const PUBLIC_KEY: &str = "SSH_PUBLIC_KEY";
 /// The value of everything that is left out.
 const LEFT_OUT: &str = "left out";
 
@@ -37,6 +36,7 @@ impl Pseudonyms {
             host_proof,
             limits,
             trace: _,
+            pool,
         } = header;
         let about = self.about(about);
         self.replace_in_text(id.as_str(), "job-1");
@@ -57,6 +57,15 @@ impl Pseudonyms {
             host_proof: *host_proof,
             limits: *limits,
             trace: None,
+            pool: pool.as_ref().map(|role| match role {
+                PoolRole::Warm(WarmOrigin { pool, max_age }) => PoolRole::Warm(WarmOrigin {
+                    pool: self.register(Kind::Name, pool),
+                    max_age: *max_age,
+                }),
+                PoolRole::Missed { pool } => {
+                    PoolRole::Missed { pool: self.register(Kind::Name, pool) }
+                }
+            }),
         }
     }
 
@@ -219,7 +228,11 @@ impl Pseudonyms {
     }
 
     fn variable(&mut self, name: &str) -> String {
-        if name == PUBLIC_KEY { name.to_owned() } else { self.register(Kind::Variable, name) }
+        if name == PUBLIC_KEY_VARIABLE {
+            name.to_owned()
+        } else {
+            self.register(Kind::Variable, name)
+        }
     }
 
     fn tag(&mut self, key: &str, value: &str) -> (String, String) {

@@ -36,9 +36,10 @@ impl Pseudonyms {
 
     pub(super) fn reason(&mut self, reason: &StopReason) -> StopReason {
         match reason {
-            StopReason::Cleanup | StopReason::Cancelled | StopReason::TaskVanished => {
-                reason.clone()
-            }
+            StopReason::Cleanup
+            | StopReason::Cancelled
+            | StopReason::Retired(_)
+            | StopReason::TaskVanished => reason.clone(),
             StopReason::Asked(why) => StopReason::Asked(self.text(why)),
             StopReason::LaunchRefused(error) => {
                 StopReason::LaunchRefused(self.control_error(error))

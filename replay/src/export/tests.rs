@@ -77,6 +77,7 @@ fn with_real_names(snapshot: &Snapshot) -> Snapshot {
     header.about.job_name = "deploy payroll for alice".to_owned();
     header.about.runner = "tOk3n".to_owned();
     header.trace = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
+    header.pool = Some(states::PoolRole::Missed { pool: "payroll ledger".to_owned() });
     header.spec.environment.push(("PAYROLL_DB".to_owned(), LEAK.to_owned()));
     header.spec.security_groups.push("sg-0a1b2c3d4e5f60718".to_owned());
     header.spec.tags = vec![
@@ -112,6 +113,11 @@ fn leaking_observations() -> Vec<Observation> {
          runtime_id: Some(\"cafebabe-1\"))], stopped: Some((code: Some(\"LEAK\"), reason: Some(\"LEAK\"))))";
     let mut all = vec![
         "Opened(process: 1, purpose: \"step_payroll\")".to_owned(),
+        "Claimed((warm: \"warm-00000000cafebabe\", pool: \"payroll LEAK\", \
+         task: \"arn:aws:ecs:eu-west-1:987654321098:task/payroll/cafebabe\", address: Some(\"10.20.30.40\"), \
+         greeting: (identity: (\"ssh-ed25519 AAAAC3NzaC1lZDI1\"), facts: (run_dir: \"/home/alice/payroll\", \
+         follows_with_tail: true, has_setsid: true)), began: \"2026-01-01T00:00:00.000Z\", ready: \"2026-01-01T00:01:00.000Z\"))"
+            .to_owned(),
         format!("LaunchFailed({error})"),
         format!("Launched({report})"),
         format!("Described({report})"),

@@ -31,6 +31,10 @@ pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
             h2 { "Time in each state, by task definition" }
             (definitions(tally))
         }
+        @if !tally.pools.is_empty() {
+            h2 { "Pools of warm tasks" }
+            (pools(tally))
+        }
     };
     page::page(&format!("{} finished jobs", tally.jobs), now, &body)
 }
@@ -64,6 +68,23 @@ fn histogram(tally: &Tally) -> Markup {
         bars.iter().map(|(bar, count)| (bar_label(*bar), count.to_string())),
         &drawing,
     )
+}
+
+fn pools(tally: &Tally) -> Markup {
+    html! {
+        div.wide { table {
+            thead { tr {
+                th { "Pool" } th.number { "hits" } th.number { "misses" } th.number { "unclaimed" } th.number { "idle" }
+            } }
+            tbody { @for (name, counts) in &tally.pools {
+                tr {
+                    td { (name) }
+                    td.number { (counts.hits) } td.number { (counts.misses) } td.number { (counts.unclaimed) }
+                    td.number { (words::span(counts.idle())) }
+                }
+            } }
+        } }
+    }
 }
 
 fn definitions(tally: &Tally) -> Markup {

@@ -224,15 +224,22 @@ fn pools(pools: &[Pool]) -> Markup {
             tbody {
                 @for pool in pools {
                     tr {
-                        td { (pool.name) }
+                        td {
+                            (pool.name)
+                            @if let Some(problem) = &pool.problem { div.warn { (prose(problem)) } }
+                        }
                         td.number.(if pool.ready < pool.wanted { "warn" } else { "good" }) { (pool.ready) " of " (pool.wanted) }
                         td.number { (pool.starting) }
-                        td.number { (pool.hits) " of " (pool.hits + pool.misses) }
+                        td.number {
+                            (pool.hits) " of " (pool.hits + pool.misses)
+                            @if let Some(percent) = (pool.hits * 100).checked_div(pool.hits + pool.misses) { span.note { (percent) " %" } }
+                        }
                         td.number { (words::span(pool.idle)) }
                     }
                 }
             }
         }
+        p.note { "Hits are jobs that got a warm task, of all that wanted one since this page's service began." }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Promise {
 }
 
 impl Promise {
-    fn of(job: &AnyJob) -> Self {
+    pub(super) fn of(job: &AnyJob) -> Self {
         let mut promise = Self {
             state: job.name(),
             task: job.task().cloned(),

@@ -4,6 +4,7 @@
 //! One engine hosts any number of jobs: [`Engine::drive`] is a future per job, and all of them
 //! share one describer, which asks ECS about many tasks in one call.
 
+mod claim;
 mod clock;
 mod describer;
 mod drive;
@@ -16,6 +17,7 @@ use std::{future::Future, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use claim::Claiming;
 pub use clock::Clock;
 use describer::Describer;
 pub use piggyback::Concluded;

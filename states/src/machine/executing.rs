@@ -97,7 +97,8 @@ impl Job<Executing> {
             // Bytes that were handed on before, and passing time.
             Observation::Progress { .. } | Observation::TimePassed => {}
             // Answers to questions of other states, and a request for a second script.
-            Observation::Launched(_)
+            Observation::Claimed(_)
+            | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
             | Observation::AddressFailed(_)

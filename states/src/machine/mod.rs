@@ -123,7 +123,11 @@ impl AnyJob {
     #[must_use]
     pub fn observe(self, saw: &Observation, now: Timestamp) -> Self {
         match self {
-            Self::Provisioning(job) => job.observe(saw, now).into(),
+            Self::Provisioning(job) => match (saw, job.state.asked) {
+                // The one edge that skips states: another process went through them.
+                (Observation::Claimed(claim), None) => job.claimed(claim, now).into(),
+                _ => job.observe(saw, now).into(),
+            },
             Self::Pending(job) => job.observe(saw, now).into(),
             Self::Running(job) => job.observe(saw, now).into(),
             Self::Reachable(job) => job.observe(saw, now).into(),

@@ -46,7 +46,8 @@ impl Job<Pending> {
             // An answer without a known address cannot be used.
             Observation::Answered(_) | Observation::TimePassed => None,
             // Answers to questions of other states, and news of scripts: none can run yet.
-            Observation::Launched(_)
+            Observation::Claimed(_)
+            | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::RunRequested { .. }
             | Observation::Delivered

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{RETRY, START, Step, searching::Searched};
 use crate::{
-    Action, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job, Observation,
-    Obstacle, Pending, Polling, Probing, Provisioning, StopReason, Stopping, TaskReport,
-    TaskStatus, Timestamp, Watch,
+    Action, Claim, ClientToken, ControlError, ControlErrorKind, Header, InterfaceId, Job,
+    Observation, Obstacle, Pending, Polling, Probing, Provisioning, Reachable, StopReason,
+    Stopping, TaskReport, TaskStatus, Timestamp, Watch,
 };
 
 /// How long the driver waits for credentials where there are none. A manager that has just started
@@ -83,8 +83,9 @@ impl Job<Provisioning> {
             | Observation::Found(_)
             | Observation::FindFailed(_)
             | Observation::TimePassed => {}
-            // No task exists that these could be about.
-            Observation::Addressed(_)
+            // No task exists that these could be about; one that may exist rules out a claim.
+            Observation::Claimed(_)
+            | Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::Answered(_)
             | Observation::Unreachable(_)
@@ -109,6 +110,21 @@ impl Job<Provisioning> {
             self.state.asked = Some(now);
         }
         Step::Stay(self)
+    }
+
+    /// Takes over a warm task. The caller has checked that no launch was asked for: a second task
+    /// would be leaked.
+    pub(super) fn claimed(self, claim: &Claim, now: Timestamp) -> Job<Reachable> {
+        let state = Reachable {
+            task: claim.task.clone(),
+            address: claim.address.clone(),
+            since: now,
+            identity: claim.greeting.identity.clone(),
+            facts: claim.greeting.facts.clone(),
+            runs: 0,
+            last: None,
+        };
+        Job { header: self.header, state }
     }
 
     pub(crate) fn plan(&mut self, now: Timestamp) -> Action {

@@ -25,6 +25,7 @@ impl Job<Reachable> {
             // A cancel finds no script to end, and this state asks no questions.
             Observation::Opened { .. }
             | Observation::CancelRequested
+            | Observation::Claimed(_)
             | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Described(_)

@@ -35,7 +35,8 @@ impl Job<Running> {
             }
             Observation::TimePassed => None,
             // Answers to questions of other states, and news of scripts: none can run yet.
-            Observation::Launched(_)
+            Observation::Claimed(_)
+            | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
             | Observation::AddressFailed(_)

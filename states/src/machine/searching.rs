@@ -64,7 +64,8 @@ impl Search {
             // Answers about tasks that are not candidates, and passing time.
             Observation::Described(_) | Observation::Missing | Observation::TimePassed => {}
             // `Provisioning` handles these.
-            Observation::Launched(_)
+            Observation::Claimed(_)
+            | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::CancelRequested
             | Observation::StopRequested(_) => {}

@@ -114,7 +114,8 @@ impl Job<Stopping> {
             | Observation::CancelRequested
             | Observation::TimePassed => {}
             // The container does not matter any more.
-            Observation::Addressed(_)
+            Observation::Claimed(_)
+            | Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::Answered(_)
             | Observation::Unreachable(_)

@@ -165,6 +165,22 @@ impl SnapshotStore for InMemoryStore {
         self.shared.contents().ending.remove(job);
     }
 
+    async fn warm_tasks(&self) -> Result<Vec<JobId>, StoreError> {
+        Ok(self.jobs().into_iter().filter(JobId::is_warm).collect())
+    }
+
+    async fn claim(
+        &self,
+        _: (&InMemoryLease, &InMemoryLease),
+        warm: &JobId,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let mut contents = self.shared.contents();
+        contents.snapshots.remove(warm);
+        contents.snapshots.insert(snapshot.job.header().id.clone(), snapshot.clone());
+        Ok(())
+    }
+
     async fn archive(&self, _: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         let job = &snapshot.job.header().id;
         let mut contents = self.shared.contents();

@@ -13,6 +13,7 @@
 //! ```
 
 mod archive;
+mod claim;
 mod durable;
 mod ending;
 mod error;
@@ -264,13 +265,16 @@ impl DirectoryStore {
         self.ending_path(job).exists()
     }
 
-    /// Takes the job's lease, if no process has it.
+    /// Takes the job's lease, if no process has it. Finishes the job's claim of a warm task, if a
+    /// process died in the middle of it.
     ///
     /// # Errors
     /// As [`SnapshotStore::lease`].
     pub fn try_lease(&self, job: &JobId, purpose: &str) -> Result<DirectoryLease, StoreError> {
         let path = self.directory.join(format!("{job}.{LOCK}"));
-        lease::try_take(&path, job, purpose, self.file_work.count_lease())
+        let lease = lease::try_take(&path, job, purpose, self.file_work.count_lease())?;
+        self.finish_claim(job)?;
+        Ok(lease)
     }
 
     /// Reads the job's snapshot: a blocking [`SnapshotStore::load`], for tools.
@@ -304,11 +308,14 @@ impl DirectoryStore {
     }
 
     fn write(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        let path = self.snapshot_path(&snapshot.job.header().id);
+        self.write_as(&self.snapshot_path(&snapshot.job.header().id), snapshot)
+    }
+
+    fn write_as(&self, path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> {
         let text = snapshot
             .to_bounded_ron()
-            .map_err(|e| StoreError::io("write the snapshot", &path)(io::Error::other(e)))?;
-        durable::write(&path, text.as_bytes())
+            .map_err(|e| StoreError::io("write the snapshot", path)(io::Error::other(e)))?;
+        durable::write(path, text.as_bytes())
     }
 
     fn move_to_archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -433,6 +440,27 @@ impl SnapshotStore for DirectoryStore {
     async fn forget_ending(&self, lease: &DirectoryLease, job: &JobId) {
         let job = job.clone();
         self.run(Some(lease), move |store| store.remove_ending(&job)).await
+    }
+
+    async fn warm_tasks(&self) -> Result<Vec<JobId>, StoreError> {
+        self.run(None, Self::warm_ids).await
+    }
+
+    async fn claim(
+        &self,
+        (of_job, of_warm): (&DirectoryLease, &DirectoryLease),
+        warm: &JobId,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        let (warm, snapshot) = (warm.clone(), snapshot.clone());
+        // As with the job's own lock, no other process gets the warm task's before this is done.
+        let turn = of_warm.turn().await;
+        let claim = move |store: &Self| {
+            let claimed = store.take_over(&warm, &snapshot);
+            drop(turn);
+            claimed
+        };
+        self.run(Some(of_job), claim).await
     }
 
     async fn archive(&self, lease: &DirectoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {

@@ -54,6 +54,14 @@ pub trait TaskControl: Send + Sync + 'static {
         reason: &StopReason,
     ) -> impl Future<Output = Result<StopAnswer, ControlError>> + Send;
 
+    /// Adds tags to a task, and replaces those of the same names (ECS: TagResource). No decision
+    /// depends on tags.
+    fn tag(
+        &self,
+        task: &TaskArn,
+        tags: &[(String, String)],
+    ) -> impl Future<Output = Result<(), ControlError>> + Send;
+
     /// Returns the public address of a task's network interface (EC2: DescribeNetworkInterfaces);
     /// `None` while it has none.
     fn public_address(
@@ -61,6 +69,9 @@ pub trait TaskControl: Send + Sync + 'static {
         interface: &InterfaceId,
     ) -> impl Future<Output = Result<Option<String>, ControlError>> + Send;
 }
+
+/// The variable of [`LaunchSpec::environment`] with the public half of the job's key.
+pub const PUBLIC_KEY_VARIABLE: &str = "SSH_PUBLIC_KEY";
 
 /// ECS's answer to StopTask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

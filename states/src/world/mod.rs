@@ -17,8 +17,8 @@ pub use additions::{
 pub use causes::{ConnectCause, ControlCause};
 pub use control::{
     Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described,
-    LONGEST_CALL, LaunchSpec, NetworkInterface, Seen, StopAnswer, Stopped, TaskControl, TaskReport,
-    TaskStatus,
+    LONGEST_CALL, LaunchSpec, NetworkInterface, PUBLIC_KEY_VARIABLE, Seen, StopAnswer, Stopped,
+    TaskControl, TaskReport, TaskStatus,
 };
 pub use snapshots::{EndingJob, SnapshotStore};
 pub use transport::{

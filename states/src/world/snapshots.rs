@@ -94,6 +94,30 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// Removes the note of a job that no longer exists.
     fn forget_ending(&self, lease: &Self::Lease, job: &JobId) -> impl Future<Output = ()> + Send;
 
+    /// Returns the ids of the warm tasks that have a snapshot, in no order. Reads no snapshot, and
+    /// costs next to nothing if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    fn warm_tasks(&self) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
+
+    /// Gives a warm task and its key to a job that has no snapshot yet. Replaces the snapshot of
+    /// `warm` by the job's own, which names the same task. The leases are the job's and the warm
+    /// task's.
+    ///
+    /// At every moment, exactly one snapshot names the task. If the process dies in the middle, the
+    /// task is the one's or the other's. In the latter case, the next lease of the job finishes the
+    /// claim.
+    ///
+    /// # Errors
+    /// When it cannot be made durable. The task may be the job's then: its next lease shows that.
+    fn claim(
+        &self,
+        leases: (&Self::Lease, &Self::Lease),
+        warm: &JobId,
+        snapshot: &Snapshot,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Moves a finished job's snapshot to the archive, and removes its key and its note.
     ///
     /// # Errors

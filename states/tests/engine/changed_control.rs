@@ -79,6 +79,10 @@ impl TaskControl for ChangedControl {
         self.control.stop(cluster, task, reason).await
     }
 
+    async fn tag(&self, task: &TaskArn, tags: &[(String, String)]) -> Result<(), ControlError> {
+        self.control.tag(task, tags).await
+    }
+
     async fn public_address(
         &self,
         interface: &InterfaceId,

@@ -6,6 +6,7 @@
 
 mod cancels;
 mod changed_control;
+mod claims;
 mod crashes;
 mod describing;
 mod full_disk;

@@ -36,6 +36,7 @@ pub fn header() -> Header {
         },
         definition_from_project: false,
         trace: None,
+        pool: None,
         host_proof: None,
         login: Some(Login { user: "ci".into(), port: 2222 }),
         connect_to: ConnectTo::PrivateAddress,
@@ -176,6 +177,18 @@ pub fn greeting() -> Greeting {
     }
 }
 
+pub fn claim() -> Claim {
+    Claim {
+        warm: JobId::warm(7),
+        pool: "node:22".into(),
+        task: arn(1),
+        address: Some("10.0.0.7".into()),
+        greeting: greeting(),
+        began: Timestamp::from_millis(1_789_999_700_000),
+        ready: Timestamp::from_millis(1_789_999_800_000),
+    }
+}
+
 fn container() -> impl Strategy<Value = RunContainer> {
     prop_oneof![Just(RunContainer::Coordinator), Just(RunContainer::Job)]
 }
@@ -204,6 +217,7 @@ pub fn observation() -> impl Strategy<Value = Observation> {
         || select(vec!["get_sources", "build_script", "after_script"]).prop_map(str::to_owned);
     prop_oneof![
         1 => (any::<u32>(), stage()).prop_map(|(process, purpose)| Observation::Opened { process, purpose }),
+        1 => Just(Observation::Claimed(Box::new(claim()))),
         6 => report(status()).prop_map(Observation::Launched),
         2 => control_error().prop_map(Observation::LaunchFailed),
         6 => report(status()).prop_map(Observation::Described),
@@ -277,7 +291,16 @@ pub fn well() -> Vec<(u64, Observation)> {
     way.into_iter().map(|saw| (40, saw)).collect()
 }
 
-/// Any history: a part of the successful one and then anything, or the successful one with anything
+/// The history of a successful job that claims a warm task.
+pub fn well_claimed() -> Vec<(u64, Observation)> {
+    let opened = |saw: &Observation| matches!(saw, Observation::Opened { .. });
+    let well = well();
+    let first_run = well.iter().skip(1).position(|(_, saw)| opened(saw)).unwrap() + 1;
+    let claimed = (40, Observation::Claimed(Box::new(claim())));
+    [claimed, well[0].clone()].into_iter().chain(well[first_run..].iter().cloned()).collect()
+}
+
+/// Any history: a part of a successful one and then anything, or a successful one with anything
 /// inserted.
 pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let anything = || vec((wait(), observation()), 0..40);
@@ -285,6 +308,12 @@ pub fn history() -> impl Strategy<Value = Vec<(u64, Observation)>> {
         1 => anything(),
         3 => (0..well().len(), anything()).prop_map(|(far, rest)| {
             let mut way = well();
+            way.truncate(far);
+            way.extend(rest);
+            way
+        }),
+        1 => (0..well_claimed().len(), anything()).prop_map(|(far, rest)| {
+            let mut way = well_claimed();
             way.truncate(far);
             way.extend(rest);
             way

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
 mod any;
+mod claims;
 mod endings;
 mod launches;
 mod links;
@@ -17,7 +18,8 @@ use StateName::{Executing, Pending, Provisioning, Reachable, Running, Stopping};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
 /// state has.
-const EDGES: [(StateName, StateName); 5] = [
+const EDGES: [(StateName, StateName); 6] = [
+    (Provisioning, Reachable),
     (Provisioning, Pending),
     (Pending, Running),
     (Running, Reachable),

@@ -12,10 +12,11 @@ use crate::world::fault_plan::Fault::{self, *};
 
 /// The table of edges, as in `docs/architecture.md`, besides the edge to `Stopping` that every
 /// state has.
-const EDGES: [(StateName, StateName); 5] = {
+const EDGES: [(StateName, StateName); 6] = {
     use StateName::{Executing, Pending, Provisioning, Reachable, Running};
     [
         (Provisioning, Pending),
+        (Provisioning, Reachable),
         (Pending, Running),
         (Running, Reachable),
         (Reachable, Executing),
@@ -63,7 +64,7 @@ pub fn wrong(job: &Job) -> Vec<String> {
         }
         let ours = matches!(called.verdict, Verdict::Success | Verdict::Exit(_))
             || is_over(&called.verdict)
-            || matches!(called.stage, "cleanup" | "look");
+            || matches!(called.stage, "cleanup" | "look" | "retire");
         if job.plan.must_succeed && !ours {
             wrong.push(format!(
                 "{} returned {:?} although its faults should not have failed it",
@@ -122,7 +123,7 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
     match verdict {
         // Compared with the script itself.
         Verdict::Success | Verdict::Exit(_) => None,
-        Verdict::NoJob if stage == "cleanup" || stage == "reap" => None,
+        Verdict::NoJob if matches!(stage, "cleanup" | "reap" | "retire") => None,
         Verdict::NoJob => Some(vec![CleanupBesideStage]),
         Verdict::Killed => Some(vec![ProcessKilled]),
         Verdict::Cancelled => Some(vec![Cancelled]),
@@ -137,6 +138,8 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
             // the task is stopped.
             StopReason::Cancelled => Some(vec![Cancelled, ProcessKilled]),
             StopReason::Asked(_) => Some(vec![PrepareRepeated]),
+            // A job whose warm task does not answer launches its own.
+            StopReason::Retired(_) => Some(vec![]),
             StopReason::LaunchRefused(error) if error.kind == ControlErrorKind::Conflict => {
                 Some(vec![LaunchConflict])
             }
@@ -166,8 +169,11 @@ fn causes(stage: &str, verdict: &Verdict) -> Option<Vec<Fault>> {
 
 /// A job's outcome, to be counted.
 pub fn outcome(job: &Job) -> &'static str {
-    let last =
-        job.called.iter().rev().find(|called| !matches!(called.stage, "cleanup" | "reap" | "look"));
+    let last = job
+        .called
+        .iter()
+        .rev()
+        .find(|called| !matches!(called.stage, "cleanup" | "reap" | "look" | "retire"));
     match last.map(|called| &called.verdict) {
         Some(Verdict::Success) => "every script succeeded",
         Some(Verdict::Exit(_)) => "a script failed, by its own status",
@@ -189,6 +195,12 @@ pub fn outcome(job: &Job) -> &'static str {
         Some(_) => "system failure: others",
         None => "nothing was called",
     }
+}
+
+/// Whether this attempt of a job claimed a warm task that it could not use.
+pub fn is_given_up(attempt: &Snapshot) -> bool {
+    let unusable = StopReason::Retired(Retirement::Unusable);
+    matches!(&attempt.job, AnyJob::Stopping(job) if job.state.reason == unusable)
 }
 
 /// All data of a job that another run of its seed must repeat.

@@ -77,6 +77,9 @@ struct Counted {
     /// Jobs with this fault.
     injected: BTreeMap<Fault, u64>,
     must_succeed: u64,
+    /// Jobs that claimed a warm task, and those of them that could not use it.
+    claimed: u64,
+    given_up: u64,
     calls: u64,
     executions: u64,
     failures: BTreeMap<u64, Vec<String>>,
@@ -90,6 +93,10 @@ impl Counted {
             *self.injected.entry(*fault).or_default() += 1;
         }
         self.must_succeed += u64::from(job.plan.must_succeed);
+        let archived = job.manager.disk.store.archived();
+        let mut claiming = archived.iter().filter(|of| of.claim().is_some()).peekable();
+        self.claimed += u64::from(claiming.peek().is_some());
+        self.given_up += u64::from(claiming.any(check::is_given_up));
         self.calls += u64::from(state.calls);
         self.executions += state.executions.len() as u64;
         self.simulated += job.called.iter().map(|called| called.took).sum();
@@ -99,6 +106,8 @@ impl Counted {
         self.jobs += other.jobs;
         self.simulated += other.simulated;
         self.must_succeed += other.must_succeed;
+        self.claimed += other.claimed;
+        self.given_up += other.given_up;
         self.calls += other.calls;
         self.executions += other.executions;
         other
@@ -162,6 +171,8 @@ fn no_fault_loses_a_task_or_an_outcome() {
     let never: Vec<&Fault> =
         Fault::ALL.iter().filter(|fault| !counted.injected.contains_key(fault)).collect();
     assert!(jobs < JOBS || never.is_empty(), "never injected in {jobs} jobs: {never:?}");
+    let few = [counted.claimed, counted.given_up].contains(&0);
+    assert!(jobs < JOBS || !few, "no warm task was claimed, or none given up, in {jobs} jobs");
 }
 
 fn report(counted: &Counted, took: std::time::Duration) {
@@ -173,6 +184,10 @@ fn report(counted: &Counted, took: std::time::Duration) {
         counted.calls,
         counted.executions,
         counted.must_succeed
+    );
+    println!(
+        "  {} jobs claimed a warm task, and {} of them could not use it",
+        counted.claimed, counted.given_up
     );
     for (outcome, n) in &counted.outcomes {
         println!("  {n:>8} {outcome}");

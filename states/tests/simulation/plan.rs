@@ -39,6 +39,9 @@ pub struct Cleanup {
 #[derive(Debug)]
 pub struct Plan {
     pub faults: FaultPlan,
+    /// The service's process that launches a warm task, if there is one, and how long after that the
+    /// job begins.
+    pub warm: Option<(Call, Duration)>,
     pub prepares: Vec<Call>,
     /// Whether gitlab-runner calls `cleanup` between two attempts to prepare.
     pub cleans_between: bool,
@@ -103,16 +106,19 @@ impl Plan {
                 beside: if happens(r) { r.random_range(1..3) } else { 0 },
             })
             .collect();
-        let killed = prepares
-            .iter()
-            .chain(stages.iter().map(|stage| &stage.call))
-            .any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
-        must_succeed &= !killed && cleanup_beside.is_none();
         let (cleans_between, reaped) = (r.random_bool(0.5), happens(r));
         let (waits, looked_at) =
             (r.random_bool(0.25), if r.random_bool(0.5) { log_uniform(r, 40) } else { 0 });
+        let warm = r.random_bool(0.25).then(|| (call(r, 200), millis(r, 0..60_000)));
+        let killed = prepares
+            .iter()
+            .chain(warm.as_ref().map(|(call, _)| call))
+            .chain(stages.iter().map(|stage| &stage.call))
+            .any(|call| call.killed_at > 0 || call.cancelled_after.is_some());
+        must_succeed &= !killed && cleanup_beside.is_none();
         Self {
             faults,
+            warm,
             prepares,
             cleans_between,
             stages,

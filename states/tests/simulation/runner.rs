@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use states::{AnyJob, Goal, RunOutcome, Snapshot, StopReason};
+use states::{AnyJob, Goal, Retirement, RunOutcome, Snapshot, StopReason};
 use tokio::time::Instant;
 
 use super::{
@@ -19,6 +19,8 @@ use crate::world::{
 
 /// From SIGTERM to SIGKILL.
 const KILLED_AFTER: Duration = Duration::from_secs(40);
+/// The id of the warm task.
+const WARM: &str = "warm-0000000000000001";
 
 /// One call of a stage, as gitlab-runner saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,13 @@ impl Job {
 
     /// Runs the whole job as gitlab-runner does, and then `cleanup` until the job is over.
     pub async fn run(&mut self) {
+        if let Some((call, idle)) = self.plan.warm {
+            self.call("warm", call, async |process, io| {
+                stages::warm(&process.of_job(WARM), io).await
+            })
+            .await;
+            tokio::time::sleep(idle).await;
+        }
         if self.prepare().await {
             self.stages().await;
         }
@@ -70,6 +79,19 @@ impl Job {
         }
         let last = self.cleanup(Call::default()).await;
         self.claim(is_over(&last), || format!("without faults, cleanup returned {last:?}"));
+        if self.plan.warm.is_some() {
+            // The pool keeps no tasks any more. The job may have claimed this one.
+            let retired = self
+                .call("retire", Call::default(), async |process, io| {
+                    let reason = StopReason::Retired(Retirement::Surplus);
+                    stages::end(&process.of_job(WARM), Goal::End, reason, io).await
+                })
+                .await
+                .0;
+            self.claim(is_over(&retired), || {
+                format!("without faults, retire returned {retired:?}")
+            });
+        }
         tokio::time::sleep(Duration::from_secs(30)).await;
         self.look(Call::default()).await;
         let kept = self.manager.snapshot().is_some();
@@ -255,7 +277,12 @@ impl Job {
             self.claim(kept.as_ref().is_none_or(ends), || {
                 format!("cleanup succeeded, and the snapshot is still there: {kept:?}")
             });
-            let alive = self.manager.cloud.alive();
+            let mut alive = self.manager.cloud.alive();
+            if self.manager.of_job(WARM).snapshot().is_some() {
+                // It is still the pool's.
+                let state = self.manager.cloud.state.lock().unwrap();
+                alive.retain(|task| state.tasks[task.as_str()].started_by != WARM);
+            }
             self.claim(alive.is_empty(), || {
                 format!("cleanup succeeded, and no stop was accepted of {alive:?}")
             });

@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use states::*;
 
-use crate::world::manager::{Io, Manager, header};
+use crate::world::{
+    containers::Wire,
+    manager::{Io, Manager, Process, header},
+};
 
 /// How long a stage waits for another process.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
@@ -67,61 +70,138 @@ fn attempt(manager: &Manager, created: Timestamp, number: usize) -> Header {
     header
 }
 
-pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> StageResult {
+/// Launches a warm task, as the service does for a pool.
+pub async fn warm(manager: &Manager, io: &mut Io) -> StageResult {
     let engine = manager.process();
-    let lease = engine.store().lease(&manager.job, "prepare", LEASE_WAIT).await?;
-    let begin = async |lease| {
-        let mut work = engine.begin(attempt(manager, engine.clock().now(), number), lease);
-        engine.open(&mut work, "prepare").await;
-        work
-    };
-    let mut work = match engine.store().load(&manager.job).await? {
-        None => begin(lease).await,
-        Some(snapshot) => {
-            let mut work = engine.work(snapshot, lease);
-            engine.open(&mut work, "prepare").await;
-            if matches!(
-                work.snapshot.job,
-                AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_)
-            ) {
-                work
-            } else {
-                let has_ended =
-                    matches!(&work.snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted());
-                let outcome = if has_ended {
-                    Outcome::Stopping(StopReason::Cleanup)
-                } else {
-                    engine.request_stop(
-                        &mut work,
-                        StopReason::Asked("prepare was called again".to_owned()),
-                    );
-                    engine.drive(&mut work, Goal::Stop, io).await?
-                };
-                match outcome {
-                    Outcome::Ended(_) => {}
-                    Outcome::Stopping(_) => {
-                        engine.store().archive(&work.lease, &work.snapshot).await?
-                    }
-                    Outcome::Unfinished => return Ok(Verdict::Unfinished),
-                    other => return Ok(Verdict::Impossible(format!("{other:?}"))),
-                }
-                if io.was_cancelled {
-                    return Ok(Verdict::Cancelled);
-                }
-                begin(work.close().await).await
-            }
-        }
-    };
+    let lease = engine.store().lease(&manager.job, "warm", LEASE_WAIT).await?;
+    let mut header = attempt(manager, engine.clock().now(), 0);
+    header.token = ClientToken::new("w").unwrap();
+    let origin = WarmOrigin { pool: "p".to_owned(), max_age: Duration::from_secs(3600) };
+    header.pool = Some(PoolRole::Warm(origin));
+    let mut work = engine.begin(header, lease);
+    engine.open(&mut work, "warm").await;
     let outcome = engine.drive(&mut work, Goal::Reach, io).await?;
     work.close().await;
-    Ok(match outcome {
+    Ok(prepared(outcome, io))
+}
+
+fn prepared(outcome: Outcome, io: &Io) -> Verdict {
+    match outcome {
         _ if io.was_cancelled => Verdict::Cancelled,
         Outcome::Reachable(_) => Verdict::Success,
         Outcome::MustEnd(reason) | Outcome::Stopping(reason) | Outcome::Ended(reason) => {
             Verdict::MustEnd(reason)
         }
         Outcome::Unfinished => Verdict::Unfinished,
-    })
+    }
+}
+
+type Work = states::Work<<Wire as Transport>::Session, InMemoryLease>;
+
+/// Ends an attempt of the job. Returns the lease, or the stage's verdict.
+async fn end_attempt(
+    engine: &Process,
+    mut work: Work,
+    reason: StopReason,
+    io: &mut Io,
+) -> Result<Result<InMemoryLease, Verdict>, EngineError> {
+    let has_ended = matches!(&work.snapshot.job, AnyJob::Stopping(job) if job.state.all_accepted());
+    let outcome = if has_ended {
+        Outcome::Stopping(StopReason::Cleanup)
+    } else {
+        engine.request_stop(&mut work, reason);
+        engine.drive(&mut work, Goal::Stop, io).await?
+    };
+    match outcome {
+        Outcome::Ended(_) => {}
+        Outcome::Stopping(_) => engine.store().archive(&work.lease, &work.snapshot).await?,
+        Outcome::Unfinished => return Ok(Err(Verdict::Unfinished)),
+        other => return Ok(Err(Verdict::Impossible(format!("{other:?}")))),
+    }
+    Ok(if io.was_cancelled { Err(Verdict::Cancelled) } else { Ok(work.close().await) })
+}
+
+/// Begins an attempt of the job: with the warm task, if it is ready and answers, or with a launch.
+async fn begin(
+    manager: &Manager,
+    engine: &Process,
+    number: usize,
+    mut lease: InMemoryLease,
+    io: &mut Io,
+) -> Result<Result<Work, Verdict>, EngineError> {
+    let header = attempt(manager, engine.clock().now(), number);
+    match engine.claim(&header, lease, "prepare").await? {
+        Claiming::None(free) => lease = free,
+        Claiming::Claimed(work) => match confirm(engine, *work, io).await? {
+            Attempt::Ended(free) => lease = free,
+            Attempt::Failed(verdict) => return Ok(Err(verdict)),
+            Attempt::GoesOn(work) => return Ok(Ok(*work)),
+        },
+    }
+    let mut work = engine.begin(attempt(manager, engine.clock().now(), number), lease);
+    engine.open(&mut work, "prepare").await;
+    Ok(Ok(work))
+}
+
+/// What becomes of an attempt that was begun before.
+enum Attempt {
+    GoesOn(Box<Work>),
+    /// It is over, and another one may begin.
+    Ended(InMemoryLease),
+    Failed(Verdict),
+}
+
+impl From<Result<InMemoryLease, Verdict>> for Attempt {
+    fn from(ended: Result<InMemoryLease, Verdict>) -> Self {
+        ended.map_or_else(Self::Failed, Self::Ended)
+    }
+}
+
+/// Checks that a claimed task answers. Ends the attempt otherwise.
+async fn confirm(engine: &Process, mut work: Work, io: &mut Io) -> Result<Attempt, EngineError> {
+    if engine.answers(&mut work, Duration::from_secs(10)).await {
+        return Ok(Attempt::GoesOn(Box::new(work)));
+    }
+    let reason = StopReason::Retired(Retirement::Unusable);
+    Ok(end_attempt(engine, work, reason, io).await?.into())
+}
+
+pub async fn prepare(manager: &Manager, number: usize, io: &mut Io) -> StageResult {
+    let engine = manager.process();
+    let lease = engine.store().lease(&manager.job, "prepare", LEASE_WAIT).await?;
+    let begun = match engine.store().load(&manager.job).await? {
+        None => begin(manager, &engine, number, lease, io).await?,
+        Some(snapshot) => {
+            let mut work = engine.work(snapshot, lease);
+            engine.open(&mut work, "prepare").await;
+            let earlier = match &work.snapshot.job {
+                AnyJob::Provisioning(_) | AnyJob::Pending(_) | AnyJob::Running(_) => {
+                    Attempt::GoesOn(Box::new(work))
+                }
+                AnyJob::Reachable(job)
+                    if job.state.runs == 0 && work.snapshot.claim().is_some() =>
+                {
+                    confirm(&engine, work, io).await?
+                }
+                _ => {
+                    let reason = StopReason::Asked("prepare was called again".to_owned());
+                    end_attempt(&engine, work, reason, io).await?.into()
+                }
+            };
+            match earlier {
+                Attempt::GoesOn(work) => Ok(*work),
+                Attempt::Ended(lease) => begin(manager, &engine, number, lease, io).await?,
+                Attempt::Failed(verdict) => Err(verdict),
+            }
+        }
+    };
+    let mut work = match begun {
+        Ok(work) => work,
+        Err(verdict) => return Ok(verdict),
+    };
+    let outcome = engine.drive(&mut work, Goal::Reach, io).await?;
+    work.close().await;
+    Ok(prepared(outcome, io))
 }
 
 pub async fn run(manager: &Manager, stage: &str, text: &Bytes, io: &mut Io) -> StageResult {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, the panic is the report")]
 
+mod claims;
 mod concurrency;
 mod ending;
 mod exposure;
@@ -48,6 +49,7 @@ fn snapshot(job: &str) -> Snapshot {
         },
         definition_from_project: false,
         trace: None,
+        pool: None,
         host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,

@@ -437,6 +437,10 @@ impl TaskControl for Control {
         self.back("StopTask", stopped).await
     }
 
+    async fn tag(&self, _: &TaskArn, _: &[(String, String)]) -> Result<(), ControlError> {
+        Ok(())
+    }
+
     async fn public_address(&self, _: &InterfaceId) -> Result<Option<String>, ControlError> {
         Ok(None)
     }

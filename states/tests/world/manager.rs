@@ -94,6 +94,7 @@ pub fn header(job: &JobId) -> Header {
         },
         definition_from_project: false,
         trace: None,
+        pool: None,
         host_proof: None,
         login: None,
         connect_to: ConnectTo::PrivateAddress,

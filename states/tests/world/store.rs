@@ -128,6 +128,24 @@ impl SnapshotStore for FaultyStore {
         self.disk.store.forget_ending(lease, job).await;
     }
 
+    async fn warm_tasks(&self) -> Result<Vec<JobId>, StoreError> {
+        self.disk.store.warm_tasks().await
+    }
+
+    async fn claim(
+        &self,
+        leases: (&InMemoryLease, &InMemoryLease),
+        warm: &JobId,
+        snapshot: &Snapshot,
+    ) -> Result<(), StoreError> {
+        self.crash.step().await;
+        self.refuses(|odds| odds.unsaved, Fault::Unsaved)?;
+        self.disk.store.claim(leases, warm, snapshot).await?;
+        self.refuses(|odds| odds.saved_yet_failed, Fault::SavedYetFailed)?;
+        self.crash.step().await;
+        Ok(())
+    }
+
     async fn archive(&self, lease: &InMemoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         self.crash.step().await;
         self.refuses(|odds| odds.unarchived, Fault::Unarchived)?;

@@ -1,0 +1,500 @@
+//! Jobs claim warm tasks: those that fit, each at most once, whatever is killed.
+
+use std::{
+    fs, io::Read as _, os::unix::process::ExitStatusExt as _, path::PathBuf, sync::Mutex, thread,
+    time::Duration,
+};
+
+use fargate_driver::{
+    config::{Config, Warm},
+    stages::Host,
+    warm::{self, LaunchError, Launched},
+};
+use serde_json::{Value, json};
+use states::{
+    AnyJob, DirectoryStore, Header, JobId, PoolRole, Retirement, Snapshot, StateName, StopReason,
+    WarmOrigin,
+};
+
+use crate::{
+    cluster::Cluster,
+    definitions::{control, runtime},
+    eventually,
+    parametrised::{by_every_transport, on_every_cluster},
+    runner::{Ended, Job},
+};
+
+on_every_cluster!(
+    a_job_claims_a_warm_task_and_runs_in_it
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    jobs_that_begin_at_once_never_share_a_warm_task
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_dead_warm_task_falls_back_to_a_launch
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+);
+
+by_every_transport!(
+    a_warm_task_that_does_not_fit_is_left_alone
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_task_is_claimed_although_tags_are_refused
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    reap_spares_warm_and_claimed_tasks_and_ends_abandoned_ones
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    tools_show_and_stop_a_warm_task
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_retired_warm_task_ends_and_says_why
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_launch_of_a_killed_service_goes_on
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+);
+
+/// The files of a claim are the same by every transport.
+#[test]
+#[ignore = "needs strace: scripts/test installs it and runs this"]
+fn each_task_has_one_owner_at_every_crash_point_of_a_claim() {
+    each_task_has_one_owner(&Cluster::local());
+}
+
+const POOL: &str = "p";
+
+fn read(path: &PathBuf) -> Snapshot {
+    Snapshot::parse(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The jobs and warm tasks of the directory, with the states of their snapshots.
+fn owners(job: &Job) -> Vec<(String, Snapshot)> {
+    let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+    let mut all: Vec<_> = job.files(".ron").iter().map(|path| (name(path), read(path))).collect();
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    all
+}
+
+/// A job whose manager has a pool. Nothing fills it but [`warm`].
+fn job(cluster: &Cluster) -> Job {
+    Job::with(cluster, &format!("[[Warm]]\nName = {POOL:?}\nCount = 0\nMaxAge = \"1h\"\n"))
+}
+
+/// Does something with the manager's pool and task control, as its service does.
+fn as_service<R>(
+    cluster: &Cluster,
+    manager: &Job,
+    act: impl AsyncFnOnce(&Host, &Warm) -> Result<R, LaunchError>,
+) -> R {
+    runtime().block_on(async {
+        let (config, _) = Config::load(Some(&manager.config)).unwrap();
+        let pool = config.warm[0].clone();
+        let control = control(cluster, &manager.metadata).await;
+        act(&Host::with_control(config, control).unwrap(), &pool).await.unwrap()
+    })
+}
+
+/// Launches a warm task, and waits until it is ready. Returns its id.
+fn warm(cluster: &Cluster, manager: &Job) -> JobId {
+    match as_service(cluster, manager, async |host, pool| warm::launch(host, pool).await) {
+        Launched::Ready(id) => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn snapshot_path(manager: &Job, id: &JobId) -> PathBuf {
+    manager.metadata.join(format!("{id}.ron"))
+}
+
+/// Changes the header of a warm task on disk.
+fn change(manager: &Job, id: &JobId, change: impl FnOnce(&mut Header)) -> Snapshot {
+    let path = snapshot_path(manager, id);
+    let mut snapshot = read(&path);
+    let AnyJob::Reachable(ready) = &mut snapshot.job else { panic!("{:?}", snapshot.job) };
+    change(&mut ready.header);
+    fs::write(&path, snapshot.to_ron().unwrap()).unwrap();
+    snapshot
+}
+
+fn assert_claimed(job: &Job, prepared: &Ended) {
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
+    assert!(prepared.stderr.contains("which has been warm for"), "{}", prepared.stderr);
+    assert!(!prepared.stderr.contains("launched in cluster"), "{}", prepared.stderr);
+}
+
+fn assert_launched(job: &Job, prepared: &Ended) {
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
+    assert!(prepared.stderr.contains("launched in cluster"), "{}", prepared.stderr);
+    assert!(!prepared.stderr.contains("has been warm"), "{}", prepared.stderr);
+}
+
+/// The tags of the cluster's only task.
+fn tags(cluster: &Cluster, job: &Job) -> Vec<(String, String)> {
+    let [(_, snapshot)] = &owners(job)[..] else { panic!("{:?}", owners(job)) };
+    let described = cluster.ecs(
+        "DescribeTasks",
+        &json!({
+            "cluster": snapshot.job.header().spec.cluster,
+            "tasks": [snapshot.job.task().unwrap().as_str()],
+            "include": ["TAGS"],
+        }),
+    );
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let tags = described["tasks"][0]["tags"].as_array().unwrap();
+    tags.iter().map(|tag| (text(&tag["key"]), text(&tag["value"]))).collect()
+}
+
+fn a_job_claims_a_warm_task_and_runs_in_it(cluster: &Cluster) {
+    let job = job(cluster);
+    let id = warm(cluster, &job);
+    let prepared = job.stage(&["prepare"]);
+    assert_claimed(&job, &prepared);
+    let [(name, snapshot)] = &owners(&job)[..] else { panic!("{:?}", owners(&job)) };
+    assert!(name.starts_with("tOk3n_-x-"), "{name}");
+    let claim = snapshot.claim().unwrap();
+    assert_eq!((&claim.warm, claim.pool.as_str()), (&id, POOL));
+    assert_eq!(snapshot.job.name(), StateName::Reachable);
+    assert!(
+        !job.metadata.join(format!("{id}.key")).exists() && job.files(".ron").len() == 1,
+        "nothing of the warm task is left"
+    );
+    let number = job.get("CUSTOM_ENV_CI_JOB_ID").unwrap().to_owned();
+    let has = |key: &str, value: &str| {
+        tags(cluster, &job).iter().any(|(k, v)| (k.as_str(), v.as_str()) == (key, value))
+    };
+    eventually("the task has the job's tags", || {
+        has("gitlab:job", &number) && has("fargate-driver:job", name)
+    });
+    for stage in ["get_sources", "build_script"] {
+        let run = job.run(stage, "echo once >>\"$TMPDIR/runs\"; wc -l <\"$TMPDIR/runs\"");
+        assert_eq!(run.code, 0, "{run:#?}\n{}", job.log());
+    }
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn jobs_that_begin_at_once_never_share_a_warm_task(cluster: &Cluster) {
+    let first = job(cluster);
+    for _ in 0..2 {
+        warm(cluster, &first);
+    }
+    let jobs: Vec<Job> = (0..4).map(|_| first.beside(cluster)).collect();
+    let prepared: Vec<Ended> = thread::scope(|scope| {
+        let each = jobs.iter().map(|job| scope.spawn(|| job.stage(&["prepare"])));
+        let spawned: Vec<_> = each.collect();
+        spawned.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let claimed = prepared.iter().filter(|ended| ended.stderr.contains("has been warm")).count();
+    assert_eq!((claimed, prepared.iter().filter(|ended| ended.code == 0).count()), (2, 4));
+    let mut tasks: Vec<_> =
+        owners(&first).iter().map(|(_, job)| job.job.task().unwrap().to_string()).collect();
+    tasks.sort();
+    tasks.dedup();
+    assert_eq!(tasks.len(), 4, "each job has a task of its own");
+    for (number, job) in jobs.iter().enumerate() {
+        let run = job.run("build_script", format!("echo {number}"));
+        assert_eq!(run.stdout, format!("{number}\n").as_bytes(), "{run:#?}");
+        job.cleanup();
+    }
+    cluster.assert_nothing_is_left(4);
+}
+
+fn a_dead_warm_task_falls_back_to_a_launch(cluster: &Cluster) {
+    let job = job(cluster);
+    warm(cluster, &job);
+    let [(_, snapshot)] = &owners(&job)[..] else { panic!("{:?}", owners(&job)) };
+    cluster.ecs(
+        "StopTask",
+        &json!({
+            "cluster": snapshot.job.header().spec.cluster,
+            "task": snapshot.job.task().unwrap().as_str(),
+        }),
+    );
+    eventually("it has ended", || cluster.tasks().iter().all(|task| task.processes == 0));
+    let prepared = job.stage(&["prepare"]);
+    assert_launched(&job, &prepared);
+    assert!(prepared.stderr.contains("does not answer: stopping it"), "{}", prepared.stderr);
+    let run = job.run("build_script", "echo ran");
+    assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{run:#?}");
+    job.cleanup();
+    cluster.assert_nothing_is_left(2);
+}
+
+/// A change of a header, and its name.
+type Change = (&'static str, fn(&mut Header));
+
+fn a_warm_task_that_does_not_fit_is_left_alone(cluster: &Cluster) {
+    let first = job(cluster);
+    let id = warm(cluster, &first);
+    let original = read(&snapshot_path(&first, &id));
+    let changes: [Change; 4] = [
+        ("role", |header| header.spec.task_role = Some("deploy".to_owned())),
+        ("image", |header| header.spec.additions = Some(Box::default())),
+        ("subnets", |header| header.spec.subnets.push("subnet-other".to_owned())),
+        ("transport", |header| header.transport = None),
+    ];
+    for (number, (what, differ)) in changes.iter().enumerate() {
+        let other = change(&first, &id, differ);
+        let job = first.beside(cluster);
+        assert_launched(&job, &job.stage(&["prepare"]));
+        job.cleanup();
+        assert_eq!(read(&snapshot_path(&first, &id)), other, "{what}");
+        change(&first, &id, |header| header.clone_from(original.job.header()));
+        assert_eq!(cluster.tasks().len(), number + 2);
+    }
+    // The same task, as it was: it fits.
+    assert_claimed(&first, &first.stage(&["prepare"]));
+    first.cleanup();
+    cluster.assert_nothing_is_left(changes.len() + 1);
+}
+
+fn a_task_is_claimed_although_tags_are_refused(cluster: &Cluster) {
+    let job = job(cluster);
+    let id = warm(cluster, &job);
+    cluster.as_local().set_faults(&json!({ "refuse": { "TagResource": {
+        "status": 400, "code": "AccessDeniedException", "times": 5,
+        "message": "User: arn:aws:iam::1:role/ci is not authorized to perform: ecs:TagResource",
+    } } }));
+    let prepared = job.stage(&["prepare"]);
+    assert_claimed(&job, &prepared);
+    assert!(!prepared.stderr.to_lowercase().contains("tag"), "{}", prepared.stderr);
+    eventually("it was asked for", || cluster.as_local().calls("TagResource") == 1);
+    let named = tags(cluster, &job).into_iter().find(|(key, _)| key == "fargate-driver:job");
+    assert_eq!(named.unwrap().1, id.as_str());
+    // While a script runs, only the snapshot says that the task is this job's.
+    let end = job.path("end");
+    let script = format!("echo begun; until [ -e '{}' ]; do sleep 0.05; done", end.display());
+    let mut child = job.spawn(&["run", &job.script(script).display().to_string(), "build_script"]);
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let reaped = job.reap(&["--older-than", "0s"]);
+    let said = String::from_utf8_lossy(&reaped.stdout).into_owned();
+    assert_eq!(reaped.code, 0, "{said}{}", reaped.stderr);
+    assert!(!said.contains("no job owns it"), "{said}");
+    fs::write(end, "").unwrap();
+    assert_eq!(job.end(child).code, 0, "{}", job.log());
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn reap_spares_warm_and_claimed_tasks_and_ends_abandoned_ones(cluster: &Cluster) {
+    let job = job(cluster);
+    let id = warm(cluster, &job);
+    let path = snapshot_path(&job, &id);
+    let reaped = job.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    assert!(path.exists(), "its pool keeps it: {}", String::from_utf8_lossy(&reaped.stdout));
+
+    // A process that was killed in the middle of a claim: the job's snapshot has the wrong name.
+    let claiming = job.beside(cluster);
+    assert_claimed(&claiming, &claiming.stage(&["prepare"]));
+    let [(name, claimed)] = &owners(&job)[..] else { panic!("{:?}", owners(&job)) };
+    fs::rename(job.metadata.join(format!("{name}.ron")), &path).unwrap();
+    let reaped = job.reap(&["--older-than", "1h"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    assert_eq!(&owners(&job)[..], [(name.clone(), claimed.clone())], "the claim is finished");
+    let run = claiming.run("build_script", "echo ran");
+    assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{run:#?}");
+    claiming.cleanup();
+
+    // A warm task whose service is gone for longer than its pool keeps it.
+    let id = warm(cluster, &job);
+    change(&job, &id, |header| {
+        let origin = WarmOrigin { pool: POOL.to_owned(), max_age: Duration::ZERO };
+        header.pool = Some(PoolRole::Warm(origin));
+    });
+    let reaped = job.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{reaped:#?}");
+    assert!(!snapshot_path(&job, &id).exists(), "{reaped:#?}");
+    cluster.assert_nothing_is_left(2);
+}
+
+fn a_retired_warm_task_ends_and_says_why(cluster: &Cluster) {
+    let job = job(cluster);
+    let id = warm(cluster, &job);
+    let store = DirectoryStore::look(&job.metadata);
+    let looked = warm::look(&store).unwrap();
+    assert_eq!((&looked[0].id, looked[0].pool.as_str()), (&id, POOL));
+    assert_eq!(looked[0].state, StateName::Reachable);
+    let (config, _) = Config::load(Some(&job.config)).unwrap();
+    assert_eq!(looked[0].fit, warm::fit(&config, &config.warm[0]).unwrap());
+    let retired = as_service(cluster, &job, async |host, _| {
+        warm::retire(host, &id, Retirement::Surplus).await
+    });
+    let reason = StopReason::Retired(Retirement::Surplus);
+    assert_eq!(retired, Launched::Failed(id.clone(), reason.clone()));
+    let gone = as_service(cluster, &job, async |host, _| {
+        warm::retire(host, &JobId::warm(1), Retirement::Surplus).await
+    });
+    assert_eq!(gone, Launched::Gone(JobId::warm(1)));
+    // Not claimed any more, and archived by the next process that sees its end.
+    let prepared = job.stage(&["prepare"]);
+    assert_launched(&job, &prepared);
+    let missed = owners(&job).into_iter().find(|(name, _)| *name != id.as_str()).unwrap().1;
+    assert_eq!(missed.job.header().pool, Some(PoolRole::Missed { pool: POOL.to_owned() }));
+    job.cleanup();
+    eventually("it is archived", || {
+        job.reap(&["--older-than", "1h"]);
+        owners(&job).is_empty()
+    });
+    let archived = job.archived().iter().map(read).find(|of| of.job.header().id == id).unwrap();
+    let AnyJob::Stopping(stopped) = &archived.job else { panic!("{archived:?}") };
+    assert_eq!(stopped.state.reason, reason);
+    cluster.assert_nothing_is_left(2);
+}
+
+fn a_launch_of_a_killed_service_goes_on(cluster: &Cluster) {
+    let job = job(cluster);
+    // The process dies while the task starts.
+    let id = as_service(cluster, &job, async |host, pool| {
+        let store = DirectoryStore::look(&job.metadata);
+        let launching = warm::launch(host, pool);
+        let begun = async {
+            loop {
+                let looked = warm::look(&store).unwrap_or_default();
+                if let Some(task) = looked.into_iter().find(|task| task.task.is_some()) {
+                    return task.id;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            launched = launching => match launched? {
+                Launched::Ready(id) => Ok(id),
+                other => panic!("{other:?}"),
+            },
+            id = begun => Ok(id),
+        }
+    });
+    let resumed = as_service(cluster, &job, async |host, _| warm::resume(host, &id).await);
+    assert_eq!(resumed, Launched::Ready(id));
+    assert_claimed(&job, &job.stage(&["prepare"]));
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn tools_show_and_stop_a_warm_task(cluster: &Cluster) {
+    let job = job(cluster);
+    let id = warm(cluster, &job);
+    let replay = |arguments: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_fargate-replay"))
+            .env_clear()
+            .envs(job.environment.iter().map(|(name, value)| (name, value)))
+            .arg("--config")
+            .arg(&job.config)
+            .args(arguments)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let (_, listed) = replay(&["list", "--json"]);
+    let rows: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&rows[0]["job"], &rows[0]["warm"]), (&json!(id.as_str()), &json!(POOL)));
+    assert_eq!((&rows[0]["name"], &rows[0]["stuck"]), (&json!("pool p"), &Value::Null));
+    let (shown, text) = replay(&["show", id.as_str()]);
+    assert!(shown && text.contains(&format!("Warm task {id} of the pool p")), "{text}");
+    let (opened, text) = replay(&["shell", id.as_str(), "--", "true"]);
+    assert!(!opened && text.contains("this is a warm task"), "{text}");
+    let (resumed, text) = replay(&["resume", id.as_str()]);
+    assert!(resumed, "{text}");
+    let (stopped, text) = replay(&["stop", id.as_str()]);
+    assert!(stopped, "{text}");
+    let (_, statistics) = replay(&["stats", "--json"]);
+    let statistics: Value = serde_json::from_str(&statistics).unwrap();
+    assert_eq!(statistics["jobs"], 0, "a warm task is no job");
+    cluster.assert_nothing_is_left(1);
+}
+
+/// The system calls that change files, lock them, or talk to AWS and the container.
+const CALLS: [&str; 6] = ["rename", "fsync", "fdatasync", "unlink", "flock", "sendto"];
+/// After so many points in a row that are not reached, a call has no more.
+const UNREACHED: usize = 2;
+
+/// Kills `prepare` at each such call while it claims. Then gitlab-runner calls `prepare` again, or
+/// gives the job up without `cleanup`.
+fn each_task_has_one_owner(cluster: &Cluster) {
+    let calls = Mutex::new(CALLS.iter());
+    let (points, tasks, failures) = (Mutex::new(0), Mutex::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..CALLS.len() {
+            scope.spawn(|| {
+                let Some(call) = calls.lock().unwrap().next() else { return };
+                let mut unreached = 0;
+                for n in 1.. {
+                    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        is_killed_at(cluster, call, n)
+                    }));
+                    match tried {
+                        Ok((true, launched)) => {
+                            *points.lock().unwrap() += 1;
+                            *tasks.lock().unwrap() += launched;
+                            unreached = 0;
+                        }
+                        Ok((false, launched)) => {
+                            *tasks.lock().unwrap() += launched;
+                            unreached += 1;
+                        }
+                        Err(_) => {
+                            failures.lock().unwrap().push(format!("{call} {n}"));
+                            return;
+                        }
+                    }
+                    if unreached == UNREACHED {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{failures:?}");
+    let points = points.into_inner().unwrap();
+    println!("{points} crash points of a claim");
+    assert!(points >= 20, "too few points: {points}");
+    cluster.assert_nothing_is_left(tasks.into_inner().unwrap());
+}
+
+/// Kills a claiming `prepare` at the `n`th such call. Returns whether it was, and how many tasks
+/// there were.
+fn is_killed_at(cluster: &Cluster, call: &str, n: usize) -> (bool, usize) {
+    let manager = job(cluster);
+    let id = warm(cluster, &manager);
+    let job = manager.beside(cluster);
+    let inject = format!("inject={call}:signal=SIGKILL:when={n}");
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
+    let output = job.command_under(&strace, &["prepare"]).output().unwrap();
+    let killed = output.status.signal() == Some(9);
+    let at = format!("{call} {n}");
+    // Whichever name it has, one snapshot names the task.
+    let all = owners(&manager);
+    let [(name, owner)] = &all[..] else { panic!("{at}: {all:?}") };
+    let is_warm = owner.job.header().id == id;
+    assert!(!is_warm || *name == id.as_str(), "{at}");
+    assert!(killed || !is_warm, "{at}: {output:?}");
+    let launched = if n.is_multiple_of(2) {
+        // The job goes on with the task that it had claimed, or claims it now.
+        let prepared = job.stage(&["prepare"]);
+        assert_claimed(&job, &prepared);
+        let run = job.run("build_script", "echo ran");
+        assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{at}: {run:#?}");
+        job.cleanup();
+        1
+    } else {
+        // GitLab has given the job up, so another one may have the task if it is still warm.
+        let other = manager.beside(cluster);
+        let prepared = other.stage(&["prepare"]);
+        if is_warm {
+            assert_claimed(&other, &prepared);
+        } else {
+            assert_launched(&other, &prepared);
+        }
+        let run = other.run("build_script", "echo ran");
+        assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{at}: {run:#?}");
+        other.cleanup();
+        if is_warm { 1 } else { 2 }
+    };
+    let reaped = manager.reap(&["--older-than", "0s"]);
+    assert_eq!(reaped.code, 0, "{at}: {reaped:#?}");
+    assert!(owners(&manager).is_empty(), "{at}: {:?}", owners(&manager));
+    let left: Vec<_> = manager.files(".key");
+    assert!(left.is_empty(), "{at}: {left:?}");
+    (killed, launched)
+}

@@ -49,12 +49,15 @@ const MOST_CALLS: usize = 5;
 /// Stages that wait.
 const WAITING: usize = 1000;
 
+/// Measures, and returns whether the targets are met.
+type Part = fn() -> bool;
+
 fn main() -> ExitCode {
     // `cargo test --benches` calls it with other arguments; it is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let parts: [(&str, fn() -> bool); 3] =
+    let parts: [(&str, Part); 3] =
         [("stages", measure_stages), ("jobs", measure_jobs), ("memory", measure_memory)];
     let chosen: Vec<String> = std::env::args().collect();
     let is_chosen = |name: &str| chosen.iter().any(|argument| argument == name);

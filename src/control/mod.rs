@@ -264,7 +264,8 @@ impl TaskControl for EcsControl {
         tasks: &[TaskArn],
     ) -> Result<Vec<Described>, ControlError> {
         let call = async |tasks: Vec<TaskArn>| self.describe_now(cluster, &tasks).await;
-        self.sharing.describe(cluster, tasks, call).await
+        // In a box, as the compiler's limit for the depth of nested futures is near.
+        Box::pin(self.sharing.describe(cluster, tasks, call)).await
     }
 
     async fn find(

@@ -96,7 +96,7 @@ fn a_day(cluster: &Cluster, manager: &Job, day: Duration) -> (Service, u64) {
     let mut early = 0;
     for part in 1..=PARTS {
         cluster.as_local().set_faults(&match part % 5 {
-            1 => json!({ "dies": { "after_ms": 1500, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." } }),
+            1 | 4 => json!({ "dies": { "after_ms": 1500, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." } }),
             2 => json!({ "throttle": { "RunTask": 2, "DescribeTasks": 5, "StopTask": 2, "ExecuteCommand": 2 } }),
             3 => json!({ "random": { "percent": 10 } }),
             _ => json!({}),
@@ -149,7 +149,7 @@ fn a_job(job: &Job, number: usize, seen: &Seen) {
             assert!(ended.stderr.contains("was cancelled"), "job {number}: {ended:#?}");
             seen.cancelled.fetch_add(1, Ordering::Relaxed);
         } else {
-            let code = if number % 3 == 0 { 0 } else { BUILD_FAILURE };
+            let code = if number.is_multiple_of(3) { 0 } else { BUILD_FAILURE };
             assert_eq!((ended.code, runs), (code, 1), "job {number}: {ended:#?}");
             assert_eq!(ended.stdout, b"1\n2\n3\n4\n5\n", "job {number}: {ended:#?}");
         }

@@ -330,6 +330,7 @@ mod tests {
                 interface: None,
                 containers: Vec::new(),
                 stopped: None,
+                billing: None,
             };
             snapshot.step(Observation::Described(report), at);
         }
@@ -382,6 +383,7 @@ mod tests {
             interface: None,
             containers: Vec::new(),
             stopped: None,
+            billing: None,
         };
         snapshot.step(Observation::Described(report), late);
         let timeline = Timeline::of(&snapshot, late);

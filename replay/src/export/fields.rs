@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use states::{
-    AnyJob, ContainerReport, ControlError, Executing, Finished, Greeting, Header, HostIdentity,
-    InterfaceId, Job, JobShell, Link, NetworkInterface, Observation, Pending, Probing,
-    Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts, Stopped,
-    Stopping, TaskArn, TaskReport,
+    AnyJob, Billing, ContainerReport, ControlError, Executing, Finished, Greeting, Header,
+    HostIdentity, InterfaceId, Job, JobShell, Link, NetworkInterface, Observation, Pending,
+    Probing, Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts,
+    Stopped, Stopping, TaskArn, TaskReport,
 };
 
 use super::pseudonyms::{Kind, Pseudonyms};
@@ -109,7 +109,8 @@ impl Pseudonyms {
     }
 
     fn report(&mut self, report: &TaskReport) -> TaskReport {
-        let TaskReport { task, status, stop_desired, interface, containers, stopped } = report;
+        let TaskReport { task, status, stop_desired, interface, containers, stopped, billing } =
+            report;
         TaskReport {
             task: self.task(task),
             status: self.task_status(status),
@@ -131,6 +132,34 @@ impl Pseudonyms {
                 code: self.optional_text(code),
                 reason: self.optional_text(reason),
             }),
+            billing: billing.as_ref().map(|billing| Box::new(self.billing(billing))),
+        }
+    }
+
+    fn billing(&mut self, billing: &Billing) -> Billing {
+        let Billing {
+            size: _,
+            architecture: _,
+            launch_type,
+            capacity_provider,
+            pull_started: _,
+            started: _,
+            execution_stopped: _,
+            stopped: _,
+        } = billing;
+        Billing {
+            launch_type: self.optional_text(launch_type),
+            capacity_provider: capacity_provider.as_ref().map(|name| self.provider(name)),
+            ..billing.clone()
+        }
+    }
+
+    /// Replaces a capacity provider's name, unless it is one of Fargate's.
+    pub(super) fn provider(&mut self, name: &str) -> String {
+        if name.starts_with("FARGATE") {
+            name.to_owned()
+        } else {
+            self.register(Kind::Provider, name)
         }
     }
 
@@ -156,6 +185,7 @@ impl Pseudonyms {
             | Observation::Delivered
             | Observation::Progress { .. }
             | Observation::Exited { .. }
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::CancelRequested
             | Observation::StopAccepted

@@ -78,6 +78,7 @@ impl Search {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::StopAccepted
             | Observation::StopFailed(_) => {}

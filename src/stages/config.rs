@@ -4,6 +4,7 @@
 use super::launch;
 use crate::{
     config::Config,
+    definition::Sizing,
     runner::{StageEnvironment, Verdict},
 };
 
@@ -15,7 +16,9 @@ pub fn config(config: &Config, environment: &StageEnvironment) -> Verdict {
         "driver": { "name": "fargate", "version": concat!("v", env!("CARGO_PKG_VERSION")) },
     });
     // `prepare` reports what the job cannot have.
-    let granted = launch::granted(&config.images, &config.sizes, environment).unwrap_or_default();
+    let sizing = Sizing::of(&config.fargate.capacity);
+    let granted = launch::granted(&config.images, &config.sizes, sizing, environment);
+    let granted = granted.unwrap_or_default();
     if let Some(job) = granted.additions.and_then(|additions| additions.job) {
         answer["builds_dir"] = job.shared.builds.into();
         answer["cache_dir"] = job.shared.cache.into();

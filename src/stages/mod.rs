@@ -32,6 +32,7 @@ use transports::{Transports, delivery, ssh::proof};
 use crate::{
     config::Config,
     control::{DefinitionCache, EcsControl},
+    definition::Sizing,
     runner::{Identity, StageEnvironment, Verdict},
     telemetry::Watched,
     transport,
@@ -243,6 +244,7 @@ fn engine_for(config: &Config, store: DirectoryStore, environments: Environments
     let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
     let (images, sizes) = (config.images.clone(), config.sizes.clone());
+    let sizing = Sizing::of(&config.fargate.capacity);
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
         move |header, spec| {
             // A job of an older driver is launched again with its original environment.
@@ -252,7 +254,8 @@ fn engine_for(config: &Config, store: DirectoryStore, environments: Environments
             }
             if spec.additions.as_ref().is_some_and(|additions| !additions.services.is_empty()) {
                 // Only gitlab-runner's stages know them. Nothing else launches a job's first task.
-                let granted = launch::granted(&images, &sizes, &environments.of(&header.id));
+                let granted =
+                    launch::granted(&images, &sizes, sizing, &environments.of(&header.id));
                 spec.service_environment =
                     granted.map(|granted| granted.service_environment).unwrap_or_default();
             }

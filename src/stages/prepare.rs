@@ -15,7 +15,11 @@ use super::{
     remains, stopped,
 };
 use crate::{
-    config::Chosen, control::STARTED_BY, definition::Granted, runner::Verdict, telemetry, transport,
+    config::Chosen,
+    control::STARTED_BY,
+    definition::{Granted, Sizing},
+    runner::Verdict,
+    telemetry, transport,
 };
 
 /// Prepares the job's task.
@@ -50,7 +54,9 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 });
             }
         };
-    let granted = match launch::granted(&config.images, &config.sizes, session.environment()) {
+    let sizing = Sizing::of(&config.fargate.capacity);
+    let granted = launch::granted(&config.images, &config.sizes, sizing, session.environment());
+    let granted = match granted {
         Ok(granted) => granted,
         Err(refusal @ GrantError::Refused(_)) => {
             return Ok(Verdict::BuildFailure {
@@ -71,7 +77,8 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     {
         log.say(&line);
     }
-    granted.notes.iter().for_each(|note| log.say(note));
+    let ignored = launch::ignored_platform(config, session.environment());
+    granted.notes.iter().chain(&ignored).for_each(|note| log.say(note));
     let cancelled = || {
         Ok(Verdict::SystemFailure(
             "fargate: prepare was cancelled before a task was launched.".to_owned(),

@@ -210,7 +210,7 @@ fn load(global: &Global, warn: bool, of_service: bool) -> Result<Loaded, String>
             return Err(e.to_string());
         }
     };
-    let complaints = telemetry::start(&config.telemetry, &ownership::manager(&config));
+    let complaints = telemetry::start(&config, &ownership::manager(&config));
     start_logging(global, Some(&config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");

@@ -1,5 +1,6 @@
 //! `stats`: statistics of all finished jobs.
 
+mod costs;
 mod html;
 
 use std::{
@@ -12,12 +13,14 @@ use std::{
 use clap::Args;
 use diagnosis::{
     Cause,
+    costs::Prices,
     timeline::{STATES, number},
     words,
 };
 use serde::Serialize;
 use states::{StateName, Timestamp};
 
+use self::costs::{CostStatistics, Costs};
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
 use crate::{
@@ -46,7 +49,7 @@ pub struct Stats {
 }
 
 /// What is counted in the archive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     jobs: usize,
     verdicts: BTreeMap<JobVerdict, usize>,
@@ -54,6 +57,7 @@ struct Tally {
     /// How long each job took.
     lengths: Lengths,
     definitions: BTreeMap<String, Definition>,
+    costs: Costs,
 }
 
 /// The jobs of one task definition.
@@ -84,6 +88,8 @@ struct Statistics {
     length: Option<Percentiles>,
     /// In descending order of their time.
     task_definitions: Vec<DefinitionStatistics>,
+    /// `None` if no job has facts that costs depend on.
+    costs: Option<CostStatistics>,
 }
 
 /// A task definition in the output of `--json`.
@@ -101,7 +107,8 @@ impl Stats {
     /// # Errors
     /// [`Failure`].
     pub fn run(&self, location: &Location, screen: &mut Screen) -> Result<(), Failure> {
-        let mut tally = Tally::default();
+        let prices = location.prices().map_err(|e| Failure::Other(e.to_string()))?;
+        let mut tally = Tally::new(prices);
         archive::for_each(&location.store, |_, summary| tally.add(summary))?;
         tally.sort();
         if let Some(file) = &self.html {
@@ -121,6 +128,17 @@ impl Stats {
 }
 
 impl Tally {
+    fn new(prices: Prices) -> Self {
+        Self {
+            jobs: 0,
+            verdicts: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            lengths: Lengths::default(),
+            definitions: BTreeMap::new(),
+            costs: Costs::new(prices),
+        }
+    }
+
     fn add(&mut self, summary: &Summary<'_>) {
         self.jobs += 1;
         *self.verdicts.entry(summary.verdict).or_default() += 1;
@@ -129,6 +147,7 @@ impl Tally {
         }
         let length: u64 = summary.totals.iter().sum();
         self.lengths.add(length);
+        self.costs.add(summary);
         let definition =
             self.definitions.entry(summary.definition.clone().into_owned()).or_default();
         definition.jobs += 1;
@@ -167,6 +186,7 @@ impl Tally {
             causes: self.causes.clone(),
             length: percentiles_of(&self.lengths),
             task_definitions: task_definitions.collect(),
+            costs: self.costs.statistics(),
         }
     }
 
@@ -230,7 +250,7 @@ impl Tally {
                 definitions.len() - DEFINITIONS
             )?;
         }
-        Ok(())
+        self.costs.print(screen)
     }
 }
 
@@ -316,7 +336,7 @@ mod tests {
         let path = format!("{}/../fixtures/snapshots/v1/stopping.ron", env!("CARGO_MANIFEST_DIR"));
         let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         let note = Summary::note(&snapshot);
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(Prices::built_in());
         for (definition, totals) in [
             ("small", [1000, 0, 0, 0, 0, 0]),
             ("large", [3000, 0, 0, 0, 9000, 0]),

@@ -2,7 +2,13 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use diagnosis::{Cause, Diagnosis, Surroundings, diagnose, timeline::Timeline, words};
+use diagnosis::{
+    Cause, Diagnosis, Surroundings,
+    costs::{Bill, Peak},
+    diagnose,
+    timeline::Timeline,
+    words,
+};
 use serde::{Deserialize, Serialize};
 use states::{RunOutcome, Snapshot, StateName, Timestamp};
 
@@ -90,6 +96,12 @@ pub struct Summary<'a> {
     pub totals: [u64; 6],
     /// The longest stay in each, in milliseconds.
     pub longest: [u64; 6],
+    /// What its task is billed by, if that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill: Option<Bill>,
+    /// The most that it used of its task, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<Peak>,
 }
 
 /// Characters of the last observation, at most.
@@ -126,6 +138,7 @@ impl Summary<'static> {
             .last()
             .map(|entry| words::observation(&entry.saw))
             .unwrap_or_default();
+        let bill = Bill::of(snapshot, timeline.newest);
         let owned = |text: &String| Cow::Owned(text.clone());
         let summary = Self {
             project: owned(&header.about.project_url),
@@ -143,6 +156,8 @@ impl Summary<'static> {
             last: Cow::Owned(last.chars().take(LAST_LENGTH).collect()),
             totals: timeline.totals().map(millis),
             longest: timeline.longest().map(millis),
+            peak: bill.as_ref().and_then(|bill| Peak::of(snapshot, bill)),
+            bill,
         };
         (summary, diagnoses)
     }

@@ -6,7 +6,7 @@
 
 use states::{Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl};
 
-use super::{JobLog, LEASE_WAIT, Session, prepare, remains};
+use super::{JobLog, LEASE_WAIT, Session, costs, prepare, remains};
 use crate::{runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
@@ -47,6 +47,7 @@ async fn end(
     let outcome = engine.drive(&mut work, goal, log).await?;
     if let Outcome::Ended(_) | Outcome::Stopping(_) = outcome {
         telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
+        costs::note(session, &work.snapshot);
     }
     let snapshot = work.snapshot.clone();
     work.close().await;

@@ -4,6 +4,7 @@
 mod cleanup;
 mod config;
 mod connections;
+mod costs;
 mod job_log;
 pub(crate) mod launch;
 mod losses;

@@ -11,7 +11,7 @@ const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
 /// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
-const METRICS: [(&str, &str, &str); 8] = [
+const METRICS: [(&str, &str, &str); 11] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),
     ("fargate.jobs", "{job}", "Jobs that ended, by result and cause"),
@@ -19,6 +19,9 @@ const METRICS: [(&str, &str, &str); 8] = [
     ("fargate.connections", "{connection}", "Attempts to reach a container, by outcome"),
     ("fargate.reconnections", "{reconnection}", "Connections that were lost and made again"),
     ("fargate.output", "By", "Output of scripts that was handed on"),
+    ("fargate.cost", "{currency}", "What jobs' tasks cost, as far as that is known when they end"),
+    ("fargate.cpu", "{vCPU.s}", "CPU that jobs' tasks are billed for"),
+    ("fargate.memory", "{GB.s}", "Memory that jobs' tasks are billed for"),
     ("fargate.reaped", "{item}", "What the reaper ended"),
 ];
 
@@ -69,7 +72,13 @@ mod tests {
                 // metric.
                 shown.extend(words.filter(|word| {
                     word.starts_with("fargate_")
-                        && !["fargate_state", "fargate_reaped_kind"].contains(word)
+                        && ![
+                            "fargate_state",
+                            "fargate_reaped_kind",
+                            "fargate_currency",
+                            "fargate_capacity_provider",
+                        ]
+                        .contains(word)
                 }));
             }
         }

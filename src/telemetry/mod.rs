@@ -33,10 +33,14 @@ mod watched;
 
 use std::path::{Path, PathBuf};
 
+use ::replay::prices;
 use states::{Note, Observation};
 use tracing::Span;
 
-use crate::runner::{Identity, job_variable};
+use crate::{
+    config::Config,
+    runner::{Identity, job_variable},
+};
 
 #[cfg(feature = "telemetry")]
 pub use export::flush;
@@ -108,12 +112,14 @@ struct Beginning {
 }
 
 /// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
-/// message for each variable that cannot be used.
+/// message for each variable, and for a file of prices, that cannot be used.
 #[must_use]
-pub fn start(settings: &Settings, manager: &str) -> Vec<String> {
-    let (settings, complaints) = settings.effective();
+pub fn start(config: &Config, manager: &str) -> Vec<String> {
+    let (settings, mut complaints) = config.telemetry.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, manager);
+        let prices = prices::load(config.fargate.prices.as_deref());
+        complaints.extend(prices.as_ref().err().map(ToString::to_string));
+        recorder::install(settings, manager, prices.ok());
     }
     complaints
 }

@@ -11,6 +11,7 @@ use std::{
     time::SystemTime,
 };
 
+use diagnosis::costs::Prices;
 use opentelemetry::{
     Context as OtelContext, KeyValue,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt as _},
@@ -53,6 +54,8 @@ pub(super) type Attributes = Vec<KeyValue>;
 pub(super) struct Recorder {
     pub(super) settings: Settings,
     pub(super) pipeline: Pipeline,
+    /// For what jobs cost; `None` if they cannot be read.
+    pub(super) prices: Option<Prices>,
     inner: Mutex<Inner>,
 }
 
@@ -86,9 +89,9 @@ pub(super) struct JobEnd {
 }
 
 /// Installs the recorder. Called once per process.
-pub(super) fn install(settings: Settings, manager: &str) {
+pub(super) fn install(settings: Settings, manager: &str, prices: Option<Prices>) {
     let pipeline = Pipeline::new(&settings, manager);
-    let _ = RECORDER.set(Recorder { settings, pipeline, inner: Mutex::default() });
+    let _ = RECORDER.set(Recorder { settings, pipeline, prices, inner: Mutex::default() });
 }
 
 /// Returns the recorder, if telemetry is on.

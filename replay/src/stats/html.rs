@@ -30,6 +30,7 @@ pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
             (histogram(tally))
             h2 { "Time in each state, by task definition" }
             (definitions(tally))
+            @if !tally.costs.is_empty() { (tally.costs.table()) }
         }
     };
     page::page(&format!("{} finished jobs", tally.jobs), now, &body)

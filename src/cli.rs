@@ -216,7 +216,8 @@ async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> R
     let Some(address) = listen else { return service.await.map_err(|e| e.to_string()) };
     let settings = Configuration::new(global.config.as_deref()).load_settings();
     let location = Location::of_settings(settings.map_err(|e| e.to_string())?);
-    let source = DirectorySource::new(location.map_err(|e| e.to_string())?).with_pools(Arc::clone(&pools));
+    let source =
+        DirectorySource::new(location.map_err(|e| e.to_string())?).with_pools(Arc::clone(&pools));
     let source = Arc::new(source);
     // What ends from now on is counted, also before anyone looks.
     let counting = Arc::clone(&source);
@@ -292,7 +293,7 @@ fn load(global: &Global, warn: bool, of_service: bool) -> Result<Configured, Str
         }
     };
     let (config, path) = (&read.configured.config, read.path.display());
-    let complaints = telemetry::start(&config.telemetry, &ownership::manager(config), of_service);
+    let complaints = telemetry::start(config, &ownership::manager(config), of_service);
     start_logging(global, Some(config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");

@@ -149,7 +149,7 @@ async fn outcome(mut run: impl Run) -> (Vec<u8>, i32) {
             .expect("it goes on")
             .unwrap()
         {
-            RunEvent::Started => {}
+            RunEvent::Started | RunEvent::Measured(_) => {}
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, .. } => return (output, code),
         }

@@ -62,11 +62,11 @@ fn api_remedy(kind: ControlErrorKind, cause: ControlCause) -> &'static str {
             " in fargate.toml, and whose credentials are used."
         ),
         ControlCause::NoInstances => concat!(
-            "Name FARGATE or FARGATE_SPOT in ",
+            "Register container instances in the cluster, or name FARGATE or FARGATE_SPOT in ",
             setting!(launch_type),
             " or ",
             setting!(capacity_providers),
-            " of fargate.toml: jobs run as Fargate tasks."
+            " of fargate.toml (docs/launch-types.md)."
         ),
         ControlCause::NoSuchPlatform => concat!(
             "Correct ",

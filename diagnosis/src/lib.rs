@@ -5,6 +5,7 @@
 //! - `task_end` — the one table of ECS's reasons why tasks stop;
 //! - `errors` — remedies for refused calls and failed connections;
 //! - `stop_reason` — why a job's task must end;
+//! - [`costs`] — what a job costs, and what of that it uses;
 //! - [`settings`] — the settings that remedies name;
 //! - `case` — what is wrong with a job, from its snapshot and what is known around it;
 //! - [`timeline`] — a journal as a sequence of states; [`stage`] — which stages decide how a job
@@ -16,6 +17,7 @@ pub mod settings;
 
 mod case;
 mod cause;
+pub mod costs;
 mod errors;
 pub mod stage;
 mod stop_reason;

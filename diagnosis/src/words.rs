@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use states::{Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskReport, Timestamp};
+use states::{
+    Action, AnyJob, Destination, Observation, RunOutcome, Signal, TaskReport, Timestamp, Usage,
+};
 
 /// A duration for people, with at most two units: `3m 20s`, `450ms`.
 #[must_use]
@@ -142,6 +144,12 @@ pub fn observation(saw: &Observation) -> String {
         Observation::Progress { offset } => format!("output handed on up to byte {offset}"),
         Observation::Exited { code, total } => {
             format!("the script ended with exit code {code} after {total} bytes of output")
+        }
+        Observation::Measured { usage: Usage { memory, cpu }, .. } => {
+            let memory = memory.map(|memory| format!("{} of memory at most", bytes(memory)));
+            let cpu = cpu.map(|cpu| format!("{} of CPU time", span(Duration::from_micros(cpu))));
+            let used: Vec<String> = memory.into_iter().chain(cpu).collect();
+            format!("the container has used {}", used.join(", "))
         }
         Observation::RunFailed(error) => error.to_string(),
         Observation::Signalled(Signal::Term) => "the script got SIGTERM".to_owned(),

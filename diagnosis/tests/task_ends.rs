@@ -30,6 +30,7 @@ fn report(
             runtime_id: None,
         }],
         stopped: Some(Stopped { code: code.map(Into::into), reason: reason.map(Into::into) }),
+        billing: None,
     }
 }
 

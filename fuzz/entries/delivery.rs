@@ -77,7 +77,7 @@ fn followed(run: Result<delivery::Followed, RunError>, from: u64) -> (Vec<u8>, S
     };
     loop {
         match now(run.next()) {
-            Ok(RunEvent::Started) => {}
+            Ok(RunEvent::Started | RunEvent::Measured(_)) => {}
             Ok(RunEvent::Output(bytes)) => {
                 assert!(!bytes.is_empty(), "an output of nothing");
                 output.extend_from_slice(&bytes);

@@ -24,7 +24,7 @@ use crate::{
     task::processes,
     times,
 };
-pub(crate) use task::{ContainerOverride, Launch, Status, Stop, Task, TaskState};
+pub(crate) use task::{Capacity, ContainerOverride, Launch, Status, Stop, Task, TaskState};
 pub use views::{Call, ContainerSummary, ContainerView, TaskView};
 
 /// How many API calls are remembered.
@@ -69,7 +69,7 @@ impl Cluster {
         if let Ok(definition) = Definition::parse(&json!({
             "family": "local-job",
             "networkMode": "awsvpc",
-            "requiresCompatibilities": ["FARGATE"],
+            "requiresCompatibilities": ["EC2", "FARGATE"],
             "cpu": "1024",
             "memory": "2048",
             "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],

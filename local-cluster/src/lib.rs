@@ -49,7 +49,7 @@ pub use faults::{
     Cut, CutKind, Death, EarlyEnd, EarlyStop, ExecFaults, Faults, LaunchFailure, Pause,
     RandomFaults, Refusal, SshFaults, Upgrades,
 };
-pub use settings::{ExecSettings, Handshake, RegistrationRate, Settings};
+pub use settings::{ExecSettings, Handshake, INSTANCES, RegistrationRate, Settings};
 pub use times::{Profile, Span, Times};
 
 /// Why the cluster did not start.

@@ -8,6 +8,9 @@ use std::{
 
 use crate::{AgentRules, Credentials, Profile, Times};
 
+/// The capacity provider of the container instances.
+pub const INSTANCES: &str = "instances";
+
 /// The cluster's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -23,6 +26,9 @@ pub struct Settings {
     pub cluster: String,
     /// Whether that cluster has a default capacity provider strategy.
     pub default_strategy: bool,
+    /// Whether it has container instances: then tasks run with the launch type `EC2`, and by the
+    /// capacity provider [`INSTANCES`].
+    pub instances: bool,
     /// The durations of a task's phases.
     pub times: Times,
     /// The tasks' exec agents.
@@ -70,6 +76,7 @@ impl Default for Settings {
             account: "000000000000".to_owned(),
             cluster: "local".to_owned(),
             default_strategy: true,
+            instances: false,
             times: Times::default(),
             exec: ExecSettings::default(),
             registrations: Some(RegistrationRate::default()),

@@ -9,6 +9,7 @@
 //! - [`archive`] — all finished jobs, read by that index;
 //! - [`overview`] — all jobs at one time, for the service's page, its metrics and `fargate status`;
 //! - [`baseline`] — how long finished jobs stayed in each state;
+//! - [`prices`] — the file of prices, for costs;
 //! - [`what_if`] — observations as people type them;
 //! - [`page`] — pages in HTML;
 //! - [`screen`] — colour, width and pipes.
@@ -24,6 +25,7 @@ pub mod location;
 pub mod overview;
 pub mod page;
 pub mod pools;
+pub mod prices;
 pub mod prune;
 pub mod screen;
 pub mod show;

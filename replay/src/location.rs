@@ -7,11 +7,15 @@ use std::{
 };
 
 use clap::Args;
+use diagnosis::costs::Prices;
 use states::{
     BadSnapshot, DirectoryStore, MAX_BYTES, Retention, Snapshot, StoreError, private_file,
 };
 
-use crate::summary::Summary;
+use crate::{
+    prices::{self, PricesError},
+    summary::Summary,
+};
 
 /// The heading of the options that every command takes.
 pub const GLOBAL_OPTIONS: &str = "Options of every command";
@@ -36,6 +40,8 @@ pub struct Settings {
     pub retention: Retention,
     /// This runner manager's name.
     pub manager: String,
+    /// The file of prices; `None`: the built-in ones.
+    pub prices: Option<PathBuf>,
 }
 
 /// Why the driver's configuration cannot be used.
@@ -218,6 +224,14 @@ impl Location {
     pub fn of_settings(settings: Settings) -> Result<Self, LocationError> {
         let store = look(settings.directory.clone())?.with_retention(settings.retention);
         Ok(Self { store, manager: settings.manager.clone(), settings: Some(settings) })
+    }
+
+    /// Returns the prices for jobs of this directory.
+    ///
+    /// # Errors
+    /// When the file of prices that the configuration names cannot be used.
+    pub fn prices(&self) -> Result<Prices, PricesError> {
+        prices::load(self.settings.as_ref().and_then(|settings| settings.prices.as_deref()))
     }
 
     /// Finds a snapshot as [`Locator::find`] does, in this directory and its archive.

@@ -8,7 +8,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use diagnosis::{
-    Diagnosis, Holder, Surroundings, diagnose,
+    Diagnosis, Holder, Surroundings,
+    costs::{Bill, Peak, Prices},
+    diagnose,
     timeline::{StateSpan, Timeline, number},
     words,
 };
@@ -18,10 +20,11 @@ use states::{AnyJob, Snapshot, StateName, Timestamp};
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
 use crate::{
-    Failure, FoundSnapshot, Locator, Screen,
+    Failure, FoundSnapshot, Location, Locator, Screen,
     baseline::{Baseline, Lengths},
     holder::{self, manager},
     page,
+    prices::PricesError,
     screen::Tone,
 };
 
@@ -51,6 +54,8 @@ pub struct Report {
     pub diagnoses: Vec<Diagnosis>,
     /// How long finished jobs stayed in each state, if there is an archive.
     pub baseline: Arc<Baseline>,
+    /// The prices for the job's costs.
+    pub prices: Result<Prices, PricesError>,
     /// The time that the report is of.
     pub now: Timestamp,
     /// Whether the report has every entry of the journal.
@@ -74,6 +79,7 @@ impl Report {
             surroundings,
             diagnoses,
             baseline: baseline.into(),
+            prices: Ok(Prices::built_in()),
             now,
             all: false,
         }
@@ -97,7 +103,9 @@ impl Report {
         // The job that a copy shows goes no further than its last entry.
         let now =
             if found.location.is_some() { Timestamp::now() } else { last_seen(&found.snapshot) };
-        Self::new(found.snapshot, surroundings, baseline, now)
+        let prices =
+            found.location.as_ref().map_or_else(|| Ok(Prices::built_in()), Location::prices);
+        Self { prices, ..Self::new(found.snapshot, surroundings, baseline, now) }
     }
 
     /// Returns the job's name, project and pipeline.
@@ -158,6 +166,7 @@ impl Report {
         if words::ends(&snapshot.job) && self.surroundings.is_here() {
             facts.push(("waits for", words::next(&snapshot.job, timeline.newest)));
         }
+        facts.extend(self.costs());
         if timeline.over {
             return facts;
         }
@@ -173,6 +182,22 @@ impl Report {
             ("last entry", format!("{} ago", words::span(idle))),
         ]);
         facts
+    }
+
+    /// Returns the lines about the job's costs, and what of that it uses.
+    fn costs(&self) -> Vec<(&'static str, String)> {
+        let is_over = self.timeline.over || words::ends(&self.snapshot.job);
+        let until = if is_over { self.timeline.newest } else { self.now };
+        let Some(bill) = Bill::of(&self.snapshot, until) else { return Vec::new() };
+        let cost = match &self.prices {
+            Ok(prices) => bill.in_words(prices),
+            Err(e) => format!("not known: {e}"),
+        };
+        let peak = Peak::of(&self.snapshot, &bill).map(|peak| {
+            let hint = peak.hint(bill.size).map(|hint| format!(": {hint}")).unwrap_or_default();
+            ("use", format!("{}{hint}", peak.in_words(bill.size)))
+        });
+        std::iter::once(("cost", cost)).chain(peak).collect()
     }
 
     /// Returns the job as the next process that works on it finds it.

@@ -1,5 +1,6 @@
 //! `stats`: statistics of all finished jobs.
 
+mod costs;
 mod html;
 
 use std::{
@@ -12,12 +13,14 @@ use std::{
 use clap::Args;
 use diagnosis::{
     Cause,
+    costs::Prices,
     timeline::{STATES, number},
     words,
 };
 use serde::Serialize;
 use states::{StateName, Timestamp, foreign_text::tame};
 
+use self::costs::{CostStatistics, Costs};
 #[cfg(test)]
 pub(crate) use self::html::ROWS;
 use crate::{
@@ -47,7 +50,7 @@ pub struct Stats {
 }
 
 /// What is counted in the archive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     jobs: usize,
     verdicts: BTreeMap<JobVerdict, usize>,
@@ -57,6 +60,7 @@ struct Tally {
     definitions: BTreeMap<String, Definition>,
     /// Pools of warm tasks, by name.
     pools: BTreeMap<String, PoolCounts>,
+    costs: Costs,
 }
 
 /// The jobs of one task definition.
@@ -89,6 +93,8 @@ struct Statistics {
     task_definitions: Vec<DefinitionStatistics>,
     /// Pools of warm tasks, by name.
     pools: BTreeMap<String, PoolCounts>,
+    /// `None` if no job has facts that costs depend on.
+    costs: Option<CostStatistics>,
 }
 
 /// A task definition in the output of `--json`.
@@ -106,7 +112,8 @@ impl Stats {
     /// # Errors
     /// [`Failure`].
     pub fn run(&self, location: &Location, screen: &mut Screen) -> Result<(), Failure> {
-        let mut tally = Tally::default();
+        let prices = location.prices().map_err(|e| Failure::Other(e.to_string()))?;
+        let mut tally = Tally::new(prices);
         archive::for_each(&location.store, |_, summary| tally.add(summary))?;
         tally.sort();
         if let Some(file) = &self.html {
@@ -126,6 +133,18 @@ impl Stats {
 }
 
 impl Tally {
+    fn new(prices: Prices) -> Self {
+        Self {
+            jobs: 0,
+            verdicts: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            lengths: Lengths::default(),
+            definitions: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            costs: Costs::new(prices),
+        }
+    }
+
     fn add(&mut self, summary: &Summary<'_>) {
         if let Some(part) = &summary.pool {
             self.pools.entry(part.pool().to_owned()).or_default().add(part);
@@ -140,6 +159,7 @@ impl Tally {
         }
         let length: u64 = summary.totals.iter().sum();
         self.lengths.add(length);
+        self.costs.add(summary);
         let definition =
             self.definitions.entry(summary.definition.clone().into_owned()).or_default();
         definition.jobs += 1;
@@ -179,6 +199,7 @@ impl Tally {
             length: percentiles_of(&self.lengths),
             task_definitions: task_definitions.collect(),
             pools: self.pools.clone(),
+            costs: self.costs.statistics(),
         }
     }
 
@@ -243,7 +264,8 @@ impl Tally {
                 definitions.len() - DEFINITIONS
             )?;
         }
-        self.print_pools(screen)
+        self.print_pools(screen)?;
+        self.costs.print(screen)
     }
 
     fn print_pools(&self, screen: &mut Screen) -> io::Result<()> {
@@ -342,7 +364,7 @@ mod tests {
         let path = format!("{}/../fixtures/snapshots/v1/stopping.ron", env!("CARGO_MANIFEST_DIR"));
         let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         let note = Summary::note(&snapshot);
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(Prices::built_in());
         for (definition, totals) in [
             ("small", [1000, 0, 0, 0, 0, 0]),
             ("large", [3000, 0, 0, 0, 9000, 0]),
@@ -375,7 +397,7 @@ mod tests {
         let path = format!("{}/../fixtures/snapshots/v1/stopping.ron", env!("CARGO_MANIFEST_DIR"));
         let snapshot = states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         let note = Summary::note(&snapshot);
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(Prices::built_in());
         for part in [
             PoolUse::Hit { pool: "p".into(), idle: 60_000 },
             PoolUse::Missed { pool: "p".into() },

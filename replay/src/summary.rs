@@ -3,7 +3,9 @@
 use std::{borrow::Cow, time::Duration};
 
 use diagnosis::{
-    Cause, Diagnosis, Surroundings, diagnose,
+    Cause, Diagnosis, Surroundings,
+    costs::{Bill, Peak},
+    diagnose,
     timeline::{Timeline, number},
     words,
 };
@@ -97,6 +99,12 @@ pub struct Summary<'a> {
     /// Its part in a pool of warm tasks.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolUse<'a>>,
+    /// What its task is billed by, if that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bill: Option<Bill>,
+    /// The most that it used of its task, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<Peak>,
 }
 
 /// A job's part in a pool of warm tasks.
@@ -193,6 +201,7 @@ impl Summary<'static> {
             .last()
             .map(|entry| words::observation(&entry.saw))
             .unwrap_or_default();
+        let bill = Bill::of(snapshot, timeline.newest);
         let owned = |text: &String| Cow::Owned(text.clone());
         // A warm task has no job. Its own id names it.
         let (job, name) = match header.warm() {
@@ -218,6 +227,8 @@ impl Summary<'static> {
             totals: timeline.totals().map(millis),
             longest: timeline.longest().map(millis),
             pool: PoolUse::of(snapshot, &timeline),
+            peak: bill.as_ref().and_then(|bill| Peak::of(snapshot, bill)),
+            bill,
         };
         (summary, diagnoses)
     }

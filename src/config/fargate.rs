@@ -63,8 +63,8 @@ pub(super) fn capacity(
     }
 }
 
-/// The launch type in any case; ECS requires upper case. Other launch types place tasks on
-/// instances, which this driver does not manage.
+/// The launch type in any case; ECS requires upper case. Tasks of `EXTERNAL` have no network
+/// interface of their own, which the driver needs.
 pub(super) struct LaunchType;
 
 impl Kind for LaunchType {
@@ -78,10 +78,12 @@ impl Kind for LaunchType {
         value: Value<'_>,
     ) -> Result<Option<String>, ConfigError> {
         match Text.check(file, key, value)? {
-            Some(name) if !name.eq_ignore_ascii_case("FARGATE") => Err(file.wrong(
-                &value.span(),
-                format!("{key} is {name:?}, expected \"FARGATE\": jobs run as Fargate tasks"),
-            )),
+            Some(name) if !["FARGATE", "EC2"].iter().any(|of| of.eq_ignore_ascii_case(&name)) => {
+                Err(file.wrong(
+                    &value.span(),
+                    format!("{key} is {name:?}, expected \"FARGATE\" or \"EC2\""),
+                ))
+            }
             name => Ok(name.map(|name| name.to_uppercase())),
         }
     }
@@ -141,6 +143,16 @@ impl Kind for CapacityProviders {
         if strategy.iter().all(|provider: &CapacityProvider| provider.weight == 0) {
             let message = format!(
                 "all entries of {key} have the weight 0, and ECS refuses such a strategy: give one of them {WEIGHT} = 1"
+            );
+            return Err(file.wrong(&value.span(), message));
+        }
+        let of = |is_of_fargate: bool| {
+            strategy.iter().find(|provider| provider.is_of_fargate() == is_of_fargate)
+        };
+        if let (Some(one), Some(other)) = (of(true), of(false)) {
+            let message = format!(
+                "{key} has {} and {}: ECS takes either Fargate's providers (FARGATE, FARGATE_SPOT) or those of instances",
+                one.name, other.name
             );
             return Err(file.wrong(&value.span(), message));
         }

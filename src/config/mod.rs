@@ -3,6 +3,7 @@
 mod declaration;
 mod fargate;
 mod kinds;
+mod launch_type;
 mod overrides;
 mod parse;
 mod reader;

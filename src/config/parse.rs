@@ -10,6 +10,7 @@ use super::{
     Config, ConfigError, Warning,
     declaration::{Section, Setting},
     kinds::Text,
+    launch_type,
     reader::{File, Reader, lookup},
     rules::Optional,
     structure::{check_structure, hints, unknown_keys},
@@ -42,6 +43,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<(Config, Vec<Warning>), C
     }
     ConfigError::of(std::mem::take(&mut reader.mistakes))?;
     let mut warnings = unknown;
+    warnings.extend(launch_type::check(&reader, &config)?);
     warnings.extend(unverified(&reader, &config));
     warnings.sort_by_key(|warning| warning.line);
     Ok((config, warnings))

@@ -186,9 +186,36 @@ fn only_the_default_files_error_mentions_the_flag() {
 }
 
 #[test]
-fn the_launch_type_is_fargate_in_any_case() {
-    let (config, _) = read(&fargate("LaunchType = \"fargate\"")).unwrap();
-    assert_eq!(config.fargate.capacity, Capacity::LaunchType("FARGATE".to_owned()));
+fn the_launch_type_is_fargate_or_ec2_in_any_case() {
+    for (written, read_as) in [("fargate", "FARGATE"), ("ec2", "EC2")] {
+        let (config, _) = read(&fargate(&format!("LaunchType = {written:?}"))).unwrap();
+        assert_eq!(config.fargate.capacity, Capacity::LaunchType(read_as.to_owned()));
+    }
+}
+
+#[test]
+fn settings_of_fargate_alone_are_refused_on_instances() {
+    let providers = "CapacityProviders = [{ Name = \"gpu\", Weight = 1 }]";
+    for (capacity, line) in [
+        ("LaunchType = \"EC2\"", "PlatformVersion = \"1.4.0\""),
+        ("LaunchType = \"EC2\"", "AllowedPlatformVersions = []"),
+        ("LaunchType = \"EC2\"", "EnablePublicIP = true"),
+        ("LaunchType = \"EC2\"", "UsePublicIP = true"),
+        (providers, "PlatformVersion = \"1.4.0\""),
+    ] {
+        let key = line.split(' ').next().unwrap();
+        let error = read(&fargate(&format!("{capacity}\n{line}"))).unwrap_err();
+        let place = format!("fargate.toml:6:{}: {key} cannot be used with ", key.len() + 4);
+        assert!(error.starts_with(&place), "{error}");
+        assert!(error.contains("docs/launch-types.md"), "{error}");
+        read(&fargate(line)).unwrap();
+    }
+    let sizes = format!("{}[Sizes]\nMaxEphemeralStorage = 50\n", fargate(providers));
+    assert!(read(&sizes).unwrap_err().contains("MaxEphemeralStorage cannot be used with"));
+    let (_, warnings) = read(&fargate(&format!("{providers}\nEnablePublicIP = true"))).unwrap();
+    assert!(warnings.iter().any(|w| w.starts_with("line 6: ECS gives tasks")), "{warnings:?}");
+    // What is off is not refused.
+    read(&fargate("LaunchType = \"EC2\"\nEnablePublicIP = false\nPlatformVersion = \"\"")).unwrap();
 }
 
 #[test]
@@ -287,7 +314,14 @@ fn wrong_values_are_named_with_location_and_expectation() {
             "LaunchType = \"FARGATE\"\nCapacityProviders = [{ Name = \"F\" }]",
             "fargate.toml:6:21: LaunchType and CapacityProviders exclude each other",
         ),
-        ("LaunchType = \"EC2\"", "fargate.toml:5:14: LaunchType is \"EC2\", expected \"FARGATE\""),
+        (
+            "LaunchType = \"EXTERNAL\"",
+            "fargate.toml:5:14: LaunchType is \"EXTERNAL\", expected \"FARGATE\" or \"EC2\"",
+        ),
+        (
+            "CapacityProviders = [{ Name = \"FARGATE\", Weight = 1 }, { Name = \"gpu\" }]",
+            "fargate.toml:5:21: CapacityProviders has FARGATE and gpu: ECS takes either Fargate's",
+        ),
         (
             "Tags = { \"fargate-driver:job\" = \"x\" }",
             "fargate.toml:5:10: the tag \"fargate-driver:job\" is the driver's own",

@@ -111,6 +111,10 @@ settings! {
         pub enable_ecs_managed_tags: bool = "EnableECSManagedTags": with_default(Flag, false);
         /// The container that runs the scripts.
         pub container: String = "ContainerName": with_default(Text, "ci-coordinator");
+        /// Whether the job log says what the job costs.
+        pub show_cost: bool = "ShowCost": with_default(Flag, false);
+        /// The file of prices; `None`: the built-in ones.
+        pub prices: Option<PathBuf> = "Prices": optional(FilePath, "built in");
     }
 }
 
@@ -158,10 +162,10 @@ settings! {
     #[derive(Default)]
     pub struct Sizes in "Sizes" {
         /// The most CPU units.
-        pub max_cpu: Option<u32> = "MaxCpu": optional(Number(256..=16_384_u32), "none: ignored");
+        pub max_cpu: Option<u32> = "MaxCpu": optional(Number(128..=196_608_u32), "none: ignored");
         /// The most memory, in MiB.
         pub max_memory: Option<u32> =
-            "MaxMemory": optional(Number(512..=122_880_u32), "none: ignored");
+            "MaxMemory": optional(Number(128..=25_165_824_u32), "none: ignored");
         /// The most ephemeral storage, in GiB.
         pub max_ephemeral_storage: Option<u32> =
             "MaxEphemeralStorage": optional(Number(21..=200_u32), "none: ignored");

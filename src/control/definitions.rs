@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use aws_sdk_ecs::types::TaskDefinition;
+use aws_sdk_ecs::types::{TaskDefinition, TaskDefinitionField};
 use states::{Additions, ControlError, ControlErrorKind, LaunchSpec};
 
 use super::{EcsControl, definition_cache::DefinitionCache, errors};
@@ -134,19 +134,45 @@ impl EcsControl {
             .ok_or_else(|| errors::nonsense(DESCRIBE, "it has no task definition"))
     }
 
+    /// Returns the tags of a task definition, without those of AWS and of the driver.
+    async fn tags_of(&self, name: &str) -> Result<Vec<(String, String)>, ControlError> {
+        let call = self
+            .clients()
+            .await
+            .ecs
+            .describe_task_definition()
+            .task_definition(name)
+            .include(TaskDefinitionField::Tags);
+        let answer = call
+            .send()
+            .await
+            .map_err(|e| errors::refused(DESCRIBE, &e, &errors::Subject::definition(name)))?;
+        let tags = answer.tags().iter().filter_map(|tag| {
+            let key = tag.key().filter(|key| !key.starts_with("aws:"))?;
+            let is_own = key.starts_with("fargate-driver:");
+            (!is_own).then(|| (key.to_owned(), tag.value().unwrap_or_default().to_owned()))
+        });
+        Ok(tags.collect())
+    }
+
     async fn register(
         &self,
         derivation: &Derivation<'_>,
         base: &TaskDefinition,
         spec: &LaunchSpec,
     ) -> Result<String, ControlError> {
+        let inherited = if spec.propagate_tags {
+            self.tags_of(&spec.task_definition).await?
+        } else {
+            Vec::new()
+        };
         let own = [super::MANAGER_TAG]
             .into_iter()
-            .filter_map(|key| spec.tags.iter().find(|(k, _)| k == key))
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect::<Vec<_>>();
+            .filter_map(|key| spec.tags.iter().find(|(k, _)| k == key));
+        let tags: Vec<_> =
+            own.chain(&inherited).map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let request = derivation
-            .request(base, &own)
+            .request(base, &tags)
             .map_err(|e| errors::unsuitable_definition(REGISTER, &e))?;
         let call = self
             .clients()

@@ -240,7 +240,8 @@ pub(super) fn launch_failure(
     let lower = said.to_lowercase();
     let (kind, message, cause) = if is_account_limit(&lower) {
         account_limit(&said)
-    } else if reason.starts_with("RESOURCE") || lower.contains("capacity") {
+    } else if reason.starts_with("RESOURCE") || reason == "AGENT" || lower.contains("capacity") {
+        // AGENT: the instance's agent is not connected, as while it starts.
         capacity(&said)
     } else if lower.contains("rate limit") || is_throttling_of_ec2(&lower) {
         (Kind::Throttled, format!("too many launches at once ({said})"), Cause::General)
@@ -514,6 +515,16 @@ mod tests {
         );
         assert!(!diagnosis::explain_control(&named).contains("neither LaunchType"), "{named:?}");
         assert_eq!(refusal(Capacity::ClusterDefault).kind, Kind::NoCapacityProvider);
+    }
+
+    #[test]
+    fn instances_without_room_or_agent_are_missing_capacity() {
+        let spec = launch(Capacity::LaunchType("EC2".into()));
+        for reason in ["RESOURCE:CPU", "RESOURCE:ENI", "RESOURCE:GPU", "AGENT"] {
+            assert_eq!(launch_failure(&spec, Some(reason), None).kind, Kind::Capacity, "{reason}");
+        }
+        let kind = launch_failure(&spec, Some("ATTRIBUTE"), None).kind;
+        assert_ne!(kind, Kind::Capacity, "no instance of the fleet will ever do");
     }
 
     #[test]

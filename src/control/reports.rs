@@ -1,9 +1,12 @@
 //! Converts the SDK's types to the machine's.
 
-use aws_sdk_ecs::types::{Container, Task};
+use aws_sdk_ecs::{
+    primitives::DateTime,
+    types::{Container, Task},
+};
 use states::{
-    ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped, TaskArn, TaskReport,
-    TaskStatus, foreign_text::clipped,
+    Architecture, Billing, ContainerReport, ControlError, InterfaceId, NetworkInterface, Stopped,
+    TaskArn, TaskReport, TaskSize, TaskStatus, Timestamp, foreign_text::clipped,
 };
 
 use super::errors;
@@ -21,7 +24,41 @@ pub(super) fn task(operation: &'static str, task: &Task) -> Result<TaskReport, C
         interface: interface(task),
         containers: task.containers().iter().map(container).collect(),
         stopped: (code.is_some() || reason.is_some()).then_some(Stopped { code, reason }),
+        billing: Some(billing(task)).filter(|b| *b != Billing::default()).map(Box::new),
     })
+}
+
+fn billing(task: &Task) -> Billing {
+    let units = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+    let at = |time: Option<&DateTime>| {
+        let millis = u64::try_from(time?.to_millis().ok()?).ok()?;
+        Some(Timestamp::from_millis(millis))
+    };
+    let storage = task.ephemeral_storage().and_then(|of| u32::try_from(of.size_in_gib()).ok());
+    Billing {
+        size: TaskSize {
+            cpu: units(task.cpu()),
+            memory: units(task.memory()),
+            ephemeral_storage: storage,
+        },
+        architecture: architecture(task),
+        launch_type: task.launch_type().map(|launch_type| clipped(launch_type.as_str())),
+        capacity_provider: task.capacity_provider_name().map(clipped),
+        pull_started: at(task.pull_started_at()),
+        started: at(task.started_at()),
+        execution_stopped: at(task.execution_stopped_at()),
+        stopped: at(task.stopped_at()),
+    }
+}
+
+/// ECS reports the architecture as an attribute of the task.
+fn architecture(task: &Task) -> Option<Architecture> {
+    let of = task.attributes().iter().find(|of| of.name() == "ecs.cpu-architecture")?;
+    match of.value()? {
+        "x86_64" => Some(Architecture::X86),
+        "arm64" => Some(Architecture::Arm),
+        _ => None,
+    }
 }
 
 fn interface(task: &Task) -> Option<NetworkInterface> {
@@ -63,7 +100,10 @@ fn container(container: &Container) -> ContainerReport {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ecs::types::{Attachment, KeyValuePair, NetworkInterface as ContainerInterface};
+    use aws_sdk_ecs::types::{
+        Attachment, Attribute, EphemeralStorage, KeyValuePair, LaunchType,
+        NetworkInterface as ContainerInterface,
+    };
 
     use super::*;
 
@@ -85,6 +125,35 @@ mod tests {
             .attachments(attachment.build())
             .containers(container);
         task("DescribeTasks", &shown.build()).unwrap().interface.unwrap().private_address
+    }
+
+    #[test]
+    fn what_a_bill_depends_on_is_read() {
+        let of_architecture =
+            Attribute::builder().name("ecs.cpu-architecture").value("arm64").build().unwrap();
+        let shown = Task::builder()
+            .task_arn("arn:aws:ecs:eu-west-1:1:task/ci/00000000000000000000000000000001")
+            .cpu("1024")
+            .memory("2048")
+            .ephemeral_storage(EphemeralStorage::builder().size_in_gib(30).build())
+            .attributes(of_architecture)
+            .launch_type(LaunchType::Fargate)
+            .capacity_provider_name("FARGATE_SPOT")
+            .pull_started_at(DateTime::from_millis(1_790_000_000_250))
+            .stopped_at(DateTime::from_millis(1_790_000_060_000))
+            .build();
+        let billing = *task("DescribeTasks", &shown).unwrap().billing.unwrap();
+        let expected = Billing {
+            size: TaskSize { cpu: Some(1024), memory: Some(2048), ephemeral_storage: Some(30) },
+            architecture: Some(Architecture::Arm),
+            launch_type: Some("FARGATE".into()),
+            capacity_provider: Some("FARGATE_SPOT".into()),
+            pull_started: Some(Timestamp::from_millis(1_790_000_000_250)),
+            started: None,
+            execution_stopped: None,
+            stopped: Some(Timestamp::from_millis(1_790_000_060_000)),
+        };
+        assert_eq!(billing, expected);
     }
 
     #[test]

@@ -107,6 +107,13 @@ impl Derivation<'_> {
         if base.pid_mode.is_some() {
             return Err(unsuitable("its containers share their processes (pidMode)".to_owned()));
         }
+        // On Fargate, tasks always have one.
+        if base.memory.is_none() {
+            return Err(unsuitable(
+                "it has no memory of the task as a whole, and on instances its containers have no other"
+                    .to_owned(),
+            ));
+        }
         let mut containers = base.container_definitions().to_vec();
         let new = usize::from(self.additions.job.is_some()) + self.additions.services.len();
         if containers.len() + new > MOST_CONTAINERS {

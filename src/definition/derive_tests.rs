@@ -43,6 +43,22 @@ fn base(containers: Vec<ContainerDefinition>) -> TaskDefinition {
         .build()
 }
 
+#[test]
+fn a_base_for_instances_keeps_its_compatibility_and_needs_memory_for_the_new_containers() {
+    let own = TaskDefinition::builder()
+        .network_mode(NetworkMode::Awsvpc)
+        .requires_compatibilities(Compatibility::Ec2)
+        .container_definitions(coordinator());
+    let additions = job(image("node:22"), None);
+    let derivation =
+        Derivation { base: "ci:7", additions: &additions, coordinator: "ci-coordinator" };
+    let refused = derivation.request(&own.clone().build(), &[]).unwrap_err().to_string();
+    assert!(refused.contains("no memory of the task as a whole"), "{refused}");
+    let request = derivation.request(&own.memory("2048").build(), &[]).unwrap();
+    assert_eq!(request.requires_compatibilities(), [Compatibility::Ec2]);
+    assert_eq!((request.cpu(), request.memory()), (None, Some("2048")));
+}
+
 fn image(name: &str) -> ContainerImage {
     ContainerImage { name: name.into(), credentials: None, entry_point: None }
 }

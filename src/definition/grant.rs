@@ -1,8 +1,8 @@
 //! What the administrator grants of a job's wishes.
 
 use states::{
-    Additions, Architecture, ContainerImage, JobContainer, ServiceContainer, SharedVolume,
-    TaskSize, foreign_text::clipped,
+    Additions, Architecture, Capacity, ContainerImage, JobContainer, ServiceContainer,
+    SharedVolume, TaskSize, foreign_text::clipped,
 };
 use wildmatch::WildMatch;
 
@@ -118,6 +118,23 @@ pub enum Refusal {
     TooMuch { name: &'static str, wanted: u32, most: u32, setting: &'static str },
 }
 
+/// Which sizes tasks may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizing {
+    /// Those of Fargate's table.
+    OfFargate,
+    /// Any that fit on an instance. The storage is the instance's.
+    OfInstances,
+}
+
+impl Sizing {
+    /// The sizes of tasks with this capacity.
+    #[must_use]
+    pub fn of(capacity: &Capacity) -> Self {
+        if capacity.is_on_instances() { Self::OfInstances } else { Self::OfFargate }
+    }
+}
+
 /// Decides what a job gets. `wishes` are `None` if gitlab-runner does not tell them in a way that
 /// could be trusted.
 ///
@@ -126,6 +143,7 @@ pub enum Refusal {
 pub fn grant(
     images: &Images,
     sizes: &Sizes,
+    sizing: Sizing,
     wishes: Option<&Wishes>,
     requests: &Requests,
 ) -> Result<Granted, Refusal> {
@@ -148,7 +166,7 @@ pub fn grant(
         (None, _) => granted.notes.extend(wishes.image.as_ref().map(ignored)),
     }
     architecture(images, wishes.image.as_ref(), requests, &mut additions, &mut granted)?;
-    granted.size = task_size(sizes, requests, &mut granted.notes)?;
+    granted.size = task_size(sizes, sizing, requests, &mut granted.notes)?;
     granted.task_role = task_role(sizes, requests, &mut granted.notes)?;
     granted.additions = Some(additions).filter(|a| *a != Additions::default()).map(Box::new);
     Ok(granted)
@@ -361,6 +379,7 @@ fn architecture(
 
 fn task_size(
     sizes: &Sizes,
+    sizing: Sizing,
     requests: &Requests,
     notes: &mut Vec<String>,
 ) -> Result<TaskSize, Refusal> {
@@ -398,6 +417,13 @@ fn task_size(
         size::memory,
         "MiB or GB, for example 2048 or \"2 GB\"",
     )?;
+    if sizing == Sizing::OfInstances {
+        let ignored = requests.ephemeral_storage.as_ref().map(|_| {
+            "FARGATE_EPHEMERAL_STORAGE is ignored: jobs of this runner run on instances, whose storage they share.".to_owned()
+        });
+        notes.extend(ignored);
+        return Ok(TaskSize { cpu, memory, ephemeral_storage: None });
+    }
     let storage = take(
         "FARGATE_EPHEMERAL_STORAGE",
         "MaxEphemeralStorage in [Sizes]",

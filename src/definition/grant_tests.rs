@@ -28,7 +28,7 @@ fn variable(key: &str, value: &str) -> Variable {
 }
 
 fn grant_of(images: &Images, wishes: &Wishes) -> Result<Granted, Refusal> {
-    grant(images, &Sizes::default(), Some(wishes), &Requests::default())
+    grant(images, &Sizes::default(), Sizing::OfFargate, Some(wishes), &Requests::default())
 }
 
 fn sized(sizes: &Sizes, cpu: &str, memory: &str, storage: &str) -> Result<Granted, Refusal> {
@@ -39,7 +39,7 @@ fn sized(sizes: &Sizes, cpu: &str, memory: &str, storage: &str) -> Result<Grante
         ephemeral_storage: given(storage),
         ..Requests::default()
     };
-    grant(&Images::default(), sizes, None, &requests)
+    grant(&Images::default(), sizes, Sizing::OfFargate, None, &requests)
 }
 
 #[test]
@@ -86,7 +86,9 @@ fn a_refusal_says_what_would_be_allowed() {
 
 #[test]
 fn an_old_gitlab_runner_is_reported() {
-    let granted = grant(&images(&["*"]), &Sizes::default(), None, &Requests::default()).unwrap();
+    let granted =
+        grant(&images(&["*"]), &Sizes::default(), Sizing::OfFargate, None, &Requests::default())
+            .unwrap();
     assert_eq!(granted.additions, None);
     assert!(granted.notes[0].contains("JOB_RESPONSE_FILE"), "{:?}", granted.notes);
 }
@@ -231,7 +233,9 @@ fn roles_are_limited_by_patterns() {
     let requests = |role: &str| Requests { task_role: Some(role.into()), ..Requests::default() };
     let allowed = texts(&["arn:aws:iam::1:role/ci-*"]);
     let sizes = Sizes { allowed_task_roles: allowed, ..Sizes::default() };
-    let of = |sizes: &Sizes, role: &str| grant(&Images::default(), sizes, None, &requests(role));
+    let of = |sizes: &Sizes, role: &str| {
+        grant(&Images::default(), sizes, Sizing::OfFargate, None, &requests(role))
+    };
     let good = of(&sizes, "arn:aws:iam::1:role/ci-deploy").unwrap();
     assert_eq!(good.task_role.as_deref(), Some("arn:aws:iam::1:role/ci-deploy"));
     let refusal = of(&sizes, "arn:aws:iam::1:role/admin").unwrap_err().to_string();
@@ -250,7 +254,7 @@ fn the_architecture_is_the_variables_or_the_platforms() {
         let wishes = with_image(serde_json::from_value(image).unwrap());
         let architecture = name.map(str::to_owned);
         let requests = Requests { architecture, ..Requests::default() };
-        grant(allowed, &Sizes::default(), Some(&wishes), &requests)
+        grant(allowed, &Sizes::default(), Sizing::OfFargate, Some(&wishes), &requests)
     };
     let allowed = images(&["*"]);
     for (name, platform, architecture) in [
@@ -279,4 +283,25 @@ fn a_policy_that_would_keep_an_image_is_said_once() {
     };
     assert_eq!((of(&["always"]).len(), of(&["if-not-present", "always"]).len()), (0, 0));
     assert!(of(&["never"])[0].contains("pull_policy of the image node:22 is ignored"));
+}
+
+#[test]
+fn on_instances_sizes_are_not_those_of_fargate() {
+    let sizes = Sizes { max_cpu: Some(64_000), max_memory: Some(512_000), ..Sizes::default() };
+    let requests = Requests {
+        cpu: Some("300".into()),
+        memory: Some("700".into()),
+        ephemeral_storage: Some("50".into()),
+        ..Requests::default()
+    };
+    let of = |sizing| grant(&Images::default(), &sizes, sizing, None, &requests);
+    assert!(matches!(of(Sizing::OfFargate), Err(Refusal::Pair { .. })));
+    let granted = of(Sizing::OfInstances).unwrap();
+    let size = TaskSize { cpu: Some(300), memory: Some(700), ephemeral_storage: None };
+    assert_eq!(granted.size, size);
+    let [note] = &granted.notes[..] else { panic!("{:?}", granted.notes) };
+    assert!(note.starts_with("FARGATE_EPHEMERAL_STORAGE is ignored"), "{note}");
+    let too_much = Sizes { max_cpu: Some(256), ..sizes.clone() };
+    let refused = grant(&Images::default(), &too_much, Sizing::OfInstances, None, &requests);
+    assert!(matches!(refused, Err(Refusal::TooMuch { .. })), "the limits hold: {refused:?}");
 }

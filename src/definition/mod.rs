@@ -9,6 +9,6 @@ mod size;
 pub(crate) use derive::{BASE_TAG, family_prefix};
 pub use derive::{Derivation, Unsuitable};
 pub(crate) use grant::shared_volume;
-pub use grant::{ContainerEnvironment, Granted, Refusal, Requests, grant};
+pub use grant::{ContainerEnvironment, Granted, Refusal, Requests, Sizing, grant};
 #[cfg(feature = "telemetry")]
 pub(crate) use image::image_parts;

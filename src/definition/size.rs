@@ -1,21 +1,8 @@
-//! Sizes of tasks: how jobs write them, and Fargate's table of CPU and memory.
+//! Sizes of tasks: how jobs write them, and which of them Fargate has.
 
+use diagnosis::costs::fargate_size;
 use states::TaskSize;
 
-/// The CPU sizes of Fargate, in units of 1/1024 vCPU. Each is with the memory that it may have, in
-/// MiB: least, most, step. At the smallest size, steps double. (Amazon ECS Developer Guide, "Task
-/// CPU and memory".)
-const SIZES: [(u32, u32, u32, u32); 7] = [
-    (256, 512, 2048, 512),
-    (512, 1024, 4096, 1024),
-    (1024, 2048, 8192, 1024),
-    (2048, 4096, 16_384, 1024),
-    (4096, 8192, 30_720, 1024),
-    (8192, 16_384, 61_440, 4096),
-    (16_384, 32_768, 122_880, 8192),
-];
-/// The size at which 1.5 GiB is no memory of Fargate's.
-const SMALLEST: u32 = 256;
 /// Ephemeral storage that a task may ask for, in GiB (Amazon ECS API reference,
 /// `EphemeralStorage`).
 pub(super) const STORAGE: std::ops::RangeInclusive<u32> = 21..=200;
@@ -88,7 +75,7 @@ pub(super) fn pair(cpu: Option<u32>, memory: Option<u32>) -> Result<TaskSize, Un
         return Ok(TaskSize::default());
     }
     let (wanted_cpu, wanted_memory) = (cpu.unwrap_or(0), memory.unwrap_or(0));
-    let (cpu_size, memory_size) = nearest(wanted_cpu, wanted_memory).ok_or(Unfit::TooLarge)?;
+    let (cpu_size, memory_size) = fargate_size(wanted_cpu, wanted_memory).ok_or(Unfit::TooLarge)?;
     let is_exact =
         cpu.is_none_or(|cpu| cpu == cpu_size) && memory.is_none_or(|memory| memory == memory_size);
     if is_exact {
@@ -96,18 +83,6 @@ pub(super) fn pair(cpu: Option<u32>, memory: Option<u32>) -> Result<TaskSize, Un
     } else {
         Err(Unfit::NoSuchPair { cpu: cpu_size, memory: memory_size })
     }
-}
-
-/// The smallest pair with at least as much of both.
-fn nearest(cpu: u32, memory: u32) -> Option<(u32, u32)> {
-    SIZES.iter().filter(|(size, ..)| *size >= cpu).find_map(|(size, least, most, step)| {
-        let steps = memory.saturating_sub(*least).div_ceil(*step);
-        let mut rounded = least + steps * step;
-        if *size == SMALLEST && rounded == 1536 {
-            rounded = 2048;
-        }
-        (rounded <= *most).then_some((*size, rounded))
-    })
 }
 
 #[cfg(test)]

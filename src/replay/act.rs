@@ -43,7 +43,7 @@ pub(super) fn claim(
     let found = locator.find(job)?;
     let id = found.snapshot.job.header().id.clone();
     let (engine, config) = engine_for(found, configuration, cluster)?;
-    for complaint in telemetry::start(&config.telemetry, &ownership::manager(config), false) {
+    for complaint in telemetry::start(config, &ownership::manager(config), false) {
         report(&complaint);
     }
     logging::start_telemetry();

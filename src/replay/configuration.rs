@@ -42,6 +42,7 @@ impl Driver for Configuration<'_> {
             directory: metadata.directory.clone(),
             retention: Retention { age: metadata.keep, count: metadata.keep_count },
             manager: launch::manager(config),
+            prices: config.fargate.prices.clone(),
         })
     }
 

@@ -62,6 +62,7 @@ fn refuse_fixed(old: &Config, new: &Config) -> Result<(), String> {
         ("LogFile", old.log_file != new.log_file),
         ("LogFormat", old.log_format != new.log_format),
         ("[Telemetry]", old.telemetry != new.telemetry),
+        ("Prices", old.fargate.prices != new.fargate.prices),
     ];
     let changed: Vec<&str> =
         settings.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect();

@@ -8,7 +8,7 @@ use states::{
     ControlError, Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl,
 };
 
-use super::{JobLog, LEASE_WAIT, Session, launch, remains};
+use super::{JobLog, LEASE_WAIT, Session, costs, launch, remains};
 use crate::{control::JOB_TAG, runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
@@ -49,6 +49,7 @@ async fn end(
     let outcome = engine.drive(&mut work, goal, log).await?;
     if let Outcome::Ended(_) | Outcome::Stopping(_) = outcome {
         telemetry::job::ended(Some(&work.snapshot), &session.identity.about);
+        costs::note(session, &work.snapshot);
     }
     let snapshot = work.snapshot.clone();
     work.close().await;

@@ -15,7 +15,7 @@ pub fn config(config: &Config, environment: &StageEnvironment) -> Verdict {
         "driver": { "name": "fargate", "version": concat!("v", env!("CARGO_PKG_VERSION")) },
     });
     // `prepare` reports what the job cannot have.
-    let granted = launch::granted(&config.images, &config.sizes, environment).unwrap_or_default();
+    let granted = launch::granted(config, environment).unwrap_or_default();
     if let Some(job) = granted.additions.and_then(|additions| additions.job) {
         answer["builds_dir"] = job.shared.builds.into();
         answer["cache_dir"] = job.shared.cache.into();

@@ -8,12 +8,15 @@ use states::{
 
 pub(crate) use crate::ownership::{host, manager};
 use crate::{
-    config::{Chosen, Config, Images, NotAllowed, Overrides, Sizes},
+    config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, STARTED_BY},
-    definition::{Granted, Refusal, Requests, grant},
+    definition::{Granted, Refusal, Requests, Sizing, grant},
     runner::{Identity, StageEnvironment, Wishes, WishesError},
     tags,
 };
+
+/// The variable by which a job chooses its platform version.
+const PLATFORM_VERSION: &str = "FARGATE_PLATFORM_VERSION";
 
 /// The command line's overrides: the administrator's, from gitlab-runner's `config.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -39,11 +42,21 @@ pub(crate) fn choose(
             .as_deref()
             .map(foreign_text::clipped),
         variable_platform_version: environment
-            .job_variable("FARGATE_PLATFORM_VERSION")
+            .job_variable(PLATFORM_VERSION)
             .as_deref()
-            .map(foreign_text::clipped),
+            .map(foreign_text::clipped)
+            .filter(|_| !config.fargate.capacity.is_on_instances()),
     };
     overrides.choose(&config.fargate)
+}
+
+/// Says that the job's choice of a platform version is ignored, if it is.
+pub(super) fn ignored_platform(config: &Config, environment: &StageEnvironment) -> Option<String> {
+    let is_given =
+        environment.job_variable(PLATFORM_VERSION).is_some_and(|text| !text.trim().is_empty());
+    (is_given && config.fargate.capacity.is_on_instances()).then(|| {
+        format!("{PLATFORM_VERSION} is ignored: jobs of this runner run on instances, and platform versions are Fargate's.")
+    })
 }
 
 /// Why it is not known what the job gets, or that it cannot have what it asks for.
@@ -59,13 +72,21 @@ pub(super) enum GrantError {
 
 /// Decides what the job of this environment gets beyond the base definition.
 pub(super) fn granted(
-    images: &Images,
-    sizes: &Sizes,
+    config: &Config,
     environment: &StageEnvironment,
 ) -> Result<Granted, GrantError> {
     let wishes = Wishes::of(environment)?;
     let requests = Requests::from_variables(|name| environment.job_variable(name));
-    Ok(grant(images, sizes, wishes.as_ref(), &requests)?)
+    Ok(grant_by(config, wishes.as_ref(), &requests)?)
+}
+
+/// Decides what a task gets that has these wishes and requests.
+pub(crate) fn grant_by(
+    config: &Config,
+    wishes: Option<&Wishes>,
+    requests: &Requests,
+) -> Result<Granted, Refusal> {
+    grant(&config.images, &config.sizes, Sizing::of(&config.fargate.capacity), wishes, requests)
 }
 
 /// Returns which of the task's addresses the driver connects to.

@@ -5,6 +5,7 @@ mod background;
 mod cleanup;
 mod config;
 mod connections;
+mod costs;
 mod job_log;
 pub(crate) mod key;
 pub(crate) mod launch;
@@ -279,7 +280,7 @@ fn engine_for(
     let keys = store.clone();
     let transport = Watched(transport::all(config, &control));
     let secrets = keys.clone();
-    let (images, sizes) = (config.images.clone(), config.sizes.clone());
+    let config = config.clone();
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(
         move |header, spec| {
             // A job of an older driver is launched again with its original environment.
@@ -289,7 +290,7 @@ fn engine_for(
             }
             if spec.additions.as_ref().is_some_and(|additions| !additions.services.is_empty()) {
                 // Only gitlab-runner's stages know them. Nothing else launches a job's first task.
-                let granted = launch::granted(&images, &sizes, &environments.of(&header.id));
+                let granted = launch::granted(&config, &environments.of(&header.id));
                 spec.service_environment =
                     granted.map(|granted| granted.service_environment).unwrap_or_default();
             }

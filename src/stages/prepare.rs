@@ -58,7 +58,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
                 });
             }
         };
-    let granted = match launch::granted(&config.images, &config.sizes, session.environment()) {
+    let granted = match launch::granted(config, session.environment()) {
         Ok(granted) => granted,
         Err(refusal @ GrantError::Refused(_)) => {
             return Ok(Verdict::BuildFailure {
@@ -79,7 +79,8 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     {
         log.say(&line);
     }
-    granted.notes.iter().for_each(|note| log.say(note));
+    let ignored = launch::ignored_platform(config, session.environment());
+    granted.notes.iter().chain(&ignored).for_each(|note| log.say(note));
     let plan = Plan { chosen, granted };
     let begun = match engine.store().load(id).await? {
         None => Box::pin(begin(session, plan, lease, log)).await?,

@@ -8,7 +8,7 @@ use states::{
     AnyJob, Finished, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore,
 };
 
-use super::{JobLog, LEASE_WAIT, Session, Work, prelude, remains, services, stopped};
+use super::{JobLog, LEASE_WAIT, Session, Work, costs, prelude, remains, services, stopped};
 use crate::{runner::Verdict, telemetry};
 
 /// The stage of the job's `script:`.
@@ -117,6 +117,9 @@ async fn execute(
     session.leave(work).await;
     if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
         services::report(session, &snapshot, log).await;
+    }
+    if stage == costs::LAST_STAGE {
+        costs::report(session, &snapshot, log);
     }
     Ok(match outcome {
         _ if log.was_cancelled() => cancelled(stage),

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use diagnosis::costs::Prices;
 use states::{About, JobId};
 use tracing::{Span, Subscriber};
 use tracing_subscriber::{Layer, layer::Identity};
@@ -21,7 +22,7 @@ macro_rules! nothing {
 }
 
 nothing! {
-    fn install(Settings, &str, bool);
+    fn install(Settings, &str, Option<Prices>, bool);
     fn is_on() -> bool;
     fn enter(&Purpose, Option<&str>, Option<&About>);
     fn leave(&Verdict, bool);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ::replay::summary::PoolUse;
+use diagnosis::costs::{Bill, Host, Peak};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use states::{
     Additions, AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot,
@@ -81,6 +82,9 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
         end.attributes.extend(placed(snapshot));
         let additions = snapshot.job.header().spec.additions.as_deref();
         end.attributes.extend(additions.map(containers).unwrap_or_default());
+        if let Some(bill) = Bill::of(snapshot, Timestamp::now()) {
+            end.attributes.extend(costs(&bill, Peak::of(snapshot, &bill)));
+        }
         if let AnyJob::Stopping(job) = &snapshot.job {
             match &job.state.reason {
                 StopReason::Cleanup | StopReason::Retired(_) => {}
@@ -203,10 +207,51 @@ fn placed(snapshot: &Snapshot) -> Attributes {
         .map_or((definition, None), |(family, revision)| (family, Some(revision)));
     add("aws.ecs.task.family", Some(family));
     add("aws.ecs.task.revision", revision);
-    add("aws.ecs.launchtype", Some("fargate"));
     let named = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
     let cluster = named.or_else(|| snapshot.job.task()?.cluster_arn());
     add("aws.ecs.cluster.arn", cluster.as_deref());
+    attributes
+}
+
+/// Returns attributes of what the task is billed by and costs, and records them as metrics. `peak`
+/// is the most that the job has used of it.
+fn costs(bill: &Bill, peak: Option<Peak>) -> Attributes {
+    let (launch_type, capacity_provider) = match &bill.host {
+        Host::Fargate => (Some("fargate"), "FARGATE"),
+        Host::FargateSpot => (Some("fargate"), "FARGATE_SPOT"),
+        Host::Instances(name) => (Some("ec2"), name.as_str()),
+        Host::Unknown => (None, ""),
+    };
+    let mut attributes = Attributes::new();
+    attributes.extend(launch_type.map(|name| KeyValue::new("aws.ecs.launchtype", name)));
+    attributes.push(KeyValue::new("fargate.capacity_provider", capacity_provider.to_owned()));
+    if let (Some(vcpu_seconds), Some(gb_seconds)) = (bill.vcpu_seconds(), bill.gb_seconds()) {
+        metric!(
+            monotonic_counter.fargate.cpu = vcpu_seconds,
+            fargate.capacity_provider = capacity_provider
+        );
+        metric!(
+            monotonic_counter.fargate.memory = gb_seconds,
+            fargate.capacity_provider = capacity_provider
+        );
+        attributes.push(KeyValue::new("fargate.cpu", vcpu_seconds));
+        attributes.push(KeyValue::new("fargate.memory", gb_seconds));
+    }
+    let prices = recorder::recorder().and_then(|recorder| recorder.prices.as_ref());
+    if let Some(Ok(money)) = prices.map(|prices| bill.cost(prices)) {
+        metric!(
+            monotonic_counter.fargate.cost = money.amount,
+            fargate.currency = money.currency,
+            fargate.capacity_provider = capacity_provider
+        );
+        attributes.push(KeyValue::new("fargate.cost", money.amount));
+        attributes.push(KeyValue::new("fargate.currency", money.currency.to_owned()));
+    }
+    let used = |name: &'static str, parts: Option<u32>| {
+        parts.map(|parts| KeyValue::new(name, f64::from(parts) / 1024.0))
+    };
+    attributes.extend(used("fargate.cpu.peak", peak.and_then(|peak| peak.cpu)));
+    attributes.extend(used("fargate.memory.peak", peak.and_then(|peak| peak.memory)));
     attributes
 }
 

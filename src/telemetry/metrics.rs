@@ -11,7 +11,7 @@ const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
 /// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
-const METRICS: [(&str, &str, &str); 10] = [
+const METRICS: [(&str, &str, &str); 13] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),
     ("fargate.jobs", "{job}", "Jobs that ended, by result and cause"),
@@ -19,6 +19,9 @@ const METRICS: [(&str, &str, &str); 10] = [
     ("fargate.connections", "{connection}", "Attempts to reach a container, by outcome"),
     ("fargate.reconnections", "{reconnection}", "Connections that were lost and made again"),
     ("fargate.output", "By", "Output of scripts that was handed on"),
+    ("fargate.cost", "{currency}", "What jobs' tasks cost, as far as that is known when they end"),
+    ("fargate.cpu", "{vCPU.s}", "CPU that jobs' tasks are billed for"),
+    ("fargate.memory", "{GB.s}", "Memory that jobs' tasks are billed for"),
     ("fargate.reaped", "{item}", "What the reaper ended"),
     ("fargate.warm.claims", "{job}", "Jobs that wanted a warm task, by whether one was ready"),
     (
@@ -73,8 +76,14 @@ mod tests {
                     .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 // The driver's own attributes have such names, too, but not in the place of a
                 // metric.
-                const ATTRIBUTES: [&str; 4] =
-                    ["fargate_state", "fargate_reaped_kind", "fargate_pool", "fargate_warm_result"];
+                const ATTRIBUTES: [&str; 6] = [
+                    "fargate_state",
+                    "fargate_reaped_kind",
+                    "fargate_pool",
+                    "fargate_warm_result",
+                    "fargate_currency",
+                    "fargate_capacity_provider",
+                ];
                 shown.extend(
                     words.filter(|word| word.starts_with("fargate_") && !ATTRIBUTES.contains(word)),
                 );

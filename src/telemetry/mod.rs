@@ -36,10 +36,14 @@ mod watched;
 
 use std::path::{Path, PathBuf};
 
+use ::replay::prices;
 use states::{Note, Observation};
 use tracing::Span;
 
-use crate::runner::{Identity, StageEnvironment};
+use crate::{
+    config::Config,
+    runner::{Identity, StageEnvironment},
+};
 
 #[cfg(feature = "telemetry")]
 pub use batches::Batches;
@@ -115,13 +119,15 @@ struct Beginning {
 }
 
 /// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
-/// message for each variable that cannot be used. `of_service`: the process records many jobs, and
-/// exports by [`Batches`].
+/// message for each variable, and for a file of prices, that cannot be used. `of_service`: the
+/// process records many jobs, and exports by [`Batches`].
 #[must_use]
-pub fn start(settings: &Settings, manager: &str, of_service: bool) -> Vec<String> {
-    let (settings, complaints) = settings.effective();
+pub fn start(config: &Config, manager: &str, of_service: bool) -> Vec<String> {
+    let (settings, mut complaints) = config.telemetry.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
-        recorder::install(settings, manager, of_service);
+        let prices = prices::load(config.fargate.prices.as_deref());
+        complaints.extend(prices.as_ref().err().map(ToString::to_string));
+        recorder::install(settings, manager, prices.ok(), of_service);
     }
     complaints
 }

@@ -11,6 +11,7 @@ use std::{
     time::SystemTime,
 };
 
+use diagnosis::costs::Prices;
 use opentelemetry::{
     Context as OtelContext, KeyValue,
     trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt as _},
@@ -100,6 +101,8 @@ pub(super) type Attributes = Vec<KeyValue>;
 pub(super) struct Recorder {
     pub(super) settings: Settings,
     pub(super) pipeline: Pipeline,
+    /// For what jobs cost; `None` if they cannot be read.
+    pub(super) prices: Option<Prices>,
     inner: Mutex<Inner>,
     /// The positions of `inner.open`, for lines of the log. Nothing is logged while it is locked.
     positions: Mutex<BTreeMap<u64, SpanContext>>,
@@ -139,11 +142,12 @@ pub(super) struct JobEnd {
 }
 
 /// Installs the recorder. Called once per process.
-pub(super) fn install(settings: Settings, manager: &str, of_service: bool) {
+pub(super) fn install(settings: Settings, manager: &str, prices: Option<Prices>, of_service: bool) {
     let capacity = if of_service { Capacity::Service } else { Capacity::Process };
     let _ = RECORDER.set(Recorder {
         pipeline: Pipeline::new(&settings, manager, capacity),
         settings,
+        prices,
         inner: Mutex::default(),
         positions: Mutex::default(),
         service_spool: OnceLock::new(),

@@ -12,7 +12,7 @@ use states::{
 use crate::{
     config::{Config, NotAllowed, Warm},
     control::POOL_TAG,
-    definition::{Refusal, Requests, grant},
+    definition::{Refusal, Requests},
     runner::{Identity, StageEnvironment, WishedContainer, Wishes},
     stages::{
         Background, Flags, Host, JobEngine, JobKeyError, Work, key,
@@ -84,7 +84,7 @@ pub(super) fn header(
     };
     let plan = Plan {
         chosen: launch::choose(config, &flags, &nothing)?,
-        granted: grant(&config.images, &config.sizes, Some(&wishes), &requests)?,
+        granted: launch::grant_by(config, Some(&wishes), &requests)?,
     };
     let identity = Identity { id, about: states::About::default(), trace_id: None };
     let mut header = launch::header(config, &identity, plan, now);

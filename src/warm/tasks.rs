@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        definition::{Requests, grant},
+        definition::Requests,
         runner::{Identity, SentEnvironment, StageEnvironment, WishedContainer, Wishes},
         stages::{
             Flags,
@@ -162,7 +162,7 @@ mod tests {
         let requests = Requests::from_variables(variable);
         let plan = Plan {
             chosen: launch::choose(config, &Flags::default(), &environment).unwrap(),
-            granted: grant(&config.images, &config.sizes, Some(&wishes), &requests).unwrap(),
+            granted: launch::grant_by(config, Some(&wishes), &requests).unwrap(),
         };
         let about = About { job_id: "9".to_owned(), ..About::default() };
         let identity = Identity { id: JobId::new("tok-9").unwrap(), about, trace_id: None };

@@ -118,6 +118,12 @@ impl TaskArn {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// Its region: `arn:<partition>:ecs:<region>:<account>:task/…`.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.0.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
+    }
+
     /// The ARN of its cluster, which ARNs of before 2019 do not name.
     #[must_use]
     pub fn cluster_arn(&self) -> Option<String> {

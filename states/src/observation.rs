@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Claim, ConnectError, ControlError, Greeting, RunContainer, RunError, Signal, StopReason,
-    TaskArn, TaskReport,
+    TaskArn, TaskReport, Usage,
 };
 
 /// One thing that was observed.
@@ -60,6 +60,13 @@ pub enum Observation {
         code: i32,
         /// Bytes of output in all.
         total: u64,
+    },
+    /// The container reported what it has used so far. No decision depends on it.
+    Measured {
+        /// The container.
+        container: RunContainer,
+        /// What it has used.
+        usage: Usage,
     },
     /// Starting, following or signalling the run failed.
     RunFailed(RunError),

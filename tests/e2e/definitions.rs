@@ -41,6 +41,7 @@ on_both!(
     fifty_jobs_with_five_images_make_five_registrations,
     a_definition_is_found_by_another_manager,
     an_unused_definition_is_retired,
+    a_derived_definition_has_the_bases_tags_if_they_are_propagated,
 );
 
 pub fn runtime() -> Runtime {
@@ -143,6 +144,41 @@ fn known(metadata: &Path) -> Vec<String> {
     let mut families: Vec<String> = known.into_iter().map(|known| known.family).collect();
     families.sort_unstable();
     families
+}
+
+fn a_derived_definition_has_the_bases_tags_if_they_are_propagated(cluster: &Cluster) {
+    let family = format!("tagged-{:08x}", rand::random::<u32>());
+    cluster.ecs(
+        "RegisterTaskDefinition",
+        &json!({
+            "family": family, "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+            "requiresCompatibilities": ["FARGATE"],
+            "tags": [{ "key": "cost-center", "value": "42" }],
+            "containerDefinitions": [{ "name": "ci-coordinator", "image": "local" }],
+        }),
+    );
+    let place = tempfile::tempdir().unwrap();
+    let tags = runtime().block_on(async {
+        let control = control(cluster, place.path()).await;
+        let base = LaunchSpec {
+            task_definition: format!("{family}:1"),
+            propagate_tags: true,
+            ..spec(cluster, &unique("image"))
+        };
+        launch(&control, "token-tagged", &base).await.unwrap();
+        let derived = known(place.path()).remove(0);
+        let described = cluster.ecs(
+            "DescribeTaskDefinition",
+            &json!({ "taskDefinition": derived, "include": ["TAGS"] }),
+        );
+        described["tags"].clone()
+    });
+    let value = |key: &str| {
+        let tags = tags.as_array().unwrap();
+        tags.iter().find(|tag| tag["key"] == key).map(|tag| tag["value"].clone())
+    };
+    assert_eq!(value("cost-center"), Some(json!("42")), "{tags}");
+    assert_eq!(value(MANAGER_TAG), Some(json!("m")), "{tags}");
 }
 
 fn fifty_jobs_with_five_images_make_five_registrations(cluster: &Cluster) {

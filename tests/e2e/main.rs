@@ -14,6 +14,7 @@ mod connect_proxy;
 mod connections;
 #[cfg(feature = "telemetry")]
 mod conventions;
+mod costs;
 mod crash_api;
 mod crash_job;
 mod crash_points;

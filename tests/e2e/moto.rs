@@ -91,24 +91,23 @@ pub fn ecs(endpoint: &str, action: &str, parameters: &Value) -> Value {
         .unwrap_or_else(|e| panic!("{action}: {e}: {}", String::from_utf8_lossy(&body)))
 }
 
+/// A call to EC2: an action with its parameters. Returns the answer's XML.
+fn ec2(query: &str) -> String {
+    let body = format!("Action={query}&Version=2016-11-15");
+    let answer = http::request(server(), "POST", "/", &[&authorization("ec2")], body.as_bytes());
+    String::from_utf8(answer.body).unwrap()
+}
+
+/// Returns the text of the first element of this name.
+fn element(xml: &str, name: &str) -> String {
+    let rest = xml.split(&format!("<{name}>")).nth(1).unwrap_or_else(|| panic!("{name}: {xml}"));
+    rest.split('<').next().unwrap().to_owned()
+}
+
 /// Returns a subnet of the default VPC, and that VPC.
 pub fn default_subnet() -> (String, String) {
-    let subnets = http::request(
-        server(),
-        "POST",
-        "/",
-        &[&authorization("ec2")],
-        b"Action=DescribeSubnets&Version=2016-11-15&Filter.1.Name=default-for-az&Filter.1.Value.1=true",
-    );
-    let text = String::from_utf8(subnets.body).unwrap();
-    let first = |name: &str| {
-        text.split(&format!("<{name}>"))
-            .nth(1)
-            .and_then(|rest| rest.split('<').next())
-            .unwrap()
-            .to_owned()
-    };
-    (first("subnetId"), first("vpcId"))
+    let subnets = ec2("DescribeSubnets&Filter.1.Name=default-for-az&Filter.1.Value.1=true");
+    (element(&subnets, "subnetId"), element(&subnets, "vpcId"))
 }
 
 /// Runs a job with each task definition of docs/. moto checks a definition's shape like ECS. The
@@ -229,6 +228,21 @@ impl Moto {
             }
         });
         Self { endpoint, cluster, subnet, ssh_port, containers, _held: held }
+    }
+
+    /// Registers a container instance, so that tasks can have the launch type EC2.
+    pub fn register_instance(&self) {
+        let instance = element(
+            &ec2("RunInstances&ImageId=ami-0123456789abcdef0&MinCount=1&MaxCount=1"),
+            "instanceId",
+        );
+        let identity = json!({ "instanceId": instance }).to_string();
+        let registered = ecs(
+            server(),
+            "RegisterContainerInstance",
+            &json!({ "cluster": self.cluster, "instanceIdentityDocument": identity }),
+        );
+        assert_eq!(registered["containerInstance"]["status"], "ACTIVE", "{registered}");
     }
 
     /// Returns the address of the tasks' containers.

@@ -116,8 +116,11 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     for name in [
         "fargate.aws.calls",
         "fargate.connections",
+        "fargate.cost",
+        "fargate.cpu",
         "fargate.job.duration",
         "fargate.jobs",
+        "fargate.memory",
         "fargate.output",
         "fargate.state.duration",
     ] {

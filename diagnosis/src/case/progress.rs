@@ -332,6 +332,7 @@ mod tests {
                 interface: None,
                 containers: Vec::new(),
                 stopped: None,
+                billing: None,
             };
             snapshot.step(Observation::Described(report), at);
         }
@@ -384,6 +385,7 @@ mod tests {
             interface: None,
             containers: Vec::new(),
             stopped: None,
+            billing: None,
         };
         snapshot.step(Observation::Described(report), late);
         let timeline = Timeline::of(&snapshot, late);

@@ -10,9 +10,10 @@ use super::{
     text,
 };
 use crate::{
-    cluster::{Cluster, ContainerOverride, Launch, Task},
+    cluster::{Capacity, Cluster, ContainerOverride, Launch, Task},
     definitions::{Definition, DefinitionStatus, check_pair, check_storage, pairs},
     lifecycle,
+    settings::INSTANCES,
 };
 
 /// Longest `overrides`, in characters (ECS API reference, RunTask).
@@ -33,9 +34,10 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
     if parameters.get("count").and_then(Value::as_u64).unwrap_or(1) != 1 {
         return Err(ApiError::parameter("the local cluster runs one task per call"));
     }
-    check_capacity(cluster, &name, parameters)?;
+    let capacity = capacity(cluster, &name, parameters)?;
     let public = check_network(parameters)?;
-    let container_overrides = check_overrides(&definition, parameters)?;
+    check_launch_type(&definition, capacity, public, parameters)?;
+    let container_overrides = check_overrides(&definition, capacity, parameters)?;
     check_started_by(parameters)?;
     let tags = tags(&name, &definition, parameters)?;
     let token = text(parameters, "clientToken").map(str::to_owned);
@@ -88,7 +90,7 @@ pub(super) fn run_task(cluster: &Arc<Cluster>, parameters: &Value) -> Result<Val
         group: text(parameters, "group").map(str::to_owned),
         tags,
         overrides: parameters.get("overrides").cloned().unwrap_or_else(|| json!({})),
-        launch_type: text(parameters, "launchType").map(str::to_owned),
+        capacity,
         container_overrides,
         public,
         exec: parameters.get("enableExecuteCommand").and_then(Value::as_bool).unwrap_or(false),
@@ -102,42 +104,83 @@ fn answer(cluster: &Cluster, tasks: &[Arc<Task>]) -> Value {
     json!({ "tasks": tasks.iter().map(|task| cluster.shown(task)).collect::<Vec<_>>(), "failures": [] })
 }
 
-fn check_capacity(cluster: &Cluster, name: &str, parameters: &Value) -> Result<(), ApiError> {
+/// Returns where the task's capacity comes from.
+fn capacity(cluster: &Cluster, name: &str, parameters: &Value) -> Result<Capacity, ApiError> {
     let strategy = parameters
         .get("capacityProviderStrategy")
         .and_then(Value::as_array)
         .filter(|s| !s.is_empty());
+    let has_instances = cluster.settings.instances;
+    let none = || Err(ApiError::parameter("No Container Instances were found in your cluster."));
     match (text(parameters, "launchType"), strategy) {
         (Some(_), Some(_)) => Err(ApiError::parameter(
             "Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.",
         )),
-        (Some("FARGATE"), None) => Ok(()),
-        (Some(_), None) => {
-            Err(ApiError::parameter("No Container Instances were found in your cluster."))
-        }
-        (None, Some(strategy)) => {
-            let known = strategy.iter().all(|item| {
-                matches!(text(item, "capacityProvider"), Some("FARGATE" | "FARGATE_SPOT"))
-            });
-            if known
-                && strategy
-                    .iter()
-                    .all(|item| item.get("weight").and_then(Value::as_i64).unwrap_or_default() == 0)
-            {
-                let message = "The specified capacity provider strategy cannot contain only capacity providers with a weight of 0.";
-                return Err(ApiError::parameter(message));
-            }
-            if known {
-                Ok(())
-            } else {
-                Err(ApiError::parameter("The specified capacity provider was not found."))
-            }
-        }
-        (None, None) if cluster.has_default_strategy(name) => Ok(()),
-        (None, None) => {
-            Err(ApiError::parameter("No Container Instances were found in your cluster."))
-        }
+        (Some("FARGATE"), None) => Ok(Capacity::LaunchType("FARGATE")),
+        (Some("EC2"), None) if has_instances => Ok(Capacity::LaunchType("EC2")),
+        (Some(_), None) => none(),
+        (None, Some(strategy)) => provider(strategy, has_instances),
+        (None, None) if cluster.has_default_strategy(name) => Ok(Capacity::Provider("FARGATE")),
+        (None, None) => none(),
     }
+}
+
+/// Returns the provider that a strategy's first task gets: the one with a base, or else the one
+/// with the largest weight.
+fn provider(strategy: &[Value], has_instances: bool) -> Result<Capacity, ApiError> {
+    let number = |item: &Value, name: &str| item.get(name).and_then(Value::as_i64).unwrap_or(0);
+    let known = ["FARGATE", "FARGATE_SPOT", INSTANCES];
+    let known = if has_instances { &known[..] } else { &known[..2] };
+    let mut providers = Vec::with_capacity(strategy.len());
+    for item in strategy {
+        let name = text(item, "capacityProvider").unwrap_or_default();
+        let Some(name) = known.iter().find(|known| **known == name) else {
+            return Err(ApiError::parameter("The specified capacity provider was not found."));
+        };
+        providers.push((number(item, "base"), number(item, "weight"), *name));
+    }
+    let of_fargate = providers.iter().filter(|(_, _, name)| *name != INSTANCES).count();
+    if of_fargate > 0 && of_fargate < providers.len() {
+        let message = "The specified capacity provider strategy cannot contain both Fargate and Auto Scaling group capacity providers.";
+        return Err(ApiError::parameter(message));
+    }
+    let first = providers.into_iter().filter(|(_, weight, _)| *weight > 0).max();
+    first.map(|(_, _, name)| Capacity::Provider(name)).ok_or_else(|| {
+        ApiError::parameter("The specified capacity provider strategy cannot contain only capacity providers with a weight of 0.")
+    })
+}
+
+/// Checks what depends on the launch type.
+fn check_launch_type(
+    definition: &Definition,
+    capacity: Capacity,
+    public: bool,
+    parameters: &Value,
+) -> Result<(), ApiError> {
+    let launch_type = capacity.launch_type();
+    let compatible = definition.field("requiresCompatibilities").and_then(Value::as_array);
+    if compatible.is_some_and(|all| !all.iter().any(|name| name == launch_type)) {
+        return Err(ApiError::parameter(format!(
+            "Task definition does not support launch_type {launch_type}."
+        )));
+    }
+    if launch_type == "FARGATE" {
+        return Ok(());
+    }
+    let is_given = |pointer: &str| parameters.pointer(pointer).is_some_and(|v| !v.is_null());
+    if is_given("/platformVersion") {
+        let message = "The platform version must be null when specifying an EC2 launch type.";
+        return Err(ApiError::parameter(message));
+    }
+    if public {
+        let message = "Assign public IP is not supported for this launch type.";
+        return Err(ApiError::parameter(message));
+    }
+    if is_given("/overrides/ephemeralStorage") {
+        let message = "Ephemeral storage can only be specified for the Fargate launch type.";
+        return Err(ApiError::parameter(message));
+    }
+    Ok(())
 }
 
 /// Whether the task gets a public address.
@@ -154,13 +197,14 @@ fn check_network(parameters: &Value) -> Result<bool, ApiError> {
 /// Checks the overrides. Returns those of containers, by name.
 fn check_overrides(
     definition: &Definition,
+    capacity: Capacity,
     parameters: &Value,
 ) -> Result<BTreeMap<String, ContainerOverride>, ApiError> {
     let Some(overrides) = parameters.get("overrides") else { return Ok(BTreeMap::new()) };
     if overrides.to_string().chars().count() > LONGEST_OVERRIDES {
         return Err(ApiError::parameter("Container Overrides length must be at most 8192"));
     }
-    check_size(definition, overrides)?;
+    check_size(definition, capacity, overrides)?;
     let mut by_name: BTreeMap<String, ContainerOverride> = BTreeMap::new();
     for container in
         overrides.get("containerOverrides").and_then(Value::as_array).into_iter().flatten()
@@ -181,7 +225,11 @@ fn check_overrides(
 }
 
 /// Checks the task's size: what the overrides say, and the definition where they say nothing.
-fn check_size(definition: &Definition, overrides: &Value) -> Result<(), ApiError> {
+fn check_size(
+    definition: &Definition,
+    capacity: Capacity,
+    overrides: &Value,
+) -> Result<(), ApiError> {
     let given = |name: &str| overrides.get(name).filter(|value| !value.is_null());
     let in_words_of_run_task = |error: ApiError| ApiError::parameter(error.message);
     if given("cpu").is_some() || given("memory").is_some() {
@@ -191,7 +239,10 @@ fn check_size(definition: &Definition, overrides: &Value) -> Result<(), ApiError
                 "Task CPU and memory must both be given: in the task definition, or in the overrides.",
             ));
         };
-        check_pair(cpu, memory).map_err(in_words_of_run_task)?;
+        // On instances, a task has any size.
+        if capacity.launch_type() == "FARGATE" {
+            check_pair(cpu, memory).map_err(in_words_of_run_task)?;
+        }
     }
     check_storage(given("ephemeralStorage")).map_err(in_words_of_run_task)?;
     for role in ["taskRoleArn", "executionRoleArn"] {

@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{Cluster, Status, Task, TaskState};
-use crate::{definitions::ContainerDefinition, exec::keys::KEY, settings::Handshake};
+use crate::{
+    definitions::{ContainerDefinition, Definition},
+    exec::keys::KEY,
+    settings::{Handshake, INSTANCES},
+};
 
 impl Cluster {
     /// Formats the configuration for `include = CONFIGURATIONS`.
@@ -33,7 +37,11 @@ impl Cluster {
             "status": "ACTIVE",
             "runningTasksCount": of(|status| status == Status::Running),
             "pendingTasksCount": of(|status| status < Status::Running),
-            "capacityProviders": ["FARGATE", "FARGATE_SPOT"],
+            "capacityProviders": if self.settings.instances {
+                json!(["FARGATE", "FARGATE_SPOT", INSTANCES])
+            } else {
+                json!(["FARGATE", "FARGATE_SPOT"])
+            },
             "defaultCapacityProviderStrategy": strategy,
         })
     }
@@ -67,7 +75,8 @@ impl Cluster {
             "group": task.launch.group.clone().unwrap_or_else(|| format!("family:{}", definition.family)),
             "lastStatus": state.status.name(),
             "desiredStatus": if state.stop.is_some() { "STOPPED" } else { "RUNNING" },
-            "launchType": task.launch.launch_type.as_deref().unwrap_or("FARGATE"),
+            "launchType": task.launch.capacity.launch_type(),
+            "attributes": [{ "name": "ecs.cpu-architecture", "value": architecture(definition) }],
             "platformVersion": "1.4.0",
             "availabilityZone": format!("{}a", self.settings.region),
             "enableExecuteCommand": task.launch.exec,
@@ -82,6 +91,9 @@ impl Cluster {
             if let Some(size) = size.or_else(|| definition.field(name)) {
                 shown[name] = size.clone();
             }
+        }
+        if let Some(provider) = task.launch.capacity.provider() {
+            shown["capacityProviderName"] = json!(provider);
         }
         if let Some(by) = &task.launch.started_by {
             shown["startedBy"] = json!(by);
@@ -138,5 +150,14 @@ impl Cluster {
             }
         }
         shown
+    }
+}
+
+/// Returns the architecture of a task of this definition, as ECS's attribute has it.
+fn architecture(definition: &Definition) -> &'static str {
+    let platform = definition.field("runtimePlatform");
+    match platform.and_then(|platform| platform.get("cpuArchitecture")).and_then(Value::as_str) {
+        Some("ARM64") => "arm64",
+        _ => "x86_64",
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     definitions::Definition,
     exec::ExecAgent,
     ids::random_id,
+    settings::INSTANCES,
     times::TaskTimes,
 };
 
@@ -27,6 +28,34 @@ pub(crate) struct ContainerOverride {
     pub(crate) command: Option<Vec<String>>,
 }
 
+/// Where a task's capacity comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capacity {
+    /// A launch type: `FARGATE` or `EC2`.
+    LaunchType(&'static str),
+    /// A capacity provider.
+    Provider(&'static str),
+}
+
+impl Capacity {
+    /// `launchType`, as tasks show it.
+    pub(crate) fn launch_type(self) -> &'static str {
+        match self {
+            Self::LaunchType(name) => name,
+            Self::Provider(INSTANCES) => "EC2",
+            Self::Provider(_) => "FARGATE",
+        }
+    }
+
+    /// `capacityProviderName`.
+    pub(crate) fn provider(self) -> Option<&'static str> {
+        match self {
+            Self::LaunchType(_) => None,
+            Self::Provider(name) => Some(name),
+        }
+    }
+}
+
 /// The parameters of a RunTask.
 pub(crate) struct Launch {
     pub(crate) cluster: String,
@@ -35,7 +64,7 @@ pub(crate) struct Launch {
     pub(crate) group: Option<String>,
     pub(crate) tags: Value,
     pub(crate) overrides: Value,
-    pub(crate) launch_type: Option<String>,
+    pub(crate) capacity: Capacity,
     pub(crate) container_overrides: BTreeMap<String, ContainerOverride>,
     pub(crate) public: bool,
     pub(crate) exec: bool,
@@ -172,12 +201,16 @@ impl Task {
         tracing::debug!(task = self.id, status = status.name(), "entered");
         self.state.send_modify(|state| {
             state.status = status;
-            match status {
-                Status::Running => drop(state.times.insert("startedAt", seconds())),
-                Status::Stopping => drop(state.times.insert("stoppingAt", seconds())),
-                Status::Stopped => drop(state.times.insert("stoppedAt", seconds())),
-                _ => {}
-            }
+            let time = match status {
+                Status::Pending => "pullStartedAt",
+                Status::Activating => "pullStoppedAt",
+                Status::Running => "startedAt",
+                Status::Stopping => "stoppingAt",
+                Status::Deprovisioning => "executionStoppedAt",
+                Status::Stopped => "stoppedAt",
+                Status::Provisioning | Status::Deactivating => return,
+            };
+            state.times.insert(time, seconds());
         });
     }
 

@@ -512,3 +512,42 @@ async fn a_task_of_the_fargate_profile_has_fargates_times() {
             .unwrap();
     assert_eq!(listed["taskArns"], json!([task]));
 }
+
+#[tokio::test]
+async fn tasks_run_on_container_instances_where_there_are_any() {
+    let on = |parameters: Value| with(parameters, "launchType", json!("EC2"));
+    let without = LocalCluster::start(Settings::default()).await.unwrap();
+    let refused = ecs(&without, "RunTask", on(launch())).await.unwrap_err();
+    assert!(refused.contains("No Container Instances were found"), "{refused}");
+
+    let settings = Settings { instances: true, ..Settings::default() };
+    let cluster = LocalCluster::start(settings).await.unwrap();
+    let answer = ecs(&cluster, "RunTask", on(launch())).await.unwrap();
+    let task = &answer["tasks"][0];
+    assert_eq!((&task["launchType"], &task["capacityProviderName"]), (&json!("EC2"), &Value::Null));
+    let strategy = |names: &[&str]| {
+        let items = names.iter().map(|name| json!({ "capacityProvider": name, "weight": 1 }));
+        with(launch(), "capacityProviderStrategy", items.collect())
+    };
+    let answer = ecs(&cluster, "RunTask", strategy(&["instances"])).await.unwrap();
+    assert_eq!(answer["tasks"][0]["capacityProviderName"], "instances");
+    assert_eq!(answer["tasks"][0]["launchType"], "EC2");
+    let answer = ecs(&cluster, "RunTask", strategy(&["FARGATE_SPOT"])).await.unwrap();
+    assert_eq!(answer["tasks"][0]["capacityProviderName"], "FARGATE_SPOT");
+    assert_eq!(answer["tasks"][0]["attributes"][0]["value"], "x86_64");
+
+    let mut public = on(launch());
+    public["networkConfiguration"]["awsvpcConfiguration"]["assignPublicIp"] = json!("ENABLED");
+    let mut storage = on(launch());
+    storage["overrides"]["ephemeralStorage"] = json!({ "sizeInGiB": 50 });
+    let platform = with(on(launch()), "platformVersion", json!("1.4.0"));
+    for (parameters, said) in [
+        (strategy(&["instances", "FARGATE"]), "cannot contain both Fargate and"),
+        (public, "Assign public IP is not supported"),
+        (platform, "platform version must be null"),
+        (storage, "Ephemeral storage"),
+    ] {
+        let refused = ecs(&cluster, "RunTask", parameters).await.unwrap_err();
+        assert!(refused.contains(said), "{refused}");
+    }
+}

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use states::{
-    AnyJob, Claim, ContainerReport, ControlError, Executing, Finished, Greeting, Header,
+    AnyJob, Billing, Claim, ContainerReport, ControlError, Executing, Finished, Greeting, Header,
     HostIdentity, InterfaceId, Job, JobId, JobShell, Link, NetworkInterface, Observation, Pending,
     Probing, Provisioning, Reachable, RunId, RunOrder, RunOutcome, Running, Search, ShellFacts,
     Stopped, Stopping, TaskArn, TaskReport,
@@ -119,7 +119,8 @@ impl Pseudonyms {
     }
 
     fn report(&mut self, report: &TaskReport) -> TaskReport {
-        let TaskReport { task, status, stop_desired, interface, containers, stopped } = report;
+        let TaskReport { task, status, stop_desired, interface, containers, stopped, billing } =
+            report;
         TaskReport {
             task: self.task(task),
             status: self.task_status(status),
@@ -141,6 +142,34 @@ impl Pseudonyms {
                 code: self.optional_text(code),
                 reason: self.optional_text(reason),
             }),
+            billing: billing.as_ref().map(|billing| Box::new(self.billing(billing))),
+        }
+    }
+
+    fn billing(&mut self, billing: &Billing) -> Billing {
+        let Billing {
+            size: _,
+            architecture: _,
+            launch_type,
+            capacity_provider,
+            pull_started: _,
+            started: _,
+            execution_stopped: _,
+            stopped: _,
+        } = billing;
+        Billing {
+            launch_type: self.optional_text(launch_type),
+            capacity_provider: capacity_provider.as_ref().map(|name| self.provider(name)),
+            ..billing.clone()
+        }
+    }
+
+    /// Replaces a capacity provider's name, unless it is one of Fargate's.
+    pub(super) fn provider(&mut self, name: &str) -> String {
+        if name.starts_with("FARGATE") {
+            name.to_owned()
+        } else {
+            self.register(Kind::Provider, name)
         }
     }
 
@@ -166,6 +195,7 @@ impl Pseudonyms {
             | Observation::Delivered
             | Observation::Progress { .. }
             | Observation::Exited { .. }
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::CancelRequested
             | Observation::StopAccepted

@@ -210,11 +210,7 @@ impl Pseudonyms {
                 providers
                     .iter()
                     .map(|CapacityProvider { name, weight, base }| CapacityProvider {
-                        name: if name.starts_with("FARGATE") {
-                            name.clone()
-                        } else {
-                            self.register(Kind::Provider, name)
-                        },
+                        name: self.provider(name),
                         weight: *weight,
                         base: *base,
                     })

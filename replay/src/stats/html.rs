@@ -30,6 +30,7 @@ pub(super) fn page(tally: &Tally, now: Timestamp) -> Markup {
             (histogram(tally))
             h2 { "Time in each state, by task definition" }
             (definitions(tally))
+            @if !tally.costs.is_empty() { (tally.costs.table()) }
         }
         @if !tally.pools.is_empty() {
             h2 { "Pools of warm tasks" }

@@ -148,6 +148,9 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                         return Ok(Observation::Progress { offset: current.offset });
                     }
                 }
+                Ok(RunEvent::Measured(usage)) => {
+                    return Ok(Observation::Measured { container: order.container, usage });
+                }
                 Ok(RunEvent::Exited { code, total }) => {
                     let followed = following.take();
                     if KILLED.contains(&code) && self.task_is_ending(work, &LOOKS[..1]).await {

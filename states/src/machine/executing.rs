@@ -96,13 +96,15 @@ impl Job<Executing> {
             }
             // Bytes that were handed on before, and passing time.
             Observation::Progress { .. } | Observation::TimePassed => {}
-            // Answers to questions of other states, and a request for a second script.
+            // Answers to questions of other states, a request for a second script, and what costs
+            // depend on.
             Observation::Claimed(_)
             | Observation::Launched(_)
             | Observation::LaunchFailed(_)
             | Observation::Addressed(_)
             | Observation::AddressFailed(_)
             | Observation::RunRequested { .. }
+            | Observation::Measured { .. }
             | Observation::Found(_)
             | Observation::FindFailed(_)
             | Observation::StopAccepted

@@ -54,6 +54,7 @@ impl Job<Pending> {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::Found(_)
             | Observation::FindFailed(_)

@@ -94,6 +94,7 @@ impl Job<Provisioning> {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::StopAccepted
             | Observation::StopFailed(_) => {}

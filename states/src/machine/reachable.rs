@@ -39,6 +39,7 @@ impl Job<Reachable> {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::Found(_)
             | Observation::FindFailed(_)

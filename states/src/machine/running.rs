@@ -45,6 +45,7 @@ impl Job<Running> {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::Found(_)
             | Observation::FindFailed(_)

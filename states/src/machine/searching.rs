@@ -79,6 +79,7 @@ impl Search {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_)
             | Observation::StopAccepted
             | Observation::StopFailed(_) => {}

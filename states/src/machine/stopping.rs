@@ -124,6 +124,7 @@ impl Job<Stopping> {
             | Observation::Progress { .. }
             | Observation::Exited { .. }
             | Observation::RunFailed(_)
+            | Observation::Measured { .. }
             | Observation::Signalled(_) => {}
         }
         Step::Stay(self)

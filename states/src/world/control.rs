@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     additions::{Additions, JobContainer, TaskSize},
+    billing::Billing,
     causes::{ControlCause, is_general},
 };
 use crate::{ClientToken, InterfaceId, StartedBy, StopReason, TaskArn};
@@ -177,7 +178,27 @@ impl LaunchSpec {
     }
 }
 
+impl Capacity {
+    /// Whether tasks run on instances: with another launch type than Fargate, or by another
+    /// capacity provider than Fargate's. A cluster's default strategy is not known, and counts as
+    /// Fargate's.
+    #[must_use]
+    pub fn is_on_instances(&self) -> bool {
+        match self {
+            Self::ClusterDefault => false,
+            Self::LaunchType(name) => name != "FARGATE",
+            Self::Strategy(providers) => providers.iter().any(|provider| !provider.is_of_fargate()),
+        }
+    }
+}
+
 impl CapacityProvider {
+    /// Whether it is one of Fargate's.
+    #[must_use]
+    pub fn is_of_fargate(&self) -> bool {
+        self.is_spot() || self.name == "FARGATE"
+    }
+
     fn is_spot(&self) -> bool {
         self.name == "FARGATE_SPOT"
     }
@@ -220,6 +241,9 @@ pub struct TaskReport {
     pub containers: Vec<ContainerReport>,
     /// Why it stops or stopped, once ECS reports it.
     pub stopped: Option<Stopped>,
+    /// What its bill depends on. Older drivers did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billing: Option<Box<Billing>>,
 }
 
 impl TaskReport {
@@ -377,6 +401,7 @@ pub struct Described {
 
 /// What DescribeTasks shows of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are tasks")]
 pub enum Seen {
     /// A task.
     Task(TaskReport),

@@ -5,6 +5,7 @@
 //! without types of an SDK.
 
 mod additions;
+mod billing;
 mod causes;
 mod control;
 mod snapshots;
@@ -14,6 +15,7 @@ pub use additions::{
     Additions, Architecture, ContainerImage, JOB_CONTAINER, JobContainer, RunContainer,
     ServiceContainer, SharedVolume, TaskSize,
 };
+pub use billing::{Billing, Usage};
 pub use causes::{ConnectCause, ControlCause};
 pub use control::{
     Capacity, CapacityProvider, ContainerReport, ControlError, ControlErrorKind, Described,

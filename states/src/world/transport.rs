@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::additions::{RunContainer, SharedVolume};
+use super::billing::Usage;
 use super::causes::{ConnectCause, is_general};
 use crate::{RunId, TaskArn, time::span};
 
@@ -250,6 +251,8 @@ pub enum RunEvent {
     Started,
     /// The next bytes of its output: stdout and stderr in the order they were written.
     Output(Bytes),
+    /// What its container has used so far. Comes shortly before the end, if at all.
+    Measured(Usage),
     /// It ended. Every byte of output before `total` has been returned.
     Exited {
         /// Its exit status as the shell reports it (128 + signal number when a signal ended it).

@@ -102,15 +102,37 @@ fn report(status: impl Strategy<Value = TaskStatus>) -> impl Strategy<Value = Ta
         interface,
         vec(container, 0..2),
         option::weighted(0.1, (option::of(text()), option::of(text()))),
+        option::of(billing().prop_map(Box::new)),
     )
-        .prop_map(|(status, stop_desired, interface, containers, stopped)| TaskReport {
-            task: arn(1),
-            status,
-            stop_desired,
-            interface,
-            containers,
-            stopped: stopped.map(|(code, reason)| Stopped { code, reason }),
+        .prop_map(|(status, stop_desired, interface, containers, stopped, billing)| {
+            TaskReport {
+                task: arn(1),
+                status,
+                stop_desired,
+                interface,
+                containers,
+                stopped: stopped.map(|(code, reason)| Stopped { code, reason }),
+                billing,
+            }
         })
+}
+
+fn billing() -> impl Strategy<Value = Billing> {
+    let at = || option::of((0..1000u64).prop_map(Timestamp::from_millis));
+    (option::of(256..4096u32), option::of(text()), at(), at()).prop_map(
+        |(cpu, capacity_provider, pull_started, stopped)| Billing {
+            size: TaskSize { cpu, ..TaskSize::default() },
+            capacity_provider,
+            pull_started,
+            stopped,
+            ..Billing::default()
+        },
+    )
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    (option::of(any::<u64>()), option::of(any::<u64>()))
+        .prop_map(|(memory, cpu)| Usage { memory, cpu })
 }
 
 fn control_error() -> impl Strategy<Value = ControlError> {
@@ -233,6 +255,9 @@ pub fn observation() -> impl Strategy<Value = Observation> {
         4 => Just(Observation::Delivered),
         4 => (0..1000u64).prop_map(|offset| Observation::Progress { offset }),
         5 => (0..256, 0..1000u64).prop_map(|(code, total)| Observation::Exited { code, total }),
+        1 => (container(), usage()).prop_map(|(container, usage)| {
+            Observation::Measured { container, usage }
+        }),
         3 => run_error().prop_map(Observation::RunFailed),
         1 => select(vec![Signal::Term, Signal::Kill]).prop_map(Observation::Signalled),
         1 => Just(Observation::CancelRequested),
@@ -263,6 +288,7 @@ pub fn well() -> Vec<(u64, Observation)> {
             }),
             containers: vec![],
             stopped: None,
+            billing: None,
         })
     };
     let Observation::Described(launched) = status("PROVISIONING") else { unreachable!() };

@@ -321,6 +321,7 @@ fn described_as(number: u8, status: TaskStatus) -> Observation {
         interface: None,
         containers: vec![],
         stopped: None,
+        billing: None,
     })
 }
 

@@ -41,6 +41,7 @@ pub fn report(status: TaskStatus, stopped: Option<Stopped>) -> TaskReport {
         interface: None,
         containers: Vec::new(),
         stopped,
+        billing: None,
     }
 }
 

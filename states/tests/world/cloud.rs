@@ -192,6 +192,7 @@ fn report(arn: &str, task: &Task) -> TaskReport {
                 .collect(),
         },
         stopped: why.map(|(stopped, _)| stopped),
+        billing: None,
     }
 }
 

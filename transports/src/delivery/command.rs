@@ -12,6 +12,7 @@ use super::interpreter::Interpreter;
 static SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
     compact(concat!(
         include_str!("follow.sh"),
+        include_str!("usage.sh"),
         include_str!("supervisor.sh"),
         include_str!("verbs.sh")
     ))
@@ -20,6 +21,7 @@ static SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
 static JOB_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
     compact(concat!(
         include_str!("follow.sh"),
+        include_str!("usage.sh"),
         include_str!("supervisor.sh"),
         include_str!("job.sh"),
         include_str!("verbs.sh")
@@ -29,6 +31,7 @@ static JOB_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
 pub(super) static ARMORED_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
     compact(concat!(
         include_str!("armor.sh"),
+        include_str!("usage.sh"),
         include_str!("supervisor.sh"),
         include_str!("job.sh"),
         include_str!("verbs.sh")
@@ -39,6 +42,9 @@ static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrappe
 /// The wrapper that can also place a script for the job's container.
 pub(super) static ANY_WRAPPER: LazyLock<String> =
     LazyLock::new(|| compact(concat!(include_str!("place.sh"), include_str!("wrapper.sh"))));
+
+/// The loop that runs in the job's container. Must not contain a single quote or a circumflex.
+const LOOP: &str = concat!(include_str!("usage.sh"), include_str!("loop.sh"));
 
 /// Removes comments and indentation, which would otherwise be sent with every command. Comments
 /// must have lines of their own, and no string may span lines.
@@ -97,7 +103,7 @@ fn job_loop(run: &str) -> String {
     let mut text = "_runs=".to_owned();
     quote(&mut text, &format!("{run}/runs"));
     text.push('\n');
-    text.push_str(&compact(include_str!("loop.sh")));
+    text.push_str(&compact(LOOP));
     text
 }
 
@@ -242,7 +248,7 @@ mod tests {
                 .all(|program| !program.contains('\''))
         );
         // It is sent as one line of one quoted word.
-        let text = compact(include_str!("loop.sh"));
+        let text = compact(LOOP);
         assert!(!text.contains(['\'', '^']));
     }
 
@@ -253,7 +259,7 @@ mod tests {
             JOB_SUPERVISOR.as_str(),
             &ARMORED_SUPERVISOR,
             &ANY_WRAPPER,
-            include_str!("loop.sh"),
+            LOOP,
             include_str!("terminal/shell.sh"),
         ];
         assert!(
@@ -289,6 +295,39 @@ mod tests {
         let facts = ShellFacts { job: Some(job), ..facts };
         let order = RunOrder { container: RunContainer::Job, ..order };
         assert!(start("nonce", &facts, &order, &script).line().len() < 16 * 1024);
+    }
+
+    #[test]
+    fn usage_is_read_from_cgroups_of_both_versions() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let write = |name: &str, text: &str| {
+            let file = root.join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        };
+        let read = |version: &str| {
+            let program = format!(
+                "{}_cgroup={}\nread_usage\necho \"$_memory $_cpu\"",
+                compact(include_str!("usage.sh")),
+                root.join(version).display()
+            );
+            let ran = std::process::Command::new("sh").args(["-c", &program]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&ran.stderr), "", "{version}");
+            String::from_utf8(ran.stdout).unwrap()
+        };
+        write("2/memory.peak", "1181116006\n");
+        write("2/cpu.stat", "usage_usec 8200000\nuser_usec 1\n");
+        write("1/memory/memory.max_usage_in_bytes", "4096\n");
+        write("1/cpuacct/cpuacct.usage", "8200000999\n");
+        write("empty/memory.peak", "");
+        // The root of a hierarchy of version 2 has no peak.
+        write("root/cpu.stat", "usage_usec 7\n");
+        assert_eq!(read("2"), "1181116006 8200000\n");
+        assert_eq!(read("1"), "4096 8200000\n");
+        assert_eq!(read("empty"), "- -\n");
+        assert_eq!(read("root"), "- 7\n");
+        assert_eq!(read("nowhere"), "- -\n");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The control lines of the supervisor, on its stderr.
 
-use states::{JobShell, ShellFacts, foreign_text::clipped};
+use states::{JobShell, ShellFacts, Usage, foreign_text::clipped};
 
 /// Bytes of other text on stderr that are kept to explain a failure.
 const NOISE_KEPT: usize = 2000;
@@ -29,6 +29,8 @@ pub(super) enum Reply {
     NoInterpreter(String),
     Truncated(String),
     Damaged,
+    /// Comes before `Exit`, where the container shows what it has used.
+    Used(Usage),
     Exit {
         code: i32,
         total: u64,
@@ -103,6 +105,7 @@ fn parse(text: &str) -> Reply {
         "notstarted" => Reply::NotStarted(clipped(rest)),
         "nointerpreter" => Reply::NoInterpreter(clipped(rest)),
         "damaged" => Reply::Damaged,
+        "used" => Reply::Used(usage(rest)),
         "truncated" => Reply::Truncated(clipped(rest)),
         "exit" => {
             match rest.split_once(' ').map(|(code, total)| (code.parse(), total.trim().parse())) {
@@ -130,6 +133,17 @@ fn job(text: &str) -> Option<JobShell> {
     let (has_bash, has_setsid, can_edit_hosts) = (next()?, next()?, next()?);
     let run_dir = words.next().filter(|dir| is_directory(dir))?.to_owned();
     Some(JobShell { run_dir, has_bash, has_setsid, can_edit_hosts })
+}
+
+/// Reads what a container has used. The job can write anything there, and a run does not fail for
+/// it: what is no number is not known.
+fn usage(text: &str) -> Usage {
+    let mut words = text.split(' ');
+    let mut number = || {
+        let word = words.next().filter(|word| word.bytes().all(|b| b.is_ascii_digit()))?;
+        word.parse().ok()
+    };
+    Usage { memory: number(), cpu: number() }
 }
 
 fn flag(word: Option<&str>) -> Option<bool> {
@@ -193,6 +207,21 @@ mod tests {
             can_edit_hosts: true,
         };
         assert_eq!(read, [Reply::Job(job), Reply::Nonsense("job 1 x 1 /fargate/runs".into())]);
+    }
+
+    #[test]
+    fn usage_is_numbers_or_unknown() {
+        let used = |memory, cpu| Reply::Used(Usage { memory, cpu });
+        for (line, expected) in [
+            ("used 1181116006 8200000", used(Some(1_181_116_006), Some(8_200_000))),
+            ("used - 7", used(None, Some(7))),
+            ("used max -1", used(None, None)),
+            ("used 99999999999999999999 +5 x", used(None, None)),
+            ("used", used(None, None)),
+        ] {
+            let (read, _) = replies(&[format!("n0nce {line}\n").as_bytes()]);
+            assert_eq!(read, [expected], "{line}");
+        }
     }
 
     #[test]

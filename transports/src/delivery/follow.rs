@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
-use states::{Run, RunError, RunEvent};
+use states::{Run, RunError, RunEvent, Usage};
 
 use super::{
     Channel, Chunk,
@@ -28,6 +28,8 @@ pub struct Followed {
     ready: VecDeque<RunEvent>,
     /// Whether the start was reported: a container may repeat it.
     is_started: bool,
+    /// Whether its use was reported, likewise.
+    is_measured: bool,
 }
 
 impl Followed {
@@ -41,6 +43,7 @@ impl Followed {
             exit: None,
             ready: VecDeque::new(),
             is_started: false,
+            is_measured: false,
         }
     }
 
@@ -82,6 +85,11 @@ impl Followed {
             Reply::Started => {
                 self.is_started = true;
                 self.ready.push_back(RunEvent::Started);
+            }
+            Reply::Used(usage) if usage == Usage::default() || self.is_measured => {}
+            Reply::Used(usage) => {
+                self.is_measured = true;
+                self.ready.push_back(RunEvent::Measured(usage));
             }
             Reply::Exit { code, total } => {
                 self.exit = Some((code, total));

@@ -13,7 +13,7 @@ if [ -n "$_shared" ]; then
   # Not recursively: a link may take the place of any directory below.
   forget_shared() (
     cd "$_shared/$1" 2>/dev/null && [ "$(readlink /proc/self/cwd)" = "$_shared/$1" ] || exit
-    rm -f pid exit out err alive order script
+    rm -f pid exit out err alive order script used
     cd .. && rmdir "$1"
   )
   forget() {
@@ -71,8 +71,14 @@ if [ -n "$_container" ]; then
       ! has_ended || return
     done
   }
+  # The other container has an accounting of its own.
+  report_usage() {
+    open_checked 9 "$_run/used" && read -r _first _memory _cpu _last <&9 && [ "$_first$_last" = .. ] || return
+    say "used $_memory $_cpu"
+  }
   verdict() {
     if has_ended; then
+      report_usage
       _total=$(wc -c <"$_out")
       say "exit $_code $((_total))"
     elif [ ! -d "$_run" ]; then

@@ -120,6 +120,8 @@ start_script() {
     exec $_setsid "$_program" ${_argument:+"$_argument"} "$_run/script" </dev/null >>"$_run/out" 2>&1 3>&-
   )
   _code=$?
+  read_usage
+  [ ! -f "$_run/used" ] || printf "%-80s\n" ". $_memory $_cpu ." 1<>"$_run/used"
   # The supervisor counts the output.
   printf "%-80s\n" ". $_code - ." 1<>"$_run/exit"
 }

@@ -15,9 +15,9 @@ if [ "$0" = fargate-place ]; then
   umask 0
   set -C
   # Reserves space for records that must be written even if the script fills the disk.
-  printf "%80s\n" "" >pid && printf "%80s\n" "" >exit && printf "" >out && printf "" >err && mkfifo -m 666 alive &&
+  printf "%80s\n" "" >pid && printf "%80s\n" "" >exit && printf "%80s\n" "" >used && printf "" >out && printf "" >err && mkfifo -m 666 alive &&
     cat "$_upload" >script && printf "%s\n%s\n" "$1" "$2" >order && echo made || {
-    rm -f pid exit out err alive script order
+    rm -f pid exit out err alive script order used
     cd / && rmdir "$_run"
   }
   rm -f "$_upload"

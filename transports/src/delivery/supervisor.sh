@@ -26,8 +26,13 @@ await_end() {
     is_over || nap
   done
 }
+report_usage() {
+  read_usage
+  say "used $_memory $_cpu"
+}
 verdict() {
   if has_ended; then
+    report_usage
     say "exit $_code $_total"
   elif [ ! -d "$_run" ]; then
     say "lost $_run was deleted while the script ran"

@@ -147,7 +147,7 @@ impl delivery::Channel for ExecCommand {
     async fn next(&mut self) -> Chunk {
         loop {
             return match self.followed.next().await {
-                Ok(RunEvent::Started) => continue,
+                Ok(RunEvent::Started | RunEvent::Measured(_)) => continue,
                 Ok(RunEvent::Output(bytes)) => Chunk::Out(bytes),
                 Ok(RunEvent::Exited { code, .. }) => {
                     Chunk::Ended { status: u32::try_from(code).ok() }

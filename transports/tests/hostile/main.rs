@@ -180,7 +180,7 @@ async fn follow(attack: Attack) -> (usize, Result<(i32, u64), RunError>, Arc<See
     loop {
         match tokio::time::timeout(Duration::from_secs(60), run.next()).await.expect("the run ends")
         {
-            Ok(RunEvent::Started) => {}
+            Ok(RunEvent::Started | RunEvent::Measured(_)) => {}
             Ok(RunEvent::Output(bytes)) => output += bytes.len(),
             Ok(RunEvent::Exited { code, total }) => return (output, Ok((code, total)), seen),
             Err(error) => return (output, Err(error), seen),

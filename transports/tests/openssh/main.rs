@@ -79,7 +79,7 @@ async fn follow(run: &mut impl Run) -> Followed {
             .await
             .expect("the run goes on")
         {
-            Ok(RunEvent::Started) => {}
+            Ok(RunEvent::Started | RunEvent::Measured(_)) => {}
             Ok(RunEvent::Output(bytes)) => output.extend_from_slice(&bytes),
             Ok(RunEvent::Exited { code, total }) => {
                 return Followed { output, ended: Ok((code, total)) };
@@ -161,7 +161,7 @@ async fn streams_300_megabytes() {
     let (mut hash, mut size) = (Sha256::new(), 0u64);
     loop {
         match run.next().await.unwrap() {
-            RunEvent::Started => {}
+            RunEvent::Started | RunEvent::Measured(_) => {}
             RunEvent::Output(bytes) => {
                 size += bytes.len() as u64;
                 hash.update(&bytes);

@@ -13,7 +13,9 @@ use crate::{
     image::{Image, JobContainer, volume},
     local::{By, Local, Surroundings},
     silence,
-    steps::{Outcome, follow, kill, noise, read, runs, text, until},
+    steps::{
+        Outcome, follow, follow_measured, has_accounting, kill, noise, read, runs, text, until,
+    },
 };
 
 /// For scripts that need the machine's tools: the image's PATH has `sh` and `sleep`.
@@ -73,6 +75,14 @@ pub(crate) async fn exit_codes(local: Local, image: Image) {
             run(&local, &facts, &format!("code-{wanted}"), format!("exit {wanted}")).await;
         assert_eq!(code, wanted);
     }
+}
+
+/// By the loop, which runs there. The image with a user has no `/sys`.
+pub(crate) async fn what_the_container_has_used_is_reported(local: Local, image: Image) {
+    let (_container, facts) = up(&local, image).await;
+    let (_, used) = follow_measured(start(&local, &facts, "1", "exit 0").await).await.unwrap();
+    let expected = has_accounting() && image != Image::Unprivileged;
+    assert_eq!(used.is_some(), expected, "{used:?}");
 }
 
 pub(crate) async fn death_by_signal(local: Local, image: Image) {
@@ -363,7 +373,7 @@ pub(crate) async fn links_of_the_job_are_not_followed(local: Local, image: Image
     let (_container, facts) = up(&local, image).await;
     let secret = local.path("secret");
     std::fs::write(&secret, ". 0 5 0 .\nsecret of the coordinator\n").unwrap();
-    for name in ["out", "exit", "pid", "err", "alive", "script", "order"] {
+    for name in ["out", "exit", "pid", "err", "alive", "script", "order", "used"] {
         let run_name = format!("replaced-{name}");
         run(&local, &facts, &run_name, "echo mine; exit 5").await;
         let file = directory(&facts, &run_name).join(name);

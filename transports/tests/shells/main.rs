@@ -25,7 +25,7 @@ macro_rules! in_every_shell {
                 probed_facts_are_correct, output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
                 stdin_is_empty, first_lines, the_environment_is_the_login_shells, output_comes_while_it_runs,
                 startup_file_output_is_not_script_output, forgotten_runs_are_removed, script_without_output,
-                temporary_files_are_deleted,
+                temporary_files_are_deleted, what_the_container_has_used_is_reported,
             );
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings $by, detached:
                 background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
@@ -84,7 +84,7 @@ macro_rules! in_every_image {
                 an_order_that_was_not_given_is_given_again, a_script_that_was_not_started_is_cancelled, term_reaches_every_process, kill_reaches_every_process,
                 signals_before_and_after, background_process_does_not_hold_the_run, forgotten_runs_are_removed,
                 the_end_of_the_container_ends_the_run, links_of_the_job_are_not_followed, a_container_that_is_not_up,
-                the_main_process_ends_on_sigterm, a_silent_script_costs_nothing,
+                the_main_process_ends_on_sigterm, a_silent_script_costs_nothing, what_the_container_has_used_is_reported,
             );
         }
     )*};
@@ -119,6 +119,7 @@ fn parses(shell: &[&str]) {
     for program in [
         "follow.sh",
         "armor.sh",
+        "usage.sh",
         "supervisor.sh",
         "job.sh",
         "verbs.sh",

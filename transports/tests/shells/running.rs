@@ -6,7 +6,10 @@ use transports::delivery;
 
 use crate::{
     local::{Local, Surroundings},
-    steps::{facts, follow, noise, order, read, run, run_id, start, text},
+    steps::{
+        facts, follow, follow_measured, has_accounting, noise, order, read, run, run_id, start,
+        text,
+    },
 };
 
 pub(crate) async fn output_is_exact_and_in_order(local: Local) {
@@ -49,6 +52,17 @@ fn ignored_here(signal: i32) -> bool {
     // This process's own SIGPIPE is ignored by Rust's start-up code, and given back to its
     // children.
     signal != 13 && u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
+/// Before the exit status, also of a run that is attached to.
+pub(crate) async fn what_the_container_has_used_is_reported(local: Local) {
+    let facts = facts(&local).await;
+    let (_, used) = follow_measured(start(&local, &facts, "1", "echo out").await).await.unwrap();
+    assert_eq!(used.is_some(), has_accounting(), "{used:?}");
+    let attached = delivery::attach(&local, &facts, &order("1"), 0).await.unwrap();
+    let ((output, code, _), used) = follow_measured(attached).await.unwrap();
+    assert_eq!((text(&output), code), ("out\n", 0));
+    assert_eq!(used.is_some(), has_accounting(), "{used:?}");
 }
 
 pub(crate) async fn script_without_output(local: Local) {
@@ -183,7 +197,7 @@ async fn follow_rest(mut run: delivery::Followed) -> (String, i32) {
         match run.next().await.unwrap() {
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, .. } => return (String::from_utf8(output).unwrap(), code),
-            RunEvent::Started => {}
+            RunEvent::Started | RunEvent::Measured(_) => {}
         }
     }
 }

@@ -204,7 +204,7 @@ async fn ends(mut run: transports::delivery::Followed) -> Result<crate::steps::O
         match next {
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, total } => return Ok((output, code, total)),
-            RunEvent::Started => {}
+            RunEvent::Started | RunEvent::Measured(_) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use states::{Run as _, RunError, RunEvent, RunId, RunOrder, ShellFacts};
+use states::{Run as _, RunError, RunEvent, RunId, RunOrder, ShellFacts, Usage};
 use transports::delivery::{self, Followed};
 
 use crate::local::Local;
@@ -32,16 +32,25 @@ pub(crate) async fn facts(local: &Local) -> ShellFacts {
 pub(crate) type Outcome = (Vec<u8>, i32, u64);
 
 /// Follows to the end; every event after the first `Started` must be output.
-pub(crate) async fn follow(mut run: Followed) -> Result<Outcome, RunError> {
+pub(crate) async fn follow(run: Followed) -> Result<Outcome, RunError> {
+    follow_measured(run).await.map(|(outcome, _)| outcome)
+}
+
+/// The same, and what the container has used, which it says once at most.
+pub(crate) async fn follow_measured(
+    mut run: Followed,
+) -> Result<(Outcome, Option<Usage>), RunError> {
     let mut output = Vec::new();
     let mut started = false;
+    let mut used = None;
     loop {
         match tokio::time::timeout(LONG, run.next()).await.expect("the run goes on")? {
             RunEvent::Started => started = true,
+            RunEvent::Measured(usage) => assert_eq!(used.replace(usage), None),
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { code, total } => {
                 assert!(started, "it ended and had not started");
-                return Ok((output, code, total));
+                return Ok(((output, code, total), used));
             }
         }
     }
@@ -75,7 +84,7 @@ pub(crate) async fn read(run: &mut Followed, size: usize) -> Vec<u8> {
     let mut output = Vec::new();
     while output.len() < size {
         match tokio::time::timeout(LONG, run.next()).await.expect("the run goes on").unwrap() {
-            RunEvent::Started => {}
+            RunEvent::Started | RunEvent::Measured(_) => {}
             RunEvent::Output(bytes) => output.extend_from_slice(&bytes),
             RunEvent::Exited { .. } => {
                 panic!("it ended after {} bytes, {size} were expected", output.len())
@@ -128,4 +137,11 @@ pub(crate) fn noise(size: usize) -> Vec<u8> {
     .flatten()
     .take(size)
     .collect()
+}
+
+/// Whether this machine's `/sys` has the accounting of a cgroup, of either version.
+pub(crate) fn has_accounting() -> bool {
+    let files =
+        ["memory.peak", "memory/memory.max_usage_in_bytes", "cpu.stat", "cpuacct/cpuacct.usage"];
+    files.iter().any(|file| std::path::Path::new("/sys/fs/cgroup").join(file).exists())
 }

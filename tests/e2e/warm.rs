@@ -21,7 +21,7 @@ use crate::{
     definitions::{control, runtime},
     eventually,
     parametrised::{by_every_transport, on_every_cluster},
-    runner::{Ended, Job},
+    runner::{Ended, Job, SYSTEM_FAILURE},
 };
 
 on_every_cluster!(
@@ -39,6 +39,8 @@ by_every_transport!(
     a_task_is_claimed_although_tags_are_refused
         (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
     reap_spares_warm_and_claimed_tasks_and_ends_abandoned_ones
+        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    cleanup_stops_a_claimed_task_whose_snapshot_is_torn
         (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
     tools_show_and_stop_a_warm_task
         (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
@@ -364,6 +366,23 @@ fn a_launch_of_a_killed_service_goes_on(cluster: &Cluster) {
     assert_eq!(resumed, Launched::Ready(id));
     assert_claimed(&job, &job.stage(&["prepare"]));
     job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
+fn cleanup_stops_a_claimed_task_whose_snapshot_is_torn(cluster: &Cluster) {
+    let job = job(cluster);
+    warm(cluster, &job);
+    assert_claimed(&job, &job.stage(&["prepare"]));
+    let [(name, _)] = &owners(&job)[..] else { panic!("{:?}", owners(&job)) };
+    let has_tag = || tags(cluster, &job).iter().any(|(_, value)| value == name);
+    eventually("the task has the job's tag", has_tag);
+    let path = job.metadata.join(format!("{name}.ron"));
+    let whole = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let cleaned = job.stage(&["cleanup"]);
+    assert_eq!(cleaned.code, SYSTEM_FAILURE, "{cleaned:#?}");
+    assert!(cleaned.stderr.contains("was stopped"), "{}", cleaned.stderr);
+    eventually("it has ended", || cluster.tasks().iter().all(|task| task.processes == 0));
     cluster.assert_nothing_is_left(1);
 }
 

@@ -22,6 +22,7 @@ module "text" {
   job_image               = var.job_image
   task_role_arn           = aws_iam_role.task_role.arn
   execution_role_arn      = aws_iam_role.execution_role.arn
+  role_prefix             = "${var.name}-"
   subnet_ids              = local.subnet_ids
   security_group_id       = aws_security_group.task_security_group.id
   enable_public_ip        = var.enable_public_ip

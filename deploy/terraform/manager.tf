@@ -5,7 +5,7 @@ locals {
   on_fargate   = var.manager == "fargate"
   runs_manager = local.on_ec2 || local.on_fargate
   manager_policies = concat(
-    [aws_iam_policy.manager_policy.arn],
+    [aws_iam_policy.manager_policy.arn, aws_iam_policy.manager_doctor_policy.arn],
     aws_iam_policy.manager_ecs_exec_policy[*].arn,
     aws_iam_policy.manager_images_policy[*].arn,
   )
@@ -19,6 +19,13 @@ resource "aws_iam_policy" "manager_policy" {
   name_prefix = "${var.name}-manager-"
   description = "Launches and stops tasks of CI jobs in the cluster ${var.name}"
   policy      = module.text.policies["manager"]
+}
+
+# For fargate doctor and fargate init. All of it is read-only, and jobs do not need it.
+resource "aws_iam_policy" "manager_doctor_policy" {
+  name_prefix = "${var.name}-manager-doctor-"
+  description = "Examines what jobs in the cluster ${var.name} need"
+  policy      = module.text.policies["manager-doctor"]
 }
 
 resource "aws_iam_policy" "manager_ecs_exec_policy" {
@@ -64,7 +71,7 @@ resource "aws_iam_role" "manager_role" {
 }
 
 resource "aws_iam_role_policy_attachment" "manager_role" {
-  count      = local.runs_manager ? 1 + (local.by_ecs_exec ? 1 : 0) + (local.has_images ? 1 : 0) : 0
+  count      = local.runs_manager ? 2 + (local.by_ecs_exec ? 1 : 0) + (local.has_images ? 1 : 0) : 0
   role       = aws_iam_role.manager_role[0].name
   policy_arn = local.manager_policies[count.index]
 }

@@ -11,7 +11,7 @@ locals {
   transport = var.transport == "ssh" ? "ssh" : "ecs-exec"
 
   policy_examples = {
-    for name in ["manager", "manager-ecs-exec", "manager-images", "task-ecs-exec", "execution-images"] :
+    for name in ["manager", "manager-doctor", "manager-ecs-exec", "manager-images", "task-ecs-exec", "execution-images"] :
     name => file("${local.directory}/iam/${name}.json")
   }
   policies_with_roles = {
@@ -27,9 +27,11 @@ locals {
     )
   }
   policies_with_names = {
-    for name, text in local.policies_with_registries : name => replace(replace(replace(replace(text,
+    for name, text in local.policies_with_registries : name => replace(replace(replace(replace(replace(replace(text,
       ":cluster/ci\"", ":cluster/${var.name}\""),
       ":task/ci/", ":task/${var.name}/"),
+      ":repository/ci-", ":repository/${var.name}-"),
+      ":role/ci-", ":role/${var.role_prefix}"),
       ":task-definition/ci-", ":task-definition/${var.name}-"),
       ":/ecs/ci-job:", ":/ecs/${var.name}-job:"
     )

@@ -43,6 +43,11 @@ variable "execution_role_arn" {
   type        = string
 }
 
+variable "role_prefix" {
+  description = "What the names of the roles begin with."
+  type        = string
+}
+
 variable "subnet_ids" {
   description = "The tasks' subnets."
   type        = list(string)

@@ -163,7 +163,8 @@ mod tests {
             let missing = |task| Described { task, seen: Seen::Missing };
             Ok(tasks.into_iter().map(missing).collect())
         };
-        let [answer] = &sharing.describe("c", &[task.clone()], call).await.unwrap()[..] else {
+        let [answer] = &sharing.describe("c", std::slice::from_ref(&task), call).await.unwrap()[..]
+        else {
             panic!("another number of answers")
         };
         assert_eq!(answer.task, task);

@@ -96,7 +96,7 @@ fn a_day(cluster: &Cluster, manager: &Job, day: Duration) -> (Service, u64) {
     let mut early = 0;
     for part in 1..=PARTS {
         cluster.as_local().set_faults(&match part % 5 {
-            1 | 4 => json!({ "dies": { "after_ms": 1500, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." } }),
+            1 | 4 => json!({ "dies": { "after_ms": 400, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." } }),
             2 => json!({ "throttle": { "RunTask": 2, "DescribeTasks": 5, "StopTask": 2, "ExecuteCommand": 2 } }),
             3 => json!({ "random": { "percent": 10 } }),
             _ => json!({}),

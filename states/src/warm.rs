@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AnyJob, ConnectTo, Greeting, Header, HostProof, JobId, LaunchSpec, Login, Observation,
-    PUBLIC_KEY_VARIABLE, Snapshot, StartedBy, TaskArn, Timestamp, TransportRecord, time::span,
+    AnyJob, Billing, ConnectTo, Greeting, Header, HostProof, JobId, LaunchSpec, Login, Observation,
+    PUBLIC_KEY_VARIABLE, Snapshot, StartedBy, TaskArn, TaskReport, Timestamp, TransportRecord,
+    time::span,
 };
 
 /// A job's part in a pool of warm tasks. What a job claimed is in its journal:
@@ -52,6 +53,9 @@ pub struct Claim {
     pub began: Timestamp,
     /// Since when it was ready for a job.
     pub ready: Timestamp,
+    /// What its bill depends on, as far as ECS had reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billing: Option<Box<Billing>>,
 }
 
 impl Claim {
@@ -73,11 +77,28 @@ impl Claim {
             },
             began: header.created,
             ready: job.state.since,
+            billing: warm.reports(&job.state.task).fold(None, |known, (_, report)| {
+                let mut known: Option<Box<Billing>> = known;
+                if let Some(billing) = &report.billing {
+                    known.get_or_insert_default().learn(billing);
+                }
+                known
+            }),
         })
     }
 }
 
 impl Snapshot {
+    /// ECS's reports of the task, in order, and when each came.
+    pub fn reports(&self, task: &TaskArn) -> impl Iterator<Item = (Timestamp, &TaskReport)> {
+        self.journal.entries.iter().filter_map(move |entry| match &entry.saw {
+            Observation::Launched(report) | Observation::Described(report) => {
+                (report.task == *task).then_some((entry.at, report))
+            }
+            _ => None,
+        })
+    }
+
     /// The claim with which the job began, if it took over a warm task.
     #[must_use]
     pub fn claim(&self) -> Option<&Claim> {

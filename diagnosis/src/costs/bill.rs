@@ -143,22 +143,21 @@ struct Seen<'a> {
 impl<'a> Seen<'a> {
     fn of(snapshot: &'a Snapshot) -> Option<Self> {
         let entries = &snapshot.journal.entries;
-        let reports = || {
-            entries.iter().filter_map(|entry| match &entry.saw {
-                Observation::Launched(report) | Observation::Described(report) => {
-                    Some((entry.at, report))
-                }
-                _ => None,
-            })
-        };
         // A launch may have described the task of an earlier attempt, which has a bill of its own.
         let launched = entries.iter().rev().find_map(|entry| match &entry.saw {
             Observation::Launched(report) => Some(&report.task),
             _ => None,
         });
         let task = launched.or_else(|| snapshot.job.task())?;
-        let mut seen: Option<Self> = None;
-        for (at, report) in reports().filter(|(_, report)| report.task == *task) {
+        // The pool's waiting is on the bill of the job that claimed the task.
+        let claim = snapshot.claim().filter(|claim| claim.task == *task);
+        let mut seen = claim.map(|claim| Self {
+            task,
+            billing: claim.billing.as_deref().cloned().unwrap_or_default(),
+            launched: claim.began,
+            ended: None,
+        });
+        for (at, report) in snapshot.reports(task) {
             let seen = seen.get_or_insert_with(|| Self {
                 task,
                 billing: Billing::default(),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use states::{
-    Architecture, Billing, Observation, RunContainer, Snapshot, TaskArn, TaskReport, TaskSize,
-    TaskStatus, Timestamp, Usage,
+    AnyJob, Architecture, Billing, Claim, Greeting, JobId, Observation, RunContainer, Snapshot,
+    TaskArn, TaskReport, TaskSize, TaskStatus, Timestamp, Usage,
 };
 
 use super::*;
@@ -186,6 +186,30 @@ fn a_job_that_is_not_over_is_billed_until_now() {
     // ECS was not asked since the launch: from there.
     let unseen = Task { billed: [None, None], ..TASK };
     assert_eq!(Bill::of(&unseen.launched(), at(210.0)).unwrap().seconds, 210);
+}
+
+#[test]
+fn a_claimed_task_is_billed_with_its_wait_for_the_job() {
+    let path = format!("{}/../fixtures/snapshots/v2.5/reachable.ron", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let AnyJob::Reachable(reachable) = Snapshot::parse(&text).unwrap().job else {
+        panic!("it is reachable")
+    };
+    let report = TASK.report(TaskStatus::Running, false);
+    let claim = Claim {
+        warm: JobId::warm(1),
+        pool: "p".into(),
+        task: report.task,
+        address: None,
+        greeting: Greeting { identity: reachable.state.identity, facts: reachable.state.facts },
+        began: LAUNCHED,
+        ready: at(60.0),
+        billing: report.billing,
+    };
+    let mut job = Snapshot::new(reachable.header);
+    job.step(Observation::Claimed(Box::new(claim)), at(600.0));
+    let bill = Bill::of(&job, at(700.0)).unwrap();
+    assert_eq!((bill.seconds, bill.is_final, bill.size.cpu), (690, false, Some(1024)));
 }
 
 #[test]

@@ -204,7 +204,7 @@ impl Pseudonyms {
                 Observation::Opened { process: *process, purpose: self.purpose(purpose) }
             }
             Observation::Claimed(claim) => {
-                let Claim { warm, pool, task, address, greeting, began, ready } = &**claim;
+                let Claim { warm, pool, task, address, greeting, began, ready, billing } = &**claim;
                 self.replace_in_text(warm.as_str(), WARM_ID);
                 Observation::Claimed(Box::new(Claim {
                     warm: valid_id(JobId::new(WARM_ID)),
@@ -214,6 +214,7 @@ impl Pseudonyms {
                     greeting: self.greeting(greeting),
                     began: *began,
                     ready: *ready,
+                    billing: billing.as_deref().map(|billing| Box::new(self.billing(billing))),
                 }))
             }
             Observation::Launched(report) => Observation::Launched(self.report(report)),

@@ -208,6 +208,7 @@ pub fn claim() -> Claim {
         greeting: greeting(),
         began: Timestamp::from_millis(1_789_999_700_000),
         ready: Timestamp::from_millis(1_789_999_800_000),
+        billing: None,
     }
 }
 

@@ -65,7 +65,7 @@ fn start_manager(place: &Path, shell: &[&str], variables: &[(&str, &str)]) -> Ou
     let bin = place.join("bin");
     fs::create_dir(&bin).unwrap();
     let note =
-        "#!/bin/sh\necho \"${0##*/} $*\" >> \"$PLACE/started\"\nenv > \"$PLACE/${0##*/}.env\"\n";
+        "#!/bin/sh\nenv > \"$PLACE/${0##*/}.env\"\necho \"${0##*/} $*\" >> \"$PLACE/started\"\n";
     // The entry point ends when the runner does; the service has been started by then.
     let wait = "while ! grep -qs '^fargate ' \"$PLACE/started\"; do sleep 0.01; done\n";
     for (name, text) in

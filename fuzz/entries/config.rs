@@ -16,15 +16,26 @@ pub fn run(data: &[u8]) {
                 );
             }
         }
-        Err(ConfigError::Wrong { line, column, message, .. }) => {
+        Err(ConfigError::Several(mistakes)) => {
+            assert!(mistakes.len() > 1);
+            mistakes.iter().for_each(|mistake| check_mistake(text, mistake));
+        }
+        Err(mistake) => check_mistake(text, &mistake),
+    }
+}
+
+/// A mistake is in the text, or a key is missing.
+fn check_mistake(text: &str, mistake: &ConfigError) {
+    match mistake {
+        ConfigError::Wrong { line, column, message, .. } => {
             // The end of a text counts as a line of its own.
             assert!(
-                line >= 1 && line <= text.lines().count() + 1 && column >= 1,
+                *line >= 1 && *line <= text.lines().count() + 1 && *column >= 1,
                 "{line}:{column}: {message}"
             );
             assert!(!message.is_empty());
         }
-        Err(ConfigError::Missing { keys, .. }) => assert!(!keys.is_empty()),
-        Err(other) => panic!("{other}"),
+        ConfigError::Missing { keys, .. } => assert!(!keys.is_empty()),
+        other => panic!("{other}"),
     }
 }

@@ -469,7 +469,8 @@ fn remedies_name_no_other_settings() {
 
 #[test]
 fn all_mistakes_of_the_file_are_reported_at_once() {
-    let text = fargate("EnablePublicIP = 1\nLaunchType = \"EC2\"").replace("Cluster", "Clutser")
+    let text = fargate("EnablePublicIP = 1\nLaunchType = \"EXTERNAL\"")
+        .replace("Cluster", "Clutser")
         + "[SSH]\nPort = \"x\"\n";
     let error = read(&text).unwrap_err();
     for mistake in [

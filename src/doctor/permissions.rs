@@ -39,6 +39,8 @@ enum Value {
 const MANAGER: &str = "manager.json";
 const ECS_EXEC: &str = "manager-ecs-exec.json";
 const IMAGES: &str = "manager-images.json";
+/// The statement without which jobs run, and warm tasks keep their pool's tags.
+const TAGS_AT_THE_CLAIM: &str = "TagThemAtTheClaim";
 
 /// All statements but `GiveTasksTheirRoles`, which is about the task definition's roles.
 const STATEMENTS: &[Statement] = &[
@@ -55,6 +57,16 @@ const STATEMENTS: &[Statement] = &[
         actions: &["ecs:TagResource"],
         resource: Resource::Task,
         conditions: &[("ecs:CreateAction", Value::Text("RunTask"))],
+    },
+    Statement {
+        policy: MANAGER,
+        sid: TAGS_AT_THE_CLAIM,
+        actions: &["ecs:TagResource"],
+        resource: Resource::Task,
+        conditions: &[
+            ("aws:ResourceTag/fargate-driver:pool", Value::Text("doctor")),
+            ("aws:TagKeys", Value::Text("fargate-driver:job")),
+        ],
     },
     Statement {
         policy: MANAGER,
@@ -141,11 +153,12 @@ const PASSED_TO: (&str, &str) = ("iam:PassedToService", "ecs-tasks.amazonaws.com
 /// A task that no cluster has.
 const NO_TASK: &str = "00000000000000000000000000000000";
 
-/// Whether the configuration needs a policy.
-fn is_needed(policy: &str, config: &Config) -> bool {
-    match policy {
-        ECS_EXEC => config.transport.needs_execute_command,
-        IMAGES => config.images.allowed.is_some(),
+/// Whether the configuration needs a statement.
+fn is_needed(statement: &Statement, config: &Config) -> bool {
+    match (statement.policy, statement.sid) {
+        (ECS_EXEC, _) => config.transport.needs_execute_command,
+        (IMAGES, _) => config.images.allowed.is_some(),
+        (_, TAGS_AT_THE_CLAIM) => !config.warm.is_empty(),
         _ => true,
     }
 }
@@ -169,7 +182,7 @@ impl Examination<'_> {
             return self.report.pass(CHECK, "The root user may do everything.");
         }
         let statements: Vec<&Statement> =
-            STATEMENTS.iter().filter(|s| is_needed(s.policy, self.config)).collect();
+            STATEMENTS.iter().filter(|s| is_needed(s, self.config)).collect();
         let mut allowed = 0;
         for statement in statements {
             let resource = self.resource(statement.resource, &names);
@@ -199,7 +212,11 @@ impl Examination<'_> {
                             statement.policy.to_owned(),
                             statement.sid.to_owned(),
                         ];
-                        self.report.found(CHECK, Problem::NotPermitted, facts);
+                        let problem = match statement.sid {
+                            TAGS_AT_THE_CLAIM => Problem::ClaimsNotTagged,
+                            _ => Problem::NotPermitted,
+                        };
+                        self.report.found(CHECK, problem, facts);
                     }
                 }
                 Err(error) => {

@@ -175,6 +175,8 @@ problems! {
     NoEgress: Failure, "The security groups {0} let nothing out to port 443: tasks cannot pull their image.", "Add an outbound rule for TCP 443.";
     /// A permission is missing.
     NotPermitted: Failure, "The manager ({0}) may not call {1}.", "Add the statement {3} of deploy/iam/{2} to its policy: docs/iam.md.";
+    /// Claimed warm tasks do not get the tags of their jobs.
+    ClaimsNotTagged: Warning, "The manager ({0}) may not call {1} for a task that a job claims: warm tasks keep their pool's tags.", "Add the statement {3} of deploy/iam/{2} to its policy: docs/iam.md.";
     /// A role lacks a permission that no policy of `deploy/iam` has for every installation.
     RoleLacks: Failure, "The role {0} may not call {1} on {2}: {3}.", "Add the permission to the role's policy: docs/iam.md.";
     /// A role may not be given to tasks.

@@ -382,7 +382,7 @@ fn cleanup_stops_a_claimed_task_whose_snapshot_is_torn(cluster: &Cluster) {
     let cleaned = job.stage(&["cleanup"]);
     assert_eq!(cleaned.code, SYSTEM_FAILURE, "{cleaned:#?}");
     assert!(cleaned.stderr.contains("was stopped"), "{}", cleaned.stderr);
-    eventually("it has ended", || cluster.tasks().iter().all(|task| task.processes == 0));
+    eventually("it has ended", || cluster.tasks().iter().all(|task| task.status == "STOPPED"));
     cluster.assert_nothing_is_left(1);
 }
 

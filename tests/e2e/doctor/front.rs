@@ -159,18 +159,24 @@ impl State {
     }
 }
 
-/// IAM's simulator: everything is allowed, except for this.
+/// IAM's simulator: everything is allowed, except for these actions, and for `ACTION by KEY` with
+/// this key in its context.
 fn simulate(form: &str, denied: &BTreeSet<String>) -> Message {
     let decode =
         |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().unwrap().into_owned();
-    let actions = form
-        .split('&')
-        .filter_map(|field| field.split_once('='))
+    let fields = || form.split('&').filter_map(|field| field.split_once('='));
+    let keys: Vec<String> = fields()
+        .filter(|(name, _)| name.ends_with("ContextKeyName"))
+        .map(|(_, key)| decode(key))
+        .collect();
+    let actions = fields()
         .filter(|(name, _)| name.starts_with("ActionNames"))
         .map(|(_, action)| decode(action));
     let results: String = actions
         .map(|action| {
-            let decision = if denied.contains(&action) { "implicitDeny" } else { "allowed" };
+            let mut by_key = keys.iter().map(|key| format!("{action} by {key}"));
+            let is_denied = denied.contains(&action) || by_key.any(|denied_by| denied.contains(&denied_by));
+            let decision = if is_denied { "implicitDeny" } else { "allowed" };
             format!("<member><EvalActionName>{action}</EvalActionName><EvalDecision>{decision}</EvalDecision></member>")
         })
         .collect();

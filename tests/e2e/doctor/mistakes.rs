@@ -275,6 +275,12 @@ const MISTAKES: &[Mistake] = &[
             front.denied.insert("ListTasks".to_owned());
         });
     }),
+    ("claims-not-tagged", Warning, "ecs:TagResource", |scene| {
+        scene.config.push_str("[[Warm]]\nCount = 1\n");
+        scene.front.behave(|front| {
+            front.not_simulated.insert("ecs:TagResource by aws:TagKeys".to_owned());
+        });
+    }),
     ("role-lacks", Failure, "logs:CreateLogStream", |scene| {
         scene.front.behave(|front| {
             front.not_simulated.insert("logs:CreateLogStream".to_owned());

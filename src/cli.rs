@@ -1,5 +1,6 @@
 //! The command line, compatible with GitLab's Go driver: what it says is done here.
 
+mod codes;
 mod definition;
 
 use std::{

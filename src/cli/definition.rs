@@ -12,6 +12,10 @@ use local_cluster::Profile;
 use tracing::level_filters::LevelFilter;
 use transports::Declaration;
 
+use super::codes::{
+    CALLED_BY, DOCTOR_CODES, INIT_CODES, REAP_CODES, SERVE_CODES, STAGE_CODES, STATUS_CODES,
+    TRY_CODES,
+};
 use crate::{
     init::{Answers, Init},
     local::TimeOptions,
@@ -29,58 +33,6 @@ pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
 }
-
-const CALLED_BY: &str = "\
-In gitlab-runner's config.toml, and the same for config, run and cleanup:
-  [runners.custom]
-    prepare_exec = \"/opt/gitlab-runner/fargate\"
-    prepare_args = [\"--config\", \"/etc/gitlab-runner/fargate.toml\", \"custom\", \"prepare\"]
-
-A first try, without AWS: fargate try fixtures/jobs/hello.sh";
-
-const STAGE_CODES: &str = "\
-Exit codes:
-  0                           the stage went well
-  $BUILD_FAILURE_EXIT_CODE    the script failed, or the job chose what it may not
-  $SYSTEM_FAILURE_EXIT_CODE   anything else; GitLab can retry the job
-  2                           these variables, which gitlab-runner sets, are not there";
-
-const TRY_CODES: &str = "\
-Exit codes:
-  0      every script went well
-  1-255  the exit status of the script that failed
-  70     the task could not be launched, was lost, or could not be stopped: stderr says why
-  2      wrong usage, configuration or script; nothing was started";
-
-const REAP_CODES: &str = "\
-Exit codes:
-  0  all that was to be ended is
-  1  something could not be ended: stderr says what and why
-  2  wrong usage or configuration";
-
-const SERVE_CODES: &str = "\
-Exit codes:
-  0  it was ended by SIGTERM, and stages that ran go on by themselves; or it was drained
-  1  --drain: the service was not drained, stderr says why
-  2  it could not begin: stderr says why";
-
-const STATUS_CODES: &str = "\
-Exit codes:
-  0  all is well
-  1  jobs need help, or the metadata directory cannot be written
-  2  wrong usage or configuration, or the directory cannot be read";
-
-const DOCTOR_CODES: &str = "\
-Exit codes:
-  0  jobs can run; there may be warnings
-  1  jobs cannot run: there are failures
-  2  wrong usage, or the configuration cannot be read
-  3  nothing failed, and something could not be checked";
-
-const INIT_CODES: &str = "\
-Exit codes:
-  0  the file was written
-  2  it was not: stderr says why";
 
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]

@@ -258,7 +258,7 @@ impl Service {
         }
     }
 
-    /// Completes when the service was drained: somebody has asked for it, and all stages have ended.
+    /// Completes when the service was drained: a process has asked for it, and all stages have ended.
     async fn drained(self) {
         // No errors here: this service has the senders.
         let _ = self.phase.subscribe().wait_for(|phase| *phase == Phase::Draining).await;

@@ -77,8 +77,7 @@ impl Claim {
             },
             began: header.created,
             ready: job.state.since,
-            billing: warm.reports(&job.state.task).fold(None, |known, (_, report)| {
-                let mut known: Option<Box<Billing>> = known;
+            billing: warm.reports(&job.state.task).fold(None, |mut known, (_, report)| {
                 if let Some(billing) = &report.billing {
                     known.get_or_insert_default().learn(billing);
                 }

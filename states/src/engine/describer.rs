@@ -23,6 +23,8 @@ use crate::{
 const AT_ONCE: usize = 100;
 /// How long before it is due a task is described in another job's call.
 const TAKE_ALONG: Duration = Duration::from_millis(750);
+/// When a request is made again whose call was abandoned: once the others of that call have queued.
+const AGAIN: Duration = Duration::from_millis(50);
 
 type Answer = Result<Described, ControlError>;
 
@@ -52,24 +54,36 @@ impl Describer {
         (piggyback, store): (&Piggyback, &S),
         cluster: &str,
         task: &TaskArn,
-        due: Timestamp,
+        mut due: Timestamp,
     ) -> Answer {
-        let (answer, mut answered) = oneshot::channel();
-        self.with(cluster, |waiting| waiting.push(Waiting { task: task.clone(), due, answer }));
-        tokio::select! {
-            biased;
-            answer = &mut answered => return answer.unwrap_or_else(|_| Err(withdrawn())),
-            () = clock.until(due) => {}
+        loop {
+            let (answer, mut answered) = oneshot::channel();
+            self.with(cluster, |waiting| waiting.push(Waiting { task: task.clone(), due, answer }));
+            let early = tokio::select! {
+                biased;
+                answer = &mut answered => Some(answer),
+                () = clock.until(due) => None,
+            };
+            let answer = match early {
+                Some(answer) => answer,
+                None => {
+                    let batch = self.take_due(cluster, task, clock.now());
+                    // Otherwise another job's call has just taken this request along.
+                    if batch.iter().any(|w| w.task == *task) {
+                        let places = AT_ONCE.saturating_sub(batch.len());
+                        let along = piggyback.take(store, cluster, places, clock).await;
+                        ask(control, cluster, batch, (piggyback, along)).await;
+                    }
+                    answered.await
+                }
+            };
+            if let Ok(answer) = answer {
+                return answer;
+            }
+            // The job that made the shared call was dropped during the call. All requests of that
+            // call are made again, in one call.
+            due = clock.now() + AGAIN;
         }
-        let batch = self.take_due(cluster, task, clock.now());
-        if batch.iter().all(|w| w.task != *task) {
-            // Another job's call has just taken this request along.
-            return answered.await.unwrap_or_else(|_| Err(withdrawn()));
-        }
-        let places = AT_ONCE.saturating_sub(batch.len());
-        let along = piggyback.take(store, cluster, places, clock).await;
-        ask(control, cluster, batch, (piggyback, along)).await;
-        answered.await.unwrap_or_else(|_| Err(withdrawn()))
     }
 
     /// Takes `task` and all others that are due soon, the most urgent first.
@@ -146,17 +160,6 @@ fn left_out(task: &TaskArn) -> ControlError {
         kind: ControlErrorKind::BadAnswer,
         code: None,
         message: format!("the answer has no entry for task {}", task.task_id()),
-        cause: ControlCause::General,
-    }
-}
-
-/// The job that made the shared call was dropped during the call.
-fn withdrawn() -> ControlError {
-    ControlError {
-        operation: "DescribeTasks".to_owned(),
-        kind: ControlErrorKind::Unavailable,
-        code: None,
-        message: "the shared call was abandoned".to_owned(),
         cause: ControlCause::General,
     }
 }

@@ -1,5 +1,7 @@
 //! The cloud's task control, changed by a test.
 
+use std::time::Duration;
+
 use states::*;
 
 use crate::world::{
@@ -14,6 +16,8 @@ pub struct ChangedControl {
     control: Control,
     /// Whether RunTask never answers.
     pub is_launch_silent: bool,
+    /// How long DescribeTasks takes.
+    pub describes_within: Duration,
     /// Refuses to describe these tasks.
     pub refuses_describe: Refusal,
     /// Changes the cloud's report on a task.
@@ -29,6 +33,7 @@ impl ChangedControl {
         let mut control = Self {
             control: manager.control(),
             is_launch_silent: false,
+            describes_within: Duration::ZERO,
             refuses_describe: Box::new(|_| None),
             changes_answer: Box::new(|_| {}),
         };
@@ -54,6 +59,9 @@ impl TaskControl for ChangedControl {
         cluster: &str,
         tasks: &[TaskArn],
     ) -> Result<Vec<Described>, ControlError> {
+        if !self.describes_within.is_zero() {
+            tokio::time::sleep(self.describes_within).await;
+        }
         if let Some(refusal) = (self.refuses_describe)(tasks) {
             return Err(refusal);
         }

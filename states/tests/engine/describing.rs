@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use states::{Goal, JobId, Outcome, SnapshotStore};
+use states::{Goal, JobId, Observation, Outcome, SnapshotStore, TaskControl};
 
-use crate::world::{
-    cloud::Cloud,
-    fault_plan::{LISTENING_AFTER, RUNNING_AFTER},
-    manager::{Manager, header},
+use crate::{
+    changed_control::ChangedControl,
+    world::{
+        cloud::Cloud,
+        fault_plan::{LISTENING_AFTER, RUNNING_AFTER},
+        manager::{Manager, ProcessWith, header},
+    },
 };
 
 /// Jobs that are prepared at once.
@@ -55,9 +58,9 @@ async fn a_single_job_waits_for_no_other() {
 }
 
 /// Drives a job for this time, and then drops it.
-async fn prepare_for(
+async fn prepare_for<C: TaskControl>(
     manager: &Manager,
-    engine: &crate::world::manager::Process,
+    engine: &ProcessWith<C>,
     job: &str,
     time: Duration,
 ) {
@@ -90,4 +93,35 @@ async fn a_job_that_was_given_up_is_not_described() {
         all.len() > before && all[before..].iter().all(|tasks| *tasks == 1),
         "after call {before}: {all:?}"
     );
+}
+
+/// The service hosts many jobs. Each may be cancelled, or reach its container, in the middle of the
+/// call that it makes for all of them.
+#[tokio::test(start_paused = true)]
+async fn a_shared_call_that_its_job_gives_up_fails_for_no_other() {
+    let manager = Manager::new(Arc::<Cloud>::default());
+    let takes = Duration::from_secs(1);
+    let engine =
+        Arc::new(ChangedControl::process(&manager, |control| control.describes_within = takes));
+    let mut others = tokio::task::JoinSet::new();
+    for n in 1..40 {
+        let (engine, manager) = (Arc::clone(&engine), manager.clone());
+        let time = Duration::from_millis(1500 + 200 * n);
+        others.spawn(async move {
+            prepare_for(&manager, &engine, &format!("other-{n}"), time).await;
+        });
+    }
+    let lease = engine.store().lease(&manager.job, "test", Duration::ZERO).await.unwrap();
+    let mut work = engine.begin(header(&manager.job), lease);
+    engine.open(&mut work, "prepare").await;
+    let outcome = engine.drive(&mut work, Goal::Reach, &mut manager.io()).await.unwrap();
+    assert_eq!(outcome, Outcome::Reachable(None));
+    others.join_all().await;
+    let failures = work
+        .snapshot
+        .journal
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.saw, Observation::DescribeFailed(_)));
+    assert_eq!(failures.count(), 0, "{:?}", work.snapshot.journal);
 }

@@ -185,6 +185,7 @@ impl EcsControl {
             .set_network_mode(request.network_mode)
             .set_container_definitions(request.container_definitions)
             .set_volumes(request.volumes)
+            .set_placement_constraints(request.placement_constraints)
             .set_requires_compatibilities(request.requires_compatibilities)
             .set_cpu(request.cpu)
             .set_memory(request.memory)

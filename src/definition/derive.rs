@@ -153,6 +153,7 @@ impl Derivation<'_> {
             .set_network_mode(base.network_mode.clone())
             .set_container_definitions(Some(containers))
             .set_volumes(Some(volumes))
+            .set_placement_constraints(base.placement_constraints.clone())
             .set_requires_compatibilities(base.requires_compatibilities.clone())
             .set_cpu(base.cpu.clone())
             .set_memory(base.memory.clone())

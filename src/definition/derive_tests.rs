@@ -2,6 +2,7 @@
 
 use aws_sdk_ecs::types::{
     Compatibility, EphemeralStorage, KeyValuePair, LogDriver, Secret, TaskDefinition,
+    TaskDefinitionPlacementConstraint, TaskDefinitionPlacementConstraintType,
 };
 use proptest::prelude::*;
 
@@ -57,6 +58,18 @@ fn a_base_for_instances_keeps_its_compatibility_and_needs_memory_for_the_new_con
     let request = derivation.request(&own.memory("2048").build(), &[]).unwrap();
     assert_eq!(request.requires_compatibilities(), [Compatibility::Ec2]);
     assert_eq!((request.cpu(), request.memory()), (None, Some("2048")));
+}
+
+#[test]
+fn a_base_for_instances_keeps_the_constraints_on_their_choice() {
+    let constraint = TaskDefinitionPlacementConstraint::builder()
+        .r#type(TaskDefinitionPlacementConstraintType::MemberOf)
+        .expression("attribute:ecs.instance-type =~ c7g.*")
+        .build();
+    let additions = job(image("node:22"), None);
+    let mut base = base(vec![coordinator()]);
+    base.placement_constraints = Some(vec![constraint]);
+    assert_eq!(request(&additions, &base).placement_constraints(), base.placement_constraints());
 }
 
 fn image(name: &str) -> ContainerImage {

@@ -11,7 +11,8 @@
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
-//! - [`definition`] — a job's wishes, what is granted of them, derived task definitions;
+//! - [`mod@grant`] — what jobs ask of their tasks, and what is granted of that;
+//! - [`definition`] — derived task definitions;
 //! - [`transport`] — SSH or ECS Exec, by job;
 //! - [`doctor`] — `fargate doctor`: what a first job needs;
 //! - [`mod@init`] — `fargate init`: a first `fargate.toml`;
@@ -31,6 +32,7 @@ pub mod console;
 pub mod control;
 pub mod definition;
 pub mod doctor;
+pub mod grant;
 pub mod init;
 mod job_end;
 pub mod local;

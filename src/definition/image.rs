@@ -7,7 +7,7 @@ const LONGEST_NAME: usize = 512;
 
 /// An image's name, which is well-formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ImageName<'a> {
+pub(crate) struct ImageName<'a> {
     whole: &'a str,
     /// The name without tag and digest.
     repository: &'a str,
@@ -16,7 +16,7 @@ pub(super) struct ImageName<'a> {
 impl<'a> ImageName<'a> {
     /// Takes a name as Docker writes it: `[registry[:port]/]path[:tag][@digest]`. `None` if it has
     /// other characters, or none.
-    pub(super) fn parse(name: &'a str) -> Option<Self> {
+    pub(crate) fn parse(name: &'a str) -> Option<Self> {
         let is_admitted = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
         let without_digest = name.split_once('@').map_or(name, |(before, _)| before);
         let last = without_digest.rfind('/').map_or(0, |at| at + 1);
@@ -43,7 +43,7 @@ impl<'a> ImageName<'a> {
     /// Whether a pattern of the administrator admits the image. Without a tag, the name means
     /// `latest`. `*` also stands for `/`, but not for the one after a registry: `node:*` does not
     /// admit `node:5000/other`. Only `*` alone admits every image.
-    pub(super) fn matches(&self, pattern: &str) -> bool {
+    pub(crate) fn matches(&self, pattern: &str) -> bool {
         let rest = match (self.registry(), pattern.split_once('/')) {
             _ if pattern == "*" => return true,
             (None, _) => self.whole,
@@ -64,7 +64,7 @@ impl<'a> ImageName<'a> {
     }
 
     /// The name under which ECS is to pull it: from the mirror if the name has no registry.
-    pub(super) fn pulled_from(&self, mirror: Option<&str>) -> String {
+    pub(crate) fn pulled_from(&self, mirror: Option<&str>) -> String {
         match (mirror, self.registry()) {
             (None, _) => self.whole.to_owned(),
             (Some(mirror), None) => {
@@ -81,14 +81,14 @@ impl<'a> ImageName<'a> {
     }
 
     /// The secret with the credentials for its registry.
-    pub(super) fn credentials(&self, by_registry: &[(String, String)]) -> Option<String> {
+    pub(crate) fn credentials(&self, by_registry: &[(String, String)]) -> Option<String> {
         let own = self.registry().unwrap_or("docker.io");
         by_registry.iter().find(|(registry, _)| registry == own).map(|(_, secret)| secret.clone())
     }
 
     /// The host names that GitLab gives to a service with this image: `a/b:1` is `a-b` and `a__b`
     /// (GitLab's documentation, "Services", "Accessing the services").
-    pub(super) fn aliases(&self) -> Vec<String> {
+    pub(crate) fn aliases(&self) -> Vec<String> {
         let path = match self.registry() {
             Some(registry) => {
                 let host = registry.split(':').next().unwrap_or(registry);
@@ -114,7 +114,7 @@ pub(crate) fn image_parts(name: &str) -> (&str, Option<&str>) {
 }
 
 /// Whether a service can be called this: `/etc/hosts` separates names by blanks.
-pub(super) fn is_host_name(name: &str) -> bool {
+pub(crate) fn is_host_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())

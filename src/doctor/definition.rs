@@ -9,10 +9,7 @@ use states::{
 };
 
 use super::{Check, Examination, Problem};
-use crate::{
-    control::EcrImage,
-    definition::{Derivation, shared_volume},
-};
+use crate::{control::EcrImage, definition::Derivation, grant::shared_volume};
 
 /// Programs that only wait.
 const SLEEPERS: [&str; 3] = ["sleep", "tail", "pause"];

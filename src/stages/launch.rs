@@ -10,7 +10,7 @@ pub(crate) use crate::ownership::{host, manager};
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, STARTED_BY},
-    definition::{Granted, Refusal, Requests, Sizing, grant},
+    grant::{Granted, Refusal, Requests, Sizing, grant},
     runner::{Identity, StageEnvironment, Wishes, WishesError},
     tags,
 };

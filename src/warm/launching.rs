@@ -12,7 +12,7 @@ use states::{
 use crate::{
     config::{Config, NotAllowed, Warm},
     control::POOL_TAG,
-    definition::{Refusal, Requests},
+    grant::{Refusal, Requests},
     runner::{Identity, StageEnvironment, WishedContainer, Wishes},
     stages::{
         Background, Flags, Host, JobEngine, JobKeyError, Work, key,

@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        definition::Requests,
+        grant::Requests,
         runner::{Identity, SentEnvironment, StageEnvironment, WishedContainer, Wishes},
         stages::{
             Flags,

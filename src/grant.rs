@@ -1,4 +1,6 @@
-//! What the administrator grants of a job's wishes.
+//! What a job asks of its task, and what of that the administrator grants. Without I/O.
+
+mod size;
 
 use states::{
     Additions, Architecture, Capacity, ContainerImage, JobContainer, ServiceContainer,
@@ -6,12 +8,10 @@ use states::{
 };
 use wildmatch::WildMatch;
 
-use super::{
-    image::{ImageName, is_host_name},
-    size::{self, Unfit},
-};
+use self::size::Unfit;
 use crate::{
     config::{Images, Sizes},
+    definition::{ImageName, is_host_name},
     runner::{Variable, WishedContainer, Wishes},
 };
 
@@ -327,8 +327,8 @@ fn service_environment(
 
 /// Says which options of an image have no effect here.
 fn unheeded(what: &str, wished: &WishedContainer) -> Option<String> {
-    let asks_to_keep = wished.pull_policy.iter().any(|policy| policy != "always");
-    (asks_to_keep && !wished.pull_policy.iter().any(|policy| policy == "always")).then(|| {
+    let is_always = wished.pull_policy.iter().any(|policy| policy == "always");
+    (!wished.pull_policy.is_empty() && !is_always).then(|| {
         format!(
             "pull_policy of the {what} {} is ignored: Fargate pulls images for every task.",
             clipped(&wished.name)
@@ -489,5 +489,5 @@ fn task_role(
 }
 
 #[cfg(test)]
-#[path = "grant_tests.rs"]
+#[path = "grant/tests.rs"]
 mod tests;

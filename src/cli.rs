@@ -294,7 +294,8 @@ fn load(global: &Global, warn: bool, of_service: bool) -> Result<Configured, Str
         }
     };
     let (config, path) = (&read.configured.config, read.path.display());
-    let complaints = telemetry::start(config, &ownership::manager(config), of_service);
+    let (prices, manager) = (config.fargate.prices.as_deref(), ownership::manager(config));
+    let complaints = telemetry::start(&config.telemetry, prices, &manager, of_service);
     start_logging(global, Some(config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");

@@ -42,8 +42,9 @@ pub(super) fn claim(
 ) -> Result<(JobEngine, Work), Failure> {
     let found = locator.find(job)?;
     let id = found.snapshot.job.header().id.clone();
-    let (engine, config) = engine_for(found, configuration, cluster)?;
-    for complaint in telemetry::start(config, &ownership::manager(config), false) {
+    let (engine, config) = engine_for(found, configuration, job)?;
+    let (prices, manager) = (config.fargate.prices.as_deref(), ownership::manager(config));
+    for complaint in telemetry::start(&config.telemetry, prices, &manager, false) {
         report(&complaint);
     }
     logging::start_telemetry();

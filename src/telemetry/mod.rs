@@ -40,10 +40,7 @@ use ::replay::prices;
 use states::{Note, Observation};
 use tracing::Span;
 
-use crate::{
-    config::Config,
-    runner::{Identity, StageEnvironment},
-};
+use crate::runner::{Identity, StageEnvironment};
 
 #[cfg(feature = "telemetry")]
 pub use batches::Batches;
@@ -118,14 +115,20 @@ struct Beginning {
     state: Option<String>,
 }
 
-/// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. Returns a
-/// message for each variable, and for a file of prices, that cannot be used. `of_service`: the
-/// process records many jobs, and exports by [`Batches`].
+/// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. `prices` is
+/// the file of prices; `None`: the built-in ones. Returns a message for each variable, and for that
+/// file, that cannot be used. `of_service`: the process records many jobs, and exports by
+/// [`Batches`].
 #[must_use]
-pub fn start(config: &Config, manager: &str, of_service: bool) -> Vec<String> {
-    let (settings, mut complaints) = config.telemetry.effective();
+pub fn start(
+    settings: &Settings,
+    prices: Option<&Path>,
+    manager: &str,
+    of_service: bool,
+) -> Vec<String> {
+    let (settings, mut complaints) = settings.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
-        let prices = prices::load(config.fargate.prices.as_deref());
+        let prices = prices::load(prices);
         complaints.extend(prices.as_ref().err().map(ToString::to_string));
         recorder::install(settings, manager, prices.ok(), of_service);
     }

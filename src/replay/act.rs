@@ -18,7 +18,7 @@ use states::{DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, StopReason
 use tokio::signal::unix::{SignalKind, signal};
 use transports::delivery;
 
-use super::{cluster_check::ClusterArgs, configuration::Configuration};
+use super::{cluster_check::JobArgs, configuration::Configuration};
 use crate::{
     config::Config,
     console::stderr_line,
@@ -36,11 +36,10 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 pub(super) fn claim(
     locator: &Locator<'_>,
     configuration: &Configuration<'_>,
-    job: &str,
-    cluster: ClusterArgs,
+    job: &JobArgs,
     purpose: &str,
 ) -> Result<(JobEngine, Work), Failure> {
-    let found = locator.find(job)?;
+    let found = locator.find(&job.job)?;
     let id = found.snapshot.job.header().id.clone();
     let (engine, config) = engine_for(found, configuration, job)?;
     let (prices, manager) = (config.fargate.prices.as_deref(), ownership::manager(config));
@@ -67,7 +66,7 @@ pub(super) async fn open(engine: &JobEngine, work: &mut Work, purpose: &str) {
 pub(super) fn engine_for<'a>(
     found: FoundSnapshot,
     configuration: &'a Configuration<'_>,
-    cluster: ClusterArgs,
+    job: &JobArgs,
 ) -> Result<(JobEngine, &'a Config), Failure> {
     if found.archived {
         let job = &found.snapshot.job.header().about.job_id;
@@ -87,7 +86,7 @@ pub(super) fn engine_for<'a>(
         ));
     };
     location.store.refuse_exposed()?;
-    cluster.refuse_others(&found.snapshot, config)?;
+    job.refuse_others(&found.snapshot, config)?;
     Ok((stages::engine(config, location.store), config))
 }
 

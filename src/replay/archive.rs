@@ -8,18 +8,15 @@ use states::{Seen, TaskControl as _};
 
 use super::{
     act::{block_on, claim, end},
-    cluster_check::ClusterArgs,
+    cluster_check::JobArgs,
     configuration::Configuration,
 };
 
 /// `fargate-replay archive`.
 #[derive(Debug, Args)]
 pub struct Archive {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    job: JobArgs,
 }
 
 impl Archive {
@@ -33,12 +30,12 @@ impl Archive {
         configuration: &Configuration<'_>,
     ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = claim(locator, configuration, &self.job, self.cluster, "archive")?;
+            let (engine, work) = claim(locator, configuration, &self.job, "archive")?;
             let header = work.snapshot.job.header();
             let alive = |task: &dyn std::fmt::Display, status: &dyn std::fmt::Display| {
                 Failure::Other(format!(
                     "task {task} of the job is {status}: `fargate-replay stop {}` ends it and archives the job.",
-                    self.job
+                    self.job.job
                 ))
             };
             let control = |e: states::ControlError| Failure::Other(diagnosis::explain_control(&e));

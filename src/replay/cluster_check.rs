@@ -7,16 +7,19 @@ use states::Snapshot;
 
 use crate::{config::Config, stages::launch};
 
-/// The option of commands that act on a job's task.
-#[derive(Debug, Clone, Copy, Args)]
-pub struct ClusterArgs {
+/// The arguments of commands that act on a job's task.
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// A GitLab job id, or a snapshot's name in the directory
+    #[arg(value_name = "JOB")]
+    pub(super) job: String,
     /// Also act on a job of another cluster, region or runner manager than the configuration's,
     /// with its credentials
     #[arg(long)]
-    pub any_cluster: bool,
+    any_cluster: bool,
 }
 
-impl ClusterArgs {
+impl JobArgs {
     /// Refuses a job of another cluster, region or runner manager than the configuration's.
     ///
     /// A snapshot may come from another manager's disk, or from before a change of the
@@ -24,7 +27,11 @@ impl ClusterArgs {
     ///
     /// # Errors
     /// Says what the job belongs to, and what to do.
-    pub(super) fn refuse_others(self, snapshot: &Snapshot, config: &Config) -> Result<(), Failure> {
+    pub(super) fn refuse_others(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+    ) -> Result<(), Failure> {
         match difference(snapshot, config).filter(|_| !self.any_cluster) {
             None => Ok(()),
             Some(difference) => Err(Failure::Other(format!(
@@ -153,12 +160,10 @@ mod tests {
             ("ci", "manager-2", "Cluster = 'ci'", "of runner manager manager-2"),
         ] {
             let (snapshot, config) = (snapshot(cluster, manager), config(file));
-            let refusal = ClusterArgs { any_cluster: false }
-                .refuse_others(&snapshot, &config)
-                .unwrap_err()
-                .to_string();
+            let args = |any_cluster| JobArgs { job: "1".to_owned(), any_cluster };
+            let refusal = args(false).refuse_others(&snapshot, &config).unwrap_err().to_string();
             assert!(refusal.contains(word) && refusal.contains("--any-cluster"), "{refusal}");
-            assert!(ClusterArgs { any_cluster: true }.refuse_others(&snapshot, &config).is_ok());
+            assert!(args(true).refuse_others(&snapshot, &config).is_ok());
         }
     }
 }

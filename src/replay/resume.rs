@@ -8,7 +8,7 @@ use states::{AnyJob, Goal, Outcome, RunOutcome, StopReason};
 
 use super::{
     act::{block_on, claim, drive, open, report},
-    cluster_check::ClusterArgs,
+    cluster_check::JobArgs,
     configuration::Configuration,
 };
 use crate::stages;
@@ -19,11 +19,8 @@ use crate::stages;
     after_help = "The exit code is the script's; 255 if the job could not be continued. Ctrl-C leaves the job as it is."
 )]
 pub struct Resume {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
     #[command(flatten)]
-    cluster: ClusterArgs,
+    job: JobArgs,
 }
 
 impl Resume {
@@ -37,8 +34,7 @@ impl Resume {
         configuration: &Configuration<'_>,
     ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, mut work) =
-                claim(locator, configuration, &self.job, self.cluster, "resume")?;
+            let (engine, mut work) = claim(locator, configuration, &self.job, "resume")?;
             open(&engine, &mut work, "resume").await;
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));

@@ -18,7 +18,7 @@ use tokio::{
 };
 use transports::{Command, Connector, Screen, Terminal, delivery::Chunk};
 
-use super::{act, cluster_check::ClusterArgs, configuration::Configuration};
+use super::{act, cluster_check::JobArgs, configuration::Configuration};
 use crate::{control::EcsControl, transport};
 
 /// `fargate-replay shell`.
@@ -27,14 +27,11 @@ use crate::{control::EcsControl, transport};
     after_help = "The exit code is the shell's or the command's; 255 if there is no connection."
 )]
 pub struct Shell {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
+    #[command(flatten)]
+    job: JobArgs,
     /// A command to run instead of a terminal, by the user's shell and without input
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-    #[command(flatten)]
-    cluster: ClusterArgs,
 }
 
 impl Shell {
@@ -47,9 +44,9 @@ impl Shell {
         locator: &Locator<'_>,
         configuration: &Configuration<'_>,
     ) -> Result<ExitCode, Failure> {
-        let found = locator.find(&self.job)?;
+        let found = locator.find(&self.job.job)?;
         let job = found.snapshot.job.clone();
-        let (engine, config) = act::engine_for(found, configuration, self.cluster)?;
+        let (engine, config) = act::engine_for(found, configuration, &self.job)?;
         let reachable = match &job {
             AnyJob::Reachable(job) => &job.state,
             AnyJob::Executing(job) => &job.state.place,

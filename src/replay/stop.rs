@@ -7,21 +7,18 @@ use clap::Args;
 
 use super::{
     act::{block_on, claim, end},
-    cluster_check::ClusterArgs,
+    cluster_check::JobArgs,
     configuration::Configuration,
 };
 
 /// `fargate-replay stop`.
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// A GitLab job id, or a snapshot's name in the directory
-    #[arg(value_name = "JOB")]
-    job: String,
+    #[command(flatten)]
+    job: JobArgs,
     /// Why, for the job's record and ECS's
     #[arg(long, value_name = "TEXT", default_value = "stopped by hand with fargate-replay")]
     reason: String,
-    #[command(flatten)]
-    cluster: ClusterArgs,
 }
 
 impl Stop {
@@ -35,7 +32,7 @@ impl Stop {
         configuration: &Configuration<'_>,
     ) -> Result<ExitCode, Failure> {
         block_on(async {
-            let (engine, work) = claim(locator, configuration, &self.job, self.cluster, "stop")?;
+            let (engine, work) = claim(locator, configuration, &self.job, "stop")?;
             end(&engine, work, "stop", &self.reason).await
         })
     }

@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use super::{
     ConfigError,
     declaration::Setting,
-    kinds::{Kind, Number, Text, Texts},
+    kinds::{Checked, Kind, Number, Text, Texts},
     reader::{File, Reader, Value, lookup},
     rules::Optional,
 };
@@ -71,12 +71,7 @@ impl Kind for LaunchType {
     type Value = String;
     const NAME: &'static str = Text::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<String>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<String> {
         match Text.check(file, key, value)? {
             Some(name) if !["FARGATE", "EC2"].iter().any(|of| of.eq_ignore_ascii_case(&name)) => {
                 Err(file.wrong(
@@ -106,7 +101,7 @@ impl Kind for CapacityProviders {
         file: &File<'_>,
         key: &str,
         value: Value<'_>,
-    ) -> Result<Option<Vec<CapacityProvider>>, ConfigError> {
+    ) -> Checked<Vec<CapacityProvider>> {
         let expected = "a list such as [{ Name = \"FARGATE_SPOT\", Weight = 3 }, { Name = \"FARGATE\", Weight = 1, Base = 1 }]";
         let DeValue::Array(entries) = value.get_ref() else {
             return Err(file.mistyped(value, key, expected));
@@ -172,7 +167,7 @@ impl Kind for Tags {
         file: &File<'_>,
         key: &str,
         value: Value<'_>,
-    ) -> Result<Option<Vec<(String, String)>>, ConfigError> {
+    ) -> Checked<Vec<(String, String)>> {
         let DeValue::Table(table) = value.get_ref() else {
             return Err(file.mistyped(value, key, "a table such as { team = \"ci\" }"));
         };

@@ -9,6 +9,9 @@ use super::{
     reader::{File, Value},
 };
 
+/// A value of the file that was checked. `None`: it counts as missing.
+pub(super) type Checked<T> = Result<Option<T>, ConfigError>;
+
 /// A kind of value. Its implementation checks one, and words the error of a wrong one.
 pub(super) trait Kind: Sync {
     /// The type of its values in the driver.
@@ -18,13 +21,8 @@ pub(super) trait Kind: Sync {
     /// The keys of the tables that its values consist of.
     const ENTRY_KEYS: &'static [&'static str] = &[];
 
-    /// Checks a value of the file. `None`: it counts as missing.
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<Self::Value>, ConfigError>;
+    /// Checks a value of the file.
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<Self::Value>;
 }
 
 /// A kind whose settings may have a default.
@@ -47,12 +45,7 @@ impl Kind for Text {
     type Value = String;
     const NAME: &'static str = "string";
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<String>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<String> {
         Ok(Some(file.text_of(value, key)?).filter(|text| !text.is_empty()))
     }
 }
@@ -76,12 +69,7 @@ impl Kind for FilePath {
     type Value = PathBuf;
     const NAME: &'static str = Text::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<PathBuf>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<PathBuf> {
         Ok(Text.check(file, key, value)?.map(Into::into))
     }
 }
@@ -93,12 +81,7 @@ impl Kind for Texts {
     type Value = Vec<String>;
     const NAME: &'static str = "list of strings";
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<Vec<String>>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<Vec<String>> {
         let DeValue::Array(entries) = value.get_ref() else {
             return Err(file.mistyped(value, key, "a list of strings"));
         };
@@ -118,7 +101,7 @@ impl Kind for Pairs {
         file: &File<'_>,
         key: &str,
         value: Value<'_>,
-    ) -> Result<Option<Vec<(String, String)>>, ConfigError> {
+    ) -> Checked<Vec<(String, String)>> {
         let DeValue::Table(table) = value.get_ref() else {
             return Err(file.mistyped(value, key, "a table such as { name = \"value\" }"));
         };
@@ -136,12 +119,7 @@ impl Kind for Flag {
     type Value = bool;
     const NAME: &'static str = "boolean";
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<bool>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<bool> {
         match value.get_ref() {
             DeValue::Boolean(flag) => Ok(Some(*flag)),
             _ => Err(file.mistyped(value, key, "true or false")),
@@ -168,12 +146,7 @@ impl<T: Copy + TryFrom<i64> + PartialOrd + Display + Sync> Kind for Number<T> {
     type Value = T;
     const NAME: &'static str = "integer";
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<T>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<T> {
         let expected = format!("a whole number from {} to {}", self.0.start(), self.0.end());
         let DeValue::Integer(written) = value.get_ref() else {
             return Err(file.mistyped(value, key, &expected));
@@ -208,12 +181,7 @@ impl Kind for Port {
     type Value = u16;
     const NAME: &'static str = Number::<u16>::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<u16>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<u16> {
         Ok(Number(0..=u16::MAX).check(file, key, value)?.filter(|port| *port != 0))
     }
 }
@@ -240,12 +208,7 @@ impl Kind for Span {
     type Value = Duration;
     const NAME: &'static str = "duration";
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<Duration>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<Duration> {
         let Some(text) = Text.check(file, key, value)? else { return Ok(None) };
         match humantime::parse_duration(&text) {
             Ok(span) if span <= LONGEST => Ok(Some(span)),
@@ -307,12 +270,7 @@ impl<T: Copy + Sync> Kind for Choice<T> {
     type Value = T;
     const NAME: &'static str = Text::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<T>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<T> {
         let Some(text) = Text.check(file, key, value)? else { return Ok(None) };
         self.find(&text).map(Some).ok_or_else(|| {
             let expected = self.expected();

@@ -1,9 +1,8 @@
 //! What is particular to `[Telemetry]`.
 
 use super::{
-    ConfigError,
     declaration::Setting,
-    kinds::{Flag, Kind, Text},
+    kinds::{Checked, Flag, Kind, Text},
     reader::{File, Reader, Value},
     rules::{Optional, WithDefault},
 };
@@ -16,12 +15,7 @@ impl Kind for Address {
     type Value = String;
     const NAME: &'static str = Text::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<String>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<String> {
         match Text.check(file, key, value)? {
             Some(url) if !is_address(&url) => {
                 let message = format!(

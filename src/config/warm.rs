@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, ConfigError, Warm,
-    kinds::{Defaultable, Kind, Number, Span},
+    kinds::{Checked, Defaultable, Kind, Number, Span},
     reader::{File, Reader, Value, lookup},
 };
 use crate::schedule::{Days, TimeOfDay, Window};
@@ -22,12 +22,7 @@ impl Kind for MaxAge {
     type Value = Duration;
     const NAME: &'static str = Span::NAME;
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<Duration>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<Duration> {
         match Span.check(file, key, value)? {
             Some(age) if age < SHORTEST_AGE => Err(file.wrong(
                 &value.span(),
@@ -67,12 +62,7 @@ impl Kind for Schedule {
     const NAME: &'static str = "list of tables";
     const ENTRY_KEYS: &'static [&'static str] = &[DAYS, FROM, TO, TIMEZONE, COUNT];
 
-    fn check(
-        &self,
-        file: &File<'_>,
-        key: &str,
-        value: Value<'_>,
-    ) -> Result<Option<Vec<Window>>, ConfigError> {
+    fn check(&self, file: &File<'_>, key: &str, value: Value<'_>) -> Checked<Vec<Window>> {
         let expected = "a list such as [{ Days = \"Mon-Fri\", From = \"07:00\", To = \"19:00\", Timezone = \"Europe/Berlin\", Count = 10 }]";
         let DeValue::Array(entries) = value.get_ref() else {
             return Err(file.mistyped(value, key, expected));

@@ -137,6 +137,21 @@ impl Watcher {
     }
 }
 
+/// Refuses channels of each of these kinds. The types are those of a kind's own arguments.
+macro_rules! refuse_channels {
+    ($($open:ident($($argument:ty),*);)*) => {$(
+        async fn $open(
+            &mut self,
+            channel: Channel<Msg>,
+            $(_: $argument,)*
+            reply: ChannelOpenHandle,
+            _: &mut Session,
+        ) -> Result<(), Refused> {
+            self.refuse(channel, reply)
+        }
+    )*};
+}
+
 impl Handler for Watcher {
     type Error = Refused;
 
@@ -203,79 +218,14 @@ impl Handler for Watcher {
         Ok(())
     }
 
-    async fn server_channel_open_session(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_agent_forward(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_x11(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        _: u32,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_forwarded_tcpip(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_direct_tcpip(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        _: u32,
-        _: &str,
-        _: u32,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
-    }
-
-    async fn server_channel_open_direct_streamlocal(
-        &mut self,
-        channel: Channel<Msg>,
-        _: &str,
-        reply: ChannelOpenHandle,
-        _: &mut Session,
-    ) -> Result<(), Refused> {
-        self.refuse(channel, reply)
+    refuse_channels! {
+        server_channel_open_session();
+        server_channel_open_agent_forward();
+        server_channel_open_x11(&str, u32);
+        server_channel_open_forwarded_tcpip(&str, u32, &str, u32);
+        server_channel_open_forwarded_streamlocal(&str);
+        server_channel_open_direct_tcpip(&str, u32, &str, u32);
+        server_channel_open_direct_streamlocal(&str);
     }
 }
 

@@ -120,6 +120,12 @@ impl Case<'_> {
         last.map_or(StateName::Provisioning, |span| span.state)
     }
 
+    /// The last stage of which a script ran, for sentences.
+    fn last_stage(&self) -> &str {
+        let stages = self.timeline.spans.iter().rev().find_map(|span| span.stage.as_deref());
+        stages.unwrap_or("a stage")
+    }
+
     /// Whether the job is still in progress, as far as the snapshot shows.
     fn is_in_flight(&self) -> bool {
         self.reason().is_none()

@@ -120,13 +120,7 @@ fn lost(case: &Case<'_>, error: &ConnectError, unreachable: Vec<super::Evidence>
     evidence.extend(unreachable);
     evidence.extend(case.last(|saw| matches!(saw, Observation::Described(_))));
     let ended = !case.is_in_flight();
-    let stage = case
-        .timeline
-        .spans
-        .iter()
-        .rev()
-        .find_map(|span| span.stage.as_deref())
-        .unwrap_or("a stage");
+    let stage = case.last_stage();
     let since = evidence.first().and_then(|first| first.at).unwrap_or(case.now);
     let lasted = words::span(if ended { case.timeline.newest } else { case.now }.since(since));
     let limit = words::span(case.snapshot.job.header().limits.reconnect);

@@ -221,13 +221,7 @@ fn ended_under_a_script(case: &Case<'_>) -> Option<Diagnosis> {
     {
         return None;
     }
-    let stage = case
-        .timeline
-        .spans
-        .iter()
-        .rev()
-        .find_map(|span| span.stage.as_deref())
-        .unwrap_or("a stage");
+    let stage = case.last_stage();
     Some(case.diagnosis(
         Cause::DriverGone,
         format!("The job was ended while {stage} still ran: the driver that followed it had been killed before."),

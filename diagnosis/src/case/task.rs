@@ -49,13 +49,7 @@ fn stopped(case: &Case<'_>, recorded: &TaskEnd) -> Diagnosis {
         case.decisive() == StateName::Executing || ended_under_a_lost_script(case).is_some();
     let when = match (under_a_script, answered) {
         (true, _) => {
-            let stage = case
-                .timeline
-                .spans
-                .iter()
-                .rev()
-                .find_map(|span| span.stage.as_deref())
-                .unwrap_or("a stage");
+            let stage = case.last_stage();
             format!("while {stage} ran")
         }
         (_, false) => "before its container could be reached".to_owned(),

@@ -15,7 +15,6 @@ use ::replay::{Driver as _, Failure, Location};
 use bytes::Bytes;
 use clap::error::ErrorKind;
 use states::foreign_text;
-use tokio::net::TcpListener;
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
 use self::definition::{Cli, Command, Global, Stage, definition, parse};
@@ -223,9 +222,7 @@ async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> R
     // What ends from now on is counted, also before anyone looks.
     let counting = Arc::clone(&source);
     tokio::task::spawn_blocking(move || counting.overview().map(drop));
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|e| format!("the page cannot be served at {address}: {e}"))?;
+    let listener = service::http::listen(address).await.map_err(|e| e.to_string())?;
     if let Ok(address) = listener.local_addr() {
         println!("fargate serve: page: http://{address}/");
     }

@@ -115,6 +115,12 @@ async fn an_address_that_others_reach_is_refused() {
     let refusal = http::serve(listener, Memory::new(view(directory(0).path()))).await.unwrap_err();
     assert!(matches!(refusal, HttpError::NotLoopback(_)), "{refusal}");
     assert!(refusal.to_string().contains("127.0.0.1"), "{refusal}");
+    let refusal = http::listen("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(refusal, HttpError::NotLoopback(_)), "{refusal}");
+    let taken = http::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let refusal = http::listen(address).await.unwrap_err().to_string();
+    assert!(refusal.contains(&address.to_string()) && refusal.contains("--listen"), "{refusal}");
 }
 
 #[tokio::test]

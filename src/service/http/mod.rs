@@ -77,9 +77,33 @@ pub enum HttpError {
         "the page is not served at {0}: it shows projects and jobs, and asks for no password, so only a loopback address will do. Use 127.0.0.1:9480, and a proxy that checks who asks if others are to see it."
     )]
     NotLoopback(SocketAddr),
+    /// The address cannot be used.
+    #[error(
+        "the page cannot be served at {address}: {source}. Choose another address with --listen."
+    )]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The socket cannot be used.
     #[error("the page's socket cannot be used: {0}")]
     Socket(#[from] std::io::Error),
+}
+
+/// Listens at an address of loopback.
+///
+/// # Errors
+/// [`HttpError`].
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, HttpError> {
+    check_loopback(address)?;
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| HttpError::Address { address, source })
+}
+
+fn check_loopback(address: SocketAddr) -> Result<(), HttpError> {
+    if address.ip().is_loopback() { Ok(()) } else { Err(HttpError::NotLoopback(address)) }
 }
 
 /// Serves pages and metrics of `source` until the future is dropped.
@@ -87,10 +111,7 @@ pub enum HttpError {
 /// # Errors
 /// [`HttpError`]: only before the first connection.
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) -> Result<(), HttpError> {
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        return Err(HttpError::NotLoopback(address));
-    }
+    check_loopback(listener.local_addr()?)?;
     let server = Arc::new(Server::new(source));
     // Dropped with this future, and its connections with it.
     let mut connections = JoinSet::new();

@@ -101,7 +101,9 @@ async fn begin(
     match within(GREETS_WITHIN, greeted).await? {
         Some(ToClient::Hello(theirs)) if theirs == *hello => {}
         Some(ToClient::Hello(theirs)) => {
-            return Err(io::Error::other(format!("the service is {theirs:?}, not {hello:?}")));
+            let why = hello.difference(&theirs);
+            tracing::warn!("{why}. This process does the stage itself.");
+            return Err(io::Error::other(why));
         }
         other => return Err(unexpected(other)),
     }

@@ -32,6 +32,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use states::foreign_text;
 
 use crate::{
     runner::{SentEnvironment, Trust, Verdict},
@@ -60,6 +61,21 @@ pub struct Hello {
     pub driver: String,
     /// SHA-256 of all that the configuration follows from, hexadecimal.
     pub configuration: String,
+}
+
+impl Hello {
+    /// Says in what a service with another greeting differs from this process, and what to do.
+    pub(super) fn difference(&self, service: &Self) -> String {
+        if (self.protocol, &self.driver) != (service.protocol, &service.driver) {
+            // It is another process's text.
+            let theirs = foreign_text::clipped(&service.driver);
+            return format!(
+                "the service is fargate {theirs}, and this is fargate {}: restart the service",
+                self.driver
+            );
+        }
+        "the service has another fargate.toml, or other variables of AWS_*, OTEL_* or proxies in its environment: reload it, or make its environment equal to gitlab-runner's".to_owned()
+    }
 }
 
 /// A stage to be done.
@@ -327,10 +343,8 @@ fn json_frame(kind: u8, body: &impl Serialize) -> Bytes {
 }
 
 fn json<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, ProtocolError> {
-    serde_json::from_slice(body).map_err(|e| ProtocolError::Body {
-        kind,
-        why: states::foreign_text::clipped(&e.to_string()),
-    })
+    serde_json::from_slice(body)
+        .map_err(|e| ProtocolError::Body { kind, why: foreign_text::clipped(&e.to_string()) })
 }
 
 #[cfg(test)]
@@ -394,6 +408,18 @@ mod tests {
                 prop_assert!(length <= ToService::most(kind).unwrap());
             }
         }
+    }
+
+    #[test]
+    fn a_difference_says_what_to_do() {
+        let said = |service: Hello| hello().difference(&service);
+        let older = said(Hello { protocol: 1, driver: "0.0.9\u{1b}".into(), ..hello() });
+        assert!(
+            older.contains("fargate 0.0.9\u{fffd}, and this is fargate 0.1.0: restart"),
+            "{older}"
+        );
+        let other = said(Hello { configuration: "def".into(), ..hello() });
+        assert!(other.contains("another fargate.toml") && other.contains("reload it"), "{other}");
     }
 
     #[test]

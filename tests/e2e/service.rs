@@ -373,6 +373,7 @@ fn a_service_of_another_version_is_not_used() {
     assert_eq!(job.run("build_script", "echo here").stdout, b"here\n");
     job.cleanup_as_gitlab_runner();
     other.join().unwrap();
+    assert!(job.log().contains("the service is fargate 0.0.9, and this is"), "{}", job.log());
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -43,6 +43,7 @@ async fn watch_ends(host: &Host) {
 async fn archive_ended(host: &Host) -> Result<(), ControlError> {
     let engine = host.engine();
     let mut clusters: HashMap<String, Vec<EndingJob>> = HashMap::new();
+    let mut failure = None;
     for job in engine.store().ending_jobs(AT_ONCE).await {
         clusters.entry(job.cluster.clone()).or_default().push(job);
     }
@@ -50,7 +51,11 @@ async fn archive_ended(host: &Host) -> Result<(), ControlError> {
         let tasks: Vec<TaskArn> = jobs.iter().flat_map(|job| job.tasks.clone()).collect();
         let mut answers = Vec::new();
         for some in tasks.chunks(AT_ONCE) {
-            answers.extend(engine.control().describe(&cluster, some).await?);
+            match engine.control().describe(&cluster, some).await {
+                Ok(described) => answers.extend(described),
+                // A cluster that is gone must not keep the jobs of others.
+                Err(e) => failure = Some(e),
+            }
         }
         for job in jobs {
             match engine.conclude(&job.job, PURPOSE, &answers).await {
@@ -60,7 +65,7 @@ async fn archive_ended(host: &Host) -> Result<(), ControlError> {
             }
         }
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 async fn close_connections(host: &Host) {

@@ -83,6 +83,9 @@ pub enum InitError {
     /// The file exists.
     #[error("{} exists, and is not overwritten: name another file with --config, or move it away.", .0.display())]
     Exists(PathBuf),
+    /// There is no directory for it.
+    #[error("the directory {} does not exist: create it first, or name another file with --config.", .0.display())]
+    NoDirectory(PathBuf),
     /// Flags are missing, and no one can be asked.
     #[error("missing {}. Without a terminal, each has to be given.", .0.join(", "))]
     Missing(Vec<&'static str>),
@@ -114,6 +117,10 @@ impl Init {
         let path = self.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         if fs::symlink_metadata(&path).is_ok() {
             return Err(InitError::Exists(path));
+        }
+        // Before the questions, whose answers would be lost.
+        if !directory_of(&path).is_dir() {
+            return Err(InitError::NoDirectory(directory_of(&path).to_owned()));
         }
         let settings = if self.no_input || !io::stdin().is_terminal() {
             self.without_questions().await?
@@ -298,16 +305,19 @@ async fn is_public(control: &EcsControl, subnet: &Subnet) -> Option<bool> {
     Some(matches!(RouteTable::of(subnet, &tables)?.exit(), Exit::Internet(_)))
 }
 
+/// Returns the directory that a file is in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a new file, whole or not at all. Its owner alone may read it: `[Telemetry] Headers` may
 /// get a token later.
 fn write(path: &Path, text: &str) -> Result<(), InitError> {
     let unwritable = |source| InitError::Unwritable { path: path.to_owned(), source };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".fargate-init-")
         .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(directory)
+        .tempfile_in(directory_of(path))
         .map_err(unwritable)?;
     file.write_all(text.as_bytes()).map_err(unwritable)?;
     file.as_file().sync_all().map_err(unwritable)?;
@@ -323,6 +333,18 @@ fn write(path: &Path, text: &str) -> Result<(), InitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_without_a_directory_is_refused_before_any_question() {
+        let place = tempfile::tempdir().unwrap();
+        let file = Some(place.path().join("missing/fargate.toml"));
+        let init = Init { file, no_input: true, answers: Answers::default() };
+        let refused = init.run().await.unwrap_err();
+        assert!(
+            matches!(&refused, InitError::NoDirectory(path) if path.ends_with("missing")),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn a_file_is_written_for_its_owner_alone_and_never_over_another() {

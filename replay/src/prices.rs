@@ -44,7 +44,11 @@ pub fn load(file: Option<&Path>) -> Result<Prices, PricesError> {
     let unreadable = |source| PricesError::Unreadable { path: path.to_owned(), source };
     // A link that the administrator names stands for the file that it leads to.
     let real = path.canonicalize().map_err(unreadable)?;
-    let bytes = private_file::read_up_to(&real, LARGEST).map_err(unreadable)?;
+    let bytes = private_file::read_up_to(&real, LARGEST + 1).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        let why = format!("it is larger than {} KiB", LARGEST / 1024);
+        return Err(unreadable(io::Error::other(why)));
+    }
     let text = String::from_utf8_lossy(&bytes);
     Prices::parse(&text).map_err(|source| PricesError::Bad { path: path.to_owned(), source })
 }
@@ -66,5 +70,14 @@ mod tests {
             .unwrap();
         assert_eq!(load(Some(&file)).unwrap().currency.as_str(), "EUR");
         assert_eq!(load(None).unwrap(), Prices::built_in());
+        // A part of a file would have other prices.
+        let comment = format!("#{}\n", "x".repeat(300)).repeat(1000);
+        std::fs::write(
+            &file,
+            format!("currency = \"EUR\"\npublished = \"2026-01-01\"\n[regions]\n{comment}"),
+        )
+        .unwrap();
+        let error = load(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("larger than 256 KiB"), "{error}");
     }
 }

@@ -135,7 +135,7 @@ pub(super) enum Command {
         dry_run: bool,
         /// Jobs that no process has worked on for so long are abandoned; tasks without a job this
         /// old are orphans. 0s: all that no process works on at this moment
-        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
         older_than: Duration,
         /// Only tasks of the runner manager of this name (its host name, or its Manager), for one
         /// that is gone: whatever jobs it still has lose their tasks
@@ -152,7 +152,7 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "listen")]
         drain: bool,
         /// Also show all jobs at this loopback address, over HTTP: a page, /metrics, /healthz
-        #[arg(long, value_name = "ADDR")]
+        #[arg(long, value_name = "ADDR", value_parser = parse_address)]
         listen: Option<SocketAddr>,
     },
     /// Say what runs here, and what needs help
@@ -183,7 +183,7 @@ pub(super) enum Command {
     /// Serve the embedded local cluster until SIGTERM, for a gitlab-runner without AWS
     LocalCluster {
         /// Where its API listens; port 0 is any free one
-        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = parse_address)]
         listen: SocketAddr,
         #[command(flatten)]
         times: TimeArguments,
@@ -283,6 +283,15 @@ fn parse_scale(text: &str) -> Result<f64, String> {
     factor.ok_or_else(|| "expected a number from 0.001 to 10".to_owned())
 }
 
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a duration, such as 90s, 15m or 1h 30m".to_owned())
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9480".to_owned())
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Stage {
     /// Tell gitlab-runner who the driver is
@@ -371,7 +380,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         let given =
             ignored.iter().find(|id| below.value_source(id) == Some(ValueSource::CommandLine));
         if let Some(id) = given {
-            let what = format!("--{} is of no use for `fargate {name}`", id.replace('_', "-"));
+            let what = format!("--{} cannot be used with `fargate {name}`", id.replace('_', "-"));
             return Err(definition().error(ErrorKind::ArgumentConflict, what));
         }
     }
@@ -416,6 +425,17 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_value_is_refused_with_an_example() {
+        for (words, example) in [
+            (["fargate", "reap", "--older-than", "5"], "such as 90s"),
+            (["fargate", "serve", "--listen", "9480"], "such as 127.0.0.1:9480"),
+        ] {
+            let refusal = parse_words(&words).unwrap_err().to_string();
+            assert!(refusal.contains(example), "{refusal}");
+        }
+    }
+
+    #[test]
     fn a_command_offers_what_it_heeds_and_refuses_the_rest() {
         for (name, ignored) in IGNORED {
             let page = help(&[name]);
@@ -435,7 +455,7 @@ mod tests {
                 };
                 let before = [&["fargate", &option], value, &[name], rest].concat();
                 let refusal = parse_words(&before).unwrap_err().to_string();
-                assert!(refusal.contains("is of no use"), "{before:?}: {refusal}");
+                assert!(refusal.contains("cannot be used with"), "{before:?}: {refusal}");
             }
         }
         assert!(parse_words(&["fargate", "custom", "--task-def", "t", "prepare"]).is_ok());

@@ -96,11 +96,12 @@ pub struct FoundSnapshot {
 pub enum LocationError {
     /// The configuration cannot be used.
     #[error(
-        "{0} (fargate-replay needs it for the metadata directory: name one with --config or --directory, or give a snapshot's file)"
+        "{}. Without a configuration, name the metadata directory with --directory.",
+        .0.to_string().trim_end_matches('.')
     )]
     Config(ConfigProblem),
     /// The directory does not exist. Commands that read must not create it.
-    #[error("there is no metadata directory {}: correct --directory, or [TaskMetadata] Directory in fargate.toml.", .0.display())]
+    #[error("there is no metadata directory {}. The first job of a configuration makes it: if there was one, correct [TaskMetadata] Directory in fargate.toml (or --directory of fargate-replay).", .0.display())]
     NoDirectory(PathBuf),
     /// The directory cannot be used.
     #[error(transparent)]
@@ -133,13 +134,23 @@ pub enum LocationError {
         source: io::Error,
     },
     /// The file holds no snapshot that this version can use.
-    #[error("the file {} is no snapshot that this version can use: {why}", path.display())]
+    #[error("the file {} is no snapshot that this version can use: {why}. {}", path.display(), next(why))]
     Bad {
         /// The file.
         path: PathBuf,
         /// Why.
         why: BadSnapshot,
     },
+}
+
+/// What helps with a file that is no snapshot.
+fn next(why: &BadSnapshot) -> &'static str {
+    match why {
+        BadSnapshot::Newer(_) => "Use the version that wrote it, or a later one.",
+        BadSnapshot::Damaged(_) | BadSnapshot::TooLarge => {
+            "If it is a job's, `fargate reap` sets it aside once its task has ended."
+        }
+    }
 }
 
 impl<'a> Locator<'a> {

@@ -72,7 +72,7 @@ pub fn declared_settings() -> impl Iterator<Item = DeclaredSetting> {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("the configuration {} cannot be read: {source}.{}", path.display(), if *.named { "" } else { " Name it with --config; the default is config.toml in the working directory." })]
+    #[error("the configuration {} cannot be read: {source}. {}", path.display(), if *.named { "`fargate init` writes a first one." } else { "Name it with --config; the default is config.toml in the working directory." })]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -20,11 +20,12 @@ use diagnosis::{Diagnosis, timeline::STATES, words};
 use serde::Serialize;
 use states::{Exposed, Exposure, StoreError, Timestamp, foreign_text::tame};
 
-use super::source::{Pool, check_writable, pools_of};
+use super::{
+    socket_path,
+    source::{Pool, check_writable, pools_of},
+};
 use crate::warm;
 
-/// The service's socket in the metadata directory.
-const SOCKET: &str = "fargate.sock";
 /// Stuck jobs that are explained in the text, at most.
 const EXPLAINED: usize = 20;
 
@@ -86,7 +87,7 @@ struct Service {
 
 impl Service {
     fn of(directory: &Path) -> Self {
-        let socket = directory.join(SOCKET);
+        let socket = socket_path(directory);
         let running = UnixStream::connect(&socket).is_ok();
         Self { socket, running }
     }
@@ -200,7 +201,7 @@ fn print_text(
     if let Some(problem) = problem {
         paragraph(screen, 2, Tone::Bad, problem)?;
     }
-    let running = if service.running { "it runs" } else { "none: each stage works by itself" };
+    let running = if service.running { "running" } else { "none: each stage works by itself" };
     line(screen, "service", running)?;
     line(screen, "jobs", &by_state(overview))?;
     for pool in pools {

@@ -62,15 +62,14 @@ pub enum StoreError {
     },
 }
 
-/// The most likely cause of an error.
+/// The most likely cause of an error, if it is the directory's.
 fn hint(refusal: &io::Error) -> &'static str {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     match refusal.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted => {
-            ""
-        }
-        _ => {
+        NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?"
         }
+        _ => "",
     }
 }
 
@@ -80,5 +79,25 @@ impl StoreError {
         path: &'a Path,
     ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn the_directory_is_doubted_only_where_it_may_be_wrong() {
+        let said = |errno: Errno| {
+            StoreError::io("open the lock", Path::new("/m/job.lock"))(errno.into()).to_string()
+        };
+        for wrong in [Errno::ACCESS, Errno::ROFS, Errno::NOENT, Errno::NOTDIR] {
+            assert!(said(wrong).contains("Is Directory in [TaskMetadata]"), "{}", said(wrong));
+        }
+        for other in [Errno::MFILE, Errno::NOSPC, Errno::DQUOT, Errno::IO] {
+            assert!(!said(other).contains("Directory"), "{}", said(other));
+        }
     }
 }

@@ -7,7 +7,8 @@
 //! - [`cli`] — the command line;
 //! - [`mod@config`] — `fargate.toml`;
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
-//! - [`service`] — `fargate serve`: one process that hosts stages, and its clients;
+//! - [`service`] — `fargate serve`: one process that hosts stages, its clients, and all jobs of a
+//!   manager as a page, as metrics, and for `fargate status`;
 //! - [`stages`] — config, prepare, run, cleanup, a file each;
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
@@ -21,7 +22,6 @@
 //! - [`schedule`] — weekly schedules of pools;
 //! - [`warm`] — tasks that are ready before their jobs exist;
 //! - [`reap`] — `fargate reap`;
-//! - [`service`] — all jobs of a manager as a page, as metrics, and for `fargate status`;
 //! - [`replay`] — `fargate-replay`: its command line, and its commands that act on a job;
 //! - [`logging`] and [`console`] — the driver's own log; lines for people;
 //! - [`manual`] — shell completions and man pages.

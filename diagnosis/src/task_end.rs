@@ -265,6 +265,14 @@ const NO_SHELL: Row = Row {
     remedy: "Use an image with a shell: many have a variant, often called debug or alpine.",
 };
 
+/// The registry has the image, but not for this architecture: more precise than a failed pull.
+const OTHER_PLATFORM: Row = Row {
+    key: "does not contain descriptor matching platform",
+    cause: Cause::ImagePull,
+    what: "The container's image is not built for the task's architecture",
+    remedy: "Build the image for cpuArchitecture of the task definition's runtimePlatform, or set that to the image's architecture.",
+};
+
 const STOPPED: &str = "The task stopped";
 const AGAIN: &str = "Start the job again.";
 const CONSOLE: &str = "See the stopped task in the ECS console for details.";
@@ -343,7 +351,8 @@ fn culprit(containers: &[ContainerEnd]) -> Option<&ContainerEnd> {
 fn by_reason(text: &str) -> Option<&'static Row> {
     // ECS writes some as "Essential container in task exited: CannotPull…", and others after a
     // status.
-    std::iter::once(&NO_SHELL)
+    [&NO_SHELL, &OTHER_PLATFORM]
+        .into_iter()
         .find(|row| text.contains(row.key))
         .or_else(|| REASONS.iter().find(|row| text.starts_with(row.key)))
         .or_else(|| REASONS.iter().find(|row| text.contains(row.key)))
@@ -380,7 +389,7 @@ fn facts(
 
 /// Every sentence of the table.
 pub(crate) fn phrases() -> impl Iterator<Item = &'static str> {
-    let rows = REASONS.iter().chain(CODES).chain([&NO_SHELL]);
+    let rows = REASONS.iter().chain(CODES).chain([&NO_SHELL, &OTHER_PLATFORM]);
     let exits = EXITS.iter().chain(EXITS_WITH_IMAGE).chain([&OTHER_EXIT]);
     rows.flat_map(|row| [row.what, row.remedy])
         .chain(exits.flat_map(|exit| [exit.how, exit.remedy]))

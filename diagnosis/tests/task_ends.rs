@@ -51,6 +51,18 @@ fn every_known_end_is_distinct_and_has_a_remedy() {
             "NAT gateway",
         ),
         (
+            report(
+                start,
+                Some(
+                    "CannotPullContainerError: image Manifest does not contain descriptor matching platform 'linux/arm64'",
+                ),
+                None,
+                None,
+            ),
+            "not built for the task's architecture",
+            "cpuArchitecture",
+        ),
+        (
             report(exited, essential, None, Some("CannotPullContainerError: x")),
             "image could not be pulled",
             "image's name",

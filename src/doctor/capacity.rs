@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_ecs::types::Cluster;
 use states::{Capacity, ControlCause, ControlErrorKind as Kind, foreign_text::clipped};
 
-use super::{Check, Examination, Problem};
+use super::{Check, Examination, Problem, identity};
 use crate::{
     control::{DIRECTORY_TAG, MANAGER_TAG},
     ownership, tags,
@@ -14,9 +14,15 @@ use crate::{
 const ON_DEMAND: &str = "FARGATE";
 const SPOT: &str = "FARGATE_SPOT";
 
+/// Whether a text has the form of a platform version: `LATEST`, or three numbers.
+fn is_platform(version: &str) -> bool {
+    let numbers: Vec<_> = version.split('.').map(str::parse::<u16>).collect();
+    version == "LATEST" || (numbers.len() == 3 && numbers.iter().all(Result::is_ok))
+}
+
 impl Examination<'_> {
-    /// Checks the cluster, and its capacity.
-    pub(super) async fn check_cluster(&mut self) {
+    /// Checks the cluster, and its capacity. Returns whether further calls make sense.
+    pub(super) async fn check_cluster(&mut self) -> bool {
         const CHECK: Check = Check::Cluster;
         let name = self.config.fargate.cluster.clone();
         let cluster = match self.control.cluster(&name).await {
@@ -27,34 +33,51 @@ impl Examination<'_> {
             Ok(None) => return self.no_cluster(name),
             Err(error) if error.kind == Kind::WrongSetting => return self.no_cluster(name),
             Err(error) => {
-                self.unanswered += u8::from(error.cause == ControlCause::NoAnswer);
+                self.report.unknown(Check::Capacity, "The cluster is not known.");
+                if error.cause == ControlCause::NoAnswer && self.is_unanswered {
+                    let said = error.to_string().trim_end_matches('.').to_owned();
+                    let facts = [said, identity::destinations(&self.region)];
+                    self.report.found(CHECK, Problem::NoAnswer, facts);
+                    return false;
+                }
                 self.report.refused(CHECK, &error);
-                return self.report.unknown(Check::Capacity, "The cluster is not known.");
+                return true;
             }
         };
         let status = cluster.status().unwrap_or_default();
         if status != "ACTIVE" {
             let facts = [name, clipped(status)];
             self.report.found(CHECK, Problem::ClusterInactive, facts);
-            return self.report.unknown(Check::Capacity, "The cluster is not ACTIVE.");
+            self.report.unknown(Check::Capacity, "The cluster is not ACTIVE.");
+            return true;
         }
         self.report.pass(CHECK, format!("{name} in {} is ACTIVE.", self.region));
         self.check_capacity(&name, &cluster);
         self.cluster = Some(cluster);
+        true
     }
 
-    fn no_cluster(&mut self, name: String) {
+    /// Records that there is no cluster. Further calls make sense.
+    fn no_cluster(&mut self, name: String) -> bool {
         self.report.found(Check::Cluster, Problem::NoCluster, [name, self.region.clone()]);
         self.report.unknown(Check::Capacity, "There is no cluster.");
+        true
     }
 
     fn check_capacity(&mut self, name: &str, cluster: &Cluster) {
         const CHECK: Check = Check::Capacity;
+        let platform = self.config.fargate.platform_version.as_ref();
+        if let Some(version) = platform.filter(|version| !is_platform(version)) {
+            self.report.found(CHECK, Problem::NotAPlatform, [clipped(version)]);
+        }
         // What tasks get if the configuration leaves it to the cluster, and what it names itself.
         let providers: Vec<String> = match &self.config.fargate.capacity {
             Capacity::LaunchType(launch_type) => {
-                let says = format!("LaunchType {launch_type} needs no capacity provider.");
-                return self.report.pass(CHECK, says);
+                if self.report.is_clean(CHECK) {
+                    let says = format!("LaunchType {launch_type} needs no capacity provider.");
+                    self.report.pass(CHECK, says);
+                }
+                return;
             }
             Capacity::ClusterDefault => {
                 let strategy = cluster.default_capacity_provider_strategy().iter();

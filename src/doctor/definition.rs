@@ -95,10 +95,28 @@ impl Examination<'_> {
         if is_ssh && let Some(command) = only_sleeps(&container) {
             self.report.found(CHECK, Problem::NoSshServer, [name.clone(), command]);
         }
+        let port = self.config.ssh.port;
+        if is_ssh && let Some(others) = other_ports(&container, port) {
+            self.report.found(CHECK, Problem::OtherPort, [name.clone(), others, port.to_string()]);
+        }
+        for other in self.other_essential() {
+            self.report.found(CHECK, Problem::OtherEssential, [other, name.clone()]);
+        }
         self.check_log_group(&container).await;
         if self.report.is_clean(CHECK) {
             self.report.pass(CHECK, format!("{name} is as the driver needs it."));
         }
+    }
+
+    /// The names of other containers with which the task ends. ECS's log router has to be one.
+    fn other_essential(&self) -> Vec<String> {
+        let containers = self.definition.iter().flat_map(|d| d.container_definitions());
+        containers
+            .filter(|container| container.name() != Some(&self.config.fargate.container))
+            .filter(|container| container.essential() != Some(false))
+            .filter(|container| container.firelens_configuration().is_none())
+            .map(|container| clipped(container.name().unwrap_or_default()))
+            .collect()
     }
 
     async fn check_log_group(&mut self, container: &ContainerDefinition) {
@@ -241,6 +259,20 @@ fn only_sleeps(container: &ContainerDefinition) -> Option<String> {
         container.entry_point().iter().chain(container.command()).map(String::as_str).collect();
     let program = words.first()?.rsplit('/').next()?;
     SLEEPERS.contains(&program).then(|| clipped(&words.join(" ")))
+}
+
+/// The ports that a container maps, if it maps some and not this one. With `awsvpc`, none has to be
+/// mapped.
+fn other_ports(container: &ContainerDefinition, port: u16) -> Option<String> {
+    let ports: Vec<_> = container
+        .port_mappings()
+        .iter()
+        .filter_map(|mapping| mapping.container_port())
+        .map(|mapped| mapped.to_string())
+        .collect();
+    let has_range = container.port_mappings().iter().any(|m| m.container_port_range().is_some());
+    let is_mapped = ports.is_empty() || has_range || ports.contains(&port.to_string());
+    (!is_mapped).then(|| ports.join(", "))
 }
 
 #[cfg(test)]

@@ -43,6 +43,10 @@ struct Runner {
     #[serde(default)]
     limit: u32,
     #[serde(default)]
+    token: String,
+    #[serde(default)]
+    shell: String,
+    #[serde(default)]
     builds_dir: String,
     #[serde(default)]
     cache_dir: String,
@@ -164,9 +168,10 @@ impl Runners {
             self.check_deadlines(config, report);
         }
         if report.is_clean(CHECK) {
-            let names: Vec<&str> = self.runners.iter().map(|r| r.name.as_str()).collect();
+            let names: Vec<&str> = self.runners.iter().map(Runner::name).collect();
             let (names, jobs) = (clipped(&names.join(", ")), self.concurrent());
-            report.pass(CHECK, format!("{names}: up to {jobs} jobs at the same time."));
+            let jobs = if jobs == 1 { "1 job".to_owned() } else { format!("{jobs} jobs") };
+            report.pass(CHECK, format!("{names}: up to {jobs} at the same time."));
         }
     }
 
@@ -174,8 +179,9 @@ impl Runners {
     fn check_deadlines(&self, config: &Config, report: &mut Report) {
         let limits = &config.limits;
         let prepare = limits.provisioning + limits.pending + limits.running;
-        for Runner { name, custom, .. } in &self.runners {
-            let name = || clipped(name);
+        for runner in &self.runners {
+            let custom = &runner.custom;
+            let name = || clipped(runner.name());
             let stages = [
                 ("prepare", custom.prepare_exec_timeout, prepare),
                 ("cleanup", custom.cleanup_exec_timeout, limits.stop),
@@ -202,8 +208,19 @@ impl Runners {
 }
 
 impl Runner {
+    /// Its name for people.
+    fn name(&self) -> &str {
+        if self.name.is_empty() { "without a name" } else { &self.name }
+    }
+
     fn check(&self, report: &mut Report) {
-        let name = || clipped(&self.name);
+        let name = || clipped(self.name());
+        if let Some(token) = wrong_token(&self.token) {
+            report.found(CHECK, Problem::NoRunnerToken, [name(), token.to_owned()]);
+        }
+        if !["", "bash", "sh"].contains(&&*self.shell) {
+            report.found(CHECK, Problem::NotAPosixShell, [name(), clipped(&self.shell)]);
+        }
         for (key, value) in [("builds_dir", &self.builds_dir), ("cache_dir", &self.cache_dir)] {
             if value.is_empty() {
                 report.found(CHECK, Problem::NoRunnerDirectory, [name(), key.to_owned()]);
@@ -228,6 +245,9 @@ impl Runner {
             if !is_program(program) {
                 let facts = [name(), clipped(program), stage_name()];
                 report.found(CHECK, Problem::NoProgram, facts);
+            } else if let Some(own) = other_program(program) {
+                let facts = [name(), clipped(program), stage_name(), own];
+                report.found(CHECK, Problem::OtherProgram, facts);
             }
             if !calls_stage(arguments, stage) {
                 let facts = [name(), stage_name(), clipped(&format!("{arguments:?}"))];
@@ -238,6 +258,24 @@ impl Runner {
             }
         }
     }
+}
+
+/// What a runner has in place of an authentication token: nothing, a placeholder of this driver's
+/// examples, or a registration token, which `gitlab-runner register` exchanges.
+fn wrong_token(token: &str) -> Option<&'static str> {
+    match token {
+        "" => Some("nothing"),
+        "RUNNER_TOKEN" | "glrt-REPLACE-ME" => Some("a placeholder"),
+        _ if token.starts_with("GR1348941") => Some("a registration token"),
+        _ => None,
+    }
+}
+
+/// This program's path, if a stage calls another one.
+fn other_program(program: &str) -> Option<String> {
+    let own = env::current_exe().and_then(fs::canonicalize).ok()?;
+    let called = fs::canonicalize(program).ok()?;
+    (called != own).then(|| clipped(&own.display().to_string()))
 }
 
 /// The file that gitlab-runner uses as root, or as the user.

@@ -1,8 +1,11 @@
 //! Credentials, and this machine's clock, which signatures depend on.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    env,
+    time::{Duration, SystemTime},
+};
 
-use states::{ControlCause, ControlErrorKind as Kind};
+use states::{ControlCause, ControlErrorKind as Kind, foreign_text::clipped};
 
 use super::{Check, Examination, Problem};
 
@@ -20,11 +23,21 @@ impl Examination<'_> {
             self.report.found(CHECK, Problem::NoRegion, []);
             return false;
         }
+        if !is_region(&self.region) {
+            self.report.found(CHECK, Problem::NotARegion, [clipped(&self.region)]);
+            return false;
+        }
         let validity = match self.control.validity().await {
             Ok(validity) => validity,
             Err(error) => {
                 let why = error.message.split_once(": ").map_or(&*error.message, |(_, why)| why);
-                self.report.found(CHECK, Problem::NoCredentials, [why.to_owned()]);
+                let why = why.trim_end_matches('.');
+                // The SDK passes over a profile that no file has.
+                let profile = env::var("AWS_PROFILE").map_or_else(
+                    |_| String::new(),
+                    |name| format!(" (AWS_PROFILE is {})", clipped(&name)),
+                );
+                self.report.found(CHECK, Problem::NoCredentials, [format!("{why}{profile}")]);
                 return false;
             }
         };
@@ -32,7 +45,7 @@ impl Examination<'_> {
             Ok(answer) => answer,
             // STS may have no endpoint in a VPC without a way out, where jobs run nevertheless.
             Err(error) => {
-                self.unanswered += 1;
+                self.is_unanswered = true;
                 self.report.refused(CHECK, &error);
                 self.report.unknown(Check::Clock, "AWS does not answer.");
                 return error.cause != ControlCause::NoEndpoint;
@@ -42,7 +55,8 @@ impl Examination<'_> {
         let identity = match answer.identity {
             Ok(identity) => identity,
             Err(error) if error.kind == Kind::Credentials => {
-                self.report.found(CHECK, Problem::CredentialsRefused, [error.message]);
+                let said = error.message.trim_end_matches('.').to_owned();
+                self.report.found(CHECK, Problem::CredentialsRefused, [said]);
                 return false;
             }
             // A proxy or a policy of the organization, maybe: other calls may succeed.
@@ -81,19 +95,47 @@ impl Examination<'_> {
         }
     }
 
-    /// Compares the accounts in ARNs of the configuration with the credentials'.
+    /// Compares regions and accounts in ARNs of the configuration with those that calls go to.
     fn check_accounts(&mut self, account: &str) {
         let fargate = &self.config.fargate;
         for (key, value) in
             [("Cluster", &fargate.cluster), ("TaskDefinition", &fargate.task_definition)]
         {
-            let other = value.split(':').nth(4).filter(|_| value.starts_with("arn:"));
-            if let Some(other) = other.filter(|other| *other != account) {
-                let facts = [format!("{key} {value}"), other.to_owned(), account.to_owned()];
-                self.report.found(Check::Credentials, Problem::OtherAccount, facts);
+            if !value.starts_with("arn:") {
+                continue;
+            }
+            for (place, own, problem) in
+                [(3, &*self.region, Problem::ArnOfOtherRegion), (4, account, Problem::OtherAccount)]
+            {
+                let other = value.split(':').nth(place).filter(|other| *other != own);
+                if let Some(other) = other {
+                    let facts = [format!("{key} {value}"), other.to_owned(), own.to_owned()];
+                    self.report.found(Check::Credentials, problem, facts);
+                }
             }
         }
     }
+}
+
+/// Whether a text has the form of a region's name, such as `us-gov-west-1`: an availability zone's ends
+/// with a letter.
+fn is_region(name: &str) -> bool {
+    let words: Vec<&str> = name.split('-').collect();
+    let [place @ .., number] = words.as_slice() else { return false };
+    let is_word = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase());
+    place.len() >= 2 && place.iter().all(is_word) && number.parse::<u8>().is_ok()
+}
+
+/// What to look at beside the network, if AWS does not answer: the settings that choose where calls
+/// go.
+pub(super) fn destinations(region: &str) -> String {
+    let set = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "AWS_ENDPOINT_URL"];
+    let set =
+        set.into_iter().filter(|name| env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let all: Vec<String> = std::iter::once(format!("[Fargate] Region ({region})"))
+        .chain(set.map(|name| format!("the variable {name}")))
+        .collect();
+    format!(", and {}", all.join(", "))
 }
 
 fn until(expiry: SystemTime) -> String {
@@ -104,4 +146,19 @@ fn until(expiry: SystemTime) -> String {
         humantime::format_rfc3339_seconds(expiry),
         humantime::format_duration(left)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_differ_from_zones_and_other_words() {
+        for region in ["eu-central-1", "us-gov-west-1", "eu-isoe-west-1", "ap-southeast-7"] {
+            assert!(is_region(region), "{region}");
+        }
+        for other in ["eu-central-1a", "eu-central", "Frankfurt", "eu_central_1", "1", "-a-1", ""] {
+            assert!(!is_region(other), "{other}");
+        }
+    }
 }

@@ -123,7 +123,7 @@ impl Doctor {
             definition: None,
             subnets: Vec::new(),
             is_answered: false,
-            unanswered: 0,
+            is_unanswered: false,
         };
         examination.check_directory();
         if examination.check_credentials().await {
@@ -156,15 +156,14 @@ struct Examination<'a> {
     subnets: Vec<Subnet>,
     /// Whether AWS has answered a call that needs a permission.
     is_answered: bool,
-    /// How many of the first calls, to STS and ECS, had no answer.
-    unanswered: u8,
+    /// Whether STS has not answered.
+    is_unanswered: bool,
 }
 
 impl Examination<'_> {
     /// Makes the checks that ask AWS.
     async fn check_account(&mut self) {
-        self.check_cluster().await;
-        if self.unanswered > 1 {
+        if !self.check_cluster().await {
             // Each further call would only take its time.
             return self.report.unknown_rest(&Check::ALWAYS, "AWS does not answer.");
         }

@@ -61,22 +61,30 @@ problems! {
     OpenTaskDefinitions: Warning, "AllowedTaskDefinitions is not set: every project may run its jobs in any task definition whose roles the manager may pass.", "Set [Fargate] AllowedTaskDefinitions; [] admits TaskDefinition alone.";
     /// `UsePublicIP` without `EnablePublicIP`.
     NoPublicAddress: Failure, "UsePublicIP is true and EnablePublicIP is not: tasks have no public address to connect to.", "Set [Fargate] EnablePublicIP = true, or UsePublicIP = false.";
+    /// The file of prices cannot be used, and costs are to be shown.
+    BadPrices: Warning, "{0}", "Without it, jobs have no cost in their log: docs/costs.md.";
     /// No region is configured.
     NoRegion: Failure, "No AWS region is configured.", "Set [Fargate] Region, or AWS_REGION in gitlab-runner's environment.";
+    /// The region has no region's name.
+    NotARegion: Failure, "{0} is not the name of a region.", "Set [Fargate] Region, or AWS_REGION, to a name such as eu-central-1.";
     /// There are no credentials.
     NoCredentials: Failure, "There are no AWS credentials: {0}.", "Give the instance a profile, or gitlab-runner's service AWS_* variables.";
     /// AWS does not accept the credentials.
-    CredentialsRefused: Failure, "AWS does not accept the credentials: {0}.", "Renew them, or correct the instance's profile. Check this machine's clock, too.";
+    CredentialsRefused: Failure, "{0}.", "Renew them, or correct the instance's profile. Check this machine's clock, too.";
     /// The credentials are the account's root user's.
     RootCredentials: Warning, "The credentials are those of the account's root user ({0}): no policy limits them.", "Use a role with the policies of docs/iam.md.";
     /// The credentials expire and are not renewed.
     FixedSession: Warning, "The credentials come from AWS_SESSION_TOKEN: they expire after hours, and are not renewed.", "Use an instance profile, or a profile that renews them.";
     /// An ARN of the configuration is of another account.
     OtherAccount: Failure, "{0} belongs to the account {1}, and the credentials to {2}.", "Correct the ARN, or use credentials of that account.";
+    /// An ARN of the configuration is of another region.
+    ArnOfOtherRegion: Failure, "{0} belongs to the region {1}, and the driver calls {2}.", "Correct the ARN or [Fargate] Region.";
     /// The clock is too far off for AWS.
     ClockWrong: Failure, "This machine's clock is {0} s {1} AWS's: AWS refuses requests from 300 s on.", "Synchronize the clock, for example with chrony and 169.254.169.123.";
     /// The clock drifts.
     ClockDrifts: Warning, "This machine's clock is {0} s {1} AWS's.", "Synchronize the clock, for example with chrony and 169.254.169.123.";
+    /// Neither STS nor ECS answers.
+    NoAnswer: Failure, "{0}. Without AWS, no job starts.", "Check the network from here to AWS{1}.";
     /// The cluster does not exist.
     NoCluster: Failure, "There is no cluster {0} in {1}.", "Correct [Fargate] Cluster or Region, or create it: aws ecs create-cluster.";
     /// The cluster is being deleted or made.
@@ -89,6 +97,8 @@ problems! {
     ProviderNotAttached: Failure, "The capacity provider {0} is not associated with the cluster {1}.", "Associate it: aws ecs put-cluster-capacity-providers. Or remove it from [Fargate] CapacityProviders.";
     /// There is no alternative to Spot.
     SpotOnly: Warning, "Tasks run on FARGATE_SPOT alone: AWS may end any job with two minutes' notice, and none starts without Spot capacity.", "Add FARGATE to the strategy.";
+    /// The platform version has no version's form.
+    NotAPlatform: Failure, "PlatformVersion {0} is not a version of Fargate's platform.", "Set [Fargate] PlatformVersion to \"LATEST\" or a version such as \"1.4.0\", or remove it.";
     /// The task definition does not exist.
     NoTaskDefinition: Failure, "The task definition {0} cannot be used: {1}.", "Correct [Fargate] TaskDefinition, or register it: docs/getting-started.md.";
     /// The task definition is deregistered.
@@ -107,8 +117,12 @@ problems! {
     NoContainer: Failure, "The task definition {0} has no container {1}: it has {2}.", "Name the container in [Fargate] ContainerName, or rename it in the task definition.";
     /// The container can end without the task.
     NotEssential: Warning, "The container {0} is not essential: when it ends, the task continues without it.", "Register a revision with \"essential\": true.";
+    /// Another container ends the task, too.
+    OtherEssential: Warning, "The container {0} is essential beside {1}: if it exits, ECS stops the task and the job with it.", "Set \"essential\": false for it, unless jobs cannot run without it.";
     /// SSH, and a container that only sleeps.
     NoSshServer: Failure, "The container {0} runs {1}, which starts no SSH server.", "Use deploy/ssh-entrypoint.sh as entry point, or set Transport = \"ecs-exec\".";
+    /// The container maps other ports than that of the SSH server.
+    OtherPort: Warning, "The container {0} maps port {1}, and [SSH] Port is {2}.", "Correct [SSH] Port, or the port in the entry point and the task definition.";
     /// A container has no log.
     NoLog: Warning, "The container {0} has no logConfiguration: nothing shows why it ended.", "Add the log driver awslogs to the task definition.";
     /// The log group is missing.
@@ -207,12 +221,18 @@ problems! {
     NoCustomRunner: Failure, "No runner in {0} has executor = \"custom\".", "Register one: docs/getting-started.md.";
     /// No runner uses this configuration.
     OtherConfiguration: Warning, "No runner in {0} calls the driver with --config {1}.", "Name this file in the runner's *_args, or give doctor the file that they name.";
+    /// The runner has no token yet.
+    NoRunnerToken: Failure, "The runner {0} has {1} as its token: GitLab does not accept it.", "Replace it by the runner's authentication token (glrt-...).";
+    /// gitlab-runner writes scripts for another shell.
+    NotAPosixShell: Failure, "The runner {0} has shell = \"{1}\", and jobs run in a POSIX shell.", "Remove shell from [[runners]], or set it to \"bash\" or \"sh\".";
     /// A stage's program is not named.
     NoStageProgram: Failure, "The runner {0} has no {1}_exec.", "Add it to [runners.custom]: docs/getting-started.md.";
     /// `config_exec` is not named.
     NoConfigStage: Warning, "The runner {0} has no config_exec: jobs with images get no builds directory, and mistakes show late.", "Add it to [runners.custom]: docs/getting-started.md.";
     /// A stage's program does not exist.
     NoProgram: Failure, "The runner {0} calls {1} for {2}, which is not an executable file.", "Install the driver there, or correct the path.";
+    /// A stage's program is another one than this.
+    OtherProgram: Warning, "The runner {0} calls {1} for {2}, and this is {3}.", "Name one program in all *_exec, and remove the other: it may be another version, or GitLab's Go driver.";
     /// A stage's arguments are wrong.
     WrongArguments: Failure, "The runner {0} has {1}_args {2}: expected custom {1} at the end.", "Correct [runners.custom]: docs/getting-started.md.";
     /// A stage's arguments do not name the configuration.
@@ -223,6 +243,8 @@ problems! {
     StageTimeout: Warning, "The runner {0} ends {1} after {2} s, and the driver's own deadlines are {3} s.", "Raise {1}_exec_timeout, or lower [Deadlines].";
     /// gitlab-runner kills the driver before it has ended a script or a task.
     KillTimeout: Warning, "The runner {0} kills a cancelled stage after {1} s, and [Deadlines] {2} is {3} s.", "Raise graceful_kill_timeout in [runners.custom], or lower {2}.";
+    /// A task cannot start within its deadline.
+    ShortDeadline: Warning, "[Deadlines] {0} is {1} s: a task on Fargate often needs longer to start.", "Remove it from fargate.toml, or raise it.";
     /// The driver's credentials are given to jobs.
     CredentialsInJobs: Warning, "The runner {0} sets {1} in environment: jobs get it, and the driver does not.", "Set it in the environment of gitlab-runner's service.";
     /// Another manager has this one's name.

@@ -1,12 +1,13 @@
 //! deploy/cloudformation on moto: what the stack's outputs say works.
 
-use std::{fs, process::Command};
+use std::{collections::HashMap, fs, process::Command};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use crate::{
     cluster::Cluster,
+    doctor::{Front, doctor, ec2},
     http,
     moto::{self, Moto},
     runner::Job,
@@ -79,57 +80,115 @@ impl Outputs {
     }
 }
 
-/// Adds what moto's CloudFormation drops: the cluster's strategy, and all of a task definition but its
-/// containers. scripts/infrastructure checks that the template has both.
-fn add_what_moto_drops(moto: &Moto, family: &str) {
+/// The names that moto gave the resources of a stack, by those of the template.
+fn resources(stack: &str) -> HashMap<String, String> {
+    let listed = cloudformation("ListStackResources", &[("StackName", stack)]);
+    let document = roxmltree::Document::parse(&listed).unwrap();
+    let text = |of: roxmltree::Node<'_, '_>, name: &str| {
+        let child = of.children().find(|child| child.has_tag_name(name))?;
+        child.text().map(str::to_owned)
+    };
+    let members = document.descendants().filter(|node| node.has_tag_name("member"));
+    members
+        .filter_map(|of| Some((text(of, "LogicalResourceId")?, text(of, "PhysicalResourceId")?)))
+        .collect()
+}
+
+/// Adds what moto's CloudFormation drops. The cluster's strategy, and all of a task definition but its
+/// containers: scripts/infrastructure checks that the template has them. Also names of hosts, and the
+/// subnets' route table.
+fn add_what_moto_drops(stack: &str, family: &str) {
+    let server = moto::server();
     let strategy = json!([{ "capacityProvider": "FARGATE", "weight": 1, "base": 0 }]);
     moto::ecs(
-        &moto.endpoint,
+        server,
         "PutClusterCapacityProviders",
-        &json!({ "cluster": moto.cluster, "capacityProviders": ["FARGATE"],
+        &json!({ "cluster": stack, "capacityProviders": ["FARGATE"],
         "defaultCapacityProviderStrategy": strategy }),
     );
     let described =
-        moto::ecs(&moto.endpoint, "DescribeTaskDefinition", &json!({ "taskDefinition": family }));
-    let containers = &described["taskDefinition"]["containerDefinitions"];
+        moto::ecs(server, "DescribeTaskDefinition", &json!({ "taskDefinition": family }));
+    let mut containers = described["taskDefinition"]["containerDefinitions"].clone();
     assert_eq!(containers[0]["name"], "ci-coordinator", "{described}");
+    // On Fargate the task's size is enough; moto requires reservations of containers.
+    containers[0]["memoryReservation"] = json!(16);
+    let resources = resources(stack);
+    let role = |name: &str| format!("arn:aws:iam::123456789012:role/{}", resources[name]);
     moto::ecs(
-        &moto.endpoint,
+        server,
         "RegisterTaskDefinition",
         &json!({ "family": family, "networkMode": "awsvpc", "cpu": "1024", "memory": "2048",
-        "requiresCompatibilities": ["FARGATE"], "containerDefinitions": containers }),
+        "requiresCompatibilities": ["FARGATE"], "containerDefinitions": containers,
+        "taskRoleArn": role("TaskRole"), "executionRoleArn": role("ExecutionRole") }),
     );
+    let names = [("VpcId", &*resources["Vpc"]), ("EnableDnsHostnames.Value", "true")];
+    ec2("ModifyVpcAttribute", &names, "return");
+    for subnet in ["SubnetA", "SubnetB"] {
+        let routes =
+            [("RouteTableId", &*resources["RouteTable"]), ("SubnetId", &resources[subnet])];
+        ec2("AssociateRouteTable", &routes, "associationId");
+    }
 }
 
+/// What a new user does with a stack: its configuration, doctor, a job. scripts/try-template shows it.
 #[test]
 #[ignore = "needs moto and OpenSSH's sshd: scripts/test installs them and runs this"]
-fn a_job_runs_with_the_configuration_that_the_stack_shows() {
+fn doctor_and_a_job_run_with_the_configuration_that_the_stack_shows() {
     let name = format!("ci-{:08x}", rand::random::<u32>());
-    // moto launches no task in a VPC of CloudFormation: it drops EnableDnsHostnames.
-    let (subnet, vpc) = moto::default_subnet();
-    let parameters =
-        [("Name", &*name), ("JobImage", "ci-job:1"), ("VpcId", &vpc), ("SubnetIds", &subnet)];
-    let outputs = Outputs::of(&name, &parameters);
+    let outputs = Outputs::of(&name, &[("Name", &*name), ("JobImage", "public.ecr.aws/ci/job:1")]);
     let text = outputs.get("FargateToml");
+    println!("The stack {name} is deployed. Its output FargateToml:\n\n{text}");
     let configuration: toml::Table = toml::from_str(text).unwrap();
-    let family = configuration["Fargate"]["TaskDefinition"].as_str().unwrap();
-    let moto = Moto::with(name.clone(), subnet.clone(), None);
-    add_what_moto_drops(&moto, family);
-    // Where moto's containers listen, and a directory of this test.
+    let fargate = &configuration["Fargate"];
+    add_what_moto_drops(&name, fargate["TaskDefinition"].as_str().unwrap());
+    let moto = Moto::with(name.clone(), fargate["Subnets"][0].as_str().unwrap().to_owned(), None);
     let port = moto.ssh_port;
     let cluster = Cluster::Moto(moto);
-    let job = Job::on(&cluster);
+    let mut job = Job::on(&cluster);
+
+    // The directories of this test, and the program that it tests.
     let text = text
-        .replace("\nPort = 22\n", &format!("\nPort = {port}\n"))
         .replace("/var/lib/fargate", job.metadata.to_str().unwrap())
         .replace("/var/log/fargate", job.config.parent().unwrap().to_str().unwrap());
     assert!(!text.contains("/var/"), "{text}");
-    fs::write(&job.config, text).unwrap();
-    job.prepare();
+    fs::write(&job.config, &text).unwrap();
+    let runner = outputs
+        .get("ConfigToml")
+        .replace("/usr/bin/fargate", job.binary.to_str().unwrap())
+        .replace("/etc/gitlab-runner/fargate.toml", job.config.to_str().unwrap())
+        .replace("RUNNER_TOKEN", "glrt-0123456789");
+    fs::write(job.path("config.toml"), &runner).unwrap();
+
+    // moto has neither IAM's simulator nor quotas. The manager is in the stack's security group.
+    let front = Front::start(Some(moto::server()));
+    front.behave(|front| {
+        front.denied.extend(["SimulatePrincipalPolicy", "GetServiceQuota"].map(str::to_owned));
+        front.place_manager("10.64.0.9", outputs.get("ManagerSecurityGroup"));
+    });
+    let direct = job.get("AWS_ENDPOINT_URL").unwrap().to_owned();
+    job.set("AWS_ENDPOINT_URL", &front.endpoint);
+    job.set("AWS_EC2_METADATA_SERVICE_ENDPOINT", &front.endpoint);
+    job.unset("AWS_EC2_METADATA_DISABLED");
+    let runner_config = job.path("config.toml");
+    let (code, table, stderr) = doctor(&job, &["--runner-config", runner_config.to_str().unwrap()]);
+    println!("fargate doctor: exit code {code:?}\n\n{table}{stderr}");
+    assert_eq!(code, Some(3), "no failure, and what moto lacks is unknown");
+    for unknown in ["permissions", "quotas"] {
+        assert!(table.contains(&format!("unknown  {unknown}")), "{unknown}");
+    }
+    assert!(!table.contains("warning "), "nothing to change");
+
+    // Where moto's containers listen.
+    fs::write(&job.config, text.replace("\nPort = 22\n", &format!("\nPort = {port}\n"))).unwrap();
+    job.set("AWS_ENDPOINT_URL", &direct);
+    let prepared = job.stage(&["prepare"]);
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
     let run = job.run("build_script", "echo by the stack");
     assert_eq!(String::from_utf8_lossy(&run.stdout), "by the stack\n", "{run:#?}");
+    println!("A job:\n\n{}{}", prepared.stderr, String::from_utf8_lossy(&run.stdout));
     job.cleanup();
     cluster.assert_nothing_is_left(1);
+    println!("Its task is stopped, and nothing is left.");
 }
 
 /// The driver reads what each variant of the stack shows, without a warning, and gitlab-runner's

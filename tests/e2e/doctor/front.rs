@@ -16,6 +16,8 @@ use crate::http::Message;
 pub struct Behaviour {
     /// Actions that are refused; `*`: all.
     pub denied: BTreeSet<String>,
+    /// Whether every call is refused as those with an expired session are.
+    pub are_credentials_expired: bool,
     /// Actions that IAM's simulator does not allow.
     pub not_simulated: BTreeSet<String>,
     /// Quotas, by their codes.
@@ -28,6 +30,21 @@ pub struct Behaviour {
     pub metadata: BTreeMap<String, String>,
     /// How far the clock of the services is behind, in seconds.
     pub clock_behind: i64,
+}
+
+impl Behaviour {
+    /// The manager is an instance with this address, in this security group.
+    pub fn place_manager(&mut self, address: &str, group: &str) {
+        const MAC: &str = "02:00:00:00:00:01";
+        let of_interface = |name: &str| format!("network/interfaces/macs/{MAC}/{name}");
+        for (path, value) in [
+            ("mac".to_owned(), MAC),
+            (of_interface("local-ipv4s"), address),
+            (of_interface("security-group-ids"), group),
+        ] {
+            self.metadata.insert(path, value.to_owned());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -104,7 +121,10 @@ impl State {
         self.calls.lock().unwrap().push(action.clone());
         let is_json = target.is_some();
         let behaviour = self.behaviour.lock().unwrap();
-        let mut answer = if behaviour.denied.contains(&action) || behaviour.denied.contains("*") {
+        let mut answer = if behaviour.are_credentials_expired {
+            let code = if is_json { "ExpiredTokenException" } else { "ExpiredToken" };
+            refusal(is_json, code, "The security token included in the request is expired")
+        } else if behaviour.denied.contains(&action) || behaviour.denied.contains("*") {
             let said = format!("User: x is not authorized to perform: {action}");
             refusal(is_json, if is_json { "AccessDeniedException" } else { "AccessDenied" }, &said)
         } else {

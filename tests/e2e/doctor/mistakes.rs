@@ -2,28 +2,30 @@
 //! nothing else fails.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    net::TcpListener,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use serde_json::{Value, json};
 
-use super::scene::{Scene, ec2, rule};
+use super::{
+    manager_mistakes::MANAGER_MISTAKES,
+    scene::{Scene, ec2, rule},
+};
 
 /// A mistake: the problem's name, whether it is a failure, a word of its explanation, and how to make
 /// it.
-type Mistake = (&'static str, Severity, &'static str, fn(&mut Scene));
+pub(super) type Mistake = (&'static str, Severity, &'static str, fn(&mut Scene));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Severity {
+pub(super) enum Severity {
     Failure,
     Warning,
 }
 
 use Severity::{Failure, Warning};
 
-/// Mistakes over SSH.
+/// Mistakes in the account and in `fargate.toml`, over SSH.
 const MISTAKES: &[Mistake] = &[
     ("wrong-setting", Failure, "Subnets", |scene| scene.edit("Subnets = [", "Subnets = 7 # [")),
     ("doubtful-setting", Warning, "Clutser", |scene| {
@@ -39,6 +41,30 @@ const MISTAKES: &[Mistake] = &[
         scene.edit("Transport", "SSH = { VerifyHost = \"required\" }\nTransport");
     }),
     ("no-region", Failure, "region", |scene| scene.edit("Region = \"us-east-1\"", "")),
+    ("bad-prices", Warning, "published", |scene| {
+        let file = scene.path("prices.toml");
+        std::fs::write(&file, "currency = \"USD\"\n").unwrap();
+        scene.edit("[Fargate]", &format!("[Fargate]\nShowCost = true\nPrices = {file:?}"));
+    }),
+    ("not-a-region", Failure, "us-east-1a", |scene| {
+        scene.edit("\"us-east-1\"", "\"us-east-1a\"");
+    }),
+    ("no-answer", Failure, "AWS_ENDPOINT_URL", |scene| {
+        // A port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        scene.environment.retain(|(name, _)| name != "AWS_ENDPOINT_URL");
+        scene.environment.push(("AWS_ENDPOINT_URL".to_owned(), format!("http://127.0.0.1:{port}")));
+    }),
+    ("short-deadline", Warning, "Pending is 15 s", |scene| {
+        scene.config.push_str("[Deadlines]\nPending = \"15s\"\n");
+    }),
+    ("no-credentials", Failure, "AWS_PROFILE is prodd", |scene| {
+        scene.environment.retain(|(name, _)| name != "AWS_ACCESS_KEY_ID");
+        scene.environment.push(("AWS_PROFILE".to_owned(), "prodd".to_owned()));
+    }),
+    ("credentials-refused", Failure, "ExpiredToken", |scene| {
+        scene.front.behave(|front| front.are_credentials_expired = true);
+    }),
     ("no-credentials", Failure, "no AWS credentials", |scene| {
         scene.environment.retain(|(name, _)| name != "AWS_SECRET_ACCESS_KEY");
     }),
@@ -52,6 +78,10 @@ const MISTAKES: &[Mistake] = &[
     }),
     ("other-account", Failure, "111122223333", |scene| {
         let arn = "arn:aws:ecs:us-east-1:111122223333:cluster/";
+        scene.edit("Cluster = \"", &format!("Cluster = \"{arn}"));
+    }),
+    ("arn-of-other-region", Failure, "eu-west-1", |scene| {
+        let arn = "arn:aws:ecs:eu-west-1:123456789012:cluster/";
         scene.edit("Cluster = \"", &format!("Cluster = \"{arn}"));
     }),
     ("clock-wrong", Failure, "ahead of AWS's", |scene| {
@@ -88,6 +118,9 @@ const MISTAKES: &[Mistake] = &[
             "[Fargate]\nCapacityProviders = [{ Name = \"FARGATE_SPOT\", Weight = 1 }]",
         );
     }),
+    ("not-a-platform", Failure, "1.4", |scene| {
+        scene.edit("[Fargate]", "[Fargate]\nPlatformVersion = \"1.4\"");
+    }),
     ("no-task-definition", Failure, "missing:7", |scene| {
         let name = format!("TaskDefinition = \"{}\"", scene.name);
         scene.edit(&name, "TaskDefinition = \"missing:7\"");
@@ -121,6 +154,15 @@ const MISTAKES: &[Mistake] = &[
             "/taskDefinition/containerDefinitions/0/essential",
             json!(false),
         );
+    }),
+    ("other-essential", Warning, "sidecar", |scene| {
+        let sidecar =
+            json!({ "name": "sidecar", "image": "public.ecr.aws/ci/sidecar:1", "memory": 16 });
+        scene.definition["containerDefinitions"].as_array_mut().unwrap().push(sidecar);
+    }),
+    ("other-port", Warning, "maps port 22, and [SSH] Port is 2222", |scene| {
+        scene.config.push_str("[SSH]\nPort = 2222\n");
+        ec2("AuthorizeSecurityGroupIngress", &rule(&scene.group, "2222", "10.7.0.0/24"), "x");
     }),
     ("no-ssh-server", Failure, "sleep infinity", |scene| {
         scene.container()["entryPoint"] = json!(["sleep", "infinity"]);
@@ -312,66 +354,6 @@ const MISTAKES: &[Mistake] = &[
             front.quotas.insert("L-3032A538".to_owned(), 4000.0);
         });
     }),
-    ("directory-exposed", Failure, "chmod go-w", |scene| {
-        fs::set_permissions(&scene.metadata, fs::Permissions::from_mode(0o777)).unwrap();
-    }),
-    ("directory-not-writable", Failure, "no directory", |scene| {
-        fs::remove_dir(&scene.metadata).unwrap();
-        fs::write(&scene.metadata, "").unwrap();
-    }),
-    ("directory-exposed", Failure, "chmod go-w", |scene| {
-        // It is missing, and others could put theirs in its place.
-        fs::remove_dir(&scene.metadata).unwrap();
-        let above = scene.metadata.parent().unwrap();
-        fs::set_permissions(above, fs::Permissions::from_mode(0o777)).unwrap();
-    }),
-    ("no-log-file", Failure, "/nowhere/fargate.log", |scene| {
-        scene.edit("[Fargate]", "LogFile = \"/nowhere/fargate.log\"\n[Fargate]");
-    }),
-    ("volatile-file-system", Warning, "tmpfs", |scene| {
-        let metadata = format!("{:?}", scene.metadata);
-        scene.edit(&metadata, "\"/dev/shm/fargate-doctor\"");
-    }),
-    ("runner-config-wrong", Failure, "not usable", |scene| {
-        scene.edit_runner("[[runners]]", "[[runners]");
-    }),
-    ("no-custom-runner", Failure, "custom", |scene| {
-        scene.edit_runner("executor = \"custom\"", "executor = \"docker\"");
-    }),
-    ("other-configuration", Warning, "--config", |scene| {
-        scene.edit_runner("fargate.toml", "other.toml");
-    }),
-    ("no-stage-program", Failure, "cleanup_exec", |scene| {
-        scene.edit_runner("cleanup_exec", "cleanup_nothing");
-    }),
-    ("no-config-stage", Warning, "config_exec", |scene| {
-        scene.edit_runner("config_exec", "config_nothing");
-    }),
-    ("no-program", Failure, "/opt/missing/fargate", |scene| {
-        let program = format!("prepare_exec = {:?}", env!("CARGO_BIN_EXE_fargate"));
-        scene.edit_runner(&program, "prepare_exec = \"/opt/missing/fargate\"");
-    }),
-    ("wrong-arguments", Failure, "custom run", |scene| {
-        scene.edit_runner("\"custom\", \"run\"", "\"custom\", \"prepare\"");
-    }),
-    ("no-config-argument", Failure, "--config", |scene| {
-        let file = scene.path("fargate.toml");
-        let named = format!("\"--config\", {file:?}, \"custom\", \"run\"");
-        scene.edit_runner(&named, "\"custom\", \"run\"");
-    }),
-    ("no-runner-directory", Failure, "cache_dir", |scene| {
-        scene.edit_runner("cache_dir = \"/cache\"", "");
-    }),
-    ("stage-timeout", Warning, "prepare after 60 s", |scene| {
-        scene.edit_runner("prepare_exec =", "prepare_exec_timeout = 60\nprepare_exec =");
-    }),
-    ("kill-timeout", Warning, "GracePeriod", |scene| {
-        scene.config.push_str("[Deadlines]\nGracePeriod = \"15m\"\n");
-    }),
-    ("credentials-in-jobs", Warning, "AWS_SECRET_ACCESS_KEY", |scene| {
-        scene
-            .edit_runner("cache_dir =", "environment = [\"AWS_SECRET_ACCESS_KEY=x\"]\ncache_dir =");
-    }),
     ("same-manager", Warning, "/srv/other", |scene| {
         let arn = format!("arn:aws:ecs:us-east-1:123456789012:task/{}/0a", scene.name);
         let tag = |key: &str, value: &str| json!({ "key": key, "value": value });
@@ -469,8 +451,12 @@ fn examine((name, severity, word, plant): Mistake, make: fn() -> Scene) -> Optio
 #[test]
 #[ignore = "needs moto: scripts/test installs it and runs this"]
 fn each_planted_mistake_is_found_and_nothing_else_fails() {
-    let wrong =
-        [wrong(MISTAKES, Scene::new), wrong(ECS_EXEC_MISTAKES, Scene::by_ecs_exec)].concat();
+    let wrong = [
+        wrong(MISTAKES, Scene::new),
+        wrong(MANAGER_MISTAKES, Scene::new),
+        wrong(ECS_EXEC_MISTAKES, Scene::by_ecs_exec),
+    ]
+    .concat();
     assert!(wrong.is_empty(), "{} mistakes:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -478,17 +464,11 @@ fn each_planted_mistake_is_found_and_nothing_else_fails() {
 #[test]
 fn each_problem_is_planted() {
     use fargate_driver::doctor::Problem;
-    // Seen by other tests: moto does not refuse credentials, and no test fills a disk or mounts a
-    // network file system.
-    const BY_OTHER_TESTS: [&str; 5] = [
-        "credentials-refused",
-        "network-file-system",
-        "disk-full",
-        "disk-nearly-full",
-        "launch-failed",
-    ];
-    let planted =
-        |name: &str| MISTAKES.iter().chain(ECS_EXEC_MISTAKES).any(|mistake| mistake.0 == name);
+    // Seen by other tests: no test fills a disk or mounts a network file system.
+    const BY_OTHER_TESTS: [&str; 4] =
+        ["network-file-system", "disk-full", "disk-nearly-full", "launch-failed"];
+    let all = [MISTAKES, MANAGER_MISTAKES, ECS_EXEC_MISTAKES].concat();
+    let planted = |name: &str| all.iter().any(|mistake| mistake.0 == name);
     for problem in Problem::ALL {
         let name = problem.name();
         assert_ne!(planted(&name), BY_OTHER_TESTS.contains(&&*name), "{name}");

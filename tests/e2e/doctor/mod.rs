@@ -2,6 +2,7 @@
 //! mistakes that are planted one at a time.
 
 mod front;
+mod manager_mistakes;
 mod mistakes;
 mod scene;
 
@@ -11,8 +12,10 @@ use serde_json::Value;
 
 use crate::{cluster::Cluster, runner::Job};
 
-use self::front::Front;
-pub use self::scene::Scene;
+pub use self::{
+    front::Front,
+    scene::{Scene, ec2},
+};
 
 /// Checks that need no AWS.
 const LOCAL: [&str; 3] = ["configuration", "directory", "gitlab-runner"];
@@ -99,7 +102,8 @@ fn restrict(directory: &std::path::Path) {
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)).unwrap();
 }
 
-fn doctor(job: &Job, arguments: &[&str]) -> (Option<i32>, String, String) {
+/// Runs doctor for a job's manager. Returns its exit code, what it printed, and its errors.
+pub fn doctor(job: &Job, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_fargate"))
         .env_clear()
         .envs(job.environment.iter().map(|(k, v)| (k, v)))

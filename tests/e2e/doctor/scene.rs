@@ -183,16 +183,7 @@ impl Scene {
         );
         let file = place.path().join("fargate.toml");
         let runner = runner_config(&file.display().to_string());
-        front.behave(|front| {
-            let interface = "network/interfaces/macs/02:00:00:00:00:01";
-            for (path, value) in [
-                ("mac".to_owned(), "02:00:00:00:00:01"),
-                (format!("{interface}/local-ipv4s"), MANAGER),
-                (format!("{interface}/security-group-ids"), MANAGER_GROUP),
-            ] {
-                front.metadata.insert(path, value.to_owned());
-            }
-        });
+        front.behave(|front| front.place_manager(MANAGER, MANAGER_GROUP));
         let environment = [
             ("PATH", std::env::var("PATH").unwrap()),
             ("HOME", place.path().display().to_string()),
@@ -320,7 +311,7 @@ fn runner_config(file: &str) -> String {
         })
         .concat();
     format!(
-        "concurrent = 10\n[[runners]]\nname = \"ci\"\nurl = \"https://gitlab.example\"\ntoken = \"t\"\nexecutor = \"custom\"\n\
+        "concurrent = 10\n[[runners]]\nname = \"ci\"\nurl = \"https://gitlab.example\"\ntoken = \"glrt-t\"\nexecutor = \"custom\"\n\
          builds_dir = \"/builds\"\ncache_dir = \"/cache\"\n[runners.custom]\n{stages}"
     )
 }

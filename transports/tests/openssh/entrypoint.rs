@@ -162,7 +162,8 @@ impl Drop for Container {
 }
 
 /// Shells and images: with the usual programs, without some of them, with a locked account.
-const PLACES: [(&str, &str); 5] = [
+/// The last one has busybox's programs, as Alpine.
+const PLACES: [(&str, &str); 6] = [
     ("dash", ""),
     ("bash", "mount --bind /dev/null /usr/bin/sha256sum"),
     ("busybox sh", ""),
@@ -170,6 +171,10 @@ const PLACES: [(&str, &str); 5] = [
     (
         "busybox sh",
         "sed -i 's/^root:[^:]*:/root:!:/' /etc/shadow && mount --bind /dev/null /usr/bin/openssl",
+    ),
+    (
+        "busybox sh",
+        "sed -i 's/^root:[^:]*:/root:!:/' /etc/shadow && mkdir /run/applets && busybox --install -s /run/applets && PATH=/run/applets:$PATH",
     ),
 ];
 
@@ -233,6 +238,21 @@ async fn the_entry_point_without_a_secret_serves_older_drivers_without_proof() {
         container.connect(HostProof::Required).await.err().unwrap().kind,
         ConnectErrorKind::IdentityUnproven
     );
+}
+
+/// OpenSSH without PAM refuses keys of locked accounts. So this fails if the entry point only claims to
+/// unlock root, and if the server of this machine would admit it anyway.
+#[tokio::test]
+#[ignore = "needs root (mount namespaces) and OpenSSH (scripts/test runs it)"]
+async fn the_entry_point_says_if_root_stays_locked() {
+    // A file that is mounted cannot be replaced.
+    const LOCKED: &str =
+        "sed -i 's/^root:[^:]*:/root:!:/' /etc/shadow && mount --bind /etc/shadow /etc/shadow";
+    let container = Container::start("busybox sh", LOCKED, true);
+    assert!(container.log().contains("root is locked in /etc/shadow"), "{}", container.log());
+    let refused = container.connect(HostProof::Required).await.err().expect("a locked account");
+    assert_eq!(refused.kind, ConnectErrorKind::AuthRefused, "{refused}: {}", container.log());
+    assert!(container.log().contains("account is locked"), "{}", container.log());
 }
 
 #[test]

@@ -4,8 +4,11 @@
 //! The local cluster, in this process, has the times of the profile `fargate`, unscaled: a task takes
 //! some 45 s to start. Both runs are side by side, each with a service of its own, by SSH. Stages are
 //! processes, as gitlab-runner starts them. `FARGATE_BENCH_JOBS` (30), `FARGATE_BENCH_MINUTES` (5) and
-//! `FARGATE_BENCH_POOL` (3) change the load. Needs nothing installed. Prints, for every hit, the time
-//! from the start of `prepare` to the script's first line, and a missed target.
+//! `FARGATE_BENCH_POOL` (3) change the load. Needs nothing installed.
+//!
+//! Prints, for every hit, the time from the start of `prepare` to the script's first line, and a missed
+//! target. Prints, too, the times from a claim to the launch of the task that takes the place of the
+//! claimed one.
 
 #![allow(unreachable_pub, dead_code, reason = "modules of the end-to-end tests")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may end by a panic")]
@@ -17,7 +20,7 @@ use std::{
     io::{BufRead as _, BufReader},
     process::{Command, ExitCode},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use local_cluster::{Profile, Settings};
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
     println!("  with a pool of {count}, misses {}", times(&with.starts(false)));
     let hits: Vec<String> = with.starts(true).iter().map(|time| format!("{time:.2}")).collect();
     println!("  each hit, in seconds: {}", hits.join(" "));
+    println!("  from a claim to the launch of the next task {}", times(&with.refills));
     println!(
         "  hit rate {:.0} %, tasks idle for {:.2} h",
         100.0 * hits.len() as f64 / jobs as f64,
@@ -83,6 +87,8 @@ struct Measured {
     jobs: Vec<(bool, f64)>,
     /// The seconds that warm tasks waited for jobs, all together.
     idle: f64,
+    /// For each claim, the seconds until the service launches another task.
+    refills: Vec<f64>,
 }
 
 impl Measured {
@@ -110,9 +116,32 @@ fn run(cluster: &Cluster, pool: &str, count: u64, (jobs, gap): (u64, Duration)) 
             .collect();
         running.into_iter().map(|job| job.join().unwrap()).collect()
     });
-    let idle = idle(&first);
+    let (idle, refills) = (idle(&first), refills(&first, count));
     drop(service);
-    Measured { jobs: measured, idle }
+    Measured { jobs: measured, idle, refills }
+}
+
+/// The seconds from each claim to the launch that follows it, by the snapshots and the log. The pool's
+/// first launches follow no claim.
+fn refills(job: &Job, count: u64) -> Vec<f64> {
+    let log = job.log();
+    let launched = log.lines().filter(|line| line.contains("launching a warm task"));
+    let at =
+        |line: &str| humantime::parse_rfc3339(line.split_whitespace().next().unwrap()).unwrap();
+    let mut launched: Vec<SystemTime> = launched.map(at).collect();
+    let read = |path| Snapshot::parse(&fs::read_to_string(path).ok()?).ok();
+    let files = job.files(".ron").into_iter().chain(job.archived());
+    let claims = files.filter_map(read).filter(|snapshot| snapshot.claim().is_some());
+    let mut claimed: Vec<u64> =
+        claims.map(|snapshot| snapshot.journal.entries[0].at.as_millis()).collect();
+    launched.sort();
+    claimed.sort();
+    let launched = launched.iter().skip(usize::try_from(count).unwrap());
+    let after = |(launched, claimed): (&SystemTime, &u64)| {
+        let claimed = SystemTime::UNIX_EPOCH + Duration::from_millis(*claimed);
+        launched.duration_since(claimed).unwrap_or_default().as_secs_f64()
+    };
+    launched.zip(&claimed).map(after).collect()
 }
 
 /// Runs one job. Returns whether it hit the pool, and the seconds to its first line.
@@ -160,7 +189,7 @@ fn times(seconds: &[f64]) -> String {
     match sorted.as_slice() {
         [] => "none".to_owned(),
         all => format!(
-            "{} jobs: median {:.2} s, least {:.2} s, most {:.2} s",
+            "{}: median {:.3} s, least {:.3} s, most {:.3} s",
             all.len(),
             all[all.len() / 2],
             all[0],

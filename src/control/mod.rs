@@ -125,6 +125,12 @@ impl EcsControl {
             .await
     }
 
+    /// Returns the configuration of its clients, for a transport of the tests.
+    #[cfg(feature = "pipes")]
+    pub(crate) async fn configuration(&self) -> &SdkConfig {
+        &self.clients().await.shared
+    }
+
     async fn run_task(
         &self,
         token: &ClientToken,

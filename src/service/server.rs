@@ -28,7 +28,7 @@ use super::{
     supervisor::Supervisor,
     upkeep,
 };
-use crate::{config::Config, stages::Host, telemetry};
+use crate::{config::Config, stages::Host, telemetry, warm::Beginning};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
@@ -114,7 +114,7 @@ pub async fn serve(
     supervisor.ready(HOSTING);
     let batches = telemetry::Batches::begin(&directory);
     let service = Service::new(Shared::new(host, hello), Admission::new(capacity));
-    let mut upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));
+    let mut upkeep = tokio::spawn(upkeep::keep_up(service.shared.host(), Beginning::Restart));
     let mut attended = JoinSet::new();
     // Connections of those who wait for the service's end.
     let mut waiting = Vec::new();
@@ -139,7 +139,8 @@ pub async fn serve(
                         taken(service.shared.host().config());
                         // Whatever it was doing is safe to repeat.
                         upkeep.abort();
-                        upkeep = tokio::spawn(upkeep::keep_up(service.shared.host()));
+                        let host = service.shared.host();
+                        upkeep = tokio::spawn(upkeep::keep_up(host, Beginning::Reload));
                     }
                     Err(why) => tracing::error!(
                         "the configuration was read again and is not used: {why}. Stages with the new file do their work themselves."

@@ -25,8 +25,9 @@ const OLDER_THAN: Duration = Duration::from_secs(60 * 60);
 const PURPOSE: &str = "archive";
 
 /// Does all of it until it is dropped.
-pub(super) async fn keep_up(host: Arc<Host>) {
-    tokio::join!(watch_ends(&host), close_connections(&host), reap(&host), warm::keep(&host));
+pub(super) async fn keep_up(host: Arc<Host>, beginning: warm::Beginning) {
+    let pools = warm::keep(&host, beginning);
+    tokio::join!(watch_ends(&host), close_connections(&host), reap(&host), pools);
 }
 
 async fn watch_ends(host: &Host) {

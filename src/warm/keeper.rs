@@ -1,8 +1,9 @@
 //! Keeps the pools of warm tasks in the service: looks at the tasks, lets the [plan](super::plan)
 //! decide, and does what it says.
 //!
-//! It remembers nothing that matters: the tasks' snapshots have it all. So a service that is
-//! restarted keeps the tasks, and finishes launches that were interrupted.
+//! The tasks' snapshots have all that matters, and a file has how to go on after failures. So a
+//! service that is restarted keeps the tasks, finishes launches that were interrupted, and does not
+//! launch more often than one that runs.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -26,7 +27,7 @@ use super::{
     launching::{self, LaunchError, Launched},
     look,
     plan::{self, Pool, Pressure, Setbacks, Task},
-    pool_state::PoolState,
+    pool_state::{PoolState, PoolStates},
     resume, retire,
 };
 use crate::{config::Warm, control::NewestDefinition, stages::Host};
@@ -45,9 +46,22 @@ const HELD: Duration = Duration::from_secs(2);
 /// The pause after an error of the directory.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
 
+/// With what a keeper begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// With what the directory's file has of failures: the process is new, the pools need not be.
+    Restart,
+    /// Without: somebody has changed the configuration, and what failed is tried at once.
+    Reload,
+}
+
 /// Keeps the pools until it is dropped, or the manager is drained.
-pub(crate) async fn keep(host: &Arc<Host>) {
+pub(crate) async fn keep(host: &Arc<Host>, beginning: Beginning) {
     let mut keeper = Keeper::new(host);
+    if beginning == Beginning::Restart {
+        let earlier = PoolStates::read(&host.config().metadata.directory);
+        keeper.states.go_on(earlier, Timestamp::now());
+    }
     tokio::select! {
         () = keeper.run() => {}
         () = host.warm().ended() => {}
@@ -88,10 +102,9 @@ struct Keeper<'a> {
     stopped: HashSet<JobId>,
     /// Tasks that another process has worked on, and until when they are left alone.
     held: HashMap<JobId, Instant>,
-    pressure: Pressure,
-    states: Vec<PoolState>,
-    /// Whether the file has `states`.
-    is_reported: bool,
+    states: PoolStates,
+    /// What the file has.
+    reported: Option<PoolStates>,
     /// The task definitions of the tasks that wait, by task.
     definitions: HashMap<TaskArn, String>,
     /// When ECS was asked about them, and about the newest definitions.
@@ -102,20 +115,21 @@ struct Keeper<'a> {
 impl<'a> Keeper<'a> {
     fn new(host: &'a Arc<Host>) -> Self {
         let config = host.config();
-        let mut states = Vec::new();
+        let mut states = PoolStates::default();
         let pools = config.warm.iter().map(|settings| {
             let pool = Pool::of(config, settings);
-            let mut state = PoolState { name: pool.name.clone(), ..PoolState::default() };
-            let launch = match launching::header(config, settings, JobId::warm(0), Timestamp::now())
-            {
-                Ok(header) => Some((header.spec.clone(), Fit::of(&header))),
+            let header = launching::header(config, settings, JobId::warm(0), Timestamp::now());
+            let (state, launch) = match header {
+                Ok(header) => {
+                    let fit = Fit::of(&header);
+                    (PoolState::launching(pool.name.clone(), &fit), Some((header.spec, fit)))
+                }
                 Err(refusal) => {
                     tracing::error!("the pool {:?} is not kept: {refusal}", pool.name);
-                    state.refuse(refusal);
-                    None
+                    (PoolState::refused(pool.name.clone(), refusal), None)
                 }
             };
-            states.push(state);
+            states.pools.push(state);
             Kept { pool, settings: settings.clone(), launch, newest: None, is_unknown: false }
         });
         Self {
@@ -125,9 +139,8 @@ impl<'a> Keeper<'a> {
             driven: HashMap::new(),
             stopped: HashSet::new(),
             held: HashMap::new(),
-            pressure: Pressure::default(),
             states,
-            is_reported: false,
+            reported: None,
             definitions: HashMap::new(),
             asked: None,
             jobs: LaunchingJobs::default(),
@@ -169,11 +182,11 @@ impl<'a> Keeper<'a> {
             .map(|kept| kept.pool.clone())
             .collect();
         let now = Timestamp::now();
-        self.pressure.is_job_launching = false;
-        let mut plan = plan::plan(now, &pools, &tasks, &self.pressure);
+        let mut pressure = self.pressure();
+        let mut plan = plan::plan(now, &pools, &tasks, &pressure);
         if !plan.launches.is_empty() && self.jobs.is_any(self.host.engine().store()).await? {
-            self.pressure.is_job_launching = true;
-            plan = plan::plan(now, &pools, &tasks, &self.pressure);
+            pressure.is_job_launching = true;
+            plan = plan::plan(now, &pools, &tasks, &pressure);
         }
         for (id, why) in &plan.retirements {
             self.retire(id, *why);
@@ -201,10 +214,10 @@ impl<'a> Keeper<'a> {
         found.retain(|task| !self.stopped.contains(&task.id));
         let is_accepted = |task: &WarmTask| {
             !matches!(task.state, StateName::Provisioning | StateName::Stopping)
-                && self.pressure.refusals.last.is_some_and(|last| last < task.created)
+                && self.states.refusals.last.is_some_and(|last| last < task.created)
         };
         if found.iter().any(is_accepted) {
-            self.pressure.refusals = Setbacks::default();
+            self.states.refusals = Setbacks::default();
         }
         Ok(found)
     }
@@ -279,16 +292,15 @@ impl<'a> Keeper<'a> {
         match done {
             Ok(Launched::Ready(_)) => {
                 tracing::info!(task = %task, pool, "a warm task is ready");
-                self.pressure.refusals = Setbacks::default();
-                self.pressure.failures.remove(&pool);
+                self.states.refusals = Setbacks::default();
                 if let Some(state) = self.state(&pool) {
-                    (state.failures, state.failure, state.obstacle) = (0, None, None);
+                    state.recover();
                 }
             }
             Ok(Launched::Refused(_, error)) => {
                 tracing::info!(task = %task, pool, "ECS does not launch a warm task now: {error}");
                 self.stopped.insert(task);
-                self.pressure.refusals.add(attempt);
+                self.states.refusals.add(attempt);
                 if let Some(state) = self.state(&pool) {
                     state.obstacle = Some(error);
                 }
@@ -304,18 +316,18 @@ impl<'a> Keeper<'a> {
                 let why = diagnosis::stop_reason(&reason);
                 tracing::warn!(task = %task, pool, "a warm task did not start: {why}");
                 self.stopped.insert(task);
-                let failures = self.pressure.failures.entry(pool.clone()).or_default();
-                failures.add(attempt);
-                let count = failures.count;
                 if let Some(state) = self.state(&pool) {
-                    (state.failures, state.failure) = (count, Some(reason));
+                    state.failures.add(attempt);
+                    state.failure = Some(reason);
                 }
             }
             Ok(Launched::Gone(_) | Launched::Unsettled(_)) => self.hold(task),
             Err(e) => {
                 tracing::warn!(task = %task, pool, "the work on a warm task has failed: {e}");
                 self.hold(task);
-                self.pressure.failures.entry(pool).or_default().add(attempt);
+                if let Some(state) = self.state(&pool) {
+                    state.failures.add(attempt);
+                }
             }
         }
     }
@@ -325,7 +337,17 @@ impl<'a> Keeper<'a> {
     }
 
     fn state(&mut self, pool: &str) -> Option<&mut PoolState> {
-        self.states.iter_mut().find(|state| state.name == pool)
+        self.states.pools.iter_mut().find(|state| state.name == pool)
+    }
+
+    /// What stands in the way of launches, apart from jobs.
+    fn pressure(&self) -> Pressure {
+        let failures = self.states.pools.iter().map(|state| (state.name.clone(), state.failures));
+        Pressure {
+            is_job_launching: false,
+            refusals: self.states.refusals,
+            failures: failures.collect(),
+        }
     }
 }
 
@@ -456,19 +478,17 @@ impl Keeper<'_> {
 
     /// Records what keeps the pools from being full, if that has changed.
     fn report(&mut self, tasks: &[Task], wanted: &HashMap<String, u32>, now: Timestamp) {
-        let before = self.states.clone();
-        for state in &mut self.states {
+        for state in &mut self.states.pools {
             let ready = tasks.iter().filter(|task| task.pool == state.name && task.is_ready);
             let wanted = wanted.get(&state.name).copied().unwrap_or_default();
             let is_short = u32::try_from(ready.count()).is_ok_and(|ready| ready < wanted);
             state.short_since = is_short.then(|| state.short_since.unwrap_or(now));
         }
-        if self.states.is_empty() || (self.states == before && self.is_reported) {
+        if self.states.pools.is_empty() || self.reported.as_ref() == Some(&self.states) {
             return;
         }
-        let directory = &self.host.config().metadata.directory;
-        match PoolState::write_all(directory, &self.states) {
-            Ok(()) => self.is_reported = true,
+        match self.states.write(&self.host.config().metadata.directory) {
+            Ok(()) => self.reported = Some(self.states.clone()),
             Err(e) => tracing::warn!("the state of the pools cannot be written: {e}"),
         }
     }

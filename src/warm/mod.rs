@@ -10,7 +10,8 @@
 //! - `keeper` — the service's loop, which does what the plan says; `signals` — what wakes and ends it;
 //! - `demand` — whether jobs wait for their launches, which come first;
 //! - `drain` — ends all warm tasks;
-//! - `pool_state` — what keeps pools from being full, in a file for the page and `fargate status`.
+//! - `pool_state` — what keeps pools from being full, in a file for the page, `fargate status` and the
+//!   next service.
 
 mod demand;
 mod drain;
@@ -22,7 +23,7 @@ mod signals;
 mod tasks;
 
 pub use drain::{Drained, drain};
-pub(crate) use keeper::keep;
+pub(crate) use keeper::{Beginning, keep};
 pub use launching::{LaunchError, Launched, launch, resume, retire};
 pub use plan::Pool;
 pub use pool_state::PoolState;

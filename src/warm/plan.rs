@@ -10,6 +10,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use states::{JobId, Pace, Retirement, Timestamp};
 
 use crate::{
@@ -81,7 +82,7 @@ pub(super) struct Task {
 }
 
 /// How something fails again and again. It is over with the first success.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Setbacks {
     /// How many in sequence.
     pub count: u32,
@@ -97,6 +98,11 @@ impl Setbacks {
             self.count = self.count.saturating_add(1);
         }
         self.last = Some(failed);
+    }
+
+    /// The same if the clock was set back to `now` since: no wait begins later.
+    pub(super) fn until_now(self, now: Timestamp) -> Self {
+        Self { last: self.last.map(|last| last.min(now)), ..self }
     }
 
     /// When the next attempt may be made. The times of others of the same `pace` differ by `name`.

@@ -127,7 +127,7 @@ impl Header {
 
 /// What a task is for a job: everything that is launched, and how its container is reached, without
 /// what names one job. A job may claim a warm task of the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fit {
     spec: LaunchSpec,
     connect_to: ConnectTo,

@@ -25,29 +25,19 @@ use crate::{
 };
 
 on_every_cluster!(
-    a_job_claims_a_warm_task_and_runs_in_it
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    jobs_that_begin_at_once_never_share_a_warm_task
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    a_dead_warm_task_falls_back_to_a_launch
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_job_claims_a_warm_task_and_runs_in_it,
+    jobs_that_begin_at_once_never_share_a_warm_task,
+    a_dead_warm_task_falls_back_to_a_launch,
 );
 
 by_every_transport!(
-    a_warm_task_that_does_not_fit_is_left_alone
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    a_task_is_claimed_although_tags_are_refused
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    reap_spares_warm_and_claimed_tasks_and_ends_abandoned_ones
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    cleanup_stops_a_claimed_task_whose_snapshot_is_torn
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    tools_show_and_stop_a_warm_task
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    a_retired_warm_task_ends_and_says_why
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
-    a_launch_of_a_killed_service_goes_on
-        (not by pipes: "it finds its cluster by the environment, and these tests launch warm tasks themselves"),
+    a_warm_task_that_does_not_fit_is_left_alone,
+    a_task_is_claimed_although_tags_are_refused,
+    reap_spares_warm_and_claimed_tasks_and_ends_abandoned_ones,
+    cleanup_stops_a_claimed_task_whose_snapshot_is_torn,
+    tools_show_and_stop_a_warm_task,
+    a_retired_warm_task_ends_and_says_why,
+    a_launch_of_a_killed_service_goes_on,
 );
 
 /// The files of a claim are the same by every transport.

@@ -23,15 +23,18 @@ use crate::{
     cluster::{Cluster, Local},
     definitions::{control, runtime},
     eventually, http,
-    parametrised::by_every_transport,
+    parametrised::on_every_cluster,
     runner::{Ended, Job},
     serve::Service,
 };
 
-by_every_transport!(
+on_every_cluster!(
     jobs_hit_a_pool_that_is_refilled,
     a_restart_keeps_a_pool_and_another_configuration_ends_it,
     managers_in_one_cluster_keep_their_own_pools,
+    a_newer_revision_replaces_the_tasks,
+    a_drain_ends_all_tasks_that_no_job_has,
+    a_warm_task_that_has_died_is_replaced,
 );
 
 /// A pool of so many tasks.
@@ -183,20 +186,11 @@ fn managers_in_one_cluster_keep_their_own_pools(cluster: &Cluster) {
     cluster.assert_nothing_is_left(3);
 }
 
-/// A task definition without a revision means its newest one.
-#[test]
-fn a_newer_revision_replaces_the_tasks() {
-    let cluster = Cluster::local_by_pipes();
-    let job = Job::with(&cluster, &pool(1));
-    reconfigure(&job, |text| text.replace("\"local-job:1\"", "\"local-job\""));
-    let service = Service::start(&job);
-    wait_for_ready(&job, 1);
-    let before = tasks(&job);
-    let described =
-        cluster.ecs("DescribeTaskDefinition", &json!({ "taskDefinition": "local-job" }));
+/// Registers a revision of a family, like the definition that the configuration names.
+fn register(cluster: &Cluster, family: &str, like: &str) {
+    let described = cluster.ecs("DescribeTaskDefinition", &json!({ "taskDefinition": like }));
     let old = &described["taskDefinition"];
     let names = [
-        "family",
         "containerDefinitions",
         "networkMode",
         "cpu",
@@ -206,10 +200,25 @@ fn a_newer_revision_replaces_the_tasks() {
         "executionRoleArn",
     ];
     let given = names.iter().filter(|name| !old[**name].is_null());
-    let new: serde_json::Map<String, Value> =
+    let mut new: serde_json::Map<String, Value> =
         given.map(|name| ((*name).to_owned(), old[*name].clone())).collect();
+    new.insert("family".to_owned(), json!(family));
     let registered = cluster.ecs("RegisterTaskDefinition", &Value::Object(new));
-    assert_eq!(registered["taskDefinition"]["revision"], 2, "{registered}");
+    assert_eq!(registered["taskDefinition"]["family"], family, "{registered}");
+}
+
+/// A task definition without a revision means its newest one.
+fn a_newer_revision_replaces_the_tasks(cluster: &Cluster) {
+    let job = Job::with(cluster, &pool(1));
+    let like = if matches!(cluster, Cluster::Moto(_)) { "job:1" } else { "local-job:1" };
+    // All clusters of moto share their definitions.
+    let family = format!("revised-{:08x}", rand::random::<u32>());
+    register(cluster, &family, like);
+    reconfigure(&job, |text| text.replace(&format!("{like:?}"), &format!("{family:?}")));
+    let service = Service::start(&job);
+    wait_for_ready(&job, 1);
+    let before = tasks(&job);
+    register(cluster, &family, &family);
     // It asks when it starts, and then once a minute.
     let service = restart(&job, service);
     eventually("the task of the old revision is retired", || before.is_disjoint(&tasks(&job)));
@@ -219,13 +228,11 @@ fn a_newer_revision_replaces_the_tasks() {
 }
 
 /// A drain works without the service, and leaves claimed tasks to their jobs.
-#[test]
-fn a_drain_ends_all_tasks_that_no_job_has() {
-    let cluster = Cluster::local();
-    let job = Job::with(&cluster, &pool(2));
+fn a_drain_ends_all_tasks_that_no_job_has(cluster: &Cluster) {
+    let job = Job::with(cluster, &pool(2));
     let mut service = Service::start(&job);
     wait_for_ready(&job, 2);
-    let next = job.beside(&cluster);
+    let next = job.beside(cluster);
     let prepared = next.stage(&["prepare"]);
     assert!(prepared.code == 0 && is_hit(&prepared), "{prepared:#?}");
     wait_for_ready(&job, 2);
@@ -234,7 +241,7 @@ fn a_drain_ends_all_tasks_that_no_job_has() {
 
     let drained = runtime().block_on(async {
         let (config, _) = Config::load(Some(&job.config)).unwrap();
-        let control = control(&cluster, &job.metadata).await;
+        let control = control(cluster, &job.metadata).await;
         warm::drain(&Arc::new(Host::with_control(config, control).unwrap())).await.unwrap()
     });
     assert_eq!(drained, Drained { ended: 2, left: 0 });
@@ -245,6 +252,7 @@ fn a_drain_ends_all_tasks_that_no_job_has() {
     cluster.assert_nothing_is_left(3);
 }
 
+/// By one transport: metrics count claims, however their containers are reached.
 #[test]
 fn the_service_s_metrics_have_the_pool() {
     let cluster = Cluster::local_by_pipes();
@@ -276,6 +284,7 @@ fn the_service_s_metrics_have_the_pool() {
     cluster.assert_nothing_is_left(2);
 }
 
+/// By one transport, as above.
 #[cfg(feature = "telemetry")]
 #[test]
 fn a_claim_is_in_the_metrics_of_its_job() {
@@ -300,16 +309,14 @@ fn a_claim_is_in_the_metrics_of_its_job() {
     cluster.assert_nothing_is_left(2);
 }
 
-#[test]
-fn a_warm_task_that_has_died_is_replaced() {
-    let cluster = Cluster::local_by_pipes();
-    let job = Job::with(&cluster, &pool(1));
+fn a_warm_task_that_has_died_is_replaced(cluster: &Cluster) {
+    let job = Job::with(cluster, &pool(1));
     let service = Service::start(&job);
     wait_for_ready(&job, 1);
     let before = tasks(&job);
     let [snapshot] = &warm_tasks(&job)[..] else { panic!("one") };
-    let task = snapshot.job.task().unwrap().as_str();
-    cluster.ecs("StopTask", &json!({ "cluster": "local", "task": task }));
+    let (of, task) = (&snapshot.job.header().spec.cluster, snapshot.job.task().unwrap().as_str());
+    cluster.ecs("StopTask", &json!({ "cluster": of, "task": task }));
     // It asks when it starts, and then once a minute.
     let service = restart(&job, service);
     eventually("it is replaced", || before.is_disjoint(&tasks(&job)));
@@ -318,6 +325,7 @@ fn a_warm_task_that_has_died_is_replaced() {
     cluster.assert_nothing_is_left(2);
 }
 
+/// By one transport: no container is there to be reached.
 #[test]
 fn refills_yield_to_throttling() {
     let cluster = Cluster::local_by_pipes();
@@ -335,15 +343,36 @@ fn refills_yield_to_throttling() {
     cluster.assert_nothing_is_left(2);
 }
 
+/// By one transport, as above. A restart is no reason to try again, and a reload is.
 #[test]
 fn a_pool_that_cannot_be_launched_is_not_hammered() {
+    const REFUSED: &str = "a warm task did not start";
     let cluster = Cluster::local_by_pipes();
-    let job =
-        Job::with(&cluster, "[[Warm]]\nName = \"p\"\nTaskDefinition = \"nothing:1\"\nCount = 5\n");
+    let bad = "[[Warm]]\nName = \"p\"\nTaskDefinition = \"nothing:1\"\nCount = 5\n";
+    let good = "[[Warm]]\nName = \"good\"\nCount = 1\n";
+    let job = Job::with(&cluster, &format!("{bad}{good}"));
+    let mut service = Service::start(&job);
+    let is_ready = |count: u64| status(&job)["pools"][0]["ready"] == count;
+    eventually("the other pool is full", || is_ready(1));
+    eventually("it is refused", || job.log().contains(REFUSED));
+    let launches = || cluster.as_local().calls("RunTask") - tasks(&job).len();
+    assert!(launches() <= 5, "each of the first ones once, not {}", launches());
+    service.signal(Signal::TERM);
+    assert!(service.process.wait().unwrap().success());
+
+    // As if it had failed for long: the next attempt would be after minutes.
+    let file = job.metadata.join("fargate.pools");
+    let mut states: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(states["pools"][0]["name"], "p");
+    states["pools"][0]["failures"]["count"] = json!(20);
+    fs::write(&file, states.to_string()).unwrap();
+    let before = launches();
+    reconfigure(&job, |text| text.replace("Count = 1\n", "Count = 2\n"));
     let service = Service::start(&job);
-    eventually("it is refused", || job.log().contains("a warm task did not start"));
-    let launches = cluster.as_local().calls("RunTask");
-    assert!(launches <= 5, "each of the first ones once, not {launches}");
+    eventually("the other pool has one more", || is_ready(2));
+    assert_eq!(launches(), before, "{}", job.log());
+    service.signal(Signal::HUP);
+    eventually("the failed launch is tried again", || launches() > before);
     drop(service);
 }
 

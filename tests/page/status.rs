@@ -97,7 +97,7 @@ fn a_pool_that_is_not_kept_is_a_problem() {
     let shown = text(&output);
     assert_eq!(output.status.code(), Some(0), "{shown}");
     assert!(shown.contains("node: 0 of 2 ready"), "{shown}");
-    let state = r#"[{"name":"node","short_since":"2020-01-01T00:00:00.000Z","failures":0}]"#;
+    let state = r#"{"pools":[{"name":"node","short_since":"2020-01-01T00:00:00.000Z"}]}"#;
     fs::write(place.path().join("fargate.pools"), state).unwrap();
     let output = status_with(pool, place.path(), &[]);
     let shown = text(&output);

@@ -3,11 +3,10 @@
 //!
 //! It shows the parts of a transport: this folder, and a line in `src/transport.rs`.
 
-use std::{
-    borrow::Cow, collections::BTreeMap, env, io, path::PathBuf, process::Stdio, time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, io, path::PathBuf, process::Stdio, time::Duration};
 
 use async_trait::async_trait;
+use aws_credential_types::provider::ProvideCredentials as _;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use states::{
@@ -25,9 +24,12 @@ use transports::{
 };
 
 use super::Registration;
+use crate::control::EcsControl;
 
-pub(super) const REGISTRATION: Registration =
-    Registration { declaration: &DECLARATION, connector: |_, _| Box::new(Pipes) };
+pub(super) const REGISTRATION: Registration = Registration {
+    declaration: &DECLARATION,
+    connector: |_, control| Box::new(Pipes(control.clone())),
+};
 
 static DECLARATION: Declaration = Declaration {
     record: TransportRecord {
@@ -43,7 +45,8 @@ static DECLARATION: Declaration = Declaration {
     needs_execute_command: false,
 };
 
-struct Pipes;
+/// It asks the local cluster about its tasks, at the address of the calls to ECS.
+struct Pipes(EcsControl);
 
 #[async_trait]
 impl Connector for Pipes {
@@ -53,8 +56,9 @@ impl Connector for Pipes {
             message: format!("the processes of task {} are not reached: {why}", target.task),
             cause: states::ConnectCause::General,
         };
-        let containers =
-            containers().await.map_err(|e| error(ConnectErrorKind::Unreachable, e.to_string()))?;
+        let containers = containers(&self.0)
+            .await
+            .map_err(|e| error(ConnectErrorKind::Unreachable, e.to_string()))?;
         let container = containers
             .into_iter()
             .find(|container| container.task == target.task.as_str())
@@ -74,11 +78,14 @@ struct Container {
     enter: Vec<String>,
 }
 
-/// Returns the local cluster's containers. The SDK's environment has its address and the key for
-/// it.
-async fn containers() -> io::Result<Vec<Container>> {
-    let variable = |name| env::var(name).map_err(|e| io::Error::other(format!("{name}: {e}")));
-    let (endpoint, secret) = (variable("AWS_ENDPOINT_URL")?, variable("AWS_SECRET_ACCESS_KEY")?);
+/// Returns the local cluster's containers.
+async fn containers(control: &EcsControl) -> io::Result<Vec<Container>> {
+    let lacking = |what| io::Error::other(format!("the configuration has no {what}"));
+    let config = control.configuration().await;
+    let endpoint = config.endpoint_url().ok_or_else(|| lacking("endpoint"))?;
+    let provider = config.credentials_provider().ok_or_else(|| lacking("credentials"))?;
+    let credentials = provider.provide_credentials().await.map_err(io::Error::other)?;
+    let secret = credentials.secret_access_key();
     let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
     let request = format!(
         "GET /_containers HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n\r\n"

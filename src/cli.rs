@@ -2,6 +2,7 @@
 
 mod codes;
 mod definition;
+mod global;
 
 use std::{
     env, io,
@@ -17,7 +18,10 @@ use clap::error::ErrorKind;
 use states::foreign_text;
 use tracing::{Instrument as _, level_filters::LevelFilter};
 
-use self::definition::{Cli, Command, Global, Stage, definition, parse};
+use self::{
+    definition::{Cli, Command, Stage, definition, parse},
+    global::Global,
+};
 use crate::{
     config::{Config, ConfigError, DEFAULT_FILE, Warning},
     console::stderr_line,

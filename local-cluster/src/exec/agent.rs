@@ -1,5 +1,7 @@
 //! One session of the agent, from its slot to its end.
 
+mod opening;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -8,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use pty_process::OwnedWritePty;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -18,8 +19,6 @@ use tokio::{
 use super::{
     Stage, State, Surroundings,
     cipher::Cipher,
-    handshake::{self, Handshake},
-    keys::KEY,
     message::{Message, payload},
     pace::{Output, Writing, Written, write},
     rules::AgentRules,
@@ -221,53 +220,6 @@ impl Agent {
             }
         }
         Err(End::Failed(text))
-    }
-
-    async fn shake_hands(&mut self, encrypted: bool) -> Result<(), End> {
-        let failed = |why: String| {
-            End::Failed(format!("Encountered error while initiating handshake. {why}"))
-        };
-        let late = |_| {
-            failed("Handshake timed out. Please ensure that you have the latest version of the session manager plugin.".to_owned())
-        };
-        let mut handshake = Handshake::new();
-        let key = encrypted
-            .then(|| self.cluster.faults().exec.kms_key.clone().unwrap_or_else(|| KEY.to_owned()));
-        self.stream.send(
-            payload::HANDSHAKE_REQUEST,
-            handshake.request(key.as_deref()),
-            Instant::now(),
-        );
-        let response = self.answer(payload::HANDSHAKE_RESPONSE).await?.map_err(late)?;
-        let cipher =
-            handshake.responded(&response, &self.session, &self.cluster.keys).map_err(failed)?;
-        if encrypted {
-            let cipher = cipher.ok_or_else(|| failed("the client agreed on no key".to_owned()))?;
-            self.stream.send(
-                payload::CHALLENGE_REQUEST,
-                handshake.challenge(&cipher),
-                Instant::now(),
-            );
-            let answer = self.answer(payload::CHALLENGE_RESPONSE).await?;
-            let answer = answer
-                .map_err(|_| failed("Timed out waiting for encryption challenge.".to_owned()))?;
-            handshake.answered(&answer, &cipher).map_err(failed)?;
-            self.cipher = Some(cipher);
-        }
-        self.stream.send(
-            payload::HANDSHAKE_COMPLETE,
-            handshake.complete(encrypted),
-            Instant::now(),
-        );
-        Ok(())
-    }
-
-    /// Waits for an answer of the handshake; the inner error means that none came.
-    async fn answer(&mut self, payload_type: u32) -> Result<Result<Bytes, ()>, End> {
-        Ok(match self.meanwhile(Input::Answer(payload_type), sleep(handshake::PATIENCE)).await? {
-            Waited::Done(()) => Err(()),
-            Waited::Answer(message) => Ok(message.payload),
-        })
     }
 
     /// Runs the agent's loop until `done`, or until the answer that `input` waits for.

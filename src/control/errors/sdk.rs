@@ -10,7 +10,7 @@ use states::{
     ControlCause as Cause, ControlError, ControlErrorKind as Kind, foreign_text::clipped,
 };
 
-use super::{Subject, answered, error_of, no_region, unavailable};
+use super::{Subject, answers::answered, error_of, no_region, unavailable};
 use crate::control::CALL_TIMEOUT;
 
 /// Converts an error of a call.

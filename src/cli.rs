@@ -375,9 +375,10 @@ async fn answer_config(
     logged.begin(false);
     stages::store(config).map_err(|e| e.to_string())?;
     let verdict = stages::config(config, environment);
-    telemetry::enter(&config.metadata.directory, identity, environment, "config", None);
-    logged.end(&verdict, false);
-    telemetry::leave(&verdict, false);
+    let directory = &config.metadata.directory;
+    let stage = telemetry::enter(directory, identity, environment, "config", || None);
+    stage.run(async { logged.end(&verdict, false) }).await;
+    stage.leave(&verdict, false);
     telemetry::flush().await;
     Ok(verdict)
 }

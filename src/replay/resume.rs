@@ -39,7 +39,7 @@ impl Resume {
         block_on(async {
             let (engine, mut work) =
                 claim(locator, configuration, &self.job, self.cluster, "resume")?;
-            open(&engine, &mut work, "resume").await;
+            let stage = open(&engine, &mut work, "resume").await;
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
             }
@@ -59,7 +59,7 @@ impl Resume {
                 }
                 AnyJob::Stopping(_) => Goal::End,
             };
-            let Some(outcome) = drive(&engine, &mut work, goal).await? else {
+            let Some(outcome) = drive(&engine, &mut work, goal, stage).await? else {
                 return Ok(ExitCode::from(130));
             };
             let snapshot = work.snapshot.clone();

@@ -296,7 +296,8 @@ fn load(global: &Global, warn: bool, of_service: bool) -> Result<Configured, Str
     };
     let (config, path) = (&read.configured.config, read.path.display());
     let (prices, manager) = (config.fargate.prices.as_deref(), ownership::manager(config));
-    let complaints = telemetry::start(&config.telemetry, prices, &manager, of_service);
+    let directory = of_service.then_some(config.metadata.directory.as_path());
+    let complaints = telemetry::start(&config.telemetry, prices, &manager, directory);
     start_logging(global, Some(config), of_service)?;
     for complaint in complaints {
         tracing::warn!("{complaint}");
@@ -377,9 +378,10 @@ async fn answer_config(
     logged.begin(false);
     stages::store(config).map_err(|e| e.to_string())?;
     let verdict = stages::config(config, environment);
-    telemetry::enter(&config.metadata.directory, identity, environment, "config", None);
-    logged.end(&verdict, false);
-    telemetry::leave(&verdict, false);
+    let directory = &config.metadata.directory;
+    let stage = telemetry::enter(directory, identity, environment, "config", || None);
+    stage.run(async { logged.end(&verdict, false) }).await;
+    stage.leave(&verdict, false);
     telemetry::flush().await;
     Ok(verdict)
 }

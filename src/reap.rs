@@ -104,7 +104,7 @@ impl Reaper {
                         let (engine, turns) = (Arc::clone(&engine), Arc::clone(&turns));
                         ending.spawn(async move {
                             let _turn = turns.acquire().await;
-                            telemetry::in_own_scope(end_job(&engine, *snapshot, lease, &why)).await
+                            end_job(&engine, *snapshot, lease, &why).await
                         });
                     }
                 }

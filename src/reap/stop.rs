@@ -124,13 +124,13 @@ impl Reaper {
             summary.jobs += 1;
             return Judgment::Gone;
         }
-        telemetry::job::opened(engine.store().directory(), snapshot, "reap");
-        let concluded = engine.conclude(job, "reap", answers).await;
+        let stage = telemetry::job::opened(engine.store().directory(), snapshot, "reap");
+        let concluded = stage.run(engine.conclude(job, "reap", answers)).await;
         let outcome: Result<Outcome, EngineError> = match &concluded {
             Ok(Concluded::Archived) => Ok(Outcome::Ended(StopReason::Cleanup)),
             _ => Ok(Outcome::Unfinished),
         };
-        telemetry::job::closed(&outcome, Goal::End, snapshot);
+        telemetry::job::closed(stage, &outcome, Goal::End, snapshot);
         match concluded {
             Ok(Concluded::Archived) => {
                 report(format_args!("{}: {why}; archived", describe(snapshot)));
@@ -153,12 +153,12 @@ pub(super) async fn end_job(
     why: &str,
 ) -> Result<String, (JobId, String)> {
     let (job, id) = (describe(&snapshot), snapshot.job.header().id.clone());
-    telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
+    let stage = telemetry::job::opened(engine.store().directory(), &snapshot, "reap");
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "reap").await;
     engine.request_stop(&mut work, StopReason::Asked(format!("reaped: {why}")));
-    let ended = engine.drive(&mut work, Goal::End, &mut Background("reap")).await;
-    telemetry::job::closed(&ended, Goal::End, &work.snapshot);
+    let ended = stage.run(engine.drive(&mut work, Goal::End, &mut Background("reap"))).await;
+    telemetry::job::closed(stage, &ended, Goal::End, &work.snapshot);
     match ended {
         Ok(Outcome::Ended(_)) => {
             metric!(monotonic_counter.fargate.reaped = 1_u64, fargate.reaped.kind = "job");

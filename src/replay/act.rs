@@ -43,7 +43,7 @@ pub(super) fn claim(
     let id = found.snapshot.job.header().id.clone();
     let (engine, config) = engine_for(found, configuration, job)?;
     let (prices, manager) = (config.fargate.prices.as_deref(), ownership::manager(config));
-    for complaint in telemetry::start(&config.telemetry, prices, &manager, false) {
+    for complaint in telemetry::start(&config.telemetry, prices, &manager, None) {
         report(&complaint);
     }
     logging::start_telemetry();
@@ -57,9 +57,10 @@ pub(super) fn claim(
 }
 
 /// Records this process in the journal and in the job's trace.
-pub(super) async fn open(engine: &JobEngine, work: &mut Work, purpose: &str) {
-    telemetry::job::opened(engine.store().directory(), &work.snapshot, purpose);
+pub(super) async fn open(engine: &JobEngine, work: &mut Work, purpose: &str) -> telemetry::Stage {
+    let stage = telemetry::job::opened(engine.store().directory(), &work.snapshot, purpose);
     engine.open(work, purpose).await;
+    stage
 }
 
 /// Creates the engine for a job that was found.
@@ -96,14 +97,14 @@ pub(super) async fn drive(
     engine: &JobEngine,
     work: &mut Work,
     goal: Goal,
+    stage: telemetry::Stage,
 ) -> Result<Option<Outcome>, Failure> {
-    let Some(drove) = drive_until_signal(engine, work, goal).await? else {
-        let left = "left as it is; `resume` continues from here";
-        telemetry::job::closed(&Ok(Outcome::Unfinished), goal, &work.snapshot);
-        report(left);
+    let Some(drove) = stage.run(drive_until_signal(engine, work, goal)).await? else {
+        telemetry::job::closed(stage, &Ok(Outcome::Unfinished), goal, &work.snapshot);
+        report("left as it is; `resume` continues from here");
         return Ok(None);
     };
-    telemetry::job::closed(&drove, goal, &work.snapshot);
+    telemetry::job::closed(stage, &drove, goal, &work.snapshot);
     drove.map(Some).map_err(failed)
 }
 
@@ -173,7 +174,6 @@ impl JobIo for Follower {
     }
 
     fn note(&mut self, note: Note<'_>) {
-        telemetry::noted(&note);
         match note {
             Note::Entered { state, .. } => report(&format!("the job is {state}")),
             Note::ConnectionLost(why) => report(&format!(
@@ -216,9 +216,9 @@ pub(super) async fn end(
     purpose: &str,
     reason: &str,
 ) -> Result<ExitCode, Failure> {
-    open(engine, &mut work, purpose).await;
+    let stage = open(engine, &mut work, purpose).await;
     engine.request_stop(&mut work, StopReason::Asked(reason.to_owned()));
-    let Some(outcome) = drive(engine, &mut work, Goal::End).await? else {
+    let Some(outcome) = drive(engine, &mut work, Goal::End, stage).await? else {
         return Ok(ExitCode::from(130));
     };
     match outcome {

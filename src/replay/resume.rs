@@ -35,7 +35,7 @@ impl Resume {
     ) -> Result<ExitCode, Failure> {
         block_on(async {
             let (engine, mut work) = claim(locator, configuration, &self.job, "resume")?;
-            open(&engine, &mut work, "resume").await;
+            let stage = open(&engine, &mut work, "resume").await;
             if stages::has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
             }
@@ -55,7 +55,7 @@ impl Resume {
                 }
                 AnyJob::Stopping(_) => Goal::End,
             };
-            let Some(outcome) = drive(&engine, &mut work, goal).await? else {
+            let Some(outcome) = drive(&engine, &mut work, goal, stage).await? else {
                 return Ok(ExitCode::from(130));
             };
             let snapshot = work.snapshot.clone();

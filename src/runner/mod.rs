@@ -15,6 +15,6 @@ pub use contract::{Contract, ContractError, Verdict};
 pub use environment::{SentEnvironment, StageEnvironment};
 pub use identity::{Identity, IdentityError, Trust};
 pub use response::ResponseError;
-pub use script::prepend;
+pub use script::{prepend, with_variables};
 pub use variables::{Variable, Variables};
 pub use wishes::{WishedContainer, Wishes, WishesError};

@@ -21,6 +21,18 @@ pub fn prepend(script: Bytes, commands: &str) -> Bytes {
     [&script[..at], commands.as_bytes(), b" ", &script[at..]].concat().into()
 }
 
+/// Exports variables to a script's commands: see [`prepend`]. Values may hold any text.
+#[must_use]
+pub fn with_variables(script: Bytes, variables: &[(&str, String)]) -> Bytes {
+    if variables.is_empty() {
+        return script;
+    }
+    let quoted = |value: &str| value.replace('\'', r"'\''");
+    let exports: String =
+        variables.iter().map(|(name, value)| format!(" {name}='{}'", quoted(value))).collect();
+    prepend(script, &format!("export{exports};"))
+}
+
 fn is_shell(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     line.trim_start_matches("#!")
@@ -43,6 +55,21 @@ mod tests {
             prepared("#!/usr/bin/env bash\n\nset -e\n"),
             "#!/usr/bin/env bash\nx=1; \nset -e\n"
         );
+    }
+
+    #[test]
+    fn values_of_variables_are_quoted() {
+        let variables =
+            [("TRACEPARENT", "00-a-b-01".to_owned()), ("TRACESTATE", "it's=1; $(rm)".to_owned())];
+        let with = |script: &'static str| with_variables(Bytes::from(script), &variables);
+        assert_eq!(
+            with("#!/usr/bin/env bash\n\nset -e\n"),
+            "#!/usr/bin/env bash\nexport TRACEPARENT='00-a-b-01' TRACESTATE='it'\\''s=1; $(rm)'; \nset -e\n"
+        );
+        assert!(with("echo hi\n").starts_with(b"export TRACEPARENT="));
+        for script in ["#!/usr/bin/env python3\nprint(1)\n", "#!/usr/bin/pwsh\n1\n", "#!/bin/sh"] {
+            assert_eq!(with(script), script);
+        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ use super::{
 use crate::{
     runner::{Identity, StageEnvironment, Verdict},
     stages::{Attempt, Host, JobLog, Pending, Session, StageIo, StageLog, StageWork},
-    telemetry,
 };
 
 /// Messages to a client that does not read them. Lines beyond that are dropped.
@@ -67,19 +66,14 @@ pub(super) async fn host(
             }
         }
     };
-    let scope = telemetry::Scope::begin();
     // Those that lose are dropped here, before anything is said to the client: it may then take the
     // job's lease at once.
     let last = tokio::select! {
         biased;
-        done = scope.run(work(host, request, script, io)) => Some(ToClient::Done(done)),
+        done = work(host, request, script, io) => Some(ToClient::Done(done)),
         () = listening => None,
         () = going_away => Some(ToClient::GoingAway),
     };
-    match last {
-        Some(ToClient::GoingAway) => scope.hand_over(),
-        _ => scope.let_go(),
-    }
     match last {
         Some(last) => {
             // A client that has stopped reading goes on by itself.

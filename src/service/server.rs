@@ -112,7 +112,7 @@ pub async fn serve(
     }
     println!("fargate serve: ready: {}", path.display());
     supervisor.ready(HOSTING);
-    let batches = telemetry::Batches::begin(&directory);
+    tokio::spawn(telemetry::export_in_batches());
     let service = Service::new(Shared::new(host, hello), Admission::new(capacity));
     let mut upkeep = tokio::spawn(upkeep::keep_up(service.shared.host(), Beginning::Restart));
     let mut attended = JoinSet::new();
@@ -166,6 +166,7 @@ pub async fn serve(
     tracing::info!(stages = *service.hosted.borrow(), "ending: the stages go on by themselves");
     listener.close();
     upkeep.abort();
+    telemetry::end_service();
     service.phase.send_replace(Phase::Ending);
     let _ = timeout(ENDS_WITHIN, async {
         while let Some(ended) = attended.join_next().await {
@@ -178,9 +179,7 @@ pub async fn serve(
         let _ = timeout(ENDS_WITHIN, connections.close_all()).await;
     }
     // Last: spans end with their stages.
-    if let Some(batches) = batches {
-        batches.end().await;
-    }
+    telemetry::flush().await;
     for Waiting(_, sender) in &mut waiting {
         let _ = timeout(ENDS_WITHIN, sender.send(&ToClient::GoingAway)).await;
     }

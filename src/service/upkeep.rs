@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use states::{Concluded, ControlError, EndingJob, SnapshotStore as _, TaskArn, TaskControl as _};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{reap::Reaper, stages::Host, telemetry, warm};
+use crate::{reap::Reaper, stages::Host, warm};
 
 /// How often stopping tasks are described: Fargate takes 13 to 66 s to stop one.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ async fn reap(host: &Host) {
     turns.tick().await;
     loop {
         turns.tick().await;
-        match telemetry::in_own_scope(reaper.run(host.config())).await {
+        match reaper.run(host.config()).await {
             Ok(summary) => tracing::debug!("reaped: {summary}"),
             Err(e) => tracing::warn!("the directory could not be reaped: {e}"),
         }

@@ -5,8 +5,6 @@ use std::io;
 use bytes::Bytes;
 use states::{JobIo, Note};
 
-use crate::telemetry;
-
 /// The channel of such work, with its purpose: it discards output, and is never cancelled.
 pub(crate) struct Background(pub(crate) &'static str);
 
@@ -16,7 +14,6 @@ impl JobIo for Background {
     }
 
     fn note(&mut self, note: Note<'_>) {
-        telemetry::noted(&note);
         tracing::debug!(?note, "{}", self.0);
     }
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use states::{AnyJob, JobIo, Note, Observation, StateName, TaskStatus, Timestamp};
 
 use super::{Attempt, StageIo, StateLog, losses::Losses};
-use crate::telemetry;
 
 /// After this time without a line, the job log says what the stage waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -145,7 +144,6 @@ impl JobIo for JobLog {
     }
 
     fn note(&mut self, note: Note<'_>) {
-        telemetry::noted(&note);
         match note {
             Note::Entered { state, snapshot } => {
                 tracing::info!(%state, job = %snapshot.job.header().id, "state entered");

@@ -37,7 +37,6 @@ use crate::{
     config::Config,
     control::{DefinitionCache, EcsControl},
     runner::{Identity, StageEnvironment, Verdict},
-    telemetry::Watched,
     transport, warm,
 };
 
@@ -60,7 +59,7 @@ pub use work::StageWork;
 /// within the grace period and the time for a task's stop, both of which are shorter by default.
 const LEASE_WAIT: Duration = Duration::from_secs(90);
 
-pub(crate) type JobEngine = Engine<EcsControl, Watched<Transports>, DirectoryStore>;
+pub(crate) type JobEngine = Engine<EcsControl, Transports, DirectoryStore>;
 pub(crate) type Work = states::Work<delivery::Session, states::DirectoryLease>;
 
 /// What the stages of a process share: one engine, and in the service also connections.
@@ -278,7 +277,7 @@ fn engine_for(
     environments: Environments,
 ) -> JobEngine {
     let keys = store.clone();
-    let transport = Watched(transport::all(config, &control));
+    let transport = transport::all(config, &control);
     let secrets = keys.clone();
     let config = config.clone();
     Engine::new(control, transport, store, move |job| keys.key_path(job)).with_secrets(

@@ -279,11 +279,11 @@ fn tag(session: &Session, task: TaskArn) -> JoinHandle<()> {
     let mut tags = launch::task_tags(session.configuration(), &session.identity);
     // The others are the same for all tasks of this manager.
     tags.retain(|(key, _)| key == JOB_TAG || key.starts_with("gitlab:"));
-    tokio::spawn(telemetry::in_own_scope(async move {
+    tokio::spawn(async move {
         if let Err(e) = control.tag(&task, &tags).await {
             tracing::debug!("the claimed task keeps the tags of its pool: {e}");
         }
-    }))
+    })
 }
 
 /// Ends an attempt of the job, so that another one can begin. Returns the lease, or why the stage

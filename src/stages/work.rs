@@ -3,7 +3,6 @@
 use std::fmt;
 
 use bytes::Bytes;
-use tracing::Instrument as _;
 
 use super::{JobLog, Session, StageLog, cleanup, prepare, run};
 use crate::{runner::Verdict, telemetry};
@@ -46,27 +45,24 @@ impl StageWork {
         logged: &StageLog,
         by_service: bool,
     ) -> Verdict {
-        if telemetry::is_on() {
-            telemetry::enter(
-                &session.configuration().metadata.directory,
-                session.identity(),
-                session.environment(),
-                &self.to_string(),
-                session.kept_trace().as_deref(),
-            );
-        }
-        let verdict = async {
+        let stage = telemetry::enter(
+            &session.configuration().metadata.directory,
+            session.identity(),
+            session.environment(),
+            &self.to_string(),
+            || session.kept_trace(),
+        );
+        let work = async {
             logged.begin(by_service);
             // In a box, as the compiler's limit for the depth of nested futures is near.
             let verdict = Box::pin(self.decide(session, log)).await;
             log.end();
             logged.end(&verdict, log.was_cancelled());
             verdict
-        }
-        .instrument(telemetry::log_span())
-        .await;
+        };
+        let verdict = stage.run(work).await;
         telemetry::metric!(monotonic_counter.fargate.output = log.written());
-        telemetry::leave(&verdict, log.was_cancelled());
+        stage.leave(&verdict, log.was_cancelled());
         verdict
     }
 

@@ -67,11 +67,6 @@ impl Context {
         parse(&self.root, &self.state)
     }
 
-    /// Returns the job's own span, as text.
-    pub(super) fn root_text(&self) -> &str {
-        &self.root
-    }
-
     /// Returns the pipeline's span.
     pub(super) fn parent(&self) -> SpanId {
         let parent = self.parent.as_deref().and_then(|id| SpanId::from_hex(id).ok());
@@ -133,7 +128,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::telemetry::settings::{Sampler, tests::defaults};
+    use crate::telemetry::{defaults, settings::Sampler};
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 

@@ -6,17 +6,22 @@ use std::{
 };
 
 use ::replay::summary::PoolUse;
-use diagnosis::costs::{Bill, Host, Peak};
+use diagnosis::{
+    costs::{Bill, Host, Peak},
+    timeline::Timeline,
+};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use states::{
-    Additions, AnyJob, EngineError, Finished, Goal, Header, Job, Outcome, RunOutcome, Snapshot,
+    Additions, AnyJob, EngineError, Finished, Goal, Header, Outcome, RunOutcome, Snapshot,
     StateName, StopReason, Timestamp,
 };
 
 use super::{
-    Purpose, metric,
-    recorder::{self, Attributes, JobEnd, past},
+    Purpose,
+    context::traceparent,
+    metric,
     settings::origin,
+    stage::{self, Attributes, JobEnd, Open, Stage, past},
 };
 use crate::{definition::image_parts, job_end::has_ended, runner::Verdict};
 
@@ -32,28 +37,22 @@ pub(super) fn about(about: &states::About) -> Attributes {
     ]
 }
 
-/// Opens the span of a process other than a stage: `reap`, `resume`, `stop`, `archive`. Until
-/// [`closed`], everything that is recorded belongs to this job.
-pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) {
+/// Begins the span of a process other than a stage: `reap`, `resume`, `stop`, `archive`.
+pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) -> Stage {
     let header = snapshot.job.header();
-    let purpose = Purpose {
-        directory: directory.to_owned(),
-        job: header.id.to_string(),
-        name: purpose.to_owned(),
-        begins: None,
-        only: header.trace.clone(),
-    };
+    let (directory, job, name) = (directory.to_owned(), header.id.to_string(), purpose.to_owned());
+    let purpose = Purpose { directory, job, name, begins: None, only: header.trace.clone() };
     // The trace of an ended job was exported, unless the process that ended it was killed. Then its
     // process log still exists.
     let kept = header.trace.as_deref().filter(|_| !has_ended(snapshot));
-    recorder::enter(&purpose, kept, Some(&header.about));
+    stage::enter(&purpose, kept, Some(&header.about))
 }
 
-/// Closes the span opened by [`opened`]. If the job has ended, exports its root span too, which no
+/// Ends the span begun by [`opened`]. If the job has ended, exports its own span too, which no
 /// other process does. `drove` is the result of driving it to `goal`.
-pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
-    if let Ok(Outcome::Ended(_)) = drove {
-        ended(Some(snapshot), &snapshot.job.header().about);
+pub fn closed(stage: Stage, drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
+    if let (Ok(Outcome::Ended(_)), Some(open)) = (drove, stage.open()) {
+        end(open, Some(snapshot), &snapshot.job.header().about);
     }
     let verdict = match drove {
         // The script was followed to its end: its verdict is the job's.
@@ -67,17 +66,19 @@ pub fn closed(drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snaps
         }
         Ok(_) => Verdict::Success,
     };
-    recorder::leave(&verdict, false);
+    stage.leave(&verdict, false);
 }
 
-/// Records the end of a job: ECS has accepted to stop its task, or it is archived. It has no
-/// snapshot if it never began. A snapshot with another trace is of an earlier attempt, which was
-/// exported when it ended.
+/// Records the end of the current job: ECS has accepted to stop its task, or it is archived. It has
+/// no snapshot if it never began.
 pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
-    let snapshot = snapshot.filter(|snapshot| is_exported_here(snapshot));
+    stage::current().iter().for_each(|open| end(open, snapshot, who));
+}
+
+fn end(open: &Open, snapshot: Option<&Snapshot>, who: &states::About) {
     let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
-    if let Some(snapshot) = snapshot {
-        states_of(snapshot);
+    if let Some(snapshot) = snapshot.filter(|snapshot| is_of(open, snapshot)) {
+        record_states(open, snapshot);
         claim_of(snapshot);
         end.attributes.extend(placed(snapshot));
         let additions = snapshot.job.header().spec.additions.as_deref();
@@ -85,42 +86,63 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
         if let Some(bill) = Bill::of(snapshot, Timestamp::now()) {
             end.attributes.extend(costs(&bill, Peak::of(snapshot, &bill)));
         }
-        if let AnyJob::Stopping(job) = &snapshot.job {
-            match &job.state.reason {
-                StopReason::Cleanup | StopReason::Retired(_) => {}
-                StopReason::Cancelled => end.cancelled = true,
-                reason => end.error = Some(diagnosis::error_type(reason)),
-            }
-        }
+        let reason = stop_reason(snapshot);
+        end.cancelled = matches!(reason, Some(StopReason::Cancelled));
+        end.error = reason.and_then(failure);
     }
-    recorder::end(end);
+    open.end(end);
 }
 
-/// Whether this process exports the trace that the snapshot names.
-fn is_exported_here(snapshot: &Snapshot) -> bool {
-    recorder::is_on() && snapshot.job.header().trace == recorder::root()
-}
-
-/// Records the states of a finished job, as spans and metrics.
+/// Records the states of a finished attempt at the current job, as spans and metrics.
 pub fn states_of(snapshot: &Snapshot) {
-    if !is_exported_here(snapshot) {
-        return;
-    }
-    let header = snapshot.job.header();
-    let mut job = AnyJob::from(Job::new(header.clone()));
-    let mut since = header.created;
-    let mut latest = since;
-    for (at, saw) in snapshot.journal.unfold() {
-        let before = job.clone();
-        job = job.observe(&saw, at);
-        job.plan(at);
-        latest = latest.max(at);
-        if job.name() != before.name() {
-            state(&before, &job, since, at);
-            since = at;
+    let open = stage::current().filter(|open| is_of(open, snapshot));
+    open.iter().for_each(|open| record_states(open, snapshot));
+}
+
+/// Whether the snapshot is of this attempt. That of an earlier one was exported when it ended.
+fn is_of(open: &Open, snapshot: &Snapshot) -> bool {
+    snapshot.job.header().trace == Some(traceparent(&open.root))
+}
+
+fn record_states(open: &Open, snapshot: &Snapshot) {
+    let spans = Timeline::of(snapshot, Timestamp::now()).spans;
+    for (n, span) in spans.iter().enumerate() {
+        let name = span.state;
+        let is_last = spans.get(n + 1).is_some_and(|next| next.state == StateName::Stopping);
+        let mut error = stop_reason(snapshot).filter(|_| is_last).and_then(failure);
+        let mut attributes = vec![KeyValue::new("fargate.state", name.to_string())];
+        attributes.extend(span.stage.clone().map(|stage| KeyValue::new("fargate.stage", stage)));
+        match &span.outcome {
+            Some(RunOutcome::Exited { code, total }) => {
+                let total = i64::try_from(*total).unwrap_or(i64::MAX);
+                attributes.push(KeyValue::new("process.exit.code", i64::from(*code)));
+                attributes.push(KeyValue::new("fargate.output", total));
+                error = (*code != 0).then(|| format!("exit_status_{code}"));
+            }
+            Some(_) => error = Some("run_lost".to_owned()),
+            None => {}
         }
+        metric!(
+            histogram.fargate.state.duration = span.length().as_secs_f64(),
+            fargate.state = %name
+        );
+        let times = (time(span.from), time(span.to));
+        open.record_state(past(format!("state {name}"), times, attributes, error));
     }
-    state(&job, &job, since, latest.max(Timestamp::now()));
+}
+
+fn time(at: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
+}
+
+fn stop_reason(snapshot: &Snapshot) -> Option<&StopReason> {
+    if let AnyJob::Stopping(job) = &snapshot.job { Some(&job.state.reason) } else { None }
+}
+
+/// Returns the class of the failure that ended a job, if one did.
+fn failure(reason: &StopReason) -> Option<String> {
+    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
+        .then(|| diagnosis::error_type(reason))
 }
 
 /// Records what a job had of a pool of warm tasks.
@@ -139,48 +161,6 @@ fn claim_of(snapshot: &Snapshot) {
         fargate.pool = pool,
         fargate.warm.result = result
     );
-}
-
-fn state(was: &AnyJob, next: &AnyJob, since: Timestamp, until: Timestamp) {
-    let name = was.name();
-    let mut attributes = vec![KeyValue::new("fargate.state", name.to_string())];
-    let mut error = None;
-    if let AnyJob::Executing(job) = was {
-        attributes.push(KeyValue::new("fargate.stage", job.state.order.stage.clone()));
-    }
-    match (was, next) {
-        (AnyJob::Executing(_), AnyJob::Reachable(next)) => {
-            match next.state.last.as_ref().map(|last| &last.outcome) {
-                Some(RunOutcome::Exited { code, total }) => {
-                    let total = i64::try_from(*total).unwrap_or(i64::MAX);
-                    attributes.push(KeyValue::new("process.exit.code", i64::from(*code)));
-                    attributes.push(KeyValue::new("fargate.output", total));
-                    error = (*code != 0).then(|| format!("exit_status_{code}"));
-                }
-                Some(_) => error = Some("run_lost".to_owned()),
-                None => {}
-            }
-        }
-        (was, AnyJob::Stopping(next)) if was.name() != StateName::Stopping => {
-            error = failure(&next.state.reason)
-        }
-        _ => {}
-    }
-    metric!(
-        histogram.fargate.state.duration = until.since(since).as_secs_f64(),
-        fargate.state = %name
-    );
-    let times = (time(since), time(until));
-    recorder::record_state(past(format!("state {name}"), times, attributes, error));
-}
-
-fn time(at: Timestamp) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
-}
-
-fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
-        .then(|| diagnosis::error_type(reason))
 }
 
 /// Returns attributes of the task's location.
@@ -237,7 +217,7 @@ fn costs(bill: &Bill, peak: Option<Peak>) -> Attributes {
         attributes.push(KeyValue::new("fargate.cpu", vcpu_seconds));
         attributes.push(KeyValue::new("fargate.memory", gb_seconds));
     }
-    let prices = recorder::recorder().and_then(|recorder| recorder.prices.as_ref());
+    let prices = stage::recorder().and_then(|recorder| recorder.prices.as_ref());
     if let Some(Ok(money)) = prices.map(|prices| bill.cost(prices)) {
         metric!(
             monotonic_counter.fargate.cost = money.amount,

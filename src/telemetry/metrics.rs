@@ -10,8 +10,8 @@ use opentelemetry_sdk::metrics::{Aggregation, Instrument, Stream};
 const BOUNDS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10_800.0];
 
-/// Every metric: name, unit, description. Those in seconds are histograms, all others are counters.
-const METRICS: [(&str, &str, &str); 13] = [
+/// Every metric: name, unit (of UCUM), description. Those in seconds are histograms, all others are counters.
+pub const METRICS: [(&str, &str, &str); 13] = [
     ("fargate.job.duration", "s", "From the job's first process to its end"),
     ("fargate.state.duration", "s", "How long jobs stayed in a state"),
     ("fargate.jobs", "{job}", "Jobs that ended, by result and cause"),
@@ -45,63 +45,4 @@ pub(super) fn view(instrument: &Instrument) -> Option<Stream> {
         _ => stream,
     };
     stream.build().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Follows the OpenTelemetry specification, "Prometheus and OpenMetrics Compatibility".
-    fn in_prometheus((name, unit, _): &(&str, &str, &str)) -> String {
-        let ending = match *unit {
-            "s" => "_seconds_bucket",
-            "By" => "_bytes_total",
-            _ => "_total",
-        };
-        format!("{}{ending}", name.replace('.', "_"))
-    }
-
-    #[test]
-    fn the_dashboard_shows_every_metric_and_no_other() {
-        use std::collections::BTreeSet;
-        let dashboard: serde_json::Value =
-            serde_json::from_str(include_str!("../../deploy/grafana-dashboard.json")).unwrap();
-        let mut shown = BTreeSet::new();
-        for panel in dashboard["panels"].as_array().unwrap() {
-            assert_eq!(panel["datasource"]["uid"], "${source}", "{panel}");
-            for target in panel["targets"].as_array().unwrap() {
-                let words = target["expr"]
-                    .as_str()
-                    .unwrap()
-                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-                // The driver's own attributes have such names, too, but not in the place of a
-                // metric.
-                const ATTRIBUTES: [&str; 6] = [
-                    "fargate_state",
-                    "fargate_reaped_kind",
-                    "fargate_pool",
-                    "fargate_warm_result",
-                    "fargate_currency",
-                    "fargate_capacity_provider",
-                ];
-                shown.extend(
-                    words.filter(|word| word.starts_with("fargate_") && !ATTRIBUTES.contains(word)),
-                );
-            }
-        }
-        let known: Vec<String> = METRICS.iter().map(in_prometheus).collect();
-        assert_eq!(shown, known.iter().map(String::as_str).collect());
-    }
-
-    #[test]
-    fn every_metric_is_documented() {
-        let page = include_str!("../../docs/telemetry.md");
-        for (name, unit, _) in METRICS {
-            let row = page.lines().find(|line| line.starts_with(&format!("| `{name}`")));
-            assert!(
-                row.is_some_and(|row| row.contains(&format!("| {unit} |"))),
-                "{name} in {unit}: {row:?}"
-            );
-        }
-    }
 }

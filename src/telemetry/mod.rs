@@ -2,65 +2,49 @@
 //! `docs/telemetry.md`.
 //!
 //! Work is instrumented with `tracing`: spans with the target `SPANS`, events with `SPANS` or
-//! `METRICS`. OpenTelemetry's SDK collects them in memory. At the process's end, [`flush`] sends
-//! them once, within a time limit. Unsent data stays beside the snapshot for the job's next
-//! process. The service sends them in [`Batches`] while it runs. If telemetry is off, nothing of
-//! the SDK exists.
+//! `METRICS`. The engine and the transports do so, too. OpenTelemetry's SDK collects them in
+//! memory. At the process's end, [`flush`] sends them once, within a time limit. Unsent data stays
+//! beside the snapshot for the job's next process. The service also sends them while it runs
+//! ([`export_in_batches`]). If telemetry is off, nothing of the SDK exists.
 
-#[cfg(feature = "telemetry")]
-mod batches;
 #[cfg(feature = "telemetry")]
 mod context;
 #[cfg(feature = "telemetry")]
 mod export;
 #[cfg(feature = "telemetry")]
 pub mod job;
-#[cfg(feature = "telemetry")]
-mod logs;
-mod metrics;
+pub mod metrics;
 mod pending_exports;
 #[cfg(feature = "telemetry")]
 mod pipeline;
 #[cfg(feature = "telemetry")]
 mod process_log;
-mod propagate;
-#[cfg(feature = "telemetry")]
-mod recorder;
-#[cfg(not(feature = "telemetry"))]
-#[path = "inactive.rs"]
-mod recorder;
 pub mod settings;
 #[cfg(feature = "telemetry")]
 mod spool;
-mod watched;
+#[cfg(feature = "telemetry")]
+mod stage;
+#[cfg(not(feature = "telemetry"))]
+#[path = "inactive.rs"]
+mod stage;
 
 use std::path::{Path, PathBuf};
 
 use ::replay::prices;
-use states::{Note, Observation};
-use tracing::Span;
+use bytes::Bytes;
+pub(crate) use states::trace::{METRICS, SPANS, fail};
 
-use crate::runner::{Identity, StageEnvironment};
+use crate::runner::{Identity, StageEnvironment, with_variables};
 
 #[cfg(feature = "telemetry")]
-pub use batches::Batches;
-#[cfg(feature = "telemetry")]
-pub use export::flush;
-#[cfg(feature = "telemetry")]
-pub use logs::log_export;
+pub use export::{export_in_batches, flush};
 pub use pending_exports::adopt;
-pub use propagate::propagated;
-pub(crate) use recorder::layer;
-#[cfg(not(feature = "telemetry"))]
-pub use recorder::{Batches, flush, job, log_export};
-pub use recorder::{Scope, in_own_scope, is_on, leave, log_span, root, stage_span};
 pub use settings::Settings;
-pub use watched::Watched;
+pub use stage::{Stage, end_service, is_on, root};
+#[cfg(not(feature = "telemetry"))]
+pub use stage::{export_in_batches, flush, job};
+pub(crate) use stage::{layer, log_export, stage_span};
 
-/// Target of spans and events that are exported as a part of traces. The log has none of them.
-pub(crate) const SPANS: &str = "telemetry::spans";
-/// Target of events that are exported as metrics. The log has none of them.
-pub(crate) const METRICS: &str = "telemetry::metrics";
 /// The file of the metadata directory with what the service could not send.
 const SERVICE_SPOOL: &str = "fargate.otlp";
 /// The common part of both targets.
@@ -74,29 +58,16 @@ macro_rules! metric {
     };
 }
 
-/// Records an event of this process's work on the job.
-macro_rules! stage_event {
-    ($name:literal $(, $($field:tt)+)?) => {
-        tracing::event!(
-            target: $crate::telemetry::SPANS,
-            parent: &$crate::telemetry::stage_span(),
-            tracing::Level::INFO,
-            { $($($field)+)? },
-            $name
-        )
-    };
-}
-
-pub(crate) use {metric, stage_event};
+pub(crate) use metric;
 
 /// A job and the purpose of the process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 struct Purpose {
     /// The metadata directory.
     directory: PathBuf,
     /// The job's id.
     job: String,
-    /// The name of its span: `prepare`, `run build_script`, `reap`.
+    /// The name of the process's span: `prepare`, `run build_script`, `reap`.
     name: String,
     /// The origin of the job's trace, if a job may begin with this process.
     begins: Option<Beginning>,
@@ -105,7 +76,7 @@ struct Purpose {
 }
 
 /// The origin of a new job's trace.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Beginning {
     /// The job's own trace id, where one follows from the job.
     trace_id: Option<[u8; 16]>,
@@ -117,84 +88,56 @@ struct Beginning {
 
 /// Starts recording if `[Telemetry]` or the environment's `OTEL_*` variables enable it. `prices` is
 /// the file of prices; `None`: the built-in ones. Returns a message for each variable, and for that
-/// file, that cannot be used. `of_service`: the process records many jobs, and exports by
-/// [`Batches`].
+/// file, that cannot be used. `service`: the metadata directory, if the process is its service: it
+/// records many jobs, and also exports while it runs.
 #[must_use]
 pub fn start(
     settings: &Settings,
     prices: Option<&Path>,
     manager: &str,
-    of_service: bool,
+    service: Option<&Path>,
 ) -> Vec<String> {
     let (settings, mut complaints) = settings.effective();
     if cfg!(feature = "telemetry") && settings.is_on() {
         let prices = prices::load(prices);
         complaints.extend(prices.as_ref().err().map(ToString::to_string));
-        recorder::install(settings, manager, prices.ok(), of_service);
+        let spool = service.map(|directory| directory.join(SERVICE_SPOOL));
+        stage::install(settings, manager, prices.ok(), spool);
     }
     complaints
 }
 
 /// Begins the span of a stage. The job's variables, in the stage's environment, may name the
-/// pipeline's trace.
+/// pipeline's trace. `kept` returns the trace in the job's snapshot.
 pub fn enter(
     directory: &Path,
     identity: &Identity,
     environment: &StageEnvironment,
     stage: &str,
-    kept: Option<&str>,
-) {
+    kept: impl FnOnce() -> Option<String>,
+) -> Stage {
     if !is_on() {
-        return;
+        return Stage::default();
     }
     let begins = matches!(stage, "config" | "prepare").then(|| Beginning {
         trace_id: identity.trace_id,
         parent: environment.job_variable("TRACEPARENT"),
         state: environment.job_variable("TRACESTATE"),
     });
-    if begins.is_some()
-        && let Err(e) = states::DirectoryStore::open(directory)
-    {
-        tracing::debug!("{e}");
-    }
-    let purpose = Purpose {
-        directory: directory.to_owned(),
-        job: identity.id.to_string(),
-        name: stage.to_owned(),
-        begins,
-        only: None,
-    };
-    recorder::enter(&purpose, kept, Some(&identity.about));
+    let (directory, job, name) = (directory.to_owned(), identity.id.to_string(), stage.to_owned());
+    let purpose = Purpose { directory, job, name, begins, only: None };
+    stage::enter(&purpose, kept().as_deref(), Some(&identity.about))
 }
 
-/// Records the class of a span's failure.
-pub(crate) fn fail(span: &Span, error: &str) {
-    span.record("error.type", error);
-    span.record("otel.status_description", error);
+/// Adds `TRACEPARENT` and the other allowed variables to the script's environment, if configured,
+/// so that build tools can join the trace.
+#[must_use]
+pub fn propagated(script: Bytes) -> Bytes {
+    with_variables(script, &stage::propagated_variables())
 }
 
-/// Records the engine's notes that matter in a trace.
-pub fn noted(note: &Note<'_>) {
-    if !is_on() {
-        return;
-    }
-    match note {
-        Note::Entered { state, .. } => stage_event!("state.entered", fargate.state = %state),
-        Note::ConnectionLost(_) => stage_event!("connection.lost"),
-        Note::Reconnected { offset } => {
-            metric!(monotonic_counter.fargate.reconnections = 1_u64);
-            let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
-            stage_event!("connection.restored", fargate.output.offset = offset);
-        }
-        Note::Observed(Observation::CancelRequested) => stage_event!("cancel.requested"),
-        Note::Observed(Observation::Described(report)) => {
-            stage_event!("task.described", fargate.task.status = %report.status);
-        }
-        Note::Observed(Observation::Missing) => stage_event!("task.missing"),
-        Note::Observed(Observation::LaunchFailed(error)) => {
-            stage_event!("launch.failed", error.type = error.kind.name());
-        }
-        Note::Observed(Observation::Delivered) => stage_event!("script.delivered"),
-        Note::Observed(_) | Note::Unreachable(_) | Note::Waiting(_) => {}
-    }
+#[cfg(test)]
+fn defaults() -> Settings {
+    let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
+    Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
 }

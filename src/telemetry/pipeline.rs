@@ -4,14 +4,15 @@
 //! like. They know neither the time that a stage has, nor the files of jobs.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     logs::{LogRecord as _, Logger as _, LoggerProvider as _, Severity},
-    trace::{SpanContext, Status, TracerProvider as _},
+    trace::{Status, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -25,23 +26,24 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
 use tokio::sync::Notify;
-use tracing::{Level, Subscriber, level_filters::LevelFilter};
+use tracing::{Event, Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_opentelemetry::MetricsLayer;
-use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+use tracing_subscriber::{Layer, filter::Targets, layer::Context, registry::LookupSpan};
 
-use super::{SPANS, metrics, settings::Settings};
+use super::{
+    SPANS, metrics,
+    settings::Settings,
+    stage::{Recorder, position},
+};
 
 /// The result of a stage whose span another process exports: the one that ends the job.
 pub(super) const LET_GO: &str = "let_go";
-
-/// Spans, and log lines, that a process keeps until it exports them, at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Capacity {
-    /// A process that works on one job, or on few, and exports once.
-    Process = 512,
-    /// The service. It exports when half of this is used.
-    Service = 8192,
-}
+/// Spans, and log lines, that a process keeps at most until it exports them.
+const CAPACITY: usize = 512;
+/// The same of the service. It exports when half of this is used.
+const CAPACITY_OF_SERVICE: usize = 8192;
+/// Longest message of the log that is exported, in bytes.
+const LONGEST: usize = 4096;
 
 /// What a process records until it is exported.
 #[derive(Debug)]
@@ -50,18 +52,19 @@ pub(super) struct Pipeline {
     tracer: SdkTracerProvider,
     meter: SdkMeterProvider,
     logger: SdkLogger,
-    spans: Spans,
+    spans: Buffer<SpanData>,
     reader: Reader,
     lines: Buffer<SdkLogRecord>,
-    half_full: Arc<Notify>,
+    /// Notified when it is time to export, as much was recorded.
+    pub(super) half_full: Arc<Notify>,
 }
 
 impl Pipeline {
-    pub(super) fn new(settings: &Settings, manager: &str, capacity: Capacity) -> Self {
+    pub(super) fn new(settings: &Settings, manager: &str, of_service: bool) -> Self {
         let resource = resource(settings, manager);
+        let capacity = if of_service { CAPACITY_OF_SERVICE } else { CAPACITY };
         let half_full = Arc::new(Notify::new());
-        let (spans, lines) = (Buffer::new(capacity, &half_full), Buffer::new(capacity, &half_full));
-        let (spans, reader) = (Spans(Arc::new(spans)), Reader::default());
+        let (spans, reader) = (Buffer::new(capacity, &half_full), Reader::default());
         Self {
             // The job's first process has decided whether it is recorded, for all of them.
             tracer: SdkTracerProvider::builder()
@@ -77,12 +80,13 @@ impl Pipeline {
             resource,
             spans,
             reader,
-            lines,
+            lines: Buffer::new(capacity, &half_full),
             half_full,
         }
     }
 
-    /// Returns the layers for the process's subscriber.
+    /// Returns the layers for the process's subscriber. A span that is entered is the current one of
+    /// OpenTelemetry, too: [`super::stage::current`] depends on it.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -93,7 +97,6 @@ impl Pipeline {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
-            .with_context_activation(false)
             .with_filter(Targets::new().with_target(SPANS, LevelFilter::INFO))
             .and_then(MetricsLayer::new(self.meter.clone()))
     }
@@ -104,7 +107,7 @@ impl Pipeline {
     }
 
     /// Records a line of the log.
-    pub(super) fn line(&self, level: Level, message: String, span: Option<&SpanContext>) {
+    fn line(&self, level: Level, message: String) {
         let mut record = self.logger.create_log_record();
         let now = SystemTime::now();
         record.set_timestamp(now);
@@ -118,15 +121,10 @@ impl Pipeline {
         });
         record.set_severity_text(level.as_str());
         record.set_body(message.into());
-        if let Some(span) = span {
-            record.set_trace_context(span.trace_id(), span.span_id(), Some(span.trace_flags()));
+        if let Some(at) = position() {
+            record.set_trace_context(at.trace_id(), at.span_id(), Some(at.trace_flags()));
         }
         self.lines.push(record);
-    }
-
-    /// Completes when it is time to export, as much was recorded. Cancel-safe.
-    pub(super) async fn half_full(&self) {
-        self.half_full.notified().await;
     }
 
     /// Takes the recorded data.
@@ -135,7 +133,7 @@ impl Pipeline {
         if let Err(e) = self.reader.collect(&mut metrics) {
             tracing::debug!("metrics cannot be collected: {e}");
         }
-        (self.spans.0.take(), metrics, self.lines.take())
+        (self.spans.take(), metrics, self.lines.take())
     }
 }
 
@@ -160,64 +158,58 @@ fn resource(settings: &Settings, manager: &str) -> Resource {
 }
 
 /// What is to be exported. What does not fit is dropped: no job waits for telemetry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Buffer<T> {
-    items: Mutex<Vec<T>>,
+    items: Arc<Mutex<Vec<T>>>,
     most: usize,
     half_full: Arc<Notify>,
 }
 
 impl<T> Buffer<T> {
-    fn new(capacity: Capacity, half_full: &Arc<Notify>) -> Self {
-        let half_full = Arc::clone(half_full);
-        Self { items: Mutex::default(), most: capacity as usize, half_full }
+    fn new(most: usize, half_full: &Arc<Notify>) -> Self {
+        Self { items: Arc::default(), most, half_full: Arc::clone(half_full) }
     }
 
-    fn items(&self) -> MutexGuard<'_, Vec<T>> {
+    fn with<R>(&self, act: impl FnOnce(&mut Vec<T>) -> R) -> R {
         // A panic cannot leave a list inconsistent.
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        act(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn push(&self, item: T) {
-        let mut items = self.items();
-        if items.len() < self.most {
-            items.push(item);
-        }
-        if items.len() >= self.most / 2 {
+        let count = self.with(|items| {
+            if items.len() < self.most {
+                items.push(item);
+            }
+            items.len()
+        });
+        if count >= self.most / 2 {
             self.half_full.notify_one();
         }
     }
 
     fn take(&self) -> Vec<T> {
-        std::mem::take(&mut self.items())
+        self.with(std::mem::take)
     }
 }
 
 /// "Exports" finished spans to memory.
-#[derive(Debug, Clone)]
-struct Spans(Arc<Buffer<SpanData>>);
-
-impl Spans {
-    fn push(&self, mut span: SpanData) {
-        // While a container starts, connections fail every second: events of the stage are enough.
-        let has_failed = span.name == "connect" && matches!(span.status, Status::Error { .. });
-        let is_let_go = |of: &KeyValue| {
-            of.key.as_str() == "fargate.stage.result" && of.value.as_str() == LET_GO
-        };
-        if has_failed || span.attributes.iter().any(is_let_go) {
-            return;
-        }
-        for event in &mut span.events.events {
-            // `tracing-opentelemetry` adds these to each event. They are in no convention.
-            event.attributes.retain(|of| !matches!(of.key.as_str(), "level" | "target"));
-        }
-        self.0.push(span);
-    }
-}
-
-impl SpanExporter for Spans {
+impl SpanExporter for Buffer<SpanData> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        batch.into_iter().for_each(|span| self.push(span));
+        for mut span in batch {
+            // While a container starts, connections fail every second: events of the stage are
+            // enough.
+            let has_failed = span.name == "connect" && matches!(span.status, Status::Error { .. });
+            let is_let_go = |of: &KeyValue| {
+                of.key.as_str() == "fargate.stage.result" && of.value.as_str() == LET_GO
+            };
+            for event in &mut span.events.events {
+                // `tracing-opentelemetry` adds these to each event. They are in no convention.
+                event.attributes.retain(|of| !matches!(of.key.as_str(), "level" | "target"));
+            }
+            if !has_failed && !span.attributes.iter().any(is_let_go) {
+                self.push(span);
+            }
+        }
         Ok(())
     }
 }
@@ -254,17 +246,36 @@ impl MetricReader for Reader {
     }
 }
 
+/// Exports messages of the log, without their fields: at debug level, these hold whole
+/// observations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogExport(pub(super) &'static Recorder);
+
+impl<S: Subscriber> Layer<S> for LogExport {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut message = String::new();
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() == "message" {
+                message = format!("{value:?}");
+            }
+        });
+        let mut message = states::foreign_text::tame(&message);
+        message.truncate(message.floor_char_boundary(LONGEST));
+        self.0.pipeline.line(*event.metadata().level(), message);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData};
     use tracing_subscriber::{layer::SubscriberExt as _, registry};
 
     use super::*;
-    use crate::telemetry::{metric, settings::tests::defaults};
+    use crate::telemetry::{defaults, metric};
 
     /// Records in a pipeline of its own.
     fn recorded(record: impl FnOnce()) -> ResourceMetrics {
-        let pipeline = Pipeline::new(&defaults(), "manager", Capacity::Process);
+        let pipeline = Pipeline::new(&defaults(), "manager", false);
         tracing::subscriber::with_default(registry().with(pipeline.layer()), record);
         let (spans, metrics, lines) = pipeline.take();
         assert!(spans.is_empty() && lines.is_empty(), "{spans:?} {lines:?}");
@@ -290,17 +301,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_is_dropped_and_an_export_is_due_before() {
-        let pipeline = Pipeline::new(&defaults(), "manager", Capacity::Process);
+        let pipeline = Pipeline::new(&defaults(), "manager", false);
         let record = |lines: usize| {
-            (0..lines).for_each(|n| pipeline.line(Level::INFO, n.to_string(), None));
+            (0..lines).for_each(|n| pipeline.line(Level::INFO, n.to_string()));
         };
         let moment = std::time::Duration::from_millis(1);
         record(255);
-        assert!(tokio::time::timeout(moment, pipeline.half_full()).await.is_err());
+        assert!(tokio::time::timeout(moment, pipeline.half_full.notified()).await.is_err());
         record(1);
-        pipeline.half_full().await;
+        pipeline.half_full.notified().await;
         record(1000);
-        assert_eq!(pipeline.take().2.len(), Capacity::Process as usize);
+        assert_eq!(pipeline.take().2.len(), CAPACITY);
     }
 
     #[test]

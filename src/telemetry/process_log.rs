@@ -7,7 +7,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -19,9 +19,10 @@ use super::context::Context;
 /// Bytes of the file that are read. A job of a dozen processes writes some four kilobytes.
 const LONGEST: u64 = 1024 * 1024;
 
+/// A line of the file. Times are in nanoseconds since the Unix epoch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
+pub(super) enum Line {
     /// The job's first process.
     Job { context: Context, at: u64 },
     /// A process began.
@@ -30,20 +31,28 @@ enum Line {
     Ended { span: String, result: String, error: Option<String> },
 }
 
+impl Line {
+    /// Returns the line of a process that begins. `span` is its span's id, hexadecimal.
+    pub(super) fn began(span: String, purpose: String, at: SystemTime) -> Self {
+        Self::Began { span, purpose, at: nanoseconds(at) }
+    }
+}
+
 /// One process of the job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Process {
     /// Its span's id, hexadecimal.
     pub(super) span: String,
     /// Its purpose.
     pub(super) purpose: String,
-    at: u64,
+    /// When it began.
+    pub(super) at: SystemTime,
     /// How it ended: result and cause; `None` if it was killed, or still runs.
     pub(super) ended: Option<(String, Option<String>)>,
 }
 
 /// The content of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct ProcessLog {
     path: PathBuf,
     /// The job's position in its trace.
@@ -53,39 +62,24 @@ pub(super) struct ProcessLog {
     pub(super) processes: Vec<Process>,
 }
 
-impl Process {
-    /// Returns when it began.
-    pub(super) fn at(&self) -> SystemTime {
-        time(self.at)
-    }
-}
-
-/// Returns the path of a job's process log.
-pub(super) fn path(directory: &Path, job: &str) -> PathBuf {
-    directory.join(format!("{job}.trace"))
-}
-
 impl ProcessLog {
     /// Creates a job's process log.
     pub(super) fn begin(path: PathBuf, context: Context, at: SystemTime) -> Self {
-        let at = nanoseconds(at);
-        let mut process_log = Self { path, context, began: at, processes: Vec::new() };
-        process_log.note(Line::Job { context: process_log.context.clone(), at });
+        let began = nanoseconds(at);
+        let mut process_log = Self { path, context, began, processes: Vec::new() };
+        process_log.note(Line::Job { context: process_log.context.clone(), at: began });
         process_log
     }
 
     /// Reads the job's process log, if there is one. Malformed lines are skipped.
     pub(super) fn read(path: PathBuf) -> Option<Self> {
         let text = String::from_utf8(private_file::read_up_to(&path, LONGEST + 1).ok()?).ok()?;
-        if text.len() as u64 > LONGEST {
-            return None;
-        }
         let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let Some(Line::Job { context, at }) = lines.next() else { return None };
-        context.root()?;
         let mut process_log = Self { path, context, began: at, processes: Vec::new() };
         lines.for_each(|line| process_log.add(line));
-        Some(process_log)
+        (text.len() as u64 <= LONGEST && process_log.context.root().is_some())
+            .then_some(process_log)
     }
 
     /// Returns when the job's first process began, to the millisecond: the states' times are no
@@ -94,20 +88,8 @@ impl ProcessLog {
         time(self.began / 1_000_000 * 1_000_000)
     }
 
-    /// Records that a process begins.
-    pub(super) fn note_begin(&mut self, span: &str, purpose: &str, at: SystemTime) {
-        let (span, purpose) = (span.to_owned(), purpose.to_owned());
-        self.note(Line::Began { span, purpose, at: nanoseconds(at) });
-    }
-
-    /// Records that it ended.
-    pub(super) fn note_end(&mut self, span: &str, result: &str, error: Option<&str>) {
-        let (span, result) = (span.to_owned(), result.to_owned());
-        self.note(Line::Ended { span, result, error: error.map(str::to_owned) });
-    }
-
     /// Adds a line, also to the file. Only logs a failed write: telemetry must not fail a job.
-    fn note(&mut self, line: Line) {
+    pub(super) fn note(&mut self, line: Line) {
         let text = serde_json::to_string(&line).map_err(io::Error::other);
         let written =
             text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
@@ -121,12 +103,11 @@ impl ProcessLog {
         match line {
             Line::Job { .. } => {}
             Line::Began { span, purpose, at } => {
-                self.processes.push(Process { span, purpose, at, ended: None })
+                self.processes.push(Process { span, purpose, at: time(at), ended: None })
             }
             Line::Ended { span, result, error } => {
-                if let Some(process) = self.processes.iter_mut().find(|of| of.span == span) {
-                    process.ended = Some((result, error));
-                }
+                let process = self.processes.iter_mut().find(|of| of.span == span);
+                process.into_iter().for_each(|of| of.ended = Some((result.clone(), error.clone())));
             }
         }
     }
@@ -141,7 +122,6 @@ impl ProcessLog {
     }
 }
 
-/// Returns a time in nanoseconds since the Unix epoch, as it is in the file.
 fn nanoseconds(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(0)

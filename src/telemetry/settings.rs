@@ -166,40 +166,34 @@ impl Settings {
             }
         };
         set("OTEL_EXPORTER_OTLP_ENDPOINT", ADDRESS, &mut |url| {
-            self.endpoint = Some(is_address(&url).then_some(url)?);
-            Some(())
+            assign(&mut self.endpoint, is_address(&url).then_some(Some(url)))
         });
         set("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf or grpc", &mut |name| {
-            self.protocol = PROTOCOLS.iter().find(|(known, _)| *known == name)?.1;
-            Some(())
+            let known = PROTOCOLS.iter().find(|(known, _)| *known == name);
+            assign(&mut self.protocol, known.map(|known| known.1))
         });
         set("OTEL_EXPORTER_OTLP_HEADERS", PAIRS, &mut |list| merge(&mut self.headers, &list));
         set("OTEL_RESOURCE_ATTRIBUTES", PAIRS, &mut |list| merge(&mut self.resource, &list));
         if let Some(at) = self.resource.iter().position(|(name, _)| name == "service.name") {
             self.service = self.resource.remove(at).1;
         }
-        set("OTEL_SERVICE_NAME", "", &mut |name| {
-            self.service = name;
-            Some(())
-        });
+        set("OTEL_SERVICE_NAME", "", &mut |name| assign(&mut self.service, Some(name)));
         set("OTEL_EXPORTER_OTLP_CERTIFICATE", "", &mut |path| {
-            self.certificate = Some(path.into());
-            Some(())
+            assign(&mut self.certificate, Some(Some(path.into())))
         });
         set(
             "OTEL_TRACES_SAMPLER",
             "always_on, always_off, traceidratio or these after parentbased_",
             &mut |name| {
                 let argument = variable("OTEL_TRACES_SAMPLER_ARG");
-                self.sampler = Sampler::by_name(&name, argument.as_deref())?;
-                Some(())
+                assign(&mut self.sampler, Sampler::by_name(&name, argument.as_deref()))
             },
         );
         // It can only shorten the limit: its default, 10 s, is for processes that live longer.
         set("OTEL_EXPORTER_OTLP_TIMEOUT", "milliseconds", &mut |text| {
-            let limit = Duration::from_millis(text.parse().ok()?);
-            self.flush_timeout = self.flush_timeout.min(limit);
-            Some(())
+            let limit = text.parse().ok().map(Duration::from_millis);
+            let shorter = limit.map(|limit| limit.min(self.flush_timeout));
+            assign(&mut self.flush_timeout, shorter)
         });
         for signal in Signal::ALL {
             let upper = signal.name().to_uppercase();
@@ -223,6 +217,12 @@ impl Settings {
         });
         (self, complaints)
     }
+}
+
+/// Sets a setting. `None` if there is no value that can be used.
+fn assign<T>(setting: &mut T, value: Option<T>) -> Option<()> {
+    *setting = value?;
+    Some(())
 }
 
 const ADDRESS: &str = "an address such as http://127.0.0.1:4318";
@@ -277,115 +277,4 @@ fn decoded(text: &str) -> Option<String> {
         |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     let is_valid = text.split('%').skip(1).all(is_encoded);
     is_valid.then(|| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)).flatten()
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::config::Config;
-
-    pub(in crate::telemetry) fn defaults() -> Settings {
-        let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
-        Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
-    }
-
-    fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
-        defaults().overridden(|name| {
-            variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-        })
-    }
-
-    #[test]
-    fn off_without_an_endpoint() {
-        assert!(!with(&[]).0.is_on());
-        let disabled =
-            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_SDK_DISABLED", "true")];
-        assert!(!with(&disabled).0.is_on());
-    }
-
-    #[test]
-    fn the_standard_variables_override_the_file() {
-        let (settings, complaints) = with(&[
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"),
-            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://m/custom"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, x = y"),
-            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,team=ci"),
-            ("OTEL_TRACES_SAMPLER", "traceidratio"),
-            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
-            ("OTEL_LOGS_EXPORTER", "otlp"),
-        ]);
-        assert_eq!(complaints, Vec::<String>::new());
-        assert_eq!(settings.address(Signal::Traces).unwrap(), "http://c:4318/v1/traces");
-        assert_eq!(settings.address(Signal::Metrics).unwrap(), "http://m/custom");
-        assert_eq!(
-            settings.headers,
-            [("api-key".to_owned(), "a b".to_owned()), ("x".to_owned(), "y".to_owned())]
-        );
-        assert_eq!((settings.service.as_str(), settings.resource.len()), ("mine", 1));
-        assert_eq!(settings.sampler, Sampler { ratio: 0.25, parent_based: false });
-        assert!(settings.exports(Signal::Logs));
-    }
-
-    #[test]
-    fn unusable_settings_are_named() {
-        let (settings, complaints) = with(&[
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-            ("OTEL_TRACES_SAMPLER", "sometimes"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000"),
-        ]);
-        assert_eq!(complaints.len(), 2, "{complaints:?}");
-        assert_eq!(settings.flush_timeout, defaults().flush_timeout);
-    }
-
-    #[test]
-    fn addresses_in_the_environment_are_checked_like_those_in_the_file() {
-        for bad in ["localhost:4318", "http://", "ftp://c", "http://c d"] {
-            let (settings, complaints) = with(&[
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", bad),
-                ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", bad),
-            ]);
-            assert!(!settings.is_on(), "{bad}");
-            assert_eq!(complaints.len(), 2, "{complaints:?}");
-            assert!(
-                complaints[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT")
-                    && complaints[0].contains("http://127.0.0.1:4318"),
-                "{complaints:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn messages_about_addresses_hold_no_secret() {
-        assert_eq!(
-            origin("https://me:secret@c.example:4318/token/v1/traces?key=x"),
-            "https://c.example:4318"
-        );
-    }
-
-    #[test]
-    fn headers_to_a_remote_host_without_encryption_are_warned_about() {
-        let caution = |url: &str, headers: &str| {
-            let variables =
-                [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_EXPORTER_OTLP_HEADERS", headers)];
-            with(&variables).0.caution()
-        };
-        for remote in
-            ["http://me:pw@collector.example:4318", "http://10.0.0.7", "http://[fd00::1]:4318"]
-        {
-            let caution = caution(remote, "api-key=s3cret").unwrap();
-            assert!(caution.contains(&origin(remote)) && caution.contains("https://"), "{caution}");
-            assert!(!caution.contains("s3cret") && !caution.contains("pw"), "{caution}");
-        }
-        for fine in [
-            "https://collector.example",
-            "http://localhost:4318",
-            "http://127.1.2.3:4318",
-            "http://[::1]:4318",
-        ] {
-            assert_eq!(caution(fine, "api-key=s3cret"), None, "{fine}");
-        }
-        assert_eq!(caution("http://collector.example", ""), None);
-    }
 }

@@ -1,5 +1,8 @@
-//! `<job>.otlp` beside the snapshot: requests that could not be sent yet. `<signal, one byte>
-//! <length, four bytes> <request>`, again and again. The service has one for all jobs.
+//! `<job>.otlp` beside the snapshot: requests that could not be sent yet. The service has one such
+//! file for all jobs.
+//!
+//! A file is a message of Protocol Buffers with one repeated field. So a part can be appended, and
+//! of a torn file, what is before the tear can be read.
 
 use std::{
     fs,
@@ -7,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use prost::Message as _;
 use states::private_file;
 
 use super::settings::Signal;
@@ -16,107 +20,85 @@ const MOST: usize = 1024 * 1024;
 /// Most bytes that the service keeps. All of it is one request, and gRPC's servers take 4 MiB by
 /// default.
 const MOST_OF_SERVICE: usize = 3 * MOST;
-/// A request's signal and length.
-const HEAD: usize = 5;
 
-/// A request of a signal.
-pub(super) type Spooled = (Signal, Vec<u8>);
-
-/// Reads the spooled requests. A torn end and malformed entries are skipped.
-pub(super) fn read(path: &Path) -> Vec<Spooled> {
-    parse(&bytes_of(path))
+#[derive(Clone, PartialEq, prost::Message)]
+struct Spool {
+    #[prost(message, repeated, tag = "1")]
+    requests: Vec<Spooled>,
 }
 
-/// Reads the service's spool, and how many bytes it has.
-pub(super) fn read_measured(path: &Path) -> (Vec<Spooled>, usize) {
-    let bytes = bytes_of(path);
+/// A request of a signal.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Spooled {
+    /// The signal's number in [`Signal::ALL`].
+    #[prost(uint32, tag = "1")]
+    signal: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) request: Vec<u8>,
+}
+
+impl Spooled {
+    pub(super) fn new(signal: Signal, request: Vec<u8>) -> Self {
+        Self { signal: signal as u32, request }
+    }
+
+    pub(super) fn is_of(&self, signal: Signal) -> bool {
+        self.signal == signal as u32
+    }
+}
+
+/// Reads the spooled requests, and how many bytes they take. A torn end is skipped.
+pub(super) fn read(path: &Path) -> (Vec<Spooled>, usize) {
+    let bytes = private_file::read_up_to(path, 2 * MOST_OF_SERVICE as u64).unwrap_or_default();
     (parse(&bytes), bytes.len())
 }
 
-/// Moves the requests of a job to the service's spool. Returns whether they are there. A service
-/// that is killed in between leaves them in both, so that they may be sent twice.
-pub(super) fn absorb(service: &Path, job: &Path) -> bool {
-    let requests = read(job);
+fn parse(bytes: &[u8]) -> Vec<Spooled> {
+    let mut spool = Spool::default();
+    // What is before an error has been read.
+    let _ = spool.merge(bytes);
+    spool.requests
+}
+
+/// Moves the requests of a job to another spool. Returns whether they are there. A process that is
+/// killed in between leaves them in both, so that they may be sent twice.
+pub(super) fn absorb(into: &Path, job: &Path) -> bool {
+    let (requests, _) = read(job);
     if requests.is_empty() {
         return true;
     }
-    let moved =
-        private_file::append(service, &encode(&requests, MOST).0).and_then(|()| remove(job));
-    if let Err(e) = &moved {
-        tracing::debug!("{} cannot be moved to {}: {e}", job.display(), service.display());
+    let moved = private_file::append(into, &Spool { requests }.encode_to_vec());
+    if let Err(e) = moved.and_then(|()| remove(job)) {
+        tracing::debug!("{} cannot be moved to {}: {e}", job.display(), into.display());
+        return false;
     }
-    moved.is_ok()
+    true
 }
 
-/// Replaces the first `measured` bytes of the service's spool by what is still unsent, the oldest
-/// first. Returns how many requests did not fit: the oldest.
-pub(super) fn settle(path: &Path, measured: usize, unsent: Vec<Spooled>) -> usize {
-    let since = bytes_of(path).get(measured..).map(parse).unwrap_or_default();
-    let mut requests = [unsent, since].concat();
-    let mut size: usize = requests.iter().map(|(_, request)| HEAD + request.len()).sum();
-    let mut left_out = 0;
-    while size > MOST_OF_SERVICE {
-        size -= HEAD + requests.remove(0).1.len();
-        left_out += 1;
+/// Replaces the first `measured` bytes of the spool by what is still unsent, the oldest first.
+/// Returns how many requests did not fit: the oldest.
+pub(super) fn settle(
+    path: &Path,
+    measured: usize,
+    unsent: Vec<Spooled>,
+    of_service: bool,
+) -> usize {
+    let since = private_file::read_up_to(path, 2 * MOST_OF_SERVICE as u64).unwrap_or_default();
+    let since = since.get(measured..).map(parse).unwrap_or_default();
+    let mut spool = Spool { requests: [unsent, since].concat() };
+    let (count, most) = (spool.requests.len(), if of_service { MOST_OF_SERVICE } else { MOST });
+    while spool.encoded_len() > most {
+        spool.requests.remove(0);
     }
-    left_out + write_all(path, &encode(&requests, MOST_OF_SERVICE).0, requests.len())
-}
-
-fn bytes_of(path: &Path) -> Vec<u8> {
-    private_file::read_up_to(path, 2 * MOST_OF_SERVICE as u64).unwrap_or_default()
-}
-
-fn parse(mut rest: &[u8]) -> Vec<Spooled> {
-    let mut requests = Vec::new();
-    while let [kind, a, b, c, d, more @ ..] = rest {
-        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let (Some(signal), Some(request)) =
-            (Signal::ALL.get(usize::from(*kind)), more.get(..length))
-        else {
-            break;
-        };
-        requests.push((*signal, request.to_vec()));
-        rest = &more[length..];
-    }
-    requests
-}
-
-/// Replaces the spooled requests. Returns how many did not fit.
-pub(super) fn replace(path: &Path, requests: &[Spooled]) -> usize {
-    let (bytes, left_out) = encode(requests, MOST);
-    left_out + write_all(path, &bytes, requests.len() - left_out)
-}
-
-/// Returns the content of a file with these requests, and how many did not fit.
-fn encode(requests: &[Spooled], most: usize) -> (Vec<u8>, usize) {
-    let (mut bytes, mut left_out) = (Vec::new(), 0);
-    for (signal, request) in requests {
-        match u32::try_from(request.len()) {
-            Ok(length) if bytes.len() + HEAD + request.len() <= most => {
-                bytes.push(
-                    Signal::ALL
-                        .iter()
-                        .position(|of| of == signal)
-                        .and_then(|n| u8::try_from(n).ok())
-                        .unwrap_or(0),
-                );
-                bytes.extend(length.to_be_bytes());
-                bytes.extend(request);
-            }
-            _ => left_out += 1,
-        }
-    }
-    (bytes, left_out)
-}
-
-/// Writes the file, or removes it if there is nothing. Returns how many of the requests are lost.
-fn write_all(path: &Path, bytes: &[u8], requests: usize) -> usize {
-    let written = if bytes.is_empty() { remove(path) } else { write(path, bytes) };
+    let written = match spool.requests.len() {
+        0 => remove(path),
+        _ => write(path, &spool.encode_to_vec()),
+    };
     if let Err(e) = written {
         tracing::debug!("{} cannot be written: {e}", path.display());
-        return requests;
+        return count;
     }
-    0
+    count - spool.requests.len()
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -139,15 +121,21 @@ mod tests {
 
     use super::*;
 
+    fn requests<const N: usize>(bytes: [u8; N], length: usize) -> [Spooled; N] {
+        bytes.map(|byte| Spooled::new(Signal::Logs, vec![byte; length]))
+    }
+
     #[test]
     fn spooled_requests_round_trip_in_a_private_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("job.otlp");
-        let requests = [(Signal::Traces, vec![1, 2]), (Signal::Logs, vec![3])];
-        assert_eq!(replace(&path, &requests), 0);
-        assert_eq!(read(&path), requests);
+        let both = [Spooled::new(Signal::Traces, vec![1, 2]), Spooled::new(Signal::Logs, vec![3])];
+        assert_eq!(settle(&path, 0, both.to_vec(), false), 0);
+        let (read_again, measured) = read(&path);
+        assert_eq!(read_again, both);
+        assert!(read_again[0].is_of(Signal::Traces) && !read_again[1].is_of(Signal::Traces));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(replace(&path, &[]), 0);
+        assert_eq!(settle(&path, measured, Vec::new(), false), 0);
         assert!(!path.exists());
     }
 
@@ -155,37 +143,31 @@ mod tests {
     fn the_service_takes_over_what_jobs_could_not_send() {
         let directory = tempfile::tempdir().unwrap();
         let [service, one, two] = ["s", "a", "b"].map(|name| directory.path().join(name));
-        let [first, second, third] = [1, 2, 3].map(|byte| (Signal::Traces, vec![byte; 9]));
-        replace(&one, std::slice::from_ref(&first));
-        replace(&two, std::slice::from_ref(&second));
+        let [first, second, third] = requests([1, 2, 3], 9);
+        settle(&one, 0, vec![first.clone()], false);
+        settle(&two, 0, vec![second.clone()], false);
         assert!(absorb(&service, &one) && absorb(&service, &directory.path().join("none")));
-        let (requests, measured) = read_measured(&service);
-        assert_eq!(requests, std::slice::from_ref(&first));
+        let (requests_now, measured) = read(&service);
+        assert_eq!(requests_now, std::slice::from_ref(&first));
         // While they are sent, another job's are added.
         assert!(absorb(&service, &two) && !one.exists() && !two.exists());
-        assert_eq!(settle(&service, measured, vec![first.clone(), third.clone()]), 0);
-        let (requests, measured) = read_measured(&service);
-        assert_eq!(requests, [first, third, second]);
-        assert_eq!(settle(&service, measured, Vec::new()), 0);
+        assert_eq!(settle(&service, measured, vec![first.clone(), third.clone()], true), 0);
+        let (requests_now, measured) = read(&service);
+        assert_eq!(requests_now, [first, third, second]);
+        assert_eq!(settle(&service, measured, Vec::new(), true), 0);
         assert!(!service.exists());
-        let large = (0..4).map(|n| (Signal::Logs, vec![n; MOST])).collect();
-        assert_eq!(settle(&service, 0, large), 2, "the oldest are dropped");
-        assert_eq!(read(&service)[0].1[0], 2);
+        let large = requests([0, 1, 2, 3], MOST).to_vec();
+        assert_eq!(settle(&service, 0, large, true), 2, "the oldest are dropped");
+        assert_eq!(read(&service).0[0].request[0], 2);
     }
 
     #[test]
     fn the_spool_is_bounded_and_survives_a_torn_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("job.otlp");
-        assert_eq!(
-            replace(
-                &path,
-                &[(Signal::Traces, vec![0; 600_000]), (Signal::Metrics, vec![0; 600_000])]
-            ),
-            1
-        );
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, [&bytes[..], &[1, 0, 0]].concat()).unwrap();
-        assert_eq!(read(&path).len(), 1);
+        assert_eq!(settle(&path, 0, requests([0, 1], 600_000).to_vec(), false), 1);
+        let torn = Spool { requests: requests([2], 9).to_vec() }.encode_to_vec();
+        private_file::append(&path, &torn[..torn.len() - 3]).unwrap();
+        assert_eq!(read(&path).0, requests([1], 600_000));
     }
 }

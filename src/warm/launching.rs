@@ -18,7 +18,7 @@ use crate::{
         Background, Flags, Host, JobEngine, JobKeyError, Work, key,
         launch::{self, Plan},
     },
-    tags, telemetry,
+    tags,
 };
 
 /// The purpose under which a process launches a warm task.
@@ -124,7 +124,7 @@ pub(super) async fn launch_as(
     }
     let mut work = engine.begin(header, lease);
     engine.open(&mut work, LAUNCHING).await;
-    Ok(telemetry::in_own_scope(finish(engine, work)).await?)
+    Ok(finish(engine, work).await?)
 }
 
 /// Continues the launch or the end of a warm task that a killed process began.
@@ -137,7 +137,7 @@ pub async fn resume(host: &Host, id: &JobId) -> Result<Launched, LaunchError> {
         return Ok(Launched::Gone(id.clone()));
     };
     engine.open(&mut work, LAUNCHING).await;
-    Ok(telemetry::in_own_scope(finish(engine, work)).await?)
+    Ok(finish(engine, work).await?)
 }
 
 /// Ends a warm task that no job has claimed: returns once ECS has accepted to stop it. A process that
@@ -152,7 +152,7 @@ pub async fn retire(host: &Host, id: &JobId, reason: Retirement) -> Result<Launc
     };
     engine.open(&mut work, RETIRING).await;
     engine.request_stop(&mut work, StopReason::Retired(reason));
-    Ok(telemetry::in_own_scope(finish(engine, work)).await?)
+    Ok(finish(engine, work).await?)
 }
 
 /// Takes the lease of a warm task. `None`: another process has it, a job has claimed the task, or

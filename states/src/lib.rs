@@ -27,6 +27,7 @@ mod stop_reason;
 mod store;
 pub mod task_tags;
 mod time;
+pub mod trace;
 mod warm;
 pub mod world;
 

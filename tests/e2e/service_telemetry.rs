@@ -42,6 +42,7 @@ fn a_job_of_the_service_is_one_trace_with_metrics_and_logs() {
     let spans = collector.spans();
     let connects = spans.iter().filter(|span| span.name == "connect").count();
     assert_eq!(connects, 1, "{spans:#?}");
+    assert_eq!(spans.iter().filter(|span| span.name == "start").count(), 9, "{spans:#?}");
     let lines: BTreeSet<String> = tree(&spans).into_iter().collect();
     for line in ["stage prepare > connect", "stage cleanup > ECS/StopTask"] {
         assert!(lines.contains(line), "{line} is not in {lines:#?}");

@@ -61,6 +61,7 @@ fn promised(runs: &[&str]) -> BTreeSet<String> {
     for run in runs {
         tree.insert(format!("{root} > stage run {run}"));
         tree.insert(format!("stage run {run} > connect"));
+        tree.insert(format!("stage run {run} > start"));
     }
     tree
 }
@@ -97,6 +98,14 @@ pub fn assert_whole(collector: &Collector) {
         assert_eq!(attribute(&call.attributes, "rpc.system.name").as_deref(), Some("aws-api"));
     }
     assert_eq!(spans.iter().filter(|span| span.name == "state Executing").count(), RUNS.len());
+    for connect in spans.iter().filter(|span| span.name == "connect") {
+        let phases: Vec<&str> = connect.events.iter().map(|event| event.name.as_str()).collect();
+        let expected = ["tcp.connected", "ssh.keys_exchanged", "ssh.authenticated"];
+        assert_eq!(phases, expected, "{connect:#?}");
+    }
+    for start in spans.iter().filter(|span| span.name == "start") {
+        assert!(attribute(&start.attributes, "fargate.script.size").is_some(), "{start:#?}");
+    }
 }
 
 #[test]
@@ -221,9 +230,12 @@ fn followed_and_stopped_by_hand(job: &Job, collector: &Collector) {
     eventually("the whole trace has arrived", || all_there(&collector.spans()));
     let spans = collector.spans();
     let tree = tree(&spans);
-    for line in
-        ["job build [1/2] > state Executing", "stage resume > connect", "stage stop > ECS/StopTask"]
-    {
+    for line in [
+        "job build [1/2] > state Executing",
+        "stage resume > connect",
+        "stage resume > attach",
+        "stage stop > ECS/StopTask",
+    ] {
         assert!(tree.contains(&line.to_owned()), "{line} is not in {tree:#?}");
     }
     let of = |stage: &str, name: &str| {

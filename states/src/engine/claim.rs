@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Engine, Work, drive::Promise};
 use crate::{
     AnyJob, Claim, ConnectErrorKind, Fit, Header, JobId, Observation, Seen, Snapshot,
-    SnapshotStore, StoreError, TaskArn, TaskControl, Timestamp, Transport,
+    SnapshotStore, StoreError, TaskArn, TaskControl, Timestamp, Transport, trace,
 };
 
 /// How long a claimed container may be silent until ECS is asked whether its task lives. Most answer
@@ -98,7 +98,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         let mut problem = None;
         let connecting = async {
             loop {
-                match self.transport.connect(&target).await {
+                match trace::connect(&self.transport, &target).await {
                     Ok(connection) => return Ok(connection),
                     Err(error) if error.kind == ConnectErrorKind::IdentityChanged => {
                         return Err(error);

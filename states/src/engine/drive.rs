@@ -11,7 +11,7 @@ use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
     LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunContainer, RunError, RunId,
     Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl,
-    TaskReport, Timestamp, Transport,
+    TaskReport, Timestamp, Transport, trace,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -289,21 +289,22 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
         work.snapshot.step(saw.clone(), self.clock.now());
         let job = &work.snapshot.job;
-        if job.name() != before {
-            io.note(Note::Entered { state: job.name(), snapshot: &work.snapshot });
-            return;
-        }
-        match (was_down, is_down(job), &saw, job) {
+        let note = match (was_down, is_down(job), &saw, job) {
+            _ if job.name() != before => {
+                Note::Entered { state: job.name(), snapshot: &work.snapshot }
+            }
             (false, true, Observation::RunFailed(error), _) => {
-                io.note(Note::ConnectionLost(error.to_string()))
+                Note::ConnectionLost(error.to_string())
             }
             (true, false, _, AnyJob::Executing(executing))
                 if !was_first(was_down, &work.snapshot) =>
             {
-                io.note(Note::Reconnected { offset: executing.state.offset });
+                Note::Reconnected { offset: executing.state.offset }
             }
-            _ => io.note(Note::Observed(&saw)),
-        }
+            _ => Note::Observed(&saw),
+        };
+        trace::record(&note);
+        io.note(note);
     }
 
     /// Returns the outcome if the goal is reached, or if this process can do no more for it. All

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use super::{Engine, Work};
 use crate::{
     AnyJob, ConnectError, ControlError, Described, Destination, Greeting, Observation, Seen,
-    SnapshotStore, Target, TaskArn, TaskControl, Timestamp, Transport, Watch,
+    SnapshotStore, Target, TaskArn, TaskControl, Timestamp, Transport, Watch, trace,
 };
 
 /// How long one attempt waits for TCP. A host that is up answers in milliseconds; another one is
@@ -58,7 +58,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 pending.probed_at = at;
                 pending.probe = Some(Box::pin(async move {
                     self.clock.until(at).await;
-                    self.transport.connect(&target).await
+                    trace::connect(&self.transport, &target).await
                 }));
             }
         } else {

@@ -373,3 +373,18 @@ pub enum RunError {
     #[error("unexpected answer from the container: {0}")]
     Protocol(String),
 }
+
+impl RunError {
+    /// Its name in telemetry. Dashboards and alerts depend on it, so it stays when the variant is
+    /// renamed.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConnectionLost(_) => "connection_lost",
+            Self::Unknown(_) => "unknown_run",
+            Self::NoStatus(_) => "no_status",
+            Self::NotStarted(_) => "not_started",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+}

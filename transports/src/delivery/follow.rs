@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
-use states::{Run, RunError, RunEvent, Usage};
+use states::{Run, RunError, RunEvent, Usage, trace::fail};
+use tracing::{Instrument as _, Span};
 
 use super::{
     Channel, Chunk,
@@ -17,6 +18,8 @@ const LONGEST_PREAMBLE: usize = 64 * 1024;
 /// A run that is being followed.
 pub struct Followed {
     channel: Box<dyn Channel>,
+    /// The span of the delivery, until the container has reported the start.
+    beginning: Span,
     control: Control,
     /// The line before the spool's bytes on stdout; `None` once it has come.
     begin: Option<Vec<u8>>,
@@ -33,9 +36,24 @@ pub struct Followed {
 }
 
 impl Followed {
-    pub(super) fn new(channel: Box<dyn Channel>, nonce: &str, from: u64) -> Self {
+    /// Follows a run by the command that `exec` runs. `span` lasts until the container has reported the start.
+    pub(super) async fn begin(
+        exec: impl Future<Output = Result<Box<dyn Channel>, String>>,
+        nonce: &str,
+        from: u64,
+        span: Span,
+    ) -> Result<Self, RunError> {
+        let channel = exec.instrument(span.clone()).await.map_err(RunError::ConnectionLost);
+        if let Err(error) = &channel {
+            fail(&span, error.name());
+        }
+        Ok(Self { beginning: span, ..Self::new(channel?, nonce, from) })
+    }
+
+    fn new(channel: Box<dyn Channel>, nonce: &str, from: u64) -> Self {
         Self {
             channel,
+            beginning: Span::none(),
             control: Control::new(nonce),
             begin: Some(format!("{nonce} begin\n").into_bytes()),
             preamble: BytesMut::new(),
@@ -84,6 +102,7 @@ impl Followed {
             Reply::Started if self.is_started => {}
             Reply::Started => {
                 self.is_started = true;
+                self.end_beginning();
                 self.ready.push_back(RunEvent::Started);
             }
             Reply::Used(usage) if usage == Usage::default() || self.is_measured => {}
@@ -135,6 +154,22 @@ impl Followed {
 
 impl Run for Followed {
     async fn next(&mut self) -> Result<RunEvent, RunError> {
+        let event = self.read_event().await;
+        if let Err(error) = &event {
+            fail(&self.beginning, error.name());
+            self.end_beginning();
+        }
+        event
+    }
+}
+
+impl Followed {
+    /// Ends the span of the delivery. A span lasts until it was left for the last time.
+    fn end_beginning(&mut self) {
+        std::mem::replace(&mut self.beginning, Span::none()).in_scope(|| {});
+    }
+
+    async fn read_event(&mut self) -> Result<RunEvent, RunError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);

@@ -82,8 +82,9 @@ pub mod terminal;
 use bytes::Bytes;
 use states::{
     ConnectCause, ConnectError, ConnectErrorKind, RunError, RunOrder, SharedVolume, ShellFacts,
-    Signal,
+    Signal, trace::SPANS,
 };
+use tracing::field::Empty;
 
 pub use command::{Command, job_container_command};
 pub use exec::{Channel, Chunk, Exec};
@@ -196,10 +197,17 @@ pub async fn start(
     order: &RunOrder,
     script: Bytes,
 ) -> Result<Followed, RunError> {
+    let span = tracing::info_span!(
+        target: SPANS,
+        "start",
+        fargate.stage = order.stage,
+        fargate.script.size = i64::try_from(script.len()).unwrap_or(i64::MAX),
+        otel.status_description = Empty,
+        error.type = Empty,
+    );
     let nonce = nonce();
     let command = command::start(&nonce, facts, order, &script);
-    let channel = exec.exec(command, script).await.map_err(RunError::ConnectionLost)?;
-    Ok(Followed::new(channel, &nonce, 0))
+    Followed::begin(exec.exec(command, script), &nonce, 0, span).await
 }
 
 /// Follows a run from byte `from` of its output.
@@ -212,12 +220,17 @@ pub async fn attach(
     order: &RunOrder,
     from: u64,
 ) -> Result<Followed, RunError> {
+    let span = tracing::info_span!(
+        target: SPANS,
+        "attach",
+        fargate.stage = order.stage,
+        fargate.output.offset = i64::try_from(from).unwrap_or(i64::MAX),
+        otel.status_description = Empty,
+        error.type = Empty,
+    );
     let nonce = nonce();
-    let channel = exec
-        .exec(command::attach(&nonce, facts, order, from), Bytes::new())
-        .await
-        .map_err(RunError::ConnectionLost)?;
-    Ok(Followed::new(channel, &nonce, from))
+    let command = command::attach(&nonce, facts, order, from);
+    Followed::begin(exec.exec(command, Bytes::new()), &nonce, from, span).await
 }
 
 /// Sends a signal to the run's process group. Succeeds if the run is over.

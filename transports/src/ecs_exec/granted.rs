@@ -13,6 +13,7 @@ use tokio::{
     runtime::Handle,
     time::{sleep, timeout},
 };
+use tracing::Instrument as _;
 
 use super::{
     ExecApi, NotOpened, OpenedSession, errors,
@@ -55,7 +56,7 @@ impl<A: ExecApi> Granted<A> {
         let asked = tokio::spawn({
             let (api, target, command) = (Arc::clone(api), target.clone(), command.to_owned());
             let call = ledger.map(SessionLedger::ask);
-            async move {
+            let asked = async move {
                 match api.execute(&target, &command).await {
                     Ok(session) => {
                         if let Some(call) = &call {
@@ -70,7 +71,9 @@ impl<A: ExecApi> Granted<A> {
                         Err(error)
                     }
                 }
-            }
+            };
+            // The call is a part of the trace.
+            asked.in_current_span()
         });
         asked.await.unwrap_or_else(|e| Err(errors::unasked(target, &e)))
     }

@@ -6,12 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use states::{ConnectError, Greeting, Target};
+use states::{ConnectError, Greeting, Target, trace::SPANS};
 use tokio::{
     sync::Mutex,
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tracing::Instrument as _;
 
 use super::{
     Container, ExecApi, ExecTerminal,
@@ -72,7 +73,7 @@ impl Attempts {
                     granted,
                     Arc::clone(&self.notices),
                 );
-                none.insert(tokio::spawn(opened))
+                none.insert(tokio::spawn(opened.in_current_span()))
             }
         };
         let opened = timeout_at(until, task).await.map_err(too_slow)?;
@@ -91,14 +92,17 @@ async fn open<A: ExecApi>(
     notices: Arc<Notices>,
 ) -> Opened {
     let (api, session) = (granted.api(), granted.session.id.clone());
+    tracing::info!(target: SPANS, "session.granted");
     let dialled = timeout(DIAL_WITHIN, socket::dial(&granted.session.url, &*api, &dialer)).await;
     let socket = dialled.map_err(|_| errors::too_slow_to_dial())?.map_err(|e| errors::dial(&e))?;
+    tracing::info!(target: SPANS, "data_channel.opened");
     let terminal = ExecTerminal::new(socket, granted, container.target.clone(), Arc::clone(&api));
     let (end, first_word) = (terminal.end(), terminal.first_word());
     let ready = async {
         let shell = TerminalShell::boot(terminal, &boot)
             .await
             .map_err(|e| errors::boot(&target, e, end.get()))?;
+        tracing::info!(target: SPANS, "shell.answered");
         Session::open(shell, container.identity.clone(), &target).await
     };
     tokio::select! {

@@ -6,7 +6,10 @@ use russh::{
     client::{AuthResult, Config, connect_stream},
     keys::{PrivateKey, PrivateKeyWithHashAlg},
 };
-use states::{ConnectCause, ConnectError, ConnectErrorKind, Destination, HostProof, Login, Target};
+use states::{
+    ConnectCause, ConnectError, ConnectErrorKind, Destination, HostProof, Login, Target,
+    trace::SPANS,
+};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 
 use super::{
@@ -71,6 +74,7 @@ pub(super) async fn connect(
         .await
         .map_err(|_| errors::silent(address, port, target.connect_timeout))?
         .map_err(|e| errors::tcp(address, port, &e))?;
+    tracing::info!(target: SPANS, "tcp.connected");
     let unless_connected = CloseOnDrop::of(&socket).map_err(|e| errors::tcp(address, port, &e))?;
     let connected =
         timeout(target.attempt_timeout, handshake(settings, config, target, &peer, socket, key))
@@ -107,6 +111,7 @@ async fn handshake(
         Err(Refused::Abuse(what)) => return Err(errors::abused(address, port, what)),
         Err(Refused::Ssh(e)) => return Err(errors::handshake(address, port, &e)),
     };
+    tracing::info!(target: SPANS, "ssh.keys_exchanged");
     let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
     let answer = handle
         .authenticate_publickey(user, key)
@@ -115,6 +120,7 @@ async fn handshake(
     if !matches!(answer, AuthResult::Success) {
         return Err(errors::auth_refused(address, port, user));
     }
+    tracing::info!(target: SPANS, "ssh.authenticated");
     let identity = seen.await.map_err(|_| {
         errors::error(
             ConnectErrorKind::NotOurProtocol,

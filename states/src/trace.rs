@@ -1,0 +1,78 @@
+//! What is recorded for traces and metrics: spans and events of `tracing`, with targets of their
+//! own. An exporter bridges these targets, and a log leaves them out.
+
+use tracing::{Instrument as _, Level, Span, event, field::Empty};
+
+use crate::{ConnectError, Greeting, Note, Observation, Target, Transport};
+
+/// Target of spans and events that are exported as a part of traces.
+pub const SPANS: &str = "telemetry::spans";
+/// Target of events that are exported as metrics.
+pub const METRICS: &str = "telemetry::metrics";
+
+/// Records the class of a span's failure.
+pub fn fail(span: &Span, error: &str) {
+    span.record("error.type", error);
+    span.record("otel.status_description", error);
+}
+
+/// Makes one attempt to reach a container, as a span.
+pub(crate) async fn connect<T: Transport>(
+    transport: &T,
+    target: &Target,
+) -> Result<(T::Session, Greeting), ConnectError> {
+    let span = tracing::info_span!(
+        target: SPANS,
+        "connect",
+        otel.kind = "client",
+        otel.status_description = Empty,
+        server.address = %target.destination,
+        aws.ecs.task.arn = target.task.as_str(),
+        fargate.connection.first = target.pinned.is_none(),
+        error.type = Empty,
+    );
+    let connected = transport.connect(target).instrument(span.clone()).await;
+    let error = connected.as_ref().err().map(|error| error.kind.name());
+    event!(
+        target: METRICS,
+        Level::INFO,
+        { monotonic_counter.fargate.connections = 1_u64, error.type = error }
+    );
+    if let Some(error) = error {
+        fail(&span, error);
+        event!(target: SPANS, Level::INFO, { error.type = error }, "connection.failed");
+    }
+    connected
+}
+
+/// Records a note that matters in a trace.
+pub(crate) fn record(note: &Note<'_>) {
+    macro_rules! record {
+        ($name:literal $(, $($field:tt)+)?) => {
+            event!(target: SPANS, Level::INFO, { $($($field)+)? }, $name)
+        };
+    }
+    match note {
+        Note::Entered { state, .. } => record!("state.entered", fargate.state = %state),
+        Note::ConnectionLost(_) => record!("connection.lost"),
+        Note::Reconnected { offset } => {
+            event!(
+                target: METRICS,
+                Level::INFO,
+                { monotonic_counter.fargate.reconnections = 1_u64 }
+            );
+            let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
+            record!("connection.restored", fargate.output.offset = offset);
+        }
+        Note::Observed(Observation::CancelRequested) => record!("cancel.requested"),
+        Note::Observed(Observation::Described(report)) => {
+            record!("task.described", fargate.task.status = %report.status);
+        }
+        Note::Observed(Observation::Missing) => record!("task.missing"),
+        Note::Observed(Observation::LaunchFailed(error)) => {
+            record!("launch.failed", error.type = error.kind.name());
+        }
+        Note::Observed(Observation::Delivered) => record!("script.delivered"),
+        Note::Observed(_) | Note::Unreachable(_) | Note::Waiting(_) => {}
+    }
+}

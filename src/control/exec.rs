@@ -126,7 +126,8 @@ impl ExecApi for ExecCalls {
     async fn sign(&self, url: &str) -> Result<Vec<(String, String)>, String> {
         // Equivalent for the signature, and a scheme that its library accepts.
         let url = url.replacen("ws", "http", 1);
-        let shared = &self.control.clients().await.shared;
+        let clients = self.control.clients().await;
+        let shared = &clients.shared;
         let instructions =
             signature(shared, "OpenDataChannel", "ssmmessages", "GET", &url, &[], b"")
                 .await
@@ -151,7 +152,8 @@ impl ExecApi for ExecCalls {
             json!({ "KeyId": key, "NumberOfBytes": KEY_BYTES, "EncryptionContext": context });
         let no_key =
             |e: ControlError| NoKey { why: e.to_string(), transient: e.kind.is_transient() };
-        let config = &self.control.clients().await.shared;
+        let clients = self.control.clients().await;
+        let config = &clients.shared;
         let answer = call::json(config, "kms", "TrentService.GenerateDataKey", &body)
             .await
             .map_err(no_key)?;
@@ -196,7 +198,8 @@ impl ExecCalls {
     async fn ssm(&self, target: &'static str, body: &Value) -> Result<Value, NotDone> {
         let not_done =
             |e: ControlError| NotDone { why: e.to_string(), transient: e.kind.is_transient() };
-        let config = &self.control.clients().await.shared;
+        let clients = self.control.clients().await;
+        let config = &clients.shared;
         call::json(config, "ssm", target, body).await.map_err(not_done)
     }
 

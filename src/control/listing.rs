@@ -60,7 +60,8 @@ impl EcsControl {
     /// When ECS does not answer.
     pub async fn launched(&self, cluster: &str) -> Result<Vec<Launched>, ControlError> {
         let subject = errors::Subject::cluster(cluster);
-        let ecs = &self.clients().await.ecs;
+        let clients = self.clients().await;
+        let ecs = &clients.ecs;
         let mut arns = Vec::new();
         let mut pages = ecs
             .list_tasks()

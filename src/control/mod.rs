@@ -49,7 +49,7 @@ use states::{
     Capacity, ClientToken, ControlError, ControlErrorKind, Described, InterfaceId, LaunchSpec,
     Seen, StartedBy, StopAnswer, StopReason, TaskArn, TaskControl, TaskReport,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use self::sharing::Sharing;
 
@@ -67,7 +67,7 @@ const CALL_TIMEOUT: Duration = states::LONGEST_CALL;
 #[derive(Debug, Clone)]
 pub struct EcsControl {
     region: Option<String>,
-    clients: Arc<OnceCell<Clients>>,
+    clients: Arc<Mutex<Option<Arc<Clients>>>>,
     definitions: Option<Arc<DefinitionCache>>,
     sharing: Arc<Sharing>,
 }
@@ -95,34 +95,41 @@ impl EcsControl {
     #[must_use]
     pub fn with_config(shared: SdkConfig) -> Self {
         let clients = Clients { ecs: Client::new(&shared), shared };
-        let clients = Arc::new(OnceCell::new_with(Some(clients)));
+        let clients = Arc::new(Mutex::new(Some(Arc::new(clients))));
         Self { region: None, clients, definitions: None, sharing: Arc::default() }
     }
 
-    async fn clients(&self) -> &Clients {
-        self.clients
-            .get_or_init(|| async {
-                let timeouts = TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_timeout(CALL_TIMEOUT)
-                    .build();
-                let mut loader = aws_config::defaults(BehaviorVersion::latest())
-                    .retry_config(RetryConfig::disabled())
-                    .timeout_config(timeouts);
-                // CloudTrail shows this name with the calls.
-                if let Ok(name) = AppName::new("fargate-driver") {
-                    loader = loader.app_name(name);
-                }
-                if let Some(region) = &self.region {
-                    loader = loader.region(Region::new(region.clone()));
-                }
-                let shared = loader.load().await;
-                let settings = aws_sdk_ecs::config::Builder::from(&shared)
-                    .interceptor(recording::Recording)
-                    .build();
-                Clients { ecs: Client::from_conf(settings), shared }
-            })
-            .await
+    /// Returns the clients. Without a region they are not kept: a service may begin before the
+    /// instance or a file says which one it is.
+    async fn clients(&self) -> Arc<Clients> {
+        let mut kept = self.clients.lock().await;
+        if let Some(clients) = &*kept {
+            return Arc::clone(clients);
+        }
+        let clients = Arc::new(self.make_clients().await);
+        *kept = clients.shared.region().is_some().then(|| Arc::clone(&clients));
+        clients
+    }
+
+    async fn make_clients(&self) -> Clients {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_timeout(CALL_TIMEOUT)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts);
+        // CloudTrail shows this name with the calls.
+        if let Ok(name) = AppName::new("fargate-driver") {
+            loader = loader.app_name(name);
+        }
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        let shared = loader.load().await;
+        let settings =
+            aws_sdk_ecs::config::Builder::from(&shared).interceptor(recording::Recording).build();
+        Clients { ecs: Client::from_conf(settings), shared }
     }
 
     /// Returns the configuration of its clients, for a transport of the tests.

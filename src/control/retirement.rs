@@ -83,7 +83,8 @@ impl EcsControl {
     /// # Errors
     /// As the calls. One that is gone already is no error.
     pub async fn retire(&self, arn: &str) -> Result<(), ControlError> {
-        let ecs = &self.clients().await.ecs;
+        let clients = self.clients().await;
+        let ecs = &clients.ecs;
         let subject = errors::Subject::definition(arn);
         let call = ecs.deregister_task_definition().task_definition(arn);
         match call

@@ -48,7 +48,8 @@ impl EcsControl {
             "limit": most,
             "startFromHead": false,
         });
-        let config = &self.clients().await.shared;
+        let clients = self.clients().await;
+        let config = &clients.shared;
         lines(call::json(config, "logs", "Logs_20140328.GetLogEvents", &body).await)
     }
 

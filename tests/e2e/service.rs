@@ -378,6 +378,28 @@ fn a_service_of_another_version_is_not_used() {
     cluster.assert_nothing_is_left(1);
 }
 
+/// systemd may start the service before there is the network by which an instance learns its region.
+#[test]
+fn a_service_may_learn_its_region_later() {
+    let cluster = Cluster::local();
+    let mut job = Job::on(&cluster).alone(Alone::HasOwnService);
+    let text = fs::read_to_string(&job.config).unwrap();
+    let without = text.replace("Region = \"us-east-1\"\n", "");
+    assert_ne!(without, text);
+    fs::write(&job.config, without).unwrap();
+    let profiles = job.path("profiles");
+    job.set("AWS_CONFIG_FILE", &profiles.display().to_string());
+    let _service = Service::start(&job);
+    let prepare = job.spawn(&["prepare"]);
+    eventually("a launch fails without a region", || job.log().contains("missing signing region"));
+    fs::write(&profiles, "[default]\nregion = us-east-1\n").unwrap();
+    let prepared = job.end(prepare);
+    assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
+    assert_eq!(hosted(&job), 1, "{}", job.log());
+    job.cleanup();
+    cluster.assert_nothing_is_left(1);
+}
+
 /// The service dies between a script's end, which is saved, and its verdict.
 #[test]
 fn a_run_that_is_over_is_not_repeated_when_the_service_dies_before_its_verdict() {

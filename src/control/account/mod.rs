@@ -150,7 +150,8 @@ impl EcsControl {
     pub(crate) async fn quota(&self, service: &str, code: &str) -> Result<f64, ControlError> {
         const TARGET: &str = "ServiceQuotasV20190624.GetServiceQuota";
         let body = json!({ "ServiceCode": service, "QuotaCode": code });
-        let config = &self.clients().await.shared;
+        let clients = self.clients().await;
+        let config = &clients.shared;
         let answer = call::json(config, "servicequotas", TARGET, &body).await?;
         answer
             .pointer("/Quota/Value")
@@ -164,7 +165,8 @@ impl EcsControl {
     /// When the service refuses.
     pub(crate) async fn has_log_group(&self, name: &str) -> Result<bool, ControlError> {
         let body = json!({ "logGroupNamePrefix": name });
-        let config = &self.clients().await.shared;
+        let clients = self.clients().await;
+        let config = &clients.shared;
         let answer = call::json(config, "logs", "Logs_20140328.DescribeLogGroups", &body).await?;
         // In order of their names, so that of exactly this prefix is first.
         let groups = answer.get("logGroups").and_then(Value::as_array);

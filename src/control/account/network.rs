@@ -191,7 +191,8 @@ impl EcsControl {
         const OPERATION: &str = "DescribeVpcAttribute";
         let parameters =
             [("VpcId", vpc), ("Attribute", "enableDnsSupport")].map(|(k, v)| pair(k, v));
-        let config = &self.clients().await.shared;
+        let clients = self.clients().await;
+        let config = &clients.shared;
         let answer = call::query(config, EC2, OPERATION, &parameters).await?;
         let document = call::read_xml(OPERATION, answer.status, answer.text(OPERATION)?)?;
         Ok(find_text(document.root(), "value").is_none_or(|value| value != "false"))

@@ -80,7 +80,8 @@ impl EcsControl {
             Reference::Digest(digest) => json!({ "imageDigest": digest }),
         };
         let (account, repository) = (&image.account, &image.repository);
-        let config = &self.clients().await.shared;
+        let clients = self.clients().await;
+        let config = &clients.shared;
         let body = json!({ "registryId": account, "repositoryName": repository, "imageIds": [id] });
         let found = call::json(config, "ecr", TARGET, &body).await?;
         let bytes = found.pointer("/imageDetails/0/imageSizeInBytes").and_then(Value::as_u64);

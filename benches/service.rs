@@ -118,7 +118,7 @@ fn measure_jobs() -> bool {
         eventually("all jobs are archived", || manager.archived().len() == JOBS);
         let process = service.process.id();
         let local = cluster.as_local();
-        let most = local.most_per_second("DescribeTasks");
+        let most = local.most_within(1, "DescribeTasks");
         println!(
             "{JOBS} jobs at once by {name}, {:.1?}: {} calls of DescribeTasks, {most} within a second at most (target: {MOST_CALLS}); the service hosted {} of {} stages and took {:.1} MiB and {:.1?} of processor time",
             began.elapsed(),
@@ -167,7 +167,7 @@ fn measure_memory() -> bool {
     );
     println!(
         "{} calls of DescribeTasks within a second at most",
-        cluster.as_local().most_per_second("DescribeTasks")
+        cluster.as_local().most_within(1, "DescribeTasks")
     );
     true
 }

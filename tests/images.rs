@@ -71,8 +71,12 @@ fn start_manager(place: &Path, shell: &[&str], variables: &[(&str, &str)]) -> Ou
     for (name, text) in
         [("fargate", format!("{note}exec sleep 60\n")), ("gitlab-runner", format!("{note}{wait}"))]
     {
-        fs::write(bin.join(name), text).unwrap();
-        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: one that a thread of this process starts meanwhile would have
+        // the file open, and it could not be executed.
+        let write = "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"";
+        let file = bin.join(name).display().to_string();
+        let written = Command::new("sh").args(["-c", write, "sh", &text, &file]).status();
+        assert!(written.unwrap().success());
     }
     let script = include_str!("../deploy/manager-entrypoint.sh")
         .replace("/etc/gitlab-runner", place.join("etc").to_str().unwrap())

@@ -19,7 +19,8 @@ use crate::{
     clock::unix_millis,
     definitions::{Definition, Definitions},
     exec::{Session, Sessions, keys::Keys},
-    faults::Faults,
+    faults::{EarlyStop, Faults},
+    lifecycle,
     settings::Settings,
     task::processes,
     times,
@@ -218,6 +219,15 @@ impl Cluster {
         for connection in lock(&self.connections).drain(..) {
             // It may have ended by itself.
             let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Ends every running task like a crash.
+    pub(crate) fn crash_all(&self, end: &EarlyStop) {
+        let tasks = self.all();
+        for task in tasks.iter().filter(|task| task.state().status == Status::Running) {
+            let EarlyStop { code, reason, container_reason, exit_code } = end.clone();
+            lifecycle::crash(task, Stop { code, reason, container_reason, exit_code });
         }
     }
 

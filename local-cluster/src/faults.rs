@@ -84,7 +84,7 @@ pub struct LaunchFailure {
     pub times: u32,
 }
 
-/// How a task stops before it runs.
+/// How a task stops before it runs, or when it is ended like a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStop {

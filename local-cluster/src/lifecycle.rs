@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, Status, Stop, Task},
     containers::{self, Failure},
     exec::Stage,
+    faults::Death,
     task::{Running, processes},
 };
 
@@ -21,6 +23,8 @@ pub(crate) async fn live(cluster: Arc<Cluster>, task: Arc<Task>) {
         run(&cluster, &task, running).await;
     }
     end(&cluster, &task).await;
+    // A session may have begun in the moment of its container's end.
+    processes::signal(&task.id, Signal::KILL);
     drop(running);
     task.enter(Status::Stopped);
 }
@@ -81,11 +85,8 @@ async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, running: &Running) {
     tokio::select! {
         () = task.stop_requested() => {}
         () = dies => {
-            if let Some(death) = death {
-                // Like a crash, without SIGTERM.
-                processes::signal(&task.id, rustix::process::Signal::KILL);
-                containers::crash(task);
-                task.request_stop(Stop { code: death.code, reason: death.reason, container_reason: death.container_reason, exit_code: death.exit_code });
+            if let Some(Death { after_ms: _, code, reason, container_reason, exit_code }) = death {
+                crash(task, Stop { code, reason, container_reason, exit_code });
             }
         }
         error = running.serve(cluster, task) => {
@@ -93,6 +94,13 @@ async fn run(cluster: &Arc<Cluster>, task: &Arc<Task>, running: &Running) {
             task.request_stop(Stop { code: "EssentialContainerExited".to_owned(), reason: "Essential container in task exited".to_owned(), container_reason: Some(reason), exit_code: Some(1) });
         }
     }
+}
+
+/// Ends a running task like a crash, without SIGTERM.
+pub(crate) fn crash(task: &Task, stop: Stop) {
+    processes::signal(&task.id, Signal::KILL);
+    containers::crash(task);
+    task.request_stop(stop);
 }
 
 async fn end(cluster: &Cluster, task: &Arc<Task>) {

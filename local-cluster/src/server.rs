@@ -21,7 +21,7 @@ use crate::{
     cluster::Cluster,
     credentials::{Signed, Unverified},
     exec::gateway,
-    faults::{Faults, Mishap},
+    faults::{EarlyStop, Faults, Mishap},
 };
 
 /// Longest request that is read, in bytes.
@@ -284,13 +284,23 @@ fn administer(
             cluster.drop_connections();
             respond(StatusCode::OK, JSON, "{}")
         }
+        ("POST", "crash-tasks") => match serde_json::from_slice::<EarlyStop>(body) {
+            Ok(end) => {
+                cluster.crash_all(&end);
+                respond(StatusCode::OK, JSON, "{}")
+            }
+            Err(e) => {
+                let text = format!("this end of a task is not valid: {e}\n");
+                respond(StatusCode::BAD_REQUEST, "text/plain", text)
+            }
+        },
         ("GET", "calls") => json(serde_json::to_string(&cluster.calls())),
         ("GET", "tasks") => json(serde_json::to_string(&cluster.views())),
         ("GET", "containers") => json(serde_json::to_string(&cluster.containers())),
         _ => respond(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "GET or PUT /_faults, POST /_drop-connections, GET /_calls, GET /_tasks, GET /_containers\n",
+            "GET or PUT /_faults, POST /_drop-connections, POST /_crash-tasks, GET /_calls, GET /_tasks, GET /_containers\n",
         ),
     }
 }

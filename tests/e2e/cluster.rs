@@ -321,6 +321,11 @@ impl Local {
         self.administer("POST", "/_drop-connections", b"");
     }
 
+    /// Ends the running tasks like a crash, with these codes and reasons.
+    pub fn crash_tasks(&self, end: &Value) {
+        self.administer("POST", "/_crash-tasks", end.to_string().as_bytes());
+    }
+
     /// Returns how often an action was called.
     pub fn calls(&self, action: &str) -> usize {
         self.get("/_calls")
@@ -333,14 +338,16 @@ impl Local {
 }
 
 impl Local {
-    /// Returns the most calls of an action within a second, of the calls that the cluster knows.
-    pub fn most_per_second(&self, action: &str) -> usize {
+    /// Returns the most calls of an action within so many seconds, of the calls that the cluster
+    /// knows.
+    pub fn most_within(&self, seconds: u64, action: &str) -> usize {
         let calls = self.get("/_calls");
         let of_action = calls.as_array().unwrap().iter().filter(|call| call["action"] == action);
         let times: Vec<u64> = of_action.map(|call| call["at_ms"].as_u64().unwrap()).collect();
-        let within_a_second =
-            |from: &u64| times.iter().filter(|at| (*from..from + 1000).contains(at)).count();
-        times.iter().map(within_a_second).max().unwrap_or(0)
+        let within = |from: &u64| {
+            times.iter().filter(|at| (*from..from + seconds * 1000).contains(at)).count()
+        };
+        times.iter().map(within).max().unwrap_or(0)
     }
 }
 

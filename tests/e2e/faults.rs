@@ -174,12 +174,13 @@ fn a_script_outlives_its_connection(cluster: &Cluster) {
 
 fn a_task_that_dies_under_a_script_is_a_system_failure_that_says_why(cluster: &Cluster) {
     let job = Job::on(cluster);
-    let death = json!({ "after_ms": 3000, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." });
-    cluster.as_local().set_faults(&json!({ "dies": death }));
     job.prepare();
-    let run = job.run("build_script", "echo begun; sleep 600");
-    assert_explains(&run, &["Spot"]);
-    assert_eq!(run.stdout, b"begun\n");
+    let script = job.script("echo begun; sleep 600").display().to_string();
+    let mut run = job.spawn(&["run", &script, "build_script"]);
+    run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let death = json!({ "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." });
+    cluster.as_local().crash_tasks(&death);
+    assert_explains(&job.end(run), &["Spot"]);
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -2,19 +2,19 @@
 
 use std::fs;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Finds processes with `mark` (`NAME=value`) in their environment.
 pub fn marked(mark: &str) -> Vec<Pid> {
     let pids = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|e| e.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
-    })
-    .filter_map(Pid::from_raw)
-    .collect()
+    pids.filter_map(Pid::from_raw).filter(|pid| is_marked(*pid, mark)).collect()
+}
+
+fn is_marked(pid: Pid, mark: &str) -> bool {
+    fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()))
+        .is_ok_and(|e| e.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
 }
 
 /// Finds descendants of `parent` whose names have this prefix.
@@ -51,10 +51,13 @@ pub fn peak(process: u32) -> u64 {
     memory("VmHWM", process)
 }
 
-/// Kills them all.
+/// Kills them all, and no other process that has one of their numbers by now.
 pub fn kill(mark: &str) {
     for pid in marked(mark) {
-        let _ = kill_process(pid, Signal::KILL);
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        if is_marked(pid, mark) {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
     }
 }
 

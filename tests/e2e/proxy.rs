@@ -18,6 +18,8 @@ use tokio::{
     sync::watch,
 };
 
+use crate::cluster::eventually;
+
 /// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -53,6 +55,8 @@ pub struct Proxy {
     /// Bytes to the client and to the server, per connection.
     carried: Mutex<Vec<Arc<[AtomicU64; 2]>>>,
     frozen: watch::Sender<bool>,
+    /// Its receivers are the open connections, which end with each new value.
+    ends: watch::Sender<()>,
 }
 
 impl Proxy {
@@ -63,6 +67,7 @@ impl Proxy {
             happened: AtomicUsize::new(0),
             carried: Mutex::default(),
             frozen,
+            ends: watch::Sender::new(()),
         })
     }
 
@@ -86,8 +91,11 @@ impl Proxy {
         address
     }
 
-    /// Plans faults for the next connections, one after the other.
+    /// Plans faults for the next connections, one after the other. Ends the others: a service keeps
+    /// its connections.
     pub fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.ends.send_replace(());
+        eventually("the connections have ended", || self.ends.receiver_count() == 0);
         self.faults.lock().unwrap().extend(faults);
     }
 
@@ -127,6 +135,7 @@ impl Proxy {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let fault = self.faults.lock().unwrap().pop_front();
+        let mut ends = self.ends.subscribe();
         let bytes: Arc<[AtomicU64; 2]> = Arc::default();
         self.carried.lock().unwrap().push(Arc::clone(&bytes));
         let happens = {
@@ -136,12 +145,14 @@ impl Proxy {
             tokio::select! {
                 end = self.pump(from_server, to_client, limit(Way::ToClient), &bytes[Way::ToClient as usize]) => end,
                 end = self.pump(from_client, to_server, limit(Way::ToServer), &bytes[Way::ToServer as usize]) => end,
+                _ = ends.changed() => None,
             }
         };
         match happens {
             Some(What::Reset) => client.set_zero_linger()?,
             Some(What::Close | What::Freeze) | None => {
                 client.shutdown().await?;
+                drop(ends);
                 // Closing with unread bytes would be a reset. A peer that keeps it open is not
                 // waited for.
                 let mut nowhere = tokio::io::sink();

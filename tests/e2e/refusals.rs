@@ -178,13 +178,16 @@ fn a_cancelled_prepare_stops_its_task_itself_even_when_the_first_stop_is_refused
 /// Explains a container's death: ECS's own words, their meaning, and a remedy.
 fn a_container_that_was_killed_for_its_memory_is_explained(cluster: &Cluster) {
     let job = Job::on(cluster);
-    cluster.as_local().set_faults(&json!({ "dies": {
-        "after_ms": 2500, "code": "EssentialContainerExited", "reason": "Essential container in task exited",
-        "container_reason": "OutOfMemoryError: Container killed due to memory usage", "exit_code": 137,
-    } }));
     job.prepare();
-    let run = job.run("build_script", "echo begun; sleep 600");
-    assert_eq!((run.code, run.stdout.as_slice()), (SYSTEM_FAILURE, &b"begun\n"[..]), "{run:#?}");
+    let script = job.script("echo begun; sleep 600").display().to_string();
+    let mut run = job.spawn(&["run", &script, "build_script"]);
+    std::io::Read::read_exact(run.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    cluster.as_local().crash_tasks(&json!({
+        "code": "EssentialContainerExited", "reason": "Essential container in task exited",
+        "container_reason": "OutOfMemoryError: Container killed due to memory usage", "exit_code": 137,
+    }));
+    let run = job.end(run);
+    assert_eq!((run.code, run.stdout.as_slice()), (SYSTEM_FAILURE, &b""[..]), "{run:#?}");
     for word in
         ["more memory", "OutOfMemoryError", "137", "EssentialContainerExited", "Raise memory"]
     {

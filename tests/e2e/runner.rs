@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -69,6 +69,9 @@ pub enum Alone {
     IsTraced,
     /// It counts warnings about the configuration. A service has its own.
     CountsWarnings,
+    /// It counts what each stage's process exports. A service exports in batches
+    /// (`service_telemetry`).
+    CountsExports,
 }
 
 /// Whether every test runs its stages through a service.
@@ -170,6 +173,16 @@ impl Job {
         if let Hosting::Service(service) = &mut *hosting {
             drop(service.take());
             *service = Service::start_under(before, self);
+        }
+    }
+
+    /// Ends the service that every test has, if there is one. It exports the rest of its telemetry.
+    pub fn end_service(&self) {
+        let mut hosting = self.hosting();
+        if let Hosting::Service(Some(service)) = &mut *hosting {
+            service.signal(Signal::TERM);
+            assert!(service.process.wait().unwrap().success());
+            *hosting = Hosting::Service(None);
         }
     }
 
@@ -374,9 +387,23 @@ impl Job {
         files(&self.metadata.join("archive"), ".ron")
     }
 
-    /// Returns the job's snapshot.
+    /// Returns the job's snapshot, or nothing: another process may archive it at this moment.
     pub fn snapshot(&self) -> String {
-        self.files(".ron").first().map(|path| fs::read_to_string(path).unwrap()).unwrap_or_default()
+        let first = self.files(".ron").into_iter().next();
+        first.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+
+    /// Returns the snapshots of all jobs of the directory, archived ones as well.
+    pub fn snapshots(&self) -> Vec<String> {
+        loop {
+            let paths = self.files(".ron").into_iter().chain(self.archived());
+            let texts: Result<_, io::Error> = paths.map(fs::read_to_string).collect();
+            match texts {
+                Ok(texts) => return texts,
+                // Another process archives one of them.
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
+            }
+        }
     }
 }
 

@@ -160,8 +160,9 @@ fn jobs_share_their_calls_of_describe_tasks(cluster: &Cluster) {
     let (calls, looks) = (local.calls("DescribeTasks"), lines(&manager, "described"));
     println!("{calls} calls of DescribeTasks for {looks} looks of {JOBS} jobs");
     assert!(calls * 3 <= looks, "{calls} calls for {looks} looks");
-    let most = local.most_per_second("DescribeTasks");
-    assert!(most <= 5, "{most} calls of DescribeTasks in a second");
+    // The rate's own test counts each second, on paused time. Here, calls may arrive late and together.
+    let most = local.most_within(5, "DescribeTasks");
+    assert!(most <= 25, "{most} calls of DescribeTasks in five seconds");
     for child in &preparing {
         Job::cancel(child);
     }
@@ -203,9 +204,10 @@ fn connections_that_ask_nothing_keep_no_stage_waiting() {
     assert!(lines(&job, "too many connections ask nothing") > refused, "{}", job.log());
     assert_eq!(lines(&job, "hosted by the service"), 0);
     drop(silent);
-    eventually("the service takes stages again", || !is_refused(&connect(), 50));
-    assert_eq!(job.run("build_script", "echo here").stdout, b"here\n");
-    assert_eq!(lines(&job, "hosted by the service"), 1);
+    eventually("the service takes stages again", || {
+        assert_eq!(job.run("build_script", "echo here").stdout, b"here\n");
+        lines(&job, "hosted by the service") == 1
+    });
     job.cleanup();
     cluster.assert_nothing_is_left(1);
 }

@@ -27,7 +27,7 @@ use crate::{
 const AT_ONCE: usize = 6;
 /// A minute of Fargate's takes so many seconds here.
 const MINUTE: f64 = 1.2;
-/// How much the service's memory may grow, in KiB, besides a quarter.
+/// How much the service's memory may grow from noon on, in KiB, besides a quarter.
 const SLACK: u64 = 12 * 1024;
 
 #[test]
@@ -57,7 +57,7 @@ fn a_day_of_jobs_leaves_nothing(transport: &'static str) {
     let cluster = Cluster::Local(local);
     let manager = Job::on(&cluster).alone(Alone::HasOwnService);
     let (seen, is_over) = (Seen::default(), AtomicBool::new(false));
-    let (mut service, early) = thread::scope(|scope| {
+    let (mut service, quarters) = thread::scope(|scope| {
         for worker in 0..AT_ONCE {
             let (cluster, manager, seen, is_over) = (&cluster, &manager, &seen, &is_over);
             scope.spawn(move || {
@@ -75,8 +75,9 @@ fn a_day_of_jobs_leaves_nothing(transport: &'static str) {
     eventually("all jobs are archived", || manager.files("").is_empty());
     assert!(!service.has_ended());
     let late = memory("VmRSS", service.process.id());
-    println!("{transport}: {seen:?}; the service had {early} KiB early and {late} KiB at the end");
-    assert!(early > 0 && late < early + early / 4 + SLACK, "{early} KiB, then {late} KiB");
+    println!("{transport}: {seen:?}; the service had {quarters:?} and then {late} KiB");
+    let [.., middle, _, last] = quarters[..] else { panic!("{quarters:?}") };
+    assert!(last.max(late) < middle + middle / 4 + SLACK, "{quarters:?} KiB, then {late} KiB");
     assert!(seen.lost.load(Ordering::Relaxed) > 0, "no task was lost: {seen:?}");
     let tasks = cluster.tasks();
     assert!(tasks.iter().all(|task| task.status == "STOPPED" && task.processes == 0), "{tasks:?}");
@@ -87,13 +88,13 @@ fn a_day_of_jobs_leaves_nothing(transport: &'static str) {
 }
 
 /// Kills and restarts the service early in the day, and lets calls and tasks fail in some of the
-/// hours. Returns the last service, and its memory after a while.
-fn a_day(cluster: &Cluster, manager: &Job, day: Duration) -> (Service, u64) {
+/// hours. Returns the last service, and its memory after each quarter of the day, in KiB.
+fn a_day(cluster: &Cluster, manager: &Job, day: Duration) -> (Service, Vec<u64>) {
     const PARTS: u32 = 40;
     let began = Instant::now();
     let until = |part: u32| thread::sleep((day * part / PARTS).saturating_sub(began.elapsed()));
     let mut service = Service::start(manager);
-    let mut early = 0;
+    let mut quarters = Vec::new();
     for part in 1..=PARTS {
         cluster.as_local().set_faults(&match part % 5 {
             1 | 4 => json!({ "dies": { "after_ms": 400, "code": "SpotInterruption", "reason": "Your Spot Task was interrupted." } }),
@@ -114,12 +115,14 @@ fn a_day(cluster: &Cluster, manager: &Job, day: Duration) -> (Service, u64) {
                 assert!(service.process.wait().unwrap().success());
                 service = Service::start(manager);
             }
-            18 => early = memory("VmRSS", service.process.id()),
             _ => {}
+        }
+        if part % (PARTS / 4) == 0 {
+            quarters.push(memory("VmRSS", service.process.id()));
         }
     }
     cluster.as_local().set_faults(&json!({}));
-    (service, early)
+    (service, quarters)
 }
 
 /// A job that succeeds, fails, or is cancelled, unless its task is lost.
@@ -127,14 +130,16 @@ fn a_job(job: &Job, number: usize, seen: &Seen) {
     let prepared = job.stage(&["prepare"]);
     if prepared.code == 0 {
         let ledger = job.path("ledger");
+        let is_cancelled = number % 7 == 6;
+        // One that is to be cancelled does not end before.
         let script = format!(
-            "echo run >>'{}'; for i in 1 2 3 4 5; do echo $i; sleep 0.1; done; exit {}",
+            "echo run >>'{}'; for i in 1 2 3 4 5; do echo $i; sleep 0.1; done; sleep {}; exit {}",
             ledger.display(),
+            if is_cancelled { 600 } else { 0 },
             number % 3
         );
         let script = job.script(script).display().to_string();
         let mut run = job.spawn(&["run", &script, "build_script"]);
-        let is_cancelled = number % 7 == 6;
         let mut begun = vec![0; if is_cancelled { 2 } else { 0 }];
         // Without output, the stage has ended before.
         let has_begun = run.stdout.as_mut().unwrap().read_exact(&mut begun).is_ok();

@@ -14,10 +14,15 @@ use crate::{
     cluster::Cluster,
     collector::{Collector, Mood, attribute, tree},
     conventions, eventually,
-    runner::{BUILD_FAILURE, Job},
+    runner::{Alone, BUILD_FAILURE, Job},
     serve::Service,
     telemetry::{traced, traces, whole_job},
 };
+
+/// Returns the job, whose services the test starts.
+fn own(job: Job) -> Job {
+    job.alone(Alone::HasOwnService)
+}
 
 fn hosted(job: &Job) -> usize {
     job.log().matches("hosted by the service").count()
@@ -32,7 +37,7 @@ fn end(mut service: Service) {
 #[test]
 fn a_job_of_the_service_is_one_trace_with_metrics_and_logs() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "Logs = true");
+    let job = own(traced(&cluster, &collector.endpoint, "Logs = true"));
     let service = Service::start(&job);
     whole_job(&job);
     // `config` is never hosted.
@@ -78,7 +83,7 @@ fn a_job_of_the_service_is_one_trace_with_metrics_and_logs() {
 #[test]
 fn what_the_service_has_recorded_is_exported_while_it_runs() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = own(traced(&cluster, &collector.endpoint, ""));
     let _service = Service::start(&job);
     job.prepare();
     job.cleanup();
@@ -92,7 +97,7 @@ fn what_the_service_has_recorded_is_exported_while_it_runs() {
 #[test]
 fn jobs_at_once_have_a_trace_each_and_a_parent_of_their_own() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let first = traced(&cluster, &collector.endpoint, "PropagateToJob = true");
+    let first = own(traced(&cluster, &collector.endpoint, "PropagateToJob = true"));
     let service = Service::start(&first);
     let parent = |number: usize| format!("{number:032x}");
     let jobs: Vec<Job> = (1..=5)
@@ -152,7 +157,7 @@ fn waiting(job: &Job) -> (std::process::Child, std::path::PathBuf) {
 #[test]
 fn a_stage_that_is_handed_over_is_two_spans_of_one_trace() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = own(traced(&cluster, &collector.endpoint, ""));
     let service = Service::start(&job);
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
@@ -178,7 +183,7 @@ fn a_stage_that_is_handed_over_is_two_spans_of_one_trace() {
 #[test]
 fn a_killed_stage_and_a_killed_service_are_seen_in_the_trace() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = own(traced(&cluster, &collector.endpoint, ""));
     let service = Service::start(&job);
     assert_eq!(job.stage(&["config"]).code, 0);
     job.prepare();
@@ -208,7 +213,7 @@ fn a_killed_stage_and_a_killed_service_are_seen_in_the_trace() {
 #[test]
 fn a_faulty_collector_delays_no_stage_and_gets_everything_later() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = own(traced(&cluster, &collector.endpoint, ""));
     collector.set(Mood::Unavailable);
     assert_eq!(job.stage(&["config"]).code, 0);
     assert_eq!(job.files(".otlp").len(), 1, "it is the job's");
@@ -245,7 +250,7 @@ fn a_faulty_collector_delays_no_stage_and_gets_everything_later() {
 #[test]
 fn what_a_service_could_not_send_is_sent_by_reap() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = own(traced(&cluster, &collector.endpoint, ""));
     collector.set(Mood::Unavailable);
     let service = Service::start(&job);
     job.prepare();
@@ -261,7 +266,7 @@ fn what_a_service_could_not_send_is_sent_by_reap() {
 #[test]
 fn a_stage_with_other_variables_of_telemetry_is_not_the_services() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let mut job = traced(&cluster, &collector.endpoint, "");
+    let mut job = own(traced(&cluster, &collector.endpoint, ""));
     let _service = Service::start(&job);
     job.set("OTEL_SERVICE_NAME", "another");
     job.prepare();
@@ -275,7 +280,7 @@ fn a_stage_with_other_variables_of_telemetry_is_not_the_services() {
 #[test]
 fn a_trace_of_the_service_is_whole_at_log_level_trace() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "Logs = true");
+    let job = own(traced(&cluster, &collector.endpoint, "Logs = true"));
     let config = fs::read_to_string(&job.config).unwrap();
     fs::write(&job.config, config.replace("LogLevel = \"debug\"", "LogLevel = \"trace\"")).unwrap();
     let service = Service::start(&job);

@@ -2,7 +2,7 @@
 //! versions for some time, in both directions.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -53,8 +53,18 @@ fn other_driver(directory: &Path) -> PathBuf {
     }
     fs::write(&path, program).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let said = Command::new(&path).arg("--version").output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    // Other threads start processes, which have the file open for writing until they execute theirs.
+    let mut said = String::new();
+    eventually("it can be executed", || match Command::new(&path).arg("--version").output() {
+        Ok(output) => {
+            said = String::from_utf8_lossy(&output.stdout).into_owned();
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), io::ErrorKind::ExecutableFileBusy);
+            false
+        }
+    });
     assert!(said.contains(&other_version()), "{said}");
     path
 }

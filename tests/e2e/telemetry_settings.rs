@@ -19,6 +19,7 @@ fn a_jobs_traceparent_raises_the_sampling_rate_only_if_it_is_trusted() {
         job.set("CUSTOM_ENV_TRACEPARENT", SAMPLED);
         job.prepare();
         job.cleanup();
+        job.end_service();
         assert_eq!(!collector.spans().is_empty(), exported, "{trust}");
         assert!(!collector.metrics().is_empty(), "metrics are of all jobs");
     }
@@ -65,7 +66,8 @@ fn changed(job: &Job, from: &str, to: &str) {
 #[test]
 fn a_faulty_collector_over_grpc_changes_nothing_and_data_is_kept() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "Protocol = \"grpc\"");
+    let job =
+        traced(&cluster, &collector.endpoint, "Protocol = \"grpc\"").alone(Alone::CountsExports);
     changed(&job, "\"5s\"", "\"250ms\"");
     collector.set(Mood::Hangs);
     job.prepare();
@@ -82,7 +84,7 @@ fn a_faulty_collector_over_grpc_changes_nothing_and_data_is_kept() {
 #[test]
 fn refused_data_is_dropped() {
     let (cluster, collector) = (Cluster::local(), Collector::start());
-    let job = traced(&cluster, &collector.endpoint, "");
+    let job = traced(&cluster, &collector.endpoint, "").alone(Alone::CountsExports);
     // The data of `config` is kept, and refused together with that of `prepare`.
     for (mood, kept) in [(Mood::Unavailable, 1), (Mood::Refuses, 0)] {
         collector.set(mood);

@@ -21,7 +21,7 @@ use crate::{
     definitions::{control, runtime},
     eventually,
     parametrised::{by_every_transport, on_every_cluster},
-    runner::{Ended, Job, SYSTEM_FAILURE},
+    runner::{Alone, Ended, Job, SYSTEM_FAILURE},
 };
 
 on_every_cluster!(
@@ -56,14 +56,21 @@ fn read(path: &PathBuf) -> Snapshot {
 /// The jobs and warm tasks of the directory, with the states of their snapshots.
 fn owners(job: &Job) -> Vec<(String, Snapshot)> {
     let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
-    let mut all: Vec<_> = job.files(".ron").iter().map(|path| (name(path), read(path))).collect();
+    // Another process may archive a job at this moment.
+    let read = |path: &PathBuf| {
+        let text = fs::read_to_string(path).ok()?;
+        Some((name(path), Snapshot::parse(&text).unwrap()))
+    };
+    let mut all: Vec<_> = job.files(".ron").iter().filter_map(read).collect();
     all.sort_by(|(one, _), (other, _)| one.cmp(other));
     all
 }
 
-/// A job whose manager has a pool. Nothing fills it but [`warm`].
+/// A job whose manager has a pool. Nothing fills it but [`warm`]: a service would retire what it
+/// does not want.
 fn job(cluster: &Cluster) -> Job {
-    Job::with(cluster, &format!("[[Warm]]\nName = {POOL:?}\nCount = 0\nMaxAge = \"1h\"\n"))
+    let pool = format!("[[Warm]]\nName = {POOL:?}\nCount = 0\nMaxAge = \"1h\"\n");
+    Job::with(cluster, &pool).alone(Alone::HasOwnService)
 }
 
 /// Does something with the manager's pool and task control, as its service does.

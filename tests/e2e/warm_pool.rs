@@ -288,6 +288,8 @@ fn the_service_s_metrics_have_the_pool() {
 #[cfg(feature = "telemetry")]
 #[test]
 fn a_claim_is_in_the_metrics_of_its_job() {
+    use opentelemetry_proto::tonic::metrics::v1::Metric;
+
     use crate::{collector::Collector, telemetry::traced};
 
     let (cluster, collector) = (Cluster::local_by_pipes(), Collector::start());
@@ -297,10 +299,11 @@ fn a_claim_is_in_the_metrics_of_its_job() {
     let next = job.beside(&cluster);
     assert!(is_hit(&next.stage(&["prepare"])));
     next.cleanup();
+    // The service exports them soon after the job's end.
     let metric = |name: &str| {
-        let all = collector.metrics();
-        let of = all.iter().find(|metric| metric.name == name);
-        format!("{:?}", of.unwrap_or_else(|| panic!("{name}: {all:?}")))
+        let of_it = |metric: &Metric| metric.name == name;
+        eventually(name, || collector.metrics().iter().any(of_it));
+        format!("{:?}", collector.metrics().into_iter().find(of_it))
     };
     assert!(metric("fargate.warm.claims").contains("\"hit\""));
     assert!(metric("fargate.warm.idle.duration").contains("\"p\""));

@@ -87,14 +87,16 @@ fn serve_pictures(listener: &TcpListener, page: &str, event: &str) {
     for stream in listener.incoming() {
         let mut stream = stream.unwrap();
         let mut line = String::new();
-        BufReader::new(&stream).read_line(&mut line).unwrap();
+        // A browser may open a connection that it does not use, or close one at any time.
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let _ = BufReader::new(&stream).read_line(&mut line);
         let answer = |kind: &str, body: &str| {
             format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n{body}")
         };
         match line.split(' ').nth(1).unwrap_or_default() {
-            "/" => stream.write_all(answer("text/html", page).as_bytes()).unwrap(),
+            "/" => drop(stream.write_all(answer("text/html", page).as_bytes())),
             "/events" => {
-                stream.write_all(answer("text/event-stream", event).as_bytes()).unwrap();
+                let _ = stream.write_all(answer("text/event-stream", event).as_bytes());
                 followers.push(stream);
             }
             "/wait.png" => waits.push(stream),

@@ -239,6 +239,13 @@ impl Task {
         let _ = self.state.subscribe().wait_for(|state| state.status == status).await;
     }
 
+    /// Completes when its containers have ended.
+    pub(crate) async fn containers_ended(&self) {
+        // The sender is in `self`: it cannot be gone.
+        let _ =
+            self.state.subscribe().wait_for(|state| state.status >= Status::Deprovisioning).await;
+    }
+
     /// Completes when a stop of the task was requested.
     pub(crate) async fn stop_requested(&self) {
         // The sender is in `self`: it cannot be gone.

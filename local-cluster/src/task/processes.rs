@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fs, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::{Instant, sleep};
 
 /// The environment variable that marks a task's processes.
@@ -22,16 +22,23 @@ fn by_mark() -> HashMap<String, Vec<Pid>> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // The environment of others' processes, and of those that just ended, cannot be read.
-        let Ok(environ) = fs::read(entry.path().join("environ")) else { continue };
-        let mark = environ.split(|byte| *byte == 0).find_map(|variable| {
-            std::str::from_utf8(variable).ok()?.strip_prefix(MARK)?.strip_prefix('=')
-        });
-        if let (Some(task), Some(pid)) = (mark, Pid::from_raw(pid)) {
-            found.entry(task.to_owned()).or_default().push(pid);
+        if let Some(pid) = Pid::from_raw(pid)
+            && let Some(task) = mark_of(pid)
+        {
+            found.entry(task).or_default().push(pid);
         }
     }
     found
+}
+
+/// Returns the mark of a process. The environment of others' processes, and of those that just
+/// ended, cannot be read.
+fn mark_of(pid: Pid) -> Option<String> {
+    let environ = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    let mark = environ.split(|byte| *byte == 0).find_map(|variable| {
+        std::str::from_utf8(variable).ok()?.strip_prefix(MARK)?.strip_prefix('=')
+    });
+    mark.map(str::to_owned)
 }
 
 /// Returns the living processes of all tasks, by task, with those of containers that have
@@ -54,8 +61,12 @@ fn of(task: &str) -> Vec<Pid> {
 pub(crate) fn signal(task: &str, signal: Signal) -> usize {
     let found = of(task);
     for pid in &found {
-        // It may have ended meanwhile.
-        let _ = kill_process(*pid, signal);
+        // It may have ended meanwhile, and another process may have its number: on a busy machine,
+        // numbers come again within seconds.
+        let Ok(process) = pidfd_open(*pid, PidfdFlags::empty()) else { continue };
+        if mark_of(*pid).as_deref() == Some(task) {
+            let _ = pidfd_send_signal(&process, signal);
+        }
     }
     found.len()
 }

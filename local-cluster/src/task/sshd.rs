@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -26,7 +26,7 @@ use tokio::{
 
 use super::line::Line;
 use crate::{
-    cluster::{Cluster, Task},
+    cluster::{Cluster, Status, Task},
     containers,
     exec::Surroundings,
 };
@@ -81,11 +81,19 @@ pub(super) async fn serve(
         };
         let other = cluster.faults().ssh.other_host_key;
         let config = Arc::clone(if other { &impostor } else { &honest });
+        let (task, socket) = (Arc::clone(task), stream.try_clone()?);
         let line = Line::new(stream, Arc::clone(cluster))?;
-        tokio::spawn(async move {
+        let serve = async move {
             if let Ok(session) = server::run_stream(config, line, connection).await {
                 // The client has disconnected; its processes continue.
                 let _ = session.await;
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serve => {}
+                // The server ends with its container. The client may have gone before.
+                () = task.containers_ended() => drop(socket.shutdown(Shutdown::Both)),
             }
         });
     }
@@ -167,6 +175,9 @@ impl Connection {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         let Some(channel) = self.waiting.remove(&id) else { return session.channel_failure(id) };
+        if self.task.state().status >= Status::Deprovisioning {
+            return session.channel_failure(id);
+        }
         let coordinator = &containers::coordinator(&self.task.launch.definition).name;
         let started = self.task.runtime.surroundings.get();
         let Some(surroundings) = started.and_then(|containers| containers.get(coordinator)) else {

@@ -103,6 +103,7 @@ async fn the_clusters_own_endpoints_require_its_secret() {
             "PUT /_faults",
             "GET /_faults",
             "POST /_drop-connections",
+            "POST /_crash-tasks",
             "GET /_calls",
             "GET /_tasks",
             "GET /_containers",

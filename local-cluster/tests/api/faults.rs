@@ -68,7 +68,7 @@ async fn tasks_fail_as_scripted() {
     assert_eq!(stopped["containers"][0]["reason"], "CannotPullContainerError");
 
     let death = Death {
-        after_ms: 50,
+        after_ms: 1000,
         code: "SpotInterruption".into(),
         reason: "Your Spot Task was interrupted.".into(),
         container_reason: None,

@@ -12,7 +12,7 @@ use crate::{
 
 #[tokio::test]
 async fn execute_command_is_refused_as_ecs_does() {
-    let times = Times { exec_connects: Duration::from_millis(300).into(), ..Times::default() };
+    let times = Times { exec_connects: Duration::from_secs(2).into(), ..Times::default() };
     let cluster = LocalCluster::start(Settings { times, ..Settings::default() }).await.unwrap();
     let without = task(&cluster, false).await;
     let with = task(&cluster, true).await;
@@ -192,7 +192,7 @@ async fn agents_can_be_missing_late_or_stopped() {
             .starts_with("TargetNotConnectedException")
     );
 
-    cluster.set_faults(faults(ExecFaults { late_ms: 300, ..ExecFaults::default() }));
+    cluster.set_faults(faults(ExecFaults { late_ms: 3000, ..ExecFaults::default() }));
     let late = task(&cluster, true).await;
     client::until(&cluster, &late, |task| {
         task["containers"][0]["managedAgents"][0]["lastStatus"] == "RUNNING"
@@ -235,6 +235,8 @@ async fn sessions_end_when_terminated_or_idle() {
     let (_, closed) = idle.until_closed().await;
     assert!(closed.contains("timed out due to inactivity"), "{closed}");
 
+    // This one must not be idle for too long before it is terminated.
+    let (cluster, task) = prepared(ExecSettings::default()).await;
     let opened =
         execute(&cluster, &task, "sh -c 'trap : HUP TERM; echo up; while :; do sleep 0.1; done'")
             .await

@@ -394,7 +394,7 @@ impl Client {
         self.send(self.next, payload_type, payload).await;
         let sequence = self.next;
         let acknowledged = async { while self.next_acknowledgement().await != sequence {} };
-        timeout(Duration::from_millis(500), acknowledged).await.is_ok()
+        timeout(Duration::from_millis(1500), acknowledged).await.is_ok()
     }
 
     pub(crate) async fn next_acknowledgement(&mut self) -> i64 {

@@ -60,7 +60,7 @@ async fn input_is_ordered_and_acknowledged_once_it_is_used() {
 
 #[tokio::test]
 async fn input_that_comes_too_early_is_acknowledged_and_lost() {
-    let agent = AgentRules { start: Duration::from_secs(3), ..AgentRules::quick() };
+    let agent = AgentRules { start: Duration::from_secs(6), ..AgentRules::quick() };
     let exec = ExecSettings { agent, ..ExecSettings::default() };
     let (cluster, task) = prepared(exec).await;
     let mut client = session(&cluster, &task, "sh -c 'stty -echo; head -n 1'").await;

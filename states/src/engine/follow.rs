@@ -17,6 +17,9 @@ const RECORD_EVERY: Duration = Duration::from_secs(1);
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 /// … and knows of a stop before. How long one answer may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// When it is asked again after a call that was throttled or failed for now, and for how long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Exit statuses after SIGKILL and SIGTERM (POSIX shells: 128 and the signal's number).
 const KILLED: [i32; 2] = [128 + 9, 128 + 15];
 
@@ -232,17 +235,27 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         }
         let began = self.clock.now();
         for look in looks {
-            let at = began + *look;
-            let described = self.describe(&job.header.spec.cluster, &job.state.place.task, at);
-            let described = tokio::select! {
-                biased;
-                described = described => described,
-                () = self.clock.until(at + LOOK_WITHIN) => return false,
-            };
-            if let Ok(Described { seen: Seen::Task(report), .. }) = described
-                && (report.stop_desired || report.status.is_ending())
-            {
-                return true;
+            let mut at = (began + *look).max(self.clock.now());
+            loop {
+                let described = self.describe(&job.header.spec.cluster, &job.state.place.task, at);
+                let described = tokio::select! {
+                    biased;
+                    described = described => described,
+                    () = self.clock.until(at + LOOK_WITHIN) => return false,
+                };
+                let now = self.clock.now();
+                match described {
+                    Ok(Described { seen: Seen::Task(report), .. })
+                        if report.stop_desired || report.status.is_ending() =>
+                    {
+                        return true;
+                    }
+                    // Only an answer tells a lost task from a script that failed.
+                    Err(e) if e.kind.is_transient() && now < began + REFUSED_FOR => {
+                        at = now + LOOK_AGAIN;
+                    }
+                    _ => break,
+                }
             }
         }
         false

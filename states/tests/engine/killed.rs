@@ -1,6 +1,9 @@
 //! A script is killed, and its task ends. In any order, the task's end is the reason.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use states::*;
@@ -25,6 +28,17 @@ async fn ended_in(
     status: Option<i32>,
     ending: Option<Duration>,
 ) -> Outcome {
+    ended_throttled(0, container, faults, status, ending).await
+}
+
+/// The same; the first `throttled` calls of DescribeTasks fail.
+async fn ended_throttled(
+    throttled: u32,
+    container: RunContainer,
+    faults: FaultPlan,
+    status: Option<i32>,
+    ending: Option<Duration>,
+) -> Outcome {
     let manager = Manager::new(Cloud::new(faults));
     assert_eq!(manager.prepare(&mut manager.io()).await, Some(Outcome::Reachable(None)));
     let from = ending.map(|after| Instant::now() + after);
@@ -40,8 +54,20 @@ async fn ended_in(
             });
         }
     };
-    let engine =
-        ChangedControl::process(&manager, |control| control.changes_answer = Box::new(end));
+    let called = AtomicU32::new(0);
+    let refuse = move |_: &[TaskArn]| {
+        (called.fetch_add(1, Ordering::Relaxed) < throttled).then(|| ControlError {
+            operation: "DescribeTasks".to_owned(),
+            kind: ControlErrorKind::Throttled,
+            code: Some("ThrottlingException".to_owned()),
+            message: "Rate exceeded".to_owned(),
+            cause: ControlCause::default(),
+        })
+    };
+    let engine = ChangedControl::process(&manager, |control| {
+        control.changes_answer = Box::new(end);
+        control.refuses_describe = Box::new(refuse);
+    });
     let lease = engine.store().lease(&manager.job, "build_script", Duration::ZERO).await.unwrap();
     let mut work = engine.work(engine.store().load(&manager.job).await.unwrap().unwrap(), lease);
     engine.open(&mut work, "build_script").await;
@@ -121,4 +147,24 @@ async fn a_script_that_the_jobs_container_cannot_start_any_more_is_explained() {
             "{outcome:?}"
         );
     }
+}
+
+/// Only ECS knows why the processes are gone, so its answer is worth some seconds.
+#[tokio::test(start_paused = true)]
+async fn ecs_is_asked_again_while_its_calls_are_throttled() {
+    let killed = async |throttled, status: Option<i32>| {
+        let mut faults = FaultPlan::new(0);
+        faults.odds.no_status = if status.is_some() { 0.0 } else { 1.0 };
+        let (container, ending) = (RunContainer::Coordinator, Some(Duration::ZERO));
+        ended_throttled(throttled, container, faults, status, ending).await
+    };
+    for status in [Some(137), Some(143), None] {
+        let outcome = killed(6, status).await;
+        assert!(is_explained(&outcome), "{status:?}: {outcome:?}");
+    }
+    // A verdict does not wait for an answer that never comes.
+    let began = Instant::now();
+    let outcome = killed(u32::MAX, Some(137)).await;
+    assert!(matches!(outcome, Outcome::Reachable(Some(_))), "{outcome:?}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

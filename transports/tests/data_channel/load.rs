@@ -17,7 +17,7 @@ use transports::{
     ecs_exec::frame::{Kind, payload_type},
 };
 
-use crate::service::{encoded, read, running};
+use crate::service::{LONG, encoded, read, running};
 
 /// The buffers between two processes of this machine, with a margin.
 const KERNEL: usize = 16 * 1024 * 1024;
@@ -67,7 +67,7 @@ async fn a_slow_reader_delays_the_service_and_loses_nothing() {
     assert!(before < KERNEL, "{before} bytes were taken before a read");
     let expected: Vec<u8> = (1..=MESSAGES).flat_map(payload).collect();
     assert!(read(&terminal, expected.len()).await == expected);
-    let _sink = timeout(Duration::from_secs(10), writer).await.expect("all was sent").unwrap();
+    let _sink = timeout(LONG, writer).await.expect("all was sent").unwrap();
     reader.abort();
 }
 
@@ -79,7 +79,7 @@ async fn a_terminal_dropped_with_pending_input_ends_the_session() {
     assert_eq!(service.input().await.payload.len(), 1024);
     let (_socket, terminated) = service.into_parts();
     drop(terminal);
-    terminated.assert_within(Duration::from_secs(5)).await;
+    terminated.assert_called().await;
 }
 
 /// Input is neither acknowledged nor refused: closing still takes a bounded time.
@@ -87,6 +87,6 @@ async fn a_terminal_dropped_with_pending_input_ends_the_session() {
 async fn closing_a_session_that_does_not_end_takes_a_bounded_time() {
     let (terminal, service) = running().await;
     let (_socket, terminated) = service.into_parts();
-    timeout(Duration::from_secs(10), terminal.close()).await.expect("it is left");
-    terminated.assert_within(Duration::from_secs(5)).await;
+    timeout(LONG, terminal.close()).await.expect("it is left");
+    terminated.assert_called().await;
 }

@@ -35,7 +35,7 @@ pub(crate) const TOKEN: &str = "a-secret-that-is-nowhere-else";
 const SESSION: &str = "ecs-execute-command-0123456789";
 const PATH: &str = "/v1/data-channel/ecs-execute-command-0123456789?role=publish_subscribe&cell-number=AAEAAT+/x==";
 /// The time limit for an expected event.
-const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// How long to wait for an event that must not come.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -243,13 +243,13 @@ impl Service {
 pub(crate) struct Terminated(Arc<Mutex<Vec<String>>>);
 
 impl Terminated {
-    pub(crate) async fn assert_within(&self, within: Duration) {
+    pub(crate) async fn assert_called(&self) {
         let called = async {
             while self.0.lock().unwrap().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(within, called).await.expect("the session is terminated");
+        timeout(LONG, called).await.expect("the session is terminated");
         assert_eq!(*self.0.lock().unwrap(), [SESSION]);
     }
 

@@ -15,7 +15,7 @@ use transports::ecs_exec::{
     channel::{DataKey, NoKey},
 };
 
-use crate::service::target;
+use crate::service::{LONG, target};
 
 /// ECS's answer to DescribeTasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Shared {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(5), called).await.expect("the session is ended");
+        timeout(LONG, called).await.expect("the session is ended");
         assert_eq!(*self.0.terminated.lock().unwrap(), sessions);
     }
 }
@@ -158,7 +158,7 @@ async fn assert_no_note(place: &Path) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(5), gone).await.expect("no session is noted");
+    timeout(LONG, gone).await.expect("no session is noted");
 }
 
 /// It was ended and had said nothing. Its slot may still be taken, so the next attempt lists
@@ -238,7 +238,7 @@ async fn only_transient_refusals_to_terminate_are_retried() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(5), asked).await.expect("it is tried");
+        timeout(LONG, asked).await.expect("it is tried");
         assert_noted(place.path());
         assert_eq!(api.0.terminated.lock().unwrap().len(), terminated);
     }

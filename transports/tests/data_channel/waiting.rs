@@ -21,9 +21,7 @@ use transports::{
     },
 };
 
-use crate::service::{encoded, target};
-
-const LONG: Duration = Duration::from_secs(30);
+use crate::service::{LONG, encoded, target};
 
 /// AWS's calls for a container with these sessions.
 #[derive(Default)]

@@ -133,12 +133,16 @@ impl Local {
 
     /// Adds a program that is found before others of its name.
     pub(crate) fn add_program(&mut self, name: &str, script: &str) {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = self.path("first");
         std::fs::create_dir_all(&directory).unwrap();
-        let file = directory.join(name);
-        std::fs::write(&file, format!("#!{}\n{script}\n", program("sh").display())).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by another process: one that a thread of this process starts meanwhile would have
+        // the file open, and it could not be executed.
+        let written = std::process::Command::new("sh")
+            .args(["-c", "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"", "sh"])
+            .arg(format!("#!{}\n{script}\n", program("sh").display()))
+            .arg(directory.join(name))
+            .status();
+        assert!(written.unwrap().success());
         self.env.insert("PATH".to_owned(), format!("{}:{}", directory.display(), self.path));
     }
 

@@ -1,8 +1,10 @@
 //! Measures the manager's service. `cargo bench --bench service`, or a part of it: `-- stages`,
-//! `-- jobs`, `-- memory`.
+//! `-- job`, `-- jobs`, `-- memory`.
 //!
 //! - `stages`: a stage of an empty script with the service and without, in one run. Needs OpenSSH
 //!   and moto: `scripts/test` installs them; `FARGATE_TEST_PYTHON` names the Python that has moto.
+//! - `job`: the stages of a job by OpenSSH with the service, and the same scripts by `ssh` over an
+//!   open connection. Needs the same.
 //! - `jobs`: 200 jobs at once on the local cluster: calls of DescribeTasks, the service's memory and
 //!   processor time.
 //! - `memory`: 1,000 stages that wait for their tasks.
@@ -16,10 +18,11 @@ mod e2e;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    process::ExitCode,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -42,6 +45,21 @@ use serve::Service;
 const STAGES: usize = 41;
 /// The target: a stage through the service.
 const TARGET: Duration = Duration::from_millis(10);
+/// The stages that gitlab-runner calls for a job with a cache and artifacts.
+const STAGES_OF_A_JOB: [&str; 8] = [
+    "prepare_script",
+    "get_sources",
+    "restore_cache",
+    "download_artifacts",
+    "build_script",
+    "after_script",
+    "archive_cache",
+    "upload_artifacts_on_success",
+];
+/// Jobs of eight stages that are measured.
+const ROUNDS: usize = 9;
+/// The target: what the driver adds to the scripts of such a job, in all.
+const JOB_TARGET: Duration = Duration::from_millis(350);
 /// Jobs at once.
 const JOBS: usize = 200;
 /// The target: calls of DescribeTasks within a second.
@@ -57,8 +75,12 @@ fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let parts: [(&str, Part); 3] =
-        [("stages", measure_stages), ("jobs", measure_jobs), ("memory", measure_memory)];
+    let parts: [(&str, Part); 4] = [
+        ("stages", measure_stages),
+        ("job", measure_job),
+        ("jobs", measure_jobs),
+        ("memory", measure_memory),
+    ];
     let chosen: Vec<String> = std::env::args().collect();
     let is_chosen = |name: &str| chosen.iter().any(|argument| argument == name);
     let all = !parts.iter().any(|(name, _)| is_chosen(name));
@@ -95,6 +117,90 @@ fn measure_stages() -> bool {
         println!("MISSED: a stage through the service takes longer than {TARGET:?}");
     }
     is_met
+}
+
+/// Measures in turns: a job's stages, the same scripts by `ssh` over an open connection, and the
+/// scripts alone. Returns whether the target is met.
+fn measure_job() -> bool {
+    let cluster = Cluster::moto();
+    let Cluster::Moto(moto) = &cluster else { unreachable!("moto was started") };
+    let job = Job::on(&cluster);
+    let known = moto.addresses();
+    job.prepare();
+    let address = moto.addresses().into_iter().find(|address| !known.contains(address)).unwrap();
+    let _service = Service::start(&job);
+    stage(&job);
+    let socket = job.metadata.join("master");
+    let mut master = ssh(&job, &socket)
+        .args(["-M", "-N", "-p", &moto.ssh_port.to_string(), &format!("root@{address}")])
+        .spawn()
+        .unwrap();
+    eventually("the master connection is open", || socket.exists());
+    let (mut ours, mut theirs, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let scripts = STAGES_OF_A_JOB.map(|name| {
+            // As long as a small one of gitlab-runner's.
+            let text = format!("# {round}\n{}echo {name}\n", "export CI=true\n".repeat(200));
+            (name, job.script(text))
+        });
+        let run = |command: &dyn Fn(&str, &Path) -> Command| {
+            let begun = Instant::now();
+            for (name, script) in &scripts {
+                let ended = command(name, script).stderr(Stdio::null()).output().unwrap();
+                assert_eq!(
+                    ended.stdout,
+                    format!("{name}\n").as_bytes(),
+                    "{ended:?}\n{}",
+                    job.log()
+                );
+            }
+            begun.elapsed()
+        };
+        alone.push(run(&|_, script| {
+            let mut command = Command::new("/bin/sh");
+            command.arg(script);
+            command
+        }));
+        ours.push(run(&|name, script| {
+            let mut command = Command::new(&job.binary);
+            command.env_clear().envs(job.stage_environment()).arg("--config").arg(&job.config);
+            command.args(["custom", "run"]).arg(script).arg(name);
+            command
+        }));
+        theirs.push(run(&|_, script| {
+            let mut command = ssh(&job, &socket);
+            command.args(["container", "/bin/sh -s"]).stdin(File::open(script).unwrap());
+            command
+        }));
+    }
+    let _ = master.kill();
+    master.wait().unwrap();
+    job.cleanup();
+    let [ours, theirs, alone] = [ours, theirs, alone].map(median);
+    let added = ours.saturating_sub(alone);
+    println!(
+        "eight stages of a job by OpenSSH take {ours:.1?} with the service, the same scripts by `ssh` over an open connection {theirs:.1?}, and alone {alone:.1?}; ratio to `ssh` {:.2}; the driver adds {added:.1?} (target: at most {JOB_TARGET:?})",
+        ours.as_secs_f64() / theirs.as_secs_f64()
+    );
+    let is_met = added <= JOB_TARGET;
+    if !is_met {
+        println!("MISSED: the driver adds more than {JOB_TARGET:?} to a job of eight stages");
+    }
+    is_met
+}
+
+/// Returns OpenSSH's client with the job's key, at the socket of an open connection.
+fn ssh(job: &Job, socket: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    command.args(["-F", "none", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
+    command.args(["-o", "StrictHostKeyChecking=no", "-o", "IdentitiesOnly=yes", "-i"]);
+    command.arg(job.files(".key").pop().unwrap()).arg("-S").arg(socket);
+    command
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }
 
 /// All jobs are prepared, run a script of some seconds, and are cleaned up, at the same time.
@@ -235,9 +341,7 @@ fn receive(stream: &mut UnixStream, decoder: &mut Decoder) -> ToClient {
 
 /// Returns the median time of a stage.
 fn stages(job: &Job) -> Duration {
-    let mut times: Vec<Duration> = (0..STAGES).map(|_| stage(job)).collect();
-    times.sort();
-    times[STAGES / 2]
+    median((0..STAGES).map(|_| stage(job)).collect())
 }
 
 fn stage(job: &Job) -> Duration {

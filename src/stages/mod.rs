@@ -237,8 +237,9 @@ impl Session {
     async fn leave(&self, mut work: Work) {
         if let Some(connections) = self.host.connections()
             && matches!(work.snapshot.job, AnyJob::Reachable(_))
-            && let Some(connection) = work.take_connection()
+            && let Some(mut connection) = work.take_connection()
         {
+            connection.0.stand_by().await;
             connections.keep(&work.snapshot.job, connection);
         }
         work.close().await;

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     process::{Child, ChildStderr, ChildStdout},
-    sync::oneshot,
+    sync::mpsc,
 };
 use transports::{
     Connector, Declaration,
@@ -126,17 +126,23 @@ impl Exec for Container {
             .spawn()
             .map_err(|e| e.to_string())?;
         let (stdin, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (open, closed) = oneshot::channel::<()>();
+        let (later, mut sent) = mpsc::channel::<Bytes>(1);
         tokio::spawn(async move {
             let Some(mut stdin) = stdin else { return };
             // A command may end without reading its input.
             let _ = stdin.write_all(&input).await;
             if command.follows() {
-                // Nothing is ever sent: it ends when the channel is dropped.
-                let _ = closed.await;
+                // It ends when the channel is dropped.
+                while let Some(input) = sent.recv().await {
+                    let _ = stdin.write_all(&input).await;
+                }
             }
         });
-        Ok(Box::new(Running { child, out, err, _open: open }))
+        Ok(Box::new(Running { child, out, err, input: later }))
+    }
+
+    fn sends_later(&self) -> bool {
+        true
     }
 }
 
@@ -145,11 +151,15 @@ struct Running {
     out: Option<ChildStdout>,
     err: Option<ChildStderr>,
     /// Keeps the command's input open.
-    _open: oneshot::Sender<()>,
+    input: mpsc::Sender<Bytes>,
 }
 
 #[async_trait]
 impl Channel for Running {
+    async fn send(&mut self, input: Bytes) -> Result<(), String> {
+        self.input.send(input).await.map_err(|e| e.to_string())
+    }
+
     async fn next(&mut self) -> Chunk {
         let mut out = BytesMut::with_capacity(32 * 1024);
         let mut err = BytesMut::with_capacity(1024);

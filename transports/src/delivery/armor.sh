@@ -1,7 +1,7 @@
 # For a terminal, which passes only plain ASCII unchanged. A block of the spool is a line with its offset, its length
 # and its packing; then base64; then a line that ends it. This supervisor is in the session's process group, so it ends
 # with the session.
-_is_connected=
+_is_connected= _standby=
 follow() {
   _position=$1 _encode=
   open_spool "$1"
@@ -13,6 +13,7 @@ find_encoders() {
   if command -v gzip >/dev/null 2>&1; then _pack="gzip -1"; fi
 }
 copy() {
+  [ -s "$_out" ] || return 0
   _size=$(wc -c <"$_out") || return
   _size=$((_size))
   [ "$_position" -ge "$_size" ] || [ -n "$_encode" ] || find_encoders

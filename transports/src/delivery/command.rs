@@ -37,6 +37,29 @@ pub(super) static ARMORED_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
         include_str!("verbs.sh")
     ))
 });
+/// The standby, which serves starts of runs in the coordinator.
+static STANDBY: LazyLock<String> = LazyLock::new(|| {
+    compact(concat!(
+        include_str!("follow.sh"),
+        include_str!("usage.sh"),
+        include_str!("supervisor.sh"),
+        include_str!("standby.sh")
+    ))
+});
+/// The standby in tasks with a container of the job's own.
+static JOB_STANDBY: LazyLock<String> = LazyLock::new(|| {
+    compact(concat!(
+        include_str!("follow.sh"),
+        include_str!("usage.sh"),
+        include_str!("supervisor.sh"),
+        include_str!("job.sh"),
+        include_str!("standby.sh")
+    ))
+});
+/// A standby's wrapper.
+static READY_WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("ready.sh")));
+/// The program that becomes the script, in a standby.
+static STARTER: LazyLock<String> = LazyLock::new(|| compact(include_str!("starter.sh")));
 /// The wrapper, which is the script's parent in the container. Must not contain a single quote.
 static WRAPPER: LazyLock<String> = LazyLock::new(|| compact(include_str!("wrapper.sh")));
 /// The wrapper that can also place a script for the job's container.
@@ -64,6 +87,8 @@ pub struct Command {
     place: Place,
     arguments: Vec<String>,
 }
+
+const STANDBY_VERB: &str = "standby";
 
 /// The directories that a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -141,6 +166,44 @@ pub(super) fn start(nonce: &str, facts: &ShellFacts, order: &RunOrder, script: &
     Command::new("start", nonce, Place::of(facts, order), &arguments)
 }
 
+/// The command of a standby, whose orders are marked by `nonce`.
+pub(super) fn standby(nonce: &str, facts: &ShellFacts) -> Command {
+    let place = Place {
+        directory: facts.run_dir.clone(),
+        shared: facts.job.as_ref().map_or_else(String::new, |job| job.run_dir.clone()),
+        ..Place::default()
+    };
+    let arguments = [flag(facts.follows_with_tail), flag(facts.has_setsid), &STARTER];
+    Command::new(STANDBY_VERB, nonce, place, &arguments)
+}
+
+/// A standby's order to start a run: a line, which the script follows.
+pub(super) fn standby_order(
+    standby: &str,
+    nonce: &str,
+    order: &RunOrder,
+    script: &Bytes,
+) -> String {
+    let interpreter = Interpreter::of(script);
+    let size = script.len().to_string();
+    let digest = hex::encode(Sha256::digest(script));
+    let mut line = standby.to_owned();
+    for word in [
+        size.as_str(),
+        &digest,
+        order.run.as_str(),
+        order.forget.as_ref().map_or("", RunId::as_str),
+        nonce,
+        interpreter.program.as_deref().unwrap_or_default(),
+        interpreter.argument.as_deref().unwrap_or_default(),
+    ] {
+        line.push(' ');
+        quote(&mut line, word);
+    }
+    line.push('\n');
+    line
+}
+
 pub(super) fn attach(nonce: &str, facts: &ShellFacts, order: &RunOrder, from: u64) -> Command {
     Command::new(
         "attach",
@@ -168,8 +231,13 @@ impl Command {
     /// a process of its own.
     #[must_use]
     pub fn line(&self) -> String {
-        let supervisor = if self.place.shared.is_empty() { &SUPERVISOR } else { &JOB_SUPERVISOR };
-        let wrapper = if self.place.is_in_job { &ANY_WRAPPER } else { &WRAPPER };
+        let (supervisor, wrapper) = match (self.verb, self.place.shared.is_empty()) {
+            (STANDBY_VERB, true) => (&STANDBY, &READY_WRAPPER),
+            (STANDBY_VERB, false) => (&JOB_STANDBY, &READY_WRAPPER),
+            (_, true) => (&SUPERVISOR, &WRAPPER),
+            (_, false) if self.place.is_in_job => (&JOB_SUPERVISOR, &ANY_WRAPPER),
+            (_, false) => (&JOB_SUPERVISOR, &WRAPPER),
+        };
         let mut line = String::with_capacity(supervisor.len() + wrapper.len() + 512);
         line.push_str("exec /bin/sh -c ");
         for word in
@@ -186,10 +254,10 @@ impl Command {
         &self.nonce
     }
 
-    /// Whether it follows a run's output.
+    /// Whether its input stays open: it follows a run's output, or takes orders.
     #[must_use]
     pub fn follows(&self) -> bool {
-        matches!(self.verb, "start" | "attach")
+        matches!(self.verb, "start" | "attach" | STANDBY_VERB)
     }
 
     /// The offset of the first byte of output.
@@ -243,9 +311,19 @@ mod tests {
     fn the_programs_have_no_single_quote() {
         // A program is then one quoted word, however the login shell treats escapes.
         assert!(
-            [&SUPERVISOR, &JOB_SUPERVISOR, &ARMORED_SUPERVISOR, &WRAPPER, &ANY_WRAPPER]
-                .iter()
-                .all(|program| !program.contains('\''))
+            [
+                &SUPERVISOR,
+                &JOB_SUPERVISOR,
+                &ARMORED_SUPERVISOR,
+                &WRAPPER,
+                &ANY_WRAPPER,
+                &STANDBY,
+                &JOB_STANDBY,
+                &READY_WRAPPER,
+                &STARTER
+            ]
+            .iter()
+            .all(|program| !program.contains('\''))
         );
         // It is sent as one line of one quoted word.
         let text = compact(LOOP);
@@ -259,6 +337,9 @@ mod tests {
             JOB_SUPERVISOR.as_str(),
             &ARMORED_SUPERVISOR,
             &ANY_WRAPPER,
+            &JOB_STANDBY,
+            &READY_WRAPPER,
+            &STARTER,
             LOOP,
             include_str!("terminal/shell.sh"),
         ];

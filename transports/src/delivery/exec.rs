@@ -22,6 +22,12 @@ pub trait Exec: Send + Sync {
         true
     }
 
+    /// Whether commands have channels of their own, to which input can be sent later
+    /// ([`Channel::send`]). A standby is such a command.
+    fn sends_later(&self) -> bool {
+        false
+    }
+
     /// Ends the connection politely, as far as that is quick. Dropping it is enough otherwise.
     async fn close(self: Box<Self>) {}
 }
@@ -31,6 +37,14 @@ pub trait Exec: Send + Sync {
 pub trait Channel: Send {
     /// Returns the next piece of output. Cancel-safe. Not called again after `Ended` or `Lost`.
     async fn next(&mut self) -> Chunk;
+
+    /// Sends more input to a command that [follows](Command::follows) a run, or takes orders. The
+    /// error says why the channel cannot be used any more. If this future is dropped, a part may
+    /// have been sent.
+    async fn send(&mut self, input: Bytes) -> Result<(), String> {
+        let _ = input;
+        Err("this transport sends input only with a command".to_owned())
+    }
 }
 
 /// A piece of a command's output, or its end.

@@ -71,14 +71,10 @@ if [ -n "$_container" ]; then
       ! has_ended || return
     done
   }
-  # The other container has an accounting of its own.
-  report_usage() {
-    open_checked 9 "$_run/used" && read -r _first _memory _cpu _last <&9 && [ "$_first$_last" = .. ] || return
-    say "used $_memory $_cpu"
-  }
   verdict() {
     if has_ended; then
-      report_usage
+      # The other container has an accounting of its own.
+      open_checked 9 "$_run/used" && read -r _first _memory _cpu _last <&9 && [ "$_first$_last" = .. ] && say "used $_memory $_cpu"
       _total=$(wc -c <"$_out")
       say "exit $_code $((_total))"
     elif [ ! -d "$_run" ]; then

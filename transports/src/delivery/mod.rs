@@ -32,6 +32,19 @@
 //! own script: its exit status, its end, the size of its output. The job controls all of these
 //! anyway. Replies are parsed strictly and bounded, and affect no other job.
 //!
+//! # A standby
+//!
+//! Over a connection that is kept between runs, one command can start one run after another
+//! ([`Session::stand_by`]). Opening a channel and starting the supervisor takes far longer than an
+//! empty script does. The standby has started everything before the script comes:
+//!
+//! ```text
+//! standby.sh: takes an order and the script ─▶ checks its digest ─▶ ready.sh: the wrapper ─▶ follows the run
+//!                                                                       └─ starter.sh: becomes the script
+//! ```
+//!
+//! The run's directory and the other verbs are the same.
+//!
 //! # The job's own container
 //!
 //! A job with an image of its own has two containers in one task. Both have a volume, but neither
@@ -77,6 +90,7 @@ mod follow;
 mod interpreter;
 pub(crate) mod queue;
 mod session;
+mod standby;
 pub mod terminal;
 
 use bytes::Bytes;

@@ -2,15 +2,17 @@
 
 use bytes::Bytes;
 use states::{
-    ConnectError, Greeting, HostIdentity, RunError, RunOrder, ShellFacts, Signal, Target,
+    ConnectError, Greeting, HostIdentity, RunContainer, RunError, RunOrder, ShellFacts, Signal,
+    Target,
 };
 
-use super::{Exec, Followed};
+use super::{Exec, Followed, standby::Standby};
 
 /// An open connection to a container, the same over every transport.
 pub struct Session {
     exec: Box<dyn Exec>,
     facts: ShellFacts,
+    standby: Option<Standby>,
 }
 
 impl Session {
@@ -29,7 +31,16 @@ impl Session {
             None => super::probe(&exec, target.shared.as_ref()).await?,
         };
         let greeting = Greeting { identity, facts: facts.clone() };
-        Ok((Self { exec: Box::new(exec), facts }, greeting))
+        Ok((Self { exec: Box::new(exec), facts, standby: None }, greeting))
+    }
+
+    /// Makes the next runs start sooner, if the transport and the container can do that: opens a
+    /// standby over this connection, unless there is one.
+    pub async fn stand_by(&mut self) {
+        let is_wanted = self.standby.as_ref().is_none_or(Standby::is_to_be_replaced);
+        if is_wanted && self.exec.sends_later() {
+            self.standby = Standby::open(&*self.exec, &self.facts).await;
+        }
     }
 }
 
@@ -37,6 +48,12 @@ impl states::Session for Session {
     type Run = Followed;
 
     async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Followed, RunError> {
+        if order.container == RunContainer::Coordinator
+            && let Some(standby) = &self.standby
+            && let Some(run) = standby.start(order, &script).await
+        {
+            return Ok(run);
+        }
         super::start(&*self.exec, &self.facts, order, script).await
     }
 

@@ -1,6 +1,6 @@
 # Runs in the container for every verb: probe, start, attach, signal. Comments and indentation are not sent. Names begin
-# with an underscore, so that no environment variable changes for the script. The verbs follow in verbs.sh. In tasks
-# with a container of the job's own, job.sh comes before them.
+# with an underscore, so that no environment variable changes for the script. The verbs follow in verbs.sh, or a
+# standby in standby.sh. In tasks with a container of the job's own, job.sh comes before them.
 _wrapper=$1 _verb=$2 _mark=$3 _directory=$4 _name=$5 _shared=$6 _container=$7
 shift 7
 _run=$_directory/$_name _out=$_run/out
@@ -26,14 +26,14 @@ await_end() {
     is_over || nap
   done
 }
-report_usage() {
+report_end() {
   read_usage
-  say "used $_memory $_cpu"
+  # As say does, with one process for both.
+  (printf "%s used %s %s\n%s exit %s %s\n" "$_mark" "$_memory" "$_cpu" "$_mark" "$_code" "$_total" >&2)
 }
 verdict() {
   if has_ended; then
-    report_usage
-    say "exit $_code $_total"
+    report_end
   elif [ ! -d "$_run" ]; then
     say "lost $_run was deleted while the script ran"
   else
@@ -62,12 +62,22 @@ open_spool() {
   # dd moves the offset of the shared descriptor.
   [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
 }
-# Turns output of watch_spool into lines, at most twenty a second; twenty a second once it has ended.
+# Turns output of watch_spool into lines, at most twenty a second; twenty a second once it has ended. SIGTERM ends it,
+# and its nap: the next run would wait for that.
 limit_changes() {
-  while echo changed && nap; do
+  read -r _self _rest </proc/self/stat
+  trap "kill \$_nap; wait; exit" TERM
+  echo "limiter $_self"
+  while echo changed && nap_lightly; do
     case $(dd bs=65536 count=1 2>&1 >/dev/null) in 0+0*) break ;; esac
   done
-  while echo changed && nap; do :; done
+  while echo changed && nap_lightly; do :; done
+} 2>/dev/null
+nap_lightly() {
+  sleep 0.05 &
+  _nap=$!
+  wait "$_nap" || nap
+  _nap=
 }
 # Calls copy whenever the spool may have grown, and reports the verdict as soon as the script has ended. Every event
 # comes as a line through one pipe, so nothing is polled.
@@ -87,11 +97,21 @@ follow_changes() {
       await_end
       # The verdict must not wait behind output that may not be read.
       verdict 2>&9
-      kill -9 "$_watcher" $_departure
-      echo ended >&8
+      if [ -n "$_standby" ]; then
+        kill -9 "$_watcher"
+        echo ended >&8
+        wait "$_departure"
+      else
+        kill -9 "$_watcher" $_departure
+        echo ended >&8
+      fi
     } 2>/dev/null | limit_changes
-  } 8>&1 9>&2 | while read -r _event; do
+  } 8>&1 9>&2 | handle_changes
+}
+handle_changes() {
+  while read -r _event _process; do
     case $_event in
+    limiter) _limiter=$_process ;;
     changed) copy ;;
     departed) break ;;
     ended)
@@ -100,6 +120,7 @@ follow_changes() {
       ;;
     esac
   done
+  kill "$_limiter" 2>/dev/null
 }
 attach() {
   _tries=0

@@ -43,7 +43,7 @@ attach)
 signal)
   # A start that a killed driver sent may still arrive. Whichever makes the directory first decides whether the script
   # runs.
-  if mkdir "$_run" 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
+  if (set -C; mkdir "$_run" && true >"$_run/pid") 2>/dev/null || [ ! -d "$_run" ]; then say "unknown there is no $_run"; exit 0; fi
   _tries=0
   # Shorter than the driver waits for an answer.
   until is_placed || has_ended || [ "$_tries" -ge 30 ]; do nap; _tries=$((_tries + 1)); done

@@ -12,8 +12,12 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig, client::Msg};
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use super::watcher::CloseReason;
 use crate::delivery::{self, Chunk, queue::Queue};
@@ -47,17 +51,23 @@ impl Drop for Awaited {
 pub(super) struct SshChannel {
     reading: Reading,
     write: Arc<ChannelWriteHalf<Msg>>,
+    answers: Arc<Answers>,
+    alive: watch::Receiver<()>,
     _awaited: Option<Awaited>,
 }
 
 impl SshChannel {
-    /// Creates the channel. `awaited` is set if a caller waits for the command's end.
+    /// Creates the channel. `alive` changes when the connection has ended, and `awaited` is set if a
+    /// caller waits for the command's end.
     pub(super) fn new(
         reading: Reading,
         write: ChannelWriteHalf<Msg>,
+        answers: &Arc<Answers>,
+        alive: watch::Receiver<()>,
         awaited: Option<Awaited>,
     ) -> Self {
-        Self { reading, write: Arc::new(write), _awaited: awaited }
+        let answers = Arc::clone(answers);
+        Self { reading, write: Arc::new(write), answers, alive, _awaited: awaited }
     }
 
     /// Sends the command a signal (RFC 4254, section 6.9). Servers may ignore it.
@@ -85,6 +95,17 @@ impl Drop for SshChannel {
 impl delivery::Channel for SshChannel {
     async fn next(&mut self) -> Chunk {
         self.reading.queue.next().await
+    }
+
+    async fn send(&mut self, input: Bytes) -> Result<(), String> {
+        // The server's window for the input comes over the connection, too.
+        let _awaited = Awaited::new(&self.answers);
+        tokio::select! {
+            biased;
+            sent = self.write.data_bytes(input) => sent.map_err(super::errors::text),
+            // As in `Shell::run`.
+            _ = self.alive.changed() => Err("the SSH connection ended".to_owned()),
+        }
     }
 }
 

@@ -216,6 +216,10 @@ impl Exec for Shell {
         }
     }
 
+    fn sends_later(&self) -> bool {
+        true
+    }
+
     async fn close(self: Box<Self>) {
         // The server notices the closed socket anyway.
         let _ = self.handle.disconnect(Disconnect::ByApplication, "", "").await;
@@ -260,6 +264,7 @@ impl Shell {
         if input_end == InputEnd::AtOnce {
             write.eof().await.map_err(|e| self.text(e))?;
         }
-        Ok(SshChannel::new(reading, write, is_awaited.then_some(awaited)))
+        let awaited = is_awaited.then_some(awaited);
+        Ok(SshChannel::new(reading, write, &self.answers, self.alive.clone(), awaited))
     }
 }

@@ -109,6 +109,24 @@ async fn runs_a_script() {
 
 #[tokio::test]
 #[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
+async fn a_standby_starts_runs_of_any_size() {
+    let sshd = Sshd::start();
+    let (mut session, _) = connect(&sshd).await;
+    session.stand_by().await;
+    // The wrapper is the script's parent, and the standby is the wrapper's.
+    let ask = "read -r pid name state parent rest </proc/$PPID/stat; echo $parent";
+    let first = run(&session, "first", ask).await;
+    assert_eq!(first.ended, Ok((0, first.output.len() as u64)));
+    // More than the server's window.
+    let padding = "# a comment of a long script\n".repeat(200_000);
+    let long = run(&session, "long", format!("{padding}{ask}; exit 4")).await;
+    assert_eq!(long.output, first.output, "one standby starts both");
+    assert_eq!(long.ended, Ok((4, first.output.len() as u64)));
+    session.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs OpenSSH's sshd (scripts/test runs it)"]
 async fn connects_again_with_what_it_learned() {
     let sshd = Sshd::start();
     let (_, greeting) = connect(&sshd).await;

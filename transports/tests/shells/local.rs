@@ -6,18 +6,20 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use states::{HostIdentity, RunError, RunOrder, ShellFacts, Target, TaskArn};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{Child, ChildStderr, ChildStdout, Command},
-    sync::oneshot,
+    sync::mpsc,
 };
 use transports::delivery::{
-    self, Channel, Chunk, Exec,
+    self, Channel, Chunk, Exec, Followed, Session,
     terminal::{Boot, TerminalShell},
 };
 
@@ -51,6 +53,8 @@ pub(crate) enum By {
     Pipes,
     /// All over one terminal, as over ECS Exec.
     Terminal,
+    /// As by pipes, and runs are started by a standby, as in the driver's service.
+    Standby,
 }
 
 /// A "container": a home directory, a PATH, a shell.
@@ -61,6 +65,8 @@ pub(crate) struct Local {
     path: String,
     sh: PathBuf,
     terminals: tokio::sync::Mutex<Vec<Arc<TerminalShell<Pty>>>>,
+    /// The connection with the standby.
+    session: tokio::sync::Mutex<Option<Session>>,
     /// Runs before every command, like a login shell's start-up files.
     pub(crate) startup: String,
     /// Environment beside PATH, HOME and TMPDIR.
@@ -68,7 +74,7 @@ pub(crate) struct Local {
     /// Words of the commands that are replaced by others.
     pub(crate) replaced: Vec<(&'static str, &'static str)>,
     /// Process groups of the commands that were started, in order.
-    pub(crate) groups: Mutex<Vec<u32>>,
+    pub(crate) groups: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Local {
@@ -116,10 +122,11 @@ impl Local {
             path,
             sh,
             terminals: tokio::sync::Mutex::default(),
+            session: tokio::sync::Mutex::default(),
             startup: String::new(),
             env: BTreeMap::new(),
             replaced: Vec::new(),
-            groups: Mutex::default(),
+            groups: Arc::default(),
         }
     }
 
@@ -172,21 +179,13 @@ impl Exec for Local {
         input: Bytes,
     ) -> Result<Box<dyn Channel>, String> {
         match self.by {
-            By::Pipes => self.by_pipes(&command, input, command.follows()),
+            By::Pipes | By::Standby => self.pipes().exec(command, input).await,
             By::Terminal => self.by_terminal(command, input).await,
         }
     }
 }
 
 impl Local {
-    /// Adapts a command of the protocol to this container's shell and replacements.
-    fn adapted(&self, text: &str) -> String {
-        let sh = self.sh.to_str().unwrap();
-        self.replaced
-            .iter()
-            .fold(text.replace("/bin/sh", sh), |text, (from, to)| text.replace(from, to))
-    }
-
     fn environment(&self) -> BTreeMap<String, String> {
         let mut env = self.env.clone();
         for (name, value) in [
@@ -207,47 +206,40 @@ impl Local {
         input: Bytes,
     ) -> Result<Box<dyn Channel>, String> {
         match self.by {
-            By::Pipes => self.by_pipes(&command, input, false),
+            By::Pipes | By::Standby => self.pipes().run(&command, input, false),
             By::Terminal => self.exec(command, input).await,
         }
     }
 
-    fn by_pipes(
+    /// Returns what runs commands by pipes, as the container is now.
+    pub(crate) fn pipes(&self) -> Pipes {
+        Pipes {
+            sh: self.sh.clone(),
+            startup: self.startup.clone(),
+            replaced: self.replaced.clone(),
+            environment: self.environment(),
+            home: self.home(),
+            groups: Arc::clone(&self.groups),
+        }
+    }
+
+    /// Starts a run: by a standby if there is to be one.
+    pub(crate) async fn start(
         &self,
-        command: &delivery::Command,
-        input: Bytes,
-        stays_open: bool,
-    ) -> Result<Box<dyn Channel>, String> {
-        let command = format!("{}{}", self.startup, self.adapted(&command.line()));
-        let mut child = Command::new(&self.sh)
-            .args(["-c", &command])
-            .env_clear()
-            .envs(self.environment())
-            .current_dir(self.home())
-            // As a server does. It also lets tests kill the whole group.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| e.to_string())?;
-        self.groups.lock().unwrap().push(child.id().unwrap());
-        let mut stdin = child.stdin.take().unwrap();
-        let (open, closed) = oneshot::channel::<()>();
-        tokio::spawn(async move {
-            // A command may end without reading its input.
-            let _ = stdin.write_all(&input).await;
-            if stays_open {
-                // Nothing is ever sent: it ends when the channel is dropped.
-                let _ = closed.await;
-            }
-        });
-        Ok(Box::new(PipesChannel {
-            out: child.stdout.take(),
-            err: child.stderr.take(),
-            child,
-            _input: open,
-        }))
+        facts: &ShellFacts,
+        order: &RunOrder,
+        script: Bytes,
+    ) -> Result<Followed, RunError> {
+        if self.by != By::Standby {
+            return delivery::start(self, facts, order, script).await;
+        }
+        let mut session = self.session.lock().await;
+        if session.is_none() {
+            *session = Some(connect(self.pipes(), facts).await);
+        }
+        let session = session.as_mut().unwrap();
+        session.stand_by().await;
+        states::Session::start(session, order, script).await
     }
 
     /// Uses the last terminal. Opens a new one if there is none, if its container has changed, or
@@ -274,7 +266,7 @@ impl Local {
     /// Opens a terminal with a session's command.
     pub(crate) fn boot(&self) -> Result<(Boot, Pty), String> {
         let mut boot = Boot::new();
-        boot.helper = self.adapted(&boot.helper);
+        boot.helper = adapted(&boot.helper, &self.sh, &self.replaced);
         let line = boot.command();
         let inner =
             line.strip_prefix("/bin/sh -c '").and_then(|line| line.strip_suffix('\'')).unwrap();
@@ -285,16 +277,114 @@ impl Local {
     }
 }
 
+/// Connects to a container whose facts are known.
+pub(crate) async fn connect(exec: impl Exec + 'static, facts: &ShellFacts) -> Session {
+    let target = Target {
+        transport: "pipes".into(),
+        destination: states::Destination::Task,
+        cluster: "ci".to_owned(),
+        task: TaskArn::new("arn:aws:ecs:eu-west-1:111122223333:task/ci/1").unwrap(),
+        container: "ci-coordinator".to_owned(),
+        key: "/none".into(),
+        pinned: None,
+        host_proof: None,
+        facts: Some(facts.clone()),
+        shared: None,
+        connect_timeout: Duration::ZERO,
+        attempt_timeout: Duration::ZERO,
+    };
+    Session::open(exec, HostIdentity("local".to_owned()), &target).await.unwrap().0
+}
+
+/// Runs commands by pipes.
+#[derive(Clone)]
+pub(crate) struct Pipes {
+    sh: PathBuf,
+    startup: String,
+    replaced: Vec<(&'static str, &'static str)>,
+    environment: BTreeMap<String, String>,
+    home: PathBuf,
+    groups: Arc<Mutex<Vec<u32>>>,
+}
+
+#[async_trait]
+impl Exec for Pipes {
+    async fn exec(
+        &self,
+        command: delivery::Command,
+        input: Bytes,
+    ) -> Result<Box<dyn Channel>, String> {
+        self.run(&command, input, command.follows())
+    }
+
+    fn sends_later(&self) -> bool {
+        true
+    }
+}
+
+impl Pipes {
+    fn run(
+        &self,
+        command: &delivery::Command,
+        input: Bytes,
+        stays_open: bool,
+    ) -> Result<Box<dyn Channel>, String> {
+        let command =
+            format!("{}{}", self.startup, adapted(&command.line(), &self.sh, &self.replaced));
+        let mut child = Command::new(&self.sh)
+            .args(["-c", &command])
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(&self.home)
+            // As a server does. It also lets tests kill the whole group.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        self.groups.lock().unwrap().push(child.id().unwrap());
+        let mut stdin = child.stdin.take().unwrap();
+        let (later, mut sent) = mpsc::channel::<Bytes>(1);
+        tokio::spawn(async move {
+            // A command may end without reading its input.
+            let _ = stdin.write_all(&input).await;
+            if stays_open {
+                // It ends when the channel is dropped.
+                while let Some(input) = sent.recv().await {
+                    let _ = stdin.write_all(&input).await;
+                }
+            }
+        });
+        Ok(Box::new(PipesChannel {
+            out: child.stdout.take(),
+            err: child.stderr.take(),
+            child,
+            input: later,
+        }))
+    }
+}
+
+/// Adapts a command of the protocol to a container's shell and replacements.
+fn adapted(text: &str, sh: &Path, replaced: &[(&str, &str)]) -> String {
+    let text = text.replace("/bin/sh", sh.to_str().unwrap());
+    replaced.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
 struct PipesChannel {
     child: Child,
     out: Option<ChildStdout>,
     err: Option<ChildStderr>,
     /// Keeps the command's input open.
-    _input: oneshot::Sender<()>,
+    input: mpsc::Sender<Bytes>,
 }
 
 #[async_trait]
 impl Channel for PipesChannel {
+    async fn send(&mut self, input: Bytes) -> Result<(), String> {
+        self.input.send(input).await.map_err(|e| e.to_string())
+    }
+
     async fn next(&mut self) -> Chunk {
         let (mut out, mut err) =
             (BytesMut::with_capacity(32 * 1024), BytesMut::with_capacity(1024));

@@ -13,6 +13,7 @@ mod pieces;
 mod pty;
 mod running;
 mod silence;
+mod standby;
 mod steps;
 
 /// Defines every case for every kind of environment.
@@ -72,6 +73,47 @@ in_every_shell! {
     #[ignore = "needs busybox"] least_in_a_terminal: Least by Terminal;
 }
 
+/// Defines the cases of runs that a standby starts.
+macro_rules! by_a_standby {
+    ($($(#[$attribute:meta])* $module:ident: $surroundings:ident;)*) => {$(
+        mod $module {
+            use crate::{broken, detached, running, silence, standby, local::{By, Local, Surroundings}};
+
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, running:
+                output_is_exact_and_in_order, exit_codes, death_by_signal, five_megabyte_script, binary_output, unicode,
+                stdin_is_empty, first_lines, the_environment_is_the_login_shells, output_comes_while_it_runs,
+                startup_file_output_is_not_script_output, script_without_output, temporary_files_are_deleted,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, detached:
+                background_process_does_not_hold_the_run, attach_at_an_offset, second_start_is_an_attach, two_starts_at_once,
+                term_reaches_the_whole_group, kill_reaches_the_whole_group, signals_after_the_end,
+                signal_claims_a_start_in_flight, signal_reaches_a_start_that_came_first, dropped_connection_resumes_at_the_next_byte,
+                slow_reader, killed_supervisor, killed_wrapper,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, silence:
+                a_silent_script_costs_nothing, an_attached_end_is_noticed_without_polling, a_killed_wrapper_is_noticed_by_an_attached_run,
+                a_background_process_does_not_hold_an_attached_run, a_script_inherits_no_descriptor,
+                a_lost_connection_leaves_no_process, runs_end_without_a_fifo, environment_is_unchanged,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, broken:
+                missing_shell_is_replaced, run_directory_that_vanished, run_directory_that_vanishes,
+            );
+            in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, standby:
+                runs_need_no_other_command, a_flood_after_the_end_is_not_the_next_runs_output, a_killed_standby_is_replaced,
+                a_script_that_kills_every_process, what_fails_is_started_by_another_command, orders_that_are_cut_run_once,
+                runs_are_forgotten_and_leave_no_process,
+            );
+        }
+    )*};
+}
+
+by_a_standby! {
+    sh_by_a_standby: System;
+    #[ignore = "needs bash"] bash_by_a_standby: Bash;
+    #[ignore = "needs busybox"] busybox_shell_by_a_standby: BusyboxShell;
+    #[ignore = "needs busybox"] busybox_alone_by_a_standby: BusyboxAlone;
+}
+
 /// Defines every case of the job's container, for every kind of image and of coordinator.
 macro_rules! in_every_image {
     ($($(#[$attribute:meta])* $module:ident: $image:ident beside $surroundings:ident by $by:ident;)*) => {$(
@@ -123,6 +165,9 @@ fn parses(shell: &[&str]) {
         "supervisor.sh",
         "job.sh",
         "verbs.sh",
+        "standby.sh",
+        "ready.sh",
+        "starter.sh",
         "place.sh",
         "wrapper.sh",
         "loop.sh",

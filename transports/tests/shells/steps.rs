@@ -72,7 +72,7 @@ pub(crate) async fn start(
     name: &str,
     script: impl Into<Vec<u8>>,
 ) -> Followed {
-    delivery::start(local, facts, &order(name), Bytes::from(script.into())).await.unwrap()
+    local.start(facts, &order(name), Bytes::from(script.into())).await.unwrap()
 }
 
 pub(crate) async fn attach(local: &Local, facts: &ShellFacts, name: &str, from: u64) -> Followed {

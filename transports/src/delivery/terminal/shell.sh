@@ -52,7 +52,7 @@ take_verbs() {
         _upload=$3/upload.$_number
         say go
         # Even if the file cannot be written, all of the input is read off the terminal.
-        head -c "$_size" | { { mkdir -p -m 700 "$3" && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
+        head -c "$_size" | { { { [ -d "$3" ] || mkdir -p -m 700 "$3"; } && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
         [ -f "$_upload" ] || {
           printf "%s notstarted\n" "$2" >&3
           say "end $_number 1"

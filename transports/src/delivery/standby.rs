@@ -1,0 +1,206 @@
+//! A standby: a command that stays, and starts one run after another. Opening a channel takes a
+//! server far longer than that.
+//!
+//! It is a shortcut, never a promise. A run that it cannot start is started over a channel of its
+//! own, and a run whose standby dies is attached to over another connection. Nothing runs twice, as
+//! the container starts a run only once.
+//!
+//! The standby marks the gaps between runs on both of its outputs. So output of one run, which
+//! background processes may still write, never counts as the next one's.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use memchr::memmem;
+use states::{RunOrder, ShellFacts};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
+
+use super::{Channel, Chunk, Exec, Followed, command, nonce};
+
+/// How long a standby may take to be ready for an order. Opening a channel takes less, except on a
+/// very busy machine, which delays both.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+/// The line that ends the interest in a run. Any line does.
+const ENOUGH: Bytes = Bytes::from_static(b"enough\n");
+/// Most bytes that are kept of an output while a mark is sought.
+const KEPT: usize = 64 * 1024;
+
+/// A standby over one connection.
+pub(super) struct Standby {
+    nonce: String,
+    /// Locked while a run is started and followed, and until the container has said that this is
+    /// over. `None` once it cannot be used any more.
+    channel: Arc<Mutex<Option<Box<dyn Channel>>>>,
+    /// Whether it has taken an order.
+    has_served: AtomicBool,
+}
+
+impl Standby {
+    /// Opens a standby. It gets ready while the driver does something else. `None` if no command can
+    /// be run.
+    pub(super) async fn open(exec: &dyn Exec, facts: &ShellFacts) -> Option<Self> {
+        let nonce = nonce();
+        let channel = exec.exec(command::standby(&nonce, facts), Bytes::new()).await.ok()?;
+        let free = Arc::new(Mutex::new(None));
+        let mut guard = Arc::clone(&free).try_lock_owned().ok()?;
+        *guard = Some(channel);
+        tokio::spawn(get_ready(guard, nonce.clone()));
+        Some(Self { nonce, channel: free, has_served: AtomicBool::new(false) })
+    }
+
+    /// Whether another one is to take its place: it has ended, and not because the container cannot
+    /// have one.
+    pub(super) fn is_to_be_replaced(&self) -> bool {
+        let has_ended = self.channel.try_lock().is_ok_and(|channel| channel.is_none());
+        has_ended && self.has_served.load(Ordering::Relaxed)
+    }
+
+    /// Starts a run. `None` if the standby has not taken the order, and never will.
+    pub(super) async fn start(&self, order: &RunOrder, script: &Bytes) -> Option<Followed> {
+        let mut guard = timeout(READY_WITHIN, Arc::clone(&self.channel).lock_owned()).await.ok()?;
+        // Unless the order is taken, the channel is closed: an order may be half sent.
+        let mut channel = guard.take()?;
+        let run = nonce();
+        let line = command::standby_order(&self.nonce, &run, order, script);
+        let mut input = BytesMut::with_capacity(line.len() + script.len());
+        input.extend_from_slice(line.as_bytes());
+        input.extend_from_slice(script);
+        channel.send(input.freeze()).await.ok()?;
+        let begin = format!("{run} begin\n");
+        let mut held = BytesMut::new();
+        let first = loop {
+            match channel.next().await {
+                Chunk::Out(bytes) => held.extend_from_slice(&bytes),
+                // Nothing is said on stderr before.
+                Chunk::Err(_) => {}
+                Chunk::Ended { .. } | Chunk::Lost(_) => return None,
+            }
+            if let Some(at) = memmem::find(&held, begin.as_bytes()) {
+                break held.split_off(at).freeze();
+            }
+            if held.len() > KEPT {
+                return None;
+            }
+        };
+        self.has_served.store(true, Ordering::Relaxed);
+        let channel = Served {
+            guard: Some(guard),
+            channel: Some(channel),
+            first: Some(first),
+            nonce: self.nonce.clone(),
+        };
+        Some(Followed::new(Box::new(channel), &run, 0))
+    }
+}
+
+/// A run that a standby serves.
+struct Served {
+    guard: Option<OwnedMutexGuard<Option<Box<dyn Channel>>>>,
+    channel: Option<Box<dyn Channel>>,
+    /// What came with the standby's answer.
+    first: Option<Bytes>,
+    nonce: String,
+}
+
+#[async_trait]
+impl Channel for Served {
+    async fn next(&mut self) -> Chunk {
+        if let Some(first) = self.first.take() {
+            return Chunk::Out(first);
+        }
+        let Some(channel) = &mut self.channel else {
+            return Chunk::Lost("the standby in the container has ended".to_owned());
+        };
+        let chunk = channel.next().await;
+        if matches!(chunk, Chunk::Ended { .. } | Chunk::Lost(_)) {
+            self.channel = None;
+        }
+        chunk
+    }
+}
+
+impl Drop for Served {
+    /// Makes the standby ready for its next order.
+    fn drop(&mut self) {
+        // Without a runtime there is no connection either.
+        if let (Some(mut channel), Some(mut guard)) = (self.channel.take(), self.guard.take())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let nonce = std::mem::take(&mut self.nonce);
+            runtime.spawn(async move {
+                if let Ok(Ok(())) = timeout(READY_WITHIN, channel.send(ENOUGH)).await {
+                    *guard = Some(channel);
+                    get_ready(guard, nonce).await;
+                }
+            });
+        }
+    }
+}
+
+/// Waits until the standby is ready for an order. Drops what comes before: it is of an earlier run.
+async fn get_ready(mut guard: OwnedMutexGuard<Option<Box<dyn Channel>>>, nonce: String) {
+    let Some(channel) = guard.as_mut() else { return };
+    let mark = format!("{nonce} idle\n");
+    let ready = async {
+        let (mut out, mut err) = (Sought::default(), Sought::default());
+        while !(out.is_found && err.is_found) {
+            match channel.next().await {
+                Chunk::Out(bytes) => out.push(&bytes, mark.as_bytes()),
+                Chunk::Err(bytes) => err.push(&bytes, mark.as_bytes()),
+                Chunk::Ended { .. } | Chunk::Lost(_) => return false,
+            }
+        }
+        true
+    };
+    if timeout(READY_WITHIN, ready).await != Ok(true) {
+        tracing::debug!(
+            "the standby in the container has ended: runs start over channels of their own"
+        );
+        *guard = None;
+    }
+}
+
+/// An output in which a mark is sought.
+#[derive(Default)]
+struct Sought {
+    is_found: bool,
+    /// The end of what came, which may have the beginning of a mark.
+    end: BytesMut,
+}
+
+impl Sought {
+    fn push(&mut self, bytes: &[u8], mark: &[u8]) {
+        self.end.extend_from_slice(bytes);
+        self.is_found |= memmem::find(&self.end, mark).is_some();
+        let keeps = self.end.len().min(mark.len());
+        self.end = self.end.split_off(self.end.len() - keeps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_however_it_is_cut() {
+        let text = b"the end of a run\nn0nce idle\n";
+        for size in 1..=text.len() {
+            let mut sought = Sought::default();
+            for piece in text.chunks(size) {
+                assert!(!sought.is_found);
+                sought.push(piece, b"n0nce idle\n");
+            }
+            assert!(sought.is_found, "{size}");
+        }
+    }
+}

@@ -134,8 +134,8 @@ impl EcsControl {
 
     /// Returns the configuration of its clients, for a transport of the tests.
     #[cfg(feature = "pipes")]
-    pub(crate) async fn configuration(&self) -> &SdkConfig {
-        &self.clients().await.shared
+    pub(crate) async fn configuration(&self) -> SdkConfig {
+        self.clients().await.shared.clone()
     }
 
     async fn run_task(

@@ -139,5 +139,5 @@ pub fn propagated(script: Bytes) -> Bytes {
 #[cfg(test)]
 fn defaults() -> Settings {
     let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
-    Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
+    crate::config::Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
 }

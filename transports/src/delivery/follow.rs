@@ -47,13 +47,15 @@ impl Followed {
         if let Err(error) = &channel {
             fail(&span, error.name());
         }
-        Ok(Self { beginning: span, ..Self::new(channel?, nonce, from) })
+        Ok(Self::new(channel?, nonce, from, span))
     }
 
-    fn new(channel: Box<dyn Channel>, nonce: &str, from: u64) -> Self {
+    /// Follows a run over its channel, from byte `from` of its output. `beginning` lasts until the
+    /// container has reported the start.
+    pub(super) fn new(channel: Box<dyn Channel>, nonce: &str, from: u64, beginning: Span) -> Self {
         Self {
             channel,
-            beginning: Span::none(),
+            beginning,
             control: Control::new(nonce),
             begin: Some(format!("{nonce} begin\n").into_bytes()),
             preamble: BytesMut::new(),

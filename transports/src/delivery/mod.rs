@@ -98,7 +98,7 @@ use states::{
     ConnectCause, ConnectError, ConnectErrorKind, RunError, RunOrder, SharedVolume, ShellFacts,
     Signal, trace::SPANS,
 };
-use tracing::field::Empty;
+use tracing::{Span, field::Empty};
 
 pub use command::{Command, job_container_command};
 pub use exec::{Channel, Chunk, Exec};
@@ -211,14 +211,28 @@ pub async fn start(
     order: &RunOrder,
     script: Bytes,
 ) -> Result<Followed, RunError> {
-    let span = tracing::info_span!(
+    start_within(start_span(order, &script), exec, facts, order, script).await
+}
+
+/// The span of a run's start, which lasts until the container has reported it.
+fn start_span(order: &RunOrder, script: &Bytes) -> Span {
+    tracing::info_span!(
         target: SPANS,
         "start",
         fargate.stage = order.stage,
         fargate.script.size = i64::try_from(script.len()).unwrap_or(i64::MAX),
         otel.status_description = Empty,
         error.type = Empty,
-    );
+    )
+}
+
+async fn start_within(
+    span: Span,
+    exec: &dyn Exec,
+    facts: &ShellFacts,
+    order: &RunOrder,
+    script: Bytes,
+) -> Result<Followed, RunError> {
     let nonce = nonce();
     let command = command::start(&nonce, facts, order, &script);
     Followed::begin(exec.exec(command, script), &nonce, 0, span).await

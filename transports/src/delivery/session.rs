@@ -48,13 +48,14 @@ impl states::Session for Session {
     type Run = Followed;
 
     async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Followed, RunError> {
+        let span = super::start_span(order, &script);
         if order.container == RunContainer::Coordinator
             && let Some(standby) = &self.standby
-            && let Some(run) = standby.start(order, &script).await
+            && let Some(run) = standby.start(order, &script, &span).await
         {
             return Ok(run);
         }
-        super::start(&*self.exec, &self.facts, order, script).await
+        super::start_within(span, &*self.exec, &self.facts, order, script).await
     }
 
     async fn attach(&self, order: &RunOrder, from: u64) -> Result<Followed, RunError> {

@@ -24,6 +24,7 @@ use tokio::{
     sync::{Mutex, OwnedMutexGuard},
     time::timeout,
 };
+use tracing::Span;
 
 use super::{Channel, Chunk, Exec, Followed, command, nonce};
 
@@ -65,8 +66,14 @@ impl Standby {
         has_ended && self.has_served.load(Ordering::Relaxed)
     }
 
-    /// Starts a run. `None` if the standby has not taken the order, and never will.
-    pub(super) async fn start(&self, order: &RunOrder, script: &Bytes) -> Option<Followed> {
+    /// Starts a run, whose start is recorded by `span`. `None` if the standby has not taken the order,
+    /// and never will.
+    pub(super) async fn start(
+        &self,
+        order: &RunOrder,
+        script: &Bytes,
+        span: &Span,
+    ) -> Option<Followed> {
         let mut guard = timeout(READY_WITHIN, Arc::clone(&self.channel).lock_owned()).await.ok()?;
         // Unless the order is taken, the channel is closed: an order may be half sent.
         let mut channel = guard.take()?;
@@ -99,7 +106,7 @@ impl Standby {
             first: Some(first),
             nonce: self.nonce.clone(),
         };
-        Some(Followed::new(Box::new(channel), &run, 0))
+        Some(Followed::new(Box::new(channel), &run, 0, span.clone()))
     }
 }
 

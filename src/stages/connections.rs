@@ -71,11 +71,11 @@ impl Connections {
         let transport = job.header().transport().name.clone().into_owned();
         let one = Kept { task, transport, connection, since: Instant::now() };
         let mut kept = self.kept();
-        let one_too_many = (kept.len() >= self.most)
+        let replaced = kept.insert(job.header().id.clone(), one);
+        let one_too_many = (kept.len() > self.most)
             .then(|| kept.iter().min_by_key(|(_, kept)| kept.since).map(|(job, _)| job.clone()))
             .flatten()
             .and_then(|oldest| kept.remove(&oldest));
-        let replaced = kept.insert(job.header().id.clone(), one);
         drop(kept);
         one_too_many.into_iter().chain(replaced).for_each(close);
     }

@@ -1,6 +1,6 @@
 //! Ends all warm tasks of a metadata directory: before a manager is shut down.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use states::{JobId, Retirement, SnapshotStore as _, StoreError};
 use tokio::{
@@ -35,9 +35,23 @@ pub struct Drained {
 /// When the directory cannot be read.
 pub async fn drain(host: &Arc<Host>) -> Result<Drained, StoreError> {
     host.warm().end();
+    let mut known = HashSet::new();
+    let mut drained = Drained::default();
+    // Again until there are no others: a launch that was given up may still have been saving.
+    loop {
+        let mut others = host.engine().store().warm_tasks().await?;
+        others.retain(|id| known.insert(id.clone()));
+        if others.is_empty() {
+            return Ok(drained);
+        }
+        end_all(host, others, &mut drained).await;
+    }
+}
+
+async fn end_all(host: &Arc<Host>, tasks: Vec<JobId>, drained: &mut Drained) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut ending = JoinSet::new();
-    for id in host.engine().store().warm_tasks().await? {
+    for id in tasks {
         let (host, turns) = (Arc::clone(host), Arc::clone(&turns));
         ending.spawn(async move {
             // An error: the semaphore was closed, which it never is.
@@ -45,7 +59,6 @@ pub async fn drain(host: &Arc<Host>) -> Result<Drained, StoreError> {
             end(&host, id).await
         });
     }
-    let mut drained = Drained::default();
     while let Some(ended) = ending.join_next().await {
         match ended {
             Ok(Some(true)) => drained.ended += 1,
@@ -53,7 +66,6 @@ pub async fn drain(host: &Arc<Host>) -> Result<Drained, StoreError> {
             Ok(Some(false)) | Err(_) => drained.left += 1,
         }
     }
-    Ok(drained)
 }
 
 /// Ends one task. `None` if a job has claimed it.

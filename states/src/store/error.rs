@@ -64,9 +64,12 @@ pub enum StoreError {
 
 /// The most likely cause of an error, if it is the directory's.
 fn hint(refusal: &io::Error) -> &'static str {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{
+        AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
     match refusal.kind() {
-        NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
+        // A file that is in the directory's place already exists.
+        AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             ". Is Directory in [TaskMetadata] of fargate.toml a directory in which the driver's user can make files?"
         }
         _ => "",
@@ -93,7 +96,7 @@ mod tests {
         let said = |errno: Errno| {
             StoreError::io("open the lock", Path::new("/m/job.lock"))(errno.into()).to_string()
         };
-        for wrong in [Errno::ACCESS, Errno::ROFS, Errno::NOENT, Errno::NOTDIR] {
+        for wrong in [Errno::ACCESS, Errno::ROFS, Errno::NOENT, Errno::NOTDIR, Errno::EXIST] {
             assert!(said(wrong).contains("Is Directory in [TaskMetadata]"), "{}", said(wrong));
         }
         for other in [Errno::MFILE, Errno::NOSPC, Errno::DQUOT, Errno::IO] {

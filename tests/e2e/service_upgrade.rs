@@ -98,7 +98,7 @@ fn twenty_jobs_survive_an_upgrade_and_a_downgrade(cluster: &Cluster) {
             stages("hosted by the service");
             // The service is older than the stages' processes, then newer.
             installed.lock().unwrap().clone_from(&driver.binary);
-            stages("the service is Hello");
+            stages("restart the service. This process does the stage itself");
             service.signal(Signal::TERM);
             assert!(service.process.wait().unwrap().success());
             service = Service::start(driver);

@@ -9,6 +9,7 @@
 //! background processes may still write, never counts as the next one's.
 
 use std::{
+    array,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,26 +85,27 @@ impl Standby {
         input.extend_from_slice(script);
         channel.send(input.freeze()).await.ok()?;
         let begin = format!("{run} begin\n");
-        let mut held = BytesMut::new();
-        let first = loop {
+        let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
+        let at = loop {
             match channel.next().await {
-                Chunk::Out(bytes) => held.extend_from_slice(&bytes),
-                // Nothing is said on stderr before.
-                Chunk::Err(_) => {}
+                Chunk::Out(bytes) => out.extend_from_slice(&bytes),
+                // It is written later. But the order of the two outputs is lost on the way.
+                Chunk::Err(bytes) => err.extend_from_slice(&bytes),
                 Chunk::Ended { .. } | Chunk::Lost(_) => return None,
             }
-            if let Some(at) = memmem::find(&held, begin.as_bytes()) {
-                break held.split_off(at).freeze();
+            if let Some(at) = memmem::find(&out, begin.as_bytes()) {
+                break at;
             }
-            if held.len() > KEPT {
+            if out.len() + err.len() > KEPT {
                 return None;
             }
         };
         self.has_served.store(true, Ordering::Relaxed);
+        let first = [Chunk::Out(out.split_off(at).freeze()), Chunk::Err(err.freeze())];
         let channel = Served {
             guard: Some(guard),
             channel: Some(channel),
-            first: Some(first),
+            first: first.into_iter(),
             nonce: self.nonce.clone(),
         };
         Some(Followed::new(Box::new(channel), &run, 0, span.clone()))
@@ -115,15 +117,15 @@ struct Served {
     guard: Option<OwnedMutexGuard<Option<Box<dyn Channel>>>>,
     channel: Option<Box<dyn Channel>>,
     /// What came with the standby's answer.
-    first: Option<Bytes>,
+    first: array::IntoIter<Chunk, 2>,
     nonce: String,
 }
 
 #[async_trait]
 impl Channel for Served {
     async fn next(&mut self) -> Chunk {
-        if let Some(first) = self.first.take() {
-            return Chunk::Out(first);
+        if let Some(first) = self.first.next() {
+            return first;
         }
         let Some(channel) = &mut self.channel else {
             return Chunk::Lost("the standby in the container has ended".to_owned());
@@ -196,7 +198,51 @@ impl Sought {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use states::{Run as _, RunContainer, RunEvent, RunId};
+
     use super::*;
+
+    /// A container whose stderr arrives before what it wrote to stdout earlier.
+    #[derive(Default)]
+    struct Crossed(VecDeque<Chunk>);
+
+    #[async_trait]
+    impl Channel for Crossed {
+        async fn next(&mut self) -> Chunk {
+            self.0.pop_front().unwrap_or_else(|| Chunk::Lost("nothing is left".to_owned()))
+        }
+
+        async fn send(&mut self, input: Bytes) -> Result<(), String> {
+            let input = String::from_utf8(input.to_vec()).unwrap();
+            let run = input.split(' ').nth(5).unwrap().trim_matches('\'').to_owned();
+            self.0.push_back(Chunk::Err(format!("{run} started\n{run} exit 12 3\n").into()));
+            self.0.push_back(Chunk::Out(format!("{run} begin\n12\n").into()));
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verdict_may_arrive_before_the_output_begins() {
+        let channel: Box<dyn Channel> = Box::<Crossed>::default();
+        let standby = Standby {
+            nonce: nonce(),
+            channel: Arc::new(Mutex::new(Some(channel))),
+            has_served: AtomicBool::new(false),
+        };
+        let order = RunOrder {
+            run: RunId::new("0001-a").unwrap(),
+            stage: "a".into(),
+            forget: None,
+            container: RunContainer::Coordinator,
+        };
+        let script = Bytes::from_static(b"echo 12; exit 12");
+        let mut run = standby.start(&order, &script, &Span::none()).await.unwrap();
+        assert_eq!(run.next().await, Ok(RunEvent::Output(Bytes::from_static(b"12\n"))));
+        assert_eq!(run.next().await, Ok(RunEvent::Started));
+        assert_eq!(run.next().await, Ok(RunEvent::Exited { code: 12, total: 3 }));
+    }
 
     #[test]
     fn a_mark_is_found_however_it_is_cut() {

@@ -65,7 +65,11 @@ async fn running(cluster: &LocalCluster) -> (String, PathBuf) {
     until_running(cluster, &task).await;
     until_line(cluster, &task, "build", "up").await;
     let directory = directory(cluster, &task);
-    assert!(marked(&task).len() >= 4 && directory.is_dir() && naming(&directory) > 0);
+    // A process has its environment a moment after its start.
+    client::eventually("its processes have begun", || {
+        marked(&task).len() >= 4 && directory.is_dir() && naming(&directory) > 0
+    })
+    .await;
     (task, directory)
 }
 
@@ -142,7 +146,7 @@ async fn a_task_that_is_stopped_while_it_starts_leaves_nothing() {
             && described(task, "service-0")["lastStatus"] == "RUNNING"
     })
     .await;
-    assert!(!marked(&task).is_empty());
+    client::eventually("its processes have begun", || !marked(&task).is_empty()).await;
     stop(&cluster, &task).await;
     assert_eq!(marked(&task), Vec::<String>::new());
 }

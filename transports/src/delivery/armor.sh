@@ -1,7 +1,7 @@
 # For a terminal, which passes only plain ASCII unchanged. A block of the spool is a line with its offset, its length
 # and its packing; then base64; then a line that ends it. This supervisor is in the session's process group, so it ends
 # with the session.
-_is_connected= _standby=
+_is_connected=
 follow() {
   _position=$1 _encode=
   open_spool "$1"

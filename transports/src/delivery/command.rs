@@ -33,6 +33,7 @@ pub(super) static ARMORED_SUPERVISOR: LazyLock<String> = LazyLock::new(|| {
         include_str!("armor.sh"),
         include_str!("usage.sh"),
         include_str!("supervisor.sh"),
+        include_str!("limiter.sh"),
         include_str!("job.sh"),
         include_str!("verbs.sh")
     ))
@@ -43,6 +44,7 @@ static STANDBY: LazyLock<String> = LazyLock::new(|| {
         include_str!("follow.sh"),
         include_str!("usage.sh"),
         include_str!("supervisor.sh"),
+        include_str!("limiter.sh"),
         include_str!("standby.sh")
     ))
 });
@@ -53,6 +55,7 @@ static JOB_STANDBY: LazyLock<String> = LazyLock::new(|| {
         include_str!("usage.sh"),
         include_str!("supervisor.sh"),
         include_str!("job.sh"),
+        include_str!("limiter.sh"),
         include_str!("standby.sh")
     ))
 });

@@ -62,22 +62,12 @@ open_spool() {
   # dd moves the offset of the shared descriptor.
   [ "$1" = 0 ] || dd bs=1 "skip=$1" count=0 <&5 >/dev/null 2>&1
 }
-# Turns output of watch_spool into lines, at most twenty a second; twenty a second once it has ended. SIGTERM ends it,
-# and its nap: the next run would wait for that.
+# Turns output of watch_spool into lines, at most twenty a second; twenty a second once it has ended.
 limit_changes() {
-  read -r _self _rest </proc/self/stat
-  trap "kill \$_nap; wait; exit" TERM
-  echo "limiter $_self"
-  while echo changed && nap_lightly; do
+  while echo changed && nap; do
     case $(dd bs=65536 count=1 2>&1 >/dev/null) in 0+0*) break ;; esac
   done
-  while echo changed && nap_lightly; do :; done
-} 2>/dev/null
-nap_lightly() {
-  sleep 0.05 &
-  _nap=$!
-  wait "$_nap" || nap
-  _nap=
+  while echo changed && nap; do :; done
 }
 # Calls copy whenever the spool may have grown, and reports the verdict as soon as the script has ended. Every event
 # comes as a line through one pipe, so nothing is polled.
@@ -97,21 +87,13 @@ follow_changes() {
       await_end
       # The verdict must not wait behind output that may not be read.
       verdict 2>&9
-      if [ -n "$_standby" ]; then
-        kill -9 "$_watcher"
-        echo ended >&8
-        wait "$_departure"
-      else
-        kill -9 "$_watcher" $_departure
-        echo ended >&8
-      fi
+      end_follower
     } 2>/dev/null | limit_changes
   } 8>&1 9>&2 | handle_changes
 }
 handle_changes() {
-  while read -r _event _process; do
+  while read -r _event; do
     case $_event in
-    limiter) _limiter=$_process ;;
     changed) copy ;;
     departed) break ;;
     ended)
@@ -120,7 +102,10 @@ handle_changes() {
       ;;
     esac
   done
-  kill "$_limiter" 2>/dev/null
+}
+end_follower() {
+  kill -9 "$_watcher" $_departure
+  echo ended >&8
 }
 attach() {
   _tries=0

@@ -51,7 +51,7 @@ const AFTER_ERROR: Duration = Duration::from_secs(10);
 pub(crate) enum Beginning {
     /// With what the directory's file has of failures: the process is new, the pools need not be.
     Restart,
-    /// Without: somebody has changed the configuration, and what failed is tried at once.
+    /// Without: the configuration was changed, and what failed is tried at once.
     Reload,
 }
 

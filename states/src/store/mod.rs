@@ -23,6 +23,7 @@ mod index;
 mod lease;
 mod marks;
 mod memory;
+mod recent;
 
 use std::{
     fs, io,
@@ -40,12 +41,15 @@ pub use marks::OutputMark;
 pub use memory::{InMemoryLease, InMemoryStore};
 
 use file_work::FileWork;
+use recent::Recent;
 use tokio::time::{Instant, sleep};
 
 use crate::{EndingJob, JobId, MAX_BYTES, RunId, Snapshot, SnapshotStore, private_file};
 
-/// How often the store tries a lock that another process holds.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// How often the store tries a lock that another process holds: at first, and at least. A service
+/// holds a job's lock for some milliseconds after it has answered the stage before.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOK_AT_LEAST: Duration = Duration::from_millis(25);
 /// The extension of a lock. It is removed with its lease.
 const LOCK: &str = "lock";
 /// The extensions of a job's files beside its snapshot. `tmp` and `probe` exist only for a moment.
@@ -58,6 +62,7 @@ pub struct DirectoryStore {
     retention: Retention,
     notes: Option<Notes>,
     file_work: FileWork,
+    recent: Recent,
 }
 
 /// Returns a finished job's note for the archive's index: one line.
@@ -90,6 +95,7 @@ impl DirectoryStore {
             retention: Retention::default(),
             notes: None,
             file_work: FileWork::new(),
+            recent: Recent::default(),
         }
     }
 
@@ -111,6 +117,12 @@ impl DirectoryStore {
     #[must_use]
     pub fn with_notes(self, notes: Notes) -> Self {
         Self { notes: Some(notes), ..self }
+    }
+
+    /// From now on, also keeps the snapshots that were saved last in memory, in this store and its
+    /// clones. A file that has not changed since need not be parsed then.
+    pub fn keep_recent(&self) {
+        self.recent.enable();
     }
 
     /// The directory.
@@ -288,6 +300,9 @@ impl DirectoryStore {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io("read the snapshot", &path)(e)),
         };
+        if let Some(recent) = self.recent.of(job, &bytes) {
+            return Ok(Some(recent));
+        }
         let snapshot = Snapshot::from_bytes(bytes).map_err(|why| StoreError::Bad {
             path: path.clone(),
             job: job.clone(),
@@ -307,15 +322,17 @@ impl DirectoryStore {
         marks::read(&self.marks_path(job), run)
     }
 
-    fn write(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+    /// Returns what was written.
+    fn write(&self, snapshot: &Snapshot) -> Result<String, StoreError> {
         self.write_as(&self.snapshot_path(&snapshot.job.header().id), snapshot)
     }
 
-    fn write_as(&self, path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> {
+    fn write_as(&self, path: &Path, snapshot: &Snapshot) -> Result<String, StoreError> {
         let text = snapshot
             .to_bounded_ron()
             .map_err(|e| StoreError::io("write the snapshot", path)(io::Error::other(e)))?;
-        durable::write(path, text.as_bytes())
+        durable::write(path, text.as_bytes())?;
+        Ok(text)
     }
 
     fn move_to_archive(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -326,6 +343,7 @@ impl DirectoryStore {
         self.remove_beside(&header.id, &[ending::NOTE])?;
         let kept = archive::keep(self, header)?;
         self.remove_ending(&header.id);
+        self.recent.forget(&header.id);
         self.note_archived(snapshot, &kept);
         archive::prune(&self.archive_path(), self.retention);
         Ok(())
@@ -379,7 +397,7 @@ impl SnapshotStore for DirectoryStore {
         wait: Duration,
     ) -> Result<DirectoryLease, StoreError> {
         let start = Instant::now();
-        let mut is_waiting = false;
+        let (mut is_waiting, mut pause) = (false, LOOK_AGAIN);
         loop {
             let (id, purpose) = (job.clone(), purpose.to_owned());
             match self.run(None, move |store| store.try_lease(&id, &purpose)).await {
@@ -388,7 +406,8 @@ impl SnapshotStore for DirectoryStore {
                         tracing::debug!(%job, holder, "waiting for the job's lock");
                         is_waiting = true;
                     }
-                    sleep(LOOK_AGAIN).await;
+                    sleep(pause).await;
+                    pause = LOOK_AT_LEAST.min(pause * 2);
                 }
                 taken => return taken,
             }
@@ -402,7 +421,12 @@ impl SnapshotStore for DirectoryStore {
 
     async fn save(&self, lease: &DirectoryLease, snapshot: &Snapshot) -> Result<(), StoreError> {
         let snapshot = snapshot.clone();
-        self.run(Some(lease), move |store| store.write(&snapshot)).await
+        let save = move |store: &Self| {
+            let text = store.write(&snapshot)?;
+            store.recent.keep(snapshot, text);
+            Ok(())
+        };
+        self.run(Some(lease), save).await
     }
 
     /// Not on another thread: this is one small write to an open file, without a sync. It takes

@@ -354,3 +354,23 @@ async fn a_job_too_large_without_its_journal_leaves_the_old_snapshot() {
         "the next process ends the task by it"
     );
 }
+
+#[tokio::test]
+async fn a_recent_snapshot_is_parsed_again_if_its_file_has_changed() {
+    let (_place, store) = store();
+    store.keep_recent();
+    let mut job = snapshot("a");
+    save(&store, &job).await.unwrap();
+    assert_eq!(store.load(&id("a")).await.unwrap().as_ref(), Some(&job));
+    // Another process saves it.
+    job.step(Observation::CancelRequested, Timestamp::now());
+    save(&DirectoryStore::look(store.directory()), &job).await.unwrap();
+    assert_eq!(store.load(&id("a")).await.unwrap().as_ref(), Some(&job));
+    // A person edits it, and its size stays.
+    let path = store.snapshot_path(&id("a"));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("version", "Version", 1)).unwrap();
+    assert!(matches!(store.load(&id("a")).await, Err(StoreError::Bad { .. })));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(store.load(&id("a")).await.unwrap(), None);
+}

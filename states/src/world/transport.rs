@@ -60,6 +60,12 @@ pub trait Session: Send + Sync + 'static {
     /// A run that is being followed.
     type Run: Run;
 
+    /// Begins to send a script whose start follows, if it starts sooner then. Does not wait. It must
+    /// not run before [`Session::start`] is called for the same order, which may never happen.
+    fn send_ahead(&self, order: &RunOrder, script: &Bytes) {
+        let _ = (order, script);
+    }
+
     /// Delivers `script` and starts it under `order.run`, detached from the connection, then
     /// follows its output from byte 0. A second start of the same run is an attach: the script
     /// runs once.

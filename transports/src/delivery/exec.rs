@@ -17,6 +17,11 @@ pub trait Exec: Send + Sync {
     /// says why the connection cannot be used any more.
     async fn exec(&self, command: Command, input: Bytes) -> Result<Box<dyn Channel>, String>;
 
+    /// Whether the connection has not ended, as far as that is known here.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// Whether the connection still works. May wait for the other side's answer.
     async fn answers(&self) -> bool {
         true

@@ -37,20 +37,36 @@ impl Session {
     /// Makes the next runs start sooner, if the transport and the container can do that: opens a
     /// standby over this connection, unless there is one.
     pub async fn stand_by(&mut self) {
-        let is_wanted = self.standby.as_ref().is_none_or(Standby::is_to_be_replaced);
+        let is_wanted = self.standby.as_mut().is_none_or(Standby::is_to_be_replaced);
         if is_wanted && self.exec.sends_later() {
             self.standby = Standby::open(&*self.exec, &self.facts).await;
         }
+    }
+
+    /// Whether the connection has not ended, as far as that is known here.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.exec.is_open()
+    }
+
+    /// The standby, if it can start this run.
+    fn standby_for(&self, order: &RunOrder) -> Option<&Standby> {
+        self.standby.as_ref().filter(|_| order.container == RunContainer::Coordinator)
     }
 }
 
 impl states::Session for Session {
     type Run = Followed;
 
+    fn send_ahead(&self, order: &RunOrder, script: &Bytes) {
+        if let Some(standby) = self.standby_for(order) {
+            standby.send_ahead(order, script);
+        }
+    }
+
     async fn start(&self, order: &RunOrder, script: Bytes) -> Result<Followed, RunError> {
         let span = super::start_span(order, &script);
-        if order.container == RunContainer::Coordinator
-            && let Some(standby) = &self.standby
+        if let Some(standby) = self.standby_for(order)
             && let Some(run) = standby.start(order, &script, &span).await
         {
             return Ok(run);

@@ -11,7 +11,7 @@
 use std::{
     array,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -20,9 +20,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
-use states::{RunOrder, ShellFacts};
+use states::{RunId, RunOrder, ShellFacts};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::Span;
@@ -32,6 +33,8 @@ use super::{Channel, Chunk, Exec, Followed, command, nonce};
 /// How long a standby may take to be ready for an order. Opening a channel takes less, except on a
 /// very busy machine, which delays both.
 const READY_WITHIN: Duration = Duration::from_secs(2);
+/// The line that starts a run whose script was sent.
+const GO: Bytes = Bytes::from_static(b"go\n");
 /// The line that ends the interest in a run. Any line does.
 const ENOUGH: Bytes = Bytes::from_static(b"enough\n");
 /// Most bytes that are kept of an output while a mark is sought.
@@ -45,6 +48,18 @@ pub(super) struct Standby {
     channel: Arc<Mutex<Option<Box<dyn Channel>>>>,
     /// Whether it has taken an order.
     has_served: AtomicBool,
+    /// The order that was sent ahead of its start.
+    ahead: std::sync::Mutex<Option<(RunId, JoinHandle<Option<Taken>>)>>,
+}
+
+/// An order that the container has, with the channel.
+struct Taken {
+    guard: OwnedMutexGuard<Option<Box<dyn Channel>>>,
+    channel: Box<dyn Channel>,
+    /// The mark of the run's replies.
+    mark: String,
+    /// What came with the standby's answer.
+    first: [Chunk; 2],
 }
 
 impl Standby {
@@ -57,58 +72,94 @@ impl Standby {
         let mut guard = Arc::clone(&free).try_lock_owned().ok()?;
         *guard = Some(channel);
         tokio::spawn(get_ready(guard, nonce.clone()));
-        Some(Self { nonce, channel: free, has_served: AtomicBool::new(false) })
+        let ahead = std::sync::Mutex::default();
+        Some(Self { nonce, channel: free, has_served: AtomicBool::new(false), ahead })
     }
 
     /// Whether another one is to take its place: it has ended, and not because the container cannot
-    /// have one.
-    pub(super) fn is_to_be_replaced(&self) -> bool {
+    /// have one. Ends it if it holds an order that was never started.
+    pub(super) fn is_to_be_replaced(&mut self) -> bool {
+        if self.take_ahead().is_some() {
+            return true;
+        }
         let has_ended = self.channel.try_lock().is_ok_and(|channel| channel.is_none());
         has_ended && self.has_served.load(Ordering::Relaxed)
     }
 
-    /// Starts a run, whose start is recorded by `span`. `None` if the standby has not taken the order,
-    /// and never will.
+    fn take_ahead(&self) -> Option<(RunId, JoinHandle<Option<Taken>>)> {
+        // It is consistent after every step.
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Begins to send a run's order and script. The container does not start it before
+    /// [`Self::start`].
+    pub(super) fn send_ahead(&self, order: &RunOrder, script: &Bytes) {
+        let sending = tokio::spawn(self.send(order, script));
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((order.run.clone(), sending));
+    }
+
+    /// Sends an order and its script, once the standby is ready for them, and waits until it has
+    /// them.
+    fn send(
+        &self,
+        order: &RunOrder,
+        script: &Bytes,
+    ) -> impl Future<Output = Option<Taken>> + use<> {
+        let mark = nonce();
+        let line = command::standby_order(&self.nonce, &mark, order, script);
+        let (channel, script) = (Arc::clone(&self.channel), script.clone());
+        async move {
+            let mut guard = timeout(READY_WITHIN, channel.lock_owned()).await.ok()?;
+            // Unless the order is taken, the channel is closed: an order may be half sent.
+            let mut channel = guard.take()?;
+            let mut input = BytesMut::with_capacity(line.len() + script.len());
+            input.extend_from_slice(line.as_bytes());
+            input.extend_from_slice(&script);
+            channel.send(input.freeze()).await.ok()?;
+            let begin = format!("{mark} begin\n");
+            let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
+            let at = loop {
+                match channel.next().await {
+                    Chunk::Out(bytes) => out.extend_from_slice(&bytes),
+                    // It is written later. But the order of the two outputs is lost on the way.
+                    Chunk::Err(bytes) => err.extend_from_slice(&bytes),
+                    Chunk::Ended { .. } | Chunk::Lost(_) => return None,
+                }
+                if let Some(at) = memmem::find(&out, begin.as_bytes()) {
+                    break at;
+                }
+                if out.len() + err.len() > KEPT {
+                    return None;
+                }
+            };
+            let first = [Chunk::Out(out.split_off(at).freeze()), Chunk::Err(err.freeze())];
+            Some(Taken { guard, channel, mark, first })
+        }
+    }
+
+    /// Starts a run, whose start is recorded by `span`. `None` if the standby has not started it, and
+    /// never will.
     pub(super) async fn start(
         &self,
         order: &RunOrder,
         script: &Bytes,
         span: &Span,
     ) -> Option<Followed> {
-        let mut guard = timeout(READY_WITHIN, Arc::clone(&self.channel).lock_owned()).await.ok()?;
-        // Unless the order is taken, the channel is closed: an order may be half sent.
-        let mut channel = guard.take()?;
-        let run = nonce();
-        let line = command::standby_order(&self.nonce, &run, order, script);
-        let mut input = BytesMut::with_capacity(line.len() + script.len());
-        input.extend_from_slice(line.as_bytes());
-        input.extend_from_slice(script);
-        channel.send(input.freeze()).await.ok()?;
-        let begin = format!("{run} begin\n");
-        let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
-        let at = loop {
-            match channel.next().await {
-                Chunk::Out(bytes) => out.extend_from_slice(&bytes),
-                // It is written later. But the order of the two outputs is lost on the way.
-                Chunk::Err(bytes) => err.extend_from_slice(&bytes),
-                Chunk::Ended { .. } | Chunk::Lost(_) => return None,
-            }
-            if let Some(at) = memmem::find(&out, begin.as_bytes()) {
-                break at;
-            }
-            if out.len() + err.len() > KEPT {
-                return None;
-            }
+        let taken = match self.take_ahead() {
+            Some((run, sending)) if run == order.run => sending.await.ok()?,
+            _ => self.send(order, script).await,
         };
+        let Taken { guard, mut channel, mark, first } = taken?;
+        channel.send(GO).await.ok()?;
         self.has_served.store(true, Ordering::Relaxed);
-        let first = [Chunk::Out(out.split_off(at).freeze()), Chunk::Err(err.freeze())];
         let channel = Served {
             guard: Some(guard),
             channel: Some(channel),
             first: first.into_iter(),
             nonce: self.nonce.clone(),
         };
-        Some(Followed::new(Box::new(channel), &run, 0, span.clone()))
+        Some(Followed::new(Box::new(channel), &mark, 0, span.clone()))
     }
 }
 
@@ -206,30 +257,42 @@ mod tests {
 
     /// A container whose stderr arrives before what it wrote to stdout earlier.
     #[derive(Default)]
-    struct Crossed(VecDeque<Chunk>);
+    struct Crossed {
+        mark: String,
+        chunks: VecDeque<Chunk>,
+    }
 
     #[async_trait]
     impl Channel for Crossed {
         async fn next(&mut self) -> Chunk {
-            self.0.pop_front().unwrap_or_else(|| Chunk::Lost("nothing is left".to_owned()))
+            self.chunks.pop_front().unwrap_or_else(|| Chunk::Lost("nothing is left".to_owned()))
         }
 
         async fn send(&mut self, input: Bytes) -> Result<(), String> {
             let input = String::from_utf8(input.to_vec()).unwrap();
-            let run = input.split(' ').nth(5).unwrap().trim_matches('\'').to_owned();
-            self.0.push_back(Chunk::Err(format!("{run} started\n{run} exit 12 3\n").into()));
-            self.0.push_back(Chunk::Out(format!("{run} begin\n12\n").into()));
+            if let Some(run) = input.split(' ').nth(5) {
+                self.mark = run.trim_matches('\'').to_owned();
+            }
+            let run = &self.mark;
+            if input == "go\n" {
+                self.chunks
+                    .push_back(Chunk::Err(format!("{run} started\n{run} exit 12 3\n").into()));
+                self.chunks.push_back(Chunk::Out(Bytes::from_static(b"12\n")));
+            } else {
+                self.chunks.push_back(Chunk::Out(format!("{run} begin\n").into()));
+            }
             Ok(())
         }
     }
 
     #[tokio::test]
-    async fn a_verdict_may_arrive_before_the_output_begins() {
+    async fn a_verdict_may_arrive_before_the_output() {
         let channel: Box<dyn Channel> = Box::<Crossed>::default();
         let standby = Standby {
             nonce: nonce(),
             channel: Arc::new(Mutex::new(Some(channel))),
             has_served: AtomicBool::new(false),
+            ahead: std::sync::Mutex::default(),
         };
         let order = RunOrder {
             run: RunId::new("0001-a").unwrap(),
@@ -239,8 +302,8 @@ mod tests {
         };
         let script = Bytes::from_static(b"echo 12; exit 12");
         let mut run = standby.start(&order, &script, &Span::none()).await.unwrap();
-        assert_eq!(run.next().await, Ok(RunEvent::Output(Bytes::from_static(b"12\n"))));
         assert_eq!(run.next().await, Ok(RunEvent::Started));
+        assert_eq!(run.next().await, Ok(RunEvent::Output(Bytes::from_static(b"12\n"))));
         assert_eq!(run.next().await, Ok(RunEvent::Exited { code: 12, total: 3 }));
     }
 

@@ -85,10 +85,14 @@ take_order() {
   done
   eval "set -- ${_line#* }"
   _size=$1 _sum=$2 _forget=$4 _mark=$5 _interpreter=$6
-  printf "%s begin\n" "$_mark" >&7
   find_interpreter || { say nointerpreter "$_interpreter"; exit; }
   [ "$_check" = sha256sum ] || _sum=$_size
-  printf "%s\n" "$_mark $3" "$_directory/$3" "$_sum" "$_interpreter" "$7" >"$_ready/order" && receive "$_size" <&3
+  receive "$_size" <&3 || exit
+  # Not before: head may read ahead, and the driver waits for this before it sends the next line.
+  printf "%s begin\n" "$_mark" >&7
+  # The order is what ready.sh starts by: not before the driver says so, and not if it is gone.
+  read -r _line <&3 && [ "$_line" = go ] &&
+    printf "%s\n" "$_mark $3" "$_directory/$3" "$_sum" "$_interpreter" "$7" >"$_ready/order"
   exec >&-
   [ -z "$_forget" ] || forget "$_forget"
 }

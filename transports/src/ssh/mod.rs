@@ -205,14 +205,16 @@ impl Exec for Shell {
         Ok(Box::new(channel))
     }
 
+    fn is_open(&self) -> bool {
+        !self.handle.is_closed() && self.alive.has_changed().is_ok()
+    }
+
     async fn answers(&self) -> bool {
         tokio::select! {
             biased;
             () = self.ended() => false,
             // A ping also returns when the connection ends.
-            asked = self.handle.send_ping() => {
-                asked.is_ok() && !self.handle.is_closed() && self.alive.has_changed().is_ok()
-            }
+            asked = self.handle.send_ping() => asked.is_ok() && self.is_open(),
         }
     }
 

@@ -101,7 +101,7 @@ macro_rules! by_a_standby {
             in_every_shell!(@cases [$(#[$attribute])*] $surroundings Standby, standby:
                 runs_need_no_other_command, a_flood_after_the_end_is_not_the_next_runs_output, a_killed_standby_is_replaced,
                 a_script_that_kills_every_process, what_fails_is_started_by_another_command, orders_that_are_cut_run_once,
-                runs_are_forgotten_and_leave_no_process,
+                runs_are_forgotten_and_leave_no_process, what_is_only_sent_ahead_never_runs,
             );
         }
     )*};

@@ -89,6 +89,43 @@ pub(crate) async fn a_script_that_kills_every_process(local: Local) {
     assert_eq!(next, (b"ran\n".to_vec(), 0, 4));
 }
 
+/// Whoever dies, a script runs only if the driver has started it.
+pub(crate) async fn what_is_only_sent_ahead_never_runs(local: Local) {
+    let facts = facts(&local).await;
+    let script = Bytes::from_static(b"echo ran >>executions");
+    let has_arrived = || {
+        let entries = fs::read_dir(&facts.run_dir).unwrap();
+        let scripts = entries.map(|entry| entry.unwrap().path().join("script"));
+        scripts.into_iter().any(|path| fs::read(path).is_ok_and(|text| text == script))
+    };
+    let order = order("run");
+    for dies in ["driver", "standby", "nobody"] {
+        let mut session = connect(local.pipes(), &facts).await;
+        session.stand_by().await;
+        session.send_ahead(&order, &script);
+        until("the script has arrived", has_arrived).await;
+        match dies {
+            "driver" => drop(session),
+            "standby" => {
+                let group = *local.groups.lock().unwrap().last().unwrap();
+                kill("KILL", &format!("-{group}"));
+            }
+            // The next stage has another run.
+            _ => {
+                session.stand_by().await;
+                let next = Bytes::from_static(b"echo mine");
+                let next = session.start(&crate::steps::order("next"), next).await.unwrap();
+                assert_eq!(follow(next).await, Ok((b"mine\n".to_vec(), 0, 5)));
+            }
+        }
+        until("no process is left", || processes(&local) <= if dies == "nobody" { 9 } else { 0 })
+            .await;
+        assert!(!local.home().join("executions").exists(), "{dies}");
+        let _ = fs::remove_dir_all(&facts.run_dir);
+        fs::create_dir(&facts.run_dir).unwrap();
+    }
+}
+
 /// A disk that is full for the standby, here by a limit on file sizes.
 pub(crate) async fn what_fails_is_started_by_another_command(mut local: Local) {
     let facts = facts(&local).await;
@@ -169,6 +206,9 @@ pub(crate) async fn orders_that_are_cut_run_once(local: Local) {
         let mut session = connect(cut, &facts).await;
         session.stand_by().await;
         let order = order(&name);
+        if left % 2 == 0 {
+            session.send_ahead(&order, &script);
+        }
         let first = match session.start(&order, script.clone()).await {
             Ok(run) => follow(run).await,
             Err(e) => Err(e),
@@ -190,17 +230,18 @@ pub(crate) async fn orders_that_are_cut_run_once(local: Local) {
     }
 }
 
+/// Counts the processes of this container, without zombies.
+fn processes(local: &Local) -> usize {
+    let mark = format!("HOME={}", local.home().display());
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let environment = fs::read(entry.ok()?.path().join("environ")).ok()?;
+        environment.split(|b| *b == 0).any(|pair| pair == mark.as_bytes()).then_some(())
+    });
+    processes.count()
+}
+
 pub(crate) async fn runs_are_forgotten_and_leave_no_process(local: Local) {
     let facts = facts(&local).await;
-    let mark = format!("HOME={}", local.home().display());
-    // The processes of this container, without zombies.
-    let processes = || {
-        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-            let environment = fs::read(entry.ok()?.path().join("environ")).ok()?;
-            environment.split(|b| *b == 0).any(|pair| pair == mark.as_bytes()).then_some(())
-        });
-        processes.count()
-    };
     let mut forget = None;
     for number in 0..5 {
         let name = format!("run{number}");
@@ -218,7 +259,7 @@ pub(crate) async fn runs_are_forgotten_and_leave_no_process(local: Local) {
         .await;
     }
     // The standby's own nine, and none of the runs.
-    until("no process is left", || processes() <= 9).await;
+    until("no process is left", || processes(&local) <= 9).await;
     // What follows over another connection is not disturbed.
     assert_eq!(follow(attach(&local, &facts, "run4", 0).await).await.unwrap().0, b"output\n");
 }

@@ -150,8 +150,12 @@ impl<T: Terminal> Exec for TerminalShell<T> {
     }
 
     /// The session's own pings show a connection that is lost: its reader has then ended.
-    async fn answers(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+    }
+
+    async fn answers(&self) -> bool {
+        self.is_open()
     }
 
     /// Ends the session's command and closes the terminal.

@@ -364,6 +364,7 @@ async fn perform(
     session.continue_from(undone.begun);
     let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
     let verdict = work.perform(&session, &mut log, logged, false).await;
+    session.settle().await;
     telemetry::flush().await;
     Ok(verdict)
 }

@@ -68,11 +68,11 @@ pub(super) async fn host(
     };
     // Those that lose are dropped here, before anything is said to the client: it may then take the
     // job's lease at once.
-    let last = tokio::select! {
+    let (last, session) = tokio::select! {
         biased;
-        done = work(host, request, script, io) => Some(ToClient::Done(done)),
-        () = listening => None,
-        () = going_away => Some(ToClient::GoingAway),
+        (done, session) = work(host, request, script, io) => (Some(ToClient::Done(done)), session),
+        () = listening => (None, None),
+        () = going_away => (Some(ToClient::GoingAway), None),
     };
     match last {
         Some(last) => {
@@ -84,6 +84,9 @@ pub(super) async fn host(
     drop((outgoing, answers));
     // The client may have stopped reading.
     let _ = timeout(ALIVE_EVERY, sending).await;
+    if let Some(session) = session {
+        session.settle().await;
+    }
 }
 
 /// Sends messages until there is no sender, and between them shows that the service lives.
@@ -101,15 +104,20 @@ async fn send_all(mut sender: Sender, mut messages: mpsc::Receiver<ToClient>) {
     }
 }
 
-/// Does the stage's work.
-async fn work(host: Arc<Host>, request: Request, script: Bytes, io: ClientIo) -> Done {
+/// Does the stage's work. The session is to be settled, if there is one.
+async fn work(
+    host: Arc<Host>,
+    request: Request,
+    script: Bytes,
+    io: ClientIo,
+) -> (Done, Option<Session>) {
     let trust = request.trust();
     let environment = StageEnvironment::from(request.environment);
     let identity = match Identity::of(&environment, trust) {
         Ok(identity) => identity,
         Err(e) => {
             let verdict = Verdict::SystemFailure(format!("fargate: {e}"));
-            return Done { verdict, cancelled: false };
+            return (Done { verdict, cancelled: false }, None);
         }
     };
     let work = match request.stage {
@@ -124,7 +132,7 @@ async fn work(host: Arc<Host>, request: Request, script: Bytes, io: ClientIo) ->
     let mut log = JobLog::new(session.state_log().clone(), Box::new(io));
     async {
         let verdict = work.perform(&session, &mut log, &logged, true).await;
-        Done { verdict, cancelled: log.was_cancelled() }
+        (Done { verdict, cancelled: log.was_cancelled() }, Some(session))
     }
     .instrument(logged.span())
     .await

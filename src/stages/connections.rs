@@ -13,6 +13,9 @@ use states::{AnyJob, Greeting, JobId, Session as _, TaskArn};
 use tokio::time::{Instant, timeout};
 use transports::delivery;
 
+/// For how long a connection that has not ended needs no answer to show that it works. The next
+/// stage usually follows within milliseconds.
+const FRESH: Duration = Duration::from_secs(2);
 /// How long a connection is kept without a stage.
 const IDLE: Duration = Duration::from_secs(10 * 60);
 /// How long a container may take to show that a connection still works. A new one takes less.
@@ -58,7 +61,10 @@ impl Connections {
             close(kept);
             return None;
         }
-        if timeout(ANSWERS_WITHIN, kept.connection.0.answers()).await == Ok(true) {
+        let session = &kept.connection.0;
+        if (kept.since.elapsed() < FRESH && session.is_open())
+            || timeout(ANSWERS_WITHIN, session.answers()).await == Ok(true)
+        {
             return Some(kept.connection);
         }
         tracing::debug!(%job, "the connection that was kept is broken; a new one is made");

@@ -91,9 +91,11 @@ impl Host {
         Ok(Self { engine, config, environments, connections: None, warm: Arc::default() })
     }
 
-    /// Keeps up to `most` connections between stages of jobs, which this process hosts.
+    /// Keeps up to `most` connections, and some snapshots, between stages of jobs, which this process
+    /// hosts.
     #[must_use]
     pub(crate) fn keeping_connections(self, most: usize) -> Self {
+        self.engine.store().keep_recent();
         Self { connections: Some(Arc::new(Connections::new(most))), ..self }
     }
 
@@ -101,6 +103,7 @@ impl Host {
     /// connections, and what wakes and ends the keeper of warm tasks.
     #[must_use]
     pub(crate) fn in_place_of(self, old: &Self) -> Self {
+        self.engine.store().keep_recent();
         Self { connections: old.connections.clone(), warm: Arc::clone(&old.warm), ..self }
     }
 
@@ -160,6 +163,8 @@ pub struct Session {
     flags: Flags,
     state_log: StateLog,
     continues: Option<Attempt>,
+    /// The work of the stage, until it is settled.
+    left: Mutex<Option<Work>>,
 }
 
 impl Session {
@@ -174,7 +179,8 @@ impl Session {
     ) -> Self {
         host.environments.enter(&identity.id, &environment);
         let state_log = StateLog::new(state_log);
-        Self { host, identity, environment, flags, state_log, continues: None }
+        let left = Mutex::default();
+        Self { host, identity, environment, flags, state_log, continues: None, left }
     }
 
     /// Continues what another process has begun for the same stage.
@@ -232,9 +238,17 @@ impl Session {
         }
     }
 
-    /// Ends the work and gives the job's lease back. Keeps the connection if this process hosts the
-    /// job's next stage, too.
-    async fn leave(&self, mut work: Work) {
+    /// Ends the stage's work. Its verdict need not wait for the rest, which [`Session::settle`] does.
+    fn leave(&self, work: Work) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+    }
+
+    /// Saves the end of the stage's run and gives the job's lease back, after the stage has its
+    /// verdict. Keeps the connection if this process hosts the job's next stage, too.
+    pub async fn settle(&self) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut work) = left else { return };
+        self.engine().settle(&mut work).await;
         if let Some(connections) = self.host.connections()
             && matches!(work.snapshot.job, AnyJob::Reachable(_))
             && let Some(mut connection) = work.take_connection()

@@ -107,7 +107,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     session.state_log.entered(work.snapshot.job.name());
     let outcome = engine.drive(&mut work, Goal::Reach, log).await?;
     let snapshot = work.snapshot.clone();
-    session.leave(work).await;
+    session.leave(work);
     Ok(match outcome {
         _ if log.was_cancelled() => {
             Verdict::SystemFailure("fargate: prepare was cancelled.".to_owned())

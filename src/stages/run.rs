@@ -55,11 +55,12 @@ async fn execute(
         )));
     };
     let mut work = engine.work(snapshot, lease);
+    work.settle_later();
     session.take_connection(&mut work).await;
     engine.open(&mut work, &format!("run {stage}")).await;
     let continues = continued(session, &mut work);
     if let Continued::Over(last) = continues {
-        session.leave(work).await;
+        session.leave(work);
         return Ok(if log.is_cancelled().await {
             cancelled(stage)
         } else {
@@ -79,7 +80,7 @@ async fn execute(
         engine.drive(&mut work, Goal::Run, log).await?;
     }
     if matches!(continues, Continued::No) && log.is_cancelled().await {
-        session.leave(work).await;
+        session.leave(work);
         return Ok(Verdict::SystemFailure(format!(
             "fargate: stage {stage} was cancelled before its script was started."
         )));
@@ -114,7 +115,7 @@ async fn execute(
         }
     };
     let snapshot = work.snapshot.clone();
-    session.leave(work).await;
+    session.leave(work);
     if stage == MAIN_SCRIPT && matches!(outcome, Outcome::Reachable(_)) {
         services::report(session, &snapshot, log).await;
     }

@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::yield_now;
+
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
     LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunContainer, RunError, RunId,
-    Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn, TaskControl,
-    TaskReport, Timestamp, Transport, trace,
+    RunOutcome, Session, Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason,
+    TaskArn, TaskControl, TaskReport, Timestamp, Transport, trace,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -167,11 +169,19 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 // answer.
                 pending = Pendings::none();
             }
+            if following.is_none() && Some(Promise::of(&work.snapshot.job)) != work.saved {
+                send_ahead(work).await;
+            }
             // Archiving saves the snapshot, too.
             let is_archived_now =
                 action == Action::Archive && matches!(goal, Goal::Stop | Goal::End);
-            let is_on_disk = !is_archived_now && self.save_if_due(work, &action).await?;
-            if let Some(outcome) = self.reached(work, &action, goal, is_on_disk).await? {
+            let is_settled_later = work.settles
+                && goal == Goal::Run
+                && action == Action::Await
+                && has_succeeded(&work.snapshot.job);
+            let is_saved =
+                is_settled_later || (!is_archived_now && self.save_if_due(work, &action).await?);
+            if let Some(outcome) = self.reached(work, &action, goal, is_saved).await? {
                 return Ok(outcome);
             }
             if matches!(action, Action::Watch(_)) {
@@ -308,13 +318,13 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 
     /// Returns the outcome if the goal is reached, or if this process can do no more for it. All
-    /// observations are then on disk.
+    /// observations are then on disk, or [`Engine::settle`] saves them.
     async fn reached(
         &self,
         work: &mut Work<T::Session, S::Lease>,
         action: &Action,
         goal: Goal,
-        is_on_disk: bool,
+        is_saved: bool,
     ) -> Result<Option<Outcome>, EngineError> {
         let outcome = match (&work.snapshot.job, action) {
             (AnyJob::Reachable(job), Action::Await) => Outcome::Reachable(job.state.last.clone()),
@@ -351,7 +361,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             _ => return Ok(None),
         };
         // A state that was just entered has been saved as it is.
-        if !is_on_disk {
+        if !is_saved {
             self.save_unless_full(
                 work,
                 goal == Goal::Run && is_finished(&work.snapshot.job, action),
@@ -364,6 +374,15 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             tracing::warn!("{e}; `fargate reap` archives the job");
         }
         Ok(Some(outcome))
+    }
+
+    /// Saves the end of a run that [`Work::settle_later`] left. A failure is only logged: nothing
+    /// depends on it.
+    pub async fn settle(&self, work: &mut Work<T::Session, S::Lease>) {
+        if Some(Promise::of(&work.snapshot.job)) != work.saved {
+            // This error is logged.
+            let _ = self.save_unless_full(work, true).await;
+        }
     }
 
     /// Saves if the promise changed, or if the last save is long ago. Returns whether the snapshot
@@ -408,10 +427,31 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     }
 }
 
+/// Begins to send a script whose start is about to be saved. A save may block this thread, so the
+/// script has to be on its way before.
+async fn send_ahead<N: Session, L>(work: &Work<N, L>) {
+    if let AnyJob::Executing(job) = &work.snapshot.job
+        && !job.state.started
+        && job.state.ending.is_none()
+        && let (Some((session, _)), Some(script)) = (&work.session, &work.script)
+    {
+        session.send_ahead(&job.state.order, &script.text);
+        yield_now().await;
+    }
+}
+
 /// Whether a script has ended and nothing else was begun. A process whose snapshot shows it as
 /// running attaches to it, and finds the same end.
 fn is_finished(job: &AnyJob, action: &Action) -> bool {
     matches!((job, action), (AnyJob::Reachable(job), Action::Await) if job.state.last.is_some())
+}
+
+/// Whether a script has succeeded: if its stage is repeated, it does not run again.
+fn has_succeeded(job: &AnyJob) -> bool {
+    let AnyJob::Reachable(job) = job else { return false };
+    job.state.last.as_ref().is_some_and(|last| {
+        !last.cancelled && matches!(last.outcome, RunOutcome::Exited { code: 0, .. })
+    })
 }
 
 fn is_down(job: &AnyJob) -> bool {

@@ -58,6 +58,8 @@ pub struct Work<N, L> {
     saved_at: Option<crate::Timestamp>,
     /// The journal's end when it was saved last.
     saved_end: Option<(usize, crate::Timestamp)>,
+    /// Whether [`Engine::settle`] saves a run's end.
+    settles: bool,
 }
 
 /// A script that gitlab-runner wants run.
@@ -214,11 +216,20 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             saved: None,
             saved_at: None,
             saved_end: None,
+            settles: false,
         }
     }
 }
 
 impl<N, L> Work<N, L> {
+    /// Says that [`Engine::settle`] follows each [`Engine::drive`]. So the success of a run need not
+    /// wait until it is saved: if the process dies before that, the next one finds the same end in
+    /// the container. A failure is saved first, because gitlab-runner may repeat the stage, and then
+    /// the script has to run again.
+    pub fn settle_later(&mut self) {
+        self.settles = true;
+    }
+
     /// Takes the connection from a job that nothing is done with, to use it later.
     pub fn take_connection(&mut self) -> Option<(N, Greeting)> {
         self.session.take()

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use states::{AnyJob, Outcome, Snapshot};
+use states::{AnyJob, Outcome, RunOutcome, Snapshot};
 use tokio::time::Instant;
 
 use crate::world::manager::Manager;
@@ -127,6 +127,28 @@ async fn the_end_of_a_stage_is_on_record() {
         };
         let AnyJob::Reachable(job) = on_record().job else { panic!("{:#?}", on_record()) };
         assert_eq!(job.state.last, Some(last));
+    }
+}
+
+/// A service sends a verdict before it saves a success, and may die then. gitlab-runner repeats
+/// only failed stages: their scripts run again.
+#[tokio::test(start_paused = true)]
+async fn a_verdict_counts_even_if_its_process_dies_before_it_is_saved() {
+    for (code, executions) in [(0, 1), (3, 2)] {
+        let manager = Manager::new(Arc::default());
+        manager.prepare(&mut manager.io()).await;
+        let script = format!("#! 300 {code} 0\none\n");
+        let ended = |outcome: &Outcome| {
+            matches!(outcome, Outcome::Reachable(Some(last))
+                if matches!(last.outcome, RunOutcome::Exited { code: found, .. } if found == code))
+        };
+        let first = manager.run_unsettled("get_sources", &script, &mut manager.io()).await.unwrap();
+        assert!(ended(&first), "{first:?}");
+        let is_saved = matches!(manager.snapshot().unwrap().job, AnyJob::Reachable(_));
+        assert_eq!(is_saved, code != 0);
+        let again = manager.run("get_sources", &script, &mut manager.io()).await.unwrap();
+        assert!(ended(&again), "{again:?}");
+        assert_eq!(manager.cloud.state.lock().unwrap().executions.len(), executions);
     }
 }
 

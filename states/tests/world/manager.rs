@@ -7,7 +7,7 @@ use states::*;
 
 use super::{
     cloud::{Cloud, Control},
-    containers::Wire,
+    containers::{Shell, Wire},
     crash_point::CrashPoint,
     store::{Disk, FaultyStore},
 };
@@ -191,11 +191,27 @@ impl Manager {
     }
 
     pub async fn run(&self, stage: &str, script: &str, io: &mut Io) -> Option<Outcome> {
+        self.run_as(stage, script, io, |_| {}).await
+    }
+
+    /// `run` in a service that dies when the stage has its verdict.
+    pub async fn run_unsettled(&self, stage: &str, script: &str, io: &mut Io) -> Option<Outcome> {
+        self.run_as(stage, script, io, Work::settle_later).await
+    }
+
+    async fn run_as(
+        &self,
+        stage: &str,
+        script: &str,
+        io: &mut Io,
+        begin: impl FnOnce(&mut Work<Shell, InMemoryLease>),
+    ) -> Option<Outcome> {
         self.unless_it_dies(async {
             let engine = self.process();
             let lease = engine.store().lease(&self.job, stage, std::time::Duration::ZERO).await?;
             let snapshot = engine.store().load(&self.job).await?.expect("prepare was before");
             let mut work = engine.work(snapshot, lease);
+            begin(&mut work);
             engine.open(&mut work, stage).await;
             let script = Script {
                 text: Bytes::copy_from_slice(script.as_bytes()),

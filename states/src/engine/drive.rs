@@ -6,14 +6,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::yield_now;
-
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
     Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
     LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunContainer, RunError, RunId,
-    RunOutcome, Session, Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason,
-    TaskArn, TaskControl, TaskReport, Timestamp, Transport, trace,
+    RunOutcome, Session as _, Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase,
+    StopReason, TaskArn, TaskControl, TaskReport, Timestamp, Transport, trace,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -118,6 +116,12 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                     container,
                 };
                 work.snapshot.step(requested, self.clock.now());
+                if let (AnyJob::Executing(job), Some((session, _))) =
+                    (&work.snapshot.job, &work.session)
+                {
+                    // It is on its way while the snapshot is saved.
+                    session.send_ahead(&job.state.order, &script.text);
+                }
             }
             AnyJob::Executing(job)
                 if job.state.order.stage == stage && job.state.digest == script.digest => {}
@@ -168,9 +172,6 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 // A future that is no longer polled must be dropped: others may wait for the same
                 // answer.
                 pending = Pendings::none();
-            }
-            if following.is_none() && Some(Promise::of(&work.snapshot.job)) != work.saved {
-                send_ahead(work).await;
             }
             // Archiving saves the snapshot, too.
             let is_archived_now =
@@ -424,19 +425,6 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         work.saved_at = Some(self.clock.now());
         work.saved_end = work.snapshot.journal.end();
         Ok(())
-    }
-}
-
-/// Begins to send a script whose start is about to be saved. A save may block this thread, so the
-/// script has to be on its way before.
-async fn send_ahead<N: Session, L>(work: &Work<N, L>) {
-    if let AnyJob::Executing(job) = &work.snapshot.job
-        && !job.state.started
-        && job.state.ending.is_none()
-        && let (Some((session, _)), Some(script)) = (&work.session, &work.script)
-    {
-        session.send_ahead(&job.state.order, &script.text);
-        yield_now().await;
     }
 }
 

@@ -21,16 +21,14 @@ use tokio::{
 };
 
 use super::{
-    WarmTask,
+    LaunchError, Launched, WarmTask,
     demand::{LaunchingJobs, on_file_thread},
-    finish_claims,
-    launching::{self, LaunchError, Launched},
-    look,
+    finish_claims, launch, look,
     plan::{self, Pool, Pressure, Setbacks, Task},
     pool_state::{PoolState, PoolStates},
     resume, retire,
 };
-use crate::{config::Warm, control::NewestDefinition, stages::Host};
+use crate::{config::Warm, control::NewestDefinition, host::Host, launch::pool};
 
 /// How often the directory's names are compared: other processes claim tasks, too.
 const POLL: Duration = Duration::from_secs(1);
@@ -59,12 +57,14 @@ pub(crate) enum Beginning {
 pub(crate) async fn keep(host: &Arc<Host>, beginning: Beginning) {
     let mut keeper = Keeper::new(host);
     if beginning == Beginning::Restart {
-        let earlier = PoolStates::read(&host.config().metadata.directory);
+        let earlier = PoolStates::read(&host.config.metadata.directory);
         keeper.states.go_on(earlier, Timestamp::now());
     }
+    let mut drained = host.drained.subscribe();
     tokio::select! {
         () = keeper.run() => {}
-        () = host.warm().ended() => {}
+        // Never an error: the host has the sender.
+        _ = drained.wait_for(|is_drained| *is_drained) => {}
     }
 }
 
@@ -114,17 +114,18 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn new(host: &'a Arc<Host>) -> Self {
-        let config = host.config();
+        let config = &host.config;
         let mut states = PoolStates::default();
         let pools = config.warm.iter().map(|settings| {
             let pool = Pool::of(config, settings);
-            let header = launching::header(config, settings, JobId::warm(0), Timestamp::now());
+            let header = pool::header(config, settings, JobId::warm(0), Timestamp::now());
             let (state, launch) = match header {
                 Ok(header) => {
                     let fit = Fit::of(&header);
                     (PoolState::launching(pool.name.clone(), &fit), Some((header.spec, fit)))
                 }
                 Err(refusal) => {
+                    let refusal = LaunchError::from(refusal);
                     tracing::error!("the pool {:?} is not kept: {refusal}", pool.name);
                     (PoolState::refused(pool.name.clone(), refusal), None)
                 }
@@ -163,7 +164,7 @@ impl<'a> Keeper<'a> {
                 self.driven.values().map(|driven| driven.task.clone()).collect();
             tokio::select! {
                 Some(done) = self.work.join_next_with_id() => self.record(done),
-                () = self.host.warm().changed() => {}
+                () = self.host.claimed.notified() => {}
                 () = changes(self.host, &known, &driven) => {}
                 () = sleep_until(again) => {}
             }
@@ -184,7 +185,7 @@ impl<'a> Keeper<'a> {
         let now = Timestamp::now();
         let mut pressure = self.pressure();
         let mut plan = plan::plan(now, &pools, &tasks, &pressure);
-        if !plan.launches.is_empty() && self.jobs.is_any(self.host.engine().store()).await? {
+        if !plan.launches.is_empty() && self.jobs.is_any(self.host.engine.store()).await? {
             pressure.is_job_launching = true;
             plan = plan::plan(now, &pools, &tasks, &pressure);
         }
@@ -204,7 +205,7 @@ impl<'a> Keeper<'a> {
 
     /// Returns the warm tasks that do not end yet. Finishes claims of processes that were killed.
     async fn look(&mut self) -> Result<Vec<WarmTask>, StoreError> {
-        let store = self.host.engine().store().clone();
+        let store = self.host.engine.store().clone();
         let mut found = on_file_thread(move || {
             finish_claims(&store)?;
             look(&store)
@@ -237,10 +238,10 @@ impl<'a> Keeper<'a> {
 
     fn launch(&mut self, pool: &str) {
         let Some(kept) = self.pools.iter().find(|kept| kept.pool.name == pool) else { return };
-        let id = launching::new_id();
+        let id = JobId::warm(rand::random());
         tracing::info!(task = %id, pool, "launching a warm task");
         let (host, settings, task) = (Arc::clone(self.host), kept.settings.clone(), id.clone());
-        let work = async move { launching::launch_as(&host, &settings, task).await };
+        let work = async move { launch(&host, &settings, task).await };
         self.drive((&id, pool, false), work);
     }
 
@@ -362,7 +363,7 @@ impl Keeper<'_> {
             return;
         }
         self.asked = Some(Instant::now());
-        let control = self.host.engine().control();
+        let control = self.host.engine.control();
         for kept in &mut self.pools {
             let Some((spec, _)) = &kept.launch else { continue };
             if waiting.iter().all(|task| task.pool != kept.pool.name) {
@@ -403,7 +404,7 @@ impl Keeper<'_> {
         let (mut ended, mut definitions) = (Vec::new(), HashMap::new());
         for (cluster, tasks) in clusters {
             for some in tasks.chunks(AT_ONCE) {
-                let control = self.host.engine().control();
+                let control = self.host.engine.control();
                 for (described, definition) in
                     control.describe_with_definitions(cluster, some).await?
                 {
@@ -487,7 +488,7 @@ impl Keeper<'_> {
         if self.states.pools.is_empty() || self.reported.as_ref() == Some(&self.states) {
             return;
         }
-        match self.states.write(&self.host.config().metadata.directory) {
+        match self.states.write(&self.host.config.metadata.directory) {
             Ok(()) => self.reported = Some(self.states.clone()),
             Err(e) => tracing::warn!("the state of the pools cannot be written: {e}"),
         }
@@ -495,7 +496,7 @@ impl Keeper<'_> {
 }
 
 async fn names(host: &Host) -> BTreeSet<JobId> {
-    host.engine().store().warm_tasks().await.unwrap_or_default().into_iter().collect()
+    host.engine.store().warm_tasks().await.unwrap_or_default().into_iter().collect()
 }
 
 /// Returns when other warm tasks have snapshots than those that were `known`. Those that are `driven`

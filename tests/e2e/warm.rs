@@ -7,7 +7,8 @@ use std::{
 
 use fargate_driver::{
     config::{Config, Warm},
-    stages::Host,
+    host::Host,
+    launch::pool,
     warm::{self, LaunchError, Launched},
 };
 use serde_json::{Value, json};
@@ -87,9 +88,13 @@ fn as_service<R>(
     })
 }
 
+async fn launch(host: &Host, pool: &Warm) -> Result<Launched, LaunchError> {
+    warm::launch(host, pool, JobId::warm(rand::random())).await
+}
+
 /// Launches a warm task, and waits until it is ready. Returns its id.
 fn warm(cluster: &Cluster, manager: &Job) -> JobId {
-    match as_service(cluster, manager, async |host, pool| warm::launch(host, pool).await) {
+    match as_service(cluster, manager, async |host, pool| launch(host, pool).await) {
         Launched::Ready(id) => id,
         other => panic!("{other:?}"),
     }
@@ -309,7 +314,7 @@ fn a_retired_warm_task_ends_and_says_why(cluster: &Cluster) {
     assert_eq!((&looked[0].id, looked[0].pool.as_str()), (&id, POOL));
     assert_eq!(looked[0].state, StateName::Reachable);
     let (config, _) = Config::load(Some(&job.config)).unwrap();
-    assert_eq!(looked[0].fit, warm::fit(&config, &config.warm[0]).unwrap());
+    assert_eq!(looked[0].fit, pool::fit(&config, &config.warm[0]).unwrap());
     let retired = as_service(cluster, &job, async |host, _| {
         warm::retire(host, &id, Retirement::Surplus).await
     });
@@ -340,7 +345,7 @@ fn a_launch_of_a_killed_service_goes_on(cluster: &Cluster) {
     // The process dies while the task starts.
     let id = as_service(cluster, &job, async |host, pool| {
         let store = DirectoryStore::look(&job.metadata);
-        let launching = warm::launch(host, pool);
+        let launching = launch(host, pool);
         let begun = async {
             loop {
                 let looked = warm::look(&store).unwrap_or_default();

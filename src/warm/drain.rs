@@ -72,27 +72,22 @@ async fn end_all(host: &Arc<Host>, tasks: Vec<JobId>, drained: &mut Drained) {
 async fn end(host: &Host, id: JobId) -> Option<bool> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match retire(host, &id, Retirement::Drained).await {
+        let why = match retire(host, &id, Retirement::Drained).await {
             Ok(Launched::Failed(..) | Launched::Refused(..)) => return Some(true),
             Ok(Launched::Gone(_)) => {
-                let is_there = host.engine.store().load(&id).await.is_ok_and(|it| it.is_some());
-                if !is_there {
-                    return None;
+                host.engine.store().load(&id).await.ok().flatten()?;
+                if Instant::now() <= give_up {
+                    sleep(LOOK_AGAIN).await;
+                    continue;
                 }
-                if Instant::now() > give_up {
-                    tracing::warn!(task = %id, "another process works on the warm task");
-                    return Some(false);
-                }
-                sleep(LOOK_AGAIN).await;
+                "another process works on it".to_owned()
             }
             Ok(Launched::Ready(_) | Launched::Unsettled(_)) => {
-                tracing::warn!(task = %id, "ECS does not stop the warm task now");
-                return Some(false);
+                "ECS does not stop it now".to_owned()
             }
-            Err(e) => {
-                tracing::warn!(task = %id, "the warm task is not ended: {e}");
-                return Some(false);
-            }
-        }
+            Err(e) => e.to_string(),
+        };
+        tracing::warn!(task = %id, "the warm task is not ended: {why}");
+        return Some(false);
     }
 }

@@ -75,6 +75,7 @@ mod transports;
 mod try_job;
 mod unreachable;
 mod warm;
+mod warm_crashes;
 mod warm_pool;
 
 use cluster::eventually;

@@ -26,6 +26,8 @@ use crate::{
     config::{Config, ConfigError, DEFAULT_FILE, Warning},
     console::stderr_line,
     doctor::{self, Doctor},
+    host::{self, Host},
+    launch::Flags,
     local,
     logging::{self, Logging},
     ownership,
@@ -38,7 +40,7 @@ use crate::{
         source::{DirectorySource, Pools, Source as _},
         status,
     },
-    stages::{self, Flags, Host, JobLog, ProcessIo, Session, StageLog, StageWork},
+    stages::{self, JobLog, ProcessIo, Session, StageLog, StageWork},
     telemetry,
     try_job::TryJob,
     warm,
@@ -205,7 +207,7 @@ fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
 async fn serve(global: &Global, listen: Option<SocketAddr>, passed: Passed) -> Result<(), String> {
     let configured = load(global, true, true)?;
     // The page reads the directory, so it has to be there.
-    stages::store(&configured.config).map_err(|e| e.to_string())?;
+    host::store(&configured.config).map_err(|e| e.to_string())?;
     let pools = Pools::default();
     let show = |config: &Config| {
         *pools.lock().unwrap_or_else(PoisonError::into_inner) = warm::pools(config);
@@ -341,7 +343,7 @@ async fn perform(
     };
     let mut io = ProcessIo::new().map_err(|e| format!("cannot listen for signals: {e}"))?;
     // Also before a service is asked: others must not be able to change the directory.
-    stages::store(&config).map_err(|e| e.to_string())?;
+    host::store(&config).map_err(|e| e.to_string())?;
     let mut undone = Undone::default();
     if may_be_served(global, &config)
         && let Some(environment) = environment.to_send()
@@ -377,7 +379,7 @@ async fn answer_config(
     logged: &StageLog,
 ) -> Result<Verdict, String> {
     logged.begin(false);
-    stages::store(config).map_err(|e| e.to_string())?;
+    host::store(config).map_err(|e| e.to_string())?;
     let verdict = stages::config(config, environment);
     let directory = &config.metadata.directory;
     let stage = telemetry::enter(directory, identity, environment, "config", || None);

@@ -9,7 +9,8 @@
 //! - [`runner`] — gitlab-runner's contract: environment, exit codes, job identity;
 //! - [`service`] — `fargate serve`: one process that hosts stages, its clients, and all jobs of a
 //!   manager as a page, as metrics, and for `fargate status`;
-//! - [`stages`] — config, prepare, run, cleanup, a file each;
+//! - [`stages`] — config, prepare, run, cleanup, a file each; [`host`] — what those of a process share;
+//! - [`launch`] — what a job launches, and the pool whose tasks it can claim;
 //! - [`tags`] — tags as AWS admits them;
 //! - [`control`] — task control on ECS, and ECS Exec's calls;
 //! - [`mod@grant`] — what jobs ask of their tasks, and what is granted of that;
@@ -33,8 +34,10 @@ pub mod control;
 pub mod definition;
 pub mod doctor;
 pub mod grant;
+pub mod host;
 pub mod init;
 mod job_end;
+pub mod launch;
 pub mod local;
 pub mod logging;
 pub mod manual;

@@ -21,7 +21,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use states::{ControlError, JobId, Pace, StoreError};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{config::Config, control::JOB_TAG, runner::Identity, stages, telemetry, warm};
+use crate::{config::Config, control::JOB_TAG, host, runner::Identity, telemetry, warm};
 
 use self::{
     judge::{Judgment, OwnedTasks, owned_tasks},
@@ -64,7 +64,7 @@ impl Reaper {
     /// # Errors
     /// When the directory cannot be read. Other failures are counted and reported.
     pub async fn run(&self, config: &Config) -> Result<Summary, StoreError> {
-        let engine = Arc::new(stages::engine(config, stages::store(config)?));
+        let engine = Arc::new(host::engine(config, host::store(config)?));
         let mut summary = Summary::default();
         if !self.dry_run && self.manager.is_none() {
             warm::finish_claims(engine.store())?;

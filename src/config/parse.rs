@@ -82,5 +82,4 @@ fn unverified(reader: &Reader<'_>, config: &Config) -> Option<Warning> {
 }
 
 #[cfg(test)]
-#[path = "parse_tests.rs"]
 mod tests;

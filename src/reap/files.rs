@@ -6,7 +6,7 @@ use super::{
     Reaper,
     report::{Summary, report},
 };
-use crate::stages::JobEngine;
+use crate::host::JobEngine;
 
 impl Reaper {
     /// Removes the files of a job without a snapshot, which a killed driver left. If the job has a

@@ -11,7 +11,7 @@ use super::{
     query::{Query, TasksStatus},
     report::Summary,
 };
-use crate::stages::{JobEngine, has_ended};
+use crate::{host::JobEngine, job_end::has_ended};
 
 /// The tasks that a job owns.
 pub(super) enum OwnedTasks {

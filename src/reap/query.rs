@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use states::{ControlError, Described, JobId, Seen, Snapshot, TaskArn, TaskControl};
 
 use super::retry;
-use crate::stages::JobEngine;
+use crate::host::JobEngine;
 
 /// Tasks per DescribeTasks (Amazon ECS API reference, DescribeTasks).
 const TASKS_PER_CALL: usize = 100;

@@ -19,7 +19,9 @@ use super::{
 use crate::{
     config::Config,
     control::{DIRECTORY_TAG, JOB_TAG, Launched, MANAGER_TAG},
-    stages::{self, Background, JobEngine, launch},
+    host::{Background, JobEngine},
+    job_end::remains,
+    ownership::manager,
     tags,
     telemetry::{self, metric},
 };
@@ -30,7 +32,7 @@ impl Reaper {
         match &self.manager {
             Some(manager) => task.tag(MANAGER_TAG) == tags::value(manager),
             None => {
-                task.tag(MANAGER_TAG) == launch::manager(config)
+                task.tag(MANAGER_TAG) == manager(config)
                     && task.tag(DIRECTORY_TAG)
                         == tags::value(&config.metadata.directory.display().to_string())
             }
@@ -165,7 +167,7 @@ pub(super) async fn end_job(
             Ok(format!("{job}: {why}; ended"))
         }
         Ok(Outcome::Unfinished) => {
-            let what = stages::remains(&work.snapshot);
+            let what = remains(&work.snapshot);
             Err((id, format!("{what} Its snapshot is kept: the next reap continues.")))
         }
         Ok(other) => Err((id, format!("it did not end: {other:?}"))),

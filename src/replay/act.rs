@@ -14,20 +14,19 @@ use std::{
 
 use ::replay::{Failure, FoundSnapshot, Locator};
 use bytes::Bytes;
-use states::{DirectoryLease, EngineError, Goal, JobIo, Note, Outcome, StopReason};
+use states::{EngineError, Goal, JobIo, Note, Outcome, StopReason};
 use tokio::signal::unix::{SignalKind, signal};
-use transports::delivery;
 
 use super::{cluster_check::JobArgs, configuration::Configuration};
 use crate::{
     config::Config,
     console::stderr_line,
+    host::{self, JobEngine, Work},
+    job_end::remains,
     logging, ownership,
-    stages::{self, JobEngine, output::Output},
+    stages::output::Output,
     telemetry,
 };
-
-type Work = states::Work<delivery::Session, DirectoryLease>;
 
 /// How long a write of output may still take after Ctrl-C or SIGTERM.
 const LAST_WRITE: Duration = Duration::from_secs(2);
@@ -88,7 +87,7 @@ pub(super) fn engine_for<'a>(
     };
     location.store.refuse_exposed()?;
     job.refuse_others(&found.snapshot, config)?;
-    Ok((stages::engine(config, location.store), config))
+    Ok((host::engine(config, location.store), config))
 }
 
 /// Drives the job. Returns `None` after Ctrl-C or SIGTERM: the snapshot and the mark of the output
@@ -228,7 +227,7 @@ pub(super) async fn end(
         }
         Outcome::Unfinished => Err(Failure::Other(format!(
             "{} The job is kept: `{purpose}` again continues.",
-            stages::remains(&work.snapshot)
+            remains(&work.snapshot)
         ))),
         other => Err(Failure::Other(format!("the job did not end: {other:?}"))),
     }

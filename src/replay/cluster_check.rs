@@ -5,7 +5,7 @@ use ::replay::{Failure, holder};
 use clap::Args;
 use states::Snapshot;
 
-use crate::{config::Config, stages::launch};
+use crate::{config::Config, ownership};
 
 /// The arguments of commands that act on a job's task.
 #[derive(Debug, Args)]
@@ -64,7 +64,7 @@ fn difference(snapshot: &Snapshot, config: &Config) -> Option<String> {
             ));
         }
     }
-    let (theirs, ours) = (holder::manager(snapshot)?, launch::manager(config));
+    let (theirs, ours) = (holder::manager(snapshot)?, ownership::manager(config));
     (theirs != ours)
         .then(|| format!("of runner manager {theirs}, and the configuration's is {ours}"))
 }

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, path::Path};
 use ::replay::{Driver, Settings, location::ConfigProblem};
 use states::Retention;
 
-use crate::{config::Config, stages::launch};
+use crate::{config::Config, ownership};
 
 /// The configuration that the command line names. It is loaded once, by the first who needs it.
 #[derive(Debug)]
@@ -41,13 +41,13 @@ impl Driver for Configuration<'_> {
         Ok(Settings {
             directory: metadata.directory.clone(),
             retention: Retention { age: metadata.keep, count: metadata.keep_count },
-            manager: launch::manager(config),
+            manager: ownership::manager(config),
             prices: config.fargate.prices.clone(),
         })
     }
 
     fn host(&self) -> String {
-        launch::host()
+        ownership::host()
     }
 }
 

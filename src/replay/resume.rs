@@ -11,7 +11,7 @@ use super::{
     cluster_check::JobArgs,
     configuration::Configuration,
 };
-use crate::stages;
+use crate::job_end::{has_ended, remains};
 
 /// `fargate-replay resume`.
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ impl Resume {
         block_on(async {
             let (engine, mut work) = claim(locator, configuration, &self.job, "resume")?;
             let stage = open(&engine, &mut work, "resume").await;
-            if stages::has_ended(&work.snapshot) {
+            if has_ended(&work.snapshot) {
                 engine.request_stop(&mut work, StopReason::Asked("resumed by hand".to_owned()));
             }
             let never_sent =
@@ -98,7 +98,7 @@ impl Resume {
                     ));
                     Ok(ExitCode::SUCCESS)
                 }
-                Outcome::Unfinished => Err(Failure::Other(stages::remains(&snapshot))),
+                Outcome::Unfinished => Err(Failure::Other(remains(&snapshot))),
                 Outcome::Stopping(_) => {
                     Err(Failure::Other("the job's task has not ended yet".to_owned()))
                 }

@@ -15,7 +15,7 @@ use super::{
     server::{ServeError, lock},
     socket_path,
 };
-use crate::{config::Config, stages::Host, warm};
+use crate::{config::Config, host::Host, warm};
 
 /// How long the service may take to answer. It may just be started by systemd.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);

@@ -15,8 +15,9 @@ use super::{
     protocol::{Done, PIECE, Request, RequestedStage, ToClient, ToService},
 };
 use crate::{
+    host::Host,
     runner::{Identity, StageEnvironment, Verdict},
-    stages::{Attempt, Host, JobLog, Pending, Session, StageIo, StageLog, StageWork},
+    stages::{Attempt, JobLog, Pending, Session, StageIo, StageLog, StageWork},
 };
 
 /// Messages to a client that does not read them. Lines beyond that are dropped.

@@ -35,8 +35,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use states::foreign_text;
 
 use crate::{
+    launch::Flags,
     runner::{SentEnvironment, Trust, Verdict},
-    stages::{Attempt, Flags},
+    stages::Attempt,
 };
 
 /// The protocol's version. Sides of different versions do not work together.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::protocol::Hello;
-use crate::{config::Config, stages::Host};
+use crate::{config::Config, host::Host};
 
 /// A configuration, and the greeting that follows from it.
 pub struct Configured {
@@ -45,7 +45,7 @@ impl Shared {
     /// Takes another configuration. After an error, the service works with the one that it had.
     pub(super) fn replace(&self, with: Configured) -> Result<(), String> {
         let old = self.host();
-        refuse_fixed(old.config(), &with.config)?;
+        refuse_fixed(&old.config, &with.config)?;
         let host = Host::new(with.config).map_err(|e| e.to_string())?.in_place_of(&old);
         *self.lock() = Current { host: Arc::new(host), hello: with.hello };
         Ok(())

@@ -28,7 +28,7 @@ use super::{
     supervisor::Supervisor,
     upkeep,
 };
-use crate::{config::Config, stages::Host, telemetry, warm::Beginning};
+use crate::{config::Config, host::Host, telemetry, warm::Beginning};
 
 /// The lock's name in the metadata directory. Jobs' locks have other extensions.
 const LOCK: &str = "fargate.serving";
@@ -136,7 +136,7 @@ pub async fn serve(
                 match reloaded {
                     Ok(()) => {
                         tracing::info!("the configuration was read again: new stages get it");
-                        taken(service.shared.host().config());
+                        taken(&service.shared.host().config);
                         // Whatever it was doing is safe to repeat.
                         upkeep.abort();
                         let host = service.shared.host();
@@ -357,7 +357,7 @@ impl Service {
         };
         sender.send(&ToClient::Hello(current.hello.clone())).await?;
         let is_like_this = hello == current.hello;
-        if is_like_this && let Err(e) = current.host.engine().store().refuse_exposed() {
+        if is_like_this && let Err(e) = current.host.engine.store().refuse_exposed() {
             sender.send(&ToClient::Refused(e.to_string())).await?;
             return Err(io::Error::other(e));
         }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use states::{Concluded, ControlError, EndingJob, SnapshotStore as _, TaskArn, TaskControl as _};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{reap::Reaper, stages::Host, warm};
+use crate::{host::Host, reap::Reaper, warm};
 
 /// How often stopping tasks are described: Fargate takes 13 to 66 s to stop one.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ async fn watch_ends(host: &Host) {
 
 /// Archives the jobs whose tasks have ended, of those that only wait for that.
 async fn archive_ended(host: &Host) -> Result<(), ControlError> {
-    let engine = host.engine();
+    let engine = &host.engine;
     let mut clusters: HashMap<String, Vec<EndingJob>> = HashMap::new();
     let mut failure = None;
     for job in engine.store().ending_jobs(AT_ONCE).await {
@@ -84,7 +84,7 @@ async fn reap(host: &Host) {
     turns.tick().await;
     loop {
         turns.tick().await;
-        match reaper.run(host.config()).await {
+        match reaper.run(&host.config).await {
             Ok(summary) => tracing::debug!("reaped: {summary}"),
             Err(e) => tracing::warn!("the directory could not be reaped: {e}"),
         }

@@ -8,8 +8,8 @@ use states::{
     ControlError, Goal, Outcome, SnapshotStore, StopAnswer, StopReason, StoreError, TaskControl,
 };
 
-use super::{JobLog, LEASE_WAIT, Session, costs, launch, remains};
-use crate::{control::JOB_TAG, runner::Verdict, telemetry};
+use super::{JobLog, LEASE_WAIT, Session, costs};
+use crate::{control::JOB_TAG, job_end::remains, launch, runner::Verdict, telemetry};
 
 /// Ends the job; with `wait`, also waits for its task's end.
 pub async fn cleanup(session: &Session, wait: bool, log: &mut JobLog) -> Verdict {

@@ -1,9 +1,9 @@
 //! `config`: describes the driver to gitlab-runner. The configuration is checked before, so that a
 //! mistake in it fails a job's first stage.
 
-use super::launch;
 use crate::{
     config::Config,
+    launch,
     runner::{StageEnvironment, Verdict},
 };
 

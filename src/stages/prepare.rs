@@ -9,13 +9,19 @@ use states::{
 };
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{
-    JobLog, LEASE_WAIT, Session, Work, has_ended,
-    key::{self, JobKeyError},
-    launch::{self, GrantError, Plan},
-    remains, stopped,
+use super::{JobLog, LEASE_WAIT, Session, stopped};
+use crate::{
+    control::JOB_TAG,
+    host::Work,
+    job_end::{has_ended, remains},
+    launch::{
+        self, Plan, PlanError,
+        key::{self, JobKeyError},
+        pool,
+    },
+    runner::Verdict,
+    telemetry, transport,
 };
-use crate::{control::JOB_TAG, runner::Verdict, telemetry, transport, warm};
 
 /// The purpose under which this stage works on a job.
 const PURPOSE: &str = "prepare";
@@ -47,26 +53,15 @@ enum PrepareError {
 type Begun = Result<Work, Verdict>;
 
 async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareError> {
-    let config = session.configuration();
-    let chosen =
-        match launch::choose(session.configuration(), &session.flags, session.environment()) {
-            Ok(chosen) => chosen,
-            Err(refusal) => {
-                return Ok(Verdict::BuildFailure {
-                    code: None,
-                    message: Some(format!("fargate: {refusal}")),
-                });
-            }
-        };
-    let granted = match launch::granted(config, session.environment()) {
-        Ok(granted) => granted,
-        Err(refusal @ GrantError::Refused(_)) => {
-            return Ok(Verdict::BuildFailure {
-                code: None,
-                message: Some(format!("fargate: {refusal}")),
-            });
+    let plan = match Plan::of(session.configuration(), &session.flags, session.environment()) {
+        Ok(plan) => plan,
+        Err(unknown @ PlanError::Unknown(_)) => {
+            return Ok(Verdict::SystemFailure(format!("fargate: prepare: {unknown}")));
         }
-        Err(unknown) => return Ok(Verdict::SystemFailure(format!("fargate: prepare: {unknown}"))),
+        Err(refusal) => {
+            let message = Some(format!("fargate: {refusal}"));
+            return Ok(Verdict::BuildFailure { code: None, message });
+        }
     };
     let engine = session.engine();
     let id = &session.identity.id;
@@ -79,9 +74,7 @@ async fn reach(session: &Session, log: &mut JobLog) -> Result<Verdict, PrepareEr
     {
         log.say(&line);
     }
-    let ignored = launch::ignored_platform(config, session.environment());
-    granted.notes.iter().chain(&ignored).for_each(|note| log.say(note));
-    let plan = Plan { chosen, granted };
+    plan.granted.notes.iter().for_each(|note| log.say(note));
     let begun = match engine.store().load(id).await? {
         None => Box::pin(begin(session, plan, lease, log)).await?,
         Some(snapshot) => {
@@ -186,7 +179,7 @@ async fn begin(
         if plan.granted.service_environment.is_empty() {
             let claimed = engine.claim(&header, lease, PURPOSE).await?;
             if matches!(claimed, Claiming::Claimed(_)) {
-                session.host.warm().wake();
+                session.host.claimed.notify_one();
             }
             match claimed {
                 Claiming::None(free) => lease = free,
@@ -199,12 +192,9 @@ async fn begin(
                     }
                 },
             }
-            header.pool =
-                warm::matching_pool(config, &header).map(|pool| PoolRole::Missed { pool });
+            header.pool = pool::matching(config, &header).map(|pool| PoolRole::Missed { pool });
         }
-        if config.transport.needs_login {
-            launch::add_key(&mut header, key::make(engine.store(), &identity.id)?);
-        }
+        key::make(engine.store(), &mut header)?;
         let mut work = engine.begin(header, lease);
         engine.open(&mut work, PURPOSE).await;
         return Ok(Ok(work));

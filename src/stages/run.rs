@@ -8,8 +8,8 @@ use states::{
     AnyJob, Finished, Goal, LaunchSpec, Outcome, RunContainer, RunOutcome, Script, SnapshotStore,
 };
 
-use super::{JobLog, LEASE_WAIT, Session, Work, costs, prelude, remains, services, stopped};
-use crate::{runner::Verdict, telemetry};
+use super::{JobLog, LEASE_WAIT, Session, costs, prelude, services, stopped};
+use crate::{host::Work, job_end::remains, runner::Verdict, telemetry};
 
 /// The stage of the job's `script:`.
 const MAIN_SCRIPT: &str = "build_script";

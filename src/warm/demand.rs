@@ -50,9 +50,7 @@ fn look(
 pub(super) async fn on_file_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        // It is never cancelled.
-        Err(e) => std::panic::resume_unwind(e.into_panic()),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    // It is never cancelled.
+    done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
 }

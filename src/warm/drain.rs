@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Launched, retire};
-use crate::stages::Host;
+use crate::host::Host;
 
 /// Tasks that are ended at the same time: StopTask has a rate for the whole account.
 const AT_ONCE: usize = 10;
@@ -34,12 +34,12 @@ pub struct Drained {
 /// # Errors
 /// When the directory cannot be read.
 pub async fn drain(host: &Arc<Host>) -> Result<Drained, StoreError> {
-    host.warm().end();
+    host.drained.send_replace(true);
     let mut known = HashSet::new();
     let mut drained = Drained::default();
     // Again until there are no others: a launch that was given up may still have been saving.
     loop {
-        let mut others = host.engine().store().warm_tasks().await?;
+        let mut others = host.engine.store().warm_tasks().await?;
         others.retain(|id| known.insert(id.clone()));
         if others.is_empty() {
             return Ok(drained);
@@ -72,27 +72,22 @@ async fn end_all(host: &Arc<Host>, tasks: Vec<JobId>, drained: &mut Drained) {
 async fn end(host: &Host, id: JobId) -> Option<bool> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match retire(host, &id, Retirement::Drained).await {
+        let why = match retire(host, &id, Retirement::Drained).await {
             Ok(Launched::Failed(..) | Launched::Refused(..)) => return Some(true),
             Ok(Launched::Gone(_)) => {
-                let is_there = host.engine().store().load(&id).await.is_ok_and(|it| it.is_some());
-                if !is_there {
-                    return None;
+                host.engine.store().load(&id).await.ok().flatten()?;
+                if Instant::now() <= give_up {
+                    sleep(LOOK_AGAIN).await;
+                    continue;
                 }
-                if Instant::now() > give_up {
-                    tracing::warn!(task = %id, "another process works on the warm task");
-                    return Some(false);
-                }
-                sleep(LOOK_AGAIN).await;
+                "another process works on it".to_owned()
             }
             Ok(Launched::Ready(_) | Launched::Unsettled(_)) => {
-                tracing::warn!(task = %id, "ECS does not stop the warm task now");
-                return Some(false);
+                "ECS does not stop it now".to_owned()
             }
-            Err(e) => {
-                tracing::warn!(task = %id, "the warm task is not ended: {e}");
-                return Some(false);
-            }
-        }
+            Err(e) => e.to_string(),
+        };
+        tracing::warn!(task = %id, "the warm task is not ended: {why}");
+        return Some(false);
     }
 }

@@ -4,21 +4,18 @@ use std::{io, time::Duration};
 
 use bytes::Bytes;
 use states::{
-    AnyJob, ControlError, ControlErrorKind, DirectoryLease, Goal, Header, JobId, JobIo, Note,
-    Observation, Outcome, PoolRole, Retirement, SnapshotStore as _, StopReason, StoreError,
-    Timestamp, WarmOrigin,
+    AnyJob, ControlError, ControlErrorKind, Goal, JobId, JobIo, Note, Observation, Outcome,
+    Retirement, Snapshot, SnapshotStore as _, StopReason, StoreError,
 };
 
 use crate::{
-    config::{Config, NotAllowed, Warm},
-    control::POOL_TAG,
-    grant::{Refusal, Requests},
-    runner::{Identity, StageEnvironment, WishedContainer, Wishes},
-    stages::{
-        Background, Flags, Host, JobEngine, JobKeyError, Work, key,
-        launch::{self, Plan},
+    config::Warm,
+    host::{Background, Host, JobEngine, Work},
+    launch::{
+        PlanError,
+        key::{self, JobKeyError},
+        pool,
     },
-    tags,
 };
 
 /// The purpose under which a process launches a warm task.
@@ -31,10 +28,7 @@ const RETIRING: &str = "retire";
 pub enum LaunchError {
     /// The configuration does not grant what the pool asks for.
     #[error("the pool's image or size: {0}")]
-    Refused(#[from] Refusal),
-    /// The configuration does not allow its task definition.
-    #[error(transparent)]
-    NotAllowed(#[from] NotAllowed),
+    Refused(#[from] PlanError),
     /// Its snapshot cannot be read or saved.
     #[error(transparent)]
     Engine(#[from] states::EngineError),
@@ -62,66 +56,18 @@ pub enum Launched {
     Gone(JobId),
 }
 
-/// Returns the header of a warm task of this pool. Its launch lacks the public key.
-pub(super) fn header(
-    config: &Config,
-    pool: &Warm,
-    id: JobId,
-    now: Timestamp,
-) -> Result<Header, LaunchError> {
-    let flags = Flags {
-        task_definition: pool.task_definition.clone(),
-        platform_version: pool.platform_version.clone(),
-    };
-    let nothing = StageEnvironment::default();
-    let image = |name: &String| WishedContainer { name: name.clone(), ..Default::default() };
-    let wishes = Wishes { image: pool.image.as_ref().map(image), ..Wishes::default() };
-    // As a job's variables would say it.
-    let requests = Requests {
-        cpu: pool.cpu.map(|units| units.to_string()),
-        memory: pool.memory.map(|mebibytes| mebibytes.to_string()),
-        ..Requests::default()
-    };
-    let plan = Plan {
-        chosen: launch::choose(config, &flags, &nothing)?,
-        granted: launch::grant_by(config, Some(&wishes), &requests)?,
-    };
-    let identity = Identity { id, about: states::About::default(), trace_id: None };
-    let mut header = launch::header(config, &identity, plan, now);
-    let name = config.pool_name(pool);
-    header.spec.tags.push((POOL_TAG.to_owned(), tags::value(&name)));
-    header.pool = Some(PoolRole::Warm(WarmOrigin { pool: name, max_age: pool.max_age }));
-    Ok(header)
-}
-
-/// Returns the id of another warm task.
-pub(super) fn new_id() -> JobId {
-    JobId::warm(rand::random())
-}
-
-/// Launches a task for the pool, and waits until it is ready for a job or has failed. If this future
-/// is dropped, [`resume`] continues.
+/// Launches a task for a pool under this id, which is new. Waits until it is ready for a job or has
+/// failed. If this future is dropped, [`resume`] continues.
 ///
 /// # Errors
 /// [`LaunchError`]. A task that was launched has a snapshot then.
-pub async fn launch(host: &Host, pool: &Warm) -> Result<Launched, LaunchError> {
-    launch_as(host, pool, new_id()).await
-}
-
-/// The same under this id, which is new.
-pub(super) async fn launch_as(
-    host: &Host,
-    pool: &Warm,
-    id: JobId,
-) -> Result<Launched, LaunchError> {
-    let engine = host.engine();
-    let mut header = header(host.config(), pool, id.clone(), engine.clock().now())?;
+pub async fn launch(host: &Host, settings: &Warm, id: JobId) -> Result<Launched, LaunchError> {
+    let engine = &host.engine;
+    let mut header = pool::header(&host.config, settings, id.clone(), engine.clock().now())?;
     let lease = engine.store().lease(&id, LAUNCHING, Duration::ZERO).await?;
     // A task that cannot be recorded must not be launched.
     engine.store().check_writable(&lease, &id).await?;
-    if host.config().transport.needs_login {
-        launch::add_key(&mut header, key::make(engine.store(), &id)?);
-    }
+    key::make(engine.store(), &mut header)?;
     let mut work = engine.begin(header, lease);
     engine.open(&mut work, LAUNCHING).await;
     Ok(finish(engine, work).await?)
@@ -132,7 +78,7 @@ pub(super) async fn launch_as(
 /// # Errors
 /// [`LaunchError`].
 pub async fn resume(host: &Host, id: &JobId) -> Result<Launched, LaunchError> {
-    let engine = host.engine();
+    let engine = &host.engine;
     let Some(mut work) = take(engine, id, LAUNCHING).await? else {
         return Ok(Launched::Gone(id.clone()));
     };
@@ -146,7 +92,7 @@ pub async fn resume(host: &Host, id: &JobId) -> Result<Launched, LaunchError> {
 /// # Errors
 /// [`LaunchError`].
 pub async fn retire(host: &Host, id: &JobId, reason: Retirement) -> Result<Launched, LaunchError> {
-    let engine = host.engine();
+    let engine = &host.engine;
     let Some(mut work) = take(engine, id, RETIRING).await? else {
         return Ok(Launched::Gone(id.clone()));
     };
@@ -158,17 +104,15 @@ pub async fn retire(host: &Host, id: &JobId, reason: Retirement) -> Result<Launc
 /// Takes the lease of a warm task. `None`: another process has it, a job has claimed the task, or
 /// the id is a job's.
 async fn take(engine: &JobEngine, id: &JobId, purpose: &str) -> Result<Option<Work>, StoreError> {
-    let lease: DirectoryLease = match engine.store().lease(id, purpose, Duration::ZERO).await {
-        Ok(lease) => lease,
-        Err(StoreError::Busy { .. }) => return Ok(None),
-        Err(e) => return Err(e),
+    let taken = async {
+        let lease = engine.store().lease(id, purpose, Duration::ZERO).await?;
+        let snapshot = engine.store().load(id).await?;
+        let is_warm = |snapshot: &Snapshot| snapshot.job.header().warm().is_some();
+        Ok(snapshot.filter(is_warm).map(|snapshot| engine.work(snapshot, lease)))
     };
-    match engine.store().load(id).await {
-        Ok(snapshot) => Ok(snapshot
-            .filter(|snapshot| snapshot.job.header().warm().is_some())
-            .map(|snapshot| engine.work(snapshot, lease))),
-        Err(StoreError::Foreign { .. }) => Ok(None),
-        Err(e) => Err(e),
+    match taken.await {
+        Err(StoreError::Busy { .. } | StoreError::Foreign { .. }) => Ok(None),
+        settled => settled,
     }
 }
 

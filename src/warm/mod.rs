@@ -5,9 +5,9 @@
 //! one that fits; `docs/decisions/0052-warm-tasks.md` says how.
 //!
 //! - `launching` — launches a pool's task, finishes what a killed process began, and retires one;
-//! - `tasks` — the warm tasks that there are, and the pools that jobs fit;
+//! - `tasks` — the warm tasks that there are;
 //! - `plan` — what the pools need next: a decision without I/O;
-//! - `keeper` — the service's loop, which does what the plan says; `signals` — what wakes and ends it;
+//! - `keeper` — the service's loop, which does what the plan says;
 //! - `demand` — whether jobs wait for their launches, which come first;
 //! - `drain` — ends all warm tasks;
 //! - `pool_state` — what keeps pools from being full, in a file for the page, `fargate status` and the
@@ -19,7 +19,6 @@ mod keeper;
 mod launching;
 mod plan;
 mod pool_state;
-mod signals;
 mod tasks;
 
 pub use drain::{Drained, drain};
@@ -27,8 +26,7 @@ pub(crate) use keeper::{Beginning, keep};
 pub use launching::{LaunchError, Launched, launch, resume, retire};
 pub use plan::Pool;
 pub use pool_state::PoolState;
-pub(crate) use signals::Signals;
-pub use tasks::{WarmTask, finish_claims, fit, look, matching_pool};
+pub use tasks::{WarmTask, finish_claims, look};
 
 use crate::config::Config;
 

@@ -69,12 +69,15 @@ mod stuck_fixtures;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 #[cfg(feature = "telemetry")]
+mod telemetry_by_hand;
+#[cfg(feature = "telemetry")]
 mod telemetry_settings;
 mod template;
 mod transports;
 mod try_job;
 mod unreachable;
 mod warm;
+mod warm_crashes;
 mod warm_pool;
 
 use cluster::eventually;

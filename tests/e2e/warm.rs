@@ -1,13 +1,11 @@
 //! Jobs claim warm tasks: those that fit, each at most once, whatever is killed.
 
-use std::{
-    fs, io::Read as _, os::unix::process::ExitStatusExt as _, path::PathBuf, sync::Mutex, thread,
-    time::Duration,
-};
+use std::{fs, io::Read as _, path::PathBuf, thread, time::Duration};
 
 use fargate_driver::{
     config::{Config, Warm},
-    stages::Host,
+    host::Host,
+    launch::pool,
     warm::{self, LaunchError, Launched},
 };
 use serde_json::{Value, json};
@@ -40,13 +38,6 @@ by_every_transport!(
     a_launch_of_a_killed_service_goes_on,
 );
 
-/// The files of a claim are the same by every transport.
-#[test]
-#[ignore = "needs strace: scripts/test installs it and runs this"]
-fn each_task_has_one_owner_at_every_crash_point_of_a_claim() {
-    each_task_has_one_owner(&Cluster::local());
-}
-
 const POOL: &str = "p";
 
 fn read(path: &PathBuf) -> Snapshot {
@@ -54,7 +45,7 @@ fn read(path: &PathBuf) -> Snapshot {
 }
 
 /// The jobs and warm tasks of the directory, with the states of their snapshots.
-fn owners(job: &Job) -> Vec<(String, Snapshot)> {
+pub fn owners(job: &Job) -> Vec<(String, Snapshot)> {
     let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
     // Another process may archive a job at this moment.
     let read = |path: &PathBuf| {
@@ -68,7 +59,7 @@ fn owners(job: &Job) -> Vec<(String, Snapshot)> {
 
 /// A job whose manager has a pool. Nothing fills it but [`warm`]: a service would retire what it
 /// does not want.
-fn job(cluster: &Cluster) -> Job {
+pub fn job(cluster: &Cluster) -> Job {
     let pool = format!("[[Warm]]\nName = {POOL:?}\nCount = 0\nMaxAge = \"1h\"\n");
     Job::with(cluster, &pool).alone(Alone::HasOwnService)
 }
@@ -87,9 +78,13 @@ fn as_service<R>(
     })
 }
 
+async fn launch(host: &Host, pool: &Warm) -> Result<Launched, LaunchError> {
+    warm::launch(host, pool, JobId::warm(rand::random())).await
+}
+
 /// Launches a warm task, and waits until it is ready. Returns its id.
-fn warm(cluster: &Cluster, manager: &Job) -> JobId {
-    match as_service(cluster, manager, async |host, pool| warm::launch(host, pool).await) {
+pub fn warm(cluster: &Cluster, manager: &Job) -> JobId {
+    match as_service(cluster, manager, async |host, pool| launch(host, pool).await) {
         Launched::Ready(id) => id,
         other => panic!("{other:?}"),
     }
@@ -109,13 +104,13 @@ fn change(manager: &Job, id: &JobId, change: impl FnOnce(&mut Header)) -> Snapsh
     snapshot
 }
 
-fn assert_claimed(job: &Job, prepared: &Ended) {
+pub fn assert_claimed(job: &Job, prepared: &Ended) {
     assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
     assert!(prepared.stderr.contains("which has been warm for"), "{}", prepared.stderr);
     assert!(!prepared.stderr.contains("launched in cluster"), "{}", prepared.stderr);
 }
 
-fn assert_launched(job: &Job, prepared: &Ended) {
+pub fn assert_launched(job: &Job, prepared: &Ended) {
     assert_eq!(prepared.code, 0, "{prepared:#?}\n{}", job.log());
     assert!(prepared.stderr.contains("launched in cluster"), "{}", prepared.stderr);
     assert!(!prepared.stderr.contains("has been warm"), "{}", prepared.stderr);
@@ -309,7 +304,7 @@ fn a_retired_warm_task_ends_and_says_why(cluster: &Cluster) {
     assert_eq!((&looked[0].id, looked[0].pool.as_str()), (&id, POOL));
     assert_eq!(looked[0].state, StateName::Reachable);
     let (config, _) = Config::load(Some(&job.config)).unwrap();
-    assert_eq!(looked[0].fit, warm::fit(&config, &config.warm[0]).unwrap());
+    assert_eq!(looked[0].fit, pool::fit(&config, &config.warm[0]).unwrap());
     let retired = as_service(cluster, &job, async |host, _| {
         warm::retire(host, &id, Retirement::Surplus).await
     });
@@ -340,7 +335,7 @@ fn a_launch_of_a_killed_service_goes_on(cluster: &Cluster) {
     // The process dies while the task starts.
     let id = as_service(cluster, &job, async |host, pool| {
         let store = DirectoryStore::look(&job.metadata);
-        let launching = warm::launch(host, pool);
+        let launching = launch(host, pool);
         let begun = async {
             loop {
                 let looked = warm::look(&store).unwrap_or_default();
@@ -417,100 +412,4 @@ fn tools_show_and_stop_a_warm_task(cluster: &Cluster) {
     let statistics: Value = serde_json::from_str(&statistics).unwrap();
     assert_eq!(statistics["jobs"], 0, "a warm task is no job");
     cluster.assert_nothing_is_left(1);
-}
-
-/// The system calls that change files, lock them, or talk to AWS and the container.
-const CALLS: [&str; 6] = ["rename", "fsync", "fdatasync", "unlink", "flock", "sendto"];
-/// After so many points in a row that are not reached, a call has no more.
-const UNREACHED: usize = 2;
-
-/// Kills `prepare` at each such call while it claims. Then gitlab-runner calls `prepare` again, or
-/// gives the job up without `cleanup`.
-fn each_task_has_one_owner(cluster: &Cluster) {
-    let calls = Mutex::new(CALLS.iter());
-    let (points, tasks, failures) = (Mutex::new(0), Mutex::new(0), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..CALLS.len() {
-            scope.spawn(|| {
-                let Some(call) = calls.lock().unwrap().next() else { return };
-                let mut unreached = 0;
-                for n in 1.. {
-                    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        is_killed_at(cluster, call, n)
-                    }));
-                    match tried {
-                        Ok((true, launched)) => {
-                            *points.lock().unwrap() += 1;
-                            *tasks.lock().unwrap() += launched;
-                            unreached = 0;
-                        }
-                        Ok((false, launched)) => {
-                            *tasks.lock().unwrap() += launched;
-                            unreached += 1;
-                        }
-                        Err(_) => {
-                            failures.lock().unwrap().push(format!("{call} {n}"));
-                            return;
-                        }
-                    }
-                    if unreached == UNREACHED {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{failures:?}");
-    let points = points.into_inner().unwrap();
-    println!("{points} crash points of a claim");
-    assert!(points >= 20, "too few points: {points}");
-    cluster.assert_nothing_is_left(tasks.into_inner().unwrap());
-}
-
-/// Kills a claiming `prepare` at the `n`th such call. Returns whether it was, and how many tasks
-/// there were.
-fn is_killed_at(cluster: &Cluster, call: &str, n: usize) -> (bool, usize) {
-    let manager = job(cluster);
-    let id = warm(cluster, &manager);
-    let job = manager.beside(cluster);
-    let inject = format!("inject={call}:signal=SIGKILL:when={n}");
-    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
-    let output = job.command_under(&strace, &["prepare"]).output().unwrap();
-    let killed = output.status.signal() == Some(9);
-    let at = format!("{call} {n}");
-    // Whichever name it has, one snapshot names the task.
-    let all = owners(&manager);
-    let [(name, owner)] = &all[..] else { panic!("{at}: {all:?}") };
-    let is_warm = owner.job.header().id == id;
-    assert!(!is_warm || *name == id.as_str(), "{at}");
-    assert!(killed || !is_warm, "{at}: {output:?}");
-    let launched = if n.is_multiple_of(2) {
-        // The job goes on with the task that it had claimed, or claims it now.
-        let prepared = job.stage(&["prepare"]);
-        assert_claimed(&job, &prepared);
-        let run = job.run("build_script", "echo ran");
-        assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{at}: {run:#?}");
-        job.cleanup();
-        1
-    } else {
-        // GitLab has given the job up, so another one may have the task if it is still warm.
-        let other = manager.beside(cluster);
-        let prepared = other.stage(&["prepare"]);
-        if is_warm {
-            assert_claimed(&other, &prepared);
-        } else {
-            assert_launched(&other, &prepared);
-        }
-        let run = other.run("build_script", "echo ran");
-        assert_eq!((run.code, run.stdout.as_slice()), (0, &b"ran\n"[..]), "{at}: {run:#?}");
-        other.cleanup();
-        if is_warm { 1 } else { 2 }
-    };
-    let reaped = manager.reap(&["--older-than", "0s"]);
-    assert_eq!(reaped.code, 0, "{at}: {reaped:#?}");
-    assert!(owners(&manager).is_empty(), "{at}: {:?}", owners(&manager));
-    let left: Vec<_> = manager.files(".key");
-    assert!(left.is_empty(), "{at}: {left:?}");
-    (killed, launched)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use fargate_driver::{
     config::Config,
-    stages::Host,
+    host::Host,
     warm::{self, Drained},
 };
 use local_cluster::{Profile, Settings};

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, path::Path};
 
-use states::{DirectoryStore, JobId, private_file};
+use states::{DirectoryStore, Header, PUBLIC_KEY_VARIABLE, private_file};
 use transports::ssh::key;
 
 /// Why a job has no key.
@@ -21,13 +21,22 @@ pub enum JobKeyError {
     },
 }
 
-/// Makes the job's key. Returns its public half.
-pub(crate) fn make(store: &DirectoryStore, job: &JobId) -> Result<String, JobKeyError> {
+/// Makes the job's key if its transport logs in, and puts the public half into its launch.
+pub(crate) fn make(store: &DirectoryStore, header: &mut Header) -> Result<(), JobKeyError> {
+    if header.login.is_none() {
+        return Ok(());
+    }
     let pair = key::generate()?;
-    let path = store.key_path(job);
+    let path = store.key_path(&header.id);
     write(&path, &pair.private)
         .map_err(|source| JobKeyError::Write { path: path.display().to_string(), source })?;
-    Ok(pair.public)
+    add_public(header, pair.public);
+    Ok(())
+}
+
+/// Puts the public half of the job's key into its launch.
+pub(super) fn add_public(header: &mut Header, public: String) {
+    header.spec.environment.push((PUBLIC_KEY_VARIABLE.to_owned(), public));
 }
 
 /// A killed attempt may have left its key: a new file replaces it.

@@ -25,7 +25,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection with the container's greeting.
-pub(super) type Connection = (delivery::Session, Greeting);
+pub(crate) type Connection = (delivery::Session, Greeting);
 
 /// The connections of jobs that have no stage at the moment.
 pub(crate) struct Connections {
@@ -52,7 +52,7 @@ impl Connections {
     }
 
     /// Takes the job's connection, if there is one to its task, by its transport, that works.
-    pub(super) async fn take(&self, job: &AnyJob) -> Option<Connection> {
+    pub(crate) async fn take(&self, job: &AnyJob) -> Option<Connection> {
         let kept = self.kept().remove(&job.header().id)?;
         let is_of_job =
             Some(&kept.task) == job.task() && kept.transport == job.header().transport().name;
@@ -72,7 +72,7 @@ impl Connections {
     }
 
     /// Keeps a connection for the job's next stage.
-    pub(super) fn keep(&self, job: &AnyJob, connection: Connection) {
+    pub(crate) fn keep(&self, job: &AnyJob, connection: Connection) {
         let Some(task) = job.task().cloned() else { return };
         let transport = job.header().transport().name.clone().into_owned();
         let one = Kept { task, transport, connection, since: Instant::now() };
@@ -87,7 +87,7 @@ impl Connections {
     }
 
     /// Closes the job's connection. Waits only a moment: the task is about to be stopped.
-    pub(super) async fn end(&self, job: &JobId) {
+    pub(crate) async fn end(&self, job: &JobId) {
         let kept = self.kept().remove(job);
         if let Some(kept) = kept {
             let closing = tokio::spawn(kept.connection.0.close());

@@ -1,16 +1,21 @@
-//! The launch specification of a job: from the configuration, the job's choices and its tags.
+//! What a job launches: from the configuration, the job's choices and its tags.
+//!
+//! - `key` — the job's key for transports that log in;
+//! - [`pool`] — what a pool's tasks are, which are launched likewise, and the pool that a job fits.
+
+pub(crate) mod key;
+pub mod pool;
 
 use rand::Rng as _;
 use states::{
-    ClientToken, ConnectTo, Header, HostProof, LaunchSpec, Login, PUBLIC_KEY_VARIABLE, StartedBy,
-    Timestamp, foreign_text,
+    ClientToken, ConnectTo, Header, LaunchSpec, Login, StartedBy, Timestamp, foreign_text,
 };
 
-pub(crate) use crate::ownership::{host, manager};
 use crate::{
     config::{Chosen, Config, NotAllowed, Overrides},
     control::{DIRECTORY_TAG, JOB_TAG, MANAGER_TAG, STARTED_BY},
     grant::{Granted, Refusal, Requests, Sizing, grant},
+    ownership::manager,
     runner::{Identity, StageEnvironment, Wishes, WishesError},
     tags,
 };
@@ -27,8 +32,45 @@ pub struct Flags {
     pub platform_version: Option<String>,
 }
 
+/// What a job launches: the definition that is chosen for it, and what it gets beyond that.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Definition and platform version.
+    chosen: Chosen,
+    /// Containers, size, role.
+    pub(crate) granted: Granted,
+}
+
+/// Why a job has no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// It must not choose this definition or platform version.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// It cannot have what it asks for.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What it asks for is not known. This is not its own failure.
+    #[error(transparent)]
+    Unknown(#[from] WishesError),
+}
+
+impl Plan {
+    /// Plans the launch of the job of this environment.
+    pub(crate) fn of(
+        config: &Config,
+        flags: &Flags,
+        environment: &StageEnvironment,
+    ) -> Result<Self, PlanError> {
+        let chosen = choose(config, flags, environment)?;
+        let mut granted = granted(config, environment)?;
+        granted.notes.extend(ignored_platform(config, environment));
+        Ok(Self { chosen, granted })
+    }
+}
+
 /// Chooses the task definition and platform version of this job.
-pub(crate) fn choose(
+fn choose(
     config: &Config,
     flags: &Flags,
     environment: &StageEnvironment,
@@ -51,7 +93,7 @@ pub(crate) fn choose(
 }
 
 /// Says that the job's choice of a platform version is ignored, if it is.
-pub(super) fn ignored_platform(config: &Config, environment: &StageEnvironment) -> Option<String> {
+fn ignored_platform(config: &Config, environment: &StageEnvironment) -> Option<String> {
     let is_given =
         environment.job_variable(PLATFORM_VERSION).is_some_and(|text| !text.trim().is_empty());
     (is_given && config.fargate.capacity.is_on_instances()).then(|| {
@@ -59,29 +101,18 @@ pub(super) fn ignored_platform(config: &Config, environment: &StageEnvironment) 
     })
 }
 
-/// Why it is not known what the job gets, or that it cannot have what it asks for.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GrantError {
-    /// The job's own failure.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// What it asks for is not known.
-    #[error(transparent)]
-    Unknown(#[from] WishesError),
-}
-
 /// Decides what the job of this environment gets beyond the base definition.
-pub(super) fn granted(
+pub(crate) fn granted(
     config: &Config,
     environment: &StageEnvironment,
-) -> Result<Granted, GrantError> {
+) -> Result<Granted, PlanError> {
     let wishes = Wishes::of(environment)?;
     let requests = Requests::from_variables(|name| environment.job_variable(name));
     Ok(grant_by(config, wishes.as_ref(), &requests)?)
 }
 
 /// Decides what a task gets that has these wishes and requests.
-pub(crate) fn grant_by(
+fn grant_by(
     config: &Config,
     wishes: Option<&Wishes>,
     requests: &Requests,
@@ -98,32 +129,11 @@ fn connect_to(config: &Config) -> ConnectTo {
     }
 }
 
-/// Returns the login to the container. A job keeps it when the file changes.
-fn login(config: &Config) -> Option<Login> {
-    config
-        .transport
-        .needs_login
-        .then(|| Login { user: config.ssh.username.clone(), port: config.ssh.port })
-}
-
-/// Returns the proof required at first contact. A job keeps it when the file changes.
-fn host_proof(config: &Config) -> Option<HostProof> {
-    config.transport.needs_login.then_some(config.ssh.verify_host)
-}
-
-/// What a job launches: the definition that was chosen for it, and what it gets beyond that.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    /// Definition and platform version.
-    pub(crate) chosen: Chosen,
-    /// Containers, size, role.
-    pub(crate) granted: Granted,
-}
-
 /// Returns the header of a job that begins `now`. Its launch lacks the public key, which transports
 /// that log in need. The header belongs to no trace and to no pool.
 pub(crate) fn header(config: &Config, identity: &Identity, plan: Plan, now: Timestamp) -> Header {
-    let started_by = started_by(identity);
+    let (started_by, logs_in, ssh) =
+        (started_by(identity), config.transport.needs_login, &config.ssh);
     Header {
         id: identity.id.clone(),
         about: identity.about.clone(),
@@ -132,25 +142,21 @@ pub(crate) fn header(config: &Config, identity: &Identity, plan: Plan, now: Time
         definition_from_project: plan.chosen.from_project,
         connect_to: connect_to(config),
         transport: Some(config.transport.record.clone()),
-        login: login(config),
-        host_proof: host_proof(config),
+        // A job keeps both when the file changes.
+        login: logs_in.then(|| Login { user: ssh.username.clone(), port: ssh.port }),
+        host_proof: logs_in.then_some(ssh.verify_host),
         limits: config.limits,
         trace: None,
         pool: None,
-        spec: spec(config, identity, plan.chosen, plan.granted, started_by, None),
+        spec: spec(config, identity, plan, started_by),
     }
-}
-
-/// Puts the public half of the job's key into its launch.
-pub(crate) fn add_key(header: &mut Header, public: String) {
-    header.spec.environment.push((PUBLIC_KEY_VARIABLE.to_owned(), public));
 }
 
 /// The `job_id` of a warm task's `startedBy`.
 const WARM: &str = "warm";
 
 /// Returns `startedBy`: readable in the ECS console, unique per job, at most 36 characters.
-pub(super) fn started_by(identity: &Identity) -> StartedBy {
+pub(crate) fn started_by(identity: &Identity) -> StartedBy {
     use sha2::{Digest, Sha256};
     let job = if identity.id.is_warm() { WARM } else { &identity.about.job_id };
     let digits: String = job.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
@@ -170,14 +176,12 @@ fn token(started_by: &StartedBy) -> ClientToken {
         .unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// Returns RunTask's parameters. `public_key` is for transports that log in.
+/// Returns RunTask's parameters.
 fn spec(
     config: &Config,
     identity: &Identity,
-    chosen: Chosen,
-    granted: Granted,
+    Plan { chosen, granted }: Plan,
     started_by: StartedBy,
-    public_key: Option<&str>,
 ) -> LaunchSpec {
     let fargate = &config.fargate;
     LaunchSpec {
@@ -189,10 +193,7 @@ fn spec(
         assign_public_ip: fargate.enable_public_ip,
         capacity: fargate.capacity.clone(),
         container: fargate.container.clone(),
-        environment: public_key
-            .map(|key| (PUBLIC_KEY_VARIABLE.to_owned(), key.to_owned()))
-            .into_iter()
-            .collect(),
+        environment: Vec::new(),
         started_by,
         tags: task_tags(config, identity),
         enable_execute_command: config.transport.needs_execute_command,
@@ -284,17 +285,13 @@ mod tests {
     fn the_key_goes_to_the_configured_container() {
         let chosen =
             Chosen { task_definition: "t".into(), platform_version: None, from_project: false };
-        let spec = spec(
-            &config("ContainerName = 'build'"),
-            &identity(),
-            chosen,
-            Granted::default(),
-            StartedBy::new("x").unwrap(),
-            Some("ssh-ed25519 AAAA"),
-        );
-        assert_eq!(spec.container, "build");
+        let plan = Plan { chosen, granted: Granted::default() };
+        let now = Timestamp::from_millis(1);
+        let mut header = header(&config("ContainerName = 'build'"), &identity(), plan, now);
+        key::add_public(&mut header, "ssh-ed25519 AAAA".to_owned());
+        assert_eq!(header.spec.container, "build");
         assert_eq!(
-            spec.environment,
+            header.spec.environment,
             [("SSH_PUBLIC_KEY".to_owned(), "ssh-ed25519 AAAA".to_owned())]
         );
     }

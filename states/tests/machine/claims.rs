@@ -25,6 +25,10 @@ proptest! {
                 && (before.name(), after.job.name()) == (StateName::Provisioning, StateName::Reachable);
             assert!(!(takes && may_have_launched), "a task may be leaked");
             has_claimed |= takes;
+            // ECS has refused the launch before, so there is no task of it.
+            let is_refused = matches!(saw, Observation::LaunchFailed(_))
+                && matches!(&after.job, AnyJob::Provisioning(job) if job.state.asked.is_none());
+            may_have_launched &= !is_refused;
             may_have_launched |= matches!(action, Action::Launch { .. });
             assert!(!(has_claimed && may_have_launched), "a claimed job launches a task");
         });

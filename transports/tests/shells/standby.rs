@@ -89,7 +89,7 @@ pub(crate) async fn a_script_that_kills_every_process(local: Local) {
     assert_eq!(next, (b"ran\n".to_vec(), 0, 4));
 }
 
-/// Whoever dies, a script runs only if the driver has started it.
+/// A script runs only if the driver has started it, whichever side dies.
 pub(crate) async fn what_is_only_sent_ahead_never_runs(local: Local) {
     let facts = facts(&local).await;
     let script = Bytes::from_static(b"echo ran >>executions");

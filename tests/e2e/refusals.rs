@@ -246,6 +246,8 @@ fn a_prepare_that_is_cancelled_while_it_ends_an_earlier_task_launches_none() {
     let ended = job.end(again);
     assert_eq!(ended.code, SYSTEM_FAILURE, "{ended:#?}");
     assert!(ended.stderr.contains("cancelled before a task was launched"), "{}", ended.stderr);
+    // ECS has accepted the stop, and a service's stage ends at once then.
+    eventually("the task is ended", || cluster.tasks().iter().all(|of| of.status != "STOPPING"));
     cluster.assert_nothing_is_left(1);
     job.cleanup();
 }

@@ -93,7 +93,7 @@ impl Describer {
             if waiting.iter().all(|w| w.task != *task) {
                 return Vec::new();
             }
-            waiting.sort_by_key(|w| (w.task != *task, w.due));
+            waiting.sort_by_cached_key(|w| (w.task != *task, w.due));
             let soon = waiting
                 .iter()
                 .take(AT_ONCE)

@@ -23,7 +23,10 @@ use transports::ssh::SshSettings;
 use crate::transport;
 
 pub use overrides::{Chosen, NotAllowed, Overrides};
-pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh, Warm};
+pub use settings::{
+    Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh, Telemetry, Warm,
+};
+pub use telemetry::{Protocol, Sampler, Signal, origin};
 
 /// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";

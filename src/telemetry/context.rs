@@ -16,7 +16,8 @@ use opentelemetry_sdk::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Beginning, settings::Settings};
+use super::Beginning;
+use crate::config::Telemetry;
 
 /// Longest `tracestate` that is passed on, in characters (W3C Trace Context, section 3.3.1.5).
 const LONGEST_STATE: usize = 512;
@@ -35,7 +36,7 @@ pub(super) struct Context {
 impl Context {
     /// Returns a new job's context. Without an incoming `traceparent`, the trace id is the job's
     /// own, so that all attempts at one job are in one trace.
-    pub(super) fn begin(job: &Beginning, settings: &Settings) -> Self {
+    pub(super) fn begin(job: &Beginning, settings: &Telemetry) -> Self {
         let ids = RandomIdGenerator::default();
         let own = job.trace_id.map_or_else(|| ids.new_trace_id(), TraceId::from_bytes);
         let incoming = job.parent.as_deref().and_then(|parent| {
@@ -103,7 +104,7 @@ fn is_printable(text: &str) -> bool {
 ///
 /// A job's variables are its user's: both the parent's flag and its trace id could raise the rate.
 /// Unless the administrator trusts them, the sampler must agree on the job's own trace id.
-fn is_sampled(settings: &Settings, own: TraceId, parent: Option<&SpanContext>) -> bool {
+fn is_sampled(settings: &Telemetry, own: TraceId, parent: Option<&SpanContext>) -> bool {
     let base = SdkSampler::TraceIdRatioBased(settings.sampler.ratio);
     let sampler = match settings.sampler.parent_based {
         true => SdkSampler::ParentBased(Box::new(base)),
@@ -128,11 +129,11 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::telemetry::{defaults, settings::Sampler};
+    use crate::{config::Sampler, telemetry::defaults};
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn begin(parent: Option<&str>, state: Option<&str>, settings: &Settings) -> SpanContext {
+    fn begin(parent: Option<&str>, state: Option<&str>, settings: &Telemetry) -> SpanContext {
         let job = Beginning {
             trace_id: Some([7; 16]),
             parent: parent.map(str::to_owned),
@@ -199,7 +200,7 @@ mod tests {
         for ratio in [0.0, 0.01] {
             for parent_based in [true, false] {
                 let mut settings =
-                    Settings { sampler: Sampler { ratio, parent_based }, ..defaults() };
+                    Telemetry { sampler: Sampler { ratio, parent_based }, ..defaults() };
                 assert!(!begin(Some(chosen), None, &settings).is_sampled());
                 settings.trust_job_traceparent = true;
                 assert_eq!(
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn a_ratio_samples_its_share() {
         let settings =
-            Settings { sampler: Sampler { ratio: 0.25, parent_based: true }, ..defaults() };
+            Telemetry { sampler: Sampler { ratio: 0.25, parent_based: true }, ..defaults() };
         let sampled = (0..10_000_u64).filter(|n| {
             let mut trace = [0; 16];
             trace.copy_from_slice(&Sha256::digest(n.to_be_bytes())[..16]);

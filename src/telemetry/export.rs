@@ -39,10 +39,10 @@ use tonic::{
 
 use super::{
     pipeline::scope,
-    settings::{Protocol, Settings, Signal, origin},
     spool::{self, Spooled},
     stage::{Recorder, recorder},
 };
+use crate::config::{Protocol, Signal, Telemetry, origin};
 
 /// How often the service exports, if no job ends: the default of OpenTelemetry's batch processor
 /// (`OTEL_BSP_SCHEDULE_DELAY`).
@@ -216,7 +216,7 @@ impl HttpClient for Captured {
 /// Sends what was kept and the new request, if there is anything, as one request. If it is not
 /// accepted, returns the error and the body of the new one.
 async fn send_all(
-    settings: &Settings,
+    settings: &Telemetry,
     signal: Signal,
     kept: impl Iterator<Item = &Spooled>,
     (is_empty, request): (bool, Result<Request<Bytes>, ExportError>),
@@ -243,7 +243,7 @@ async fn send_all(
 /// Sends a request by the configured protocol. Over gRPC, OpenTelemetry's generated clients send the
 /// same message.
 async fn send(
-    settings: &Settings,
+    settings: &Telemetry,
     signal: Signal,
     request: Request<Vec<u8>>,
     limit: Duration,
@@ -272,7 +272,7 @@ async fn send(
 }
 
 async fn post(
-    settings: &Settings,
+    settings: &Telemetry,
     request: Request<Vec<u8>>,
     limit: Duration,
 ) -> Result<(), ExportError> {
@@ -305,7 +305,7 @@ async fn post(
 }
 
 async fn channel(
-    settings: &Settings,
+    settings: &Telemetry,
     signal: Signal,
     limit: Duration,
 ) -> Result<Channel, ExportError> {
@@ -327,7 +327,7 @@ async fn channel(
 }
 
 /// Reads the CA's certificate, if one is configured.
-fn certificate(settings: &Settings) -> Result<Option<Vec<u8>>, ExportError> {
+fn certificate(settings: &Telemetry) -> Result<Option<Vec<u8>>, ExportError> {
     let Some(path) = &settings.certificate else { return Ok(None) };
     std::fs::read(path).map(Some).map_err(|e| {
         let path = path.display();

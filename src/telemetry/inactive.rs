@@ -10,8 +10,8 @@ use states::{About, JobId};
 use tracing::Span;
 use tracing_subscriber::layer::Identity;
 
-use super::{Purpose, settings::Settings};
-use crate::runner::Verdict;
+use super::Purpose;
+use crate::{config::Telemetry, runner::Verdict};
 
 /// A process's work on a job.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ macro_rules! nothing {
 }
 
 nothing! {
-    fn install(Settings, &str, Option<Prices>, Option<PathBuf>);
+    fn install(Telemetry, &str, Option<Prices>, Option<PathBuf>);
     fn is_on() -> bool;
     fn enter(&Purpose, Option<&str>, Option<&About>) -> Stage;
     fn root() -> Option<String>;

@@ -20,10 +20,9 @@ use super::{
     Purpose,
     context::traceparent,
     metric,
-    settings::origin,
     stage::{self, Attributes, JobEnd, Open, Stage, past},
 };
-use crate::{definition::image_parts, job_end::has_ended, runner::Verdict};
+use crate::{config::origin, definition::image_parts, job_end::has_ended, runner::Verdict};
 
 /// Returns a job's attributes, the same in every process.
 #[must_use]

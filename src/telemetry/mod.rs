@@ -19,7 +19,6 @@ mod pending_exports;
 mod pipeline;
 #[cfg(feature = "telemetry")]
 mod process_log;
-pub mod settings;
 #[cfg(feature = "telemetry")]
 mod spool;
 #[cfg(feature = "telemetry")]
@@ -34,12 +33,14 @@ use ::replay::prices;
 use bytes::Bytes;
 pub(crate) use states::trace::{METRICS, SPANS, fail};
 
-use crate::runner::{Identity, StageEnvironment, with_variables};
+use crate::{
+    config::Telemetry,
+    runner::{Identity, StageEnvironment, with_variables},
+};
 
 #[cfg(feature = "telemetry")]
 pub use export::{export_in_batches, flush};
 pub use pending_exports::adopt;
-pub use settings::Settings;
 pub use stage::{Stage, end_service, is_on, root};
 #[cfg(not(feature = "telemetry"))]
 pub use stage::{export_in_batches, flush, job};
@@ -92,7 +93,7 @@ struct Beginning {
 /// records many jobs, and also exports while it runs.
 #[must_use]
 pub fn start(
-    settings: &Settings,
+    settings: &Telemetry,
     prices: Option<&Path>,
     manager: &str,
     service: Option<&Path>,
@@ -137,7 +138,7 @@ pub fn propagated(script: Bytes) -> Bytes {
 }
 
 #[cfg(test)]
-fn defaults() -> Settings {
+fn defaults() -> Telemetry {
     let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
     crate::config::Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
 }

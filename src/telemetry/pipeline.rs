@@ -32,9 +32,9 @@ use tracing_subscriber::{Layer, filter::Targets, layer::Context, registry::Looku
 
 use super::{
     SPANS, metrics,
-    settings::Settings,
     stage::{Recorder, position},
 };
+use crate::config::Telemetry;
 
 /// The result of a stage whose span another process exports: the one that ends the job.
 pub(super) const LET_GO: &str = "let_go";
@@ -60,7 +60,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(settings: &Settings, manager: &str, of_service: bool) -> Self {
+    pub(super) fn new(settings: &Telemetry, manager: &str, of_service: bool) -> Self {
         let resource = resource(settings, manager);
         let capacity = if of_service { CAPACITY_OF_SERVICE } else { CAPACITY };
         let half_full = Arc::new(Notify::new());
@@ -143,7 +143,7 @@ pub(super) fn scope() -> InstrumentationScope {
 }
 
 /// Describes the runner manager. The administrator's own attributes override these.
-fn resource(settings: &Settings, manager: &str) -> Resource {
+fn resource(settings: &Telemetry, manager: &str) -> Resource {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let own = [
         KeyValue::new("service.name", settings.service.clone()),

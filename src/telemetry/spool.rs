@@ -13,7 +13,7 @@ use std::{
 use prost::Message as _;
 use states::private_file;
 
-use super::settings::Signal;
+use crate::config::Signal;
 
 /// Most bytes that are kept per job.
 const MOST: usize = 1024 * 1024;

@@ -30,10 +30,12 @@ use super::{
     fail, job, metric,
     pipeline::{self, LET_GO, LogExport, Pipeline},
     process_log::{Line, ProcessLog},
-    settings::{Settings, Signal},
     spool,
 };
-use crate::runner::{Verdict, stage};
+use crate::{
+    config::{Signal, Telemetry},
+    runner::{Verdict, stage},
+};
 
 static RECORDER: OnceLock<Recorder> = OnceLock::new();
 
@@ -46,7 +48,7 @@ pub(super) type Attributes = Vec<KeyValue>;
 /// Collects what one process exports.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    pub(super) settings: Settings,
+    pub(super) settings: Telemetry,
     pub(super) pipeline: Pipeline,
     /// For what jobs cost; `None` if they cannot be read.
     pub(super) prices: Option<Prices>,
@@ -93,7 +95,7 @@ pub(super) struct JobEnd {
 
 /// Installs the recorder. Called once per process. `spool` is the service's file.
 pub(super) fn install(
-    settings: Settings,
+    settings: Telemetry,
     manager: &str,
     prices: Option<Prices>,
     spool: Option<PathBuf>,

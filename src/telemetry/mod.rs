@@ -14,7 +14,6 @@ mod export;
 #[cfg(feature = "telemetry")]
 pub mod job;
 pub mod metrics;
-mod pending_exports;
 #[cfg(feature = "telemetry")]
 mod pipeline;
 #[cfg(feature = "telemetry")]
@@ -40,14 +39,13 @@ use crate::{
 
 #[cfg(feature = "telemetry")]
 pub use export::{export_in_batches, flush};
-pub use pending_exports::adopt;
 pub use stage::{Stage, end_service, is_on, root};
+pub(crate) use stage::{abandon, layer, log_export, stage_span, take_over};
 #[cfg(not(feature = "telemetry"))]
 pub use stage::{export_in_batches, flush, job};
-pub(crate) use stage::{layer, log_export, stage_span};
 
 /// The file of the metadata directory with what the service could not send.
-const SERVICE_SPOOL: &str = "fargate.otlp";
+pub(crate) const SERVICE_SPOOL: &str = "fargate.otlp";
 /// The common part of both targets.
 pub(crate) const TARGETS: &str = "telemetry";
 

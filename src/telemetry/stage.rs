@@ -268,14 +268,14 @@ pub(super) fn propagated_variables() -> Vec<(&'static str, String)> {
 }
 
 /// Also sends the unsent data in this file. Returns whether it will be sent.
-pub(super) fn take_over(path: &Path) -> bool {
+pub(crate) fn take_over(path: &Path) -> bool {
     let Some(recorder) = recorder() else { return false };
     let own = recorder.spool().get_or_insert_with(|| path.to_owned()).clone();
     own == path || spool::absorb(&own, path)
 }
 
 /// Exports the own span of a job that no process ended.
-pub(super) fn abandon(directory: &Path, job: &JobId) {
+pub(crate) fn abandon(directory: &Path, job: &JobId) {
     let (directory, job, name) = (directory.to_owned(), job.to_string(), "reap".to_owned());
     let stage = enter(&Purpose { directory, job, name, ..Purpose::default() }, None, None);
     stage.end(JobEnd { error: Some("abandoned".to_owned()), ..JobEnd::default() });

@@ -30,7 +30,10 @@ use std::path::{Path, PathBuf};
 
 use ::replay::prices;
 use bytes::Bytes;
-pub(crate) use states::trace::{METRICS, SPANS, fail};
+pub(crate) use states::{
+    metric,
+    trace::{SPANS, fail},
+};
 
 use crate::{
     config::Telemetry,
@@ -48,16 +51,6 @@ pub use stage::{export_in_batches, flush, job};
 pub(crate) const SERVICE_SPOOL: &str = "fargate.otlp";
 /// The common part of both targets.
 pub(crate) const TARGETS: &str = "telemetry";
-
-/// Records a metric: `metric!(monotonic_counter.<name> = 1_u64, <attribute> = …)`. Attributes that
-/// are `None` are left out.
-macro_rules! metric {
-    ($($field:tt)+) => {
-        tracing::event!(target: $crate::telemetry::METRICS, tracing::Level::INFO, { $($field)+ })
-    };
-}
-
-pub(crate) use metric;
 
 /// A job and the purpose of the process.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use std::{
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     logs::{LogRecord as _, Logger as _, LoggerProvider as _, Severity},
-    trace::{Status, TracerProvider as _},
+    trace::TracerProvider as _,
 };
 use opentelemetry_sdk::{
     Resource,
@@ -25,6 +25,7 @@ use opentelemetry_sdk::{
     resource::{ResourceDetector as _, TelemetryResourceDetector},
     trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
+use states::trace::DISCARDED;
 use tokio::sync::Notify;
 use tracing::{Event, Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_opentelemetry::MetricsLayer;
@@ -36,8 +37,6 @@ use super::{
 };
 use crate::config::Telemetry;
 
-/// The result of a stage whose span another process exports: the one that ends the job.
-pub(super) const LET_GO: &str = "let_go";
 /// Spans, and log lines, that a process keeps at most until it exports them.
 const CAPACITY: usize = 512;
 /// The same of the service. It exports when half of this is used.
@@ -196,17 +195,11 @@ impl<T> Buffer<T> {
 impl SpanExporter for Buffer<SpanData> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         for mut span in batch {
-            // While a container starts, connections fail every second: events of the stage are
-            // enough.
-            let has_failed = span.name == "connect" && matches!(span.status, Status::Error { .. });
-            let is_let_go = |of: &KeyValue| {
-                of.key.as_str() == "fargate.stage.result" && of.value.as_str() == LET_GO
-            };
             for event in &mut span.events.events {
                 // `tracing-opentelemetry` adds these to each event. They are in no convention.
                 event.attributes.retain(|of| !matches!(of.key.as_str(), "level" | "target"));
             }
-            if !has_failed && !span.attributes.iter().any(is_let_go) {
+            if !span.attributes.iter().any(|of| of.key.as_str() == DISCARDED) {
                 self.push(span);
             }
         }

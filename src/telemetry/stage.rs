@@ -18,7 +18,7 @@ use opentelemetry::{
     trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents};
-use states::{About, JobId};
+use states::{About, JobId, trace::DISCARDED};
 use tokio::sync::Notify;
 use tracing::{Instrument as _, Span, Subscriber, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -28,7 +28,7 @@ use super::{
     Purpose, SPANS,
     context::{Context, traceparent},
     fail, job, metric,
-    pipeline::{self, LET_GO, LogExport, Pipeline},
+    pipeline::{self, LogExport, Pipeline},
     process_log::{Line, ProcessLog},
     spool,
 };
@@ -217,7 +217,7 @@ impl Drop for Stage {
             // The other process finds nothing to do.
             _ if has_ended => open.close("success", None),
             true => open.close(HANDED_OVER, None),
-            false => drop(open.span.record("fargate.stage.result", LET_GO)),
+            false => drop(open.span.record(DISCARDED, true)),
         }
     }
 }
@@ -343,6 +343,7 @@ impl Recorder {
                 fargate.stage = purpose.name,
                 fargate.stage.result = Empty,
                 error.type = Empty,
+                discarded = Empty,
             );
             let parent = OtelContext::new().with_remote_span_context(root.clone());
             // It fails without a subscriber only, and then there is no span.

@@ -22,12 +22,12 @@ use super::{
     metric,
     stage::{self, Attributes, JobEnd, Open, Stage, past},
 };
-use crate::{config::origin, definition::image_parts, job_end::has_ended, runner::Verdict};
+use crate::{definition::image_parts, job_end::has_ended, runner::Verdict};
 
 /// Returns a job's attributes, the same in every process.
 #[must_use]
 pub(super) fn about(about: &states::About) -> Attributes {
-    let url = format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id);
+    let url = format!("{}/-/jobs/{}", about.project_url, about.job_id);
     vec![
         KeyValue::new("cicd.pipeline.task.name", about.job_name.clone()),
         KeyValue::new("cicd.pipeline.task.run.id", about.job_id.clone()),
@@ -254,26 +254,9 @@ fn containers(additions: &Additions) -> Vec<KeyValue> {
     attributes
 }
 
-/// Removes the parts of an address that may be secret: user, password, query, fragment.
-fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((_, rest)) = url.split_once("://") else { return url.to_owned() };
-    let path = rest.split_once('/').map_or("", |(_, path)| path);
-    format!("{}/{path}", origin(url)).trim_end_matches('/').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_removed_from_addresses() {
-        assert_eq!(
-            without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
-            "https://gitlab.example/g/p"
-        );
-        assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
-    }
 
     #[test]
     fn the_images_of_the_job_and_of_its_services_are_attributes() {

@@ -1,19 +1,17 @@
 //! The spans of a job that are exported when it ends: its states, from the journal, and its own.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use ::replay::summary::PoolUse;
 use diagnosis::{
     costs::{Bill, Host, Peak},
+    error_type,
     timeline::Timeline,
 };
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use states::{
-    Additions, AnyJob, EngineError, Finished, Goal, Header, Outcome, RunOutcome, Snapshot,
-    StateName, StopReason, Timestamp,
+    Additions, EngineError, Finished, Goal, Header, Outcome, RunOutcome, Snapshot, StateName,
+    StopReason, Timestamp,
 };
 
 use super::{
@@ -85,9 +83,9 @@ fn end(open: &Open, snapshot: Option<&Snapshot>, who: &states::About) {
         if let Some(bill) = Bill::of(snapshot, Timestamp::now()) {
             end.attributes.extend(costs(&bill, Peak::of(snapshot, &bill)));
         }
-        let reason = stop_reason(snapshot);
+        let reason = snapshot.job.stop_reason();
         end.cancelled = matches!(reason, Some(StopReason::Cancelled));
-        end.error = reason.and_then(failure);
+        end.error = reason.and_then(error_type);
     }
     open.end(end);
 }
@@ -108,7 +106,7 @@ fn record_states(open: &Open, snapshot: &Snapshot) {
     for (n, span) in spans.iter().enumerate() {
         let name = span.state;
         let is_last = spans.get(n + 1).is_some_and(|next| next.state == StateName::Stopping);
-        let mut error = stop_reason(snapshot).filter(|_| is_last).and_then(failure);
+        let mut error = snapshot.job.stop_reason().filter(|_| is_last).and_then(error_type);
         let mut attributes = vec![KeyValue::new("fargate.state", name.to_string())];
         attributes.extend(span.stage.clone().map(|stage| KeyValue::new("fargate.stage", stage)));
         match &span.outcome {
@@ -125,23 +123,9 @@ fn record_states(open: &Open, snapshot: &Snapshot) {
             histogram.fargate.state.duration = span.length().as_secs_f64(),
             fargate.state = %name
         );
-        let times = (time(span.from), time(span.to));
+        let times = (span.from.into(), span.to.into());
         open.record_state(past(format!("state {name}"), times, attributes, error));
     }
-}
-
-fn time(at: Timestamp) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
-}
-
-fn stop_reason(snapshot: &Snapshot) -> Option<&StopReason> {
-    if let AnyJob::Stopping(job) = &snapshot.job { Some(&job.state.reason) } else { None }
-}
-
-/// Returns the class of the failure that ended a job, if one did.
-fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
-        .then(|| diagnosis::error_type(reason))
 }
 
 /// Records what a job had of a pool of warm tasks.
@@ -173,12 +157,8 @@ fn placed(snapshot: &Snapshot) -> Attributes {
     if let Some(task) = snapshot.job.task() {
         add("aws.ecs.task.arn", Some(task.as_str()));
         add("aws.ecs.task.id", Some(task.task_id()));
-        // arn:aws:ecs:<region>:<account>:task/<cluster>/<id>
-        let mut parts = task.as_str().split(':').skip(3);
-        if let (Some(region), Some(account)) = (parts.next(), parts.next()) {
-            add("cloud.region", Some(region));
-            add("cloud.account.id", Some(account));
-        }
+        add("cloud.region", task.region());
+        add("cloud.account.id", task.account());
     }
     let definition = spec.task_definition.rsplit('/').next().unwrap_or_default();
     let (family, revision) = definition

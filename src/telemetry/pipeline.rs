@@ -22,18 +22,18 @@ use opentelemetry_sdk::{
         InstrumentKind, ManualReader, Pipeline as MetricPipeline, SdkMeterProvider, Temporality,
         data::ResourceMetrics, reader::MetricReader,
     },
-    resource::{ResourceDetector as _, TelemetryResourceDetector},
+    resource::TelemetryResourceDetector,
     trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
 use states::trace::DISCARDED;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tracing::{Event, Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_opentelemetry::MetricsLayer;
 use tracing_subscriber::{Layer, filter::Targets, layer::Context, registry::LookupSpan};
 
 use super::{
     SPANS, metrics,
-    stage::{Recorder, position},
+    stage::{Recorder, current},
 };
 use crate::config::Telemetry;
 
@@ -50,20 +50,22 @@ pub(super) struct Pipeline {
     pub(super) resource: Resource,
     tracer: SdkTracerProvider,
     meter: SdkMeterProvider,
-    logger: SdkLogger,
-    spans: Buffer<SpanData>,
     reader: Reader,
+    logger: SdkLogger,
+    pub(super) spans: Buffer<SpanData>,
     lines: Buffer<SdkLogRecord>,
+    recorded: Mutex<(mpsc::Receiver<SpanData>, mpsc::Receiver<SdkLogRecord>)>,
     /// Notified when it is time to export, as much was recorded.
     pub(super) half_full: Arc<Notify>,
 }
 
 impl Pipeline {
     pub(super) fn new(settings: &Telemetry, manager: &str, of_service: bool) -> Self {
-        let resource = resource(settings, manager);
         let capacity = if of_service { CAPACITY_OF_SERVICE } else { CAPACITY };
         let half_full = Arc::new(Notify::new());
-        let (spans, reader) = (Buffer::new(capacity, &half_full), Reader::default());
+        let (spans, recorded_spans) = Buffer::new(capacity, &half_full);
+        let (lines, recorded_lines) = Buffer::new(capacity, &half_full);
+        let (resource, reader) = (resource(settings, manager), Reader::default());
         Self {
             // The job's first process has decided whether it is recorded, for all of them.
             tracer: SdkTracerProvider::builder()
@@ -76,16 +78,17 @@ impl Pipeline {
                 .with_resource(resource.clone())
                 .build(),
             logger: SdkLoggerProvider::builder().build().logger_with_scope(scope()),
+            recorded: Mutex::new((recorded_spans, recorded_lines)),
             resource,
-            spans,
             reader,
-            lines: Buffer::new(capacity, &half_full),
+            spans,
+            lines,
             half_full,
         }
     }
 
     /// Returns the layers for the process's subscriber. A span that is entered is the current one of
-    /// OpenTelemetry, too: [`super::stage::current`] depends on it.
+    /// OpenTelemetry, too: [`current`] depends on it.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -98,11 +101,6 @@ impl Pipeline {
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(SPANS, LevelFilter::INFO))
             .and_then(MetricsLayer::new(self.meter.clone()))
-    }
-
-    /// Records a finished span.
-    pub(super) fn push(&self, span: SpanData) {
-        self.spans.push(span);
     }
 
     /// Records a line of the log.
@@ -120,19 +118,23 @@ impl Pipeline {
         });
         record.set_severity_text(level.as_str());
         record.set_body(message.into());
-        if let Some(at) = position() {
+        if let Some(at) = current().map(|open| open.at.clone()) {
             record.set_trace_context(at.trace_id(), at.span_id(), Some(at.trace_flags()));
         }
         self.lines.push(record);
     }
 
-    /// Takes the recorded data.
+    /// Takes what was recorded.
     pub(super) fn take(&self) -> (Vec<SpanData>, ResourceMetrics, Vec<SdkLogRecord>) {
         let mut metrics = ResourceMetrics::default();
-        if let Err(e) = self.reader.collect(&mut metrics) {
+        if let Err(e) = self.reader.0.collect(&mut metrics) {
             tracing::debug!("metrics cannot be collected: {e}");
         }
-        (self.spans.take(), metrics, self.lines.take())
+        // A panic cannot leave a receiver inconsistent.
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = std::iter::from_fn(|| recorded.0.try_recv().ok()).collect();
+        let lines = std::iter::from_fn(|| recorded.1.try_recv().ok()).collect();
+        (spans, metrics, lines)
     }
 }
 
@@ -151,43 +153,27 @@ fn resource(settings: &Telemetry, manager: &str) -> Resource {
         KeyValue::new("cicd.worker.name", manager.to_owned()),
     ];
     let more = settings.resource.iter().cloned().map(|(name, text)| KeyValue::new(name, text));
-    let sdk = TelemetryResourceDetector.detect();
-    let sdk = sdk.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(sdk.chain(own).chain(more)).build()
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attributes(own.into_iter().chain(more))
+        .build()
 }
 
-/// What is to be exported. What does not fit is dropped: no job waits for telemetry.
+/// Where something is recorded. What does not fit is dropped: no job waits for telemetry.
 #[derive(Debug, Clone)]
-struct Buffer<T> {
-    items: Arc<Mutex<Vec<T>>>,
-    most: usize,
-    half_full: Arc<Notify>,
-}
+pub(super) struct Buffer<T>(mpsc::Sender<T>, Arc<Notify>);
 
 impl<T> Buffer<T> {
-    fn new(most: usize, half_full: &Arc<Notify>) -> Self {
-        Self { items: Arc::default(), most, half_full: Arc::clone(half_full) }
+    fn new(most: usize, half_full: &Arc<Notify>) -> (Self, mpsc::Receiver<T>) {
+        let (sender, receiver) = mpsc::channel(most);
+        (Self(sender, Arc::clone(half_full)), receiver)
     }
 
-    fn with<R>(&self, act: impl FnOnce(&mut Vec<T>) -> R) -> R {
-        // A panic cannot leave a list inconsistent.
-        act(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn push(&self, item: T) {
-        let count = self.with(|items| {
-            if items.len() < self.most {
-                items.push(item);
-            }
-            items.len()
-        });
-        if count >= self.most / 2 {
-            self.half_full.notify_one();
+    pub(super) fn push(&self, item: T) {
+        let _ = self.0.try_send(item);
+        if self.0.capacity() <= self.0.max_capacity() / 2 {
+            self.1.notify_one();
         }
-    }
-
-    fn take(&self) -> Vec<T> {
-        self.with(std::mem::take)
     }
 }
 
@@ -260,37 +246,8 @@ impl<S: Subscriber> Layer<S> for LogExport {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData};
-    use tracing_subscriber::{layer::SubscriberExt as _, registry};
-
     use super::*;
-    use crate::telemetry::{defaults, metric};
-
-    /// Records in a pipeline of its own.
-    fn recorded(record: impl FnOnce()) -> ResourceMetrics {
-        let pipeline = Pipeline::new(&defaults(), "manager", false);
-        tracing::subscriber::with_default(registry().with(pipeline.layer()), record);
-        let (spans, metrics, lines) = pipeline.take();
-        assert!(spans.is_empty() && lines.is_empty(), "{spans:?} {lines:?}");
-        metrics
-    }
-
-    fn metrics(recorded: &ResourceMetrics) -> Vec<&Metric> {
-        recorded.scope_metrics().flat_map(|scope| scope.metrics()).collect()
-    }
-
-    #[test]
-    fn equal_attributes_are_one_series_whatever_their_order() {
-        let recorded = recorded(|| {
-            metric!(monotonic_counter.fargate.jobs = 1_u64, a = "1", b = "2");
-            metric!(monotonic_counter.fargate.jobs = 2_u64, b = "2", a = "1", c = None::<&str>);
-        });
-        let [jobs] = metrics(&recorded)[..] else { panic!("{recorded:?}") };
-        let AggregatedMetrics::U64(MetricData::Sum(sum)) = jobs.data() else { panic!("{jobs:?}") };
-        assert_eq!((jobs.name(), jobs.unit()), ("fargate.jobs", "{job}"));
-        assert_eq!(sum.temporality(), Temporality::Delta);
-        assert_eq!(sum.data_points().map(|point| point.value()).collect::<Vec<_>>(), [3]);
-    }
+    use crate::telemetry::defaults;
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_is_dropped_and_an_export_is_due_before() {
@@ -298,36 +255,12 @@ mod tests {
         let record = |lines: usize| {
             (0..lines).for_each(|n| pipeline.line(Level::INFO, n.to_string()));
         };
-        let moment = std::time::Duration::from_millis(1);
+        let moment = Duration::from_millis(1);
         record(255);
         assert!(tokio::time::timeout(moment, pipeline.half_full.notified()).await.is_err());
         record(1);
         pipeline.half_full.notified().await;
         record(1000);
         assert_eq!(pipeline.take().2.len(), CAPACITY);
-    }
-
-    #[test]
-    fn bucket_bounds_are_inclusive() {
-        let recorded = recorded(|| {
-            for seconds in [0.05, 0.06, 99_999.0] {
-                metric!(histogram.fargate.job.duration = seconds);
-            }
-        });
-        let [duration] = metrics(&recorded)[..] else { panic!("{recorded:?}") };
-        let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = duration.data() else {
-            panic!("{duration:?}")
-        };
-        let point = histogram.data_points().next().unwrap();
-        let buckets: Vec<u64> = point.bucket_counts().collect();
-        assert_eq!((duration.unit(), point.count(), buckets.len()), ("s", 3, 16));
-        assert_eq!((buckets[0], buckets[1], buckets[15]), (1, 1, 1));
-        assert_eq!((point.min(), point.max()), (Some(0.05), Some(99_999.0)));
-    }
-
-    #[test]
-    fn nothing_is_exported_before_something_is_recorded() {
-        let recorded = recorded(|| tracing::info!("a line of the log"));
-        assert!(metrics(&recorded).is_empty(), "{recorded:?}");
     }
 }

@@ -78,7 +78,7 @@ pub struct Stage(Option<Arc<Open>>);
 pub(super) struct Open {
     /// The span of this process's work.
     span: Span,
-    at: SpanContext,
+    pub(super) at: SpanContext,
     /// The job's own span.
     pub(super) root: SpanContext,
     inner: Mutex<(ProcessLog, Option<JobEnd>)>,
@@ -141,11 +141,6 @@ pub(crate) fn log_export() -> Option<LogExport> {
 /// Returns the job that this process works on here.
 pub(super) fn current() -> Option<Arc<Open>> {
     OtelContext::map_current(|context| context.get::<Weak<Open>>()?.upgrade())
-}
-
-/// Returns the position in the trace of this process's work on the current job.
-pub(super) fn position() -> Option<SpanContext> {
-    Some(current()?.at.clone())
 }
 
 /// Returns the job's own span, as a `traceparent`, for its snapshot.
@@ -258,9 +253,9 @@ impl Open {
 /// Returns the variables that scripts get.
 pub(super) fn propagated_variables() -> Vec<(&'static str, String)> {
     let propagating = recorder().filter(|recorder| recorder.settings.propagate);
-    let (Some(recorder), Some(at)) = (propagating, position()) else { return Vec::new() };
-    let mut variables = vec![("TRACEPARENT", traceparent(&at))];
-    let state = Some(at.trace_state().header()).filter(|state| !state.is_empty());
+    let Some((recorder, open)) = propagating.zip(current()) else { return Vec::new() };
+    let mut variables = vec![("TRACEPARENT", traceparent(&open.at))];
+    let state = Some(open.at.trace_state().header()).filter(|state| !state.is_empty());
     variables.extend(state.map(|state| ("TRACESTATE", state)));
     let endpoint = recorder.settings.job_endpoint.clone();
     variables.extend(endpoint.map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)));
@@ -362,7 +357,7 @@ impl Recorder {
 
 fn record(span: SpanData, at: SpanContext, parent: SpanId) {
     if let Some(recorder) = recorder().filter(|_| at.is_sampled()) {
-        recorder.pipeline.push(SpanData { span_context: at, parent_span_id: parent, ..span });
+        recorder.pipeline.spans.push(SpanData { span_context: at, parent_span_id: parent, ..span });
     }
 }
 

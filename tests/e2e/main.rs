@@ -69,6 +69,8 @@ mod stuck_fixtures;
 #[cfg(feature = "telemetry")]
 mod telemetry;
 #[cfg(feature = "telemetry")]
+mod telemetry_grpc;
+#[cfg(feature = "telemetry")]
 mod telemetry_settings;
 mod template;
 mod transports;

@@ -132,9 +132,9 @@ impl Logging {
 
 /// Starts what telemetry needs of `tracing`, in a process without a log.
 pub fn start_telemetry() {
-    if telemetry::is_on() {
+    if let Some(recording) = telemetry::layer() {
         // Only a second start in one process fails, and the first one serves it.
-        let _ = registry().with(telemetry::layer()).try_init();
+        let _ = registry().with(recording).try_init();
     }
 }
 

@@ -38,9 +38,8 @@ use tonic::{
 };
 
 use super::{
-    pipeline::scope,
+    recorder::{Recorder, recorder, scope},
     spool::{self, Spooled},
-    stage::{Recorder, recorder},
 };
 use crate::config::{Protocol, Signal, Telemetry, origin};
 
@@ -77,7 +76,7 @@ pub async fn export_in_batches() {
     let (limit, mut is_troubled) = (recorder.settings.flush_timeout.max(WITHIN), false);
     loop {
         tokio::select! {
-            () = recorder.pipeline.half_full.notified() => {}
+            () = recorder.half_full.notified() => {}
             () = recorder.job_ended.notified(), if !is_troubled => {}
             () = sleep(if is_troubled { AGAIN } else { EVERY }) => {}
         }
@@ -162,8 +161,8 @@ type Encoded = (Signal, bool, Result<Request<Bytes>, ExportError>);
 
 /// Returns the requests with what was recorded.
 async fn encoded(recorder: &Recorder) -> [Encoded; 3] {
-    let (spans, metrics, lines) = recorder.pipeline.take();
-    let (settings, resource, scope) = (&recorder.settings, &recorder.pipeline.resource, scope());
+    let (spans, metrics, lines) = recorder.take();
+    let (settings, resource, scope) = (&recorder.settings, &recorder.resource, scope());
     let lines: Vec<_> = lines.iter().map(|line| (line, &scope)).collect();
     macro_rules! encoded {
         ($signal:expr, $is_empty:expr, $Exporter:ident, |$exporter:ident| $exported:expr) => {{

@@ -4,11 +4,16 @@
 //! like. They know neither the time that a stage has, nor the files of jobs.
 
 use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    fmt, iter,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
+use diagnosis::costs::Prices;
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     logs::{LogRecord as _, Logger as _, LoggerProvider as _, Severity},
@@ -31,11 +36,8 @@ use tracing::{Event, Level, Subscriber, field::Field, level_filters::LevelFilter
 use tracing_opentelemetry::MetricsLayer;
 use tracing_subscriber::{Layer, filter::Targets, layer::Context, registry::LookupSpan};
 
-use super::{
-    SPANS, metrics,
-    stage::{Recorder, current},
-};
-use crate::config::Telemetry;
+use super::{SERVICE_SPOOL, SPANS, metrics, stage::current};
+use crate::config::{Signal, Telemetry};
 
 /// Spans, and log lines, that a process keeps at most until it exports them.
 const CAPACITY: usize = 512;
@@ -44,63 +46,130 @@ const CAPACITY_OF_SERVICE: usize = 8192;
 /// Longest message of the log that is exported, in bytes.
 const LONGEST: usize = 4096;
 
-/// What a process records until it is exported.
+static RECORDER: OnceLock<Recorder> = OnceLock::new();
+
+/// What a process records, until it is exported.
 #[derive(Debug)]
-pub(super) struct Pipeline {
+pub(super) struct Recorder {
+    pub(super) settings: Telemetry,
+    /// For what jobs cost; `None` if they cannot be read.
+    pub(super) prices: Option<Prices>,
+    /// Whether the process is the service.
+    pub(super) of_service: bool,
     pub(super) resource: Resource,
-    tracer: SdkTracerProvider,
-    meter: SdkMeterProvider,
     reader: Reader,
     logger: SdkLogger,
     pub(super) spans: Buffer<SpanData>,
     lines: Buffer<SdkLogRecord>,
     recorded: Mutex<(mpsc::Receiver<SpanData>, mpsc::Receiver<SdkLogRecord>)>,
+    /// The file of unsent data: the service's, or that of the process's first job.
+    spool: Mutex<Option<PathBuf>>,
+    /// Held while data is exported.
+    pub(super) exporting: tokio::sync::Mutex<()>,
     /// Notified when it is time to export, as much was recorded.
     pub(super) half_full: Arc<Notify>,
+    /// Notified when a job has ended, so that the service exports its trace soon.
+    pub(super) job_ended: Notify,
+    /// Whether a job ended here, so that no other process of it follows.
+    pub(super) has_ended_job: AtomicBool,
+    /// Whether the service ends, so that other processes continue its stages.
+    pub(super) is_ending: AtomicBool,
 }
 
-impl Pipeline {
-    pub(super) fn new(settings: &Telemetry, manager: &str, of_service: bool) -> Self {
-        let capacity = if of_service { CAPACITY_OF_SERVICE } else { CAPACITY };
+/// Returns the recorder, if telemetry is on.
+pub(super) fn recorder() -> Option<&'static Recorder> {
+    RECORDER.get()
+}
+
+/// Starts recording. Called once per process. `service` is the directory of a service.
+pub(super) fn install(
+    settings: Telemetry,
+    manager: &str,
+    prices: Option<Prices>,
+    service: Option<&Path>,
+) {
+    let _ = RECORDER.set(Recorder::new(settings, manager, prices, service));
+}
+
+/// Returns the layers of `tracing` that record; `None` if telemetry is off.
+pub fn layer<S>() -> Option<impl Layer<S> + use<S>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    recorder().map(Recorder::layer)
+}
+
+/// Returns the layer that exports the driver's own log, if it is exported.
+pub fn log_export() -> Option<LogExport> {
+    recorder().filter(|recorder| recorder.settings.exports(Signal::Logs)).map(LogExport)
+}
+
+/// Says that the service ends: other processes continue the stages that are dropped from now on.
+pub fn end_service() {
+    if let Some(recorder) = recorder() {
+        recorder.is_ending.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Recorder {
+    fn new(
+        settings: Telemetry,
+        manager: &str,
+        prices: Option<Prices>,
+        service: Option<&Path>,
+    ) -> Self {
+        let capacity = service.map_or(CAPACITY, |_| CAPACITY_OF_SERVICE);
         let half_full = Arc::new(Notify::new());
         let (spans, recorded_spans) = Buffer::new(capacity, &half_full);
         let (lines, recorded_lines) = Buffer::new(capacity, &half_full);
-        let (resource, reader) = (resource(settings, manager), Reader::default());
         Self {
-            // The job's first process has decided whether it is recorded, for all of them.
-            tracer: SdkTracerProvider::builder()
-                .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
-                .with_simple_exporter(spans.clone())
-                .build(),
-            meter: SdkMeterProvider::builder()
-                .with_reader(reader.clone())
-                .with_view(metrics::view)
-                .with_resource(resource.clone())
-                .build(),
             logger: SdkLoggerProvider::builder().build().logger_with_scope(scope()),
             recorded: Mutex::new((recorded_spans, recorded_lines)),
-            resource,
-            reader,
+            spool: Mutex::new(service.map(|directory| directory.join(SERVICE_SPOOL))),
+            of_service: service.is_some(),
+            resource: resource(&settings, manager),
+            reader: Reader::default(),
+            settings,
+            prices,
             spans,
             lines,
             half_full,
+            exporting: Default::default(),
+            job_ended: Notify::new(),
+            has_ended_job: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the file of unsent data, once there is one.
+    pub(super) fn spool(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        // A path is replaced as a whole, so a panic does no harm.
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the layers for the process's subscriber. A span that is entered is the current one of
     /// OpenTelemetry, too: [`current`] depends on it.
-    pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
+        // The job's first process has decided whether it is recorded, for all of them.
+        let tracer = SdkTracerProvider::builder()
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
+            .with_simple_exporter(self.spans.clone())
+            .build();
+        let meter = SdkMeterProvider::builder()
+            .with_reader(self.reader.clone())
+            .with_view(metrics::view)
+            .with_resource(self.resource.clone());
         tracing_opentelemetry::layer()
-            .with_tracer(self.tracer.tracer_with_scope(scope()))
+            .with_tracer(tracer.tracer_with_scope(scope()))
             .with_location(false)
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false)
             .with_filter(Targets::new().with_target(SPANS, LevelFilter::INFO))
-            .and_then(MetricsLayer::new(self.meter.clone()))
+            .and_then(MetricsLayer::new(meter.build()))
     }
 
     /// Records a line of the log.
@@ -132,8 +201,8 @@ impl Pipeline {
         }
         // A panic cannot leave a receiver inconsistent.
         let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let spans = std::iter::from_fn(|| recorded.0.try_recv().ok()).collect();
-        let lines = std::iter::from_fn(|| recorded.1.try_recv().ok()).collect();
+        let spans = iter::from_fn(|| recorded.0.try_recv().ok()).collect();
+        let lines = iter::from_fn(|| recorded.1.try_recv().ok()).collect();
         (spans, metrics, lines)
     }
 }
@@ -228,7 +297,7 @@ impl MetricReader for Reader {
 /// Exports messages of the log, without their fields: at debug level, these hold whole
 /// observations.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LogExport(pub(super) &'static Recorder);
+pub struct LogExport(&'static Recorder);
 
 impl<S: Subscriber> Layer<S> for LogExport {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -240,7 +309,7 @@ impl<S: Subscriber> Layer<S> for LogExport {
         });
         let mut message = states::foreign_text::tame(&message);
         message.truncate(message.floor_char_boundary(LONGEST));
-        self.0.pipeline.line(*event.metadata().level(), message);
+        self.0.line(*event.metadata().level(), message);
     }
 }
 
@@ -251,16 +320,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_is_dropped_and_an_export_is_due_before() {
-        let pipeline = Pipeline::new(&defaults(), "manager", false);
+        let recorder = Recorder::new(defaults(), "manager", None, None);
         let record = |lines: usize| {
-            (0..lines).for_each(|n| pipeline.line(Level::INFO, n.to_string()));
+            (0..lines).for_each(|n| recorder.line(Level::INFO, n.to_string()));
         };
         let moment = Duration::from_millis(1);
         record(255);
-        assert!(tokio::time::timeout(moment, pipeline.half_full.notified()).await.is_err());
+        assert!(tokio::time::timeout(moment, recorder.half_full.notified()).await.is_err());
         record(1);
-        pipeline.half_full.notified().await;
+        recorder.half_full.notified().await;
         record(1000);
-        assert_eq!(pipeline.take().2.len(), CAPACITY);
+        assert_eq!(recorder.take().2.len(), CAPACITY);
     }
 }

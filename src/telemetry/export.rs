@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
     fs,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -30,6 +31,10 @@ use opentelemetry_sdk::{
     trace::SpanExporter as _,
 };
 use prost::Message as _;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tokio::time::{sleep, timeout};
 use tonic::{
     Code,
@@ -231,8 +236,8 @@ async fn send(
     // The system's certificates are many: they are only read where they are needed.
     let is_secure = request.uri().scheme_str() == Some("https");
     let certificate = match &settings.certificate {
-        Some(path) if is_secure => Some(fs::read(path).map_err(|e| {
-            never(format!("the certificate file {} cannot be read: {e}", path.display()))
+        Some(path) if is_secure => Some(certificates(path).map_err(|e| {
+            never(format!("the certificate file {} cannot be used: {e}", path.display()))
         })?),
         _ => None,
     };
@@ -285,6 +290,15 @@ async fn send(
             _ => never(why),
         }
     })
+}
+
+/// Reads certificates, and checks them: AWS's HTTP client panics if one is not valid.
+fn certificates(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    let (pem, mut roots) = (fs::read(path)?, RootCertStore::empty());
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate?)?;
+    }
+    Ok(pem)
 }
 
 async fn post(request: Request<Vec<u8>>, trusted: TrustStore) -> Result<(), ExportError> {

@@ -214,3 +214,18 @@ fn a_collector_with_tls_is_checked_against_the_certificate() {
     assert_eq!(grpc.spans(), ["stage config"]);
     assert_eq!(collector.spans().len(), 1);
 }
+
+#[test]
+fn a_certificate_file_that_is_wrong_is_one_line_in_the_log() {
+    let (cluster, front) = (Cluster::local(), Front::of(Behind::Grpc(Grpc::default()), true));
+    let text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&front.certificate, text).unwrap();
+    for protocol in ["grpc", "http/protobuf"] {
+        let more = format!("Protocol = \"{protocol}\"\n{}", front.trusted());
+        let job = traced(&cluster, &front.endpoint, &more).alone(Alone::CountsExports);
+        config(&job);
+        let line = format!("the certificate file {} cannot be used", front.certificate.display());
+        assert_eq!(job.log().matches(&line).count(), 1, "{}", job.log());
+        assert_eq!(job.files(".otlp").len(), 0, "{}", job.log());
+    }
+}

@@ -49,7 +49,6 @@ pub mod schedule;
 pub mod service;
 pub mod stages;
 pub mod tags;
-#[cfg_attr(not(feature = "telemetry"), allow(dead_code, reason = "what only the export needs"))]
 pub mod telemetry;
 pub mod transport;
 pub mod try_job;

@@ -20,38 +20,7 @@ use tracing_subscriber::{
 };
 
 use self::line::{Lines, LogFile, Rate};
-use crate::telemetry;
-
-/// The levels, by their names in the Go driver. What it has beyond ours is the nearest of ours.
-pub const LEVELS: &[(&str, LevelFilter)] = &[
-    ("panic", LevelFilter::ERROR),
-    ("fatal", LevelFilter::ERROR),
-    ("error", LevelFilter::ERROR),
-    ("warn", LevelFilter::WARN),
-    ("warning", LevelFilter::WARN),
-    ("info", LevelFilter::INFO),
-    ("debug", LevelFilter::DEBUG),
-    ("trace", LevelFilter::TRACE),
-];
-
-/// Finds a level by its name in any case. An empty name is the default.
-#[must_use]
-pub fn level(name: &str) -> Option<LevelFilter> {
-    if name.is_empty() {
-        return Some(LevelFilter::INFO);
-    }
-    LEVELS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
-}
-
-/// How the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// A JSON object per line, for log shippers.
-    Json,
-}
+use crate::{config::LogFormat, telemetry};
 
 /// Where the log goes, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,9 +101,9 @@ impl Logging {
 
 /// Starts what telemetry needs of `tracing`, in a process without a log.
 pub fn start_telemetry() {
-    if telemetry::is_on() {
+    if let Some(recording) = telemetry::layer() {
         // Only a second start in one process fails, and the first one serves it.
-        let _ = registry().with(telemetry::layer()).try_init();
+        let _ = registry().with(recording).try_init();
     }
 }
 

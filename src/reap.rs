@@ -21,7 +21,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use states::{ControlError, JobId, Pace, StoreError};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{config::Config, control::JOB_TAG, host, runner::Identity, telemetry, warm};
+use crate::{config::Config, control::JOB_TAG, host, runner::Identity, warm};
 
 use self::{
     judge::{Judgment, OwnedTasks, owned_tasks},
@@ -149,7 +149,7 @@ impl Reaper {
         if self.manager.is_none() {
             self.retire_definitions(engine.control(), config, &mut summary).await;
             if !self.dry_run {
-                telemetry::adopt(engine.store(), self.older_than)?;
+                self.export_pending(engine.store())?;
             }
             for job in
                 engine.store().orphaned_files()?.iter().filter(|job| Identity::could_name(job))

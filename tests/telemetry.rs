@@ -6,19 +6,16 @@
 use std::{collections::BTreeSet, path::Path};
 
 use fargate_driver::{
-    config::Config,
-    telemetry::{
-        metrics::METRICS,
-        settings::{Sampler, Settings, Signal, origin},
-    },
+    config::{Config, Sampler, Signal, Telemetry, origin},
+    telemetry::metrics::METRICS,
 };
 
-fn defaults() -> Settings {
+fn defaults() -> Telemetry {
     let least = "[Fargate]\nCluster = 'c'\nSubnet = 's'\nTaskDefinition = 't'\n[TaskMetadata]\nDirectory = '/m'";
     Config::parse(least, Path::new("fargate.toml")).unwrap().0.telemetry
 }
 
-fn with(variables: &[(&str, &str)]) -> (Settings, Vec<String>) {
+fn with(variables: &[(&str, &str)]) -> (Telemetry, Vec<String>) {
     defaults()
         .overridden(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
 }

@@ -85,11 +85,7 @@ pub fn diagnose(
 
 /// The diagnosis if no problem is found: the job is as it should be, or its problem is unknown.
 fn unexplained(case: &Case<'_>) -> Diagnosis {
-    let ended = match &case.snapshot.job {
-        AnyJob::Stopping(job) => Some(&job.state.reason),
-        _ => None,
-    };
-    match ended {
+    match case.reason() {
         Some(StopReason::Cleanup | StopReason::Asked(_) | StopReason::Retired(_)) | None => {
             case.nothing()
         }
@@ -111,7 +107,7 @@ fn unexplained(case: &Case<'_>) -> Diagnosis {
 impl Case<'_> {
     /// Why the job's task must end, if it must.
     fn reason(&self) -> Option<&StopReason> {
-        if let AnyJob::Stopping(job) = &self.snapshot.job { Some(&job.state.reason) } else { None }
+        self.snapshot.job.stop_reason()
     }
 
     /// The state that decided how the job ends: the one before `Stopping`, or the present one.

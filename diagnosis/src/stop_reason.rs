@@ -140,14 +140,12 @@ pub fn remains(job: &Job<Stopping>) -> String {
 }
 
 /// The reason as telemetry's `error.type`: one of few values, without foreign text. Dashboards and
-/// alerts depend on them.
+/// alerts depend on them. `None`: it is no failure.
 #[must_use]
-pub fn error_type(reason: &StopReason) -> String {
-    match reason {
-        StopReason::Cleanup => "cleanup".to_owned(),
-        StopReason::Cancelled => "cancelled".to_owned(),
+pub fn error_type(reason: &StopReason) -> Option<String> {
+    Some(match reason {
+        StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_) => return None,
         StopReason::Asked(_) => "abandoned".to_owned(),
-        StopReason::Retired(_) => "retired".to_owned(),
         StopReason::LaunchRefused(error) => format!("launch_refused.{}", error.kind.name()),
         StopReason::ControlFailed(error) => format!("control_failed.{}", error.kind.name()),
         StopReason::TaskStopped { .. } => "task_stopped".to_owned(),
@@ -159,5 +157,5 @@ pub fn error_type(reason: &StopReason) -> String {
         StopReason::Deadline { .. } => "deadline".to_owned(),
         StopReason::Unusable(error) => format!("container_unusable.{}", error.kind.name()),
         StopReason::RunAbandoned(_) => "run_lost".to_owned(),
-    }
+    })
 }

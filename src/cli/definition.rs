@@ -330,7 +330,7 @@ mod tests {
     use tracing::level_filters::LevelFilter;
 
     use super::*;
-    use crate::logging::LogFormat;
+    use crate::config::LogFormat;
 
     fn parse_words(words: &[&str]) -> Result<Cli, clap::Error> {
         parse(words.iter().map(OsString::from))

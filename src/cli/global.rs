@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, ValueEnum as _};
 use tracing::level_filters::LevelFilter;
 
-use crate::logging::{LEVELS, LogFormat};
+use crate::config::{LEVELS, LogFormat};
 
 /// Options of all commands, or of several. Which ones each command ignores is in [`IGNORED`].
 #[derive(Debug, Args)]
@@ -88,7 +88,7 @@ impl Global {
 }
 
 fn parse_level(name: &str) -> Result<LevelFilter, String> {
-    crate::logging::level(name).ok_or_else(|| {
+    crate::config::level(name).ok_or_else(|| {
         let names: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
         format!("expected one of {}", names.join(", "))
     })

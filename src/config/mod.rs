@@ -4,6 +4,7 @@ mod declaration;
 mod fargate;
 mod kinds;
 mod launch_type;
+mod logging;
 mod overrides;
 mod parse;
 mod reader;
@@ -22,8 +23,12 @@ use transports::ssh::SshSettings;
 
 use crate::transport;
 
+pub use logging::{LEVELS, LogFormat, level};
 pub use overrides::{Chosen, NotAllowed, Overrides};
-pub use settings::{Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh, Warm};
+pub use settings::{
+    Config, Fargate, Images, Metadata, Runner, Services, Sizes, Ssh, Telemetry, Warm,
+};
+pub use telemetry::{Protocol, Sampler, Signal, origin};
 
 /// The default file.
 pub const DEFAULT_FILE: &str = "config.toml";

@@ -15,16 +15,15 @@ use super::{
     declaration::{Section, Table, section, sections, settings},
     fargate::{CapacityProviders, LaunchType, Tags, capacity, distinct, subnets},
     kinds::{FilePath, Flag, Number, Pairs, Port, Span, Text, Texts, choice, choice_in_any_case},
+    logging::{LEVELS, LogFormat},
     parse::transport,
     rules::{optional, or_empty, required, with_default},
-    telemetry::{Address, endpoint, no_endpoints, sampler, signals},
+    telemetry::{
+        Address, PROTOCOLS, Protocol, Sampler, Signal, endpoint, no_endpoints, sampler, signals,
+    },
     warm::{MaxAge, Schedule},
 };
-use crate::{
-    logging::{LEVELS, LogFormat},
-    schedule::Window,
-    telemetry::settings::{PROTOCOLS, Settings as Telemetry},
-};
+use crate::schedule::Window;
 
 settings! {
     /// The whole configuration, checked.
@@ -228,27 +227,41 @@ settings! {
 const ECS_EXEC: Table = Table { name: "ECSExec", is_list: false, settings: &[] };
 
 settings! {
-    impl Telemetry in "Telemetry" {
-        endpoint = endpoint ["Endpoint": optional(Address, "none: off")];
-        protocol = "Protocol": with_default(choice(PROTOCOLS), "http/protobuf");
-        headers = "Headers": or_empty(Pairs);
-        certificate = "Certificate": optional(FilePath, "the system's");
-        service = "ServiceName": with_default(Text, "fargate-driver");
-        resource = "ResourceAttributes": or_empty(Pairs);
-        sampler = sampler [
+    /// `[Telemetry]`, before or after the environment's overrides.
+    pub struct Telemetry in "Telemetry" {
+        /// Address for all signals without one of their own. Without any address, telemetry is off.
+        pub endpoint: Option<String> = endpoint ["Endpoint": optional(Address, "none: off")];
+        /// The transport protocol.
+        pub protocol: Protocol = "Protocol": with_default(choice(PROTOCOLS), "http/protobuf");
+        /// Headers of every request, for authentication. Secret.
+        pub headers: Vec<(String, String)> = "Headers": or_empty(Pairs);
+        /// CA certificates (PEM) for the collector's certificate, instead of the system's.
+        pub certificate: Option<PathBuf> = "Certificate": optional(FilePath, "the system's");
+        /// `service.name`.
+        pub service: String = "ServiceName": with_default(Text, "fargate-driver");
+        /// Resource attributes of the administrator's own.
+        pub resource: Vec<(String, String)> = "ResourceAttributes": or_empty(Pairs);
+        /// Which jobs are traced.
+        pub sampler: Sampler = sampler [
             "Sampler": with_default(Text, "parentbased_always_on"),
             "SamplerArgument": optional(Text, "none")
         ];
-        flush_timeout = "FlushTimeout": with_default(Span, "250ms");
-        signals = signals [
+        /// Time limit of all exports of one process.
+        pub flush_timeout: Duration = "FlushTimeout": with_default(Span, "250ms");
+        /// Which signals are exported.
+        pub signals: Vec<Signal> = signals [
             "Traces": with_default(Flag, true),
             "Metrics": with_default(Flag, true),
             "Logs": with_default(Flag, false)
         ];
-        trust_job_traceparent = "TrustJobTraceparent": with_default(Flag, false);
-        propagate = "PropagateToJob": with_default(Flag, false);
-        job_endpoint = "JobEndpoint": optional(Address, "none");
-        endpoints = no_endpoints [];
+        /// Whether a job's `TRACEPARENT` may raise the rate at which jobs are traced.
+        pub trust_job_traceparent: bool = "TrustJobTraceparent": with_default(Flag, false);
+        /// Whether scripts get `TRACEPARENT`.
+        pub propagate: bool = "PropagateToJob": with_default(Flag, false);
+        /// OTLP address that scripts get, with `propagate`.
+        pub job_endpoint: Option<String> = "JobEndpoint": optional(Address, "none");
+        /// Addresses of single signals, complete with their paths.
+        pub endpoints: Vec<(Signal, String)> = no_endpoints [];
     }
 }
 

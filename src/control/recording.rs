@@ -15,10 +15,13 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
+use states::{
+    metric,
+    trace::{self, SPANS},
+};
 use tracing::{Span, field::Empty};
 
 use super::counts;
-use crate::telemetry::{self, SPANS, metric};
 
 /// Records every call of an SDK client. Of requests and answers, it records only the error's code.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +100,7 @@ impl CallSpan {
     pub(super) fn begin() -> Self {
         Self(Mutex::new(tracing::info_span!(
             target: SPANS,
-            parent: &telemetry::stage_span(),
+            parent: &trace::stage(),
             "call",
             otel.name = Empty,
             otel.kind = "client",
@@ -147,7 +150,7 @@ impl CallSpan {
             span.record("aws.request_id", id);
         }
         if let Some(error) = call.error {
-            telemetry::fail(&span, error);
+            trace::fail(&span, error);
         }
     }
 }

@@ -13,7 +13,7 @@ use states::{Timestamp, foreign_text};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::LogFormat;
+use crate::config::LogFormat;
 
 /// The longest line of text, in bytes; a longer one is cut.
 const LONGEST: usize = 16 * 1024;

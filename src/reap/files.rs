@@ -1,12 +1,18 @@
 //! Files of jobs without a snapshot, and damaged snapshots.
 
-use states::{JobId, StoreError};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use states::{DirectoryStore, JobId, StoreError, private_file};
 
 use super::{
     Reaper,
     report::{Summary, report},
 };
-use crate::host::JobEngine;
+use crate::{host::JobEngine, runner::Identity, telemetry};
 
 impl Reaper {
     /// Removes the files of a job without a snapshot, which a killed driver left. If the job has a
@@ -30,6 +36,36 @@ impl Reaper {
         }
     }
 
+    /// Exports what telemetry has of jobs without a snapshot, and what a service could not send, if
+    /// no process has touched it for [`Reaper::older_than`]. With telemetry off, removes it.
+    pub(super) fn export_pending(&self, store: &DirectoryStore) -> Result<(), StoreError> {
+        let directory = store.directory();
+        let is_old = |path: &Path| path.exists() && age(path) >= self.older_than;
+        // A service writes its own every half minute as long as it has unsent data.
+        let service = directory.join(telemetry::SERVICE_SPOOL);
+        if is_old(&service) && !telemetry::take_over(&service) {
+            remove(&service);
+        }
+        let jobs = store.jobs_with(&["trace", "otlp"])?;
+        let left = jobs
+            .iter()
+            .filter(|job| Identity::could_name(job) && !store.snapshot_path(job).exists());
+        for job in left {
+            // Without the lease, a process works on the job, or is about to.
+            let Ok(_lease) = store.try_lease(job, "reap") else { continue };
+            let [trace, unsent] = ["trace", "otlp"].map(|of| directory.join(format!("{job}.{of}")));
+            if is_old(&trace) {
+                telemetry::abandon(directory, job);
+                // A malformed one was not exported.
+                remove(&trace);
+            }
+            if is_old(&unsent) && !telemetry::take_over(&unsent) {
+                remove(&unsent);
+            }
+        }
+        Ok(())
+    }
+
     /// Moves a damaged snapshot to the archive, once its task has ended and no process has written
     /// it for [`Reaper::older_than`].
     pub(super) fn set_aside(
@@ -41,12 +77,7 @@ impl Reaper {
         summary: &mut Summary,
     ) {
         let path = engine.store().snapshot_path(job);
-        let age = std::fs::metadata(&path)
-            .and_then(|about| about.modified())
-            .ok()
-            .and_then(|at| at.elapsed().ok())
-            .unwrap_or_default();
-        if !task_has_ended || age < self.older_than || self.manager.is_some() {
+        if !task_has_ended || age(&path) < self.older_than || self.manager.is_some() {
             return summary.record_failure(&format!("job {job}"), error);
         }
         if self.dry_run {
@@ -63,5 +94,17 @@ impl Reaper {
             }
         }
         summary.jobs += 1;
+    }
+}
+
+/// Returns how long ago a file was written.
+fn age(path: &Path) -> Duration {
+    let changed = fs::metadata(path).and_then(|about| about.modified()).ok();
+    changed.and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = private_file::remove(path) {
+        tracing::warn!("{} cannot be removed: {e}", path.display());
     }
 }

@@ -128,7 +128,7 @@ impl Identity {
             .unwrap_or_else(|e| unreachable!("{e}"));
         // Projects choose names, and everything else if variables are trusted.
         let about = About {
-            project_url: foreign_text::clipped(project_url),
+            project_url: foreign_text::clipped(&without_secrets(project_url)),
             pipeline_id: foreign_text::clipped(pipeline_id),
             job_id: foreign_text::clipped(job_id),
             job_name: foreign_text::clipped(job_name),
@@ -143,6 +143,15 @@ impl Identity {
 fn trace_id(token: &str, job: &JobId) -> Option<[u8; 16]> {
     let hash = Sha256::digest(format!("fargate-driver trace {job} {token}"));
     hash.first_chunk().copied().filter(|_| !token.is_empty())
+}
+
+/// Removes the parts of an address that may be secret: user, password, query, fragment.
+fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}/{path}").trim_end_matches('/').to_owned()
 }
 
 fn file_name_part(token: &str) -> String {
@@ -254,6 +263,15 @@ mod tests {
                 "tamed and clipped already"
             );
         }
+    }
+
+    #[test]
+    fn secrets_are_removed_from_addresses() {
+        assert_eq!(
+            without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
+            "https://gitlab.example/g/p"
+        );
+        assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error,
+    fs,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -12,12 +14,11 @@ use aws_smithy_http_client::{
     Connector,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_types::body::SdkBody;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    LogExporter, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig as _,
-    WithHttpConfig as _,
+    LogExporter, MetricExporter, SpanExporter, WithExportConfig as _, WithHttpConfig as _,
 };
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
@@ -30,19 +31,22 @@ use opentelemetry_sdk::{
     trace::SpanExporter as _,
 };
 use prost::Message as _;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use tokio::time::{sleep, timeout};
 use tonic::{
-    Code, Status,
+    Code,
     metadata::MetadataMap,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, ClientTlsConfig, Endpoint},
 };
 
 use super::{
-    pipeline::scope,
-    settings::{Protocol, Settings, Signal, origin},
+    recorder::{Recorder, recorder, scope},
     spool::{self, Spooled},
-    stage::{Recorder, recorder},
 };
+use crate::config::{Protocol, Signal, Telemetry, origin};
 
 /// How often the service exports, if no job ends: the default of OpenTelemetry's batch processor
 /// (`OTEL_BSP_SCHEDULE_DELAY`).
@@ -65,9 +69,8 @@ enum ExportError {
 /// Exports what was recorded, within `FlushTimeout`. Called at the process's end. Never fails: an
 /// error is one line in the driver's log.
 pub async fn flush() {
-    let Some(recorder) = recorder() else { return };
-    if let Some(problem) = export(recorder, recorder.settings.flush_timeout).await {
-        tracing::warn!("{problem}. No job is affected.");
+    if let Some(recorder) = recorder() {
+        export(recorder, recorder.settings.flush_timeout, false).await;
     }
 }
 
@@ -75,76 +78,87 @@ pub async fn flush() {
 /// exports the rest.
 pub async fn export_in_batches() {
     let Some(recorder) = recorder() else { return };
-    let mut is_troubled = false;
+    let (limit, mut is_troubled) = (recorder.settings.flush_timeout.max(WITHIN), false);
     loop {
         tokio::select! {
-            () = recorder.pipeline.half_full.notified() => {}
+            () = recorder.half_full.notified() => {}
             () = recorder.job_ended.notified(), if !is_troubled => {}
             () = sleep(if is_troubled { AGAIN } else { EVERY }) => {}
         }
         if recorder.is_ending.load(Ordering::Relaxed) {
             return;
         }
-        let problem = export(recorder, recorder.settings.flush_timeout.max(WITHIN)).await;
-        match &problem {
-            Some(problem) if is_troubled => tracing::debug!("{problem}"),
-            Some(problem) => tracing::warn!("{problem}. No job is affected."),
-            None if is_troubled => tracing::info!("the collector takes telemetry again"),
-            None => {}
-        }
-        is_troubled = problem.is_some();
+        is_troubled = export(recorder, limit, is_troubled).await;
     }
 }
 
-/// Exports what was recorded, with what could not be sent before, within this time. Returns what is
-/// wrong, if anything.
-async fn export(recorder: &Recorder, limit: Duration) -> Option<String> {
+/// Exports what could not be sent before, with what was recorded, within this time. Returns whether
+/// something is wrong, which it logs. `again`: it was wrong before, too.
+async fn export(recorder: &Recorder, limit: Duration, again: bool) -> bool {
     let _one_at_a_time = recorder.exporting.lock().await;
-    let spool = recorder.spool().clone();
-    let (kept, measured) = spool.as_deref().map(spool::read).unwrap_or_default();
+    let (settings, spool) = (&recorder.settings, recorder.spool().clone());
+    let mut requests = spool.as_deref().map(spool::read).unwrap_or_default();
+    let kept = requests.len();
     let [traces, metrics, logs] = encoded(recorder).await.map(|(signal, is_empty, request)| {
-        let kept = kept.iter().filter(move |of| of.is_of(signal));
-        async move { send_all(&recorder.settings, signal, kept, (is_empty, request), limit).await }
+        if let (false, Ok(request)) = (is_empty, &request) {
+            requests.push(Spooled::new(signal, request.body().to_vec()));
+        }
+        // A request is one repeated field, so one after the other is one request (Protocol Buffers,
+        // "Encoding", "Last One Wins").
+        let of_signal = requests.iter().filter(|of| of.is_of(signal));
+        let body: Vec<u8> = of_signal.flat_map(|of| &of.request).copied().collect();
+        async move {
+            if !settings.exports(signal) || (is_empty && body.is_empty()) {
+                return Ok(());
+            }
+            let sent = timeout(limit, send(settings, signal, request?.map(|_| body))).await;
+            let limit = humantime::format_duration(limit);
+            sent.unwrap_or_else(|_| Err(ExportError::Later(format!("no answer within {limit}"))))
+        }
     });
     let sent = tokio::join!(traces, metrics, logs);
-    let mut unsent = Vec::new();
-    let mut problems: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
-    for (signal, sent) in Signal::ALL.into_iter().zip([sent.0, sent.1, sent.2]) {
-        let Err((error, request)) = sent else { continue };
-        let (ExportError::Later(why) | ExportError::Never(why)) = &error;
-        if let ExportError::Later(_) = error {
-            unsent.extend(kept.iter().filter(|of| of.is_of(signal)).cloned());
-            unsent.extend((!request.is_empty()).then(|| Spooled::new(signal, request.into())));
+    let sent = [(Signal::Traces, sent.0), (Signal::Metrics, sent.1), (Signal::Logs, sent.2)];
+    requests.retain(|of| {
+        let mut of_signal = sent.iter().filter(|(signal, _)| of.is_of(*signal));
+        of_signal.any(|(_, sent)| matches!(sent, Err(ExportError::Later(_))))
+    });
+    let mut problems: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (signal, sent) in &sent {
+        if let Err(ExportError::Later(why) | ExportError::Never(why)) = sent {
+            let address = settings.address(*signal).unwrap_or_default();
+            problems.entry(format!("{}: {why}", origin(&address))).or_default().push(signal.name());
         }
-        let endpoint =
-            recorder.settings.address(signal).map_or_else(String::new, |url| origin(&url));
-        problems.entry((endpoint, why.clone())).or_default().push(signal.name());
     }
-    let outcome = match unsent.len() {
+    let outcome = match requests.len() {
         0 => "it is dropped",
         _ if recorder.of_service => "it is kept",
         _ if recorder.has_ended_job.load(Ordering::Relaxed) => "it is kept for `fargate reap`",
         _ => "it is kept for the job's next process",
     };
     let left_out = match &spool {
-        Some(path) if !(kept.is_empty() && unsent.is_empty()) => {
-            spool::settle(path, measured, unsent, recorder.of_service)
+        Some(path) if kept > 0 || !requests.is_empty() => {
+            spool::settle(path, kept, requests, recorder.of_service)
         }
         Some(_) => 0,
-        None => unsent.len(),
+        None => requests.len(),
     };
     if left_out > 0 {
         tracing::warn!(
             "{left_out} requests of telemetry are dropped: there is no room to keep them"
         );
     }
-    let problems: Vec<String> = problems
-        .iter()
-        .map(|((endpoint, why), signals)| format!("{} to {endpoint}: {why}", signals.join(", ")))
-        .collect();
-    (!problems.is_empty()).then(|| {
-        format!("telemetry was not taken by the collector: {}; {outcome}", problems.join("; "))
-    })
+    let problems: Vec<String> =
+        problems.iter().map(|(why, signals)| format!("{} to {why}", signals.join(", "))).collect();
+    let all = problems.join("; ");
+    match problems.len() {
+        0 if again => tracing::info!("the collector takes telemetry again"),
+        0 => {}
+        _ if again => tracing::debug!("telemetry was not taken by the collector: {all}; {outcome}"),
+        _ => tracing::warn!(
+            "telemetry was not taken by the collector: {all}; {outcome}. No job is affected."
+        ),
+    }
+    !problems.is_empty()
 }
 
 /// A signal, whether nothing of it was recorded, and its request.
@@ -152,8 +166,8 @@ type Encoded = (Signal, bool, Result<Request<Bytes>, ExportError>);
 
 /// Returns the requests with what was recorded.
 async fn encoded(recorder: &Recorder) -> [Encoded; 3] {
-    let (spans, metrics, lines) = recorder.pipeline.take();
-    let (settings, resource, scope) = (&recorder.settings, &recorder.pipeline.resource, scope());
+    let (spans, metrics, lines) = recorder.take();
+    let (settings, resource, scope) = (&recorder.settings, &recorder.resource, scope());
     let lines: Vec<_> = lines.iter().map(|line| (line, &scope)).collect();
     macro_rules! encoded {
         ($signal:expr, $is_empty:expr, $Exporter:ident, |$exporter:ident| $exported:expr) => {{
@@ -164,7 +178,6 @@ async fn encoded(recorder: &Recorder) -> [Encoded; 3] {
                 .with_http_client(captured.clone())
                 .with_endpoint(settings.address($signal).unwrap_or_default())
                 .with_headers(settings.headers.iter().cloned().collect::<HashMap<_, _>>())
-                .with_retry_policy(RetryPolicy::disabled())
                 .build();
             let encoded = match built {
                 #[allow(unused_mut, reason = "metrics have their resource with them")]
@@ -213,51 +226,43 @@ impl HttpClient for Captured {
     }
 }
 
-/// Sends what was kept and the new request, if there is anything, as one request. If it is not
-/// accepted, returns the error and the body of the new one.
-async fn send_all(
-    settings: &Settings,
-    signal: Signal,
-    kept: impl Iterator<Item = &Spooled>,
-    (is_empty, request): (bool, Result<Request<Bytes>, ExportError>),
-    limit: Duration,
-) -> Result<(), (ExportError, Bytes)> {
-    // A request is one repeated field, so one after the other is one request (Protocol Buffers,
-    // "Encoding", "Last One Wins").
-    let mut body: Vec<u8> = kept.flat_map(|of| &of.request).copied().collect();
-    if !settings.exports(signal) || (is_empty && body.is_empty()) {
-        return Ok(());
-    }
-    let (head, new) = request.map_err(|e| (e, Bytes::new()))?.into_parts();
-    let new = if is_empty { Bytes::new() } else { new };
-    body.extend(&new);
-    let request = Request::from_parts(head, body);
-    let sent = timeout(limit, send(settings, signal, request, limit)).await;
-    sent.unwrap_or_else(|_| {
-        let limit = humantime::format_duration(limit);
-        Err(ExportError::Later(format!("no answer within {limit}")))
-    })
-    .map_err(|e| (e, new))
-}
-
 /// Sends a request by the configured protocol. Over gRPC, OpenTelemetry's generated clients send the
 /// same message.
 async fn send(
-    settings: &Settings,
+    settings: &Telemetry,
     signal: Signal,
     request: Request<Vec<u8>>,
-    limit: Duration,
 ) -> Result<(), ExportError> {
+    // The system's certificates are many: they are only read where they are needed.
+    let is_secure = request.uri().scheme_str() == Some("https");
+    let certificate = match &settings.certificate {
+        Some(path) if is_secure => Some(certificates(path).map_err(|e| {
+            never(format!("the certificate file {} cannot be used: {e}", path.display()))
+        })?),
+        _ => None,
+    };
     if settings.protocol == Protocol::Http {
-        return post(settings, request, limit).await;
+        let trusted = match certificate {
+            Some(pem) => TrustStore::empty().with_pem_certificate(pem),
+            None => TrustStore::empty().with_native_roots(is_secure),
+        };
+        return post(request, trusted).await;
     }
-    let channel = channel(settings, signal, limit).await?;
+    let mut endpoint = Endpoint::from(request.uri().clone());
+    if is_secure {
+        let tls = match certificate {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        endpoint = endpoint.tls_config(tls).map_err(|e| never(causes(&e)))?;
+    }
+    let channel = endpoint.connect().await.map_err(|e| ExportError::Later(causes(&e)))?;
     macro_rules! call {
         ($Client:ident, $Request:ident) => {{
             let (head, body) = request.into_parts();
             // Another version of the driver may have written the spool.
             let message = $Request::decode(&*body)
-                .map_err(|_| ExportError::Never("what was kept is not a request".to_owned()))?;
+                .map_err(|_| never("what was kept is not a request".to_owned()))?;
             let metadata = MetadataMap::from_headers(head.headers);
             let request = tonic::Request::from_parts(metadata, Default::default(), message);
             $Client::new(channel).export(request).await.map(drop)
@@ -268,92 +273,59 @@ async fn send(
         Signal::Metrics => call!(MetricsServiceClient, ExportMetricsServiceRequest),
         Signal::Logs => call!(LogsServiceClient, ExportLogsServiceRequest),
     };
-    answer.map_err(|status| refused(&status))
+    answer.map_err(|status| {
+        let why = format!("gRPC status {:?}", status.code());
+        match status.code() {
+            // OTLP/gRPC, "Failures".
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            // The connection ended early, or the server does not speak gRPC.
+            | Code::Unknown
+            | Code::Internal => ExportError::Later(why),
+            _ => never(why),
+        }
+    })
 }
 
-async fn post(
-    settings: &Settings,
-    request: Request<Vec<u8>>,
-    limit: Duration,
-) -> Result<(), ExportError> {
-    let timeouts = HttpConnectorSettings::builder().connect_timeout(limit).read_timeout(limit);
-    let trusted = match certificate(settings)? {
-        None => TrustStore::default(),
-        Some(pem) => TrustStore::empty().with_pem_certificate(pem),
-    };
-    let tls = TlsContext::builder().with_trust_store(trusted).build().map_err(|e| {
-        ExportError::Never(format!("the certificate file cannot be used: {}", causes(&e)))
-    })?;
+/// Reads certificates, and checks them: AWS's HTTP client panics if one is not valid.
+fn certificates(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    let (pem, mut roots) = (fs::read(path)?, RootCertStore::empty());
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate?)?;
+    }
+    Ok(pem)
+}
+
+async fn post(request: Request<Vec<u8>>, trusted: TrustStore) -> Result<(), ExportError> {
+    let tls = TlsContext::builder().with_trust_store(trusted).build();
     let connector = Connector::builder()
-        .connector_settings(timeouts.build())
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .tls_context(tls)
+        .tls_context(tls.map_err(|e| never(causes(&e)))?)
         .build();
     // The address's query may hold a secret, so messages do not repeat it.
-    let request = request.map(SdkBody::from).try_into().map_err(|_| {
-        ExportError::Never("the endpoint is not an address that HTTP takes".to_owned())
-    })?;
+    let request = request
+        .map(SdkBody::from)
+        .try_into()
+        .map_err(|_| never("the endpoint is not an address that HTTP takes".to_owned()))?;
     let answer = connector.call(request).await.map_err(|e| ExportError::Later(causes(&e)))?;
     match answer.status().as_u16() {
         200..=299 => Ok(()),
         // OTLP/HTTP, "Retryable Response Codes".
-        status @ (408 | 429 | 502..=504) => {
-            Err(ExportError::Later(format!("HTTP status {status}")))
-        }
-        status => Err(ExportError::Never(format!("HTTP status {status}"))),
+        code @ (408 | 429 | 502..=504) => Err(ExportError::Later(format!("HTTP status {code}"))),
+        code => Err(never(format!("HTTP status {code}"))),
     }
 }
 
-async fn channel(
-    settings: &Settings,
-    signal: Signal,
-    limit: Duration,
-) -> Result<Channel, ExportError> {
-    let address = settings.address(signal).unwrap_or_default();
-    let is_secure = address.starts_with("https://");
-    let mut endpoint = Endpoint::from_shared(address)
-        .map_err(|_| {
-            ExportError::Never("the endpoint is not an address that gRPC takes".to_owned())
-        })?
-        .connect_timeout(limit);
-    if is_secure {
-        let tls = match certificate(settings)? {
-            None => ClientTlsConfig::new().with_native_roots(),
-            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-        };
-        endpoint = endpoint.tls_config(tls).map_err(|e| ExportError::Never(causes(&e)))?;
-    }
-    endpoint.connect().await.map_err(|e| ExportError::Later(causes(&e)))
+fn never(why: String) -> ExportError {
+    ExportError::Never(why)
 }
 
-/// Reads the CA's certificate, if one is configured.
-fn certificate(settings: &Settings) -> Result<Option<Vec<u8>>, ExportError> {
-    let Some(path) = &settings.certificate else { return Ok(None) };
-    std::fs::read(path).map(Some).map_err(|e| {
-        let path = path.display();
-        ExportError::Never(format!("the certificate file {path} cannot be read: {e}"))
-    })
-}
-
-/// Whether a code may be retried (OTLP/gRPC, "Failures").
-fn refused(status: &Status) -> ExportError {
-    let why = format!("gRPC status {:?}", status.code());
-    match status.code() {
-        Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::Aborted
-        | Code::OutOfRange
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::ResourceExhausted
-        // The connection ended early, or the server does not speak gRPC.
-        | Code::Unknown
-        | Code::Internal => ExportError::Later(why),
-        _ => ExportError::Never(why),
-    }
-}
-
-/// Formats an error with its causes, without the queries of addresses.
+/// Formats an error with its causes.
 fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,19 +1,21 @@
-//! A build without the feature `telemetry`: nothing is recorded. Its items are those of `stage`,
-//! `export` and `job`.
+//! A build without the feature `telemetry`: nothing is recorded. Its items are those of the other
+//! modules.
 
-#![allow(missing_docs, unreachable_pub, reason = "as in the modules of the feature")]
+#![allow(missing_docs, reason = "as in the modules of the feature")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use bytes::Bytes;
 use diagnosis::costs::Prices;
-use states::{About, JobId};
+use states::JobId;
 use tracing::Span;
-use tracing_subscriber::layer::Identity;
+use tracing_subscriber::layer::Identity as NoLayer;
 
-use super::{Purpose, settings::Settings};
-use crate::runner::Verdict;
+use crate::{
+    config::Telemetry,
+    runner::{Identity, StageEnvironment, Verdict},
+};
 
-/// A process's work on a job.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Stage(());
@@ -35,20 +37,18 @@ macro_rules! nothing {
 }
 
 nothing! {
-    fn install(Settings, &str, Option<Prices>, Option<PathBuf>);
-    fn is_on() -> bool;
-    fn enter(&Purpose, Option<&str>, Option<&About>) -> Stage;
+    fn install(Telemetry, &str, Option<Prices>, Option<&Path>);
+    fn enter(&Path, &Identity, &StageEnvironment, &str, impl FnOnce() -> Option<String>) -> Stage;
     fn root() -> Option<String>;
-    fn propagated_variables() -> Vec<(&'static str, String)>;
     fn take_over(&Path) -> bool;
     fn abandon(&Path, &JobId);
     fn end_service();
-    fn layer() -> Option<Identity>;
-    fn log_export() -> Option<Identity>;
+    fn layer() -> Option<NoLayer>;
+    fn log_export() -> Option<NoLayer>;
 }
 
-pub fn stage_span() -> Span {
-    Span::none()
+pub fn propagated(script: Bytes) -> Bytes {
+    script
 }
 
 pub async fn flush() {}
@@ -56,9 +56,11 @@ pub async fn flush() {}
 pub async fn export_in_batches() {}
 
 pub mod job {
-    use states::{EngineError, Goal, Outcome, Snapshot};
+    use std::path::Path;
 
-    use super::{About, Path, Stage};
+    use states::{About, EngineError, Goal, Outcome, Snapshot};
+
+    use super::Stage;
 
     nothing! {
         fn opened(&Path, &Snapshot, &str) -> Stage;

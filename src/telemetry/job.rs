@@ -1,57 +1,67 @@
-//! The spans of a job that are exported when it ends: its states, from the journal, and its own.
+//! A job's facts as attributes and metrics, and the spans of its states, from its journal.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, time::Duration};
 
 use ::replay::summary::PoolUse;
 use diagnosis::{
     costs::{Bill, Host, Peak},
+    error_type,
     timeline::Timeline,
 };
-use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry::{Array, KeyValue, StringValue, Value, trace::SpanId};
 use states::{
-    Additions, AnyJob, EngineError, Finished, Goal, Header, Outcome, RunOutcome, Snapshot,
-    StateName, StopReason, Timestamp,
+    Additions, EngineError, Finished, Goal, Outcome, RunOutcome, Snapshot, StateName, StopReason,
+    Timestamp,
 };
 
 use super::{
-    Purpose,
-    context::traceparent,
+    context::{beside, parse},
     metric,
-    settings::origin,
-    stage::{self, Attributes, JobEnd, Open, Stage, past},
+    recorder::{Recorder, recorder},
+    stage::{self, Attributes, JobEnd, Open, Stage, record},
 };
 use crate::{definition::image_parts, job_end::has_ended, runner::Verdict};
 
+/// Returns attributes of these names, where there is a value.
+fn attributes(facts: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Attributes {
+    facts.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?))).collect()
+}
+
+fn text(text: &str) -> Value {
+    text.to_owned().into()
+}
+
+fn list(texts: impl IntoIterator<Item = String>) -> Value {
+    Value::Array(Array::String(texts.into_iter().map(StringValue::from).collect()))
+}
+
 /// Returns a job's attributes, the same in every process.
-#[must_use]
 pub(super) fn about(about: &states::About) -> Attributes {
-    let url = format!("{}/-/jobs/{}", without_secrets(&about.project_url), about.job_id);
-    vec![
-        KeyValue::new("cicd.pipeline.task.name", about.job_name.clone()),
-        KeyValue::new("cicd.pipeline.task.run.id", about.job_id.clone()),
-        KeyValue::new("cicd.pipeline.run.id", about.pipeline_id.clone()),
-        KeyValue::new("cicd.pipeline.task.run.url.full", url),
-    ]
+    let url = format!("{}/-/jobs/{}", about.project_url, about.job_id);
+    attributes([
+        ("cicd.pipeline.task.name", Some(text(&about.job_name))),
+        ("cicd.pipeline.task.run.id", Some(text(&about.job_id))),
+        ("cicd.pipeline.run.id", Some(text(&about.pipeline_id))),
+        ("cicd.pipeline.task.run.url.full", Some(url.into())),
+    ])
 }
 
 /// Begins the span of a process other than a stage: `reap`, `resume`, `stop`, `archive`.
 pub fn opened(directory: &Path, snapshot: &Snapshot, purpose: &str) -> Stage {
     let header = snapshot.job.header();
-    let (directory, job, name) = (directory.to_owned(), header.id.to_string(), purpose.to_owned());
-    let purpose = Purpose { directory, job, name, begins: None, only: header.trace.clone() };
-    // The trace of an ended job was exported, unless the process that ended it was killed. Then its
-    // process log still exists.
-    let kept = header.trace.as_deref().filter(|_| !has_ended(snapshot));
-    stage::enter(&purpose, kept, Some(&header.about))
+    let own = header.trace.as_deref();
+    let begin = |_: &Recorder| {
+        // The trace of an ended job was exported, unless the process that ended it was killed. Then
+        // its process log still exists.
+        Some((parse(own.filter(|_| !has_ended(snapshot))?, "")?, SpanId::INVALID))
+    };
+    Stage(stage::open(directory, &header.id, purpose, Some(&header.about), own, begin))
 }
 
 /// Ends the span begun by [`opened`]. If the job has ended, exports its own span too, which no
 /// other process does. `drove` is the result of driving it to `goal`.
 pub fn closed(stage: Stage, drove: &Result<Outcome, EngineError>, goal: Goal, snapshot: &Snapshot) {
-    if let (Ok(Outcome::Ended(_)), Some(open)) = (drove, stage.open()) {
+    if let (Ok(Outcome::Ended(_)), Some(open)) = (drove, &stage.0) {
         end(open, Some(snapshot), &snapshot.job.header().about);
     }
     let verdict = match drove {
@@ -76,21 +86,25 @@ pub fn ended(snapshot: Option<&Snapshot>, who: &states::About) {
 }
 
 fn end(open: &Open, snapshot: Option<&Snapshot>, who: &states::About) {
-    let mut end = JobEnd { attributes: about(who), ..JobEnd::default() };
+    let (mut attributes, mut result) = (about(who), None);
     if let Some(snapshot) = snapshot.filter(|snapshot| is_of(open, snapshot)) {
         record_states(open, snapshot);
         claim_of(snapshot);
-        end.attributes.extend(placed(snapshot));
+        attributes.extend(placed(snapshot));
         let additions = snapshot.job.header().spec.additions.as_deref();
-        end.attributes.extend(additions.map(containers).unwrap_or_default());
+        attributes.extend(additions.map(containers).unwrap_or_default());
         if let Some(bill) = Bill::of(snapshot, Timestamp::now()) {
-            end.attributes.extend(costs(&bill, Peak::of(snapshot, &bill)));
+            attributes.extend(costs(&bill, Peak::of(snapshot, &bill)));
         }
-        let reason = stop_reason(snapshot);
-        end.cancelled = matches!(reason, Some(StopReason::Cancelled));
-        end.error = reason.and_then(failure);
+        result = match snapshot.job.stop_reason() {
+            Some(StopReason::Cancelled) => Some(("cancellation".to_owned(), None)),
+            reason => reason.and_then(error_type).map(|error| {
+                let result = if error == "deadline" { "timeout" } else { "error" };
+                (result.to_owned(), Some(error))
+            }),
+        };
     }
-    open.end(end);
+    *open.end() = Some(JobEnd { name: who.job_name.clone(), attributes, result });
 }
 
 /// Records the states of a finished attempt at the current job, as spans and metrics.
@@ -101,61 +115,46 @@ pub fn states_of(snapshot: &Snapshot) {
 
 /// Whether the snapshot is of this attempt. That of an earlier one was exported when it ended.
 fn is_of(open: &Open, snapshot: &Snapshot) -> bool {
-    snapshot.job.header().trace == Some(traceparent(&open.root))
+    snapshot.job.header().trace.as_ref() == Some(&open.job.traceparent)
 }
 
 fn record_states(open: &Open, snapshot: &Snapshot) {
     let spans = Timeline::of(snapshot, Timestamp::now()).spans;
     for (n, span) in spans.iter().enumerate() {
-        let name = span.state;
+        let (name, lasted) = (span.state, span.length().as_secs_f64());
         let is_last = spans.get(n + 1).is_some_and(|next| next.state == StateName::Stopping);
-        let mut error = stop_reason(snapshot).filter(|_| is_last).and_then(failure);
-        let mut attributes = vec![KeyValue::new("fargate.state", name.to_string())];
-        attributes.extend(span.stage.clone().map(|stage| KeyValue::new("fargate.stage", stage)));
+        let mut error = snapshot.job.stop_reason().filter(|_| is_last).and_then(error_type);
+        let (mut code, mut output) = (None, None);
         match &span.outcome {
-            Some(RunOutcome::Exited { code, total }) => {
-                let total = i64::try_from(*total).unwrap_or(i64::MAX);
-                attributes.push(KeyValue::new("process.exit.code", i64::from(*code)));
-                attributes.push(KeyValue::new("fargate.output", total));
-                error = (*code != 0).then(|| format!("exit_status_{code}"));
+            Some(RunOutcome::Exited { code: exit, total }) => {
+                code = Some(i64::from(*exit).into());
+                output = Some(i64::try_from(*total).unwrap_or(i64::MAX).into());
+                error = (*exit != 0).then(|| format!("exit_status_{exit}"));
             }
             Some(_) => error = Some("run_lost".to_owned()),
             None => {}
         }
-        metric!(
-            histogram.fargate.state.duration = span.length().as_secs_f64(),
-            fargate.state = %name
-        );
-        let times = (time(span.from), time(span.to));
-        open.record_state(past(format!("state {name}"), times, attributes, error));
+        let attributes = attributes([
+            ("fargate.state", Some(name.to_string().into())),
+            ("fargate.stage", span.stage.as_deref().map(text)),
+            ("process.exit.code", code),
+            ("fargate.output", output),
+        ]);
+        metric!(histogram.fargate.state.duration = lasted, fargate.state = %name);
+        let (name, times) = (format!("state {name}"), (span.from.into(), span.to.into()));
+        record(beside(&open.root), open.root.span_id(), name, times, attributes, error);
     }
-}
-
-fn time(at: Timestamp) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis())
-}
-
-fn stop_reason(snapshot: &Snapshot) -> Option<&StopReason> {
-    if let AnyJob::Stopping(job) = &snapshot.job { Some(&job.state.reason) } else { None }
-}
-
-/// Returns the class of the failure that ended a job, if one did.
-fn failure(reason: &StopReason) -> Option<String> {
-    (!matches!(reason, StopReason::Cleanup | StopReason::Cancelled | StopReason::Retired(_)))
-        .then(|| diagnosis::error_type(reason))
 }
 
 /// Records what a job had of a pool of warm tasks.
 fn claim_of(snapshot: &Snapshot) {
     let Some(part) = PoolUse::of_job(snapshot) else { return };
-    let pool = part.pool();
-    let result = if let PoolUse::Hit { idle, .. } = part {
+    let (pool, mut result) = (part.pool(), "miss");
+    if let PoolUse::Hit { idle, .. } = part {
         let waited = Duration::from_millis(idle).as_secs_f64();
         metric!(histogram.fargate.warm.idle.duration = waited, fargate.pool = pool);
-        "hit"
-    } else {
-        "miss"
-    };
+        result = "hit";
+    }
     metric!(
         monotonic_counter.fargate.warm.claims = 1_u64,
         fargate.pool = pool,
@@ -165,116 +164,78 @@ fn claim_of(snapshot: &Snapshot) {
 
 /// Returns attributes of the task's location.
 fn placed(snapshot: &Snapshot) -> Attributes {
-    let Header { spec, .. } = snapshot.job.header();
-    let mut attributes =
-        vec![KeyValue::new("cloud.provider", "aws"), KeyValue::new("cloud.platform", "aws_ecs")];
-    let mut add = |name: &'static str, value: Option<&str>| {
-        attributes.extend(value.map(|value| KeyValue::new(name, value.to_owned())));
-    };
-    if let Some(task) = snapshot.job.task() {
-        add("aws.ecs.task.arn", Some(task.as_str()));
-        add("aws.ecs.task.id", Some(task.task_id()));
-        // arn:aws:ecs:<region>:<account>:task/<cluster>/<id>
-        let mut parts = task.as_str().split(':').skip(3);
-        if let (Some(region), Some(account)) = (parts.next(), parts.next()) {
-            add("cloud.region", Some(region));
-            add("cloud.account.id", Some(account));
-        }
-    }
+    let (spec, task) = (&snapshot.job.header().spec, snapshot.job.task());
     let definition = spec.task_definition.rsplit('/').next().unwrap_or_default();
     let (family, revision) = definition
         .split_once(':')
         .map_or((definition, None), |(family, revision)| (family, Some(revision)));
-    add("aws.ecs.task.family", Some(family));
-    add("aws.ecs.task.revision", revision);
     let named = spec.cluster.starts_with("arn:").then(|| spec.cluster.clone());
-    let cluster = named.or_else(|| snapshot.job.task()?.cluster_arn());
-    add("aws.ecs.cluster.arn", cluster.as_deref());
-    attributes
+    let cluster = named.or_else(|| task?.cluster_arn());
+    attributes([
+        ("cloud.provider", Some("aws".into())),
+        ("cloud.platform", Some("aws_ecs".into())),
+        ("cloud.region", task.and_then(|task| task.region()).map(text)),
+        ("cloud.account.id", task.and_then(|task| task.account()).map(text)),
+        ("aws.ecs.task.arn", task.map(|task| text(task.as_str()))),
+        ("aws.ecs.task.id", task.map(|task| text(task.task_id()))),
+        ("aws.ecs.task.family", Some(text(family))),
+        ("aws.ecs.task.revision", revision.map(text)),
+        ("aws.ecs.cluster.arn", cluster.map(Value::from)),
+    ])
 }
 
 /// Returns attributes of what the task is billed by and costs, and records them as metrics. `peak`
 /// is the most that the job has used of it.
 fn costs(bill: &Bill, peak: Option<Peak>) -> Attributes {
-    let (launch_type, capacity_provider) = match &bill.host {
+    let (launch_type, provider) = match &bill.host {
         Host::Fargate => (Some("fargate"), "FARGATE"),
         Host::FargateSpot => (Some("fargate"), "FARGATE_SPOT"),
         Host::Instances(name) => (Some("ec2"), name.as_str()),
         Host::Unknown => (None, ""),
     };
-    let mut attributes = Attributes::new();
-    attributes.extend(launch_type.map(|name| KeyValue::new("aws.ecs.launchtype", name)));
-    attributes.push(KeyValue::new("fargate.capacity_provider", capacity_provider.to_owned()));
-    if let (Some(vcpu_seconds), Some(gb_seconds)) = (bill.vcpu_seconds(), bill.gb_seconds()) {
-        metric!(
-            monotonic_counter.fargate.cpu = vcpu_seconds,
-            fargate.capacity_provider = capacity_provider
-        );
-        metric!(
-            monotonic_counter.fargate.memory = gb_seconds,
-            fargate.capacity_provider = capacity_provider
-        );
-        attributes.push(KeyValue::new("fargate.cpu", vcpu_seconds));
-        attributes.push(KeyValue::new("fargate.memory", gb_seconds));
+    let (cpu, memory) = bill.vcpu_seconds().zip(bill.gb_seconds()).unzip();
+    let prices = recorder().and_then(|recorder| recorder.prices.as_ref());
+    let cost = prices.and_then(|prices| bill.cost(prices).ok());
+    if let (Some(cpu), Some(memory)) = (cpu, memory) {
+        metric!(monotonic_counter.fargate.cpu = cpu, fargate.capacity_provider = provider);
+        metric!(monotonic_counter.fargate.memory = memory, fargate.capacity_provider = provider);
     }
-    let prices = stage::recorder().and_then(|recorder| recorder.prices.as_ref());
-    if let Some(Ok(money)) = prices.map(|prices| bill.cost(prices)) {
+    if let Some(cost) = &cost {
         metric!(
-            monotonic_counter.fargate.cost = money.amount,
-            fargate.currency = money.currency,
-            fargate.capacity_provider = capacity_provider
+            monotonic_counter.fargate.cost = cost.amount,
+            fargate.currency = cost.currency,
+            fargate.capacity_provider = provider
         );
-        attributes.push(KeyValue::new("fargate.cost", money.amount));
-        attributes.push(KeyValue::new("fargate.currency", money.currency.to_owned()));
     }
-    let used = |name: &'static str, parts: Option<u32>| {
-        parts.map(|parts| KeyValue::new(name, f64::from(parts) / 1024.0))
-    };
-    attributes.extend(used("fargate.cpu.peak", peak.and_then(|peak| peak.cpu)));
-    attributes.extend(used("fargate.memory.peak", peak.and_then(|peak| peak.memory)));
-    attributes
+    let peak = |of: fn(Peak) -> Option<u32>| Some(Value::from(f64::from(of(peak?)?) / 1024.0));
+    attributes([
+        ("aws.ecs.launchtype", launch_type.map(Value::from)),
+        ("fargate.capacity_provider", Some(text(provider))),
+        ("fargate.cpu", cpu.map(Value::from)),
+        ("fargate.memory", memory.map(Value::from)),
+        ("fargate.cost", cost.as_ref().map(|cost| cost.amount.into())),
+        ("fargate.currency", cost.as_ref().map(|cost| text(cost.currency))),
+        ("fargate.cpu.peak", peak(|peak| peak.cpu)),
+        ("fargate.memory.peak", peak(|peak| peak.memory)),
+    ])
 }
 
 /// Returns attributes of the images that the job chose.
-fn containers(additions: &Additions) -> Vec<KeyValue> {
-    let list = |texts: Vec<String>| {
-        Value::Array(Array::String(texts.into_iter().map(StringValue::from).collect()))
-    };
-    let mut attributes = Vec::new();
-    if let Some(job) = &additions.job {
-        let (name, tag) = image_parts(&job.image.name);
-        attributes.push(KeyValue::new("container.image.name", name.to_owned()));
-        let tags = tag.map(|tag| list(vec![tag.to_owned()]));
-        attributes.extend(tags.map(|tags| KeyValue::new("container.image.tags", tags)));
-    }
+fn containers(additions: &Additions) -> Attributes {
+    let (name, tag) = additions.job.as_ref().map(|job| image_parts(&job.image.name)).unzip();
     let images: Vec<_> = additions.services.iter().map(|of| of.image.name.clone()).collect();
-    if let Ok(count @ 1..) = i64::try_from(images.len()) {
-        attributes.push(KeyValue::new("fargate.service.count", count));
-        attributes.push(KeyValue::new("fargate.service.images", list(images)));
-    }
-    attributes
-}
-
-/// Removes the parts of an address that may be secret: user, password, query, fragment.
-fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((_, rest)) = url.split_once("://") else { return url.to_owned() };
-    let path = rest.split_once('/').map_or("", |(_, path)| path);
-    format!("{}/{path}", origin(url)).trim_end_matches('/').to_owned()
+    let count = i64::try_from(images.len()).ok().filter(|count| *count > 0);
+    attributes([
+        ("container.image.name", name.map(text)),
+        ("container.image.tags", tag.flatten().map(|tag| list([tag.to_owned()]))),
+        ("fargate.service.count", count.map(Value::from)),
+        ("fargate.service.images", count.map(|_| list(images))),
+    ])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_removed_from_addresses() {
-        assert_eq!(
-            without_secrets("https://user:pass@gitlab.example/g/p?private_token=x#y"),
-            "https://gitlab.example/g/p"
-        );
-        assert_eq!(without_secrets("https://gitlab.example/g/p"), "https://gitlab.example/g/p");
-    }
 
     #[test]
     fn the_images_of_the_job_and_of_its_services_are_attributes() {

@@ -1,5 +1,5 @@
-//! The list of metrics. They are events of `tracing`, with [`METRICS`](super::METRICS) as target
-//! and `monotonic_counter.<name>` or `histogram.<name>` as a field. Most processes live for moments,
+//! The list of metrics. They are events of `tracing`, with `states::trace::METRICS` as target and
+//! `monotonic_counter.<name>` or `histogram.<name>` as a field. Most processes live for moments,
 //! so each exports its own differences (delta temporality): at its end, and the service meanwhile.
 
 #[cfg(feature = "telemetry")]

@@ -1,132 +1,73 @@
-//! `<job>.trace` beside the snapshot: the job's position in its trace, and the processes that
-//! worked on it.
+//! `<job>.trace` beside the snapshot: the job's own span, and those of its processes, as they begin
+//! and end.
 //!
 //! A line of JSON each, appended. A killed process leaves the line of its beginning, and the process
 //! that ends the job makes a span of it. The file exists from `config` on, before there is a
 //! snapshot, and is removed with the job.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::{io, path::Path, time::SystemTime};
 
+use opentelemetry::trace::{SpanContext, SpanId};
 use serde::{Deserialize, Serialize};
 use states::private_file;
 
-use super::context::Context;
+use super::context::{parse, traceparent};
 
 /// Bytes of the file that are read. A job of a dozen processes writes some four kilobytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// A line of the file. Times are in nanoseconds since the Unix epoch.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Line {
-    /// The job's first process.
-    Job { context: Context, at: u64 },
-    /// A process began.
-    Began { span: String, purpose: String, at: u64 },
-    /// The process ended.
-    Ended { span: String, result: String, error: Option<String> },
-}
-
-impl Line {
-    /// Returns the line of a process that begins. `span` is its span's id, hexadecimal.
-    pub(super) fn began(span: String, purpose: String, at: SystemTime) -> Self {
-        Self::Began { span, purpose, at: nanoseconds(at) }
-    }
-}
-
-/// One process of the job.
-#[derive(Debug)]
-pub(super) struct Process {
-    /// Its span's id, hexadecimal.
-    pub(super) span: String,
-    /// Its purpose.
+/// A span that began, and maybe ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) traceparent: String,
+    tracestate: String,
+    /// Its parent's id, hexadecimal.
+    parent: String,
+    /// The purpose of its process. Empty for the job's own span, which is the first.
     pub(super) purpose: String,
-    /// When it began.
-    pub(super) at: SystemTime,
-    /// How it ended: result and cause; `None` if it was killed, or still runs.
+    pub(super) began: SystemTime,
+    /// Result and cause; `None` if the process was killed, or still runs.
     pub(super) ended: Option<(String, Option<String>)>,
 }
 
-/// The content of the file.
-#[derive(Debug)]
-pub(super) struct ProcessLog {
-    path: PathBuf,
-    /// The job's position in its trace.
-    pub(super) context: Context,
-    began: u64,
-    /// The processes, in the order in which they began.
-    pub(super) processes: Vec<Process>,
-}
-
-impl ProcessLog {
-    /// Creates a job's process log.
-    pub(super) fn begin(path: PathBuf, context: Context, at: SystemTime) -> Self {
-        let began = nanoseconds(at);
-        let mut process_log = Self { path, context, began, processes: Vec::new() };
-        process_log.note(Line::Job { context: process_log.context.clone(), at: began });
-        process_log
+impl Record {
+    /// Records a span that begins.
+    pub(super) fn new(at: &SpanContext, parent: SpanId, purpose: &str, began: SystemTime) -> Self {
+        let (traceparent, tracestate) = (traceparent(at), at.trace_state().header());
+        let (parent, purpose) = (parent.to_string(), purpose.to_owned());
+        Self { traceparent, tracestate, parent, purpose, began, ended: None }
     }
 
-    /// Reads the job's process log, if there is one. Malformed lines are skipped.
-    pub(super) fn read(path: PathBuf) -> Option<Self> {
-        let text = String::from_utf8(private_file::read_up_to(&path, LONGEST + 1).ok()?).ok()?;
-        let mut lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let Some(Line::Job { context, at }) = lines.next() else { return None };
-        let mut process_log = Self { path, context, began: at, processes: Vec::new() };
-        lines.for_each(|line| process_log.add(line));
-        (text.len() as u64 <= LONGEST && process_log.context.root().is_some())
-            .then_some(process_log)
+    /// Returns its position in the trace; `None` if others have changed the file.
+    pub(super) fn context(&self) -> Option<SpanContext> {
+        parse(&self.traceparent, &self.tracestate)
     }
 
-    /// Returns when the job's first process began, to the millisecond: the states' times are no
-    /// more precise, and the job must not begin after the first of them.
-    pub(super) fn began(&self) -> SystemTime {
-        time(self.began / 1_000_000 * 1_000_000)
+    pub(super) fn parent(&self) -> SpanId {
+        SpanId::from_hex(&self.parent).unwrap_or(SpanId::INVALID)
     }
 
-    /// Adds a line, also to the file. Only logs a failed write: telemetry must not fail a job.
-    pub(super) fn note(&mut self, line: Line) {
-        let text = serde_json::to_string(&line).map_err(io::Error::other);
+    /// Adds it to the log. Only logs a failed write: telemetry must not fail a job.
+    pub(super) fn append(&self, log: &Path) {
+        let line = serde_json::to_string(self).map_err(io::Error::other);
         let written =
-            text.and_then(|text| private_file::append(&self.path, format!("{text}\n").as_bytes()));
+            line.and_then(|line| private_file::append(log, format!("{line}\n").as_bytes()));
         if let Err(e) = written {
-            tracing::warn!("{} cannot be written: {e}", self.path.display());
-        }
-        self.add(line);
-    }
-
-    fn add(&mut self, line: Line) {
-        match line {
-            Line::Job { .. } => {}
-            Line::Began { span, purpose, at } => {
-                self.processes.push(Process { span, purpose, at: time(at), ended: None })
-            }
-            Line::Ended { span, result, error } => {
-                let process = self.processes.iter_mut().find(|of| of.span == span);
-                process.into_iter().for_each(|of| of.ended = Some((result.clone(), error.clone())));
-            }
-        }
-    }
-
-    /// Removes the log, as the job is over.
-    pub(super) fn remove(&self) {
-        if let Err(e) = fs::remove_file(&self.path)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} cannot be removed: {e}", self.path.display());
+            tracing::warn!("{} cannot be written: {e}", log.display());
         }
     }
 }
 
-fn nanoseconds(at: SystemTime) -> u64 {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(0)
-}
-
-fn time(nanoseconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+/// Reads a log, in the order in which the spans began. Malformed lines are skipped.
+pub(super) fn read(log: &Path) -> Vec<Record> {
+    let bytes = private_file::read_up_to(log, LONGEST).unwrap_or_default();
+    let mut records: Vec<Record> = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
+        match records.iter_mut().find(|begun| begun.traceparent == record.traceparent) {
+            Some(begun) => *begun = record,
+            None => records.push(record),
+        }
+    }
+    records
 }

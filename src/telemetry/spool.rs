@@ -13,7 +13,7 @@ use std::{
 use prost::Message as _;
 use states::private_file;
 
-use super::settings::Signal;
+use crate::config::Signal;
 
 /// Most bytes that are kept per job.
 const MOST: usize = 1024 * 1024;
@@ -47,51 +47,41 @@ impl Spooled {
     }
 }
 
-/// Reads the spooled requests, and how many bytes they take. A torn end is skipped.
-pub(super) fn read(path: &Path) -> (Vec<Spooled>, usize) {
+/// Reads the spooled requests. A torn end is skipped.
+pub(super) fn read(path: &Path) -> Vec<Spooled> {
     let bytes = private_file::read_up_to(path, 2 * MOST_OF_SERVICE as u64).unwrap_or_default();
-    (parse(&bytes), bytes.len())
-}
-
-fn parse(bytes: &[u8]) -> Vec<Spooled> {
     let mut spool = Spool::default();
     // What is before an error has been read.
-    let _ = spool.merge(bytes);
+    let _ = spool.merge(&*bytes);
     spool.requests
 }
 
 /// Moves the requests of a job to another spool. Returns whether they are there. A process that is
 /// killed in between leaves them in both, so that they may be sent twice.
 pub(super) fn absorb(into: &Path, job: &Path) -> bool {
-    let (requests, _) = read(job);
+    let requests = read(job);
     if requests.is_empty() {
         return true;
     }
     let moved = private_file::append(into, &Spool { requests }.encode_to_vec());
-    if let Err(e) = moved.and_then(|()| remove(job)) {
+    if let Err(e) = moved.and_then(|()| private_file::remove(job)) {
         tracing::debug!("{} cannot be moved to {}: {e}", job.display(), into.display());
         return false;
     }
     true
 }
 
-/// Replaces the first `measured` bytes of the spool by what is still unsent, the oldest first.
+/// Replaces the first `tried` requests of the spool by what is still unsent, the oldest first.
 /// Returns how many requests did not fit: the oldest.
-pub(super) fn settle(
-    path: &Path,
-    measured: usize,
-    unsent: Vec<Spooled>,
-    of_service: bool,
-) -> usize {
-    let since = private_file::read_up_to(path, 2 * MOST_OF_SERVICE as u64).unwrap_or_default();
-    let since = since.get(measured..).map(parse).unwrap_or_default();
-    let mut spool = Spool { requests: [unsent, since].concat() };
+pub(super) fn settle(path: &Path, tried: usize, unsent: Vec<Spooled>, of_service: bool) -> usize {
+    let since = read(path).into_iter().skip(tried);
+    let mut spool = Spool { requests: unsent.into_iter().chain(since).collect() };
     let (count, most) = (spool.requests.len(), if of_service { MOST_OF_SERVICE } else { MOST });
     while spool.encoded_len() > most {
         spool.requests.remove(0);
     }
     let written = match spool.requests.len() {
-        0 => remove(path),
+        0 => private_file::remove(path),
         _ => write(path, &spool.encode_to_vec()),
     };
     if let Err(e) = written {
@@ -99,13 +89,6 @@ pub(super) fn settle(
         return count;
     }
     count - spool.requests.len()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Writes a new file and renames it, so that a killed process leaves the old or the new one.
@@ -131,11 +114,11 @@ mod tests {
         let path = directory.path().join("job.otlp");
         let both = [Spooled::new(Signal::Traces, vec![1, 2]), Spooled::new(Signal::Logs, vec![3])];
         assert_eq!(settle(&path, 0, both.to_vec(), false), 0);
-        let (read_again, measured) = read(&path);
+        let read_again = read(&path);
         assert_eq!(read_again, both);
         assert!(read_again[0].is_of(Signal::Traces) && !read_again[1].is_of(Signal::Traces));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(settle(&path, measured, Vec::new(), false), 0);
+        assert_eq!(settle(&path, 2, Vec::new(), false), 0);
         assert!(!path.exists());
     }
 
@@ -147,18 +130,16 @@ mod tests {
         settle(&one, 0, vec![first.clone()], false);
         settle(&two, 0, vec![second.clone()], false);
         assert!(absorb(&service, &one) && absorb(&service, &directory.path().join("none")));
-        let (requests_now, measured) = read(&service);
-        assert_eq!(requests_now, std::slice::from_ref(&first));
+        assert_eq!(read(&service), std::slice::from_ref(&first));
         // While they are sent, another job's are added.
         assert!(absorb(&service, &two) && !one.exists() && !two.exists());
-        assert_eq!(settle(&service, measured, vec![first.clone(), third.clone()], true), 0);
-        let (requests_now, measured) = read(&service);
-        assert_eq!(requests_now, [first, third, second]);
-        assert_eq!(settle(&service, measured, Vec::new(), true), 0);
+        assert_eq!(settle(&service, 1, vec![first.clone(), third.clone()], true), 0);
+        assert_eq!(read(&service), [first, third, second]);
+        assert_eq!(settle(&service, 3, Vec::new(), true), 0);
         assert!(!service.exists());
         let large = requests([0, 1, 2, 3], MOST).to_vec();
         assert_eq!(settle(&service, 0, large, true), 2, "the oldest are dropped");
-        assert_eq!(read(&service).0[0].request[0], 2);
+        assert_eq!(read(&service)[0].request[0], 2);
     }
 
     #[test]
@@ -168,6 +149,6 @@ mod tests {
         assert_eq!(settle(&path, 0, requests([0, 1], 600_000).to_vec(), false), 1);
         let torn = Spool { requests: requests([2], 9).to_vec() }.encode_to_vec();
         private_file::append(&path, &torn[..torn.len() - 3]).unwrap();
-        assert_eq!(read(&path).0, requests([1], 600_000));
+        assert_eq!(read(&path), requests([1], 600_000));
     }
 }

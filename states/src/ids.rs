@@ -121,7 +121,17 @@ impl TaskArn {
     /// Its region: `arn:<partition>:ecs:<region>:<account>:task/…`.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
-        self.0.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty())
+        self.part(2)
+    }
+
+    /// Its account.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        self.part(3)
+    }
+
+    fn part(&self, number: usize) -> Option<&str> {
+        self.0.strip_prefix("arn:")?.split(':').nth(number).filter(|part| !part.is_empty())
     }
 
     /// The ARN of its cluster, which ARNs of before 2019 do not name.

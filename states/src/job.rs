@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ClientToken, ConnectError, ControlError, Destination, HostIdentity, HostProof, InterfaceId,
-    JobId, LaunchSpec, Login, PoolRole, Readiness, ShellFacts, TaskArn, Timestamp, TransportRecord,
-    time::span,
+    JobId, LaunchSpec, Login, PoolRole, Readiness, ShellFacts, StopReason, TaskArn, Timestamp,
+    TransportRecord, time::span,
 };
 
 pub use executing::{Ending, Executing, Finished, Link, RunOutcome, Sent};
@@ -400,6 +400,12 @@ impl AnyJob {
             Self::Executing(_) => StateName::Executing,
             Self::Stopping(_) => StateName::Stopping,
         }
+    }
+
+    /// Why the job's task must end, if it must.
+    #[must_use]
+    pub fn stop_reason(&self) -> Option<&StopReason> {
+        if let Self::Stopping(job) = self { Some(&job.state.reason) } else { None }
     }
 
     /// The task, once there is one.

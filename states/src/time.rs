@@ -59,10 +59,15 @@ impl Sub for Timestamp {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(at: Timestamp) -> Self {
+        Self::UNIX_EPOCH + Duration::from_millis(at.0)
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(self.0);
-        write!(f, "{}", humantime::format_rfc3339_millis(time))
+        write!(f, "{}", humantime::format_rfc3339_millis((*self).into()))
     }
 }
 

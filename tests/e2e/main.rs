@@ -71,6 +71,8 @@ mod telemetry;
 #[cfg(feature = "telemetry")]
 mod telemetry_by_hand;
 #[cfg(feature = "telemetry")]
+mod telemetry_grpc;
+#[cfg(feature = "telemetry")]
 mod telemetry_settings;
 mod template;
 mod transports;

@@ -24,10 +24,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 
 /// Removes a file. A missing one is no error.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(e)),
-        _ => Ok(()),
-    }
+    private_file::remove(path).map_err(StoreError::io("remove", path))
 }
 
 /// Makes a rename or removal of `path` survive a power cut.

@@ -174,7 +174,10 @@ impl DirectoryStore {
     }
 
     /// The jobs that have a file with one of these extensions.
-    fn jobs_with(&self, kinds: &[&str]) -> Result<Vec<JobId>, StoreError> {
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn jobs_with(&self, kinds: &[&str]) -> Result<Vec<JobId>, StoreError> {
         let fail = |e| StoreError::io("list the directory", &self.directory)(e);
         let mut jobs = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(fail)? {

@@ -8,7 +8,6 @@ use std::path::Path;
 use bytes::Bytes;
 use diagnosis::costs::Prices;
 use states::JobId;
-use tracing::Span;
 use tracing_subscriber::layer::Identity as NoLayer;
 
 use crate::{

@@ -28,10 +28,7 @@ mod stage;
 use std::path::Path;
 
 use ::replay::prices;
-pub(crate) use states::{
-    metric,
-    trace::{SPANS, fail},
-};
+pub(crate) use states::metric;
 
 use crate::config::Telemetry;
 

@@ -30,14 +30,14 @@ use opentelemetry_sdk::{
     resource::TelemetryResourceDetector,
     trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter},
 };
-use states::trace::{DISCARDED, find_stage};
+use states::trace::{DISCARDED, SPANS, find_stage};
 use tokio::sync::{Notify, mpsc};
 use tracing::{Event, Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_opentelemetry::MetricsLayer;
 use tracing_subscriber::{Layer, filter::Targets, layer::Context, registry::LookupSpan};
 
 use super::{
-    SERVICE_SPOOL, SPANS, metrics,
+    SERVICE_SPOOL, metrics,
     stage::{current, stage_span},
 };
 use crate::config::{Signal, Telemetry};

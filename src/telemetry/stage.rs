@@ -15,12 +15,15 @@ use opentelemetry::{
     trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents};
-use states::{About, JobId, Timestamp, private_file, trace::DISCARDED};
+use states::{
+    About, JobId, Timestamp, private_file,
+    trace::{DISCARDED, SPANS, fail},
+};
 use tracing::{Instrument as _, Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{
-    SPANS, context, fail, job, metric,
+    context, job, metric,
     process_log::{self, Record},
     recorder::{Recorder, recorder, scope},
     spool,

@@ -30,7 +30,7 @@ by_every_transport!(every_frame (not by pipes: "frames are the same by every tra
 /// Jobs at once whose `prepare` and `cleanup` are interrupted, of each victim.
 const AT_ONCE: usize = 3;
 /// After so many points that a run does not reach, it has no more: pieces of output may come as one.
-const UNREACHED: usize = 2;
+const UNREACHED: usize = 4;
 const OUTPUT: &str = "first piece\nsecond piece\nthird piece\n";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

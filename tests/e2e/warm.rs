@@ -354,6 +354,9 @@ fn a_launch_of_a_killed_service_goes_on(cluster: &Cluster) {
             id = begun => Ok(id),
         }
     });
+    // What it was writing is written by a thread, which has the lock until then.
+    let store = DirectoryStore::look(&job.metadata);
+    eventually("its lock is free", || store.try_lease(&id, "test").is_ok());
     let resumed = as_service(cluster, &job, async |host, _| warm::resume(host, &id).await);
     assert_eq!(resumed, Launched::Ready(id));
     assert_claimed(&job, &job.stage(&["prepare"]));

@@ -212,3 +212,86 @@ impl Followed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use futures_util::FutureExt as _;
+    use tracing::{
+        Event, Metadata, Subscriber,
+        span::{Attributes, Id, Record},
+    };
+
+    use super::*;
+
+    /// Counts how often a span was left. It ends when it was left for the last time.
+    #[derive(Clone, Default)]
+    struct Exits(Arc<AtomicUsize>);
+
+    impl Subscriber for Exits {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {}
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A container that answers when the test says so.
+    #[derive(Clone, Default)]
+    struct Answers(Arc<Mutex<VecDeque<Chunk>>>);
+
+    #[async_trait]
+    impl Channel for Answers {
+        async fn next(&mut self) -> Chunk {
+            let next = self.0.lock().unwrap().pop_front();
+            match next {
+                Some(chunk) => chunk,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn left_after(answer: Chunk) -> (Option<Result<RunEvent, RunError>>, usize) {
+        let (exits, answers) = (Exits::default(), Answers::default());
+        tracing::subscriber::with_default(exits.clone(), || {
+            let span = tracing::info_span!("start");
+            let mut run = Followed::new(Box::new(answers.clone()), "n", 0, span);
+            let begin = Chunk::Out(Bytes::from_static(b"n begin\n"));
+            answers.0.lock().unwrap().push_back(begin);
+            assert_eq!(run.next().now_or_never(), None);
+            assert_eq!(exits.0.load(Ordering::Relaxed), 0, "it has not started");
+            answers.0.lock().unwrap().push_back(answer);
+            (run.next().now_or_never(), exits.0.load(Ordering::Relaxed))
+        })
+    }
+
+    #[test]
+    fn the_span_of_a_start_lasts_until_the_container_says_that_it_runs() {
+        let started = Chunk::Err(Bytes::from_static(b"n started\n"));
+        assert_eq!(left_after(started), (Some(Ok(RunEvent::Started)), 1));
+        let output = Chunk::Out(Bytes::from_static(b"early"));
+        let early = RunEvent::Output(Bytes::from_static(b"early"));
+        assert_eq!(left_after(output), (Some(Ok(early)), 0));
+        let (lost, left) = left_after(Chunk::Lost("cut".to_owned()));
+        assert_eq!((lost, left), (Some(Err(RunError::ConnectionLost("cut".to_owned()))), 1));
+    }
+}

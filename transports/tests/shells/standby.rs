@@ -99,7 +99,7 @@ pub(crate) async fn what_is_only_sent_ahead_never_runs(local: Local) {
         scripts.into_iter().any(|path| fs::read(path).is_ok_and(|text| text == script))
     };
     let order = order("run");
-    for dies in ["driver", "standby", "nobody"] {
+    for dies in ["driver", "standby", "neither"] {
         let mut session = connect(local.pipes(), &facts).await;
         session.stand_by().await;
         session.send_ahead(&order, &script);
@@ -118,7 +118,7 @@ pub(crate) async fn what_is_only_sent_ahead_never_runs(local: Local) {
                 assert_eq!(follow(next).await, Ok((b"mine\n".to_vec(), 0, 5)));
             }
         }
-        until("no process is left", || processes(&local) <= if dies == "nobody" { 9 } else { 0 })
+        until("no process is left", || processes(&local) <= if dies == "neither" { 9 } else { 0 })
             .await;
         assert!(!local.home().join("executions").exists(), "{dies}");
         let _ = fs::remove_dir_all(&facts.run_dir);

@@ -169,6 +169,9 @@ async fn encoded(recorder: &Recorder) -> [Encoded; 3] {
     let (spans, metrics, lines) = recorder.take();
     let (settings, resource, scope) = (&recorder.settings, &recorder.resource, scope());
     let lines: Vec<_> = lines.iter().map(|line| (line, &scope)).collect();
+    // `with_headers` percent-decodes values, as those of the environment variable are.
+    let headers = settings.headers.iter().map(|(name, of)| (name.clone(), of.replace('%', "%25")));
+    let headers: HashMap<_, _> = headers.collect();
     macro_rules! encoded {
         ($signal:expr, $is_empty:expr, $Exporter:ident, |$exporter:ident| $exported:expr) => {{
             let (is_empty, captured) = ($is_empty, Captured::default());
@@ -177,7 +180,7 @@ async fn encoded(recorder: &Recorder) -> [Encoded; 3] {
                 .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
                 .with_http_client(captured.clone())
                 .with_endpoint(settings.address($signal).unwrap_or_default())
-                .with_headers(settings.headers.iter().cloned().collect::<HashMap<_, _>>())
+                .with_headers(headers.clone())
                 .build();
             let encoded = match built {
                 #[allow(unused_mut, reason = "metrics have their resource with them")]

@@ -19,7 +19,7 @@ pub fn traced(cluster: &Cluster, endpoint: &str, more: &str) -> Job {
     let mut job = Job::with(
         cluster,
         &format!(
-            "[Telemetry]\nEndpoint = \"{endpoint}\"\nFlushTimeout = \"5s\"\nHeaders = {{ api-key = \"{SECRET}-header\" }}\n{more}\n"
+            "[Telemetry]\nEndpoint = \"{endpoint}\"\nFlushTimeout = \"5s\"\nHeaders = {{ api-key = \"{SECRET}-100%25\" }}\n{more}\n"
         ),
     );
     job.set("CUSTOM_ENV_DATABASE_PASSWORD", SECRET);
@@ -119,7 +119,10 @@ fn one_job_is_one_trace_with_metrics_and_logs_and_nothing_secret() {
     whole_job(&job);
     assert_whole(&collector);
     conventions::assert_followed(&collector);
-    assert!(collector.received().iter().all(|request| request.header("api-key").is_some()));
+    // As it stands in fargate.toml.
+    let key = format!("{SECRET}-100%25");
+    let requests = collector.received();
+    assert!(requests.iter().all(|request| request.header("api-key") == Some(key.as_str())));
 
     let resource = collector.resource();
     assert_eq!(attribute(&resource, "service.name").as_deref(), Some("fargate-driver"));

@@ -117,7 +117,7 @@ async fn follow<S: SnapshotStore>(
 ) -> Outcome {
     let mut snapshot = Snapshot::parse(FIXTURE).unwrap();
     let AnyJob::Reachable(job) = &mut snapshot.job else { panic!("the fixture") };
-    job.header.id = JobId::new(format!("job-{n}")).unwrap();
+    Arc::make_mut(&mut job.header).id = JobId::new(format!("job-{n}")).unwrap();
     let lease = engine.store().lease(&job.header.id, "bench", Duration::ZERO).await.unwrap();
     let mut work = engine.work(snapshot, lease);
     engine.open(&mut work, "run build_script").await;

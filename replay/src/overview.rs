@@ -425,9 +425,9 @@ mod tests {
         let mut warm = Snapshot::parse(&text).unwrap();
         let header = warm.job.header().clone();
         let AnyJob::Reachable(task) = &mut warm.job else { panic!("{:?}", warm.job) };
-        task.header.id = JobId::warm(1);
+        Arc::make_mut(&mut task.header).id = JobId::warm(1);
         let origin = WarmOrigin { pool: "p".to_owned(), max_age: Duration::from_secs(3600) };
-        task.header.pool = Some(PoolRole::Warm(origin));
+        Arc::make_mut(&mut task.header).pool = Some(PoolRole::Warm(origin));
         task.state.runs = 0;
         let ready = task.state.since;
         let file = place.path().join("warm-0000000000000001.ron");
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(pool.waiting, Duration::from_secs(60));
 
         let claimed = ready + Duration::from_secs(30);
-        let mut job = Snapshot::new(Header { created: claimed, ..header });
+        let mut job = Snapshot::new(Header { created: claimed, ..Header::clone(&header) });
         let claim = Claim::of(&warm).unwrap();
         job.step(Observation::Claimed(Box::new(claim)), claimed);
         fs::remove_file(&file).unwrap();

@@ -6,7 +6,7 @@
 mod executing;
 mod stopping;
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +22,8 @@ pub use stopping::{OtherTasks, StopPhase, Stopping};
 /// One GitLab job, in state `S`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job<S> {
-    /// What the job has in every state.
-    pub header: Header,
+    /// What the job has in every state. Its clones, of which each transition makes one, share it.
+    pub header: Arc<Header>,
     /// What the job has in this state only.
     pub state: S,
 }
@@ -378,7 +378,7 @@ pub enum AnyJob {
 impl AnyJob {
     /// What the job has in every state.
     #[must_use]
-    pub fn header(&self) -> &Header {
+    pub fn header(&self) -> &Arc<Header> {
         match self {
             Self::Provisioning(j) => &j.header,
             Self::Pending(j) => &j.header,

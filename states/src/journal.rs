@@ -1,24 +1,28 @@
 //! The journal of a job's observations: bounded, and exact enough to replay.
 
-use std::{fmt, time::Duration};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp, ron_style};
+use crate::{AnyJob, Header, Job, Observation, StateName, Timestamp};
 
 /// The largest number of entries that are kept. A job of a dozen stages makes some eighty.
 const LONGEST: usize = 600;
-/// The largest size of the entries in a snapshot, in bytes. It is far more than an honest job's,
-/// and half of a snapshot's limit. Entries contain text from the container.
-const LARGEST: usize = 512 * 1024;
+/// The largest size of the entries as JSON, in bytes. It is far more than an honest job's, and a
+/// quarter of a snapshot's limit. Entries contain text from the container, and RON escapes
+/// characters that JSON does not.
+const LARGEST: usize = 256 * 1024;
 /// A repetition is merged into an equal entry among this many last ones. While the driver waits,
 /// descriptions of the task and probes of the container alternate.
 const WINDOW: usize = 4;
 /// The largest number of repetitions in one entry.
 const REPETITIONS: usize = 250;
-/// The largest size of a repetition, in bytes: a line of its own, with the milliseconds of some
-/// days.
-const REPETITION_SIZE: usize = 32;
+/// The largest size of a repetition as JSON, in bytes: a number and a comma.
+const REPETITION_SIZE: usize = 21;
 
 /// The observations of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,8 +39,8 @@ pub struct Journal {
     size: Size,
 }
 
-/// How many bytes of a snapshot the entries take; `None` until it is needed. It follows from the
-/// entries, so it plays no part in comparisons.
+/// The size of the entries; `None` until it is needed. It follows from them, so it plays no part in
+/// comparisons.
 #[derive(Debug, Clone, Default)]
 struct Size(Option<usize>);
 
@@ -71,27 +75,25 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Its size in a snapshot, in bytes.
+    /// Its size as JSON, in bytes, which is counted faster than RON's.
     fn size(&self) -> usize {
         let mut text = Counted(0);
         // Data from the machine can always be serialized.
-        let _ = ron::ser::to_writer_pretty(&mut text, self, ron_style::pretty(Counted::DEPTH));
+        let _ = serde_json::to_writer(&mut text, self);
         text.0
     }
 }
 
-/// Counts the bytes of a text that is written into a journal.
+/// Counts the bytes of a text.
 struct Counted(usize);
 
-impl Counted {
-    /// Levels of a snapshot around an entry.
-    const DEPTH: usize = 3;
-}
+impl Write for Counted {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0 += text.len();
+        Ok(text.len())
+    }
 
-impl fmt::Write for Counted {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let lines = text.bytes().filter(|byte| *byte == b'\n').count();
-        self.0 += text.len() + 4 * Self::DEPTH * lines;
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -214,9 +216,14 @@ impl Journal {
                 });
                 self.before_gap = Some(fits.count()).filter(|fits| *fits < LONGEST / 2);
             }
-            let gap = self.whole_until().min(self.entries.len() - 2);
-            size = size.saturating_sub(self.entries.remove(gap).size());
             self.omitted += 1;
+            let whole = self.whole_until();
+            let gap = whole.min(self.entries.len() - 2);
+            size = size.saturating_sub(self.entries.remove(gap).size());
+            if gap < whole {
+                // What precedes the gap is too large by itself.
+                self.before_gap = Some(gap);
+            }
         }
         self.size = Size(Some(size));
     }
@@ -327,7 +334,7 @@ impl Journal {
     /// The state that today's machine reaches through this journal. It is the job's own, unless
     /// entries were omitted or the clock was set back between two processes.
     #[must_use]
-    pub fn replay(&self, header: Header) -> AnyJob {
+    pub fn replay(&self, header: impl Into<Arc<Header>>) -> AnyJob {
         let mut job = AnyJob::from(Job::new(header));
         for (at, saw) in self.unfold() {
             job = job.observe(&saw, at);

@@ -21,7 +21,6 @@ mod observation;
 mod pace;
 pub mod private_file;
 mod replay;
-mod ron_style;
 mod snapshot;
 mod stop_reason;
 mod store;

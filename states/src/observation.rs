@@ -1,5 +1,7 @@
 //! What the world answered, or what a caller asked for: the machine's only input besides time.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,11 +22,11 @@ pub enum Observation {
     /// The job took over a warm task, and launches none.
     Claimed(Box<Claim>),
     /// RunTask answered with a task.
-    Launched(TaskReport),
+    Launched(Arc<TaskReport>),
     /// RunTask failed, or answered with failures and no task.
     LaunchFailed(ControlError),
     /// DescribeTasks answered.
-    Described(TaskReport),
+    Described(Arc<TaskReport>),
     /// DescribeTasks does not know the task (yet, or any more).
     Missing,
     /// DescribeTasks failed.

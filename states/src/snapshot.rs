@@ -1,10 +1,13 @@
 //! A job on disk: its state and journal, with a version, as RON that an engineer can read.
 
+use std::sync::Arc;
+
+use ron::ser::PrettyConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AnyJob, Header, Job, Journal, Observation, Reachable, Replay, RunOutcome, Timestamp,
-    journal::StateDigest, ron_style,
+    journal::StateDigest,
 };
 
 /// The format's version. A change of the format raises it and adds a migration and a fixture.
@@ -17,6 +20,8 @@ const OLDEST: u32 = 1;
 /// The largest snapshot that is written or read, in bytes. A job of a dozen stages takes some
 /// 10,000.
 pub const MAX_BYTES: u64 = 1024 * 1024;
+/// The number of levels that are written with line breaks.
+const DEPTH: usize = 7;
 
 /// A job with its journal. It holds no secret: the private key is in a file of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +54,7 @@ pub enum BadSnapshot {
 impl Snapshot {
     /// A new job.
     #[must_use]
-    pub fn new(header: Header) -> Self {
+    pub fn new(header: impl Into<Arc<Header>>) -> Self {
         Self { version: VERSION, job: Job::new(header).into(), journal: Journal::default() }
     }
 
@@ -77,7 +82,11 @@ impl Snapshot {
     /// # Errors
     /// The serializer's. There are none for data from the machine.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
-        ron::ser::to_string_pretty(self, ron_style::pretty(0))
+        let style = PrettyConfig::new()
+            .depth_limit(DEPTH)
+            .separate_tuple_members(false)
+            .compact_arrays(false);
+        ron::ser::to_string_pretty(self, style)
     }
 
     /// As [`Snapshot::to_ron`], in at most [`MAX_BYTES`]: drops entries from the middle of a larger

@@ -92,7 +92,7 @@ impl Snapshot {
     pub fn reports(&self, task: &TaskArn) -> impl Iterator<Item = (Timestamp, &TaskReport)> {
         self.journal.entries.iter().filter_map(move |entry| match &entry.saw {
             Observation::Launched(report) | Observation::Described(report) => {
-                (report.task == *task).then_some((entry.at, report))
+                (report.task == *task).then_some((entry.at, &**report))
             }
             _ => None,
         })

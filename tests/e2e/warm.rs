@@ -1,6 +1,6 @@
 //! Jobs claim warm tasks: those that fit, each at most once, whatever is killed.
 
-use std::{fs, io::Read as _, path::PathBuf, thread, time::Duration};
+use std::{fs, io::Read as _, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use fargate_driver::{
     config::{Config, Warm},
@@ -99,7 +99,7 @@ fn change(manager: &Job, id: &JobId, change: impl FnOnce(&mut Header)) -> Snapsh
     let path = snapshot_path(manager, id);
     let mut snapshot = read(&path);
     let AnyJob::Reachable(ready) = &mut snapshot.job else { panic!("{:?}", snapshot.job) };
-    change(&mut ready.header);
+    change(Arc::make_mut(&mut ready.header));
     fs::write(&path, snapshot.to_ron().unwrap()).unwrap();
     snapshot
 }

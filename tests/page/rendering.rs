@@ -1,6 +1,6 @@
 //! What the page shows of 0, 1 and 500 jobs, and of jobs with hostile texts.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
 use fargate_driver::service::page;
 use states::{AnyJob, Snapshot, StateName};
@@ -104,13 +104,13 @@ fn hostile_texts_are_shown_and_do_nothing() {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/snapshots/v1/executing.ron");
     let mut snapshot = Snapshot::parse(&fs::read_to_string(fixture).unwrap()).unwrap();
     let AnyJob::Executing(job) = &mut snapshot.job else { panic!("{fixture} runs no script") };
-    let about = &mut job.header.about;
+    let about = &mut Arc::make_mut(&mut job.header).about;
     for text in
         [&mut about.job_name, &mut about.job_id, &mut about.pipeline_id, &mut about.project_url]
     {
         *text = HOSTILE.to_owned();
     }
-    job.header.spec.task_definition = HOSTILE.to_owned();
+    Arc::make_mut(&mut job.header).spec.task_definition = HOSTILE.to_owned();
     fs::write(place.path().join("one.ron"), snapshot.to_ron().unwrap()).unwrap();
     fs::write(place.path().join("two.ron"), HOSTILE).unwrap();
     let content = in_one_element(&page::content(&view(place.path())));

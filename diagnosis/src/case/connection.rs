@@ -191,6 +191,8 @@ fn groups(case: &Case<'_>) -> String {
 mod tests {
     use states::{ConnectCause, Snapshot, Timestamp};
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::{Holder, Surroundings, diagnose, timeline::Timeline};
 
@@ -201,7 +203,7 @@ mod tests {
             format!("{}/../fixtures/snapshots/v1.3/executing.ron", env!("CARGO_MANIFEST_DIR"));
         let mut snapshot = Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         if let AnyJob::Executing(job) = &mut snapshot.job {
-            job.header.connect_to = ConnectTo::NoAddress;
+            Arc::make_mut(&mut job.header).connect_to = ConnectTo::NoAddress;
         }
         let newest = Timeline::of(&snapshot, Timestamp::from_millis(0)).newest;
         snapshot.step(Observation::RunFailed(RunError::ConnectionLost("cut".into())), newest);

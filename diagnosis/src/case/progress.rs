@@ -328,7 +328,7 @@ mod tests {
                 stopped: None,
                 billing: None,
             };
-            snapshot.step(Observation::Described(report), at);
+            snapshot.step(Observation::Described(report.into()), at);
         }
         snapshot
     }
@@ -381,7 +381,7 @@ mod tests {
             stopped: None,
             billing: None,
         };
-        snapshot.step(Observation::Described(report), late);
+        snapshot.step(Observation::Described(report.into()), late);
         let timeline = Timeline::of(&snapshot, late);
         assert!(
             timeline.over && timeline.length() == length && length < Duration::from_secs(60),

@@ -1,6 +1,6 @@
 //! Bills of whole jobs, compared with what was computed by hand.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use states::{
     AnyJob, Architecture, Billing, Claim, Greeting, JobId, Observation, RunContainer, Snapshot,
@@ -76,7 +76,7 @@ impl Task {
         let header = Snapshot::parse(&text).unwrap().job.header().clone();
         let mut snapshot = Snapshot::new(header);
         let report = self.report(TaskStatus::Provisioning, false);
-        snapshot.step(Observation::Launched(report), LAUNCHED);
+        snapshot.step(Observation::Launched(report.into()), LAUNCHED);
         snapshot
     }
 
@@ -84,7 +84,7 @@ impl Task {
     fn ended(&self) -> Snapshot {
         let mut snapshot = self.launched();
         let report = self.report(TaskStatus::Stopped, true);
-        snapshot.step(Observation::Described(report), at(9000.0));
+        snapshot.step(Observation::Described(report.into()), at(9000.0));
         snapshot
     }
 
@@ -217,7 +217,7 @@ fn a_job_without_facts_has_no_bill() {
     let mut old = TASK.launched();
     for entry in &mut old.journal.entries {
         if let Observation::Launched(report) = &mut entry.saw {
-            report.billing = None;
+            Arc::make_mut(report).billing = None;
         }
     }
     assert_eq!(Bill::of(&old, at(1.0)), None);

@@ -1,7 +1,7 @@
 //! Pseudonyms in each field of a snapshot. Every structure is destructured completely: a new field
 //! of the machine does not compile here until its pseudonym is decided.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use states::{
     AnyJob, Billing, Claim, ContainerReport, ControlError, Executing, Finished, Greeting, Header,
@@ -217,8 +217,8 @@ impl Pseudonyms {
                     billing: billing.as_deref().map(|billing| Box::new(self.billing(billing))),
                 }))
             }
-            Observation::Launched(report) => Observation::Launched(self.report(report)),
-            Observation::Described(report) => Observation::Described(self.report(report)),
+            Observation::Launched(report) => Observation::Launched(self.report(report).into()),
+            Observation::Described(report) => Observation::Described(self.report(report).into()),
             Observation::LaunchFailed(error) => {
                 Observation::LaunchFailed(self.control_error(error))
             }
@@ -249,7 +249,7 @@ impl Pseudonyms {
     }
 
     /// Replaces the names in a job's state. [`Pseudonyms::header`] made the header.
-    pub(super) fn job(&mut self, job: &AnyJob, header: Header) -> AnyJob {
+    pub(super) fn job(&mut self, job: &AnyJob, header: Arc<Header>) -> AnyJob {
         match job {
             AnyJob::Provisioning(job) => {
                 let Provisioning {

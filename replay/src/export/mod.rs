@@ -90,8 +90,11 @@ pub fn anonymise(snapshot: &Snapshot) -> (Snapshot, Vec<String>) {
         });
     let mut journal = snapshot.journal.clone();
     journal.entries = entries.collect();
-    let mut other =
-        Snapshot { version: snapshot.version, job: pseudonyms.job(&snapshot.job, header), journal };
+    let mut other = Snapshot {
+        version: snapshot.version,
+        job: pseudonyms.job(&snapshot.job, header.into()),
+        journal,
+    };
     carry_over_digests(snapshot, &mut other);
     let about = about(snapshot, &pseudonyms);
     (other, about)

@@ -1,6 +1,6 @@
 //! An export has no real name, and reports the same as the real snapshot.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use diagnosis::{diagnose, timeline::Timeline};
 use states::{Observation, Snapshot, Timestamp, Verdict};
@@ -92,14 +92,14 @@ fn with_real_names(snapshot: &Snapshot) -> Snapshot {
 /// Returns the header of a job in any state.
 fn header(snapshot: &mut Snapshot) -> &mut states::Header {
     use states::AnyJob::{Executing, Pending, Provisioning, Reachable, Running, Stopping};
-    match &mut snapshot.job {
+    Arc::make_mut(match &mut snapshot.job {
         Provisioning(job) => &mut job.header,
         Pending(job) => &mut job.header,
         Running(job) => &mut job.header,
         Reachable(job) => &mut job.header,
         Executing(job) => &mut job.header,
         Stopping(job) => &mut job.header,
-    }
+    })
 }
 
 /// Returns every observation that has a text, with [`LEAK`] as its text.

@@ -249,6 +249,8 @@ fn entries(report: &Report) -> Markup {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{baseline::Baseline, holder};
 
@@ -257,7 +259,7 @@ mod tests {
         let mut snapshot =
             states::Snapshot::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         if let states::AnyJob::Executing(job) = &mut snapshot.job {
-            job.header.about.job_name = "<script>alert(1)</script>".to_owned();
+            Arc::make_mut(&mut job.header).about.job_name = "<script>alert(1)</script>".to_owned();
         }
         let surroundings = holder::elsewhere(&snapshot);
         let now = crate::show::last_seen(&snapshot);

@@ -133,7 +133,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
         loop {
             match self.describe(cluster, task, due).await.map(|described| described.seen) {
                 Ok(Seen::Task(report)) if report.stop_desired || report.status.is_ending() => {
-                    return Observation::Described(report);
+                    return Observation::Described(report.into());
                 }
                 Ok(Seen::Missing) => return Observation::Missing,
                 Ok(Seen::Task(_)) => {}

@@ -193,7 +193,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
                 Action::Launch { token, spec } => {
                     // A cancel does not abandon the call: its answer names the task to stop.
                     match self.launch(work.snapshot.job.header(), &token, spec).await {
-                        Ok(report) => Observation::Launched(report),
+                        Ok(report) => Observation::Launched(report.into()),
                         Err(error) => Observation::LaunchFailed(error),
                     }
                 }

@@ -177,7 +177,7 @@ fn only_ends(snapshot: &Snapshot) -> bool {
 fn answer_about(task: &TaskArn, answers: &[Described]) -> Option<Observation> {
     let answer = answers.iter().find(|answer| answer.task == *task)?;
     Some(match &answer.seen {
-        Seen::Task(report) => Observation::Described(report.clone()),
+        Seen::Task(report) => Observation::Described(report.clone().into()),
         Seen::Missing => Observation::Missing,
     })
 }

@@ -91,7 +91,7 @@ impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
             described = optional(&mut pending.describe) => {
                 pending.describe = None;
                 match described {
-                    Ok(Described { seen: Seen::Task(report), .. }) => Observation::Described(report),
+                    Ok(Described { seen: Seen::Task(report), .. }) => Observation::Described(report.into()),
                     Ok(Described { seen: Seen::Missing, .. }) => Observation::Missing,
                     Err(error) => Observation::DescribeFailed(error),
                 }

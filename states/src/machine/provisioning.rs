@@ -1,6 +1,6 @@
 //! `Provisioning`: the driver launches the task, with an idempotency token per launch.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{RETRY, START, Step, searching::Searched};
 use crate::{
@@ -16,7 +16,8 @@ const NO_CREDENTIALS: Duration = Duration::from_secs(60);
 impl Job<Provisioning> {
     /// A new job: nothing has been launched.
     #[must_use]
-    pub fn new(header: Header) -> Self {
+    pub fn new(header: impl Into<Arc<Header>>) -> Self {
+        let header = header.into();
         let now = header.created;
         let state = Provisioning {
             deadline: now + header.limits.provisioning,

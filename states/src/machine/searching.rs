@@ -4,6 +4,8 @@
 //! ListTasks and DescribeTasks show that. When they have shown none for as long as one may still
 //! appear, there is none, and a new token is safe.
 
+use std::sync::Arc;
+
 use super::{DESCRIBE, stopping::SETTLES_WITHIN};
 use crate::{
     Action, ControlError, Header, Job, Observation, Polling, Provisioning, Search, StopReason,
@@ -15,7 +17,7 @@ pub(super) enum Searched {
     /// It continues.
     On,
     /// This task lives: it is the job's.
-    Found(Box<TaskReport>),
+    Found(Arc<TaskReport>),
     /// The earlier launch has no task.
     Nothing,
     /// ECS refuses to answer.
@@ -44,7 +46,7 @@ impl Search {
             }
             Observation::Described(report) if self.candidates.first() == Some(&report.task) => {
                 if !report.stop_desired && !report.status.is_ending() {
-                    return Searched::Found(Box::new(report.clone()));
+                    return Searched::Found(Arc::clone(report));
                 }
                 self.candidates.remove(0);
                 return self.next_candidate(seed, now);

@@ -241,9 +241,9 @@ pub fn observation() -> impl Strategy<Value = Observation> {
     prop_oneof![
         1 => (any::<u32>(), stage()).prop_map(|(process, purpose)| Observation::Opened { process, purpose }),
         1 => Just(Observation::Claimed(Box::new(claim()))),
-        6 => report(status()).prop_map(Observation::Launched),
+        6 => report(status()).prop_map(|report| Observation::Launched(report.into())),
         2 => control_error().prop_map(Observation::LaunchFailed),
-        6 => report(status()).prop_map(Observation::Described),
+        6 => report(status()).prop_map(|report| Observation::Described(report.into())),
         2 => Just(Observation::Missing),
         2 => control_error().prop_map(Observation::DescribeFailed),
         1 => option::of(Just("203.0.113.7".to_owned())).prop_map(Observation::Addressed),
@@ -278,19 +278,22 @@ fn wait() -> impl Strategy<Value = u64> {
 /// The history of a successful job, from which others deviate.
 pub fn well() -> Vec<(u64, Observation)> {
     let status = |status: &str| {
-        Observation::Described(TaskReport {
-            task: arn(1),
-            status: TaskStatus::parse(status),
-            stop_desired: false,
-            interface: Some(NetworkInterface {
-                id: Some(InterfaceId::new("eni-1").unwrap()),
-                private_address: Some("10.0.0.7".into()),
-                subnet: None,
-            }),
-            containers: vec![],
-            stopped: None,
-            billing: None,
-        })
+        Observation::Described(
+            TaskReport {
+                task: arn(1),
+                status: TaskStatus::parse(status),
+                stop_desired: false,
+                interface: Some(NetworkInterface {
+                    id: Some(InterfaceId::new("eni-1").unwrap()),
+                    private_address: Some("10.0.0.7".into()),
+                    subnet: None,
+                }),
+                containers: vec![],
+                stopped: None,
+                billing: None,
+            }
+            .into(),
+        )
     };
     let Observation::Described(launched) = status("PROVISIONING") else { unreachable!() };
     let run = |stage: &str| {
@@ -309,7 +312,7 @@ pub fn well() -> Vec<(u64, Observation)> {
     };
     let mut way = vec![
         Observation::Opened { process: 1, purpose: "prepare".into() },
-        Observation::Launched(launched),
+        Observation::Launched(launched.into()),
         status("PENDING"),
     ];
     way.extend([status("RUNNING"), Observation::Answered(greeting())]);
@@ -360,7 +363,7 @@ pub fn waiting() -> impl Strategy<Value = Vec<(u64, Observation)>> {
     let again = prop_oneof![
         Just(Observation::Missing),
         report(select(vec!["PROVISIONING", "PENDING"]).prop_map(TaskStatus::parse))
-            .prop_map(Observation::Described),
+            .prop_map(|report| Observation::Described(report.into())),
         transient().prop_map(Observation::DescribeFailed),
         Just(Observation::TimePassed),
         Just(Observation::Unreachable(ConnectError {

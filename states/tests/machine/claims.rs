@@ -1,6 +1,6 @@
 //! Claims: a job takes over a warm task, or launches one, and never both.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use states::{
@@ -78,14 +78,14 @@ fn only_a_ready_task_in_which_nothing_ran_is_claimed() {
 
     let mut ordinary = ready;
     let AnyJob::Reachable(job) = &mut ordinary.job else { unreachable!() };
-    job.header.pool = None;
+    Arc::make_mut(&mut job.header).pool = None;
     assert_eq!(Claim::of(&ordinary), None, "a GitLab job's task is never claimed");
 }
 
 #[test]
 fn what_names_one_job_does_not_matter_for_a_fit_and_everything_else_does() {
     let header = any::header();
-    let mut other = warm().job.header().clone();
+    let mut other = states::Header::clone(warm().job.header());
     other.created = Timestamp::from_millis(1);
     other.spec.tags.clear();
     other.spec.environment[0].1 = "another key".into();

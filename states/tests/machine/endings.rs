@@ -152,7 +152,7 @@ fn a_cancel_while_the_task_starts_stops_it() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
-    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None).into()), now);
     let action = snapshot.step(Observation::CancelRequested, now);
     assert_eq!(*reason(&snapshot), StopReason::Cancelled);
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(1)), "{action:?}");
@@ -184,7 +184,8 @@ fn with_two_tasks() -> (Snapshot, Timestamp) {
     snapshot.plan(now);
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1), any::arn(2)]), now);
-    let action = snapshot.step(Observation::Described(report(TaskStatus::Running, None)), now);
+    let action =
+        snapshot.step(Observation::Described(report(TaskStatus::Running, None).into()), now);
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(1)), "{action:?}");
     (snapshot, now)
 }
@@ -207,13 +208,15 @@ fn all_tasks_are_stopped_before_the_end_of_any_is_awaited() {
     assert!(all_accepted(&snapshot));
     // The job is over when both have ended.
     let action = snapshot
-        .step(Observation::Described(report(TaskStatus::Stopped, None)), later(now, 20_000));
+        .step(Observation::Described(report(TaskStatus::Stopped, None).into()), later(now, 20_000));
     assert!(
         matches!(&action, Action::Watch(Watch { describe: Some((task, _)), .. }) if *task == any::arn(1)),
         "{action:?}"
     );
-    let action = snapshot
-        .step(Observation::Described(report(TaskStatus::Deprovisioning, None)), later(now, 21_000));
+    let action = snapshot.step(
+        Observation::Described(report(TaskStatus::Deprovisioning, None).into()),
+        later(now, 21_000),
+    );
     assert_eq!(action, Action::Archive);
 }
 
@@ -246,8 +249,8 @@ fn a_task_has_ended_once_its_containers_have() {
         let (mut snapshot, now) = connected();
         snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
         snapshot.step(Observation::StopAccepted, now);
-        let action =
-            snapshot.step(Observation::Described(report(status.clone(), None)), later(now, 1000));
+        let action = snapshot
+            .step(Observation::Described(report(status.clone(), None).into()), later(now, 1000));
         assert_eq!(action == Action::Archive, over, "{status}");
     }
 }
@@ -259,7 +262,7 @@ fn a_task_that_stop_task_does_not_find_is_stopped_again() {
     let mut snapshot = Snapshot::new(any::header());
     let now = snapshot.job.header().created;
     snapshot.plan(now);
-    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+    snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None).into()), now);
     snapshot.step(Observation::CancelRequested, now);
     snapshot.step(Observation::Missing, now);
     assert!(!all_accepted(&snapshot));
@@ -279,7 +282,7 @@ fn an_earlier_attempts_stopping_task_does_not_end_the_search() {
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
     let stopping = |task| TaskReport { task: any::arn(task), ..report(TaskStatus::Stopping, None) };
-    let action = snapshot.step(Observation::Described(stopping(1)), now);
+    let action = snapshot.step(Observation::Described(stopping(1).into()), now);
     assert!(
         matches!(action, Action::Watch(Watch { describe: None, .. })) && !all_accepted(&snapshot),
         "{action:?}"
@@ -293,23 +296,21 @@ fn an_earlier_attempts_stopping_task_does_not_end_the_search() {
         "{action:?}"
     );
     let running = TaskReport { task: any::arn(2), ..report(TaskStatus::Running, None) };
-    let action = snapshot.step(Observation::Described(running), later(now, 5000));
+    let action = snapshot.step(Observation::Described(running.into()), later(now, 5000));
     assert!(matches!(&action, Action::Stop { task, .. } if *task == any::arn(2)), "{action:?}");
     snapshot.step(Observation::StopAccepted, later(now, 5000));
     assert!(all_accepted(&snapshot));
     // The job is over when both have ended.
     snapshot.step(
-        Observation::Described(TaskReport {
-            task: any::arn(2),
-            ..report(TaskStatus::Stopped, None)
-        }),
+        Observation::Described(
+            TaskReport { task: any::arn(2), ..report(TaskStatus::Stopped, None) }.into(),
+        ),
         later(now, 20_000),
     );
     let action = snapshot.step(
-        Observation::Described(TaskReport {
-            task: any::arn(1),
-            ..report(TaskStatus::Stopped, None)
-        }),
+        Observation::Described(
+            TaskReport { task: any::arn(1), ..report(TaskStatus::Stopped, None) }.into(),
+        ),
         later(now, 21_000),
     );
     assert_eq!(action, Action::Archive);
@@ -323,7 +324,7 @@ fn an_earlier_attempts_stopping_task_is_awaited_if_nothing_was_launched() {
     snapshot.plan(now);
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
-    snapshot.step(Observation::Described(report(TaskStatus::Stopping, None)), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Stopping, None).into()), now);
     let late = later(now, 40_000);
     assert!(matches!(snapshot.plan(late), Action::Find { .. }));
     let action = snapshot.step(Observation::Found(vec![any::arn(1)]), late);
@@ -333,7 +334,8 @@ fn an_earlier_attempts_stopping_task_is_awaited_if_nothing_was_launched() {
     );
     assert!(all_accepted(&snapshot));
     assert_eq!(
-        snapshot.step(Observation::Described(report(TaskStatus::Deprovisioning, None)), late),
+        snapshot
+            .step(Observation::Described(report(TaskStatus::Deprovisioning, None).into()), late),
         Action::Archive
     );
 }
@@ -356,7 +358,7 @@ fn a_found_task_that_is_already_stopping_is_not_stopped_again() {
     snapshot.step(Observation::StopRequested(StopReason::Cleanup), now);
     snapshot.step(Observation::Found(vec![any::arn(1)]), now);
     let ending = TaskReport { stop_desired: true, ..report(TaskStatus::Running, None) };
-    let action = snapshot.step(Observation::Described(ending), now);
+    let action = snapshot.step(Observation::Described(ending.into()), now);
     assert!(matches!(action, Action::Watch(_)), "{action:?}");
 }
 

@@ -314,15 +314,18 @@ fn described(status: TaskStatus) -> Observation {
 
 fn described_as(number: u8, status: TaskStatus) -> Observation {
     let stop_desired = status.is_ending();
-    Observation::Described(TaskReport {
-        task: any::arn(number),
-        stop_desired,
-        status,
-        interface: None,
-        containers: vec![],
-        stopped: None,
-        billing: None,
-    })
+    Observation::Described(
+        TaskReport {
+            task: any::arn(number),
+            stop_desired,
+            status,
+            interface: None,
+            containers: vec![],
+            stopped: None,
+            billing: None,
+        }
+        .into(),
+    )
 }
 
 /// Found by the simulation: all attempts of a job share `startedBy`, so an earlier attempt's task

@@ -13,8 +13,8 @@ pub fn connected() -> (Snapshot, Timestamp) {
         NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
     let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
     for saw in [
-        Observation::Launched(running.clone()),
-        Observation::Described(running),
+        Observation::Launched(running.clone().into()),
+        Observation::Described(running.into()),
         Observation::Answered(any::greeting()),
         Observation::RunRequested {
             stage: "build_script".into(),
@@ -200,10 +200,10 @@ fn ecs_has_a_moment_to_report_why_a_task_ends() {
     let explained = Stopped { code: Some("SpotInterruption".into()), reason: None };
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
-    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
+    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None).into()), now);
     assert_eq!(snapshot.job.name(), StateName::Executing);
     snapshot.step(
-        Observation::Described(report(TaskStatus::Stopping, Some(explained.clone()))),
+        Observation::Described(report(TaskStatus::Stopping, Some(explained.clone())).into()),
         later(now, 300),
     );
     let StopReason::TaskStopped { end } = reason(&snapshot) else {
@@ -214,18 +214,24 @@ fn ecs_has_a_moment_to_report_why_a_task_ends() {
     // It may never report it: the driver waits only a few seconds.
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
-    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None)), now);
-    snapshot.step(Observation::Described(report(TaskStatus::Stopping, None)), later(now, 5000));
+    snapshot.step(Observation::Described(report(TaskStatus::Deactivating, None).into()), now);
+    snapshot
+        .step(Observation::Described(report(TaskStatus::Stopping, None).into()), later(now, 5000));
     assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }));
 
     // For an exit, the code is part of the report.
     let exited = Stopped { code: Some("EssentialContainerExited".into()), reason: None };
     let (mut snapshot, now) = connected();
     snapshot.step(lost(), now);
-    snapshot.step(Observation::Described(report(TaskStatus::Stopping, Some(exited.clone()))), now);
+    snapshot.step(
+        Observation::Described(report(TaskStatus::Stopping, Some(exited.clone())).into()),
+        now,
+    );
     assert_eq!(snapshot.job.name(), StateName::Executing);
-    snapshot
-        .step(Observation::Described(report(TaskStatus::Stopped, Some(exited))), later(now, 300));
+    snapshot.step(
+        Observation::Described(report(TaskStatus::Stopped, Some(exited)).into()),
+        later(now, 300),
+    );
     assert!(matches!(reason(&snapshot), StopReason::TaskStopped { .. }), "over is over");
 }
 
@@ -237,8 +243,8 @@ fn a_container_that_cannot_run_a_first_command_yet_is_retried() {
     let interface =
         NetworkInterface { id: None, private_address: Some("10.0.0.7".into()), subnet: None };
     let running = TaskReport { interface: Some(interface), ..report(TaskStatus::Running, None) };
-    snapshot.step(Observation::Launched(running.clone()), now);
-    snapshot.step(Observation::Described(running), now);
+    snapshot.step(Observation::Launched(running.clone().into()), now);
+    snapshot.step(Observation::Described(running.into()), now);
     let refusal = || ConnectError {
         kind: ConnectErrorKind::NoShell,
         message: "no shell".into(),
@@ -259,7 +265,7 @@ fn a_missing_task_is_described_less_and_less_often() {
     snapshot.plan(start);
     let mut now = start;
     let mut action =
-        snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None)), now);
+        snapshot.step(Observation::Launched(report(TaskStatus::Provisioning, None).into()), now);
     let mut asked = 0;
     while now.since(start) < std::time::Duration::from_secs(50) {
         let Action::Watch(Watch { describe: Some((_, at)), .. }) = action else {

@@ -1,6 +1,6 @@
 //! Claims: exactly one snapshot names a task, wherever the process is killed.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use states::{
     AnyJob, Claim, DirectoryStore, Greeting, HostIdentity, JobId, PoolRole, Reachable, ShellFacts,
@@ -30,7 +30,7 @@ fn warm(id: &JobId) -> Snapshot {
     let mut snapshot = snapshot(id.as_str());
     let AnyJob::Provisioning(mut job) = snapshot.job.clone() else { unreachable!() };
     let origin = WarmOrigin { pool: "p".into(), max_age: Duration::from_secs(60) };
-    job.header.pool = Some(PoolRole::Warm(origin));
+    Arc::make_mut(&mut job.header).pool = Some(PoolRole::Warm(origin));
     let state = Reachable {
         task: task(),
         address: Some("10.0.0.7".into()),

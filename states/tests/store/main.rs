@@ -11,6 +11,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -340,7 +341,7 @@ async fn a_job_too_large_without_its_journal_leaves_the_old_snapshot() {
     save(&store, &small).await.unwrap();
     let mut large = small.clone();
     let AnyJob::Provisioning(job) = &mut large.job else { unreachable!() };
-    job.header.spec.tags = vec![("x".to_owned(), "y".repeat(2 * 1024 * 1024))];
+    Arc::make_mut(&mut job.header).spec.tags = vec![("x".to_owned(), "y".repeat(2 * 1024 * 1024))];
     let text = save(&store, &large).await.unwrap_err().to_string();
     assert!(
         text.contains("cannot write the snapshot")

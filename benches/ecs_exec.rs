@@ -108,6 +108,11 @@ fn main() -> ExitCode {
             "a script of 5 MB, beyond an empty one: {near:.1?}; at 20 ms each way: {far:.1?} (target: at most 3 s); ratio {:.2}",
             far.as_secs_f64() / near.as_secs_f64()
         );
+        let (short, longer) = bench.delivery();
+        println!(
+            "a script of 100 bytes, which is in the line of its order, at 20 ms each way: {short:.1?}; of 9 KiB, which waits for an answer: {longer:.1?}; ratio {:.2}",
+            short.as_secs_f64() / longer.as_secs_f64()
+        );
         target(
             "seconds for 5 MB at 20 ms each way, at most 3",
             far.as_secs_f64(),
@@ -275,6 +280,18 @@ impl Bench {
         let large = format!(": '{}'", STANDARD.encode(incompressible(5_000_000 * 3 / 4)));
         let run = |script: &str| median(|| self.run(&ecs_exec::DECLARATION, script, 0), 3);
         run(&large).saturating_sub(run(""))
+    }
+
+    /// Measures, in turns, `run` of a script that is sent in the line of its order, and of one that
+    /// is too long for that.
+    fn delivery(&self) -> (Duration, Duration) {
+        let script = |size: usize| format!("#{}", "x".repeat(size - 1));
+        let (mut short, mut longer) = (Vec::new(), Vec::new());
+        for _ in 0..15 {
+            short.push(self.run(&ecs_exec::DECLARATION, &script(100), 0));
+            longer.push(self.run(&ecs_exec::DECLARATION, &script(9 * 1024), 0));
+        }
+        (middle(short), middle(longer))
     }
 
     /// Measures how many bytes per second a terminal passes of these characters.

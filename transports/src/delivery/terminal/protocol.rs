@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
 use super::armor::{ArmorDecoder, Packed, Piece, Raw};
@@ -34,6 +35,9 @@ const PING_EVERY: Duration = Duration::from_secs(45);
 const FOLLOWER_ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// Most bytes of input in one write to the terminal.
 const INPUT_PIECE: usize = 16 * 1024;
+/// Most bytes of input that are sent in a verb's line, in base64: these start a round trip earlier.
+/// Beyond that, base64 and the shell's handling of a long line would cost more.
+const MOST_IN_LINE: usize = 8 * 1024;
 /// Most answers that are kept until their verb looks. The helper sends one at a time: more are not
 /// its own.
 const MOST_ANSWERS: usize = 16;
@@ -197,7 +201,14 @@ impl Protocol {
 
     /// Begins a verb that runs a command with this input.
     pub(super) fn run(&mut self, command: &Command, input: Bytes, now: Instant) -> Verb {
-        let line = format!("run {} {}{}", command.nonce(), input.len(), command.words("~"));
+        let (nonce, size, words) = (command.nonce(), input.len(), command.words("~"));
+        let (line, input) = match size {
+            1..=MOST_IN_LINE => {
+                let input = STANDARD.encode(input);
+                (format!("with {nonce} {size}{words} {input}"), Bytes::new())
+            }
+            _ => (format!("run {nonce} {size}{words}"), input),
+        };
         let listener = Listener { follows: command.follows(), next: command.from() };
         let settles_within = if listener.follows { FOLLOWER_ENDS_WITHIN } else { Duration::ZERO };
         let step = Step::Settling(now + settles_within);

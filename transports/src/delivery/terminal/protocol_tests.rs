@@ -8,7 +8,9 @@ const MARK: &str = "0123456789abcdef0123456789abcdef";
 const FIRST: &str = "11111111111111111111111111111111";
 const SECOND: &str = "22222222222222222222222222222222";
 const THIRD: &str = "33333333333333333333333333333333";
-const SCRIPT: &[u8] = b"echo hello";
+const SHORT_SCRIPT: &[u8] = b"echo hello";
+/// Too long for the line.
+const SCRIPT: &[u8] = &[b'#'; INPUT_PIECE + 1];
 
 fn facts() -> ShellFacts {
     ShellFacts { run_dir: "/tmp/runs".into(), follows_with_tail: true, has_setsid: true, job: None }
@@ -77,7 +79,7 @@ impl Desk {
     fn runs(&mut self, command: &Command, input: &[u8]) {
         let mut verb = self.run(command, input);
         self.poll(&mut verb).unwrap();
-        if !input.is_empty() {
+        if input.len() > MOST_IN_LINE {
             self.helper_says("go");
             self.poll(&mut verb).unwrap();
         }
@@ -127,6 +129,23 @@ fn a_script_is_sent_when_the_helper_is_ready_for_it() {
     desk.helper_says("ok");
     assert!(desk.is_done(&mut verb));
     assert_eq!(desk.written.len(), 3);
+}
+
+#[test]
+fn a_short_script_is_in_the_line() {
+    for script in [b"#".as_slice(), SHORT_SCRIPT, &[0xff; MOST_IN_LINE]] {
+        let mut desk = Desk::new();
+        let mut verb = desk.run(&start(FIRST, script), script);
+        assert!(waits_for_an_answer(desk.poll(&mut verb)));
+        let [line] = &desk.written[..] else { panic!("{:?}", desk.written) };
+        let (words, input) = line.strip_suffix('\n').unwrap().rsplit_once(' ').unwrap();
+        let begins = format!("{MARK} with {FIRST} {} 'start' '~{FIRST}' '/tmp/runs'", script.len());
+        assert!(words.starts_with(&begins), "{line}");
+        assert_eq!(STANDARD.decode(input).unwrap(), script);
+        desk.helper_says("ok");
+        assert!(desk.is_done(&mut verb));
+        assert_eq!(desk.written.len(), 1);
+    }
 }
 
 #[test]
@@ -315,7 +334,7 @@ fn a_ping_is_due_some_time_after_the_answer_to_the_last_one() {
 
 #[derive(Debug, Clone)]
 enum Deed {
-    Begin { follows: bool },
+    Begin(Option<&'static [u8]>),
     Poll(Index),
     GiveUp(Index),
     Say(&'static str),
@@ -324,7 +343,7 @@ enum Deed {
 
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
-        any::<bool>().prop_map(|follows| Deed::Begin { follows }),
+        prop::sample::select(vec![None, Some(SHORT_SCRIPT), Some(SCRIPT)]).prop_map(Deed::Begin),
         any::<Index>().prop_map(Deed::Poll),
         any::<Index>().prop_map(Deed::Poll),
         any::<Index>().prop_map(Deed::GiveUp),
@@ -345,12 +364,11 @@ proptest! {
         let mut interrupted_at = None;
         for deed in deeds {
             match deed {
-                Deed::Begin { follows: true } => {
-                    let verb = desk.run(&start(FIRST, SCRIPT), SCRIPT);
-                    verbs.push((verb, false));
-                }
-                Deed::Begin { follows: false } => {
-                    let verb = desk.run(&signal(SECOND), b"");
+                Deed::Begin(script) => {
+                    let verb = match script {
+                        Some(script) => desk.run(&start(FIRST, script), script),
+                        None => desk.run(&signal(SECOND), b""),
+                    };
                     verbs.push((verb, false));
                 }
                 Deed::Poll(at) if !verbs.is_empty() => {
@@ -382,12 +400,16 @@ proptest! {
         prop_assert!(interrupted_at.is_none_or(|at| at == desk.written.len()));
         let mut written = desk.written.iter().peekable();
         while let Some(line) = written.next() {
-            prop_assert!(line.starts_with(&format!("{MARK} run ")) && line.ends_with('\n'), "{line}");
-            let is_script_next = written.peek().is_some_and(|next| next.as_bytes() == SCRIPT);
-            if is_script_next {
-                prop_assert!(line.contains("'start'"));
-                written.next();
-            } else if line.contains("'start'") {
+            let verb = line.strip_prefix(MARK).unwrap_or_default();
+            let with = verb.starts_with(" with ");
+            prop_assert!((with || verb.starts_with(" run ")) && line.ends_with('\n'), "{line}");
+            prop_assert!(!with || line.contains("'start'"), "{line}");
+            let script_begins = |next: &&String| next.as_bytes() == &SCRIPT[..INPUT_PIECE];
+            if written.next_if(script_begins).is_some() {
+                prop_assert!(!with && line.contains("'start'"));
+                let rest = written.next_if(|next| next.as_bytes() == &SCRIPT[INPUT_PIECE..]);
+                prop_assert!(rest.is_some() || written.peek().is_none(), "a verb follows a piece");
+            } else if !with && line.contains("'start'") {
                 prop_assert!(written.peek().is_none(), "a verb follows one without its script");
             }
         }

@@ -32,7 +32,17 @@ for _tool in base64 cat dd head mkdir mv rm setsid sleep tail tr wc; do
 done
 # The shell's own messages about jobs would mix with the output.
 exec 3>&1 4>&2 2>/dev/null
+# Prints a verb's input, which has $_size bytes.
+take_input() {
+  if [ -n "$_input" ]; then
+    printf %s "$_input" | base64 -d
+  else
+    say go
+    head -c "$_size"
+  fi
+}
 # run NUMBER SIZE VERB MARK DIRECTORY …: a supervisor, for SIZE bytes of input that follow.
+# with NUMBER SIZE VERB MARK DIRECTORY … INPUT: the same. The input is in the line, in base64.
 take_verbs() {
   renew_guard
   say "ready$_missing"
@@ -45,14 +55,17 @@ take_verbs() {
     case $1 in
     ping) say pong ;;
     quit) end_session ;;
-    run)
-      _number=$2 _size=$3
+    run | with)
+      _number=$2 _size=$3 _input=
+      if [ "$1" = with ]; then
+        eval "_input=\${$#}"
+        _line=${_line% *}
+      fi
       shift 3
       if [ "$_size" != 0 ]; then
         _upload=$3/upload.$_number
-        say go
         # Even if the file cannot be written, all of the input is read off the terminal.
-        head -c "$_size" | { { { [ -d "$3" ] || mkdir -p -m 700 "$3"; } && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
+        take_input | { { { [ -d "$3" ] || mkdir -p -m 700 "$3"; } && cat >"$_upload"; } 2>&4 || { rm -f "$_upload"; cat >/dev/null; }; }
         [ -f "$_upload" ] || {
           printf "%s notstarted\n" "$2" >&3
           say "end $_number 1"

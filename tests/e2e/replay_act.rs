@@ -6,7 +6,12 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::{cluster::Cluster, runner::Job};
+use states::{AnyJob, DirectoryStore, Snapshot};
+
+use crate::{
+    cluster::{Cluster, eventually},
+    runner::Job,
+};
 
 /// Prepares the command with a job's configuration and environment.
 pub fn replay(job: &Job) -> Command {
@@ -30,6 +35,16 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Whether the driver has marked that output of the job's run was handed on up to this offset.
+fn is_marked(job: &Job, offset: u64) -> bool {
+    let Ok(Snapshot { job: AnyJob::Executing(executing), .. }) = Snapshot::parse(&job.snapshot())
+    else {
+        return false;
+    };
+    let run = &executing.state.order.run;
+    DirectoryStore::look(&job.metadata).read_mark(&executing.header.id, run) == Some(offset)
+}
+
 fn resume_follows_the_script_of_a_killed_driver_to_its_end(cluster: &Cluster) {
     let job = Job::on(cluster);
     job.prepare();
@@ -46,6 +61,7 @@ fn resume_follows_the_script_of_a_killed_driver_to_its_end(cluster: &Cluster) {
         stderr(&refused)
     );
 
+    eventually("the output is marked as handed on", || is_marked(&job, 6));
     job.kill(&mut run);
     let alive = replay(&job).args(["archive", &id(&job)]).output().unwrap();
     assert_eq!(alive.status.code(), Some(1), "{alive:?}");

@@ -312,7 +312,7 @@ pub fn well() -> Vec<(u64, Observation)> {
     };
     let mut way = vec![
         Observation::Opened { process: 1, purpose: "prepare".into() },
-        Observation::Launched(launched.into()),
+        Observation::Launched(launched),
         status("PENDING"),
     ];
     way.extend([status("RUNNING"), Observation::Answered(greeting())]);

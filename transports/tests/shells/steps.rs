@@ -114,11 +114,16 @@ pub(crate) fn runs(pid: &str) -> bool {
 
 /// `kill -SIGNAL TARGET`; a group is a negative number.
 pub(crate) fn kill(signal: &str, target: &str) {
+    assert!(is_killed(signal, target), "kill -{signal} {target}");
+}
+
+/// As [`kill`], and returns whether there was anything to kill.
+pub(crate) fn is_killed(signal: &str, target: &str) -> bool {
     let killed = std::process::Command::new("/bin/sh")
         .args(["-c", "kill \"-$1\" \"$2\"", "kill", signal, target])
         .status()
         .unwrap();
-    assert!(killed.success(), "kill -{signal} {target}");
+    killed.success()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> &str {

@@ -265,12 +265,7 @@ impl Bench {
 
     /// Measures `run` of an empty script by both transports, in turns.
     fn empty_script(&self) -> (Duration, Duration) {
-        let (mut exec, mut ssh) = (Vec::new(), Vec::new());
-        for _ in 0..15 {
-            exec.push(self.run(&ecs_exec::DECLARATION, "", 0));
-            ssh.push(self.run(&ssh::DECLARATION, "", 0));
-        }
-        (middle(exec), middle(ssh))
+        self.in_turns((&ecs_exec::DECLARATION, ""), (&ssh::DECLARATION, ""))
     }
 
     /// Measures the time of a 5 MB script beyond an empty one, with this delay in each direction.
@@ -286,12 +281,22 @@ impl Bench {
     /// is too long for that.
     fn delivery(&self) -> (Duration, Duration) {
         let script = |size: usize| format!("#{}", "x".repeat(size - 1));
-        let (mut short, mut longer) = (Vec::new(), Vec::new());
+        let (short, longer) = (script(100), script(9 * 1024));
+        self.in_turns((&ecs_exec::DECLARATION, &short), (&ecs_exec::DECLARATION, &longer))
+    }
+
+    /// Measures `run` of two scripts without output, each by a transport.
+    fn in_turns(
+        &self,
+        first: (&Declaration, &str),
+        second: (&Declaration, &str),
+    ) -> (Duration, Duration) {
+        let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
         for _ in 0..15 {
-            short.push(self.run(&ecs_exec::DECLARATION, &script(100), 0));
-            longer.push(self.run(&ecs_exec::DECLARATION, &script(9 * 1024), 0));
+            firsts.push(self.run(first.0, first.1, 0));
+            seconds.push(self.run(second.0, second.1, 0));
         }
-        (middle(short), middle(longer))
+        (middle(firsts), middle(seconds))
     }
 
     /// Measures how many bytes per second a terminal passes of these characters.

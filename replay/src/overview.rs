@@ -425,9 +425,10 @@ mod tests {
         let mut warm = Snapshot::parse(&text).unwrap();
         let header = warm.job.header().clone();
         let AnyJob::Reachable(task) = &mut warm.job else { panic!("{:?}", warm.job) };
-        Arc::make_mut(&mut task.header).id = JobId::warm(1);
+        let task_header = Arc::make_mut(&mut task.header);
+        task_header.id = JobId::warm(1);
         let origin = WarmOrigin { pool: "p".to_owned(), max_age: Duration::from_secs(3600) };
-        Arc::make_mut(&mut task.header).pool = Some(PoolRole::Warm(origin));
+        task_header.pool = Some(PoolRole::Warm(origin));
         task.state.runs = 0;
         let ready = task.state.since;
         let file = place.path().join("warm-0000000000000001.ron");

@@ -117,9 +117,9 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let mut snapshot = Snapshot::parse(&text).unwrap();
         if let states::AnyJob::Executing(job) = &mut snapshot.job {
-            Arc::make_mut(&mut job.header).spec.cluster = cluster.to_owned();
-            Arc::make_mut(&mut job.header).spec.tags =
-                vec![("fargate-driver:manager".to_owned(), manager.to_owned())];
+            let spec = &mut Arc::make_mut(&mut job.header).spec;
+            spec.cluster = cluster.to_owned();
+            spec.tags = vec![("fargate-driver:manager".to_owned(), manager.to_owned())];
             job.state.place.task = states::TaskArn::new(
                 "arn:aws:ecs:eu-central-1:111122223333:task/ci/0123456789abcdef",
             )

@@ -114,9 +114,9 @@ fn names_in_old_records_are_harmless_in_reap_and_replay() {
     let path = job.files(".ron").remove(0);
     let mut record = states::Snapshot::parse(&job.snapshot()).unwrap();
     let states::AnyJob::Reachable(reachable) = &mut record.job else { unreachable!() };
-    Arc::make_mut(&mut reachable.header).about.project_url =
-        format!("https://gitlab.example/{HOSTILE}");
-    Arc::make_mut(&mut reachable.header).about.job_name = HOSTILE.to_owned();
+    let about = &mut Arc::make_mut(&mut reachable.header).about;
+    about.project_url = format!("https://gitlab.example/{HOSTILE}");
+    about.job_name = HOSTILE.to_owned();
     job.edited.store(true, Ordering::Relaxed);
     fs::write(&path, record.to_ron().unwrap()).unwrap();
     for arguments in [&["list"][..], &["show", path.to_str().unwrap()], &["list", "--json"]] {

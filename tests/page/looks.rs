@@ -5,8 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
-    sync::Arc,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -35,9 +34,9 @@ fn long_names() -> View {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/stuck/connection-lost.ron");
     let mut snapshot = Snapshot::parse(&fs::read_to_string(fixture).unwrap()).unwrap();
     let AnyJob::Executing(job) = &mut snapshot.job else { panic!("{fixture} runs no script") };
-    Arc::make_mut(&mut job.header).about.job_name = "n".repeat(250);
-    Arc::make_mut(&mut job.header).about.project_url =
-        format!("https://gitlab.example/{}", "p".repeat(250));
+    let about = &mut Arc::make_mut(&mut job.header).about;
+    about.job_name = "n".repeat(250);
+    about.project_url = format!("https://gitlab.example/{}", "p".repeat(250));
     fs::write(place.path().join("one.ron"), snapshot.to_ron().unwrap()).unwrap();
     fs::write(place.path().join(format!("{}.ron", "u".repeat(200))), "no snapshot").unwrap();
     view(place.path())

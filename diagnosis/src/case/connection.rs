@@ -189,9 +189,9 @@ fn groups(case: &Case<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use states::{ConnectCause, Snapshot, Timestamp};
-
     use std::sync::Arc;
+
+    use states::{ConnectCause, Snapshot, Timestamp};
 
     use super::*;
     use crate::{Holder, Surroundings, diagnose, timeline::Timeline};

@@ -8,10 +8,10 @@ use std::{
 
 use super::{Engine, EngineError, Goal, JobIo, Note, Outcome, Script, Work, watch::Pendings};
 use crate::{
-    Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header, Job,
-    LONGEST_CALL, LaunchSpec, Link, Observation, Provisioning, RunContainer, RunError, RunId,
-    RunOutcome, Session as _, Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase,
-    StopReason, TaskArn, TaskControl, TaskReport, Timestamp, Transport, trace,
+    Action, AnyJob, ClientToken, ControlCause, ControlError, ControlErrorKind, Header,
+    LONGEST_CALL, LaunchSpec, Link, Observation, RunContainer, RunError, RunId, RunOutcome,
+    Session as _, Snapshot, SnapshotStore, StateName, StopAnswer, StopPhase, StopReason, TaskArn,
+    TaskControl, TaskReport, Timestamp, Transport, trace,
 };
 
 /// How often the snapshot is saved while nothing but the journal changes.
@@ -61,14 +61,7 @@ impl<N, L> Work<N, L> {
 impl<C: TaskControl, T: Transport, S: SnapshotStore> Engine<C, T, S> {
     /// Begins a job: nothing is launched yet, and nothing is on disk.
     pub fn begin(&self, header: Header, lease: S::Lease) -> Work<T::Session, S::Lease> {
-        self.work(
-            Snapshot {
-                version: crate::VERSION,
-                job: Job::<Provisioning>::new(header).into(),
-                journal: crate::Journal::default(),
-            },
-            lease,
-        )
+        self.work(Snapshot::new(header), lease)
     }
 
     /// Records that this process works on the job. Always the first thing done with a job.
